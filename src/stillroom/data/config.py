@@ -1,0 +1,65 @@
+"""The options of the data and of its augmentation. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.config import Config
+
+SourceName = Literal["auto", "digits", "parquet", "idx", "python"]
+
+
+class AugmentationConfig(Config):
+    """What is done to training images; a pure function of (seed, view, sample index)."""
+
+    seed: int = Field(0, ge=0, description="Seed of the augmentation alone; constant over a study.")
+    pad_crop: int = Field(
+        0, ge=0, description="Zero padding on each side before a random crop back to size, in pixels."
+    )
+    flip: bool = Field(False, description="Mirror each image left to right with probability 1/2.")
+    cutout: int = Field(0, ge=0, description="Side of a square set to zero at a random place, in pixels; 0 is none.")
+    views: int = Field(
+        4,
+        ge=0,
+        description="Number of different views of each image, epoch e using view e mod views; "
+        "0 gives a fresh view every epoch.",
+    )
+
+
+class DataConfig(Config):
+    """Where the images come from and how they are handed out."""
+
+    source: SourceName = Field(
+        "auto",
+        description="Layout of the data: digits (embedded), parquet (Hugging Face layout), "
+        "idx (.gz); auto recognises a folder, and is digits where no path is given.",
+    )
+    path: str | None = Field(
+        None,
+        description="Folder of the data; a relative one is looked for in the working folder, "
+        "then under $STILLROOM_DATA.",
+    )
+    train_split: str = Field("train", description="Name of the split to learn from.")
+    test_split: str = Field("test", description="Name of the split to evaluate on.")
+    image_column: str | None = Field(None, description="Parquet column of the images; found by itself where left out.")
+    label_column: str | None = Field(None, description="Parquet column of the labels; found by itself where left out.")
+    train_limit: int | None = Field(
+        None,
+        ge=2,
+        description="Use only this many training images, a fixed random subset that is the same for every seed.",
+    )
+    test_limit: int | None = Field(None, ge=2, description="Use only this many test images, a fixed random subset.")
+    batch_size: int = Field(128, ge=1, description="Training images a step.")
+    augmentation: AugmentationConfig = Field(
+        default_factory=AugmentationConfig, description="What is done to training images."
+    )
+
+    @model_validator(mode="after")
+    def _path_fits_source(self) -> DataConfig:
+        if self.source in ("parquet", "idx") and self.path is None:
+            raise ValueError(f"a path beside source: {self.source}")
+        if self.source == "digits" and self.path is not None:
+            raise ValueError("no path beside source: digits, which is embedded")
+        return self

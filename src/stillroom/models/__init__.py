@@ -1,0 +1,1 @@
+"""The zoo of models, their weights, preprocess and cost."""

@@ -1,0 +1,163 @@
+"""A recipe: everything that decides one run, read from YAML, changed by overrides, written back resolved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from stillroom.config import Config, bad_input
+from stillroom.data.config import DataConfig
+from stillroom.errors import BadInput, shorten
+from stillroom.files import canonical, digest
+from stillroom.models.config import ModelConfig
+from stillroom.objectives.config import AnyObjective, CrossEntropyConfig
+from stillroom.training.config import TrainingConfig
+
+
+class Recipe(Config):
+    """One run, whole: the same recipe on the same machine gives the same bytes."""
+
+    name: str | None = Field(
+        None, max_length=80, description="What reports call this run; left out: student ← teacher."
+    )
+    data: DataConfig = Field(default_factory=DataConfig, description="Where the images come from.")
+    teacher: ModelConfig | None = Field(None, description="The model that teaches; left out: labels alone.")
+    student: ModelConfig = Field(description="The model that learns.")
+    objectives: tuple[AnyObjective, ...] = Field(
+        (CrossEntropyConfig(),), min_length=1, description="The terms of the loss."
+    )
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="How it is trained.")
+    seed: int = Field(
+        0, ge=0, description="Seed of the student's initial weights, of the order of images and of dropout."
+    )
+
+    @model_validator(mode="after")
+    def _objectives_differ(self) -> Recipe:
+        names = [objective.name for objective in self.objectives]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"each objective once, but {twice[0]!r} is there {names.count(twice[0])} times")
+        return self
+
+    @property
+    def title(self) -> str:
+        """What reports call this run."""
+        if self.name:
+            return self.name
+        return self.student.name + (f" ← {self.teacher.name}" if self.teacher else "")
+
+    def hash(self) -> str:
+        """SHA-256 of the recipe's content, 64 hex digits."""
+        return digest(canonical(self.model_dump(mode="json")))
+
+    def to_yaml(self) -> str:
+        """The recipe as YAML, every field written out."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def parse_recipe(content: object) -> Recipe:
+    """Check a recipe given as plain objects.
+
+    Raises:
+        BadInput: naming the field, the value, what was expected and the nearest valid name.
+
+    >>> parse_recipe({"student": {"name": "resnet8"}, "sead": 1})
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: sead: unknown field 'sead'; did you mean 'seed'?
+    """
+    if not isinstance(content, dict):
+        raise BadInput("recipe", content, "a mapping with at least `student`")
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise bad_input(error, Recipe) from None
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply ``key.path=value`` overrides.
+
+    Args:
+        path: a YAML file.
+        overrides: such as ``training.epochs=3`` or ``objectives.kl.temperature=2``.
+
+    Raises:
+        BadInput: the file cannot be read, is not YAML, or holds a bad value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise BadInput("recipe", str(path), f"a readable recipe file ({reason})") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark is not None else ""
+        raise BadInput(
+            "recipe", str(path), f"valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'}{where})"
+        ) from None
+    if not isinstance(content, dict):
+        raise BadInput("recipe", shorten(content, 40), f"a mapping with at least `student`, in {path}")
+    for override in overrides:
+        apply_override(content, override)
+    return parse_recipe(content)
+
+
+def apply_override(content: dict[str, Any], override: str) -> None:
+    """Set one value in place: ``a.b=value``, the value read as YAML; items of a list go by position or by their name.
+
+    >>> recipe = {"objectives": [{"name": "kl", "temperature": 4}]}
+    >>> apply_override(recipe, "objectives.kl.temperature=2"); recipe["objectives"][0]["temperature"]
+    2
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise BadInput("override", override, "key.path=value, such as training.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BadInput(key, text, "a value in YAML, such as 3, true or [1, 2]") from None
+    parts = key.strip().split(".")
+    place: Any = content
+    for position, part in enumerate(parts[:-1]):
+        here = ".".join(parts[: position + 1])
+        if isinstance(place, dict):
+            if place.get(part) is None:
+                place[part] = {}
+            place = place[part]
+        elif isinstance(place, list):
+            place = place[_position(place, part, here)]
+        else:
+            raise BadInput(
+                here, override, f"a field of a mapping, but {'.'.join(parts[:position])} is {shorten(place)}"
+            )
+    if isinstance(place, dict):
+        place[parts[-1]] = value
+    elif isinstance(place, list):
+        place[_position(place, parts[-1], key)] = value
+    else:
+        raise BadInput(key, override, f"a field of a mapping, but {'.'.join(parts[:-1])} is {shorten(place)}")
+
+
+def _position(items: list[Any], part: str, where: str) -> int:
+    if part.isdigit() and int(part) < len(items):
+        return int(part)
+    names = [item.get("name") if isinstance(item, dict) else None for item in items]
+    if part in names:
+        return names.index(part)
+    valid = ", ".join([*(str(name) for name in names if name), f"0 … {len(items) - 1}"])
+    raise BadInput(where, part, f"an item of the list by name or position: {valid}")
+
+
+def recipe_schema() -> str:
+    """The JSON Schema of a recipe, for editors."""
+    schema = Recipe.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "stillroom recipe"
+    return json.dumps(schema, indent=2, ensure_ascii=False)

@@ -1,0 +1,1 @@
+"""One self-contained page from run folders; imports no other room."""

@@ -1,0 +1,1 @@
+"""What a teacher says of a batch, and how it says it."""
