@@ -1,3 +1,83 @@
-"""stillroom: distil a PyTorch model into a smaller one, and know why it worked or why it did not."""
+"""stillroom: distil a PyTorch model into a smaller one, and know why it worked or why it did not.
+
+>>> import stillroom as sr
+>>> sr.KL(weight=0.9, temperature=4).config.temperature
+4.0
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from stillroom.api import Run, distill
+    from stillroom.errors import BadInput, RunFailed
+    from stillroom.objectives.base import Lesson, Objective, Paper, Reads
+    from stillroom.objectives.config import ObjectiveConfig, WeightSchedule
+    from stillroom.objectives.labels import CrossEntropy, LabelSmoothing
+    from stillroom.objectives.logits import KL, LogitFisher, LogitMSE
+    from stillroom.recipe import Recipe, load_recipe
+    from stillroom.studies.statistics import paired_difference
+    from stillroom.training.hooks import StepHook, StepInfo
+
+# Imported when first asked for: `import stillroom` must be cheap, and must not import torch.
+_HOME = {
+    "BadInput": "errors",
+    "CrossEntropy": "objectives.labels",
+    "KL": "objectives.logits",
+    "LabelSmoothing": "objectives.labels",
+    "Lesson": "objectives.base",
+    "LogitFisher": "objectives.logits",
+    "LogitMSE": "objectives.logits",
+    "Objective": "objectives.base",
+    "ObjectiveConfig": "objectives.config",
+    "Paper": "objectives.base",
+    "Reads": "objectives.base",
+    "Recipe": "recipe",
+    "Run": "api",
+    "RunFailed": "errors",
+    "StepHook": "training.hooks",
+    "StepInfo": "training.hooks",
+    "WeightSchedule": "objectives.config",
+    "distill": "api",
+    "load_recipe": "recipe",
+    "paired_difference": "studies.statistics",
+}
+
+__all__ = [
+    "KL",
+    "BadInput",
+    "CrossEntropy",
+    "LabelSmoothing",
+    "Lesson",
+    "LogitFisher",
+    "LogitMSE",
+    "Objective",
+    "ObjectiveConfig",
+    "Paper",
+    "Reads",
+    "Recipe",
+    "Run",
+    "RunFailed",
+    "StepHook",
+    "StepInfo",
+    "WeightSchedule",
+    "distill",
+    "load_recipe",
+    "paired_difference",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'stillroom' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"stillroom.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

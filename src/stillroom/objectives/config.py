@@ -105,7 +105,7 @@ class LogitFisherConfig(ObjectiveConfig):
 class CustomObjectiveConfig(ObjectiveConfig):
     """An objective of your own, named module:Class."""
 
-    name: str = Field(pattern=r"^[\w.]+:\w+$", description="module:Class of an Objective.")
+    name: str = Field(pattern=r"^[\w.]+:[\w.<>]+$", description="module:Class of an Objective.")
     options: dict[str, Any] = Field(
         default_factory=dict, description="Options of the class, checked by its own config."
     )

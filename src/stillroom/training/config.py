@@ -58,7 +58,7 @@ class TrainingConfig(Config):
         None, ge=1, description="Passes over the training images; 10 where steps is left out too."
     )
     steps: int | None = Field(None, ge=1, description="Optimizer steps, in place of epochs.")
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="How a gradient becomes a step.")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="The optimizer and its options.")
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="How the learning rate moves.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision of the training steps; auto is bfloat16 where the machine has it natively."

@@ -1,0 +1,148 @@
+"""Distillation in a few lines of Python; the same runs, folders and reports as the command line's."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from stillroom.console import ProgressBar
+from stillroom.data.images import DataPair
+from stillroom.data.sources import from_dataset
+from stillroom.errors import BadInput
+from stillroom.objectives.base import Objective
+from stillroom.objectives.labels import CrossEntropy
+from stillroom.objectives.logits import KL
+from stillroom.objectives.registry import describe
+from stillroom.recipe import parse_recipe
+from stillroom.report.page import write_report
+from stillroom.runs.execute import execute
+from stillroom.runs.materials import Materials
+from stillroom.runs.records import fresh_folder
+from stillroom.training.hooks import StepHook
+from stillroom.training.observer import Observer
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: its folder.
+        student: the trained student, in eval mode.
+        summary: the result: ``top1``, ``agreement``, ``teacher`` and what else ``summary.json`` holds.
+    """
+
+    path: Path
+    student: nn.Module
+    summary: dict[str, Any]
+
+    def report(self, *against: Run | Path | str) -> Path:
+        """Write the page ``report.html`` of this run, beside other runs if given; returns its path."""
+        others = [run.path if isinstance(run, Run) else Path(run) for run in against]
+        return write_report([self.path, *others])
+
+
+def distill(
+    teacher: nn.Module | None,
+    student: nn.Module,
+    train: Dataset[Any],
+    test: Dataset[Any],
+    objectives: Sequence[Objective[Any]] | None = None,
+    *,
+    epochs: int | None = None,
+    steps: int | None = None,
+    batch_size: int = 128,
+    augmentation: dict[str, Any] | None = None,
+    teacher_preprocess: str | dict[str, Any] | None = None,
+    student_preprocess: str | dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    seed: int = 0,
+    name: str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    hooks: Sequence[StepHook] = (),
+    progress: bool = True,
+) -> Run:
+    """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
+
+    Args:
+        teacher: the model that teaches; None trains from labels alone.
+        student: the model that learns; a copy of it is trained and comes back as ``run.student``.
+        train: dataset of (image, label): PIL images, uint8 tensors or arrays, or float tensors; read once into memory.
+        test: the like, for evaluation.
+        objectives: the terms of the loss; left out: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``.
+        epochs: passes over the training images, 10 where steps is left out too.
+        steps: optimizer steps, in place of epochs.
+        batch_size: images a step.
+        augmentation: options of ``data.augmentation``, such as ``{"pad_crop": 4, "flip": True}``.
+        teacher_preprocess: name or numbers of what the teacher's input goes through; see ``student.preprocess``.
+        student_preprocess: the like for the student.
+        training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
+        seed: of the order of images and of dropout.
+        name: what reports call the run.
+        out: the run folder; left out: a fresh one under ``runs/``.
+        resume: go on where the folder's run was stopped.
+        hooks: called after each optimizer step.
+        progress: show a progress bar on standard error.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        BadInput: something given cannot be used; the message names it.
+        RunFailed: the training cannot go on.
+
+    >>> import torch, tempfile, stillroom as sr
+    >>> data = torch.utils.data.TensorDataset(
+    ...     torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8), torch.arange(64) % 4)
+    >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 4))
+    >>> run = sr.distill(net(32), net(4), data, data, epochs=2, out=tempfile.mkdtemp(), progress=False)
+    >>> run.summary["steps"], run.summary["teacher"]["parameters"]
+    (2, 2212)
+    """
+    if objectives is None:
+        objectives = [CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)] if teacher else [CrossEntropy()]
+    options = dict(training or {})
+    for key, value in (("epochs", epochs), ("steps", steps)):
+        if value is not None:
+            if key in options:
+                raise BadInput(f"training.{key}", options[key], f"one value, but {key}={value} is given too")
+            options[key] = value
+    recipe = parse_recipe(
+        {
+            "name": name,
+            "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
+            "teacher": _entry(teacher, teacher_preprocess),
+            "student": _entry(student, student_preprocess),
+            "objectives": [describe(objective) for objective in objectives],
+            "training": options,
+            "seed": seed,
+        }
+    )
+    data = DataPair(from_dataset(train, name="train"), from_dataset(test, name="test"))
+    # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
+    materials = Materials(data, copy.deepcopy(student), [copy.deepcopy(o) for o in objectives], teacher)
+    finished = execute(
+        recipe,
+        Path(out) if out is not None else fresh_folder(Path("runs"), name or "run"),
+        resume=resume,
+        observer=ProgressBar() if progress else Observer(),
+        materials=materials,
+        hooks=hooks,
+    )
+    return Run(finished.path, finished.student, finished.summary)
+
+
+def _entry(model: nn.Module | None, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    if not isinstance(model, nn.Module):
+        raise BadInput("model", model, "an nn.Module")
+    kind = type(model)
+    return {"name": f"{kind.__module__}:{kind.__qualname__}", "preprocess": preprocess}

@@ -1,0 +1,126 @@
+"""What a person sees in a terminal: a progress bar with the time left, tables. All but results on standard error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from stillroom.training.observer import Observer
+
+stderr = Console(stderr=True, highlight=False)
+
+# What of a line is worth a glance while a run goes, and how it is written.
+_GLANCE = {"loss": "loss {:.3f}", "top1": "top-1 {:.2f}%", "agreement": "agrees {:.1f}%"}
+
+
+class ProgressBar(Observer):
+    """Shows one run: steps, time left, the last loss and accuracy; a line an evaluation where it is no terminal."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or stderr
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._phase: TaskID | None = None
+        self._glance: dict[str, str] = {}
+
+    def run_started(self, title: str, total_steps: int, done: int) -> None:
+        """Show the bar."""
+        self._task = self._live().add_task(title, total=total_steps, completed=done, glance="")
+
+    def stepped(self, step: int) -> None:
+        """Move the bar."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step)
+
+    def logged(self, line: dict[str, Any]) -> None:
+        """Show the newest figures."""
+        for key, form in _GLANCE.items():
+            if key in line:
+                self._glance[key] = form.format(line[key])
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, glance="  ".join(self._glance.values()))
+        if line.get("split") == "test" and not self._console.is_terminal:
+            self._console.print(f"epoch {line['epoch']:g}: " + "  ".join(self._glance.values()))
+
+    def phase(self, what: str, done: int, total: int) -> None:
+        """Show an evaluation while it lasts."""
+        bar = self._live()
+        if self._phase is None:
+            self._phase = bar.add_task(what, total=total, glance="")
+        bar.update(self._phase, completed=done)
+        if done >= total:
+            bar.remove_task(self._phase)
+            self._phase = None
+
+    def note(self, text: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(escape(text))
+
+    def run_ended(self) -> None:
+        """Take the bar away, leaving its last state."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = self._task = self._phase = None
+
+    def _live(self) -> Progress:
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=28),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[glance]}"),
+                console=self._console,
+                disable=not self._console.is_terminal,
+            )
+            self._bar.start()
+        return self._bar
+
+
+def table(title: str, columns: list[str], rows: list[list[str]], right_from: int = 1) -> Table:
+    """A table whose text is shown as it is; columns from ``right_from`` on are aligned to the right."""
+    shown = Table(title=escape(title), title_justify="left", title_style="bold")
+    for position, column in enumerate(columns):
+        shown.add_column(escape(column), justify="right" if position >= right_from else "left", overflow="fold")
+    for row in rows:
+        shown.add_row(*(escape(cell) for cell in row))
+    return shown
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    """A run's result beside its teacher's."""
+    teacher = summary.get("teacher") or {}
+    rows = [
+        ["top-1", *_pair(summary, teacher, "top1", "{:.2f}%")],
+        ["top-5", *_pair(summary, teacher, "top5", "{:.2f}%")],
+        ["NLL (nats)", *_pair(summary, teacher, "nll", "{:.4f}")],
+        ["calibration error", *_pair(summary, teacher, "ece", "{:.4f}")],
+        ["agreement with teacher", *_pair(summary, {}, "agreement", "{:.2f}%")],
+        ["KL to teacher (nats)", *_pair(summary, {}, "teacher_kl", "{:.4f}")],
+        ["parameters", *_pair(summary, teacher, "parameters", "{:,}")],
+        ["multiply-adds", *_pair(summary, teacher, "multiply_adds", "{:,}")],
+        ["bytes on disk", *_pair(summary, teacher, "bytes", "{:,}")],
+    ]
+    columns = ["", f"student {summary['model']}"]
+    if teacher:
+        columns.append(f"teacher {teacher['model']}")
+    kept = [row[: len(columns)] for row in rows if any(cell != "–" for cell in row[1:])]
+    return table(str(summary["name"]), columns, kept)
+
+
+def _pair(student: dict[str, Any], teacher: dict[str, Any], key: str, form: str) -> list[str]:
+    return [form.format(side[key]) if side.get(key) is not None else "–" for side in (student, teacher)]

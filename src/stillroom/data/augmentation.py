@@ -1,0 +1,143 @@
+"""Crop, flip and cutout of whole batches: a pure function of (augmentation seed, view, sample index)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stillroom.data.config import AugmentationConfig
+from stillroom.data.images import ImageSet
+from stillroom.errors import BadInput
+from stillroom.randomness import counter_uniform
+
+# What is drawn, one number each: the draws of one quantity never depend on another's being asked for.
+_SHIFT_Y, _SHIFT_X, _FLIP, _CUTOUT_Y, _CUTOUT_X = range(5)
+
+
+def view_of(epoch: int, config: AugmentationConfig) -> int:
+    """The view that an epoch shows: epoch mod views, or the epoch itself where views is 0.
+
+    >>> [view_of(epoch, AugmentationConfig(views=2)) for epoch in range(4)]
+    [0, 1, 0, 1]
+    """
+    return epoch % config.views if config.views else epoch
+
+
+def check_augmentable(images: ImageSet, config: AugmentationConfig) -> None:
+    """Refuse an augmentation that these images cannot have.
+
+    Raises:
+        BadInput: they are floats and something is asked for, or the padding or the square is not smaller than they are.
+
+    >>> floats = ImageSet(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]), ("a", "b"), "mine")
+    >>> check_augmentable(floats, AugmentationConfig(flip=True))
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: data.augmentation: got 'flip'; expected nothing to augment, as 'mine' holds floats: give
+    uint8 or ToTensor images, or set pad_crop 0, flip false, cutout 0
+    """
+    asked = [name for name in ("pad_crop", "flip", "cutout") if getattr(config, name)]
+    if not asked:
+        return
+    if not images.is_pixels:
+        raise BadInput(
+            "data.augmentation",
+            ", ".join(asked),
+            f"nothing to augment, as {images.name!r} holds floats: give uint8 or ToTensor images, "
+            "or set pad_crop 0, flip false, cutout 0",
+        )
+    side = min(images.images.shape[2:])
+    for name in ("pad_crop", "cutout"):
+        if getattr(config, name) >= side:
+            raise BadInput(
+                f"data.augmentation.{name}", getattr(config, name), f"less than the images' shorter side, {side} pixels"
+            )
+
+
+def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: AugmentationConfig, view: int) -> Tensor:
+    """A batch of augmented images, the same pixels for the same (seed, view, index) in any batch at any time.
+
+    With p = ``pad_crop``, the image is padded by p zeros on each side and cropped back at (y, x), each uniform in
+    0 … 2p; with ``flip`` it is mirrored left to right with probability 1/2; with c = ``cutout``, rows
+    y−⌊c/2⌋ … y−⌊c/2⌋+c−1 and the like columns around a uniform pixel (y, x) are set to 0. In this order.
+
+    Args:
+        images: the whole set, uint8 [N, C, H, W], on any device; of any type where nothing is asked for.
+        index: the samples of the batch, int64 [B], on the CPU.
+        config: what is done.
+        view: the view's number.
+
+    Returns:
+        [B, C, H, W], of the type and on the device of ``images``.
+
+    Raises:
+        BadInput: something is asked for, and the images are not uint8 [N, C, H, W].
+        IndexError: an index is out of range.
+
+    >>> images = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2)
+    >>> [augment(images, np.array([0]), AugmentationConfig(flip=True), view).flatten().tolist() for view in (0, 1)]
+    [[1, 0, 3, 2], [0, 1, 2, 3]]
+    """
+    samples = np.array(index, dtype=np.int64)
+    if not (config.pad_crop or config.flip or config.cutout):
+        return images.index_select(0, _move(samples, images.device))
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise BadInput("data.augmentation", f"{images.dtype} {list(images.shape)}", "uint8 images [N, C, H, W]")
+
+    def draw(what: int) -> npt.NDArray[np.float64]:
+        return counter_uniform(config.seed, view, samples, what)
+
+    # The mirrored ones are put last, so that one slice is mirrored; a choice for each pixel costs several times that.
+    mirrored = draw(_FLIP) < 0.5 if config.flip else np.zeros(len(samples), dtype=bool)
+    order = np.argsort(mirrored, kind="stable")
+    batch = images.index_select(0, _move(samples[order], images.device))
+    if config.pad_crop:
+        positions = 2 * config.pad_crop + 1
+        y, x = ((draw(what) * positions).astype(np.int64)[order] for what in (_SHIFT_Y, _SHIFT_X))
+        batch = _crop(batch, y, x, config.pad_crop)
+    if config.flip:
+        kept = len(samples) - int(mirrored.sum())
+        batch = torch.cat([batch[:kept], batch[kept:].flip(-1)])
+        batch = batch.index_select(0, _move(np.argsort(order), images.device))
+    if config.cutout:
+        height, width = batch.shape[2:]
+        rows = _covered((draw(_CUTOUT_Y) * height).astype(np.int64), height, config.cutout)
+        columns = _covered((draw(_CUTOUT_X) * width).astype(np.int64), width, config.cutout)
+        hole = _move(rows, batch.device)[:, None, :, None] & _move(columns, batch.device)[:, None, None, :]
+        batch = batch * ~hole
+    return batch.contiguous()
+
+
+def _crop(batch: Tensor, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], pad: int) -> Tensor:
+    """Windows of the zero-padded images at (y, x), each 0 … 2·pad: [B, C, H, W], not contiguous.
+
+    Each row is padded on its left and each image on its top only: memory being one line, the right of a row is the left
+    padding of the next, and below an image is the top padding of the next. A window is then one unbroken piece of
+    memory that begins at (y, x), and the whole batch one ``index_select`` over overlapping pieces.
+    """
+    count, channels, height, width = batch.shape
+    line = width + pad
+    piece = channels * (height + pad) * line
+    furthest = 2 * pad * (line + 1)
+    padded = batch.new_zeros(count * piece + furthest)
+    grid = padded[: count * piece].view(count, channels, height + pad, line)
+    grid[:, :, pad:, pad:] = batch
+    begins = np.arange(count) * piece + y * line + x
+    pieces = padded.as_strided((len(padded) - piece + 1, piece), (1, 1))
+    windows = pieces.index_select(0, _move(begins, batch.device)).view(count, channels, height + pad, line)
+    return windows[:, :, :height, :width]
+
+
+def _covered(centre: npt.NDArray[np.int64], size: int, side: int) -> npt.NDArray[np.bool_]:
+    """Which of ``size`` places a stretch of ``side`` around each centre covers: bool [B, size]."""
+    offset = np.arange(size) - (centre - side // 2)[:, None]
+    return (offset >= 0) & (offset < side)
+
+
+def _move(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    # Not waiting for the copy keeps the CPU ahead of the GPU.
+    return torch.from_numpy(array).to(device, non_blocking=True)

@@ -1,0 +1,172 @@
+"""Any PyTorch dataset of (image, label) pairs, read once into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+
+from stillroom.data.decoding import pixels
+from stillroom.data.images import MAX_CLASSES, ImageSet, numbered
+from stillroom.data.stacking import Stack
+from stillroom.errors import BadInput
+
+_COLOURS = (1, 3)
+# ToTensor's k/255 multiplied back by 255 is off by up to 3·10⁻⁵ in float32.
+_STEP_TOLERANCE = 1e-4
+_CHUNK = 1024
+
+
+def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") -> ImageSet:
+    """Read a dataset once into memory.
+
+    Images may be Pillow images, uint8 tensors [C, H, W] or [H, W], uint8 numpy arrays [H, W, C] or [H, W], or float
+    tensors. Floats that are all k/255, as ToTensor makes them, become the uint8 pixels k they were made from; other
+    floats are kept as float32, and cannot be augmented.
+
+    Args:
+        dataset: map-style or iterable, of pairs (image, class number). Its ``classes`` name the classes where there
+            are enough of them; else they are numbered. It should give the images as they are, without random changes.
+        name: what reports call the data.
+        field: the field that an error names, such as ``train``.
+
+    Raises:
+        BadInput: it is empty, its items are not such pairs, shapes vary, or it does not fit into memory.
+
+    >>> items = [(np.zeros((8, 8, 3), np.uint8), 0), (np.ones((8, 8, 3), np.uint8), 1)]
+    >>> from_dataset(items, name="mine")
+    ImageSet('mine': 2 images of 3×8×8, uint8, 2 classes)
+    """
+    if type(dataset) is TensorDataset:
+        images, labels = _from_tensors(dataset.tensors, field)
+    else:
+        images, labels = _from_items(dataset, field)
+    names = numbered(labels)
+    own = _class_names(dataset)
+    return ImageSet(images, labels, own if own is not None and len(own) >= len(names) else names, name)
+
+
+def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor]:
+    size, items = _items(dataset, field)
+    stack = Stack(size, field, type(dataset).__name__)
+    labels: list[int] = []
+    for position, item in enumerate(items):
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise BadInput(field, type(item).__name__, f"items that are pairs (image, label) (item {position})")
+        image, label = item
+        stack.add(_array(image, field, position), mix_grey=isinstance(image, Image.Image))
+        labels.append(_label(label, field, position))
+    images = torch.from_numpy(stack.finish())
+    return _pixels_of_floats(images), torch.tensor(labels, dtype=torch.int64)
+
+
+def _items(dataset: Any, field: str) -> tuple[int | None, Iterator[Any]]:
+    """The number of items where it is known, and the items."""
+    if isinstance(dataset, DataLoader):
+        raise BadInput(field, "DataLoader", "the dataset itself: batches are made here")
+    if isinstance(dataset, Mapping | str | bytes):
+        raise BadInput(field, type(dataset).__name__, "a dataset of pairs (image, label), such as one of its splits")
+    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
+        size = len(dataset)
+        return size, (dataset[position] for position in range(size))
+    if isinstance(dataset, Iterable):
+        return None, iter(dataset)
+    raise BadInput(field, type(dataset).__name__, "a dataset of pairs (image, label)")
+
+
+def _array(image: Any, field: str, position: int) -> npt.NDArray[Any]:
+    """One image as uint8 [C, H, W] or float32 of its own shape."""
+    if isinstance(image, Image.Image):
+        try:
+            return pixels(image)
+        except (OSError, ValueError) as error:
+            raise BadInput(field, f"item {position}", f"a picture that can be decoded ({error})") from None
+    if isinstance(image, Tensor):
+        plain = image.detach().as_subclass(Tensor).cpu()
+        if plain.is_floating_point():
+            return _at_least_1d(plain.float().numpy())
+        array = plain.numpy() if plain.dtype == torch.uint8 else None
+        given = f"{plain.dtype} {list(plain.shape)}"
+        channels_last = False
+    else:
+        array = image if isinstance(image, np.ndarray) and image.dtype == np.uint8 else None
+        given = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+        channels_last = True
+    if array is None or array.ndim not in (2, 3):
+        raise BadInput(
+            field,
+            given,
+            "an image: a Pillow image, a uint8 tensor [C, H, W] or array [H, W, C], or a float tensor "
+            f"(item {position})",
+        )
+    if array.ndim == 2:
+        return array[None]
+    # Both orders are common, and a wrong one would train on without a word.
+    first, last = array.shape[0] in _COLOURS, array.shape[-1] in _COLOURS
+    if (channels_last and first and not last) or (not channels_last and last and not first):
+        order = "[H, W, C], as it is a numpy array" if channels_last else "[C, H, W], as it is a tensor"
+        raise BadInput(field, given, f"{order} (item {position})")
+    return array.transpose(2, 0, 1) if channels_last else array
+
+
+def _at_least_1d(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array if array.ndim else array[None]
+
+
+def _label(label: Any, field: str, position: int) -> int:
+    whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
+    if isinstance(label, Tensor | np.ndarray) and label.ndim <= 1 and label.shape in ((), (1,)):
+        label = label.item()
+        whole = isinstance(label, int) and not isinstance(label, bool)
+    if not whole or not 0 <= label < MAX_CLASSES:
+        raise BadInput(field, label, f"a label that is a class number, a whole number from 0 (item {position})")
+    return int(label)
+
+
+def _from_tensors(tensors: tuple[Tensor, ...], field: str) -> tuple[Tensor, Tensor]:
+    """The same without a step for each item."""
+    if len(tensors) != 2:
+        raise BadInput(field, f"TensorDataset of {len(tensors)} tensors", "two tensors, images and labels")
+    images, labels = (tensor.detach().cpu() for tensor in tensors)
+    if not len(images):
+        raise BadInput(field, "TensorDataset", "at least 1 sample, but there is none")
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise BadInput(
+            field, f"{labels.dtype} {list(labels.shape)}", "labels that are class numbers, whole numbers [N]"
+        )
+    outside = (labels < 0) | (labels >= MAX_CLASSES)
+    if bool(outside.any()):
+        position = int(outside.nonzero()[0, 0])
+        raise BadInput(field, int(labels[position]), f"class numbers from 0 (item {position})")
+    first = _array(images[0], field, 0)  # the checks of one image hold for all
+    images = images.float() if images.is_floating_point() else images
+    return _pixels_of_floats(images.reshape(len(images), *first.shape)), labels.long()
+
+
+def _pixels_of_floats(images: Tensor) -> Tensor:
+    """The uint8 pixels k of floats that are all k/255; anything else as it is."""
+    if images.dtype == torch.uint8 or images.ndim not in (3, 4):
+        return images
+    made = torch.empty(images.shape, dtype=torch.uint8)
+    for start in range(0, len(images), _CHUNK):
+        scaled = images[start : start + _CHUNK] * 255
+        whole = scaled.round()
+        if not bool(((scaled - whole).abs() <= _STEP_TOLERANCE).all() and (whole >= 0).all() and (whole <= 255).all()):
+            return images
+        made[start : start + _CHUNK] = whole
+    return made if made.ndim == 4 else made[:, None]
+
+
+def _class_names(dataset: Any) -> tuple[str, ...] | None:
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    names = getattr(dataset, "classes", None)
+    if isinstance(names, list | tuple) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None

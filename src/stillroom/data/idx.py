@@ -1,0 +1,104 @@
+"""The idx files of MNIST and its relatives, compressed by gzip or plain."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import re
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from stillroom.data.folders import entries, folder_name, missing_split, unreadable
+from stillroom.data.images import ImageSet, numbered
+from stillroom.data.stacking import require_memory
+from stillroom.errors import BadInput
+
+_NAME = re.compile(r"(?P<split>.+)-(?P<kind>images[-.]idx3|labels[-.]idx1)-ubyte(\.gz)?")
+# The magic number: two zero bytes, 8 for unsigned bytes, the number of dimensions.
+_MAGIC = {1: 0x0801, 3: 0x0803}
+_WHAT = {1: "labels", 3: "images"}
+_CHUNK = 1 << 20
+
+
+def idx_splits(folder: Path) -> dict[str, dict[str, Path]]:
+    """The splits of a folder: ``{split: {"images": path, "labels": path}}``; the published ``t10k`` is called ``test``.
+
+    Raises:
+        BadInput: the folder cannot be read.
+    """
+    found: dict[str, dict[str, Path]] = {}
+    for path in entries(folder):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            split = "test" if match["split"] == "t10k" else match["split"]
+            found.setdefault(split, {})[match["kind"][:6]] = path
+    return found
+
+
+def read_idx(folder: Path, split: str, field: str = "split") -> ImageSet:
+    """Read one split of a folder of idx files: grey images, classes named by their numbers.
+
+    Args:
+        folder: where ``train-images-idx3-ubyte.gz`` and its like lie.
+        split: ``train`` or ``test``, or another prefix of the files.
+        field: the field that names the split in an error.
+
+    Raises:
+        BadInput: a file is missing, damaged, of another kind, or does not fit the other.
+    """
+    found = idx_splits(folder)
+    if split not in found:
+        raise missing_split(field, split, found)
+    for kind in ("images", "labels"):
+        if kind not in found[split]:
+            there = next(iter(found[split].values())).name
+            raise BadInput("data.path", str(folder), f"the {kind} of split {split!r} beside {there}")
+    images = _read(found[split]["images"], 3)
+    labels = _read(found[split]["labels"], 1)
+    if len(images) != len(labels):
+        raise BadInput(
+            "data.path", str(folder), f"as many labels as images, but {split!r} has {len(labels)} and {len(images)}"
+        )
+    if not images.size:
+        raise BadInput("data.path", str(found[split]["images"]), f"at least 1 image, but it is {list(images.shape)}")
+    targets = torch.from_numpy(labels.astype(np.int64))
+    return ImageSet(torch.from_numpy(images)[:, None], targets, numbered(targets), folder_name(folder))
+
+
+def _read(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+    try:
+        with path.open("rb") as raw:
+            compressed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            return _parse(gzip.GzipFile(fileobj=raw) if compressed else raw, path, dimensions)
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, error) from None
+
+
+def _parse(stream: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
+    header = stream.read(4 + 4 * dimensions)
+    magic = int.from_bytes(header[:4], "big")
+    if len(header) < 4 or magic != _MAGIC[dimensions]:
+        expected = f"an idx file of {_WHAT[dimensions]} (magic number {_MAGIC[dimensions]})"
+        raise BadInput("data.path", str(path), f"{expected}, but it begins with {magic}")
+    if len(header) < 4 + 4 * dimensions:
+        raise BadInput("data.path", str(path), "a whole idx header, but the file ends within it")
+    shape = [int.from_bytes(header[start : start + 4], "big") for start in range(4, len(header), 4)]
+    size = math.prod(shape)
+    require_memory(size, "data.path", str(path))
+    # The header's count is only a claim: memory grows with what really comes, and one byte more is asked for.
+    content = bytearray()
+    while len(content) <= size:
+        chunk = stream.read(min(_CHUNK, size + 1 - len(content)))
+        if not chunk:
+            break
+        content += chunk
+    if len(content) != size:
+        found = f"only {len(content)}" if len(content) < size else "more"
+        raise BadInput("data.path", str(path), f"{size} bytes, as its header says {shape}, but found {found}")
+    return np.frombuffer(content, dtype=np.uint8).reshape(shape)

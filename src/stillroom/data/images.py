@@ -1,0 +1,218 @@
+"""Labelled images held in memory, and the pair of splits a run works with."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stillroom.errors import BadInput
+from stillroom.files import canonical, digest
+from stillroom.randomness import permutation
+
+MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class number
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ImageSet:
+    """One split: every image and its class, in memory.
+
+    Attributes:
+        images: uint8 [N, C, H, W], 0 … 255; or float32 [N, …] for a Python dataset that gives floats.
+        labels: int64 [N], class numbers from 0.
+        class_names: the K names, in the order of the class numbers.
+        name: what reports call the data.
+
+    Raises:
+        BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
+
+    >>> ImageSet(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]), ("cat", "dog"), "pets")
+    ImageSet('pets': 2 images of 3×32×32, uint8, 2 classes)
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+    name: str
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        shape = list(images.shape)
+        if images.dtype == torch.uint8:
+            if images.ndim != 4 or 0 in shape[1:]:
+                raise BadInput("data.images", shape, "uint8 images [N, C, H, W]")
+        elif images.dtype != torch.float32 or images.ndim < 2 or 0 in shape[1:]:
+            raise BadInput("data.images", f"{images.dtype} {shape}", "uint8 [N, C, H, W] or float32 [N, ...]")
+        if labels.dtype != torch.int64 or labels.ndim != 1:
+            raise BadInput("data.labels", f"{labels.dtype} {list(labels.shape)}", "int64 [N]")
+        if len(images) != len(labels):
+            raise BadInput("data.labels", f"{len(labels)} labels", f"one for each of the {len(images)} images")
+        if not len(images):
+            raise BadInput("data.images", "no images", "at least 1")
+        self._check_labels()
+        if not self.is_pixels and not bool(images.isfinite().all()):
+            raise BadInput("data.images", "NaN or infinity", "finite numbers")
+
+    def _check_labels(self) -> None:
+        outside = (self.labels < 0) | (self.labels >= len(self.class_names))
+        if bool(outside.any()):
+            first = int(outside.nonzero()[0, 0])
+            classes = f"0 to {len(self.class_names) - 1}" if self.class_names else "none, as there are no class names"
+            raise BadInput("data.labels", int(self.labels[first]), f"a class number, {classes} (image {first})")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.images.shape[1:]))
+        kind = str(self.images.dtype).removeprefix("torch.")
+        return f"ImageSet({self.name!r}: {len(self)} images of {size}, {kind}, {self.num_classes} classes)"
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of class names."""
+        return len(self.class_names)
+
+    @property
+    def is_pixels(self) -> bool:
+        """Whether the images are uint8 pixels, which augmentation and each model's own preprocess work on."""
+        return self.images.dtype == torch.uint8
+
+    @property
+    def channels(self) -> int:
+        """C: 1 is grey, 3 is RGB.
+
+        Raises:
+            BadInput: the samples are not [C, H, W].
+        """
+        if self.images.ndim != 4:
+            raise BadInput("data.images", list(self.images.shape), "images [N, C, H, W]")
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> int | None:
+        """The side in pixels; None where height and width differ, or the samples are not [C, H, W]."""
+        if self.images.ndim != 4 or self.images.shape[2] != self.images.shape[3]:
+            return None
+        return self.images.shape[3]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of shape, type, images, labels and class names, 64 hex digits: equal only for equal data."""
+        header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
+        return digest(canonical(header), _hash(self.images), _hash(self.labels))
+
+    def subset(self, limit: int | None) -> ImageSet:
+        """The same fixed random ``limit`` images for every run, as many of each class as possible.
+
+        Smaller subsets lie within larger ones, and the images keep their order.
+
+        Args:
+            limit: number of images; the whole set where None or beyond its size.
+
+        Raises:
+            BadInput: the limit is below 1.
+
+        >>> pixels, labels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 0, 1, 1])
+        >>> ImageSet(pixels, labels, ("a", "b"), "x").subset(4).labels
+        tensor([0, 0, 1, 1])
+        """
+        if limit is None or limit >= len(self):
+            return self
+        if limit < 1:
+            raise BadInput("limit", limit, "at least 1 image")
+        order = permutation(len(self), 0, "subset")
+        # First of every class, then second of every class, …: any prefix is as balanced as the data allow.
+        rank = rank_in_class(self.labels.cpu().numpy()[order])
+        chosen = np.sort(order[np.argsort(rank, kind="stable")[:limit]])
+        rows = torch.from_numpy(chosen)
+        return replace(self, images=self.images[rows], labels=self.labels[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class DataPair:
+    """The split to learn from and the split to evaluate on.
+
+    Raises:
+        BadInput: the two differ in the shape or type of an image, or in the classes.
+    """
+
+    train: ImageSet
+    test: ImageSet
+
+    def __post_init__(self) -> None:
+        train, test = self.train, self.test
+        if train.images.shape[1:] != test.images.shape[1:]:
+            got, expected = ("×".join(map(str, split.images.shape[1:])) for split in (test, train))
+            raise BadInput(
+                "data.test_split", f"images of {got}", f"{expected} (channels × height × width) as in training"
+            )
+        if train.is_pixels != test.is_pixels:
+            kinds = ["uint8 pixels" if split.is_pixels else "floats" for split in (test, train)]
+            raise BadInput("data.test_split", kinds[0], f"{kinds[1]}, as in training")
+        if train.class_names != test.class_names:
+            raise BadInput(
+                "data.test_split", list(test.class_names), f"the classes of training, {list(train.class_names)}"
+            )
+
+
+def paired(train: ImageSet, test: ImageSet) -> DataPair:
+    """Put two splits together; where classes are only numbered, both get the larger number of them.
+
+    Args:
+        train: the split to learn from.
+        test: the split to evaluate on, which may by chance lack the highest class.
+
+    Raises:
+        BadInput: the splits do not agree, see :class:`DataPair`.
+
+    >>> pixels = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    >>> train = ImageSet(pixels, torch.tensor([0, 2]), ("0", "1", "2"), "x")
+    >>> paired(train, ImageSet(pixels, torch.tensor([0, 1]), ("0", "1"), "x")).test.class_names
+    ('0', '1', '2')
+    """
+    if all(split.class_names == _numbers(split.num_classes) for split in (train, test)):
+        names = max(train.class_names, test.class_names, key=len)
+        train, test = (s if s.class_names == names else replace(s, class_names=names) for s in (train, test))
+    return DataPair(train, test)
+
+
+def numbered(labels: Tensor) -> tuple[str, ...]:
+    """Names for classes that have none: "0", "1", … up to the largest label.
+
+    Raises:
+        BadInput: the labels cannot be class numbers.
+
+    >>> numbered(torch.tensor([0, 2]))
+    ('0', '1', '2')
+    """
+    largest = int(labels.max()) if len(labels) else -1
+    if largest >= MAX_CLASSES:
+        raise BadInput("data.labels", largest, f"class numbers counted from 0, below {MAX_CLASSES}")
+    return _numbers(largest + 1)
+
+
+def rank_in_class(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """How many samples of the same class come before each one: int64 [N].
+
+    >>> rank_in_class(np.array([1, 0, 1, 1, 0])).tolist()
+    [0, 0, 1, 2, 1]
+    """
+    by_class = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
+    return rank
+
+
+def _numbers(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def _hash(tensor: Tensor) -> bytes:
+    return hashlib.sha256(tensor.cpu().contiguous().numpy().data.cast("B")).digest()

@@ -1,0 +1,173 @@
+"""Parquet files in Hugging Face's layout: encoded pictures in one column, class numbers in another."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from stillroom.data.columns import Columns, find_columns
+from stillroom.data.decoding import decode
+from stillroom.data.folders import entries, folder_name, missing_split, unreadable
+from stillroom.data.images import ImageSet, numbered
+from stillroom.data.stacking import Stack
+from stillroom.errors import BadInput
+
+# A split's name holds no hyphen: what follows one names the shard.
+_NAME = re.compile(r"(?P<split>[^-]+)(-(?P<shard>.+))?\.parquet")
+_SHARD_OF = re.compile(r"\d+-of-(?P<total>\d+)")
+_ROWS = 1024  # decoded at a time: enough to keep every thread busy, little to hold twice
+
+
+def parquet_splits(folder: Path) -> dict[str, list[Path]]:
+    """The splits of a folder, each with its files in order: ``{split}.parquet`` or ``{split}-*.parquet``.
+
+    A split is looked for in the folder itself, then in its ``data`` folder.
+
+    Raises:
+        BadInput: the folder cannot be read.
+    """
+    found = _splits_in(folder)
+    below = folder / "data"
+    if below.is_dir():
+        found = _splits_in(below) | found
+    return found
+
+
+def _splits_in(folder: Path) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in entries(folder):
+        match = _NAME.fullmatch(path.name)
+        if match:
+            found.setdefault(match["split"], []).append(path)
+    return found
+
+
+def read_parquet(
+    folder: Path, split: str, *, image_column: str | None = None, label_column: str | None = None, field: str = "split"
+) -> ImageSet:
+    """Read and decode every shard of one split.
+
+    Args:
+        folder: where the files lie.
+        split: such as ``train``.
+        image_column: column of the pictures; found by the files' own metadata or types where None.
+        label_column: column of the class numbers; found likewise.
+        field: the field that names the split in an error.
+
+    Raises:
+        BadInput: the split or a shard is missing, a file is damaged, a column cannot be told, a picture cannot be
+            decoded, sizes differ, or a label is not a class number.
+    """
+    found = parquet_splits(folder)
+    if split not in found:
+        raise missing_split(field, split, found)
+    paths = found[split]
+    _check_shards(paths, split)
+    opened: list[tuple[Path, pq.ParquetFile, Columns]] = []
+    try:
+        for path in paths:
+            with _guarded(path):
+                file = pq.ParquetFile(path, page_checksum_verification=True)
+                opened.append((path, file, find_columns(file.schema_arrow, path, image_column, label_column)))
+        first = opened[0][2]
+        for path, _, columns in opened:
+            if columns != first:
+                raise BadInput("data.path", str(path), f"the same columns and classes as in {paths[0].name}")
+        images, labels = _read_all([(path, file) for path, file, _ in opened], first)
+    finally:
+        for _, file, _ in opened:
+            file.close()
+    targets = torch.from_numpy(labels)
+    return ImageSet(torch.from_numpy(images), targets, first.class_names or numbered(targets), folder_name(folder))
+
+
+def _check_shards(paths: list[Path], split: str) -> None:
+    """Refuse a split that lacks shards, or that lies there twice: either would silently change the data."""
+    shards = [_NAME.fullmatch(path.name)["shard"] for path in paths]  # type: ignore[index]  # matched when listed
+    if len(paths) > 1 and None in shards:
+        names = ", ".join(path.name for path in paths)
+        raise BadInput(
+            "data.path", str(paths[0].parent), f"split {split!r} in one file or in shards, not both ({names})"
+        )
+    totals = {int(match["total"]) for shard in shards if shard and (match := _SHARD_OF.fullmatch(shard))}
+    if totals and totals != {len(paths)}:
+        announced = " or ".join(map(str, sorted(totals)))
+        raise BadInput(
+            "data.path", str(paths[0].parent), f"all {announced} shards of split {split!r}, found {len(paths)}"
+        )
+
+
+def _read_all(
+    files: list[tuple[Path, pq.ParquetFile]], columns: Columns
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    folder = str(files[0][0].parent)
+    stack = Stack(sum(file.metadata.num_rows for _, file in files), "data.path", folder)
+    labels: list[npt.NDArray[np.int64]] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for path, file in files:
+            row = 0
+            with _guarded(path):
+                for batch in file.iter_batches(_ROWS, columns=[columns.image, columns.label]):
+                    labels.append(_labels(batch.column(columns.label), path, row))
+                    pictures = batch.column(columns.image).to_pylist()
+                    jobs = [pool.submit(_picture, each, path, row + i) for i, each in enumerate(pictures)]
+                    try:
+                        for job in jobs:
+                            stack.add(job.result(), mix_grey=True)
+                    finally:
+                        for job in jobs:
+                            job.cancel()
+                    row += len(pictures)
+    return stack.finish(), np.concatenate(labels)
+
+
+def _labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64]:
+    if column.null_count:
+        first = row + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+        raise BadInput("data.path", str(path), f"a label in every row, but row {first} has none")
+    labels = np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
+    if labels.size and labels.min() < 0:
+        first = int(np.flatnonzero(labels < 0)[0])
+        raise BadInput(
+            "data.path",
+            str(path),
+            f"class numbers from 0, but row {row + first} has {labels[first]} (a split without labels?)",
+        )
+    return labels
+
+
+def _picture(cell: Any, path: Path, row: int) -> npt.NDArray[np.uint8]:
+    content = cell.get("bytes") if isinstance(cell, dict) else cell
+    if content is None:
+        raise BadInput("data.path", str(path), f"a picture's bytes in every row, but row {row} has none")
+    try:
+        return decode(content)
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
+        raise BadInput("data.path", str(path), f"a picture in row {row} that can be decoded ({_told(error)})") from None
+
+
+def _told(error: Exception) -> str:
+    # Pillow's message for an unknown format is the address of a buffer.
+    return "of no known format" if "cannot identify" in str(error) else str(error) or type(error).__name__
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """Tell every way in which a damaged file fails as bad input."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (OSError, pa.ArrowException, ValueError, KeyError, MemoryError) as error:
+        raise unreadable(path, error) from None

@@ -1,0 +1,123 @@
+"""Where images come from: a name or a folder in, a pair of splits out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stillroom.data.config import DataConfig, SourceName
+from stillroom.data.digits import read_digits
+from stillroom.data.folders import entries
+from stillroom.data.idx import idx_splits, read_idx
+from stillroom.data.images import DataPair, ImageSet, paired
+from stillroom.data.parquet import parquet_splits, read_parquet
+from stillroom.errors import BadInput, nearest
+from stillroom.files import find_input
+
+KNOWN_NAMES = ("digits",)
+_LAYOUTS = (
+    "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz)"
+)
+
+
+def load(config: DataConfig) -> DataPair:
+    """Read both splits, limited as asked.
+
+    Args:
+        config: the data's options.
+
+    Raises:
+        BadInput: the data are missing, damaged, of no known layout, or the splits do not agree.
+
+    >>> pair = load(DataConfig(train_limit=100))
+    >>> pair.train, pair.test
+    (ImageSet('digits': 100 images of 1×8×8, uint8, 10 classes),
+     ImageSet('digits': 500 images of 1×8×8, uint8, 10 classes))
+    """
+    train = _read(config, config.train_split, "data.train_split")
+    same = config.test_split == config.train_split
+    test = train if same else _read(config, config.test_split, "data.test_split")
+    whole = paired(train, test)
+    return DataPair(whole.train.subset(config.train_limit), whole.test.subset(config.test_limit))
+
+
+def load_split(config: DataConfig, split: str) -> ImageSet:
+    """Read one split; a limit of the config holds for the split that it names.
+
+    Args:
+        config: the data's options.
+        split: the split's name, such as ``test``.
+
+    Raises:
+        BadInput: as :func:`load`.
+
+    >>> load_split(DataConfig(test_limit=50), "test")
+    ImageSet('digits': 50 images of 1×8×8, uint8, 10 classes)
+    """
+    if split == config.train_split:
+        return _read(config, split, "data.train_split").subset(config.train_limit)
+    if split == config.test_split:
+        return _read(config, split, "data.test_split").subset(config.test_limit)
+    return _read(config, split, "split")
+
+
+def recognise(folder: Path, field: str = "data.path") -> SourceName:
+    """Tell the layout of a folder by the names of its files.
+
+    Args:
+        folder: where the data lie.
+        field: the field that an error names.
+
+    Raises:
+        BadInput: it is no folder that can be read, or holds no known layout, or two of them.
+    """
+    there = entries(folder, field)
+    layouts: list[SourceName] = []
+    if parquet_splits(folder):
+        layouts.append("parquet")
+    if idx_splits(folder):
+        layouts.append("idx")
+    if len(layouts) == 1:
+        return layouts[0]
+    if layouts:
+        raise BadInput(field, str(folder), f"one layout, but it holds {' and '.join(layouts)}; set data.source")
+    found = ", ".join(path.name for path in there[:5]) + (", ..." if len(there) > 5 else "")
+    raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")
+
+
+def from_argument(data: str) -> DataConfig:
+    """The options of ``--data``: a name that is known, or a folder whose layout is recognised.
+
+    Args:
+        data: what the user wrote; a folder called as a known name is written ``./digits``.
+
+    Raises:
+        BadInput: it is neither.
+
+    >>> from_argument("digits").source
+    'digits'
+    >>> from_argument("digts")
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: --data: got 'digts'; expected a folder that exists, or a known name
+    (did you mean 'digits'?)
+    """
+    if data in KNOWN_NAMES:
+        return DataConfig(source="digits")
+    folder = find_input(data)
+    if not data or not folder.exists():
+        raise BadInput("--data", data, f"a folder that exists, or a known name ({nearest(data, KNOWN_NAMES)})")
+    return DataConfig(source=recognise(folder, "--data"), path=data)
+
+
+def _read(config: DataConfig, split: str, field: str) -> ImageSet:
+    source = config.source
+    if source == "python":
+        raise BadInput("data.source", source, "data that a recipe can name; give your dataset again from Python")
+    if config.path is None:
+        return read_digits(split, field)
+    folder = find_input(config.path)
+    if source == "auto":
+        source = recognise(folder)
+    if source == "idx":
+        return read_idx(folder, split, field)
+    return read_parquet(folder, split, image_column=config.image_column, label_column=config.label_column, field=field)

@@ -1,0 +1,51 @@
+"""What a recipe can name, as tables."""
+
+from __future__ import annotations
+
+from stillroom.models.catalogue import names
+from stillroom.objectives.registry import BUILT_IN
+from stillroom.training.config import OptimizerConfig, ScheduleConfig
+
+_DATA = (
+    {"name": "digits", "what": "1,797 handwritten digits of 8×8 pixels, embedded: the default"},
+    {"name": "parquet", "what": "a folder in Hugging Face layout: train.parquet, test.parquet or shards of them"},
+    {"name": "idx", "what": "a folder of idx files, gzipped or not: train-images-idx3-ubyte.gz and its like"},
+)
+
+
+def listing() -> dict[str, list[dict[str, str]]]:
+    """Models, objectives with their papers, data sources, optimizers and schedules.
+
+    >>> [entry["name"] for entry in listing()["optimizers"]]
+    ['sgd', 'adamw']
+    """
+    return {
+        "models": [{"name": name, "what": what} for name, what in names()],
+        "objectives": [
+            {
+                "name": str(kind.Config.model_fields["name"].default),
+                "what": (kind.Config.__doc__ or "").splitlines()[0],
+                "reads": "teacher" if kind.reads.teacher else "labels",
+                "paper": f"{kind.paper.title} (arXiv {kind.paper.arxiv})" if kind.paper else "–",
+            }
+            for kind in BUILT_IN
+        ],
+        "data": [dict(entry) for entry in _DATA],
+        "optimizers": _choices(OptimizerConfig),
+        "schedules": _choices(ScheduleConfig),
+    }
+
+
+def _choices(config: type[OptimizerConfig] | type[ScheduleConfig]) -> list[dict[str, str]]:
+    schema = config.model_json_schema()["properties"]["name"]
+    return [{"name": name, "what": _WHAT[name]} for name in schema["enum"]]
+
+
+_WHAT = {
+    "sgd": "stochastic gradient descent with (Nesterov) momentum",
+    "adamw": "Adam with decoupled weight decay",
+    "one_cycle": "cosine up to the peak over the warm-up, cosine down to almost nothing",
+    "cosine": "cosine from the peak to nothing, after a linear warm-up if asked",
+    "multi_step": "drops by gamma at each milestone, after a linear warm-up if asked",
+    "constant": "the peak throughout, after a linear warm-up if asked",
+}

@@ -1,0 +1,180 @@
+"""A model for elsewhere: safetensors, or an ONNX graph that was compared with the model before it was written."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.errors import BadInput, RunFailed
+from stillroom.files import write_bytes
+from stillroom.models.own import told
+from stillroom.models.preprocess import Preprocess
+from stillroom.models.weights import save_weights
+
+CHECKED_BATCHES = (1, 3, 16)
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """How far an exported graph is from its model: max|Δ| over all logits, and that over max|logit|."""
+
+    max_abs_error: float
+    max_rel_error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the relative error is within the tolerance; NaN is not."""
+        return self.max_rel_error <= self.tolerance
+
+
+def export_safetensors(model: nn.Module, path: str | Path) -> None:
+    """Write a model's weights as safetensors, atomically; :func:`load_weights` reads them back."""
+    save_weights(model, path)
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    example: Tensor,
+    opset: int | None = None,
+    pixels: Preprocess | None = None,
+) -> ExportCheck:
+    """Write a model as one ONNX file with a free batch size, after its logits were compared with the model's.
+
+    The graph is run by onnxruntime on random inputs in batches of 1, 3 and 16.
+
+    Args:
+        model: what is exported, as it is in evaluation mode; it is not changed.
+        path: the file, written only if the graph gives the model's logits.
+        example: an input [B, …]: what the model gets, or uint8 images where ``pixels`` is given.
+        opset: version of the ONNX operators; None takes torch's default.
+        pixels: the model's preprocess: the graph then takes uint8 images and gives logits in the data's class order.
+
+    Returns:
+        The largest differences found.
+
+    Raises:
+        BadInput: the packages of the extra ``onnx`` are not installed.
+        RunFailed: the model cannot be exported, or the graph gives other logits.
+    """
+    onnxruntime = _runtime()
+    whole = _Whole(model, pixels).eval()
+    inputs = [_random(example, batch) for batch in CHECKED_BATCHES]
+    try:
+        with _quiet(), torch.no_grad():
+            program: Any = torch.onnx.export(
+                whole,
+                # A batch of 1 would be taken for a constant.
+                (inputs[-1],),
+                dynamo=True,
+                opset_version=opset,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                verbose=False,
+            )
+            content = program.model_proto.SerializeToString()
+            session = onnxruntime.InferenceSession(content, _session_options(onnxruntime))
+    except Exception as error:
+        raise RunFailed(f"the model could not be exported to ONNX: {told(_cause(error))}") from error
+    check = _compare(whole, session, inputs)
+    if not check.ok:
+        raise RunFailed(
+            f"the ONNX graph gives other logits than the model: they differ by {check.max_rel_error:.2g} of the "
+            f"largest logit, more than {check.tolerance:g}; nothing was written"
+        )
+    write_bytes(Path(path), content)
+    return check
+
+
+class _Whole(nn.Module):
+    """A copy of a model on the CPU in float32, between the preprocess and the order of classes where there are some."""
+
+    def __init__(self, model: nn.Module, pixels: Preprocess | None) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model).cpu().float()
+        self.pixels = copy.deepcopy(pixels).cpu() if pixels is not None else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.pixels is None:
+            logits: Tensor = self.model(images)
+            return logits
+        return self.pixels.reorder(self.model(self.pixels(images)))
+
+
+def _compare(whole: nn.Module, session: Any, inputs: list[Tensor]) -> ExportCheck:
+    name = session.get_inputs()[0].name
+    largest = worst = 0.0
+    for images in inputs:
+        with torch.no_grad():
+            wanted = whole(images).double()
+        actual = torch.from_numpy(session.run(None, {name: images.numpy()})[0]).double()
+        if actual.shape != wanted.shape:
+            return ExportCheck(float("inf"), float("inf"), TOLERANCE)
+        # Not max(): NaN must stay.
+        worst = float(torch.maximum(torch.tensor(worst).double(), (actual - wanted).abs().max()))
+        largest = max(largest, float(wanted.abs().max()))
+    return ExportCheck(worst, worst / largest if largest else worst, TOLERANCE)
+
+
+def _random(example: Tensor, batch: int) -> Tensor:
+    """A batch of random images like the example: of its shape, and pixels if it is of pixels."""
+    generator = torch.Generator().manual_seed(batch)
+    shape = (batch, *example.shape[1:])
+    if example.dtype == torch.uint8:
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return torch.randn(shape, generator=generator)
+
+
+def _runtime() -> Any:
+    try:
+        for name in ("onnx", "onnxscript", "onnxruntime"):
+            package = importlib.import_module(name)
+    except ImportError:
+        raise BadInput("--format", "onnx", "the extra: pip install 'stillroom[onnx]'") from None
+    return package
+
+
+def _session_options(onnxruntime: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    return options
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first of a chain of errors: the exporter's own is a page about how to report it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on the terminal: the exporter prints, warns and logs its steps."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

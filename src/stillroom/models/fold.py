@@ -1,0 +1,139 @@
+"""Batch norm folded into the convolution before it: the same function, one pass over memory less a layer."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree
+
+_PAIRS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: nn.BatchNorm1d,
+    nn.Conv2d: nn.BatchNorm2d,
+    nn.Conv3d: nn.BatchNorm3d,
+}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def fold_batchnorm(
+    model: nn.Module, example: Tensor, tolerance: float = 1e-4, *, keep: Collection[str] = ()
+) -> tuple[nn.Module, bool]:
+    """A copy of a model in evaluation mode, each batch norm folded into the convolution it follows.
+
+    w' = w · γ/√(σ² + ε) and b' = (b − μ) · γ/√(σ² + ε) + β, computed in float64. The copy has the same modules under
+    the same names: a folded norm becomes an identity, so hooks and taps on it still read what the norm gave. A
+    convolution is left alone where anything but one norm reads its output, where it is used twice, or where the norm
+    has no running statistics.
+
+    Args:
+        model: what is copied; it is not changed.
+        example: an input [B, …] on the model's device, on which the copy is compared with the model.
+        tolerance: largest allowed max|Δ|/max|output| on the example.
+        keep: names of modules whose output someone will read: where that is a convolution's, it is left alone.
+
+    Returns:
+        The copy, and whether anything was folded. It was not where the model cannot be traced, nothing fits, or the
+        outputs differ by more than the tolerance: the copy then computes what the model computes.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    >>> folded, was_folded = fold_batchnorm(net, torch.zeros(1, 3, 8, 8))
+    >>> was_folded, type(folded[1]).__name__, type(net[1]).__name__
+    (True, 'Identity', 'BatchNorm2d')
+    """
+    pairs = _pairs(model, keep)
+    folded = copy.deepcopy(model).eval()
+    if not pairs:
+        return folded, False
+    with torch.no_grad():
+        wanted = folded(example)
+        for conv, norm in pairs:
+            _fold(folded, conv, norm)
+        if _agree(folded(example), wanted, tolerance):
+            return folded, True
+    return copy.deepcopy(model).eval(), False
+
+
+def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
+    """Names of each convolution and norm that can become one; none where the model cannot be traced."""
+    try:
+        # A copy of its own: tracing runs the model's code, which may leave traces in it.
+        traced = copy.deepcopy(model).eval()
+        graph = fx.Tracer().trace(traced)
+    except Exception:  # a model's own code can fail in any way on symbolic values
+        return []
+    called = [node for node in graph.nodes if node.op == "call_module"]
+    calls = Counter(id(traced.get_submodule(str(node.target))) for node in called)
+    # Parameters that the model's code reads by itself must stay what they are.
+    read = {id(traced.get_submodule(str(n.target).rpartition(".")[0])) for n in graph.nodes if n.op == "get_attr"}
+    hooked = {name for name, module in traced.named_modules() if any(getattr(module, hooks) for hooks in _HOOKS)}
+
+    def free(name: str, module: nn.Module) -> bool:
+        return calls[id(module)] == 1 and id(module) not in read and name not in hooked
+
+    found = []
+    for node in called:
+        source = node.args[0] if node.args else None
+        if not isinstance(source, fx.Node) or source.op != "call_module" or list(source.users) != [node]:
+            continue
+        names = str(source.target), str(node.target)
+        conv, norm = traced.get_submodule(names[0]), traced.get_submodule(names[1])
+        if _PAIRS.get(type(conv)) is not type(norm) or not free(names[0], conv) or not free(names[1], norm):
+            continue
+        if any(_gives(kept, *names) for kept in {*keep, *hooked}) or not _has_statistics(norm):
+            continue
+        found.append(names)
+    return found
+
+
+def _gives(name: str, conv: str, norm: str) -> bool:
+    """Whether a module gives the convolution's output: it is the convolution, or holds it but not the norm after it."""
+    return f"{conv}.".startswith(f"{name}.") and not f"{norm}.".startswith(f"{name}.")
+
+
+def _has_statistics(norm: Any) -> bool:
+    running = bool(norm.track_running_stats) and norm.running_mean is not None and norm.running_var is not None
+    return running and not norm.training
+
+
+def _fold(model: nn.Module, conv_name: str, norm_name: str) -> None:
+    conv: Any = model.get_submodule(conv_name)
+    norm: Any = model.get_submodule(norm_name)
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    bias = -norm.running_mean.double() if conv.bias is None else conv.bias.double() - norm.running_mean.double()
+    bias = bias * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.double()
+    weight = conv.weight.double() * scale.view(-1, *[1] * (conv.weight.dim() - 1))
+    # New parameters, not new values: the old ones may be tied to another module's.
+    conv.bias = nn.Parameter(bias.to(conv.weight.dtype), conv.weight.requires_grad)
+    conv.weight = nn.Parameter(weight.to(conv.weight.dtype), conv.weight.requires_grad)
+    _replace(model, norm, nn.Identity().eval())
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` in every place that holds ``old``: a module may have several names."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is old:
+                parent._modules[name] = new
+
+
+def _agree(actual: Any, wanted: Any, tolerance: float) -> bool:
+    pairs = zip(_pytree.tree_leaves(actual), _pytree.tree_leaves(wanted), strict=True)
+    return all(_close(a, b, tolerance) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
+
+
+def _close(actual: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    if actual.shape != wanted.shape:
+        return False
+    if actual.numel() == 0:
+        return True
+    worst = (actual.double() - wanted.double()).abs().max()
+    # Written so that NaN counts as different.
+    return bool(worst <= tolerance * wanted.double().abs().max())

@@ -1,0 +1,215 @@
+"""From pixels to one model's input, and from its columns of logits to the data's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from stillroom.config import bad_input
+from stillroom.errors import BadInput
+from stillroom.models.config import PreprocessConfig, PreprocessName
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+PREPROCESS_NAMES: tuple[str, ...] = get_args(PreprocessName)
+
+
+def resolve_preprocess(
+    setting: PreprocessName | PreprocessConfig | None, *, channels: int, is_pixels: bool, field: str = "model"
+) -> PreprocessConfig | None:
+    """Make a preprocess setting explicit for images of so many channels.
+
+    Left out, it is ``imagenet`` for 3 channels, ``half`` for others, and ``none`` for data that is not uint8.
+
+    Args:
+        setting: a name, numbers, or None where it was left out.
+        channels: channels of the images.
+        is_pixels: whether the data is uint8 pixels.
+        field: what messages call the model.
+
+    Returns:
+        The numbers; None for pixels as they are given.
+
+    Raises:
+        BadInput: it is for another number of channels.
+
+    >>> resolve_preprocess(None, channels=1, is_pixels=True).mean
+    (0.5,)
+    >>> resolve_preprocess("none", channels=3, is_pixels=True) is None
+    True
+    """
+    where = f"{field}.preprocess"
+    if setting is None:
+        if not is_pixels:
+            return None
+        setting = "imagenet" if channels == 3 else "half"
+    if setting == "none":
+        return None
+    if setting == "imagenet":
+        if channels != 3:
+            raise BadInput(where, setting, f"one for images of {_count(channels)}, such as half; imagenet is for 3")
+        return PreprocessConfig(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    if setting == "half":
+        return PreprocessConfig(mean=(0.5,) * channels, std=(0.5,) * channels)
+    if setting == "unit":
+        return PreprocessConfig(mean=(0.0,) * channels, std=(1.0,) * channels)
+    if len(setting.mean) != channels:
+        raise BadInput(
+            f"{where}.mean", setting.mean, f"one number for each channel; the images have {_count(channels)}"
+        )
+    if setting.channel_order == "bgr" and channels != 3:
+        raise BadInput(f"{where}.channel_order", "bgr", f"rgb, as the images have {_count(channels)}")
+    return setting
+
+
+def parse_preprocess(text: str, *, field: str = "--preprocess") -> PreprocessName | PreprocessConfig:
+    """Read a preprocess as it is written on a command line: a name, or ``mean/std`` by numbers.
+
+    Raises:
+        BadInput: it is neither.
+
+    >>> parse_preprocess("0.5,0.4,0.3/0.2,0.2,0.2").std
+    (0.2, 0.2, 0.2)
+    >>> parse_preprocess("imagnet")
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: --preprocess: got 'imagnet'; expected imagenet, half, unit, none, or mean/std by numbers
+    such as 0.5,0.5,0.5/0.2,0.2,0.2
+    """
+    name: PreprocessName
+    for name in get_args(PreprocessName):
+        if text.strip() == name:
+            return name
+    parts = text.split("/")
+    try:
+        mean, std = (tuple(float(number) for number in part.split(",")) for part in parts)
+    except ValueError:
+        expected = f"{', '.join(PREPROCESS_NAMES)}, or mean/std by numbers such as 0.5,0.5,0.5/0.2,0.2,0.2"
+        raise BadInput(field, text, expected) from None
+    try:
+        return PreprocessConfig(mean=mean, std=std)
+    except ValidationError as error:
+        raise BadInput(field, text, bad_input(error, PreprocessConfig).expected) from None
+
+
+class Preprocess(nn.Module):
+    """Pixels [B, C, H, W] → one model's input, float32 [B, C, H, W] in channels-last memory.
+
+    y = (resize(x/255) − mean)/std, channel by channel in the model's order, in float32 and in this order of
+    operations: bit by bit what torchvision's ``ToTensor`` and ``Normalize`` give. Without a config, y = float(x).
+
+    Args:
+        config: what :func:`resolve_preprocess` gave. With ``bgr``, the channels are reversed first, so ``mean`` and
+            ``std`` are in the model's order, too.
+        is_pixels: whether inputs count from 0 to 255, be they uint8 or float; if not, they are not divided by 255.
+
+    >>> half = Preprocess(PreprocessConfig(mean=(0.5,), std=(0.5,)))
+    >>> half(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
+    [[[[-1.0, 1.0]]]]
+    """
+
+    mean: Tensor
+    std: Tensor
+    order: Tensor | None
+
+    def __init__(self, config: PreprocessConfig | None, *, is_pixels: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.is_pixels = is_pixels
+        mean, std = (config.mean, config.std) if config else ((0.0,), (1.0,))
+        order = None if config is None or config.class_order is None else class_index(config.class_order)
+        # Not part of any state: they come from the config, and a student's file holds its weights alone.
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("order", order, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        # Arranged while a pixel is still one byte.
+        x = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+        if self.config is None:
+            return x.to(torch.float32)
+        if self.config.channel_order == "bgr":
+            x = x.flip(-3)
+        x = x.to(torch.float32)
+        # What is changed in place below must not be the caller's own tensor.
+        x = x.div(255) if self.is_pixels else x.clone()
+        size = self.config.size
+        if size is not None and tuple(x.shape[-2:]) != (size, size):
+            x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+            x = x.contiguous(memory_format=torch.channels_last)
+        return x.sub_(self.mean).div_(self.std)
+
+    def reorder(self, logits: Tensor) -> Tensor:
+        """The model's logits [B, columns] in the order of the data's classes [B, K]."""
+        return reorder_classes(logits, self.order)
+
+
+def reorder_classes(logits: Tensor, class_order: Sequence[int] | Tensor | None, *, field: str = "model") -> Tensor:
+    """Take for each class of the data the column of a model's logits that means it: y[:, k] = x[:, class_order[k]].
+
+    Args:
+        logits: [B, columns].
+        class_order: K columns; a tensor is one that :func:`class_index` made, and is not checked again (a check
+            would wait for the device); None leaves the logits.
+        field: what messages call the model.
+
+    Returns:
+        [B, K].
+
+    Raises:
+        BadInput: a column that is not there, or is there twice.
+
+    >>> reorder_classes(torch.tensor([[1.0, 2.0, 3.0]]), (2, 0)).tolist()
+    [[3.0, 1.0]]
+    """
+    if class_order is None:
+        return logits
+    if not isinstance(class_order, Tensor):
+        class_order = class_index(class_order, columns=logits.shape[-1], field=field).to(logits.device)
+    return logits.index_select(-1, class_order)
+
+
+def class_index(
+    class_order: Sequence[int], *, columns: int | None = None, classes: int | None = None, field: str = "model"
+) -> Tensor:
+    """Check a class order and make it an index, int64 [K].
+
+    Args:
+        class_order: for each class of the data, a column of the model's logits.
+        columns: how many columns the model has, where known.
+        classes: how many classes the data has, where known.
+        field: what messages call the model.
+
+    Raises:
+        BadInput: a column that is not there, or is there twice; or not one for each class.
+
+    >>> class_index((2, 2), columns=3)
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: model.preprocess.class_order: got (2, 2); expected each column once, but 2 is there
+    twice
+    """
+    where = f"{field}.preprocess.class_order"
+    order = tuple(class_order)
+    if classes is not None and len(order) != classes:
+        raise BadInput(where, order, f"one column for each of the {classes} classes, not {len(order)}")
+    if not order:
+        raise BadInput(where, order, "a column for each class")
+    seen: set[int] = set()
+    for column in order:
+        if column < 0 or (columns is not None and column >= columns):
+            limit = f"columns from 0 to {columns - 1}" if columns is not None else "columns of 0 or more"
+            raise BadInput(where, order, f"{limit}, but {column} is there")
+        if column in seen:
+            raise BadInput(where, order, f"each column once, but {column} is there twice")
+        seen.add(column)
+    return torch.tensor(order, dtype=torch.int64)
+
+
+def _count(channels: int) -> str:
+    return "1 channel" if channels == 1 else f"{channels} channels"

@@ -1,0 +1,93 @@
+"""From a model's config to the model: one of the zoo, or the user's own ``module:function``."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from pydantic import ValidationError
+from torch import nn
+
+from stillroom.config import Config, bad_input
+from stillroom.errors import BadInput, nearest
+from stillroom.models.catalogue import ZOO, MLPOptions, ResNetOptions, ViTOptions, names
+from stillroom.models.config import ModelConfig
+from stillroom.models.mlp import MLP
+from stillroom.models.own import build_own
+from stillroom.models.resnet import ResNet
+from stillroom.models.vit import ViT, default_patch
+
+__all__ = ["build", "names"]
+
+Options = TypeVar("Options", bound=Config)
+
+
+def build(
+    config: ModelConfig, *, num_classes: int, in_channels: int, image_size: int | None, field: str = "model"
+) -> nn.Module:
+    """Make the model a config names, with fresh weights drawn from torch's global generator.
+
+    ``config.weights`` is not read here: see :func:`stillroom.models.weights.load_weights`.
+
+    Args:
+        config: name and options; ``module:function`` calls the user's own.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        image_size: side of the images in pixels as this model gets them; None where they differ.
+        field: what messages call this model, such as ``student``.
+
+    Returns:
+        A module from [B, in_channels, H, W] to logits [B, num_classes], in training mode, on the CPU.
+
+    Raises:
+        BadInput: no such model, options it does not take, or the user's own cannot be made.
+
+    >>> net = build(ModelConfig(name="resnet8"), num_classes=10, in_channels=3, image_size=32)
+    >>> build(ModelConfig(name="resnt8"), num_classes=10, in_channels=3, image_size=32, field="student")
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: student.name: got 'resnt8'; expected a model of the zoo or module:function (did you
+    mean 'resnet8'?)
+    """
+    if ":" in config.name:
+        return build_own(
+            config.name,
+            config.options,
+            {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size},
+            field=field,
+        )
+    if config.name not in ZOO:
+        hint = nearest(config.name, ZOO)
+        raise BadInput(f"{field}.name", config.name, f"a model of the zoo or module:function ({hint})")
+    kind = ZOO[config.name].options
+    if issubclass(kind, ResNetOptions):
+        resnet = _options(kind, config, field)
+        return ResNet(int(config.name.removeprefix("resnet")), num_classes, in_channels, resnet.width)
+    if image_size is None:
+        raise BadInput(f"{field}.name", config.name, "a model for images of any size, as these have no one size")
+    if issubclass(kind, MLPOptions):
+        mlp = _options(kind, config, field)
+        return MLP(in_channels * image_size**2, num_classes, hidden=mlp.hidden, dropout=mlp.dropout)
+    if issubclass(kind, ViTOptions):
+        vit = _options(kind, config, field)
+        patch = vit.patch or default_patch(image_size)
+        if image_size % patch:
+            raise BadInput(f"{field}.options.patch", patch, f"a divisor of the image's side ({image_size})")
+        return ViT(
+            image_size,
+            num_classes,
+            in_channels,
+            patch=patch,
+            dim=vit.dim,
+            depth=vit.depth,
+            heads=vit.heads,
+            mlp_ratio=vit.mlp_ratio,
+            dropout=vit.dropout,
+        )
+    raise AssertionError(f"the zoo lists {config.name!r} but nothing builds it")
+
+
+def _options(kind: type[Options], config: ModelConfig, field: str) -> Options:
+    try:
+        return kind.model_validate(config.options)
+    except ValidationError as error:
+        raise bad_input(error, kind, prefix=f"{field}.options") from None

@@ -1,0 +1,108 @@
+"""The CIFAR ResNets of He et al. (2015), with parameter-free shortcuts: names and numbers of the public checkpoints."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PadShortcut(nn.Module):
+    """Shortcut of "option A": every second pixel, and zeros for the channels that are new. It has no parameters.
+
+    Shapes: [B, C, H, W] → [B, C + before + after, ⌈H/2⌉, ⌈W/2⌉].
+
+    Args:
+        in_channels: channels of its input.
+        out_channels: channels of its output; what is missing is split evenly before and after.
+
+    >>> import torch
+    >>> PadShortcut(2, 4)(torch.ones(1, 2, 5, 5))[0, :, 0, 0].tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        missing = out_channels - in_channels
+        self.before = missing // 2
+        self.after = missing - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut: relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)).
+
+    Shapes: [B, in_channels, H, W] → [B, out_channels, ⌈H/stride⌉, ⌈W/stride⌉].
+
+    Args:
+        in_channels: channels of its input.
+        out_channels: channels of its output.
+        stride: 1, or 2 to halve the resolution.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        # Neither these nor the sum below work in place: what a hook read of a module stays what the module gave.
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu2 = nn.ReLU()
+        self.shortcut: nn.Module = nn.Identity() if stride == 1 else PadShortcut(in_channels, out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out)) + self.shortcut(x)
+        result: Tensor = self.relu2(out)
+        return result
+
+
+class ResNet(nn.Module):
+    """A residual network of 6n+2 layers for small images (He et al. 2015, arXiv:1512.03385).
+
+    One 3×3 convolution, three stages of n blocks with ``width``, 2 ``width`` and 4 ``width`` channels, the mean over
+    all pixels, one linear layer. Shapes: [B, in_channels, H, W] → logits [B, num_classes]; H and W of 8 or more.
+
+    Args:
+        depth: number of weighted layers, 6n+2: 8, 14, 20, 32, 44, 56, 110.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        width: channels of the first stage.
+
+    Raises:
+        ValueError: ``depth`` is not 6n+2.
+
+    >>> sum(p.numel() for p in ResNet(20).parameters())
+    269722
+    """
+
+    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, width: int = 16) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth: got {depth}; expected 6n+2, such as 8, 20 or 56")
+        blocks = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU()
+        self.layer1 = _stage(width, width, blocks, stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.linear = nn.Linear(4 * width, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        logits: Tensor = self.linear(self.flatten(self.pool(out)))
+        return logits
+
+
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
+    first = BasicBlock(in_channels, out_channels, stride)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))

@@ -1,0 +1,131 @@
+"""The form that every objective has: what it reads, whose idea it is, one scalar from a lesson."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from stillroom.config import bad_input
+from stillroom.objectives.config import ObjectiveConfig
+from stillroom.teacher.knowledge import Knowledge
+
+ConfigT = TypeVar("ConfigT", bound=ObjectiveConfig)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where an objective comes from."""
+
+    title: str
+    arxiv: str
+    bibtex: str
+
+    @property
+    def url(self) -> str:
+        """Address of the paper's abstract."""
+        return f"https://arxiv.org/abs/{self.arxiv}"
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What must be said for an objective to be computed; the run provides it and nothing more.
+
+    Attributes:
+        teacher: the teacher's logits; without any such objective no teacher is run during training.
+        labels: the true labels.
+        index: the samples' indices in the training set.
+    """
+
+    teacher: bool = False
+    labels: bool = False
+    index: bool = False
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One batch as an objective sees it.
+
+    Attributes:
+        student: the student's answer.
+        teacher: the teacher's answer, where some objective reads it.
+        labels: int64 [B].
+        index: the samples' indices in the training set, int64 [B].
+        progress: fraction of the training done, in [0, 1).
+    """
+
+    student: Knowledge
+    teacher: Knowledge | None
+    labels: Tensor
+    index: Tensor
+    progress: float
+
+    @property
+    def teacher_logits(self) -> Tensor:
+        """The teacher's logits, [B, K].
+
+        Raises:
+            RuntimeError: there is no teacher; an objective that reads one must declare it.
+        """
+        if self.teacher is None:
+            raise RuntimeError("this objective reads the teacher but does not declare Reads(teacher=True)")
+        return self.teacher.logits
+
+
+class Objective(nn.Module, Generic[ConfigT]):
+    """One term of the loss: a pure function with its options, its paper and what it reads.
+
+    Subclass it with your own config as the type argument, declare ``reads`` (and ``paper``), write ``forward``::
+
+        class MarginConfig(ObjectiveConfig):
+            name: str = "margin"
+            margin: float = 1.0
+
+        class Margin(Objective[MarginConfig]):
+            reads = Reads(teacher=True)
+
+            def forward(self, lesson: Lesson) -> Tensor:
+                return margin(lesson.student.logits, lesson.teacher_logits, margin=self.config.margin)
+
+    Attributes:
+        paper: where the idea comes from, if anywhere.
+        reads: what must be said for it to be computed.
+        per_sample: the batch's loss is the mean of its samples' losses, so that micro-batches may be accumulated.
+    """
+
+    Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
+    paper: ClassVar[Paper | None] = None
+    reads: ClassVar[Reads] = Reads()
+    per_sample: ClassVar[bool] = True
+
+    config: ConfigT
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for base in getattr(cls, "__orig_bases__", ()):
+            arguments = get_args(base)
+            if get_origin(base) is Objective and arguments and isinstance(arguments[0], type):
+                cls.Config = arguments[0]
+
+    def __init__(self, config: ConfigT | None = None, **options: Any) -> None:
+        super().__init__()
+        if config is None:
+            try:
+                config = self.Config.model_validate(options)  # type: ignore[assignment]
+            except ValidationError as error:
+                raise bad_input(error, self.Config, type(self).__name__) from None
+        elif options:
+            raise TypeError("an objective takes a config or its options, not both")
+        assert config is not None
+        self.config = config
+
+    @property
+    def name(self) -> str:
+        """The name under which its loss is logged."""
+        return self.config.name
+
+    def forward(self, lesson: Lesson) -> Tensor:
+        """The term's value for one batch, before its weight: a scalar."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")

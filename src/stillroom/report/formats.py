@@ -1,0 +1,127 @@
+"""Numbers as a reader wants them: few digits, thousands apart, a true minus sign, a dash where there is none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DASH = "–"
+MINUS = "\u2212"
+_CONTROL = dict.fromkeys(
+    [
+        *range(9),
+        *range(11, 32),
+        *range(127, 160),
+        *range(0x202A, 0x202F),
+        *range(0x2066, 0x206A),
+        *range(0xD800, 0xE000),
+    ],
+    "\ufffd",
+)
+
+
+def clean(content: Any) -> Any:
+    """Texts without characters that cannot be written or that turn the text around them; mappings and lists within.
+
+    >>> clean({"a\\x00": ["b\\ud800"]})
+    {'a\ufffd': ['b\ufffd']}
+    """
+    if isinstance(content, str):
+        return content.translate(_CONTROL)
+    if isinstance(content, dict):
+        return {clean(key): clean(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [clean(item) for item in content]
+    return content
+
+
+def short(text: str, limit: int = 28) -> str:
+    """A text on one line, cut to ``limit`` characters.
+
+    >>> short("a very\\nlong name", 8)
+    'a very …'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def decimal(value: float | None, digits: int = 1) -> str:
+    """A number with fixed decimals, or a dash.
+
+    >>> decimal(84.349), decimal(-0.04), decimal(-2.5), decimal(None)
+    ('84.3', '0.0', '−2.5', '–')
+    """
+    if value is None:
+        return DASH
+    text = f"{abs(value):,.{digits}f}"
+    return MINUS + text if value < 0 and text.strip("0.,") else text
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference with its sign.
+
+    >>> signed(2.13), signed(-3.41), signed(0.0)
+    ('+2.1', '−3.4', '0.0')
+    """
+    text = decimal(value, digits)
+    return text if value <= 0 or not text.strip("0.,") else "+" + text
+
+
+def whole(value: float | None) -> str:
+    """A whole number with its thousands apart, or a dash.
+
+    >>> whole(853018)
+    '853,018'
+    """
+    return DASH if value is None else f"{round(value):,}"
+
+
+def scaled(value: float | None, unit: str = "") -> str:
+    """A large number in thousands, millions or more (decimal), to three digits, or a dash.
+
+    >>> scaled(78042), scaled(12_500_000), scaled(320_000, "B"), scaled(8)
+    ('78.0 k', '12.5 M', '320 kB', '8')
+    """
+    if value is None:
+        return DASH
+    for factor, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        # 999,950 would be written as 1000 k.
+        if value >= factor * 0.9995:
+            return f"{three_digits(value / factor)} {prefix}{unit}"
+    return f"{value:,.0f} {unit}".rstrip()
+
+
+def three_digits(value: float) -> str:
+    """A positive number to three significant digits, without an exponent.
+
+    >>> three_digits(1.2345), three_digits(12.5), three_digits(320.4), three_digits(0.01234)
+    ('1.23', '12.5', '320', '0.0123')
+    """
+    if value >= 99.95:
+        return f"{value:,.0f}"
+    if value >= 9.995:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.9995 else f"{value:.3g}"
+
+
+def times(ratio: float) -> str:
+    """A factor: one decimal below 9.95, whole above.
+
+    >>> times(10.93), times(4.21), times(1)
+    ('11×', '4.2×', '1.0×')
+    """
+    return f"{ratio:,.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×"
+
+
+def versus(teacher: float | None, student: float | None, less: str, more: str) -> str | None:
+    """How a cost of the student compares to the teacher's; None where either is missing or zero.
+
+    >>> versus(853018, 78042, "fewer", "more"), versus(2.0, 3.0, "lower", "higher"), versus(5, 5, "fewer", "more")
+    ('11× fewer', '1.5× higher', 'the same')
+    """
+    if not teacher or not student:
+        return None
+    if teacher >= student:
+        factor = times(teacher / student)
+        return "the same" if factor == "1.0×" else f"{factor} {less}"
+    factor = times(student / teacher)
+    return "the same" if factor == "1.0×" else f"{factor} {more}"

@@ -1,0 +1,244 @@
+"""A finished run folder, read and checked: what is wrong is told in one line and never reaches the page."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stillroom.errors import BadInput
+from stillroom.report.fields import Fields
+from stillroom.report.formats import clean
+from stillroom.report.predictions import Predictions, read_predictions
+
+SUMMARY = "summary.json"
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What was measured of one model: percentages, nats and counts as in ``summary.json``; latency in milliseconds."""
+
+    model: str
+    top1: float
+    correct: int
+    count: int
+    top5: float | None
+    nll: float | None
+    ece: float | None
+    agreement: float | None
+    teacher_kl: float | None
+    parameters: int | None
+    multiply_adds: int | None
+    bytes: int | None
+    latency: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One finished run as its files tell it."""
+
+    path: Path
+    name: str
+    seed: int
+    steps: int
+    epochs: float
+    precision: str
+    recipe_hash: str
+    student: ModelFacts
+    teacher: ModelFacts | None
+    data: dict[str, str | int | None]
+    hashes: dict[str, str]
+    recipe_text: str | None
+    recipe: Row
+    train: tuple[Row, ...]
+    test: tuple[Row, ...]
+    latency_threads: dict[str, int]
+    environment: dict[str, str]
+    predictions: Predictions | None
+
+
+def read_run(path: Path) -> RunFolder:
+    """Read a finished run.
+
+    Args:
+        path: the run folder.
+
+    Returns:
+        What its files say. Files that a run may lack (predictions, timing, environment) leave their part empty.
+
+    Raises:
+        BadInput: the folder is missing, is not a run folder, holds an unfinished run, or a file in it is damaged.
+    """
+    if not path.is_dir():
+        raise BadInput("run", str(path), "a run folder" if path.exists() else "a folder that exists")
+    if not (path / SUMMARY).is_file():
+        begun = any((path / name).exists() for name in ("recipe.yaml", "metrics.jsonl", "state"))
+        raise BadInput(
+            "run", str(path), "a finished run; continue it with --resume" if begun else f"a run folder, with {SUMMARY}"
+        )
+    summary = Fields(path / SUMMARY, _object(path / SUMMARY))
+    summary.one_of("schema", (1,))
+    data = summary.inside("data")
+    hashes = summary.inside("hashes")
+    timing = _clocks(path / "timing.jsonl")
+    student = _facts(summary, _latency(timing, "student"))
+    taught = summary.content.get("teacher") is not None
+    classes = data.whole("classes", low=1)
+    train, test = _metrics(path / "metrics.jsonl")
+    recipe_text, recipe = _recipe(path / "recipe.yaml")
+    return RunFolder(
+        path=path,
+        name=summary.text("name"),
+        seed=summary.whole("seed"),
+        steps=summary.whole("steps"),
+        epochs=summary.number("epochs", low=0),
+        precision=summary.maybe_text("precision") or "",
+        recipe_hash=summary.maybe_text("recipe_hash") or "",
+        student=student,
+        teacher=_facts(summary.inside("teacher"), _latency(timing, "teacher")) if taught else None,
+        data={
+            "name": data.text("name"),
+            "classes": classes,
+            "train": data.maybe_whole("train"),
+            "test": data.maybe_whole("test"),
+            "fingerprint": data.maybe_text("fingerprint"),
+        },
+        hashes={str(key): str(value) for key, value in hashes.content.items() if isinstance(value, str | int)},
+        recipe_text=recipe_text,
+        recipe=recipe,
+        train=train,
+        test=test,
+        latency_threads=_latency_threads(timing),
+        environment=_flat(_object(path / "environment.json")) if (path / "environment.json").is_file() else {},
+        predictions=read_predictions(path / "predictions.safetensors", count=student.count, classes=classes),
+    )
+
+
+def _facts(fields: Fields, latency: dict[int, float]) -> ModelFacts:
+    count = fields.whole("count", low=1)
+    return ModelFacts(
+        model=fields.text("model"),
+        top1=fields.number("top1", low=0, high=100),
+        correct=fields.whole("correct", high=count),
+        count=count,
+        top5=fields.maybe_number("top5", low=0, high=100),
+        nll=fields.maybe_number("nll", low=0),
+        ece=fields.maybe_number("ece", low=0, high=1),
+        agreement=fields.maybe_number("agreement", low=0, high=100),
+        teacher_kl=fields.maybe_number("teacher_kl"),
+        parameters=fields.maybe_whole("parameters"),
+        multiply_adds=fields.maybe_whole("multiply_adds"),
+        bytes=fields.maybe_whole("bytes"),
+        latency=latency,
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not text"
+        raise BadInput(path.name, str(path), f"a readable file ({reason})") from None
+
+
+def _json(text: str, path: Path, line: int | None = None) -> Row:
+    where = "" if line is None else f" in line {line}"
+    try:
+        content = json.loads(text)
+    # Also what json raises for numbers of thousands of digits and for nesting beyond Python's stack.
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "msg", type(error).__name__)
+        raise BadInput(path.name, str(path), f"a JSON object{where} ({reason})") from None
+    if not isinstance(content, dict):
+        raise BadInput(path.name, str(path), f"a JSON object{where}")
+    return dict(clean(content))
+
+
+def _object(path: Path) -> Row:
+    return _json(_text(path), path)
+
+
+def _lines(path: Path) -> Iterator[Row]:
+    if path.is_file():
+        for number, line in enumerate(_text(path).split("\n"), start=1):
+            if line.strip():
+                yield _json(line, path, number)
+
+
+def _clocks(path: Path) -> list[Row]:
+    """The events of ``timing.jsonl``; a killed run may leave half a line in it, which takes nothing from the result."""
+    events = []
+    for line in _text(path).split("\n") if path.is_file() else ():
+        try:
+            events.append(_json(line, path))
+        except BadInput:
+            continue
+    return events
+
+
+def _metrics(path: Path) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """The lines of training and of evaluation, with numbers only; a value that is not finite is left out."""
+    splits: dict[str, list[Row]] = {"train": [], "test": []}
+    for row in _lines(path):
+        split = row.get("split")
+        numbers = {key: value for key, value in row.items() if _finite(value)}
+        if split not in splits or "epoch" not in numbers:
+            raise BadInput(path.name, str(path), "lines with an epoch and a split, train or test")
+        splits[split].append(numbers)
+    return tuple(splits["train"]), tuple(splits["test"])
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _latency(timing: list[Row], who: str) -> dict[int, float]:
+    """Milliseconds by batch size, of the last measurement of this model."""
+    found: dict[int, float] = {}
+    for event in timing:
+        milliseconds = event.get("milliseconds")
+        if event.get("event") == "latency" and event.get("who") == who and isinstance(milliseconds, dict):
+            found |= {int(b): float(v) for b, v in milliseconds.items() if b.isdigit() and _finite(v) and v > 0}
+    return found
+
+
+def _latency_threads(timing: list[Row]) -> dict[str, int]:
+    return {
+        str(event["who"]): event["threads"]
+        for event in timing
+        if event.get("event") == "latency" and "who" in event and isinstance(event.get("threads"), int)
+    }
+
+
+def _recipe(path: Path) -> tuple[str | None, Row]:
+    if not path.is_file():
+        return None, {}
+    text = _text(path)
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise BadInput(path.name, str(path), "valid YAML") from None
+    return str(clean(text)), content if isinstance(content, dict) else {}
+
+
+def _flat(content: Row, prefix: str = "") -> dict[str, str]:
+    """Nested mappings as dotted keys, everything as text.
+
+    >>> _flat({"a": {"b": 1}, "c": None})
+    {'a.b': '1', 'c': '–'}
+    """
+    rows: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            rows |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            rows[f"{prefix}{key}"] = ", ".join(map(str, value))
+        else:
+            rows[f"{prefix}{key}"] = "–" if value is None else str(value)
+    return rows

@@ -1,0 +1,56 @@
+"""How a run was trained, in a few words, for the line under the title."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stillroom.report.formats import short, whole
+from stillroom.report.read import RunFolder
+
+
+def facts(run: RunFolder) -> list[str]:
+    """The run in keywords: data, models, objectives, length, seed, precision."""
+    train = run.data["train"]
+    images = f", {whole(train)} training images" if isinstance(train, int) else ""
+    found = [f"{run.data['name']}{images}", run.student.model + (f" from {run.teacher.model}" if run.teacher else "")]
+    terms = objectives(run.recipe.get("objectives"))
+    if terms:
+        found.append(terms)
+    found += [f"{run.epochs:g} epochs, {whole(run.steps)} steps", f"seed {run.seed}"]
+    if run.precision:
+        found.append(run.precision)
+    return found
+
+
+def objectives(terms: Any) -> str:
+    """The loss as a sum in words; empty where the recipe does not tell.
+
+    >>> objectives([{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4.0}])
+    '0.1 cross_entropy + 0.9 kl (temperature 4)'
+    """
+    if not isinstance(terms, list):
+        return ""
+    told = []
+    for term in terms:
+        if isinstance(term, dict) and isinstance(term.get("name"), str):
+            options = [
+                f"{key.replace('_', ' ')} {_value(value)}"
+                for key, value in term.items()
+                if key not in ("name", "weight") and isinstance(value, int | float | str)
+            ]
+            told.append(
+                f"{_weight(term.get('weight', 1.0))} {term['name']}" + (f" ({', '.join(options)})" if options else "")
+            )
+    return " + ".join(told)
+
+
+def _weight(weight: Any) -> str:
+    if isinstance(weight, dict):
+        return f"{_value(weight.get('start'))}→{_value(weight.get('end'))}"
+    return _value(weight)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, int | float) else short(str(value), 40)

@@ -1,0 +1,61 @@
+"""The teacher that is run on every batch: frozen, in eval mode, its batch norms folded, in low precision if asked."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.models.fold import fold_batchnorm
+from stillroom.models.preprocess import Preprocess, reorder_classes
+from stillroom.teacher.knowledge import Knowledge
+
+
+class LiveTeacher:
+    """Answers each batch by running the model, without gradient.
+
+    It is no ``nn.Module`` and works on a copy: it can get into no state_dict, and the model it was made from keeps
+    its parameters and buffers bit for bit.
+
+    Args:
+        model: the teacher; copied.
+        preprocess: what the teacher's own input goes through.
+        example: a few images as the data gives them, [B, C, H, W], to check that folding is exact to tolerance.
+        device: where it runs.
+        precision: ``torch.bfloat16`` runs it under autocast; ``torch.float32`` exactly.
+        class_order: for each class of the data, the column of the model's logits that means it.
+
+    Attributes:
+        folded: whether the batch norms were folded into the convolutions.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocess: Preprocess,
+        *,
+        example: Tensor,
+        device: torch.device,
+        precision: torch.dtype = torch.float32,
+        class_order: tuple[int, ...] | None = None,
+    ) -> None:
+        self.preprocess = preprocess.to(device)
+        self.class_order = class_order
+        self.precision = precision
+        self.device = device
+        copy, self.folded = fold_batchnorm(model, preprocess(example.to(device)).cpu())
+        copy.requires_grad_(False).eval().to(device)
+        self.model = copy.to(memory_format=torch.channels_last) if example.dim() == 4 else copy  # type: ignore[call-overload]
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Knowledge:
+        """What the teacher says of a batch of the data's images.
+
+        Args:
+            images: [B, C, H, W] as the data gives them, on the teacher's device.
+
+        Returns:
+            Its Knowledge; logits float32 [B, K] in the data's class order.
+        """
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+            logits = self.model(self.preprocess(images))
+        return Knowledge(logits=reorder_classes(logits.float(), self.class_order))

@@ -1,0 +1,119 @@
+"""The run folder while it is being written: locked, appended to line by line, cut back to the last save on resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import torch
+
+from stillroom.errors import BadInput
+from stillroom.files import sweep_partial, write_with
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; two writers are then not told apart.
+    fcntl = None  # type: ignore[assignment]
+
+# Their lengths are in every save; a resumed run cuts them back to it, so that lines are neither lost nor doubled.
+LOGS = ("metrics.jsonl", "moves.jsonl")
+
+
+class RunFolder:
+    """One run's folder, held by one process at a time.
+
+    Use it as a context manager: entering takes the lock, leaving gives it back.
+
+    Args:
+        path: the folder; made if it is not there.
+
+    Raises:
+        BadInput: it cannot be made or written, or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state_path = path / "state" / "last.pt"
+        self._lock: IO[bytes] | None = None
+
+    def __enter__(self) -> RunFolder:
+        try:
+            (self.path / "state").mkdir(parents=True, exist_ok=True)
+            self._lock = (self.path / "state" / "lock").open("wb")
+        except OSError as error:
+            raise BadInput("--out", str(self.path), f"a folder that can be written ({error.strerror})") from None
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._lock.close()
+                raise BadInput("--out", str(self.path), "a folder that no other process is writing") from None
+        sweep_partial(self.path)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            self._lock.close()
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        """Add one JSON object to a log.
+
+        A number that is not finite is refused by ``json`` rather than written: the page and other readers choke on NaN.
+        """
+        text = json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n"
+        with (self.path / name).open("a", encoding="utf-8") as log:
+            log.write(text)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep what a resumed run needs, with the logs' lengths, in one atomic step."""
+        lengths = {}
+        for name in LOGS:
+            log = self.path / name
+            if log.exists():
+                with log.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+                lengths[name] = log.stat().st_size
+        write_with(self.state_path, lambda temporary: torch.save({"lengths": lengths, **state}, temporary))
+
+    def load(self) -> dict[str, Any] | None:
+        """The last save, the logs cut back to it; None where there is none, the logs then being emptied.
+
+        Raises:
+            BadInput: the save is damaged.
+        """
+        if not self.state_path.exists():
+            self._cut({})
+            return None
+        try:
+            state: dict[str, Any] = torch.load(self.state_path, map_location="cpu", weights_only=True)
+            lengths = state["lengths"]
+        except Exception as error:
+            raise BadInput(
+                "--resume",
+                str(self.state_path),
+                f"a save that can be read ({type(error).__name__}); remove it to start over",
+            ) from None
+        self._cut(lengths)
+        return state
+
+    def finish(self) -> None:
+        """Remove what only a resumed run needs."""
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+
+    def _cut(self, lengths: dict[str, int]) -> None:
+        for name in LOGS:
+            log = self.path / name
+            length = lengths.get(name, 0)
+            if log.exists():
+                if log.stat().st_size < length:
+                    raise BadInput("--resume", str(log), f"at least the {length} bytes it had at the last save")
+                if length == 0:
+                    log.unlink()
+                else:
+                    os.truncate(log, length)

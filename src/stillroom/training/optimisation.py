@@ -1,0 +1,77 @@
+"""The optimizer, and the learning rate as a pure function of the step: neither needs a scheduler's state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from stillroom.training.config import OptimizerConfig, ScheduleConfig
+
+# One-cycle starts at 1/25 of the peak and ends at 1/25 · 1e-4 of it, as in Smith & Topin (arXiv 1708.07120).
+_START, _END = 1 / 25, 1 / 25e4
+
+
+def build_optimizer(modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over the trainable parameters of the modules, in their order.
+
+    Args:
+        modules: the student, then whatever else learns (connectors, objectives).
+        config: its options; without ``decay_vectors`` tensors of fewer than two dimensions are not decayed.
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if config.decay_vectors or p.dim() > 1]
+    plain = [p for p in parameters if not (config.decay_vectors or p.dim() > 1)]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}]
+    if plain:
+        groups.append({"params": plain, "weight_decay": 0.0})
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    nesterov = config.nesterov and config.momentum > 0
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+
+
+def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
+    """The learning rate of a step as a fraction of its peak.
+
+    Args:
+        config: the schedule.
+        step: optimizer steps done before this one, 0 … total−1.
+        total: the run's length in steps.
+
+    Returns:
+        one_cycle: cosine from 1/25 to 1 over the warm-up, then cosine to 4e-6; cosine: ½(1 + cos πx) after the
+        warm-up; multi_step: gamma^(milestones passed); constant: 1. A warm-up of the last three is linear.
+
+    >>> [round(lr_factor(ScheduleConfig(name="cosine"), s, 4), 3) for s in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    >>> round(lr_factor(ScheduleConfig(), 0, 10), 3), lr_factor(ScheduleConfig(), 3, 10)
+    (0.04, 1.0)
+    """
+    done = step / total
+    warmup = config.warmup if config.warmup is not None else (0.3 if config.name == "one_cycle" else 0.0)
+    if config.name == "one_cycle":
+        if done < warmup:
+            return _cosine(_START, 1.0, done / warmup)
+        return _cosine(1.0, _END, (done - warmup) / (1 - warmup))
+    if done < warmup:
+        # The first step learns too: step 0 of n warm-up steps has 1/n of the peak.
+        return min(1.0, (step + 1) / (warmup * total))
+    if config.name == "cosine":
+        return _cosine(1.0, 0.0, (done - warmup) / (1 - warmup))
+    if config.name == "multi_step":
+        passed = sum(done >= milestone for milestone in config.milestones)
+        return float(config.gamma**passed)
+    return 1.0
+
+
+def _cosine(start: float, end: float, part: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group of the optimizer this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,132 @@
+"""The CIFAR ResNets: the published sizes, the published arithmetic, and nothing that works in place behind a hook."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from stillroom.models.cost import parameters
+from stillroom.models.resnet import PadShortcut, ResNet
+from stillroom.models.weights import load_weights, read_state
+
+# Idelbayev's table of the same networks, to the last parameter.
+PUBLISHED = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
+
+
+@pytest.mark.parametrize(("depth", "count"), PUBLISHED.items())
+def test_sizes_are_the_published_ones(depth: int, count: int) -> None:
+    assert parameters(ResNet(depth)) == count
+
+
+@pytest.mark.parametrize("depth", [2, 9, 18, 50])
+def test_a_depth_that_is_not_6n_plus_2_is_refused(depth: int) -> None:
+    with pytest.raises(ValueError, match=rf"depth: got {depth}; expected 6n\+2"):
+        ResNet(depth)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "width"), [(1, 8, 16), (3, 9, 4), (3, 32, 16), (4, 17, 8), (3, 33, 1), (2, 28, 5)]
+)
+def test_any_channels_size_and_width(channels: int, size: int, width: int) -> None:
+    net = ResNet(8, num_classes=7, in_channels=channels, width=width)
+    logits = net(torch.randn(2, channels, size, size))
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_the_shortcut_takes_every_second_pixel_and_pads_both_sides() -> None:
+    x = torch.arange(32.0).view(1, 2, 4, 4)
+    out = PadShortcut(2, 4)(x)
+    assert out.shape == (1, 4, 2, 2)
+    assert torch.equal(out[:, 1:3], x[:, :, [0, 2]][:, :, :, [0, 2]])
+    assert out[:, 0].abs().sum() == 0
+    assert out[:, 3].abs().sum() == 0
+    assert PadShortcut(3, 6)(torch.ones(1, 3, 2, 2)).sum(dim=(0, 2, 3)).tolist() == [0, 1, 1, 1, 0, 0]
+
+
+def test_initial_weights_are_kaiming_normal() -> None:
+    torch.manual_seed(0)
+    net = ResNet(8, width=64)
+    weight = net.layer3[0].conv2.weight
+    assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.01)
+    assert net.linear.weight.std().item() == pytest.approx((2 / 256) ** 0.5, rel=0.05)
+
+
+def reference(state: dict[str, Tensor], x: Tensor, blocks: int) -> Tensor:
+    """The network as the paper and the public code have it, from bare tensors."""
+
+    def conv(x: Tensor, name: str, stride: int = 1) -> Tensor:
+        return F.conv2d(x, state[f"{name}.weight"], stride=stride, padding=1)
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        parts = [state[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+        return F.batch_norm(x, *parts)
+
+    x = F.relu(norm(conv(x, "conv1"), "bn1"))
+    for stage in (1, 2, 3):
+        for block in range(blocks):
+            at, stride = f"layer{stage}.{block}", 2 if stage > 1 and block == 0 else 1
+            out = norm(conv(F.relu(norm(conv(x, f"{at}.conv1", stride), f"{at}.bn1")), f"{at}.conv2"), f"{at}.bn2")
+            if stride == 2:
+                pad = out.shape[1] // 4
+                x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, pad, pad))
+            x = F.relu(out + x)
+    x = F.avg_pool2d(x, x.shape[3]).flatten(1)
+    return F.linear(x, state["linear.weight"], state["linear.bias"])
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("file", "depth", "classes"),
+    [("resnet20-cifar10.th", 20, 10), ("resnet56-cifar10.th", 56, 10), ("resnet32-cifar100.safetensors", 32, 100)],
+)
+def test_public_weights_load_and_compute_the_standard_network(weights_folder, file, depth, classes) -> None:
+    net = ResNet(depth, num_classes=classes)
+    load_weights(net, weights_folder / file)
+    net.eval()
+    state = {name.removeprefix("module."): tensor for name, tensor in read_state(weights_folder / file).items()}
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        actual, wanted = net(x), reference(state, x, (depth - 2) // 6)
+    assert actual.std() > 1
+    torch.testing.assert_close(actual, wanted, rtol=1e-6, atol=1e-5)
+
+
+def test_what_a_hook_read_is_not_overwritten_later() -> None:
+    net = ResNet(8).eval()
+    read: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def keep(name: str):
+        return lambda module, inputs, output: read.__setitem__(name, (output, output.clone()))
+
+    for name, module in net.named_modules():
+        module.register_forward_hook(keep(name))
+    with torch.no_grad():
+        net(torch.randn(1, 3, 16, 16))
+    assert {"bn1", "layer1.0.bn2", "layer2.0", "layer3", "layer2.0.shortcut"} <= read.keys()
+    for name, (later, at_once) in read.items():
+        assert torch.equal(later, at_once), name
+
+
+def test_it_can_be_traced_exported_and_run_in_channels_last(settle) -> None:
+    net = settle(ResNet(14))
+    x = torch.randn(3, 3, 16, 16)
+    with torch.no_grad():
+        wanted = net(x)
+        assert torch.equal(fx.symbolic_trace(net)(x), wanted)
+        batch = torch.export.Dim("batch", min=1)
+        program = torch.export.export(net, (x,), dynamic_shapes=({0: batch},))
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer)
+        buffer.seek(0)
+        loaded = torch.export.load(buffer).module()
+        torch.testing.assert_close(loaded(x), wanted)
+        torch.testing.assert_close(loaded(x[:1]), wanted[:1])
+        features = net.layer3(net.layer2(net.layer1(net.conv1(x.to(memory_format=torch.channels_last)))))
+        assert features.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(net(x.to(memory_format=torch.channels_last)), wanted)

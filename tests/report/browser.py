@@ -1,0 +1,104 @@
+"""Opens a page in Chromium and watches it: what the console says, what leaves the page, what it asks the reader."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-default-apps",
+    "--disable-sync",
+    "--no-first-run",
+)
+
+
+def find_chromium() -> str | None:
+    """The browser on this machine, or None."""
+    return next((path for name in EXECUTABLES if (path := shutil.which(name))), None)
+
+
+@dataclass
+class Watched:
+    """A page and what happened on it since it was opened."""
+
+    page: Any
+    address: str
+    console: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    dialogs: list[str] = field(default_factory=list)
+
+    @property
+    def outside(self) -> list[str]:
+        """Requests other than for the page itself and for what it holds."""
+        return [url for url in self.requests if url != self.address and not url.startswith(("data:", "blob:"))]
+
+    def scroll_through(self) -> None:
+        """Bring every plot into view, one after the other, until each is drawn."""
+        for plot in self.page.query_selector_all("[data-plot]"):
+            plot.scroll_into_view_if_needed()
+            self.page.wait_for_function("box => box.classList.contains('js-plotly-plot')", arg=plot)
+        self.page.wait_for_timeout(100)
+
+    def assert_quiet(self) -> None:
+        """Nothing in the console, nothing thrown, nothing asked for from outside, no dialog."""
+        assert self.errors == []
+        assert self.console == []
+        assert self.outside == []
+        assert self.dialogs == []
+
+    def assert_fits(self) -> None:
+        """The page itself does not scroll sideways."""
+        wide = self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert wide[0] <= wide[1], f"{wide[0]} pixels wide in a window of {wide[1]}"
+
+
+@contextmanager
+def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Watched]:
+    """Open a file in a fresh context and watch it.
+
+    Args:
+        browser: a browser of playwright.
+        path: the HTML file.
+        width: of the window, in CSS pixels.
+        height: of the window, in CSS pixels.
+        dark: whether the reader prefers a dark theme.
+    """
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True
+    )
+    try:
+        page = context.new_page()
+        watched = Watched(page, path.resolve().as_uri())
+        # Everything the console says counts: warnings are how a browser tells of a policy that was broken.
+        page.on("console", lambda message: watched.console.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: watched.errors.append(str(error)))
+        page.on("request", lambda request: watched.requests.append(request.url))
+
+        def dismiss(dialog: Any) -> None:
+            watched.dialogs.append(dialog.message)
+            dialog.dismiss()
+
+        page.on("dialog", dismiss)
+        page.goto(watched.address)
+        yield watched
+    finally:
+        context.close()
+
+
+def check_page(browser: Any, path: Path) -> None:
+    """What every page must hold, on a desk and on a phone, light and dark: quiet, nothing from outside, no wide page."""
+    for width, dark in ((1280, False), (390, True)):
+        with opened(browser, path, width=width, dark=dark) as watched:
+            watched.scroll_through()
+            watched.assert_fits()
+            watched.assert_quiet()
