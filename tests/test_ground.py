@@ -57,7 +57,6 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     path = tmp_path / "file.txt"
     write_text(path, "old")
 
-
     def fail(temporary: Path) -> None:
         temporary.write_text("half")
         raise RuntimeError("stop")

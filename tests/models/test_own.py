@@ -14,7 +14,7 @@ from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 
-SOURCE = '''
+SOURCE = """
 from torch import nn
 
 class Net(nn.Module):
@@ -56,7 +56,7 @@ def gives_text(num_classes):
 
 made = nn.Linear(2, 2)
 number = 3
-'''
+"""
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def test_sizes_are_the_published_ones(depth: int, count: int) -> None:
     assert parameters(ResNet(depth)) == count
 
 
-@pytest.mark.parametrize("depth", [2, 9, 18, 50])
+@pytest.mark.parametrize("depth", [2, 9, 18, 52])
 def test_a_depth_that_is_not_6n_plus_2_is_refused(depth: int) -> None:
     with pytest.raises(ValueError, match=rf"depth: got {depth}; expected 6n\+2"):
         ResNet(depth)

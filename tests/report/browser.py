@@ -96,7 +96,7 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
 
 
 def check_page(browser: Any, path: Path) -> None:
-    """What every page must hold, on a desk and on a phone, light and dark: quiet, nothing from outside, no wide page."""
+    """What every page must hold, on a desk and on a phone: quiet, alone, and no wider than the window."""
     for width, dark in ((1280, False), (390, True)):
         with opened(browser, path, width=width, dark=dark) as watched:
             watched.scroll_through()

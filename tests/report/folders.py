@@ -24,8 +24,8 @@ class Fake:
     each: int = 500
     seed: int = 0
     teacher: bool = True
-    skill: float = 3.0
-    teacher_skill: float = 5.2
+    skill: float = 3.75
+    teacher_skill: float = 4.35
     objectives: tuple[dict[str, Any], ...] = (
         {"name": "cross_entropy", "weight": 0.1},
         {"name": "kl", "weight": 0.9, "temperature": 4.0},
@@ -49,8 +49,8 @@ def write_run(path: Path, fake: Fake | None = None) -> Path:
     labels = np.repeat(np.arange(len(fake.classes)), fake.each)
     kin = _kinship(len(fake.classes), rng)
     shared = rng.normal(size=(len(labels), len(fake.classes)))
-    teacher = _logits(labels, fake.teacher_skill, kin, shared, np.random.default_rng(1)) * 1.9
-    student = _logits(labels, fake.skill, kin, shared, np.random.default_rng(2 + fake.seed))
+    teacher = _logits(labels, fake.teacher_skill, kin, shared, np.random.default_rng(1)) * 1.7
+    student = _logits(labels, fake.skill, kin, shared, np.random.default_rng(2 + fake.seed)) * 1.25
     facts = measured(student, labels)
     summary: dict[str, Any] = {
         "schema": 1,
@@ -183,7 +183,7 @@ def _logits(
 ) -> np.ndarray:
     classes = kin.shape[0]
     logits = 0.8 * shared + 0.7 * rng.normal(size=shared.shape) + kin[labels]
-    logits[np.arange(len(labels)), labels] += skill + 0.35 * rng.normal(size=classes)[labels]
+    logits[np.arange(len(labels)), labels] += skill + 0.12 * rng.normal(size=classes)[labels]
     return logits
 
 

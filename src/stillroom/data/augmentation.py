@@ -82,7 +82,7 @@ def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: Augme
     >>> [augment(images, np.array([0]), AugmentationConfig(flip=True), view).flatten().tolist() for view in (0, 1)]
     [[1, 0, 3, 2], [0, 1, 2, 3]]
     """
-    samples = np.array(index, dtype=np.int64)
+    samples = np.array(index.numpy() if isinstance(index, Tensor) else index, dtype=np.int64)
     if not (config.pad_crop or config.flip or config.cutout):
         return images.index_select(0, _move(samples, images.device))
     if images.dtype != torch.uint8 or images.ndim != 4:

@@ -33,7 +33,8 @@ def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
         return _from_16_bits(np.asarray(image).astype(np.int64))[None]
     if image.mode == "F":
         raise ValueError("pixels are floats; 8 or 16 bits are read")
-    return np.ascontiguousarray(np.asarray(image.convert("RGB"), dtype=np.uint8).transpose(2, 0, 1))
+    colour = image if image.mode == "RGB" else image.convert("RGB")
+    return np.asarray(colour, dtype=np.uint8).transpose(2, 0, 1)
 
 
 def decode(content: bytes) -> npt.NDArray[np.uint8]:

@@ -26,7 +26,8 @@ from stillroom.errors import BadInput
 # A split's name holds no hyphen: what follows one names the shard.
 _NAME = re.compile(r"(?P<split>[^-]+)(-(?P<shard>.+))?\.parquet")
 _SHARD_OF = re.compile(r"\d+-of-(?P<total>\d+)")
-_ROWS = 1024  # decoded at a time: enough to keep every thread busy, little to hold twice
+_ROWS = 1024  # read at a time: enough to keep every thread busy, little to hold twice
+_JOB = 64  # pictures a thread decodes in one go; handing over small ones singly costs more than decoding them
 
 
 def parquet_splits(folder: Path) -> dict[str, list[Path]]:
@@ -121,10 +122,12 @@ def _read_all(
                 for batch in file.iter_batches(_ROWS, columns=[columns.image, columns.label]):
                     labels.append(_labels(batch.column(columns.label), path, row))
                     pictures = batch.column(columns.image).to_pylist()
-                    jobs = [pool.submit(_picture, each, path, row + i) for i, each in enumerate(pictures)]
+                    starts = range(0, len(pictures), _JOB)
+                    jobs = [pool.submit(_decode_all, pictures[at : at + _JOB], path, row + at) for at in starts]
                     try:
                         for job in jobs:
-                            stack.add(job.result(), mix_grey=True)
+                            for picture in job.result():
+                                stack.add(picture, mix_grey=True)
                     finally:
                         for job in jobs:
                             job.cancel()
@@ -145,6 +148,10 @@ def _labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64]:
             f"class numbers from 0, but row {row + first} has {labels[first]} (a split without labels?)",
         )
     return labels
+
+
+def _decode_all(cells: list[Any], path: Path, row: int) -> list[npt.NDArray[np.uint8]]:
+    return [_picture(cell, path, row + offset) for offset, cell in enumerate(cells)]
 
 
 def _picture(cell: Any, path: Path, row: int) -> npt.NDArray[np.uint8]:

@@ -31,7 +31,8 @@ def fold_batchnorm(
 
     Args:
         model: what is copied; it is not changed.
-        example: an input [B, …] on the model's device, on which the copy is compared with the model.
+        example: an input [B, …] on the model's device, on which the copy is compared with the model, in float64
+            where they can.
         tolerance: largest allowed max|Δ|/max|output| on the example.
         keep: names of modules whose output someone will read: where that is a convolution's, it is left alone.
 
@@ -49,12 +50,10 @@ def fold_batchnorm(
     if not pairs:
         return folded, False
     with torch.no_grad():
-        wanted = folded(example)
         for conv, norm in pairs:
             _fold(folded, conv, norm)
-        if _agree(folded(example), wanted, tolerance):
-            return folded, True
-    return copy.deepcopy(model).eval(), False
+        agree = _agree(folded, model, example, tolerance)
+    return (folded, True) if agree else (copy.deepcopy(model).eval(), False)
 
 
 def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
@@ -124,9 +123,21 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
                 parent._modules[name] = new
 
 
-def _agree(actual: Any, wanted: Any, tolerance: float) -> bool:
-    pairs = zip(_pytree.tree_leaves(actual), _pytree.tree_leaves(wanted), strict=True)
-    return all(_close(a, b, tolerance) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
+def _agree(folded: nn.Module, model: nn.Module, example: Tensor, tolerance: float) -> bool:
+    """Whether copies of both say the same: in float64, which no shortened GPU arithmetic blurs, if they can."""
+    for convert in (_in_float64, copy.deepcopy):
+        try:
+            actual, wanted = (convert(each).eval()(convert(example)) for each in (folded, model))
+        except Exception:  # code that insists on its precision, or on a norm; a device that has no float64
+            continue
+        pairs = zip(_pytree.tree_leaves(actual), _pytree.tree_leaves(wanted), strict=True)
+        return all(_close(a, b, tolerance) for a, b in pairs if isinstance(a, Tensor) and isinstance(b, Tensor))
+    return False
+
+
+def _in_float64(what: Any) -> Any:
+    whole = isinstance(what, Tensor) and not what.is_floating_point()
+    return what if whole else copy.deepcopy(what).double()
 
 
 def _close(actual: Tensor, wanted: Tensor, tolerance: float) -> bool:

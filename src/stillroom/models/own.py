@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from stillroom.errors import BadInput, nearest, shorten
@@ -40,7 +41,9 @@ def build_own(
     """
     function = find_callable(name, field=field)
     keywords, droppable = _keywords(function, name, options, offered, field)
+    before = torch.get_rng_state()
     while True:
+        torch.set_rng_state(before)
         try:
             made = function(**keywords)
             break
@@ -72,7 +75,8 @@ def find_callable(name: str, *, field: str = "model") -> Callable[..., Any]:
     where = f"{field}.name"
     if not module_name or not attribute or ":" in attribute or module_name.startswith("."):
         raise BadInput(where, name, "module:function, such as my_models:make_student")
-    with _working_folder_importable():
+    # A module that draws as it is imported, which it is once a process, must not move the weights drawn next.
+    with _working_folder_importable(), torch.random.fork_rng(devices=[]):
         try:
             found: Any = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:

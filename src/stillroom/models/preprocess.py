@@ -101,7 +101,8 @@ class Preprocess(nn.Module):
     """Pixels [B, C, H, W] → one model's input, float32 [B, C, H, W] in channels-last memory.
 
     y = (resize(x/255) − mean)/std, channel by channel in the model's order, in float32 and in this order of
-    operations: bit by bit what torchvision's ``ToTensor`` and ``Normalize`` give. Without a config, y = float(x).
+    operations: bit by bit what torchvision's ``ToTensor`` and ``Normalize`` give on the CPU. Without a config,
+    y = float(x).
 
     Args:
         config: what :func:`resolve_preprocess` gave. With ``bgr``, the channels are reversed first, so ``mean`` and
@@ -113,6 +114,7 @@ class Preprocess(nn.Module):
     [[[[-1.0, 1.0]]]]
     """
 
+    white: Tensor
     mean: Tensor
     std: Tensor
     order: Tensor | None
@@ -124,6 +126,8 @@ class Preprocess(nn.Module):
         mean, std = (config.mean, config.std) if config else ((0.0,), (1.0,))
         order = None if config is None or config.class_order is None else class_index(config.class_order)
         # Not part of any state: they come from the config, and a student's file holds its weights alone.
+        # On a GPU, division by a plain number is a product with its reciprocal: other bits than on the CPU.
+        self.register_buffer("white", torch.tensor(255.0), persistent=False)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("order", order, persistent=False)
@@ -137,7 +141,7 @@ class Preprocess(nn.Module):
             x = x.flip(-3)
         x = x.to(torch.float32)
         # What is changed in place below must not be the caller's own tensor.
-        x = x.div(255) if self.is_pixels else x.clone()
+        x = x.div(self.white) if self.is_pixels else x.clone()
         size = self.config.size
         if size is not None and tuple(x.shape[-2:]) != (size, size):
             x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)

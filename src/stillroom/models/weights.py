@@ -1,28 +1,23 @@
-"""Weights from a file into a model and back: nothing is unpickled beyond tensors, and a misfit is told name by name."""
+"""Weights from a file into a model and back: a misfit is told name by name, equal weights give equal bytes."""
 
 from __future__ import annotations
 
-import pickle
-import re
-import struct
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput
-from stillroom.files import digest, find_input, write_with
+from stillroom.files import digest, write_with
+from stillroom.models.reading import first_of, read_state
 
-# Where training scripts put the state: the first that is there, from outside in.
-CONTAINERS = ("state_dict", "model_state_dict", "model", "student", "net", "network", "module", "weights", "params")
+__all__ = ["load_weights", "read_state", "save_weights", "state_bytes", "state_hash"]
+
 # What wrappers put before every name: DataParallel and DDP, torch.compile, Lightning and the like.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "student.")
-SHOWN = 5
+WRAPPED = 3
 
 
 def load_weights(model: nn.Module, path: str | Path, *, field: str = "model") -> None:
@@ -65,56 +60,13 @@ def load_weights(model: nn.Module, path: str | Path, *, field: str = "model") ->
         if name in found and found[name].shape != tensor.shape
     ]
     parts = [("missing", missing), ("unexpected", unexpected), ("other shapes", misshapen)]
-    if misfits := [f"{kind}: {_first(items)}" for kind, items in parts if items]:
+    if misfits := [f"{kind}: {first_of(items)}" for kind, items in parts if items]:
         raise BadInput(where, str(path), "weights that fit the model; " + "; ".join(misfits))
     cast = {name: tensor.to(wanted[name].dtype) for name, tensor in found.items()}
     for name, tensor in cast.items():
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             raise BadInput(where, str(path), f"finite numbers; {name} holds {_not_finite(tensor)}")
     model.load_state_dict(cast, strict=False)
-
-
-def read_state(path: str | Path, *, field: str = "weights") -> dict[str, Tensor]:
-    """Read the named tensors of a file of weights, on the CPU, whatever containers they are wrapped in.
-
-    Args:
-        path: .safetensors, or what ``torch.save`` wrote; told apart by content, not by the suffix.
-        field: what messages call the path.
-
-    Returns:
-        Name → tensor, in the file's order. Prefixes such as ``module.`` are kept.
-
-    Raises:
-        BadInput: no such file, not a file of weights, damaged, or it holds more than tensors (it is then not opened:
-            no code of the file runs).
-    """
-    shown = str(path)
-    try:
-        file = find_input(path)
-        there, plain = file.exists(), file.is_file()
-    except (OSError, RuntimeError):  # a name too long for any file, a ~user who is not
-        there = False
-    if not there:
-        raise BadInput(field, shown, "a file that exists, here or under $STILLROOM_DATA")
-    if not plain:
-        raise BadInput(field, shown, "a file of weights, not a folder")
-    try:
-        with file.open("rb") as opened:
-            head = opened.read(64)
-    except OSError as error:
-        raise BadInput(field, shown, f"a file that can be read ({error.strerror})") from None
-    if not head:
-        raise BadInput(field, shown, "a file of weights; this one is empty")
-    if _looks_like_safetensors(head, file.stat().st_size) or file.suffix == ".safetensors":
-        try:
-            return dict(safetensors.torch.load_file(file))
-        except (SafetensorError, KeyError, ValueError, RuntimeError, OSError):
-            raise BadInput(field, shown, f"a safetensors file; this one is {_condition(head)}") from None
-    if not head.startswith((b"PK\x03\x04", b"\x80")):
-        raise BadInput(
-            field, shown, f"a file of weights (.safetensors, .pt, .pth, .th); this one is {_condition(head)}"
-        )
-    return _state_in(_load_tensors(file, field, shown), field, shown)
 
 
 def save_weights(model: nn.Module, path: str | Path) -> None:
@@ -178,86 +130,23 @@ def _prepared(model: nn.Module) -> dict[str, Tensor]:
     return content
 
 
-def _looks_like_safetensors(head: bytes, size: int) -> bool:
-    # Eight bytes that give the length of the header, then the header, which is JSON.
-    return len(head) > 8 and head[8:9] == b"{" and int(struct.unpack("<Q", head[:8])[0]) + 8 <= size
-
-
-def _condition(head: bytes) -> str:
-    if head.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer: fetch the file itself with `git lfs pull`"
-    if head.lstrip()[:1] == b"<":
-        return "a web page, not the file it should have been"
-    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
-        return "text"
-    return "damaged, cut short or of another kind"
-
-
-def _load_tensors(file: Path, field: str, shown: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL ([\w.]+)|Trying to \w+ ([\w.]+)", str(error))
-        what = f" ({named[1] or named[2]})" if named else ""
-        raise BadInput(
-            field,
-            shown,
-            f"tensors alone; the file holds more than tensors{what} and was not opened: save its state_dict",
-        ) from None
-    except Exception as error:  # bytes that were changed can fail anywhere in the reader
-        if "TorchScript" in str(error):
-            raise BadInput(
-                field, shown, "tensors alone; the file holds more than tensors (TorchScript) and was not opened"
-            ) from None
-        raise BadInput(field, shown, "a file of weights; this one is damaged or cut short") from None
-
-
-def _state_in(content: Any, field: str, shown: str) -> dict[str, Tensor]:
-    """The mapping of names to tensors, found through the containers around it."""
-    while isinstance(content, Mapping):
-        inner = [content[key] for key in CONTAINERS if isinstance(content.get(key), Mapping)]
-        if not inner:
-            break
-        content = inner[0]
-    if isinstance(content, Mapping):
-        state = {key: value for key, value in content.items() if isinstance(key, str) and _is_plain(value)}
-        if state:
-            return state
-        held = f"a mapping with {_first([str(key) for key in content])}" if content else "an empty mapping"
-    else:
-        held = f"a {type(content).__name__}"
-    raise BadInput(field, shown, f"a mapping of names to tensors, alone or as `state_dict`; the file holds {held}")
-
-
-def _is_plain(value: object) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )
-
-
 def _without_prefixes(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Strip the prefixes of wrappers, one after the other, as long as each makes more names fit."""
-    fits = sum(name in wanted for name in found)
-    while True:
-        best = found
-        for prefix in PREFIXES:
-            stripped = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-            fitting = sum(name in wanted for name in stripped)
-            if len(stripped) == len(found) and fitting > fits:
-                best, fits = stripped, fitting
-        if best is found:
-            return found
-        found = best
-
-
-def _first(items: list[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(items[:SHOWN]) + more
+    """Strip the shortest chain of wrappers' prefixes, of at most ``WRAPPED``, that makes the most names fit."""
+    best, most = found, sum(name in wanted for name in found)
+    chains = [found]
+    for _ in range(WRAPPED):
+        longer = []
+        for state in chains:
+            for prefix in PREFIXES:
+                stripped = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+                if stripped.keys() == state.keys() or len(stripped) < len(state):
+                    continue
+                longer.append(stripped)
+                fitting = sum(name in wanted for name in stripped)
+                if fitting > most:
+                    best, most = stripped, fitting
+        chains = longer
+    return best
 
 
 def _not_finite(tensor: Tensor) -> str:

@@ -100,6 +100,16 @@ def reasons(run: RunFolder, other: RunFolder) -> list[str]:
     return found
 
 
+def another_seed(run: RunFolder, other: RunFolder) -> bool:
+    """Whether the other run is the same recipe with another seed, and nothing else differs than what a seed changes."""
+    return (
+        run.seed != other.seed
+        and bool(run.recipe)
+        and {**run.recipe, "seed": None} == {**other.recipe, "seed": None}
+        and set(differences(run, other)) <= {_HASHES["init"], _HASHES["order"]}
+    )
+
+
 def teachers_differ(run: RunFolder, other: RunFolder) -> bool:
     """Whether both runs had a teacher, and not the same one."""
     if run.teacher is None or other.teacher is None:

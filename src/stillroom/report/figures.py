@@ -45,7 +45,7 @@ def rounded(values: Iterable[float], digits: int = 5) -> list[float | None]:
 def axis(title: str, **options: Any) -> Figure:
     """An axis as all plots draw it."""
     return {
-        "title": {"text": title, "standoff": 8},
+        "title": {"text": title, "standoff": 8, "font": {"size": 12.5}},
         "gridcolor": LIGHT["grid"],
         "linecolor": LIGHT["axis"],
         "zeroline": False,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
@@ -98,15 +98,22 @@ def embedded(content: Any) -> Markup:
     return Markup(text)
 
 
+def unbroken(text: str) -> Markup:
+    """A text, escaped, in which ``top-1`` is not broken at its hyphen."""
+    return Markup(str(escape(text)).replace("top-1", '<span class="unbroken">top-1</span>'))
+
+
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader(_PACKAGE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unbroken"] = unbroken
+    return environment
 
 
 def _template(name: str) -> str:

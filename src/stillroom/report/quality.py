@@ -12,6 +12,7 @@ from stillroom.report.palette import LIGHT
 
 ALL_CLASSES = 30
 MOST = 15
+FEW = 20
 
 
 @dataclass(frozen=True)
@@ -47,24 +48,9 @@ def reliability(found: Sequence[tuple[str, str, Calibration]]) -> Chart:
         }
     ]
     for name, colour, bins in reversed(found):
-        held = [place for place in range(len(bins.counts)) if bins.counts[place]]
-        details = [[f"{bins.edges[b]:.2f}–{bins.edges[b + 1]:.2f}", int(bins.counts[b]), _lean(bins, b)] for b in held]
-        dash = "dash" if colour == "teacher" else "solid"
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "x": rounded(bins.confidence[held].tolist()),
-                "y": rounded(bins.accuracy[held].tolist()),
-                "customdata": details,
-                "name": escaped(name),
-                "legendgroup": colour,
-                "line": {"color": LIGHT[colour], "width": 2.2, "dash": dash},
-                "marker": {"size": 7, "symbol": "diamond" if colour == "teacher" else "circle"},
-                "hovertemplate": "confidence %{x:.1%}, right %{y:.1%}<br>%{customdata[2]}"
-                "<br>%{customdata[1]:,} images in %{customdata[0]}",
-            }
-        )
+        firm = [place for place, count in enumerate(bins.counts) if count >= FEW]
+        faint = [place for place, count in enumerate(bins.counts) if 0 < count < FEW]
+        traces += [_points(name, colour, bins, held, held is firm) for held in (faint, firm) if held]
     for name, colour, bins in found:
         share = bins.counts / max(int(bins.counts.sum()), 1)
         traces.append(
@@ -84,15 +70,37 @@ def reliability(found: Sequence[tuple[str, str, Calibration]]) -> Chart:
         "data": traces,
         "layout": layout(
             xaxis=axis("confidence in the top guess", range=[0, 1.005], tickformat=".0%", anchor="y2"),
-            yaxis=axis("share that is right", range=[0, 1.03], tickformat=".0%", domain=[0.34, 1]),
+            yaxis=axis("share that is right", range=[-0.03, 1.03], tickformat=".0%", domain=[0.34, 1]),
             yaxis2=axis("images", domain=[0, 0.24], tickformat=".0%", nticks=3),
             hovermode="closest",
             bargap=0.15,
         ),
     }
     told = " ".join(_calibration_words(name, bins) for name, _, bins in found)
-    caption = f"{BINS} bins of equal width; below, how many images fall in each. {told}"
+    few = any(0 < count < FEW for _, _, bins in found for count in bins.counts)
+    hollow = f" Hollow points hold fewer than {FEW} images and may be chance." if few else ""
+    caption = f"{told} {BINS} bins of equal width; below, the share of images in each.{hollow}"
     return Chart("reliability", "Reliability diagram", caption, 480, figure)
+
+
+def _points(name: str, colour: str, bins: Calibration, held: list[int], firm: bool) -> Figure:
+    """Bins as points: joined where they hold enough images, hollow and apart where chance alone could move them far."""
+    symbol = "diamond" if colour == "teacher" else "circle"
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if firm else "markers",
+        "x": rounded(bins.confidence[held].tolist()),
+        "y": rounded(bins.accuracy[held].tolist()),
+        "customdata": [
+            [f"{bins.edges[b]:.2f}–{bins.edges[b + 1]:.2f}", int(bins.counts[b]), _lean(bins, b)] for b in held
+        ],
+        "name": escaped(name),
+        "legendgroup": colour,
+        "line": {"color": LIGHT[colour], "width": 2.2, "dash": "dash" if colour == "teacher" else "solid"},
+        "marker": {"color": LIGHT[colour], "size": 7, "symbol": symbol if firm else f"{symbol}-open"},
+        "hovertemplate": "confidence %{x:.1%}, right %{y:.1%}<br>%{customdata[2]}"
+        "<br>%{customdata[1]:,} images in %{customdata[0]}",
+    }
 
 
 def _lean(bins: Calibration, place: int) -> str:
@@ -103,10 +111,10 @@ def _lean(bins: Calibration, place: int) -> str:
 def _calibration_words(name: str, bins: Calibration) -> str:
     total = max(int(bins.counts.sum()), 1)
     lean = float((bins.counts * (bins.confidence - bins.accuracy)).sum()) / total
-    manner = "too sure of itself" if lean > 0 else "too modest"
+    manner = f"too {'sure' if lean > 0 else 'modest'} by {decimal(100 * abs(lean))} points on average"
     if abs(lean) < 0.005:
-        manner = "neither too sure nor too modest"
-    return f"{name}: ECE {bins.ece:.4f}, on average {manner} ({signed(100 * lean)} points)."
+        manner = "on average neither too sure nor too modest"
+    return f"{name}: ECE {bins.ece:.4f}, {manner}."
 
 
 def class_changes(rows: Sequence[ClassRow]) -> Chart:
@@ -152,7 +160,7 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
         "ticksuffix": "  ",
         "fixedrange": True,
     }
-    title = "points gained (+) or lost (−) against the teacher" if compared else "accuracy of the class, %"
+    title = "student − teacher, points" if compared else "accuracy of the class, %"
     figure = {
         "data": [bars],
         "layout": layout(
@@ -164,7 +172,13 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
         ),
     }
     heading = "Change by class" if compared else "Accuracy by class"
-    return Chart("classes", heading, _class_words(ordered, some, compared), 70 + 24 * len(shown), figure)
+    return Chart(
+        "classes",
+        heading,
+        _class_words(ordered, some, compared),
+        70 + (26 if len(shown) > 12 else 36) * len(shown),
+        figure,
+    )
 
 
 def _bar_colour(row: ClassRow, compared: bool) -> str:
@@ -177,7 +191,7 @@ def _room(rows: Sequence[ClassRow]) -> list[float]:
     """The range of the bars, with room for their numbers outside them."""
     low, high = min(0.0, *(row.change for row in rows)), max(0.0, *(row.change for row in rows))
     span = (high - low) or 1.0
-    return [low - 0.14 * span if low < 0 else 0.0, high + 0.14 * span if high > 0 else 0.08 * span]
+    return [low - 0.24 * span if low < 0 else 0.0, high + 0.24 * span if high > 0 else 0.08 * span]
 
 
 def _class_words(ordered: Sequence[ClassRow], some: bool, compared: bool) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from stillroom.report.compare import Gap, differences, reasons, teachers_differ, top1_gap
-from stillroom.report.formats import DASH, decimal, scaled, signed, three_digits, times, versus, whole
+from stillroom.report.compare import Gap, another_seed, differences, reasons, teachers_differ, top1_gap
+from stillroom.report.formats import DASH, decimal, scaled, signed, three_digits, versus, whole
 from stillroom.report.read import ModelFacts, RunFolder
 from stillroom.report.words import join
 
@@ -48,6 +48,7 @@ class Notice:
     name: str
     differ: str
     because: str
+    by_design: bool
 
 
 Read = Callable[[ModelFacts], float | None]
@@ -115,7 +116,7 @@ def _quality_versus(metric: str, teacher: float | None, student: float | None) -
         return DASH
     if metric in ("Top-1", "Top-5"):
         return f"{signed(student - teacher, 2)} points"
-    return times(student / teacher) if teacher > 0 else DASH
+    return versus(teacher, student, "lower", "higher") or DASH
 
 
 def _suffixed(digits: int, suffix: str) -> Write:
@@ -168,7 +169,12 @@ def notices(run: RunFolder, others: Sequence[tuple[str, RunFolder]]) -> list[Not
     for name, other in others:
         differ = differences(run, other)
         if differ:
-            found.append(Notice(name, "; ".join(differ), "; ".join(reasons(run, other))))
+            because = "; ".join(reasons(run, other))
+            told = f"{because[0].upper()}{because[1:]}." if because else ""
+            by_design = another_seed(run, other)
+            if by_design:
+                told += " This shows how far a seed moves the result, not what a setting does."
+            found.append(Notice(name, ", ".join(differ), told, by_design))
     return found
 
 

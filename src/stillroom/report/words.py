@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stillroom.report.compare import Gap, differences, top1_gap
+from stillroom.report.compare import Gap, another_seed, differences, top1_gap
 from stillroom.report.formats import decimal, scaled, versus, whole
 from stillroom.report.read import ModelFacts, RunFolder
 
@@ -90,6 +90,8 @@ def against(run: RunFolder, name: str, other: RunFolder) -> str:
     """The student against another run's student, in one sentence; a loss is said as plainly as a gain."""
     gap = top1_gap(run, other)
     assert gap is not None  # a run always has a student
+    if another_seed(run, other):
+        return _other_seed(gap, other)
     told = describe(run, name, other)
     level = f"{decimal(other.student.top1)}%"
     unequal = ", not an equal comparison" if differences(run, other) else ""
@@ -106,6 +108,14 @@ def against(run: RunFolder, name: str, other: RunFolder) -> str:
         )
     worse = "Worse than" if gap.resolved else "Below"
     return f"{worse} {told}: {_points(gap)} below its {level}{unresolved} {bound}."
+
+
+def _other_seed(gap: Gap, other: RunFolder) -> str:
+    side = "the same" if gap.points == 0 else f"{_points(gap)} {'less' if gap.points > 0 else 'more'}"
+    return (
+        f"The same recipe with seed {other.seed} reaches {decimal(other.student.top1)}%, {side}: "
+        "a first look at the spread between seeds, no interval."
+    )
 
 
 def same_student(run: RunFolder, other: RunFolder) -> bool:

@@ -1,5 +1,5 @@
 /* The page's own behaviour: theme, plots drawn as they come into view, curves shown or hidden, filter, sort, copy. */
-const stillroomReport = (() => {
+(() => {
   "use strict";
   const root = document.documentElement;
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -22,7 +22,16 @@ const stillroomReport = (() => {
     return isColour && Object.hasOwn(shades, part) ? shades[part] : part;
   }
 
+  /* Plotly is large: it waits as text until the first plot comes near, so that the page answers at once. */
+  function startPlotly() {
+    if (globalThis.Plotly) return;
+    const script = document.createElement("script");
+    script.textContent = document.getElementById("plotly").textContent;
+    document.head.append(script);
+  }
+
   function draw(box) {
+    startPlotly();
     const figure = structuredClone(figures[box.dataset.plot]);
     const { data, layout } = isDark() ? shaded(figure) : figure;
     for (const trace of data) {
@@ -141,5 +150,5 @@ const stillroomReport = (() => {
   });
   addEventListener("afterprint", () => setTheme(before));
 
-  return { drawPlots };
+  drawPlots();
 })();

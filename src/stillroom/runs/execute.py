@@ -1,0 +1,243 @@
+"""Doing what a recipe says, and leaving a finished run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.data.augmentation import check_augmentable
+from stillroom.data.batches import Batches
+from stillroom.errors import BadInput, RunFailed
+from stillroom.files import canonical, digest, write_json, write_text
+from stillroom.models.weights import load_weights, save_weights, state_hash
+from stillroom.randomness import seeded
+from stillroom.recipe import Recipe
+from stillroom.runs.materials import Dressed, Materials, ask, dress, gather, size
+from stillroom.runs.outcome import time_models, write_predictions
+from stillroom.runs.records import check_free, check_same_recipe, environment, read_json
+from stillroom.teacher.live import LiveTeacher
+from stillroom.training.device import Precision, as_dtype, resolve_device, resolve_precision, threads
+from stillroom.training.evaluation import compare, score
+from stillroom.training.folder import RunFolder
+from stillroom.training.hooks import RecordMoves, StepHook
+from stillroom.training.loop import Progress, Trainer
+from stillroom.training.observer import Observer
+from stillroom.training.step import DistillStep
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is done."""
+
+    path: Path
+    summary: dict[str, Any]
+    student: nn.Module
+
+
+def execute(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    observer: Observer | None = None,
+    materials: Materials | None = None,
+    hooks: Sequence[StepHook] = (),
+) -> Finished:
+    """Do what a recipe says and leave a finished run folder.
+
+    Args:
+        recipe: what to do.
+        out: the run folder; new, or one to resume.
+        resume: go on where the folder's run was stopped; a finished run is given back as it is.
+        observer: told how it goes.
+        materials: the objects that the recipe names; gathered from it where left out.
+        hooks: called after each step.
+
+    Raises:
+        BadInput: something in the recipe or the folder cannot be used; nothing was lost.
+        RunFailed: the training cannot go on.
+    """
+    observer = observer or Observer()
+    device = resolve_device(recipe.training.device)
+    precision = resolve_precision(recipe.training.precision, device)
+    settled = recipe.training.model_copy(update={"device": device.type, "precision": precision})
+    recipe = recipe.model_copy(update={"training": settled})
+    check_free(out, resume)
+    with threads(recipe.training.threads), seeded(recipe.seed, "dropout"):
+        materials = materials or gather(recipe)
+        run = _Run(recipe, materials, device, precision, observer, hooks)
+        check_same_recipe(run.recipe, out)
+        if (out / "summary.json").exists():
+            return run.finished(out)
+        with RunFolder(out) as folder:
+            return run.go(folder)
+
+
+class _Run:
+    """One run's parts, checked against each other before anything is written."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        materials: Materials,
+        device: torch.device,
+        precision: Precision,
+        observer: Observer,
+        hooks: Sequence[StepHook],
+    ) -> None:
+        self.recipe, self.device, self.precision, self.observer = recipe, device, precision, observer
+        self.train, self.test = materials.data.train, materials.data.test
+        self.objectives = materials.objectives
+        self.student = dress(materials.student, recipe.student, self.train, "student")
+        self.teacher: Dressed | None = None
+        if materials.teacher is not None and recipe.teacher is not None:
+            self.teacher = dress(materials.teacher, recipe.teacher, self.train, "teacher")
+        self.recipe = recipe.model_copy(
+            update={
+                "student": self.student.settled(recipe.student),
+                "teacher": self.teacher.settled(recipe.teacher) if self.teacher and recipe.teacher else recipe.teacher,
+            }
+        )
+        reading = [objective.name for objective in self.objectives if objective.reads.teacher]
+        if reading and self.teacher is None:
+            raise BadInput("teacher", None, f"a model: objective {reading[0]!r} reads its answers")
+        if not any(p.requires_grad for p in self.student.model.parameters()):
+            raise BadInput("student", recipe.student.name, "a model with at least one trainable parameter")
+        check_augmentable(self.train, recipe.data.augmentation)
+        self.hooks = [*hooks]
+        if recipe.training.record_moves:
+            moves = RecordMoves(recipe.training.record_moves)
+            moves.check(self.student.model)
+            self.hooks.append(moves)
+        self.step = DistillStep(self.student.model, self.objectives, self.student.pipe(), self.student.class_order).to(
+            device
+        )
+        self.step.check_accumulation(recipe.training.accumulate)
+        self.per_epoch = Batches(len(self.train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+        self.total = recipe.training.total_steps(self.per_epoch)
+        last_epoch = self.total // self.per_epoch
+        late = [epoch for epoch in recipe.training.checkpoints if epoch > last_epoch]
+        if late:
+            raise BadInput("training.checkpoints", late[0], f"epochs of the run, 0 … {last_epoch}")
+        self.reads_teacher = bool(reading)
+        # Before training moves a weight: what every contestant of a seed must share.
+        self.init_hash = state_hash(self.student.model)
+        self.data_hash = digest(self.train.fingerprint.encode(), self.test.fingerprint.encode())
+
+    def go(self, folder: RunFolder) -> Finished:
+        """Train, evaluate, write."""
+        out = folder.path
+        write_text(out / "recipe.yaml", self.recipe.to_yaml())
+        if not (out / "environment.json").exists():
+            write_json(out / "environment.json", environment(self.device))
+        teacher_logits = None
+        if self.teacher is not None:
+            teacher_logits = ask(self.teacher, self.test, self.device, self.observer, "evaluating the teacher")
+        trainer = Trainer(
+            step=self.step,
+            teacher=self._live_teacher() if self.reads_teacher else None,
+            train=self.train,
+            batch_size=self.recipe.data.batch_size,
+            augmentation=self.recipe.data.augmentation,
+            evaluate=lambda model: self._figures(self._student_logits(model), teacher_logits),
+            config=self.recipe.training,
+            device=self.device,
+            precision=self.precision,
+            seed=self.recipe.seed,
+            folder=folder,
+            hooks=self.hooks,
+            observer=self.observer,
+            identity={"init": self.init_hash, "data": self.data_hash},
+        )
+        try:
+            kept, progress, figures = trainer.fit()
+        finally:
+            self.observer.run_ended()
+        kept.eval()
+        save_weights(kept, out / "student.safetensors")
+        write_predictions(out, self.test, self._student_logits(kept), teacher_logits)
+        trained = replace(self.student, model=kept)
+        time_models(folder, {"student": trained, "teacher": self.teacher}, self.test)
+        folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
+        summary = self._summary(trained, progress, figures, teacher_logits)
+        write_json(out / "summary.json", summary)
+        folder.finish()
+        return Finished(out, summary, kept)
+
+    def finished(self, out: Path) -> Finished:
+        """Give back a run that was finished before."""
+        load_weights(self.student.model, out / "student.safetensors", field="student")
+        self.observer.note("this run is finished already")
+        return Finished(out, read_json(out / "summary.json"), self.student.model.eval())
+
+    def _live_teacher(self) -> LiveTeacher:
+        assert self.teacher is not None
+        return LiveTeacher(
+            self.teacher.model,
+            self.teacher.pipe(),
+            example=self.train.images[:8],
+            device=self.device,
+            precision=as_dtype(self.precision),
+            class_order=self.teacher.class_order,
+        )
+
+    def _student_logits(self, model: nn.Module) -> Tensor:
+        return ask(replace(self.student, model=model), self.test, self.device, self.observer, "evaluating")
+
+    def _figures(self, student_logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float]:
+        if not bool(torch.isfinite(student_logits).all()):
+            raise RunFailed("the student's logits on the test split are not finite; try a lower training.optimizer.lr")
+        figures = score(student_logits, self.test.labels).as_dict()
+        return figures | (compare(student_logits, teacher_logits) if teacher_logits is not None else {})
+
+    def _summary(
+        self, trained: Dressed, progress: Progress, figures: dict[str, float], teacher_logits: Tensor | None
+    ) -> dict[str, Any]:
+        recipe = self.recipe
+        teacher = None
+        if self.teacher is not None and teacher_logits is not None:
+            said = score(teacher_logits, self.test.labels)
+            teacher = {"model": self.teacher.name, **said.as_dict(), **size(self.teacher, self.test)}
+        budget = {
+            "steps": self.total,
+            "batch_size": recipe.data.batch_size,
+            "accumulate": recipe.training.accumulate,
+            "data": self.data_hash,
+            "reported": "last",
+        }
+        return {
+            "schema": SCHEMA,
+            "name": recipe.title,
+            "recipe_hash": recipe.hash(),
+            "seed": recipe.seed,
+            "steps": progress.step,
+            "epochs": round(progress.step / self.per_epoch, 6),
+            **figures,
+            "model": self.student.name,
+            **size(trained, self.test),
+            "teacher": teacher,
+            "data": {
+                "name": self.train.name,
+                "classes": self.train.num_classes,
+                "train": len(self.train),
+                "test": len(self.test),
+                "channels": self.train.channels,
+                "image_size": self.train.image_size,
+                "fingerprint": self.data_hash,
+            },
+            "precision": recipe.training.precision,
+            "hashes": {
+                "init": self.init_hash,
+                "order": progress.order,
+                "views": progress.views,
+                "budget": digest(canonical(budget)),
+                "threads": digest(canonical(recipe.training.threads)),
+            },
+        }

@@ -1,0 +1,52 @@
+"""What a finished run leaves for its report, beside the summary: answers to the test images, latencies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stillroom.data.images import ImageSet
+from stillroom.files import write_with
+from stillroom.models.cost import latency
+from stillroom.runs.materials import Dressed
+from stillroom.training.folder import RunFolder
+
+EXAMPLES = 36
+LATENCY_BATCHES = (1, 64)
+
+
+def write_predictions(out: Path, test: ImageSet, student_logits: Tensor, teacher_logits: Tensor | None) -> None:
+    """Write ``predictions.safetensors``: the answers, and the images whose true class changed most in probability."""
+    tensors = {"labels": test.labels, "student_logits": student_logits}
+    if teacher_logits is not None:
+        tensors["teacher_logits"] = teacher_logits
+        if test.is_pixels:
+            rows = test.labels[:, None]
+            before = teacher_logits.softmax(1).gather(1, rows)
+            after = student_logits.softmax(1).gather(1, rows)
+            # Stable, so that ties fall the same way in every run.
+            changed = (after - before).abs().squeeze(1).sort(descending=True, stable=True).indices[:EXAMPLES]
+            tensors["example_indices"] = changed
+            tensors["example_images"] = test.images[changed].contiguous()
+    names = json.dumps(list(test.class_names), ensure_ascii=False)
+    write_with(
+        out / "predictions.safetensors",
+        lambda temporary: save_file(tensors, temporary, metadata={"class_names": names}),
+    )
+
+
+def time_models(folder: RunFolder, models: Mapping[str, Dressed | None], data: ImageSet) -> None:
+    """Write the median latency of each model, as it would be used in float32, to ``timing.jsonl``."""
+    for who, dressed in models.items():
+        if dressed is None:
+            continue
+        device = next(dressed.model.parameters()).device
+        example = dressed.pipe()(data.images[:1]).to(device)
+        took = {str(batch): round(latency(dressed.model, example, batch), 4) for batch in LATENCY_BATCHES}
+        line = {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
+        folder.append("timing.jsonl", line)

@@ -1,0 +1,297 @@
+"""Python datasets of every kind of item, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from stillroom.data.dataset import from_dataset
+from stillroom.errors import BadInput
+
+LABELS = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]
+
+
+class Mapped(Dataset[Any]):
+    """A map-style dataset that does not raise IndexError at its end, as many do not."""
+
+    def __init__(self, images: list[Any], labels: list[Any], classes: Any = None) -> None:
+        self.images, self.labels = images, labels
+        if classes is not None:
+            self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, position: int) -> tuple[Any, Any]:
+        return self.images[position % len(self)], self.labels[position % len(self)]
+
+
+class Streamed(IterableDataset[Any]):
+    def __init__(self, pairs: list[Any]) -> None:
+        self.pairs = pairs
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.pairs)
+
+
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """As torchvision's ToTensor does it."""
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
+
+
+RGB = {
+    "pillow": Image.fromarray,
+    "uint8 tensor": lambda array: torch.from_numpy(array).permute(2, 0, 1),
+    "numpy": lambda array: array,
+    "ToTensor": to_tensor,
+    "float64": lambda array: torch.from_numpy(array.transpose(2, 0, 1) / 255.0),
+}
+GREY = {
+    "pillow": Image.fromarray,
+    "uint8 tensor": torch.from_numpy,
+    "numpy": lambda array: array,
+    "numpy with channel": lambda array: array[..., None],
+    "ToTensor": lambda array: to_tensor(array[..., None]),
+    "float without channel": lambda array: to_tensor(array[..., None])[0],
+}
+
+
+@pytest.mark.parametrize("kind", RGB)
+def test_rgb_items_of_every_kind_become_the_same_pixels(kind: str, colours: np.ndarray) -> None:
+    images = from_dataset(Mapped([RGB[kind](each) for each in colours], LABELS), name="mine")
+    assert images.images.dtype == torch.uint8
+    assert torch.equal(images.images, torch.from_numpy(colours).permute(0, 3, 1, 2))
+    assert (images.labels.tolist(), images.class_names, images.name) == (LABELS, ("0", "1", "2"), "mine")
+
+
+@pytest.mark.parametrize("kind", GREY)
+def test_grey_items_of_every_kind_become_the_same_pixels(kind: str, greys: np.ndarray) -> None:
+    images = from_dataset(Mapped([GREY[kind](each) for each in greys], LABELS))
+    assert torch.equal(images.images, torch.from_numpy(greys)[:, None])
+
+
+def test_every_value_of_totensor_comes_back_exactly() -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    images = from_dataset([(to_tensor(values[0]), 0)])
+    assert torch.equal(images.images.flatten(), torch.arange(256, dtype=torch.uint8))
+    by_factor = from_dataset([(torch.from_numpy(values[0, None, :, :, 0]).float() * (1 / 255), 0)])
+    assert torch.equal(by_factor.images, images.images)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (7,), (5, 4), (2, 3, 5, 4)])
+def test_other_floats_are_kept_as_they_are(shape: tuple[int, ...]) -> None:
+    items = list(torch.randn(12, *shape, generator=torch.Generator().manual_seed(0)))
+    images = from_dataset(Mapped(items, LABELS))
+    assert not images.is_pixels
+    assert torch.equal(images.images, torch.stack(items))
+
+
+@pytest.mark.parametrize("last", [256 / 255, -1 / 255, 0.5 / 255, float(np.nextafter(np.float32(0.3), np.float32(1)))])
+def test_one_value_that_is_no_pixel_keeps_all_as_floats(colours: np.ndarray, last: float) -> None:
+    items = [to_tensor(each) for each in colours]
+    items[-1][-1, -1, -1] = last
+    images = from_dataset(Mapped(items, LABELS))
+    assert torch.equal(images.images, torch.stack(items))
+
+
+def test_half_floats_become_float32() -> None:
+    items = list(torch.randn(12, 7).half())
+    assert torch.equal(from_dataset(Mapped(items, LABELS)).images, torch.stack(items).float())
+
+
+@pytest.mark.parametrize(
+    "make", [Streamed, list, iter, lambda pairs: Mapped([a for a, _ in pairs], [b for _, b in pairs])]
+)
+def test_any_way_of_going_through_them(make: Any, colours: np.ndarray) -> None:
+    images = from_dataset(make([(each, label) for each, label in zip(colours, LABELS, strict=True)]))
+    assert torch.equal(images.images, torch.from_numpy(colours).permute(0, 3, 1, 2))
+    assert images.labels.tolist() == LABELS
+
+
+@pytest.mark.parametrize("number", [int, np.int32, np.uint8, torch.tensor, np.array, lambda n: np.array([n])])
+def test_class_numbers_of_every_kind(number: Any, colours: np.ndarray) -> None:
+    assert from_dataset(Mapped(list(colours), [number(label) for label in LABELS])).labels.tolist() == LABELS
+
+
+def test_lists_are_pairs_too(colours: np.ndarray) -> None:
+    assert len(from_dataset([[each, 0] for each in colours])) == 12
+
+
+def test_grey_pictures_among_rgb_become_rgb(colours: np.ndarray, greys: np.ndarray) -> None:
+    images = from_dataset([(Image.fromarray(greys[0]), 0), (Image.fromarray(colours[0]), 1)])
+    assert torch.equal(images.images[0], torch.from_numpy(greys[0]).expand(3, 5, 4))
+    assert torch.equal(images.images[1], torch.from_numpy(colours[0]).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["cat", "dog", "emu"], ("cat", "dog", "emu")),
+        (("cat", "dog", "emu", "fox"), ("cat", "dog", "emu", "fox")),
+        (["cat", "dog"], ("0", "1", "2")),
+        ([1, 2, 3], ("0", "1", "2")),
+        ("cde", ("0", "1", "2")),
+    ],
+)
+def test_classes_name_the_classes_where_they_fit(colours: np.ndarray, classes: Any, expected: tuple[str, ...]) -> None:
+    assert from_dataset(Mapped(list(colours), LABELS, classes)).class_names == expected
+
+
+def test_a_subset_has_the_classes_of_the_whole(colours: np.ndarray) -> None:
+    whole = Mapped(list(colours), LABELS, ["cat", "dog", "emu"])
+    part = from_dataset(Subset(Subset(whole, [3, 1, 0]), [0, 2]))
+    assert part.class_names == ("cat", "dog", "emu")
+    assert torch.equal(part.images, torch.from_numpy(colours[[3, 0]]).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("kind", ["pixels", "grey", "ToTensor", "floats"])
+def test_a_tensor_dataset_equals_the_same_item_by_item(kind: str, colours: np.ndarray, greys: np.ndarray) -> None:
+    images = {
+        "pixels": torch.from_numpy(colours).permute(0, 3, 1, 2).contiguous(),
+        "grey": torch.from_numpy(greys),
+        "ToTensor": torch.stack([to_tensor(each) for each in colours]),
+        "floats": torch.randn(12, 7).double(),
+    }[kind]
+    dataset = TensorDataset(images, torch.tensor(LABELS, dtype=torch.int32))
+    fast, slow = from_dataset(dataset), from_dataset([dataset[position] for position in range(12)])
+    assert fast.fingerprint == slow.fingerprint
+    assert fast.is_pixels == (kind != "floats")
+
+
+# What is refused.
+
+
+def refused(dataset: Any, match: str) -> None:
+    with pytest.raises(BadInput, match=match) as raised:
+        from_dataset(dataset, field="train")
+    assert raised.value.field == "train"
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [[], Streamed([]), Mapped([], []), TensorDataset(torch.zeros(0, 3, 2, 2), torch.zeros(0, dtype=torch.int64))],
+)
+def test_an_empty_dataset(empty: Any) -> None:
+    refused(empty, "at least 1 sample")
+
+
+@pytest.mark.parametrize(
+    "item", [torch.zeros(3, 2, 2), {"image": 0, "label": 0}, (torch.zeros(3, 2, 2),), None, (1, 2, 3)]
+)
+def test_items_that_are_no_pairs(item: Any, colours: np.ndarray) -> None:
+    refused([(colours[0], 0), item], r"items that are pairs \(image, label\) \(item 1\)")
+
+
+@pytest.mark.parametrize(
+    "label",
+    [1.0, "cat", None, True, np.bool_(True), torch.tensor(1.0), torch.tensor(True), torch.tensor([0, 1]), -1, 1 << 70],
+)
+def test_labels_that_are_no_class_numbers(label: Any, colours: np.ndarray) -> None:
+    refused([(colours[0], 0), (colours[1], label)], r"a class number, a whole number from 0 \(item 1\)")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.zeros((5, 5, 3), np.uint8),
+        np.zeros((5, 4), np.uint8),
+        torch.zeros(3, 5, 4),
+        Image.new("RGB", (5, 4)),
+    ],
+)
+def test_items_of_another_shape_or_type(other: Any, colours: np.ndarray) -> None:
+    refused([(colours[0], 0), (colours[1], 1), (other, 1)], "samples of one size, but sample 0 is .* and sample 2 is")
+
+
+def test_sizes_that_differ_are_both_named() -> None:
+    refused(
+        [(Image.new("RGB", (4, 5)), 0), (Image.new("RGB", (6, 7)), 0)],
+        r"sample 0 is 5×4 pixels \(height × width\) and sample 1 is 7×6 pixels",
+    )
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "a path",
+        np.zeros((5, 4, 3)),
+        np.zeros(7, np.uint8),
+        np.zeros((1, 5, 4, 3), np.uint8),
+        torch.zeros(3, 5, 4, dtype=torch.int64),
+        torch.zeros(7, dtype=torch.uint8),
+    ],
+)
+def test_images_of_no_known_kind(image: Any) -> None:
+    refused([(image, 0)], r"an image: a Pillow image, .*\(item 0\)")
+
+
+def test_channels_in_the_wrong_place() -> None:
+    refused([(np.zeros((3, 32, 32), np.uint8), 0)], r"\[H, W, C\], as it is a numpy array")
+    refused([(torch.zeros(32, 32, 3, dtype=torch.uint8), 0)], r"\[C, H, W\], as it is a tensor")
+    refused(
+        TensorDataset(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)), r"\[C, H, W\]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        ((torch.zeros(2, 3, 4, 4),), "two tensors"),
+        ((torch.zeros(2, 3), torch.zeros(2)), "labels that are class numbers"),
+        ((torch.zeros(2, 3), torch.zeros(2, 10, dtype=torch.int64)), "labels that are class numbers"),
+        ((torch.zeros(2, 3), torch.tensor([True, False])), "labels that are class numbers"),
+        ((torch.zeros(2, 3), torch.tensor([0, -5])), r"got -5; expected class numbers from 0 \(item 1\)"),
+        ((torch.zeros(2, 3, dtype=torch.int32), torch.tensor([0, 1])), "an image"),
+    ],
+)
+def test_tensor_datasets_of_the_wrong_kind(tensors: tuple[torch.Tensor, ...], match: str) -> None:
+    refused(TensorDataset(*tensors), match)
+
+
+def test_a_loader_or_a_dictionary_of_splits_is_no_dataset(colours: np.ndarray) -> None:
+    refused(DataLoader(Mapped(list(colours), LABELS)), "the dataset itself")
+    refused({"train": Mapped(list(colours), LABELS)}, "such as one of its splits")
+    refused(3, "a dataset of pairs")
+
+
+def test_floats_that_are_not_finite() -> None:
+    with pytest.raises(BadInput, match=r"data\.images: .*finite"):
+        from_dataset([(torch.tensor([0.5, torch.inf]), 0)])
+
+
+@pytest.mark.parametrize("known_length", [True, False])
+def test_more_than_fits_into_memory(known_length: bool, colours: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [(each, 0) for each in colours]
+    monkeypatch.setattr("stillroom.data.stacking.machine_memory", lambda: 500)
+    refused(pairs if known_length else Streamed(pairs), "data that fit into memory")
+
+
+def test_a_dataset_too_large_is_refused_at_its_first_item(colours: np.ndarray) -> None:
+    class Huge(Mapped):
+        seen = 0
+
+        def __len__(self) -> int:
+            return 10**12
+
+        def __getitem__(self, position: int) -> tuple[Any, Any]:
+            self.seen += 1
+            return colours[0], 0
+
+    dataset = Huge([], [])
+    refused(dataset, "data that fit into memory")
+    assert dataset.seen == 1
+
+
+def test_an_error_of_the_dataset_itself_is_not_hidden() -> None:
+    class Broken(Mapped):
+        def __getitem__(self, position: int) -> tuple[Any, Any]:
+            raise ZeroDivisionError("theirs")
+
+    with pytest.raises(ZeroDivisionError, match="theirs"):
+        from_dataset(Broken([0], [0]))

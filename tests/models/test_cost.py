@@ -1,0 +1,94 @@
+"""Costs worked by hand, and models that are left as they were."""
+
+from __future__ import annotations
+
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from stillroom.models.cost import evaluating, latency, multiply_adds, parameters
+from stillroom.models.weights import state_hash
+
+
+def test_parameters_count_a_shared_one_once() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    assert parameters(net) == 40
+    net[1].weight = net[0].weight
+    assert parameters(net) == 24
+
+
+def test_convolutions_and_products_by_hand() -> None:
+    assert multiply_adds(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(2, 3, 10, 10)) == 8 * 3 * 9 * 100
+    assert multiply_adds(nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), torch.zeros(1, 4, 10, 10)) == 8 * 2 * 9 * 25
+
+
+def test_a_resnet_by_hand(make) -> None:
+    stages = 16 * 16 * 9 * 32**2 * 2
+    second = 16 * 32 * 9 * 16**2 + 32 * 32 * 9 * 16**2
+    third = 32 * 64 * 9 * 8**2 + 64 * 64 * 9 * 8**2
+    by_hand = 3 * 16 * 9 * 32**2 + stages + second + third + 64 * 10
+    assert multiply_adds(make("resnet8"), torch.zeros(7, 3, 32, 32)) == by_hand
+
+
+def test_attention_is_counted(make) -> None:
+    net = make("vit_mini", dim=16, depth=1, heads=2, patch=8)
+    tokens, dim = 16, 16
+    block = tokens * dim * (3 * dim + dim + 4 * dim + 4 * dim) + 2 * tokens * tokens * dim
+    assert multiply_adds(net, torch.zeros(2, 3, 32, 32)) == tokens * 192 * dim + block + dim * 10
+
+
+def test_attention_of_torchs_own_layers_is_counted() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.attention(x, x, x)[0]
+
+    assert multiply_adds(Net(), torch.zeros(1, 5, 8)) == 5 * 8 * 32 + 2 * 5 * 5 * 8
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize(
+    "measure", [multiply_adds, lambda net, x: latency(net, x, 2, repeats=1)], ids=["multiply_adds", "latency"]
+)
+def test_measuring_changes_nothing(make, measure) -> None:
+    net = make("resnet8", width=4).train()
+    net.layer2.eval()
+    modes, before = [m.training for m in net.modules()], state_hash(net)
+    measure(net, torch.randn(2, 3, 32, 32))
+    assert state_hash(net) == before
+    assert [m.training for m in net.modules()] == modes
+
+
+def test_modes_come_back_after_an_error() -> None:
+    net = nn.Sequential(nn.Dropout(), nn.Linear(2, 2).eval())
+    with pytest.raises(RuntimeError):
+        multiply_adds(net, torch.zeros(1, 3))
+    assert [m.training for m in net.modules()] == [True, True, False]
+
+
+def test_latency_is_the_median_of_the_passes_after_the_warm_up(monkeypatch) -> None:
+    # Three passes that are started and not timed, then passes of 1, 5 and 2 seconds.
+    ticks = iter([0, 100, 200, 300, 301, 400, 405, 500, 502])
+    clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
+    monkeypatch.setattr("stillroom.models.cost.time", clock)
+    seen = []
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((tuple(x.shape), self.training, torch.is_inference_mode_enabled()))
+            return x
+
+    assert latency(Net(), torch.zeros(5, 3, 4, 4), 64, repeats=3) == 2000.0
+    assert seen == [((64, 3, 4, 4), False, True)] * 6
+
+
+def test_evaluating_is_for_the_block_alone() -> None:
+    net = nn.Dropout()
+    with evaluating(net) as _:
+        assert not net.training
+    assert net.training

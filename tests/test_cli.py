@@ -1,0 +1,334 @@
+"""The command line: what it prints, what it refuses, and that a refusal loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from runs.conftest import bytes_of
+from stillroom.cli import run
+from stillroom.models.config import ModelConfig
+from stillroom.models.registry import build
+from stillroom.models.weights import save_weights
+
+RECIPE: dict[str, Any] = {
+    "data": {"train_limit": 96, "test_limit": 40, "batch_size": 32},
+    "teacher": {"name": "resnet8", "options": {"width": 4}, "weights": "teacher.safetensors"},
+    "student": {"name": "resnet8", "options": {"width": 2}},
+    "objectives": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9}],
+    "training": {"epochs": 1, "log_every": 1, "precision": "float32"},
+}
+
+
+class Code:
+    """A pickle that would run code when it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("ran"),))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as a user has it: a recipe, a teacher, and files that are not what they seem."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STILLROOM_DATA", raising=False)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    (tmp_path / "list.yaml").write_text("- 1")
+    torch.manual_seed(0)
+    teacher = build(ModelConfig(name="resnet8", options={"width": 4}), num_classes=10, in_channels=1, image_size=8)
+    save_weights(teacher, tmp_path / "teacher.safetensors")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in teacher.state_dict().items()}}, tmp_path / "teacher.th")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Code()))
+    torch.save({"state_dict": Code()}, tmp_path / "evil-zip.pt")
+    (tmp_path / "short.safetensors").write_bytes((tmp_path / "teacher.safetensors").read_bytes()[:500])
+    (tmp_path / "page.pt").write_text("<html>404</html>")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "emptydir").mkdir()
+    (tmp_path / "text.txt").write_text("x")
+    (tmp_path / "idx").mkdir()
+    (tmp_path / "idx" / "train-images-idx3-ubyte.gz").write_bytes(b"not gzip")
+    (tmp_path / "parquet").mkdir()
+    (tmp_path / "parquet" / "train.parquet").write_bytes(b"not parquet")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "precious.txt").write_text("mine")
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\nimport stillroom as sr\n"
+        "def number(): return 3\n"
+        "def broken(**k): raise ValueError('no')\n"
+        "def wide(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes + 1))\n"
+        "def narrow(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(63, num_classes))\n"
+        "def good(num_classes, hidden=8):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))\n"
+        "class Half(sr.Objective[sr.ObjectiveConfig]):\n"
+        "    reads = sr.Reads(teacher=True)\n"
+        "    def forward(self, lesson): return (lesson.student.logits - lesson.teacher_logits).abs().mean() / 2\n"
+    )
+    return tmp_path
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and "__pycache__" not in p.parts
+    }
+
+
+DISTILL = ["distill", "recipe.yaml", "--out", "run"]
+EVALUATE = ["evaluate", "--model", "resnet8", "--data", "digits", "--weights"]
+GOOD = ["evaluate", "--model", "resnet8", "--option", "width=4", "--weights", "teacher.safetensors"]
+
+BAD: list[tuple[list[str], str]] = [
+    # the command line
+    (["distil", "recipe.yaml"], "No such command 'distil'"),
+    (["distill"], "Missing argument"),
+    ([*DISTILL, "--sead", "1"], "No such option"),
+    ([*DISTILL, "training.epochs"], "override: got 'training.epochs'; expected key.path=value"),
+    (["distill", "recipe.yaml", "--resume"], "--resume: got None; expected the run's folder by --out"),
+    (["list", "modls"], "list: got 'modls'; expected something there is a list of (did you mean 'models'?)"),
+    (["export", "run", "--format", "tflite"], "tflite"),
+    # the recipe
+    (["distill", "none.yaml"], "recipe: got 'none.yaml'; expected a readable recipe file"),
+    (["distill", "emptydir"], "expected a readable recipe file"),
+    (["distill", "broken.yaml"], "expected valid YAML"),
+    (["distill", "list.yaml"], "expected a mapping with at least `student`"),
+    ([*DISTILL, "training.epohs=1"], "training.epohs: unknown field 'epohs'; did you mean 'epochs'?"),
+    ([*DISTILL, "training.optimizer.lr=fast"], "training.optimizer.lr: got 'fast'; expected a valid number"),
+    ([*DISTILL, "objectives.kl.temperature=0"], "objectives.1.temperature: got 0; expected greater than 0"),
+    ([*DISTILL, "objectives.mse.weight=1"], "expected an item of the list by name or position"),
+    ([*DISTILL, "teacher=null"], "teacher: got None; expected a model that teaches"),
+    ([*DISTILL, "training.checkpoints=[9]"], "training.checkpoints: got 9; expected epochs of the run, 0 … 1"),
+    ([*DISTILL, "training.record_moves=[liner]"], "training.record_moves: got 'liner'; expected a layer of the student"),
+    (["train", "recipe.yaml"], "objectives: got 'kl'; expected objectives that read labels alone"),
+    # models
+    ([*DISTILL, "student.name=resnet9"], "student.name: got 'resnet9'"),
+    ([*DISTILL, "student.options.widht=3"], "student.options.widht"),
+    ([*DISTILL, "student.options.width=0"], "student.options.width: got 0"),
+    ([*DISTILL, "student.name=nowhere:net"], "student.name: got 'nowhere:net'; expected a module that can be imported"),
+    ([*DISTILL, "student={name: mine:nothing}"], "student.name: got 'mine:nothing'"),
+    ([*DISTILL, "student={name: mine:number}"], "student.name: got 'mine:number'"),
+    ([*DISTILL, "student={name: mine:broken}"], "it raised ValueError: no"),
+    ([*DISTILL, "student={name: mine:wide}"], "student: got 'mine:wide'; expected 10 logits, one a class of digits, not 11"),
+    ([*DISTILL, "student={name: mine:narrow}"], "student: got 'mine:narrow'; expected a model that takes images of 1×8×8"),
+    ([*DISTILL, "student.preprocess=imagenet"], "preprocess"),
+    ([*DISTILL, "teacher.preprocess={mean: [0.5], std: [0.5], class_order: [0, 1]}"], "class_order"),
+    ([*DISTILL, "objectives=[{name: mine:good}]"], "expected a subclass of stillroom.Objective"),
+    ([*DISTILL, "objectives=[{name: mine:Half, options: {x: 1}}]"], "objectives.0.options.x: unknown field 'x'"),
+    # weights
+    ([*DISTILL, "teacher.weights=null"], "a teacher with random weights teaches nothing"),
+    ([*DISTILL, "teacher.weights=none.pt"], "teacher.weights: got 'none.pt'"),
+    ([*DISTILL, "teacher.options.width=8"], "teacher.weights: got 'teacher.safetensors'"),
+    ([*DISTILL, "teacher.weights=evil.pt"], "teacher.weights: got 'evil.pt'"),
+    ([*DISTILL, "teacher.weights=evil-zip.pt"], "teacher.weights: got 'evil-zip.pt'"),
+    ([*EVALUATE, "short.safetensors"], "model.weights: got 'short.safetensors'"),
+    ([*EVALUATE, "page.pt"], "model.weights: got 'page.pt'"),
+    ([*EVALUATE, "empty.pt"], "model.weights: got 'empty.pt'"),
+    ([*EVALUATE, "emptydir"], "model.weights: got 'emptydir'"),
+    (EVALUATE[:-1], "--weights: got None; expected a file of weights"),
+    # data
+    ([*DISTILL, "data.path=nowhere"], "data.path: got 'nowhere'"),
+    ([*DISTILL, "data.path=emptydir"], "data.path: got 'emptydir'"),
+    ([*DISTILL, "data.path=text.txt"], "data.path: got 'text.txt'"),
+    ([*DISTILL, "data.path=parquet"], "data.path"),
+    ([*DISTILL, "data.path=idx"], "data.path"),
+    ([*DISTILL, "data.source=python"], "data.source: got 'python'"),
+    ([*DISTILL, "data.test_split=val"], "data.test_split: got 'val'"),
+    ([*DISTILL, "data.augmentation.cutout=99"], "data.augmentation.cutout: got 99"),
+    ([*GOOD, "--data", "nowhere"], "--data: got 'nowhere'"),
+    ([*GOOD, "--data", "digits", "--split", "dev"], "--split: got 'dev'"),
+    ([*GOOD, "--data", "digits", "--preprocess", "imagenett"], "--preprocess: got 'imagenett'"),
+    ([*GOOD, "--data", "digits", "--device", "tpu"], "--device: got 'tpu'; expected auto, cpu or cuda"),
+    # run folders
+    (["distill", "recipe.yaml", "--out", "other"], "--out: got 'other'; expected a new or empty folder"),
+    (["distill", "recipe.yaml", "--out", "text.txt"], "--out: got 'text.txt'; expected a folder, not a file"),
+    (["distill", "recipe.yaml", "--out", "text.txt/run"], "text.txt/run"),
+    (["demo", "--out", "other"], "--out: got 'other'; expected a new or empty folder, or a demo's"),
+    (["report", "nowhere"], "nowhere"),
+    (["report", "other"], "other"),
+    (["export", "nowhere"], "run: got 'nowhere'; expected a run folder"),
+    (["export", "other"], "run: got 'other'; expected a run folder, with a readable recipe.yaml"),
+    (["export", "other", "--pixels"], "--pixels: got 'safetensors'; expected --format onnx"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments)[:70] for arguments, _ in BAD])
+def test_bad_input_is_told_in_one_line_with_exit_code_2_and_loses_nothing(
+    workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    before = listing(workplace)
+    assert run(arguments) == 2
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if line.strip()]
+    assert len(errors) == 1, printed.err
+    assert errors[0].startswith("error: ")
+    assert message in errors[0]
+    assert printed.out == ""
+    assert listing(workplace) == before, "something was written, changed or lost"
+    assert not (workplace / "ran").exists(), "a pickle ran its code"
+
+
+@pytest.mark.parametrize("arguments", [DISTILL[:1], [*DISTILL, "seed=-1"], [*EVALUATE, "evil.pt"]])
+def test_bad_input_through_a_process_has_no_traceback(workplace: Path, arguments: list[str]) -> None:
+    done = stillroom(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not (workplace / "ran").exists()
+
+
+def stillroom(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "stillroom", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    """Run a command with --json in this process, and read the one object it printed."""
+    assert run([*arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
+
+
+def test_distill_evaluate_export_and_report_follow_each_other(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = said(capsys, *DISTILL)
+    assert summary["run"] == "run"
+    assert summary["teacher"]["model"] == "resnet8"
+    baseline = said(capsys, "train", "recipe.yaml", "objectives=[{name: cross_entropy}]", "--out", "labels")
+    assert baseline["hashes"] == summary["hashes"], "the same start, order, views, budget and threads"
+
+    student = ["--model", "resnet8", "--option", "width=2", "--weights", "run/student.safetensors", "--data", "digits"]
+    whole = said(capsys, "evaluate", *student)
+    assert whole["count"] == 500
+    assert set(whole) == {"top1", "correct", "count", "top5", "nll", "ece"}
+    assert said(capsys, "evaluate", *student, "--preprocess", ".5/.5") == whole
+    assert said(capsys, "evaluate", *student, "--preprocess", "unit") != whole
+
+    exported = said(capsys, "export", "run", "--out", "student.safetensors")
+    assert Path("student.safetensors").read_bytes() == Path("run/student.safetensors").read_bytes()
+    assert exported["bytes"] == Path("student.safetensors").stat().st_size
+    page = said(capsys, "report", "run", "labels", "--out", "page.html")["report"]
+    assert "<html" in Path(page).read_text()
+
+
+@pytest.mark.parametrize("pixels", [False, True])
+def test_onnx_export_answers_as_the_student_does(
+    workplace: Path, capsys: pytest.CaptureFixture[str], pixels: bool
+) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    said(capsys, *DISTILL)
+    told = said(capsys, "export", "run", "--format", "onnx", *(["--pixels"] if pixels else []))
+    assert told["max_abs_error"] <= 1e-3
+    session = onnxruntime.InferenceSession(told["path"])
+    images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
+    given = images if pixels else (images.float() / 255 - 0.5) / 0.5
+    (answer,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
+    assert answer.shape == (5, 10)
+
+
+def test_an_objective_and_a_model_of_ones_own_in_one_file(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary = said(
+        capsys, *DISTILL, "student={name: mine:good, options: {hidden: 4}}", "objectives=[{name: mine:Half, weight: 2}]"
+    )
+    assert summary["parameters"] == 64 * 4 + 4 + 4 * 10 + 10
+    first = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[0])
+    assert first["loss"] == pytest.approx(2 * first["loss/Half"], rel=1e-5)
+    assert said(capsys, "export", "run")["bytes"] > 0
+
+
+def test_list_and_schema_print_what_a_recipe_can_hold(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lists = said(capsys, "list")
+    assert set(lists) == {"models", "objectives", "data", "optimizers", "schedules"}
+    assert {"resnet8", "resnet110", "mlp", "vit_tiny"} <= {entry["name"] for entry in lists["models"]}
+    assert [e["name"] for e in lists["objectives"]] == [
+        "cross_entropy", "label_smoothing", "kl", "logit_mse", "logit_fisher",
+    ]  # fmt: skip
+    assert run(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out)["title"] == "stillroom recipe"
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("stillroom ")
+
+
+@pytest.mark.parametrize("command", ["distill", "train", "evaluate", "export", "report", "list", "schema", "demo"])
+def test_every_command_has_help_that_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert run([command, "--help"]) == 0
+    assert len(capsys.readouterr().out.split()) > 20
+
+
+def test_json_is_alone_on_standard_output(workplace: Path) -> None:
+    done = stillroom(*DISTILL, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["run"] == "run"
+    assert "epoch 1" in done.stderr
+
+
+def test_an_interrupted_run_exits_with_130_and_goes_on(workplace: Path) -> None:
+    slow = ["training.epochs=200", "training.save_seconds=0"]
+    process = start(*DISTILL, *slow)
+    wait_for(workplace / "run" / "state" / "last.pt", process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "error: interrupted; what was saved goes on with --resume"
+    done = stillroom(*DISTILL, "seed=1", *slow, "--resume")
+    assert (done.returncode, "seed is 1, was 0" in done.stderr) == (2, True)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "stillroom", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_at_five_random_instants_a_run_ends_byte_identical(
+    workplace: Path, record_property: Callable[[str, object], None]
+) -> None:
+    options = ["training.epochs=40", "training.save_seconds=0", "training.checkpoints=[0, 20, 40]", "training.ema=0.9",
+               "data.augmentation={pad_crop: 1, cutout: 2}"]  # fmt: skip
+    whole = ["distill", "recipe.yaml", *options, "--out", "whole"]
+    assert stillroom(*whole).returncode == 0
+    seed = int.from_bytes(os.urandom(4), "little")
+    record_property("seed", seed)
+    print("seed of the instants:", seed)
+    draw = torch.Generator().manual_seed(seed)
+    killed = 0
+    attempts = 0
+    while killed < 5:
+        attempts += 1
+        assert attempts < 40
+        process = start("distill", "recipe.yaml", *options, "--out", "killed", "--resume")
+        folder = workplace / "killed" / "state"
+        while not folder.exists() and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(float(torch.rand((), generator=draw)) * 1.2)
+        process.kill()
+        process.communicate()
+        if process.returncode == -signal.SIGKILL:
+            killed += 1
+        if (workplace / "killed" / "summary.json").exists():
+            break  # it ended before the fifth instant came: what it left must be right all the same
+    assert killed >= 1
+    done = stillroom("distill", "recipe.yaml", *options, "--out", "killed", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert bytes_of(workplace / "killed") == bytes_of(workplace / "whole")
+    assert not list((workplace / "killed").rglob("*.part"))
