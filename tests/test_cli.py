@@ -124,7 +124,8 @@ BAD: list[tuple[list[str], str]] = [
     ([*DISTILL, "student={name: mine:wide}"], "student: got 'mine:wide'; expected 10 logits, one a class of digits, not 11"),
     ([*DISTILL, "student={name: mine:narrow}"], "student: got 'mine:narrow'; expected a model that takes images of 1×8×8"),
     ([*DISTILL, "student.preprocess=imagenet"], "preprocess"),
-    ([*DISTILL, "teacher.preprocess={mean: [0.5], std: [0.5], class_order: [0, 1]}"], "class_order"),
+    ([*DISTILL, "teacher.preprocess={mean: [0.5], std: [0.5], class_order: [0, 1]}"],
+     "teacher.preprocess.class_order: got (0, 1); expected 10 columns, one a class of digits"),
     ([*DISTILL, "objectives=[{name: mine:good}]"], "expected a subclass of stillroom.Objective"),
     ([*DISTILL, "objectives=[{name: mine:Half, options: {x: 1}}]"], "objectives.0.options.x: unknown field 'x'"),
     # weights
@@ -148,7 +149,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*DISTILL, "data.test_split=val"], "data.test_split: got 'val'"),
     ([*DISTILL, "data.augmentation.cutout=99"], "data.augmentation.cutout: got 99"),
     ([*GOOD, "--data", "nowhere"], "--data: got 'nowhere'"),
-    ([*GOOD, "--data", "digits", "--split", "dev"], "--split: got 'dev'"),
+    ([*GOOD, "--data", "digits", "--split", "dev"], "split: got 'dev'; expected a split of the data, which has test, train"),
     ([*GOOD, "--data", "digits", "--preprocess", "imagenett"], "--preprocess: got 'imagenett'"),
     ([*GOOD, "--data", "digits", "--device", "tpu"], "--device: got 'tpu'; expected auto, cpu or cuda"),
     # run folders

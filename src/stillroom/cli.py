@@ -336,6 +336,8 @@ def run(arguments: Sequence[str]) -> int:
     warnings.simplefilter("ignore")
     try:
         code = typer.main.get_command(app).main(args=list(arguments), prog_name="stillroom", standalone_mode=False)
+        if code == INTERRUPTED:  # newer typers turn Ctrl-C into this code themselves
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else DONE
     except BadInput as error:
         return _fail(str(error), BAD)

@@ -107,8 +107,9 @@ def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: Augme
         height, width = batch.shape[2:]
         rows = _covered((draw(_CUTOUT_Y) * height).astype(np.int64), height, config.cutout)
         columns = _covered((draw(_CUTOUT_X) * width).astype(np.int64), width, config.cutout)
-        hole = _move(rows, batch.device)[:, None, :, None] & _move(columns, batch.device)[:, None, None, :]
-        batch = batch * ~hole
+        # Products of bytes; the same with booleans takes twice as long.
+        hole = _move(rows, batch.device)[:, None, :, None] * _move(columns, batch.device)[:, None, None, :]
+        batch.mul_(1 - hole)
     return batch.contiguous()
 
 
@@ -132,10 +133,10 @@ def _crop(batch: Tensor, y: npt.NDArray[np.int64], x: npt.NDArray[np.int64], pad
     return windows[:, :, :height, :width]
 
 
-def _covered(centre: npt.NDArray[np.int64], size: int, side: int) -> npt.NDArray[np.bool_]:
-    """Which of ``size`` places a stretch of ``side`` around each centre covers: bool [B, size]."""
+def _covered(centre: npt.NDArray[np.int64], size: int, side: int) -> npt.NDArray[np.uint8]:
+    """1 where a stretch of ``side`` around each centre covers one of ``size`` places, else 0: uint8 [B, size]."""
     offset = np.arange(size) - (centre - side // 2)[:, None]
-    return (offset >= 0) & (offset < side)
+    return ((offset >= 0) & (offset < side)).view(np.uint8)
 
 
 def _move(array: npt.NDArray[Any], device: torch.device) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stillroom.report import curves, palette
 from stillroom.report.curves import Member
 from stillroom.report.figures import Chart
-from stillroom.report.formats import DASH, decimal, scaled, signed, three_digits, versus, whole
+from stillroom.report.formats import DASH, decimal, scaled, short, signed, three_digits, versus, whole
 from stillroom.report.images import Example, examples
 from stillroom.report.measures import Answers, Confusion, Whole, answers, calibration, confusions, per_class
 from stillroom.report.quality import ClassRow, class_changes, reliability
@@ -39,10 +39,10 @@ class Level:
 
 @dataclass(frozen=True)
 class Pair:
-    """A confusion with the classes' names."""
+    """A confusion with the classes' names, cut where they are long, and whole."""
 
-    label: str
-    guess: str
+    short: str
+    whole: str
     before: int
     after: int
 
@@ -203,7 +203,8 @@ def _class_rows(student: Answers, teacher: Answers | None, labels: Whole, class_
 
 
 def _pair(confusion: Confusion, class_names: Sequence[str]) -> Pair:
-    return Pair(class_names[confusion.label], class_names[confusion.guess], confusion.before, confusion.after)
+    label, guess = class_names[confusion.label], class_names[confusion.guess]
+    return Pair(f"{short(label)} → {short(guess)}", f"{label} → {guess}", confusion.before, confusion.after)
 
 
 def _missing_images(run: RunFolder) -> str:

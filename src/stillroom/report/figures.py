@@ -69,6 +69,8 @@ def layout(**options: Any) -> Figure:
         "plot_bgcolor": LIGHT["surface"],
         "margin": {"l": 8, "r": 14, "t": 26, "b": 8},
         "showlegend": False,
+        # What the reader zoomed into stays when colours change.
+        "uirevision": "kept",
         "hoverlabel": {
             "bgcolor": LIGHT["surface"],
             "bordercolor": LIGHT["axis"],

@@ -35,13 +35,16 @@ def clean(content: Any) -> Any:
 
 
 def short(text: str, limit: int = 28) -> str:
-    """A text on one line, cut to ``limit`` characters.
+    """A text on one line, cut in its middle to ``limit`` characters, for names often differ at their ends.
 
-    >>> short("a very\\nlong name", 8)
-    'a very …'
+    >>> short("resnet8 from\\nresnet56, seed 1", 16)
+    'resnet8 …, seed 1'
     """
     line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    if len(line) <= limit:
+        return line
+    tail = (limit - 1) // 2
+    return f"{line[: limit - 1 - tail]}…{line[len(line) - tail :]}"
 
 
 def decimal(value: float | None, digits: int = 1) -> str:

@@ -126,16 +126,16 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
     ordered = sorted(rows, key=lambda row: row.change)
     some = len(ordered) > ALL_CLASSES
     shown = [*ordered[:MOST], *ordered[-MOST:]] if some else ordered
+    # Places, not names: two classes may share a name, and names such as "7" would be taken for numbers. Plotly draws
+    # upwards, and the class that lost most belongs on top; where classes are left out, a place stays empty.
+    places = [-place - (some and place >= MOST) for place in range(len(shown))]
     compared = all(row.teacher is not None for row in rows)
-    # Plotly draws upwards; the class that lost most belongs on top.
-    shown = shown[::-1]
     colours = [_bar_colour(row, compared) for row in shown]
     bars = {
         "type": "bar",
         "orientation": "h",
         "x": rounded([row.change for row in shown]),
-        # Places, not names: two classes may share a name, and names such as "7" would be taken for numbers.
-        "y": list(range(len(shown))),
+        "y": places,
         "customdata": [
             [escaped(row.name, 60), decimal(row.student), decimal(row.teacher), signed(row.change), row.count]
             for row in shown
@@ -151,10 +151,10 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
     }
     ticks = {
         "tickmode": "array",
-        "tickvals": list(range(len(shown))),
-        "ticktext": [escaped(row.name, 18) for row in shown],
+        "tickvals": [*places, *([-MOST] if some else [])],
+        "ticktext": [*(escaped(row.name, 18) for row in shown), *(["…"] if some else [])],
         "showgrid": False,
-        "range": [-0.6, len(shown) - 0.4],
+        "range": [places[-1] - 0.6, 0.6],
         "ticks": "",
         "title": {"text": ""},
         "ticksuffix": "  ",
@@ -203,10 +203,14 @@ def _class_words(ordered: Sequence[ClassRow], some: bool, compared: bool) -> str
     lost = sum(row.change < 0 for row in ordered)
     gained = sum(row.change > 0 for row in ordered)
     if some:
-        note = f"Of {len(ordered)} classes, the {MOST} that lost most and the {MOST} that gained most. "
+        others = "gained most" if gained >= MOST else "gained most or lost least"
+        note = f"Of {len(ordered)} classes, the {MOST} that lost most and the {MOST} that {others}; all are below. "
     told = f"{note}{lost} classes lost accuracy, {gained} gained, {len(ordered) - lost - gained} kept it."
     if worst.change < 0:
         told += f" Most lost: {worst.name}, {decimal(worst.teacher)}% to {decimal(worst.student)}%."
     if best.change > 0:
         told += f" Most gained: {best.name}, {decimal(best.teacher)}% to {decimal(best.student)}%."
+    fewest = min(row.count for row in ordered)
+    if fewest < 200:
+        told += f" One test image more or less is {decimal(100 / fewest)} points of the smallest class."
     return told

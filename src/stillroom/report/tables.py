@@ -139,8 +139,7 @@ def table_notes(run: RunFolder, others: Sequence[tuple[str, RunFolder]]) -> list
             notes.append(f"Top-1, student less “{name}”: {_interval(found)}.")
     if gap is not None or others:
         notes.append(
-            "The ± is the 95% interval over the draw of test images alone. What another seed would change takes "
-            "several seeds; one run has no interval for it."
+            "± is the 95% interval over the draw of test images alone. For the spread between seeds, one run has none."
         )
     notes += [
         f"“{name}” had another teacher: its agreement and KL are to that one."

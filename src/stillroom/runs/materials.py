@@ -116,6 +116,10 @@ def dress(model: nn.Module, config: ModelConfig, data: ImageSet, field: str) -> 
     """
     settled = resolve_preprocess(config.preprocess, channels=data.channels, is_pixels=data.is_pixels)
     dressed = Dressed(model, settled, config.name)
+    order = dressed.class_order
+    if order is not None and len(order) != data.num_classes:
+        where = f"{field}.preprocess.class_order"
+        raise BadInput(where, order, f"{data.num_classes} columns, one a class of {data.name}")
     was_training = model.training
     try:
         with torch.no_grad():
