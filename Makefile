@@ -31,7 +31,7 @@ bench: install
 	$(BIN)/python benchmarks/augmentation.py
 
 docs: install
-	$(BIN)/python docs/build.py
+	$(BIN)/pdoc --docformat google --output-directory docs/site stillroom
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from stillroom.console import ProgressBar
 from stillroom.data.images import DataPair
-from stillroom.data.sources import from_dataset
+from stillroom.data.dataset import from_dataset
 from stillroom.errors import BadInput
 from stillroom.objectives.base import Objective
 from stillroom.objectives.labels import CrossEntropy

@@ -228,7 +228,8 @@ def export(
         return
     print(told["path"])
     if "max_abs_error" in told:
-        print(f"largest difference to PyTorch in {told['compared']} logits: {told['max_abs_error']:.2e}")
+        relative = f"{told['max_rel_error']:.1e} of the largest logit, allowed {told['tolerance']:.0e}"
+        print(f"read back in onnxruntime: largest difference to PyTorch {told['max_abs_error']:.1e} ({relative})")
 
 
 @app.command()
@@ -331,7 +332,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line on these arguments and return the exit code."""
-    usage_error = typer.BadParameter.__mro__[2]  # ClickException, of whichever click this typer brings
+    # The base of usage errors, of whichever click this typer brings.
+    usage_error: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore[assignment]
     # Libraries warn about themselves; what a user must know is told by us, in a line.
     warnings.simplefilter("ignore")
     try:
@@ -349,7 +351,7 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; what was saved goes on with --resume", INTERRUPTED)
     except usage_error as error:
-        return _fail(f"{error.format_message()} (stillroom --help shows how)", BAD)  # type: ignore[attr-defined]
+        return _fail(f"{getattr(error, 'format_message', error.__str__)()} (stillroom --help shows how)", BAD)
 
 
 def _fail(message: str, code: int) -> int:

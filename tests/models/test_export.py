@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,23 @@ def test_a_graph_with_preprocess_takes_pixels_and_gives_the_datas_classes(make, 
     with torch.no_grad():
         wanted = net(pixels(images))[:, [4, 0, 2]]
     np.testing.assert_allclose(run(tmp_path / "net.onnx", images), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_exporter_says_does_not_reach_the_terminal(make, tmp_path, monkeypatch, capfd, recwarn) -> None:
+    real = torch.onnx.export
+
+    def talks(*args: object, **settings: object) -> object:
+        print("step 1 of 3")
+        print("step 2 of 3", file=sys.stderr)
+        warnings.warn("deprecated", stacklevel=1)
+        logging.getLogger("exporter").error("something")
+        return real(*args, **settings)
+
+    monkeypatch.setattr(torch.onnx, "export", talks)
+    export_onnx(make("mlp", hidden=()), tmp_path / "net.onnx", example=X)
+    assert capfd.readouterr() == ("", "")
+    assert list(recwarn) == []
+    assert logging.root.isEnabledFor(logging.ERROR)
 
 
 def test_the_opset_can_be_chosen(make, tmp_path) -> None:

@@ -102,13 +102,18 @@ def test_what_a_hook_read_is_not_overwritten_later() -> None:
     read: dict[str, tuple[Tensor, Tensor]] = {}
 
     def keep(name: str):
-        return lambda module, inputs, output: read.__setitem__(name, (output, output.clone()))
+        def hook(module: object, inputs: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+            what, tensor = (f"{name}:pre", inputs[0]) if output is None else (name, output)
+            read[what] = (tensor, tensor.clone())
+
+        return hook
 
     for name, module in net.named_modules():
+        module.register_forward_pre_hook(keep(name))
         module.register_forward_hook(keep(name))
     with torch.no_grad():
         net(torch.randn(1, 3, 16, 16))
-    assert {"bn1", "layer1.0.bn2", "layer2.0", "layer3", "layer2.0.shortcut"} <= read.keys()
+    assert {"bn1", "layer1.0.bn2", "layer2.0", "layer3", "layer2.0.shortcut", "layer3.0.relu2:pre"} <= read.keys()
     for name, (later, at_once) in read.items():
         assert torch.equal(later, at_once), name
 

@@ -181,6 +181,13 @@ def test_other_names_are_listed_five_of_each(make, tmp_path) -> None:
         load_weights(nn.ModuleDict({"linear": nn.Linear(1, 1)}), tmp_path / "other.safetensors")
 
 
+def test_names_that_would_become_one_are_not_stripped(tmp_path) -> None:
+    names = ("weight", "module.weight", "module.bias")
+    torch.save({name: torch.ones(1, 1) for name in names}, tmp_path / "net.pt")
+    with pytest.raises(BadInput, match=r"missing: bias; unexpected: module\.weight, module\.bias"):
+        load_weights(nn.Linear(1, 1), tmp_path / "net.pt")
+
+
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
 def test_numbers_that_are_not_finite_are_refused(make, tmp_path, value, word) -> None:
     source, target = other(make), make("resnet8", width=4)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = (
     "--no-sandbox",
@@ -24,6 +26,19 @@ ARGUMENTS = (
 def find_chromium() -> str | None:
     """The browser on this machine, or None."""
     return next((path for name in EXECUTABLES if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    """A running Chromium, or the test is skipped with the reason."""
+    executable = find_chromium()
+    if executable is None:
+        pytest.skip(f"no Chromium on this machine (looked for {', '.join(EXECUTABLES)})")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
 
 
 @dataclass
@@ -74,7 +89,10 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         dark: whether the reader prefers a dark theme.
     """
     context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce",  # a page that glides moves away from under the pointer
+        accept_downloads=True,
     )
     try:
         page = context.new_page()

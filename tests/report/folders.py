@@ -96,8 +96,12 @@ def write_run(path: Path, fake: Fake | None = None) -> Path:
         tensors["teacher_logits"] = teacher.astype(np.float32)
         if fake.examples:
             truth = np.arange(len(labels))
-            change = np.abs(_softmax(teacher)[truth, labels] - _softmax(student)[truth, labels])
-            chosen = np.argsort(-change)[: fake.examples]
+            change = _softmax(student)[truth, labels] - _softmax(teacher)[truth, labels]
+            order = np.argsort(change)
+            # Both ends, so that there is something to filter.
+            chosen = np.concatenate(
+                [order[: fake.examples * 2 // 3], order[-(fake.examples - fake.examples * 2 // 3) :]]
+            )
             tensors["example_indices"] = chosen.astype(np.int64)
             tensors["example_images"] = np.stack([picture(int(labels[i]), int(i), fake.side) for i in chosen])
     save_file(tensors, path / "predictions.safetensors", metadata={"class_names": json.dumps(list(fake.classes))})

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from stillroom.models.config import PreprocessConfig
 from stillroom.models.preprocess import Preprocess
 from stillroom.training.evaluation import compare, predict, score
 
@@ -55,5 +56,6 @@ def test_predict_is_in_eval_mode_in_batches_and_puts_the_mode_back() -> None:
     assert torch.equal(net[3].running_mean, torch.zeros(3))
     net.eval()
     assert torch.allclose(logits, net(images.float()), atol=1e-4)
-    reordered = predict(net, Preprocess(None), images, class_order=(2, 0, 1), **arguments)  # type: ignore[arg-type]
-    assert torch.allclose(reordered, logits[:, [2, 0, 1]], atol=1e-4)
+    reorder = Preprocess(PreprocessConfig(mean=(0.0,), std=(1.0,), class_order=(2, 0, 1)))
+    reordered = predict(net, reorder, images * 0, **arguments)  # type: ignore[arg-type]
+    assert torch.allclose(reordered[:, [1, 2, 0]], net(images.float() * 0), atol=1e-4)

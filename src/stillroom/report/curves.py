@@ -71,11 +71,12 @@ def _traces(members: Sequence[Member], split: str, key: str, digits: str) -> lis
                     member.colour,
                     legendgroup=f"run-{place}",
                     hovertemplate=f"%{{y:{digits}}}",
+                    # The run the report is about lies on top, yet is the first in the list of what is hovered.
+                    zorder=len(members) - place,
                     line={"dash": _DASHES[place % len(_DASHES)], "width": 2.5 if place == 0 else 2},
                 )
             )
-    # Drawn last, so that the run the report is about lies on top.
-    return traces[::-1]
+    return traces
 
 
 def _figure(traces: list[Figure], y_title: str, **options: Any) -> Figure:
@@ -100,8 +101,7 @@ def _top1(members: Sequence[Member]) -> Chart | None:
     if subject.teacher is not None:
         level = subject.teacher.top1
         epochs = sorted({x for trace in traces for x in trace["x"]})
-        traces.insert(
-            0,
+        traces.append(
             line(
                 [0.0, *epochs],
                 [level] * (len(epochs) + 1),
@@ -111,7 +111,7 @@ def _top1(members: Sequence[Member]) -> Chart | None:
                 legendgroup="teacher",
                 hovertemplate="%{y:.2f}",
                 line={"dash": "dash", "width": 1.8},
-            ),
+            )
         )
         options["annotations"] = [
             {

@@ -38,7 +38,7 @@ def short(text: str, limit: int = 28) -> str:
     """A text on one line, cut in its middle to ``limit`` characters, for names often differ at their ends.
 
     >>> short("resnet8 from\\nresnet56, seed 1", 16)
-    'resnet8 …, seed 1'
+    'resnet8 … seed 1'
     """
     line = " ".join(text.split())
     if len(line) <= limit:

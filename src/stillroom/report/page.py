@@ -23,7 +23,7 @@ _PACKAGE = "stillroom.report"
 # Nothing is fetched and nothing is sent: styles and scripts are the page's own, images are data. Plotly hands a
 # picture of a plot to the reader as a blob; without `blob:` its camera button would fail.
 POLICY = (
-    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
 

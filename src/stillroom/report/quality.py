@@ -60,7 +60,7 @@ def reliability(found: Sequence[tuple[str, str, Calibration]]) -> Chart:
                 "y": rounded(share.tolist()),
                 "customdata": [int(count) for count in bins.counts],
                 "name": escaped(name),
-                "legendgroup": colour,
+                "showlegend": False,
                 "marker": {"color": LIGHT[colour], "opacity": 0.85},
                 "yaxis": "y2",
                 "hovertemplate": "%{customdata:,} images, %{y:.1%}",
@@ -96,6 +96,7 @@ def _points(name: str, colour: str, bins: Calibration, held: list[int], firm: bo
         ],
         "name": escaped(name),
         "legendgroup": colour,
+        "showlegend": firm,
         "line": {"color": LIGHT[colour], "width": 2.2, "dash": "dash" if colour == "teacher" else "solid"},
         "marker": {"color": LIGHT[colour], "size": 7, "symbol": symbol if firm else f"{symbol}-open"},
         "hovertemplate": "confidence %{x:.1%}, right %{y:.1%}<br>%{customdata[2]}"
@@ -134,6 +135,7 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
     bars = {
         "type": "bar",
         "orientation": "h",
+        "showlegend": False,
         "x": rounded([row.change for row in shown]),
         "y": places,
         "customdata": [
@@ -191,7 +193,7 @@ def _room(rows: Sequence[ClassRow]) -> list[float]:
     """The range of the bars, with room for their numbers outside them."""
     low, high = min(0.0, *(row.change for row in rows)), max(0.0, *(row.change for row in rows))
     span = (high - low) or 1.0
-    return [low - 0.24 * span if low < 0 else 0.0, high + 0.24 * span if high > 0 else 0.08 * span]
+    return [low - 0.3 * span if low < 0 else 0.0, high + 0.3 * span if high > 0 else 0.08 * span]
 
 
 def _class_words(ordered: Sequence[ClassRow], some: bool, compared: bool) -> str:
@@ -206,6 +208,8 @@ def _class_words(ordered: Sequence[ClassRow], some: bool, compared: bool) -> str
         others = "gained most" if gained >= MOST else "gained most or lost least"
         note = f"Of {len(ordered)} classes, the {MOST} that lost most and the {MOST} that {others}; all are below. "
     told = f"{note}{lost} classes lost accuracy, {gained} gained, {len(ordered) - lost - gained} kept it."
+    if lost == len(ordered):
+        told = f"{note}Every class lost accuracy."
     if worst.change < 0:
         told += f" Most lost: {worst.name}, {decimal(worst.teacher)}% to {decimal(worst.student)}%."
     if best.change > 0:

@@ -116,9 +116,7 @@ class _Run:
             moves = RecordMoves(recipe.training.record_moves)
             moves.check(self.student.model)
             self.hooks.append(moves)
-        self.step = DistillStep(self.student.model, self.objectives, self.student.pipe(), self.student.class_order).to(
-            device
-        )
+        self.step = DistillStep(self.student.model, self.objectives, self.student.pipe()).to(device)
         self.step.check_accumulation(recipe.training.accumulate)
         self.per_epoch = Batches(len(self.train), recipe.data.batch_size, recipe.seed).steps_per_epoch
         self.total = recipe.training.total_steps(self.per_epoch)
@@ -185,7 +183,6 @@ class _Run:
             example=self.train.images[:8],
             device=self.device,
             precision=as_dtype(self.precision),
-            class_order=self.teacher.class_order,
         )
 
     def _student_logits(self, model: nn.Module) -> Tensor:
@@ -228,8 +225,8 @@ class _Run:
                 "classes": self.train.num_classes,
                 "train": len(self.train),
                 "test": len(self.test),
-                "channels": self.train.channels,
-                "image_size": self.train.image_size,
+                "shape": list(self.train.images.shape[1:]),
+                "pixels": self.train.is_pixels,
                 "fingerprint": self.data_hash,
             },
             "precision": recipe.training.precision,

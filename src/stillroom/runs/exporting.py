@@ -23,8 +23,18 @@ class SummaryFacts:
     """What a finished run's summary says of its data."""
 
     num_classes: int
-    channels: int
-    image_size: int | None
+    shape: tuple[int, ...]
+    is_pixels: bool
+
+    @property
+    def channels(self) -> int:
+        """First dimension of a sample."""
+        return self.shape[0]
+
+    @property
+    def image_size(self) -> int | None:
+        """The side in pixels; None where the samples are not square images."""
+        return self.shape[2] if len(self.shape) == 3 and self.shape[1] == self.shape[2] else None
 
 
 def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
@@ -40,7 +50,7 @@ def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
         raise BadInput("run", str(run), "a finished run; go on with it by --resume")
     data = read_json(run / "summary.json").get("data")
     try:
-        facts = SummaryFacts(data["classes"], data["channels"], data["image_size"])  # type: ignore[index]
+        facts = SummaryFacts(data["classes"], tuple(data["shape"]), data["pixels"])  # type: ignore[index]
     except (TypeError, KeyError):
         raise BadInput("run", str(run / "summary.json"), "a summary with its data's shape") from None
     model = build_model(recipe.student.model_copy(update={"weights": None}), facts, "student")
@@ -74,11 +84,12 @@ def export_run(run: Path, form: str, out: Path | None, *, pixels: bool = False) 
     if form == "safetensors":
         export_safetensors(model, path)
     else:
-        settled = resolve_preprocess(recipe.student.preprocess, channels=facts.channels, is_pixels=True)
-        side = facts.image_size or 32
-        images = torch.randint(0, 256, (1, facts.channels, side, side), dtype=torch.uint8)
-        example = images if pixels else Preprocess(settled)(images)
-        check = export_onnx(model, path, example=example, pixels=Preprocess(settled) if pixels else None)
+        if pixels and not facts.is_pixels:
+            raise BadInput("--pixels", str(run), "a run on uint8 images; this one's were floats")
+        settled = resolve_preprocess(recipe.student.preprocess, channels=facts.channels, is_pixels=facts.is_pixels)
+        pipe = Preprocess(settled, is_pixels=facts.is_pixels)
+        images = torch.zeros(1, *facts.shape, dtype=torch.uint8 if facts.is_pixels else torch.float32)
+        check = export_onnx(model, path, example=images if pixels else pipe(images), pixels=pipe if pixels else None)
         told |= {
             "max_abs_error": check.max_abs_error,
             "max_rel_error": check.max_rel_error,

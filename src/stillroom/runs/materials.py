@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.sources import load
-from stillroom.errors import BadInput, shorten
+from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig, PreprocessConfig
-from stillroom.models.cost import multiply_adds, parameters
-from stillroom.models.preprocess import Preprocess, reorder_classes, resolve_preprocess
+from stillroom.models.cost import evaluating, multiply_adds, parameters
+from stillroom.models.own import told
+from stillroom.models.preprocess import Preprocess, class_index, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, state_bytes
 from stillroom.objectives.base import Objective
@@ -28,16 +29,19 @@ from stillroom.training.observer import Observer
 
 @dataclass(frozen=True)
 class Dressed:
-    """A model with what its input goes through: all that is needed to ask it about the data's images."""
+    """A model with what its input goes through: all that is needed to ask it about the data's images.
+
+    Attributes:
+        model: the model itself.
+        preprocess: settled; None gives it the images as they are.
+        is_pixels: whether the data's images are uint8.
+        name: what reports call it.
+    """
 
     model: nn.Module
     preprocess: PreprocessConfig | None
+    is_pixels: bool
     name: str
-
-    @property
-    def class_order(self) -> tuple[int, ...] | None:
-        """For each class of the data, the column of the model's logits that means it."""
-        return self.preprocess.class_order if self.preprocess else None
 
     def settled(self, config: ModelConfig) -> ModelConfig:
         """The model's config with its preprocess written out."""
@@ -45,7 +49,7 @@ class Dressed:
 
     def pipe(self) -> Preprocess:
         """A fresh module of its preprocess."""
-        return Preprocess(self.preprocess)
+        return Preprocess(self.preprocess, is_pixels=self.is_pixels)
 
 
 @dataclass(frozen=True)
@@ -114,28 +118,23 @@ def dress(model: nn.Module, config: ModelConfig, data: ImageSet, field: str) -> 
     Raises:
         BadInput: the model fails on the images, or gives a wrong number of logits.
     """
-    settled = resolve_preprocess(config.preprocess, channels=data.channels, is_pixels=data.is_pixels)
-    dressed = Dressed(model, settled, config.name)
-    order = dressed.class_order
-    if order is not None and len(order) != data.num_classes:
-        where = f"{field}.preprocess.class_order"
-        raise BadInput(where, order, f"{data.num_classes} columns, one a class of {data.name}")
-    was_training = model.training
+    settled = resolve_preprocess(config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field=field)
+    dressed = Dressed(model, settled, data.is_pixels, config.name)
+    pipe = dressed.pipe()
     try:
-        with torch.no_grad():
-            logits = model.eval()(dressed.pipe()(data.images[:2]))
+        with torch.no_grad(), evaluating(model):
+            logits = model(pipe(data.images[:2]))
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         shape = "×".join(map(str, data.images.shape[1:]))
-        raise BadInput(field, config.name, f"a model that takes images of {shape} ({shorten(reason, 160)})") from None
-    finally:
-        model.train(was_training)
+        raise BadInput(field, config.name, f"a model that takes images of {shape}; it raised {told(error)}") from None
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BadInput(field, config.name, f"a model that gives logits [batch, classes], not {got}")
-    columns = reorder_classes(logits, dressed.class_order).shape[1]
-    if columns != data.num_classes:
-        raise BadInput(field, config.name, f"{data.num_classes} logits, one a class of {data.name}, not {columns}")
+    if settled is not None and settled.class_order is not None:
+        class_index(settled.class_order, columns=logits.shape[1], classes=data.num_classes, field=field)
+    elif logits.shape[1] != data.num_classes:
+        wanted = f"{data.num_classes} logits, one a class of {data.name}, not {logits.shape[1]}"
+        raise BadInput(field, config.name, f"{wanted}; preprocess.class_order picks columns")
     return dressed
 
 
@@ -161,7 +160,6 @@ def ask(dressed: Dressed, data: ImageSet, device: torch.device, observer: Observ
         dressed.pipe().to(device),
         data.images,
         device=device,
-        class_order=dressed.class_order,
         on_batch=lambda done: observer.phase(what, done, len(data)),
     )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.models.fold import fold_batchnorm
-from stillroom.models.preprocess import Preprocess, reorder_classes
+from stillroom.models.preprocess import Preprocess
 from stillroom.teacher.knowledge import Knowledge
 
 
@@ -18,11 +18,10 @@ class LiveTeacher:
 
     Args:
         model: the teacher; copied.
-        preprocess: what the teacher's own input goes through.
+        preprocess: what the teacher's own input goes through; it also puts its logits in the data's class order.
         example: a few images as the data gives them, [B, C, H, W], to check that folding is exact to tolerance.
         device: where it runs.
         precision: ``torch.bfloat16`` runs it under autocast; ``torch.float32`` exactly.
-        class_order: for each class of the data, the column of the model's logits that means it.
 
     Attributes:
         folded: whether the batch norms were folded into the convolutions.
@@ -36,10 +35,8 @@ class LiveTeacher:
         example: Tensor,
         device: torch.device,
         precision: torch.dtype = torch.float32,
-        class_order: tuple[int, ...] | None = None,
     ) -> None:
         self.preprocess = preprocess.to(device)
-        self.class_order = class_order
         self.precision = precision
         self.device = device
         copy, self.folded = fold_batchnorm(model, preprocess(example.to(device)).cpu())
@@ -58,4 +55,4 @@ class LiveTeacher:
         """
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self.model(self.preprocess(images))
-        return Knowledge(logits=reorder_classes(logits.float(), self.class_order))
+        return Knowledge(logits=self.preprocess.reorder(logits.float()))

@@ -39,7 +39,7 @@ def resolve_device(name: str) -> torch.device:
 def has_native_bfloat16(device: torch.device) -> bool:
     """Whether the device multiplies in bfloat16 itself rather than emulating it."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, probe, lambda: False)()) for probe in probes)
 

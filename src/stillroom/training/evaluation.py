@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from stillroom.models.preprocess import Preprocess, reorder_classes
+from stillroom.models.cost import evaluating
+from stillroom.models.preprocess import Preprocess
 
 ECE_BINS = 15
 
@@ -52,34 +53,28 @@ def predict(
     *,
     device: torch.device,
     batch_size: int = 500,
-    class_order: tuple[int, ...] | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """The model's logits for every image, in eval mode and float32; the model's mode is put back.
+    """The model's logits for every image, in eval mode and float32; every module's mode is put back.
 
     Args:
         model: the model, on ``device``.
-        preprocess: what its input goes through.
+        preprocess: what its input goes through; it also puts the logits in the data's class order.
         images: [N, C, H, W] as the data gives them.
         device: where the model is.
         batch_size: images at a time.
-        class_order: for each class of the data, the column of the model's logits that means it.
         on_batch: told the number of images done, after each batch.
 
     Returns:
         float32 [N, K] on the CPU.
     """
-    was_training = model.training
-    model.eval()
     parts: list[Tensor] = []
-    try:
+    with evaluating(model):
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size].to(device)
-            parts.append(reorder_classes(model(preprocess(batch)).float(), class_order).cpu())
+            parts.append(preprocess.reorder(model(preprocess(batch)).float()).cpu())
             if on_batch is not None:
                 on_batch(min(start + batch_size, len(images)))
-    finally:
-        model.train(was_training)
     return torch.cat(parts)
 
 

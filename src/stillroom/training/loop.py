@@ -209,7 +209,8 @@ class Trainer:
     def _average(self, student: nn.Module) -> AveragedModel | None:
         if self.config.ema is None:
             return None
-        return AveragedModel(student, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema), use_buffers=True)
+        average = get_ema_multi_avg_fn(self.config.ema)  # type: ignore[no-untyped-call]
+        return AveragedModel(student, multi_avg_fn=average, use_buffers=True)
 
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
         save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors")

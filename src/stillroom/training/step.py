@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput, RunFailed
-from stillroom.models.preprocess import Preprocess, reorder_classes
+from stillroom.models.preprocess import Preprocess
 from stillroom.objectives.base import Lesson, Objective
 from stillroom.teacher.knowledge import Knowledge
 
@@ -21,7 +21,6 @@ class DistillStep(nn.Module):
         student: the model that learns.
         objectives: the terms of the loss.
         preprocess: what the student's own input goes through.
-        class_order: for each class of the data, the column of the student's logits that means it.
     """
 
     def __init__(
@@ -29,13 +28,11 @@ class DistillStep(nn.Module):
         student: nn.Module,
         objectives: Sequence[Objective[Any]],
         preprocess: Preprocess,
-        class_order: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.objectives = nn.ModuleList(objectives)
         self.preprocess = preprocess
-        self.class_order = class_order
         self._terms = list(objectives)
 
     @property
@@ -73,7 +70,7 @@ class DistillStep(nn.Module):
         Returns:
             The scalar Σ weight·term, and the terms in order, before their weights.
         """
-        logits = reorder_classes(self.student(self.preprocess(images)), self.class_order)
+        logits = self.preprocess.reorder(self.student(self.preprocess(images)))
         lesson = Lesson(Knowledge(logits), teacher, labels, index, progress)
         values: list[Tensor] = [term(lesson) for term in self._terms]
         total = logits.new_zeros((), dtype=values[0].dtype)

@@ -30,6 +30,27 @@
     document.head.append(script);
   }
 
+  /* A picture that leaves the page takes its title and its legend with it. */
+  function saveButton(box) {
+    const heading = box.parentNode.querySelector("h3").textContent;
+    const title = heading.replace(/[&<>]/g, (letter) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[letter]);
+    const save = () => Plotly.downloadImage(
+      {
+        data: box.data,
+        layout: {
+          ...box.layout,
+          title: { text: title, x: 0, xref: "paper" },
+          margin: { ...box.layout.margin, t: 84, l: 16, r: 24, b: 16 },
+          showlegend: true,
+          legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom" },
+        },
+        config: { typesetMath: false },
+      },
+      { format: "png", scale: 2, width: box.clientWidth, height: box.clientHeight + 58, filename: `stillroom-${box.dataset.plot}` },
+    );
+    return { name: "save", title: "Save as a PNG", icon: Plotly.Icons.camera, click: save };
+  }
+
   function draw(box) {
     startPlotly();
     const figure = structuredClone(figures[box.dataset.plot]);
@@ -40,12 +61,14 @@
     if (hidden.has("teacher") && layout.annotations) layout.annotations = [];
     /* A finger that moves over a plot scrolls the page; zooming is for pointers. */
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
+    /* The buttons are listed, not left to plotly: among its own is one that sends the plot to a server. */
+    const zooms = layout.xaxis.fixedrange ? [] : ["zoom2d", "pan2d", "resetScale2d"];
     const config = {
       responsive: true,
       displaylogo: false,
       typesetMath: false,
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
-      toImageButtonOptions: { filename: `stillroom-${box.dataset.plot}`, scale: 2 },
+      plotlyServerURL: "",
+      modeBarButtons: [[saveButton(box)], zooms],
     };
     drawn.add(box);
     return Plotly.react(box, data, layout, config);

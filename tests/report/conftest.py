@@ -1,0 +1,43 @@
+"""Made-up runs, written once a session, and a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.browser import launched
+from report.folders import EVIL, Fake, write_run
+
+LABELS_ALONE = Fake(
+    name="resnet8, labels alone", teacher=False, skill=3.4, objectives=({"name": "cross_entropy", "weight": 1.0},)
+)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Run folders by what they are; tests read them and write nothing into them."""
+    root = tmp_path_factory.mktemp("runs")
+    evil_names = tuple(f"{EVIL} {index}" for index in range(10))
+    evil_terms = ({"name": EVIL, "weight": 1.0}, {"name": "kl", "weight": 0.9})
+    evil = Fake(name=EVIL, classes=evil_names, each=30, objectives=evil_terms, examples=6)
+    fakes = {
+        "taught": Fake(),
+        "labels": LABELS_ALONE,
+        "seed1": Fake(seed=1, skill=3.7, init="a1" * 32),
+        "hundred": Fake(
+            name="hundred", classes=tuple(f"class {i}" for i in range(100)), each=50, skill=4.6, examples=8
+        ),
+        "evil": evil,
+        "evil, other data": Fake(name=EVIL, seed=1, classes=evil_names, each=30, fingerprint="00" * 32, examples=6),
+    }
+    return {name: write_run(root / name, fake) for name, fake in fakes.items()}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A Chromium for the whole session."""
+    with launched() as running:
+        yield running

@@ -1,0 +1,191 @@
+"""The page in a real browser: quiet, on its own, and every control does what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.browser import Watched, check_page, opened
+from report.folders import EVIL
+from stillroom.report.page import write_report
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def pages(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    out = tmp_path_factory.mktemp("pages")
+    wanted = {
+        "taught": ["taught", "labels", "seed1"],
+        "labels": ["labels"],
+        "hundred": ["hundred"],
+        "evil": ["evil", "evil, other data"],
+    }
+    return {name: write_report([runs[key] for key in keys], out / f"{name}.html") for name, keys in wanted.items()}
+
+
+@pytest.fixture
+def taught(browser: Any, pages: dict[str, Path]) -> Iterator[Watched]:
+    """The usual page; whatever a test does with it, the page stays quiet."""
+    with opened(browser, pages["taught"]) as watched:
+        yield watched
+        watched.assert_quiet()
+
+
+@pytest.mark.parametrize("name", ["taught", "labels", "hundred", "evil"])
+def test_a_page_is_quiet_asks_for_nothing_and_fits_its_window(browser: Any, pages: dict[str, Path], name: str) -> None:
+    check_page(browser, pages[name])
+
+
+def test_it_opens_at_once(taught: Watched) -> None:
+    taught.page.wait_for_load_state("load")
+    loaded = taught.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+    assert 0 < loaded < 2000
+
+
+def test_plots_wait_until_they_come_into_view(taught: Watched) -> None:
+    drawn = taught.page.locator(".js-plotly-plot").count()
+    taught.scroll_through()
+    assert drawn < taught.page.locator(".js-plotly-plot").count() == taught.page.locator("[data-plot]").count()
+
+
+@pytest.mark.parametrize(("plot", "across", "said"), [("top1", 0.5, "epoch"), ("classes", 0.85, "test images")])
+def test_hovering_tells_the_numbers(taught: Watched, plot: str, across: float, said: str) -> None:
+    taught.scroll_through()
+    box = taught.page.locator(f"#plot-{plot}")
+    box.scroll_into_view_if_needed()
+    place = box.bounding_box()
+    for shift in (0, 4):
+        taught.page.mouse.move(place["x"] + place["width"] * across + shift, place["y"] + place["height"] * 0.1)
+    label = box.locator(".hoverlayer text").first
+    label.wait_for(timeout=5000)
+    assert said in box.locator(".hoverlayer").text_content()
+
+
+def test_the_theme_button_turns_page_and_plots(taught: Watched) -> None:
+    taught.scroll_through()
+
+    def look() -> list[str]:
+        return taught.page.evaluate(
+            """() => [getComputedStyle(document.body).backgroundColor,
+                      document.querySelector('#plot-top1 .main-svg').style.background]"""
+        )
+
+    light = look()
+    button = taught.page.locator("#theme")
+    assert button.text_content() == "Dark theme"
+    button.click()
+    dark = look()
+    assert button.text_content() == "Light theme"
+    assert all(before != after for before, after in zip(light, dark, strict=True))
+    button.click()
+    assert look() == light
+
+
+def test_the_readers_preference_is_followed(browser: Any, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["labels"], dark=True) as watched:
+        assert watched.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 26)"
+
+
+def test_the_filter_shows_what_it_counts(taught: Watched) -> None:
+    cards = taught.page.locator(".card")
+    total = cards.count()
+    for show in ("lost", "gained"):
+        button = taught.page.locator(f"[data-show={show}]")
+        button.click()
+        visible = taught.page.locator(".card:visible")
+        assert 0 < visible.count() < total
+        assert visible.count() == taught.page.locator(f".card[data-group={show}]").count()
+        assert f"({visible.count()})" in button.text_content()
+        assert button.get_attribute("aria-pressed") == "true"
+        assert taught.page.locator("#shown").text_content() == f"Showing {visible.count()} of {total} images."
+    taught.page.locator("[data-show=all]").click()
+    assert taught.page.locator(".card:visible").count() == total
+
+
+def test_a_curve_is_hidden_and_shown(taught: Watched) -> None:
+    taught.scroll_through()
+    curves = taught.page.locator("#plot-top1 .trace.scatter")
+    before = curves.count()
+    button = taught.page.locator("[data-curve=run-1]")
+    button.click()
+    assert curves.count() == before - 1
+    assert button.get_attribute("aria-pressed") == "false"
+    button.click()
+    assert curves.count() == before
+
+
+def test_the_table_of_classes_sorts(taught: Watched) -> None:
+    taught.page.locator("#classes summary").click()
+    head = taught.page.locator(".sortable th", has_text="Class")
+    first = taught.page.locator(".sortable tbody tr:first-child th")
+    head.locator("button").click()
+    assert (head.get_attribute("aria-sort"), first.text_content()) == ("ascending", "airplane")
+    head.locator("button").click()
+    assert (head.get_attribute("aria-sort"), first.text_content()) == ("descending", "truck")
+
+
+def test_the_command_is_copied(taught: Watched) -> None:
+    button = taught.page.locator("[data-copy=command]")
+    button.click()
+    taught.page.wait_for_function("document.querySelector('[data-copy=command]').textContent !== 'Copy'")
+    assert button.text_content() == "Copied"
+
+
+def test_a_plot_is_saved_as_a_picture(taught: Watched) -> None:
+    taught.scroll_through()
+    taught.page.locator("#plot-top1").hover()
+    with taught.page.expect_download() as download:
+        taught.page.locator("#plot-top1 [data-title='Save as a PNG']").click()
+    assert download.value.suggested_filename == "stillroom-top1.png"
+
+
+def test_no_button_sends_a_plot_away(taught: Watched) -> None:
+    taught.scroll_through()
+    titles = taught.page.evaluate("[...document.querySelectorAll('.modebar-btn')].map(b => b.dataset.title)")
+    assert set(titles) == {"Save as a PNG", "Zoom", "Pan", "Reset axes"}
+
+
+def test_printing_draws_every_plot_and_leaves_the_theme_as_it_was(browser: Any, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["taught"], dark=True) as watched:
+        assert len(watched.page.pdf()) > 100_000
+        assert watched.page.locator(".js-plotly-plot").count() == watched.page.locator("[data-plot]").count()
+        assert watched.page.evaluate("document.documentElement.dataset.theme") is None
+        watched.assert_quiet()
+
+
+def test_what_others_wrote_runs_nowhere(browser: Any, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["evil"]) as watched:
+        watched.scroll_through()
+        for summary in watched.page.locator("summary").all():
+            summary.click()
+        box = watched.page.locator("#plot-classes")
+        box.scroll_into_view_if_needed()
+        box.locator(".bars path").first.hover(force=True)  # plotly lays a sheet over them
+        box.locator(".hoverlayer text").first.wait_for(timeout=5000)
+        assert "<img" in box.locator(".hoverlayer").text_content()
+        assert watched.page.locator("[onerror]").count() == 0
+        assert watched.page.locator("h1").text_content() == EVIL
+        watched.page.wait_for_timeout(200)
+        watched.assert_quiet()
+
+
+def test_the_policy_refuses_what_a_script_would_fetch(browser: Any, pages: dict[str, Path]) -> None:
+    with opened(browser, pages["labels"]) as watched:
+        told = watched.page.evaluate(
+            """() => new Promise((done) => {
+                addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+                fetch("https://example.invalid/").catch(() => {});
+            })"""
+        )
+        assert told == "connect-src"
+
+
+def test_keyboard_focus_is_seen(taught: Watched) -> None:
+    taught.page.keyboard.press("Tab")
+    assert taught.page.evaluate("document.activeElement.className") == "skip"
+    taught.page.keyboard.press("Tab")
+    assert taught.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
