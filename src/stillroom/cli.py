@@ -333,7 +333,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run the command line on these arguments and return the exit code."""
     # The base of usage errors, of whichever click this typer brings.
-    usage_error: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore[assignment]
+    usage_error: type[Exception] = typer.BadParameter.__mro__[2]
     # Libraries warn about themselves; what a user must know is told by us, in a line.
     warnings.simplefilter("ignore")
     try:
