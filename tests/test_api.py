@@ -129,6 +129,16 @@ def test_floats_train_as_they_are_and_refuse_augmentation(tmp_path: Path) -> Non
         distill(tmp_path / "augmented", train=floats, test=floats, augmentation={"flip": True})
 
 
+def test_rows_of_a_table_are_distilled_too(tmp_path: Path) -> None:
+    rows = torch.randn(80, 5)
+    table = TensorDataset(rows, (rows[:, 0] > 0).long() + 2 * (rows[:, 1] > 0).long())
+    teacher, student = nn.Linear(5, CLASSES), nn.Linear(5, CLASSES)
+    run = distill(tmp_path / "run", teacher=teacher, student=student, train=table, test=table, epochs=20)
+    assert run.summary["data"]["shape"] == [5]
+    assert run.summary["multiply_adds"] == 5 * CLASSES
+    assert run.report().exists()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -238,6 +238,14 @@ def test_a_picture_that_cannot_be_decoded_is_told_by_row(
     refused(tmp_path, "train.parquet'; expected a picture in row 2 that can be decoded")
 
 
+def test_rows_are_counted_through_the_whole_file(tmp_path: Path, write_parquet: Write, png: Png) -> None:
+    pictures: list[bytes | None] = [png(np.zeros((1, 2), np.uint8))] * 2400
+    write_parquet(tmp_path / "train.parquet", [*pictures, b"?", *pictures], [0] * 4801, names=["a"])
+    refused(tmp_path, "a picture in row 2400 that can be decoded")
+    write_parquet(tmp_path / "train.parquet", pictures, [0] * 2100 + [-1] + [0] * 299, names=["a"])
+    refused(tmp_path, "row 2100 has -1")
+
+
 def test_half_a_picture_is_told_by_row(tmp_path: Path, write_parquet: Write, png: Png) -> None:
     noise = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     write_parquet(tmp_path / "train.parquet", [noise, noise[: len(noise) // 2]], [0, 0], names=["a"])

@@ -85,13 +85,7 @@ class ImageSet:
 
     @property
     def channels(self) -> int:
-        """C: 1 is grey, 3 is RGB.
-
-        Raises:
-            BadInput: the samples are not [C, H, W].
-        """
-        if self.images.ndim != 4:
-            raise BadInput("data.images", list(self.images.shape), "images [N, C, H, W]")
+        """First dimension of a sample: the channels of an image (1 is grey, 3 is RGB), the length of a vector."""
         return self.images.shape[1]
 
     @property

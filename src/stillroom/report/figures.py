@@ -47,8 +47,9 @@ def axis(title: str, **options: Any) -> Figure:
     return {
         "title": {"text": title, "standoff": 8, "font": {"size": 12.5}},
         "gridcolor": LIGHT["grid"],
-        "linecolor": LIGHT["axis"],
         "zeroline": False,
+        "zerolinecolor": LIGHT["axis"],
+        "zerolinewidth": 1,
         "ticks": "outside",
         "ticklen": 4,
         "tickcolor": LIGHT["axis"],

@@ -17,13 +17,14 @@ from stillroom.files import write_text
 from stillroom.report import palette
 from stillroom.report.compare import names
 from stillroom.report.content import content
+from stillroom.report.formats import short
 from stillroom.report.read import RunFolder, read_run
 
 _PACKAGE = "stillroom.report"
 # Nothing is fetched and nothing is sent: styles and scripts are the page's own, images are data. Plotly hands a
 # picture of a plot to the reader as a blob; without `blob:` its camera button would fail.
 POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'"
 )
 
@@ -112,7 +113,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["unbroken"] = unbroken
+    environment.filters |= {"unbroken": unbroken, "short": short}
     return environment
 
 

@@ -69,9 +69,9 @@ def reliability(found: Sequence[tuple[str, str, Calibration]]) -> Chart:
     figure = {
         "data": traces,
         "layout": layout(
-            xaxis=axis("confidence in the top guess", range=[0, 1.005], tickformat=".0%", anchor="y2"),
+            xaxis=axis("confidence in the top guess", range=[0, 1.005], tickformat=".0%", dtick=0.25, anchor="y2"),
             yaxis=axis("share that is right", range=[-0.03, 1.03], tickformat=".0%", domain=[0.34, 1]),
-            yaxis2=axis("images", domain=[0, 0.24], tickformat=".0%", nticks=3),
+            yaxis2=axis("images", domain=[0, 0.24], tickformat=".0%", nticks=3, zeroline=True),
             hovermode="closest",
             bargap=0.15,
         ),
@@ -166,8 +166,7 @@ def class_changes(rows: Sequence[ClassRow]) -> Chart:
     figure = {
         "data": [bars],
         "layout": layout(
-            xaxis=axis(title, range=_room(shown), fixedrange=True, **({"zeroline": True} if compared else {}))
-            | {"zerolinecolor": LIGHT["axis"], "zerolinewidth": 1},
+            xaxis=axis(title, range=_room(shown), fixedrange=True, zeroline=True),
             yaxis=axis("") | ticks,
             hovermode="closest",
             bargap=0.28,
