@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from stillroom.console import ProgressBar
-from stillroom.data.images import paired
 from stillroom.data.dataset import from_dataset
+from stillroom.data.images import paired
 from stillroom.errors import BadInput
 from stillroom.objectives.base import Objective
 from stillroom.objectives.labels import CrossEntropy
@@ -125,9 +125,7 @@ def distill(
             "seed": seed,
         }
     )
-    data = paired(
-        from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test")
-    )
+    data = paired(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     materials = Materials(data, copy.deepcopy(student), [copy.deepcopy(o) for o in objectives], teacher)
     finished = execute(

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
-from stillroom.models.config import ModelConfig
 from stillroom.recipe import Recipe, parse_recipe
 
 SAME_BYTES = ("student.safetensors", "metrics.jsonl", "summary.json", "recipe.yaml", "predictions.safetensors")
