@@ -1,0 +1,54 @@
+"""The demo as a stranger runs it, and the page it leaves, opened in a browser."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from report.browser import check_page, launched, opened
+from stillroom.cli import run
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    assert run(["demo", "--out", str(folder)]) == 0
+    return folder
+
+
+# One worker runs the demo once for all of these.
+pytestmark = pytest.mark.xdist_group("demo")
+
+
+def test_the_demo_distils_a_teacher_that_learned_and_a_student_that_learned(demo: Path) -> None:
+    teacher, labels, distilled = (
+        json.loads((demo / name / "summary.json").read_text()) for name in ("teacher", "labels", "distilled")
+    )
+    assert teacher["top1"] > 96
+    assert distilled["parameters"] * 50 < teacher["parameters"]
+    assert distilled["top1"] > 94
+    assert distilled["agreement"] > labels["agreement"] - 1
+    assert distilled["hashes"] == labels["hashes"], "an equal comparison"
+    assert distilled["teacher"]["correct"] == teacher["correct"], "the teacher is the one that was trained"
+
+
+@pytest.mark.browser
+def test_the_demos_page_is_quiet_fits_and_answers_to_hover(demo: Path) -> None:
+    with launched() as browser:
+        check_page(browser, demo / "report.html")
+        for width in (390, 1280):
+            for dark in (False, True):
+                with opened(browser, demo / "report.html", width=width, dark=dark) as visit:
+                    visit.scroll_through()
+                    visit.assert_quiet()
+                    visit.assert_fits()
+
+
+def test_a_demo_that_is_there_is_not_run_again(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (demo / "distilled" / "student.safetensors").stat().st_mtime_ns
+    assert run(["demo", "--out", str(demo), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert Path(told["report"]) == demo / "report.html"
+    assert (demo / "distilled" / "student.safetensors").stat().st_mtime_ns == before
