@@ -36,7 +36,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         help="Changes to the recipe, such as `training.epochs=3 objectives.kl.temperature=2`.",
-        metavar="[KEY.PATH=VALUE]…",
+        metavar="KEY.PATH=VALUE",
     ),
 ]
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE.yaml")]

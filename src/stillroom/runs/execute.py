@@ -77,7 +77,10 @@ def execute(
         if (out / "summary.json").exists():
             return run.finished(out)
         with RunFolder(out) as folder:
-            return run.go(folder)
+            try:
+                return run.go(folder)
+            finally:
+                observer.run_ended()
 
 
 class _Run:
@@ -138,13 +141,19 @@ class _Run:
         teacher_logits = None
         if self.teacher is not None:
             teacher_logits = ask(self.teacher, self.test, self.device, self.observer, "evaluating the teacher")
+        last: list[Tensor] = []
+
+        def evaluate(student: nn.Module) -> dict[str, float]:
+            last[:] = [self._student_logits(student)]
+            return self._figures(last[0], teacher_logits)
+
         trainer = Trainer(
             step=self.step,
             teacher=self._live_teacher() if self.reads_teacher else None,
             train=self.train,
             batch_size=self.recipe.data.batch_size,
             augmentation=self.recipe.data.augmentation,
-            evaluate=lambda model: self._figures(self._student_logits(model), teacher_logits),
+            evaluate=evaluate,
             config=self.recipe.training,
             device=self.device,
             precision=self.precision,
@@ -154,13 +163,12 @@ class _Run:
             observer=self.observer,
             identity={"init": self.init_hash, "data": self.data_hash},
         )
-        try:
-            kept, progress, figures = trainer.fit()
-        finally:
-            self.observer.run_ended()
+        kept, progress, figures = trainer.fit()
         kept.eval()
         save_weights(kept, out / "student.safetensors")
-        write_predictions(out, self.test, self._student_logits(kept), teacher_logits)
+        # A run resumed after its last evaluation has the figures, but not the answers behind them.
+        answers = last[0] if last else self._student_logits(kept)
+        write_predictions(out, self.test, answers, teacher_logits)
         trained = replace(self.student, model=kept)
         time_models(folder, {"student": trained, "teacher": self.teacher}, self.test)
         folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
