@@ -156,7 +156,7 @@ def test_rows_of_a_table_are_distilled_too(tmp_path: Path) -> None:
         ({"test": TensorDataset(torch.zeros(8, 1, 9, 9, dtype=torch.uint8), torch.arange(8) % CLASSES)}, "expected"),
         ({"teacher_preprocess": "imagenet"}, "preprocess"),
     ],
-    ids=str,
+    ids=lambda value: value[:30] if isinstance(value, str) else "-".join(value),
 )
 def test_bad_input_is_told_and_writes_nothing(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(sr.BadInput) as caught:
