@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from report.browser import check_page, launched, opened
+from report.browser import opened
 from stillroom.cli import run
 
 
@@ -35,15 +36,25 @@ def test_the_demo_distils_a_teacher_that_learned_and_a_student_that_learned(demo
 
 
 @pytest.mark.browser
-def test_the_demos_page_is_quiet_fits_and_answers_to_hover(demo: Path) -> None:
-    with launched() as browser:
-        check_page(browser, demo / "report.html")
-        for width in (390, 1280):
-            for dark in (False, True):
-                with opened(browser, demo / "report.html", width=width, dark=dark) as visit:
-                    visit.scroll_through()
-                    visit.assert_quiet()
-                    visit.assert_fits()
+def test_the_demos_page_is_quiet_and_fits(demo: Path, browser: Any) -> None:
+    for width in (390, 1280):
+        for dark in (False, True):
+            with opened(browser, demo / "report.html", width=width, dark=dark) as visit:
+                visit.scroll_through()
+                visit.assert_quiet()
+                visit.assert_fits()
+
+
+@pytest.mark.browser
+def test_the_demos_plots_answer_to_hover(demo: Path, browser: Any) -> None:
+    with opened(browser, demo / "report.html") as visit:
+        visit.scroll_through()
+        plot = visit.page.query_selector("[data-plot].js-plotly-plot")
+        plot.scroll_into_view_if_needed()
+        box = plot.query_selector(".nsewdrag").bounding_box()
+        visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        visit.page.wait_for_selector(".hoverlayer .hovertext, .hoverlayer .legend")
+        visit.assert_quiet()
 
 
 def test_a_demo_that_is_there_is_not_run_again(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from report.browser import launched
 from report.folders import EVIL, Fake, write_run
 
 LABELS_ALONE = Fake(
@@ -34,10 +31,3 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "evil, other data": Fake(name=EVIL, seed=1, classes=evil_names, each=30, fingerprint="00" * 32, examples=6),
     }
     return {name: write_run(root / name, fake) for name, fake in fakes.items()}
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """A Chromium for the whole session."""
-    with launched() as running:
-        yield running

@@ -26,6 +26,7 @@ def kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 4
 
     Paper: Hinton et al., Distilling the Knowledge in a Neural Network, arXiv 1503.02531.
 
+    >>> import torch
     >>> z = torch.tensor([[1.0, 2.0, 3.0]])
     >>> kl(z, z).item()
     0.0
@@ -59,6 +60,7 @@ def logit_mse(student_logits: Tensor, teacher_logits: Tensor, *, centred: bool =
     Paper: Kim et al., Comparing Kullback-Leibler Divergence and Mean Squared Error Loss in Knowledge Distillation,
     arXiv 2105.08919.
 
+    >>> import torch
     >>> logit_mse(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2)).item()
     5.0
     >>> logit_mse(torch.tensor([[1.0, 3.0]]), torch.zeros(1, 2), centred=True).item()
@@ -93,6 +95,7 @@ def logit_fisher(
 
     Paper: Hsu et al., A Closer Look at Knowledge Distillation with Features, Logits, and Gradients, arXiv 2203.10163.
 
+    >>> import torch
     >>> logit_fisher(torch.tensor([[1.0, -1.0]]), torch.zeros(1, 2)).item()   # Var over two even classes = 1
     0.5
     >>> logit_fisher(torch.tensor([[1.0, -1.0]]), torch.zeros(1, 2), diagonal=True).item()
@@ -118,6 +121,7 @@ def one_minus(p: Tensor) -> Tensor:
     Returns:
         [B, K]. Only the largest entry of a row can be near 1, so only there is the sum taken.
 
+    >>> import torch
     >>> p = torch.softmax(torch.tensor([[30.0, 0.0]]), 1)
     >>> one_minus(p)[0, 0].item() > 0      # 1 - p is 0 here in float32
     True
