@@ -385,6 +385,19 @@ def test_a_damaged_save_is_told_and_nothing_is_lost(recipe: Make, tmp_path: Path
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_line_of_timing_that_a_kill_cut_short_is_taken_away(recipe: Make, tmp_path: Path) -> None:
+    made = recipe("training.save_seconds=0")
+    with pytest.raises(Stop):
+        execute(made, tmp_path / "run", hooks=[StopAt(10)])
+    timing = tmp_path / "run" / "timing.jsonl"
+    whole = len(timing.read_text().splitlines())
+    with timing.open("a") as log:
+        log.write('{"event": "progr')
+    execute(made, tmp_path / "run", resume=True, hooks=[StopAt(-1)])
+    events = read_lines(timing)
+    assert events[whole] == {"event": "resume", "step": 8}
+
+
 def test_a_run_is_not_resumed_with_another_recipe_or_other_data(recipe: Make, tmp_path: Path) -> None:
     made = recipe("training.save_seconds=0")
     with pytest.raises(Stop):

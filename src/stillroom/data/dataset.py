@@ -21,6 +21,7 @@ _COLOURS = (1, 3)
 # ToTensor's k/255 multiplied back by 255 is off by up to 3·10⁻⁵ in float32.
 _STEP_TOLERANCE = 1e-4
 _CHUNK = 1024
+_ASKED_TWICE = 8
 
 
 def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") -> ImageSet:
@@ -37,7 +38,8 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") ->
         field: the field that an error names, such as ``train``.
 
     Raises:
-        BadInput: it is empty, its items are not such pairs, shapes vary, or it does not fit into memory.
+        BadInput: it is empty, its items are not such pairs, shapes vary, images change at random, or it does not fit
+            into memory.
 
     >>> items = [(np.zeros((8, 8, 3), np.uint8), 0), (np.ones((8, 8, 3), np.uint8), 1)]
     >>> from_dataset(items, name="mine")
@@ -60,7 +62,13 @@ def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor]:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise BadInput(field, type(item).__name__, f"items that are pairs (image, label) (item {position})")
         image, label = item
-        stack.add(_array(image, field, position), mix_grey=isinstance(image, Image.Image))
+        array = _array(image, field, position)
+        stack.add(array, mix_grey=isinstance(image, Image.Image))
+        # Reading once a dataset that changes its images at random would freeze them without a word.
+        asked_again = size is not None and position < _ASKED_TWICE
+        if asked_again and not np.array_equal(array, _array(dataset[position][0], field, position)):
+            expected = "the same image each time it is asked; random transforms would be frozen: set augmentation"
+            raise BadInput(field, type(dataset).__name__, expected)
         labels.append(_label(label, field, position))
     images = torch.from_numpy(stack.finish())
     return _pixels_of_floats(images), torch.tensor(labels, dtype=torch.int64)

@@ -18,7 +18,7 @@ def entries(folder: Path, field: str = "data.path") -> list[Path]:
     try:
         return sorted(folder.iterdir())
     except FileNotFoundError:
-        raise BadInput(field, str(folder), "a folder that exists") from None
+        raise BadInput(field, str(folder), "a folder that exists, here or under $STILLROOM_DATA") from None
     except NotADirectoryError:
         raise BadInput(field, str(folder), "a folder, not a file") from None
     except OSError as error:

@@ -98,15 +98,19 @@ def from_argument(data: str) -> DataConfig:
     >>> from_argument("digts")
     Traceback (most recent call last):
     ...
-    stillroom.errors.BadInput: --data: got 'digts'; expected a folder that exists, or a known name
-    (did you mean 'digits'?)
+    stillroom.errors.BadInput: --data: got 'digts'; expected a folder that exists, here or under $STILLROOM_DATA,
+    or a known name (did you mean 'digits'?)
     """
     if data in KNOWN_NAMES:
         return DataConfig(source="digits")
     folder = find_input(data)
     if not data or not folder.exists():
-        raise BadInput("--data", data, f"a folder that exists, or a known name ({nearest(data, KNOWN_NAMES)})")
+        raise BadInput("--data", data, _folder_or_name(data))
     return DataConfig(source=recognise(folder, "--data"), path=data)
+
+
+def _folder_or_name(data: str) -> str:
+    return f"a folder that exists, here or under $STILLROOM_DATA, or a known name ({nearest(data, KNOWN_NAMES)})"
 
 
 def _read(config: DataConfig, split: str, field: str) -> ImageSet:

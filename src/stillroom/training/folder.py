@@ -87,6 +87,7 @@ class RunFolder:
         Raises:
             BadInput: the save is damaged.
         """
+        self._mend("timing.jsonl")
         if not self.state_path.exists():
             self._cut({})
             return None
@@ -105,6 +106,12 @@ class RunFolder:
     def finish(self) -> None:
         """Remove what only a resumed run needs."""
         shutil.rmtree(self.path / "state", ignore_errors=True)
+
+    def _mend(self, name: str) -> None:
+        """Take away a last line that a kill cut short: the next would run on in it."""
+        log = self.path / name
+        if log.exists() and not (content := log.read_bytes()).endswith(b"\n"):
+            os.truncate(log, content.rfind(b"\n") + 1)
 
     def _cut(self, lengths: dict[str, int]) -> None:
         for name in LOGS:
