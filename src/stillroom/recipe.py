@@ -23,7 +23,9 @@ class Recipe(Config):
     """One run, whole: the same recipe on the same machine gives the same bytes."""
 
     name: str | None = Field(
-        None, max_length=80, description="What reports call this run; left out: student ← teacher."
+        None,
+        max_length=80,
+        description="What reports call this run; left out: student ← teacher, or student from labels.",
     )
     data: DataConfig = Field(default_factory=DataConfig, description="Where the images come from.")
     teacher: ModelConfig | None = Field(None, description="The model that teaches; left out: labels alone.")
@@ -43,13 +45,6 @@ class Recipe(Config):
         if twice:
             raise ValueError(f"each objective once, but {twice[0]!r} is there {names.count(twice[0])} times")
         return self
-
-    @property
-    def title(self) -> str:
-        """What reports call this run."""
-        if self.name:
-            return self.name
-        return self.student.name + (f" ← {self.teacher.name}" if self.teacher else "")
 
     def hash(self) -> str:
         """SHA-256 of the recipe's content, 64 hex digits."""

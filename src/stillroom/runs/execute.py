@@ -183,6 +183,14 @@ class _Run:
         self.observer.note("this run is finished already")
         return Finished(out, read_json(out / "summary.json"), self.student.model.eval())
 
+    def _title(self) -> str:
+        """What reports call the run."""
+        if self.recipe.name:
+            return self.recipe.name
+        if self.teacher is not None and self.reads_teacher:
+            return f"{self.student.name} ← {self.teacher.name}"
+        return f"{self.student.name} from labels"
+
     def _live_teacher(self) -> LiveTeacher:
         assert self.teacher is not None
         return LiveTeacher(
@@ -219,7 +227,7 @@ class _Run:
         }
         return {
             "schema": SCHEMA,
-            "name": recipe.title,
+            "name": self._title(),
             "recipe_hash": recipe.hash(),
             "seed": recipe.seed,
             "steps": progress.step,

@@ -29,8 +29,7 @@ def write_predictions(out: Path, test: ImageSet, student_logits: Tensor, teacher
             rows = test.labels[:, None]
             before = teacher_logits.softmax(1).gather(1, rows)
             after = student_logits.softmax(1).gather(1, rows)
-            # Stable, so that ties fall the same way in every run.
-            changed = (after - before).abs().squeeze(1).sort(descending=True, stable=True).indices[:EXAMPLES]
+            changed = changed_most((after - before).squeeze(1), EXAMPLES)
             tensors["example_indices"] = changed
             tensors["example_images"] = test.images[changed].contiguous()
     names = json.dumps(list(test.class_names), ensure_ascii=False)
@@ -38,6 +37,21 @@ def write_predictions(out: Path, test: ImageSet, student_logits: Tensor, teacher
         out / "predictions.safetensors",
         lambda temporary: save_file(tensors, temporary, metadata={"class_names": names}),
     )
+
+
+def changed_most(change: Tensor, count: int) -> Tensor:
+    """Indices of the largest losses and of the largest gains, half and half, the largest change first.
+
+    Were both ranked together, a weaker student would show losses alone.
+
+    >>> changed_most(torch.tensor([-0.9, -0.8, 0.1, 0.3, -0.7]), 4).tolist()
+    [0, 1, 3, 2]
+    """
+    # Stable, so that ties fall the same way in every run.
+    ranked = change.sort(stable=True).indices
+    count = min(count, len(change))
+    ends = torch.cat([ranked[: count - count // 2], ranked[len(ranked) - count // 2 :]])
+    return ends[change[ends].abs().sort(descending=True, stable=True).indices]
 
 
 def time_models(folder: RunFolder, models: Mapping[str, Dressed | None], data: ImageSet) -> None:
