@@ -33,7 +33,7 @@ def with_top1(run: RunFolder, student: float, teacher: float | None = None, coun
 
 def alone(run: RunFolder) -> RunFolder:
     """The same student from labels alone."""
-    return replace(run, name="labels", teacher=None, path=run.path.parent / "labels")
+    return replace(run, name="labels", teacher=None, taught=False, path=run.path.parent / "labels")
 
 
 def test_a_student_below_its_teacher(run: RunFolder) -> None:
@@ -94,6 +94,13 @@ def test_above_the_same_student_from_labels_alone(run: RunFolder) -> None:
     assert told == (
         "2.1 points above the same student from labels alone (“labels”), 82.2% (one seed each: no interval).",
     )
+
+
+def test_a_teacher_that_was_only_compared_with_did_not_teach(run: RunFolder) -> None:
+    labels = replace(with_top1(run, 86.3), taught=False)
+    (told,) = verdict(run, [("labels", labels)]).against
+    assert told.startswith("Worse than the same student from labels alone (“labels”): 2.0 points below its 86.3%")
+    assert told.endswith("teaching cost accuracy instead of adding it.")
 
 
 def test_below_the_same_student_from_labels_alone_is_said_plainly(run: RunFolder) -> None:

@@ -120,7 +120,7 @@ def content(runs: Sequence[tuple[str, RunFolder]]) -> Content:
         examples=answered.examples if answered else (),
         missing_answers="" if answered else "This run folder holds no predictions.safetensors.",
         missing_images=_missing_images(run),
-        command=f"stillroom {'distill' if run.teacher is not None else 'train'} recipe.yaml --out RUN",
+        command=f"stillroom {'distill' if run.taught else 'train'} recipe.yaml --out RUN",
         environment=run.environment,
         hashes=tuple(hash_rows([each for _, each in runs])),
         glossary=GLOSSARY,

@@ -64,6 +64,13 @@ class Fields:
         """A whole number, or None where there is none."""
         return None if self.content.get(key) is None else self.whole(key, low)
 
+    def flag(self, key: str, otherwise: bool) -> bool:
+        """True or false, or what else holds where it is not told."""
+        value = self.content.get(key, otherwise)
+        if not isinstance(value, bool):
+            raise self._bad(key, "true or false")
+        return value
+
     def one_of(self, key: str, values: Sequence[object]) -> None:
         """Refuse any other value."""
         if self.content.get(key) not in values:

@@ -41,7 +41,10 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """One finished run as its files tell it."""
+    """One finished run as its files tell it.
+
+    ``taught`` says whether the student learned from the teacher, who may also be there to be compared with alone.
+    """
 
     path: Path
     name: str
@@ -52,6 +55,7 @@ class RunFolder:
     recipe_hash: str
     student: ModelFacts
     teacher: ModelFacts | None
+    taught: bool
     data: dict[str, str | int | None]
     hashes: dict[str, str]
     recipe_text: str | None
@@ -88,7 +92,7 @@ def read_run(path: Path) -> RunFolder:
     hashes = summary.inside("hashes")
     timing = _clocks(path / "timing.jsonl")
     student = _facts(summary, _latency(timing, "student"))
-    taught = summary.content.get("teacher") is not None
+    has_teacher = summary.content.get("teacher") is not None
     classes = data.whole("classes", low=1)
     train, test = _metrics(path / "metrics.jsonl")
     recipe_text, recipe = _recipe(path / "recipe.yaml")
@@ -101,7 +105,8 @@ def read_run(path: Path) -> RunFolder:
         precision=summary.maybe_text("precision") or "",
         recipe_hash=summary.maybe_text("recipe_hash") or "",
         student=student,
-        teacher=_facts(summary.inside("teacher"), _latency(timing, "teacher")) if taught else None,
+        teacher=_facts(summary.inside("teacher"), _latency(timing, "teacher")) if has_teacher else None,
+        taught=summary.flag("taught", has_teacher),
         data={
             "name": data.text("name"),
             "classes": classes,

@@ -12,7 +12,10 @@ def facts(run: RunFolder) -> list[str]:
     """The run in keywords: data, models, objectives, length, seed, precision."""
     train = run.data["train"]
     images = f", {whole(train)} training images" if isinstance(train, int) else ""
-    found = [f"{run.data['name']}{images}", run.student.model + (f" from {run.teacher.model}" if run.teacher else "")]
+    found = [
+        f"{run.data['name']}{images}",
+        run.student.model + (f" from {run.teacher.model}" if run.teacher and run.taught else ""),
+    ]
     terms = objectives(run.recipe.get("objectives"))
     if terms:
         found.append(terms)

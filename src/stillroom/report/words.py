@@ -101,7 +101,7 @@ def against(run: RunFolder, name: str, other: RunFolder) -> str:
     unresolved = "" if gap.resolved else ", too little for the test images to tell apart"
     if gap.points > 0:
         return f"{_points(gap)} above {told}, {level}{unresolved} {bound}."
-    if gap.resolved and run.teacher is not None and other.teacher is None and same_student(run, other):
+    if gap.resolved and run.taught and not other.taught and same_student(run, other):
         return (
             f"Worse than {told}: {_points(gap)} below its {level} {bound}. "
             "In this pair of runs, teaching cost accuracy instead of adding it."
@@ -126,9 +126,9 @@ def same_student(run: RunFolder, other: RunFolder) -> bool:
 def describe(run: RunFolder, name: str, other: RunFolder) -> str:
     """What the other run is, in words."""
     if same_student(run, other):
-        if other.teacher is None and run.teacher is not None:
+        if run.taught and not other.taught:
             return f"the same student from labels alone (“{name}”)"
-        if other.teacher is not None and run.teacher is None:
+        if other.taught and not run.taught:
             return f"the same student with a teacher (“{name}”)"
     return f"“{name}”"
 

@@ -236,6 +236,7 @@ class _Run:
             "model": self.student.name,
             **size(trained, self.test),
             "teacher": teacher,
+            "taught": self.reads_teacher,
             "data": {
                 "name": self.train.name,
                 "classes": self.train.num_classes,
