@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stillroom.data.decoding import decode
 from stillroom.data.images import ImageSet
 from stillroom.data.parquet import parquet_splits, read_parquet
 from stillroom.errors import BadInput
@@ -353,3 +354,25 @@ def test_metadata_written_by_the_helper_is_that_of_hugging_face(
     path = write_parquet(tmp_path / "x.parquet", [png(colours[0])], [0], names=["a"])
     features = json.loads(pq.read_schema(path).metadata[b"huggingface"])["info"]["features"]
     assert features == {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a"]}}
+
+
+@pytest.mark.parametrize("limit", [1, 5, 11, 12, 99])
+def test_a_limit_gives_the_subset_of_the_whole_without_decoding_the_rest(
+    tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    pictures = [png(each) for each in colours]
+    for shard in (0, 1):
+        rows = slice(6 * shard, 6 * shard + 6)
+        path = tmp_path / f"train-0000{shard}-of-00002.parquet"
+        write_parquet(path, pictures[rows], LABELS[rows], names=list("abc"))
+    whole = read_parquet(tmp_path, "train").subset(limit)
+    decoded = []
+
+    def counting(content: bytes) -> np.ndarray:
+        decoded.append(content)
+        return decode(content)
+
+    monkeypatch.setattr("stillroom.data.parquet.decode", counting)
+    some = read_parquet(tmp_path, "train", limit=limit)
+    assert some.fingerprint == whole.fingerprint
+    assert len(decoded) == len(some) == min(limit, 12)

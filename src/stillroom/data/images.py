@@ -118,13 +118,7 @@ class ImageSet:
         """
         if limit is None or limit >= len(self):
             return self
-        if limit < 1:
-            raise BadInput("limit", limit, "at least 1 image")
-        order = permutation(len(self), 0, "subset")
-        # First of every class, then second of every class, …: any prefix is as balanced as the data allow.
-        rank = rank_in_class(self.labels.cpu().numpy()[order])
-        chosen = np.sort(order[np.argsort(rank, kind="stable")[:limit]])
-        rows = torch.from_numpy(chosen)
+        rows = torch.from_numpy(balanced(self.labels.cpu().numpy(), limit))
         return replace(self, images=self.images[rows], labels=self.labels[rows])
 
 
@@ -189,6 +183,26 @@ def numbered(labels: Tensor) -> tuple[str, ...]:
     if largest >= MAX_CLASSES:
         raise BadInput("data.labels", largest, f"class numbers counted from 0, below {MAX_CLASSES}")
     return _numbers(largest + 1)
+
+
+def balanced(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
+    """The fixed random ``limit`` samples of :meth:`ImageSet.subset`, told from the labels alone: sorted, int64 [limit].
+
+    Args:
+        labels: of the whole set, int64 [N].
+        limit: number of samples, at most N.
+
+    Raises:
+        BadInput: the limit is below 1.
+
+    >>> np.bincount(np.array([0, 0, 0, 0, 1, 1])[balanced(np.array([0, 0, 0, 0, 1, 1]), 4)]).tolist()
+    [2, 2]
+    """
+    if limit < 1:
+        raise BadInput("limit", limit, "at least 1 image")
+    order = permutation(len(labels), 0, "subset")
+    # First of every class, then second of every class, …: any prefix is as balanced as the data allow.
+    return np.sort(order[np.argsort(rank_in_class(labels[order]), kind="stable")[:limit]])
 
 
 def rank_in_class(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

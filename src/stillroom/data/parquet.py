@@ -19,7 +19,7 @@ import torch
 from stillroom.data.columns import Columns, find_columns
 from stillroom.data.decoding import decode
 from stillroom.data.folders import entries, folder_name, missing_split, unreadable
-from stillroom.data.images import ImageSet, numbered
+from stillroom.data.images import ImageSet, balanced, numbered
 from stillroom.data.stacking import Stack
 from stillroom.errors import BadInput
 
@@ -55,7 +55,13 @@ def _splits_in(folder: Path) -> dict[str, list[Path]]:
 
 
 def read_parquet(
-    folder: Path, split: str, *, image_column: str | None = None, label_column: str | None = None, field: str = "split"
+    folder: Path,
+    split: str,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    limit: int | None = None,
+    field: str = "split",
 ) -> ImageSet:
     """Read and decode every shard of one split.
 
@@ -64,6 +70,7 @@ def read_parquet(
         split: such as ``train``.
         image_column: column of the pictures; found by the files' own metadata or types where None.
         label_column: column of the class numbers; found likewise.
+        limit: give only the images of ``ImageSet.subset(limit)``; no other picture is decoded.
         field: the field that names the split in an error.
 
     Raises:
@@ -85,12 +92,15 @@ def read_parquet(
         for path, _, columns in opened:
             if columns != first:
                 raise BadInput("data.path", str(path), f"the same columns and classes as in {paths[0].name}")
-        images, labels = _read_all([(path, file) for path, file, _ in opened], first)
+        files = [(path, file) for path, file, _ in opened]
+        labels = _read_labels(files, first)
+        names = first.class_names or numbered(torch.from_numpy(labels))
+        wanted = np.arange(len(labels)) if limit is None or limit >= len(labels) else balanced(labels, limit)
+        images = _read_images(files, first, wanted)
     finally:
         for _, file, _ in opened:
             file.close()
-    targets = torch.from_numpy(labels)
-    return ImageSet(torch.from_numpy(images), targets, first.class_names or numbered(targets), folder_name(folder))
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[wanted]), names, folder_name(folder))
 
 
 def _check_shards(paths: list[Path], split: str) -> None:
@@ -109,21 +119,33 @@ def _check_shards(paths: list[Path], split: str) -> None:
         )
 
 
-def _read_all(
-    files: list[tuple[Path, pq.ParquetFile]], columns: Columns
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    folder = str(files[0][0].parent)
-    stack = Stack(sum(file.metadata.num_rows for _, file in files), "data.path", folder)
-    labels: list[npt.NDArray[np.int64]] = []
+def _read_labels(files: list[tuple[Path, pq.ParquetFile]], columns: Columns) -> npt.NDArray[np.int64]:
+    labels = [np.empty(0, np.int64)]
+    for path, file in files:
+        row = 0
+        with _guarded(path):
+            for batch in file.iter_batches(_ROWS, columns=[columns.label]):
+                labels.append(_labels(batch.column(columns.label), path, row))
+                row += len(labels[-1])
+    return np.concatenate(labels)
+
+
+def _read_images(
+    files: list[tuple[Path, pq.ParquetFile]], columns: Columns, wanted: npt.NDArray[np.int64]
+) -> npt.NDArray[np.uint8]:
+    """The pictures of the wanted rows, which are numbered through all files and sorted."""
+    stack = Stack(len(wanted), "data.path", str(files[0][0].parent))
+    before = 0  # rows of the files read so far
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, file in files:
             row = 0
             with _guarded(path):
-                for batch in file.iter_batches(_ROWS, columns=[columns.image, columns.label]):
-                    labels.append(_labels(batch.column(columns.label), path, row))
-                    pictures = batch.column(columns.image).to_pylist()
-                    starts = range(0, len(pictures), _JOB)
-                    jobs = [pool.submit(_decode_all, pictures[at : at + _JOB], path, row + at) for at in starts]
+                for batch in file.iter_batches(_ROWS, columns=[columns.image]):
+                    ends = np.searchsorted(wanted, [before + row, before + row + len(batch)])
+                    rows = wanted[ends[0] : ends[1]] - before
+                    pictures = batch.column(columns.image).take(pa.array(rows - row)).to_pylist()
+                    cells = list(zip(rows.tolist(), pictures, strict=True))
+                    jobs = [pool.submit(_decode_all, cells[at : at + _JOB], path) for at in range(0, len(cells), _JOB)]
                     try:
                         for job in jobs:
                             for picture in job.result():
@@ -131,8 +153,9 @@ def _read_all(
                     finally:
                         for job in jobs:
                             job.cancel()
-                    row += len(pictures)
-    return stack.finish(), np.concatenate(labels)
+                    row += len(batch)
+            before += row
+    return stack.finish()
 
 
 def _labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64]:
@@ -150,8 +173,8 @@ def _labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64]:
     return labels
 
 
-def _decode_all(cells: list[Any], path: Path, row: int) -> list[npt.NDArray[np.uint8]]:
-    return [_picture(cell, path, row + offset) for offset, cell in enumerate(cells)]
+def _decode_all(cells: list[tuple[int, Any]], path: Path) -> list[npt.NDArray[np.uint8]]:
+    return [_picture(cell, path, row) for row, cell in cells]
 
 
 def _picture(cell: Any, path: Path, row: int) -> npt.NDArray[np.uint8]:

@@ -33,9 +33,11 @@ def load(config: DataConfig) -> DataPair:
     (ImageSet('digits': 100 images of 1×8×8, uint8, 10 classes),
      ImageSet('digits': 500 images of 1×8×8, uint8, 10 classes))
     """
-    train = _read(config, config.train_split, "data.train_split")
-    same = config.test_split == config.train_split
-    test = train if same else _read(config, config.test_split, "data.test_split")
+    if config.test_split == config.train_split:
+        train = test = _read(config, config.train_split, "data.train_split")
+    else:
+        train = _read(config, config.train_split, "data.train_split", config.train_limit)
+        test = _read(config, config.test_split, "data.test_split", config.test_limit)
     whole = paired(train, test)
     return DataPair(whole.train.subset(config.train_limit), whole.test.subset(config.test_limit))
 
@@ -54,9 +56,9 @@ def load_split(config: DataConfig, split: str) -> ImageSet:
     ImageSet('digits': 50 images of 1×8×8, uint8, 10 classes)
     """
     if split == config.train_split:
-        return _read(config, split, "data.train_split").subset(config.train_limit)
+        return _read(config, split, "data.train_split", config.train_limit)
     if split == config.test_split:
-        return _read(config, split, "data.test_split").subset(config.test_limit)
+        return _read(config, split, "data.test_split", config.test_limit)
     return _read(config, split, "split")
 
 
@@ -113,15 +115,22 @@ def _folder_or_name(data: str) -> str:
     return f"a folder that exists, here or under $STILLROOM_DATA, or a known name ({nearest(data, KNOWN_NAMES)})"
 
 
-def _read(config: DataConfig, split: str, field: str) -> ImageSet:
+def _read(config: DataConfig, split: str, field: str, limit: int | None = None) -> ImageSet:
     source = config.source
     if source == "python":
         raise BadInput("data.source", source, "data that a recipe can name; give your dataset again from Python")
     if config.path is None:
-        return read_digits(split, field)
+        return read_digits(split, field).subset(limit)
     folder = find_input(config.path)
     if source == "auto":
         source = recognise(folder)
     if source == "idx":
-        return read_idx(folder, split, field)
-    return read_parquet(folder, split, image_column=config.image_column, label_column=config.label_column, field=field)
+        return read_idx(folder, split, field).subset(limit)
+    return read_parquet(
+        folder,
+        split,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        limit=limit,
+        field=field,
+    )
