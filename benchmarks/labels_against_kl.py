@@ -42,7 +42,7 @@ def training_seconds(folder: Path) -> float:
         if event["event"] == "progress":
             last = event["seconds"]
         elif event["event"] == "resume":
-            total += last
+            total, last = total + last, 0.0
     return round(total + last, 1)
 
 
@@ -71,9 +71,12 @@ def table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
             f"{b['agreement']:.2f} | {a['training_seconds']:.0f} | {b['training_seconds']:.0f} | {equal} |"
         )
     lines += ["", "`equal`: initial weights, order of images, views, budget and threads have the same hashes.", ""]
-    for key, unit in (("top1", "points of top-1"), ("nll", "nats of NLL"), ("ece", "of calibration error")):
+    measures = (("top1", "points of top-1", 2), ("nll", "nats of NLL", 3), ("ece", "of calibration error", 3))
+    for key, unit, digits in measures:
         labels, kl = ([found[name, seed][key] for seed in paired] for name in ("labels", "kl"))
-        lines.append(f"- kl − labels, {unit}, paired, 95% interval (Student): {sr.paired_difference(labels, kl)}")
+        lines.append(
+            f"- kl − labels, {unit}, paired, 95% interval (Student): {sr.paired_difference(labels, kl).told(digits)}"
+        )
     return "\n".join(lines) + "\n"
 
 

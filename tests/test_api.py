@@ -179,6 +179,113 @@ def test_bad_input_is_told_and_writes_nothing(tmp_path: Path, options: dict[str,
     assert not (tmp_path / "run").exists()
 
 
+class Empty(nn.Sequential):
+    """A module that Python takes for false."""
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_a_teacher_that_python_takes_for_false_teaches(tmp_path: Path) -> None:
+    assert distill(tmp_path / "run", teacher=Empty(*net(8))).summary["taught"]
+
+
+class InPlace(nn.Module):
+    """Works in place on what it is given, and keeps a tensor from an earlier call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, CLASSES)
+        self.kept: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.sub_(1.0).flatten(1)
+        if len(x) not in self.kept:
+            self.kept[len(x)] = torch.ones(len(x), CLASSES)
+        return self.head(x) * self.kept[len(x)]  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("shape", [(64,), (1, 8, 8)])
+def test_the_users_data_and_teacher_are_not_changed_by_what_they_do(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    floats = torch.randn(80, *shape)
+    before = floats.clone()
+    data = TensorDataset(floats, torch.arange(80) % CLASSES)
+    teacher = InPlace()
+    distill(tmp_path / "run", teacher=teacher, student=InPlace(), train=data, test=data)
+    assert torch.equal(floats, before)
+    assert teacher.kept == {}
+    teacher(torch.randn(1, 64)).sum().backward()
+
+
+class Fixed(nn.Module):
+    """A teacher without a parameter."""
+
+    def __init__(self, answers: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("answers", answers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :CLASSES] + self.answers  # type: ignore[operator, no-any-return]
+
+
+def test_a_teacher_of_buffers_alone_teaches(tmp_path: Path) -> None:
+    run = distill(tmp_path / "run", teacher=Fixed(torch.arange(4.0)))
+    assert run.summary["teacher"]["parameters"] == 0
+
+
+def test_a_teacher_whose_answers_are_not_finite_is_told(tmp_path: Path) -> None:
+    masked = torch.tensor([0.0, 0.0, 0.0, float("-inf")])
+    with pytest.raises(sr.BadInput, match="finite logits for every test image"):
+        distill(tmp_path / "run", teacher=Fixed(masked), objectives=[sr.CrossEntropy()])
+
+
+def test_two_terms_of_one_name_are_told(tmp_path: Path) -> None:
+    class Mine(sr.KL):
+        """Another kl."""
+
+    with pytest.raises(sr.BadInput, match="objectives: got 'kl'; expected a name of its own"):
+        distill(tmp_path / "run", objectives=[sr.KL(), Mine(temperature=1)])
+
+
+def test_a_student_that_cannot_train_on_the_smallest_batch_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    normed = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
+    for options in ({"batch_size": 1}, {"training": {"accumulate": 16}}):
+        with pytest.raises(sr.BadInput, match="a model that can train on 1 images at once; it raised ValueError"):
+            distill(tmp_path / "run", student=normed, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_whole_numbers_are_copied_into_the_moving_average(tmp_path: Path) -> None:
+    class Indexed(nn.Module):
+        """Holds an index, as windowed attention does."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("index", torch.arange(64).flip(0))
+            self.head = nn.Linear(64, CLASSES)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x.flatten(1)[:, self.index])  # type: ignore[no-any-return, index]
+
+    run = distill(tmp_path / "run", student=Indexed(), training={"ema": 0.9})
+    assert torch.equal(run.student.index, torch.arange(64).flip(0))  # type: ignore[arg-type]
+
+
+def test_resuming_needs_the_folder_and_the_same_things(tmp_path: Path) -> None:
+    with pytest.raises(sr.BadInput, match="the run's folder by out="):
+        distill(None, resume=True)  # type: ignore[arg-type]
+    distill(tmp_path / "run")
+    assert distill(tmp_path / "run", resume=True).summary["steps"] == 18
+    others = {
+        "teacher": {"teacher": net(32)},
+        "init": {"student": net(3)},
+        "data": {"train": pixels(96, 9), "test": pixels(40, 9)},
+    }
+    for what, options in others.items():
+        with pytest.raises(sr.BadInput, match=f"the same {what} as the finished run there"):
+            distill(tmp_path / "run", resume=True, **options)
+
+
 def test_options_of_an_objective_are_checked_when_it_is_made() -> None:
     with pytest.raises(sr.BadInput, match=r"KL.temperature: got 0; expected greater than 0"):
         sr.KL(temperature=0)

@@ -72,6 +72,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def narrow(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(63, num_classes))\n"
         "def good(num_classes, hidden=8):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))\n"
+        "def normed(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes), nn.BatchNorm1d(num_classes))\n"
         "class Half(sr.Objective[sr.ObjectiveConfig]):\n"
         "    reads = sr.Reads(teacher=True)\n"
         "    def forward(self, lesson): return (lesson.student.logits - lesson.teacher_logits).abs().mean() / 2\n"
@@ -139,6 +141,9 @@ BAD: list[tuple[list[str], str]] = [
     ([*EVALUATE, "empty.pt"], "model.weights: got 'empty.pt'"),
     ([*EVALUATE, "emptydir"], "model.weights: got 'emptydir'"),
     (EVALUATE[:-1], "--weights: got None; expected a file of weights"),
+    (["evaluate", "--model", "", "--data", "digits"], "--model: got ''; expected a model's name"),
+    ([*DISTILL, "student.options.x=2020-99-99"], "student.options.x: got '2020-99-99'; expected a value in YAML"),
+    ([*DISTILL, "data.batch_size=1", "student.name=mine:normed", "student.options={}"], "can train on 1 images"),
     # data
     ([*DISTILL, "data.path=nowhere"], "data.path: got 'nowhere'"),
     ([*DISTILL, "data.path=emptydir"], "data.path: got 'emptydir'"),
@@ -273,6 +278,17 @@ def test_json_is_alone_on_standard_output(workplace: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == "run"
     assert "epoch 1" in done.stderr
+
+
+def test_a_full_disk_is_told_and_loses_nothing(workplace: Path) -> None:
+    command = [sys.executable, "-m", "stillroom", *DISTILL, "training.save_seconds=0"]
+    limited = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command]
+    full = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=300)
+    assert full.returncode == 2
+    assert full.stderr.splitlines()[-1].startswith("error: File too large")
+    assert "Traceback" not in full.stderr
+    assert not list((workplace / "run").rglob("*.part"))
+    assert stillroom(*DISTILL, "training.save_seconds=0", "--resume").returncode == 0
 
 
 def test_an_interrupted_run_exits_with_130_and_goes_on(workplace: Path) -> None:

@@ -57,6 +57,11 @@ def test_the_demos_plots_answer_to_hover(demo: Path, browser: Any) -> None:
         visit.assert_quiet()
 
 
+def test_a_demo_killed_while_it_wrote_its_page_goes_on(demo: Path) -> None:
+    (demo / ".report.html.abc.part").write_text("half")
+    assert run(["demo", "--out", str(demo)]) == 0
+
+
 def test_a_demo_that_is_there_is_not_run_again(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (demo / "distilled" / "student.safetensors").stat().st_mtime_ns
     assert run(["demo", "--out", str(demo), "--json"]) == 0

@@ -106,6 +106,17 @@ def test_paired_difference_equals_scipys_test_and_interval() -> None:
     assert (found.low, found.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
 
 
+def test_equal_differences_show_no_spread_and_claim_no_interval() -> None:
+    found = paired_difference([1.0, 2.0], [1.5, 2.5])
+    assert (found.mean, found.low, found.high, found.p) == (0.5, None, None, None)
+    assert "no spread between the pairs" in str(found)
+
+
+def test_a_level_that_is_no_coverage_is_refused() -> None:
+    with pytest.raises(BadInput, match="level: got 95"):
+        paired_difference([1.0, 2.0], [2.0, 4.0], level=95)
+
+
 def test_no_difference_gives_p_of_one_and_one_seed_gives_no_interval() -> None:
     assert paired_difference([1.0, 2.0], [1.0, 2.0]).p == 1
     alone = paired_difference([1.0], [2.0])

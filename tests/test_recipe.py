@@ -51,6 +51,8 @@ BAD: list[tuple[Any, str]] = [
     (with_(objectives=[{"name": "kll"}]), "expected an objective that exists (did you mean 'kl'?)"),
     (with_(objectives=[{"name": "kl", "temprature": 1}]), "objectives.0.temprature: unknown field 'temprature'"),
     (with_(objectives=[{"name": "kl", "temperature": 0}]), "objectives.0.temperature: got 0; expected greater than 0"),
+    (with_(objectives=[{"name": "kl", "weight": 0}]), "expected a weight above 0; leave a term out"),
+    (with_(objectives=[{"name": "kl", "weight": {"start": 0, "end": 0}}]), "expected a weight above 0"),
     (with_(objectives=[{"name": "kl", "weight": -1}]), "objectives.0.weight: got -1"),
     (with_(objectives=[{"name": "kl", "weight": {"strat": 0}}]), "objectives.0.weight.strat: unknown field 'strat'"),
     (with_(objectives=[{"name": "kl"}, {"name": "kl"}]), "expected each objective once, but 'kl' is there 2 times"),
@@ -120,7 +122,16 @@ def test_overrides_set_one_value(override: str, path: tuple[Any, ...], value: An
 
 @pytest.mark.parametrize(
     "override",
-    ["training.epochs", "=3", "objectives.mse.weight=1", "objectives.7.weight=1", "seed.x=1", "seed.x.y=1", "a=[1"],
+    [
+        "training.epochs",
+        "=3",
+        "objectives.mse.weight=1",
+        "objectives.7.weight=1",
+        "seed.x=1",
+        "seed.x.y=1",
+        "a=[1",
+        "a=2020-99-99",
+    ],
 )
 def test_a_bad_override_is_told(override: str) -> None:
     with pytest.raises(BadInput):
@@ -134,6 +145,9 @@ def test_a_bad_override_is_told(override: str) -> None:
         ("- 1", "expected a mapping"),
         ("", "expected a mapping"),
         ("!!python/object/apply:os.system [echo]", "expected valid YAML"),
+        ("seed: 2020-99-99", "expected valid YAML"),
+        ("[" * 5000, "expected valid YAML"),
+        ("student: {name: mlp, options: {x: !!binary /w==}}", "options of text, numbers"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str, message: str) -> None:

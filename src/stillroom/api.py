@@ -107,7 +107,11 @@ def distill(
     (2, 2212)
     """
     if objectives is None:
-        objectives = [CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)] if teacher else [CrossEntropy()]
+        objectives = (
+            [CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)] if teacher is not None else [CrossEntropy()]
+        )
+    if resume and out is None:
+        raise BadInput("resume", resume, "the run's folder by out=")
     options = dict(training or {})
     for key, value in (("epochs", epochs), ("steps", steps)):
         if value is not None:
@@ -127,7 +131,8 @@ def distill(
     )
     data = paired(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
-    materials = Materials(data, copy.deepcopy(student), [copy.deepcopy(o) for o in objectives], teacher)
+    # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
+    materials = Materials(data, copy.deepcopy(student), [copy.deepcopy(o) for o in objectives], copy.deepcopy(teacher))
     finished = execute(
         recipe,
         Path(out) if out is not None else fresh_folder(Path("runs"), name or "run"),

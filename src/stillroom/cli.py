@@ -101,7 +101,7 @@ def train(
 
     The recipe's `student` is what learns. Its `teacher`, if any, is only compared with.
 
-    Example: `stillroom train recipes/digits-teacher.yaml --out runs/teacher`
+    Example: `stillroom train recipes/digits.yaml --out runs/digits`
     """
     settled = _recipe(recipe, overrides)
     from stillroom.objectives.registry import build_objectives
@@ -169,6 +169,8 @@ def evaluate(
 
     if device not in ("auto", "cpu", "cuda"):
         raise BadInput("--device", device, "auto, cpu or cuda")
+    if not model:
+        raise BadInput("--model", model, "a model's name")
     settled = ModelConfig(
         name=model,
         weights=weights,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.errors import BadInput
+from stillroom.files import is_partial
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.report.page import write_report
 from stillroom.runs.execute import Finished, execute
@@ -61,7 +62,7 @@ def run_demo(out: Path, observer: Observer, say: Callable[[str], None]) -> dict[
     """
     began = time.perf_counter()
     known = {"teacher", "labels", "distilled", "report.html"}
-    if out.exists() and (not out.is_dir() or not {item.name for item in out.iterdir()} <= known):
+    if out.exists() and (not out.is_dir() or not {i.name for i in out.iterdir() if not is_partial(i)} <= known):
         raise BadInput("--out", str(out), "a new or empty folder, or a demo's")
     finished: dict[str, Finished] = {}
     steps = {

@@ -35,9 +35,18 @@ def replaced(path: Path) -> Iterator[Path]:
         raise
 
 
+def is_partial(path: Path) -> bool:
+    """Whether a file is what a write that was killed left.
+
+    >>> is_partial(Path("run/.recipe.yaml.x1.part")), is_partial(Path("run/my.part"))
+    (True, False)
+    """
+    return path.name.startswith(".") and path.suffix == ".part"
+
+
 def sweep_partial(folder: Path) -> None:
     """Remove what writes that were killed left in ``folder`` (its ``.NAME.*.part`` files)."""
-    for leftover in folder.rglob(".*.part"):
+    for leftover in filter(is_partial, folder.rglob("*.part")):
         leftover.unlink(missing_ok=True)
 
 

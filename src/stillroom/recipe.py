@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticSerializationError
 
 from stillroom.config import Config, bad_input
 from stillroom.data.config import DataConfig
@@ -69,9 +70,15 @@ def parse_recipe(content: object) -> Recipe:
     if not isinstance(content, dict):
         raise BadInput("recipe", content, "a mapping with at least `student`")
     try:
-        return Recipe.model_validate(content)
+        recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise bad_input(error, Recipe) from None
+    try:
+        recipe.hash()
+    except (PydanticSerializationError, UnicodeError, TypeError, ValueError):
+        # Free options are the one place where YAML's stranger types get through.
+        raise BadInput("recipe", content, "options of text, numbers, true/false, lists and mappings alone") from None
+    return recipe
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -91,7 +98,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise BadInput("recipe", str(path), f"a readable recipe file ({reason})") from None
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise BadInput(
@@ -116,7 +123,7 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         raise BadInput("override", override, "key.path=value, such as training.epochs=3")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise BadInput(key, text, "a value in YAML, such as 3, true or [1, 2]") from None
     parts = key.strip().split(".")
     place: Any = content

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import itertools
 import math
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from stillroom.objectives.registry import build_objectives
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.runs.execute import execute
 from stillroom.runs.materials import gather
+from stillroom.training.folder import RunFolder
 from stillroom.training.hooks import StepHook, StepInfo
 
 Make = Callable[..., Recipe]
@@ -279,6 +281,14 @@ def test_micro_batches_give_the_step_of_the_whole_batch_without_batchnorm(
     assert a.summary["hashes"]["budget"] != b.summary["hashes"]["budget"]
 
 
+def test_more_micro_batches_than_images_lose_none(recipe: Make, tmp_path: Path) -> None:
+    plain = recipe("student={name: mlp, options: {hidden: [16]}}", "training.epochs=1", "data.batch_size=4")
+    a = execute(plain, tmp_path / "a")
+    b = execute(recipe("training.accumulate=8"), tmp_path / "b")
+    for name, value in a.student.state_dict().items():
+        assert torch.allclose(value, b.student.state_dict()[name], atol=1e-5), name
+
+
 def test_with_batchnorm_micro_batches_normalise_by_themselves(recipe: Make, tmp_path: Path) -> None:
     a = execute(recipe("training.epochs=1"), tmp_path / "a")
     b = execute(recipe("training.accumulate=2"), tmp_path / "b")
@@ -396,6 +406,85 @@ def test_a_line_of_timing_that_a_kill_cut_short_is_taken_away(recipe: Make, tmp_
     execute(made, tmp_path / "run", resume=True, hooks=[StopAt(-1)])
     events = read_lines(timing)
     assert events[whole] == {"event": "resume", "step": 8}
+
+
+def test_a_log_that_is_gone_is_told(recipe: Make, tmp_path: Path) -> None:
+    made = recipe("training.save_seconds=0")
+    with pytest.raises(Stop):
+        execute(made, tmp_path / "run", hooks=[StopAt(10)])
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    with pytest.raises(BadInput, match="bytes it had at the last save, not 0"):
+        execute(made, tmp_path / "run", resume=True, hooks=[StopAt(-1)])
+
+
+def test_other_hooks_than_the_run_was_started_with_are_told(recipe: Make, tmp_path: Path) -> None:
+    made = recipe("training.save_seconds=0", "training.record_moves=[linear]")
+    with pytest.raises(Stop):
+        execute(made, tmp_path / "run", hooks=[StopAt(10)])
+    with pytest.raises(BadInput, match="the hooks that the run was started with: StopAt, RecordMoves"):
+        execute(made, tmp_path / "run", resume=True)
+
+
+def test_a_hooks_state_that_could_not_be_read_back_is_told_at_the_first_save(recipe: Make, tmp_path: Path) -> None:
+    class Odd(StepHook):
+        def state_dict(self) -> dict[str, Any]:
+            return {"path": tmp_path}
+
+    with pytest.raises(RunFailed, match="a hook's state_dict may hold only tensors"):
+        execute(recipe(), tmp_path / "run", hooks=[Odd()])
+
+
+def test_a_run_killed_in_its_first_write_is_resumed(recipe: Make, tmp_path: Path) -> None:
+    (tmp_path / "run" / "state").mkdir(parents=True)
+    (tmp_path / "run" / "state" / "lock").touch()
+    (tmp_path / "run" / ".recipe.yaml.abc.part").write_text("half")
+    execute(recipe(), tmp_path / "run", resume=True)
+    execute(recipe(), tmp_path / "whole")
+    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+
+
+def test_a_run_killed_after_its_last_write_is_tidied(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(self: RunFolder) -> None:
+        raise Stop
+
+    made = recipe()
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "finish", killed)
+        with pytest.raises(Stop):
+            execute(made, tmp_path / "run")
+    assert (tmp_path / "run" / "state").exists()
+    execute(recipe(), tmp_path / "run", resume=True)
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_a_file_system_without_locks_is_no_obstacle(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    assert execute(recipe(), tmp_path / "run").summary["steps"] == 12
+
+
+def test_another_teacher_is_not_taken_for_the_one_a_run_was_started_with(recipe: Make, tmp_path: Path) -> None:
+    made = recipe("training.save_seconds=0")
+    with pytest.raises(Stop):
+        execute(made, tmp_path / "run", hooks=[StopAt(10)])
+    materials = gather(made)
+    assert materials.teacher is not None
+    with torch.no_grad():
+        materials.teacher.get_parameter("linear.weight").mul_(1.01)
+    with pytest.raises(BadInput, match="the same teacher as when it was started"):
+        execute(made, tmp_path / "run", resume=True, materials=materials, hooks=[StopAt(-1)])
+
+
+def test_a_layer_that_starts_at_zero_has_no_relative_moves(recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="a layer that does not start at zero"):
+        execute(recipe("training.record_moves=[bn1.bias]"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_is_not_resumed_with_another_recipe_or_other_data(recipe: Make, tmp_path: Path) -> None:

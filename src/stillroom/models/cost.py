@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Iterator
@@ -11,6 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is; the CPU for one that holds no tensor.
+
+    >>> device_of(nn.Flatten())
+    device(type='cpu')
+    """
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
 def parameters(model: nn.Module) -> int:
@@ -63,7 +74,8 @@ def latency(model: nn.Module, example: Tensor, batch: int, *, repeats: int = 20)
     if images.dim() == 4:
         images = images.contiguous(memory_format=torch.channels_last)
     seconds = []
-    with evaluating(model), torch.inference_mode():
+    # Not inference_mode: what a model keeps for later would be spoilt for its training.
+    with evaluating(model), torch.no_grad():
         for repeat in range(3 + repeats):
             _wait(images.device)
             start = time.perf_counter()

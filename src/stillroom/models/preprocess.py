@@ -136,7 +136,8 @@ class Preprocess(nn.Module):
         # Arranged while a pixel is still one byte.
         x = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
         if self.config is None:
-            return x.to(torch.float32)
+            # Always a copy: a model whose first operation works in place must not change the data.
+            return x.to(torch.float32, copy=True)
         if self.config.channel_order == "bgr":
             x = x.flip(-3)
         x = x.to(torch.float32)

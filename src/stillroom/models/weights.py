@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput
-from stillroom.files import digest, write_with
+from stillroom.files import digest, write_bytes
 from stillroom.models.reading import first_of, read_state
 
 __all__ = ["load_weights", "read_state", "save_weights", "state_bytes", "state_hash"]
@@ -79,7 +79,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         path: the file; its folder is made where needed.
     """
     content = _prepared(model)
-    write_with(Path(path), lambda temporary: safetensors.torch.save_file(content, temporary, metadata=_METADATA))
+    write_bytes(Path(path), safetensors.torch.save(content, metadata=_METADATA))
 
 
 def state_bytes(model: nn.Module) -> int:

@@ -59,6 +59,13 @@ class ObjectiveConfig(Config):
         1.0, description="Factor of this term in the loss: a number, or a schedule over the training."
     )
 
+    @model_validator(mode="after")
+    def _weight_counts(self) -> ObjectiveConfig:
+        ends = (self.weight.start, self.weight.end) if isinstance(self.weight, WeightSchedule) else (self.weight,)
+        if not any(ends):
+            raise ValueError("a weight above 0; leave a term out that should not count")
+        return self
+
     def weight_at(self, progress: float) -> float:
         """The weight at a fraction of the training (0 at the first step, towards 1 at the last)."""
         return self.weight.at(progress) if isinstance(self.weight, WeightSchedule) else self.weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from stillroom.data.augmentation import check_augmentable
 from stillroom.data.batches import Batches
 from stillroom.errors import BadInput, RunFailed
 from stillroom.files import canonical, digest, write_json, write_text
+from stillroom.models.own import told
 from stillroom.models.weights import load_weights, save_weights, state_hash
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe
@@ -21,7 +23,7 @@ from stillroom.runs.materials import Dressed, Materials, ask, dress, gather, siz
 from stillroom.runs.outcome import time_models, write_predictions
 from stillroom.runs.records import check_free, check_same_recipe, environment, read_json
 from stillroom.teacher.live import LiveTeacher
-from stillroom.training.device import Precision, as_dtype, resolve_device, resolve_precision, threads
+from stillroom.training.device import Precision, as_dtype, exact_float32, resolve_device, resolve_precision, threads
 from stillroom.training.evaluation import compare, score
 from stillroom.training.folder import RunFolder
 from stillroom.training.hooks import RecordMoves, StepHook
@@ -70,15 +72,14 @@ def execute(
     settled = recipe.training.model_copy(update={"device": device.type, "precision": precision})
     recipe = recipe.model_copy(update={"training": settled})
     check_free(out, resume)
-    with threads(recipe.training.threads), seeded(recipe.seed, "dropout"):
+    with threads(recipe.training.threads), exact_float32(), seeded(recipe.seed, "dropout"):
         materials = materials or gather(recipe)
         run = _Run(recipe, materials, device, precision, observer, hooks)
         check_same_recipe(run.recipe, out)
-        if (out / "summary.json").exists():
-            return run.finished(out)
         with RunFolder(out) as folder:
             try:
-                return run.go(folder)
+                # Asked under the lock: another process may have finished the run meanwhile.
+                return run.finished(folder) if (out / "summary.json").exists() else run.go(folder)
             finally:
                 observer.run_ended()
 
@@ -98,10 +99,14 @@ class _Run:
         self.recipe, self.device, self.precision, self.observer = recipe, device, precision, observer
         self.train, self.test = materials.data.train, materials.data.test
         self.objectives = materials.objectives
-        self.student = dress(materials.student, recipe.student, self.train, "student")
+        names = [objective.name for objective in self.objectives]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise BadInput("objectives", twice, "a name of its own for each objective: losses are logged by it")
+        self.student = dress(materials.student.to(device), recipe.student, self.train, "student")
         self.teacher: Dressed | None = None
         if materials.teacher is not None and recipe.teacher is not None:
-            self.teacher = dress(materials.teacher, recipe.teacher, self.train, "teacher")
+            self.teacher = dress(materials.teacher.to(device), recipe.teacher, self.train, "teacher")
         self.recipe = recipe.model_copy(
             update={
                 "student": self.student.settled(recipe.student),
@@ -121,6 +126,7 @@ class _Run:
             self.hooks.append(moves)
         self.step = DistillStep(self.student.model, self.objectives, self.student.pipe()).to(device)
         self.step.check_accumulation(recipe.training.accumulate)
+        self._try_smallest_batch()
         self.per_epoch = Batches(len(self.train), recipe.data.batch_size, recipe.seed).steps_per_epoch
         self.total = recipe.training.total_steps(self.per_epoch)
         last_epoch = self.total // self.per_epoch
@@ -128,9 +134,12 @@ class _Run:
         if late:
             raise BadInput("training.checkpoints", late[0], f"epochs of the run, 0 … {last_epoch}")
         self.reads_teacher = bool(reading)
-        # Before training moves a weight: what every contestant of a seed must share.
-        self.init_hash = state_hash(self.student.model)
-        self.data_hash = digest(self.train.fingerprint.encode(), self.test.fingerprint.encode())
+        # Taken before training moves a weight: `init` is what every contestant of a seed must share.
+        self.identity = {
+            "init": state_hash(self.student.model),
+            "data": digest(self.train.fingerprint.encode(), self.test.fingerprint.encode()),
+            "teacher": state_hash(self.teacher.model) if self.teacher is not None else "",
+        }
 
     def go(self, folder: RunFolder) -> Finished:
         """Train, evaluate, write."""
@@ -141,6 +150,8 @@ class _Run:
         teacher_logits = None
         if self.teacher is not None:
             teacher_logits = ask(self.teacher, self.test, self.device, self.observer, "evaluating the teacher")
+            if not bool(torch.isfinite(teacher_logits).all()):
+                raise BadInput("teacher", self.teacher.name, "finite logits for every test image")
         last: list[Tensor] = []
 
         def evaluate(student: nn.Module) -> dict[str, float]:
@@ -161,7 +172,7 @@ class _Run:
             folder=folder,
             hooks=self.hooks,
             observer=self.observer,
-            identity={"init": self.init_hash, "data": self.data_hash},
+            identity=self.identity,
         )
         kept, progress, figures = trainer.fit()
         kept.eval()
@@ -177,11 +188,37 @@ class _Run:
         folder.finish()
         return Finished(out, summary, kept)
 
-    def finished(self, out: Path) -> Finished:
-        """Give back a run that was finished before."""
+    def finished(self, folder: RunFolder) -> Finished:
+        """Give back a run that was finished before, if it was made of the same things."""
+        out = folder.path
+        summary = read_json(out / "summary.json")
+        made_of = {
+            "init": (summary.get("hashes") or {}).get("init"),
+            "data": (summary.get("data") or {}).get("fingerprint"),
+            "teacher": (summary.get("teacher") or {}).get("weights_hash", ""),
+        }
+        other = [what for what, known in made_of.items() if known != self.identity[what]]
+        if other:
+            raise BadInput("--resume", str(out), f"the same {' and '.join(other)} as the finished run there")
         load_weights(self.student.model, out / "student.safetensors", field="student")
         self.observer.note("this run is finished already")
-        return Finished(out, read_json(out / "summary.json"), self.student.model.eval())
+        # A kill between the summary and the end leaves this behind.
+        folder.finish()
+        return Finished(out, summary, self.student.model.eval())
+
+    def _try_smallest_batch(self) -> None:
+        """Train on the smallest micro-batch once, on a copy: batch norm, for one, refuses a batch of one."""
+        batch = min(self.recipe.data.batch_size, len(self.train))
+        count = max(batch // self.recipe.training.accumulate, 1)
+        images = self.student.pipe().to(self.device)(self.train.images[:count].to(self.device))
+        try:
+            copy.deepcopy(self.student.model).train()(images)
+        except Exception as error:
+            raise BadInput(
+                "student",
+                self.student.name,
+                f"a model that can train on {count} images at once; it raised {told(error)}",
+            ) from None
 
     def _title(self) -> str:
         """What reports call the run."""
@@ -217,12 +254,17 @@ class _Run:
         teacher = None
         if self.teacher is not None and teacher_logits is not None:
             said = score(teacher_logits, self.test.labels)
-            teacher = {"model": self.teacher.name, **said.as_dict(), **size(self.teacher, self.test)}
+            teacher = {
+                "model": self.teacher.name,
+                **said.as_dict(),
+                **size(self.teacher, self.test),
+                "weights_hash": self.identity["teacher"],
+            }
         budget = {
             "steps": self.total,
             "batch_size": recipe.data.batch_size,
             "accumulate": recipe.training.accumulate,
-            "data": self.data_hash,
+            "data": self.identity["data"],
             "reported": "last",
         }
         return {
@@ -244,11 +286,11 @@ class _Run:
                 "test": len(self.test),
                 "shape": list(self.train.images.shape[1:]),
                 "pixels": self.train.is_pixels,
-                "fingerprint": self.data_hash,
+                "fingerprint": self.identity["data"],
             },
             "precision": recipe.training.precision,
             "hashes": {
-                "init": self.init_hash,
+                "init": self.identity["init"],
                 "order": progress.order,
                 "views": progress.views,
                 "budget": digest(canonical(budget)),

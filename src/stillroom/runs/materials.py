@@ -13,7 +13,7 @@ from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig, PreprocessConfig
-from stillroom.models.cost import evaluating, multiply_adds, parameters
+from stillroom.models.cost import device_of, evaluating, multiply_adds, parameters
 from stillroom.models.own import told
 from stillroom.models.preprocess import Preprocess, class_index, resolve_preprocess
 from stillroom.models.registry import build
@@ -22,7 +22,7 @@ from stillroom.objectives.base import Objective
 from stillroom.objectives.registry import build_objectives
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe
-from stillroom.training.device import resolve_device
+from stillroom.training.device import exact_float32, resolve_device
 from stillroom.training.evaluation import predict, score
 from stillroom.training.observer import Observer
 
@@ -123,7 +123,7 @@ def dress(model: nn.Module, config: ModelConfig, data: ImageSet, field: str) -> 
     pipe = dressed.pipe()
     try:
         with torch.no_grad(), evaluating(model):
-            logits = model(pipe(data.images[:2]))
+            logits = model(pipe(data.images[:2]).to(device_of(model)))
     except Exception as error:
         shape = "×".join(map(str, data.images.shape[1:]))
         raise BadInput(field, config.name, f"a model that takes images of {shape}; it raised {told(error)}") from None
@@ -148,15 +148,15 @@ def evaluate_model(
     """
     observer = observer or Observer()
     here = resolve_device(device)
-    dressed = dress(build_model(config, data, "model"), config, data, "model")
-    return score(ask(dressed, data, here, observer, "evaluating"), data.labels).as_dict()
+    with exact_float32():
+        dressed = dress(build_model(config, data, "model").to(here), config, data, "model")
+        return score(ask(dressed, data, here, observer, "evaluating"), data.labels).as_dict()
 
 
 def ask(dressed: Dressed, data: ImageSet, device: torch.device, observer: Observer, what: str) -> Tensor:
     """The logits of a model for every image of a split, float32 [N, K] on the CPU, in the data's class order."""
-    model = dressed.model.to(device)
     return predict(
-        model,
+        dressed.model,
         dressed.pipe().to(device),
         data.images,
         device=device,
@@ -166,8 +166,7 @@ def ask(dressed: Dressed, data: ImageSet, device: torch.device, observer: Observ
 
 def size(dressed: Dressed, data: ImageSet) -> dict[str, int]:
     """Parameters, multiply-adds of one image, and bytes of the weights on disk."""
-    device = next(dressed.model.parameters()).device
-    example = dressed.pipe()(data.images[:1]).to(device)
+    example = dressed.pipe()(data.images[:1]).to(device_of(dressed.model))
     return {
         "parameters": parameters(dressed.model),
         "multiply_adds": multiply_adds(dressed.model, example),

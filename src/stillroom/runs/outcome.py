@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from stillroom.data.images import ImageSet
-from stillroom.files import write_with
-from stillroom.models.cost import latency
+from stillroom.files import write_bytes
+from stillroom.models.cost import device_of, latency
 from stillroom.runs.materials import Dressed
 from stillroom.training.folder import RunFolder
 
@@ -33,10 +33,7 @@ def write_predictions(out: Path, test: ImageSet, student_logits: Tensor, teacher
             tensors["example_indices"] = changed
             tensors["example_images"] = test.images[changed].contiguous()
     names = json.dumps(list(test.class_names), ensure_ascii=False)
-    write_with(
-        out / "predictions.safetensors",
-        lambda temporary: save_file(tensors, temporary, metadata={"class_names": names}),
-    )
+    write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}))
 
 
 def changed_most(change: Tensor, count: int) -> Tensor:
@@ -59,8 +56,7 @@ def time_models(folder: RunFolder, models: Mapping[str, Dressed | None], data: I
     for who, dressed in models.items():
         if dressed is None:
             continue
-        device = next(dressed.model.parameters()).device
-        example = dressed.pipe()(data.images[:1]).to(device)
+        example = dressed.pipe()(data.images[:1]).to(device_of(dressed.model))
         took = {str(batch): round(latency(dressed.model, example, batch), 4) for batch in LATENCY_BATCHES}
         line = {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
         folder.append("timing.jsonl", line)

@@ -13,9 +13,10 @@ import torch
 import yaml
 
 from stillroom.errors import BadInput, shorten
+from stillroom.files import is_partial
 from stillroom.recipe import Recipe, parse_recipe
 
-_VERSIONS = ("torch", "numpy", "accelerate", "pydantic", "safetensors", "torchmetrics")
+_VERSIONS = ("torch", "numpy", "pydantic", "safetensors", "torchmetrics")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def check_free(out: Path, resume: bool) -> None:
         return
     if not (out / "recipe.yaml").exists():
         # A run killed before its first file leaves only its state folder.
-        if resume and {item.name for item in out.iterdir()} <= {"state"}:
+        if resume and {item.name for item in out.iterdir() if not is_partial(item)} <= {"state"}:
             return
         raise BadInput("--out", str(out), "a new or empty folder, or a run to --resume; this one holds other files")
     if not resume:

@@ -17,9 +17,9 @@ class PairedDifference:
 
     Attributes:
         mean: mean of b − a.
-        low: lower end of the 95% interval; None with one pair.
-        high: its upper end; None with one pair.
-        p: two-sided p of the paired t test; 1 where every difference is zero; None with one pair.
+        low: lower end of the interval; None with one pair, or where all differences are equal but not zero.
+        high: its upper end; None likewise.
+        p: two-sided p of the paired t test; 1 where every difference is zero; None likewise.
         count: number of pairs.
     """
 
@@ -29,10 +29,15 @@ class PairedDifference:
     p: float | None
     count: int
 
-    def __str__(self) -> str:
+    def told(self, digits: int = 2) -> str:
+        """The difference in words, with so many decimals."""
+        mean = f"{self.mean:+.{digits}f}"
         if self.low is None or self.high is None:
-            return f"{self.mean:+.2f} (one pair: no interval)"
-        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}], p = {self.p:.3g}, {self.count} pairs"
+            return f"{mean} ({'one pair' if self.count == 1 else 'no spread between the pairs'}: no interval)"
+        return f"{mean} [{self.low:+.{digits}f}, {self.high:+.{digits}f}], p = {self.p:.3g}, {self.count} pairs"
+
+    def __str__(self) -> str:
+        return self.told()
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -> PairedDifference:
@@ -43,13 +48,13 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
     Args:
         a: one value a seed.
         b: the other's values, in the same order of seeds.
-        level: coverage of the interval.
+        level: coverage of the interval, between 0 and 1.
 
     Returns:
         The difference; without interval and p where there is one pair, for one pair says nothing of the spread.
 
     Raises:
-        BadInput: the lengths differ, there is no pair, or a value is not finite.
+        BadInput: the lengths differ, there is no pair, a value is not finite, or the level is no coverage.
 
     >>> print(paired_difference([80.0, 81.0, 82.0], [82.0, 82.5, 84.5]))
     +2.00 [+0.76, +3.24], p = 0.0202, 3 pairs
@@ -60,6 +65,8 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
         raise BadInput("pairs", (len(a), len(b)), "as many values of one as of the other, at least one")
     if not all(math.isfinite(value) for value in [*a, *b]):
         raise BadInput("pairs", [*a, *b], "finite values")
+    if not 0 < level < 1:
+        raise BadInput("level", level, "a coverage between 0 and 1, such as 0.95")
     differences = [y - x for x, y in zip(a, b, strict=True)]
     count = len(differences)
     mean = sum(differences) / count
@@ -67,8 +74,12 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
         return PairedDifference(mean, None, None, None, count)
     spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count - 1))
     if spread == 0:
-        # No spread: the t statistic is 0/0 when nothing differs, and infinite otherwise.
-        return PairedDifference(mean, mean, mean, 1.0 if mean == 0 else 0.0, count)
+        # Accuracies are counts, so few pairs can agree by chance: a spread of zero is then no knowledge of it.
+        return (
+            PairedDifference(mean, 0.0, 0.0, 1.0, count)
+            if mean == 0
+            else PairedDifference(mean, None, None, None, count)
+        )
     error = spread / math.sqrt(count)
     margin = float(stats.t.ppf((1 + level) / 2, count - 1)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, count - 1))

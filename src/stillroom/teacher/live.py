@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from stillroom.models.cost import device_of
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.preprocess import Preprocess
 from stillroom.teacher.knowledge import Knowledge
@@ -36,10 +37,11 @@ class LiveTeacher:
         device: torch.device,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        self.preprocess = preprocess.to(device)
         self.precision = precision
         self.device = device
-        copy, self.folded = fold_batchnorm(model, preprocess(example.to(device)).cpu())
+        # Folded where the model is, then moved: the check compares both on one device.
+        copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)))
+        self.preprocess = preprocess.to(device)
         copy.requires_grad_(False).eval().to(device)
         self.model = copy.to(memory_format=torch.channels_last) if example.dim() == 4 else copy  # type: ignore[call-overload]
 

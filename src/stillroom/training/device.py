@@ -1,14 +1,14 @@
-"""Placement, precision and threads; the one file that knows accelerate."""
+"""Placement, precision and threads of one run."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
-from accelerate import PartialState
 
 from stillroom.errors import BadInput
 
@@ -29,8 +29,7 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("training.device", name, "cpu or auto: no CUDA GPU is visible here")
     device = torch.device("cpu") if name == "cpu" or not torch.cuda.is_available() else torch.device("cuda")
-    # PartialState rather than Accelerator: it carries no precision, so two runs of different precision share a process.
-    processes = PartialState(cpu=device.type == "cpu").num_processes
+    processes = int(os.environ.get("WORLD_SIZE") or 1)
     if processes > 1:
         raise BadInput("processes", processes, "1: a run of several processes is not supported yet")
     return device
@@ -59,6 +58,17 @@ def as_dtype(precision: Precision) -> torch.dtype:
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
     """Autocast in a precision; float32 runs as it is."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Run a block whose float32 is float32: GPUs would else shorten its products to TF32."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @contextmanager

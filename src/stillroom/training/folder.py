@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -11,8 +13,8 @@ from typing import IO, Any
 
 import torch
 
-from stillroom.errors import BadInput
-from stillroom.files import sweep_partial, write_with
+from stillroom.errors import BadInput, RunFailed
+from stillroom.files import sweep_partial, write_bytes
 
 try:
     import fcntl
@@ -39,6 +41,7 @@ class RunFolder:
         self.path = path
         self.state_path = path / "state" / "last.pt"
         self._lock: IO[bytes] | None = None
+        self._readable = False
 
     def __enter__(self) -> RunFolder:
         try:
@@ -49,9 +52,11 @@ class RunFolder:
         if fcntl is not None:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                self._lock.close()
-                raise BadInput("--out", str(self.path), "a folder that no other process is writing") from None
+            except OSError as error:
+                # Some file systems know no locks: a run there goes on without one.
+                if error.errno in (errno.EAGAIN, errno.EACCES):
+                    self._lock.close()
+                    raise BadInput("--out", str(self.path), "a folder that no other process is writing") from None
         sweep_partial(self.path)
         return self
 
@@ -79,7 +84,12 @@ class RunFolder:
                 with log.open("rb+") as handle:
                     os.fsync(handle.fileno())
                 lengths[name] = log.stat().st_size
-        write_with(self.state_path, lambda temporary: torch.save({"lengths": lengths, **state}, temporary))
+        # Through memory: torch tells a full disk as an error of its own, a plain write as what it is.
+        buffer = io.BytesIO()
+        torch.save({"lengths": lengths, **state}, buffer)
+        if not self._readable:
+            self._check_readable(buffer)
+        write_bytes(self.state_path, buffer.getvalue())
 
     def load(self) -> dict[str, Any] | None:
         """The last save, the logs cut back to it; None where there is none, the logs then being emptied.
@@ -107,6 +117,17 @@ class RunFolder:
         """Remove what only a resumed run needs."""
         shutil.rmtree(self.path / "state", ignore_errors=True)
 
+    def _check_readable(self, buffer: io.BytesIO) -> None:
+        """Learn at the first save, not at a resume, that a hook's state holds more than may be read back."""
+        buffer.seek(0)
+        try:
+            torch.load(buffer, map_location="cpu", weights_only=True)
+        except Exception:
+            raise RunFailed(
+                "a save could not be read back: a hook's state_dict may hold only tensors, numbers, text, lists, dicts"
+            ) from None
+        self._readable = True
+
     def _mend(self, name: str) -> None:
         """Take away a last line that a kill cut short: the next would run on in it."""
         log = self.path / name
@@ -117,10 +138,10 @@ class RunFolder:
         for name in LOGS:
             log = self.path / name
             length = lengths.get(name, 0)
-            if log.exists():
-                if log.stat().st_size < length:
-                    raise BadInput("--resume", str(log), f"at least the {length} bytes it had at the last save")
-                if length == 0:
-                    log.unlink()
-                else:
-                    os.truncate(log, length)
+            size = log.stat().st_size if log.exists() else 0
+            if size < length:
+                raise BadInput("--resume", str(log), f"at least the {length} bytes it had at the last save, not {size}")
+            if length == 0:
+                log.unlink(missing_ok=True)
+            else:
+                os.truncate(log, length)

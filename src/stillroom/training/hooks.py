@@ -63,12 +63,16 @@ class RecordMoves(StepHook):
         self._moved: dict[str, Tensor] = {}
 
     def check(self, student: nn.Module) -> None:
-        """Refuse layers that the student does not have.
+        """Refuse layers that the student does not have, or that start at zero.
 
         Raises:
             BadInput: naming the layer and the nearest one.
         """
-        self._weights(student)
+        for layer, weight in self._weights(student).items():
+            if not bool(weight.detach().any()):
+                raise BadInput(
+                    "training.record_moves", layer, "a layer that does not start at zero: moves are relative"
+                )
 
     @torch.no_grad()
     def start(self, student: nn.Module) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from stillroom.data.augmentation import augment, view_of
 from stillroom.data.batches import Batches
@@ -26,7 +26,7 @@ from stillroom.training.folder import RunFolder
 from stillroom.training.hooks import StepHook, StepInfo
 from stillroom.training.meters import Clock, Meter
 from stillroom.training.observer import Observer
-from stillroom.training.optimisation import build_optimizer, lr_factor, set_lr
+from stillroom.training.optimisation import build_optimizer, lr_factor, moving_average, set_lr
 from stillroom.training.step import DistillStep, check_not_silent
 
 
@@ -128,7 +128,7 @@ class Trainer:
 
             index = batches.indices(epoch, position)
             batch = augment(images, index, self.augmentation, view)
-            index_here = torch.from_numpy(index).to(self.device)
+            index_here = torch.from_numpy(index).to(self.device, non_blocking=True)
             set_lr(optimizer, self.config.optimizer.lr * lr_factor(self.config.schedule, progress.step, total))
             # Dropout draws from the global generator: addressing it by step leaves no state to save.
             torch.manual_seed(derive_seed(self.seed, "dropout", progress.step))
@@ -168,10 +168,9 @@ class Trainer:
         loss = torch.zeros((), device=self.device)
         terms = [torch.zeros((), device=self.device) for _ in self.step.names]
         self.step.train()
-        for chunk in range(min(self.config.accumulate, whole)):
-            rows = slice(chunk * whole // self.config.accumulate, (chunk + 1) * whole // self.config.accumulate)
-            if rows.start == rows.stop:
-                continue
+        parts = min(self.config.accumulate, whole)
+        for chunk in range(parts):
+            rows = slice(chunk * whole // parts, (chunk + 1) * whole // parts)
             share = (rows.stop - rows.start) / whole
             knowledge = self.teacher(images[rows]) if self.teacher is not None else None
             with autocast(self.device, self.precision):
@@ -194,7 +193,8 @@ class Trainer:
             extra = hook.line()
             if extra is not None:
                 self.folder.append("moves.jsonl", {"step": step, "epoch": line["epoch"], **extra})
-        self.folder.append("timing.jsonl", clock.progress(step, self.batch_size, self.device))
+        images = min(self.batch_size, len(self.train))
+        self.folder.append("timing.jsonl", clock.progress(step, images, self.device))
 
     def _evaluate(self, kept: nn.Module, step: int, per_epoch: int) -> dict[str, float]:
         began = time.perf_counter()
@@ -209,8 +209,7 @@ class Trainer:
     def _average(self, student: nn.Module) -> AveragedModel | None:
         if self.config.ema is None:
             return None
-        average = get_ema_multi_avg_fn(self.config.ema)  # type: ignore[no-untyped-call]
-        return AveragedModel(student, multi_avg_fn=average, use_buffers=True)
+        return AveragedModel(student, multi_avg_fn=moving_average(self.config.ema), use_buffers=True)
 
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
         save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors")
@@ -230,7 +229,7 @@ class Trainer:
                 "model": self.step.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "average": average.state_dict() if average is not None else {},
-                "hooks": [hook.state_dict() for hook in self.hooks],
+                "hooks": [(type(hook).__qualname__, hook.state_dict()) for hook in self.hooks],
             }
         )
 
@@ -247,7 +246,11 @@ class Trainer:
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.load_state_dict(state["average"])
-        for hook, saved in zip(self.hooks, state["hooks"], strict=True):
+        kinds = [type(hook).__qualname__ for hook in self.hooks]
+        if [kind for kind, _ in state["hooks"]] != kinds:
+            before = ", ".join(kind for kind, _ in state["hooks"]) or "none"
+            raise BadInput("hooks", kinds, f"the hooks that the run was started with: {before}")
+        for hook, (_, saved) in zip(self.hooks, state["hooks"], strict=True):
             hook.load_state_dict(saved)
         progress = Progress(**state["progress"])
         self.folder.append("timing.jsonl", {"event": "resume", "step": progress.step})

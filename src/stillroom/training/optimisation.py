@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from stillroom.training.config import OptimizerConfig, ScheduleConfig
 
@@ -75,3 +77,29 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group of the optimizer this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Any], None]:
+    """Updates lists of averages in place: a ← decay·a + (1 − decay)·x; whole numbers, such as indices, are copied.
+
+    >>> average, index = [torch.tensor([1.0])], [torch.tensor([3])]
+    >>> moving_average(0.5)(average, [torch.tensor([2.0])], None); average
+    [tensor([1.5000])]
+    >>> moving_average(0.9)(index, [torch.tensor([4])], None); index
+    [tensor([4])]
+    """
+    floats: Callable[[_Tensors, _Tensors, Any], None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def update(averages: _Tensors, current: _Tensors, count: Any) -> None:
+        # All of one list are of one type: they come grouped.
+        if averages[0].is_floating_point():
+            floats(averages, current, count)
+            return
+        for average, value in zip(averages, current, strict=True):
+            average.copy_(value)
+
+    return update
