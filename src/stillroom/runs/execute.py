@@ -144,14 +144,14 @@ class _Run:
     def go(self, folder: RunFolder) -> Finished:
         """Train, evaluate, write."""
         out = folder.path
-        write_text(out / "recipe.yaml", self.recipe.to_yaml())
-        if not (out / "environment.json").exists():
-            write_json(out / "environment.json", environment(self.device))
         teacher_logits = None
         if self.teacher is not None:
             teacher_logits = ask(self.teacher, self.test, self.device, self.observer, "evaluating the teacher")
             if not bool(torch.isfinite(teacher_logits).all()):
                 raise BadInput("teacher", self.teacher.name, "finite logits for every test image")
+        write_text(out / "recipe.yaml", self.recipe.to_yaml())
+        if not (out / "environment.json").exists():
+            write_json(out / "environment.json", environment(self.device))
         last: list[Tensor] = []
 
         def evaluate(student: nn.Module) -> dict[str, float]:
