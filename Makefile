@@ -31,7 +31,8 @@ bench: install
 	$(BIN)/python benchmarks/augmentation.py
 
 docs: install
-	$(BIN)/pdoc --docformat google --output-directory docs/site stillroom
+	$(BIN)/pdoc --docformat google --output-directory docs/site \
+		$$(cd src && find stillroom -name '*.py' ! -name '__main__.py' | sed 's#/#.#g; s#\.py$$##; s#\.__init__$$##' | sort)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
