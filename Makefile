@@ -32,7 +32,7 @@ bench: install
 
 docs: install
 	$(BIN)/pdoc --docformat google --output-directory docs/site \
-		$$(cd src && find stillroom -name '*.py' ! -name '__main__.py' | sed 's#/#.#g; s#\.py$$##; s#\.__init__$$##' | sort)
+		stillroom $$(ls -d src/stillroom/[a-z]*/ src/stillroom/[a-z]*.py | sed 's#/$$##; s#\.py$$##; s#.*/#stillroom.#')
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

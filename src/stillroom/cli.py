@@ -133,7 +133,8 @@ def _run(recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: st
         return
     stdout = Console(highlight=False)
     stdout.print(summary_table(finished.summary))
-    stdout.print(f"run: {escape(str(folder))}   look at it: stillroom report {escape(str(folder))}")
+    shown = escape(str(folder))
+    stdout.print(f"run: {shown}   look at it: stillroom report {shown}", soft_wrap=True)
 
 
 @app.command()
@@ -319,8 +320,8 @@ def demo(
         return
     stdout = Console(highlight=False)
     for line in told["conclusion"]:
-        stdout.print(escape(line))
-    stdout.print(f"report: {escape(told['report'])}")
+        stdout.print(escape(line), soft_wrap=True)
+    stdout.print(f"report: {escape(told['report'])}", soft_wrap=True)
 
 
 def _print_json(content: Any) -> None:
