@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from stillroom.errors import BadInput
-from stillroom.files import digest, find_input, sweep_partial, write_json, write_text, write_with
+from stillroom.files import digest, find_input, replaced, sweep_partial, write_json, write_text
 from stillroom.randomness import PURPOSES, counter_uniform, derive_seed, permutation, seeded
 from stillroom.studies.statistics import paired_difference
 
@@ -57,12 +57,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     path = tmp_path / "file.txt"
     write_text(path, "old")
 
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise RuntimeError("stop")
+    def fail() -> None:
+        with replaced(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        write_with(path, fail)
+        fail()
     assert path.read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["file.txt"]
 

@@ -104,13 +104,7 @@ def train(
     Example: `stillroom train recipes/digits.yaml --out runs/digits`
     """
     settled = _recipe(recipe, overrides)
-    from stillroom.objectives.registry import build_objectives
-
-    reading = [objective.name for objective in build_objectives(settled.objectives) if objective.reads.teacher]
-    if reading:
-        expected = "objectives that read labels alone; `stillroom distill` takes a teacher"
-        raise BadInput("objectives", reading[0], expected)
-    _run(settled, out, resume, as_json, settled.student.name)
+    _run(settled, out, resume, as_json, settled.student.name, labels_alone=True)
 
 
 def _recipe(path: Path, overrides: list[str] | None) -> Recipe:
@@ -119,7 +113,9 @@ def _recipe(path: Path, overrides: list[str] | None) -> Recipe:
     return load_recipe(path, overrides or [])
 
 
-def _run(recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str) -> None:
+def _run(
+    recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
+) -> None:
     from stillroom.console import ProgressBar, summary_table
     from stillroom.runs.execute import execute
     from stillroom.runs.records import fresh_folder
@@ -127,7 +123,7 @@ def _run(recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: st
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")
     folder = out if out is not None else fresh_folder(Path("runs"), stem)
-    finished = execute(recipe, folder, resume=resume, observer=ProgressBar())
+    finished = execute(recipe, folder, resume=resume, observer=ProgressBar(), labels_alone=labels_alone)
     if as_json:
         _print_json({"run": str(folder), **finished.summary})
         return

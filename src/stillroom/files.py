@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,15 +50,10 @@ def sweep_partial(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def write_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Write ``path`` atomically by ``write(temporary path)``."""
-    with replaced(path) as temporary:
-        write(temporary)
-
-
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes atomically."""
-    write_with(path, lambda temporary: temporary.write_bytes(content))
+    with replaced(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_text(path: Path, content: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from report.folders import EVIL, Fake, write_run
+from stillroom.report.page import write_report
 
 LABELS_ALONE = Fake(
     name="resnet8, labels alone", teacher=False, skill=3.4, objectives=({"name": "cross_entropy", "weight": 1.0},)
@@ -31,3 +32,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "evil, other data": Fake(name=EVIL, seed=1, classes=evil_names, each=30, fingerprint="00" * 32, examples=6),
     }
     return {name: write_run(root / name, fake) for name, fake in fakes.items()}
+
+
+@pytest.fixture(scope="session")
+def pages(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages about these runs, by what they are about; tests read them."""
+    out = tmp_path_factory.mktemp("pages")
+    wanted = {
+        "taught": ["taught", "labels", "seed1"],
+        "labels": ["labels"],
+        "hundred": ["hundred"],
+        "evil": ["evil", "evil, other data"],
+    }
+    return {name: write_report([runs[key] for key in keys], out / f"{name}.html") for name, keys in wanted.items()}

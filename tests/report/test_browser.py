@@ -10,21 +10,8 @@ import pytest
 
 from report.browser import Watched, check_page, opened
 from report.folders import EVIL
-from stillroom.report.page import write_report
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def pages(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    out = tmp_path_factory.mktemp("pages")
-    wanted = {
-        "taught": ["taught", "labels", "seed1"],
-        "labels": ["labels"],
-        "hundred": ["hundred"],
-        "evil": ["evil", "evil, other data"],
-    }
-    return {name: write_report([runs[key] for key in keys], out / f"{name}.html") for name, keys in wanted.items()}
 
 
 @pytest.fixture

@@ -23,11 +23,6 @@ class Paper:
     arxiv: str
     bibtex: str
 
-    @property
-    def url(self) -> str:
-        """Address of the paper's abstract."""
-        return f"https://arxiv.org/abs/{self.arxiv}"
-
 
 @dataclass(frozen=True)
 class Reads:

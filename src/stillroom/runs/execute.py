@@ -51,6 +51,7 @@ def execute(
     observer: Observer | None = None,
     materials: Materials | None = None,
     hooks: Sequence[StepHook] = (),
+    labels_alone: bool = False,
 ) -> Finished:
     """Do what a recipe says and leave a finished run folder.
 
@@ -61,6 +62,7 @@ def execute(
         observer: told how it goes.
         materials: the objects that the recipe names; gathered from it where left out.
         hooks: called after each step.
+        labels_alone: refuse objectives that read a teacher.
 
     Raises:
         BadInput: something in the recipe or the folder cannot be used; nothing was lost.
@@ -74,6 +76,10 @@ def execute(
     check_free(out, resume)
     with threads(recipe.training.threads), exact_float32(), seeded(recipe.seed, "dropout"):
         materials = materials or gather(recipe)
+        reading = [objective.name for objective in materials.objectives if objective.reads.teacher]
+        if labels_alone and reading:
+            expected = "objectives that read labels alone; `stillroom distill` takes a teacher"
+            raise BadInput("objectives", reading[0], expected)
         run = _Run(recipe, materials, device, precision, observer, hooks)
         check_same_recipe(run.recipe, out)
         with RunFolder(out) as folder:
