@@ -235,7 +235,7 @@ def test_a_teacher_of_buffers_alone_teaches(tmp_path: Path) -> None:
 
 def test_a_teacher_whose_answers_are_not_finite_is_told(tmp_path: Path) -> None:
     masked = torch.tensor([0.0, 0.0, 0.0, float("-inf")])
-    with pytest.raises(sr.BadInput, match="finite logits for every test image"):
+    with pytest.raises(sr.BadInput, match="expected finite logits: those of image 0 in view 0 are not"):
         distill(tmp_path / "run", teacher=Fixed(masked), objectives=[sr.CrossEntropy()])
 
 

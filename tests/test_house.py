@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "stillroom"
 
 # From the ground up; a room may import the rooms before it.
 FLOORS = [
-    ["errors", "files", "randomness"],
+    ["errors", "files", "memory", "randomness"],
     ["config"],
     ["data"],
     ["models"],

@@ -49,7 +49,7 @@ class Run:
 
 
 def distill(
-    teacher: nn.Module | None,
+    teacher: nn.Module | str | Path | None,
     student: nn.Module,
     train: Dataset[Any],
     test: Dataset[Any],
@@ -62,6 +62,7 @@ def distill(
     teacher_preprocess: str | dict[str, Any] | None = None,
     student_preprocess: str | dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
+    cache: dict[str, Any] | None = None,
     seed: int = 0,
     name: str | None = None,
     out: str | Path | None = None,
@@ -72,7 +73,8 @@ def distill(
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
 
     Args:
-        teacher: the model that teaches; None trains from labels alone.
+        teacher: the model that teaches; or a folder of answers of one that cannot be run here (`stillroom questions`);
+            None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label): PIL images, uint8 tensors or arrays, or float tensors; read once into memory.
         test: the like, for evaluation.
@@ -84,6 +86,8 @@ def distill(
         teacher_preprocess: name or numbers of what the teacher's input goes through; see ``student.preprocess``.
         student_preprocess: the like for the student.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
+        cache: options of ``cache``, such as ``{"enabled": False}``; left out, the teacher is asked once about each view
+            of each image where that saves passes.
         seed: of the order of images and of dropout.
         name: what reports call the run.
         out: the run folder; left out: a fresh one under ``runs/``.
@@ -122,17 +126,19 @@ def distill(
         {
             "name": name,
             "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
-            "teacher": _entry(teacher, teacher_preprocess),
+            "teacher": _teacher_entry(teacher, teacher_preprocess),
             "student": _entry(student, student_preprocess),
             "objectives": [describe(objective) for objective in objectives],
             "training": options,
+            "cache": cache or {},
             "seed": seed,
         }
     )
     data = paired(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+    model = teacher if isinstance(teacher, nn.Module) else None
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
-    materials = Materials(data, copy.deepcopy(student), [copy.deepcopy(o) for o in objectives], copy.deepcopy(teacher))
+    materials = Materials(data, copy.deepcopy(student), [copy.deepcopy(o) for o in objectives], copy.deepcopy(model))
     finished = execute(
         recipe,
         Path(out) if out is not None else fresh_folder(Path("runs"), name or "run"),
@@ -144,10 +150,16 @@ def distill(
     return Run(finished.path, finished.student, finished.summary)
 
 
-def _entry(model: nn.Module | None, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:
+def _entry(model: object, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:
     if model is None:
         return None
     if not isinstance(model, nn.Module):
         raise BadInput("model", model, "an nn.Module")
     kind = type(model)
     return {"name": f"{kind.__module__}:{kind.__qualname__}", "preprocess": preprocess}
+
+
+def _teacher_entry(teacher: object, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:
+    if isinstance(teacher, str | Path):
+        return {"name": Path(teacher).name, "answers": str(teacher), "preprocess": preprocess}
+    return _entry(teacher, preprocess)

@@ -72,9 +72,10 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
     if kind == "too_short":
         return BadInput(field, value, f"at least {context['min_length']} item")
     if kind == "literal_error":
-        hint = nearest(
-            str(value), [part.strip(" '") for part in str(context["expected"]).replace(" or ", ",").split(",")]
-        )
+        names = [part.strip(" '") for part in str(context["expected"]).replace(" or ", ",").split(",")]
+        # As YAML writes them.
+        names = [name.lower() if name in ("True", "False") else name for name in names]
+        hint = nearest(str(value), names)
         return BadInput(field, value, hint if hint.startswith("one of") else f"a name that exists ({hint})")
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return BadInput(field, value, message)

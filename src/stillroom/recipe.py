@@ -17,6 +17,7 @@ from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
 from stillroom.models.config import ModelConfig
 from stillroom.objectives.config import AnyObjective, CrossEntropyConfig
+from stillroom.teacher.config import CacheConfig, TeacherConfig
 from stillroom.training.config import TrainingConfig
 
 
@@ -29,12 +30,13 @@ class Recipe(Config):
         description="What reports call this run; left out: student ← teacher, or student from labels.",
     )
     data: DataConfig = Field(default_factory=DataConfig, description="Where the images come from.")
-    teacher: ModelConfig | None = Field(None, description="The model that teaches; left out: labels alone.")
+    teacher: TeacherConfig | None = Field(None, description="The model that teaches; left out: labels alone.")
     student: ModelConfig = Field(description="The model that learns.")
     objectives: tuple[AnyObjective, ...] = Field(
         (CrossEntropyConfig(),), min_length=1, description="The terms of the loss."
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="How it is trained.")
+    cache: CacheConfig = Field(default_factory=CacheConfig, description="Whether the teacher's answers are kept.")
     seed: int = Field(
         0, ge=0, description="Seed of the student's initial weights, of the order of images and of dropout."
     )

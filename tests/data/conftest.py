@@ -65,6 +65,30 @@ def _write_idx(folder: Path, split: str, images: np.ndarray, labels: np.ndarray,
             (folder / name).write_bytes(content)
 
 
+def _write_images(folder: Path, images: dict[str, np.ndarray | Image.Image], **options: Any) -> Path:
+    """Image files below a folder, by their names; the ending tells the format."""
+    for name, image in images.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return folder
+
+
+@pytest.fixture
+def write_images() -> Callable[..., Path]:
+    return _write_images
+
+
+@pytest.fixture
+def pet_folder(tmp_path: Path, colours: np.ndarray) -> Path:
+    """Two splits of cats and dogs as PNG files of 5×4 pixels: eight to learn from, four to evaluate on."""
+    folder = tmp_path / "pets"
+    for row, array in enumerate(colours):
+        split = "train" if row < 8 else "test"
+        _write_images(folder / split, {f"{'dog' if row % 2 else 'cat'}/{row:02}.png": array})
+    return folder
+
+
 @pytest.fixture
 def png() -> Callable[..., bytes]:
     return _png

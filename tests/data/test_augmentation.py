@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from stillroom.data.augmentation import augment, check_augmentable, view_of
+from stillroom.data.augmentation import augment, augment_batch, check_augmentable, view_of
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
@@ -39,7 +39,11 @@ def one_by_one(images: Tensor, index: list[int], config: AugmentationConfig, vie
         if pad:
             y, x = (int(draw(config, view, sample, what) * (2 * pad + 1)) for what in (0, 1))
             image = F.pad(image, (pad, pad, pad, pad))[:, y : y + height, x : x + width]
-        if config.flip and draw(config, view, sample, 2) < 0.5:
+        if config.flip == "alternate":
+            flipped = (int(draw(config, 0, sample, 5) < 0.5) + view) % 2 == 1
+        else:
+            flipped = bool(config.flip) and draw(config, view, sample, 2) < 0.5
+        if flipped:
             image = image.flip(-1)
         if config.cutout:
             y, x = int(draw(config, view, sample, 3) * height), int(draw(config, view, sample, 4) * width)
@@ -122,14 +126,14 @@ def test_cutout_is_clipped_at_the_border(
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 7), st.integers(1, 7)),
     pad=st.integers(0, 5),
-    flip=st.booleans(),
+    flip=st.sampled_from([False, True, "alternate"]),
     cutout=st.integers(0, 5),
     seed=st.integers(0, 2**40),
     view=st.integers(0, 10**6),
     data=st.data(),
 )
 def test_equals_the_loop_over_samples(
-    shape: tuple[int, ...], pad: int, flip: bool, cutout: int, seed: int, view: int, data: st.DataObject
+    shape: tuple[int, ...], pad: int, flip: bool | str, cutout: int, seed: int, view: int, data: st.DataObject
 ) -> None:
     images = random_images(*shape, seed=seed % 1000)
     index = data.draw(st.lists(st.integers(0, shape[0] - 1), min_size=1, max_size=9))
@@ -137,6 +141,7 @@ def test_equals_the_loop_over_samples(
     made = augment(images, np.array(index), config, view)
     assert torch.equal(made, one_by_one(images, index, config, view))
     assert made.is_contiguous()
+    assert torch.equal(augment_batch(images[index], np.array(index), config, view), made)
 
 
 def test_the_set_itself_is_left_alone() -> None:
@@ -244,6 +249,54 @@ def test_half_are_mirrored_and_each_view_chooses_anew() -> None:
     assert stats.chi2_contingency(table).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("seed", [0, 7])
+def test_alternating_flips_change_with_every_view(seed: int) -> None:
+    config = AugmentationConfig(seed=seed, flip="alternate")
+    views = np.stack([mirrored(config, 10_000, view) for view in range(4)])
+    assert stats.binomtest(int(views[0].sum()), 10_000).pvalue > 1e-3
+    assert np.array_equal(views[1], ~views[0])
+    assert np.array_equal(views[2], views[0])
+    assert np.array_equal(views[3], views[1])
+    other = mirrored(AugmentationConfig(seed=seed + 1, flip="alternate"), 10_000)
+    table = np.zeros((2, 2))
+    np.add.at(table, (views[0].astype(int), other.astype(int)), 1)
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+
+
+def test_alternating_flips_leave_the_crop_alone() -> None:
+    images = random_images(64, 3, 8, 8)
+    turned, plain = (
+        augment(images, np.arange(64), AugmentationConfig(pad_crop=2, flip=flip), 5) for flip in ("alternate", False)
+    )
+    flipped = torch.from_numpy(mirrored(AugmentationConfig(flip="alternate"), 64, 5))
+    assert torch.equal(turned[flipped], plain[flipped].flip(-1))
+    assert torch.equal(turned[~flipped], plain[~flipped])
+
+
+def test_flips_drawn_anew_are_what_they_always_were() -> None:
+    """Pinned: recipes of before must give the same pixels."""
+    found = np.packbits(np.stack([mirrored(AugmentationConfig(seed=seed, flip=True), 32, 3) for seed in (0, 1)]), 1)
+    assert found.tolist() == [[109, 42, 86, 83], [2, 120, 172, 237]]
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_an_odd_number_of_views_cannot_alternate(views: int) -> None:
+    with pytest.raises(ValueError, match="an even number of views, or 0, beside flip: alternate"):
+        AugmentationConfig(flip="alternate", views=views)
+    AugmentationConfig(flip="alternate", views=0)
+
+
+def test_a_gathered_batch_is_augmented_as_its_samples() -> None:
+    images, index = random_images(9, 3, 8, 8), np.array([5, 0, 5, 8])
+    batch = images[index]
+    before = batch.clone()
+    assert torch.equal(augment_batch(batch, index, EVERYTHING, 4), augment(images, index, EVERYTHING, 4))
+    assert torch.equal(batch, before)
+    assert augment_batch(batch, index, AugmentationConfig(), 4) is batch
+    with pytest.raises(ValueError, match="got 4 images of 3 samples"):
+        augment_batch(batch, index[:3], EVERYTHING, 4)
+
+
 def test_cutout_centres_are_uniform() -> None:
     made = augment(torch.ones(8_000, 1, 4, 5, dtype=torch.uint8), np.arange(8_000), AugmentationConfig(cutout=1), 0)
     holes = (made == 0).sum(0).flatten().numpy()
@@ -275,7 +328,7 @@ def test_views_come_round_or_never() -> None:
     assert [view_of(epoch, AugmentationConfig(views=0)) for epoch in range(7)] == list(range(7))
 
 
-@pytest.mark.parametrize("asked", [{"flip": True}, {"pad_crop": 1}, {"cutout": 2}])
+@pytest.mark.parametrize("asked", [{"flip": True}, {"flip": "alternate"}, {"pad_crop": 1}, {"cutout": 2}])
 def test_floats_cannot_be_augmented(asked: dict[str, int]) -> None:
     floats = ImageSet(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]), ("a", "b"), "mine")
     with pytest.raises(BadInput, match=f"{next(iter(asked))}.*'mine' holds floats") as raised:

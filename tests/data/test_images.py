@@ -148,7 +148,8 @@ def test_rank_in_class_counts_those_before() -> None:
         ({"images": torch.zeros(6, 3, 2, 3, dtype=torch.uint8)}, "got 'images of 3×2×3'; expected 3×2×2"),
         ({"images": torch.zeros(6, 3, 2, 2)}, "got 'floats'; expected uint8 pixels"),
         ({"class_names": ("a", "b", "z")}, r"'z'.*expected the classes of training"),
-        ({"class_names": ("a", "b", "c", "d")}, r"'d'.*expected the classes of training"),
+        ({"class_names": ("a", "b", "c", "d")}, r"'d'.*expected the classes of training: training lacks 'd'"),
+        ({"class_names": ("c", "a", "b")}, r"got \['c', 'a', 'b'\]; .* of training in their order, \['a', 'b', 'c'\]"),
     ],
 )
 def test_splits_that_do_not_agree_are_refused(changes: dict[str, Any], message: str) -> None:

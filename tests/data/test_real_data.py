@@ -6,10 +6,13 @@ import gzip
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from stillroom.data.config import DataConfig
+from stillroom.data.config import AugmentationConfig, DataConfig
+from stillroom.data.feeding import Feed
 from stillroom.data.sources import load, load_split
 
 ROOT = os.environ.get("STILLROOM_DATA")
@@ -48,3 +51,25 @@ def test_fashion_mnist_is_what_the_files_hold(split: str, prefix: str, count: in
         assert file.read()[16:] == images.images.numpy().tobytes()
     with gzip.open(folder / f"{prefix}-labels-idx1-ubyte.gz") as file:
         assert list(file.read()[8:]) == images.labels.tolist()
+
+
+def test_cifar10_as_files_is_cifar10(tmp_path: Path) -> None:
+    """Exported picture by picture and read again, from memory and from disk: pixels, classes and batches."""
+    parquet = load(DataConfig(path="cifar10", train_limit=300, test_limit=100))
+    for split, images in (("train", parquet.train), ("test", parquet.test)):
+        for row, (image, label) in enumerate(zip(images.images, images.labels.tolist(), strict=True)):
+            folder = tmp_path / "cifar10" / split / images.class_names[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{row:05}.png")
+    by_class = torch.argsort(parquet.train.labels, stable=True)
+    config = AugmentationConfig(pad_crop=4, flip=True, cutout=8)
+    requests = [(np.arange(start, 300, 3), start) for start in range(3)]
+    seen = []
+    for in_memory in (True, False):
+        pair = load(DataConfig(path=str(tmp_path / "cifar10"), in_memory=in_memory))
+        assert pair.train.class_names == CIFAR10
+        assert torch.equal(pair.train.labels, parquet.train.labels[by_class])
+        assert torch.equal(pair.train.images[:], parquet.train.images[by_class])
+        batches = Feed(pair.train, config, torch.device("cpu")).batches(requests)
+        seen.append(torch.cat([batch.images for batch in batches]))
+    assert torch.equal(*seen)

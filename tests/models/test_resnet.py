@@ -7,9 +7,10 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from stillroom.models.cost import parameters
+from stillroom.models.fold import fold_batchnorm
 from stillroom.models.resnet import PadShortcut, ResNet
 from stillroom.models.weights import load_weights, read_state
 
@@ -20,6 +21,65 @@ PUBLISHED = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 @pytest.mark.parametrize(("depth", "count"), PUBLISHED.items())
 def test_sizes_are_the_published_ones(depth: int, count: int) -> None:
     assert parameters(ResNet(depth)) == count
+
+
+# The CRD benchmark's, with 100 classes.
+WIDE = {8: 1_233_540, 32: 7_433_860}
+
+
+def wide(depth: int, classes: int = 100) -> ResNet:
+    return ResNet(depth, num_classes=classes, width=64, stem=32, projection=True)
+
+
+@pytest.mark.parametrize(("depth", "count"), WIDE.items())
+def test_the_wide_ones_have_the_sizes_of_the_crd_benchmark(depth: int, count: int) -> None:
+    net = wide(depth)
+    assert parameters(net) == count
+    widths = [conv.out_channels for conv in (net.conv1, net.layer1[0].conv2, net.layer2[0].conv2, net.layer3[0].conv2)]
+    assert widths == [32, 64, 128, 256]
+
+
+def test_learned_shortcuts_are_where_the_shape_changes_and_nowhere_else() -> None:
+    net = wide(14)
+    learned = {name for name, module in net.named_modules() if name.endswith("shortcut") and parameters(module)}
+    assert learned == {"layer1.0.shortcut", "layer2.0.shortcut", "layer3.0.shortcut"}
+    names = {name for name in net.state_dict() if "layer1.0.shortcut" in name}
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    assert names == {"layer1.0.shortcut.0.weight", *(f"layer1.0.shortcut.1.{part}" for part in norm)}
+    # Where the stem is as wide as the first stage, that stage's shape does not change.
+    assert parameters(ResNet(8, width=4, projection=True).layer1[0].shortcut) == 0
+
+
+def test_a_learned_shortcut_is_a_convolution_and_its_norm(settle) -> None:
+    block = settle(wide(8)).layer2[0]
+    x = torch.randn(2, 64, 9, 9)
+    conv, norm = block.shortcut
+    projected = F.conv2d(x, conv.weight, stride=2)
+    projected = F.batch_norm(projected, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    with torch.no_grad():
+        wanted = F.relu(block.bn2(block.conv2(F.relu(block.bn1(block.conv1(x))))) + projected)
+        torch.testing.assert_close(block(x), wanted)
+
+
+def test_a_stem_of_another_width_does_without_a_learned_shortcut() -> None:
+    net = ResNet(8, width=8, stem=3)
+    assert parameters(net.layer1[0].shortcut) == 0
+    assert net.layer1[0].shortcut(torch.ones(1, 3, 4, 4)).shape == (1, 8, 4, 4)
+    assert net(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_the_wide_ones_fold_whole_and_keep_their_answer(settle) -> None:
+    net = settle(wide(14))
+    for module in net.modules():  # deep nets of random norms would overflow
+        if isinstance(module, nn.BatchNorm2d):
+            module.weight.data.mul_(0.3)
+    x = torch.randn(2, 3, 16, 16)
+    folded, was_folded = fold_batchnorm(net, x)
+    assert was_folded
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    assert folded.layer1[0].shortcut[0].bias is not None
+    with torch.no_grad():
+        torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [2, 9, 18, 52])
@@ -37,6 +97,14 @@ def test_any_channels_size_and_width(channels: int, size: int, width: int) -> No
     assert logits.shape == (2, 7)
     logits.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())
+
+
+def test_every_weight_of_a_wide_one_learns() -> None:
+    net = wide(8, classes=7)
+    logits = net(torch.randn(2, 3, 17, 17))
+    assert logits.shape == (2, 7)
+    logits.square().sum().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_the_shortcut_takes_every_second_pixel_and_pads_both_sides() -> None:
@@ -118,8 +186,9 @@ def test_what_a_hook_read_is_not_overwritten_later() -> None:
         assert torch.equal(later, at_once), name
 
 
-def test_it_can_be_traced_exported_and_run_in_channels_last(settle) -> None:
-    net = settle(ResNet(14))
+@pytest.mark.parametrize("projection", [False, True])
+def test_it_can_be_traced_exported_and_run_in_channels_last(settle, projection) -> None:
+    net = settle(ResNet(14, stem=12, projection=projection))
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         wanted = net(x)

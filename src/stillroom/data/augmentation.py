@@ -15,7 +15,7 @@ from stillroom.errors import BadInput
 from stillroom.randomness import counter_uniform
 
 # What is drawn, one number each: the draws of one quantity never depend on another's being asked for.
-_SHIFT_Y, _SHIFT_X, _FLIP, _CUTOUT_Y, _CUTOUT_X = range(5)
+_SHIFT_Y, _SHIFT_X, _FLIP, _CUTOUT_Y, _CUTOUT_X, _BEGINS_MIRRORED = range(6)
 
 
 def view_of(epoch: int, config: AugmentationConfig) -> int:
@@ -62,8 +62,9 @@ def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: Augme
     """A batch of augmented images, the same pixels for the same (seed, view, index) in any batch at any time.
 
     With p = ``pad_crop``, the image is padded by p zeros on each side and cropped back at (y, x), each uniform in
-    0 … 2p; with ``flip`` it is mirrored left to right with probability 1/2; with c = ``cutout``, rows
-    y−⌊c/2⌋ … y−⌊c/2⌋+c−1 and the like columns around a uniform pixel (y, x) are set to 0. In this order.
+    0 … 2p; with ``flip`` it is mirrored left to right with probability 1/2, or with ``flip: alternate`` in every second
+    view, half of the images in the odd ones (arXiv 2404.00498); with c = ``cutout``, rows y−⌊c/2⌋ … y−⌊c/2⌋+c−1 and the
+    like columns around a uniform pixel (y, x) are set to 0. In this order.
 
     Args:
         images: the whole set, uint8 [N, C, H, W], on any device; of any type where nothing is asked for.
@@ -83,8 +84,63 @@ def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: Augme
     [[1, 0, 3, 2], [0, 1, 2, 3]]
     """
     samples = np.array(index.numpy() if isinstance(index, Tensor) else index, dtype=np.int64)
-    if not (config.pad_crop or config.flip or config.cutout):
-        return images.index_select(0, _move(samples, images.device))
+    return _augment(images, samples, samples, config, view)
+
+
+def augment_batch(batch: Tensor, samples: npt.NDArray[np.int64], config: AugmentationConfig, view: int) -> Tensor:
+    """The same of images that were gathered before: ``augment_batch(images[index], index, …)`` is
+    ``augment(images, index, …)``.
+
+    Args:
+        batch: uint8 [B, C, H, W], on any device; of any type where nothing is asked for.
+        samples: which sample each one is, int64 [B], on the CPU.
+        config: what is done.
+        view: the view's number.
+
+    Returns:
+        [B, C, H, W], of the type and on the device of ``batch``; the batch itself where nothing is asked for.
+
+    Raises:
+        BadInput: something is asked for, and the images are not uint8 [B, C, H, W].
+        ValueError: there are not as many images as samples.
+
+    >>> images, config = torch.arange(24, dtype=torch.uint8).reshape(6, 1, 2, 2), AugmentationConfig(flip=True)
+    >>> index = np.array([5, 0])
+    >>> torch.equal(augment_batch(images[index], index, config, view=3), augment(images, index, config, view=3))
+    True
+    """
+    if len(batch) != len(samples):
+        raise ValueError(f"got {len(batch)} images of {len(samples)} samples; expected as many of each")
+    if not _asked(config):
+        return batch
+    return _augment(batch, np.arange(len(batch)), samples, config, view)
+
+
+def _asked(config: AugmentationConfig) -> bool:
+    return bool(config.pad_crop or config.flip or config.cutout)
+
+
+def _mirrored(samples: npt.NDArray[np.int64], config: AugmentationConfig, view: int) -> npt.NDArray[np.bool_]:
+    """Which samples are mirrored in a view, bool [B]."""
+    if config.flip == "alternate":
+        # The draw is the same in every view (it is addressed as view 0); the view's parity makes it alternate.
+        begins = counter_uniform(config.seed, 0, samples, _BEGINS_MIRRORED) < 0.5
+        return begins ^ bool(view % 2)
+    if config.flip:
+        return counter_uniform(config.seed, view, samples, _FLIP) < 0.5
+    return np.zeros(len(samples), dtype=bool)
+
+
+def _augment(
+    images: Tensor,
+    places: npt.NDArray[np.int64],
+    samples: npt.NDArray[np.int64],
+    config: AugmentationConfig,
+    view: int,
+) -> Tensor:
+    """The images at ``places``, augmented as the samples of those numbers."""
+    if not _asked(config) or not len(places):
+        return images.index_select(0, _move(places, images.device))
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise BadInput("data.augmentation", f"{images.dtype} {list(images.shape)}", "uint8 images [N, C, H, W]")
 
@@ -92,9 +148,9 @@ def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: Augme
         return counter_uniform(config.seed, view, samples, what)
 
     # The mirrored ones are put last, so that one slice is mirrored; a choice for each pixel costs several times that.
-    mirrored = draw(_FLIP) < 0.5 if config.flip else np.zeros(len(samples), dtype=bool)
+    mirrored = _mirrored(samples, config, view)
     order = np.argsort(mirrored, kind="stable")
-    batch = images.index_select(0, _move(samples[order], images.device))
+    batch = images.index_select(0, _move(places[order], images.device))
     if config.pad_crop:
         positions = 2 * config.pad_crop + 1
         y, x = ((draw(what) * positions).astype(np.int64)[order] for what in (_SHIFT_Y, _SHIFT_X))

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from stillroom.config import Config
 
-SourceName = Literal["auto", "digits", "parquet", "idx", "python"]
+SourceName = Literal["auto", "digits", "parquet", "idx", "folders", "python"]
 
 
 class AugmentationConfig(Config):
@@ -18,7 +18,11 @@ class AugmentationConfig(Config):
     pad_crop: int = Field(
         0, ge=0, description="Zero padding on each side before a random crop back to size, in pixels."
     )
-    flip: bool = Field(False, description="Mirror each image left to right with probability 1/2.")
+    flip: Literal[False, True, "alternate"] = Field(
+        False,
+        description="Mirror each image left to right with probability 1/2; alternate mirrors it in every second view, "
+        "half of the images beginning mirrored, and needs an even number of views.",
+    )
     cutout: int = Field(0, ge=0, description="Side of a square set to zero at a random place, in pixels; 0 is none.")
     views: int = Field(
         4,
@@ -27,14 +31,21 @@ class AugmentationConfig(Config):
         "0 gives a fresh view every epoch.",
     )
 
+    @model_validator(mode="after")
+    def _views_alternate(self) -> AugmentationConfig:
+        # The last view and the first, which follows it, would show an image the same way round; one view, always.
+        if self.flip == "alternate" and self.views % 2:
+            raise ValueError(f"an even number of views, or 0, beside flip: alternate, not {self.views}")
+        return self
+
 
 class DataConfig(Config):
     """Where the images come from and how they are handed out."""
 
     source: SourceName = Field(
         "auto",
-        description="Layout of the data: digits (embedded), parquet (Hugging Face layout), "
-        "idx (.gz); auto recognises a folder, and is digits where no path is given.",
+        description="Layout of the data: digits (embedded), parquet (Hugging Face layout), idx (.gz), "
+        "folders (SPLIT/CLASS/image files); auto recognises a folder, and is digits where no path is given.",
     )
     path: str | None = Field(
         None,
@@ -42,7 +53,10 @@ class DataConfig(Config):
         "then under $STILLROOM_DATA.",
     )
     train_split: str = Field("train", description="Name of the split to learn from.")
-    test_split: str = Field("test", description="Name of the split to evaluate on.")
+    test_split: str = Field(
+        "test",
+        description="Name of the split to evaluate on; `folders` without `test` take their `val` or `validation`.",
+    )
     image_column: str | None = Field(None, description="Parquet column of the images; found by itself where left out.")
     label_column: str | None = Field(None, description="Parquet column of the labels; found by itself where left out.")
     train_limit: int | None = Field(
@@ -51,6 +65,23 @@ class DataConfig(Config):
         description="Use only this many training images, a fixed random subset that is the same for every seed.",
     )
     test_limit: int | None = Field(None, ge=2, description="Use only this many test images, a fixed random subset.")
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="Side in pixels that image files of `folders` are brought to, by resizing the shorter side and "
+        "cutting out the middle; needed where they differ in size.",
+    )
+    in_memory: Literal["auto", True, False] = Field(
+        "auto",
+        description="Whether image files are decoded once and held in memory, or read again each epoch; "
+        "auto holds up to 4·10⁹ bytes of pixels a split.",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        description="Threads that read and decode image files; the pixels do not depend on it. "
+        "Left out: one for each core.",
+    )
     batch_size: int = Field(128, ge=1, description="Training images a step.")
     augmentation: AugmentationConfig = Field(
         default_factory=AugmentationConfig, description="What is done to training images."
@@ -58,8 +89,20 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> DataConfig:
-        if self.source in ("parquet", "idx") and self.path is None:
+        if self.source in ("parquet", "idx", "folders") and self.path is None:
             raise ValueError(f"a path beside source: {self.source}")
         if self.source == "digits" and self.path is not None:
             raise ValueError("no path beside source: digits, which is embedded")
+        if self.source not in ("auto", "folders") and self.of_image_files:
+            raise ValueError(f"no {self.of_image_files[0]} beside source: {self.source}; only `folders` has it")
         return self
+
+    @property
+    def of_image_files(self) -> list[str]:
+        """The options set that only image files can follow; ``workers`` and holding in memory change no pixel.
+
+        >>> DataConfig(image_size=64, in_memory=True).of_image_files
+        ['image_size']
+        """
+        given = {"image_size": self.image_size is not None, "in_memory": self.in_memory is False}
+        return [name for name, is_set in given.items() if is_set]

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import ExifTags, Image
 
 _GREY_8 = ("L", "1")
+# What brings a picture that was stored turned or mirrored upright, by its EXIF orientation.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+# Where a PNG tells of its orientation before its pixels.
+_PNG_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+
+
+def is_grey(image: Image.Image) -> bool:
+    """Whether :func:`pixels` gives one channel: modes L, 1 and 16-bit grey."""
+    return image.mode in _GREY_8 or image.mode.startswith("I")
 
 
 def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -24,17 +44,8 @@ def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
     [255, 0, 7]
     """
     # Only the header is read so far: nothing large is decoded before this check.
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
-        raise ValueError(f"{image.width}×{image.height} pixels is more than the limit of {limit}")
-    if image.mode in _GREY_8:
-        return np.asarray(image.convert("L"), dtype=np.uint8)[None]
-    if image.mode.startswith("I"):
-        return _from_16_bits(np.asarray(image).astype(np.int64))[None]
-    if image.mode == "F":
-        raise ValueError("pixels are floats; 8 or 16 bits are read")
-    colour = image if image.mode == "RGB" else image.convert("RGB")
-    return np.asarray(colour, dtype=np.uint8).transpose(2, 0, 1)
+    _check_size(image.width, image.height)
+    return _array(_eight_bits(image))
 
 
 def decode(content: bytes) -> npt.NDArray[np.uint8]:
@@ -45,6 +56,116 @@ def decode(content: bytes) -> npt.NDArray[np.uint8]:
     """
     with Image.open(io.BytesIO(content)) as image:
         return pixels(image)
+
+
+def header(path: str | os.PathLike[str], formats: tuple[str, ...]) -> tuple[bool, int, int]:
+    """Whether a picture's file is grey, and its height and width when upright; its pixels are not decoded.
+
+    Args:
+        path: of the file.
+        formats: Pillow's names of those that are tried, whatever the file's name says.
+
+    Raises:
+        ValueError: it has more pixels than Pillow's limit, or they are floats.
+        Exception: whatever Pillow's many decoders raise on a damaged picture.
+    """
+    with Image.open(path, formats=formats) as image:
+        _check_size(image.width, image.height)
+        _check_mode(image)
+        # Pillow turns a TIFF by itself, and looks for a PNG's orientation behind its pixels too.
+        told = image.format != "TIFF" and (image.format != "PNG" or any(name in image.info for name in _PNG_EXIF))
+        sideways = told and _orientation(image) in _SIDEWAYS
+        height, width = (image.width, image.height) if sideways else (image.height, image.width)
+        return is_grey(image), height, width
+
+
+def decode_photo(content: bytes, side: int | None, formats: tuple[str, ...]) -> npt.NDArray[np.uint8]:
+    """The pixels of an image file, upright as its EXIF orientation says: uint8 [C, H, W].
+
+    Args:
+        content: of the file.
+        side: bring it to a square of this side, see :func:`middle_square`; None leaves its size.
+        formats: Pillow's names of those that are tried.
+
+    Raises:
+        ValueError: it has more pixels than Pillow's limit, before or after resizing, or values beyond 16 bits.
+        Exception: whatever Pillow's many decoders raise on a damaged picture.
+    """
+    with Image.open(io.BytesIO(content), formats=formats) as image:
+        _check_size(image.width, image.height)
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        plain = _eight_bits(image)
+        if turn is not None:
+            plain = plain.transpose(turn)
+        return _array(plain if side is None else middle_square(plain, side))
+
+
+def middle_square(image: Image.Image, side: int) -> Image.Image:
+    """The shorter side resized to ``side`` (bilinear, antialiased), then the middle cut out.
+
+    The same pixels as torchvision's ``Resize(side)`` and ``CenterCrop(side)``.
+
+    Args:
+        image: in mode L or RGB.
+        side: in pixels.
+
+    Raises:
+        ValueError: it is so narrow that resized it has more pixels than Pillow's limit.
+
+    >>> middle_square(Image.new("L", (80, 40)), 20).size
+    (20, 20)
+    """
+    shorter = min(image.size)
+    width, height = (side if length == shorter else int(side * length / shorter) for length in image.size)
+    _check_size(width, height)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
+
+
+def told(error: Exception) -> str:
+    """Why a picture could not be decoded, in words for a user."""
+    # Pillow's message for an unknown format is the address of a buffer.
+    if "cannot identify" in str(error):
+        return "of no known format"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return re.sub(r"\s+", " ", str(error)) or type(error).__name__
+
+
+def _check_size(width: int, height: int) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and width * height > limit:
+        raise ValueError(f"{width}×{height} pixels is more than the limit of {limit}")
+
+
+def _check_mode(image: Image.Image) -> None:
+    if image.mode == "F":
+        raise ValueError("pixels are floats; 8 or 16 bits are read")
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # what a camera or an editor wrote amiss beside the pixels does not spoil them
+        return 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The picture in mode L or RGB."""
+    if image.mode in _GREY_8:
+        return image.convert("L")
+    if image.mode.startswith("I"):
+        return Image.fromarray(_from_16_bits(np.asarray(image).astype(np.int64)))
+    _check_mode(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _array(image: Image.Image) -> npt.NDArray[np.uint8]:
+    array = np.asarray(image, dtype=np.uint8)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
 def _from_16_bits(values: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

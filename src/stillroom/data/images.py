@@ -1,4 +1,4 @@
-"""Labelled images held in memory, and the pair of splits a run works with."""
+"""Labelled images, held in memory or read when asked for, and the pair of splits a run works with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.errors import BadInput
+from stillroom.data.lazy import Images
+from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
 from stillroom.randomness import permutation
 
@@ -20,10 +21,12 @@ MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class numbe
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """One split: every image and its class, in memory.
+    """One split: every image and its class.
 
     Attributes:
-        images: uint8 [N, C, H, W], 0 … 255; or float32 [N, …] for a Python dataset that gives floats.
+        images: uint8 [N, C, H, W], 0 … 255; or float32 [N, …] for a Python dataset that gives floats; or, where memory
+            shall not hold them, :class:`~stillroom.data.lazy.LazyImages`, which gives uint8 [n, C, H, W] for a slice or
+            an index. Ask for as many as are needed at a time: ``images[a:b].to(device)``, not ``images.to(device)``.
         labels: int64 [N], class numbers from 0.
         class_names: the K names, in the order of the class numbers.
         name: what reports call the data.
@@ -35,7 +38,7 @@ class ImageSet:
     ImageSet('pets': 2 images of 3×32×32, uint8, 2 classes)
     """
 
-    images: Tensor
+    images: Images
     labels: Tensor
     class_names: tuple[str, ...]
     name: str
@@ -55,7 +58,7 @@ class ImageSet:
         if not len(images):
             raise BadInput("data.images", "no images", "at least 1")
         self._check_labels()
-        if not self.is_pixels and not bool(images.isfinite().all()):
+        if isinstance(images, Tensor) and not self.is_pixels and not bool(images.isfinite().all()):
             raise BadInput("data.images", "NaN or infinity", "finite numbers")
 
     def _check_labels(self) -> None:
@@ -97,9 +100,14 @@ class ImageSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of shape, type, images, labels and class names, 64 hex digits: equal only for equal data."""
+        """SHA-256 of shape, type, images, labels and class names, 64 hex digits: equal only for equal data.
+
+        Images that are not held are told by the content of their files, so that the same ones decoded and held have
+        another fingerprint.
+        """
         header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
-        return digest(canonical(header), _hash(self.images), _hash(self.labels))
+        content = _hash(self.images) if isinstance(self.images, Tensor) else self.images.content_hash()
+        return digest(canonical(header), content, _hash(self.labels))
 
     def subset(self, limit: int | None) -> ImageSet:
         """The same fixed random ``limit`` images for every run, as many of each class as possible.
@@ -118,8 +126,10 @@ class ImageSet:
         """
         if limit is None or limit >= len(self):
             return self
-        rows = torch.from_numpy(balanced(self.labels.cpu().numpy(), limit))
-        return replace(self, images=self.images[rows], labels=self.labels[rows])
+        rows = balanced(self.labels.cpu().numpy(), limit)
+        index = torch.from_numpy(rows)
+        images = self.images[index] if isinstance(self.images, Tensor) else self.images.select(rows)
+        return replace(self, images=images, labels=self.labels[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +155,9 @@ class DataPair:
             raise BadInput("data.test_split", kinds[0], f"{kinds[1]}, as in training")
         if train.class_names != test.class_names:
             raise BadInput(
-                "data.test_split", list(test.class_names), f"the classes of training, {list(train.class_names)}"
+                "data.test_split",
+                list(test.class_names),
+                f"the classes of training{_difference(test.class_names, train.class_names)}",
             )
 
 
@@ -216,6 +228,18 @@ def rank_in_class(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     rank = np.empty(len(labels), dtype=np.int64)
     rank[by_class] = np.arange(len(labels)) - np.repeat(first, counts)
     return rank
+
+
+def _difference(names: tuple[str, ...], expected: tuple[str, ...]) -> str:
+    """What names lack and have too much, a few of each."""
+    has, wanted = set(names), set(expected)
+    missing, unknown = [name for name in expected if name not in has], [name for name in names if name not in wanted]
+    parts = [
+        f"{what} {', '.join(map(repr, found[:3]))}" + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+        for what, found in (("it lacks", missing), ("training lacks", unknown))
+        if found
+    ]
+    return f": {'; '.join(parts)}" if parts else f" in their order, {shorten(list(expected))}"
 
 
 def _numbers(count: int) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from stillroom.data.columns import Columns, find_columns
-from stillroom.data.decoding import decode
+from stillroom.data.decoding import decode, told
 from stillroom.data.folders import entries, folder_name, missing_split, unreadable
 from stillroom.data.images import ImageSet, balanced, numbered
 from stillroom.data.stacking import Stack
@@ -184,12 +184,7 @@ def _picture(cell: Any, path: Path, row: int) -> npt.NDArray[np.uint8]:
     try:
         return decode(content)
     except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-        raise BadInput("data.path", str(path), f"a picture in row {row} that can be decoded ({_told(error)})") from None
-
-
-def _told(error: Exception) -> str:
-    # Pillow's message for an unknown format is the address of a buffer.
-    return "of no known format" if "cannot identify" in str(error) else str(error) or type(error).__name__
+        raise BadInput("data.path", str(path), f"a picture in row {row} that can be decoded ({told(error)})") from None
 
 
 @contextmanager

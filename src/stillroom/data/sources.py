@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from stillroom.data.config import DataConfig, SourceName
 from stillroom.data.digits import read_digits
 from stillroom.data.folders import entries
 from stillroom.data.idx import idx_splits, read_idx
+from stillroom.data.image_folder import read_image_folder
+from stillroom.data.image_tree import USUAL_SPLITS, image_splits
 from stillroom.data.images import DataPair, ImageSet, paired
 from stillroom.data.parquet import parquet_splits, read_parquet
 from stillroom.errors import BadInput, nearest
@@ -15,7 +18,8 @@ from stillroom.files import find_input
 
 KNOWN_NAMES = ("digits",)
 _LAYOUTS = (
-    "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz)"
+    "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz) "
+    "or image files in a folder for each class (train/cat/1.png, test/cat/2.png)"
 )
 
 
@@ -62,12 +66,16 @@ def load_split(config: DataConfig, split: str) -> ImageSet:
     return _read(config, split, "split")
 
 
-def recognise(folder: Path, field: str = "data.path") -> SourceName:
+def recognise(folder: Path, field: str = "data.path", splits: Iterable[str] = ()) -> SourceName:
     """Tell the layout of a folder by the names of its files.
+
+    Folders of image files are looked for where there are neither parquet nor idx files, which may well have pictures
+    beside them; and by the usual names of splits, as folders within folders with a picture somewhere are everywhere.
 
     Args:
         folder: where the data lie.
         field: the field that an error names.
+        splits: names of splits, beside the usual ones (train, test, val, valid, validation).
 
     Raises:
         BadInput: it is no folder that can be read, or holds no known layout, or two of them.
@@ -78,6 +86,8 @@ def recognise(folder: Path, field: str = "data.path") -> SourceName:
         layouts.append("parquet")
     if idx_splits(folder):
         layouts.append("idx")
+    if not layouts and image_splits(folder, {*USUAL_SPLITS, *splits}):
+        layouts.append("folders")
     if len(layouts) == 1:
         return layouts[0]
     if layouts:
@@ -120,10 +130,24 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
     if source == "python":
         raise BadInput("data.source", source, "data that a recipe can name; give your dataset again from Python")
     if config.path is None:
+        _only_for_files(config, "digits")
         return read_digits(split, field).subset(limit)
     folder = find_input(config.path)
     if source == "auto":
-        source = recognise(folder)
+        source = recognise(folder, splits=(config.train_split, config.test_split))
+    if source == "folders":
+        return read_image_folder(
+            folder,
+            split,
+            image_size=config.image_size,
+            in_memory=config.in_memory,
+            workers=config.workers,
+            limit=limit,
+            train_split=config.train_split,
+            test_split=config.test_split,
+            field=field,
+        )
+    _only_for_files(config, source)
     if source == "idx":
         return read_idx(folder, split, field).subset(limit)
     return read_parquet(
@@ -134,3 +158,9 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
         limit=limit,
         field=field,
     )
+
+
+def _only_for_files(config: DataConfig, source: SourceName) -> None:
+    """Refuse what only image files can follow: images of another size than asked for would train on without a word."""
+    for name in config.of_image_files:
+        raise BadInput(f"data.{name}", getattr(config, name), f"none beside {source} data; only `folders` has it")

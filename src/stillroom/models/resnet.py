@@ -1,4 +1,4 @@
-"""The CIFAR ResNets of He et al. (2015), with parameter-free shortcuts: names and numbers of the public checkpoints."""
+"""The CIFAR ResNets of He et al. (2015), parameter-free shortcuts or learned ones: the numbers of the public tables."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from torch import Tensor, nn
 class PadShortcut(nn.Module):
     """Shortcut of "option A": every second pixel, and zeros for the channels that are new. It has no parameters.
 
-    Shapes: [B, C, H, W] → [B, C + before + after, ⌈H/2⌉, ⌈W/2⌉].
+    Shapes: [B, in_channels, H, W] → [B, out_channels, ⌈H/stride⌉, ⌈W/stride⌉].
 
     Args:
         in_channels: channels of its input.
         out_channels: channels of its output; what is missing is split evenly before and after.
+        stride: 2 takes every second pixel, 1 all of them.
 
     >>> import torch
     >>> PadShortcut(2, 4)(torch.ones(1, 2, 5, 5))[0, :, 0, 0].tolist()
     [0.0, 1.0, 1.0, 0.0]
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
         super().__init__()
+        self.stride = stride
         missing = out_channels - in_channels
         self.before = missing // 2
         self.after = missing - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
 class BasicBlock(nn.Module):
@@ -39,9 +41,11 @@ class BasicBlock(nn.Module):
         in_channels: channels of its input.
         out_channels: channels of its output.
         stride: 1, or 2 to halve the resolution.
+        projection: where the shape changes, the shortcut is a 1×1 convolution with its norm ("option B"), not
+            pixels skipped and zeros added ("option A").
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, projection: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
@@ -50,7 +54,7 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.relu2 = nn.ReLU()
-        self.shortcut: nn.Module = nn.Identity() if stride == 1 else PadShortcut(in_channels, out_channels)
+        self.shortcut = _shortcut(in_channels, out_channels, stride, projection)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
@@ -62,14 +66,20 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """A residual network of 6n+2 layers for small images (He et al. 2015, arXiv:1512.03385).
 
-    One 3×3 convolution, three stages of n blocks with ``width``, 2 ``width`` and 4 ``width`` channels, the mean over
-    all pixels, one linear layer. Shapes: [B, in_channels, H, W] → logits [B, num_classes]; H and W of 8 or more.
+    One 3×3 convolution of ``stem`` channels, three stages of n blocks with ``width``, 2 ``width`` and 4 ``width``
+    channels, the mean over all pixels, one linear layer. Shapes: [B, in_channels, H, W] → logits [B, num_classes];
+    H and W of 8 or more.
+
+    ``ResNet(32, 100, width=64, stem=32, projection=True)`` is the resnet32x4 of the CRD benchmark (Tian et al. 2020,
+    arXiv:1910.10699).
 
     Args:
         depth: number of weighted layers, 6n+2: 8, 14, 20, 32, 44, 56, 110.
         num_classes: number of logits.
         in_channels: channels of the images.
         width: channels of the first stage.
+        stem: channels of the first convolution; left out: ``width``.
+        projection: shortcuts where the shape changes are learned ("option B") rather than free of parameters.
 
     Raises:
         ValueError: ``depth`` is not 6n+2.
@@ -78,17 +88,27 @@ class ResNet(nn.Module):
     269722
     """
 
-    def __init__(self, depth: int, num_classes: int = 10, in_channels: int = 3, width: int = 16) -> None:
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: int = 16,
+        *,
+        stem: int | None = None,
+        projection: bool = False,
+    ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth: got {depth}; expected 6n+2, such as 8, 20 or 56")
         blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
+        stem = width if stem is None else stem
+        self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU()
-        self.layer1 = _stage(width, width, blocks, stride=1)
-        self.layer2 = _stage(width, 2 * width, blocks, stride=2)
-        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2)
+        self.layer1 = _stage(stem, width, blocks, stride=1, projection=projection)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2, projection=projection)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2, projection=projection)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.flatten = nn.Flatten()
         self.linear = nn.Linear(4 * width, num_classes)
@@ -103,6 +123,16 @@ class ResNet(nn.Module):
         return logits
 
 
-def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(in_channels, out_channels, stride)
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, projection: bool) -> nn.Sequential:
+    first = BasicBlock(in_channels, out_channels, stride, projection=projection)
     return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, projection: bool) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    if not projection:
+        return PadShortcut(in_channels, out_channels, stride)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+    )

@@ -32,11 +32,19 @@ class Reads:
         teacher: the teacher's logits; without any such objective no teacher is run during training.
         labels: the true labels.
         index: the samples' indices in the training set.
+        teacher_features: modules of the teacher whose outputs are read, such as ``layer2``; with ``teacher``.
+        student_features: the like of the student.
     """
 
     teacher: bool = False
     labels: bool = False
     index: bool = False
+    teacher_features: tuple[str, ...] = ()
+    student_features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.teacher_features and not self.teacher:
+            raise ValueError("teacher_features without teacher=True: no teacher would be asked")
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from stillroom.data.augmentation import check_augmentable
 from stillroom.data.batches import Batches
+from stillroom.data.feeding import Feed
 from stillroom.errors import BadInput, RunFailed
 from stillroom.files import canonical, digest, write_json, write_text
+from stillroom.memory import is_out_of_memory
 from stillroom.models.own import told
 from stillroom.models.weights import load_weights, save_weights, state_hash
 from stillroom.randomness import seeded
@@ -22,10 +24,10 @@ from stillroom.recipe import Recipe
 from stillroom.runs.materials import Dressed, Materials, ask, dress, gather, size
 from stillroom.runs.outcome import time_models, write_predictions
 from stillroom.runs.records import check_free, check_same_recipe, environment, read_json
-from stillroom.teacher.live import LiveTeacher
-from stillroom.training.device import Precision, as_dtype, exact_float32, resolve_device, resolve_precision, threads
+from stillroom.runs.teaching import Setting, find_tutor, uses_cache
+from stillroom.training.device import exact_float32, processes_of, resolve_device, resolve_precision, threads
 from stillroom.training.evaluation import compare, score
-from stillroom.training.folder import RunFolder
+from stillroom.training.folder import Bystander, RunFolder
 from stillroom.training.hooks import RecordMoves, StepHook
 from stillroom.training.loop import Progress, Trainer
 from stillroom.training.observer import Observer
@@ -70,19 +72,24 @@ def execute(
     """
     observer = observer or Observer()
     device = resolve_device(recipe.training.device)
+    processes = processes_of(device)
+    if not processes.is_main:
+        observer = Observer()
     precision = resolve_precision(recipe.training.precision, device)
     settled = recipe.training.model_copy(update={"device": device.type, "precision": precision})
     recipe = recipe.model_copy(update={"training": settled})
-    check_free(out, resume)
+    if processes.is_main:
+        check_free(out, resume)
     with threads(recipe.training.threads), exact_float32(), seeded(recipe.seed, "dropout"):
         materials = materials or gather(recipe)
         reading = [objective.name for objective in materials.objectives if objective.reads.teacher]
         if labels_alone and reading:
             expected = "objectives that read labels alone; `stillroom distill` takes a teacher"
             raise BadInput("objectives", reading[0], expected)
-        run = _Run(recipe, materials, device, precision, observer, hooks)
+        setting = Setting(recipe, materials.data, device, precision, processes, observer)
+        run = _Run(setting, materials, hooks)
         check_same_recipe(run.recipe, out)
-        with RunFolder(out) as folder:
+        with RunFolder(out) if processes.is_main else Bystander(out) as folder:
             try:
                 # Asked under the lock: another process may have finished the run meanwhile.
                 return run.finished(folder) if (out / "summary.json").exists() else run.go(folder)
@@ -93,71 +100,61 @@ def execute(
 class _Run:
     """One run's parts, checked against each other before anything is written."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        materials: Materials,
-        device: torch.device,
-        precision: Precision,
-        observer: Observer,
-        hooks: Sequence[StepHook],
-    ) -> None:
-        self.recipe, self.device, self.precision, self.observer = recipe, device, precision, observer
+    def __init__(self, setting: Setting, materials: Materials, hooks: Sequence[StepHook]) -> None:
+        recipe, device = setting.recipe, setting.device
+        self.observer, self.processes = setting.observer, setting.processes
+        self.device, self.precision = device, setting.precision
         self.train, self.test = materials.data.train, materials.data.test
         self.objectives = materials.objectives
         names = [objective.name for objective in self.objectives]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise BadInput("objectives", twice, "a name of its own for each objective: losses are logged by it")
+        check_augmentable(self.train, recipe.data.augmentation)
         self.student = dress(materials.student.to(device), recipe.student, self.train, "student")
-        self.teacher: Dressed | None = None
-        if materials.teacher is not None and recipe.teacher is not None:
-            self.teacher = dress(materials.teacher.to(device), recipe.teacher, self.train, "teacher")
-        self.recipe = recipe.model_copy(
-            update={
-                "student": self.student.settled(recipe.student),
-                "teacher": self.teacher.settled(recipe.teacher) if self.teacher and recipe.teacher else recipe.teacher,
-            }
-        )
-        reading = [objective.name for objective in self.objectives if objective.reads.teacher]
-        if reading and self.teacher is None:
-            raise BadInput("teacher", None, f"a model: objective {reading[0]!r} reads its answers")
         if not any(p.requires_grad for p in self.student.model.parameters()):
             raise BadInput("student", recipe.student.name, "a model with at least one trainable parameter")
-        check_augmentable(self.train, recipe.data.augmentation)
+        self.batches = self._batches(recipe)
+        self.total = recipe.training.total_steps(self.batches.steps_per_epoch)
+        self._check_checkpoints(recipe)
         self.hooks = [*hooks]
         if recipe.training.record_moves:
             moves = RecordMoves(recipe.training.record_moves)
             moves.check(self.student.model)
             self.hooks.append(moves)
-        self.step = DistillStep(self.student.model, self.objectives, self.student.pipe()).to(device)
+        self.step = DistillStep(self.student.model, self.objectives, self.student.pipe(), self.processes).to(device)
         self.step.check_accumulation(recipe.training.accumulate)
-        self._try_smallest_batch()
-        self.per_epoch = Batches(len(self.train), recipe.data.batch_size, recipe.seed).steps_per_epoch
-        self.total = recipe.training.total_steps(self.per_epoch)
-        last_epoch = self.total // self.per_epoch
-        late = [epoch for epoch in recipe.training.checkpoints if epoch > last_epoch]
-        if late:
-            raise BadInput("training.checkpoints", late[0], f"epochs of the run, 0 … {last_epoch}")
-        self.reads_teacher = bool(reading)
+        self.unused = self._try_smallest_batch(recipe)
+
+        self.reads_teacher = self.step.reads_teacher
+        enabled = uses_cache(recipe, reads_teacher=self.reads_teacher, epochs=self.total / self.batches.steps_per_epoch)
+        self.recipe = recipe.model_copy(
+            update={
+                "student": self.student.settled(recipe.student),
+                "cache": recipe.cache.model_copy(update={"enabled": enabled}),
+            }
+        )
+        setting = replace(setting, recipe=self.recipe)
+        self.tutor = find_tutor(setting, materials.teacher, self.objectives)
+        if self.tutor is not None and recipe.teacher is not None:
+            self.recipe = self.recipe.model_copy(update={"teacher": self.tutor.settled(recipe.teacher)})
         # Taken before training moves a weight: `init` is what every contestant of a seed must share.
         self.identity = {
             "init": state_hash(self.student.model),
             "data": digest(self.train.fingerprint.encode(), self.test.fingerprint.encode()),
-            "teacher": state_hash(self.teacher.model) if self.teacher is not None else "",
+            "teacher": self.tutor.fingerprint if self.tutor is not None else "",
         }
 
     def go(self, folder: RunFolder) -> Finished:
         """Train, evaluate, write."""
-        out = folder.path
-        teacher_logits = None
-        if self.teacher is not None:
-            teacher_logits = ask(self.teacher, self.test, self.device, self.observer, "evaluating the teacher")
-            if not bool(torch.isfinite(teacher_logits).all()):
-                raise BadInput("teacher", self.teacher.name, "finite logits for every test image")
-        write_text(out / "recipe.yaml", self.recipe.to_yaml())
-        if not (out / "environment.json").exists():
-            write_json(out / "environment.json", environment(self.device))
+        out, recipe = folder.path, self.recipe
+        teacher_logits = self.tutor.on_test() if self.tutor is not None else None
+        feed = Feed(self.train, recipe.data.augmentation, self.device, recipe.data.workers)
+        teacher = self.tutor.in_training(feed, folder) if self.tutor is not None and self.reads_teacher else None
+        if self.processes.is_main:
+            write_text(out / "recipe.yaml", recipe.to_yaml())
+            if not (out / "environment.json").exists():
+                write_json(out / "environment.json", environment(self.device))
         last: list[Tensor] = []
 
         def evaluate(student: nn.Module) -> dict[str, float]:
@@ -166,33 +163,43 @@ class _Run:
 
         trainer = Trainer(
             step=self.step,
-            teacher=self._live_teacher() if self.reads_teacher else None,
-            train=self.train,
-            batch_size=self.recipe.data.batch_size,
-            augmentation=self.recipe.data.augmentation,
+            teacher=teacher,
+            feed=feed,
+            batches=self.batches,
             evaluate=evaluate,
-            config=self.recipe.training,
+            config=recipe.training,
             device=self.device,
             precision=self.precision,
-            seed=self.recipe.seed,
+            seed=recipe.seed,
             folder=folder,
             hooks=self.hooks,
             observer=self.observer,
             identity=self.identity,
+            processes=self.processes,
+            some_unused=self.unused,
         )
         kept, progress, figures = trainer.fit()
         kept.eval()
-        save_weights(kept, out / "student.safetensors")
         # A run resumed after its last evaluation has the figures, but not the answers behind them.
         answers = last[0] if last else self._student_logits(kept)
-        write_predictions(out, self.test, answers, teacher_logits)
-        trained = replace(self.student, model=kept)
-        time_models(folder, {"student": trained, "teacher": self.teacher}, self.test)
-        folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
-        summary = self._summary(trained, progress, figures, teacher_logits)
-        write_json(out / "summary.json", summary)
+        summary = self._summary(replace(self.student, model=kept), progress, figures, teacher_logits)
+        if self.processes.is_main:
+            self._write(folder, kept, answers, teacher_logits, progress)
+            write_json(out / "summary.json", summary)
         folder.finish()
+        # None goes on before all is written, and none leaves a partner behind that still needs it.
+        self.processes.wait()
         return Finished(out, summary, kept)
+
+    def _write(
+        self, folder: RunFolder, kept: nn.Module, answers: Tensor, teacher_logits: Tensor | None, progress: Progress
+    ) -> None:
+        """All that a finished run leaves, but its summary, which comes last."""
+        save_weights(kept, folder.path / "student.safetensors")
+        write_predictions(folder.path, self.test, answers, teacher_logits)
+        teacher = self.tutor.dressed if self.tutor is not None else None
+        time_models(folder, {"student": replace(self.student, model=kept), "teacher": teacher}, self.test)
+        folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
 
     def finished(self, folder: RunFolder) -> Finished:
         """Give back a run that was finished before, if it was made of the same things."""
@@ -212,40 +219,51 @@ class _Run:
         folder.finish()
         return Finished(out, summary, self.student.model.eval())
 
-    def _try_smallest_batch(self) -> None:
-        """Train on the smallest micro-batch once, on a copy: batch norm, for one, refuses a batch of one."""
-        batch = min(self.recipe.data.batch_size, len(self.train))
-        count = max(batch // self.recipe.training.accumulate, 1)
+    def _batches(self, recipe: Recipe) -> Batches:
+        batches = Batches(len(self.train), recipe.data.batch_size, recipe.seed)
+        count = self.processes.count
+        if batches.batch_size % count:
+            raise BadInput("data.batch_size", batches.batch_size, f"a multiple of the {count} processes of the run")
+        return batches
+
+    def _check_checkpoints(self, recipe: Recipe) -> None:
+        last_epoch = self.total // self.batches.steps_per_epoch
+        late = [epoch for epoch in recipe.training.checkpoints if epoch > last_epoch]
+        if late:
+            raise BadInput("training.checkpoints", late[0], f"epochs of the run, 0 … {last_epoch}")
+
+    def _try_smallest_batch(self, recipe: Recipe) -> bool:
+        """Train on the smallest micro-batch once, on a copy: batch norm, for one, refuses a batch of one.
+
+        Returns:
+            Whether the student has parameters that its logits do not depend on.
+        """
+        count = max(self.batches.batch_size // self.processes.count // recipe.training.accumulate, 1)
         images = self.student.pipe().to(self.device)(self.train.images[:count].to(self.device))
+        trial = copy.deepcopy(self.student.model).train()
         try:
-            copy.deepcopy(self.student.model).train()(images)
+            trial(images).sum().backward()
         except Exception as error:
+            if is_out_of_memory(error):
+                return True
             raise BadInput(
                 "student",
                 self.student.name,
                 f"a model that can train on {count} images at once; it raised {told(error)}",
             ) from None
+        return any(p.requires_grad and p.grad is None for p in trial.parameters())
 
     def _title(self) -> str:
         """What reports call the run."""
         if self.recipe.name:
             return self.recipe.name
-        if self.teacher is not None and self.reads_teacher:
-            return f"{self.student.name} ← {self.teacher.name}"
+        if self.tutor is not None and self.reads_teacher:
+            return f"{self.student.name} ← {self.tutor.name}"
         return f"{self.student.name} from labels"
 
-    def _live_teacher(self) -> LiveTeacher:
-        assert self.teacher is not None
-        return LiveTeacher(
-            self.teacher.model,
-            self.teacher.pipe(),
-            example=self.train.images[:8],
-            device=self.device,
-            precision=as_dtype(self.precision),
-        )
-
     def _student_logits(self, model: nn.Module) -> Tensor:
-        return ask(replace(self.student, model=model), self.test, self.device, self.observer, "evaluating")
+        dressed = replace(self.student, model=model)
+        return ask(dressed, self.test, self.device, self.observer, "evaluating", self.processes)
 
     def _figures(self, student_logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float]:
         if not bool(torch.isfinite(student_logits).all()):
@@ -257,19 +275,11 @@ class _Run:
         self, trained: Dressed, progress: Progress, figures: dict[str, float], teacher_logits: Tensor | None
     ) -> dict[str, Any]:
         recipe = self.recipe
-        teacher = None
-        if self.teacher is not None and teacher_logits is not None:
-            said = score(teacher_logits, self.test.labels)
-            teacher = {
-                "model": self.teacher.name,
-                **said.as_dict(),
-                **size(self.teacher, self.test),
-                "weights_hash": self.identity["teacher"],
-            }
         budget = {
             "steps": self.total,
             "batch_size": recipe.data.batch_size,
-            "accumulate": recipe.training.accumulate,
+            "accumulate": progress.parts,
+            "processes": self.processes.count,
             "data": self.identity["data"],
             "reported": "last",
         }
@@ -279,11 +289,11 @@ class _Run:
             "recipe_hash": recipe.hash(),
             "seed": recipe.seed,
             "steps": progress.step,
-            "epochs": round(progress.step / self.per_epoch, 6),
+            "epochs": round(progress.step / self.batches.steps_per_epoch, 6),
             **figures,
             "model": self.student.name,
             **size(trained, self.test),
-            "teacher": teacher,
+            "teacher": self.tutor.facts(teacher_logits, self.test) if self.tutor is not None else None,
             "taught": self.reads_teacher,
             "data": {
                 "name": self.train.name,

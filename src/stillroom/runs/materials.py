@@ -22,7 +22,7 @@ from stillroom.objectives.base import Objective
 from stillroom.objectives.registry import build_objectives
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe
-from stillroom.training.device import exact_float32, resolve_device
+from stillroom.training.device import Processes, exact_float32, resolve_device
 from stillroom.training.evaluation import predict, score
 from stillroom.training.observer import Observer
 
@@ -101,7 +101,7 @@ def gather(recipe: Recipe) -> Materials:
     """
     data = load(recipe.data)
     teacher = None
-    if recipe.teacher is not None:
+    if recipe.teacher is not None and recipe.teacher.answers is None:
         if recipe.teacher.weights is None and ":" not in recipe.teacher.name:
             raise BadInput("teacher.weights", None, "a file of weights: a teacher with random weights teaches nothing")
         teacher = build_model(recipe.teacher, data.train, "teacher")
@@ -153,13 +153,21 @@ def evaluate_model(
         return score(ask(dressed, data, here, observer, "evaluating"), data.labels).as_dict()
 
 
-def ask(dressed: Dressed, data: ImageSet, device: torch.device, observer: Observer, what: str) -> Tensor:
+def ask(
+    dressed: Dressed,
+    data: ImageSet,
+    device: torch.device,
+    observer: Observer,
+    what: str,
+    processes: Processes | None = None,
+) -> Tensor:
     """The logits of a model for every image of a split, float32 [N, K] on the CPU, in the data's class order."""
     return predict(
         dressed.model,
         dressed.pipe().to(device),
         data.images,
         device=device,
+        processes=processes,
         on_batch=lambda done: observer.phase(what, done, len(data)),
     )
 

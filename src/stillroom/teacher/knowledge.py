@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -13,6 +14,8 @@ class Knowledge:
 
     Attributes:
         logits: [B, K], in the data's class order.
+        features: what the objectives read at taps, by the tap's name: [B, …] each.
     """
 
     logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from stillroom.data.feeding import Batch
+from stillroom.memory import in_parts
 from stillroom.models.cost import device_of
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.preprocess import Preprocess
+from stillroom.models.taps import Taps
 from stillroom.teacher.knowledge import Knowledge
 
 
@@ -23,9 +28,11 @@ class LiveTeacher:
         example: a few images as the data gives them, [B, C, H, W], to check that folding is exact to tolerance.
         device: where it runs.
         precision: ``torch.bfloat16`` runs it under autocast; ``torch.float32`` exactly.
+        taps: modules whose outputs are read beside the logits.
 
     Attributes:
         folded: whether the batch norms were folded into the convolutions.
+        asked: images answered so far.
     """
 
     def __init__(
@@ -36,25 +43,42 @@ class LiveTeacher:
         example: Tensor,
         device: torch.device,
         precision: torch.dtype = torch.float32,
+        taps: Sequence[str] = (),
     ) -> None:
         self.precision = precision
         self.device = device
         # Folded where the model is, then moved: the check compares both on one device.
-        copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)))
+        copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)), keep=taps)
         self.preprocess = preprocess.to(device)
         copy.requires_grad_(False).eval().to(device)
         self.model = copy.to(memory_format=torch.channels_last) if example.dim() == 4 else copy  # type: ignore[call-overload]
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Knowledge:
-        """What the teacher says of a batch of the data's images.
+        self._taps = Taps(self.model, taps, field="teacher")
+        self.asked = 0
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        """What the teacher says of a batch.
 
         Args:
-            images: [B, C, H, W] as the data gives them, on the teacher's device.
+            batch: images as the data gives them, on the teacher's device.
 
         Returns:
-            Its Knowledge; logits float32 [B, K] in the data's class order.
+            Its Knowledge, all in float32; logits [B, K] in the data's class order.
         """
+        return self.ask(batch.images)
+
+    @torch.no_grad()
+    def ask(self, images: Tensor) -> Knowledge:
+        """What the teacher says of images [B, C, H, W], by parts where memory runs out."""
+        parts = in_parts(lambda rows: [self._answer(images[rows])], len(images))
+        self.asked += len(images)
+        if len(parts) == 1:
+            return parts[0]
+        features = {tap: torch.cat([part.features[tap] for part in parts]) for tap in parts[0].features}
+        return Knowledge(torch.cat([part.logits for part in parts]), features)
+
+    def _answer(self, images: Tensor) -> Knowledge:
         with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self.model(self.preprocess(images))
-        return Knowledge(logits=self.preprocess.reorder(logits.float()))
+        features = {tap: feature.float() for tap, feature in self._taps.take().items()}
+        return Knowledge(self.preprocess.reorder(logits.float()), features)

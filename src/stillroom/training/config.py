@@ -66,6 +66,10 @@ class TrainingConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Where to run; auto takes a GPU where there is one."
     )
+    compile: bool = Field(
+        False,
+        description="Compile the student with torch.compile: some steps faster after a warm-up, which is reported.",
+    )
     threads: int = Field(1, ge=1, description="CPU threads of the run; part of what makes it reproducible.")
     clip_norm: float | None = Field(None, gt=0, description="Clip the gradient's global L2 norm to this.")
     accumulate: int = Field(

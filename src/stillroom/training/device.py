@@ -1,14 +1,18 @@
-"""Placement, precision and threads of one run."""
+"""Placement, precision, threads and processes of one run: the only file that knows accelerate."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from functools import lru_cache
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from stillroom.errors import BadInput
 
@@ -21,18 +25,16 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device a run asked for: ``auto`` takes a GPU where there is one.
+    """The device a run asked for: ``auto`` takes a GPU where there is one, and each launched process its own.
 
     Raises:
-        BadInput: a GPU is asked for and there is none, or the run was launched as several processes.
+        BadInput: a GPU is asked for and there is none.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("training.device", name, "cpu or auto: no CUDA GPU is visible here")
-    device = torch.device("cpu") if name == "cpu" or not torch.cuda.is_available() else torch.device("cuda")
-    processes = int(os.environ.get("WORLD_SIZE") or 1)
-    if processes > 1:
-        raise BadInput("processes", processes, "1: a run of several processes is not supported yet")
-    return device
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0)) if launched() > 1 else torch.device("cuda")
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
@@ -90,3 +92,138 @@ def peak_memory(device: torch.device) -> int:
         return 0
     scale = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return launched() == 1 or os.environ.get("RANK", "0") == "0"
+
+
+def launched() -> int:
+    """How many processes this run was launched as; 1 unless a launcher such as ``accelerate launch`` says more."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+class Processes:
+    """The processes that share a run: here one alone, so that everything is its own.
+
+    Attributes:
+        rank: this process's number, from 0; process 0 alone writes.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def share(self, rows: Sequence[Any] | npt.NDArray[Any]) -> Any:
+        """This process's part of a batch: an equal, unbroken stretch of it."""
+        each = len(rows) // self.count
+        return rows[self.rank * each : (self.rank + 1) * each]
+
+    def wrap(self, module: nn.Module, *, some_unused: bool) -> nn.Module:
+        """The module whose backward averages the gradients over the processes."""
+        return module
+
+    def alone(self, module: nn.Module) -> AbstractContextManager[object]:
+        """A context in which a wrapped module's backward keeps its gradients to this process."""
+        return nullcontext()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over the processes, the same on each."""
+        return tensor
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes, the same on each."""
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The processes' tensors [B, …] one after another, [count·B, …]; gradients flow back to each."""
+        return tensor
+
+    def copy_buffers(self, module: nn.Module) -> None:
+        """Give every process the main process's buffers, such as batch norm's running statistics."""
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+
+
+class Launched(Processes):
+    """The processes of one ``accelerate launch``: gloo between CPUs, NCCL between GPUs.
+
+    Args:
+        device: where this process runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        # Imported here alone: its state is the whole process's, and a run of one process wants none of it.
+        from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+        self._parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+        # The others wait while one builds the teacher's cache, which may take hours.
+        patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
+        self._accelerator = Accelerator(
+            cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[self._parallel, patience]
+        )
+        self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
+
+    def wrap(self, module: nn.Module, *, some_unused: bool) -> nn.Module:
+        """The module in DistributedDataParallel."""
+        self._parallel.find_unused_parameters = some_unused
+        wrapped: nn.Module = self._accelerator.prepare_model(module)
+        return wrapped
+
+    def alone(self, module: nn.Module) -> AbstractContextManager[object]:
+        """DistributedDataParallel's ``no_sync``."""
+        context: AbstractContextManager[object] = self._accelerator.no_sync(module)
+        return context
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """All-reduce, divided by the number of processes."""
+        return self.total(tensor) / self.count
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """All-reduce on a copy."""
+        total: Tensor = self._accelerator.reduce(tensor.clone(), reduction="sum")
+        return total
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """All-gather through which gradients flow: each part's gradient is summed over the processes."""
+        # Not every build of torch has it; one that launches processes does.
+        from torch.distributed.nn.functional import all_gather
+
+        return torch.cat(list(all_gather(tensor.contiguous())))  # type: ignore[no-untyped-call]
+
+    def copy_buffers(self, module: nn.Module) -> None:
+        """Broadcast each buffer from process 0."""
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, src=0)
+
+    def wait(self) -> None:
+        """A barrier."""
+        self._accelerator.wait_for_everyone()
+
+
+@lru_cache(maxsize=1)
+def _joined(device: torch.device) -> Launched:
+    return Launched(device)
+
+
+def processes_of(device: torch.device) -> Processes:
+    """The processes that this run shares with: those that it was launched with, or itself alone.
+
+    Raises:
+        BadInput: the launcher's variables are incomplete.
+    """
+    count = launched()
+    if count == 1:
+        return Processes()
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        expected = f"1, or a launcher that also sets {', '.join(missing)}, such as `accelerate launch`"
+        raise BadInput("WORLD_SIZE", count, expected)
+    return _joined(device)

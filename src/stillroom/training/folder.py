@@ -145,3 +145,25 @@ class RunFolder:
                 log.unlink(missing_ok=True)
             else:
                 os.truncate(log, length)
+
+
+class Bystander(RunFolder):
+    """The folder as a process sees it that is not the main one: it reads the last save, and writes nothing."""
+
+    def __enter__(self) -> Bystander:
+        return self
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        """Nothing: the main process writes the logs."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Nothing: the main process saves."""
+
+    def finish(self) -> None:
+        """Nothing: the main process tidies up."""
+
+    def _mend(self, name: str) -> None:
+        pass
+
+    def _cut(self, lengths: dict[str, int]) -> None:
+        pass

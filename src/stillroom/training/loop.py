@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from stillroom.data.augmentation import augment, view_of
+from stillroom.data.augmentation import view_of
 from stillroom.data.batches import Batches
-from stillroom.data.config import AugmentationConfig
-from stillroom.data.images import ImageSet
-from stillroom.errors import BadInput
+from stillroom.data.feeding import Batch, Feed, Request
+from stillroom.errors import BadInput, RunFailed
 from stillroom.files import canonical, digest
+from stillroom.memory import Snapshot, is_out_of_memory, release
 from stillroom.models.weights import save_weights
 from stillroom.randomness import derive_seed
 from stillroom.teacher.knowledge import Knowledge
 from stillroom.training.config import TrainingConfig
-from stillroom.training.device import Precision, autocast
+from stillroom.training.device import Precision, Processes, autocast
 from stillroom.training.folder import RunFolder
 from stillroom.training.hooks import StepHook, StepInfo
 from stillroom.training.meters import Clock, Meter
@@ -31,9 +32,9 @@ from stillroom.training.step import DistillStep, check_not_silent
 
 
 class Teacher(Protocol):
-    """Whatever answers a batch of images with Knowledge."""
+    """Whatever answers a batch with Knowledge: a model that is run, or what it said before."""
 
-    def __call__(self, images: Tensor) -> Knowledge: ...
+    def __call__(self, batch: Batch) -> Knowledge: ...
 
 
 class Evaluator(Protocol):
@@ -50,11 +51,13 @@ class Progress:
         step: optimizer steps done.
         order: running hash of the order of images used, an epoch at a time.
         views: running hash of the views used.
+        parts: micro-batches of each batch: what the recipe asks for, or more since memory ran out.
     """
 
     step: int = 0
     order: str = ""
     views: str = ""
+    parts: int = 1
 
 
 @dataclass
@@ -64,25 +67,25 @@ class Trainer:
     Attributes:
         step: student and objectives.
         teacher: answers batches; None where no term reads it.
-        train: the images to learn from.
-        batch_size: images a step.
-        augmentation: what is done to them.
+        feed: gives the images to learn from.
+        batches: which of them make each step.
         evaluate: gives the figures of the student on the test split.
         config: the training's options; device and precision already chosen.
         device: where it runs.
         precision: of the steps.
-        seed: of order and dropout.
+        seed: of dropout.
         folder: where it is written.
         hooks: called after each step.
         observer: told how it goes.
         identity: hashes of what a save belongs to, such as the data; a save of anything else is refused.
+        processes: who shares the work; each takes an equal part of every batch.
+        some_unused: whether the student has parameters that no loss reaches.
     """
 
     step: DistillStep
     teacher: Teacher | None
-    train: ImageSet
-    batch_size: int
-    augmentation: AugmentationConfig
+    feed: Feed
+    batches: Batches
     evaluate: Evaluator
     config: TrainingConfig
     device: torch.device
@@ -92,6 +95,8 @@ class Trainer:
     hooks: Sequence[StepHook] = ()
     observer: Observer = field(default_factory=Observer)
     identity: dict[str, str] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
+    some_unused: bool = False
 
     def fit(self) -> tuple[nn.Module, Progress, dict[str, float]]:
         """Train to the last step, from the last save where there is one.
@@ -102,86 +107,148 @@ class Trainer:
         Raises:
             RunFailed: a term is silent at the first step, or the loss is not finite.
         """
-        batches = Batches(len(self.train), self.batch_size, self.seed)
-        per_epoch = batches.steps_per_epoch
+        per_epoch = self.batches.steps_per_epoch
         total = self.config.total_steps(per_epoch)
         student = self.step.student
+        self._buffers = Snapshot(student.buffers())
         optimizer = build_optimizer([self.step], self.config.optimizer)
         average = self._average(student)
         kept = average.module if average is not None else student
         for hook in self.hooks:
             hook.start(student)
         progress, figures = self._restore(optimizer, average)
-        images, labels = self.train.images.to(self.device), self.train.labels.to(self.device)
-        meter = Meter(self.step.names, self.device)
+        wrapped = self.processes.wrap(self.step, some_unused=self.some_unused)
+        meter = Meter(self.step.names, self.device, self.processes)
         clock = Clock(progress.step)
+        if self.config.compile:
+            self.step.compile_student()
         if progress.step == 0 and 0 in self.config.checkpoints:
             self._keep_checkpoint(kept, 0)
 
         self.observer.run_started("training", total, progress.step)
-        while progress.step < total:
-            epoch, position = divmod(progress.step, per_epoch)
-            view = view_of(epoch, self.augmentation)
-            if position == 0:
-                progress.order = digest(progress.order.encode(), batches.order(epoch).tobytes())
-                progress.views = digest(progress.views.encode(), canonical([self.augmentation.model_dump(), view]))
+        with closing(self.feed.batches(self._requests(progress.step, total))) as stream:
+            for batch in stream:
+                epoch, position = divmod(progress.step, per_epoch)
+                if position == 0:
+                    self._sign(progress, epoch)
+                set_lr(optimizer, self.config.optimizer.lr * lr_factor(self.config.schedule, progress.step, total))
+                loss, terms = self._learn(wrapped, batch, progress, total)
+                if self.config.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if average is not None:
+                    average.update_parameters(student)
+                progress.step += 1
+                meter.add(loss, terms)
+                if self.config.compile and clock.first(progress.step):
+                    self._report_warm_up(clock, progress.step)
+                for hook in self.hooks:
+                    hook.after_step(StepInfo(progress.step, epoch, student, loss))
+                self.observer.stepped(progress.step)
 
-            index = batches.indices(epoch, position)
-            batch = augment(images, index, self.augmentation, view)
-            index_here = torch.from_numpy(index).to(self.device, non_blocking=True)
-            set_lr(optimizer, self.config.optimizer.lr * lr_factor(self.config.schedule, progress.step, total))
-            # Dropout draws from the global generator: addressing it by step leaves no state to save.
-            torch.manual_seed(derive_seed(self.seed, "dropout", progress.step))
-            loss, terms = self._backward(batch, labels[index_here], index_here, progress.step, total)
-            if self.config.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if average is not None:
-                average.update_parameters(student)
-            progress.step += 1
-            meter.add(loss, terms)
-            for hook in self.hooks:
-                hook.after_step(StepInfo(progress.step, epoch, student, loss))
-            self.observer.stepped(progress.step)
-
-            at_end = progress.step == total
-            whole_epochs = progress.step // per_epoch if progress.step % per_epoch == 0 else None
-            evaluates = at_end or (whole_epochs is not None and whole_epochs % self.config.evaluate_every == 0)
-            if evaluates or progress.step % self.config.log_every == 0:
-                self._log(meter, optimizer, progress.step, per_epoch, clock)
-            if whole_epochs is not None and whole_epochs in self.config.checkpoints:
-                self._keep_checkpoint(kept, whole_epochs)
-            if evaluates:
-                figures = self._evaluate(kept, progress.step, per_epoch)
-            # Only where the meter is empty: a save then needs no sums, and when it comes cannot change a byte.
-            if evaluates or (meter.empty and clock.since_save() >= self.config.save_seconds):
-                self._save(progress, figures, optimizer, average)
-                clock.saved()
+                at_end = progress.step == total
+                whole_epochs = progress.step // per_epoch if progress.step % per_epoch == 0 else None
+                evaluates = at_end or (whole_epochs is not None and whole_epochs % self.config.evaluate_every == 0)
+                if evaluates or progress.step % self.config.log_every == 0:
+                    self._log(meter, optimizer, progress.step, per_epoch, clock)
+                if whole_epochs is not None and whole_epochs in self.config.checkpoints:
+                    self._keep_checkpoint(kept, whole_epochs)
+                if evaluates:
+                    figures = self._evaluate(kept, progress.step, per_epoch)
+                # Only where the meter is empty: a save then needs no sums, and when it comes cannot change a byte.
+                if evaluates or (meter.empty and clock.since_save() >= self.config.save_seconds):
+                    self._save(progress, figures, optimizer, average)
+                    clock.restart()
         return kept, progress, figures
 
+    def _requests(self, first: int, total: int) -> Generator[Request]:
+        """Which images, in which view, each step from ``first`` on shows to this process."""
+        for step in range(first, total):
+            epoch, position = divmod(step, self.batches.steps_per_epoch)
+            rows = self.processes.share(self.batches.indices(epoch, position))
+            yield rows, view_of(epoch, self.feed.augmentation)
+
+    def _sign(self, progress: Progress, epoch: int) -> None:
+        """Add an epoch to the hashes that prove which images were shown, in which order and view."""
+        shown = canonical([self.feed.augmentation.model_dump(), view_of(epoch, self.feed.augmentation)])
+        progress.order = digest(progress.order.encode(), self.batches.order(epoch).tobytes())
+        progress.views = digest(progress.views.encode(), shown)
+
+    def _learn(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> tuple[Tensor, list[Tensor]]:
+        """Forward and backward of one batch, in smaller parts where memory runs out; the gradients stay in place."""
+        self._buffers.keep()
+        while True:
+            try:
+                return self._backward(wrapped, batch, progress, total)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler: the error held on to what the failed attempt had made.
+            self._split_further(progress, len(batch))
+            # Layers before the one that failed have counted this batch in their running statistics already.
+            self._buffers.put_back()
+
+    def _split_further(self, progress: Progress, count: int) -> None:
+        """Halve the micro-batches, and say so.
+
+        Raises:
+            RunFailed: they cannot be halved.
+        """
+        self.step.zero_grad(set_to_none=True)
+        release()
+        whole = self.step.whole_batch_terms
+        reason = ""
+        if whole:
+            reason = f"objective {whole[0]!r} compares the samples of a whole batch, so it cannot be split"
+        elif self.processes.count > 1:
+            reason = "processes must split alike"
+        elif progress.parts >= count:
+            reason = "a single image is too much"
+        if reason:
+            raise RunFailed(
+                f"out of memory at step {progress.step + 1}: {reason}; try a smaller data.batch_size, "
+                f"or training.accumulate={2 * progress.parts}"
+            )
+        progress.parts = min(2 * progress.parts, count)
+        self.observer.note(
+            f"out of memory at step {progress.step + 1}: from here on each batch of {count} goes through in "
+            f"{progress.parts} parts (batch norm, if any, sees one part at a time)"
+        )
+        line = {"event": "out_of_memory", "step": progress.step + 1, "parts": progress.parts}
+        self.folder.append("timing.jsonl", line)
+
     def _backward(
-        self, images: Tensor, labels: Tensor, index: Tensor, step: int, total: int
+        self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int
     ) -> tuple[Tensor, list[Tensor]]:
-        """Forward and backward of one batch, in micro-batches where asked; the gradients are left in place."""
-        whole = len(index)
+        whole = len(batch)
         loss = torch.zeros((), device=self.device)
         terms = [torch.zeros((), device=self.device) for _ in self.step.names]
-        self.step.train()
-        parts = min(self.config.accumulate, whole)
+        # Dropout draws from the global generator: addressing it by step leaves no state to save.
+        rank = [self.processes.rank] if self.processes.rank else []
+        torch.manual_seed(derive_seed(self.seed, "dropout", progress.step, *rank))
+        wrapped.train()
+        parts = min(progress.parts, whole)
         for chunk in range(parts):
-            rows = slice(chunk * whole // parts, (chunk + 1) * whole // parts)
-            share = (rows.stop - rows.start) / whole
-            knowledge = self.teacher(images[rows]) if self.teacher is not None else None
-            with autocast(self.device, self.precision):
-                part, values = self.step(images[rows], labels[rows], index[rows], knowledge, step / total)
-            if step == 0 and chunk == 0:
-                check_not_silent(self.step, values)
-            (part * share).backward()
-            loss += part.detach() * share
-            for term, value in zip(terms, values, strict=True):
-                term += value.detach() * share
+            part = batch.part(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
+            share = len(part) / whole
+            last = chunk == parts - 1
+            knowledge = self.teacher(part) if self.teacher is not None else None
+            with nullcontext() if last else self.processes.alone(wrapped):
+                with autocast(self.device, self.precision):
+                    value, values = wrapped(part.images, part.labels, part.index, knowledge, progress.step / total)
+                if progress.step == 0 and chunk == 0:
+                    check_not_silent(self.step, values)
+                (value * share).backward()
+            loss += value.detach() * share
+            for term, single in zip(terms, values, strict=True):
+                term += single.detach() * share
         return loss, terms
+
+    def _report_warm_up(self, clock: Clock, step: int) -> None:
+        seconds = clock.lap(self.device)
+        self.folder.append("timing.jsonl", {"event": "compile", "step": step, "seconds": seconds})
+        self.observer.note(f"compiled the student: the first step took {seconds:.1f} s")
 
     def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, step: int, per_epoch: int, clock: Clock) -> None:
         line: dict[str, Any] = {"step": step, "epoch": _epoch(step, per_epoch), "split": "train"}
@@ -193,11 +260,11 @@ class Trainer:
             extra = hook.line()
             if extra is not None:
                 self.folder.append("moves.jsonl", {"step": step, "epoch": line["epoch"], **extra})
-        images = min(self.batch_size, len(self.train))
-        self.folder.append("timing.jsonl", clock.progress(step, images, self.device))
+        self.folder.append("timing.jsonl", clock.progress(step, self.batches.batch_size, self.device))
 
     def _evaluate(self, kept: nn.Module, step: int, per_epoch: int) -> dict[str, float]:
         began = time.perf_counter()
+        self.processes.copy_buffers(kept)
         figures = self.evaluate(kept)
         shown = {key: value for key, value in figures.items() if key not in ("correct", "count")}
         line = {"step": step, "epoch": _epoch(step, per_epoch), "split": "test", **shown}
@@ -212,7 +279,8 @@ class Trainer:
         return AveragedModel(student, multi_avg_fn=moving_average(self.config.ema), use_buffers=True)
 
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
-        save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors")
+        if self.processes.is_main:
+            save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors")
 
     def _save(
         self,
@@ -238,7 +306,7 @@ class Trainer:
     ) -> tuple[Progress, dict[str, float]]:
         state = self.folder.load()
         if state is None:
-            return Progress(), {}
+            return Progress(parts=self.config.accumulate), {}
         other = [key for key, value in self.identity.items() if state["identity"].get(key) != value]
         if other:
             raise BadInput("--resume", str(self.folder.path), f"the same {' and '.join(other)} as when it was started")

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import RunFailed
-from stillroom.training.device import peak_memory
+from stillroom.training.device import Processes, peak_memory
 
 
 class Meter:
     """Means of the losses since the last reading, summed on the device so that the hot loop never waits for it."""
 
-    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+    def __init__(self, names: Sequence[str], device: torch.device, processes: Processes | None = None) -> None:
         self.names = ["loss", *(f"loss/{name}" for name in names)]
+        self._processes = processes or Processes()
         self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self._count = 0
 
@@ -33,12 +34,12 @@ class Meter:
         self._count += 1
 
     def read(self, step: int) -> dict[str, float]:
-        """The means, and start anew.
+        """The means over the steps and the processes, and start anew.
 
         Raises:
             RunFailed: one of them is not finite.
         """
-        means = (self._sums / self._count).tolist()
+        means = (self._processes.mean(self._sums) / self._count).tolist()
         for name, mean in zip(self.names, means, strict=True):
             if not math.isfinite(mean):
                 raise RunFailed(
@@ -55,14 +56,25 @@ class Clock:
 
     def __init__(self, step: int) -> None:
         self._start = self._save = self._mark = time.perf_counter()
-        self._marked_step = step
+        self._marked_step = self._first = step
+
+    def first(self, step: int) -> bool:
+        """Whether ``step`` steps done means that this process has done one."""
+        return step == self._first + 1
+
+    def lap(self, device: torch.device) -> float:
+        """Seconds since the start, once the device is done; the throughput's window starts anew."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.restart()
+        return round(self._mark - self._start, 4)
 
     def since_save(self) -> float:
         """Seconds since the last save."""
         return time.perf_counter() - self._save
 
-    def saved(self) -> None:
-        """A save was made, so the throughput's window starts anew too: it is a figure of training alone."""
+    def restart(self) -> None:
+        """A save was made or a warm-up ended: the throughput's window starts anew, as it is a figure of training."""
         self._save = self._mark = time.perf_counter()
 
     def progress(self, step: int, batch_size: int, device: torch.device) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,8 +11,10 @@ from torch import Tensor, nn
 
 from stillroom.errors import BadInput, RunFailed
 from stillroom.models.preprocess import Preprocess
+from stillroom.models.taps import Taps
 from stillroom.objectives.base import Lesson, Objective
 from stillroom.teacher.knowledge import Knowledge
+from stillroom.training.device import Processes
 
 
 class DistillStep(nn.Module):
@@ -21,6 +24,7 @@ class DistillStep(nn.Module):
         student: the model that learns.
         objectives: the terms of the loss.
         preprocess: what the student's own input goes through.
+        processes: who else works on the batch; terms that compare samples see the others' too.
     """
 
     def __init__(
@@ -28,12 +32,16 @@ class DistillStep(nn.Module):
         student: nn.Module,
         objectives: Sequence[Objective[Any]],
         preprocess: Preprocess,
+        processes: Processes | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.objectives = nn.ModuleList(objectives)
         self.preprocess = preprocess
         self._terms = list(objectives)
+        self._processes = processes or Processes()
+        self._taps = Taps(student, (tap for term in objectives for tap in term.reads.student_features), field="student")
+        self._answer: Callable[[Tensor], Tensor] = self._run_student
 
     @property
     def names(self) -> list[str]:
@@ -45,13 +53,25 @@ class DistillStep(nn.Module):
         """Whether any term needs the teacher's answer."""
         return any(term.reads.teacher for term in self._terms)
 
+    @property
+    def whole_batch_terms(self) -> list[str]:
+        """Names of the terms that compare the samples of a batch: they cannot be had from parts of it."""
+        return [term.name for term in self._terms if not term.per_sample]
+
+    def compile_student(self) -> None:
+        """Run the student through ``torch.compile``; its parameters and their names stay what they are.
+
+        The objectives stay outside: their weights change with every step, and each change would compile anew.
+        """
+        self._answer = torch.compile(self._run_student, dynamic=False)
+
     def check_accumulation(self, accumulate: int) -> None:
         """Refuse micro-batches where a term is no mean over samples.
 
         Raises:
             BadInput: naming the term.
         """
-        whole = [term.name for term in self._terms if not term.per_sample]
+        whole = self.whole_batch_terms
         if accumulate > 1 and whole:
             raise BadInput("training.accumulate", accumulate, f"1: {whole[0]} compares the samples of a whole batch")
 
@@ -70,13 +90,33 @@ class DistillStep(nn.Module):
         Returns:
             The scalar Σ weight·term, and the terms in order, before their weights.
         """
-        logits = self.preprocess.reorder(self.student(self.preprocess(images)))
-        lesson = Lesson(Knowledge(logits), teacher, labels, index, progress)
-        values: list[Tensor] = [term(lesson) for term in self._terms]
+        logits = self._answer(images)
+        lesson = Lesson(Knowledge(logits, self._taps.take()), teacher, labels, index, progress)
+        everyone = self._gathered(lesson) if self._processes.count > 1 and self.whole_batch_terms else lesson
+        values: list[Tensor] = [term(lesson if term.per_sample else everyone) for term in self._terms]
         total = logits.new_zeros((), dtype=values[0].dtype)
         for term, value in zip(self._terms, values, strict=True):
             total = total + term.config.weight_at(progress) * value
         return total, values
+
+    def _run_student(self, images: Tensor) -> Tensor:
+        return self.preprocess.reorder(self.student(self.preprocess(images)))
+
+    def _gathered(self, lesson: Lesson) -> Lesson:
+        """The lesson of the whole batch, of which each process has a part."""
+        gather = self._processes.gather
+
+        def all_of(knowledge: Knowledge) -> Knowledge:
+            features = {tap: gather(feature) for tap, feature in knowledge.features.items()}
+            return Knowledge(gather(knowledge.logits), features)
+
+        return replace(
+            lesson,
+            student=all_of(lesson.student),
+            teacher=all_of(lesson.teacher) if lesson.teacher is not None else None,
+            labels=gather(lesson.labels),
+            index=gather(lesson.index),
+        )
 
 
 def check_not_silent(step: DistillStep, values: Sequence[Tensor]) -> None:

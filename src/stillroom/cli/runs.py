@@ -1,0 +1,195 @@
+"""Commands that make, score and export one run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from stillroom.cli.app import AsJson, Out, Overrides, RecipeFile, Resume, RunArgument, app, print_json
+from stillroom.errors import BadInput
+
+if TYPE_CHECKING:
+    from stillroom.recipe import Recipe
+
+
+class ExportFormat(StrEnum):
+    """What a student is exported to."""
+
+    SAFETENSORS = "safetensors"
+    ONNX = "onnx"
+
+
+@app.command()
+def distill(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Distil a teacher into a student as a recipe says.
+
+    Leaves a run folder: the student's weights, every metric, the resolved recipe. Stopped at any instant (even killed),
+    the same command with `--resume` ends with the same bytes as if it had never been stopped.
+
+    Example: `stillroom distill recipes/cifar10-resnet56-resnet8.yaml training.epochs=3 --out runs/first`
+    """
+    settled = _recipe(recipe, overrides)
+    if settled.teacher is None:
+        raise BadInput("teacher", None, "a model that teaches; `stillroom train` learns from labels alone")
+    _run(settled, out, resume, as_json, f"{settled.student.name}-from-{settled.teacher.name}")
+
+
+@app.command()
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Out = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train a model from labels alone: a teacher to be, or the baseline a distilled student must beat.
+
+    The recipe's `student` is what learns. Its `teacher`, if any, is only compared with.
+
+    Example: `stillroom train recipes/digits.yaml --out runs/digits`
+    """
+    settled = _recipe(recipe, overrides)
+    _run(settled, out, resume, as_json, settled.student.name, labels_alone=True)
+
+
+def _recipe(path: Path, overrides: list[str] | None) -> Recipe:
+    from stillroom.recipe import load_recipe
+
+    return load_recipe(path, overrides or [])
+
+
+def _run(
+    recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
+) -> None:
+    from stillroom.console import ProgressBar, summary_table
+    from stillroom.runs.execute import execute
+    from stillroom.runs.records import fresh_folder
+    from stillroom.training.device import is_main_process, launched
+
+    if resume and out is None:
+        raise BadInput("--resume", None, "the run's folder by --out")
+    if out is None and launched() > 1:
+        raise BadInput("--out", None, f"a folder: the {launched()} processes of the run must agree on it")
+    folder = out if out is not None else fresh_folder(Path("runs"), stem)
+    finished = execute(recipe, folder, resume=resume, observer=ProgressBar(), labels_alone=labels_alone)
+    if not is_main_process():
+        return
+    if as_json:
+        print_json({"run": str(folder), **finished.summary})
+        return
+    stdout = Console(highlight=False)
+    stdout.print(summary_table(finished.summary))
+    shown = escape(str(folder))
+    stdout.print(f"run: {shown}   look at it: stillroom report {shown}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Option("--model", help="A model of `stillroom list models`, or module:function.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data", help="A folder whose layout is recognised (parquet, idx, one folder a class), or `digits`."
+        ),
+    ],
+    weights: Annotated[
+        str | None, typer.Option("--weights", help="File of weights: .safetensors, .pt, .pth, .th.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Split to evaluate on.")] = "test",
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", help="A model option, such as width=32; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
+    preprocess: Annotated[
+        str | None,
+        typer.Option("--preprocess", help="imagenet, half, unit, none, or MEAN/STD such as .49,.48,.45/.25,.24,.26."),
+    ] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score a model's weights on a split, in float32: top-1, top-5, negative log-likelihood, calibration.
+
+    Example: `stillroom evaluate --model resnet56 --weights W.th --data cifar10 --split test`
+    """
+    from stillroom.console import ProgressBar, table
+    from stillroom.data.sources import from_argument, load_split
+    from stillroom.models.config import ModelConfig
+    from stillroom.models.preprocess import parse_preprocess
+    from stillroom.runs.materials import evaluate_model
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise BadInput("--device", device, "auto, cpu or cuda")
+    if not model:
+        raise BadInput("--model", model, "a model's name")
+    settled = ModelConfig(
+        name=model,
+        weights=weights,
+        options=_options(option or []),
+        preprocess=parse_preprocess(preprocess) if preprocess is not None else None,
+    )
+    if weights is None and ":" not in model:
+        raise BadInput("--weights", None, "a file of weights: random ones have nothing to score")
+    images = load_split(from_argument(data), split)
+    observer = ProgressBar()
+    try:
+        result = evaluate_model(settled, images, device=device, observer=observer)
+    finally:
+        observer.run_ended()
+    if as_json:
+        print_json(result)
+        return
+    rows = [
+        ["top-1", f"{result['top1']:.2f}%", f"{result['correct']:,} of {result['count']:,}"],
+        *([["top-5", f"{result['top5']:.2f}%", ""]] if "top5" in result else []),
+        ["NLL", f"{result['nll']:.4f}", "nats"],
+        ["calibration error", f"{result['ece']:.4f}", "15 bins, 0 is best"],
+    ]
+    Console(highlight=False).print(table(f"{model} on {images.name} {split}", ["", "value", ""], rows))
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    from stillroom.recipe import apply_override
+
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        apply_override(options, pair)
+    return options
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.SAFETENSORS,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; left out: RUN/export/….", metavar="FILE")
+    ] = None,
+    pixels: Annotated[
+        bool, typer.Option("--pixels", help="ONNX that takes uint8 images and does the preprocess itself.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's student for use elsewhere; ONNX is read back in onnxruntime and compared number by number.
+
+    Example: `stillroom export runs/first --format onnx --pixels`
+    """
+    from stillroom.runs.exporting import export_run
+
+    told = export_run(run, form.value, out, pixels=pixels)
+    if as_json:
+        print_json(told)
+        return
+    print(told["path"])
+    if "max_abs_error" in told:
+        relative = f"{told['max_rel_error']:.1e} of the largest logit, allowed {told['tolerance']:.0e}"
+        print(f"read back in onnxruntime: largest difference to PyTorch {told['max_abs_error']:.1e} ({relative})")

@@ -1,0 +1,102 @@
+"""Commands to look at what there is and what came out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from stillroom.cli.app import AsJson, app, print_json
+from stillroom.errors import BadInput
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="A run, and others to show beside it (a baseline, other seeds).", metavar="RUN…"),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Page to write; left out: report.html in the first run.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one self-contained HTML page: curves, teacher and student side by side, what changed, how to repeat it.
+
+    Example: `stillroom report runs/distilled runs/labels`
+    """
+    from stillroom.report.page import write_report
+
+    page = write_report(runs, out)
+    if as_json:
+        print_json({"report": str(page)})
+    else:
+        print(page)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[
+        str | None, typer.Argument(help="models, objectives, data, optimizers or schedules; left out: all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models, objectives, data sources, optimizers and schedules that a recipe can name."""
+    from stillroom.listing import listing
+
+    lists = listing()
+    if what is not None:
+        if what not in lists:
+            from stillroom.errors import nearest
+
+            raise BadInput("list", what, f"something there is a list of ({nearest(what, lists)})")
+        lists = {what: lists[what]}
+    if as_json:
+        print_json(lists)
+        return
+    from stillroom.console import table
+
+    stdout = Console(highlight=False)
+    for kind, entries in lists.items():
+        columns = list(entries[0])
+        stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors.
+
+    Save it, and begin a recipe with `# yaml-language-server: $schema=recipe.schema.json` to get completion and checks.
+    """
+    from stillroom.recipe import recipe_schema
+
+    print(recipe_schema())
+
+
+@app.command()
+def demo(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the demo's runs; left out: a fresh one under runs/.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Distil a real model on embedded data (handwritten digits), and write the report: no file, no download.
+
+    Trains a teacher from labels, the student from labels alone, and the same student with the teacher's help.
+    """
+    from stillroom.console import ProgressBar, stderr
+    from stillroom.demo import run_demo
+    from stillroom.runs.records import fresh_folder
+
+    folder = out if out is not None else fresh_folder(Path("runs"), "demo")
+    told = run_demo(folder, ProgressBar(), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
+    if as_json:
+        print_json(told)
+        return
+    stdout = Console(highlight=False)
+    for line in told["conclusion"]:
+        stdout.print(escape(line), soft_wrap=True)
+    stdout.print(f"report: {escape(told['report'])}", soft_wrap=True)

@@ -1,0 +1,325 @@
+"""Who teaches a run: a model that is asked, what it said before, or answers made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from stillroom.data.config import AugmentationConfig
+from stillroom.data.feeding import Batch, Feed
+from stillroom.data.images import DataPair, ImageSet
+from stillroom.errors import BadInput
+from stillroom.files import find_input
+from stillroom.models.weights import state_hash
+from stillroom.objectives.base import Objective
+from stillroom.recipe import Recipe
+from stillroom.runs.materials import Dressed, ask, dress, size
+from stillroom.teacher.answers import is_augmented, questions_of, read_answers
+from stillroom.teacher.cache import CacheSpec, StoredAnswers, TeacherCache
+from stillroom.teacher.config import TeacherConfig
+from stillroom.teacher.knowledge import Knowledge
+from stillroom.teacher.live import LiveTeacher
+from stillroom.training.device import Precision, Processes, as_dtype
+from stillroom.training.evaluation import predict, score
+from stillroom.training.folder import RunFolder
+from stillroom.training.loop import Teacher
+from stillroom.training.observer import Observer
+
+# How far a teacher's answers may be from what it said before, relative to its largest logit: rounding alone.
+STALE = {"float32": 1e-3, "bfloat16": 0.05}
+TEST_BLOCK = 500  # images at a time, as evaluation takes them: kept answers are then those it would give
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a run takes place.
+
+    Attributes:
+        recipe: what is done.
+        data: both splits.
+        device: where models run.
+        precision: of the training steps, and so of the teacher's answers in them.
+        processes: who shares the work.
+        observer: told how it goes.
+    """
+
+    recipe: Recipe
+    data: DataPair
+    device: torch.device
+    precision: Precision
+    processes: Processes
+    observer: Observer
+
+
+def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: float) -> bool:
+    """Whether a run keeps the teacher's answers: what the recipe says, and for ``auto`` whether it saves passes.
+
+    Args:
+        recipe: with ``cache.enabled`` as the user left it.
+        reads_teacher: whether a term of the loss reads the teacher's answers to training images.
+        epochs: length of the run.
+
+    Raises:
+        BadInput: answers are to be kept, but each epoch asks about new images.
+    """
+    if recipe.teacher is None:
+        return False
+    augmentation = recipe.data.augmentation
+    fresh = is_augmented(augmentation) and augmentation.views == 0 and not recipe.teacher.same_for_views
+    enabled = recipe.cache.enabled
+    if recipe.teacher.answers is not None:
+        if enabled is False:
+            raise BadInput(
+                "cache.enabled", enabled, "true or auto beside teacher.answers: there is nothing to ask live"
+            )
+        enabled = True
+    if enabled is True and reads_teacher and fresh:
+        raise BadInput("cache.enabled", True, "data.augmentation.views of 1 or more: with 0 no view comes twice")
+    if enabled != "auto":
+        return enabled
+    views = augmentation.views if is_augmented(augmentation) else 1
+    return not reads_teacher or (not fresh and epochs > views)
+
+
+class Tutor:
+    """Whoever teaches, as a run sees it.
+
+    Attributes:
+        name: what reports call it.
+        fingerprint: SHA-256 of its weights or answers; a save of a run taught by another is refused.
+        dressed: the model, where it can be run here.
+    """
+
+    name: str
+    fingerprint: str
+    dressed: Dressed | None = None
+
+    def on_test(self) -> Tensor | None:
+        """Its logits for the test split, float32 [M, K]; None where nobody knows them."""
+        raise NotImplementedError
+
+    def in_training(self, feed: Feed, folder: RunFolder) -> Teacher:
+        """What answers the batches of the training, which ``feed`` gives."""
+        raise NotImplementedError
+
+    def settled(self, config: TeacherConfig) -> TeacherConfig:
+        """Its config as it is written beside the run."""
+        return config
+
+    def facts(self, logits: Tensor | None, test: ImageSet) -> dict[str, Any]:
+        """What the summary tells of it."""
+        scored = score(logits, test.labels).as_dict() if logits is not None else {}
+        sizes = size(self.dressed, test) if self.dressed is not None else {}
+        return {"model": self.name, **scored, **sizes, "weights_hash": self.fingerprint}
+
+
+class ModelTutor(Tutor):
+    """A model that is run: on each batch, or once for each view of each image.
+
+    Args:
+        dressed: the model with its preprocess.
+        setting: where the run takes place, ``cache.enabled`` settled.
+        taps: modules whose outputs the objectives read.
+    """
+
+    def __init__(self, dressed: Dressed, setting: Setting, taps: Sequence[str]) -> None:
+        self.dressed: Dressed = dressed
+        self.name = dressed.name
+        self.fingerprint = state_hash(dressed.model)
+        self._setting = setting
+        self._taps = tuple(taps)
+
+    def settled(self, config: TeacherConfig) -> TeacherConfig:
+        """Its config with the preprocess written out."""
+        return config.model_copy(update={"preprocess": self.dressed.preprocess or "none"})
+
+    def on_test(self) -> Tensor:
+        """Asked live, or once for all runs.
+
+        Raises:
+            BadInput: they are not finite.
+        """
+        setting = self._setting
+        if setting.recipe.cache.enabled:
+            logits = self._kept_on_test()
+        else:
+            what = "evaluating the teacher"
+            logits = ask(self.dressed, setting.data.test, setting.device, setting.observer, what, setting.processes)
+        if not bool(torch.isfinite(logits).all()):
+            raise BadInput("teacher", self.name, "finite logits for every test image")
+        return logits
+
+    def in_training(self, feed: Feed, folder: RunFolder) -> Teacher:
+        """Live, or from the cache, which is built where it is not there yet."""
+        setting = self._setting
+        live = self._live(as_dtype(setting.precision), self._taps)
+        if not setting.recipe.cache.enabled:
+            return live
+        augmentation = setting.recipe.data.augmentation
+        views = augmentation.views if is_augmented(augmentation) else 1
+
+        def answer(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
+            return live(next(iter(feed.batches([(rows, view)]))))
+
+        spec = CacheSpec.of(
+            setting.recipe.cache,
+            self._identity(setting.data.train, augmentation, setting.precision),
+            count=len(setting.data.train),
+            classes=setting.data.train.num_classes,
+            taps=self._taps,
+        )
+        kept = _kept(spec, range(views), answer, setting, "teacher cache", folder)
+        return Remembered(kept, one_view=views == 1)
+
+    def _kept_on_test(self) -> Tensor:
+        setting = self._setting
+        test = setting.data.test
+        pipe = self.dressed.pipe().to(setting.device)
+
+        def answer(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
+            images = test.images[torch.from_numpy(rows)]
+            return Knowledge(predict(self.dressed.model, pipe, images, device=setting.device))
+
+        parts = self._identity(test, AugmentationConfig(), "float32")
+        # In blocks that evaluation takes, so that what is kept is bit by bit what it would be told.
+        spec = CacheSpec(parts, len(test), test.num_classes, block=TEST_BLOCK, dtype="float32")
+        kept = _kept(spec, range(1), answer, setting, "the teacher's answers to the test images")
+        return kept.read(np.arange(len(test)), 0).logits.cpu()
+
+    def _identity(self, images: ImageSet, augmentation: AugmentationConfig, precision: Precision) -> dict[str, Any]:
+        """All that an answer depends on."""
+        config = self._setting.recipe.teacher
+        assert config is not None
+        return {
+            "teacher": {"name": config.name, "options": config.options, "weights": self.fingerprint},
+            "preprocess": self.dressed.preprocess.model_dump(mode="json") if self.dressed.preprocess else None,
+            "data": images.fingerprint,
+            "augmentation": augmentation.model_dump(exclude={"views"}) if is_augmented(augmentation) else None,
+            "precision": precision,
+            # Other kernels give other last bits; the same recipe gives the same bytes, whoever built the cache.
+            "device": self._setting.device.type,
+            "torch": torch.__version__,
+        }
+
+    def _live(self, precision: torch.dtype, taps: Sequence[str]) -> LiveTeacher:
+        return LiveTeacher(
+            self.dressed.model,
+            self.dressed.pipe(),
+            example=self._setting.data.train.images[:8],
+            device=self._setting.device,
+            precision=precision,
+            taps=taps,
+        )
+
+
+class AnswersTutor(Tutor):
+    """Answers made elsewhere.
+
+    Args:
+        setting: where the run takes place.
+    """
+
+    def __init__(self, setting: Setting) -> None:
+        config = setting.recipe.teacher
+        assert config is not None
+        assert config.answers is not None
+        augmentation = setting.recipe.data.augmentation
+        questions = questions_of(setting.data, augmentation, same_for_views=config.same_for_views)
+        self.name = config.name
+        self._answers = read_answers(find_input(config.answers), questions)
+        self.fingerprint = self._answers.fingerprint
+        self._views: int = questions["views"]
+        self._setting = setting
+
+    def on_test(self) -> Tensor | None:
+        """What the folder holds of them, if anything."""
+        test = self._answers.test
+        return None if test is None else torch.from_numpy(np.array(test, dtype=np.float32))
+
+    def in_training(self, feed: Feed, folder: RunFolder) -> Teacher:
+        """From the cache, which the folder's answers enter like a model's."""
+
+        def answer(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
+            return Knowledge(torch.from_numpy(np.array(self._answers.train[view, rows], dtype=np.float32)))
+
+        setting = self._setting
+        parts = {"teacher": {"name": self.name, "answers": self.fingerprint}, "data": setting.data.train.fingerprint}
+        train = setting.data.train
+        spec = CacheSpec.of(setting.recipe.cache, parts, count=len(train), classes=train.num_classes)
+        kept = _kept(spec, range(self._views), answer, setting, "teacher cache", folder)
+        return Remembered(kept, one_view=self._views == 1)
+
+
+def find_tutor(setting: Setting, model: nn.Module | None, objectives: Sequence[Objective[Any]]) -> Tutor | None:
+    """Who teaches this run, if anybody.
+
+    Args:
+        setting: where the run takes place, ``cache.enabled`` settled.
+        model: the recipe's teacher, where it is one that can be run.
+        objectives: the terms of the loss, for what they read.
+
+    Raises:
+        BadInput: a term reads a teacher that is not there, or more of it than its answers hold.
+    """
+    config = setting.recipe.teacher
+    reading = [objective.name for objective in objectives if objective.reads.teacher]
+    tapping = {tap: objective.name for objective in objectives for tap in objective.reads.teacher_features}
+    if config is not None and config.answers is not None:
+        for tap, name in tapping.items():
+            raise BadInput(
+                "teacher.answers", config.answers, f"a model: objective {name!r} reads its features at {tap!r}"
+            )
+        return AnswersTutor(setting)
+    if config is None or model is None:
+        if reading:
+            raise BadInput("teacher", None, f"a model: objective {reading[0]!r} reads its answers")
+        return None
+    return ModelTutor(dress(model.to(setting.device), config, setting.data.train, "teacher"), setting, sorted(tapping))
+
+
+def _kept(
+    spec: CacheSpec,
+    views: Sequence[int],
+    answer: Callable[[int, npt.NDArray[np.int64]], Knowledge],
+    setting: Setting,
+    what: str,
+    folder: RunFolder | None = None,
+) -> StoredAnswers:
+    """The answers of a cache: built by the main process where they are not there yet, read by all."""
+    observer = setting.observer
+    cache = TeacherCache(spec, max_gb=setting.recipe.cache.max_gb, what=what)
+    new = cache.missing(views)
+    if setting.processes.is_main:
+        built = cache.ensure(views, answer, note=observer.note, phase=observer.phase)
+        if folder is not None:
+            line = {"event": "cache", "key": spec.key, "views": len(views), "images": built.images_asked}
+            folder.append("timing.jsonl", {**line, "seconds": round(built.seconds, 4), "bytes": built.bytes})
+    setting.processes.wait()
+    kept = cache.open(views, setting.device)
+    if len(new) < len(views):
+        # What another run left may be of a teacher whose code has changed since.
+        kept.check(answer, tolerance=STALE[setting.precision])
+    return kept
+
+
+class Remembered:
+    """What the teacher said before, looked up.
+
+    Args:
+        answers: the cache.
+        one_view: whether the same is taught in every view.
+    """
+
+    def __init__(self, answers: StoredAnswers, *, one_view: bool) -> None:
+        self._answers = answers
+        self._one_view = one_view
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        """The Knowledge of a batch."""
+        return self._answers.read(batch.rows, 0 if self._one_view else batch.view)
