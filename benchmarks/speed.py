@@ -70,7 +70,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=10_000, help="training images (10000)")
     parser.add_argument("--views", type=int, default=4, help="views of each image in the cache (4)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU if any")
-    parser.add_argument("--data", help="real images: a folder or a name, as `stillroom evaluate --data` takes it")
+    parser.add_argument("--data", help="folder of real RGB images, as `stillroom evaluate --data` takes it")
     parser.add_argument(
         "--teacher-weights", nargs="+", default=[], metavar="TEACHER=FILE", help="such as resnet56=weights/r56.th"
     )
@@ -93,7 +93,8 @@ def check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     for batch in chosen.batch:
         if not 2 <= batch <= chosen.images:
             parser.error(f"--batch: got {batch}; expected 2 to --images ({chosen.images})")
-    if chosen.data is not None and chosen.data != "digits" and not find_input(chosen.data).is_dir():
+    chosen.pairs, chosen.batch = list(dict.fromkeys(chosen.pairs)), list(dict.fromkeys(chosen.batch))
+    if chosen.data is not None and not find_input(chosen.data).is_dir():
         parser.error(f"--data: got {chosen.data!r}; expected a folder, here or under $STILLROOM_DATA")
     teachers = [PAIRS[name].teacher for name in chosen.pairs]
     given: dict[str, str] = {}

@@ -150,7 +150,10 @@ def make_data(job: Job) -> DataPair:
     """The user's images, or random ones; uint8 and in memory."""
     if job.data is not None:
         limits = {"train_limit": job.images, "test_limit": TEST_IMAGES, "in_memory": True}
-        return load(from_argument(job.data).model_copy(update=limits))
+        pair = load(from_argument(job.data).model_copy(update=limits))
+        if pair.train.channels != 3:
+            raise BadInput("--data", job.data, f"images of 3 channels, not {pair.train.channels}")
+        return pair
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> ImageSet:

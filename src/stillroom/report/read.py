@@ -92,7 +92,9 @@ def read_run(path: Path) -> RunFolder:
     hashes = summary.inside("hashes")
     timing = _clocks(path / "timing.jsonl")
     student = _facts(summary, _latency(timing, "student"))
-    has_teacher = summary.content.get("teacher") is not None
+    teacher = summary.content.get("teacher")
+    # One that could not be asked about the test images has a name, and no score to stand beside the student's.
+    has_teacher = teacher is not None and not (isinstance(teacher, dict) and {"count", "top1"}.isdisjoint(teacher))
     classes = data.whole("classes", low=1)
     train, test = _metrics(path / "metrics.jsonl")
     recipe_text, recipe = _recipe(path / "recipe.yaml")

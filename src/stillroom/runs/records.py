@@ -77,8 +77,8 @@ def check_free(out: Path, resume: bool) -> None:
     if not out.exists() or not any(out.iterdir()):
         return
     if not (out / "recipe.yaml").exists():
-        # A run killed before its first file leaves only its state folder.
-        if resume and {item.name for item in out.iterdir() if not is_partial(item)} <= {"state"}:
+        # A run stopped before its recipe is written leaves only these.
+        if resume and {item.name for item in out.iterdir() if not is_partial(item)} <= {"state", "timing.jsonl"}:
             return
         raise BadInput("--out", str(out), "a new or empty folder, or a run to --resume; this one holds other files")
     if not resume:
