@@ -6,6 +6,7 @@ import copy
 import errno
 import itertools
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -500,3 +501,18 @@ def test_a_run_is_not_resumed_with_another_recipe_or_other_data(recipe: Make, tm
     other = replace(materials, data=replace(materials.data, train=train))
     with pytest.raises(BadInput, match="the same data as when it was started"):
         execute(made, tmp_path / "run", resume=True, materials=other, hooks=[StopAt(-1)])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+def test_compiled_is_nearly_the_same_and_its_warm_up_is_reported(recipe: Make, tmp_path: Path) -> None:
+    small = ["student={name: mlp, options: {hidden: [8]}}", "training.steps=6", "training.epochs=null"]
+    plain = execute(recipe(*small), tmp_path / "plain")
+    compiled = execute(recipe(*small, "training.compile=true"), tmp_path / "compiled")
+    for left, right in zip(*(read_lines(done.path / "metrics.jsonl") for done in (plain, compiled)), strict=True):
+        assert right["loss"] == pytest.approx(left["loss"], rel=1e-4) if "loss" in left else True
+    assert (
+        load_file(plain.path / "student.safetensors").keys() == load_file(compiled.path / "student.safetensors").keys()
+    )
+    (warm_up,) = [line for line in read_lines(compiled.path / "timing.jsonl") if line["event"] == "compile"]
+    assert warm_up["step"] == 1
+    assert warm_up["seconds"] > 0
