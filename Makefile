@@ -28,7 +28,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
 
 bench: install
-	$(BIN)/python benchmarks/augmentation.py
+	$(BIN)/python benchmarks/speed.py
 
 docs: install
 	$(BIN)/pdoc --docformat google --output-directory docs/site \

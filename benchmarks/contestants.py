@@ -58,8 +58,9 @@ def table(rows: list[Row], arguments: argparse.Namespace) -> str:
         f"Command: `{shlex.join(['python', *sys.argv])}`",
         "",
         f"{first['model']} from {first['teacher']['model']} ({first['teacher']['top1']:.2f}%) on "
-        f"{first['data']['name']}: {first['data']['train']:,} training images, {first['epochs']:g} epochs, last epoch, {first['count']:,} test "
-        f"images; runs side by side, one thread each. Seeds fixed beforehand: {', '.join(map(str, arguments.seeds))}; "
+        f"{first['data']['name']}: {first['data']['train']:,} training images, "
+        f"{first['epochs']:g} epochs, last epoch, {first['count']:,} test images; runs side by side, "
+        f"one thread each. Seeds fixed beforehand: {', '.join(map(str, arguments.seeds))}; "
         f"done: {', '.join(map(str, seeds)) or 'none yet'}.",
         "",
         f"| variant | top-1 of each seed | mean | − {names[0]}, points [95%] | training s (median) | "

@@ -104,7 +104,8 @@ class Race:
     Attributes:
         seconds: of each round's steps, by contestant.
         first: seconds of the first steps, which compile, choose and allocate.
-        last: the last answer of each: memory and idleness.
+        last: the last answer of each: memory, the share of a core used while waiting, and the most page
+            faults of a round.
         skipped: why a contestant did not take part.
         machine: what a worker says of the machine.
     """
@@ -146,11 +147,15 @@ def run_race(
             for name in order.sample(list(workers), len(workers)):
                 tick(f"round {number + 1 - warmup} of {rounds}: {name}" if number >= warmup else f"warming up {name}")
                 said = workers[name].steps(steps)
+                if "skip" in said:
+                    race.skipped[name] = said["skip"]
+                    del workers[name]
+                    continue
                 if number == 0:
                     race.first[name] = said["seconds"]
                 if number >= warmup:
                     race.seconds.setdefault(name, []).append(said["seconds"])
-                    race.last[name] = {**said, "idle": max(said["idle"], race.last.get(name, said)["idle"])}
+                    race.last[name] = {**said, "faults": max(said["faults"], race.last.get(name, said)["faults"])}
     return race
 
 

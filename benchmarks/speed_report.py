@@ -183,6 +183,8 @@ def _notes(setting: Setting) -> str:
     lines.append(
         f"- While it waited, no process used more than {100 * race.last[busiest]['idle']:.1f}% of a core ({busiest})."
     )
+    faults = max(race.last, key=lambda name: float(race.last[name]["faults"]))
+    lines.append(f"- No process took more than {race.last[faults]['faults']:,.0f} page faults a step ({faults}).")
     return "\n".join(lines)
 
 
@@ -248,13 +250,14 @@ def _ablation(setting: Setting) -> str:
 def page(settings: Sequence[Setting], command: str, provenance: Sequence[str], method: Sequence[str]) -> str:
     """The whole of ``speed.md``."""
     machine = settings[0].race.machine
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     bf16 = "native bfloat16" if machine["native_bf16"] else "no native bfloat16"
     lines = [
         "# Speed of a distillation step",
         "",
         f"Command: `{command}`",
         "",
-        f"- {machine['processor']}, {machine['threads']} threads, {bf16}; device: {machine['device']}; "
+        f"- {machine['processor']}, {threads}, {bf16}; device: {machine['device']}; "
         f"precision `auto` is {machine['precision']}",
         f"- {machine['platform']}, Python {machine['python']}, torch {machine['torch']}, numpy {machine['numpy']}, "
         f"stillroom {machine['stillroom']}",

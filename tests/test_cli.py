@@ -349,3 +349,12 @@ def test_killed_at_five_random_instants_a_run_ends_byte_identical(
     assert done.returncode == 0, done.stderr
     assert bytes_of(workplace / "killed") == bytes_of(workplace / "whole")
     assert not list((workplace / "killed").rglob("*.part"))
+
+
+def test_a_machine_without_a_compiler_is_told_what_to_set(workplace: Path) -> None:
+    command = [sys.executable, "-m", "stillroom", *DISTILL, "training.compile=true"]
+    environment = {**os.environ, "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(workplace / "compiled")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: training.compile: got True; expected false: torch.compile")
+    assert "Traceback" not in done.stderr

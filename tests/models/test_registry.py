@@ -15,13 +15,13 @@ from stillroom.models.config import ModelConfig
 from stillroom.models.cost import parameters
 from stillroom.models.registry import build
 
-SMALL = [name for name in ZOO if name not in ("resnet44", "resnet56", "resnet110", "vit_tiny")]
+SMALL = [name for name in ZOO if name not in ("resnet44", "resnet56", "resnet110", "resnet32x4", "vit_tiny")]
 
 
 def test_the_zoo_holds_what_the_lists_promise() -> None:
     listed = [name for name, _ in names()]
     assert listed[:7] == [f"resnet{depth}" for depth in (8, 14, 20, 32, 44, 56, 110)]
-    assert set(listed[7:]) == {"mlp", "vit_mini", "vit_tiny"}
+    assert set(listed[7:]) == {"resnet8x4", "resnet32x4", "mlp", "vit_mini", "vit_tiny"}
     assert all(0 < len(line) < 90 and "\n" not in line for _, line in names())
 
 
@@ -50,8 +50,14 @@ def test_every_small_model_learns_at_other_sizes_and_channels(make, name, channe
     assert [n for n, p in net.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
 
 
+def test_the_pair_of_the_crd_benchmark_has_its_sizes(make) -> None:
+    assert parameters(make("resnet32x4", classes=100)) == 7_433_860
+    assert parameters(make("resnet8x4", classes=100)) == 1_233_540
+
+
 def test_options_change_the_model(make) -> None:
     assert parameters(make("resnet8", width=4)) < parameters(make("resnet8")) / 10
+    assert parameters(make("resnet8x4", width=8, stem=4)) < parameters(make("resnet8x4")) / 50
     assert parameters(make("mlp", hidden=[])) == 3072 * 10 + 10
     # 2 layers of 5 and 7 units, by hand.
     assert parameters(make("mlp", hidden=[5, 7])) == 3072 * 5 + 5 + 5 * 7 + 7 + 7 * 10 + 10

@@ -10,12 +10,20 @@ from pydantic import Field, model_validator
 from stillroom.config import Config
 
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
+WIDE_RESNET_DEPTHS = (8, 32)
 
 
 class ResNetOptions(Config):
     """Options of ``resnet8`` … ``resnet110``."""
 
     width: int = Field(16, ge=1, le=1024, description="Channels of the first stage; the others have 2 and 4 times.")
+
+
+class WideResNetOptions(Config):
+    """Options of ``resnet8x4`` and ``resnet32x4``, the pair of the CRD benchmark."""
+
+    width: int = Field(64, ge=1, le=1024, description="Channels of the first stage; the others have 2 and 4 times.")
+    stem: int = Field(32, ge=1, le=1024, description="Channels of the first convolution.")
 
 
 class MLPOptions(Config):
@@ -70,8 +78,15 @@ def _entries() -> list[ZooModel]:
         ZooModel(f"resnet{depth}", f"CIFAR ResNet of {depth} layers, 3 stages, parameter-free shortcuts", ResNetOptions)
         for depth in RESNET_DEPTHS
     ]
+    wide = [
+        ZooModel(
+            f"resnet{depth}x4", f"CIFAR ResNet of {depth} layers, 4 times as wide, learned shortcuts", WideResNetOptions
+        )
+        for depth in WIDE_RESNET_DEPTHS
+    ]
     return [
         *resnets,
+        *wide,
         ZooModel("mlp", "multilayer perceptron on flattened pixels, 2 hidden layers of 256", MLPOptions),
         ZooModel("vit_mini", "vision transformer, 4 blocks of width 64, mean pooling", ViTOptions),
         ZooModel("vit_tiny", "vision transformer, 12 blocks of width 192 (ViT-Ti), mean pooling", ViTTinyOptions),

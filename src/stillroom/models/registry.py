@@ -9,7 +9,7 @@ from torch import nn
 
 from stillroom.config import Config, bad_input
 from stillroom.errors import BadInput, nearest
-from stillroom.models.catalogue import ZOO, MLPOptions, ResNetOptions, ViTOptions, names
+from stillroom.models.catalogue import ZOO, MLPOptions, ResNetOptions, ViTOptions, WideResNetOptions, names
 from stillroom.models.config import ModelConfig
 from stillroom.models.mlp import MLP
 from stillroom.models.own import build_own
@@ -62,6 +62,10 @@ def build(
     if issubclass(kind, ResNetOptions):
         resnet = _options(kind, config, field)
         return ResNet(int(config.name.removeprefix("resnet")), num_classes, in_channels, resnet.width)
+    if issubclass(kind, WideResNetOptions):
+        wide = _options(kind, config, field)
+        depth = int(config.name.removeprefix("resnet").removesuffix("x4"))
+        return ResNet(depth, num_classes, in_channels, wide.width, stem=wide.stem, projection=True)
     if image_size is None:
         raise BadInput(f"{field}.name", config.name, "a model for images of any size, as these have no one size")
     if issubclass(kind, MLPOptions):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,14 @@ from stillroom.runs.materials import Dressed, Materials, ask, dress, gather, siz
 from stillroom.runs.outcome import time_models, write_predictions
 from stillroom.runs.records import check_free, check_same_recipe, environment, read_json
 from stillroom.runs.teaching import Setting, find_tutor, uses_cache
-from stillroom.training.device import exact_float32, processes_of, resolve_device, resolve_precision, threads
+from stillroom.training.device import (
+    exact_float32,
+    processes_of,
+    resolve_device,
+    resolve_precision,
+    reuse_memory,
+    threads,
+)
 from stillroom.training.evaluation import compare, score
 from stillroom.training.folder import Bystander, RunFolder
 from stillroom.training.hooks import RecordMoves, StepHook
@@ -80,6 +88,7 @@ def execute(
     recipe = recipe.model_copy(update={"training": settled})
     if processes.is_main:
         check_free(out, resume)
+    reuse_memory()
     with threads(recipe.training.threads), exact_float32(), seeded(recipe.seed, "dropout"):
         materials = materials or gather(recipe)
         reading = [objective.name for objective in materials.objectives if objective.reads.teacher]
@@ -150,7 +159,9 @@ class _Run:
         out, recipe = folder.path, self.recipe
         teacher_logits = self.tutor.on_test() if self.tutor is not None else None
         feed = Feed(self.train, recipe.data.augmentation, self.device, recipe.data.workers)
-        teacher = self.tutor.in_training(feed, folder) if self.tutor is not None and self.reads_teacher else None
+        teacher = None
+        if self.tutor is not None and self.reads_teacher:
+            teacher = self.tutor.in_training(feed, math.ceil(self.total / self.batches.steps_per_epoch), folder)
         if self.processes.is_main:
             write_text(out / "recipe.yaml", recipe.to_yaml())
             if not (out / "environment.json").exists():

@@ -104,8 +104,8 @@ class Tutor:
         """Its logits for the test split, float32 [M, K]; None where nobody knows them."""
         raise NotImplementedError
 
-    def in_training(self, feed: Feed, folder: RunFolder) -> Teacher:
-        """What answers the batches of the training, which ``feed`` gives."""
+    def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
+        """What answers the batches of the training, which ``feed`` gives for so many epochs."""
         raise NotImplementedError
 
     def settled(self, config: TeacherConfig) -> TeacherConfig:
@@ -155,7 +155,7 @@ class ModelTutor(Tutor):
             raise BadInput("teacher", self.name, "finite logits for every test image")
         return logits
 
-    def in_training(self, feed: Feed, folder: RunFolder) -> Teacher:
+    def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
         """Live, or from the cache, which is built where it is not there yet."""
         setting = self._setting
         live = self._live(as_dtype(setting.precision), self._taps)
@@ -174,7 +174,8 @@ class ModelTutor(Tutor):
             classes=setting.data.train.num_classes,
             taps=self._taps,
         )
-        kept = _kept(spec, range(views), answer, setting, "teacher cache", folder)
+        # A run shorter than its views does not come to the last ones.
+        kept = _kept(spec, range(min(views, epochs)), answer, setting, "teacher cache", folder)
         return Remembered(kept, one_view=views == 1)
 
     def _kept_on_test(self) -> Tensor:
@@ -242,7 +243,7 @@ class AnswersTutor(Tutor):
         test = self._answers.test
         return None if test is None else torch.from_numpy(np.array(test, dtype=np.float32))
 
-    def in_training(self, feed: Feed, folder: RunFolder) -> Teacher:
+    def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
         """From the cache, which the folder's answers enter like a model's."""
 
         def answer(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
@@ -252,7 +253,7 @@ class AnswersTutor(Tutor):
         parts = {"teacher": {"name": self.name, "answers": self.fingerprint}, "data": setting.data.train.fingerprint}
         train = setting.data.train
         spec = CacheSpec.of(setting.recipe.cache, parts, count=len(train), classes=train.num_classes)
-        kept = _kept(spec, range(self._views), answer, setting, "teacher cache", folder)
+        kept = _kept(spec, range(min(self._views, epochs)), answer, setting, "teacher cache", folder)
         return Remembered(kept, one_view=self._views == 1)
 
 

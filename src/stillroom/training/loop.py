@@ -15,20 +15,20 @@ from torch.optim.swa_utils import AveragedModel
 from stillroom.data.augmentation import view_of
 from stillroom.data.batches import Batches
 from stillroom.data.feeding import Batch, Feed, Request
-from stillroom.errors import BadInput, RunFailed
+from stillroom.errors import BadInput, RunFailed, shorten
 from stillroom.files import canonical, digest
 from stillroom.memory import Snapshot, is_out_of_memory, release
 from stillroom.models.weights import save_weights
 from stillroom.randomness import derive_seed
 from stillroom.teacher.knowledge import Knowledge
 from stillroom.training.config import TrainingConfig
-from stillroom.training.device import Precision, Processes, autocast
+from stillroom.training.device import Precision, Processes, autocast, seed_step
 from stillroom.training.folder import RunFolder
 from stillroom.training.hooks import StepHook, StepInfo
 from stillroom.training.meters import Clock, Meter
 from stillroom.training.observer import Observer
 from stillroom.training.optimisation import build_optimizer, lr_factor, moving_average, set_lr
-from stillroom.training.step import DistillStep, check_not_silent
+from stillroom.training.step import DistillStep, check_not_silent, is_compile_error
 
 
 class Teacher(Protocol):
@@ -182,6 +182,10 @@ class Trainer:
             try:
                 return self._backward(wrapped, batch, progress, total)
             except Exception as error:
+                if self.config.compile and is_compile_error(error):
+                    reason = shorten(str(error).strip().partition("\n")[0], 200)
+                    expected = f"false: torch.compile cannot compile this student here ({reason})"
+                    raise BadInput("training.compile", True, expected) from None
                 if not is_out_of_memory(error):
                     raise
             # Outside the handler: the error held on to what the failed attempt had made.
@@ -226,7 +230,7 @@ class Trainer:
         terms = [torch.zeros((), device=self.device) for _ in self.step.names]
         # Dropout draws from the global generator: addressing it by step leaves no state to save.
         rank = [self.processes.rank] if self.processes.rank else []
-        torch.manual_seed(derive_seed(self.seed, "dropout", progress.step, *rank))
+        seed_step(derive_seed(self.seed, "dropout", progress.step, *rank), self.device)
         wrapped.train()
         parts = min(progress.parts, whole)
         for chunk in range(parts):

@@ -119,6 +119,14 @@ class DistillStep(nn.Module):
         )
 
 
+def is_compile_error(error: Exception) -> bool:
+    """Whether ``torch.compile`` gave up: on the student's code, or for want of a compiler."""
+    # Imported with the first compilation, and slow to.
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)
+
+
 def check_not_silent(step: DistillStep, values: Sequence[Tensor]) -> None:
     """Stop a run one of whose terms teaches nothing: every term must give the student a gradient at the first step.
 
