@@ -358,3 +358,4 @@ def test_a_machine_without_a_compiler_is_told_what_to_set(workplace: Path) -> No
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: training.compile: got True; expected false: torch.compile")
     assert "Traceback" not in done.stderr
+    assert not list((workplace / "run").iterdir())

@@ -59,7 +59,7 @@ class ProgressBar(Observer):
         bar = self._live()
         if self._phase is None:
             self._phase = bar.add_task(what, total=total, glance="")
-        bar.update(self._phase, completed=done)
+        bar.update(self._phase, description=what, completed=done, total=total)
         if done >= total:
             bar.remove_task(self._phase)
             self._phase = None

@@ -143,6 +143,12 @@ def not_finite(folder: Path) -> None:
     np.save(folder / "train-logits.npy", logits)
 
 
+def odd_on_test(folder: Path) -> None:
+    logits = np.load(folder / "test-logits.npy")
+    logits[5, 2] = np.inf
+    np.save(folder / "test-logits.npy", logits)
+
+
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
@@ -154,6 +160,7 @@ def not_finite(folder: Path) -> None:
         (whole_numbers, "floating-point numbers"),
         (objects, "logits as a .npy file of numbers"),
         (not_finite, "finite logits: those of image 7 in view 1"),
+        (odd_on_test, "got 'test-logits.npy'; expected finite logits for every test image"),
     ],
 )
 def test_answers_to_something_else_are_refused(
@@ -173,6 +180,21 @@ def test_answers_to_something_else_are_refused(
         (["questions", "recipe.yaml", "--out", "."], "--out: got '.'; expected a new or empty folder"),
         (
             ["questions", "recipe.yaml", "data.augmentation.views=0", "--out", "answers"],
+            "data.augmentation.views: got 0; expected 1 or more",
+        ),
+        (
+            ["questions", "recipe.yaml", "data.augmentation.pad_crop=9", "--out", "answers"],
+            "data.augmentation.pad_crop: got 9; expected less than the images' shorter side",
+        ),
+        (
+            [
+                "distill",
+                "recipe.yaml",
+                "teacher={name: a, answers: answers}",
+                "data.augmentation.views=0",
+                "--out",
+                "run",
+            ],
             "data.augmentation.views: got 0; expected 1 or more",
         ),
         (

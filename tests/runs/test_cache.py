@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from runs.conftest import bytes_of, read_lines
 from stillroom.cli import run
@@ -193,6 +194,8 @@ def test_a_cache_that_is_not_this_runs_own_is_refused_by_name(
 def test_what_cannot_be_kept_is_refused(recipe: Make, tmp_path: Path, options: list[str], message: str) -> None:
     with pytest.raises(BadInput, match=message.replace(".", r"\.")):
         execute(recipe(*SEEN, *options), tmp_path / "run")
+    # Nothing is left behind, so the corrected command goes through.
+    execute(recipe("cache.max_gb=1", OFF), tmp_path / "run")
 
 
 def test_top_k_keeps_less_and_teaches_nearly_the_same(recipe: Make, tmp_path: Path, empty_cache: Path) -> None:
@@ -215,6 +218,66 @@ class ReadsFeatures(Objective[ObjectiveConfig]):
         return (student - torch.nn.functional.avg_pool2d(teacher, 4)).square().mean()
 
 
+def test_a_small_change_of_the_teacher_is_seen_in_its_answers_to_the_test_images(
+    recipe: Make, tmp_path: Path, empty_cache: Path
+) -> None:
+    import zlib
+
+    made = recipe(*SEEN, ON, "training.precision=bfloat16")
+    execute(made, tmp_path / "first")
+    folder = only_cache(empty_cache, 60)
+    numbers = np.fromfile(folder / "view-0000.logits.bin", dtype="<f4") * np.float32(1.02)
+    (folder / "view-0000.logits.bin").write_bytes(numbers.tobytes())
+    written = json.loads((folder / "view-0000.json").read_text())
+    written["arrays"]["logits"]["crc32"] = f"{zlib.crc32(numbers.tobytes()):08x}"
+    (folder / "view-0000.json").write_text(json.dumps(written))
+    with pytest.raises(BadInput, match="stale"):
+        execute(made, tmp_path / "second")
+
+
+class Moody(nn.Module):
+    """A teacher of one's own whose code, not whose weights, says what it answers."""
+
+    def __init__(self, factor: float, patience: int) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+        self.factor, self.patience = factor, patience
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.patience -= len(x) > 200
+        if self.patience < 0:
+            raise KeyboardInterrupt
+        logits: torch.Tensor = self.factor * self.body(x)
+        return logits
+
+
+def test_a_half_built_view_of_a_teacher_that_changed_is_refused(
+    recipe: Make, tmp_path: Path, empty_cache: Path
+) -> None:
+    made = recipe(*SEEN, ON, "data.train_limit=null")
+
+    def go(teacher: nn.Module, out: str) -> None:
+        found = gather(made)
+        execute(made, tmp_path / out, materials=type(found)(found.data, found.student, found.objectives, teacher))
+
+    with pytest.raises(KeyboardInterrupt):
+        go(Moody(1.0, patience=2), "first")
+    shutil.rmtree(only_cache(empty_cache, 60))
+    with pytest.raises(BadInput, match="stale"):
+        go(Moody(-2.0, patience=99), "second")
+
+
+def test_two_teachers_that_differ_in_structure_alone_have_a_cache_each(recipe: Make, tmp_path: Path) -> None:
+    made = recipe(*SEEN, ON)
+    for name, activation in (("relu", nn.ReLU()), ("gelu", nn.GELU())):
+        torch.manual_seed(0)
+        teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), activation, nn.Linear(16, 10))
+        found = gather(made)
+        execute(made, tmp_path / name, materials=type(found)(found.data, found.student, found.objectives, teacher))
+        assert asked(tmp_path / name) == 400
+
+
 def test_features_are_kept_where_an_objective_reads_them(recipe: Make, tmp_path: Path, empty_cache: Path) -> None:
     summaries = {}
     for name, option in (("off", OFF), ("on", ON)):
@@ -222,13 +285,22 @@ def test_features_are_kept_where_an_objective_reads_them(recipe: Make, tmp_path:
         materials = gather(made)
         objectives = [*materials.objectives, ReadsFeatures(name="reads_features")]
         materials = type(materials)(materials.data, materials.student, objectives, materials.teacher)
-        execute(made, tmp_path / name, materials=materials)
+        finished = execute(made, tmp_path / name, materials=materials)
+        assert not any(module._forward_hooks for module in finished.student.modules())
         summaries[name] = read_lines(tmp_path / name / "metrics.jsonl")
     for left, right in zip(summaries["off"], summaries["on"], strict=True):
         assert all(
             right[key] == (value if key == "split" else pytest.approx(value, rel=1e-5)) for key, value in left.items()
         )
     assert (only_cache(empty_cache, 200) / "view-0001.feature-0.bin").stat().st_size == 200 * 8 * 8 * 8 * 4
+
+
+def test_features_are_not_read_from_a_compiled_student(recipe: Make, tmp_path: Path) -> None:
+    made = recipe(OFF, "training.compile=true")
+    found = gather(made)
+    materials = type(found)(found.data, found.student, [ReadsFeatures(name="reads_features")], found.teacher)
+    with pytest.raises(BadInput, match="expected false: an objective reads"):
+        execute(made, tmp_path / "run", materials=materials)
 
 
 def test_a_tap_that_is_not_there_is_told(recipe: Make, tmp_path: Path) -> None:

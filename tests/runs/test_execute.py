@@ -516,3 +516,23 @@ def test_compiled_is_nearly_the_same_and_its_warm_up_is_reported(recipe: Make, t
     (warm_up,) = [line for line in read_lines(compiled.path / "timing.jsonl") if line["event"] == "compile"]
     assert warm_up["step"] == 1
     assert warm_up["seconds"] > 0
+
+
+def test_a_run_of_two_processes_is_not_gone_on_with_by_one(recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        execute(recipe("training.save_seconds=0"), tmp_path / "run", hooks=[StopAt(9)])
+    path = tmp_path / "run" / "state" / "last.pt"
+    state = torch.load(path, weights_only=True)
+    state["identity"]["processes"] = "2"
+    torch.save(state, path)
+    with pytest.raises(BadInput, match="expected the same processes as when it was started"):
+        execute(recipe("training.save_seconds=0"), tmp_path / "run", resume=True, hooks=[StopAt(-1)])
+
+
+def test_a_line_that_a_kill_cut_short_is_taken_away(recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        execute(recipe("cache.enabled=true"), tmp_path / "run", hooks=[StopAt(9)])
+    with (tmp_path / "run" / "timing.jsonl").open("a") as log:
+        log.write('{"event": "pro')
+    execute(recipe("cache.enabled=true"), tmp_path / "run", resume=True, hooks=[StopAt(-1)])
+    assert {line["event"] for line in read_lines(tmp_path / "run" / "timing.jsonl")} >= {"cache", "resume", "finish"}

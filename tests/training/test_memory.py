@@ -81,7 +81,9 @@ def test_it_is_said_aloud(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_single_image_that_is_too_much_ends_the_run_in_words(tmp_path: Path) -> None:
-    with pytest.raises(RunFailed, match=r"out of memory at step 1: a single image is too much; .*data\.batch_size"):
+    with pytest.raises(
+        RunFailed, match="out of memory at step 1: a single image is too much, so try a smaller student"
+    ):
         learn(Hungry(most=0), tmp_path / "run")
 
 
@@ -94,6 +96,46 @@ def test_a_term_that_compares_samples_is_not_split(tmp_path: Path) -> None:
 
     with pytest.raises(RunFailed, match="objective 'spread' compares the samples of a whole batch"):
         learn(Hungry(most=8), tmp_path / "run", sr.CrossEntropy(), Spread(name="spread"))
+
+
+def test_what_an_objective_counts_is_put_back_too(tmp_path: Path) -> None:
+    class Counts(sr.Objective[sr.ObjectiveConfig]):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            self.seen: Tensor
+            self.register_buffer("seen", torch.zeros(()))
+
+        def forward(self, lesson: sr.Lesson) -> Tensor:
+            self.seen += len(lesson.labels)
+            if len(lesson.labels) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return lesson.student.logits.square().mean()
+
+    seen: list[float] = []
+
+    class Look(sr.StepHook):
+        def __init__(self, counts: nn.Module) -> None:
+            self.counts = counts
+
+        def after_step(self, info: sr.StepInfo) -> None:
+            seen.append(float(self.counts.seen))  # type: ignore[arg-type]
+
+    class Kept(Counts):
+        def __deepcopy__(self, memo: Any) -> Kept:
+            return self
+
+    counts = Kept(name="counts")
+    learn(Hungry(most=100), tmp_path / "run", counts, hooks=[Look(counts)])
+    assert seen[0] == 16
+
+
+def test_out_of_memory_elsewhere_ends_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", step)
+    with pytest.raises(RunFailed, match=r"out of memory .*; try a smaller data\.batch_size"):
+        learn(Hungry(most=100), tmp_path / "run")
 
 
 def test_evaluation_goes_on_by_halves() -> None:

@@ -29,6 +29,11 @@ class Gram(sr.Objective[sr.ObjectiveConfig]):
     def forward(self, lesson):
         student, teacher = (z @ z.T / len(z) for z in (lesson.student.logits, lesson.teacher_logits))
         return (student - teacher).square().mean()
+class Quiet(sr.Objective[sr.ObjectiveConfig]):
+    "A term that stops at a feature: the layers above get no gradient."
+    reads = sr.Reads(student_features=("layers.0.linear",))
+    def forward(self, lesson):
+        return lesson.student.features["layers.0.linear"].square().mean()
 """
 SCRIPT = """
 import json, sys
@@ -43,6 +48,7 @@ CASES = {
     "cached": [*PLAIN, "cache.enabled=true"],
     "average": [*PLAIN, "training.ema=0.8", "training.checkpoints=[0,1]", 'training.record_moves=["layers.0.linear"]'],
     "gram": [*PLAIN, f"objectives={GRAM}", "cache.enabled=false"],
+    "features": [*PLAIN, 'objectives=[{"name": "compares:Quiet"}]', "cache.enabled=false"],
     "norm": ["student.name=resnet8", "student.options.width=2", "cache.enabled=false"],
 }
 
@@ -107,7 +113,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["live", "cached", "average", "gram"])
+@pytest.mark.parametrize("name", ["live", "cached", "average", "gram", "features"])
 def test_two_processes_give_what_one_gives(place: Path, name: str) -> None:
     one, two = place / "one" / name, place / "two" / name
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
@@ -160,8 +166,17 @@ def test_a_batch_that_cannot_be_shared_and_a_run_without_a_folder_are_refused(pl
     assert not (place / "odd").exists()
 
 
-def test_an_incomplete_launch_is_told(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        ("2", "WORLD_SIZE: got 2; expected 1, or a launcher that also sets RANK"),
+        ("two", "WORLD_SIZE: got 'two'; expected a whole number"),
+    ],
+)
+def test_an_incomplete_launch_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, size: str, told: str
+) -> None:
     monkeypatch.chdir(place)
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("WORLD_SIZE", size)
     assert run(command("live", "half")) == 2
-    assert "WORLD_SIZE: got 2; expected 1, or a launcher that also sets RANK" in capsys.readouterr().err
+    assert told in capsys.readouterr().err

@@ -75,12 +75,10 @@ def _run(
     from stillroom.console import ProgressBar, summary_table
     from stillroom.runs.execute import execute
     from stillroom.runs.records import fresh_folder
-    from stillroom.training.device import is_main_process, launched
+    from stillroom.training.device import is_main_process
 
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")
-    if out is None and launched() > 1:
-        raise BadInput("--out", None, f"a folder: the {launched()} processes of the run must agree on it")
     folder = out if out is not None else fresh_folder(Path("runs"), stem)
     finished = execute(recipe, folder, resume=resume, observer=ProgressBar(), labels_alone=labels_alone)
     if not is_main_process():

@@ -111,13 +111,9 @@ def augment_batch(batch: Tensor, samples: npt.NDArray[np.int64], config: Augment
     """
     if len(batch) != len(samples):
         raise ValueError(f"got {len(batch)} images of {len(samples)} samples; expected as many of each")
-    if not _asked(config):
+    if not config.changes:
         return batch
     return _augment(batch, np.arange(len(batch)), samples, config, view)
-
-
-def _asked(config: AugmentationConfig) -> bool:
-    return bool(config.pad_crop or config.flip or config.cutout)
 
 
 def _mirrored(samples: npt.NDArray[np.int64], config: AugmentationConfig, view: int) -> npt.NDArray[np.bool_]:
@@ -139,7 +135,7 @@ def _augment(
     view: int,
 ) -> Tensor:
     """The images at ``places``, augmented as the samples of those numbers."""
-    if not _asked(config) or not len(places):
+    if not config.changes or not len(places):
         return images.index_select(0, _move(places, images.device))
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise BadInput("data.augmentation", f"{images.dtype} {list(images.shape)}", "uint8 images [N, C, H, W]")

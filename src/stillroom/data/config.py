@@ -31,6 +31,16 @@ class AugmentationConfig(Config):
         "0 gives a fresh view every epoch.",
     )
 
+    @property
+    def changes(self) -> bool:
+        """Whether anything is done to training images."""
+        return bool(self.pad_crop or self.flip or self.cutout)
+
+    @property
+    def different_views(self) -> int:
+        """How many views of an image differ: one where nothing is done to it; 0 where each epoch has its own."""
+        return self.views if self.changes else 1
+
     @model_validator(mode="after")
     def _views_alternate(self) -> AugmentationConfig:
         # The last view and the first, which follows it, would show an image the same way round; one view, always.

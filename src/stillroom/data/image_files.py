@@ -11,6 +11,7 @@ from typing import Self, overload
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 import torch
 from torch import Tensor
 
@@ -131,7 +132,8 @@ class ImageFiles:
             BadInput: a file cannot be read.
         """
         pieces = in_order(self._hash_some, spans(len(self), _JOB, self.workers), self.workers)
-        how = f"{list(self.shape)} side {self._side}".encode()
+        # Another Pillow may decode or resize to other pixels.
+        how = f"{list(self.shape)} side {self._side} Pillow {PIL.__version__}".encode()
         return bytes.fromhex(digest(how, *(part for piece in pieces for part in piece)))
 
     def _hash_some(self, places: range) -> list[bytes]:

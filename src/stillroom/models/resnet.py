@@ -29,7 +29,22 @@ class PadShortcut(nn.Module):
         self.after = missing - self.before
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
+        # The same numbers as x[:, :, ::2, ::2], whose gradient would leave the channels-last layout: adding it to the
+        # other branch's, and the ReLU before it, then take twenty times as long, a fifth of ResNet-8's whole step.
+        kept = F.avg_pool2d(x, 1, stride=self.stride) if self.stride > 1 else x
+        return F.pad(kept, (0, 0, 0, 0, self.before, self.after))
+
+
+class GlobalAveragePool(nn.Module):
+    """The mean over all pixels: [B, C, H, W] → [B, C, 1, 1]; its gradient keeps the input's memory layout.
+
+    >>> import torch
+    >>> GlobalAveragePool()(torch.tensor([[[[1.0, 3.0]]]])).tolist()
+    [[[[2.0]]]]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, x.shape[-2:])
 
 
 class BasicBlock(nn.Module):
@@ -109,7 +124,7 @@ class ResNet(nn.Module):
         self.layer1 = _stage(stem, width, blocks, stride=1, projection=projection)
         self.layer2 = _stage(width, 2 * width, blocks, stride=2, projection=projection)
         self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2, projection=projection)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GlobalAveragePool()
         self.flatten = nn.Flatten()
         self.linear = nn.Linear(4 * width, num_classes)
         for module in self.modules():

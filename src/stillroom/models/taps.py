@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from stillroom.errors import BadInput, RunFailed, nearest
 
 
 class Taps:
-    """Reads the outputs of named modules during each forward pass.
+    """Reads the outputs of named modules during the forward passes of a ``with`` block.
+
+    The hooks are there in the block alone: copies of the model carry none, and it can be pickled.
 
     Args:
-        model: the model; forward hooks are put on the named modules.
+        model: the model.
         names: module paths as ``named_modules`` gives them, such as ``layer2``.
         field: what messages call the model.
 
@@ -24,19 +28,40 @@ class Taps:
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> taps = Taps(net, ["0"])
-    >>> _ = net(torch.zeros(1, 2))
+    >>> with taps:
+    ...     _ = net(torch.zeros(1, 2))
     >>> taps.take()["0"].shape
     torch.Size([1, 3])
     """
 
     def __init__(self, model: nn.Module, names: Iterable[str], *, field: str = "model") -> None:
-        self.names = tuple(sorted(set(names)))
-        self._read: dict[str, tuple[Tensor, int]] = {}
         modules = dict(model.named_modules())
-        for name in self.names:
+        self._modules: dict[str, nn.Module] = {}
+        for name in sorted(set(names)):
             if name not in modules or not name:
                 raise BadInput(f"{field} tap", name, f"a module of the {field}: {nearest(name, filter(None, modules))}")
-            modules[name].register_forward_hook(self._reader(name))
+            self._modules[name] = modules[name]
+        self._handles: list[RemovableHandle] = []
+        self._read: dict[str, tuple[Tensor, int]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The taps, sorted."""
+        return tuple(self._modules)
+
+    def __enter__(self) -> Taps:
+        for name, module in self._modules.items():
+            self._handles.append(module.register_forward_hook(self._reader(name)))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+        if error is not None:
+            # What was read holds on to all that was computed before it.
+            self._read.clear()
 
     def _reader(self, name: str) -> Any:
         def read(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -47,7 +72,7 @@ class Taps:
         return read
 
     def take(self) -> dict[str, Tensor]:
-        """What the last forward pass gave at each tap.
+        """What the last forward pass gave at each tap; it is not held any longer.
 
         Raises:
             RunFailed: a module was not run, or a later one overwrote what it gave.

@@ -102,6 +102,13 @@ def execute(
             try:
                 # Asked under the lock: another process may have finished the run meanwhile.
                 return run.finished(folder) if (out / "summary.json").exists() else run.go(folder)
+            except (BadInput, RunFailed):
+                raise
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                expected = "a smaller data.batch_size, student or teacher"
+                raise RunFailed(f"out of memory ({told(error)}); try {expected}") from None
             finally:
                 observer.run_ended()
 
@@ -120,7 +127,8 @@ class _Run:
         if twice is not None:
             raise BadInput("objectives", twice, "a name of its own for each objective: losses are logged by it")
         check_augmentable(self.train, recipe.data.augmentation)
-        self.student = dress(materials.student.to(device), recipe.student, self.train, "student")
+        self.processes.copy_weights(materials.student.to(device))
+        self.student = dress(materials.student, recipe.student, self.train, "student")
         if not any(p.requires_grad for p in self.student.model.parameters()):
             raise BadInput("student", recipe.student.name, "a model with at least one trainable parameter")
         self.batches = self._batches(recipe)
@@ -147,6 +155,8 @@ class _Run:
         self.tutor = find_tutor(setting, materials.teacher, self.objectives)
         if self.tutor is not None and recipe.teacher is not None:
             self.recipe = self.recipe.model_copy(update={"teacher": self.tutor.settled(recipe.teacher)})
+        if recipe.training.compile:
+            self.step.check_compilable()
         # Taken before training moves a weight: `init` is what every contestant of a seed must share.
         self.identity = {
             "init": state_hash(self.student.model),
@@ -185,9 +195,10 @@ class _Run:
             folder=folder,
             hooks=self.hooks,
             observer=self.observer,
-            identity=self.identity,
+            # Batch norm, for one, learns otherwise from smaller parts of a batch.
+            identity={**self.identity, "processes": str(self.processes.count)},
             processes=self.processes,
-            some_unused=self.unused,
+            some_unused=self._some_unused(),
         )
         kept, progress, figures = trainer.fit()
         kept.eval()
@@ -236,6 +247,12 @@ class _Run:
         if batches.batch_size % count:
             raise BadInput("data.batch_size", batches.batch_size, f"a multiple of the {count} processes of the run")
         return batches
+
+    def _some_unused(self) -> bool:
+        """Whether the loss may leave parameters out, agreed on by all processes."""
+        # A term that reads features may stop there; the trial asked what the logits reach.
+        unused = self.unused or any(term.reads.student_features for term in self.objectives)
+        return bool(self.processes.total(torch.tensor(float(unused), device=self.device)) > 0)
 
     def _check_checkpoints(self, recipe: Recipe) -> None:
         last_epoch = self.total // self.batches.steps_per_epoch

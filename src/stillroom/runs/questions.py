@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stillroom.data.augmentation import check_augmentable
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.feeding import Feed
 from stillroom.data.images import ImageSet
@@ -43,6 +44,7 @@ def write_questions(recipe: Recipe, out: Path, observer: Observer) -> dict[str, 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput("--out", str(out), "a new or empty folder")
     data = load(recipe.data)
+    check_augmentable(data.train, recipe.data.augmentation)
     same = recipe.teacher is not None and recipe.teacher.same_for_views
     questions = questions_of(data, recipe.data.augmentation, same_for_views=same)
     shown = AugmentationConfig() if same else recipe.data.augmentation

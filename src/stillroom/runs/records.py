@@ -15,6 +15,7 @@ import yaml
 from stillroom.errors import BadInput, shorten
 from stillroom.files import is_partial
 from stillroom.recipe import Recipe, parse_recipe
+from stillroom.training.device import launched
 
 _VERSIONS = ("torch", "numpy", "pydantic", "safetensors", "torchmetrics")
 
@@ -120,7 +121,13 @@ def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def fresh_folder(parent: Path, stem: str) -> Path:
-    """A folder under ``parent`` that does not exist yet: the stem, or stem-2, stem-3, …"""
+    """A folder under ``parent`` that does not exist yet: the stem, or stem-2, stem-3, …
+
+    Raises:
+        BadInput: the run has several processes, which would each find another.
+    """
+    if launched() > 1:
+        raise BadInput("--out", None, f"a folder: the {launched()} processes of the run must agree on it")
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "run"
     candidate, number = parent / safe, 1
     while candidate.exists():

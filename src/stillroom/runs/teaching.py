@@ -15,25 +15,24 @@ from stillroom.data.config import AugmentationConfig
 from stillroom.data.feeding import Batch, Feed
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.errors import BadInput
-from stillroom.files import find_input
+from stillroom.files import digest, find_input
 from stillroom.models.weights import state_hash
 from stillroom.objectives.base import Objective
 from stillroom.recipe import Recipe
 from stillroom.runs.materials import Dressed, ask, dress, size
-from stillroom.teacher.answers import is_augmented, questions_of, read_answers
+from stillroom.teacher.answers import questions_of, read_answers
 from stillroom.teacher.cache import CacheSpec, StoredAnswers, TeacherCache
 from stillroom.teacher.config import TeacherConfig
 from stillroom.teacher.knowledge import Knowledge
 from stillroom.teacher.live import LiveTeacher
 from stillroom.training.device import Precision, Processes, as_dtype
-from stillroom.training.evaluation import predict, score
+from stillroom.training.evaluation import EVALUATION_BATCH, predict, score
 from stillroom.training.folder import RunFolder
 from stillroom.training.loop import Teacher
 from stillroom.training.observer import Observer
 
 # How far a teacher's answers may be from what it said before, relative to its largest logit: rounding alone.
 STALE = {"float32": 1e-3, "bfloat16": 0.05}
-TEST_BLOCK = 500  # images at a time, as evaluation takes them: kept answers are then those it would give
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,19 @@ def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: float) -> bool:
     """
     if recipe.teacher is None:
         return False
-    augmentation = recipe.data.augmentation
-    fresh = is_augmented(augmentation) and augmentation.views == 0 and not recipe.teacher.same_for_views
+    views = recipe.data.augmentation.different_views
     enabled = recipe.cache.enabled
     if recipe.teacher.answers is not None:
         if enabled is False:
             raise BadInput(
                 "cache.enabled", enabled, "true or auto beside teacher.answers: there is nothing to ask live"
             )
-        enabled = True
-    if enabled is True and reads_teacher and fresh:
+        return True
+    if enabled is True and reads_teacher and not views:
         raise BadInput("cache.enabled", True, "data.augmentation.views of 1 or more: with 0 no view comes twice")
     if enabled != "auto":
         return enabled
-    views = augmentation.views if is_augmented(augmentation) else 1
-    return not reads_teacher or (not fresh and epochs > views)
+    return not reads_teacher or 0 < views < epochs
 
 
 class Tutor:
@@ -151,9 +148,7 @@ class ModelTutor(Tutor):
         else:
             what = "evaluating the teacher"
             logits = ask(self.dressed, setting.data.test, setting.device, setting.observer, what, setting.processes)
-        if not bool(torch.isfinite(logits).all()):
-            raise BadInput("teacher", self.name, "finite logits for every test image")
-        return logits
+        return _checked(logits, "teacher", self.name)
 
     def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
         """Live, or from the cache, which is built where it is not there yet."""
@@ -162,7 +157,7 @@ class ModelTutor(Tutor):
         if not setting.recipe.cache.enabled:
             return live
         augmentation = setting.recipe.data.augmentation
-        views = augmentation.views if is_augmented(augmentation) else 1
+        views = augmentation.different_views
 
         def answer(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
             return live(next(iter(feed.batches([(rows, view)]))))
@@ -175,7 +170,7 @@ class ModelTutor(Tutor):
             taps=self._taps,
         )
         # A run shorter than its views does not come to the last ones.
-        kept = _kept(spec, range(min(views, epochs)), answer, setting, "teacher cache", folder)
+        kept = _kept(spec, range(min(views, epochs)), answer, setting, setting.precision, "teacher cache", folder)
         return Remembered(kept, one_view=views == 1)
 
     def _kept_on_test(self) -> Tensor:
@@ -189,8 +184,8 @@ class ModelTutor(Tutor):
 
         parts = self._identity(test, AugmentationConfig(), "float32")
         # In blocks that evaluation takes, so that what is kept is bit by bit what it would be told.
-        spec = CacheSpec(parts, len(test), test.num_classes, block=TEST_BLOCK, dtype="float32")
-        kept = _kept(spec, range(1), answer, setting, "the teacher's answers to the test images")
+        spec = CacheSpec(parts, len(test), test.num_classes, block=EVALUATION_BATCH, dtype="float32")
+        kept = _kept(spec, range(1), answer, setting, "float32", "the teacher's answers to the test images")
         return kept.read(np.arange(len(test)), 0).logits.cpu()
 
     def _identity(self, images: ImageSet, augmentation: AugmentationConfig, precision: Precision) -> dict[str, Any]:
@@ -198,10 +193,16 @@ class ModelTutor(Tutor):
         config = self._setting.recipe.teacher
         assert config is not None
         return {
-            "teacher": {"name": config.name, "options": config.options, "weights": self.fingerprint},
+            "teacher": {
+                "name": config.name,
+                "options": config.options,
+                "weights": self.fingerprint,
+                # Two modules of one's own may differ in nothing else: the same weights around another activation.
+                "structure": digest(repr(self.dressed.model).encode()),
+            },
             "preprocess": self.dressed.preprocess.model_dump(mode="json") if self.dressed.preprocess else None,
             "data": images.fingerprint,
-            "augmentation": augmentation.model_dump(exclude={"views"}) if is_augmented(augmentation) else None,
+            "augmentation": augmentation.model_dump(exclude={"views"}) if augmentation.changes else None,
             "precision": precision,
             # Other kernels give other last bits; the same recipe gives the same bytes, whoever built the cache.
             "device": self._setting.device.type,
@@ -239,9 +240,16 @@ class AnswersTutor(Tutor):
         self._setting = setting
 
     def on_test(self) -> Tensor | None:
-        """What the folder holds of them, if anything."""
+        """What the folder holds of them, if anything.
+
+        Raises:
+            BadInput: they are not finite.
+        """
         test = self._answers.test
-        return None if test is None else torch.from_numpy(np.array(test, dtype=np.float32))
+        if test is None:
+            return None
+        logits = torch.from_numpy(np.array(test, dtype=np.float32))
+        return _checked(logits, "teacher.answers", "test-logits.npy")
 
     def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
         """From the cache, which the folder's answers enter like a model's."""
@@ -253,7 +261,7 @@ class AnswersTutor(Tutor):
         parts = {"teacher": {"name": self.name, "answers": self.fingerprint}, "data": setting.data.train.fingerprint}
         train = setting.data.train
         spec = CacheSpec.of(setting.recipe.cache, parts, count=len(train), classes=train.num_classes)
-        kept = _kept(spec, range(min(self._views, epochs)), answer, setting, "teacher cache", folder)
+        kept = _kept(spec, range(min(self._views, epochs)), answer, setting, setting.precision, "teacher cache", folder)
         return Remembered(kept, one_view=self._views == 1)
 
 
@@ -281,7 +289,14 @@ def find_tutor(setting: Setting, model: nn.Module | None, objectives: Sequence[O
         if reading:
             raise BadInput("teacher", None, f"a model: objective {reading[0]!r} reads its answers")
         return None
-    return ModelTutor(dress(model.to(setting.device), config, setting.data.train, "teacher"), setting, sorted(tapping))
+    setting.processes.copy_weights(model.to(setting.device))
+    return ModelTutor(dress(model, config, setting.data.train, "teacher"), setting, sorted(tapping))
+
+
+def _checked(logits: Tensor, field: str, value: str) -> Tensor:
+    if not bool(torch.isfinite(logits).all()):
+        raise BadInput(field, value, "finite logits for every test image")
+    return logits
 
 
 def _kept(
@@ -289,23 +304,23 @@ def _kept(
     views: Sequence[int],
     answer: Callable[[int, npt.NDArray[np.int64]], Knowledge],
     setting: Setting,
+    precision: Precision,
     what: str,
     folder: RunFolder | None = None,
 ) -> StoredAnswers:
     """The answers of a cache: built by the main process where they are not there yet, read by all."""
-    observer = setting.observer
+    observer, main = setting.observer, setting.processes.is_main
     cache = TeacherCache(spec, max_gb=setting.recipe.cache.max_gb, what=what)
-    new = cache.missing(views)
-    if setting.processes.is_main:
+    if main:
         built = cache.ensure(views, answer, note=observer.note, phase=observer.phase)
         if folder is not None:
             line = {"event": "cache", "key": spec.key, "views": len(views), "images": built.images_asked}
             folder.append("timing.jsonl", {**line, "seconds": round(built.seconds, 4), "bytes": built.bytes})
     setting.processes.wait()
     kept = cache.open(views, setting.device)
-    if len(new) < len(views):
-        # What another run left may be of a teacher whose code has changed since.
-        kept.check(answer, tolerance=STALE[setting.precision])
+    if main and built.images_asked < len(views) * spec.count:
+        # What another run left, in whole views or in blocks of one, may be of a teacher whose code has changed since.
+        kept.check(answer, tolerance=STALE[precision])
     return kept
 
 

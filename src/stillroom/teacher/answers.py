@@ -32,8 +32,8 @@ def questions_of(data: DataPair, augmentation: AugmentationConfig, *, same_for_v
     Raises:
         BadInput: each epoch has a view of its own, so that there is no end of questions.
     """
-    varied = is_augmented(augmentation) and not same_for_views
-    views = augmentation.views if varied else 1
+    varied = augmentation.changes and not same_for_views
+    views = 1 if same_for_views else augmentation.different_views
     if views == 0:
         raise BadInput("data.augmentation.views", 0, "1 or more: with 0 each epoch asks about new images")
     return {
@@ -44,11 +44,6 @@ def questions_of(data: DataPair, augmentation: AugmentationConfig, *, same_for_v
         "test": {"images": len(data.test), "fingerprint": data.test.fingerprint},
         "class_names": list(data.train.class_names),
     }
-
-
-def is_augmented(augmentation: AugmentationConfig) -> bool:
-    """Whether anything is done to training images; if not, all views are one."""
-    return bool(augmentation.pad_crop or augmentation.flip or augmentation.cutout)
 
 
 @dataclass(frozen=True)

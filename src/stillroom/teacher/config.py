@@ -38,8 +38,8 @@ class CacheConfig(Config):
 
     enabled: Literal["auto", True, False] = Field(
         "auto",
-        description="Whether to keep the teacher's answers; auto keeps them where that saves teacher passes: "
-        "a term of the loss reads the teacher, and there are more epochs than views.",
+        description="Whether to keep the teacher's answers; auto keeps them where that saves teacher passes: not "
+        "where a term of the loss reads the teacher for no more epochs than there are views.",
     )
     dtype: Literal["float16", "float32"] = Field(
         "float16", description="Number format of the kept logits and features."

@@ -32,7 +32,6 @@ class LiveTeacher:
 
     Attributes:
         folded: whether the batch norms were folded into the convolutions.
-        asked: images answered so far.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class LiveTeacher:
         self.model = copy.to(memory_format=torch.channels_last) if example.dim() == 4 else copy  # type: ignore[call-overload]
 
         self._taps = Taps(self.model, taps, field="teacher")
-        self.asked = 0
 
     def __call__(self, batch: Batch) -> Knowledge:
         """What the teacher says of a batch.
@@ -71,14 +69,13 @@ class LiveTeacher:
     def ask(self, images: Tensor) -> Knowledge:
         """What the teacher says of images [B, C, H, W], by parts where memory runs out."""
         parts = in_parts(lambda rows: [self._answer(images[rows])], len(images))
-        self.asked += len(images)
         if len(parts) == 1:
             return parts[0]
         features = {tap: torch.cat([part.features[tap] for part in parts]) for tap in parts[0].features}
         return Knowledge(torch.cat([part.logits for part in parts]), features)
 
     def _answer(self, images: Tensor) -> Knowledge:
-        with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+        with self._taps, torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self.model(self.preprocess(images))
         features = {tap: feature.float() for tap, feature in self._taps.take().items()}
         return Knowledge(self.preprocess.reorder(logits.float()), features)

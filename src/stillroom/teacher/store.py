@@ -93,6 +93,8 @@ def remove_cache(key: str, root: Path | None = None) -> Listed:
     stillroom.errors.BadInput: cache: got '0123'; expected the key of a cache in no-such-folder; there is none
     """
     root = root or cache_root()
+    for left in root.glob(".removed-*"):  # by a removal that was killed
+        shutil.rmtree(left, ignore_errors=True)
     keys = _keys(root)
     matching = [known for known in keys if key and known.startswith(key)]
     if len(matching) != 1:

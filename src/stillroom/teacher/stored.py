@@ -55,9 +55,6 @@ class StoredAnswers:
             for view, maps in views.items():
                 self._there[view] = {name: _load(array, device) for name, array in maps.items()}
 
-    def __len__(self) -> int:
-        return self.spec.count
-
     def read(self, rows: npt.NDArray[np.int64], view: int) -> Knowledge:
         """What the teacher said of some images.
 

@@ -28,13 +28,20 @@ def resolve_device(name: str) -> torch.device:
     """The device a run asked for: ``auto`` takes a GPU where there is one, and each launched process its own.
 
     Raises:
-        BadInput: a GPU is asked for and there is none.
+        BadInput: a GPU is asked for and there is none, or not one for each process.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("training.device", name, "cpu or auto: no CUDA GPU is visible here")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK") or 0)) if launched() > 1 else torch.device("cuda")
+    if launched() == 1:
+        return torch.device("cuda")
+    local, gpus = _whole("LOCAL_RANK", 0), torch.cuda.device_count()
+    if local >= gpus:
+        raise BadInput(
+            "LOCAL_RANK", local, f"a GPU for each process: {gpus} are visible; training.device=cpu needs none"
+        )
+    return torch.device("cuda", local)
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
@@ -116,12 +123,19 @@ def peak_memory(device: torch.device) -> int:
 
 def is_main_process() -> bool:
     """Whether this process is the one that writes and speaks."""
-    return launched() == 1 or os.environ.get("RANK", "0") == "0"
+    return launched() == 1 or _whole("RANK", 0) == 0
 
 
 def launched() -> int:
     """How many processes this run was launched as; 1 unless a launcher such as ``accelerate launch`` says more."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    return _whole("WORLD_SIZE", 1)
+
+
+def _whole(variable: str, otherwise: int) -> int:
+    text = os.environ.get(variable) or str(otherwise)
+    if not text.isdecimal():
+        raise BadInput(variable, text, "a whole number, as a launcher sets it")
+    return int(text)
 
 
 class Processes:
@@ -167,6 +181,9 @@ class Processes:
 
     def copy_buffers(self, module: nn.Module) -> None:
         """Give every process the main process's buffers, such as batch norm's running statistics."""
+
+    def copy_weights(self, module: nn.Module) -> None:
+        """Give every process the main process's parameters and buffers: a model made in Python may have no seed."""
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -222,6 +239,11 @@ class Launched(Processes):
         """Broadcast each buffer from process 0."""
         for buffer in module.buffers():
             torch.distributed.broadcast(buffer, src=0)
+
+    def copy_weights(self, module: nn.Module) -> None:
+        """Broadcast each parameter and buffer from process 0."""
+        for tensor in [*module.parameters(), *module.buffers()]:
+            torch.distributed.broadcast(tensor.data, src=0)
 
     def wait(self) -> None:
         """A barrier."""

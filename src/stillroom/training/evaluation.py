@@ -19,6 +19,7 @@ from stillroom.models.preprocess import Preprocess
 from stillroom.training.device import Processes
 
 ECE_BINS = 15
+EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def predict(
     images: Tensor | LazyImages,
     *,
     device: torch.device,
-    batch_size: int = 500,
+    batch_size: int = EVALUATION_BATCH,
     processes: Processes | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:

@@ -41,9 +41,11 @@ class RunFolder:
         self.path = path
         self.state_path = path / "state" / "last.pt"
         self._lock: IO[bytes] | None = None
+        self._fresh = False
         self._readable = False
 
     def __enter__(self) -> RunFolder:
+        self._fresh = not self.path.exists() or not any(self.path.iterdir())
         try:
             (self.path / "state").mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / "state" / "lock").open("wb")
@@ -58,13 +60,23 @@ class RunFolder:
                     self._lock.close()
                     raise BadInput("--out", str(self.path), "a folder that no other process is writing") from None
         sweep_partial(self.path)
+        self._mend("timing.jsonl")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, BadInput) and self._fresh and not self.state_path.exists():
+            self._withdraw()
         if self._lock is not None:
             self._lock.close()
+
+    def _withdraw(self) -> None:
+        """Leave nothing of a run that was refused before its first save: the corrected command finds a free folder."""
+        shutil.rmtree(self.path / "state", ignore_errors=True)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+        for name in ("recipe.yaml", "environment.json", "timing.jsonl", *LOGS):
+            (self.path / name).unlink(missing_ok=True)
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Add one JSON object to a log.
@@ -97,7 +109,6 @@ class RunFolder:
         Raises:
             BadInput: the save is damaged.
         """
-        self._mend("timing.jsonl")
         if not self.state_path.exists():
             self._cut({})
             return None

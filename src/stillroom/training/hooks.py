@@ -19,7 +19,8 @@ class StepInfo:
         step: optimizer steps done, this one included.
         epoch: the epoch it belongs to, from 0.
         student: the student after the step.
-        loss: the step's weighted loss, still on the device; reading it waits for the device.
+        loss: the step's weighted loss, still on the device; reading it waits for the device. Of several processes each
+            has its own part's.
     """
 
     step: int

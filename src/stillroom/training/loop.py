@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from stillroom.data.augmentation import view_of
 from stillroom.data.batches import Batches
@@ -27,7 +26,7 @@ from stillroom.training.folder import RunFolder
 from stillroom.training.hooks import StepHook, StepInfo
 from stillroom.training.meters import Clock, Meter
 from stillroom.training.observer import Observer
-from stillroom.training.optimisation import build_optimizer, lr_factor, moving_average, set_lr
+from stillroom.training.optimisation import MovingAverage, build_optimizer, lr_factor, set_lr
 from stillroom.training.step import DistillStep, check_not_silent, is_compile_error
 
 
@@ -110,9 +109,9 @@ class Trainer:
         per_epoch = self.batches.steps_per_epoch
         total = self.config.total_steps(per_epoch)
         student = self.step.student
-        self._buffers = Snapshot(student.buffers())
+        self._buffers = Snapshot(self.step.buffers())
         optimizer = build_optimizer([self.step], self.config.optimizer)
-        average = self._average(student)
+        average = MovingAverage(student, self.config.ema) if self.config.ema is not None else None
         kept = average.module if average is not None else student
         for hook in self.hooks:
             hook.start(student)
@@ -138,7 +137,7 @@ class Trainer:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if average is not None:
-                    average.update_parameters(student)
+                    average.update()
                 progress.step += 1
                 meter.add(loss, terms)
                 if self.config.compile and clock.first(progress.step):
@@ -190,7 +189,7 @@ class Trainer:
                     raise
             # Outside the handler: the error held on to what the failed attempt had made.
             self._split_further(progress, len(batch))
-            # Layers before the one that failed have counted this batch in their running statistics already.
+            # What came before the failure has counted this batch already, in running statistics for one.
             self._buffers.put_back()
 
     def _split_further(self, progress: Progress, count: int) -> None:
@@ -204,16 +203,13 @@ class Trainer:
         whole = self.step.whole_batch_terms
         reason = ""
         if whole:
-            reason = f"objective {whole[0]!r} compares the samples of a whole batch, so it cannot be split"
+            reason = f"objective {whole[0]!r} compares the samples of a whole batch, so try a smaller data.batch_size"
         elif self.processes.count > 1:
-            reason = "processes must split alike"
+            reason = f"processes must split alike, so try training.accumulate={2 * progress.parts}"
         elif progress.parts >= count:
-            reason = "a single image is too much"
+            reason = "a single image is too much, so try a smaller student, teacher or image"
         if reason:
-            raise RunFailed(
-                f"out of memory at step {progress.step + 1}: {reason}; try a smaller data.batch_size, "
-                f"or training.accumulate={2 * progress.parts}"
-            )
+            raise RunFailed(f"out of memory at step {progress.step + 1}: {reason}")
         progress.parts = min(2 * progress.parts, count)
         self.observer.note(
             f"out of memory at step {progress.step + 1}: from here on each batch of {count} goes through in "
@@ -250,7 +246,7 @@ class Trainer:
         return loss, terms
 
     def _report_warm_up(self, clock: Clock, step: int) -> None:
-        seconds = clock.lap(self.device)
+        seconds = clock.lap(step, self.device)
         self.folder.append("timing.jsonl", {"event": "compile", "step": step, "seconds": seconds})
         self.observer.note(f"compiled the student: the first step took {seconds:.1f} s")
 
@@ -277,11 +273,6 @@ class Trainer:
         self.observer.logged(line)
         return figures
 
-    def _average(self, student: nn.Module) -> AveragedModel | None:
-        if self.config.ema is None:
-            return None
-        return AveragedModel(student, multi_avg_fn=moving_average(self.config.ema), use_buffers=True)
-
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
         if self.processes.is_main:
             save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors")
@@ -291,7 +282,7 @@ class Trainer:
         progress: Progress,
         figures: dict[str, float],
         optimizer: torch.optim.Optimizer,
-        average: AveragedModel | None,
+        average: MovingAverage | None,
     ) -> None:
         self.folder.save(
             {
@@ -306,7 +297,7 @@ class Trainer:
         )
 
     def _restore(
-        self, optimizer: torch.optim.Optimizer, average: AveragedModel | None
+        self, optimizer: torch.optim.Optimizer, average: MovingAverage | None
     ) -> tuple[Progress, dict[str, float]]:
         state = self.folder.load()
         if state is None:

@@ -62,11 +62,12 @@ class Clock:
         """Whether ``step`` steps done means that this process has done one."""
         return step == self._first + 1
 
-    def lap(self, device: torch.device) -> float:
-        """Seconds since the start, once the device is done; the throughput's window starts anew."""
+    def lap(self, step: int, device: torch.device) -> float:
+        """Seconds from the start to this step, once the device is done; the throughput's window starts anew."""
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self.restart()
+        self._marked_step = step
         return round(self._mark - self._start, 4)
 
     def since_save(self) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from stillroom.training.config import OptimizerConfig, ScheduleConfig
 
@@ -79,27 +79,64 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-_Tensors = tuple[Tensor, ...] | list[Tensor]
+class MovingAverage:
+    """An exponential moving average of a model's weights and buffers: a ← decay·a + (1 − decay)·x.
 
+    The first update copies; whole numbers, such as a count of batches, are copied by each. Unlike torch's own
+    ``AveragedModel`` it counts in Python: a counter on the device makes every step wait for it.
 
-def moving_average(decay: float) -> Callable[[_Tensors, _Tensors, Any], None]:
-    """Updates lists of averages in place: a ← decay·a + (1 − decay)·x; whole numbers, such as indices, are copied.
+    Args:
+        model: what is averaged.
+        decay: in (0, 1).
 
-    >>> average, index = [torch.tensor([1.0])], [torch.tensor([3])]
-    >>> moving_average(0.5)(average, [torch.tensor([2.0])], None); average
-    [tensor([1.5000])]
-    >>> moving_average(0.9)(index, [torch.tensor([4])], None); index
-    [tensor([4])]
+    Attributes:
+        module: a model that holds the average.
+
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> average = MovingAverage(net, decay=0.5)
+    >>> for weight in (1.0, 3.0):
+    ...     _ = nn.init.constant_(net.weight, weight)
+    ...     average.update()
+    >>> average.module.weight.item()
+    2.0
     """
-    floats: Callable[[_Tensors, _Tensors, Any], None] = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model)
+        self._decay = decay
+        self._updates = 0
+        pairs = zip(_tensors(self.module), _tensors(model), strict=True)
+        self._whole: list[tuple[Tensor, Tensor]] = []
+        self._floats: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}
+        for average, current in pairs:
+            if average.is_floating_point():
+                averages, currents = self._floats.setdefault((average.dtype, average.device), ([], []))
+                averages.append(average)
+                currents.append(current)
+            else:
+                self._whole.append((average, current))
 
     @torch.no_grad()
-    def update(averages: _Tensors, current: _Tensors, count: Any) -> None:
-        # All of one list are of one type: they come grouped.
-        if averages[0].is_floating_point():
-            floats(averages, current, count)
-            return
-        for average, value in zip(averages, current, strict=True):
-            average.copy_(value)
+    def update(self) -> None:
+        """Take in the model as it is now."""
+        for averages, currents in self._floats.values():
+            if self._updates:
+                torch._foreach_lerp_(averages, currents, 1 - self._decay)
+            else:
+                torch._foreach_copy_(averages, currents)
+        for average, current in self._whole:
+            average.copy_(current)
+        self._updates += 1
 
-    return update
+    def state_dict(self) -> dict[str, Any]:
+        """The average, and how many updates made it."""
+        return {"updates": self._updates, "module": self.module.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved average."""
+        self._updates = state["updates"]
+        self.module.load_state_dict(state["module"])
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

@@ -65,6 +65,16 @@ class DistillStep(nn.Module):
         """
         self._answer = torch.compile(self._run_student, dynamic=False)
 
+    def check_compilable(self) -> None:
+        """Refuse to compile under taps: a layer that works in place would spoil what they read, unnoticed.
+
+        Raises:
+            BadInput: a term reads the student's features.
+        """
+        if self._taps.names:
+            expected = f"false: an objective reads the student's features at {self._taps.names[0]!r}"
+            raise BadInput("training.compile", True, expected)
+
     def check_accumulation(self, accumulate: int) -> None:
         """Refuse micro-batches where a term is no mean over samples.
 
@@ -90,7 +100,8 @@ class DistillStep(nn.Module):
         Returns:
             The scalar Σ weight·term, and the terms in order, before their weights.
         """
-        logits = self._answer(images)
+        with self._taps:
+            logits = self._answer(images)
         lesson = Lesson(Knowledge(logits, self._taps.take()), teacher, labels, index, progress)
         everyone = self._gathered(lesson) if self._processes.count > 1 and self.whole_batch_terms else lesson
         values: list[Tensor] = [term(lesson if term.per_sample else everyone) for term in self._terms]
