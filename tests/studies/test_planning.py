@@ -44,7 +44,8 @@ def test_power_is_the_noncentral_ts(effect: float, count: int, alpha: float) -> 
 
 @given(st.floats(0, 50), st.integers(2, 200), st.sampled_from([0.05, 0.01, 0.001]))
 def test_power_grows_with_the_seeds(effect: float, count: int, alpha: float) -> None:
-    assert power_of(effect, count + 1, alpha) >= power_of(effect, count, alpha) - 1e-6
+    # The integral is good to 1e-5, as the noncentral t of the test above shows.
+    assert power_of(effect, count + 1, alpha) >= power_of(effect, count, alpha) - 2e-5
 
 
 def test_the_seeds_are_the_fewest_with_the_power() -> None:
