@@ -27,7 +27,7 @@ from stillroom.objectives.config import ObjectiveConfig
 from stillroom.recipe import Recipe
 from stillroom.runs.execute import execute
 from stillroom.runs.materials import gather
-from stillroom.teacher.store import cache_root
+from stillroom.teacher.cache.store import cache_root
 
 Make = Callable[..., Recipe]
 ON, OFF = "cache.enabled=true", "cache.enabled=false"

@@ -94,7 +94,9 @@ def read_run(path: Path) -> RunFolder:
     student = _facts(summary, _latency(timing, "student"))
     teacher = summary.content.get("teacher")
     # One that could not be asked about the test images has a name, and no score to stand beside the student's.
-    has_teacher = teacher is not None and not (isinstance(teacher, dict) and teacher.keys() == {"model", "weights_hash"})
+    has_teacher = teacher is not None and not (
+        isinstance(teacher, dict) and teacher.keys() == {"model", "weights_hash"}
+    )
     classes = data.whole("classes", low=1)
     train, test = _metrics(path / "metrics.jsonl")
     recipe_text, recipe = _recipe(path / "recipe.yaml")

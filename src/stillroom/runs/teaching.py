@@ -21,7 +21,7 @@ from stillroom.objectives.base import Objective
 from stillroom.recipe import Recipe
 from stillroom.runs.materials import Dressed, ask, dress, size
 from stillroom.teacher.answers import questions_of, read_answers
-from stillroom.teacher.cache import CacheSpec, StoredAnswers, TeacherCache
+from stillroom.teacher.cache.teacher_cache import CacheSpec, StoredAnswers, TeacherCache
 from stillroom.teacher.config import TeacherConfig
 from stillroom.teacher.knowledge import Knowledge
 from stillroom.teacher.live import LiveTeacher

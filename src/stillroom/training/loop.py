@@ -124,6 +124,8 @@ class Trainer:
         if progress.step == 0 and 0 in self.config.checkpoints:
             self._keep_checkpoint(kept, 0)
 
+        # Once, as it goes through every module; evaluation puts each back into its own mode.
+        wrapped.train()
         self.observer.run_started("training", total, progress.step)
         with closing(self.feed.batches(self._requests(progress.step, total))) as stream:
             for batch in stream:
@@ -227,7 +229,8 @@ class Trainer:
         # Dropout draws from the global generator: addressing it by step leaves no state to save.
         rank = [self.processes.rank] if self.processes.rank else []
         seed_step(derive_seed(self.seed, "dropout", progress.step, *rank), self.device)
-        wrapped.train()
+        if not self.step.student.training:
+            wrapped.train()
         parts = min(progress.parts, whole)
         for chunk in range(parts):
             part = batch.part(slice(chunk * whole // parts, (chunk + 1) * whole // parts))

@@ -9,7 +9,7 @@ import pytest
 
 from stillroom.errors import BadInput
 from stillroom.teacher.knowledge import Knowledge
-from teacher.answering import COUNT, Rows, Talker, cache
+from teacher.cache.answering import COUNT, Rows, Talker, cache
 
 
 class Changed(Talker):

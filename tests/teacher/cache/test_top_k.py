@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import kl_div
 
-from stillroom.teacher.cache import CacheSpec, TeacherCache
-from stillroom.teacher.coding import split_top
+from stillroom.teacher.cache.coding import split_top
+from stillroom.teacher.cache.teacher_cache import CacheSpec, TeacherCache
 from stillroom.teacher.knowledge import Knowledge
 
 COUNT, CLASSES = 40, 100

@@ -13,13 +13,13 @@ import torch
 
 from stillroom.errors import BadInput
 from stillroom.files import sweep_partial
-from stillroom.teacher.building import Ask, Note, Phase, ViewBuilder, begun, built_bytes
-from stillroom.teacher.identity import CacheSpec
+from stillroom.teacher.cache.building import Ask, Note, Phase, ViewBuilder, begun, built_bytes
+from stillroom.teacher.cache.identity import CacheSpec
+from stillroom.teacher.cache.layout import Array, arrays_of, view_name
+from stillroom.teacher.cache.shelf import Shelf
+from stillroom.teacher.cache.store import cache_root, check_room, in_words, locked, readable, told
+from stillroom.teacher.cache.stored import StoredAnswers
 from stillroom.teacher.knowledge import Knowledge
-from stillroom.teacher.layout import Array, arrays_of, view_name
-from stillroom.teacher.shelf import Shelf
-from stillroom.teacher.store import cache_root, check_room, in_words, locked, readable, told
-from stillroom.teacher.stored import StoredAnswers
 
 __all__ = ["Built", "CacheSpec", "StoredAnswers", "TeacherCache"]
 

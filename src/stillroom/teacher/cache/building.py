@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from stillroom.files import write_json
-from stillroom.teacher.coding import encode
+from stillroom.teacher.cache.coding import encode
+from stillroom.teacher.cache.layout import Array, ViewRecord, checksums, read_record
+from stillroom.teacher.cache.shelf import Shelf
+from stillroom.teacher.cache.store import told
 from stillroom.teacher.knowledge import Knowledge
-from stillroom.teacher.layout import Array, ViewRecord, checksums, read_record
-from stillroom.teacher.shelf import Shelf
-from stillroom.teacher.store import told
 
 Ask = Callable[[int, npt.NDArray[np.int64]], Knowledge]
 Note = Callable[[str], None]

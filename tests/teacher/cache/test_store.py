@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from stillroom.errors import BadInput
-from stillroom.teacher.store import cache_root, list_caches, locked, remove_cache
-from teacher.answering import Talker, cache
+from stillroom.teacher.cache.store import cache_root, list_caches, locked, remove_cache
+from teacher.cache.answering import Talker, cache
 
 
 def test_the_root_is_named_by_the_variables_in_their_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_the_root_is_named_by_the_variables_in_their_order(monkeypatch: pytest.M
     monkeypatch.setenv("STILLROOM_CACHE", "")
     assert cache_root() == Path("/var/cache/stillroom")
     monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path))
-    from stillroom.teacher.cache import TeacherCache
+    from stillroom.teacher.cache.teacher_cache import TeacherCache
 
     assert TeacherCache(cache(tmp_path).spec).folder.parent == tmp_path
 

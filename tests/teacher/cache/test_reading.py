@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from stillroom.errors import BadInput
 from stillroom.teacher import stored
-from stillroom.teacher.cache import CacheSpec, TeacherCache
+from stillroom.teacher.cache.teacher_cache import CacheSpec, TeacherCache
 from stillroom.teacher.knowledge import Knowledge
-from teacher.answering import BLOCK, COUNT, Rows, Talker, cache, contents, in_child
+from teacher.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, in_child
 
 TAPS = {"layer1": (2, 3, 3), "features": (5,)}
 

@@ -21,7 +21,7 @@ from stillroom import files
 from stillroom.errors import BadInput
 from stillroom.teacher import building, shelf, store
 from stillroom.teacher.knowledge import Knowledge
-from teacher.answering import BLOCK, COUNT, Rows, Talker, begun, cache, contents, die, in_child, joined
+from teacher.cache.answering import BLOCK, COUNT, Rows, Talker, begun, cache, contents, die, in_child, joined
 
 VIEWS = [0, 1]
 TAPS = {"layer1": (2, 2)}
@@ -115,7 +115,7 @@ def test_killed_twice_a_build_still_ends_the_same(
 SLOW_BUILD = """
 import sys, time
 from pathlib import Path
-from teacher.answering import Talker, cache
+from teacher.cache.answering import Talker, cache
 talker = Talker(count=400)
 def ask(view, rows):
     time.sleep(0.01)

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from stillroom.errors import BadInput
-from stillroom.teacher.cache import CacheSpec, TeacherCache
+from stillroom.teacher.cache.teacher_cache import CacheSpec, TeacherCache
 from stillroom.teacher.knowledge import Knowledge
-from teacher.answering import BLOCK, COUNT, Rows, Talker, cache, contents, spec
+from teacher.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, spec
 
 DATA, RECORD, IDENTITY = "view-0001.logits.bin", "view-0001.json", "cache.json"
 

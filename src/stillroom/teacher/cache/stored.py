@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput
-from stillroom.teacher.building import Ask
-from stillroom.teacher.coding import join_top, rest_of
-from stillroom.teacher.identity import CacheSpec
+from stillroom.teacher.cache.building import Ask
+from stillroom.teacher.cache.coding import join_top, rest_of
+from stillroom.teacher.cache.identity import CacheSpec
 from stillroom.teacher.knowledge import Knowledge
 
 _ASKED_AGAIN = 16  # images of a view
@@ -68,7 +68,7 @@ class StoredAnswers:
         Raises:
             IndexError: there is no such image, or the view is not open.
 
-        >>> from stillroom.teacher.cache import TeacherCache
+        >>> from stillroom.teacher.cache.teacher_cache import TeacherCache
         >>> import tempfile
         >>> logits = torch.arange(6.0).reshape(3, 2)
         >>> cache = TeacherCache(CacheSpec({}, count=3, classes=2), root=Path(tempfile.mkdtemp()))

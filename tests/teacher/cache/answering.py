@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stillroom.teacher.cache import CacheSpec, TeacherCache
+from stillroom.teacher.cache.teacher_cache import CacheSpec, TeacherCache
 from stillroom.teacher.knowledge import Knowledge
 
 COUNT, CLASSES, BLOCK = 23, 7, 8

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from stillroom.config import Config
 from stillroom.errors import BadInput
-from stillroom.teacher.identity import FORMAT, CacheSpec
+from stillroom.teacher.cache.identity import FORMAT, CacheSpec
 
 _NUMBERS = {"float16": "<f2", "float32": "<f4"}
 

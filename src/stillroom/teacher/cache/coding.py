@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput
-from stillroom.teacher.identity import CacheSpec
+from stillroom.teacher.cache.identity import CacheSpec
+from stillroom.teacher.cache.layout import Array
 from stillroom.teacher.knowledge import Knowledge
-from stillroom.teacher.layout import Array
 
 Arrays = dict[str, npt.NDArray[Any]]
 _LARGEST = float(np.finfo(np.float16).max)
@@ -35,7 +35,7 @@ def encode(said: Knowledge, spec: CacheSpec, arrays: list[Array], view: int, row
     Raises:
         BadInput: an answer has another shape than it should, is not finite, or is too large for float16.
 
-    >>> from stillroom.teacher.layout import arrays_of
+    >>> from stillroom.teacher.cache.layout import arrays_of
     >>> spec = CacheSpec({}, count=1, classes=3)
     >>> encode(Knowledge(torch.tensor([[1.0, 2.0, 1e6]])), spec, arrays_of(spec, {}), 0, np.array([7]))
     Traceback (most recent call last):

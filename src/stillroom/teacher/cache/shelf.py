@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from stillroom.errors import BadInput
 from stillroom.files import write_json
-from stillroom.teacher.identity import FORMAT, CacheSpec, differences
-from stillroom.teacher.layout import Array, ViewRecord, arrays_of, map_array, read_record, refusal, view_name
-from stillroom.teacher.store import IDENTITY
+from stillroom.teacher.cache.identity import FORMAT, CacheSpec, differences
+from stillroom.teacher.cache.layout import Array, ViewRecord, arrays_of, map_array, read_record, refusal, view_name
+from stillroom.teacher.cache.store import IDENTITY
 
 
 class Shelf:
