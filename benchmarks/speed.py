@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import itertools
 import os
 import shlex
 import signal
@@ -29,7 +30,7 @@ from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from speed_job import ABLATION, CACHED, COMPILED, PAIRS, VARIANTS, Job, Pair
+from speed_job import ABLATION, BARE_CACHED, CACHED, COMPILED, PAIRS, VARIANTS, Job, Pair
 from speed_race import Failed, Race, ask_once, run_race
 from speed_report import Setting, page
 
@@ -70,6 +71,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         "--rounds", type=int, default=WORTH_QUOTING, help="rounds that count (15); fewer are not worth quoting"
     )
     parser.add_argument("--warmup", type=int, default=2, help="rounds before them, which do not (2)")
+    parser.add_argument("--duel", type=int, default=50, help="rounds of cached against its bare step alone (50)")
     parser.add_argument("--steps", type=int, default=20, help="steps of each contestant in a round (20)")
     parser.add_argument("--threads", type=int, default=cores(), help=f"CPU threads of each (all cores: {cores()})")
     parser.add_argument("--images", type=int, default=10_000, help="training images (10000)")
@@ -91,7 +93,7 @@ def check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     for name in chosen.pairs:
         if name not in PAIRS:
             parser.error(f"--pairs: got {name!r}; expected a pair ({nearest(name, PAIRS)})")
-    least = {"rounds": 1, "warmup": 1, "steps": 1, "threads": 1, "images": 2, "views": 1}
+    least = {"rounds": 1, "duel": 1, "warmup": 1, "steps": 1, "threads": 1, "images": 2, "views": 1}
     for name, smallest in least.items():
         if getattr(chosen, name) < smallest:
             parser.error(f"--{name}: got {getattr(chosen, name)}; expected at least {smallest}")
@@ -123,10 +125,11 @@ class Bench:
     def __init__(self, chosen: argparse.Namespace, folder: Path, bar: Progress) -> None:
         self.chosen, self.folder, self.bar = chosen, folder, bar
         self.names = [*VARIANTS, *(ABLATION if chosen.ablation else ())]
-        race = len(self.names) * (1 + chosen.warmup + chosen.rounds)
+        race = len(self.names) * (1 + chosen.warmup + chosen.rounds) + 2 * (1 + chosen.warmup + chosen.duel)
         total = len(chosen.pairs) * (2 + len(chosen.batch) * race)
         self.task = bar.add_task("", total=total)
         self.done = -1
+        self.numbers = itertools.count()
 
     def tick(self, what: str) -> None:
         """Say what comes next; one more thing is done before it."""
@@ -145,21 +148,26 @@ class Bench:
             build = ask_once(self.job("build", pair, self.chosen.batch[0]), cache)
             for batch in self.chosen.batch:
                 race = self.race(pair, batch, cache, has_cache="seconds" in build)
+                # A few per cent show only over many rounds of the two alone.
+                duel = self.run([CACHED, BARE_CACHED], pair, batch, cache, self.chosen.duel)
                 steps, views = self.chosen.steps, self.chosen.views
-                yield Setting(pair, batch, steps, found["images"], found["classes"], views, race, build)
+                yield Setting(pair, batch, steps, found["images"], found["classes"], views, race, build, duel)
+
+    def run(self, names: list[str], pair: Pair, batch: int, cache: Path, rounds: int) -> Race:
+        """Some contestants of one setting, in turns."""
+        return run_race(
+            [self.job(name, pair, batch) for name in names],
+            cache,
+            warmup=self.chosen.warmup,
+            rounds=rounds,
+            steps=self.chosen.steps,
+            tick=lambda what: self.tick(f"{pair}, batch {batch}: {what}"),
+        )
 
     def race(self, pair: Pair, batch: int, cache: Path, *, has_cache: bool) -> Race:
         """All contestants of one setting."""
         names = [name for name in self.names if has_cache or name not in (CACHED, COMPILED)]
-        chosen = self.chosen
-        race = run_race(
-            [self.job(name, pair, batch) for name in names],
-            cache,
-            warmup=chosen.warmup,
-            rounds=chosen.rounds,
-            steps=chosen.steps,
-            tick=lambda what: self.tick(f"{pair}, batch {batch}: {what}"),
-        )
+        race = self.run(names, pair, batch, cache, self.chosen.rounds)
         if not has_cache:
             reason = "this version of stillroom keeps no cache, whatever `cache.enabled` says"
             race.skipped |= dict.fromkeys((CACHED, COMPILED), reason)
@@ -182,7 +190,8 @@ class Bench:
             views=chosen.views,
             threads=chosen.threads,
             device=chosen.device,
-            folder=str(place / f"{batch}-{do.replace(' ', '-')}"),
+            # A contestant may run twice: in the race, and in the duel.
+            folder=str(place / f"{next(self.numbers)}-{batch}-{do.replace(' ', '-')}"),
         )
 
 

@@ -133,7 +133,7 @@ class Trainer:
                 if position == 0:
                     self._sign(progress, epoch)
                 set_lr(optimizer, self.config.optimizer.lr * lr_factor(self.config.schedule, progress.step, total))
-                loss, terms = self._learn(wrapped, batch, progress, total)
+                losses = self._learn(wrapped, batch, progress, total)
                 if self.config.clip_norm is not None:
                     nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
                 optimizer.step()
@@ -141,11 +141,11 @@ class Trainer:
                 if average is not None:
                     average.update()
                 progress.step += 1
-                meter.add(loss, terms)
+                meter.add(losses)
                 if self.config.compile and clock.first(progress.step):
                     self._report_warm_up(clock, progress.step)
                 for hook in self.hooks:
-                    hook.after_step(StepInfo(progress.step, epoch, student, loss))
+                    hook.after_step(StepInfo(progress.step, epoch, student, losses[0]))
                 self.observer.stepped(progress.step)
 
                 at_end = progress.step == total
@@ -176,7 +176,7 @@ class Trainer:
         progress.order = digest(progress.order.encode(), self.batches.order(epoch).tobytes())
         progress.views = digest(progress.views.encode(), shown)
 
-    def _learn(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> tuple[Tensor, list[Tensor]]:
+    def _learn(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> Tensor:
         """Forward and backward of one batch, in smaller parts where memory runs out; the gradients stay in place."""
         self._buffers.keep()
         while True:
@@ -220,12 +220,10 @@ class Trainer:
         line = {"event": "out_of_memory", "step": progress.step + 1, "parts": progress.parts}
         self.folder.append("timing.jsonl", line)
 
-    def _backward(
-        self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int
-    ) -> tuple[Tensor, list[Tensor]]:
+    def _backward(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> Tensor:
+        """The weighted loss and each term's own value, [1 + terms] on the device."""
         whole = len(batch)
-        loss = torch.zeros((), device=self.device)
-        terms = [torch.zeros((), device=self.device) for _ in self.step.names]
+        losses = torch.zeros(1 + len(self.step.names), device=self.device)
         # Dropout draws from the global generator: addressing it by step leaves no state to save.
         rank = [self.processes.rank] if self.processes.rank else []
         seed_step(derive_seed(self.seed, "dropout", progress.step, *rank), self.device)
@@ -243,10 +241,8 @@ class Trainer:
                 if progress.step == 0 and chunk == 0:
                     check_not_silent(self.step, values)
                 (value * share).backward()
-            loss += value.detach() * share
-            for term, single in zip(terms, values, strict=True):
-                term += single.detach() * share
-        return loss, terms
+            losses += torch.stack([value, *values]).detach() * share
+        return losses
 
     def _report_warm_up(self, clock: Clock, step: int) -> None:
         seconds = clock.lap(step, self.device)

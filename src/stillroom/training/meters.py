@@ -28,9 +28,9 @@ class Meter:
         """Nothing was added since the last reading."""
         return self._count == 0
 
-    def add(self, loss: Tensor, terms: Sequence[Tensor]) -> None:
-        """Add one step's losses."""
-        self._sums += torch.stack([loss, *terms])
+    def add(self, losses: Tensor) -> None:
+        """Add one step's: the weighted loss, then each term's own."""
+        self._sums += losses
         self._count += 1
 
     def read(self, step: int) -> dict[str, float]:
