@@ -29,6 +29,7 @@ test: lint
 
 bench: install
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/overhead.py
 
 docs: install
 	$(BIN)/pdoc --docformat google --output-directory docs/site \

@@ -311,17 +311,17 @@ assert ABLATION.keys() <= BY_HAND.keys()
 class Teaching:
     """Where a step by hand gets the teacher's answer from."""
 
-    def __init__(self, job: Job, pieces: Pieces, data: DataPair, baton: Baton, pipe: Preprocess) -> None:
+    def __init__(self, job: Job, pieces: Pieces, data: DataPair, device: torch.device, pipe: Preprocess) -> None:
         self.pieces = pieces
         if pieces.teacher == "kept":
             # Their values are of no account to speed; their place and size are those of a cache.
             size = (job.views, len(data.train), data.train.num_classes)
             generator = torch.Generator().manual_seed(1)
-            self.kept = torch.randn(size, generator=generator).half().to(baton.device)
+            self.kept = torch.randn(size, generator=generator).half().to(device)
         if pieces.teacher == "live":
-            model = make_model(job.teacher, data, "teacher", job.weights).to(baton.device).eval()
+            model = make_model(job.teacher, data, "teacher", job.weights).to(device).eval()
             if pieces.folded:
-                model, _ = fold_batchnorm(model, pipe(data.train.images[:8].to(baton.device)))
+                model, _ = fold_batchnorm(model, pipe(data.train.images[:8].to(device)))
             self.model = laid_out(model.requires_grad_(False), pieces)
 
     def __call__(self, x: Tensor, index: Tensor, view: int) -> Tensor | None:
@@ -340,11 +340,20 @@ def laid_out(model: nn.Module, pieces: Pieces) -> nn.Module:
 
 
 def by_hand(job: Job, baton: Baton, pieces: Pieces) -> None:
-    """What a step must do, written down once, with no loop, meter, hook or log around it."""
-    data, device = make_data(job), baton.device
+    """Steps by hand, counted by the baton."""
+    steps = steps_by_hand(job, baton.device, pieces)
+    next(steps)
+    baton.ready()
+    for _ in steps:
+        baton.stepped()
+
+
+def steps_by_hand(job: Job, device: torch.device, pieces: Pieces) -> Iterator[None]:
+    """What a step must do, written down once, with no loop, meter, hook or log around it; yields when all is ready."""
+    data = make_data(job)
     numbers = resolve_preprocess("imagenet", channels=3, is_pixels=True)
     pipe = Preprocess(numbers).to(device)
-    teaching = Teaching(job, pieces, data, baton, pipe)
+    teaching = Teaching(job, pieces, data, device, pipe)
     student = laid_out(make_model(job.student, data, "student").to(device).train(), pieces)
     images, labels = on_device(data, device)
     optimizer = sgd(student, fused=True if pieces.fused else None)
@@ -353,7 +362,7 @@ def by_hand(job: Job, baton: Baton, pieces: Pieces) -> None:
     def precision() -> AbstractContextManager[object]:
         return autocast(device, resolve_precision("auto", device) if pieces.low_precision else "float32")
 
-    baton.ready()
+    yield
     for rows, view in requests(job, data):
         index = torch.from_numpy(rows).to(device, non_blocking=True)
         x = pipe(augment(images, rows, setting, view))
@@ -369,7 +378,7 @@ def by_hand(job: Job, baton: Baton, pieces: Pieces) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        baton.stepped()
+        yield
 
 
 # What is not a contest.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -197,6 +199,7 @@ class Launched(Processes):
     """
 
     def __init__(self, device: torch.device) -> None:
+        _end_with_launcher()
         # Imported here alone: its state is the whole process's, and a run of one process wants none of it.
         from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
@@ -248,6 +251,16 @@ class Launched(Processes):
     def wait(self) -> None:
         """A barrier."""
         self._accelerator.wait_for_everyone()
+
+
+def _end_with_launcher() -> None:
+    """Have the system end this process when its launcher is killed.
+
+    It would else wait for the others for ever, and the run's folder, which it holds, could not be resumed.
+    """
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 @lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ import torch
 
 from stillroom import files
 from stillroom.errors import BadInput
-from stillroom.teacher import building, shelf, store
+from stillroom.teacher.cache import building, shelf, store
 from stillroom.teacher.knowledge import Knowledge
 from teacher.cache.answering import BLOCK, COUNT, Rows, Talker, begun, cache, contents, die, in_child, joined
 

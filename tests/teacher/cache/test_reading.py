@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillroom.errors import BadInput
-from stillroom.teacher import stored
+from stillroom.teacher.cache import stored
 from stillroom.teacher.cache.teacher_cache import CacheSpec, TeacherCache
 from stillroom.teacher.knowledge import Knowledge
 from teacher.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, in_child
