@@ -129,7 +129,7 @@ def test_killed_from_outside_a_build_goes_on(tmp_path: Path, blocks: int) -> Non
     whole = cache(tmp_path / "whole", count=400)
     whole.ensure(VIEWS, Talker(count=400))
     kept = cache(tmp_path / "killed", count=400)
-    tests = str(Path(__file__).parent.parent)
+    tests = str(Path(__file__).parent.parent.parent)
     child = subprocess.Popen(
         [sys.executable, "-c", SLOW_BUILD, str(tmp_path / "killed")], env={**os.environ, "PYTHONPATH": tests}
     )
