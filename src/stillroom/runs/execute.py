@@ -133,6 +133,7 @@ class _Run:
             raise BadInput("student", recipe.student.name, "a model with at least one trainable parameter")
         self.batches = self._batches(recipe)
         self.total = recipe.training.total_steps(self.batches.steps_per_epoch)
+        self.epochs = math.ceil(self.total / self.batches.steps_per_epoch)
         self._check_checkpoints(recipe)
         self.hooks = [*hooks]
         if recipe.training.record_moves:
@@ -144,7 +145,7 @@ class _Run:
         self.unused = self._try_smallest_batch(recipe)
 
         self.reads_teacher = self.step.reads_teacher
-        enabled = uses_cache(recipe, reads_teacher=self.reads_teacher, epochs=self.total / self.batches.steps_per_epoch)
+        enabled = uses_cache(recipe, reads_teacher=self.reads_teacher, epochs=self.epochs)
         self.recipe = recipe.model_copy(
             update={
                 "student": self.student.settled(recipe.student),
@@ -171,7 +172,7 @@ class _Run:
         feed = Feed(self.train, recipe.data.augmentation, self.device, recipe.data.workers)
         teacher = None
         if self.tutor is not None and self.reads_teacher:
-            teacher = self.tutor.in_training(feed, math.ceil(self.total / self.batches.steps_per_epoch), folder)
+            teacher = self.tutor.in_training(feed, self.epochs, folder)
         if self.processes.is_main:
             write_text(out / "recipe.yaml", recipe.to_yaml())
             if not (out / "environment.json").exists():

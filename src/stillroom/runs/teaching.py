@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,13 +57,13 @@ class Setting:
     observer: Observer
 
 
-def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: float) -> bool:
+def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
     """Whether a run keeps the teacher's answers: what the recipe says, and for ``auto`` whether it saves passes.
 
     Args:
         recipe: with ``cache.enabled`` as the user left it.
         reads_teacher: whether a term of the loss reads the teacher's answers to training images.
-        epochs: length of the run.
+        epochs: length of the run, one that is not whole counted.
 
     Raises:
         BadInput: answers are to be kept, but each epoch asks about new images.
@@ -84,7 +85,7 @@ def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: float) -> bool:
     return not reads_teacher or 0 < views < epochs
 
 
-class Tutor:
+class Tutor(ABC):
     """Whoever teaches, as a run sees it.
 
     Attributes:
@@ -97,13 +98,13 @@ class Tutor:
     fingerprint: str
     dressed: Dressed | None = None
 
+    @abstractmethod
     def on_test(self) -> Tensor | None:
         """Its logits for the test split, float32 [M, K]; None where nobody knows them."""
-        raise NotImplementedError
 
+    @abstractmethod
     def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
         """What answers the batches of the training, which ``feed`` gives for so many epochs."""
-        raise NotImplementedError
 
     def settled(self, config: TeacherConfig) -> TeacherConfig:
         """Its config as it is written beside the run."""
@@ -153,7 +154,14 @@ class ModelTutor(Tutor):
     def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
         """Live, or from the cache, which is built where it is not there yet."""
         setting = self._setting
-        live = self._live(as_dtype(setting.precision), self._taps)
+        live = LiveTeacher(
+            self.dressed.model,
+            self.dressed.pipe(),
+            example=setting.data.train.images[:8],
+            device=setting.device,
+            precision=as_dtype(setting.precision),
+            taps=self._taps,
+        )
         if not setting.recipe.cache.enabled:
             return live
         augmentation = setting.recipe.data.augmentation
@@ -208,16 +216,6 @@ class ModelTutor(Tutor):
             "device": self._setting.device.type,
             "torch": torch.__version__,
         }
-
-    def _live(self, precision: torch.dtype, taps: Sequence[str]) -> LiveTeacher:
-        return LiveTeacher(
-            self.dressed.model,
-            self.dressed.pipe(),
-            example=self._setting.data.train.images[:8],
-            device=self._setting.device,
-            precision=precision,
-            taps=taps,
-        )
 
 
 class AnswersTutor(Tutor):

@@ -51,7 +51,6 @@ class LiveTeacher:
         self.preprocess = preprocess.to(device)
         copy.requires_grad_(False).eval().to(device)
         self.model = copy.to(memory_format=torch.channels_last) if example.dim() == 4 else copy  # type: ignore[call-overload]
-
         self._taps = Taps(self.model, taps, field="teacher")
 
     def __call__(self, batch: Batch) -> Knowledge:
