@@ -93,24 +93,52 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         BadInput: the file cannot be read, is not YAML, or holds a bad value.
     """
+    content = read_yaml(path, "recipe", "at least `student`")
+    for override in overrides:
+        apply_override(content, override)
+    return parse_recipe(content)
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML whose mappings name each key once: the safe loader would quietly keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path, field: str, holding: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Args:
+        path: the file.
+        field: what an error calls it.
+        holding: what the mapping needs, for the error.
+
+    Raises:
+        BadInput: it cannot be read, is not YAML, names a key twice, or holds something else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
-        raise BadInput("recipe", str(path), f"a readable recipe file ({reason})") from None
+        raise BadInput(field, str(path), f"a readable {field} file ({reason})") from None
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_NoDuplicates)  # a SafeLoader: it makes plain objects alone
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise BadInput(
-            "recipe", str(path), f"valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'}{where})"
+            field, str(path), f"valid YAML ({getattr(error, 'problem', None) or 'cannot be parsed'}{where})"
         ) from None
     if not isinstance(content, dict):
-        raise BadInput("recipe", shorten(content, 40), f"a mapping with at least `student`, in {path}")
-    for override in overrides:
-        apply_override(content, override)
-    return parse_recipe(content)
+        raise BadInput(field, shorten(content, 40), f"a mapping with {holding}, in {path}")
+    return content
 
 
 def apply_override(content: dict[str, Any], override: str) -> None:
@@ -127,7 +155,23 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise BadInput(key, text, "a value in YAML, such as 3, true or [1, 2]") from None
-    parts = key.strip().split(".")
+    set_value(content, key.strip(), value, override)
+
+
+def set_value(content: dict[str, Any], key: str, value: Any, told: object = None) -> None:
+    """Set the value at ``a.b`` in place, making the mappings that lead there.
+
+    Args:
+        content: a recipe as plain objects.
+        key: its path; items of a list go by position or by their name.
+        value: what to put there.
+        told: what an error shows; the value where left out.
+
+    Raises:
+        BadInput: the path leads through something that has no fields, or to no item of a list.
+    """
+    told = value if told is None else told
+    parts = key.split(".")
     place: Any = content
     for position, part in enumerate(parts[:-1]):
         here = ".".join(parts[: position + 1])
@@ -138,15 +182,13 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         elif isinstance(place, list):
             place = place[_position(place, part, here)]
         else:
-            raise BadInput(
-                here, override, f"a field of a mapping, but {'.'.join(parts[:position])} is {shorten(place)}"
-            )
+            raise BadInput(here, told, f"a field of a mapping, but {'.'.join(parts[:position])} is {shorten(place)}")
     if isinstance(place, dict):
         place[parts[-1]] = value
     elif isinstance(place, list):
         place[_position(place, parts[-1], key)] = value
     else:
-        raise BadInput(key, override, f"a field of a mapping, but {'.'.join(parts[:-1])} is {shorten(place)}")
+        raise BadInput(key, told, f"a field of a mapping, but {'.'.join(parts[:-1])} is {shorten(place)}")
 
 
 def _position(items: list[Any], part: str, where: str) -> int:

@@ -1,0 +1,94 @@
+"""Jobs of a study, how they end, and what an engine is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any, Literal
+
+Kind = Literal["calibrate", "cache", "trial", "run"]
+# bad_input and failed come from the job itself and come again; crashed: its process died or an unforeseen error rose.
+Ending = Literal["done", "bad_input", "failed", "crashed"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing to do in a process of its own, told in plain objects so that any process can do it.
+
+    Attributes:
+        id: such as ``run/cifar10/kl/0``; no two jobs of a study have the same.
+        kind: what is done.
+        recipe: the recipe's content, see :func:`stillroom.recipe.parse_recipe`.
+        out: folder that the job writes to, absolute.
+        threads: CPU threads that it takes.
+        options: further options of the kind.
+    """
+
+    id: str
+    kind: Kind
+    recipe: dict[str, Any]
+    out: str
+    threads: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The job for JSON; ``Job(**…)`` makes it again."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        id: the job's.
+        ending: done, or why not.
+        result: what it gave, plain objects; empty unless it is done.
+        reason: one line about what went wrong; empty where it is done.
+        seconds: from its start in the process to its end, without waiting for a free one.
+    """
+
+    id: str
+    ending: Ending
+    result: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    seconds: float = 0.0
+
+
+class Engine(ABC):
+    """Does jobs in processes of their own: one that dies harms no other. A context manager: leaving it ends all.
+
+    Attributes:
+        slots: how many jobs go side by side.
+        name: ``local`` or ``ray``.
+    """
+
+    slots: int
+    name: str
+
+    @abstractmethod
+    def submit(self, job: Job) -> None:
+        """Begin a job; called only while fewer than ``slots`` are under way."""
+
+    @abstractmethod
+    def wait(self, timeout: float) -> list[Outcome]:
+        """The jobs that ended since, in the order in which they did; none after so many seconds without an end.
+
+        A process that died gives ``crashed`` for its job; the next job gets a new process.
+
+        Raises:
+            BadInput: no further job can be done at all, such as a cluster that is gone.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all processes, whatever they do; what they saved goes on when their job is begun again."""
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
