@@ -11,7 +11,8 @@ from stillroom.errors import BadInput
 from stillroom.files import is_partial
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.report.page import write_report
-from stillroom.runs.execute import Finished, execute
+from stillroom.runs.execute import execute
+from stillroom.runs.one import Finished
 from stillroom.training.observer import Observer
 
 _DATA = {"source": "digits", "batch_size": 64, "augmentation": {"pad_crop": 1}}

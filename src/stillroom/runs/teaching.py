@@ -85,6 +85,25 @@ def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
     return not reads_teacher or 0 < views < epochs
 
 
+@dataclass
+class Tally:
+    """How often a teacher was asked.
+
+    Attributes:
+        answers: images whose answers the run uses, each view counted: in training, for the cache, of the test split.
+        checks: images asked about again, to see that what is kept is still what the teacher says.
+    """
+
+    answers: int = 0
+    checks: int = 0
+
+    def taken(self) -> Tally:
+        """What was counted since this was last called."""
+        since = Tally(self.answers, self.checks)
+        self.answers = self.checks = 0
+        return since
+
+
 class Tutor(ABC):
     """Whoever teaches, as a run sees it.
 
@@ -92,11 +111,15 @@ class Tutor(ABC):
         name: what reports call it.
         fingerprint: SHA-256 of its weights or answers; a save of a run taught by another is refused.
         dressed: the model, where it can be run here.
+        tally: how often it was asked so far.
     """
 
     name: str
     fingerprint: str
     dressed: Dressed | None = None
+
+    def __init__(self) -> None:
+        self.tally = Tally()
 
     @abstractmethod
     def on_test(self) -> Tensor | None:
@@ -127,6 +150,7 @@ class ModelTutor(Tutor):
     """
 
     def __init__(self, dressed: Dressed, setting: Setting, taps: Sequence[str]) -> None:
+        super().__init__()
         self.dressed: Dressed = dressed
         self.name = dressed.name
         self.fingerprint = state_hash(dressed.model)
@@ -149,6 +173,7 @@ class ModelTutor(Tutor):
         else:
             what = "evaluating the teacher"
             logits = ask(self.dressed, setting.data.test, setting.device, setting.observer, what, setting.processes)
+            self.tally.answers += len(setting.data.test)
         return _checked(logits, "teacher", self.name)
 
     def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
@@ -163,7 +188,7 @@ class ModelTutor(Tutor):
             taps=self._taps,
         )
         if not setting.recipe.cache.enabled:
-            return live
+            return _Counted(live, self.tally, setting.processes.count)
         augmentation = setting.recipe.data.augmentation
         views = augmentation.different_views
 
@@ -178,7 +203,8 @@ class ModelTutor(Tutor):
             taps=self._taps,
         )
         # A run shorter than its views does not come to the last ones.
-        kept = _kept(spec, range(min(views, epochs)), answer, setting, setting.precision, "teacher cache", folder)
+        what = "teacher cache"
+        kept = _kept(spec, range(min(views, epochs)), answer, setting, setting.precision, what, self.tally, folder)
         return Remembered(kept, one_view=views == 1)
 
     def _kept_on_test(self) -> Tensor:
@@ -193,7 +219,8 @@ class ModelTutor(Tutor):
         parts = self._identity(test, AugmentationConfig(), "float32")
         # In blocks that evaluation takes, so that what is kept is bit by bit what it would be told.
         spec = CacheSpec(parts, len(test), test.num_classes, block=EVALUATION_BATCH, dtype="float32")
-        kept = _kept(spec, range(1), answer, setting, "float32", "the teacher's answers to the test images")
+        what = "the teacher's answers to the test images"
+        kept = _kept(spec, range(1), answer, setting, "float32", what, self.tally)
         return kept.read(np.arange(len(test)), 0).logits.cpu()
 
     def _identity(self, images: ImageSet, augmentation: AugmentationConfig, precision: Precision) -> dict[str, Any]:
@@ -231,6 +258,7 @@ class AnswersTutor(Tutor):
         assert config.answers is not None
         augmentation = setting.recipe.data.augmentation
         questions = questions_of(setting.data, augmentation, same_for_views=config.same_for_views)
+        super().__init__()
         self.name = config.name
         self._answers = read_answers(find_input(config.answers), questions)
         self.fingerprint = self._answers.fingerprint
@@ -255,11 +283,13 @@ class AnswersTutor(Tutor):
         def answer(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
             return Knowledge(torch.from_numpy(np.array(self._answers.train[view, rows], dtype=np.float32)))
 
-        setting = self._setting
+        setting, what = self._setting, "teacher cache"
         parts = {"teacher": {"name": self.name, "answers": self.fingerprint}, "data": setting.data.train.fingerprint}
         train = setting.data.train
         spec = CacheSpec.of(setting.recipe.cache, parts, count=len(train), classes=train.num_classes)
-        kept = _kept(spec, range(min(self._views, epochs)), answer, setting, setting.precision, "teacher cache", folder)
+        # Reading a file is no teacher pass.
+        views, nobody = range(min(self._views, epochs)), Tally()
+        kept = _kept(spec, views, answer, setting, setting.precision, what, nobody, folder)
         return Remembered(kept, one_view=self._views == 1)
 
 
@@ -304,6 +334,7 @@ def _kept(
     setting: Setting,
     precision: Precision,
     what: str,
+    tally: Tally,
     folder: RunFolder | None = None,
 ) -> StoredAnswers:
     """The answers of a cache: built by the main process where they are not there yet, read by all."""
@@ -311,6 +342,7 @@ def _kept(
     cache = TeacherCache(spec, max_gb=setting.recipe.cache.max_gb, what=what)
     if main:
         built = cache.ensure(views, answer, note=observer.note, phase=observer.phase)
+        tally.answers += built.images_asked
         if folder is not None:
             line = {"event": "cache", "key": spec.key, "views": len(views), "images": built.images_asked}
             folder.append("timing.jsonl", {**line, "seconds": round(built.seconds, 4), "bytes": built.bytes})
@@ -318,8 +350,33 @@ def _kept(
     kept = cache.open(views, setting.device)
     if main and built.images_asked < len(views) * spec.count:
         # What another run left, in whole views or in blocks of one, may be of a teacher whose code has changed since.
-        kept.check(answer, tolerance=STALE[precision])
+
+        def again(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
+            tally.checks += len(rows)
+            return answer(view, rows)
+
+        kept.check(again, tolerance=STALE[precision])
     return kept
+
+
+class _Counted:
+    """A teacher whose answers are counted.
+
+    Args:
+        live: the teacher.
+        tally: where they are counted.
+        processes: how many ask as often, each about its part of a batch.
+    """
+
+    def __init__(self, live: Teacher, tally: Tally, processes: int) -> None:
+        self._live = live
+        self._tally = tally
+        self._processes = processes
+
+    def __call__(self, batch: Batch) -> Knowledge:
+        """The Knowledge of a batch."""
+        self._tally.answers += len(batch) * self._processes
+        return self._live(batch)
 
 
 class Remembered:

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -24,6 +25,9 @@ except ImportError:  # Windows counts memory otherwise; a run there reports none
     resource = None  # type: ignore[assignment]
 
 Precision = Literal["float32", "bfloat16"]
+
+# Linux tells the most memory of a process, and forgets it when 5 is written.
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -113,10 +117,22 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Count the most memory used from here on: a process may do several runs, one after another."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    # Elsewhere than on Linux, and where the system forbids it, a later run tells the most of all runs so far.
+    with suppress(OSError):
+        _CLEAR.write_text("5", encoding="ascii")
+
+
 def peak_memory(device: torch.device) -> int:
-    """The most memory used so far, in bytes: of the GPU, or of this process."""
+    """The most memory used since it was last forgotten, in bytes: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError, ValueError, StopIteration):
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM:")))
     if resource is None:
         return 0
     scale = 1 if sys.platform == "darwin" else 1024

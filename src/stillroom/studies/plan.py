@@ -1,0 +1,142 @@
+"""From a study file to the recipe of every run, checked before anything is begun."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stillroom.errors import BadInput
+from stillroom.recipe import Recipe, parse_recipe, set_value
+from stillroom.studies.config import Contestant, Pair, Study
+
+Content = dict[str, Any]
+# What trials chose, by pair and contestant: key.path → value.
+Chosen = Mapping[tuple[str, str], Mapping[str, Any]]
+# Steps that a budget in seconds came to, by pair and contestant.
+Steps = Mapping[tuple[str, str], int]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a study.
+
+    Attributes:
+        pair: the pair's name.
+        contestant: the contestant's name.
+        seed: the study's seed, by which differences are paired.
+        content: the run's recipe as plain objects.
+        recipe: the same, checked.
+    """
+
+    pair: str
+    contestant: str
+    seed: int
+    content: Content
+    recipe: Recipe
+
+    @property
+    def id(self) -> str:
+        """What jobs and progress call it."""
+        return f"run/{self.pair}/{self.contestant}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every run of a study, in the order pair, contestant, seed."""
+
+    study: Study
+    cells: tuple[Cell, ...]
+
+
+def plan_of(study: Study, chosen: Chosen | None = None, steps: Steps | None = None) -> Plan:
+    """The runs that a study comes to.
+
+    Args:
+        study: the study.
+        chosen: what trials chose; recipes as they are written where left out.
+        steps: what a budget in seconds came to; one step a run where left out, to check recipes by.
+
+    Raises:
+        BadInput: a recipe cannot be used; the field names contestant and pair.
+    """
+    cells = []
+    for pair in study.all_pairs:
+        for contestant in study.contestants:
+            where = (pair.name, contestant.name)
+            content = recipe_content(study, pair, contestant, steps=(steps or {}).get(where))
+            for key, value in ((chosen or {}).get(where) or {}).items():
+                set_value(content, key, value)
+            for seed in study.seeds:
+                seeded = with_seed(content, contestant, seed)
+                cells.append(Cell(*where, seed, seeded, _parsed(seeded, study, pair, contestant)))
+    return Plan(study, tuple(cells))
+
+
+def recipe_content(study: Study, pair: Pair, contestant: Contestant, steps: int | None = None) -> Content:
+    """A contestant's recipe on a pair, as plain objects: the study's, its budget, the pair's changes, its own.
+
+    A contestant may so change what all should share, its length or its seed for one; the table then names it.
+
+    Args:
+        study: the study.
+        pair: the pair.
+        contestant: the contestant.
+        steps: what a budget in seconds came to.
+    """
+    content = copy.deepcopy(study.recipe)
+    budget = study.budget
+    if budget is not None:
+        length = {"epochs": budget.epochs, "steps": budget.steps}
+        if budget.seconds is not None:
+            length = {"epochs": None, "steps": steps or 1}
+        merge(content, {"training": length})
+    merge(content, pair.set)
+    merge(content, contestant.set)
+    if _sets(contestant, "training.epochs"):
+        content["training"]["steps"] = None
+    elif _sets(contestant, "training.steps"):
+        content["training"]["epochs"] = None
+    content["name"] = contestant.name if not study.pairs else f"{contestant.name} on {pair.name}"
+    return content
+
+
+def with_seed(content: Content, contestant: Contestant, seed: int) -> Content:
+    """The recipe with a seed of the study, unless the contestant insists on its own."""
+    return content if _sets(contestant, "seed") else {**content, "seed": seed}
+
+
+def merge(content: Content, changes: Mapping[str, Any]) -> None:
+    """Put changes into a recipe in place: mappings are merged, all else is replaced; keys may be paths.
+
+    >>> recipe = {"training": {"epochs": 3, "threads": 1}}
+    >>> merge(recipe, {"training": {"epochs": 5}, "data.batch_size": 64}); recipe
+    {'training': {'epochs': 5, 'threads': 1}, 'data': {'batch_size': 64}}
+    """
+    for key, value in changes.items():
+        held = content.get(key)
+        if isinstance(value, Mapping) and isinstance(held, dict):
+            merge(held, value)
+        else:
+            set_value(content, key, copy.deepcopy(value))
+
+
+def _sets(contestant: Contestant, key: str) -> bool:
+    """Whether a contestant changes this very field, however it is written."""
+    place: Any = contestant.set
+    if key in place:
+        return True
+    for part in key.split("."):
+        if not isinstance(place, Mapping) or part not in place:
+            return False
+        place = place[part]
+    return True
+
+
+def _parsed(content: Content, study: Study, pair: Pair, contestant: Contestant) -> Recipe:
+    try:
+        return parse_recipe(content)
+    except BadInput as error:
+        where = f"contestants.{contestant.name}" + (f" on {pair.name}" if study.pairs else "")
+        raise BadInput(f"{where}: {error.field}", error.value, error.expected) from None
