@@ -64,7 +64,7 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
         known = _known_names(model, first["loc"][:-1])
         return _unknown_name(field, where[-1], known)
     if kind == "missing":
-        return _worded(BadInput(field, None, "a value"), f"{field}: missing; this field is required")
+        return BadInput.worded(field, None, f"{field}: missing; this field is required")
     if kind == "value_error":
         return BadInput(field, value, str(context.get("error", first["msg"])))
     if kind in _PLAIN:
@@ -88,12 +88,7 @@ def by_shape(kind: str) -> Discriminator:
 
 def _unknown_name(field: str, name: str, known: list[str]) -> BadInput:
     hint = nearest(name, known) if known else "no such field"
-    return _worded(BadInput(field, name, hint), f"{field}: unknown field {shorten(name)}; {hint}")
-
-
-def _worded(error: BadInput, message: str) -> BadInput:
-    error.args = (message,)
-    return error
+    return BadInput.worded(field, name, f"{field}: unknown field {shorten(name)}; {hint}")
 
 
 def _is_tag(part: int | str) -> bool:

@@ -23,6 +23,21 @@ class BadInput(ValueError):  # noqa: N818 - it names what happened, as the comma
         self.expected = expected
         super().__init__(f"{field}: got {shorten(value)}; expected {expected}")
 
+    @classmethod
+    def worded(cls, field: str, value: object, message: str) -> BadInput:
+        """Bad input told in words of its own."""
+        error = cls(field, value, message)
+        error.args = (message,)
+        return error
+
+    def within(self, where: str) -> BadInput:
+        """The same, told as part of something larger.
+
+        >>> str(BadInput("seed", -1, "0 or more").within("contestants.kl"))
+        'contestants.kl: seed: got -1; expected 0 or more'
+        """
+        return BadInput.worded(f"{where}: {self.field}", self.value, f"{where}: {self}")
+
 
 class RunFailed(RuntimeError):  # noqa: N818
     """A run cannot go on (a silent objective, a loss that is not finite): what happened, and what to try.

@@ -16,7 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-Purpose = Literal["student-init", "connector-init", "order", "augmentation", "dropout", "objective", "subset"]
+Purpose = Literal[
+    "student-init", "connector-init", "order", "augmentation", "dropout", "objective", "subset", "holdout"
+]
 PURPOSES: tuple[str, ...] = get_args(Purpose)
 
 _U64 = np.uint64

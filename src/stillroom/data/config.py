@@ -75,6 +75,13 @@ class DataConfig(Config):
         description="Use only this many training images, a fixed random subset that is the same for every seed.",
     )
     test_limit: int | None = Field(None, ge=2, description="Use only this many test images, a fixed random subset.")
+    holdout: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Share of the training images that is not learned from and is evaluated on in place of the test "
+        "split, the same ones for every seed: for choosing options without looking at the test images.",
+    )
     image_size: int | None = Field(
         None,
         ge=1,
@@ -103,6 +110,8 @@ class DataConfig(Config):
             raise ValueError(f"a path beside source: {self.source}")
         if self.source == "digits" and self.path is not None:
             raise ValueError("no path beside source: digits, which is embedded")
+        if self.source == "python" and self.holdout is not None:
+            raise ValueError("no holdout beside source: python; split the dataset itself and give its parts")
         if self.source not in ("auto", "folders") and self.of_image_files:
             raise ValueError(f"no {self.of_image_files[0]} beside source: {self.source}; only `folders` has it")
         return self

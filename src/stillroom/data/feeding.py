@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,7 +33,8 @@ class Batch:
     Attributes:
         images: [B, C, H, W] as the data gives them, on the device.
         labels: int64 [B], on the device.
-        index: the samples' indices in the training set, int64 [B], on the device.
+        index: the samples' indices in the training set, in the whole of it where a part is held out, int64 [B], on the
+            device.
         rows: the same on the CPU, where stored answers are looked up.
         view: which augmentation of them this is.
 
@@ -69,7 +71,8 @@ class Feed:
     """Hands out batches: images that are held in memory lie on the device once, files are read ahead by workers.
 
     The pixels of a sample are a function of the augmentation's seed, the view and the sample's index alone: they depend
-    neither on the number of workers, nor on what else is in the batch, nor on the order.
+    neither on the number of workers, nor on what else is in the batch, nor on the order. A sample of a part of a set
+    (:meth:`ImageSet.part`) has the index that it has in the whole set, and so the same pixels.
 
     Args:
         data: the images.
@@ -92,9 +95,17 @@ class Feed:
             raise ValueError(f"workers: got {workers}; expected at least 1")
         self.augmentation = augmentation
         self.device = device
-        self.images = data.images.to(device) if isinstance(data.images, Tensor) else data.images
-        self.labels = data.labels.to(device)
+        whole = data.whole
+        self.images = whole.images.to(device) if isinstance(whole.images, Tensor) else whole.images
+        self.labels = whole.labels.to(device)
         self._workers = workers
+        self._places = None if data.origin is None else data.origin.rows
+
+    def whole(self) -> Feed:
+        """The feed of the set that these images are a part of, by its own indices; nothing is copied."""
+        feed = copy.copy(self)
+        feed._places = None
+        return feed
 
     def batches(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         """The batch of each request (samples, view), in their order.
@@ -104,12 +115,15 @@ class Feed:
         what has not begun and leaves no thread behind.
 
         Args:
-            requests: of each batch the samples, int64 [B] from 0 to N−1, and the number of their view.
+            requests: of each batch the samples, int64 [B] from 0 to N−1 in the data given, and the number of their
+                view.
 
         Raises:
             BadInput: a file cannot be read or decoded; the batches before it have come.
             IndexError: there is no such sample.
         """
+        if self._places is not None:
+            requests = ((_indices(self._places, positions), view) for positions, view in requests)
         if not isinstance(self.images, Tensor):
             yield from self._read(self.images, requests)
             return
@@ -140,6 +154,16 @@ class Feed:
         return self._batch(augment_batch(batch, begun.rows, self.augmentation, begun.view), begun.rows, begun.view)
 
 
+def _indices(places: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    _check_samples(positions, len(places))
+    return places[positions]
+
+
+def _check_samples(samples: npt.NDArray[np.int64], count: int) -> None:
+    if samples.size and not 0 <= samples.min() <= samples.max() < count:
+        raise IndexError(f"samples: got {samples.min()} to {samples.max()}; expected 0 to {count - 1}")
+
+
 class _Begun:
     """A batch whose files are being read."""
 
@@ -153,8 +177,7 @@ class _Begun:
         *,
         pinned: bool,
     ) -> None:
-        if rows.size and not 0 <= rows.min() <= rows.max() < len(images):
-            raise IndexError(f"samples: got {rows.min()} to {rows.max()}; expected 0 to {len(images) - 1}")
+        _check_samples(rows, len(images))
         self.rows, self.view = rows, view
         self._batch = torch.empty(len(rows), *images.shape[1:], dtype=torch.uint8, pin_memory=pinned)
         share = partial(fill, self._batch.numpy(), images, rows)

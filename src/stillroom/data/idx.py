@@ -54,12 +54,8 @@ def read_idx(folder: Path, split: str, field: str = "split") -> ImageSet:
     found = idx_splits(folder)
     if split not in found:
         raise missing_split(field, split, found)
-    for kind in ("images", "labels"):
-        if kind not in found[split]:
-            there = next(iter(found[split].values())).name
-            raise BadInput("data.path", str(folder), f"the {kind} of split {split!r} beside {there}")
-    images = _read(found[split]["images"], 3)
-    labels = _read(found[split]["labels"], 1)
+    images = _read(_file(folder, split, "images", found), 3)
+    labels = _read(_file(folder, split, "labels", found), 1)
     if len(images) != len(labels):
         raise BadInput(
             "data.path", str(folder), f"as many labels as images, but {split!r} has {len(labels)} and {len(images)}"
@@ -68,6 +64,23 @@ def read_idx(folder: Path, split: str, field: str = "split") -> ImageSet:
         raise BadInput("data.path", str(found[split]["images"]), f"at least 1 image, but it is {list(images.shape)}")
     targets = torch.from_numpy(labels.astype(np.int64))
     return ImageSet(torch.from_numpy(images)[:, None], targets, numbered(targets), folder_name(folder))
+
+
+def idx_class_names(folder: Path, split: str) -> tuple[str, ...]:
+    """The classes of a split that is there, from its labels alone.
+
+    Raises:
+        BadInput: the labels are missing or damaged.
+    """
+    labels = _read(_file(folder, split, "labels", idx_splits(folder)), 1)
+    return numbered(torch.from_numpy(labels.astype(np.int64)))
+
+
+def _file(folder: Path, split: str, kind: str, found: dict[str, dict[str, Path]]) -> Path:
+    if kind not in found[split]:
+        there = next(iter(found[split].values())).name
+        raise BadInput("data.path", str(folder), f"the {kind} of split {split!r} beside {there}")
+    return found[split][kind]
 
 
 def _read(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.lazy import Images
+from stillroom.data.lazy import Chosen, Images
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
 from stillroom.randomness import permutation
@@ -30,6 +30,7 @@ class ImageSet:
         labels: int64 [N], class numbers from 0.
         class_names: the K names, in the order of the class numbers.
         name: what reports call the data.
+        origin: the set that this one is a part of, where it shall remember it; see :meth:`part`.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -42,6 +43,7 @@ class ImageSet:
     labels: Tensor
     class_names: tuple[str, ...]
     name: str
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -103,8 +105,11 @@ class ImageSet:
         """SHA-256 of shape, type, images, labels and class names, 64 hex digits: equal only for equal data.
 
         Images that are not held are told by the content of their files, so that the same ones decoded and held have
-        another fingerprint.
+        another fingerprint. A part of another set is told by that set's and its places in it: the same images
+        augmented as others are no longer the same.
         """
+        if self.origin is not None:
+            return digest(b"part", self.origin.whole.fingerprint.encode(), self.origin.rows.tobytes())
         header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
         content = _hash(self.images) if isinstance(self.images, Tensor) else self.images.content_hash()
         return digest(canonical(header), content, _hash(self.labels))
@@ -129,7 +134,43 @@ class ImageSet:
         rows = balanced(self.labels.cpu().numpy(), limit)
         index = torch.from_numpy(rows)
         images = self.images[index] if isinstance(self.images, Tensor) else self.images.select(rows)
-        return replace(self, images=images, labels=self.labels[index])
+        origin = Origin(self.origin.whole, self.origin.rows[rows]) if self.origin is not None else None
+        return replace(self, images=images, labels=self.labels[index], origin=origin)
+
+    @property
+    def whole(self) -> ImageSet:
+        """The set that this one is a part of; itself where it is none."""
+        return self if self.origin is None else self.origin.whole
+
+    def part(self, rows: npt.NDArray[np.int64]) -> ImageSet:
+        """Some of the images, which stay samples of this set: augmented as in it, known to a teacher's cache by it.
+
+        Args:
+            rows: which, int64 [n], each at most once.
+
+        >>> pixels = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
+        >>> part = ImageSet(pixels, torch.tensor([0, 1, 0, 1]), ("a", "b"), "x").part(np.array([1, 2]))
+        >>> part.images[:].flatten().tolist(), part.labels.tolist(), len(part.origin.whole)
+        ([1, 2], [1, 0], 4)
+        """
+        images = Chosen(self.images, rows) if isinstance(self.images, Tensor) else self.images.select(rows)
+        places = rows if self.origin is None else self.origin.rows[rows]
+        return replace(
+            self, images=images, labels=self.labels[torch.from_numpy(rows)], origin=Origin(self.whole, places)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where the images of a part come from.
+
+    Attributes:
+        whole: the set that it was taken from, which is no part itself.
+        rows: the place of each image in it, int64 [n].
+    """
+
+    whole: ImageSet
+    rows: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,10 +217,18 @@ def paired(train: ImageSet, test: ImageSet) -> DataPair:
     >>> paired(train, ImageSet(pixels, torch.tensor([0, 1]), ("0", "1"), "x")).test.class_names
     ('0', '1', '2')
     """
-    if all(split.class_names == _numbers(split.num_classes) for split in (train, test)):
-        names = max(train.class_names, test.class_names, key=len)
-        train, test = (s if s.class_names == names else replace(s, class_names=names) for s in (train, test))
-    return DataPair(train, test)
+    return DataPair(with_numbers(train, test.class_names), with_numbers(test, train.class_names))
+
+
+def with_numbers(images: ImageSet, others: tuple[str, ...]) -> ImageSet:
+    """A split with the classes of another, where both only number them and the other has more.
+
+    >>> pixels = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
+    >>> with_numbers(ImageSet(pixels, torch.tensor([0, 1]), ("0", "1"), "x"), ("0", "1", "2")).num_classes
+    3
+    """
+    numbered = all(names == _numbers(len(names)) for names in (images.class_names, others))
+    return replace(images, class_names=others) if numbered and len(others) > images.num_classes else images
 
 
 def numbered(labels: Tensor) -> tuple[str, ...]:
@@ -215,6 +264,32 @@ def balanced(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]
     order = permutation(len(labels), 0, "subset")
     # First of every class, then second of every class, …: any prefix is as balanced as the data allow.
     return np.sort(order[np.argsort(rank_in_class(labels[order]), kind="stable")[:limit]])
+
+
+def held_out(labels: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
+    """Which samples ``data.holdout`` keeps from learning, a fixed random choice of every class in its share: bool [N].
+
+    Args:
+        labels: of the whole set, int64 [N].
+        share: of all samples, between 0 and 1; at least one is held out, and one is not.
+
+    Raises:
+        BadInput: there is but one sample.
+
+    >>> labels = np.repeat([0, 1], [30, 10])
+    >>> np.bincount(labels[held_out(labels, 0.2)]).tolist()
+    [6, 2]
+    """
+    if len(labels) < 2:
+        raise BadInput("data.holdout", share, f"at least 2 training images, but there is {len(labels)}")
+    count = min(max(round(share * len(labels)), 1), len(labels) - 1)
+    order = permutation(len(labels), 0, "holdout")
+    shuffled = labels[order]
+    # Each sample's place within its class, as a fraction of the class: any prefix holds every class in its share.
+    place = (rank_in_class(shuffled) + 0.5) / np.bincount(shuffled)[shuffled]
+    held = np.zeros(len(labels), dtype=bool)
+    held[order[np.argsort(place, kind="stable")[:count]]] = True
+    return held
 
 
 def rank_in_class(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol, Self
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 Rows = slice | Tensor | npt.NDArray[np.int64]
+
+_HASHED = 4096  # images at a time
 
 
 class LazyImages(Protocol):
@@ -60,6 +63,54 @@ class LazyImages(Protocol):
 
 
 Images = Tensor | LazyImages
+
+
+class Chosen:
+    """Some rows of images that are held in memory, which are not held twice.
+
+    Args:
+        images: [N, C, H, W].
+        rows: which of them, int64 [n].
+
+    >>> chosen = Chosen(torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1), np.array([3, 0, 2]))
+    >>> len(chosen), chosen[1:].flatten().tolist(), chosen.select(np.array([2]))[:].flatten().tolist()
+    (3, [0, 2], [2])
+    """
+
+    workers = 1
+
+    def __init__(self, images: Tensor, rows: npt.NDArray[np.int64]) -> None:
+        self._images = images
+        self._rows = torch.from_numpy(rows)
+        self.shape = torch.Size((len(rows), *images.shape[1:]))
+        self.dtype = images.dtype
+        self.ndim = images.ndim
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"Chosen({len(self)} of {len(self._images)} images of {'×'.join(map(str, self.shape[1:]))})"
+
+    def __getitem__(self, rows: Rows | int) -> Tensor:
+        """A copy of some of them; rows as a tensor takes them."""
+        wanted = torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows
+        return self._images[self._rows[wanted.cpu() if isinstance(wanted, Tensor) else wanted]]
+
+    def read(self, row: int) -> npt.NDArray[np.uint8]:
+        """One image, as an array."""
+        return np.asarray(self[row].cpu().numpy())
+
+    def select(self, rows: npt.NDArray[np.int64]) -> Chosen:
+        """The same without the other rows."""
+        return Chosen(self._images, self._rows.numpy()[rows])
+
+    def content_hash(self) -> bytes:
+        """SHA-256 of the pixels, as a tensor of them has it."""
+        total = hashlib.sha256()
+        for start in range(0, len(self), _HASHED):
+            total.update(self[start : start + _HASHED].cpu().contiguous().numpy().data.cast("B"))
+        return total.digest()
 
 
 def fill(batch: npt.NDArray[np.uint8], images: LazyImages, rows: npt.NDArray[np.int64], places: range) -> None:

@@ -77,6 +77,37 @@ def read_parquet(
         BadInput: the split or a shard is missing, a file is damaged, a column cannot be told, a picture cannot be
             decoded, sizes differ, or a label is not a class number.
     """
+    with _opened(folder, split, image_column, label_column, field) as (files, columns):
+        labels = _read_labels(files, columns)
+        names = columns.class_names or numbered(torch.from_numpy(labels))
+        wanted = np.arange(len(labels)) if limit is None or limit >= len(labels) else balanced(labels, limit)
+        images = _read_images(files, columns, wanted)
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[wanted]), names, folder_name(folder))
+
+
+def parquet_class_names(
+    folder: Path, split: str, *, image_column: str | None = None, label_column: str | None = None
+) -> tuple[str, ...]:
+    """The classes of a split that is there, without reading a picture.
+
+    Args:
+        folder: where the files lie.
+        split: such as ``test``.
+        image_column: as for :func:`read_parquet`.
+        label_column: the like.
+
+    Raises:
+        BadInput: as :func:`read_parquet`.
+    """
+    with _opened(folder, split, image_column, label_column, "split") as (files, columns):
+        return columns.class_names or numbered(torch.from_numpy(_read_labels(files, columns)))
+
+
+@contextmanager
+def _opened(
+    folder: Path, split: str, image_column: str | None, label_column: str | None, field: str
+) -> Iterator[tuple[list[tuple[Path, pq.ParquetFile]], Columns]]:
+    """The files of a split with their paths, and the columns that all of them have."""
     found = parquet_splits(folder)
     if split not in found:
         raise missing_split(field, split, found)
@@ -92,15 +123,10 @@ def read_parquet(
         for path, _, columns in opened:
             if columns != first:
                 raise BadInput("data.path", str(path), f"the same columns and classes as in {paths[0].name}")
-        files = [(path, file) for path, file, _ in opened]
-        labels = _read_labels(files, first)
-        names = first.class_names or numbered(torch.from_numpy(labels))
-        wanted = np.arange(len(labels)) if limit is None or limit >= len(labels) else balanced(labels, limit)
-        images = _read_images(files, first, wanted)
+        yield [(path, file) for path, file, _ in opened], first
     finally:
         for _, file, _ in opened:
             file.close()
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[wanted]), names, folder_name(folder))
 
 
 def _check_shards(paths: list[Path], split: str) -> None:

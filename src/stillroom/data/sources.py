@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from stillroom.data.config import DataConfig, SourceName
 from stillroom.data.digits import read_digits
 from stillroom.data.folders import entries
-from stillroom.data.idx import idx_splits, read_idx
+from stillroom.data.idx import idx_class_names, idx_splits, read_idx
 from stillroom.data.image_folder import read_image_folder
 from stillroom.data.image_tree import USUAL_SPLITS, image_splits
-from stillroom.data.images import DataPair, ImageSet, paired
-from stillroom.data.parquet import parquet_splits, read_parquet
+from stillroom.data.images import DataPair, ImageSet, held_out, paired, with_numbers
+from stillroom.data.parquet import parquet_class_names, parquet_splits, read_parquet
 from stillroom.errors import BadInput, nearest
 from stillroom.files import find_input
 
@@ -24,7 +26,7 @@ _LAYOUTS = (
 
 
 def load(config: DataConfig) -> DataPair:
-    """Read both splits, limited as asked.
+    """Read both splits, limited as asked; with ``holdout`` both are parts of the training split.
 
     Args:
         config: the data's options.
@@ -37,6 +39,8 @@ def load(config: DataConfig) -> DataPair:
     (ImageSet('digits': 100 images of 1×8×8, uint8, 10 classes),
      ImageSet('digits': 500 images of 1×8×8, uint8, 10 classes))
     """
+    if config.holdout is not None:
+        return _without_test(config, config.holdout)
     if config.test_split == config.train_split:
         train = test = _read(config, config.train_split, "data.train_split")
     else:
@@ -44,6 +48,28 @@ def load(config: DataConfig) -> DataPair:
         test = _read(config, config.test_split, "data.test_split", config.test_limit)
     whole = paired(train, test)
     return DataPair(whole.train.subset(config.train_limit), whole.test.subset(config.test_limit))
+
+
+def _without_test(config: DataConfig, share: float) -> DataPair:
+    """What is learned from and what is held out, of the training images that a run without ``holdout`` has."""
+    train = _read(config, config.train_split, "data.train_split", config.train_limit)
+    # The other split may have a class that this one lacks by chance; its labels say so without its images.
+    whole = with_numbers(train, _classes_in_test(config)).subset(config.train_limit)
+    held = held_out(whole.labels.numpy(), share)
+    return DataPair(whole.part(np.flatnonzero(~held)), whole.part(np.flatnonzero(held)))
+
+
+def _classes_in_test(config: DataConfig) -> tuple[str, ...]:
+    """The classes of the test split; none where there is no such split, or all splits have them by their layout."""
+    split = config.test_split
+    if config.path is None or split == config.train_split:
+        return ()
+    source, folder = _place(config)
+    if source == "idx" and split in idx_splits(folder):
+        return idx_class_names(folder, split)
+    if source == "parquet" and split in parquet_splits(folder):
+        return parquet_class_names(folder, split, image_column=config.image_column, label_column=config.label_column)
+    return ()
 
 
 def load_split(config: DataConfig, split: str) -> ImageSet:
@@ -126,15 +152,12 @@ def _folder_or_name(data: str) -> str:
 
 
 def _read(config: DataConfig, split: str, field: str, limit: int | None = None) -> ImageSet:
-    source = config.source
-    if source == "python":
-        raise BadInput("data.source", source, "data that a recipe can name; give your dataset again from Python")
+    if config.source == "python":
+        raise BadInput("data.source", "python", "data that a recipe can name; give your dataset again from Python")
     if config.path is None:
         _only_for_files(config, "digits")
         return read_digits(split, field).subset(limit)
-    folder = find_input(config.path)
-    if source == "auto":
-        source = recognise(folder, splits=(config.train_split, config.test_split))
+    source, folder = _place(config)
     if source == "folders":
         return read_image_folder(
             folder,
@@ -158,6 +181,15 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
         limit=limit,
         field=field,
     )
+
+
+def _place(config: DataConfig) -> tuple[SourceName, Path]:
+    """The layout of data that lie in a folder, and the folder."""
+    assert config.path is not None
+    folder = find_input(config.path)
+    if config.source == "auto":
+        return recognise(folder, splits=(config.train_split, config.test_split)), folder
+    return config.source, folder
 
 
 def _only_for_files(config: DataConfig, source: SourceName) -> None:

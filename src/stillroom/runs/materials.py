@@ -93,13 +93,17 @@ def _columns(config: ModelConfig, data: Facts) -> int:
     return max([data.num_classes, *(column + 1 for column in order or ())])
 
 
-def gather(recipe: Recipe) -> Materials:
+def gather(recipe: Recipe, data: DataPair | None = None) -> Materials:
     """Make all that a recipe names.
+
+    Args:
+        recipe: what names it.
+        data: what ``recipe.data`` names, where it was read before; read where left out.
 
     Raises:
         BadInput: something cannot be found, read or made.
     """
-    data = load(recipe.data)
+    data = data or load(recipe.data)
     teacher = None
     if recipe.teacher is not None and recipe.teacher.answers is None:
         if recipe.teacher.weights is None and ":" not in recipe.teacher.name:

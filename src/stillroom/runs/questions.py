@@ -43,7 +43,8 @@ def write_questions(recipe: Recipe, out: Path, observer: Observer) -> dict[str, 
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput("--out", str(out), "a new or empty folder")
-    data = load(recipe.data)
+    # All of them: a run that holds a part out finds its answers among them.
+    data = load(recipe.data.model_copy(update={"holdout": None}))
     check_augmentable(data.train, recipe.data.augmentation)
     same = recipe.teacher is not None and recipe.teacher.same_for_views
     questions = questions_of(data, recipe.data.augmentation, same_for_views=same)

@@ -179,10 +179,12 @@ class ModelTutor(Tutor):
     def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
         """Live, or from the cache, which is built where it is not there yet."""
         setting = self._setting
+        # Where a part is held out, the answers to all of the images are kept, so that all runs share them.
+        train, whole_feed = setting.data.train.whole, feed.whole()
         live = LiveTeacher(
             self.dressed.model,
             self.dressed.pipe(),
-            example=setting.data.train.images[:8],
+            example=train.images[:8],
             device=setting.device,
             precision=as_dtype(setting.precision),
             taps=self._taps,
@@ -193,13 +195,13 @@ class ModelTutor(Tutor):
         views = augmentation.different_views
 
         def answer(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
-            return live(next(iter(feed.batches([(rows, view)]))))
+            return live(next(iter(whole_feed.batches([(rows, view)]))))
 
         spec = CacheSpec.of(
             setting.recipe.cache,
-            self._identity(setting.data.train, augmentation, setting.precision),
-            count=len(setting.data.train),
-            classes=setting.data.train.num_classes,
+            self._identity(train, augmentation, setting.precision),
+            count=len(train),
+            classes=train.num_classes,
             taps=self._taps,
         )
         # A run shorter than its views does not come to the last ones.
@@ -271,7 +273,8 @@ class AnswersTutor(Tutor):
         Raises:
             BadInput: they are not finite.
         """
-        test = self._answers.test
+        origin = self._setting.data.test.origin
+        test = self._answers.test if origin is None else self._answers.as_they_are(origin.rows)
         if test is None:
             return None
         logits = torch.from_numpy(np.array(test, dtype=np.float32))
@@ -284,8 +287,8 @@ class AnswersTutor(Tutor):
             return Knowledge(torch.from_numpy(np.array(self._answers.train[view, rows], dtype=np.float32)))
 
         setting, what = self._setting, "teacher cache"
-        parts = {"teacher": {"name": self.name, "answers": self.fingerprint}, "data": setting.data.train.fingerprint}
-        train = setting.data.train
+        train = setting.data.train.whole
+        parts = {"teacher": {"name": self.name, "answers": self.fingerprint}, "data": train.fingerprint}
         spec = CacheSpec.of(setting.recipe.cache, parts, count=len(train), classes=train.num_classes)
         # Reading a file is no teacher pass.
         views, nobody = range(min(self._views, epochs)), Tally()

@@ -15,6 +15,8 @@ from stillroom.recipe import apply_override, read_yaml
 
 # A name is also a folder's and a column's.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,47}$")]
+# What contestants may be told to differ in; all of it is equal otherwise.
+Varied = Literal["student", "augmentation", "budget", "batch size", "data", "teacher", "precision", "threads"]
 Measure = Literal["top1", "top5", "nll", "ece", "agreement", "teacher_kl"]
 
 
@@ -63,6 +65,16 @@ class Pair(Config):
     note: str = Field("", max_length=400, description="A sentence about it, for the report.")
 
 
+class TeacherRun(Config):
+    """A teacher that the study itself trains first, once, from labels."""
+
+    name: Name = Field(description="A recipe's `teacher.weights: study:NAME` means what it came to.")
+    set: dict[str, Any] = Field(
+        description="What it changes in the study's recipe, whose teacher and objectives it does without: "
+        "its `student`, the model to train, at least.",
+    )
+
+
 class Budget(Config):
     """How long each run is: the same for every contestant."""
 
@@ -107,6 +119,7 @@ class Study(Config):
     question: str = Field("", max_length=400, description="What the study asks, in a sentence.")
     recipe: dict[str, Any] = Field(description="What all runs share: a recipe, or the path of a recipe file.")
     contestants: tuple[Contestant, ...] = Field(min_length=1, description="What is compared.")
+    teachers: tuple[TeacherRun, ...] = Field((), description="Teachers that are trained first, from labels.")
     pairs: tuple[Pair, ...] = Field((), description="Teachers and students, or data; left out: the recipe's own.")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 2), min_length=1, description="Seeds, fixed before looking; differences are paired by them."
@@ -116,17 +129,27 @@ class Study(Config):
     )
     budget: Budget | None = Field(None, description="Length of each run; left out: the recipe's.")
     tuning: Tuning | None = Field(None, description="Trials of each contestant; left out: recipes as they are written.")
+    varies: tuple[Varied, ...] = Field(
+        (),
+        description="What contestants differ in on purpose beside their objectives and optimizer; left out: nothing, "
+        "and a difference makes the study unequal.",
+    )
     measure: Measure = Field("top1", description="What is compared, on the test split after the last epoch.")
     alpha: float = Field(0.05, gt=0, lt=1, description="Rate of false findings that each table keeps as a whole.")
     retries: int = Field(2, ge=0, description="How often a run whose process died is started again.")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Study:
-        for what, entries in (("contestant", self.contestants), ("pair", self.pairs)):
-            names = [entry.name.casefold() for entry in entries]
-            twice = next((entry.name for entry in entries if names.count(entry.name.casefold()) > 1), None)
+        named = {
+            "contestant": [contestant.name for contestant in self.contestants],
+            "pair": [pair.name for pair in self.pairs],
+            "teacher": [teacher.name for teacher in self.teachers],
+        }
+        for what, names in named.items():
+            folded = [name.casefold() for name in names]  # some file systems do not tell cases apart
+            twice = next((name for name in names if folded.count(name.casefold()) > 1), None)
             if twice is not None:
-                raise ValueError(f"each {what} once, but {twice!r} is there {names.count(twice.casefold())} times")
+                raise ValueError(f"each {what} once, but {twice!r} is there {folded.count(twice.casefold())} times")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("each seed once")
         names = [contestant.name for contestant in self.contestants]

@@ -87,6 +87,10 @@ class StudyFolder:
         """The folder of a run."""
         return self.path / "runs" / pair / contestant / f"seed-{seed}"
 
+    def teacher(self, name: str) -> Path:
+        """The folder of the run that trains a teacher."""
+        return self.path / "teachers" / name
+
     def trial(self, pair: str, contestant: str, number: int) -> Path:
         """The folder of a trial's run."""
         return self.path / "trials" / pair / contestant / f"trial-{number}"

@@ -7,15 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stillroom.errors import BadInput
+from stillroom.errors import BadInput, nearest
 from stillroom.recipe import Recipe, parse_recipe, set_value
-from stillroom.studies.config import Contestant, Pair, Study
+from stillroom.studies.config import Contestant, Pair, Study, TeacherRun
+from stillroom.studies.folder import StudyFolder
 
 Content = dict[str, Any]
 # What trials chose, by pair and contestant: key.path → value.
 Chosen = Mapping[tuple[str, str], Mapping[str, Any]]
 # Steps that a budget in seconds came to, by pair and contestant.
 Steps = Mapping[tuple[str, str], int]
+
+# What the weights of a teacher that the study trains begin with.
+OWN = "study:"
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,12 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def plan_of(study: Study, chosen: Chosen | None = None, steps: Steps | None = None) -> Plan:
+def plan_of(study: Study, folder: StudyFolder, chosen: Chosen | None = None, steps: Steps | None = None) -> Plan:
     """The runs that a study comes to.
 
     Args:
         study: the study.
+        folder: where it lies.
         chosen: what trials chose; recipes as they are written where left out.
         steps: what a budget in seconds came to; one step a run where left out, to check recipes by.
 
@@ -65,7 +70,7 @@ def plan_of(study: Study, chosen: Chosen | None = None, steps: Steps | None = No
     for pair in study.all_pairs:
         for contestant in study.contestants:
             where = (pair.name, contestant.name)
-            content = recipe_content(study, pair, contestant, steps=(steps or {}).get(where))
+            content = recipe_content(study, folder, pair, contestant, (steps or {}).get(where))
             for key, value in ((chosen or {}).get(where) or {}).items():
                 set_value(content, key, value)
             for seed in study.seeds:
@@ -74,16 +79,22 @@ def plan_of(study: Study, chosen: Chosen | None = None, steps: Steps | None = No
     return Plan(study, tuple(cells))
 
 
-def recipe_content(study: Study, pair: Pair, contestant: Contestant, steps: int | None = None) -> Content:
+def recipe_content(
+    study: Study, folder: StudyFolder, pair: Pair, contestant: Contestant, steps: int | None = None
+) -> Content:
     """A contestant's recipe on a pair, as plain objects: the study's, its budget, the pair's changes, its own.
 
     A contestant may so change what all should share, its length or its seed for one; the table then names it.
 
     Args:
         study: the study.
+        folder: where it lies.
         pair: the pair.
         contestant: the contestant.
         steps: what a budget in seconds came to.
+
+    Raises:
+        BadInput: it names a teacher that the study does not train.
     """
     content = copy.deepcopy(study.recipe)
     budget = study.budget
@@ -98,8 +109,56 @@ def recipe_content(study: Study, pair: Pair, contestant: Contestant, steps: int 
         content["training"]["steps"] = None
     elif _sets(contestant, "training.steps"):
         content["training"]["epochs"] = None
+    _find_teacher(study, folder, content)
+    _keep_answers(content)
     content["name"] = contestant.name if not study.pairs else f"{contestant.name} on {pair.name}"
     return content
+
+
+def teacher_content(study: Study, teacher: TeacherRun) -> Content:
+    """The recipe that trains one of the study's own teachers, from labels, as plain objects.
+
+    Args:
+        study: the study.
+        teacher: which.
+
+    Raises:
+        BadInput: it cannot be used.
+    """
+    content = copy.deepcopy(study.recipe)
+    for key in ("teacher", "objectives", "student", "cache"):
+        content.pop(key, None)
+    merge(content, teacher.set)
+    content["name"] = f"{teacher.name}, the teacher"
+    try:
+        parse_recipe(content)
+    except BadInput as error:
+        raise error.within(f"teachers.{teacher.name}") from None
+    return content
+
+
+def _find_teacher(study: Study, folder: StudyFolder, content: Content) -> None:
+    """Put the path of the weights in the place of ``study:NAME``."""
+    teacher = content.get("teacher")
+    if not isinstance(teacher, dict):
+        return
+    weights = teacher.get("weights")
+    if isinstance(weights, str) and weights.startswith(OWN):
+        names = [run.name for run in study.teachers]
+        name = weights.removeprefix(OWN)
+        if name not in names:
+            hint = nearest(name, names) if names else "the study has no `teachers`"
+            raise BadInput("teacher.weights", weights, f"one of the study's teachers ({hint})")
+        content["teacher"] = {**teacher, "weights": str(folder.teacher(name) / "student.safetensors")}
+
+
+def _keep_answers(content: Content) -> None:
+    """Have a teacher's answers kept wherever they can be: one run may not save passes by it, a study does."""
+    cache = content.setdefault("cache", {})
+    augmentation = (content.get("data") or {}).get("augmentation") or {}
+    fresh_each_epoch = isinstance(augmentation, dict) and augmentation.get("views") == 0
+    if content.get("teacher") and not fresh_each_epoch and isinstance(cache, dict):
+        cache.setdefault("enabled", True)
 
 
 def with_seed(content: Content, contestant: Contestant, seed: int) -> Content:
@@ -139,4 +198,4 @@ def _parsed(content: Content, study: Study, pair: Pair, contestant: Contestant) 
         return parse_recipe(content)
     except BadInput as error:
         where = f"contestants.{contestant.name}" + (f" on {pair.name}" if study.pairs else "")
-        raise BadInput(f"{where}: {error.field}", error.value, error.expected) from None
+        raise error.within(where) from None

@@ -24,6 +24,8 @@ _ASK = "`stillroom questions RECIPE --out FOLDER` writes the questions"
 def questions_of(data: DataPair, augmentation: AugmentationConfig, *, same_for_views: bool) -> dict[str, Any]:
     """What answers must be answers to: the images, their order, how each view changes them, the classes.
 
+    Where a part of the training split is held out, they are answers to all of it, as for a run that learns from all.
+
     Args:
         data: both splits.
         augmentation: what is done to training images.
@@ -36,14 +38,17 @@ def questions_of(data: DataPair, augmentation: AugmentationConfig, *, same_for_v
     views = 1 if same_for_views else augmentation.different_views
     if views == 0:
         raise BadInput("data.augmentation.views", 0, "1 or more: with 0 each epoch asks about new images")
-    return {
+    train, test = data.train.whole, data.test
+    asked: dict[str, Any] = {
         "schema": SCHEMA,
         "augmentation": augmentation.model_dump(exclude={"views"}) if varied else None,
         "views": views,
-        "train": {"images": len(data.train), "fingerprint": data.train.fingerprint},
-        "test": {"images": len(data.test), "fingerprint": data.test.fingerprint},
-        "class_names": list(data.train.class_names),
+        "train": {"images": len(train), "fingerprint": train.fingerprint},
     }
+    # Images that are held out of the training split are no others than it has.
+    if test.origin is None:
+        asked["test"] = {"images": len(test), "fingerprint": test.fingerprint}
+    return {**asked, "class_names": list(train.class_names)}
 
 
 @dataclass(frozen=True)
@@ -54,11 +59,21 @@ class OutsideAnswers:
         train: [V, N, K], for each view of each training image.
         test: [M, K]; None where there are none.
         fingerprint: SHA-256 of the files, 64 hex digits.
+        unchanged: whether the training images were shown as they are.
     """
 
     train: npt.NDArray[Any]
     test: npt.NDArray[Any] | None
     fingerprint: str
+    unchanged: bool
+
+    def as_they_are(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any] | None:
+        """The answers to some training images as evaluation shows them; None where no such view was asked about.
+
+        Args:
+            rows: which, int64 [n].
+        """
+        return self.train[0, rows] if self.unchanged else None
 
 
 def read_answers(folder: Path, wanted: dict[str, Any]) -> OutsideAnswers:
@@ -90,12 +105,12 @@ def read_answers(folder: Path, wanted: dict[str, Any]) -> OutsideAnswers:
         train = train[None]
     _check_shape(folder / "train-logits.npy", train, (there, wanted["train"]["images"], classes))
     test = None
-    if (folder / "test-logits.npy").exists():
+    if "test" in wanted and (folder / "test-logits.npy").exists():
         test = _array(folder / "test-logits.npy")
         _check_shape(folder / "test-logits.npy", test, (wanted["test"]["images"], classes))
     contents = [canonical(asked)]
     contents += [_sha256(folder / name) for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
-    return OutsideAnswers(train, test, digest(*contents))
+    return OutsideAnswers(train, test, digest(*contents), wanted["augmentation"] is None)
 
 
 def _read_questions(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,204 @@
+"""The trials of a study: each contestant's own search, one trial after another, the contestants side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from stillroom.errors import BadInput, RunFailed
+from stillroom.files import write_json
+from stillroom.recipe import set_value
+from stillroom.studies.config import Contestant, Pair, Study
+from stillroom.studies.engine.base import Job, Outcome
+from stillroom.studies.folder import StudyFolder
+from stillroom.studies.plan import Content, Steps, recipe_content, with_seed
+from stillroom.studies.space import points
+from stillroom.studies.tuning import Proposal, TrialStore, Tuner, check_space, merged_space, score
+
+Where = tuple[str, str]  # names of a pair and a contestant
+
+
+def check_spaces(study: Study, folder: StudyFolder) -> None:
+    """Refuse what cannot be searched, before anything runs.
+
+    Raises:
+        BadInput: naming the contestant's or the study's key.
+    """
+    if study.tuning is not None:
+        for pair, contestant in entries(study):
+            check_space(study.tuning, contestant, recipe_content(study, folder, pair, contestant))
+
+
+def entries(study: Study) -> Iterator[tuple[Pair, Contestant]]:
+    """Every pair with every contestant."""
+    return ((pair, contestant) for pair in study.all_pairs for contestant in study.contestants)
+
+
+def trial_content(
+    study: Study, folder: StudyFolder, pair: Pair, contestant: Contestant, steps: int | None = None
+) -> Content:
+    """The recipe of a trial with nothing searched set: shorter, and judged on held-out training images.
+
+    Args:
+        study: one with ``tuning``.
+        folder: where it lies.
+        pair: the pair.
+        contestant: the contestant.
+        steps: what a budget in seconds came to.
+    """
+    assert study.tuning is not None
+    tuning = study.tuning
+    content = with_seed(recipe_content(study, folder, pair, contestant, steps), contestant, tuning.seed)
+    content["data"] = {**content.get("data", {}), "holdout": tuning.holdout}
+    training = dict(content.get("training", {}))
+    unit = "steps" if training.get("steps") else "epochs"
+    # What is kept for explaining a run is of no use in a trial.
+    content["training"] = {
+        **training,
+        unit: max(round((training.get(unit) or 10) * tuning.length), 1),
+        "checkpoints": [],
+        "record_moves": [],
+    }
+    return content
+
+
+def expected_trials(study: Study, folder: StudyFolder) -> list[Job]:
+    """The trials that are to come, as far as can be told before the searches: a small space may need fewer."""
+    assert study.tuning is not None
+    kept = read_tuned(folder)
+    return [
+        Job(
+            f"trial/{pair.name}/{contestant.name}/{number}", "trial", trial_content(study, folder, pair, contestant), ""
+        )
+        for pair, contestant in entries(study)
+        if contestant.name not in kept.get(pair.name, {})
+        for number in range(int(min(study.tuning.trials, points(merged_space(study.tuning, contestant)) + 1)))
+        if merged_space(study.tuning, contestant)
+    ]
+
+
+class Trials:
+    """The searches of a study.
+
+    Args:
+        study: one with ``tuning``.
+        folder: where it lies.
+        steps: what a budget in seconds came to.
+
+    Raises:
+        BadInput: the database of trials cannot be used.
+    """
+
+    def __init__(self, study: Study, folder: StudyFolder, steps: Steps) -> None:
+        assert study.tuning is not None
+        self._study, self._folder = study, folder
+        self._measure = study.tuning.measure or study.measure
+        self._kept: dict[str, dict[str, Any]] = read_tuned(folder)
+        self._store = TrialStore(study.tuning.storage, folder.path)
+        self._contents: dict[Where, Content] = {}
+        self._tuners: dict[Where, Tuner] = {}
+        self._asked: dict[str, tuple[Where, Proposal]] = {}
+        self.failed: dict[Where, str] = {}
+        for pair, contestant in entries(study):
+            where = (pair.name, contestant.name)
+            if contestant.name in self._kept.get(pair.name, {}):
+                continue
+            self._contents[where] = trial_content(study, folder, pair, contestant, steps.get(where))
+            self._tuners[where] = Tuner(
+                study.tuning,
+                merged_space(study.tuning, contestant),
+                measure=self._measure,
+                study=study.hash(),
+                pair=pair.name,
+                contestant=contestant.name,
+                store=self._store,
+                recipe=self._contents[where],
+            )
+
+    def first(self) -> list[Job]:
+        """The trial that comes next in each search."""
+        return [job for where in self._tuners for job in self._next(where)]
+
+    def then(self, job: Job, outcome: Outcome) -> list[Job]:
+        """Tell a search how its trial ended; returns the next one.
+
+        A trial that cannot go on counts as one without a value. One whose process died again and again says nothing of
+        its options: the search waits for the study to be taken up again.
+        """
+        where, proposal = self._asked.pop(job.id)
+        if outcome.ending == "crashed":
+            self.failed[where] = f"a trial of it failed: {outcome.reason}"
+            return []
+        value = score(outcome.result, self._measure) if outcome.ending == "done" else None
+        self._tuners[where].tell(proposal.number, value)
+        return self._next(where)
+
+    def chosen(self) -> dict[Where, dict[str, Any]]:
+        """What the searches that are done chose; kept in ``tuned.json`` for good."""
+        for where, tuner in self._tuners.items():
+            if not tuner.done:
+                continue
+            try:
+                values, value = tuner.best()
+            except RunFailed as error:
+                self.failed[where] = str(error)
+                continue
+            pair, contestant = where
+            self._kept.setdefault(pair, {})[contestant] = {
+                "trials": tuner.trials,
+                "values": values,
+                "value": value,
+                "measure": self._measure,
+                "all": [{"number": t.number, "values": t.values, "value": t.value} for t in tuner.told],
+            }
+        # In the study's order, whichever search ended first.
+        ordered: dict[str, dict[str, Any]] = {}
+        for pair_, contestant_ in entries(self._study):
+            if contestant_.name in self._kept.get(pair_.name, {}):
+                ordered.setdefault(pair_.name, {})[contestant_.name] = self._kept[pair_.name][contestant_.name]
+        write_json(self._folder.tuned, ordered)
+        return {(pair, name): told["values"] for pair, mine in ordered.items() for name, told in mine.items()}
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._store.close()
+
+    def _next(self, where: Where) -> list[Job]:
+        tuner = self._tuners[where]
+        if tuner.done:
+            return []
+        proposal = tuner.ask()
+        content = json.loads(json.dumps(self._contents[where]))
+        for key, value in proposal.values.items():
+            set_value(content, key, value)
+        pair, contestant = where
+        job = Job(
+            id=f"trial/{pair}/{contestant}/{proposal.number}",
+            kind="trial",
+            recipe=content,
+            out=str(self._folder.trial(pair, contestant, proposal.number).resolve()),
+            threads=int(content.get("training", {}).get("threads") or 1),
+        )
+        self._asked[job.id] = (where, proposal)
+        return [job]
+
+
+def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
+    """What trials chose before; empty where none did.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(folder.tuned.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        raise BadInput("study", str(folder.tuned), "a readable file; remove it to read the trials again") from None
+    return found
+
+
+def chosen_of(tuned: Mapping[str, Mapping[str, Any]]) -> dict[Where, dict[str, Any]]:
+    """The chosen values by pair and contestant, from ``tuned.json``."""
+    return {(pair, name): told["values"] for pair, mine in tuned.items() for name, told in mine.items()}
