@@ -1,0 +1,131 @@
+"""What a study found, in plain sentences: no claim without Holm's verdict, and none from unequal or single runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from stillroom.studies.collect import Missing
+from stillroom.studies.config import Study
+from stillroom.studies.equality import Inequality
+from stillroom.studies.measures import Measured
+from stillroom.studies.statistics import PLANNING_CAUTION, Comparison, Family, PairedDifference, Ranks
+from stillroom.studies.wording import counted, listed, places
+
+
+def conclude(
+    study: Study,
+    measure: Measured,
+    unequal: Sequence[Inequality],
+    missing: Sequence[Missing],
+    families: Mapping[str, Family],
+    ranks: Ranks,
+) -> list[str]:
+    """The study's findings as sentences.
+
+    Args:
+        study: the study.
+        measure: what it compares.
+        unequal: what keeps it from being an equal comparison; it is told first.
+        missing: runs that are not there; told next.
+        families: by pair, the comparisons with the baseline.
+        ranks: over all pairs.
+
+    Returns:
+        Sentences; those of the comparisons in the order of pairs and contestants.
+    """
+    sentences = [*_doubts(study, unequal, missing)]
+    comparisons = [(pair, one) for pair, family in families.items() for one in family.comparisons]
+    if not comparisons:
+        sentences.append("There is one contestant: nothing is compared.")
+    for pair, one in comparisons:
+        terms = terms_of(unequal, pair, one)
+        where = f"On {pair}, " if study.pairs else ""
+        told = _compared(one, measure) if not terms else _not_equal(one, terms)
+        sentences.append(_capital(where + told))
+    if len(study.all_pairs) > 1 and ranks.friedman is not None and not unequal:
+        sentences.append(f"{ranks.told()}.")
+    planned = [one.plan for pair, one in comparisons if one.plan is not None and not terms_of(unequal, pair, one)]
+    if any(plan.why is None for plan in planned):
+        sentences.append(PLANNING_CAUTION)
+    return sentences
+
+
+def terms_of(unequal: Sequence[Inequality], pair: str, one: Comparison) -> list[str]:
+    """In what the two of a comparison were not equal, or not what they say they were."""
+    both = {one.contestant, one.against}
+    return list(dict.fromkeys(found.what for found in unequal if pair in found.pairs and both & {*found.contestants}))
+
+
+def _doubts(study: Study, unequal: Sequence[Inequality], missing: Sequence[Missing]) -> list[str]:
+    said = []
+    if unequal:
+        what = listed(dict.fromkeys(found.what for found in unequal))
+        who = listed(name for name in _names(study) if any(name in found.contestants for found in unequal))
+        said.append(
+            f"This table is not to be believed as it stands: its runs are not equal in {what} ({who}); "
+            "what that touches is not claimed below."
+        )
+    if missing:
+        cells = len(study.all_pairs) * len(study.contestants) * len(study.seeds)
+        gaps: dict[tuple[str, str], list[tuple[str, int | None]]] = {}
+        for one in missing:
+            gaps.setdefault((one.cell.contestant, one.reason), []).append((one.cell.pair, one.cell.seed))
+        told = [f"{name}, {places(where, pairs=bool(study.pairs))}: {reason}" for (name, reason), where in gaps.items()]
+        are = "is" if len(missing) == 1 else "are"
+        said.append(
+            f"This table is not complete: {len(missing):,} of {cells:,} runs {are} missing ({'; '.join(told)})."
+        )
+    return said
+
+
+def _names(study: Study) -> list[str]:
+    return [contestant.name for contestant in study.contestants]
+
+
+def _compared(one: Comparison, measure: Measured) -> str:
+    found = one.difference
+    names = f"{one.contestant} and {one.against}"
+    if found is None:
+        return f"{names} have no seed in common: nothing to compare{_gaps(one)}."
+    if found.count == 1:
+        told = f"{names} are level" if found.mean == 0 else _by(one, found, measure)
+        return f"one seed: no interval, so no claim; there {told} in {measure.title}{_gaps(one)}."
+    if found.low is None or found.high is None or one.adjusted is None:
+        told = f"{_by(one, found, measure)} in {measure.title} in each of the {found.count} seeds"
+        return f"{told}: no spread, as if they were one, so no claim{_gaps(one)}."
+    numbers = f"{_interval(found, measure)}, Holm p = {one.adjusted:.3g}, {counted(found.count, 'seed')}"
+    better = measure.better(one.verdict)
+    if better is not None:
+        word = "better" if better else "worse"
+        return f"{one.contestant} is {word} than {one.against}: {measure.title} {one.verdict}, {numbers}{_gaps(one)}."
+    if found.sd == 0 and found.mean == 0:
+        return f"no difference is shown between {names}: {measure.title} is the same in every seed{_gaps(one)}."
+    plan = f"; {one.plan.told()}" if one.plan is not None else ""
+    return f"no difference is shown between {names}: {measure.title} {numbers}{plan}{_gaps(one)}."
+
+
+def _by(one: Comparison, found: PairedDifference, measure: Measured) -> str:
+    unit = f" {measure.difference}" if measure.difference else ""
+    side = "higher" if found.mean > 0 else "lower"
+    return f"{one.contestant} is {abs(found.mean):.{measure.digits}f}{unit} {side} than {one.against}"
+
+
+def _interval(found: PairedDifference, measure: Measured) -> str:
+    digits = measure.digits
+    unit = f" {measure.difference}" if measure.difference else ""
+    return f"{found.mean:+.{digits}f}{unit} [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
+
+
+def _not_equal(one: Comparison, terms: Sequence[str]) -> str:
+    return f"{one.contestant} and {one.against} are not compared on equal terms ({listed(terms)}): no claim."
+
+
+def _gaps(one: Comparison) -> str:
+    gaps = [(one.contestant, one.lacking), (one.against, one.against_lacking)]
+    told = [f"{name} lacks {places([('', seed) for seed in seeds], pairs=False)}" for name, seeds in gaps if seeds]
+    return f" ({', '.join(told)})" if told else ""
+
+
+def _capital(text: str) -> str:
+    # A contestant's name keeps its own spelling.
+    return text[0].upper() + text[1:] if text.startswith(("no difference", "one seed")) else text

@@ -1,0 +1,136 @@
+"""What runs cost: clocks, teacher passes, memory. Kept apart from the results, as no two machines agree on it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from stillroom.studies.collect import read_optional
+from stillroom.studies.folder import StudyFolder
+from stillroom.studies.plan import Plan
+from stillroom.studies.tables import csv_text
+
+COLUMNS = (
+    "kind",
+    "pair",
+    "contestant",
+    "seed",
+    "training_seconds",
+    "evaluation_seconds",
+    "teacher_answers",
+    "peak_memory_mb",
+    "images_per_second",
+    "cache_seconds",
+    "trial",
+)
+
+
+def cost_table(folder: StudyFolder, plan: Plan) -> str:
+    """``cost.csv``: a line for each run that was begun, each trial, each pair's cache and each teacher trained.
+
+    Args:
+        folder: the study's folder.
+        plan: its runs.
+
+    Raises:
+        BadInput: ``caches.json`` is damaged.
+    """
+    return csv_text(COLUMNS, [[row.get(column) for column in COLUMNS] for row in _rows(folder, plan)])
+
+
+def cost_of(path: Path) -> dict[str, Any]:
+    """What a run cost, from its ``timing.jsonl``; nothing that the file does not tell.
+
+    Args:
+        path: the run's folder.
+
+    Returns:
+        ``training_seconds`` (summed over resumes, with the evaluations between epochs and without what a kill lost),
+        ``evaluation_seconds``, ``teacher_answers`` (images that the teacher was asked about), ``peak_memory_mb``,
+        ``images_per_second`` (the median), ``cache_seconds``.
+    """
+    events = list(_events(path / "timing.jsonl"))
+    if not events:
+        return {}
+    progress = [event for event in events if event.get("event") == "progress"]
+    # A run that asked nothing says 0; one that does not say is known by its caches alone.
+    told = [event for event in events if event.get("event") == "teacher"]
+    asked = _sum(told, "answers") if told else _sum(_of(events, "cache"), "images")
+    rates, memory = _numbers(progress, "images_per_second"), _numbers(progress, "peak_memory_mb")
+    return {
+        "training_seconds": _training(events),
+        "evaluation_seconds": round(_sum(_of(events, "evaluation"), "seconds"), 4),
+        "teacher_answers": int(asked),
+        "peak_memory_mb": max(memory, default=None),
+        "images_per_second": round(median(rates), 1) if rates else None,
+        "cache_seconds": round(_sum(_of(events, "cache"), "seconds"), 4),
+    }
+
+
+def _rows(folder: StudyFolder, plan: Plan) -> Iterator[dict[str, Any]]:
+    for cell in plan.cells:
+        cost = cost_of(folder.run(cell.pair, cell.contestant, cell.seed))
+        if cost:
+            yield {"kind": "run", "pair": cell.pair, "contestant": cell.contestant, "seed": cell.seed, **cost}
+    for pair in plan.study.all_pairs:
+        for contestant in plan.study.contestants:
+            for number in _trials(folder.trial(pair.name, contestant.name, 0).parent):
+                cost = cost_of(folder.trial(pair.name, contestant.name, number))
+                yield {"kind": "trial", "pair": pair.name, "contestant": contestant.name, "trial": number, **cost}
+    for name, told in sorted((read_optional(folder.caches) or {}).items()):
+        if isinstance(told, Mapping):
+            asked = told.get("asked", told.get("answers"))
+            yield {"kind": "cache", "pair": name, "teacher_answers": asked, "cache_seconds": told.get("seconds")}
+    for teacher in plan.study.teachers:
+        cost = cost_of(folder.teacher(teacher.name))
+        if cost:
+            yield {"kind": "teacher", "contestant": teacher.name, **cost}
+
+
+def _trials(path: Path) -> list[int]:
+    names = [item.name.removeprefix("trial-") for item in path.glob("trial-*")]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _events(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return
+    for line in lines:
+        # A killed run may leave half a line, which takes nothing from the result.
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict):
+            yield event
+
+
+def _training(events: list[dict[str, Any]]) -> float:
+    """The last clock of each start: a resumed run's begins anew, and says so or runs backwards."""
+    total = last = 0.0
+    for event in events:
+        if event.get("event") == "resume":
+            total, last = total + last, 0.0
+        elif event.get("event") == "progress":
+            for seconds in _numbers([event], "seconds"):
+                total, last = total + (last if seconds < last else 0.0), seconds
+    return round(total + last, 4)
+
+
+def _of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    return [event for event in events if event.get("event") == kind]
+
+
+def _sum(events: list[dict[str, Any]], key: str) -> float:
+    return sum(_numbers(events, key))
+
+
+def _numbers(events: list[dict[str, Any]], key: str) -> list[float]:
+    values = [event.get(key) for event in events]
+    return [v for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]

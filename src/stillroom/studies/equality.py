@@ -1,0 +1,345 @@
+"""Whether contestants were equal in all but what they are: proved by what their runs left, not promised."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stillroom.studies.collect import Run
+from stillroom.studies.config import Study
+from stillroom.studies.expected import Shape, shape_of
+from stillroom.studies.honesty import dishonest
+from stillroom.studies.plan import Plan
+from stillroom.studies.traits import Trait, foreseen_traits, own_seed, timed, traits_of
+from stillroom.studies.wording import counted, listed, places, word
+
+# What is looked at, in the order in which it is told.
+CHECKED = (
+    "recipe",
+    "seed",
+    "initial weights",
+    "student",
+    "order of images",
+    "augmentation",
+    "budget",
+    "batch size",
+    "micro-batches",
+    "processes",
+    "threads",
+    "data",
+    "test images",
+    "teacher",
+    "precision",
+    "device",
+    "versions",
+    "tuning",
+    "reported epoch",
+    "reported figures",
+)
+# What a seed decides is compared within the seed, versions over the whole study, all else within a pair.
+_OF_A_SEED = ("initial weights", "order of images")
+_OF_THE_STUDY = ("versions",)
+_COUNTED = ("steps", "epochs", "seconds")
+# What follows from something that contestants are meant to differ in.
+_FOLLOWS = {"student": ("initial weights",), "data": ("order of images", "test images")}
+
+Place = tuple[str, int | None]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something in which contestants were not equal, at one place.
+
+    Attributes:
+        what: one of :data:`CHECKED`.
+        contestants: who differ from the others, or from their own recipe.
+        told: it in words; ``{names}``, ``{has}`` and ``{differs}`` stand for the contestants and their verbs.
+        place: pair and seed; no seed where it is of all of them.
+    """
+
+    what: str
+    contestants: tuple[str, ...]
+    told: str
+    place: Place
+
+
+@dataclass(frozen=True)
+class Inequality:
+    """A finding over all its places.
+
+    Attributes:
+        what: one of :data:`CHECKED`.
+        contestants: who differ.
+        places: pairs and seeds, in the order of the plan.
+        told: the whole in one line.
+    """
+
+    what: str
+    contestants: tuple[str, ...]
+    places: tuple[Place, ...]
+    told: str
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """The pairs it is found on."""
+        return tuple(dict.fromkeys(pair for pair, _ in self.places))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds it is found in."""
+        return tuple(sorted({seed for _, seed in self.places if seed is not None}))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields for JSON."""
+        return {
+            "what": self.what,
+            "pair": self.places[0][0],
+            "seed": self.places[0][1],
+            "contestants": list(self.contestants),
+            "pairs": list(self.pairs),
+            "seeds": list(self.seeds),
+            "told": self.told,
+        }
+
+
+@dataclass(frozen=True)
+class _Row:
+    contestant: str
+    place: Place
+    traits: Mapping[str, Trait]
+
+
+def foreseen(plan: Plan) -> list[str]:
+    """The inequalities that recipes show before anything is run.
+
+    Args:
+        plan: the study's runs.
+
+    Returns:
+        A line each, in the words of the finished table; empty where recipes show none.
+    """
+    seconds = _seconds(plan)
+    rows = [
+        _Row(
+            cell.contestant,
+            (cell.pair, cell.seed),
+            foreseen_traits(cell, plan.study, seconds.get((cell.pair, cell.contestant))),
+        )
+        for cell in plan.cells
+    ]
+    findings = [*_own_seeds(plan), *_compared(rows, plan.study, comparable=_same_terms)]
+    return [one.told for one in merged(findings, plan)]
+
+
+def inequalities(
+    plan: Plan,
+    runs: Sequence[Run],
+    *,
+    tuned: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+) -> list[Inequality]:
+    """All that keeps the finished runs of a study from being an equal comparison.
+
+    Args:
+        plan: the study's runs.
+        runs: the finished ones.
+        tuned: ``tuned.json``, where there is one.
+        calibration: ``calibration.json``, where there is one.
+
+    Returns:
+        In the order of :data:`CHECKED`; empty where runs were equal.
+    """
+    seconds = _seconds(plan)
+    shapes: list[Shape | None] = [shape_of(run) for run in runs]
+    rows = [
+        _Row(
+            run.cell.contestant,
+            (run.cell.pair, run.cell.seed),
+            traits_of(run, plan.study, seconds.get((run.cell.pair, run.cell.contestant)), shape),
+        )
+        for run, shape in zip(runs, shapes, strict=True)
+    ]
+    found = [
+        *_own_seeds(plan),
+        *_compared(rows, plan.study),
+        *_lengths(plan, calibration),
+        *_trials(plan, tuned),
+    ]
+    for run, shape in zip(runs, shapes, strict=True):
+        place = (run.cell.pair, run.cell.seed)
+        found += [
+            Finding(what, (run.cell.contestant,), told, place) for what, told in dishonest(run, plan.study, shape)
+        ]
+    return merged(found, plan)
+
+
+def merged(findings: Sequence[Finding], plan: Plan) -> list[Inequality]:
+    """Findings that say the same, in one line: of several contestants, then over seeds and pairs."""
+    names = [contestant.name for contestant in plan.study.contestants]
+    order = {(cell.pair, cell.seed): position for position, cell in enumerate(plan.cells)}
+    together: dict[tuple[str, str, Place], set[str]] = {}
+    for one in findings:
+        together.setdefault((one.what, one.told, one.place), set()).update(one.contestants)
+    everywhere: dict[tuple[str, str, tuple[str, ...]], list[Place]] = {}
+    for (what, told, place), who in together.items():
+        contestants = tuple(name for name in names if name in who)
+        everywhere.setdefault((what, told, contestants), []).append(place)
+    found = []
+    for (what, told, contestants), where in everywhere.items():
+        spots = sorted(where, key=lambda place: order.get((place[0], place[1] or 0), 0))
+        line = _spoken(told, contestants)
+        shown = places(spots, pairs=bool(plan.study.pairs))
+        found.append(Inequality(what, contestants, tuple(spots), f"{line} ({shown})" if shown else line))
+    return sorted(found, key=lambda one: (CHECKED.index(one.what), [names.index(name) for name in one.contestants]))
+
+
+def _spoken(told: str, contestants: Sequence[str]) -> str:
+    several = len(contestants) > 1
+    words = {
+        "{names}": listed(contestants),
+        "{has}": "have" if several else "has",
+        "{differs}": "differ" if several else "differs",
+    }
+    for token, spoken in words.items():
+        told = told.replace(token, spoken)
+    return told
+
+
+def _seconds(plan: Plan) -> dict[tuple[str, str], float]:
+    budget = plan.study.budget
+    if budget is None or budget.seconds is None:
+        return {}
+    return dict.fromkeys(timed(plan.study), budget.seconds)
+
+
+def _own_seeds(plan: Plan) -> list[Finding]:
+    found = []
+    for cell in plan.cells:
+        seed = own_seed(cell, cell.recipe)
+        if isinstance(seed, int):
+            told = f"seed: {{names}} {{has}} {seed} in place of the study's"
+            found.append(Finding("seed", (cell.contestant,), told, (cell.pair, cell.seed)))
+    return found
+
+
+def compared(study: Study) -> list[str]:
+    """What contestants must be equal in: all that is looked at, but what the study says shall differ."""
+    varied = {follows for what in study.varies for follows in (what, *_FOLLOWS.get(what, ()))}
+    return [what for what in CHECKED if what not in varied]
+
+
+def _compared(
+    rows: Sequence[_Row], study: Study, comparable: Callable[[Trait, Trait], bool] = lambda a, b: True
+) -> list[Finding]:
+    found: list[Finding] = []
+    for what in compared(study):
+        scopes: dict[object, list[_Row]] = {}
+        for row in rows:
+            if what in row.traits:
+                scopes.setdefault(_scope(what, row), []).append(row)
+        for scope in scopes.values():
+            found += _within(what, scope, study.against, comparable)
+    return found
+
+
+def _scope(what: str, row: _Row) -> object:
+    if what in _OF_THE_STUDY:
+        return None
+    return row.place if what in _OF_A_SEED else row.place[0]
+
+
+def _within(
+    what: str, rows: Sequence[_Row], baseline: str, comparable: Callable[[Trait, Trait], bool]
+) -> list[Finding]:
+    """Who differ from what most runs have; from what the baseline has, where as many have the one as the other."""
+    counts = Counter(row.traits[what].identity for row in rows)
+    most = [row for row in rows if counts[row.traits[what].identity] == max(counts.values())]
+    reference = next((row for row in most if row.contestant == baseline), most[0]).traits[what]
+    found = []
+    for place in dict.fromkeys(row.place for row in rows):
+        here = [row for row in rows if row.place == place]
+        peers = [row.contestant for row in here if row.traits[what].identity == reference.identity]
+        others: dict[str, list[_Row]] = {}
+        for row in here:
+            if row.contestant not in peers:
+                others.setdefault(row.traits[what].identity, []).append(row)
+        for group in others.values():
+            trait = group[0].traits[what]
+            if comparable(trait, reference):
+                told = f"{what}: {_difference(trait, reference, _peers(peers, len(here) - len(group)))}"
+                found.append(Finding(what, tuple(row.contestant for row in group), told, place))
+    return found
+
+
+def _same_terms(one: Trait, other: Trait) -> bool:
+    """Whether recipes can tell: not epochs beside steps, nor what the machine is left to choose."""
+    if "auto" in (one.fields.get(""), other.fields.get("")):
+        return False
+    return {*one.fields, *other.fields} != {"steps", "epochs"}
+
+
+def _peers(peers: Sequence[str], rest: int) -> str:
+    if not peers:
+        return "the other runs"
+    return "the others" if len(peers) == rest and rest > 2 else listed(peers)
+
+
+def _difference(trait: Trait, reference: Trait, peers: str) -> str:
+    keys = [key for key in {**trait.fields, **reference.fields} if _differs(trait.fields, reference.fields, key)]
+    if not keys and not trait.reasoned:
+        return f"{{names}} {{differs}} from {peers}, and the recipes do not tell why"
+    if trait.reasoned:
+        reasons = [f"{key} {word(trait.fields.get(key))} against {word(reference.fields.get(key))}" for key in keys]
+        return f"{{names}} {{differs}} from {peers} ({'; '.join(reasons) or 'the recipes do not tell why'})"
+    if len(keys) == 1 and keys[0] in trait.fields and keys[0] in reference.fields:
+        # The reference's unit goes without saying.
+        value = reference.fields[keys[0]]
+        told = f"{value:,}" if keys[0] in _COUNTED else word(value)
+        return f"{{names}} {{has}} {_shown(keys[0], trait.fields)}, {peers} {told}"
+    mine, theirs = ([_shown(key, one.fields) for key in keys if key in one.fields] for one in (trait, reference))
+    return f"{{names}} {{has}} {listed(mine or ['none'])}, {peers} {listed(theirs or ['none'])}"
+
+
+def _differs(mine: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> bool:
+    return (key in mine) != (key in theirs) or mine.get(key) != theirs.get(key)
+
+
+def _shown(key: str, fields: Mapping[str, Any]) -> str:
+    value = fields[key]
+    if key in _COUNTED:
+        return counted(value, key.removesuffix("s"))
+    return f"{key} {word(value)}".strip()
+
+
+def _lengths(plan: Plan, calibration: Mapping[str, Any] | None) -> list[Finding]:
+    """Whether a budget in seconds became the steps that its calibration says."""
+    found = []
+    seconds = _seconds(plan)
+    measured = (calibration or {}).get("pairs") or {}
+    for cell in plan.cells:
+        if (cell.pair, cell.contestant) not in seconds:
+            continue
+        known = ((measured.get(cell.pair) or {}).get(cell.contestant) or {}).get("steps")
+        steps = cell.recipe.training.steps
+        if known != steps:
+            counts = "nothing" if not isinstance(known, int) else counted(known, "step")
+            told = f"budget: {{names}} {{has}} {counted(steps or 0, 'step')}, the calibration says {counts}"
+            found.append(Finding("budget", (cell.contestant,), told, (cell.pair, cell.seed)))
+    return found
+
+
+def _trials(plan: Plan, tuned: Mapping[str, Any] | None) -> list[Finding]:
+    """Whether all that were tuned had as many trials."""
+    tuning = plan.study.tuning
+    if tuning is None or tuned is None:
+        return []
+    rows = []
+    for pair in plan.study.all_pairs:
+        for contestant in plan.study.contestants:
+            entry = (tuned.get(pair.name) or {}).get(contestant.name)
+            if isinstance(entry, Mapping) and (tuning.space or contestant.tune):
+                trait = Trait({"trials": entry.get("trials")})
+                rows.append(_Row(contestant.name, (pair.name, None), {"tuning": trait}))
+    return _compared(rows, plan.study)

@@ -1,0 +1,115 @@
+"""What the hashes of a run must be by its own recipe, worked out again: that they agree would prove too little."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from stillroom.data.config import AugmentationConfig
+from stillroom.files import canonical, digest
+from stillroom.studies.collect import Run
+
+_MOST_PROCESSES = 256
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a run's batches went through.
+
+    Attributes:
+        parts: micro-batches of each batch at the end: more than the recipe's where memory ran out.
+        processes: how many processes shared the work.
+    """
+
+    parts: int
+    processes: int
+
+
+def steps_per_epoch(run: Run) -> int:
+    """Whole batches of an epoch."""
+    from stillroom.data.batches import Batches  # brings torch, which foreseeing does without
+
+    return Batches(run.summary.data.train, run.recipe.data.batch_size, run.recipe.seed).steps_per_epoch
+
+
+def total_steps(run: Run) -> int:
+    """The length that the recipe gives, in optimizer steps."""
+    return run.recipe.training.total_steps(steps_per_epoch(run))
+
+
+def order_of(run: Run) -> str:
+    """The hash of the order of images that the recipe gives."""
+    return _order(run.summary.data.train, run.recipe.seed, _epochs(run))
+
+
+def views_of(run: Run) -> str:
+    """The hash of the views that the recipe gives."""
+    return _views(run.recipe.data.augmentation, _epochs(run))
+
+
+def threads_of(run: Run) -> str:
+    """The hash of the threads that the recipe gives."""
+    return digest(canonical(run.recipe.training.threads))
+
+
+def shape_of(run: Run) -> Shape | None:
+    """The micro-batches and processes that the budget's hash tells of.
+
+    Returns:
+        None where steps, batch size or data are not what recipe and summary say, so that no number of them fits.
+    """
+    return next((shape for shape in _shapes(run) if _budget(run, shape) == run.summary.hashes.budget), None)
+
+
+def _shapes(run: Run) -> Iterator[Shape]:
+    """What it may have been, the likeliest first: as the recipe says, in one process."""
+    batch = min(run.recipe.data.batch_size, run.summary.data.train)
+    for processes in (count for count in range(1, _MOST_PROCESSES + 1) if batch % count == 0):
+        most = batch // processes
+        parts = run.recipe.training.accumulate
+        yield Shape(parts, processes)
+        # Where memory runs out, twice as many, down to single images.
+        while parts < most:
+            parts = min(2 * parts, most)
+            yield Shape(parts, processes)
+
+
+def _budget(run: Run, shape: Shape) -> str:
+    return digest(
+        canonical(
+            {
+                "steps": total_steps(run),
+                "batch_size": run.recipe.data.batch_size,
+                "accumulate": shape.parts,
+                "processes": shape.processes,
+                "data": run.summary.data.fingerprint,
+                "reported": "last",
+            }
+        )
+    )
+
+
+def _epochs(run: Run) -> int:
+    return math.ceil(total_steps(run) / steps_per_epoch(run))
+
+
+@lru_cache(maxsize=64)
+def _order(images: int, seed: int, epochs: int) -> str:
+    from stillroom.data.batches import epoch_order
+
+    found = ""
+    for epoch in range(epochs):
+        found = digest(found.encode(), epoch_order(images, seed, epoch).tobytes())
+    return found
+
+
+@lru_cache(maxsize=64)
+def _views(augmentation: AugmentationConfig, epochs: int) -> str:
+    from stillroom.data.augmentation import view_of
+
+    found = ""
+    for epoch in range(epochs):
+        found = digest(found.encode(), canonical([augmentation.model_dump(), view_of(epoch, augmentation)]))
+    return found

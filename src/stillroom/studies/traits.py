@@ -1,0 +1,158 @@
+"""What must be equal between contestants, read from a recipe before the runs or from the runs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+from stillroom.files import canonical, digest
+from stillroom.recipe import Recipe
+from stillroom.studies.collect import Run
+from stillroom.studies.config import Study
+from stillroom.studies.expected import Shape
+from stillroom.studies.folder import StudyFolder
+from stillroom.studies.plan import OWN, Cell, recipe_content
+from stillroom.studies.wording import flat
+
+THE_STUDYS = "the study's"
+# No study has so many steps: where it comes through into a recipe, nothing else has set the length.
+_MARK = 999_999_937
+# Which threads read files, and when, changes no pixel.
+_HANDLING = ("batch_size", "augmentation", "workers", "in_memory")
+
+
+@dataclass(frozen=True)
+class Trait:
+    """One thing about a run.
+
+    Attributes:
+        fields: what tells it: names and values.
+        key: what must be equal; the fields where left out.
+        reasoned: whether the fields are but reasons of a difference that the key shows.
+    """
+
+    fields: Mapping[str, Any]
+    key: str = ""
+    reasoned: bool = field(default=False, kw_only=True)
+
+    @property
+    def identity(self) -> str:
+        """Equal where runs are equal in it."""
+        return self.key or digest(canonical(self.fields))
+
+
+def foreseen_traits(cell: Cell, study: Study, seconds: float | None) -> dict[str, Trait]:
+    """What a recipe alone tells, by the names that an inequality goes by.
+
+    Args:
+        cell: the run that is planned.
+        study: the study.
+        seconds: the budget that its length comes from, where it is one in seconds.
+    """
+    recipe = cell.recipe
+    traits = {
+        "student": Trait(_student(recipe) | {"weights": recipe.student.weights}),
+        "augmentation": Trait(recipe.data.augmentation.model_dump(mode="json")),
+        "budget": Trait(_length(recipe) if seconds is None else {"seconds": seconds}),
+        **_settings(recipe),
+        "micro-batches": Trait({"": recipe.training.accumulate}),
+        "data": Trait(_data(recipe)),
+        "precision": Trait({"": recipe.training.precision}),
+        "device": Trait({"": recipe.training.device}),
+    }
+    if recipe.teacher is not None:
+        traits["teacher"] = Trait(_teacher(recipe, study))
+    return traits
+
+
+def traits_of(run: Run, study: Study, seconds: float | None, shape: Shape | None) -> dict[str, Trait]:
+    """What a finished run tells, by the names that an inequality goes by.
+
+    Args:
+        run: the run.
+        study: the study.
+        seconds: the budget that its length comes from, where it is one in seconds.
+        shape: how its batches went through; None where that is not known.
+    """
+    recipe, summary = run.recipe, run.summary
+    seed = own_seed(run.cell, recipe)
+    order = {"training images": summary.data.train, "seed": seed}
+    start = {f"student.{key}": value for key, value in flat(recipe.student.model_dump(mode="json")).items()}
+    traits = {
+        "initial weights": Trait({**start, "seed": seed}, summary.hashes.init, reasoned=True),
+        "student": Trait(_student(recipe)),
+        "order of images": Trait(order, digest(canonical([summary.data.train, recipe.seed])), reasoned=True),
+        "augmentation": Trait(recipe.data.augmentation.model_dump(mode="json")),
+        "budget": Trait({"steps": summary.steps} if seconds is None else {"seconds": seconds}),
+        **_settings(recipe),
+        "data": Trait(_data(recipe), summary.data.fingerprint),
+        "test images": Trait({"count": run.answers.count}, run.answers.labels, reasoned=True),
+        "precision": Trait({"": summary.precision}),
+        "device": Trait({"": recipe.training.device}),
+        "versions": Trait({name: run.environment.get(name) for name in ("stillroom", "torch")}),
+    }
+    if shape is not None:
+        traits["micro-batches"] = Trait({"": shape.parts})
+        traits["processes"] = Trait({"": shape.processes})
+    if summary.teacher is not None and recipe.teacher is not None:
+        # Where its weights lie is no difference; what they are is.
+        told = _teacher(recipe, study)
+        known = {key: value for key, value in told.items() if key not in ("weights", "answers")}
+        traits["teacher"] = Trait(told, digest(canonical([summary.teacher.weights_hash, known])))
+    return traits
+
+
+def fields_of(recipe: Recipe, study: Study) -> dict[str, Any]:
+    """A recipe as ``a.b: value``; a teacher that the study trained goes by its name, wherever the study lies."""
+    content = flat(recipe.model_dump(mode="json"))
+    weights = content.get("teacher.weights")
+    for teacher in study.teachers:
+        place = StudyFolder(Path()).teacher(teacher.name) / "student.safetensors"
+        if isinstance(weights, str) and PurePath(weights).parts[-len(place.parts) :] == place.parts:
+            content["teacher.weights"] = OWN + teacher.name
+    return content
+
+
+def own_seed(cell: Cell, recipe: Recipe) -> int | str:
+    """The recipe's seed where it is not the study's."""
+    return THE_STUDYS if recipe.seed == cell.seed else recipe.seed
+
+
+def timed(study: Study) -> frozenset[tuple[str, str]]:
+    """The (pair, contestant) whose length comes from a budget in seconds, which none of their own has replaced."""
+    if study.budget is None or study.budget.seconds is None:
+        return frozenset()
+    return frozenset(
+        (pair.name, contestant.name)
+        for pair in study.all_pairs
+        for contestant in study.contestants
+        if recipe_content(study, StudyFolder(Path()), pair, contestant, _MARK)["training"].get("steps") == _MARK
+    )
+
+
+def _settings(recipe: Recipe) -> dict[str, Trait]:
+    return {
+        "batch size": Trait({"": recipe.data.batch_size}),
+        "threads": Trait({"": recipe.training.threads}),
+    }
+
+
+def _student(recipe: Recipe) -> dict[str, Any]:
+    content = flat(recipe.student.model_dump(mode="json"))
+    return {key: value for key, value in content.items() if key != "weights"}
+
+
+def _teacher(recipe: Recipe, study: Study) -> dict[str, Any]:
+    content = fields_of(recipe, study)
+    return {key.partition(".")[2]: value for key, value in content.items() if key.startswith("teacher.")}
+
+
+def _data(recipe: Recipe) -> dict[str, Any]:
+    return {key: value for key, value in recipe.data.model_dump(mode="json").items() if key not in _HANDLING}
+
+
+def _length(recipe: Recipe) -> dict[str, Any]:
+    training = recipe.training
+    return {"steps": training.steps} if training.steps is not None else {"epochs": training.epochs or 10}

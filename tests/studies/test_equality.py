@@ -1,0 +1,274 @@
+"""Every planted inequality is found and named, by a recipe or by a tampered run; equal studies are left in peace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillroom.studies.collect import collect
+from stillroom.studies.equality import CHECKED, foreseen, inequalities
+from stillroom.studies.folder import StudyFolder
+from stillroom.studies.plan import Plan, plan_of
+from studies.finished import KL, Made, made, study_of, told
+
+__all__ = ["made"]
+
+
+# -- equal studies
+
+
+def test_contestants_that_differ_in_what_they_are_alone_are_equal(made: Made, tmp_path: Path) -> None:
+    study = made.content()
+    study["contestants"] += [
+        {"name": "adam", "set": {"training.optimizer": {"name": "adamw", "lr": 0.01}, "training.ema": 0.9}},
+        {"name": "no-teacher", "set": {"teacher": None}},
+        # As many steps as the epochs of the others.
+        {"name": "in-steps", "set": {"training.steps": 6, "objectives": KL}},
+        {"name": "kept", "set": {"cache.enabled": True, "cache.dtype": "float32", "objectives": KL}},
+        {"name": "often", "set": {"training.evaluate_every": 2, "training.log_every": 1}},
+    ]
+    folder, plan = made.study(tmp_path / "s", **study)
+    assert told(folder, plan) == []
+    assert foreseen(plan) == []
+
+
+def test_what_shall_differ_is_no_inequality_and_all_else_still_is(made: Made, tmp_path: Path) -> None:
+    contestants = [
+        {"name": "plain"},
+        {"name": "wider", "set": {"student.options.width": 3, "data.augmentation.flip": True}},
+    ]
+    folder, plan = made.study(tmp_path / "s", contestants=contestants, varies=["student"], baseline="plain")
+    assert [line.partition(":")[0] for line in told(folder, plan)] == ["augmentation"]
+    assert [line.partition(":")[0] for line in foreseen(plan)] == ["augmentation"]
+
+
+def test_what_the_machine_settles_is_no_difference_to_the_plan(made: Made, tmp_path: Path) -> None:
+    study = made.content(seeds=[3])
+    study["recipe"]["training"] |= {"precision": "auto", "device": "auto"}
+    study["recipe"]["student"]["preprocess"] = "unit"
+    folder, plan = made.study(tmp_path / "s", **study)
+    assert told(folder, plan) == []
+
+
+def test_pairs_are_not_compared_with_each_other(made: Made, tmp_path: Path) -> None:
+    pairs = [{"name": "small"}, {"name": "large", "set": {"student.options.width": 3, "data.train_limit": 70}}]
+    folder, plan = made.study(tmp_path / "s", pairs=pairs)
+    assert told(folder, plan) == []
+
+
+def test_trials_may_choose_another_learning_rate_for_each(made: Made, tmp_path: Path) -> None:
+    tuning = {"trials": 2, "space": {"training.optimizer.lr": [0.1, 0.05]}}
+    folder, plan = made.study(tmp_path / "s", tuning=tuning, run=False)
+    plan = plan_of(plan.study, folder, {("all", "kl"): {"training.optimizer.lr": 0.05}})
+    made.run(folder, plan)
+    tuned = {"all": {name: {"trials": 2, "values": {}} for name in ("labels", "kl", "mse")}}
+    assert told(folder, plan, tuned=tuned) == []
+    tuned["all"]["kl"]["trials"] = 40
+    assert told(folder, plan, tuned=tuned) == ["tuning: kl has trials 40, labels and mse 2"]
+
+
+def in_seconds(made: Made, path: Path, **changes: Any) -> tuple[StudyFolder, Plan, dict[str, Any]]:
+    folder, plan = made.study(path, run=False, **{"budget": {"seconds": 60}, **changes})
+    steps = {"labels": 9, "kl": 5, "mse": 6}
+    plan = plan_of(plan.study, folder, steps={("all", name): count for name, count in steps.items()})
+    made.run(folder, plan)
+    return folder, plan, {"seconds": 60.0, "pairs": {"all": {name: {"steps": n} for name, n in steps.items()}}}
+
+
+def test_a_budget_in_seconds_gives_each_its_own_steps(made: Made, tmp_path: Path) -> None:
+    folder, plan, calibration = in_seconds(made, tmp_path / "s")
+    assert told(folder, plan, calibration=calibration) == []
+    assert foreseen(plan) == []
+
+
+def test_steps_that_are_not_the_calibrations_are_found(made: Made, tmp_path: Path) -> None:
+    folder, plan, calibration = in_seconds(made, tmp_path / "s")
+    calibration["pairs"]["all"]["kl"]["steps"] = 4
+    found = ["budget: kl has 5 steps, the calibration says 4 steps (seeds 0, 1)"]
+    assert told(folder, plan, calibration=calibration) == found
+    assert "budget: labels has 9 steps, the calibration says nothing (seeds 0, 1)" in told(folder, plan)
+
+
+def test_a_length_of_ones_own_beside_a_budget_in_seconds_is_found(made: Made, tmp_path: Path) -> None:
+    study = made.content()
+    study["contestants"][1]["set"]["training.epochs"] = 2
+    folder, plan, calibration = in_seconds(made, tmp_path / "s", **{"contestants": study["contestants"]})
+    assert told(folder, plan, calibration=calibration) == [
+        "budget: kl has 6 steps, labels and mse 60 seconds (seeds 0, 1)"
+    ]
+    assert foreseen(plan) == ["budget: kl has 2 epochs, labels and mse 60 seconds (seeds 0, 1)"]
+
+
+def test_a_study_that_was_moved_is_as_equal_as_before(made: Made, tmp_path: Path) -> None:
+    study = made.content(teachers=[{"name": "big", "set": {"student": {"name": "resnet8", "options": {"width": 4}}}}])
+    study["recipe"]["teacher"]["weights"] = "study:big"
+    folder = StudyFolder(tmp_path / "here")
+    (folder.teacher("big")).mkdir(parents=True)
+    shutil.copy(made.weights(), folder.teacher("big") / "student.safetensors")
+    _, plan = made.study(folder.path, **study)
+    shutil.move(folder.path, tmp_path / "there")
+    moved = StudyFolder(tmp_path / "there")
+    assert told(moved, plan_of(plan.study, moved)) == []
+
+
+# -- planted by a contestant's recipe
+
+SEEDS = " (seeds 0, 1)"
+PLANTED: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "twice the epochs": (
+        {"training.epochs": 4},
+        ["budget: kl has 12 steps, labels and mse 6"],
+    ),
+    "steps of its own": (
+        {"training.steps": 7},
+        ["budget: kl has 7 steps, labels and mse 6"],
+    ),
+    "another seed": (
+        {"seed": 7},
+        [
+            "seed: kl has 7 in place of the study's",
+            "initial weights: kl differs from labels and mse (seed 7 against the study's)",
+            "order of images: kl differs from labels and mse (seed 7 against the study's)",
+        ],
+    ),
+    "a wider student": (
+        {"student.options.width": 3},
+        [
+            "initial weights: kl differs from labels and mse (student.options.width 3 against 2)",
+            "student: kl has options.width 3, labels and mse 2",
+        ],
+    ),
+    "a pretrained student": (
+        {"student": {"weights": "{teacher}", "options": {"width": 4}}},
+        [
+            "initial weights: kl differs from labels and mse "
+            "(student.weights teacher-0.safetensors against none; student.options.width 4 against 2)",
+            "student: kl has options.width 4, labels and mse 2",
+        ],
+    ),
+    "a student that sees other pixels": (
+        {"student.preprocess": "unit"},
+        ["student: kl has preprocess.mean [0] and preprocess.std [1], "
+            "labels and mse preprocess.mean [0.5] and preprocess.std [0.5]"],
+    ),
+    "mirrored images": (
+        {"data.augmentation.flip": True},
+        ["augmentation: kl has flip true, labels and mse false"],
+    ),
+    "another augmentation seed": (
+        {"data.augmentation.seed": 1, "data.augmentation.views": 2},
+        ["augmentation: kl has seed 1 and views 2, labels and mse seed 0 and views 4"],
+    ),
+    "two threads": (
+        {"training.threads": 2},
+        ["threads: kl has 2, labels and mse 1"],
+    ),
+    "another precision": (
+        {"training.precision": "bfloat16"},
+        ["precision: kl has bfloat16, labels and mse float32"],
+    ),
+    "fewer images": (
+        {"data.train_limit": 70},
+        [
+            "order of images: kl differs from labels and mse (training images 70 against 100)",
+            "budget: kl has 4 steps, labels and mse 6",
+            "data: kl has train_limit 70, labels and mse 100",
+        ],
+    ),
+    "fewer test images": (
+        {"data.test_limit": 30},
+        [
+            "data: kl has test_limit 30, labels and mse 60",
+            "test images: kl differs from labels and mse (count 30 against 60)",
+        ],
+    ),
+    "a smaller batch": (
+        {"data.batch_size": 16},
+        ["budget: kl has 12 steps, labels and mse 6", "batch size: kl has 16, labels and mse 32"],
+    ),
+    "smaller parts": (
+        {"training.accumulate": 2},
+        ["micro-batches: kl has 2, labels and mse 1"],
+    ),
+    "another teacher": (
+        {"teacher.weights": "{other}"},
+        ["teacher: kl has weights teacher-1.safetensors, labels and mse teacher-0.safetensors"],
+    ),
+    "a teacher that sees other pixels": (
+        {"teacher.preprocess": "none"},
+        ["teacher: kl has preprocess none, labels and mse preprocess.mean [0.5], preprocess.std [0.5], "
+            "preprocess.size none, preprocess.channel_order rgb and preprocess.class_order none"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_an_inequality_planted_by_a_recipe_is_found_and_named(made: Made, tmp_path: Path, name: str) -> None:
+    changes, wanted = PLANTED[name]
+    text = json.dumps(changes).replace("{teacher}", str(made.weights())).replace("{other}", str(made.weights(1)))
+    folder, plan = made.planted(tmp_path / "s", json.loads(text))
+    found = inequalities(plan, collect(folder, plan).runs)
+    assert [one.told for one in found] == [line + SEEDS for line in wanted]
+    assert {one.contestants for one in found} == {("kl",)}
+    assert {one.what for one in found} <= set(CHECKED)
+
+
+FORESEEN = {
+    "twice the epochs": "budget: kl has 4 epochs, labels and mse 2",
+    "another seed": PLANTED["another seed"][1][0],
+    "a wider student": PLANTED["a wider student"][1][1],
+    "mirrored images": PLANTED["mirrored images"][1][0],
+    "two threads": PLANTED["two threads"][1][0],
+    "another precision": PLANTED["another precision"][1][0],
+    "fewer images": PLANTED["fewer images"][1][2],
+    "a smaller batch": PLANTED["a smaller batch"][1][1],
+    "smaller parts": PLANTED["smaller parts"][1][0],
+}
+
+
+@pytest.mark.parametrize("name", FORESEEN)
+def test_what_recipes_show_is_told_before_anything_runs(made: Made, tmp_path: Path, name: str) -> None:
+    study = made.content()
+    study["contestants"][1]["set"] |= PLANTED[name][0]
+    _, plan = made.study(tmp_path / "s", run=False, **study)
+    assert foreseen(plan) == [FORESEEN[name] + SEEDS]
+
+
+def test_what_most_have_is_the_measure_and_in_a_tie_the_baselines(made: Made, tmp_path: Path) -> None:
+    folder, plan = made.planted(tmp_path / "a", {"training.threads": 2}, who=("labels", "mse"))
+    assert told(folder, plan) == ["threads: kl has 1, labels and mse 2" + SEEDS]
+    two = made.content()["contestants"][:2]
+    folder, plan = made.planted(tmp_path / "b", {"training.threads": 2}, contestants=two, baseline="kl")
+    assert told(folder, plan) == ["threads: labels has 1, kl 2" + SEEDS]
+
+
+def test_several_that_differ_are_told_in_one_line(made: Made, tmp_path: Path) -> None:
+    study = made.content()
+    study["contestants"] += [{"name": name} for name in ("a", "b", "c")]
+    folder, plan = made.planted(tmp_path / "s", {"training.threads": 2}, who=("kl", "mse"), **study)
+    assert told(folder, plan) == ["threads: kl and mse have 2, the others 1" + SEEDS]
+
+
+def test_seeds_and_pairs_are_merged_and_named(made: Made, tmp_path: Path) -> None:
+    pairs = [{"name": "p"}, {"name": "q", "set": {"data.batch_size": 50}}]
+    folder, plan = made.planted(tmp_path / "s", {"training.threads": 2}, pairs=pairs)
+    found = inequalities(plan, collect(folder, plan).runs)
+    assert [one.told for one in found] == ["threads: kl has 2, labels and mse 1 (pairs p and q, seeds 0, 1)"]
+    assert found[0].as_dict() == {
+        "what": "threads",
+        "pair": "p",
+        "seed": 0,
+        "contestants": ["kl"],
+        "pairs": ["p", "q"],
+        "seeds": [0, 1],
+        "told": found[0].told,
+    }
+
+
+def test_before_any_run_nothing_is_found(tmp_path: Path) -> None:
+    plan = plan_of(study_of(), StudyFolder(tmp_path))
+    assert inequalities(plan, ()) == []
