@@ -24,6 +24,7 @@ FLOORS = [
     ["report"],
     ["listing"],
     ["console"],
+    ["live"],
     ["api", "demo"],
     ["cli"],
     ["__main__"],

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stillroom.api import Run, distill
+    from stillroom.api import Run, StudyResult, compare, distill
     from stillroom.errors import BadInput, RunFailed
     from stillroom.objectives.base import Lesson, Objective, Paper, Reads
     from stillroom.objectives.config import ObjectiveConfig, WeightSchedule
@@ -41,7 +41,9 @@ _HOME = {
     "RunFailed": "errors",
     "StepHook": "training.hooks",
     "StepInfo": "training.hooks",
+    "StudyResult": "api",
     "WeightSchedule": "objectives.config",
+    "compare": "api",
     "distill": "api",
     "load_recipe": "recipe",
     "paired_difference": "studies.statistics",
@@ -64,7 +66,9 @@ __all__ = [
     "RunFailed",
     "StepHook",
     "StepInfo",
+    "StudyResult",
     "WeightSchedule",
+    "compare",
     "distill",
     "load_recipe",
     "paired_difference",

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.utils.data import Dataset
@@ -15,15 +15,21 @@ from stillroom.console import ProgressBar
 from stillroom.data.dataset import from_dataset
 from stillroom.data.images import paired
 from stillroom.errors import BadInput
+from stillroom.live import LiveStudy
 from stillroom.objectives.base import Objective
 from stillroom.objectives.labels import CrossEntropy
 from stillroom.objectives.logits import KL
 from stillroom.objectives.registry import describe
 from stillroom.recipe import parse_recipe
 from stillroom.report.page import write_report
+from stillroom.report.study.page import write_run_pages, write_study_report
 from stillroom.runs.execute import execute
 from stillroom.runs.materials import Materials
 from stillroom.runs.records import fresh_folder
+from stillroom.studies.compare import compare as run_study
+from stillroom.studies.config import load_study, parse_study
+from stillroom.studies.engine.choosing import engine_maker
+from stillroom.studies.schedule import StudyObserver
 from stillroom.training.hooks import StepHook
 from stillroom.training.observer import Observer
 
@@ -148,6 +154,65 @@ def distill(
         hooks=hooks,
     )
     return Run(finished.path, finished.student, finished.summary)
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A study that was done.
+
+    Attributes:
+        path: its folder.
+        results: what ``results.json`` holds: cells with intervals, families of paired differences, inequalities.
+        sound: whether every run is there and all were equal, so that the table can be believed.
+    """
+
+    path: Path
+    results: dict[str, Any]
+    sound: bool
+
+    def report(self) -> Path:
+        """Write the page ``report.html`` of the study, and one of each run that it links to; returns its path."""
+        write_run_pages(self.path)
+        return write_study_report(self.path)
+
+
+def compare(
+    study: str | Path | dict[str, Any],
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    progress: bool = True,
+) -> StudyResult:
+    """Compare ways to make a student: contestants × pairs × seeds under one budget; goes on where it was stopped.
+
+    Args:
+        study: a study file, or its content.
+        out: the study's folder.
+        workers: runs side by side; left out: as many as their threads leave cores for.
+        engine: processes of this machine, or a Ray cluster.
+        address: of the Ray cluster; left out: one of our own.
+        progress: show how it goes on standard error.
+
+    Raises:
+        BadInput: something in the study cannot be used, or another process works on the folder.
+        RunFailed: what all runs need could not be done.
+
+    >>> import tempfile, stillroom as sr
+    >>> found = sr.compare({
+    ...     "name": "widths", "seeds": [0], "budget": {"steps": 2},
+    ...     "recipe": {"data": {"train_limit": 64, "test_limit": 64}, "student": {"name": "mlp"}},
+    ...     "contestants": [
+    ...         {"name": "labels"}, {"name": "smoothed", "set": {"objectives": [{"name": "label_smoothing"}]}}],
+    ... }, tempfile.mkdtemp(), workers=1, progress=False)
+    >>> found.sound, [cell["why"] for cell in found.results["cells"]]
+    (True, ['one seed: no interval', 'one seed: no interval'])
+    """
+    settled = parse_study(study) if isinstance(study, dict) else load_study(Path(study))
+    observer = LiveStudy() if progress else StudyObserver()
+    found = run_study(settled, Path(out), engine_maker(engine, workers, address), observer)
+    return StudyResult(found.path, found.results, found.sound)
 
 
 def _entry(model: object, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:

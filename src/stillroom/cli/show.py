@@ -17,7 +17,7 @@ from stillroom.errors import BadInput
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="A run, and others to show beside it (a baseline, other seeds).", metavar="RUN…"),
+        typer.Argument(help="A run, and others to show beside it; or the folder of a study.", metavar="RUN…"),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", help="Page to write; left out: report.html in the first run.")
@@ -29,8 +29,9 @@ def report(
     Example: `stillroom report runs/distilled runs/labels`
     """
     from stillroom.report.page import write_report
+    from stillroom.report.study.page import is_study, write_study_report
 
-    page = write_report(runs, out)
+    page = write_study_report(runs[0], out) if len(runs) == 1 and is_study(runs[0]) else write_report(runs, out)
     if as_json:
         print_json({"report": str(page)})
     else:

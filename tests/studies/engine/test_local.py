@@ -31,16 +31,20 @@ def noisy(num_classes):
 """
 
 
+# A few steps: threads that wait for each other are slow where the cores are busy.
+TWO = recipe(threads=2, epochs=None, steps=3)
+
+
 def pid_of(engine: LocalEngine, what: Job) -> int:
     return next(w.child.pid for w in engine._workers.values() if w.job is not None and w.job.id == what.id)
 
 
 def test_a_run_is_the_same_first_third_and_alone(place: Path) -> None:
     (place / "recipe.yaml").write_text(yaml.safe_dump(recipe()))
-    one_job, two = job(place / "first"), job(place / "two-first", recipe(threads=2))
+    one_job, two = job(place / "first"), job(place / "two-first", TWO)
     with LocalEngine(1, place / "logs") as engine:
         between = [two, job(place / "between", recipe(seed=3, data={"train_limit": 150}))]
-        again = [job(place / "third"), job(place / "two-again", recipe(threads=2))]
+        again = [job(place / "third"), job(place / "two-again", TWO)]
         ended = do(engine, [one_job, *between, *again])
     assert run(["distill", "recipe.yaml", "--out", "alone"]) == 0
     assert [outcome.ending for outcome in ended.values()] == ["done"] * 5
@@ -49,7 +53,7 @@ def test_a_run_is_the_same_first_third_and_alone(place: Path) -> None:
     assert left_by(one_job) == left_by(place / "third") == left_by(place / "alone")
     assert left_by(two) == left_by(place / "two-again")
     with LocalEngine(1, place / "logs") as engine:
-        one(engine, job(place / "two-fresh", recipe(threads=2)))
+        one(engine, job(place / "two-fresh", TWO))
     assert left_by(two) == left_by(place / "two-fresh")
 
 
@@ -101,7 +105,7 @@ def test_closing_ends_workers_whatever_they_do(place: Path) -> None:
         os.kill(pid, signal.SIGINT)
         assert engine.wait(0.3) == []
         began = time.monotonic()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert is_free(busy)
@@ -117,7 +121,7 @@ def test_a_busy_worker_ends_with_whoever_started_it(place: Path) -> None:
         worker.stdin.flush()
         until(lambda: saved(busy))
         worker.stdin.close()
-        assert worker.wait(2) == 0
+        assert worker.wait(5) == 0
     assert is_free(busy)
 
 

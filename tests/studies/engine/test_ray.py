@@ -65,7 +65,7 @@ def test_a_run_is_the_same_on_a_cluster_and_on_this_machine(
 ) -> None:
     names = ("one", "two", "again")
     kept = recipe() | {"cache": {"enabled": True}}
-    kinds = {"one": kept, "two": recipe(threads=2), "again": kept}
+    kinds = {"one": kept, "two": recipe(threads=2, epochs=None, steps=3), "again": kept}
     monkeypatch.setenv("STILLROOM_CACHE", "answers")
     not_this_one(place)
     with RayEngine(cluster, None, place / "study") as engine:
@@ -99,7 +99,7 @@ def test_a_process_that_dies_on_the_cluster_is_told_and_what_is_closed_goes_on(p
         assert [(outcome.id, outcome.ending) for outcome in ended] == [(killed.id, "crashed")]
         assert ended[0].reason.startswith("its process on the cluster died: WorkerCrashedError")
         assert not is_free(busy)
-    until(lambda: is_free(busy), patience=5)
+    until(lambda: is_free(busy), patience=20)
     with RayEngine("auto", 2, place / "study") as engine:
         assert {outcome.ending for outcome in do(engine, [killed, whole]).values()} == {"done"}
     assert left_by(killed) == left_by(whole)
@@ -129,7 +129,7 @@ def test_a_ray_of_our_own_listens_to_this_machine_alone_and_its_loss_is_told(
     gone, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
     assert gone
-    until(lambda: is_free(busy), patience=5)
+    until(lambda: is_free(busy), patience=20)
 
 
 @pytest.mark.parametrize(

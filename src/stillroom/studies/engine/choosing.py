@@ -30,7 +30,7 @@ def engine_maker(name: str, workers: int | None, address: str | None) -> Callabl
     def ray(folder: StudyFolder, threads: int) -> Engine:
         from stillroom.studies.engine.ray import RayEngine
 
-        return RayEngine(address, workers, folder.path)
+        return RayEngine(address, workers, folder.path, threads=threads)
 
     makers = {"local": local, "ray": ray}
     if name not in makers:

@@ -1,0 +1,145 @@
+"""What a person sees of a study while it goes on: a table that fills, jobs under way, the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from stillroom.console import stderr
+from stillroom.studies.progress import JobState, Progress
+from stillroom.studies.schedule import StudyObserver
+
+_REFRESH = 0.5  # seconds between two looks at what the jobs have logged
+
+
+class LiveStudy(StudyObserver):
+    """Shows a study: a table on a terminal, a line for each job elsewhere.
+
+    Args:
+        console: where; standard error where left out.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or stderr
+        self._live: Live | None = None
+        self._looked = 0.0
+
+    def started(self, progress: Progress) -> None:
+        """Show an empty table."""
+        if self._console.is_terminal:
+            self._live = Live(shown(progress), console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+
+    def note(self, text: str) -> None:
+        """Print a line above the table."""
+        self._console.print(escape(text), soft_wrap=True)
+
+    def alarm(self, text: str) -> None:
+        """Print a line in red above the table."""
+        self._console.print(f"[bold red]{escape(text)}[/bold red]", soft_wrap=True)
+
+    def ended(self, state: JobState, progress: Progress) -> None:
+        """A line for each job where there is no table; failures always."""
+        if state.status == "failed":
+            self.alarm(f"{state.id}: {state.reason}")
+        elif self._live is None:
+            alike = progress.of_kind(state.kind)
+            done = sum(other.status == "done" for other in alike)
+            value = f": {progress.measure} {state.value:.4g}" if state.value is not None else ""
+            self._console.print(escape(f"[{done}/{len(alike)}] {state.id}{value} ({state.seconds:.0f} s)"))
+
+    def looked(self, progress: Progress) -> None:
+        """Bring the table up to date."""
+        if self._live is not None and time.monotonic() - self._looked > _REFRESH:
+            self._live.update(shown(progress), refresh=True)
+            self._looked = time.monotonic()
+
+    def stopped(self) -> None:
+        """Take the table away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+@contextmanager
+def watching(console: Console, progress: Progress) -> Iterator[Live]:
+    """A live display for somebody who only looks."""
+    with Live(shown(progress), console=console, auto_refresh=False) as live:
+        yield live
+
+
+def shown(progress: Progress) -> RenderableType:
+    """The state of a study: who has how many runs done, what is under way, how long it takes still."""
+    runs = progress.of_kind("run")
+    parts: list[RenderableType] = [Text(f"{progress.name}: {progress.phase or 'beginning'}", style="bold")]
+    if runs:
+        parts.append(_standings(progress, runs))
+    under_way = [state for state in progress.jobs.values() if state.status == "running"]
+    if under_way:
+        parts.append(_jobs(under_way))
+    parts.append(_foot(progress))
+    return Group(*parts)
+
+
+def _standings(progress: Progress, runs: list[JobState]) -> Table:
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("pair")
+    table.add_column("contestant")
+    table.add_column("runs done", justify="right")
+    # A mean without its interval invites to read a winner out of it: ranges of what is there, no more.
+    table.add_column(f"{progress.measure} so far", justify="right")
+    rows: dict[tuple[str, str], list[JobState]] = {}
+    for state in runs:
+        _, pair, contestant, _ = state.id.split("/")
+        rows.setdefault((pair, contestant), []).append(state)
+    for (pair, contestant), states in rows.items():
+        values = [state.value for state in states if state.value is not None]
+        failed = sum(state.status == "failed" for state in states)
+        done = f"{sum(state.status == 'done' for state in states)}/{len(states)}" + (
+            f", {failed} failed" if failed else ""
+        )
+        told = (
+            "" if not values else f"{min(values):.2f}" if len(values) == 1 else f"{min(values):.2f} … {max(values):.2f}"
+        )
+        table.add_row(escape(pair), escape(contestant), done, told)
+    return table
+
+
+def _jobs(states: list[JobState]) -> Table:
+    table = Table(show_header=False, show_edge=False, box=None, pad_edge=False)
+    for state in states:
+        again = f"attempt {state.attempts}" if state.attempts > 1 else ""
+        bar = ProgressBar(total=1.0, completed=state.share(), width=28)
+        table.add_row(escape(state.id), bar, _clock(time.time() - state.began), again)
+    return table
+
+
+def _foot(progress: Progress) -> Text:
+    done = sum(state.status == "done" for state in progress.jobs.values())
+    left = progress.seconds_left()
+    words = [
+        f"{done} of {len(progress.jobs)} jobs done",
+        f"{progress.workers} side by side",
+        f"{_clock(time.time() - progress.began)} so far",
+    ]
+    waits = any(state.status in ("waiting", "running") for state in progress.jobs.values())
+    if waits:
+        words.append(
+            f"about {_clock(left)} left of {progress.phase or 'this'}"
+            if left is not None
+            else "time left not known yet"
+        )
+    return Text(", ".join(words), style="dim")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(max(seconds, 0.0))))
