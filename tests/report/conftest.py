@@ -1,4 +1,4 @@
-"""Made-up runs, written once a session, and a browser."""
+"""Made-up runs and studies, written once a session."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from report.folders import EVIL, Fake, write_run
+from report.studies import FakeStudy, write_study
 from stillroom.report.page import write_report
+from stillroom.report.study.page import write_run_pages, write_study_report
 
 LABELS_ALONE = Fake(
     name="resnet8, labels alone", teacher=False, skill=3.4, objectives=({"name": "cross_entropy", "weight": 1.0},)
@@ -45,3 +47,41 @@ def pages(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
         "evil": ["evil", "evil, other data"],
     }
     return {name: write_report([runs[key] for key in keys], out / f"{name}.html") for name, keys in wanted.items()}
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Study folders by what they are, with their pages; tests read them and write nothing into them."""
+    root = tmp_path_factory.mktemp("studies")
+    long = tuple(f"c{number:02d}-a-long_name=0.5+with-as-many-letters-as-allowed"[:48] for number in range(29))
+    pairs = ("digits", "cifar10", "cifar100", "tiny")
+    every = {("cifar100", name, seed): "failed: out of memory" for name in ("labels", "kl", "mse") for seed in range(3)}
+    fakes = {
+        "usual": FakeStudy(whole_runs=True),
+        "four": FakeStudy(name="four", pairs=pairs, one_size=False),
+        "many": FakeStudy(name="many", contestants=("labels", *long), pairs=pairs, gap=0.3, epochs=4),
+        "alone": FakeStudy(name="alone", contestants=("labels",), seeds=(0,), tuned=False),
+        "two": FakeStudy(name="two", seeds=(0, 1)),
+        "unequal": FakeStudy(
+            unequal=True,
+            missing={("cifar100", "mse", 1): "failed: not finite", ("cifar100", "crd", 2): "not run yet"},
+        ),
+        "failed": FakeStudy(contestants=("labels", "kl", "mse"), missing=every),
+        "nll": FakeStudy(measure="nll", level=1.4, gap=-0.03, noise=0.01),
+        "huge": FakeStudy(measure="nll", level=-3e9, gap=1e8, noise=1e7),
+        "evil": FakeStudy(
+            name=EVIL,
+            question=EVIL,
+            contestants=("labels", EVIL),
+            pairs=("ok", "“ünï”"),
+            note=EVIL,
+            differing=EVIL,
+            missing={("ok", EVIL, 2): f"failed: {EVIL}"},
+        ),
+    }
+    for name, fake in fakes.items():
+        study = write_study(root / name, fake)
+        if fake.whole_runs:
+            write_run_pages(study)
+        write_study_report(study)
+    return {name: root / name for name in fakes}

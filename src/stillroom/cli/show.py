@@ -29,9 +29,13 @@ def report(
     Example: `stillroom report runs/distilled runs/labels`
     """
     from stillroom.report.page import write_report
-    from stillroom.report.study.page import is_study, write_study_report
+    from stillroom.report.study.page import is_study, write_run_pages, write_study_report
 
-    page = write_study_report(runs[0], out) if len(runs) == 1 and is_study(runs[0]) else write_report(runs, out)
+    if len(runs) == 1 and is_study(runs[0]):
+        write_run_pages(runs[0])
+        page = write_study_report(runs[0], out)
+    else:
+        page = write_report(runs, out)
     if as_json:
         print_json({"report": str(page)})
     else:

@@ -37,17 +37,11 @@ class Fields:
 
     def number(self, key: str, low: float | None = None, high: float | None = None) -> float:
         """A finite number within bounds, which must be there."""
-        value = self.content.get(key)
-        outside = (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or (low is not None and value < low)
-            or (high is not None and value > high)
-        )
+        value: Any = self.content.get(key)
+        outside = not is_finite(value) or (low is not None and value < low) or (high is not None and value > high)
         if outside:
             raise self._bad(key, "a number" + _bounds(low, high))
-        return float(value)  # type: ignore[arg-type]
+        return float(value)
 
     def maybe_number(self, key: str, low: float | None = None, high: float | None = None) -> float | None:
         """A finite number within bounds, or None where there is none."""
@@ -83,8 +77,54 @@ class Fields:
             raise self._bad(key, "a mapping")
         return Fields(self.path, value, f"{self.prefix}{key}.")
 
+    def maybe_inside(self, key: str) -> Fields | None:
+        """The fields of a nested object, or None where there is none."""
+        return None if self.content.get(key) is None else self.inside(key)
+
+    def listed(self, key: str) -> list[Fields]:
+        """The fields of each object of a list; none where the list is not there."""
+        return [
+            Fields(self.path, value, f"{self.prefix}{key}[{place}].")
+            for place, value in enumerate(self._list(key, dict, "mappings"))
+        ]
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        """A list of texts; none where it is not there."""
+        return tuple(self._list(key, str, "texts"))
+
+    def wholes(self, key: str) -> tuple[int, ...]:
+        """A list of whole numbers; none where it is not there."""
+        return tuple(self._list(key, int, "whole numbers"))
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of finite numbers; none where it is not there."""
+        held = self._list(key, (int, float), "numbers")
+        if not all(is_finite(value) for value in held):
+            raise self._bad(key, "a list of finite numbers")
+        return tuple(map(float, held))
+
+    def _list(self, key: str, kind: type | tuple[type, ...], what: str) -> list[Any]:
+        value = [] if self.content.get(key) is None else self.content[key]
+        if not isinstance(value, list) or not all(isinstance(v, kind) and not isinstance(v, bool) for v in value):
+            raise self._bad(key, f"a list of {what}")
+        return value
+
     def _bad(self, key: str, expected: str) -> BadInput:
         return BadInput(f"{self.path}: {self.prefix}{key}", self.content.get(key), expected)
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value of a JSON file is a number that a float can hold.
+
+    >>> is_finite(1.5), is_finite(True), is_finite(float("nan")), is_finite(10**400)
+    (True, False, False, False)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False
 
 
 def _bounds(low: float | None, high: float | None) -> str:

@@ -128,3 +128,46 @@ def versus(teacher: float | None, student: float | None, less: str, more: str) -
         return "the same" if factor == "1.0×" else f"{factor} {less}"
     factor = times(student / teacher)
     return "the same" if factor == "1.0×" else f"{factor} {more}"
+
+
+def amount(value: float | None, digits: int = 2) -> str:
+    """A number with fixed decimals, a very large one with an exponent.
+
+    >>> amount(61.204), amount(-2.5e12), amount(-0.001), amount(None)
+    ('61.20', '−2.50e+12', '0.00', '–')
+    """
+    if value is None:
+        return DASH
+    if abs(value) < 1e7:
+        return decimal(value, digits)
+    return f"{value:.2e}".replace("-", MINUS, 1) if value < 0 else f"{value:.2e}"
+
+
+def change(value: float | None, digits: int = 2) -> str:
+    """A difference with its sign, as :func:`amount` writes it.
+
+    >>> change(2.0), change(-3e9), change(0.0)
+    ('+2.00', '−3.00e+09', '0.00')
+    """
+    text = amount(value, digits)
+    return f"+{text}" if value is not None and value > 0 and text.strip("0.,") else text
+
+
+def p_value(value: float | None) -> str:
+    """A p, to three decimals; below them only that it is.
+
+    >>> p_value(0.0312), p_value(0.00004), p_value(1.0), p_value(None)
+    ('0.031', '< 0.001', '1.000', '–')
+    """
+    if value is None:
+        return DASH
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def counted(count: int, what: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "seed"), counted(1200, "seed")
+    ('1 seed', '1,200 seeds')
+    """
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from stillroom.errors import BadInput
-from stillroom.report.fields import Fields
+from stillroom.report.fields import Fields, is_finite
 from stillroom.report.formats import clean
 from stillroom.report.predictions import Predictions, read_predictions
 
@@ -86,7 +85,7 @@ def read_run(path: Path) -> RunFolder:
         raise BadInput(
             "run", str(path), "a finished run; continue it with --resume" if begun else f"a run folder, with {SUMMARY}"
         )
-    summary = Fields(path / SUMMARY, _object(path / SUMMARY))
+    summary = Fields(path / SUMMARY, read_object(path / SUMMARY))
     summary.one_of("schema", (1,))
     data = summary.inside("data")
     hashes = summary.inside("hashes")
@@ -124,7 +123,7 @@ def read_run(path: Path) -> RunFolder:
         train=train,
         test=test,
         latency_threads=_latency_threads(timing),
-        environment=_flat(_object(path / "environment.json")) if (path / "environment.json").is_file() else {},
+        environment=_flat(read_object(path / "environment.json")) if (path / "environment.json").is_file() else {},
         predictions=read_predictions(path / "predictions.safetensors", count=student.count, classes=classes),
     )
 
@@ -148,7 +147,12 @@ def _facts(fields: Fields, latency: dict[int, float]) -> ModelFacts:
     )
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        BadInput: it cannot be read, or is no text.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -156,7 +160,12 @@ def _text(path: Path) -> str:
         raise BadInput(path.name, str(path), f"a readable file ({reason})") from None
 
 
-def _json(text: str, path: Path, line: int | None = None) -> Row:
+def json_object(text: str, path: Path, line: int | None = None) -> Row:
+    """The object that a file, or a line of one, is, its texts cleaned.
+
+    Raises:
+        BadInput: it is no JSON object.
+    """
     where = "" if line is None else f" in line {line}"
     try:
         content = json.loads(text)
@@ -169,23 +178,28 @@ def _json(text: str, path: Path, line: int | None = None) -> Row:
     return dict(clean(content))
 
 
-def _object(path: Path) -> Row:
-    return _json(_text(path), path)
+def read_object(path: Path) -> Row:
+    """The object that a JSON file is, its texts cleaned.
+
+    Raises:
+        BadInput: it cannot be read, or is no JSON object.
+    """
+    return json_object(read_text(path), path)
 
 
 def _lines(path: Path) -> Iterator[Row]:
     if path.is_file():
-        for number, line in enumerate(_text(path).split("\n"), start=1):
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
             if line.strip():
-                yield _json(line, path, number)
+                yield json_object(line, path, number)
 
 
 def _clocks(path: Path) -> list[Row]:
     """The events of ``timing.jsonl``; a killed run may leave half a line in it, which takes nothing from the result."""
     events = []
-    for line in _text(path).split("\n") if path.is_file() else ():
+    for line in read_text(path).split("\n") if path.is_file() else ():
         try:
-            events.append(_json(line, path))
+            events.append(json_object(line, path))
         except BadInput:
             continue
     return events
@@ -196,15 +210,11 @@ def _metrics(path: Path) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     splits: dict[str, list[Row]] = {"train": [], "test": []}
     for row in _lines(path):
         split = row.get("split")
-        numbers = {key: value for key, value in row.items() if _finite(value)}
+        numbers = {key: value for key, value in row.items() if is_finite(value)}
         if split not in splits or "epoch" not in numbers:
             raise BadInput(path.name, str(path), "lines with an epoch and a split, train or test")
         splits[split].append(numbers)
     return tuple(splits["train"]), tuple(splits["test"])
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _latency(timing: list[Row], who: str) -> dict[int, float]:
@@ -213,7 +223,7 @@ def _latency(timing: list[Row], who: str) -> dict[int, float]:
     for event in timing:
         milliseconds = event.get("milliseconds")
         if event.get("event") == "latency" and event.get("who") == who and isinstance(milliseconds, dict):
-            found |= {int(b): float(v) for b, v in milliseconds.items() if b.isdigit() and _finite(v) and v > 0}
+            found |= {int(b): float(v) for b, v in milliseconds.items() if b.isdigit() and is_finite(v) and v > 0}
     return found
 
 
@@ -228,7 +238,7 @@ def _latency_threads(timing: list[Row]) -> dict[str, int]:
 def _recipe(path: Path) -> tuple[str | None, Row]:
     if not path.is_file():
         return None, {}
-    text = _text(path)
+    text = read_text(path)
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError):

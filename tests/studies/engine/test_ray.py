@@ -80,7 +80,7 @@ def test_a_run_is_the_same_on_a_cluster_and_on_this_machine(
     for name in names:
         perform(job(place / f"local-{name}", kinds[name]))
         assert left_by(place / f"ray-{name}") == left_by(place / f"local-{name}"), name
-    assert [path.name for path in (place / "study").iterdir()] == ["logs"], "the token is gone"
+    assert [path.name for path in (place / "study").iterdir()] == ["state"], "the token is gone"
     with socket.create_connection(locate(cluster), timeout=5):
         pass  # the cluster is still there
 

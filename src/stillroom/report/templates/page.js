@@ -1,4 +1,5 @@
-/* The page's own behaviour: theme, plots drawn as they come into view, curves shown or hidden, filter, sort, copy. */
+/* The pages' own behaviour: theme, plots drawn as they come into view, curves shown or hidden, switches, rows that
+   unfold, filter, sort, copy. */
 (() => {
   "use strict";
   const root = document.documentElement;
@@ -22,12 +23,15 @@
     return isColour && Object.hasOwn(shades, part) ? shades[part] : part;
   }
 
-  /* Plotly is large: it waits as text until the first plot comes near, so that the page answers at once. */
+  /* Plotly is large: it waits as text until the first plot comes near, so that the page answers at once. A run's page
+     in a study's folder reads the study's, which is not there where the run was moved away. */
   function startPlotly() {
-    if (globalThis.Plotly) return;
+    const held = document.getElementById("plotly");
+    if (globalThis.Plotly || !held) return Boolean(globalThis.Plotly);
     const script = document.createElement("script");
-    script.textContent = document.getElementById("plotly").textContent;
+    script.textContent = held.textContent;
     document.head.append(script);
+    return true;
   }
 
   /* A picture that leaves the page takes its title and its legend with it. */
@@ -51,12 +55,22 @@
     return { name: "save", title: "Save as a PNG", icon: Plotly.Icons.camera, click: save };
   }
 
+  const isSeen = (box) => box.offsetParent !== null;
+
   function draw(box) {
-    startPlotly();
+    /* What is hidden has no width: it is drawn when it is shown. */
+    drawn.add(box);
+    if (!isSeen(box)) return undefined;
+    if (!startPlotly()) {
+      box.textContent = "The plots need plotly.js of the study’s folder, which is not where it was.";
+      return undefined;
+    }
     const figure = structuredClone(figures[box.dataset.plot]);
     const { data, layout } = isDark() ? shaded(figure) : figure;
     for (const trace of data) {
-      if (hidden.has(trace.legendgroup) && box.closest("#curves")) trace.visible = false;
+      const isOff = hidden.has(trace.legendgroup) || (trace.meta === "band" && hidden.has("bands"));
+      if (isOff && box.closest("#curves")) trace.visible = false;
+      if (trace.meta === "named" && box.clientWidth < 600) trace.mode = "markers";
     }
     if (hidden.has("teacher") && layout.annotations) layout.annotations = [];
     /* A finger that moves over a plot scrolls the page; zooming is for pointers. */
@@ -70,7 +84,6 @@
       plotlyServerURL: "",
       modeBarButtons: [[saveButton(box)], zooms],
     };
-    drawn.add(box);
     return Plotly.react(box, data, layout, config);
   }
 
@@ -80,7 +93,7 @@
       (entries) => {
         for (const entry of entries.filter((one) => one.isIntersecting)) {
           watcher.unobserve(entry.target);
-          if (!drawn.has(entry.target)) draw(entry.target);
+          draw(entry.target);
         }
       },
       { rootMargin: "400px" },
@@ -107,13 +120,50 @@
   themeButton.addEventListener("click", () => setTheme(isDark() ? "light" : "dark"));
   systemDark.addEventListener("change", () => setTheme(root.dataset.theme));
 
-  for (const button of all("[data-curve]")) {
+  const curveButtons = all("[data-curve]");
+  function showCurve(button, shown) {
+    if (shown) hidden.delete(button.dataset.curve);
+    else hidden.add(button.dataset.curve);
+    button.setAttribute("aria-pressed", String(shown));
+  }
+  for (const button of curveButtons) {
+    showCurve(button, button.getAttribute("aria-pressed") === "true");
     button.addEventListener("click", () => {
-      const group = button.dataset.curve;
-      if (hidden.has(group)) hidden.delete(group);
-      else hidden.add(group);
-      button.setAttribute("aria-pressed", String(!hidden.has(group)));
+      showCurve(button, hidden.has(button.dataset.curve));
       redraw();
+    });
+  }
+  for (const button of all("[data-curves]")) {
+    button.addEventListener("click", () => {
+      for (const other of curveButtons) {
+        if (other.dataset.curve !== "bands") showCurve(other, button.dataset.curves === "all");
+      }
+      redraw();
+    });
+  }
+
+  /* Switches: of the panels of one name, those with the chosen value are shown, wherever they are on the page. */
+  function choose(name, value) {
+    for (const button of all(`[data-switch="${name}"] button`)) {
+      button.setAttribute("aria-pressed", String(button.dataset.value === value));
+    }
+    for (const panel of all(`[data-panel="${name}"]`)) {
+      panel.hidden = panel.dataset.value !== value;
+      if (!panel.hidden) all("[data-plot]", panel).filter((box) => drawn.has(box)).forEach(draw);
+    }
+  }
+  for (const group of all("[data-switch]")) {
+    const name = group.dataset.switch;
+    for (const button of all("button", group)) button.addEventListener("click", () => choose(name, button.dataset.value));
+    const first = group.querySelector('[aria-pressed="true"]');
+    if (first) choose(name, first.dataset.value);
+  }
+
+  for (const button of all("[data-unfold]")) {
+    const row = document.getElementById(button.dataset.unfold);
+    button.addEventListener("click", () => {
+      row.hidden = !row.hidden;
+      button.setAttribute("aria-expanded", String(!row.hidden));
     });
   }
 
@@ -134,17 +184,25 @@
     const place = [...header.parentNode.children].indexOf(header);
     const ascending = header.getAttribute("aria-sort") !== "ascending";
     const body = table.tBodies[0];
+    const isText = header.hasAttribute("data-text");
     const value = (row) => row.cells[place].dataset.value ?? row.cells[place].textContent;
+    /* What has no number stays at the end, in either order. */
+    const isEmpty = (row) => !isText && (value(row) === "" || Number.isNaN(Number(value(row))));
     const compare = (a, b) => {
+      if (isEmpty(a) || isEmpty(b)) return isEmpty(a) - isEmpty(b);
       const [first, second] = [value(a), value(b)];
-      const order = place === 0 ? first.localeCompare(second, undefined, { numeric: true }) : first - second;
+      const order = isText ? first.localeCompare(second, undefined, { numeric: true }) : first - second;
       return ascending ? order : -order;
     };
-    body.append(...[...body.rows].sort(compare));
+    /* A row that unfolds takes the row that it unfolds to along. */
+    const rows = [...body.rows].filter((row) => !row.classList.contains("detail"));
+    const follower = (row) => (row.nextElementSibling?.classList.contains("detail") ? [row.nextElementSibling] : []);
+    const groups = new Map(rows.map((row) => [row, [row, ...follower(row)]]));
+    body.append(...rows.sort(compare).flatMap((row) => groups.get(row)));
     all("th[aria-sort]", table).forEach((other) => other.setAttribute("aria-sort", "none"));
     header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
   }
-  for (const button of all(".sortable th button")) {
+  for (const button of all(".sortable th[aria-sort] button")) {
     button.addEventListener("click", () => sortBy(button.closest("th")));
   }
 

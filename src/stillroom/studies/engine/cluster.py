@@ -45,7 +45,7 @@ def main() -> None:
     incoming, mouth = take_pipes()
     plan = Plan(**json.loads(incoming.readline()))
     # Ray has the tasks import from this process's working folder before all else: let it be one without modules.
-    os.chdir(Path(plan.folder, "logs"))
+    os.chdir(Path(plan.folder, "state", "logs"))
     orders: SimpleQueue[bytes | None] = SimpleQueue()
     threading.Thread(target=_listen, args=(incoming, orders), daemon=True).start()
 

@@ -24,7 +24,7 @@ class RayEngine(Engine):
         address: ``auto``, ``host:port`` or ``ray://host:port``; left out: ``$RAY_ADDRESS``, or else a Ray that is
             started for this study alone and listens to this machine alone.
         slots: how many jobs go side by side; left out: as many as the cluster's cores allow.
-        study_folder: every node must see it; ``logs/ray.log`` in it holds what Ray says.
+        study_folder: every node must see it; ``state/logs/ray.log`` in it holds what Ray says.
         threads: CPU threads of a job, for the number of slots.
         patience: seconds without the cluster after which it is taken as gone.
 
@@ -48,7 +48,7 @@ class RayEngine(Engine):
         self._heard: Queue[Said | None] = Queue()
         folder = study_folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        self._child = Child(_CLUSTER, folder / "logs" / "ray.log", self._environment(), self._hear)
+        self._child = Child(_CLUSTER, folder / "state" / "logs" / "ray.log", self._environment(), self._hear)
         try:
             cpus = slots * threads if slots is not None and self._address is None else None
             plan = {"address": self._address, "cpus": cpus, "folder": str(folder), "patience": patience}

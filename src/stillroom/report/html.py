@@ -1,0 +1,115 @@
+"""What every page shares: the policy, templates that escape, data that can stand in a script, plotly."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from stillroom.errors import BadInput
+from stillroom.files import write_text
+from stillroom.report import palette
+from stillroom.report.formats import short
+from stillroom.report.palette import css
+
+_PACKAGE = "stillroom.report"
+# Nothing is fetched and nothing is sent: styles and scripts are the page's own, images are data. Plotly hands a
+# picture of a plot to the reader as a blob; without `blob:` its camera button would fail.
+POLICY = (
+    "default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+# For a page that reads plotly from a file of its study's folder: from where the page itself is, or from this disk.
+POLICY_BESIDE = POLICY.replace("script-src", "script-src 'self' file:")
+
+
+def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = None, **context: Any) -> str:
+    """A page as text.
+
+    Args:
+        template: its name in ``templates``; it extends ``base.html.j2``.
+        figures: the plots by key.
+        plotly_at: the address of plotly, from the page; left out, it stands in the page where there are plots.
+        context: what else the template lays out.
+    """
+    return str(
+        _environment()
+        .get_template(template)
+        .render(
+            policy=POLICY if plotly_at is None else POLICY_BESIDE,
+            light=Markup(css(palette.LIGHT)),
+            dark=Markup(css(palette.DARK)),
+            style=Markup(_text("style.css")),
+            script=Markup(_text("page.js")),
+            plotly=Markup(plotly_text()) if figures and plotly_at is None else None,
+            plotly_at=plotly_at if figures else None,
+            figures=embedded(figures),
+            shades=embedded(palette.dark_of_light()),
+            **context,
+        )
+    )
+
+
+def write_page(target: Path, page: str) -> Path:
+    """Write a page, atomically.
+
+    Raises:
+        BadInput: it cannot be written there.
+    """
+    if target.is_dir():
+        raise BadInput("out", str(target), "a file, not a folder")
+    try:
+        write_text(target, page)
+    except OSError as error:
+        raise BadInput("out", str(target), f"a place that can be written ({error.strerror})") from None
+    return target
+
+
+def embedded(content: Any) -> Markup:
+    """An object as JSON that can stand inside a ``<script>`` element whatever texts it holds.
+
+    >>> print(embedded({"name": "</script>"}))
+    {"name":"\\u003c/script\\u003e"}
+    """
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return Markup(text)
+
+
+def unbroken(text: str) -> Markup:
+    """A text, escaped, in which ``top-1`` is not broken at its hyphen."""
+    return Markup(str(escape(text)).replace("top-1", '<span class="unbroken">top-1</span>'))
+
+
+@cache
+def plotly_text() -> str:
+    """Plotly as it can stand inside a ``<script>`` element, or in a file."""
+    # Here and not above: importing plotly takes longer than reading a run.
+    from plotly.offline import get_plotlyjs
+
+    # Within a script element these would end it, or change how its end is found.
+    return str(get_plotlyjs()).replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(_PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"unbroken": unbroken, "short": short}
+    return environment
+
+
+@cache
+def _text(name: str) -> str:
+    return resources.files(_PACKAGE).joinpath("templates", name).read_text(encoding="utf-8")

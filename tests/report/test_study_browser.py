@@ -1,0 +1,185 @@
+"""The study's page in a real browser: quiet, on its own, and every control does what it says."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.browser import Watched, opened
+
+pytestmark = pytest.mark.browser
+NAMES = ("usual", "four", "many", "alone", "unequal", "failed", "nll", "huge", "evil")
+
+
+@pytest.fixture
+def four(browser: Any, studies: dict[str, Path]) -> Iterator[Watched]:
+    with opened(browser, studies["four"] / "report.html") as watched:
+        yield watched
+        watched.assert_quiet()
+
+
+def draw_seen(watched: Watched) -> None:
+    """Bring every plot that can be seen into view until it is drawn."""
+    for plot in watched.page.locator("[data-plot]").all():
+        if plot.is_visible():
+            plot.scroll_into_view_if_needed()
+            watched.page.wait_for_function("box => box.classList.contains('js-plotly-plot')", arg=plot.element_handle())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (420, True)])
+def test_a_page_is_quiet_asks_for_nothing_and_fits(
+    browser: Any, studies: dict[str, Path], name: str, width: int, dark: bool
+) -> None:
+    with opened(browser, studies[name] / "report.html", width=width, dark=dark) as watched:
+        draw_seen(watched)
+        for summary in watched.page.locator("summary").all():
+            summary.click()
+        for unfold in watched.page.locator(".unfold:visible").all()[:3]:
+            unfold.click()
+        watched.assert_fits()
+        watched.assert_quiet()
+
+
+def test_a_column_sorts_by_mouse_and_by_key(four: Watched) -> None:
+    table = four.page.locator("#table [data-panel=pair]:visible table.contest")
+
+    def order() -> list[str]:
+        return table.locator(":scope > tbody > tr:not(.detail) > th").all_text_contents()
+
+    head = table.locator("th[aria-sort]", has_text="top-1")
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    upwards = order()
+    means = [float(text) for text in table.locator("td.subject").evaluate_all("all => all.map(c => c.dataset.value)")]
+    assert means == sorted(means)
+    head.locator("button").focus()
+    four.page.keyboard.press("Enter")
+    assert head.get_attribute("aria-sort") == "descending"
+    assert order() == upwards[::-1]
+    name = table.locator("th[aria-sort]", has_text="Contestant")
+    name.locator("button").click()
+    assert order() == sorted(order())
+    assert head.get_attribute("aria-sort") == "none"
+
+
+def test_rows_without_a_number_stay_last_and_details_follow_their_row(four: Watched) -> None:
+    table = four.page.locator("#table [data-panel=pair]:visible table.contest")
+    table.locator(".unfold", has_text="mse").click()
+    button = table.locator("th[aria-sort]", has_text="Difference").locator("button")
+    for _ in range(2):
+        button.click()
+        assert table.locator(":scope > tbody > tr:not(.detail) > th").last.text_content() == "labels"
+        seen = table.locator(":scope > tbody > tr:visible")
+        texts = seen.evaluate_all("rows => rows.map(row => row.className + row.cells[0].textContent.trim())")
+        place = next(place for place, text in enumerate(texts) if text.endswith("mse"))
+        assert texts[place + 1].startswith("detail")
+
+
+def test_a_row_unfolds_to_its_runs_and_leads_to_them(browser: Any, studies: dict[str, Path]) -> None:
+    with opened(browser, studies["usual"] / "report.html") as watched:
+        button = watched.page.locator(".unfold", has_text="kl")
+        row = watched.page.locator(f"#{button.get_attribute('aria-controls')}")
+        assert not row.is_visible()
+        button.focus()
+        watched.page.keyboard.press("Enter")
+        assert button.get_attribute("aria-expanded") == "true"
+        assert row.locator("tbody tr").count() == 3
+        row.locator("a").nth(1).click()
+        watched.page.wait_for_load_state("load")
+        assert watched.page.url.endswith("runs/cifar100/kl/seed-1/report.html")
+        watched.page.locator("nav .home").click()
+        watched.page.wait_for_load_state("load")
+        assert watched.page.url == watched.address
+
+
+def test_the_page_of_a_run_reads_plotly_from_the_study_alone(
+    browser: Any, studies: dict[str, Path], tmp_path: Path
+) -> None:
+    study = studies["usual"]
+    with opened(browser, study / "runs/cifar100/kl/seed-0/report.html") as watched:
+        watched.scroll_through()
+        assert watched.errors == []
+        assert watched.console == []
+        assert watched.outside == [(study / "plotly.js").resolve().as_uri()]
+    alone = tmp_path / "a" / "b" / "c" / "d"
+    shutil.copytree(study / "runs/cifar100/kl/seed-0", alone)
+    with opened(browser, alone / "report.html") as watched:
+        watched.page.locator("#plot-top1").scroll_into_view_if_needed()
+        watched.page.wait_for_function("() => document.querySelector('#plot-top1').textContent.includes('plotly.js')")
+        assert watched.errors == []
+
+
+def test_the_pair_switch_turns_all_sections(four: Watched) -> None:
+    page = four.page
+    draw_seen(four)
+    assert set(page.locator(".pair-name:visible").all_text_contents()) == {"digits"}
+    page.locator("#table [data-switch=pair] button", has_text="cifar100").click()
+    assert set(page.locator(".pair-name:visible").all_text_contents()) == {"cifar100"}
+    assert page.locator("[data-switch=pair] button[aria-pressed=true]").all_text_contents() == ["cifar100"] * 3
+    draw_seen(four)
+    wide = page.locator("#cost [data-plot]:visible .main-svg").first.bounding_box()["width"]
+    assert wide == page.locator("#cost [data-plot]:visible").bounding_box()["width"]
+
+
+def test_the_cost_can_be_chosen(four: Watched) -> None:
+    page = four.page
+    for kind, title in (("Teacher answers", "teacher answers, images"), ("Parameters", "parameters, numbers")):
+        page.locator("#cost [data-switch=cost] button", has_text=kind).click()
+        draw_seen(four)
+        assert page.locator("#cost [data-plot]:visible").count() == 1
+        assert page.locator("#cost [data-plot]:visible .xtitle").text_content() == title
+        assert page.locator("#cost [data-plot]:visible .trace").count() == 2
+
+
+def test_curves_and_bands_are_hidden_and_shown(four: Watched) -> None:
+    draw_seen(four)
+    plot = four.page.locator("#plot-curve-0")
+    curves = plot.locator(".trace.scatter")
+    assert curves.count() == 5 + 5 + 1
+    four.page.locator("[data-curve=bands]").click()
+    assert curves.count() == 5 + 1
+    four.page.locator("[data-curve=run-1]").click()
+    assert curves.count() == 4 + 1
+    four.page.locator("[data-curves=none]").click()
+    assert curves.count() == 1
+    four.page.locator("[data-curves=all]").click()
+    assert curves.count() == 5 + 1
+
+
+def test_many_bands_wait_to_be_asked_for(browser: Any, studies: dict[str, Path]) -> None:
+    with opened(browser, studies["many"] / "report.html") as watched:
+        button = watched.page.locator("[data-curve=bands]")
+        assert button.get_attribute("aria-pressed") == "false"
+        draw_seen(watched)
+        curves = watched.page.locator("#plot-curve-0 .trace.scatter")
+        before = curves.count()
+        button.click()
+        assert curves.count() == before + 30
+
+
+def test_the_theme_turns_drawings_too(four: Watched) -> None:
+    draw_seen(four)
+    look = "getComputedStyle(document.querySelector('.contest tbody tr:last-of-type circle, .contest circle')).stroke"
+    light = four.page.evaluate(look)
+    four.page.locator("#theme").click()
+    assert four.page.evaluate(look) != light
+
+
+def test_without_scripts_all_is_there(browser: Any, studies: dict[str, Path]) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    try:
+        page = context.new_page()
+        page.goto((studies["four"] / "report.html").resolve().as_uri())
+        assert page.locator("#table .contest:visible").count() == 4
+        assert page.locator("tr.detail:visible").count() == 20
+    finally:
+        context.close()
+
+
+def test_it_prints(four: Watched) -> None:
+    assert len(four.page.pdf()) > 100_000

@@ -1,0 +1,115 @@
+"""A study's folder that cannot be used is told in one line; nothing is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.studies import FakeStudy, edit_results, write_study
+from stillroom.errors import BadInput
+from stillroom.report.study.page import is_study, write_run_pages, write_study_report
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return write_study(tmp_path / "study", FakeStudy(contestants=("labels", "kl"), seeds=(0, 1), epochs=2))
+
+
+def refused(study: Path) -> str:
+    with pytest.raises(BadInput) as caught:
+        write_study_report(study)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not (study / "report.html").exists()
+    return message
+
+
+def test_what_is_a_study(study: Path, tmp_path: Path) -> None:
+    assert is_study(study)
+    assert not is_study(tmp_path)
+    assert not is_study(tmp_path / "nowhere")
+
+
+def test_folders_that_are_none(study: Path, tmp_path: Path) -> None:
+    assert "expected a folder that exists" in refused(tmp_path / "nowhere")
+    assert "expected a study's folder, with results.json" in refused(tmp_path)
+    (study / "results.json").unlink()
+    assert "a study with results; `stillroom compare" in refused(study)
+    with pytest.raises(BadInput):
+        write_run_pages(study)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "", "\x00\xff", '{"a": ' * 5000, '{"schema": ' + "9" * 5000 + "}"])
+def test_damaged_results(study: Path, text: str) -> None:
+    (study / "results.json").write_text(text, encoding="latin-1")
+    assert "results.json" in refused(study)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"schema": 2}, "schema: got 2; expected 1"),
+        ({"name": None}, "name: got None; expected text"),
+        ({"measure": []}, "measure: got []; expected a mapping"),
+        ({"measure": {"name": "top1", "title": "x", "digits": -1}}, "measure.digits: got -1"),
+        ({"contestants": []}, "contestants: got []; expected at least one contestant"),
+        ({"pairs": None}, "pairs: got []; expected at least one pair"),
+        ({"baseline": "crd"}, "baseline: got 'crd'; expected labels or kl"),
+        ({"alpha": "x"}, "alpha: got 'x'; expected a number from 0 to 1"),
+        ({"level": 10**400}, "level: got 1000"),
+        ({"seeds": ["a"]}, "seeds: got ['a']; expected a list of whole numbers"),
+        ({"runs": [{"pair": "elsewhere"}]}, "runs[0].pair: got 'elsewhere'; expected cifar100"),
+        ({"cells": [{"pair": "cifar100", "contestant": "labels", "count": 1, "mean": "x"}]}, "cells[0].mean: got 'x'"),
+        ({"cells": [1]}, "cells: got [1]; expected a list of mappings"),
+        (
+            {"families": [{"pair": "cifar100", "all": {"comparisons": [{}]}}]},
+            "families[0].all.comparisons[0].contestant",
+        ),
+        ({"ranks": {"names": ["x"], "average": [1.0]}}, "ranks.bars"),
+        ({"ranks": {"names": ["kl"], "average": [1.0, 2.0]}}, "ranks.average"),
+        ({"conclusions": "x"}, "conclusions: got 'x'; expected a list of texts"),
+        ({"tuned": {"cifar100": {"kl": {"all": 3}}}}, "cifar100.kl.all: got 3"),
+        ({"calibration": {"pairs": {"cifar100": []}}}, "pairs.cifar100: got []"),
+        ({"budget": {"epochs": None}}, "budget.epochs: got None"),
+    ],
+)
+def test_a_wrong_value_is_named(study: Path, changes: dict[str, Any], said: str) -> None:
+    edit_results(study, **changes)
+    assert said in refused(study)
+
+
+@pytest.mark.parametrize("path", ["../../etc", "/etc", "javascript:alert(1)", "runs/../../x", "runs", "elsewhere/a"])
+def test_a_run_outside_the_folder(study: Path, path: str) -> None:
+    runs = json.loads((study / "results.json").read_text())["runs"]
+    edit_results(study, runs=[runs[0] | {"run": path}])
+    assert "expected a path within the study's folder, in runs/" in refused(study)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a,b\n1,2\n", "the columns kind, pair and contestant"),
+        ("kind,pair,contestant,training_seconds\nrun,cifar100,kl,fast\n", "line 2: training_seconds: got 'fast'"),
+        ("kind,pair,contestant,training_seconds\nrun,cifar100,kl,-1\n", "a number of 0 or more"),
+        ("kind,pair,contestant,training_seconds\nrun,cifar100,kl,inf\n", "a number of 0 or more"),
+        ('kind,pair,contestant\n"run', "a CSV file"),
+    ],
+)
+def test_damaged_costs(study: Path, text: str, said: str) -> None:
+    (study / "cost.csv").write_text(text)
+    assert said in refused(study)
+
+
+def test_costs_of_what_the_study_does_not_know_are_left_out(study: Path) -> None:
+    (study / "cost.csv").write_text("kind,pair,contestant,training_seconds\nrun,x,y,1\nother,,,\n")
+    write_study_report(study)
+
+
+def test_an_out_that_cannot_be_written(study: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="a file, not a folder"):
+        write_study_report(study, tmp_path)
+    with pytest.raises(BadInput, match="a place that can be written"):
+        write_study_report(study, study / "study.yaml" / "report.html")
