@@ -205,8 +205,10 @@ def _labels(points: Sequence[Point], on_front: set[str], x_range: Range, y_range
     """Names beside their points where there is room, of many points those on the front; hovering tells all."""
     at = [(_share(point.x, x_range) * _WIDTH, (1 - _share(point.y, y_range)) * _HEIGHT) for point in points]
     taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in at]
-    texts, places = [], []
-    for (x, y), point in zip(at, points, strict=True):
+    texts, places = [""] * len(points), ["top right"] * len(points)
+    # The front's first: where room is short, its names are the ones to keep.
+    for number in sorted(range(len(points)), key=lambda place: points[place].name not in on_front):
+        (x, y), point = at[number], points[number]
         name = short(point.name, 22)
         wide = len(name) * _LETTER
         boxes = {
@@ -214,16 +216,16 @@ def _labels(points: Sequence[Point], on_front: set[str], x_range: Range, y_range
             "bottom right": (x + 9, y + 2, x + 9 + wide, y + _LINE + 4),
             "top left": (x - 9 - wide, y - _LINE - 4, x - 9, y - 2),
             "bottom left": (x - 9 - wide, y + 2, x - 9, y + _LINE + 4),
+            "top center": (x - wide / 2, y - _LINE - 10, x + wide / 2, y - 8),
+            "bottom center": (x - wide / 2, y + 8, x + wide / 2, y + _LINE + 10),
         }
         free = [
             (place, box)
             for place, box in boxes.items()
             if box[0] >= 0 and box[2] <= _WIDTH and not any(_overlap(box, other) for other in taken)
         ]
-        is_named = bool(free) and (len(points) <= _NAMED or point.name in on_front)
-        texts.append(escaped(name) if is_named else "")
-        places.append(free[0][0] if is_named else "top right")
-        if is_named:
+        if free and (len(points) <= _NAMED or point.name in on_front):
+            texts[number], places[number] = escaped(name), free[0][0]
             taken.append(free[0][1])
     return texts, places
 

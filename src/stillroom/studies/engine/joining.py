@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
+
 from stillroom.errors import BadInput
 from stillroom.files import DATA_VARIABLE
 from stillroom.studies.engine.ray import where
@@ -107,8 +109,6 @@ def adopt() -> None:
 
 def end_family() -> None:
     """End all processes that this one has brought about."""
-    import psutil  # type: ignore[import-untyped]  # accelerate brings it
-
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             process.kill()
