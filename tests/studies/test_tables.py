@@ -175,10 +175,11 @@ def test_what_a_run_cost_is_summed_over_its_starts(tmp_path: Path) -> None:
         {"event": "resume", "step": 2},
         progress(3, 4.0, rate=200.0),
         {"event": "evaluation", "seconds": 0.25},
+        progress(4, 6.0),
     ]  # fmt: skip
     write_lines(tmp_path / "timing.jsonl", rows)
     assert cost_of(tmp_path) == {
-        "training_seconds": 9.5,
+        "training_seconds": 3.0 + 2.5 + 5.75,
         "evaluation_seconds": 0.75,
         "teacher_answers": 100,
         "peak_memory_mb": 500.0,

@@ -49,7 +49,7 @@ def cost_of(path: Path) -> dict[str, Any]:
         path: the run's folder.
 
     Returns:
-        ``training_seconds`` (summed over resumes, with the evaluations between epochs and without what a kill lost),
+        ``training_seconds`` (summed over resumes, without evaluations and without what a kill lost),
         ``evaluation_seconds``, ``teacher_answers`` (images that the teacher was asked about), ``peak_memory_mb``,
         ``images_per_second`` (the median), ``cache_seconds``.
     """
@@ -112,15 +112,20 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _training(events: list[dict[str, Any]]) -> float:
-    """The last clock of each start: a resumed run's begins anew, and says so or runs backwards."""
-    total = last = 0.0
+    """The last clock of each start, the evaluations before it taken off.
+
+    A resumed run's clock begins anew, and says so or runs backwards.
+    """
+    total = last = before = evaluated = 0.0
     for event in events:
-        if event.get("event") == "resume":
-            total, last = total + last, 0.0
-        elif event.get("event") == "progress":
-            for seconds in _numbers([event], "seconds"):
-                total, last = total + (last if seconds < last else 0.0), seconds
-    return round(total + last, 4)
+        seconds = next(iter(_numbers([event], "seconds")), 0.0)
+        if event.get("event") == "evaluation":
+            evaluated += seconds
+        elif event.get("event") == "resume" or (event.get("event") == "progress" and seconds < last):
+            total, last, before, evaluated = total + last - before, 0.0, 0.0, 0.0
+        if event.get("event") == "progress":
+            last, before = seconds, evaluated
+    return round(max(total + last - before, 0.0), 4)
 
 
 def _of(events: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
