@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from stillroom.errors import BadInput
-from stillroom.studies.config import parse_study
+from stillroom.studies.config import load_study, parse_study
+from stillroom.studies.equality import foreseen
 from stillroom.studies.folder import StudyFolder
 from stillroom.studies.plan import plan_of, teacher_content
-from stillroom.studies.trials import trial_content
+from stillroom.studies.trials import check_spaces, trial_content
 from studies.small import small
 
 FOLDER = StudyFolder(Path("/x"))
@@ -97,3 +98,12 @@ def test_a_trial_is_shorter_and_judged_on_held_out_images() -> None:
     study = parse_study(small(tuning={"trials": 2, "length": 0.5, "holdout": 0.25, "seed": 7}))
     content = trial_content(study, FOLDER, study.all_pairs[0], study.contestants[1])
     assert (content["data"]["holdout"], content["training"]["epochs"], content["seed"]) == (0.25, 1, 7)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "recipes" / "studies").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_the_studies_that_ship_are_equal_as_planned(path: Path) -> None:
+    study = load_study(path)
+    check_spaces(study, FOLDER)
+    assert foreseen(plan_of(study, FOLDER)) == []
