@@ -298,7 +298,8 @@ def test_an_interrupted_run_exits_with_130_and_goes_on(workplace: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == "error: interrupted; what was saved goes on with --resume"
+    expected = "error: interrupted; the same command goes on, a single run's with --resume"
+    assert errors.strip().splitlines()[-1] == expected
     done = stillroom(*DISTILL, "seed=1", *slow, "--resume")
     assert (done.returncode, "seed is 1, was 0" in done.stderr) == (2, True)
 

@@ -210,18 +210,12 @@ class _Driver:
                 continue
             threads = max(int(content.get("training", {}).get("threads") or 1) for content in recipes)
             out = str(self.folder.path / "state")
-            options = {"recipes": recipes}
+            options = {"recipes": recipes, "log": str(self.folder.asked(pair.name))}
             jobs.append(Job(f"cache/{pair.name}", "cache", recipes[0], out, threads=threads, options=options))
         if not jobs:
             return
-        told = read_json(self.folder.caches) if self.folder.caches.exists() else {}
-        for outcome in self._succeed(self._schedule().do("keeping the teacher's answers", jobs)):
-            name = outcome.id.partition("/")[2]
-            before = told.get(name, {"answers": 0, "seconds": 0.0})
-            told[name] = {
-                "answers": before["answers"] + outcome.result["answers"],
-                "seconds": round(before["seconds"] + outcome.result["seconds"], 3),
-            }
+        outcomes = self._succeed(self._schedule().do("keeping the teacher's answers", jobs))
+        told = {outcome.id.partition("/")[2]: outcome.result for outcome in outcomes}
         write_json(self.folder.caches, dict(sorted(told.items())))
 
     def _steps(self) -> dict[Where, int]:

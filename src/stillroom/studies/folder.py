@@ -49,6 +49,10 @@ class StudyFolder:
         """What building the teachers' caches asked and took."""
         return self.path / "caches.json"
 
+    def asked(self, pair: str) -> Path:
+        """How often each job asked a pair's teacher, a line each."""
+        return self.path / "state" / "asked" / f"{pair}.jsonl"
+
     @property
     def progress(self) -> Path:
         """What is being done, for whoever watches."""

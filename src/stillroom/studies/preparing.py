@@ -23,17 +23,26 @@ def build_cache(job: Job) -> dict[str, Any]:
     """Check the recipes of a pair as their runs would, and have their teacher's answers kept.
 
     Args:
-        job: with ``options["recipes"]``, the content of each recipe: what a contestant's run or trial would do.
+        job: with ``options["recipes"]``, the content of each recipe: what a contestant's run or trial would do; and
+            ``options["log"]``, a file to which a line is added for each.
 
     Returns:
-        ``answers``: images that the teacher was asked about now; ``seconds``: the time that took.
+        ``answers``: images that the teacher was asked about, by all jobs that wrote to the log; ``seconds``: the time
+        that took.
     """
-    answers, seconds = 0, 0.0
+    log = Path(job.options["log"])
+    log.parent.mkdir(parents=True, exist_ok=True)
     for content in job.options["recipes"]:
         recipe = parse_recipe(content)
         found = prepare(recipe, materials=materials_of(recipe))
-        answers, seconds = answers + found.answers, seconds + found.seconds
-    return {"answers": answers, "seconds": round(seconds, 3)}
+        # At once: whoever is killed after this has still asked.
+        with log.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"answers": found.answers, "seconds": found.seconds}) + "\n")
+    told = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return {
+        "answers": sum(line["answers"] for line in told),
+        "seconds": round(sum(line["seconds"] for line in told), 3),
+    }
 
 
 def calibrate(job: Job) -> dict[str, Any]:
