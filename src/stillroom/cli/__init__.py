@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 # Each of these puts its commands on the application, in the order in which --help lists them: alphabetical.
-from stillroom.cli import runs, show, studies, teacher  # noqa: F401
+from stillroom.cli import runs, show, studies, taps, teacher  # noqa: F401
 from stillroom.cli.app import app
 from stillroom.errors import BadInput, RunFailed
 
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", BAD)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; what was saved goes on with --resume", INTERRUPTED)
+        return _fail("interrupted; the same command goes on, a single run's with --resume", INTERRUPTED)
     except usage_error as error:
         return _fail(f"{getattr(error, 'format_message', error.__str__)()} (stillroom --help shows how)", BAD)
 

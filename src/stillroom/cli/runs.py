@@ -124,6 +124,7 @@ def evaluate(
     from stillroom.data.sources import from_argument, load_split
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import parse_preprocess
+    from stillroom.models.registry import brings_weights
     from stillroom.runs.materials import evaluate_model
 
     if device not in ("auto", "cpu", "cuda"):
@@ -136,7 +137,7 @@ def evaluate(
         options=_options(option or []),
         preprocess=parse_preprocess(preprocess) if preprocess is not None else None,
     )
-    if weights is None and ":" not in model:
+    if weights is None and not brings_weights(model):
         raise BadInput("--weights", None, "a file of weights: random ones have nothing to score")
     images = load_split(from_argument(data), split)
     observer = ProgressBar()

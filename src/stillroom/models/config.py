@@ -45,8 +45,9 @@ class ModelConfig(Config):
 
     name: str = Field(
         min_length=1,
-        description="A model of `stillroom list`, or module:function for your own, called with the "
-        "keywords it accepts of num_classes, in_channels, image_size and the options.",
+        description="A model of `stillroom list`, timm:NAME or torchvision:NAME (extras; random weights), or "
+        "module:function for your own, called with the keywords it accepts of num_classes, in_channels, image_size "
+        "and the options.",
     )
     weights: str | None = Field(
         None,

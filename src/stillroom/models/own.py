@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from stillroom.errors import BadInput, nearest, shorten
+from stillroom.models.vision_ops import declare_missing_ops
 
 
 def build_own(
@@ -75,6 +76,7 @@ def find_callable(name: str, *, field: str = "model") -> Callable[..., Any]:
     where = f"{field}.name"
     if not module_name or not attribute or ":" in attribute or module_name.startswith("."):
         raise BadInput(where, name, "module:function, such as my_models:make_student")
+    declare_missing_ops()
     # A module that draws as it is imported, which it is once a process, must not move the weights drawn next.
     with _working_folder_importable(), torch.random.fork_rng(devices=[]):
         try:

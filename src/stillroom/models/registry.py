@@ -1,4 +1,4 @@
-"""From a model's config to the model: one of the zoo, or the user's own ``module:function``."""
+"""From a model's config to the model: one of the zoo, of timm or torchvision, or the user's own ``module:function``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from stillroom.errors import BadInput, nearest
 from stillroom.models.catalogue import ZOO, MLPOptions, ResNetOptions, ViTOptions, WideResNetOptions, names
 from stillroom.models.config import ModelConfig
 from stillroom.models.mlp import MLP
+from stillroom.models.outside import build_outside, is_outside
 from stillroom.models.own import build_own
 from stillroom.models.resnet import ResNet
 from stillroom.models.vit import ViT, default_patch
 
-__all__ = ["build", "names"]
+__all__ = ["brings_weights", "build", "names"]
 
 Options = TypeVar("Options", bound=Config)
+
+
+def brings_weights(name: str) -> bool:
+    """Whether a model may come with weights of its own: the user's ``module:function`` may, all others are random.
+
+    >>> brings_weights("my_models:teacher"), brings_weights("timm:resnet18"), brings_weights("resnet56")
+    (True, False, False)
+    """
+    return ":" in name and not is_outside(name)
 
 
 def build(
@@ -29,7 +39,8 @@ def build(
     ``config.weights`` is not read here: see :func:`stillroom.models.weights.load_weights`.
 
     Args:
-        config: name and options; ``module:function`` calls the user's own.
+        config: name and options; ``timm:NAME`` and ``torchvision:NAME`` are those libraries' models,
+            ``module:function`` calls the user's own.
         num_classes: number of logits.
         in_channels: channels of the images.
         image_size: side of the images in pixels as this model gets them; None where they differ.
@@ -48,6 +59,15 @@ def build(
     stillroom.errors.BadInput: student.name: got 'resnt8'; expected a model of the zoo or module:function (did you
     mean 'resnet8'?)
     """
+    if is_outside(config.name):
+        return build_outside(
+            config.name,
+            config.options,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            image_size=image_size,
+            field=field,
+        )
     if ":" in config.name:
         return build_own(
             config.name,

@@ -16,7 +16,7 @@ from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.cost import device_of, evaluating, multiply_adds, parameters
 from stillroom.models.own import told
 from stillroom.models.preprocess import Preprocess, class_index, resolve_preprocess
-from stillroom.models.registry import build
+from stillroom.models.registry import brings_weights, build
 from stillroom.models.weights import load_weights, state_bytes
 from stillroom.objectives.base import Objective
 from stillroom.objectives.registry import build_objectives
@@ -106,7 +106,7 @@ def gather(recipe: Recipe, data: DataPair | None = None) -> Materials:
     data = data or load(recipe.data)
     teacher = None
     if recipe.teacher is not None and recipe.teacher.answers is None:
-        if recipe.teacher.weights is None and ":" not in recipe.teacher.name:
+        if recipe.teacher.weights is None and not brings_weights(recipe.teacher.name):
             raise BadInput("teacher.weights", None, "a file of weights: a teacher with random weights teaches nothing")
         teacher = build_model(recipe.teacher, data.train, "teacher")
     with seeded(recipe.seed, "student-init"):

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from stillroom.data.lazy import LazyImages
 from stillroom.memory import in_parts
 from stillroom.models.cost import evaluating
 from stillroom.models.preprocess import Preprocess
+from stillroom.models.vision_ops import declare_missing_ops
 from stillroom.training.device import Processes
 
 ECE_BINS = 15
@@ -106,6 +106,10 @@ def score(logits: Tensor, labels: Tensor) -> Score:
     >>> score(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 0])).top1
     50.0
     """
+    # torchmetrics imports torchvision where that is installed, whether it can be or not.
+    declare_missing_ops()
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
     count, classes = logits.shape
     correct = int((logits.argmax(1) == labels).sum())
     top5 = None

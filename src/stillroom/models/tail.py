@@ -1,0 +1,202 @@
+"""The rest of a model: from what a tap reads to the logits, cut out of its traced graph."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from stillroom.errors import BadInput, nearest
+from stillroom.models.cost import evaluating
+from stillroom.models.finding import FEATURES, LOGITS, PRE, Tap
+from stillroom.models.replay import Replay, agree, replays
+from stillroom.models.taps import Taps
+from stillroom.models.tracing import Traced, Untraceable, is_fresh, is_size, root_of, trace
+
+__all__ = ["Tail", "tail_of"]
+
+
+class Tail(nn.Module):
+    """A model from a tap on: features [B, …] → logits [B, K], for any B, as the model computes them in evaluation mode.
+
+    It shares its tensors with the model until it is moved, holds those after the tap alone, and has none in any state
+    dict. They are constants: gradients flow to the features and to nothing else. ``train()`` changes nothing.
+
+    Args:
+        tap: name of the tap.
+        rest: the operations, taking features and then the tensors.
+        tensors: parameters and buffers of the model.
+
+    Attributes:
+        tap: name of the tap.
+        replayed: whether the whole model is run, as it could not be traced.
+    """
+
+    def __init__(self, tap: str, rest: nn.Module, tensors: Sequence[Tensor] = ()) -> None:
+        super().__init__()
+        self.tap = tap
+        self.replayed = isinstance(rest, Replay)
+        self._rest = rest
+        self._count = len(tensors)
+        for place, tensor in enumerate(tensors):
+            self.register_buffer(f"tensor_{place}", tensor.detach(), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features as the tap reads them [B, …] → logits [B, K]."""
+        if isinstance(self._rest, fx.GraphModule):
+            _settle(self._rest, features.device)
+        logits: Tensor = self._rest(features, *(getattr(self, f"tensor_{place}") for place in range(self._count)))
+        return logits
+
+
+def tail_of(
+    model: nn.Module, tap: str | Tap, example: Tensor, *, traced: Traced | None = None, field: str = "teacher"
+) -> Tail:
+    """Cut a model at a tap, and keep what comes after: tail(features) = model(x), features what the tap reads of x.
+
+    The same operations in the same order: on the CPU the same bits for the same batch, to rounding otherwise. Where
+    the model cannot be traced, the whole of it is run again with the features put in, if that is found to be exact.
+
+    Args:
+        model: from images to logits [B, K]; it is left as it was.
+        tap: one that :func:`~stillroom.models.finding.find_taps` found, or a name.
+        example: an input [B, …] as the model gets it, of images that are not all alike.
+        traced: what :func:`~stillroom.models.tracing.trace` gave of this model, where several tails are cut.
+        field: what messages call the model.
+
+    Raises:
+        BadInput: no such tap; a path leads past it to the logits; or no exact tail can be made.
+
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    >>> x = torch.ones(5, 2)
+    >>> tail = tail_of(net, "1", x)
+    >>> torch.equal(tail(net[:2](x)), net(x)), len(tail.state_dict())
+    (True, 0)
+    """
+    name = tap if isinstance(tap, str) else tap.name
+    taps = Taps(model, [name], field=field)
+    try:
+        traced = traced or trace(model, example)
+        node = _node(traced, name)
+        if node not in traced.cuts():
+            known = [path for path, given in traced.outputs.items() if given in traced.cuts()]
+            expected = f"a tap that every path to the logits crosses, as one leads past this ({nearest(name, known)})"
+            raise BadInput(f"{field} tap", name, expected)
+        tail = _cut(traced, node, name)
+        if not _says_the_same(tail, model, taps, example):
+            raise Untraceable("the traced operations give other logits than the model")
+        return tail
+    except Untraceable as error:
+        if replays(model, name, example):
+            return Tail(name, Replay(model, name, example))
+        expected = (
+            f"a tap whose features decide the logits; the model cannot be traced ({error}), and run again with the "
+            "features put in it gave other logits. Name another module, or make its forward pass free of branches"
+        )
+        raise BadInput(f"{field} tap", name, expected) from None
+
+
+def _node(traced: Traced, name: str) -> fx.Node:
+    found: Any = None
+    if name == LOGITS:
+        found = traced.logits
+    elif name == FEATURES:
+        classifier = traced.classifier()
+        found = classifier.args[0] if classifier is not None else None
+    elif name.endswith(PRE):
+        found = traced.activated.get(name.removesuffix(PRE))
+    else:
+        found = traced.outputs.get(name)
+    if not isinstance(found, fx.Node):
+        raise Untraceable(f"its graph has no operation that gives {name!r} alone")
+    return found
+
+
+def _cut(traced: Traced, cut: fx.Node, name: str) -> Tail:
+    needed = _needed(traced, cut)
+    graph = fx.Graph()
+    new = {cut: graph.placeholder("features")}
+    kept = [node for node in traced.graph.nodes if node in needed and node in traced.tensors]
+    for place, node in enumerate(kept):
+        new[node] = graph.placeholder(f"tensor_{place}")
+    batch: fx.Node | None = None
+    holder = nn.Module()
+    for node in traced.graph.nodes:
+        if node not in needed or node in new:
+            continue
+        if node.op == "placeholder":
+            raise Untraceable(f"it needs {node.name!r}, which is no tensor")
+        if is_size(node):
+            batch = batch or graph.call_function(torch.ops.aten.sym_size.int, (new[cut], 0))
+            new[node] = _size(graph, batch, node, traced)
+            continue
+        if node.op == "get_attr":
+            setattr(holder, str(node.target), getattr(traced.program.graph_module, str(node.target)))
+        if is_fresh(node):
+            # Of the tensor that it is made like, it takes the type and the device: as good as any other's.
+            new.setdefault(node.all_input_nodes[0], new[cut])
+        copy = graph.node_copy(node, lambda source: new[source])
+        # What tracing noted of it holds on to the traced tensors.
+        copy.meta = {}
+        if copy.target in (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default):
+            # The same, but for any layout in memory: features need not lie as those of the example did.
+            copy.target = torch.ops.aten.reshape.default
+        new[node] = copy
+    graph.output(new[traced.logits])
+    graph.lint()
+    return Tail(name, fx.GraphModule(holder, graph), [traced.tensors[node] for node in kept])
+
+
+def _needed(traced: Traced, cut: fx.Node) -> set[fx.Node]:
+    """What the logits are made of, from the cut on."""
+    shape = cut.meta["val"].shape
+    if not len(shape) or shape[0] != traced.image.meta["val"].shape[0]:
+        raise Untraceable("its features do not begin with the batch")
+    needed: set[fx.Node] = set()
+    waiting = [traced.logits]
+    while waiting:
+        node = waiting.pop()
+        if node in needed or node is cut:
+            continue
+        needed.add(node)
+        if is_size(node):
+            continue
+        waiting += node.all_input_nodes[1:] if is_fresh(node) else node.all_input_nodes
+        # What fills a constant gives nothing that anybody reads, and is needed all the same.
+        waiting += traced.writes.get(root_of(node), ())
+    return needed
+
+
+def _size(graph: fx.Graph, batch: fx.Node, node: fx.Node, traced: Traced) -> fx.Node:
+    """A number that depends on the batch, from the batch of the features."""
+    value = node.meta["val"]
+    symbol = traced.image.meta["val"].shape[0].node.expr
+    factor = value.node.expr / symbol if isinstance(value, torch.SymInt) else None
+    if factor is None or not factor.is_Integer:
+        raise Untraceable(f"a size in it is no multiple of the batch ({value})")
+    return batch if factor == 1 else graph.call_function(operator.mul, (batch, int(factor)))
+
+
+def _settle(rest: fx.GraphModule, device: torch.device) -> None:
+    """Make constants where the features are: the graph names the device that it was traced on."""
+    elsewhere = [node for node in rest.graph.nodes if node.kwargs.get("device", device) != device]
+    for node in elsewhere:
+        node.kwargs = {**node.kwargs, "device": device}
+    if elsewhere:
+        rest.recompile()
+
+
+def _says_the_same(tail: Tail, model: nn.Module, taps: Taps, example: Tensor) -> bool:
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with evaluating(model), torch.no_grad():
+            with taps:
+                wanted = model(example)
+            features = taps.take()[tail.tap]
+            return agree(tail(features), wanted) and agree(tail(features[:1]), wanted[:1])
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
