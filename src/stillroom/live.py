@@ -133,11 +133,7 @@ def _foot(progress: Progress) -> Text:
     ]
     waits = any(state.status in ("waiting", "running") for state in progress.jobs.values())
     if waits:
-        words.append(
-            f"about {_clock(left)} left of {progress.phase or 'this'}"
-            if left is not None
-            else "time left not known yet"
-        )
+        words.append(f"about {_clock(left)} left" if left is not None else "time left not known yet")
     return Text(", ".join(words), style="dim")
 
 

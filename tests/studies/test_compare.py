@@ -20,6 +20,7 @@ from stillroom.cli import run
 from stillroom.errors import BadInput, RunFailed
 from stillroom.studies.compare import Compared, compare
 from stillroom.studies.config import parse_study
+from stillroom.studies.engine.base import Outcome
 from stillroom.studies.folder import StudyFolder
 from stillroom.studies.schedule import StudyObserver
 from studies.small import Here, small, study_file, tables_of
@@ -118,6 +119,77 @@ def test_a_contestant_that_fails_harms_no_other_and_is_tried_again(tmp_path: Pat
     assert [job for job in jobs if job.startswith("run/")] == ["run/all/wild/0", "run/all/wild/1"]
 
 
+class Dying(Here):
+    """One whose process dies at some jobs, however often they are begun."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at = at
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        assert self._job is not None
+        if self._job.id.startswith(self.at):
+            self.did.append(self._job.id)
+            return [Outcome(self._job.id, "crashed", reason="killed by SIGKILL")]
+        return super().wait(timeout)
+
+
+@pytest.mark.parametrize("at", ["prepare/all/kl", "calibrate/all/kl", "trial/all/kl", "run/all/kl"])
+def test_a_contestant_whose_process_dies_harms_no_other(tmp_path: Path, at: str) -> None:
+    engine = Dying(at)
+    tuning = {"trials": 2, "space": {"training.optimizer.lr": [0.02, 0.2]}}
+    study = parse_study(small(seeds=[0], budget={"seconds": 0.02}, tuning=tuning))
+    found = compare(study, tmp_path / "s", lambda folder, threads: engine)
+    assert sum(job.startswith(at) for job in engine.did) == 3
+    assert [one["contestant"] for one in found.results["runs"]] == ["labels"]
+    (gap,) = found.results["missing"]
+    assert gap["contestant"] == "kl"
+    assert "killed by SIGKILL" in gap["reason"]
+    # What died said nothing of its options, and the study goes on where it stopped.
+    again = compare(study, tmp_path / "s", lambda folder, threads: Here())
+    assert again.sound, again.results["inequalities"]
+
+
+def test_a_study_may_move_while_it_is_half_done(tmp_path: Path, whole: Path) -> None:
+    compare(parse_study(small()), tmp_path / "a", lambda folder, threads: Dying("run/all/kl/1"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    found, jobs = did(tmp_path / "b")
+    assert found.sound
+    assert [job for job in jobs if job.startswith("run/")] == ["run/all/kl/1"]
+    assert tables_of(tmp_path / "b") == tables_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tuned.json", "[]"),
+        ("tuned.json", '{"all": {"kl": {}}}'),
+        ("calibration.json", '{"pairs": {"all": {"kl": {}}}}'),
+    ],
+)
+def test_a_damaged_file_of_the_study_is_told_in_a_line(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / "s").mkdir()
+    changes: dict[str, Any] = {"seeds": [0]}
+    if name == "tuned.json":
+        changes["tuning"] = {"trials": 2, "space": {"training.optimizer.lr": [0.1, 0.2]}}
+    else:
+        changes["budget"] = {"seconds": 0.02}
+    compare(parse_study(small(**changes)), tmp_path / "s", lambda folder, threads: Dying("run/"))
+    (tmp_path / "s" / name).write_text(content)
+    with pytest.raises(BadInput, match=rf"study: got '.*{name}'; expected a file as the study wrote it .*remove it"):
+        did(tmp_path / "s", **changes)
+
+
+def test_a_password_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path / "s3cret.db"))
+    tuning = {"trials": 1, "storage": "sqlite:///$PLACE", "space": {"training.optimizer.lr": [0.1, 0.2]}}
+    did(tmp_path / "s", tuning=tuning, seeds=[0])
+    assert (tmp_path / "s3cret.db").exists()
+    for path in (tmp_path / "s").glob("*.*"):
+        assert b"s3cret" not in path.read_bytes(), path
+        assert b"PLACE" not in path.read_bytes(), path
+
+
 def test_trials_choose_options_and_leave_the_test_split_alone(tmp_path: Path) -> None:
     tuning = {"trials": 2, "holdout": 0.25, "space": {"training.optimizer.lr": [0.02, 0.2]}}
     contestants = [{"name": "labels"}, {"name": "kl", "set": {"objectives": [{"name": "kl"}]}}]
@@ -186,14 +258,14 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_teacher_without_its_weights_stops_the_study_before_any_run(tmp_path: Path) -> None:
     recipe = {**small()["recipe"], "teacher": {"name": "mlp", "weights": "gone.pt"}}
-    with pytest.raises(BadInput, match=r"cache/all: teacher.weights: got 'gone.pt'"):
+    with pytest.raises(BadInput, match=r"contestants.labels: teacher.weights: got 'gone.pt'"):
         did(tmp_path / "s", recipe=recipe)
     assert not (tmp_path / "s" / "runs").exists()
 
 
 def test_a_teacher_that_cannot_be_trained_stops_the_study(tmp_path: Path) -> None:
     wild = [{"name": "big", "set": {"student": {"name": "mlp"}, "training.optimizer.lr": 1e30}}]
-    with pytest.raises(RunFailed, match=r"teacher/big: .*not finite"):
+    with pytest.raises(RunFailed, match=r"teachers.big: .*not finite"):
         did(tmp_path / "s", teachers=wild)
 
 

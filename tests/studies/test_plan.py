@@ -52,6 +52,12 @@ def test_the_budget_rules_over_the_recipe_and_a_contestant_over_both() -> None:
     assert [found[f"a/{seed}"]["seed"] for seed in (0, 1)] == [0, 1]
 
 
+def test_a_pair_may_have_a_length_of_its_own() -> None:
+    study = parse_study(small(pairs=[{"name": "p", "set": {"training.steps": 5}}]))
+    training = plan_of(study, FOLDER).cells[0].recipe.training
+    assert (training.steps, training.epochs) == (5, None)
+
+
 def test_chosen_values_and_calibrated_steps_enter_the_recipes() -> None:
     study = parse_study(small(budget={"seconds": 5}))
     plan = plan_of(

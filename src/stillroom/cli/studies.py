@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, Overrides, app, print_json
+from stillroom.cli.app import AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ def compare(
     out: Annotated[
         Path, typer.Option("--out", help="Folder of the study; one that was stopped goes on.", metavar="DIR")
     ],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Changes to the study, such as `budget.epochs=3 recipe.training.threads=2`.", metavar="KEY.PATH=VALUE"
+        ),
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, help="Runs side by side; left out: as many as their threads leave cores for."),
@@ -43,7 +48,10 @@ def compare(
     ] = EngineName.LOCAL,
     address: Annotated[
         str | None,
-        typer.Option("--address", help="Address of the Ray cluster, such as 10.0.0.1:6379; left out: one of our own."),
+        typer.Option(
+            "--address",
+            help="Address of the Ray cluster, such as 10.0.0.1:6379; left out: $RAY_ADDRESS, or one of our own.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -309,6 +309,6 @@ class OneRun:
                 "order": progress.order,
                 "views": progress.views,
                 "budget": digest(canonical(budget)),
-                "threads": digest(canonical(recipe.training.threads)),
+                "threads": digest(canonical(torch.get_num_threads())),
             },
         }

@@ -17,6 +17,8 @@ from stillroom.files import is_partial
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.training.device import launched
 
+# Where weights lie; what they are is in every save, by their hash.
+_PLACES = ("teacher.weights", "student.weights")
 _VERSIONS = ("torch", "numpy", "pydantic", "safetensors", "torchmetrics")
 
 
@@ -87,7 +89,7 @@ def check_free(out: Path, resume: bool) -> None:
 
 
 def check_same_recipe(recipe: Recipe, out: Path) -> None:
-    """Refuse to go on with a run that another recipe began.
+    """Refuse to go on with a run that another recipe began; its files may have moved.
 
     Raises:
         BadInput: naming what differs.
@@ -96,7 +98,7 @@ def check_same_recipe(recipe: Recipe, out: Path) -> None:
         return
     before = flatten(load_run_recipe(out).model_dump(mode="json"))
     now = flatten(recipe.model_dump(mode="json"))
-    changed = [key for key in now | before if now.get(key) != before.get(key)]
+    changed = [key for key in now | before if now.get(key) != before.get(key) and key not in _PLACES]
     if changed:
         told = "; ".join(f"{key} is {shorten(now.get(key))}, was {shorten(before.get(key))}" for key in changed[:3])
         raise BadInput("--resume", str(out), f"the recipe that this run was started with: {told}")

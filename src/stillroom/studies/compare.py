@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
 
-from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import is_partial, write_json, write_text
-from stillroom.runs.records import flatten, read_json
+from stillroom.errors import BadInput, shorten
+from stillroom.files import is_partial, write_text
+from stillroom.runs.records import flatten
 from stillroom.studies.config import Study
-from stillroom.studies.engine.base import Engine, Job, Outcome
+from stillroom.studies.driver import Driver, EngineMaker
 from stillroom.studies.equality import foreseen
 from stillroom.studies.folder import StudyFolder
-from stillroom.studies.plan import Cell, Plan, plan_of, recipe_content, teacher_content
-from stillroom.studies.progress import JobState, Progress
+from stillroom.studies.plan import plan_of, teacher_content
 from stillroom.studies.results import write_results
-from stillroom.studies.schedule import Schedule, StudyObserver
-from stillroom.studies.trials import (
-    Trials,
-    Where,
-    check_spaces,
-    chosen_of,
-    entries,
-    expected_trials,
-    read_tuned,
-    trial_content,
-)
-
-# Makes the engine for a study in this folder whose jobs take this many threads each.
-EngineMaker = Callable[[StudyFolder, int], Engine]
+from stillroom.studies.schedule import StudyObserver
+from stillroom.studies.trials import check_spaces
+from stillroom.studies.tuning import TrialStore
 
 
 @dataclass(frozen=True)
@@ -99,7 +83,9 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
         _check_folder(folder, study)
         if not folder.study.exists():
             write_text(folder.study, _as_yaml(study))
-        with _Driver(study, folder, make_engine, observer) as driver:
+        if study.tuning is not None:
+            TrialStore(study.tuning.storage, folder.path).close()  # one that cannot be used is refused here
+        with Driver(study, folder, make_engine, observer) as driver:
             for warning in foreseen(plan):
                 observer.alarm(f"unequal as planned: {warning}")
             plan = driver.prepared()
@@ -111,182 +97,8 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
         lock.release()
 
 
-@dataclass
-class _Driver:
-    """The phases of a study."""
-
-    study: Study
-    folder: StudyFolder
-    make_engine: EngineMaker
-    observer: StudyObserver
-    engine: Engine | None = None
-    stuck: dict[Where, str] = field(default_factory=dict)
-
-    def __enter__(self) -> _Driver:
-        self.progress = Progress(self.study.name, self.study.measure, workers=0, pid=os.getpid())
-        self.observer.started(self.progress)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.engine is not None:
-            self.engine.close()
-        self.progress.ended = True
-        with suppress(OSError):  # a full disk, most likely, which is told already
-            self.progress.write(self.folder.progress)
-
-    def prepared(self) -> Plan:
-        """The plan with all that comes before the runs: answers kept, budgets in seconds fixed, options chosen."""
-        cells = plan_of(self.study, self.folder).cells
-        waiting = any(not _finished(self.folder, cell) for cell in cells)
-        # All that is to come, so that the time left is that of the whole.
-        if self.study.tuning is not None and waiting:
-            self.progress.add(expected_trials(self.study, self.folder))
-        self.progress.add(Job(cell.id, "run", cell.content, "") for cell in cells)
-        if waiting:
-            self._train_teachers()
-            self._keep_answers()
-        steps = self._steps()
-        chosen = chosen_of(read_tuned(self.folder))
-        if self.study.tuning is not None and waiting:
-            trials = Trials(self.study, self.folder, steps)
-            try:
-                first = trials.first()
-                if first:
-                    self._schedule().do("choosing options", first, trials.then)
-                self.progress.forget_waiting("trial")
-                chosen = trials.chosen()
-                self.stuck |= trials.failed
-            finally:
-                trials.close()
-        return plan_of(self.study, self.folder, chosen, steps)
-
-    def run(self, plan: Plan) -> dict[str, str]:
-        """Do the runs that are not done; returns why some are missing."""
-        jobs = []
-        failures = {}
-        # All contestants of a seed before the next seed: a table of fewer seeds is there early, and paired.
-        for cell in sorted(plan.cells, key=lambda cell: self.study.seeds.index(cell.seed)):
-            out = self.folder.run(cell.pair, cell.contestant, cell.seed)
-            content = json.loads(cell.recipe.model_dump_json())
-            job = Job(cell.id, "run", content, str(out), threads=cell.recipe.training.threads)
-            self.progress.add([job])
-            reason = self.stuck.get((cell.pair, cell.contestant))
-            if _finished(self.folder, cell):
-                self._done_before(self.progress.jobs[cell.id], out)
-            elif reason is not None:
-                failures[cell.id] = reason
-                self.progress.jobs[cell.id].status = "failed"
-                self.progress.jobs[cell.id].reason = reason
-            else:
-                jobs.append(job)
-        write_json(self.folder.plan, _plan_told(plan, self.folder))
-        if jobs:
-            ended = self._schedule().do("running", jobs)
-            failures |= {outcome.id: outcome.reason for outcome in ended if outcome.ending != "done"}
-        return failures
-
-    def _train_teachers(self) -> None:
-        jobs = []
-        for teacher in self.study.teachers:
-            out = self.folder.teacher(teacher.name)
-            if not (out / "summary.json").exists():
-                content = teacher_content(self.study, teacher)
-                threads = int(content.get("training", {}).get("threads") or 1)
-                jobs.append(Job(f"teacher/{teacher.name}", "run", content, str(out), threads=threads))
-        if jobs:
-            self._succeed(self._schedule().do("training the teacher", jobs))
-
-    def _keep_answers(self) -> None:
-        """One build of each teacher's cache for the whole study, before any run's clock starts."""
-        jobs = []
-        for pair in self.study.all_pairs:
-            recipes = []
-            for contestant in self.study.contestants:
-                content = recipe_content(self.study, self.folder, pair, contestant)
-                recipes.append(content | {"seed": self.study.seeds[0]})
-                if self.study.tuning is not None:
-                    recipes.append(trial_content(self.study, self.folder, pair, contestant))
-            if not any(content.get("teacher") for content in recipes):
-                continue
-            threads = max(int(content.get("training", {}).get("threads") or 1) for content in recipes)
-            out = str(self.folder.path / "state")
-            options = {"recipes": recipes, "log": str(self.folder.asked(pair.name))}
-            jobs.append(Job(f"cache/{pair.name}", "cache", recipes[0], out, threads=threads, options=options))
-        if not jobs:
-            return
-        outcomes = self._succeed(self._schedule().do("keeping the teacher's answers", jobs))
-        told = {outcome.id.partition("/")[2]: outcome.result for outcome in outcomes}
-        write_json(self.folder.caches, dict(sorted(told.items())))
-
-    def _steps(self) -> dict[Where, int]:
-        """What a budget in seconds comes to: timed once, each contestant alone, and then fixed."""
-        if self.study.budget is None or self.study.budget.seconds is None:
-            return {}
-        seconds = self.study.budget.seconds
-        told = read_json(self.folder.calibration) if self.folder.calibration.exists() else {}
-        known: dict[str, dict[str, Any]] = told.get("pairs", {})
-        jobs = []
-        for pair, contestant in entries(self.study):
-            if contestant.name not in known.get(pair.name, {}):
-                content = recipe_content(self.study, self.folder, pair, contestant) | {"seed": self.study.seeds[0]}
-                out = str(self.folder.path / "state" / "calibration" / pair.name / contestant.name)
-                where = f"calibrate/{pair.name}/{contestant.name}"
-                threads = int(content.get("training", {}).get("threads") or 1)
-                jobs.append(Job(where, "calibrate", content, out, threads=threads, options={"seconds": seconds}))
-        if jobs:
-            for outcome in self._succeed(self._schedule().do("timing a step", jobs, alone=True)):
-                _, pair_name, name = outcome.id.split("/")
-                known.setdefault(pair_name, {})[name] = outcome.result
-            write_json(self.folder.calibration, {"seconds": seconds, "pairs": known})
-        return {(pair, name): int(found["steps"]) for pair, mine in known.items() for name, found in mine.items()}
-
-    def _succeed(self, outcomes: Iterable[Outcome]) -> list[Outcome]:
-        """Outcomes that all must be done: what they prepare, every run needs.
-
-        Raises:
-            BadInput: one refused its recipe.
-            RunFailed: one could not be done.
-        """
-        outcomes = list(outcomes)
-        for outcome in outcomes:
-            if outcome.ending == "bad_input":
-                raise BadInput.worded(outcome.id, None, f"{outcome.id}: {outcome.reason}")
-            if outcome.ending != "done":
-                raise RunFailed(f"{outcome.id}: {outcome.reason}")
-        return outcomes
-
-    def _schedule(self) -> Schedule:
-        if self.engine is None:
-            threads = max(cell.recipe.training.threads for cell in plan_of(self.study, self.folder).cells)
-            self.engine = self.make_engine(self.folder, threads)
-            self.progress.workers = self.engine.slots
-        return Schedule(self.engine, self.study.retries, self.progress, self.folder.progress, self.observer)
-
-    def _done_before(self, state: JobState, out: Path) -> None:
-        value = read_json(out / "summary.json").get(self.study.measure)
-        state.status = "done"
-        state.value = float(value) if isinstance(value, (int, float)) else None
-
-
-def _finished(folder: StudyFolder, cell: Cell) -> bool:
-    return (folder.run(cell.pair, cell.contestant, cell.seed) / "summary.json").exists()
-
-
-def _plan_told(plan: Plan, folder: StudyFolder) -> dict[str, Any]:
-    cells = [
-        {
-            "pair": cell.pair,
-            "contestant": cell.contestant,
-            "seed": cell.seed,
-            "run": folder.run(cell.pair, cell.contestant, cell.seed).relative_to(folder.path).as_posix(),
-        }
-        for cell in plan.cells
-    ]
-    return {"schema": 1, "study_hash": plan.study.hash(), "cells": cells}
-
-
 def _as_yaml(study: Study) -> str:
-    return str(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(study.told(), sort_keys=False, allow_unicode=True))
 
 
 def _check_folder(folder: StudyFolder, study: Study) -> None:
@@ -308,7 +120,7 @@ def _check_folder(folder: StudyFolder, study: Study) -> None:
         before = yaml.safe_load(folder.study.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise BadInput("--out", str(folder.study), "a readable study.yaml") from None
-    old, new = flatten(before), flatten(study.model_dump(mode="json"))
+    old, new = flatten(before), flatten(study.told())
     changed = [key for key in new | old if new.get(key) != old.get(key)]
     if changed:
         told = "; ".join(

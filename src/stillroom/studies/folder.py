@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from stillroom.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -49,9 +53,9 @@ class StudyFolder:
         """What building the teachers' caches asked and took."""
         return self.path / "caches.json"
 
-    def asked(self, pair: str) -> Path:
-        """How often each job asked a pair's teacher, a line each."""
-        return self.path / "state" / "asked" / f"{pair}.jsonl"
+    def preparing(self, pair: str, contestant: str) -> Path:
+        """What comes before a contestant's runs on a pair."""
+        return self.path / "state" / "preparing" / pair / contestant
 
     @property
     def progress(self) -> Path:
@@ -98,3 +102,22 @@ class StudyFolder:
     def trial(self, pair: str, contestant: str, number: int) -> Path:
         """The folder of a trial's run."""
         return self.path / "trials" / pair / contestant / f"trial-{number}"
+
+
+@contextmanager
+def wholly(path: Path, remedy: str) -> Iterator[None]:
+    """Read a file that the study wrote; one that is damaged or of another shape is told in a line.
+
+    Args:
+        path: the file.
+        remedy: what to do then.
+
+    Raises:
+        BadInput: in place of whatever reading raised.
+    """
+    try:
+        yield
+    except BadInput:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput("study", str(path), f"a file as the study wrote it ({type(error).__name__}); {remedy}") from None

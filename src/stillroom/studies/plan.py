@@ -103,12 +103,12 @@ def recipe_content(
         if budget.seconds is not None:
             length = {"epochs": None, "steps": steps or 1}
         merge(content, {"training": length})
-    merge(content, pair.set)
-    merge(content, contestant.set)
-    if _sets(contestant, "training.epochs"):
-        content["training"]["steps"] = None
-    elif _sets(contestant, "training.steps"):
-        content["training"]["epochs"] = None
+    for changes in (pair.set, contestant.set):
+        merge(content, changes)
+        # A length of one's own, in whichever unit, takes the place of the budget's.
+        for unit, other in (("epochs", "steps"), ("steps", "epochs")):
+            if _sets(changes, f"training.{unit}"):
+                content["training"][other] = None
     _find_teacher(study, folder, content)
     _keep_answers(content)
     content["name"] = contestant.name if not study.pairs else f"{contestant.name} on {pair.name}"
@@ -163,7 +163,7 @@ def _keep_answers(content: Content) -> None:
 
 def with_seed(content: Content, contestant: Contestant, seed: int) -> Content:
     """The recipe with a seed of the study, unless the contestant insists on its own."""
-    return content if _sets(contestant, "seed") else {**content, "seed": seed}
+    return content if _sets(contestant.set, "seed") else {**content, "seed": seed}
 
 
 def merge(content: Content, changes: Mapping[str, Any]) -> None:
@@ -181,9 +181,14 @@ def merge(content: Content, changes: Mapping[str, Any]) -> None:
             set_value(content, key, copy.deepcopy(value))
 
 
-def _sets(contestant: Contestant, key: str) -> bool:
-    """Whether a contestant changes this very field, however it is written."""
-    place: Any = contestant.set
+def threads_of(content: Content) -> int:
+    """The CPU threads that a recipe's run takes."""
+    return int((content.get("training") or {}).get("threads") or 1)
+
+
+def _sets(changes: Mapping[str, Any], key: str) -> bool:
+    """Whether changes set this very field, however it is written."""
+    place: Any = changes
     if key in place:
         return True
     for part in key.split("."):

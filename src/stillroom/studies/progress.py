@@ -53,8 +53,8 @@ class JobState:
 
     @property
     def whose(self) -> str:
-        """Pair and contestant, whose trials and runs take about as long for each epoch or step."""
-        return "/".join(self.id.split("/")[1:3])
+        """Pair and contestant, whose trials and runs take about as long for each epoch or step; else the job itself."""
+        return "/".join(self.id.split("/")[1:3]) if self.kind in ("trial", "run") else self.id
 
     @property
     def size(self) -> int:

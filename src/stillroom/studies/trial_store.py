@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 import warnings
@@ -38,6 +39,7 @@ class TrialStore:
     """
 
     def __init__(self, url: str | None, folder: Path) -> None:
+        url = os.path.expandvars(url) if url is not None else None  # so that a password need not be in the study file
         self._url = url or ""
         self.where = without_password(url) if url is not None else str(folder / FILE)
         with quiet(), self.told():

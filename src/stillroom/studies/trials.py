@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from stillroom.errors import BadInput, RunFailed
 from stillroom.files import write_json
-from stillroom.recipe import set_value
+from stillroom.recipe import parse_recipe, set_value
 from stillroom.studies.config import Contestant, Pair, Study
 from stillroom.studies.engine.base import Job, Outcome
-from stillroom.studies.folder import StudyFolder
-from stillroom.studies.plan import Content, Steps, recipe_content, with_seed
+from stillroom.studies.folder import StudyFolder, wholly
+from stillroom.studies.plan import Content, Steps, recipe_content, threads_of, with_seed
 from stillroom.studies.space import points
 from stillroom.studies.tuning import Proposal, TrialStore, Tuner, check_space, merged_space, score
 
@@ -78,6 +79,11 @@ def expected_trials(study: Study, folder: StudyFolder) -> list[Job]:
     ]
 
 
+def is_out_of_memory(reason: str) -> bool:
+    """Whether a run failed for want of memory, which other options would not have cured on a machine that was free."""
+    return reason.startswith("out of memory")
+
+
 class Trials:
     """The searches of a study.
 
@@ -85,12 +91,13 @@ class Trials:
         study: one with ``tuning``.
         folder: where it lies.
         steps: what a budget in seconds came to.
+        leave_out: contestants that cannot be run on a pair.
 
     Raises:
         BadInput: the database of trials cannot be used.
     """
 
-    def __init__(self, study: Study, folder: StudyFolder, steps: Steps) -> None:
+    def __init__(self, study: Study, folder: StudyFolder, steps: Steps, leave_out: Collection[Where] = ()) -> None:
         assert study.tuning is not None
         self._study, self._folder = study, folder
         self._measure = study.tuning.measure or study.measure
@@ -102,7 +109,7 @@ class Trials:
         self.failed: dict[Where, str] = {}
         for pair, contestant in entries(study):
             where = (pair.name, contestant.name)
-            if contestant.name in self._kept.get(pair.name, {}):
+            if contestant.name in self._kept.get(pair.name, {}) or where in leave_out:
                 continue
             self._contents[where] = trial_content(study, folder, pair, contestant, steps.get(where))
             self._tuners[where] = Tuner(
@@ -123,11 +130,12 @@ class Trials:
     def then(self, job: Job, outcome: Outcome) -> list[Job]:
         """Tell a search how its trial ended; returns the next one.
 
-        A trial that cannot go on counts as one without a value. One whose process died again and again says nothing of
-        its options: the search waits for the study to be taken up again.
+        A trial that cannot go on, such as one whose loss is not finite, counts as one without a value. One whose
+        process died again and again, or that did not find its data, says nothing of its options: the search waits for
+        the study to be taken up again.
         """
         where, proposal = self._asked.pop(job.id)
-        if outcome.ending == "crashed":
+        if outcome.ending in ("crashed", "bad_input") or is_out_of_memory(outcome.reason):
             self.failed[where] = f"a trial of it failed: {outcome.reason}"
             return []
         value = score(outcome.result, self._measure) if outcome.ending == "done" else None
@@ -166,22 +174,31 @@ class Trials:
 
     def _next(self, where: Where) -> list[Job]:
         tuner = self._tuners[where]
-        if tuner.done:
-            return []
-        proposal = tuner.ask()
-        content = json.loads(json.dumps(self._contents[where]))
-        for key, value in proposal.values.items():
-            set_value(content, key, value)
+        while not tuner.done:
+            proposal = tuner.ask()
+            content = copy.deepcopy(self._contents[where])
+            for key, value in proposal.values.items():
+                set_value(content, key, value)
+            try:
+                parse_recipe(content)
+            except BadInput:
+                # Values that are fine one by one may not be so together.
+                tuner.tell(proposal.number, None)
+                continue
+            return [self._job(where, proposal, content)]
+        return []
+
+    def _job(self, where: Where, proposal: Proposal, content: Content) -> Job:
         pair, contestant = where
         job = Job(
             id=f"trial/{pair}/{contestant}/{proposal.number}",
             kind="trial",
             recipe=content,
             out=str(self._folder.trial(pair, contestant, proposal.number).resolve()),
-            threads=int(content.get("training", {}).get("threads") or 1),
+            threads=threads_of(content),
         )
         self._asked[job.id] = (where, proposal)
-        return [job]
+        return job
 
 
 def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
@@ -190,13 +207,12 @@ def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
     Raises:
         BadInput: the file is damaged.
     """
-    try:
-        found: dict[str, dict[str, Any]] = json.loads(folder.tuned.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError):
-        raise BadInput("study", str(folder.tuned), "a readable file; remove it to read the trials again") from None
-    return found
+    with wholly(folder.tuned, "remove it to read the trials again"):
+        found = json.loads(folder.tuned.read_text(encoding="utf-8")) if folder.tuned.exists() else {}
+        for mine in found.values():
+            for told in mine.values():
+                dict(told["values"])
+        return dict(found)
 
 
 def chosen_of(tuned: Mapping[str, Mapping[str, Any]]) -> dict[Where, dict[str, Any]]:

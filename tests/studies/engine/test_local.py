@@ -68,8 +68,7 @@ def test_a_worker_that_is_killed_harms_no_other_and_its_job_goes_on(place: Path)
         while not ended:
             ended = engine.wait(10)
         assert [(outcome.id, outcome.ending) for outcome in ended] == [(killed.id, "crashed")]
-        assert ended[0].reason.startswith("its process was killed by SIGKILL, as when memory ran out; see ")
-        assert "worker-0.log" in ended[0].reason
+        assert ended[0].reason.startswith("its process was killed by SIGKILL, as when memory ran out; ")
         engine.submit(killed)
         ended = []
         while len(ended) < 2:

@@ -58,6 +58,10 @@ class LocalEngine(Engine):
                 # One that ended may have brought others along.
                 child, said = self._heard.get(timeout=0 if ended else max(deadline - time.monotonic(), 0))
             except Empty:
+                # A child of a worker may hold its pipe open, so that its death is not heard.
+                ended += [
+                    self._died(worker) for worker in self._workers.values() if worker.job and not worker.child.alive
+                ]
                 break
             if (outcome := self._outcome(child, said)) is not None:
                 ended.append(outcome)
@@ -87,8 +91,13 @@ class LocalEngine(Engine):
         worker = next((worker for worker in self._workers.values() if worker.child is child), None)
         if worker is None or worker.job is None:
             return None
+        if said is None:
+            return self._died(worker)
+        worker.job = None
+        return Outcome(**said)
+
+    def _died(self, worker: _Worker) -> Outcome:
+        assert worker.job is not None
         job, worker.job = worker.job, None
-        if said is not None:
-            return Outcome(**said)
         seconds = round(time.perf_counter() - worker.since, 4)
-        return Outcome(job.id, "crashed", reason=child.how_it_ended(), seconds=seconds)
+        return Outcome(job.id, "crashed", reason=worker.child.how_it_ended(), seconds=seconds)

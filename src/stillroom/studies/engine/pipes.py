@@ -89,7 +89,7 @@ class Child:
             # It closed its pipe and goes on: of no use to anybody.
             self._process.kill()
             code = self._process.wait()
-        return f"{in_words(code)}; see {self.log}"
+        return f"{in_words(code)}; state/logs holds what it printed"
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
