@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from stillroom.config import Config
 from stillroom.studies.collect import collect
+from stillroom.studies.config import Varied, parse_study
 from stillroom.studies.equality import CHECKED, foreseen, inequalities
+from stillroom.studies.expected import Shape
 from stillroom.studies.folder import StudyFolder
 from stillroom.studies.plan import Plan, plan_of
+from stillroom.studies.traits import THE_STUDYS, foreseen_traits, own_seed, traits_of
 from studies.finished import KL, Made, made, study_of, told
 
 __all__ = ["made"]
@@ -24,11 +30,11 @@ __all__ = ["made"]
 def test_contestants_that_differ_in_what_they_are_alone_are_equal(made: Made, tmp_path: Path) -> None:
     study = made.content()
     study["contestants"] += [
-        {"name": "adam", "set": {"training.optimizer": {"name": "adamw", "lr": 0.01}, "training.ema": 0.9}},
+        {"name": "adam", "set": {"training.optimizer": {"name": "adamw", "lr": 0.01}, "training.clip_norm": 1.0}},
         {"name": "no-teacher", "set": {"teacher": None}},
         # As many steps as the epochs of the others.
         {"name": "in-steps", "set": {"training.steps": 6, "objectives": KL}},
-        {"name": "kept", "set": {"cache.enabled": True, "cache.dtype": "float32", "objectives": KL}},
+        {"name": "live", "set": {"cache.enabled": False, "cache.max_gb": 1.0, "objectives": KL}},
         {"name": "often", "set": {"training.evaluate_every": 2, "training.log_every": 1}},
     ]
     folder, plan = made.study(tmp_path / "s", **study)
@@ -71,12 +77,43 @@ def test_trials_may_choose_another_learning_rate_for_each(made: Made, tmp_path: 
     assert told(folder, plan, tuned=tuned) == ["tuning: kl has trials 40, labels and mse 2"]
 
 
+def tuned_by(**trials: int) -> dict[str, Any]:
+    return {"all": {name: {"trials": count, "values": {}} for name, count in trials.items()}}
+
+
+def test_tuning_one_and_not_the_others_is_unequal_unless_that_is_the_question(made: Made, tmp_path: Path) -> None:
+    study = made.content(tuning={"trials": 8})
+    study["contestants"][1]["tune"] = {"training.optimizer.lr": {"low": 0.01, "high": 1.0}}
+    folder, plan = made.study(tmp_path / "s", **study)
+    found = ["tuning: kl has trials 8, labels and mse 0"]
+    assert told(folder, plan, tuned=tuned_by(labels=0, kl=8, mse=0)) == found
+    assert told(folder, plan, tuned=tuned_by(kl=8)) == found
+    assert foreseen(plan) == found
+    varied = plan_of(parse_study({**study, "varies": ["tuning"]}), folder)
+    assert told(folder, varied, tuned=tuned_by(labels=0, kl=8, mse=0)) == foreseen(varied) == []
+
+
+def test_a_space_that_was_searched_whole_has_had_all_it_could(made: Made, tmp_path: Path) -> None:
+    study = made.content(tuning={"trials": 8})
+    labels, kl, mse = study["contestants"]
+    labels["tune"] = {"training.optimizer.lr": [0.1, 0.05]}
+    # The recipe as it is written is a point of the first space and none of this one.
+    kl["tune"] = {"training.optimizer.lr": [0.2, 0.05]}
+    mse["tune"] = {"training.optimizer.lr": {"low": 0.01, "high": 1.0}}
+    folder, plan = made.study(tmp_path / "s", **study)
+    assert told(folder, plan, tuned=tuned_by(labels=2, kl=3, mse=8)) == foreseen(plan) == []
+    assert told(folder, plan, tuned=tuned_by(labels=2, kl=2, mse=8)) == [
+        "tuning: kl has trials 2, labels and mse 8 or all of a smaller space"
+    ]
+
+
 def in_seconds(made: Made, path: Path, **changes: Any) -> tuple[StudyFolder, Plan, dict[str, Any]]:
     folder, plan = made.study(path, run=False, **{"budget": {"seconds": 60}, **changes})
     steps = {"labels": 9, "kl": 5, "mse": 6}
     plan = plan_of(plan.study, folder, steps={("all", name): count for name, count in steps.items()})
     made.run(folder, plan)
-    return folder, plan, {"seconds": 60.0, "pairs": {"all": {name: {"steps": n} for name, n in steps.items()}}}
+    measured = {name: {"steps": count, "seconds_per_step": 59.9 / count} for name, count in steps.items()}
+    return folder, plan, {"seconds": 60.0, "pairs": {"all": measured}}
 
 
 def test_a_budget_in_seconds_gives_each_its_own_steps(made: Made, tmp_path: Path) -> None:
@@ -91,6 +128,31 @@ def test_steps_that_are_not_the_calibrations_are_found(made: Made, tmp_path: Pat
     found = ["budget: kl has 5 steps, the calibration says 4 steps (seeds 0, 1)"]
     assert told(folder, plan, calibration=calibration) == found
     assert "budget: labels has 9 steps, the calibration says nothing (seeds 0, 1)" in told(folder, plan)
+
+
+@pytest.mark.parametrize(
+    ("each", "why"),
+    [
+        (20.0, "60 seconds of 20 a step are 3 steps"),
+        (1e9, "60 seconds of 1000000000 a step are 1 step"),
+        (0, "seconds_per_step is 0"),
+        (None, "seconds_per_step is none"),
+    ],
+)
+def test_steps_that_the_time_of_a_step_does_not_give_are_found(
+    made: Made, tmp_path: Path, each: float | None, why: str
+) -> None:
+    folder, plan, calibration = in_seconds(made, tmp_path / "s")
+    calibration["pairs"]["all"]["kl"]["seconds_per_step"] = each
+    found = f"budget: kl has 5 steps, which the calibration does not give: {why} (seeds 0, 1)"
+    assert told(folder, plan, calibration=calibration) == [found]
+
+
+def test_a_calibration_of_another_budget_is_found(made: Made, tmp_path: Path) -> None:
+    folder, plan, calibration = in_seconds(made, tmp_path / "s")
+    found = told(folder, plan, calibration={**calibration, "seconds": 30.0})
+    assert "budget: kl has 5 steps, which the calibration does not give: it is of 30 seconds, not 60" in found[1]
+    assert len(found) == 3
 
 
 def test_a_length_of_ones_own_beside_a_budget_in_seconds_is_found(made: Made, tmp_path: Path) -> None:
@@ -190,6 +252,18 @@ PLANTED: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"data.batch_size": 16},
         ["budget: kl has 12 steps, labels and mse 6", "batch size: kl has 16, labels and mse 32"],
     ),
+    "a moving average": (
+        {"training.ema": 0.9},
+        ["moving average: kl has 0.9, labels and mse none"],
+    ),
+    "answers kept in full": (
+        {"cache.dtype": "float32"},
+        ["cache: kl has dtype float32, labels and mse float16"],
+    ),
+    "the largest answers": (
+        {"cache.top_k": 3},
+        ["cache: kl has top_k 3 and rest_temperature 4, labels and mse top_k none"],
+    ),
     "smaller parts": (
         {"training.accumulate": 2},
         ["micro-batches: kl has 2, labels and mse 1"],
@@ -227,6 +301,8 @@ FORESEEN = {
     "fewer images": PLANTED["fewer images"][1][2],
     "a smaller batch": PLANTED["a smaller batch"][1][1],
     "smaller parts": PLANTED["smaller parts"][1][0],
+    "a moving average": PLANTED["a moving average"][1][0],
+    "answers kept in full": PLANTED["answers kept in full"][1][0],
 }
 
 
@@ -236,6 +312,74 @@ def test_what_recipes_show_is_told_before_anything_runs(made: Made, tmp_path: Pa
     study["contestants"][1]["set"] |= PLANTED[name][0]
     _, plan = made.study(tmp_path / "s", run=False, **study)
     assert foreseen(plan) == [FORESEEN[name] + SEEDS]
+
+
+def test_answers_asked_live_are_not_cut_as_kept_ones_are(made: Made, tmp_path: Path) -> None:
+    study = made.content()
+    study["recipe"]["cache"] = {"top_k": 3}
+    study["contestants"][1]["set"] |= {"cache.enabled": False, "training.compile": True}
+    _, plan = made.study(tmp_path / "s", run=False, **study)
+    assert foreseen(plan) == [
+        "cache: kl has top_k none, labels and mse top_k 3 and rest_temperature 4" + SEEDS,
+        "compiled: kl has true, labels and mse false" + SEEDS,
+    ]
+
+
+# What contestants are.
+TREATMENT = ("objectives", "training.optimizer", "training.schedule", "training.clip_norm")
+# What changes no result: names, what is told, shown and kept, how files are read.
+WITHOUT_EFFECT = (
+    "name",
+    "data.in_memory",
+    "data.workers",
+    "training.log_every",
+    "training.evaluate_every",
+    "training.checkpoints",
+    "training.record_moves",
+    "training.save_seconds",
+    "cache.enabled",
+    "cache.max_gb",
+)
+
+
+def fields(model: Config, prefix: str = "") -> Iterator[str]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        yield from fields(value, f"{prefix}{name}.") if isinstance(value, Config) else [prefix + name]
+
+
+def changed(model: Any, key: str) -> Any:
+    """With something else in a field, whether or not it would be a valid value."""
+    name, _, rest = key.partition(".")
+    value = getattr(model, name)
+    return model.model_copy(update={name: changed(value, rest) if rest else 7919 if value != 7919 else 7920})
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+def test_every_field_of_a_recipe_is_looked_at_or_the_treatment_or_changes_no_result(made: Made, tmp_path: Path) -> None:
+    study = made.content(seeds=[0])
+    study["recipe"]["cache"] = {"top_k": 3}
+    folder, plan = made.study(tmp_path / "s", **study)
+    run = collect(folder, plan).runs[1]
+    planned = foreseen_traits(run.cell, plan.study, None)
+    assert planned.keys() <= traits_of(run, plan.study, None, Shape(1, 1)).keys() <= set(CHECKED)
+    every = list(fields(run.cell.recipe))
+    assert len(every) > 50
+    unseen = []
+    for key in every:
+        cell = replace(run.cell, recipe=changed(run.cell.recipe, key))
+        found = foreseen_traits(cell, plan.study, None)
+        if own_seed(cell, cell.recipe) == THE_STUDYS and all(
+            found[one].identity == planned[one].identity for one in planned
+        ):
+            unseen.append(key)
+    left = [key for key in unseen if not any(f"{key}.".startswith(f"{one}.") for one in TREATMENT)]
+    assert sorted(left) == sorted(WITHOUT_EFFECT)
+    assert {key.rpartition(".")[0] for key in set(unseen) - set(left)} == {"", *TREATMENT[1:3], "training"}
+
+
+def test_whatever_may_be_varied_is_looked_at() -> None:
+    assert set(get_args(Varied)) < set(CHECKED)
 
 
 def test_what_most_have_is_the_measure_and_in_a_tie_the_baselines(made: Made, tmp_path: Path) -> None:

@@ -81,6 +81,29 @@ def test_all_pairs_are_a_family_of_their_own() -> None:
     assert {one.family for one in against_baseline(FOUND, "labels").comparisons} == {2}
 
 
+def test_a_family_of_hundreds_is_compared_without_plans_and_says_so() -> None:
+    rng = np.random.default_rng(0)
+    values = {f"c{k:02}": dict(enumerate(rng.normal(size=3).tolist())) for k in range(21)}
+    found = between_all(values)
+    assert {one.plan for one in found.comparisons} == {None}
+    assert "how many seeds would settle them is not worked out for more than 200:" in found.told().splitlines()[0]
+    assert PLANNING_CAUTION not in found.told()
+    values.popitem()
+    fewer = between_all(values)
+    assert len(fewer.comparisons) == 190
+    assert any(one.plan is not None for one in fewer.comparisons)
+    assert "not worked out" not in fewer.told()
+
+
+def test_what_is_barred_keeps_its_numbers_and_claims_nothing() -> None:
+    decided, undecided = against_baseline(FOUND, "labels").comparisons
+    for one in (decided, undecided):
+        barred = one.without_claim("not equal")
+        assert (barred.difference, barred.adjusted, barred.family) == (one.difference, one.adjusted, one.family)
+        assert (barred.decided, barred.verdict, barred.plan) == (False, "undecided", None)
+        assert barred.told().endswith("4 seeds: no claim: not equal")
+
+
 def test_bonferronis_intervals_are_those_of_the_family_and_wider() -> None:
     first = between_all(FOUND).comparisons[0]
     wide = paired_difference(list(FOUND["labels"].values()), list(FOUND["kl"].values()), level=1 - 0.05 / 3)

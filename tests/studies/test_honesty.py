@@ -13,8 +13,8 @@ import yaml
 
 from stillroom.files import canonical, digest
 from stillroom.studies.collect import collect
-from stillroom.studies.equality import inequalities
-from studies.finished import Made, edit, edit_tensors, lines_of, made, told, write_lines
+from stillroom.studies.equality import compared, inequalities
+from studies.finished import KL, Made, edit, edit_tensors, lines_of, made, told, write_lines
 
 __all__ = ["made"]
 
@@ -150,6 +150,30 @@ def test_a_tampered_run_is_found_and_named(made: Made, tmp_path: Path, name: str
         assert found.pop().what == "reported figures"
     if name != "other answers":
         assert len(found) == len(wanted), [one.told for one in found]
+
+
+def test_what_follows_from_what_shall_differ_is_compared_where_that_is_the_same(made: Made, tmp_path: Path) -> None:
+    few = {"data.train_limit": 70, "training.steps": 6}
+    contestants = [
+        {"name": "small"},
+        {"name": "small-kl", "set": {"objectives": KL}},
+        {"name": "wide", "set": {"student.options.width": 3}},
+        {"name": "taught", "set": {"student": {"weights": str(made.weights()), "options": {"width": 4}}}},
+        {"name": "few", "set": few},
+        {"name": "few-kl", "set": {**few, "objectives": KL}},
+    ]
+    folder, plan = made.study(tmp_path / "s", contestants=contestants, varies=["student", "data"], seeds=[0])
+    assert told(folder, plan) == []
+    assert {"initial weights", "order of images", "test images"} <= set(compared(plan.study))
+    hashed("init")(folder.run("all", "small-kl", 0))
+    recipe(lambda found: found.update(seed=7))(folder.run("all", "few-kl", 0))
+    other_labels(folder.run("all", "few-kl", 0))
+    found = [line for line in told(folder, plan) if " differs from " in line]
+    assert found == [
+        "initial weights: small-kl differs from the others (the recipes do not tell why) (seed 0)",
+        "order of images: few-kl differs from few (seed 7 against the study's) (seed 0)",
+        "test images: few-kl differs from few (the recipes do not tell why) (seed 0)",
+    ]
 
 
 def test_other_labels_are_found_though_their_figures_agree(made: Made, tmp_path: Path) -> None:

@@ -233,6 +233,35 @@ def test_a_comparison_of_the_concerned_alone_is_not_claimed(a_run: Run) -> None:
     assert PLANNING_CAUTION not in found
 
 
+def test_unequal_runs_have_numbers_and_no_verdict_in_either_family(a_run: Run) -> None:
+    unequal = (Inequality("threads", ("kl",), (("all", 0),), "threads: kl has 2, labels and mse 1"),)
+    (family,) = pretend(a_run, FOUND, unequal=unequal)["families"]
+    for kind in ("baseline", "all"):
+        for one in family[kind]["comparisons"]:
+            concerned = "kl" in (one["contestant"], one["against"])
+            assert one["equal"] is not concerned
+            assert one["holm_p"] is not None
+            if concerned:
+                assert (one["verdict"], one["better"], one["plan"]) == ("undecided", None, None)
+                assert one["told"].endswith("4 seeds: no claim: not equal")
+                assert one["told"] in family[kind]["told"]
+
+
+def test_pairs_with_unequal_runs_are_not_ranked_and_named(a_run: Run) -> None:
+    pairs = [{"name": name} for name in "pqr"]
+    unequal = (Inequality("threads", ("kl",), (("q", 0),), "threads: kl has 2, labels and mse 1"),)
+    found = pretend(a_run, FOUND, unequal=unequal, pairs=pairs)
+    assert (found["ranks"]["pairs"], found["ranks"]["left_out"]) == (("p", "r"), ("q",))
+    assert found["ranks"]["told"].startswith("Average ranks over 2 pairs: kl 1.00")
+    assert found["ranks"]["told"].endswith("; left out for runs that are not equal: q")
+    assert f"{found['ranks']['told']}." in found["conclusions"]
+    everywhere = (Inequality("threads", ("kl",), tuple((name, 0) for name in "pqr"), "threads: kl has 2"),)
+    found = pretend(a_run, FOUND, unequal=everywhere, pairs=pairs)
+    assert (found["ranks"]["pairs"], found["ranks"]["left_out"]) == ((), ("p", "q", "r"))
+    assert "no test: no pair that all contestants have and whose runs are all equal" in found["ranks"]["told"]
+    assert not any("ranks" in line for line in found["conclusions"])
+
+
 def test_ranks_over_pairs_are_told(a_run: Run) -> None:
     pairs = [{"name": name} for name in "pqr"]
     assert any(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stillroom.studies.cost import cost_of
 from stillroom.studies.results import write_results
-from stillroom.studies.tables import csv_text, table_tex, tex, told_table
+from stillroom.studies.tables import csv_text, table_csv, table_tex, tex, told_table
 from studies.finished import Made, made, write_lines
 
 __all__ = ["made"]
@@ -68,6 +68,7 @@ def test_the_table_has_a_line_for_each_pair_and_contestant(results: dict[str, An
     assert [(row["pair"], row["contestant"], row["equal"]) for row in rows] == [
         (pair, name, "false" if name == "kl" else "true") for pair in ("p_1", "q") for name in ("labels", "kl", "mse")
     ]
+    assert [row["verdict"] for row in rows[:3]] == ["", "no claim: not equal", "undecided"]
     for row, cell in zip(rows, results["cells"], strict=True):
         assert float(row["mean"]) == cell["mean"]
     assert rows[0]["difference"] == rows[0]["verdict"] == ""
@@ -81,13 +82,22 @@ def test_comparisons_are_of_both_families(results: dict[str, Any]) -> None:
         one for family in results["families"] for kind in ("baseline", "all") for one in family[kind]["comparisons"]
     ]
     for row, one in zip(rows, flat, strict=True):
-        assert (row["contestant"], row["against"], row["verdict"]) == (
+        concerned = "kl" in (one["contestant"], one["against"])
+        assert (row["contestant"], row["against"], row["equal"]) == (
             one["contestant"],
             one["against"],
-            one["verdict"],
+            "false" if concerned else "true",
         )
+        assert row["verdict"] == ("no claim: not equal" if concerned else one["verdict"])
         assert float(row["difference"]) == one["difference"]["mean"]
         assert row["holm_p"] == ("" if one["holm_p"] is None else repr(one["holm_p"]))
+
+
+def test_with_an_unequal_baseline_no_line_of_the_table_is_on_equal_terms(results: dict[str, Any]) -> None:
+    cells = [{**cell, "equal": cell["contestant"] != "labels"} for cell in results["cells"]]
+    text = table_csv({**results, "cells": cells})
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {row["equal"] for row in rows} == {"false"}
 
 
 @given(st.lists(st.one_of(st.floats(allow_nan=False), st.integers(), st.text(), st.none()), min_size=1, max_size=4))

@@ -8,7 +8,7 @@ from stillroom.studies.collect import Missing
 from stillroom.studies.config import Study
 from stillroom.studies.equality import Inequality
 from stillroom.studies.measures import Measured
-from stillroom.studies.statistics import PLANNING_CAUTION, Comparison, Family, PairedDifference, Ranks
+from stillroom.studies.statistics import PLANNING_CAUTION, Comparison, Family, PairedDifference
 from stillroom.studies.wording import counted, listed, places
 
 
@@ -18,7 +18,7 @@ def conclude(
     unequal: Sequence[Inequality],
     missing: Sequence[Missing],
     families: Mapping[str, Family],
-    ranks: Ranks,
+    ranked: str | None = None,
 ) -> list[str]:
     """The study's findings as sentences.
 
@@ -27,8 +27,8 @@ def conclude(
         measure: what it compares.
         unequal: what keeps it from being an equal comparison; it is told first.
         missing: runs that are not there; told next.
-        families: by pair, the comparisons with the baseline.
-        ranks: over all pairs.
+        families: by pair, the comparisons with the baseline; those of unequal runs without a claim.
+        ranked: the ranks over all pairs that may be ranked, in words; None where they tell nothing.
 
     Returns:
         Sentences; those of the comparisons in the order of pairs and contestants.
@@ -42,10 +42,9 @@ def conclude(
         where = f"On {pair}, " if study.pairs else ""
         told = _compared(one, measure) if not terms else _not_equal(one, terms)
         sentences.append(_capital(where + told))
-    if len(study.all_pairs) > 1 and ranks.friedman is not None and not unequal:
-        sentences.append(f"{ranks.told()}.")
-    planned = [one.plan for pair, one in comparisons if one.plan is not None and not terms_of(unequal, pair, one)]
-    if any(plan.why is None for plan in planned):
+    if ranked is not None:
+        sentences.append(f"{ranked}.")
+    if any(one.plan is not None and one.plan.why is None for _, one in comparisons):
         sentences.append(PLANNING_CAUTION)
     return sentences
 

@@ -16,7 +16,20 @@ from stillroom.recipe import apply_override, read_yaml
 # A name is also a folder's and a column's.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,47}$")]
 # What contestants may be told to differ in; all of it is equal otherwise.
-Varied = Literal["student", "augmentation", "budget", "batch size", "data", "teacher", "precision", "threads"]
+Varied = Literal[
+    "student",
+    "augmentation",
+    "budget",
+    "batch size",
+    "data",
+    "teacher",
+    "precision",
+    "threads",
+    "moving average",
+    "compiled",
+    "cache",
+    "tuning",
+]
 Measure = Literal["top1", "top5", "nll", "ece", "agreement", "teacher_kl"]
 
 
@@ -83,7 +96,8 @@ class Budget(Config):
     seconds: float | None = Field(
         None,
         gt=0,
-        description="Seconds of training, turned into steps once for each contestant by timing it alone, then fixed.",
+        description="Seconds of training steps, evaluations apart; turned into steps once for each contestant, by "
+        "timing its recipe alone, then fixed.",
     )
 
     @model_validator(mode="after")
@@ -108,7 +122,9 @@ class Tuning(Config):
     measure: Measure | None = Field(None, description="What trials are judged by; left out: the study's measure.")
     seed: int = Field(0, ge=0, description="Seed of the search and of the trials' runs.")
     storage: str | None = Field(
-        None, description="URL of the database that holds the trials; left out: tuning.db (SQLite) in the study folder."
+        None,
+        description="URL of the database that holds the trials, $VARIABLES in it replaced; "
+        "left out: tuning.db (SQLite) in the study folder.",
     )
 
 
@@ -131,8 +147,8 @@ class Study(Config):
     tuning: Tuning | None = Field(None, description="Trials of each contestant; left out: recipes as they are written.")
     varies: tuple[Varied, ...] = Field(
         (),
-        description="What contestants differ in on purpose beside their objectives and optimizer; left out: nothing, "
-        "and a difference makes the study unequal.",
+        description="What contestants differ in on purpose beside their objectives, optimizer, schedule and clip_norm; "
+        "left out: nothing, and a difference makes the study unequal.",
     )
     measure: Measure = Field("top1", description="What is compared, on the test split after the last epoch.")
     alpha: float = Field(0.05, gt=0, lt=1, description="Rate of false findings that each table keeps as a whole.")
@@ -169,9 +185,16 @@ class Study(Config):
         """The pairs, or the one that the recipe is."""
         return self.pairs or (Pair(name="all"),)
 
+    def told(self) -> dict[str, Any]:
+        """The study for JSON and YAML; where its trials are stored is left out: it may hold a password."""
+        content = self.model_dump(mode="json")
+        if self.tuning is not None:
+            del content["tuning"]["storage"]
+        return content
+
     def hash(self) -> str:
         """SHA-256 of the study's content, 64 hex digits."""
-        return digest(canonical(self.model_dump(mode="json")))
+        return digest(canonical(self.told()))
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:

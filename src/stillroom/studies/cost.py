@@ -83,8 +83,8 @@ def _rows(folder: StudyFolder, plan: Plan) -> Iterator[dict[str, Any]]:
                 yield {"kind": "trial", "pair": pair.name, "contestant": contestant.name, "trial": number, **cost}
     for name, told in sorted((read_optional(folder.caches) or {}).items()):
         if isinstance(told, Mapping):
-            asked = told.get("asked", told.get("answers"))
-            yield {"kind": "cache", "pair": name, "teacher_answers": asked, "cache_seconds": told.get("seconds")}
+            cost = {"teacher_answers": told.get("answers"), "cache_seconds": told.get("seconds")}
+            yield {"kind": "cache", "pair": name, **cost}
     for teacher in plan.study.teachers:
         cost = cost_of(folder.teacher(teacher.name))
         if cost:

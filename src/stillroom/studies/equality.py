@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stillroom.studies.collect import Run
-from stillroom.studies.config import Study
+from stillroom.studies.config import Contestant, Pair, Study
 from stillroom.studies.expected import Shape, shape_of
+from stillroom.studies.folder import StudyFolder
 from stillroom.studies.honesty import dishonest
-from stillroom.studies.plan import Plan
+from stillroom.studies.plan import Plan, recipe_content
+from stillroom.studies.space import merged_space, own_values, points
 from stillroom.studies.traits import Trait, foreseen_traits, own_seed, timed, traits_of
 from stillroom.studies.wording import counted, listed, places, word
 
@@ -31,6 +35,9 @@ CHECKED = (
     "data",
     "test images",
     "teacher",
+    "cache",
+    "moving average",
+    "compiled",
     "precision",
     "device",
     "versions",
@@ -42,8 +49,6 @@ CHECKED = (
 _OF_A_SEED = ("initial weights", "order of images")
 _OF_THE_STUDY = ("versions",)
 _COUNTED = ("steps", "epochs", "seconds")
-# What follows from something that contestants are meant to differ in.
-_FOLLOWS = {"student": ("initial weights",), "data": ("order of images", "test images")}
 
 Place = tuple[str, int | None]
 
@@ -129,7 +134,7 @@ def foreseen(plan: Plan) -> list[str]:
         )
         for cell in plan.cells
     ]
-    findings = [*_own_seeds(plan), *_compared(rows, plan.study, comparable=_same_terms)]
+    findings = [*_own_seeds(plan), *_compared(rows, plan.study, comparable=_same_terms), *_trials(plan)]
     return [one.told for one in merged(findings, plan)]
 
 
@@ -165,7 +170,7 @@ def inequalities(
         *_own_seeds(plan),
         *_compared(rows, plan.study),
         *_lengths(plan, calibration),
-        *_trials(plan, tuned),
+        *(_trials(plan, tuned) if tuned is not None else []),
     ]
     for run, shape in zip(runs, shapes, strict=True):
         place = (run.cell.pair, run.cell.seed)
@@ -226,8 +231,7 @@ def _own_seeds(plan: Plan) -> list[Finding]:
 
 def compared(study: Study) -> list[str]:
     """What contestants must be equal in: all that is looked at, but what the study says shall differ."""
-    varied = {follows for what in study.varies for follows in (what, *_FOLLOWS.get(what, ()))}
-    return [what for what in CHECKED if what not in varied]
+    return [what for what in CHECKED if what not in study.varies]
 
 
 def _compared(
@@ -238,16 +242,18 @@ def _compared(
         scopes: dict[object, list[_Row]] = {}
         for row in rows:
             if what in row.traits:
-                scopes.setdefault(_scope(what, row), []).append(row)
+                scopes.setdefault(_scope(what, row, study), []).append(row)
         for scope in scopes.values():
             found += _within(what, scope, study.against, comparable)
     return found
 
 
-def _scope(what: str, row: _Row) -> object:
+def _scope(what: str, row: _Row, study: Study) -> object:
     if what in _OF_THE_STUDY:
         return None
-    return row.place if what in _OF_A_SEED else row.place[0]
+    place = row.place if what in _OF_A_SEED else row.place[0]
+    # What follows from something that contestants are meant to differ in is compared where that is the same.
+    return place, *(row.traits[what].follows.get(varied) for varied in study.varies)
 
 
 def _within(
@@ -321,25 +327,64 @@ def _lengths(plan: Plan, calibration: Mapping[str, Any] | None) -> list[Finding]
     for cell in plan.cells:
         if (cell.pair, cell.contestant) not in seconds:
             continue
-        known = ((measured.get(cell.pair) or {}).get(cell.contestant) or {}).get("steps")
-        steps = cell.recipe.training.steps
+        entry = (measured.get(cell.pair) or {}).get(cell.contestant) or {}
+        known, steps = entry.get("steps"), cell.recipe.training.steps or 0
+        doubt = None
         if known != steps:
-            counts = "nothing" if not isinstance(known, int) else counted(known, "step")
-            told = f"budget: {{names}} {{has}} {counted(steps or 0, 'step')}, the calibration says {counts}"
+            doubt = f"the calibration says {counted(known, 'step') if isinstance(known, int) else 'nothing'}"
+        elif (why := _not_given(entry, calibration or {}, seconds[cell.pair, cell.contestant])) is not None:
+            doubt = f"which the calibration does not give: {why}"
+        if doubt is not None:
+            told = f"budget: {{names}} {{has}} {counted(steps, 'step')}, {doubt}"
             found.append(Finding("budget", (cell.contestant,), told, (cell.pair, cell.seed)))
     return found
 
 
-def _trials(plan: Plan, tuned: Mapping[str, Any] | None) -> list[Finding]:
-    """Whether all that were tuned had as many trials."""
-    tuning = plan.study.tuning
-    if tuning is None or tuned is None:
-        return []
-    rows = []
-    for pair in plan.study.all_pairs:
-        for contestant in plan.study.contestants:
-            entry = (tuned.get(pair.name) or {}).get(contestant.name)
-            if isinstance(entry, Mapping) and (tuning.space or contestant.tune):
-                trait = Trait({"trials": entry.get("trials")})
-                rows.append(_Row(contestant.name, (pair.name, None), {"tuning": trait}))
-    return _compared(rows, plan.study)
+def _not_given(entry: Mapping[str, Any], calibration: Mapping[str, Any], seconds: float) -> str | None:
+    """Why the time of a step that was measured does not come to the steps beside it; None where it does."""
+    if calibration.get("seconds") != seconds:
+        return f"it is of {word(calibration.get('seconds'))} seconds, not {word(seconds)}"
+    each = entry.get("seconds_per_step")
+    if not isinstance(each, int | float) or not each > 0 or not math.isfinite(seconds / each):
+        return f"seconds_per_step is {word(each)}"
+    given = max(int(seconds / each), 1)
+    if given == entry["steps"]:
+        return None
+    return f"{word(seconds)} seconds of {word(each)} a step are {counted(given, 'step')}"
+
+
+def _trials(plan: Plan, tuned: Mapping[str, Any] | None = None) -> list[Finding]:
+    """Whether all were tuned by as many trials, or all that a smaller space has; as planned, where none were made."""
+    study = plan.study
+    found: list[Finding] = []
+    for pair in study.all_pairs:
+        most = {one.name: _most_trials(study, pair, one) for one in study.contestants}
+        made: dict[str, object] = dict(most)
+        if tuned is not None:
+            entries = tuned.get(pair.name) or {}
+            # Without an entry its search is not done, and neither are its runs.
+            made = {
+                name: entries[name].get("trials") if count else 0
+                for name, count in most.items()
+                if isinstance(entries.get(name), Mapping) or not count
+            }
+        full = [name for name, count in made.items() if count and count == most[name]]
+        lengths = {most[name] for name in full}
+        told = f"{max(lengths)} or all of a smaller space" if len(lengths) > 1 else max(lengths, default=0)
+        traits = {name: Trait({"trials": count}) for name, count in made.items()}
+        traits |= dict.fromkeys(full, Trait({"trials": told}, "all that it could"))
+        found += _compared([_Row(name, (pair.name, None), {"tuning": one}) for name, one in traits.items()], study)
+    return found
+
+
+def _most_trials(study: Study, pair: Pair, contestant: Contestant) -> int:
+    """How many trials a contestant's search has in all: fewer than the study's where its space has no more points."""
+    tuning = study.tuning
+    space = merged_space(tuning, contestant) if tuning is not None else {}
+    if tuning is None or not space:
+        return 0
+    count = points(space)
+    if count < tuning.trials:
+        # The first trial is the recipe as it is written, wherever that lies.
+        count += own_values(space, recipe_content(study, StudyFolder(Path()), pair, contestant)) is None
+    return int(min(tuning.trials, count))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stillroom.files import write_json, write_text
 from stillroom.studies.collect import Collected, Run, collect, read_optional
-from stillroom.studies.conclusions import conclude
+from stillroom.studies.conclusions import conclude, terms_of
 from stillroom.studies.config import Pair, Study
 from stillroom.studies.cost import cost_table
 from stillroom.studies.differs import differences
@@ -18,7 +18,7 @@ from stillroom.studies.folder import StudyFolder
 from stillroom.studies.measures import MEASURES, Measured
 from stillroom.studies.plan import Plan
 from stillroom.studies.statistics import Family, Ranks, against_baseline, between_all, interval, ranks_across_pairs
-from stillroom.studies.tables import comparisons_csv, runs_csv, table_csv, table_tex
+from stillroom.studies.tables import NOT_EQUAL, comparisons_csv, runs_csv, table_csv, table_tex
 
 SCHEMA = 1
 _OPTIONAL = ("top5", "agreement", "teacher_kl")
@@ -83,10 +83,11 @@ def results_of(
     study, measure = plan.study, MEASURES[plan.study.measure]
     level = round(1 - study.alpha, 12)
     differ = differences(plan)
-    stats = {pair.name: _statistics(study, pair.name, collected.runs, measure) for pair in study.all_pairs}
-    ranks = _ranks(study, stats, measure)
+    stats = {pair.name: _statistics(study, pair.name, collected.runs, measure, unequal) for pair in study.all_pairs}
+    ranks, ranked = _ranks(study, stats, measure, unequal)
     families = {name: one.baseline for name, one in stats.items()}
-    conclusions = conclude(study, measure, unequal, collected.missing, families, ranks)
+    tested = ranked if len(stats) > 1 and ranks.friedman is not None else None
+    conclusions = conclude(study, measure, unequal, collected.missing, families, tested)
     return {
         "schema": SCHEMA,
         "name": study.name,
@@ -128,7 +129,7 @@ def results_of(
             {"pair": pair, "baseline": _family(one.baseline, measure), "all": _family(one.every, measure)}
             for pair, one in stats.items()
         ],
-        "ranks": {**ranks.as_dict(), "told": ranks.told()},
+        "ranks": {**ranks.as_dict(), "told": ranked},
         "conclusions": conclusions,
         "tuned": tuned,
         "calibration": _without_clocks(calibration),
@@ -142,28 +143,46 @@ class _Statistics:
     every: Family
 
 
-def _statistics(study: Study, pair: str, runs: Sequence[Run], measure: Measured) -> _Statistics:
+def _statistics(
+    study: Study, pair: str, runs: Sequence[Run], measure: Measured, unequal: Sequence[Inequality]
+) -> _Statistics:
     values: Values = {contestant.name: {} for contestant in study.contestants}
     for run in runs:
         value = run.summary.value(measure.name)
         if run.cell.pair == pair and value is not None:
             values[run.cell.contestant][run.cell.seed] = value
-    return _Statistics(
-        values, against_baseline(values, study.against, alpha=study.alpha), between_all(values, alpha=study.alpha)
-    )
+    families = against_baseline(values, study.against, alpha=study.alpha), between_all(values, alpha=study.alpha)
+    return _Statistics(values, *(_claimed(family, pair, unequal) for family in families))
 
 
-def _ranks(study: Study, stats: Mapping[str, _Statistics], measure: Measured) -> Ranks:
+def _claimed(family: Family, pair: str, unequal: Sequence[Inequality]) -> Family:
+    """A family in which nothing is claimed of runs that were not equal."""
+    comparisons = (one.without_claim(NOT_EQUAL) if terms_of(unequal, pair, one) else one for one in family.comparisons)
+    return replace(family, comparisons=tuple(comparisons))
+
+
+def _ranks(
+    study: Study, stats: Mapping[str, _Statistics], measure: Measured, unequal: Sequence[Inequality]
+) -> tuple[Ranks, str]:
+    """The ranks over the pairs whose runs are all there and all equal, and the same in words."""
+    doubtful = {pair for one in unequal for pair in one.pairs}
     # A mean over fewer seeds is of other runs than the others' are: such a pair is not ranked, and named.
     means = {
         contestant.name: {
             pair: interval(list(one.values[contestant.name].values())).mean
             for pair, one in stats.items()
-            if len(one.values[contestant.name]) == len(study.seeds)
+            if len(one.values[contestant.name]) == len(study.seeds) and pair not in doubtful
         }
         for contestant in study.contestants
     }
-    return ranks_across_pairs(means, higher_is_better=measure.higher_is_better, alpha=study.alpha)
+    ranks = ranks_across_pairs(means, higher_is_better=measure.higher_is_better, alpha=study.alpha)
+    if not doubtful:
+        return ranks, ranks.told()
+    if not ranks.pairs:
+        ranks = replace(ranks, why="no pair that all contestants have and whose runs are all equal")
+    left_out = tuple(pair for pair in stats if pair in doubtful or pair in ranks.left_out)
+    told = f"{ranks.told()}; left out for runs that are not equal: {', '.join(p for p in stats if p in doubtful)}"
+    return replace(ranks, left_out=left_out), told
 
 
 def _cell(values: Mapping[int, float], measure: Measured, level: float) -> dict[str, Any]:
@@ -190,6 +209,7 @@ def _cell(values: Mapping[int, float], measure: Measured, level: float) -> dict[
 def _family(family: Family, measure: Measured) -> dict[str, Any]:
     content = family.as_dict()
     for told, one in zip(content["comparisons"], family.comparisons, strict=True):
+        told["equal"] = one.no_claim is None
         told["better"] = measure.better(one.verdict)
         told["told"] = one.told(measure.digits)
     return {**content, "told": family.told(measure.digits)}

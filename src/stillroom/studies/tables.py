@@ -12,6 +12,7 @@ from stillroom.studies.wording import counted, listed
 
 Results = Mapping[str, Any]
 
+NOT_EQUAL = "not equal"
 _FIGURES = ("top1", "correct", "count", "top5", "nll", "ece", "agreement", "teacher_kl")
 _SIZES = ("steps", "epochs", "parameters", "multiply_adds", "bytes")
 _HASHES = ("init", "order", "views", "budget", "threads")
@@ -79,7 +80,7 @@ def runs_csv(results: Results) -> str:
 
 
 def table_csv(results: Results) -> str:
-    """``table.csv``: a line for each pair and contestant, with its difference to the baseline."""
+    """``table.csv``: a line for each pair and contestant, with its difference to the baseline and if they are equal."""
     header = ["pair", "contestant", "measure", "count", "mean", "low", "high", "sd", "equal"]
     header += ["difference", "difference_low", "difference_high", "p", "holm_p", "verdict", "note"]
     rows = []
@@ -90,9 +91,10 @@ def table_csv(results: Results) -> str:
             [
                 *(cell[name] for name in ("pair", "contestant")),
                 results["measure"]["name"],
-                *(cell[name] for name in ("count", "mean", "low", "high", "sd", "equal")),
+                *(cell[name] for name in ("count", "mean", "low", "high", "sd")),
+                on_equal_terms(results, cell["pair"], cell["contestant"]),
                 *(found.get(name) for name in ("mean", "low", "high", "p")),
-                *((one or {}).get(name) for name in ("holm_p", "verdict")),
+                *(one["holm_p"] if one else None, _claim(one) if one else None),
                 cell["why"],
             ]
         )
@@ -102,7 +104,8 @@ def table_csv(results: Results) -> str:
 def comparisons_csv(results: Results) -> str:
     """``comparisons.csv``: every paired difference, to the baseline and between all."""
     header = ["pair", "family", "contestant", "against", "count", "difference", "low", "high", "sd", "d_z", "p"]
-    header += ["comparisons", "holm_p", "family_low", "family_high", "verdict", "better", "seeds_to_settle", "told"]
+    header += ["comparisons", "holm_p", "family_low", "family_high", "equal", "verdict", "better", "seeds_to_settle"]
+    header += ["told"]
     rows = []
     for family in results["families"]:
         for kind in ("baseline", "all"):
@@ -112,12 +115,16 @@ def comparisons_csv(results: Results) -> str:
                     [
                         *(family["pair"], kind, one["contestant"], one["against"]),
                         *(found.get(name) for name in ("count", "mean", "low", "high", "sd", "effect", "p")),
-                        *(one[name] for name in ("family", "holm_p", "family_low", "family_high", "verdict", "better")),
-                        plan.get("seeds"),
+                        *(one[name] for name in ("family", "holm_p", "family_low", "family_high", "equal")),
+                        *(_claim(one), one["better"], plan.get("seeds")),
                         one["told"],
                     ]
                 )
     return csv_text(header, rows)
+
+
+def _claim(one: Mapping[str, Any]) -> str:
+    return str(one["verdict"]) if one["equal"] else f"no claim: {NOT_EQUAL}"
 
 
 def comparison_of(results: Results, pair: str, contestant: str) -> dict[str, Any] | None:
@@ -171,7 +178,7 @@ def _verdict(results: Results, cell: Mapping[str, Any], one: Mapping[str, Any] |
     if one is None:
         return "baseline" if cell["equal"] else "baseline, not equal"
     if not on_equal_terms(results, cell["pair"], cell["contestant"]):
-        return "no claim: not equal"
+        return f"no claim: {NOT_EQUAL}"
     found = one["difference"]
     if found is None:
         return "nothing to compare"

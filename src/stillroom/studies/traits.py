@@ -31,11 +31,14 @@ class Trait:
         fields: what tells it: names and values.
         key: what must be equal; the fields where left out.
         reasoned: whether the fields are but reasons of a difference that the key shows.
+        follows: what it follows from, by name: runs that are meant to differ there are compared in this one only
+            where they are equal there.
     """
 
     fields: Mapping[str, Any]
     key: str = ""
     reasoned: bool = field(default=False, kw_only=True)
+    follows: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     @property
     def identity(self) -> str:
@@ -64,6 +67,7 @@ def foreseen_traits(cell: Cell, study: Study, seconds: float | None) -> dict[str
     }
     if recipe.teacher is not None:
         traits["teacher"] = Trait(_teacher(recipe, study))
+        traits["cache"] = Trait(_cache(recipe, cell))
     return traits
 
 
@@ -80,15 +84,17 @@ def traits_of(run: Run, study: Study, seconds: float | None, shape: Shape | None
     seed = own_seed(run.cell, recipe)
     order = {"training images": summary.data.train, "seed": seed}
     start = {f"student.{key}": value for key, value in flat(recipe.student.model_dump(mode="json")).items()}
+    of_student, of_data = {"student": digest(canonical(start))}, {"data": summary.data.fingerprint}
+    shuffled = digest(canonical([summary.data.train, recipe.seed]))
     traits = {
-        "initial weights": Trait({**start, "seed": seed}, summary.hashes.init, reasoned=True),
+        "initial weights": Trait({**start, "seed": seed}, summary.hashes.init, reasoned=True, follows=of_student),
         "student": Trait(_student(recipe)),
-        "order of images": Trait(order, digest(canonical([summary.data.train, recipe.seed])), reasoned=True),
+        "order of images": Trait(order, shuffled, reasoned=True, follows=of_data),
         "augmentation": Trait(recipe.data.augmentation.model_dump(mode="json")),
         "budget": Trait({"steps": summary.steps} if seconds is None else {"seconds": seconds}),
         **_settings(recipe),
         "data": Trait(_data(recipe), summary.data.fingerprint),
-        "test images": Trait({"count": run.answers.count}, run.answers.labels, reasoned=True),
+        "test images": Trait({"count": run.answers.count}, run.answers.labels, reasoned=True, follows=of_data),
         "precision": Trait({"": summary.precision}),
         "device": Trait({"": recipe.training.device}),
         "versions": Trait({name: run.environment.get(name) for name in ("stillroom", "torch")}),
@@ -101,6 +107,7 @@ def traits_of(run: Run, study: Study, seconds: float | None, shape: Shape | None
         told = _teacher(recipe, study)
         known = {key: value for key, value in told.items() if key not in ("weights", "answers")}
         traits["teacher"] = Trait(told, digest(canonical([summary.teacher.weights_hash, known])))
+        traits["cache"] = Trait(_cache(recipe, run.cell))
     return traits
 
 
@@ -136,6 +143,8 @@ def _settings(recipe: Recipe) -> dict[str, Trait]:
     return {
         "batch size": Trait({"": recipe.data.batch_size}),
         "threads": Trait({"": recipe.training.threads}),
+        "moving average": Trait({"": recipe.training.ema}),
+        "compiled": Trait({"": recipe.training.compile}),
     }
 
 
@@ -147,6 +156,14 @@ def _student(recipe: Recipe) -> dict[str, Any]:
 def _teacher(recipe: Recipe, study: Study) -> dict[str, Any]:
     content = fields_of(recipe, study)
     return {key.partition(".")[2]: value for key, value in content.items() if key.startswith("teacher.")}
+
+
+def _cache(recipe: Recipe, cell: Cell) -> dict[str, Any]:
+    """What kept answers lose; whether they are kept is no difference but where answers asked live lose less."""
+    cache = recipe.cache
+    if cache.top_k is None or cell.recipe.cache.enabled is False:
+        return {"dtype": cache.dtype, "top_k": None}
+    return {"dtype": cache.dtype, "top_k": cache.top_k, "rest_temperature": cache.rest_temperature}
 
 
 def _data(recipe: Recipe) -> dict[str, Any]:

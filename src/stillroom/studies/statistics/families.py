@@ -17,6 +17,8 @@ from stillroom.studies.statistics.planning import PLANNING_CAUTION, Plan, plan
 
 Values = Mapping[str, Mapping[int, float]]
 Verdict = Literal["higher", "lower", "undecided"]
+# Of the largest family whose plans are worked out: a plan takes milliseconds, and nobody reads thousands.
+MOST_PLANNED = 200
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Comparison:
         adjusted: Holm's p, by which the verdict goes; None where there is no test.
         family_low: lower end of Bonferroni's interval: those of a family hold all at once, with 1 − alpha.
         family_high: its upper end.
-        plan: how many seeds would settle it; None where it is decided.
+        plan: how many seeds would settle it; None where it is decided, or the family has more than
+            :data:`MOST_PLANNED` comparisons.
+        no_claim: why nothing is claimed of it whatever its p, such as runs that were not equal; None where it may be.
     """
 
     contestant: str
@@ -51,11 +55,12 @@ class Comparison:
     family_low: float | None = None
     family_high: float | None = None
     plan: Plan | None = None
+    no_claim: str | None = None
 
     @property
     def decided(self) -> bool:
-        """Whether Holm's p is alpha or less."""
-        return self.adjusted is not None and self.adjusted <= self.alpha
+        """Whether Holm's p is alpha or less, and something may be claimed of it."""
+        return self.no_claim is None and self.adjusted is not None and self.adjusted <= self.alpha
 
     @property
     def verdict(self) -> Verdict:
@@ -86,8 +91,14 @@ class Comparison:
             words.append(f"d_z = {found.effect:+.2f}")
         return ", ".join([*words, f"{found.count} seeds"])
 
+    def without_claim(self, why: str) -> Comparison:
+        """The same numbers, undecided whatever they are."""
+        return replace(self, plan=None, no_claim=why)
+
     def _verdict(self) -> str:
         found = self.difference
+        if self.no_claim is not None:
+            return f"no claim: {self.no_claim}"
         if self.decided or found is None or found.count == 1 or self.plan is None:
             return self.verdict
         if found.sd == 0:
@@ -140,9 +151,11 @@ class Family:
         count = len(self.comparisons)
         head = (
             f"{what}; intervals of {100 * (1 - self.alpha):g}%, each by itself; verdicts by Holm's p "
-            f"over {count} comparison{'s' * (count > 1)} at {self.alpha:g}:"
+            f"over {count} comparison{'s' * (count > 1)} at {self.alpha:g}"
         )
-        lines = [head, *(comparison.told(digits) for comparison in self.comparisons)]
+        if count > MOST_PLANNED:
+            head += f"; how many seeds would settle them is not worked out for more than {MOST_PLANNED}"
+        lines = [f"{head}:", *(comparison.told(digits) for comparison in self.comparisons)]
         if any(comparison.plan is not None and comparison.plan.why is None for comparison in self.comparisons):
             lines.append(PLANNING_CAUTION)
         return "\n".join(lines)
@@ -196,7 +209,8 @@ def between_all(values: Values, *, alpha: float = 0.05) -> Family:
     """Each contestant less each one before it, paired by seed: k(k − 1)/2 comparisons.
 
     A family of its own: it and :func:`against_baseline` each keep alpha, not both together. Say beforehand which of
-    the two answers the study's question.
+    the two answers the study's question. Beyond :data:`MOST_PLANNED` comparisons, which 21 contestants have, it does
+    not plan how many seeds would settle them.
 
     Args:
         values: contestant → {seed: value}, as for :func:`against_baseline`.
@@ -230,6 +244,8 @@ def _family(
     ps = [one.difference.p if one.difference is not None else None for one in found]
     adjusted = holm(np.array([np.nan if p is None else p for p in ps]))
     found = [replace(one, adjusted=number(p)) for one, p in zip(found, adjusted, strict=True)]
+    if len(found) > MOST_PLANNED:
+        return Family(kind, baseline, alpha, tuple(found))
     # Holm tests what is left at alpha / how many are left: that p settles one, if the decided ones stay decided.
     left = len(found) - sum(one.decided for one in found)
     planned = [
