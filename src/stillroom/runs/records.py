@@ -7,15 +7,16 @@ import platform
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
 from stillroom.errors import BadInput, shorten
 from stillroom.files import is_partial
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.training.device import launched
+
+if TYPE_CHECKING:
+    import torch
 
 # Where weights lie; what they are is in every save, by their hash.
 _PLACES = ("teacher.weights", "student.weights")
@@ -39,6 +40,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Versions and machine, for the report."""
+    # Here, not above: whoever only reads records need not wait for it.
+    import torch
+
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -128,6 +132,8 @@ def fresh_folder(parent: Path, stem: str) -> Path:
     Raises:
         BadInput: the run has several processes, which would each find another.
     """
+    from stillroom.training.device import launched
+
     if launched() > 1:
         raise BadInput("--out", None, f"a folder: the {launched()} processes of the run must agree on it")
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "run"

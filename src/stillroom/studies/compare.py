@@ -15,10 +15,8 @@ from stillroom.files import is_partial, write_text
 from stillroom.runs.records import flatten
 from stillroom.studies.config import Study
 from stillroom.studies.driver import Driver, EngineMaker
-from stillroom.studies.equality import foreseen
 from stillroom.studies.folder import StudyFolder
 from stillroom.studies.plan import plan_of, teacher_content
-from stillroom.studies.results import write_results
 from stillroom.studies.schedule import StudyObserver
 from stillroom.studies.trials import check_spaces
 from stillroom.studies.tuning import TrialStore
@@ -86,6 +84,11 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
         if study.tuning is not None:
             TrialStore(study.tuning.storage, folder.path).close()  # one that cannot be used is refused here
         with Driver(study, folder, make_engine, observer) as driver:
+            driver.warm()
+            # Here, not above: they take seconds to import, in which the workers import what they need.
+            from stillroom.studies.equality import foreseen
+            from stillroom.studies.results import write_results
+
             for warning in foreseen(plan):
                 observer.alarm(f"unequal as planned: {warning}")
             plan = driver.prepared()

@@ -62,6 +62,15 @@ class Driver:
         with suppress(OSError):  # a full disk, most likely, which is told already
             self.progress.write(self.folder.progress)
 
+    def warm(self) -> None:
+        """Start whoever will do the jobs, if there are any."""
+        cells = plan_of(self.study, self.folder).cells
+        waiting = sum(not _finished(self.folder, cell) for cell in cells)
+        if waiting:
+            self._schedule()
+            assert self.engine is not None
+            self.engine.warm(waiting)
+
     def prepared(self) -> Plan:
         """The plan with all that comes before the runs: answers kept, budgets in seconds fixed, options chosen."""
         cells = plan_of(self.study, self.folder).cells

@@ -67,6 +67,10 @@ class Engine(ABC):
     slots: int
     name: str
 
+    def warm(self, jobs: int) -> None:
+        """Make ready for so many jobs to come, where that takes time that others can use; nothing by default."""
+        return
+
     @abstractmethod
     def submit(self, job: Job) -> None:
         """Begin a job; called only while fewer than ``slots`` are under way."""

@@ -40,6 +40,12 @@ class LocalEngine(Engine):
         self._workers: dict[int, _Worker] = {}
         self._heard: Queue[tuple[Child, Said | None]] = Queue()
 
+    def warm(self, jobs: int) -> None:
+        """Start as many workers as there are jobs for: each takes seconds to import PyTorch."""
+        for slot in range(min(self.slots, jobs)):
+            if slot not in self._workers:
+                self._workers[slot] = self._start(slot)
+
     def submit(self, job: Job) -> None:
         """Give the job to a worker that has none."""
         slot = next(slot for slot in range(self.slots) if self._is_free(slot))
