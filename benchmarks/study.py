@@ -148,8 +148,9 @@ def main() -> None:
         f"{_word(same['killed'])}; a Ray cluster {_word(same['ray'])}.",
         f"- Teacher passes, two workers: {two.answers()}; the builds asked {built}.",
         f"- Wall time of two workers {walls['two workers']:.1f} s, from the command's start to its end, the report "
-        f"included; the {sum(job.startswith('run/') for job in seconds)} runs by themselves, one after another in a process "
-        f"that is warm, take {alone:.1f} s, training the teacher and keeping its answers {before:.1f} s. (wall − before) / (runs alone ÷ 2) = **{ratio:.2f}**.",
+        f"included; the {sum(job.startswith('run/') for job in seconds)} runs by themselves, one after another in a "
+        f"process that is warm, take {alone:.1f} s, training the teacher and keeping its answers {before:.1f} s. "
+        f"(wall − before) / (runs alone ÷ 2) = **{ratio:.2f}**.",
         f"- Wall times: {', '.join(f'{name} {wall:.1f} s' for name, wall in walls.items())}.",
     ]
     page = "\n".join(lines) + "\n"

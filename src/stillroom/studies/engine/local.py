@@ -25,7 +25,7 @@ class _Worker:
 
 
 class LocalEngine(Engine):
-    """One worker process for each slot, started when first needed and kept: it does one job after another.
+    """One worker process for each slot, kept once it is started: it does one job after another.
 
     Args:
         slots: how many jobs go side by side.
