@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stillroom.errors import BadInput, RunFailed
     from stillroom.objectives.base import Lesson, Objective, Paper, Reads
     from stillroom.objectives.config import ObjectiveConfig, WeightSchedule
+    from stillroom.objectives.features import FeatureMSE
     from stillroom.objectives.labels import CrossEntropy, LabelSmoothing
     from stillroom.objectives.logits import KL, LogitFisher, LogitMSE
     from stillroom.recipe import Recipe, load_recipe
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _HOME = {
     "BadInput": "errors",
     "CrossEntropy": "objectives.labels",
+    "FeatureMSE": "objectives.features",
     "KL": "objectives.logits",
     "LabelSmoothing": "objectives.labels",
     "Lesson": "objectives.base",
@@ -53,6 +55,7 @@ __all__ = [
     "KL",
     "BadInput",
     "CrossEntropy",
+    "FeatureMSE",
     "LabelSmoothing",
     "Lesson",
     "LogitFisher",

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from objectives.tester import Lesson, ObjectiveTester, random_lesson
+from objectives.tester import Lesson, ObjectiveTester, random_lesson, said
 from stillroom.objectives import functional
+from stillroom.objectives.features import FeatureMSE
 from stillroom.objectives.functional.logits import one_minus
 from stillroom.objectives.labels import CrossEntropy, LabelSmoothing
 from stillroom.objectives.logits import KL, LogitFisher, LogitMSE
@@ -78,6 +79,14 @@ def plain_logit_fisher(lesson: Lesson, options: dict[str, Any]) -> float:
     return float(total / len(lesson.labels))
 
 
+def plain_feature_mse(lesson: Lesson, options: dict[str, Any]) -> float:
+    total = 0.0
+    pairs = zip(said(lesson.student, "features").tolist(), said(lesson.teacher, "features").tolist(), strict=True)
+    for student, teacher in pairs:
+        total += sum((a - b) ** 2 for a, b in zip(student, teacher, strict=True)) / len(teacher)
+    return total / len(lesson.labels)
+
+
 NOT_THE_TEACHERS = {"minimum": "it reads the labels, not the teacher"}
 
 
@@ -110,6 +119,14 @@ class TestLogitFisher(ObjectiveTester):
     objective = LogitFisher
     variants = [{}, {"temperature": 4.0}, {"diagonal": True}, {"diagonal": True, "temperature": 4.0}]
     reference = plain_logit_fisher
+
+
+class TestFeatureMSE(ObjectiveTester):
+    objective = FeatureMSE
+    answer = "features"
+    # A connector that learns is worked by hand in test_features.py.
+    variants = [{"connector": "identity"}, {"connector": "identity", "taps": ["features"]}]
+    reference = plain_feature_mse
 
 
 def test_every_built_in_objective_has_a_row() -> None:

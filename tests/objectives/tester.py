@@ -3,42 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from stillroom.models.finding import FEATURES
 from stillroom.objectives.base import Lesson, Objective
+from stillroom.objectives.meeting import Meeting, Party
 from stillroom.objectives.registry import build_objective, describe
 from stillroom.recipe import parse_recipe
 from stillroom.teacher.knowledge import Knowledge
 
+# What of the student an objective under test reads; its tests move that.
+Answer = Literal["logits", "features"]
+
 
 def random_lesson(batch: int = 6, classes: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> Lesson:
+    """Random answers; the penultimate features are as wide as the logits, so that one test serves both."""
     draw = torch.Generator().manual_seed(seed)
+
+    def answer() -> Tensor:
+        return 3 * torch.randn(batch, classes, generator=draw, dtype=torch.float64).to(dtype)
+
+    student, teacher = answer(), answer()
+    labels = torch.randint(classes, (batch,), generator=draw)
     return Lesson(
-        student=Knowledge(3 * torch.randn(batch, classes, generator=draw, dtype=torch.float64).to(dtype)),
-        teacher=Knowledge(3 * torch.randn(batch, classes, generator=draw, dtype=torch.float64).to(dtype)),
-        labels=torch.randint(classes, (batch,), generator=draw),
+        student=Knowledge(student, {FEATURES: answer()}),
+        teacher=Knowledge(teacher, {FEATURES: answer()}),
+        labels=labels,
         index=torch.arange(batch),
         progress=0.0,
     )
 
 
-def with_student(lesson: Lesson, logits: Tensor) -> Lesson:
-    return Lesson(Knowledge(logits), lesson.teacher, lesson.labels, lesson.index, lesson.progress)
+def said(knowledge: Knowledge | None, answer: Answer = "logits") -> Tensor:
+    assert knowledge is not None
+    return knowledge.logits if answer == "logits" else knowledge.features[FEATURES]
+
+
+def saying(knowledge: Knowledge | None, answer: Answer, value: Tensor) -> Knowledge:
+    """The same knowledge with another answer."""
+    assert knowledge is not None
+    if answer == "logits":
+        return replace(knowledge, logits=value)
+    return replace(knowledge, features={**knowledge.features, FEATURES: value})
+
+
+def with_student(lesson: Lesson, value: Tensor, answer: Answer = "logits") -> Lesson:
+    return replace(lesson, student=saying(lesson.student, answer, value))
 
 
 def taken(lesson: Lesson, rows: Tensor) -> Lesson:
-    assert lesson.teacher is not None
-    return Lesson(
-        Knowledge(lesson.student.logits[rows]),
-        Knowledge(lesson.teacher.logits[rows]),
-        lesson.labels[rows],
-        lesson.index[rows],
-        lesson.progress,
-    )
+    def part(knowledge: Knowledge | None) -> Knowledge:
+        assert knowledge is not None
+        features = {tap: feature[rows] for tap, feature in knowledge.features.items()}
+        return Knowledge(knowledge.logits[rows], features)
+
+    return Lesson(part(lesson.student), part(lesson.teacher), lesson.labels[rows], lesson.index[rows], lesson.progress)
+
+
+def small_meeting(width: int = 5, classes: int = 5) -> Meeting:
+    """A teacher and a student of one hidden layer each, of one width."""
+
+    def party(field: Literal["teacher", "student"]) -> Party:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, classes))
+        return Party(net, lambda: torch.rand(2, 1, 2, 2), field)
+
+    return Meeting(party("student"), party("teacher"), num_classes=classes, seed=0)
 
 
 class ObjectiveTester:
@@ -46,6 +80,7 @@ class ObjectiveTester:
 
     Attributes:
         objective: the class under test.
+        answer: what of the student it reads.
         variants: the options it is tested with.
         reference: a plain float64 computation, worked from the formula alone: (lesson, options) → float.
         not_held: property → the reason why it does not hold; such a property is checked to be *false* where that
@@ -53,13 +88,25 @@ class ObjectiveTester:
     """
 
     objective: ClassVar[type[Objective[Any]]]
+    answer: ClassVar[Answer] = "logits"
     variants: ClassVar[list[dict[str, Any]]] = [{}]
     reference: ClassVar[Callable[[Lesson, dict[str, Any]], float]]
     not_held: ClassVar[dict[str, str]] = {}
 
     @pytest.fixture
     def make(self, variant: dict[str, Any]) -> Objective[Any]:
-        return self.objective(**variant)
+        objective = self.objective(**variant)
+        objective.meet(small_meeting())
+        return objective
+
+    def student_of(self, lesson: Lesson) -> Tensor:
+        return said(lesson.student, self.answer)
+
+    def teacher_of(self, lesson: Lesson) -> Tensor:
+        return said(lesson.teacher, self.answer)
+
+    def with_student(self, lesson: Lesson, value: Tensor) -> Lesson:
+        return with_student(lesson, value, self.answer)
 
     def test_equals_the_formula(self, make: Objective[Any], variant: dict[str, Any]) -> None:
         for seed in range(3):
@@ -73,27 +120,27 @@ class ObjectiveTester:
 
     def test_minimum_when_student_equals_teacher(self, make: Objective[Any]) -> None:
         lesson = random_lesson()
-        student = lesson.teacher_logits.clone().requires_grad_()
-        loss = make(with_student(lesson, student))
+        student = self.teacher_of(lesson).clone().requires_grad_()
+        loss = make(self.with_student(lesson, student))
         (gradient,) = torch.autograd.grad(loss, student)
         if "minimum" in self.not_held:
             assert gradient.abs().max() > 1e-3, f"it holds after all: {self.not_held['minimum']}"
             return
         assert loss.item() == pytest.approx(0, abs=1e-12)
         assert gradient.abs().max() < 1e-12
-        assert all(make(with_student(lesson, student + 0.1 * torch.randn_like(student))) > 0 for _ in range(5))
+        assert all(make(self.with_student(lesson, student + 0.1 * torch.randn_like(student))) > 0 for _ in range(5))
 
     def test_gradient_is_right_in_float64(self, make: Objective[Any]) -> None:
         lesson = random_lesson(batch=3, classes=4)
-        student = lesson.student.logits.clone().requires_grad_()
-        assert torch.autograd.gradcheck(lambda z: make(with_student(lesson, z)), (student,))
+        student = self.student_of(lesson).clone().requires_grad_()
+        assert torch.autograd.gradcheck(lambda z: make(self.with_student(lesson, z)), (student,))
 
     def test_no_gradient_reaches_the_teacher(self, make: Objective[Any]) -> None:
         lesson = random_lesson()
-        lesson.teacher_logits.requires_grad_()
-        student = lesson.student.logits.clone().requires_grad_()
-        make(with_student(lesson, student)).backward()
-        assert lesson.teacher_logits.grad is None
+        teacher = self.teacher_of(lesson).requires_grad_()
+        student = self.student_of(lesson).clone().requires_grad_()
+        make(self.with_student(lesson, student)).backward()
+        assert teacher.grad is None
         assert student.grad is not None
         assert student.grad.abs().max() > 0
 
@@ -124,8 +171,8 @@ class ObjectiveTester:
 
     def test_empty_batch_gives_zero_and_zero_gradient(self, make: Objective[Any]) -> None:
         lesson = random_lesson(batch=0)
-        student = lesson.student.logits.clone().requires_grad_()
-        loss = make(with_student(lesson, student))
+        student = self.student_of(lesson).clone().requires_grad_()
+        loss = make(self.with_student(lesson, student))
         loss.backward()
         assert loss.item() == 0
         assert student.grad is not None
@@ -133,12 +180,9 @@ class ObjectiveTester:
 
     def test_wide_logits_stay_finite_in_float32(self, make: Objective[Any]) -> None:
         narrow = random_lesson(dtype=torch.float32)
-        assert narrow.teacher is not None
-        lesson = Lesson(
-            narrow.student, Knowledge(200 * narrow.teacher.logits), narrow.labels, narrow.index, narrow.progress
-        )
-        student = (200 * lesson.student.logits).requires_grad_()
-        loss = make(with_student(lesson, student))
+        lesson = replace(narrow, teacher=saying(narrow.teacher, self.answer, 200 * self.teacher_of(narrow)))
+        student = (200 * self.student_of(lesson)).requires_grad_()
+        loss = make(self.with_student(lesson, student))
         loss.backward()
         assert torch.isfinite(loss)
         assert student.grad is not None
@@ -147,7 +191,7 @@ class ObjectiveTester:
     def test_wrong_shapes_are_refused(self, make: Objective[Any]) -> None:
         lesson = random_lesson()
         with pytest.raises(ValueError, match="expected"):
-            make(with_student(lesson, lesson.student.logits[:4]))
+            make(self.with_student(lesson, self.student_of(lesson)[:4]))
 
     def test_recipe_and_python_make_the_same(self, make: Objective[Any]) -> None:
         recipe = parse_recipe({"student": {"name": "mlp"}, "objectives": [describe(make)]})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 from stillroom.config import bad_input
 from stillroom.objectives.config import ObjectiveConfig
 from stillroom.teacher.knowledge import Knowledge
+
+if TYPE_CHECKING:
+    from stillroom.objectives.meeting import Meeting
 
 ConfigT = TypeVar("ConfigT", bound=ObjectiveConfig)
 
@@ -72,9 +76,22 @@ class Lesson:
         Raises:
             RuntimeError: there is no teacher; an objective that reads one must declare it.
         """
+        return self._taught.logits
+
+    @property
+    def teacher_features(self) -> Mapping[str, Tensor]:
+        """What the teacher gave at the taps that the objectives read, [B, …] each.
+
+        Raises:
+            RuntimeError: there is no teacher; an objective that reads one must declare it.
+        """
+        return self._taught.features
+
+    @property
+    def _taught(self) -> Knowledge:
         if self.teacher is None:
             raise RuntimeError("this objective reads the teacher but does not declare Reads(teacher=True)")
-        return self.teacher.logits
+        return self.teacher
 
 
 class Objective(nn.Module, Generic[ConfigT]):
@@ -94,13 +111,14 @@ class Objective(nn.Module, Generic[ConfigT]):
 
     Attributes:
         paper: where the idea comes from, if anywhere.
-        reads: what must be said for it to be computed.
+        reads: what must be said for it to be computed; one that looks for its taps itself says it once it has met
+            teacher and student.
         per_sample: the batch's loss is the mean of its samples' losses, so that micro-batches may be accumulated.
     """
 
     Config: ClassVar[type[ObjectiveConfig]] = ObjectiveConfig
     paper: ClassVar[Paper | None] = None
-    reads: ClassVar[Reads] = Reads()
+    reads: Reads = Reads()
     per_sample: ClassVar[bool] = True
 
     config: ConfigT
@@ -109,7 +127,9 @@ class Objective(nn.Module, Generic[ConfigT]):
         super().__init_subclass__(**kwargs)
         for base in getattr(cls, "__orig_bases__", ()):
             arguments = get_args(base)
-            if get_origin(base) is Objective and arguments and isinstance(arguments[0], type):
+            origin = get_origin(base)
+            family = isinstance(origin, type) and issubclass(origin, Objective)
+            if family and arguments and isinstance(arguments[0], type):
                 cls.Config = arguments[0]
 
     def __init__(self, config: ConfigT | None = None, **options: Any) -> None:
@@ -128,6 +148,13 @@ class Objective(nn.Module, Generic[ConfigT]):
     def name(self) -> str:
         """The name under which its loss is logged."""
         return self.config.name
+
+    def meet(self, meeting: Meeting) -> None:
+        """See teacher and student before the training: choose taps, set ``reads``, make connectors. Here: nothing.
+
+        A run calls it once, before anything is trained, and takes ``reads`` and the parameters after it. Keep nothing
+        of the meeting's models: what an objective holds is trained, saved and moved with it.
+        """
 
     def forward(self, lesson: Lesson) -> Tensor:
         """The term's value for one batch, before its weight: a scalar."""

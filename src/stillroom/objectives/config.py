@@ -109,6 +109,64 @@ class LogitFisherConfig(ObjectiveConfig):
     diagonal: bool = Field(False, description="Keep only the Fisher matrix's diagonal.")
 
 
+class TapPair(Config):
+    """Two places whose features are compared, named by hand."""
+
+    teacher: str = Field(min_length=1, description="Tap of the teacher: a module's path, PATH:pre, or features.")
+    student: str = Field(min_length=1, description="The like of the student.")
+
+
+Tap = Annotated[
+    Annotated[str, Field(min_length=1), Tag("tag:name")] | Annotated[TapPair, Tag("tag:table")], by_shape("name")
+]
+
+
+def _word_or_list(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("features", "all"):
+        raise ValueError("features, all, or a list of taps such as [layer2] or [{teacher: layer2, student: blocks.1}]")
+    return value
+
+
+class FeatureConfig(ObjectiveConfig):
+    """What every objective has that compares features of the student with the teacher's."""
+
+    taps: Annotated[
+        Annotated[Literal["features", "all"], Tag("tag:word")]
+        | Annotated[tuple[Tap, ...], Field(min_length=1), Tag("tag:list")],
+        Discriminator(lambda value: "tag:word" if isinstance(value, str) else "tag:list"),
+        BeforeValidator(_word_or_list),
+    ] = Field(
+        "features",
+        description="Where features are read: features (before the last layer), all (every pair that `stillroom taps` "
+        "shows but the logits), or a list. A name in it is a tap of the teacher, compared with the student's opposite "
+        "it; {teacher: NAME, student: NAME} names both.",
+    )
+    connector: Literal["auto", "identity"] = Field(
+        "auto",
+        description="What the student's features go through: auto learns a map to the teacher's shape, also where the "
+        "shapes are equal; identity compares them as they are, and needs equal shapes.",
+    )
+
+    @model_validator(mode="after")
+    def _taps_differ(self) -> FeatureConfig:
+        if isinstance(self.taps, str):
+            return self
+        for place, tap in enumerate(self.taps):
+            if tap in self.taps[:place]:
+                raise ValueError(
+                    f"each of taps once, but {tap if isinstance(tap, str) else tap.model_dump()} is there twice"
+                )
+            if "logits" in ((tap,) if isinstance(tap, str) else (tap.teacher, tap.student)):
+                raise ValueError("taps that are features; logit_mse and kl read the logits")
+        return self
+
+
+class FeatureMSEConfig(FeatureConfig):
+    """Mean squared error between features."""
+
+    name: Literal["feature_mse"] = "feature_mse"
+
+
 class CustomObjectiveConfig(ObjectiveConfig):
     """An objective of your own, named module:Class."""
 
@@ -124,6 +182,7 @@ BUILT_IN: tuple[type[ObjectiveConfig], ...] = (
     KLConfig,
     LogitMSEConfig,
     LogitFisherConfig,
+    FeatureMSEConfig,
 )
 NAMES: tuple[str, ...] = tuple(str(config.model_fields["name"].default) for config in BUILT_IN)
 
@@ -148,6 +207,7 @@ AnyObjective = Annotated[
     | Annotated[KLConfig, Tag("tag:kl")]
     | Annotated[LogitMSEConfig, Tag("tag:logit_mse")]
     | Annotated[LogitFisherConfig, Tag("tag:logit_fisher")]
+    | Annotated[FeatureMSEConfig, Tag("tag:feature_mse")]
     | Annotated[CustomObjectiveConfig, Tag("tag:custom")],
     Discriminator(_tag),
     BeforeValidator(_named),

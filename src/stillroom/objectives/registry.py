@@ -12,10 +12,11 @@ from stillroom.errors import BadInput
 from stillroom.models.own import find_callable
 from stillroom.objectives.base import Objective
 from stillroom.objectives.config import CustomObjectiveConfig, ObjectiveConfig
+from stillroom.objectives.features import FeatureMSE
 from stillroom.objectives.labels import CrossEntropy, LabelSmoothing
 from stillroom.objectives.logits import KL, LogitFisher, LogitMSE
 
-BUILT_IN: tuple[type[Objective[Any]], ...] = (CrossEntropy, LabelSmoothing, KL, LogitMSE, LogitFisher)
+BUILT_IN: tuple[type[Objective[Any]], ...] = (CrossEntropy, LabelSmoothing, KL, LogitMSE, LogitFisher, FeatureMSE)
 _BY_CONFIG = {objective.Config: objective for objective in BUILT_IN}
 
 

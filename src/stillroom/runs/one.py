@@ -22,6 +22,7 @@ from stillroom.memory import is_out_of_memory
 from stillroom.models.own import told
 from stillroom.models.weights import load_weights, save_weights, state_hash
 from stillroom.recipe import Recipe
+from stillroom.runs.introducing import dress_teacher, introduce
 from stillroom.runs.materials import Dressed, Materials, ask, dress, size
 from stillroom.runs.outcome import time_models, write_predictions
 from stillroom.runs.records import environment, read_json
@@ -88,6 +89,8 @@ class OneRun:
             moves = RecordMoves(recipe.training.record_moves)
             moves.check(self.student.model)
             self.hooks.append(moves)
+        teacher = dress_teacher(setting, materials.teacher)
+        introduce(self.objectives, setting, self.student, teacher)
         self.step = DistillStep(self.student.model, self.objectives, self.student.pipe(), self.processes).to(device)
         self.step.check_accumulation(recipe.training.accumulate)
         self.unused = self._try_smallest_batch(recipe)
@@ -101,7 +104,7 @@ class OneRun:
             }
         )
         setting = replace(setting, recipe=self.recipe)
-        self.tutor = find_tutor(setting, materials.teacher, self.objectives)
+        self.tutor = find_tutor(setting, teacher, self.objectives)
         if self.tutor is not None and recipe.teacher is not None:
             self.recipe = self.recipe.model_copy(update={"teacher": self.tutor.settled(recipe.teacher)})
         if recipe.training.compile:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.feeding import Batch, Feed
@@ -20,7 +20,7 @@ from stillroom.files import digest, find_input
 from stillroom.models.weights import state_hash
 from stillroom.objectives.base import Objective
 from stillroom.recipe import Recipe
-from stillroom.runs.materials import Dressed, ask, dress, size
+from stillroom.runs.materials import Dressed, ask, size
 from stillroom.teacher.answers import questions_of, read_answers
 from stillroom.teacher.cache.teacher_cache import CacheSpec, StoredAnswers, TeacherCache
 from stillroom.teacher.config import TeacherConfig
@@ -296,12 +296,12 @@ class AnswersTutor(Tutor):
         return Remembered(kept, one_view=self._views == 1)
 
 
-def find_tutor(setting: Setting, model: nn.Module | None, objectives: Sequence[Objective[Any]]) -> Tutor | None:
+def find_tutor(setting: Setting, teacher: Dressed | None, objectives: Sequence[Objective[Any]]) -> Tutor | None:
     """Who teaches this run, if anybody.
 
     Args:
         setting: where the run takes place, ``cache.enabled`` settled.
-        model: the recipe's teacher, where it is one that can be run.
+        teacher: the recipe's teacher, where it is one that can be run.
         objectives: the terms of the loss, for what they read.
 
     Raises:
@@ -316,12 +316,11 @@ def find_tutor(setting: Setting, model: nn.Module | None, objectives: Sequence[O
                 "teacher.answers", config.answers, f"a model: objective {name!r} reads its features at {tap!r}"
             )
         return AnswersTutor(setting)
-    if config is None or model is None:
+    if teacher is None:
         if reading:
             raise BadInput("teacher", None, f"a model: objective {reading[0]!r} reads its answers")
         return None
-    setting.processes.copy_weights(model.to(setting.device))
-    return ModelTutor(dress(model, config, setting.data.train, "teacher"), setting, sorted(tapping))
+    return ModelTutor(teacher, setting, sorted(tapping))
 
 
 def _checked(logits: Tensor, field: str, value: str) -> Tensor:

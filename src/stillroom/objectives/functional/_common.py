@@ -25,6 +25,24 @@ def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return widen(student), widen(teacher).detach()
 
 
+def check_features(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of one shape [B, …], widened; the teacher's detached, for it is never taught, and in one memory layout.
+
+    Raises:
+        ValueError: the shapes differ, or have nothing beside the batch.
+    """
+    if student.dim() < 2 or student.shape != teacher.shape:
+        raise ValueError(
+            f"features: got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; "
+            "expected the same [batch, …] for both"
+        )
+    teacher = teacher.detach()
+    if student.dim() == 4 and student.is_contiguous(memory_format=torch.channels_last):
+        # What a cache gives is not laid out so, and an operation on two layouts takes twenty times as long.
+        teacher = teacher.contiguous(memory_format=torch.channels_last)
+    return widen(student), widen(teacher)
+
+
 def check_labels(student: Tensor, labels: Tensor) -> Tensor:
     """Logits [B, K], widened, that fit labels [B].
 
@@ -34,6 +52,15 @@ def check_labels(student: Tensor, labels: Tensor) -> Tensor:
     if student.dim() != 2 or labels.shape != student.shape[:1]:
         raise ValueError(f"labels: got shape {tuple(labels.shape)} for logits {tuple(student.shape)}; expected [batch]")
     return widen(student)
+
+
+def mean_of_each(x: Tensor) -> Tensor:
+    """Mean over each sample's entries, [B, …] → [B]; not through ``flatten``, which would copy a channels-last map.
+
+    >>> mean_of_each(torch.tensor([[[1.0, 3.0]], [[5.0, 5.0]]])).tolist()
+    [2.0, 5.0]
+    """
+    return x.mean(tuple(range(1, x.dim())))
 
 
 def batch_mean(per_sample: Tensor) -> Tensor:

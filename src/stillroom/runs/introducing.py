@@ -1,0 +1,58 @@
+"""The teacher made ready, and introduced with the student to the objectives, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from stillroom.models.cost import device_of
+from stillroom.objectives.base import Objective
+from stillroom.objectives.features import FeatureObjective
+from stillroom.objectives.meeting import Meeting, Party
+from stillroom.runs.materials import Dressed, dress
+from stillroom.runs.teaching import Setting
+
+# Images that taps are found on: more than one, as they are not to be all alike.
+_EXAMPLES = 4
+
+
+def dress_teacher(setting: Setting, model: nn.Module | None) -> Dressed | None:
+    """The recipe's teacher on the run's device, the same in every process; None where there is no model to run.
+
+    Raises:
+        BadInput: it does not fit the data.
+    """
+    config = setting.recipe.teacher
+    if config is None or model is None or config.answers is not None:
+        return None
+    setting.processes.copy_weights(model.to(setting.device))
+    return dress(model, config, setting.data.train, "teacher")
+
+
+def introduce(
+    objectives: Sequence[Objective[Any]], setting: Setting, student: Dressed, teacher: Dressed | None
+) -> None:
+    """Let the objectives meet the models, and say what those that read features have chosen.
+
+    Raises:
+        BadInput: one of them cannot be computed from these models.
+    """
+    config = setting.recipe.teacher
+    meeting = Meeting(
+        Party(student.model, _examples(student, setting), "student"),
+        Party(teacher.model, _examples(teacher, setting), "teacher") if teacher is not None else None,
+        num_classes=setting.data.train.num_classes,
+        seed=setting.recipe.seed,
+        answers=config.answers if config is not None else None,
+    )
+    for objective in objectives:
+        objective.meet(meeting)
+        if isinstance(objective, FeatureObjective):
+            setting.observer.note(objective.told())
+
+
+def _examples(dressed: Dressed, setting: Setting) -> Callable[[], Tensor]:
+    images = setting.data.train.images
+    return lambda: dressed.pipe()(images[:_EXAMPLES]).to(device_of(dressed.model))

@@ -1,0 +1,230 @@
+"""What objectives on features choose when they meet two models, and that nothing else depends on it."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stillroom.errors import BadInput
+from stillroom.models.config import ModelConfig
+from stillroom.models.registry import build
+from stillroom.objectives.base import Lesson
+from stillroom.objectives.config import FeatureMSEConfig
+from stillroom.objectives.features import FeatureMSE
+from stillroom.objectives.meeting import Meeting, Party
+from stillroom.recipe import parse_recipe
+from stillroom.teacher.knowledge import Knowledge
+
+
+def model(name: str, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return build(ModelConfig(name=name, options=options), num_classes=10, in_channels=1, image_size=8)
+
+
+def images() -> Tensor:
+    return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def party(net: nn.Module, field: Literal["teacher", "student"]) -> Party:
+    return Party(net, images, field)
+
+
+def meeting(teacher: nn.Module, student: nn.Module, seed: int = 0) -> Meeting:
+    return Meeting(party(student, "student"), party(teacher, "teacher"), num_classes=10, seed=seed)
+
+
+def cnn() -> nn.Module:
+    return model("resnet8", width=8)
+
+
+def vit() -> nn.Module:
+    return model("vit_mini", dim=16, depth=2)
+
+
+def chosen(objective: FeatureMSE) -> list[tuple[str, str]]:
+    return [(teacher.name, student.name) for teacher, student in objective.pairs]
+
+
+def met(objective: FeatureMSE, with_: Meeting) -> FeatureMSE:
+    objective.meet(with_)
+    return objective
+
+
+@pytest.mark.parametrize(("teacher", "student"), [(cnn, vit), (vit, cnn), (cnn, cnn)])
+def test_the_penultimate_pair_is_taken_of_any_two_models(teacher: Any, student: Any) -> None:
+    objective = met(FeatureMSE(), meeting(teacher(), student()))
+    assert chosen(objective) == [("features", "features")]
+    assert objective.reads.teacher_features == objective.reads.student_features == ("features",)
+    assert FeatureMSE.reads.teacher_features == (), "the class is left as it was"
+
+
+def test_all_is_every_pair_but_the_logits() -> None:
+    objective = met(FeatureMSE(taps="all"), meeting(cnn(), model("resnet8", width=4)))
+    assert chosen(objective) == [(name, name) for name in ("layer1", "layer2", "layer3", "features")]
+    assert len(objective.connectors) == 4
+    mixed = met(FeatureMSE(taps="all"), meeting(cnn(), vit()))
+    assert mixed.reads.student_features[-1] == "features"
+    assert len(mixed.pairs) > 1
+
+
+def test_taps_by_name() -> None:
+    both = meeting(cnn(), model("resnet14", width=4))
+    assert chosen(met(FeatureMSE(taps=["layer2"]), both)) == [("layer2", "layer2")]
+    objective = met(FeatureMSE(taps=["layer2:pre", {"teacher": "layer3", "student": "layer2.1.conv2"}]), both)
+    assert chosen(objective) == [("layer2:pre", "layer2:pre"), ("layer3", "layer2.1.conv2")]
+    across = meeting(cnn(), vit())
+    opposite = dict(chosen(met(FeatureMSE(taps="all"), across)))
+    name = next(name for name in opposite if name != "features")
+    assert chosen(met(FeatureMSE(taps=[name]), across)) == [(name, opposite[name])]
+
+
+@pytest.mark.parametrize(
+    ("taps", "match"),
+    [
+        (["layr2"], r"objectives.feature_mse.taps: got 'layr2'; expected .*did you mean 'layer2'\?"),
+        ([{"teacher": "layer2", "student": "layr2"}], r"taps: got 'layr2'; expected a module of the student.*'layer2'"),
+        (
+            [{"teacher": "leyer2", "student": "layer2"}],
+            r"taps: got 'leyer2'; expected a module of the teacher.*'layer2'",
+        ),
+        ([{"teacher": "layer2", "student": "features"}], r"feature_mse.connector: got 'auto'; expected .*16×4×4"),
+    ],
+)
+def test_taps_that_are_not_there_are_told(taps: list[Any], match: str) -> None:
+    with pytest.raises(BadInput, match=match):
+        FeatureMSE(taps=taps).meet(meeting(cnn(), model("resnet8", width=4)))
+
+
+@pytest.mark.parametrize(
+    ("taps", "match"),
+    [
+        ("layer2", r"taps: got 'layer2'; expected features, all, or a list of taps such as \[layer2\]"),
+        ([], r"taps: .*at least 1 item"),
+        (["layer2", "layer2"], r"each of taps once, but layer2 is there twice"),
+        (["logits"], r"taps that are features; logit_mse and kl read the logits"),
+        ([{"teacher": "layer2", "studnt": "layer2"}], r"taps.0.studnt: unknown field 'studnt'; did you mean 'student'"),
+        ([3], r"taps.0: got 3; expected text"),
+        (3, r"taps: got 3; expected a list"),
+    ],
+)
+def test_options_that_mean_nothing_are_told(taps: Any, match: str) -> None:
+    entry = {"name": "feature_mse", "taps": taps}
+    with pytest.raises(BadInput, match=match):
+        parse_recipe({"student": {"name": "mlp"}, "teacher": {"name": "mlp"}, "objectives": [entry]})
+
+
+def test_a_model_without_a_penultimate_place_is_told() -> None:
+    class Multiplies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.rand(64, 10))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.flatten(1) @ self.weight
+
+    with pytest.raises(BadInput, match=r"no such taps .*: the teacher has layer1, .*; the student has none"):
+        FeatureMSE().meet(meeting(cnn(), Multiplies()))
+
+
+def test_without_a_model_as_teacher_it_is_told() -> None:
+    alone = Meeting(party(cnn(), "student"), None, num_classes=10, seed=0)
+    with pytest.raises(BadInput, match="teacher: got None; expected a model"):
+        FeatureMSE().meet(alone)
+    elsewhere = Meeting(party(cnn(), "student"), None, num_classes=10, seed=0, answers="folder")
+    with pytest.raises(BadInput, match=r"teacher.answers: got 'folder'; expected a model"):
+        FeatureMSE().meet(elsewhere)
+
+
+def test_it_must_have_met_the_models() -> None:
+    lesson = Lesson(Knowledge(torch.zeros(1, 2)), Knowledge(torch.zeros(1, 2)), torch.zeros(1), torch.zeros(1), 0.0)
+    with pytest.raises(RuntimeError, match=r"has not met .* call meet\(\) first"):
+        FeatureMSE()(lesson)
+
+
+def weights(objective: FeatureMSE) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in objective.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_first_weights_depend_on_the_seed_and_the_taps_alone() -> None:
+    pair = {"teacher": "features", "student": "features"}
+    first = weights(met(FeatureMSE(), meeting(cnn(), vit())))
+    both = meeting(cnn(), vit())
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    again = met(FeatureMSE(taps=[pair]), both)
+    assert same(first, weights(again)), "by which name it is asked for, and what was drawn before, is nothing to it"
+    assert torch.equal(state, torch.get_rng_state())
+    among = met(FeatureMSE(taps="all"), meeting(cnn(), vit()))
+    assert same({k.rpartition(".")[2]: v for k, v in first.items()}, weights_of_last(among))
+    assert not same(first, weights(met(FeatureMSE(), meeting(cnn(), vit(), seed=1))))
+
+
+def weights_of_last(objective: FeatureMSE) -> dict[str, Tensor]:
+    return {name.rpartition(".")[2]: value for name, value in objective.connectors[-1].state_dict().items()}
+
+
+def test_meeting_again_begins_again() -> None:
+    objective = met(FeatureMSE(), meeting(cnn(), vit()))
+    first = weights(objective)
+    with torch.no_grad():
+        for parameter in objective.parameters():
+            parameter.zero_()
+    assert same(first, weights(met(objective, meeting(cnn(), vit()))))
+
+
+def test_the_models_are_left_as_they_were_and_not_held() -> None:
+    teacher, student = cnn().train(), vit().train()
+    before = [{k: v.clone() for k, v in net.state_dict().items()} for net in (teacher, student)]
+    objective = met(FeatureMSE(taps="all"), meeting(teacher, student))
+    for net, state in zip((teacher, student), before, strict=True):
+        assert same(state, net.state_dict())
+        assert all(module.training for module in net.modules())
+        assert all(p.grad is None and p.requires_grad for p in net.parameters())
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+    assert not set(objective.modules()) & {*teacher.modules(), *student.modules()}
+    gone = weakref.ref(teacher)
+    del teacher, student, net
+    gc.collect()
+    assert gone() is None
+
+
+def test_nothing_is_traced_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("taps were looked for")
+
+    monkeypatch.setattr("stillroom.objectives.meeting.find_taps", never)
+    from stillroom.objectives.logits import KL
+
+    KL().meet(meeting(cnn(), vit()))
+
+
+def test_the_loss_is_the_mean_over_the_pairs_through_their_connectors() -> None:
+    objective = met(FeatureMSE(taps="all"), meeting(cnn(), model("resnet8", width=4)))
+    draw = torch.Generator().manual_seed(3)
+    student = {s.name: torch.randn(6, *s.shape, generator=draw) for _, s in objective.pairs}
+    teacher = {t.name: torch.randn(6, *t.shape, generator=draw, requires_grad=True) for t, _ in objective.pairs}
+    logits = torch.zeros(6, 10)
+    lesson = Lesson(Knowledge(logits, student), Knowledge(logits, teacher), torch.zeros(6), torch.arange(6), 0.0)
+    terms = [
+        (connector(student[s.name]) - teacher[t.name]).square().mean().item()
+        for (t, s), connector in zip(objective.pairs, objective.connectors, strict=True)
+    ]
+    loss = objective(lesson)
+    assert loss.item() == pytest.approx(sum(terms) / 4, rel=1e-6)
+    loss.backward()
+    assert all(feature.grad is None for feature in teacher.values())
+    assert all(p.grad is not None for p in objective.parameters())
+
+
+def test_a_family_class_takes_its_options_from_its_own_config() -> None:
+    assert FeatureMSE.Config is FeatureMSEConfig
+    assert "features 16 → features 32" in met(FeatureMSE(), meeting(cnn(), vit())).told()
