@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py                                      # both pairs, batch 64: docs/results/speed.{md,json}
     python benchmarks/speed.py --pairs resnet56-resnet8 --batch 64 128
-    python benchmarks/speed.py --rounds 3 --steps 20 --out /tmp/try # a quick look; too few rounds to quote
+    python benchmarks/speed.py --rounds 3 --steps 20 --out try # a quick look; too few rounds to quote
     python benchmarks/speed.py --ablation                           # and what each piece of the hot path brings
 
 Each contestant is a process of its own, and they take turns: one makes its steps while all the others sleep, in an
