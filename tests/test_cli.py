@@ -262,13 +262,18 @@ def test_list_and_schema_print_what_a_recipe_can_hold(workplace: Path, capsys: p
         "cross_entropy", "label_smoothing", "kl", "logit_mse", "logit_fisher",
         "feature_mse",
     ]  # fmt: skip
+    assert run(["schema", "study"]) == 0
+    assert "contestants" in json.loads(capsys.readouterr().out)["properties"]
     assert run(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "stillroom recipe"
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("stillroom ")
 
 
-@pytest.mark.parametrize("command", ["distill", "train", "evaluate", "export", "report", "list", "schema", "demo"])
+@pytest.mark.parametrize(
+    "command",
+    ["distill", "train", "evaluate", "export", "report", "list", "schema", "demo", "compare", "watch", "taps"],
+)
 def test_every_command_has_help_that_teaches(capsys: pytest.CaptureFixture[str], command: str) -> None:
     assert run([command, "--help"]) == 0
     assert len(capsys.readouterr().out.split()) > 20

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stillroom.config import bad_input
 from stillroom.errors import BadInput
-from stillroom.recipe import Recipe, apply_override, load_recipe, parse_recipe, recipe_schema
+from stillroom.recipe import Recipe, apply_override, load_recipe, parse_recipe, schema_of
 
 STUDENT: dict[str, Any] = {"student": {"name": "resnet8"}}
 
@@ -186,7 +186,7 @@ def test_no_content_raises_anything_but_bad_input(content: Any) -> None:
 def test_the_schema_knows_every_top_level_field_and_describes_it() -> None:
     import json
 
-    schema = json.loads(recipe_schema())
+    schema = json.loads(schema_of(Recipe, "stillroom recipe"))
     assert set(schema["properties"]) == set(Recipe.model_fields)
 
     def fields(node: Any) -> list[dict[str, Any]]:

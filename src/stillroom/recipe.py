@@ -201,9 +201,9 @@ def _position(items: list[Any], part: str, where: str) -> int:
     raise BadInput(where, part, f"an item of the list by name or position: {valid}")
 
 
-def recipe_schema() -> str:
-    """The JSON Schema of a recipe, for editors."""
-    schema = Recipe.model_json_schema()
+def schema_of(model: type[Config], title: str) -> str:
+    """The JSON Schema of a file's content, for editors."""
+    schema = model.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "stillroom recipe"
+    schema["title"] = title
     return json.dumps(schema, indent=2, ensure_ascii=False)

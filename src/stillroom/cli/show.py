@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -70,15 +71,25 @@ def list_(
         stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
 
 
+class SchemaOf(StrEnum):
+    """The files that there is a schema of."""
+
+    RECIPE = "recipe"
+    STUDY = "study"
+
+
 @app.command()
-def schema() -> None:
-    """Print the JSON Schema of a recipe, for editors.
+def schema(
+    what: Annotated[SchemaOf, typer.Argument(help="recipe or study.", metavar="[recipe|study]")] = SchemaOf.RECIPE,
+) -> None:
+    """Print the JSON Schema of a recipe or of a study, for editors.
 
     Save it, and begin a recipe with `# yaml-language-server: $schema=recipe.schema.json` to get completion and checks.
     """
-    from stillroom.recipe import recipe_schema
+    from stillroom.recipe import Recipe, schema_of
+    from stillroom.studies.config import Study
 
-    print(recipe_schema())
+    print(schema_of(Study if what is SchemaOf.STUDY else Recipe, f"stillroom {what.value}"))
 
 
 @app.command()
