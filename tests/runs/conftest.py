@@ -14,8 +14,24 @@ from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe, parse_recipe
+from stillroom.training.hooks import StepHook, StepInfo
 
 SAME_BYTES = ("student.safetensors", "metrics.jsonl", "summary.json", "recipe.yaml", "predictions.safetensors")
+
+
+class Stop(Exception):  # noqa: N818
+    """A crash, at a step of the test's choice."""
+
+
+class StopAt(StepHook):
+    """Crashes a run there."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, info: StepInfo) -> None:
+        if info.step == self.step:
+            raise Stop
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from runs.conftest import bytes_of, read_lines
+from runs.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.errors import BadInput, RunFailed
 from stillroom.objectives.base import Lesson, Objective, Reads
 from stillroom.objectives.config import ObjectiveConfig
@@ -30,19 +30,6 @@ from stillroom.training.folder import RunFolder
 from stillroom.training.hooks import StepHook, StepInfo
 
 Make = Callable[..., Recipe]
-
-
-class Stop(Exception):  # noqa: N818
-    """A crash, at a step of the test's choice."""
-
-
-class StopAt(StepHook):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def after_step(self, info: StepInfo) -> None:
-        if info.step == self.step:
-            raise Stop
 
 
 def stop_and_resume(recipe: Recipe, out: Path, step: int) -> None:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import stillroom as sr
-from runs.conftest import bytes_of, read_lines
+from runs.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
@@ -61,19 +61,6 @@ class Notes(Observer):
 
     def note(self, text: str) -> None:
         self.said.append(text)
-
-
-class Stop(Exception):  # noqa: N818
-    """A crash, at a step of the test's choice."""
-
-
-class StopAt(StepHook):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def after_step(self, info: StepInfo) -> None:
-        if info.step == self.step:
-            raise Stop
 
 
 def losses(out: Path) -> list[float]:

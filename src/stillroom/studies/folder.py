@@ -39,11 +39,6 @@ class StudyFolder:
         return self.path / "tuned.json"
 
     @property
-    def database(self) -> Path:
-        """The trials, where no other storage is named."""
-        return self.path / "tuning.db"
-
-    @property
     def calibration(self) -> Path:
         """Steps that a budget in seconds came to."""
         return self.path / "calibration.json"
@@ -71,11 +66,6 @@ class StudyFolder:
     def cost(self) -> Path:
         """Clocks, teacher passes, memory."""
         return self.path / "cost.csv"
-
-    @property
-    def report(self) -> Path:
-        """The page."""
-        return self.path / "report.html"
 
     @property
     def lock(self) -> Path:

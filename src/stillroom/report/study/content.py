@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stillroom.report.content import Tile
 from stillroom.report.figures import Chart
 from stillroom.report.formats import whole
 from stillroom.report.study import proof
@@ -18,15 +19,6 @@ from stillroom.report.study.table import Table, tables
 from stillroom.report.study.tradeoff import TradeOff, first_choice, trade_offs
 
 _COUNTED = ("contestant", "pair", "seed", "run")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One number in large type, with what it is."""
-
-    value: str
-    what: str
-    detail: str
 
 
 @dataclass(frozen=True)
