@@ -212,8 +212,7 @@ def read_summary(path: Path) -> Summary:
     try:
         return Summary.model_validate(_object(path))
     except ValidationError as error:
-        found = bad_input(error, Summary)
-        raise BadInput(f"{path}: {found.field}", found.value, found.expected) from None
+        raise bad_input(error, Summary).within(str(path)) from None
 
 
 def read_answers(path: Path) -> Answers:
@@ -292,7 +291,7 @@ def _recipe(path: Path) -> tuple[Recipe, str]:
         content = yaml.safe_load(text)
         return parse_recipe(content), digest(canonical(content))
     except BadInput as error:
-        raise BadInput(f"{path}: {error.field}", error.value, error.expected) from None
+        raise error.within(str(path)) from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise BadInput("run", str(path), f"valid YAML ({type(error).__name__})") from None
 

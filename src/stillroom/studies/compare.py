@@ -1,4 +1,4 @@
-"""Doing a study: lock, calibrate, keep the teachers' answers, tune, run, and make the table."""
+"""Doing a study: check it, lock its folder, have its jobs done, and make the table."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
 
     Raises:
         BadInput: the study cannot be used, another process works on the folder, or the folder holds something else.
-        RunFailed: nothing can be compared, such as where a budget in seconds could not be calibrated.
+        RunFailed: nothing can be compared, as a teacher that the study trains itself could not be.
     """
     observer = observer or StudyObserver()
     began = time.perf_counter()
@@ -83,7 +83,7 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
             write_text(folder.study, _as_yaml(study))
         if study.tuning is not None:
             TrialStore(study.tuning.storage, folder.path).close()  # one that cannot be used is refused here
-        with Driver(study, folder, make_engine, observer) as driver:
+        with Driver(plan, folder, make_engine, observer) as driver:
             driver.warm()
             # Here, not above: they take seconds to import, in which the workers import what they need.
             from stillroom.studies.equality import foreseen

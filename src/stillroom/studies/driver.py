@@ -33,7 +33,7 @@ class Driver:
     """Does a study's jobs. A context manager: leaving it ends them.
 
     Attributes:
-        study: the study.
+        plan: its runs, as far as they are known before trials and calibration.
         folder: where it lies; the caller holds its lock.
         make_engine: makes the engine; called only where there is something left to do.
         observer: told how it goes.
@@ -41,12 +41,17 @@ class Driver:
         stuck: why contestants cannot be run on a pair.
     """
 
-    study: Study
+    plan: Plan
     folder: StudyFolder
     make_engine: EngineMaker
     observer: StudyObserver
     engine: Engine | None = None
     stuck: dict[Where, str] = field(default_factory=dict)
+
+    @property
+    def study(self) -> Study:
+        """The study."""
+        return self.plan.study
 
     def __enter__(self) -> Driver:
         self.progress = Progress(self.study.name, self.study.measure, workers=0, pid=os.getpid())
@@ -64,8 +69,7 @@ class Driver:
 
     def warm(self) -> None:
         """Start whoever will do the jobs, if there are any."""
-        cells = plan_of(self.study, self.folder).cells
-        waiting = sum(not _finished(self.folder, cell) for cell in cells)
+        waiting = sum(not _finished(self.folder, cell) for cell in self.plan.cells)
         if waiting:
             self._schedule()
             assert self.engine is not None
@@ -73,12 +77,11 @@ class Driver:
 
     def prepared(self) -> Plan:
         """The plan with all that comes before the runs: answers kept, budgets in seconds fixed, options chosen."""
-        cells = plan_of(self.study, self.folder).cells
-        waiting = any(not _finished(self.folder, cell) for cell in cells)
+        waiting = any(not _finished(self.folder, cell) for cell in self.plan.cells)
         # All that is to come, so that the time left is that of the whole.
         if self.study.tuning is not None and waiting:
             self.progress.add(expected_trials(self.study, self.folder))
-        self.progress.add(Job(cell.id, "run", cell.content, "") for cell in cells)
+        self.progress.add(Job(cell.id, "run", cell.content, "") for cell in self.plan.cells)
         if waiting:
             self._train_teachers()
             self._keep_answers()
@@ -222,7 +225,7 @@ class Driver:
 
     def _schedule(self) -> Schedule:
         if self.engine is None:
-            threads = max(cell.recipe.training.threads for cell in plan_of(self.study, self.folder).cells)
+            threads = max(cell.recipe.training.threads for cell in self.plan.cells)
             self.engine = self.make_engine(self.folder, threads)
             self.progress.workers = self.engine.slots
         return Schedule(self.engine, self.study.retries, self.progress, self.folder.progress, self.observer)

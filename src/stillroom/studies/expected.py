@@ -95,7 +95,7 @@ def _epochs(run: Run) -> int:
     return math.ceil(total_steps(run) / steps_per_epoch(run))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _order(images: int, seed: int, epochs: int) -> str:
     from stillroom.data.batches import epoch_order
 
@@ -105,7 +105,7 @@ def _order(images: int, seed: int, epochs: int) -> str:
     return found
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=4096)
 def _views(augmentation: AugmentationConfig, epochs: int) -> str:
     from stillroom.data.augmentation import view_of
 

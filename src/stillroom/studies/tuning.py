@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from stillroom.errors import RunFailed
 from stillroom.files import canonical, digest
 from stillroom.studies.config import Measure, Range, Space, Tuning
+from stillroom.studies.measures import MEASURES
 from stillroom.studies.space import check_space, merged_space, own_values, place_of, points, readable
 from stillroom.studies.trial_store import TrialStore
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 __all__ = ["Proposal", "Told", "TrialStore", "Tuner", "check_space", "merged_space", "score"]
-
-LOWER_IS_BETTER: frozenset[str] = frozenset({"nll", "ece", "teacher_kl"})
 
 _AT_RANDOM = 5  # trials before the search learns from them; Optuna's 10 are most of what a student is worth
 _DRAWS = 32  # before a trial that was made already is taken again
@@ -119,7 +118,7 @@ class Tuner:
         self._pair, self._contestant = pair, contestant
         self._store = store
         self._name = f"{study}/{pair}/{contestant}"
-        self._direction = "minimize" if measure in LOWER_IS_BETTER else "maximize"
+        self._direction = "maximize" if MEASURES[measure].higher_is_better else "minimize"
         written = own_values(space, recipe) if recipe is not None and space else None
         self._written = self._params(written) if written is not None else {}
         self.trials = int(min(tuning.trials, points(space) + (written is None))) if space else 0

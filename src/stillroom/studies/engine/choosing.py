@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
+from stillroom.data.threads import cores
 from stillroom.errors import BadInput
 from stillroom.studies.engine.base import Engine
 from stillroom.studies.folder import StudyFolder
@@ -36,8 +36,3 @@ def engine_maker(name: str, workers: int | None, address: str | None) -> Callabl
     if name not in makers:
         raise BadInput("engine", name, "local or ray")
     return makers[name]
-
-
-def cores() -> int:
-    """The processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
