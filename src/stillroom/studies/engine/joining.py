@@ -27,8 +27,7 @@ from stillroom.studies.engine.ray import where
 from stillroom.teacher.cache.store import ROOT_VARIABLE
 
 _ANSWER = 5.0  # seconds in which a machine takes a connection
-_JOIN = 15.0  # seconds in which a cluster that takes connections lets one in
-_CLIENT_JOIN = 60.0  # the same by ray://, where the cluster starts a process for each client
+_JOIN = 60.0  # seconds in which a cluster that takes connections lets one in: a busy one takes its time
 _START = 120.0  # seconds in which a Ray of our own is there
 _CHECK = 120.0  # seconds in which every node says what it has
 _CLIENT_PORT = 10001  # of a ray:// address that names none
@@ -83,9 +82,8 @@ def joined(plan: Plan, give_up: GiveUp) -> Iterator[tuple[str, int]]:
     except OSError as error:
         told = error.strerror or in_a_line(error)
         raise BadInput("--address", plan.address, f"a Ray cluster that answers there ({told})") from None
-    limit = _CLIENT_JOIN if plan.address.startswith("ray:") else _JOIN
-    late = BadInput("--address", plan.address, f"a Ray cluster that lets one in within {limit:g} s")
-    with _within(limit, late, give_up):
+    late = BadInput("--address", plan.address, f"a Ray cluster that lets one in within {_JOIN:g} s")
+    with _within(_JOIN, late, give_up):
         import ray
 
         try:
