@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from stillroom.api import Run, StudyResult, compare, distill
     from stillroom.errors import BadInput, RunFailed
     from stillroom.objectives.base import Lesson, Objective, Paper, Reads
+    from stillroom.objectives.blockwise import BlockLogit
     from stillroom.objectives.config import ObjectiveConfig, WeightSchedule
     from stillroom.objectives.features import FeatureMSE
+    from stillroom.objectives.gradients import FeatureFisher, FeatureFullFisher
     from stillroom.objectives.labels import CrossEntropy, LabelSmoothing
     from stillroom.objectives.logits import KL, LogitFisher, LogitMSE
     from stillroom.recipe import Recipe, load_recipe
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 _HOME = {
     "BadInput": "errors",
     "CrossEntropy": "objectives.labels",
+    "BlockLogit": "objectives.blockwise",
+    "FeatureFisher": "objectives.gradients",
+    "FeatureFullFisher": "objectives.gradients",
     "FeatureMSE": "objectives.features",
     "KL": "objectives.logits",
     "LabelSmoothing": "objectives.labels",
@@ -54,7 +59,10 @@ _HOME = {
 __all__ = [
     "KL",
     "BadInput",
+    "BlockLogit",
     "CrossEntropy",
+    "FeatureFisher",
+    "FeatureFullFisher",
     "FeatureMSE",
     "LabelSmoothing",
     "Lesson",

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 Purpose = Literal[
-    "student-init", "connector-init", "order", "augmentation", "dropout", "objective", "subset", "holdout"
+    "student-init", "connector-init", "order", "augmentation", "dropout", "objective", "subset", "holdout", "fisher"
 ]
 PURPOSES: tuple[str, ...] = get_args(Purpose)
 
@@ -74,7 +74,9 @@ def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     return x ^ (x >> _U64(31))
 
 
-def counter_hash(seed: int, view: int, index: npt.NDArray[np.int64], what: int) -> npt.NDArray[np.uint64]:
+def counter_hash(
+    seed: int, view: int, index: npt.NDArray[np.int64], what: int, *, purpose: Purpose = "augmentation"
+) -> npt.NDArray[np.uint64]:
     """Hash of (seed, view, sample index, what is drawn), one 64-bit word a sample.
 
     Args:
@@ -82,6 +84,7 @@ def counter_hash(seed: int, view: int, index: npt.NDArray[np.int64], what: int) 
         view: the view number.
         index: sample indices, [B].
         what: a small number naming the quantity drawn (0 = shift, 1 = flip, …).
+        purpose: whose stream it is.
 
     Returns:
         uint64 [B].
@@ -90,11 +93,13 @@ def counter_hash(seed: int, view: int, index: npt.NDArray[np.int64], what: int) 
     >>> bool((a == counter_hash(0, 1, np.arange(4)[::-1], 0)[::-1]).all())   # order does not matter
     True
     """
-    base = _U64(derive_seed(seed, "augmentation", view, what))
+    base = _U64(derive_seed(seed, purpose, view, what))
     with np.errstate(over="ignore"):  # arithmetic modulo 2^64 is the point
         return _mix(_mix(index.astype(np.uint64) * _GOLDEN + base) + _GOLDEN)
 
 
-def counter_uniform(seed: int, view: int, index: npt.NDArray[np.int64], what: int) -> npt.NDArray[np.float64]:
+def counter_uniform(
+    seed: int, view: int, index: npt.NDArray[np.int64], what: int, *, purpose: Purpose = "augmentation"
+) -> npt.NDArray[np.float64]:
     """Uniform draws in [0, 1) from :func:`counter_hash`, float64 [B]."""
-    return (counter_hash(seed, view, index, what) >> _U64(11)).astype(np.float64) * 2.0**-53
+    return (counter_hash(seed, view, index, what, purpose=purpose) >> _U64(11)).astype(np.float64) * 2.0**-53

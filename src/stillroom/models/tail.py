@@ -19,6 +19,13 @@ from stillroom.models.tracing import Traced, Untraceable, is_fresh, is_size, roo
 __all__ = ["Tail", "tail_of"]
 
 
+# In evaluation mode these give what they are given.
+_PASSED_ON = (
+    *(torch.ops.aten.dropout.default, torch.ops.aten.clone.default, torch.ops.aten.alias.default),
+    *(torch.ops.aten.detach.default, torch.ops.aten.contiguous.default),
+)
+
+
 class Tail(nn.Module):
     """A model from a tap on: features [B, …] → logits [B, K], for any B, as the model computes them in evaluation mode.
 
@@ -43,6 +50,24 @@ class Tail(nn.Module):
         self._count = len(tensors)
         for place, tensor in enumerate(tensors):
             self.register_buffer(f"tensor_{place}", tensor.detach(), persistent=False)
+
+    @property
+    def head(self) -> Tensor | None:
+        """The weights W [K, d], where the rest is one linear layer of features [B, d]; else None."""
+        if not isinstance(self._rest, fx.GraphModule):
+            return None
+        (node,) = next(n for n in self._rest.graph.nodes if n.op == "output").all_input_nodes
+        while node.target in _PASSED_ON:
+            node = node.args[0]
+        if node.target is not torch.ops.aten.linear.default:
+            return None
+        features, weight = node.args[:2]
+        while features.target in _PASSED_ON:
+            features = features.args[0]
+        if features.target != "features" or not str(weight.target).startswith("tensor_"):
+            return None
+        head: Tensor = getattr(self, str(weight.target))
+        return head
 
     def forward(self, features: Tensor) -> Tensor:
         """Features as the tap reads them [B, …] → logits [B, K]."""

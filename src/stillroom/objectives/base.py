@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stillroom.config import bad_input
 from stillroom.objectives.config import ObjectiveConfig
+from stillroom.teacher.fisher import FisherOf
 from stillroom.teacher.knowledge import Knowledge
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ class Reads:
         index: the samples' indices in the training set.
         teacher_features: modules of the teacher whose outputs are read, such as ``layer2``; with ``teacher``.
         student_features: the like of the student.
+        tails: taps from which on the teacher is run by the objective; with ``teacher``.
+        fishers: diagonals of the teacher's Fisher matrix in its features; their taps are in ``teacher_features``.
+        fisher_means: those of them whose mean over the training set is read, too.
     """
 
     teacher: bool = False
@@ -45,10 +49,18 @@ class Reads:
     index: bool = False
     teacher_features: tuple[str, ...] = ()
     student_features: tuple[str, ...] = ()
+    tails: tuple[str, ...] = ()
+    fishers: tuple[FisherOf, ...] = ()
+    fisher_means: tuple[FisherOf, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.teacher_features and not self.teacher:
-            raise ValueError("teacher_features without teacher=True: no teacher would be asked")
+        for name in ("teacher_features", "tails", "fishers"):
+            if getattr(self, name) and not self.teacher:
+                raise ValueError(f"{name} without teacher=True: no teacher would be asked")
+        if alone := {of.tap for of in self.fishers} - set(self.teacher_features):
+            raise ValueError(f"fishers of {sorted(alone)}, which are not in teacher_features")
+        if not set(self.fisher_means) <= set(self.fishers):
+            raise ValueError("fisher_means of weights that are not in fishers")
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class Lesson:
         Raises:
             RuntimeError: there is no teacher; an objective that reads one must declare it.
         """
-        return self._taught.logits
+        return self.taught.logits
 
     @property
     def teacher_features(self) -> Mapping[str, Tensor]:
@@ -85,10 +97,15 @@ class Lesson:
         Raises:
             RuntimeError: there is no teacher; an objective that reads one must declare it.
         """
-        return self._taught.features
+        return self.taught.features
 
     @property
-    def _taught(self) -> Knowledge:
+    def taught(self) -> Knowledge:
+        """All that the teacher says, for :meth:`Knowledge.tail` and :meth:`Knowledge.fisher`.
+
+        Raises:
+            RuntimeError: there is no teacher; an objective that reads one must declare it.
+        """
         if self.teacher is None:
             raise RuntimeError("this objective reads the teacher but does not declare Reads(teacher=True)")
         return self.teacher

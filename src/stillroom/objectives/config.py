@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
@@ -121,34 +122,28 @@ Tap = Annotated[
 ]
 
 
-def _word_or_list(value: Any) -> Any:
-    if isinstance(value, str) and value not in ("features", "all"):
-        raise ValueError("features, all, or a list of taps such as [layer2] or [{teacher: layer2, student: blocks.1}]")
-    return value
+def _word_or_list(*words: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value not in words:
+            several = f"{', '.join(words)}, or a list of taps"
+            raise ValueError(f"{several} such as [layer2] or [{{teacher: layer2, student: blocks.1}}]")
+        return value
+
+    return check
 
 
-class FeatureConfig(ObjectiveConfig):
-    """What every objective has that compares features of the student with the teacher's."""
+class TapConfig(ObjectiveConfig):
+    """What every objective has that reads the student's features."""
 
-    taps: Annotated[
-        Annotated[Literal["features", "all"], Tag("tag:word")]
-        | Annotated[tuple[Tap, ...], Field(min_length=1), Tag("tag:list")],
-        Discriminator(lambda value: "tag:word" if isinstance(value, str) else "tag:list"),
-        BeforeValidator(_word_or_list),
-    ] = Field(
-        "features",
-        description="Where features are read: features (before the last layer), all (every pair that `stillroom taps` "
-        "shows but the logits), or a list. A name in it is a tap of the teacher, compared with the student's opposite "
-        "it; {teacher: NAME, student: NAME} names both.",
-    )
+    taps: str | tuple[str | TapPair, ...]
     connector: Literal["auto", "identity"] = Field(
         "auto",
         description="What the student's features go through: auto learns a map to the teacher's shape, also where the "
-        "shapes are equal; identity compares them as they are, and needs equal shapes.",
+        "shapes are equal; identity takes them as they are, and needs equal shapes.",
     )
 
     @model_validator(mode="after")
-    def _taps_differ(self) -> FeatureConfig:
+    def _taps_differ(self) -> TapConfig:
         if isinstance(self.taps, str):
             return self
         for place, tap in enumerate(self.taps):
@@ -161,10 +156,81 @@ class FeatureConfig(ObjectiveConfig):
         return self
 
 
+class FeatureConfig(TapConfig):
+    """What every objective has that compares features of the student with the teacher's."""
+
+    taps: Annotated[
+        Annotated[Literal["features", "all"], Tag("tag:word")]
+        | Annotated[tuple[Tap, ...], Field(min_length=1), Tag("tag:list")],
+        Discriminator(lambda value: "tag:word" if isinstance(value, str) else "tag:list"),
+        BeforeValidator(_word_or_list("features", "all")),
+    ] = Field(
+        "features",
+        description="Where features are read: features (before the last layer), all (every pair that `stillroom taps` "
+        "shows but the logits), or a list. A name in it is a tap of the teacher, compared with the student's opposite "
+        "it; {teacher: NAME, student: NAME} names both.",
+    )
+
+
 class FeatureMSEConfig(FeatureConfig):
     """Mean squared error between features."""
 
     name: Literal["feature_mse"] = "feature_mse"
+
+
+class FeatureFisherConfig(FeatureConfig):
+    """The gap in features, each weighed by how much the teacher's answer depends on it."""
+
+    name: Literal["feature_fisher"] = "feature_fisher"
+    temperature: Temperature = 4.0
+    samples: Annotated[
+        Annotated[Literal["auto", "all"], Tag("tag:word")] | Annotated[int, Field(ge=1), Tag("tag:number")],
+        Discriminator(lambda value: "tag:word" if isinstance(value, str) else "tag:number"),
+    ] = Field(
+        "auto",
+        description="Classes drawn of the teacher's answer to weigh an image's features by: a number, or all, a "
+        "backward pass of the teacher each; auto is all of up to 16 classes, else 4. Before a linear last layer the "
+        "weights are exact and cost nothing.",
+    )
+    scale: Literal["kl", "mse"] = Field(
+        "kl",
+        description="kl: as large as the divergence it approximates; mse: divided by the weights' mean over the "
+        "training set, so as large as feature_mse.",
+    )
+
+
+class FeatureFullFisherConfig(FeatureConfig):
+    """Second order of the KL divergence in the features, through the teacher's own tail."""
+
+    name: Literal["feature_full_fisher"] = "feature_full_fisher"
+    temperature: Temperature = 4.0
+
+
+class BlockLogitConfig(TapConfig):
+    """Stepping stones: the student's first blocks and the teacher's last, judged by their logits."""
+
+    name: Literal["block_logit"] = "block_logit"
+    taps: Annotated[
+        Annotated[Literal["all", "light", "features"], Tag("tag:word")]
+        | Annotated[tuple[Tap, ...], Field(min_length=1), Tag("tag:list")],
+        Discriminator(lambda value: "tag:word" if isinstance(value, str) else "tag:list"),
+        BeforeValidator(_word_or_list("all", "light", "features")),
+    ] = Field(
+        "all",
+        description="Where a stone passes from the student to the teacher: all (every pair that `stillroom taps` "
+        "shows but the logits, and none twice that only pooling parts), light (the deeper half of these, whose stones "
+        "cost least), features (the last), or a list as for feature_mse.",
+    )
+    temperature: Temperature = 4.0
+    alpha: float = Field(1.0, ge=0, description="α: factor of the labels, for the student and for each stone.")
+    beta: float = Field(1.0, ge=0, description="β: factor of the teacher's answer.")
+    gamma: float = Field(1.0, ge=0, description="γ: factor of the mean answer of the stones.")
+
+    @model_validator(mode="after")
+    def _teaches(self) -> BlockLogitConfig:
+        if not self.alpha + self.beta + self.gamma:
+            raise ValueError("alpha, beta or gamma above 0")
+        return self
 
 
 class CustomObjectiveConfig(ObjectiveConfig):
@@ -183,6 +249,9 @@ BUILT_IN: tuple[type[ObjectiveConfig], ...] = (
     LogitMSEConfig,
     LogitFisherConfig,
     FeatureMSEConfig,
+    FeatureFisherConfig,
+    FeatureFullFisherConfig,
+    BlockLogitConfig,
 )
 NAMES: tuple[str, ...] = tuple(str(config.model_fields["name"].default) for config in BUILT_IN)
 
@@ -208,6 +277,9 @@ AnyObjective = Annotated[
     | Annotated[LogitMSEConfig, Tag("tag:logit_mse")]
     | Annotated[LogitFisherConfig, Tag("tag:logit_fisher")]
     | Annotated[FeatureMSEConfig, Tag("tag:feature_mse")]
+    | Annotated[FeatureFisherConfig, Tag("tag:feature_fisher")]
+    | Annotated[FeatureFullFisherConfig, Tag("tag:feature_full_fisher")]
+    | Annotated[BlockLogitConfig, Tag("tag:block_logit")]
     | Annotated[CustomObjectiveConfig, Tag("tag:custom")],
     Discriminator(_tag),
     BeforeValidator(_named),

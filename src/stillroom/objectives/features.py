@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from stillroom.models.finding import Tap
 from stillroom.objectives import functional
 from stillroom.objectives.base import Lesson, Objective, Paper, Reads
-from stillroom.objectives.config import FeatureConfig, FeatureMSEConfig
+from stillroom.objectives.config import FeatureConfig, FeatureMSEConfig, TapConfig
 from stillroom.objectives.connectors import shape_of
 from stillroom.objectives.meeting import Meeting
 
+TapConfigT = TypeVar("TapConfigT", bound=TapConfig)
 FeatureConfigT = TypeVar("FeatureConfigT", bound=FeatureConfig)
 
 
-class FeatureObjective(Objective[FeatureConfigT]):
-    """What objectives on features have in common: pairs of taps, chosen when they meet the models, and connectors.
+class TapObjective(Objective[TapConfigT]):
+    """What objectives that read the student's features share: pairs of taps, chosen when they meet it, and connectors.
 
-    A subclass takes ``self.features(lesson)`` and needs to know nothing of names and shapes. The connectors learn with
-    the student and are no part of it. They are batch-normed where they end in maps, so that micro-batches then
-    normalise by themselves, as the student's own batch norms do.
+    The connectors learn with the student and are no part of it. They are batch-normed where they end in maps, so that
+    micro-batches then normalise by themselves, as the student's own batch norms do.
 
     Attributes:
         pairs: (the teacher's tap, the student's), shallow to deep where found, else as the recipe names them.
@@ -32,6 +32,7 @@ class FeatureObjective(Objective[FeatureConfigT]):
     """
 
     reads = Reads(teacher=True)
+    verb: ClassVar[str] = "compares"
 
     pairs: tuple[tuple[Tap, Tap], ...] = ()
     connectors: nn.ModuleList
@@ -43,20 +44,24 @@ class FeatureObjective(Objective[FeatureConfigT]):
             BadInput: no such tap, no model as teacher, or features that cannot be brought to the teacher's shape.
         """
         where = f"objectives.{self.name}"
-        self.pairs = meeting.choose(self.config.taps, field=f"{where}.taps")
-        self.reads = Reads(
-            teacher=True,
-            teacher_features=tuple(teacher.name for teacher, _ in self.pairs),
-            student_features=tuple(student.name for _, student in self.pairs),
-        )
+        self.pairs = self.choose(meeting, f"{where}.taps")
+        self.reads = self.read(meeting)
         kind = self.config.connector
         made = [
             meeting.connector(student, teacher, kind, field=f"{where}.connector") for teacher, student in self.pairs
         ]
         self.connectors = nn.ModuleList(made)
 
-    def features(self, lesson: Lesson) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each pair: the student's features through the connector, and the teacher's, of one shape [B, …].
+    def choose(self, meeting: Meeting, field: str) -> tuple[tuple[Tap, Tap], ...]:
+        """The pairs that the options mean; ``field`` is what messages call them."""
+        return meeting.choose(self.config.taps, field=field)
+
+    def read(self, meeting: Meeting) -> Reads:
+        """What it reads, now that its pairs are known."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it reads")
+
+    def mapped(self, lesson: Lesson) -> Iterator[tuple[Tap, Tensor]]:
+        """Of each pair: the teacher's tap, and the student's features in the shape of what is read there, [B, …].
 
         Raises:
             RuntimeError: it has not met teacher and student.
@@ -64,12 +69,36 @@ class FeatureObjective(Objective[FeatureConfigT]):
         if not self.pairs:
             raise RuntimeError(f"objective {self.name!r} has not met teacher and student: call meet() first")
         for (teacher, student), connector in zip(self.pairs, self.connectors, strict=True):
-            yield connector(lesson.student.features[student.name]), lesson.teacher_features[teacher.name]
+            yield teacher, connector(lesson.student.features[student.name])
 
     def told(self) -> str:
-        """What it compares, in a line."""
+        """What it does with which taps, in a line."""
         pairs = (f"{s.name} {shape_of(s)} → {t.name} {shape_of(t)}" for t, s in self.pairs)
-        return f"{self.name} compares (student → teacher) " + ", ".join(pairs)
+        return f"{self.name} {self.verb} (student → teacher) " + ", ".join(pairs)
+
+
+class FeatureObjective(TapObjective[FeatureConfigT]):
+    """What objectives that compare features with the teacher's have in common.
+
+    A subclass takes ``self.features(lesson)`` and needs to know nothing of names and shapes.
+    """
+
+    def read(self, meeting: Meeting) -> Reads:
+        """The features of both at the pairs."""
+        return Reads(
+            teacher=True,
+            teacher_features=tuple(teacher.name for teacher, _ in self.pairs),
+            student_features=tuple(student.name for _, student in self.pairs),
+        )
+
+    def features(self, lesson: Lesson) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each pair: the student's features through the connector, and the teacher's, of one shape [B, …].
+
+        Raises:
+            RuntimeError: it has not met teacher and student.
+        """
+        for teacher, mapped in self.mapped(lesson):
+            yield mapped, lesson.teacher_features[teacher.name]
 
 
 class FeatureMSE(FeatureObjective[FeatureMSEConfig]):

@@ -102,14 +102,13 @@ class Meeting:
         """Which tap of the teacher stands opposite which of the student; the logits are the last pair."""
         return tuple(pair_taps(self.teacher_taps, self.student_taps))
 
-    def choose(
-        self, taps: Literal["features", "all"] | Sequence[str | TapPair], *, field: str = "taps"
-    ) -> tuple[tuple[Tap, Tap], ...]:
+    def choose(self, taps: str | Sequence[str | TapPair], *, field: str = "taps") -> tuple[tuple[Tap, Tap], ...]:
         """The pairs that a recipe's ``taps`` mean.
 
         Args:
-            taps: the penultimate pair, every pair but the logits, or those named. A name is the teacher's tap, with
-                the student's opposite it; with ``:pre`` it means what both their last activations are given.
+            taps: ``features`` for the penultimate pair, ``all`` for every pair but the logits, or those named. A name
+                is the teacher's tap, with the student's opposite it; with ``:pre`` it means what both their last
+                activations are given.
             field: what messages call the option.
 
         Returns:

@@ -11,12 +11,19 @@ from stillroom.config import bad_input
 from stillroom.errors import BadInput
 from stillroom.models.own import find_callable
 from stillroom.objectives.base import Objective
+from stillroom.objectives.blockwise import BlockLogit
 from stillroom.objectives.config import CustomObjectiveConfig, ObjectiveConfig
 from stillroom.objectives.features import FeatureMSE
+from stillroom.objectives.gradients import FeatureFisher, FeatureFullFisher
 from stillroom.objectives.labels import CrossEntropy, LabelSmoothing
 from stillroom.objectives.logits import KL, LogitFisher, LogitMSE
 
-BUILT_IN: tuple[type[Objective[Any]], ...] = (CrossEntropy, LabelSmoothing, KL, LogitMSE, LogitFisher, FeatureMSE)
+BUILT_IN: tuple[type[Objective[Any]], ...] = (
+    *(CrossEntropy, LabelSmoothing),
+    *(KL, LogitMSE, LogitFisher),
+    *(FeatureMSE, FeatureFisher, FeatureFullFisher),
+    BlockLogit,
+)
 _BY_CONFIG = {objective.Config: objective for objective in BUILT_IN}
 
 

@@ -14,7 +14,7 @@ from stillroom.recipe import Recipe
 from stillroom.runs.materials import Materials, gather
 from stillroom.runs.one import Finished, OneRun, Prepared
 from stillroom.runs.records import check_free, check_same_recipe
-from stillroom.runs.teaching import Setting
+from stillroom.runs.setting import Setting
 from stillroom.training.device import (
     exact_float32,
     forget_peak_memory,

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from stillroom.models.cost import device_of
 from stillroom.objectives.base import Objective
-from stillroom.objectives.features import FeatureObjective
+from stillroom.objectives.features import TapObjective
 from stillroom.objectives.meeting import Meeting, Party
 from stillroom.runs.materials import Dressed, dress
-from stillroom.runs.teaching import Setting
+from stillroom.runs.setting import Setting
 
 # Images that taps are found on: more than one, as they are not to be all alike.
 _EXAMPLES = 4
@@ -49,7 +49,7 @@ def introduce(
     )
     for objective in objectives:
         objective.meet(meeting)
-        if isinstance(objective, FeatureObjective):
+        if isinstance(objective, TapObjective):
             setting.observer.note(objective.told())
 
 

@@ -26,7 +26,8 @@ from stillroom.runs.introducing import dress_teacher, introduce
 from stillroom.runs.materials import Dressed, Materials, ask, dress, size
 from stillroom.runs.outcome import time_models, write_predictions
 from stillroom.runs.records import environment, read_json
-from stillroom.runs.teaching import Setting, find_tutor, uses_cache
+from stillroom.runs.setting import Setting, uses_cache
+from stillroom.runs.teaching import find_tutor
 from stillroom.training.evaluation import compare, score
 from stillroom.training.folder import Bystander, RunFolder
 from stillroom.training.hooks import RecordMoves, StepHook

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from stillroom.teacher.fisher import FisherOf, head_fisher
+from stillroom.teacher.tails import TeacherTail
+
 
 @dataclass(frozen=True)
 class Knowledge:
@@ -15,7 +18,36 @@ class Knowledge:
     Attributes:
         logits: [B, K], in the data's class order.
         features: what the objectives read at taps, by the tap's name: [B, …] each.
+        fishers: diagonals of its Fisher matrix in its features, where these were worked out: [B, …] each.
+        fisher_means: the mean of such a diagonal over the training set.
+        tails: the rest of the model from a tap on, by the tap's name.
     """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    fishers: Mapping[FisherOf, Tensor] = field(default_factory=dict)
+    fisher_means: Mapping[FisherOf, float] = field(default_factory=dict)
+    tails: Mapping[str, TeacherTail] = field(default_factory=dict)
+
+    def tail(self, tap: str) -> TeacherTail:
+        """The rest of the model from a tap on: frozen, and gradients flow through it.
+
+        Raises:
+            RuntimeError: nobody declared that it is read.
+        """
+        if tap not in self.tails:
+            raise RuntimeError(f"nothing declares the tail at {tap!r}: Reads(teacher=True, tails=({tap!r},))")
+        return self.tails[tap]
+
+    def fisher(self, of: FisherOf) -> Tensor:
+        """The diagonal of its Fisher matrix in its features, [B, …]: as it was worked out, or in closed form.
+
+        Raises:
+            RuntimeError: nobody declared that it is read.
+        """
+        if of in self.fishers:
+            return self.fishers[of]
+        head = self.tails[of.tap].head if of.tap in self.tails else None
+        if head is None:
+            raise RuntimeError(f"nothing declares the Fisher weights of {of}: Reads(teacher=True, fisher=…)")
+        return head_fisher(head, self.logits, temperature=of.temperature)

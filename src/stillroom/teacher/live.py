@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,9 @@ from stillroom.models.cost import device_of
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.taps import Taps
+from stillroom.teacher.fisher import FisherOf, tail_fisher, uniform_draws
 from stillroom.teacher.knowledge import Knowledge
+from stillroom.teacher.tails import TeacherTail
 
 
 class LiveTeacher:
@@ -29,6 +33,8 @@ class LiveTeacher:
         device: where it runs.
         precision: ``torch.bfloat16`` runs it under autocast; ``torch.float32`` exactly.
         taps: modules whose outputs are read beside the logits.
+        fishers: Fisher weights that are worked out of each answer; their taps are among ``taps``.
+        tails: the teacher from these taps on.
 
     Attributes:
         folded: whether the batch norms were folded into the convolutions.
@@ -43,6 +49,8 @@ class LiveTeacher:
         device: torch.device,
         precision: torch.dtype = torch.float32,
         taps: Sequence[str] = (),
+        fishers: Sequence[FisherOf] = (),
+        tails: Mapping[str, TeacherTail] | None = None,
     ) -> None:
         self.precision = precision
         self.device = device
@@ -52,9 +60,11 @@ class LiveTeacher:
         copy.requires_grad_(False).eval().to(device)
         self.model = copy.to(memory_format=torch.channels_last) if example.dim() == 4 else copy  # type: ignore[call-overload]
         self._taps = Taps(self.model, taps, field="teacher")
+        self._fishers = tuple(fishers)
+        self._tails = dict(tails or {})
 
     def __call__(self, batch: Batch) -> Knowledge:
-        """What the teacher says of a batch.
+        """What the teacher says of a batch, by parts where memory runs out.
 
         Args:
             batch: images as the data gives them, on the teacher's device.
@@ -62,19 +72,21 @@ class LiveTeacher:
         Returns:
             Its Knowledge, all in float32; logits [B, K] in the data's class order.
         """
-        return self.ask(batch.images)
-
-    @torch.no_grad()
-    def ask(self, images: Tensor) -> Knowledge:
-        """What the teacher says of images [B, C, H, W], by parts where memory runs out."""
-        parts = in_parts(lambda rows: [self._answer(images[rows])], len(images))
+        parts = in_parts(lambda rows: [self._answer(batch.part(rows))], len(batch))
         if len(parts) == 1:
             return parts[0]
         features = {tap: torch.cat([part.features[tap] for part in parts]) for tap in parts[0].features}
-        return Knowledge(torch.cat([part.logits for part in parts]), features)
+        fishers = {of: torch.cat([part.fishers[of] for part in parts]) for of in self._fishers}
+        return Knowledge(torch.cat([part.logits for part in parts]), features, fishers)
 
-    def _answer(self, images: Tensor) -> Knowledge:
+    @torch.no_grad()
+    def _answer(self, batch: Batch) -> Knowledge:
         with self._taps, torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = self.model(self.preprocess(images))
+            logits = self.model(self.preprocess(batch.images))
         features = {tap: feature.float() for tap, feature in self._taps.take().items()}
-        return Knowledge(self.preprocess.reorder(logits.float()), features)
+        fishers = {of: self._fisher(of, features[of.tap], batch.rows, batch.view) for of in self._fishers}
+        return Knowledge(self.preprocess.reorder(logits.float()), features, fishers)
+
+    def _fisher(self, of: FisherOf, features: Tensor, rows: npt.NDArray[np.int64], view: int) -> Tensor:
+        draws = uniform_draws(of.samples, rows, view).to(features.device) if of.samples else None
+        return tail_fisher(self._tails[of.tap], features, temperature=of.temperature, draws=draws)

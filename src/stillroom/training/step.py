@@ -119,7 +119,8 @@ class DistillStep(nn.Module):
 
         def all_of(knowledge: Knowledge) -> Knowledge:
             features = {tap: gather(feature) for tap, feature in knowledge.features.items()}
-            return Knowledge(gather(knowledge.logits), features)
+            fishers = {of: gather(weight) for of, weight in knowledge.fishers.items()}
+            return replace(knowledge, logits=gather(knowledge.logits), features=features, fishers=fishers)
 
         return replace(
             lesson,

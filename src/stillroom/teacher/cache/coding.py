@@ -63,6 +63,15 @@ def encode(said: Knowledge, spec: CacheSpec, arrays: list[Array], view: int, row
         with np.errstate(over="ignore"):
             kept[name] = features.astype(types[name])
         _check_range(kept[name], f"features at {tap}", view, rows)
+    for place, of in enumerate(spec.fishers):
+        name, what = f"fisher-{place}", f"Fisher weights of {of}"
+        if of not in said.fishers:
+            raise BadInput("teacher", str(of), f"its {what} beside its logits")
+        # Their roots, the gradients' size: float16 reaches 6e-8 and would lose the weights of a sure teacher.
+        roots = np.sqrt(_plain(said.fishers[of], what, shapes[name], view, rows))
+        with np.errstate(over="ignore"):
+            kept[name] = roots.astype(types[name])
+        _check_range(kept[name], what, view, rows)
     return kept
 
 

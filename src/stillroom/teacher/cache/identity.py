@@ -11,6 +11,7 @@ from typing import Any, Literal
 from stillroom.errors import shorten
 from stillroom.files import canonical, digest
 from stillroom.teacher.config import CacheConfig
+from stillroom.teacher.fisher import FisherOf
 
 FORMAT = 1
 
@@ -29,6 +30,7 @@ class CacheSpec:
         count: N, the number of images.
         classes: K, the number of logits of each.
         taps: modules whose features are kept beside the logits.
+        fishers: Fisher weights in these features that are kept, too.
         block: images asked about and written at once. It is not the run's batch size: the last bits of an answer depend
             on the batch it was given in, and must not depend on which run built the cache.
         dtype: number format of logits and features.
@@ -53,6 +55,7 @@ class CacheSpec:
     dtype: Literal["float16", "float32"] = "float16"
     top_k: int | None = None
     rest_temperature: float = 4.0
+    fishers: tuple[FisherOf, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("count", "classes", "block"):
@@ -61,6 +64,9 @@ class CacheSpec:
         if taken := {"format", "kept"} & set(self.parts):
             raise ValueError(f"parts: got {sorted(taken)}; expected other names: those are the cache's own")
         object.__setattr__(self, "taps", tuple(sorted(set(self.taps))))
+        object.__setattr__(self, "fishers", tuple(sorted(set(self.fishers))))
+        if alone := {of.tap for of in self.fishers} - set(self.taps):
+            raise ValueError(f"fishers: got {sorted(alone)}; expected taps whose features are kept")
         if self.top_k is not None and self.top_k >= self.classes:
             object.__setattr__(self, "top_k", None)
 
@@ -73,6 +79,7 @@ class CacheSpec:
         count: int,
         classes: int,
         taps: tuple[str, ...] = (),
+        fishers: tuple[FisherOf, ...] = (),
         block: int = 256,
     ) -> CacheSpec:
         """The spec that a recipe's ``cache`` options ask for.
@@ -80,7 +87,7 @@ class CacheSpec:
         >>> CacheSpec.of(CacheConfig(dtype="float32"), {}, count=5, classes=3).dtype
         'float32'
         """
-        return cls(parts, count, classes, taps, block, config.dtype, config.top_k, config.rest_temperature)
+        return cls(parts, count, classes, taps, block, config.dtype, config.top_k, config.rest_temperature, fishers)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -89,7 +96,7 @@ class CacheSpec:
         >>> CacheSpec({"teacher": {"name": "resnet56"}}, count=5, classes=3, top_k=2).identity["kept"]["top_k"]
         2
         """
-        kept = {
+        kept: dict[str, Any] = {
             "images": self.count,
             "classes": self.classes,
             "block": self.block,
@@ -98,6 +105,8 @@ class CacheSpec:
             "rest_temperature": self.rest_temperature if self.top_k is not None else None,
             "taps": list(self.taps),
         }
+        if self.fishers:
+            kept["fishers"] = [of.as_dict() for of in self.fishers]
         identity: dict[str, Any] = json.loads(canonical({"format": FORMAT, **self.parts, "kept": kept}))
         return identity
 

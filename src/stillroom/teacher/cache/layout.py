@@ -26,7 +26,8 @@ class Array:
     """One array of a view, as it lies in its file.
 
     Attributes:
-        name: ``logits``, or ``values``, ``classes`` and ``rest``; ``feature-0`` and on, one a tap.
+        name: ``logits``, or ``values``, ``classes`` and ``rest``; ``feature-0`` and on, one a tap;
+            ``fisher-0`` and on, the square roots of Fisher weights.
         dtype: its numbers, as numpy writes it, little-endian.
         shape: [N, …]; the first is the images.
     """
@@ -83,7 +84,8 @@ def arrays_of(spec: CacheSpec, features: Mapping[str, Sequence[int]]) -> list[Ar
             Array("classes", names, (count, spec.top_k)),
             Array("rest", "<f4", (count,)),
         ]
-    return arrays + [Array(f"feature-{place}", number, (count, *features[tap])) for place, tap in enumerate(spec.taps)]
+    arrays += [Array(f"feature-{place}", number, (count, *features[tap])) for place, tap in enumerate(spec.taps)]
+    return arrays + [Array(f"fisher-{p}", number, (count, *features[of.tap])) for p, of in enumerate(spec.fishers)]
 
 
 class ArrayRecord(Config):

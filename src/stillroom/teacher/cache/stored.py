@@ -63,7 +63,7 @@ class StoredAnswers:
             view: the view of them.
 
         Returns:
-            Its Knowledge in float32, on the device: logits [B, K], and the features of each tap.
+            Its Knowledge in float32, on the device: logits [B, K], the features of each tap, and Fisher weights.
 
         Raises:
             IndexError: there is no such image, or the view is not open.
@@ -116,7 +116,11 @@ class StoredAnswers:
     def _both(
         self, said: Knowledge, rows: npt.NDArray[np.int64], view: int
     ) -> list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:
-        """What is stored and what is said now, brought to the same form, by what it is called."""
+        """What is stored and what is said now, brought to the same form, by what it is called.
+
+        Fisher weights are not among it: they follow from the features and the tail, which are the answers' own, and
+        one drawn class may change with the last bit of a probability.
+        """
         maps = {name: array[rows] for name, array in self._maps[view].items()}
         logits = _as_array(said.logits)
         if logits.shape != (len(rows), self.spec.classes):
@@ -163,7 +167,8 @@ class StoredAnswers:
         else:
             logits = join_top(parts["values"].float(), parts["classes"].long(), parts["rest"], self.spec.classes)
         features = {tap: parts[f"feature-{place}"].float() for place, tap in enumerate(self.spec.taps)}
-        return Knowledge(logits, features)
+        fishers = {of: parts[f"fisher-{place}"].float().square() for place, of in enumerate(self.spec.fishers)}
+        return Knowledge(logits, features, fishers)
 
 
 def _fits(views: Mapping[int, Maps], device: torch.device) -> bool:

@@ -193,6 +193,8 @@ class TeacherCache:
         if spec.top_k is not None:
             logits = f"the {spec.top_k:,} largest of {logits}"
         features = f" and features at {', '.join(spec.taps)}" if spec.taps else ""
+        if spec.fishers:
+            features += f" with Fisher weights of {'; '.join(map(str, spec.fishers))}"
         there = "" if len(missing) == len(wanted) else f", {len(wanted) - len(missing)} of them there already"
         form = f"{views} of {spec.count:,} images, {logits}{features} each in {spec.dtype}"
         note(f"{self._what}: {form}: {in_words(size)} in {self.folder}{there}")

@@ -1,0 +1,63 @@
+"""The exact member of the KL family in features: the student's first blocks, judged through the teacher's last."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from stillroom.models.finding import FEATURES, Tap
+from stillroom.objectives import functional
+from stillroom.objectives.base import Lesson, Paper, Reads
+from stillroom.objectives.config import BlockLogitConfig
+from stillroom.objectives.features import TapObjective
+from stillroom.objectives.meeting import Meeting
+
+
+class BlockLogit(TapObjective[BlockLogitConfig]):
+    """KL through the teacher's own tail, at each stepping stone; see :func:`functional.block_logit`.
+
+    A stone is the student up to a tap, a connector, and the teacher from the opposite tap on, frozen. Its second order
+    is ``feature_full_fisher``, and the diagonal of that ``feature_fisher``. Stones are gone when the training is over.
+    """
+
+    paper = Paper(
+        "Decoupling Dark Knowledge via Block-wise Logit Distillation for Feature-level Alignment",
+        "2411.01547",
+        "yu2024decoupling",
+    )
+    verb = "steps over"
+
+    def choose(self, meeting: Meeting, field: str) -> tuple[tuple[Tap, Tap], ...]:
+        """The pairs that the options mean."""
+        taps = self.config.taps
+        if taps not in ("all", "light"):
+            return super().choose(meeting, field)
+        pairs = meeting.choose("all", field=field)
+        last = pairs[-1][0]
+        if last.name == FEATURES:
+            # Between the last map and the features lies no layer: one stone for both, with the linear connector.
+            pairs = (*(pair for pair in pairs[:-1] if pair[0].depth < last.depth), pairs[-1])
+        return pairs[len(pairs) // 2 :] if taps == "light" else pairs
+
+    def read(self, meeting: Meeting) -> Reads:
+        """The student's features, and the teacher from there on; of the teacher's own, none but the logits."""
+        return Reads(
+            teacher=True,
+            labels=True,
+            student_features=tuple(student.name for _, student in self.pairs),
+            tails=tuple(teacher.name for teacher, _ in self.pairs),
+        )
+
+    def forward(self, lesson: Lesson) -> Tensor:
+        """The loss of one batch."""
+        options = self.config
+        stones = [lesson.taught.tail(teacher.name)(features) for teacher, features in self.mapped(lesson)]
+        return functional.block_logit(
+            lesson.student.logits,
+            lesson.teacher_logits,
+            stones,
+            lesson.labels,
+            temperature=options.temperature,
+            alpha=options.alpha,
+            beta=options.beta,
+            gamma=options.gamma,
+        )
