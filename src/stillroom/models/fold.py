@@ -56,6 +56,19 @@ def fold_batchnorm(
     return (folded, True) if agree else (copy.deepcopy(model).eval(), False)
 
 
+def left_unfolded(model: nn.Module, keep: Collection[str]) -> tuple[str, ...]:
+    """The convolutions that :func:`fold_batchnorm` leaves alone for the sake of ``keep``, which changes last bits.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()).eval()
+    >>> left_unfolded(net, ["0"]), left_unfolded(net, ["1"])
+    (('0',), ())
+    """
+    if not keep:
+        return ()
+    kept = _pairs(model, keep)
+    return tuple(conv for conv, norm in _pairs(model, ()) if (conv, norm) not in kept)
+
+
 def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
     """Names of each convolution and norm that can become one; none where the model cannot be traced."""
     try:

@@ -39,18 +39,23 @@ def introduce(
     Raises:
         BadInput: one of them cannot be computed from these models.
     """
+    meeting = meeting_of(setting, student, teacher)
+    for objective in objectives:
+        objective.meet(meeting)
+        if isinstance(objective, TapObjective):
+            setting.observer.note(objective.told())
+
+
+def meeting_of(setting: Setting, student: Dressed, teacher: Dressed | None) -> Meeting:
+    """Teacher and student as objectives meet them: where they can be read, what stands opposite what."""
     config = setting.recipe.teacher
-    meeting = Meeting(
+    return Meeting(
         Party(student.model, _examples(student, setting), "student"),
         Party(teacher.model, _examples(teacher, setting), "teacher") if teacher is not None else None,
         num_classes=setting.data.train.num_classes,
         seed=setting.recipe.seed,
         answers=config.answers if config is not None else None,
     )
-    for objective in objectives:
-        objective.meet(meeting)
-        if isinstance(objective, TapObjective):
-            setting.observer.note(objective.told())
 
 
 def _examples(dressed: Dressed, setting: Setting) -> Callable[[], Tensor]:

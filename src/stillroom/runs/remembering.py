@@ -36,15 +36,16 @@ def kept_answers(
 ) -> StoredAnswers:
     """The answers of a cache: built by the main process where they are not there yet, read by all."""
     observer, main = setting.observer, setting.processes.is_main
-    cache = TeacherCache(spec, max_gb=setting.recipe.cache.max_gb, what=what)
+    wanted = TeacherCache(spec, max_gb=setting.recipe.cache.max_gb, what=what)
     if main:
+        cache = wanted.covering(views)
         built = cache.ensure(views, answer, note=observer.note, phase=observer.phase)
         tally.answers += built.images_asked
         if folder is not None:
-            line = {"event": "cache", "key": spec.key, "views": len(views), "images": built.images_asked}
+            line = {"event": "cache", "key": cache.spec.key, "views": len(views), "images": built.images_asked}
             folder.append("timing.jsonl", {**line, "seconds": round(built.seconds, 4), "bytes": built.bytes})
     setting.processes.wait()
-    kept = cache.open(views, setting.device)
+    kept = wanted.covering(views).open(views, setting.device, only=spec)
     if main and built.images_asked < len(views) * spec.count:
         # What another run left, in whole views or in blocks of one, may be of a teacher whose code has changed since.
 

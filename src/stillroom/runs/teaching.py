@@ -16,6 +16,7 @@ from stillroom.data.feeding import Feed
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.files import digest, find_input
+from stillroom.models.fold import left_unfolded
 from stillroom.models.weights import state_hash
 from stillroom.objectives.base import Objective, Reads
 from stillroom.runs.materials import Dressed, ask
@@ -113,9 +114,13 @@ class ModelTutor(Tutor):
             counted = Counted(live, self.tally, setting.processes.count)
             self.tally.answers += len(train) if self._means else 0
             return self._whole(counted, answer, len(train))
+        parts = self._identity(train, augmentation, setting.precision)
+        if unfolded := left_unfolded(self.dressed.model, self._taps):
+            # Its logits differ in their last bits from those that are asked for without these taps.
+            parts["unfolded"] = list(unfolded)
         spec = CacheSpec.of(
             setting.recipe.cache,
-            self._identity(train, augmentation, setting.precision),
+            parts,
             count=len(train),
             classes=train.num_classes,
             taps=self._taps,

@@ -12,6 +12,8 @@ from typing import Any
 
 from stillroom.errors import BadInput, RunFailed
 from stillroom.files import write_json
+from stillroom.objectives.config import FeatureConfig, FeatureFisherConfig
+from stillroom.recipe import parse_recipe
 from stillroom.runs.records import read_json
 from stillroom.studies.config import Contestant, Pair, Study
 from stillroom.studies.engine.base import Engine, Job, Outcome
@@ -146,8 +148,7 @@ class Driver:
 
         Every recipe is checked as its run would check it, so that what nobody can run is told before an hour has gone.
         """
-        jobs = []
-        # A contestant on all pairs before the next one: builds for several teachers go side by side.
+        jobs: dict[str, list[tuple[int, Job]]] = {pair.name: [] for pair in self.study.all_pairs}
         for contestant in self.study.contestants:
             for pair in self.study.all_pairs:
                 content = self._content(pair, contestant)
@@ -155,8 +156,18 @@ class Driver:
                 if self.study.tuning is not None:
                     recipes.append(trial_content(self.study, self.folder, pair, contestant, _PLENTY))
                 out = self.folder.preparing(pair.name, contestant.name)
-                jobs.append(self._job("prepare", pair, contestant, content, out, {"recipes": recipes}))
-        self._each(self._schedule().do("keeping the teachers' answers", jobs))
+                job = self._job("prepare", pair, contestant, content, out, {"recipes": recipes})
+                jobs[pair.name].append((_reads(content), job))
+        # Who reads most of a teacher goes first, alone: what is kept for it, the others find there.
+        ordered = {name: [job for _, job in sorted(mine, key=lambda each: -each[0])] for name, mine in jobs.items()}
+
+        def then(job: Job, outcome: Outcome) -> list[Job]:
+            mine = ordered[job.id.split("/")[1]]
+            return mine[1:] if job.id == mine[0].id else []
+
+        self.progress.add(job for mine in ordered.values() for job in mine)
+        first = [mine[0] for mine in ordered.values()]
+        self._each(self._schedule().do("keeping the teachers' answers", first, then))
         told: dict[str, dict[str, float]] = {}
         for pair, contestant in entries(self.study):
             asked = self.folder.preparing(pair.name, contestant.name) / "asked.jsonl"
@@ -234,6 +245,16 @@ class Driver:
         value = read_json(out / "summary.json").get(self.study.measure)
         state.status = "done"
         state.value = float(value) if isinstance(value, (int, float)) else None
+
+
+def _reads(content: Content) -> int:
+    """How much of a teacher a recipe reads beside its logits, roughly: it orders the builds and decides nothing."""
+    total = 0
+    for config in parse_recipe(content).objectives:
+        if isinstance(config, FeatureConfig):
+            total += 100 if config.taps == "all" else len(config.taps) if isinstance(config.taps, tuple) else 1
+            total += isinstance(config, FeatureFisherConfig) and config.taps != "features"
+    return total
 
 
 def _steps_of(known: dict[str, dict[str, Any]]) -> dict[Where, int]:

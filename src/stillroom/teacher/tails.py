@@ -58,9 +58,10 @@ class TeacherTail(nn.Module):
         Returns:
             [B, K].
 
-        >>> linear = TeacherTail(tail_of(nn.Linear(2, 2, bias=False), "features", torch.ones(2, 2)))
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
+        >>> tail = TeacherTail(tail_of(net, "features", torch.rand(2, 3)))
         >>> gap = torch.tensor([[1.0, 0.5]])
-        >>> torch.allclose(linear.moved(torch.zeros(1, 2), gap), linear(gap))
+        >>> torch.allclose(tail.moved(torch.zeros(1, 2), gap), tail(gap))
         True
         """
         with torch.autocast(gap.device.type, enabled=False):

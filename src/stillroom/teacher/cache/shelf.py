@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,8 @@ class Shelf:
         """The arrays of a view that says this of itself."""
         return arrays_of(self.spec, record.features(self.spec))
 
-    def map(self, view: int) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of a complete view, every block verified, memory-mapped.
+    def map(self, view: int, names: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+        """The arrays of a complete view, or some of them, every block verified, memory-mapped.
 
         Raises:
             BadInput: the view is not there, half-built or damaged.
@@ -122,6 +123,8 @@ class Shelf:
             raise self._unfinished(view)
         mapped = {}
         for array in self.arrays(record):
+            if names is not None and array.name not in names:
+                continue
             path = array.path(self.folder, view)
             sums = [int(word, 16) for word in record.arrays[array.name].crc32.split()]
             try:

@@ -71,7 +71,7 @@ def list_caches(root: Path | None = None) -> list[Listed]:
     []
     """
     root = root or cache_root()
-    return [_listed(root / key) for key in _keys(root)]
+    return [_listed(root / key) for key in cache_keys(root)]
 
 
 def remove_cache(key: str, root: Path | None = None) -> Listed:
@@ -95,7 +95,7 @@ def remove_cache(key: str, root: Path | None = None) -> Listed:
     root = root or cache_root()
     for left in root.glob(".removed-*"):  # by a removal that was killed
         shutil.rmtree(left, ignore_errors=True)
-    keys = _keys(root)
+    keys = cache_keys(root)
     matching = [known for known in keys if key and known.startswith(key)]
     if len(matching) != 1:
         hint = "more of it: several begin so" if matching else nearest(key, keys) if keys else "there is none"
@@ -224,7 +224,8 @@ def in_words(size: int) -> str:
     return f"{size / 1e12:.1f} TB"
 
 
-def _keys(root: Path) -> list[str]:
+def cache_keys(root: Path) -> list[str]:
+    """The names of all caches under a root, sorted."""
     with readable(root):
         if not root.is_dir():
             return []

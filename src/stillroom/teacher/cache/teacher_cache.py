@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import torch
 from stillroom.errors import BadInput
 from stillroom.files import sweep_partial
 from stillroom.teacher.cache.building import Ask, Note, Phase, ViewBuilder, begun, built_bytes
+from stillroom.teacher.cache.covering import arrays_in, covering_specs
 from stillroom.teacher.cache.identity import CacheSpec
 from stillroom.teacher.cache.layout import Array, arrays_of, view_name
 from stillroom.teacher.cache.shelf import Shelf
@@ -109,20 +111,46 @@ class TeacherCache:
                     images = self._build(wanted, missing, ask, note, phase)
         return Built(images, time.perf_counter() - begin, self._bytes(wanted))
 
-    def open(self, views: Sequence[int], device: torch.device | str = "cpu") -> StoredAnswers:
+    def covering(self, views: Sequence[int]) -> TeacherCache:
+        """Where these views are complete: this cache, or one that keeps the same answers and more; this if neither.
+
+        Args:
+            views: the views' numbers.
+
+        Raises:
+            BadInput: something in this cache's folder is not what it should be.
+        """
+        if not self.missing(views):
+            return self
+        for spec in covering_specs(self.spec, self.folder.parent):
+            other = TeacherCache(spec, max_gb=self._max_gb, root=self.folder.parent, what=self._what)
+            with suppress(BadInput):  # what is wrong there does not concern who can build his own
+                if not other.missing(views):
+                    return other
+        return self
+
+    def open(
+        self, views: Sequence[int], device: torch.device | str = "cpu", *, only: CacheSpec | None = None
+    ) -> StoredAnswers:
         """Open complete views for reading, every block of them verified.
 
         Args:
             views: the views' numbers.
             device: where answers are wanted.
+            only: what of it is wanted, where this cache covers another.
 
         Raises:
             BadInput: a view is not there, half-built, damaged or another cache's.
         """
         with readable(self.folder):
             self._shelf.check_identity()
-            maps = {view: self._shelf.map(view) for view in sorted(set(views))}
-        return StoredAnswers(self.spec, maps, torch.device(device), self.folder)
+            if only is None or only == self.spec:
+                maps = {view: self._shelf.map(view) for view in sorted(set(views))}
+                return StoredAnswers(self.spec, maps, torch.device(device), self.folder)
+            names = arrays_in(only, self.spec)
+            there = {view: self._shelf.map(view, names.values()) for view in sorted(set(views))}
+        maps = {view: {name: arrays[other] for name, other in names.items()} for view, arrays in there.items()}
+        return StoredAnswers(only, maps, torch.device(device), self.folder)
 
     def missing(self, views: Sequence[int]) -> list[int]:
         """Those of the views that are not complete.
