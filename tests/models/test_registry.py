@@ -112,6 +112,8 @@ def test_these_can_be_traced(make, name) -> None:
         ("resnet8", {"width": 0}, 32, r"student.options.width: got 0; expected .*1"),
         ("resnet8", {"width": "wide"}, 32, r"student.options.width: got 'wide'"),
         ("resnet8", {"width": True}, 32, r"student.options.width: got True; expected a number"),
+        ("resnet8", {"penultimate": 0}, 32, r"student.options.penultimate: got 0; expected .*1"),
+        ("resnet8x4", {"penultimat": 9}, 32, r"unknown field 'penultimat'; did you mean 'penultimate'\?"),
         ("resnet8", {"hidden": [3]}, 32, r"student.options.hidden: unknown field"),
         ("mlp", {"hidden": 256}, 32, r"student.options.hidden: got 256; expected a list"),
         ("mlp", {"hidden": [16, -1]}, 32, r"student.options.hidden.1: got -1"),

@@ -10,8 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stillroom.models.cost import parameters
+from stillroom.models.finding import find_taps
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.resnet import PadShortcut, ResNet
+from stillroom.models.tail import tail_of
+from stillroom.models.taps import Taps
+from stillroom.models.tracing import trace
 from stillroom.models.weights import load_weights, read_state
 
 # Idelbayev's table of the same networks, to the last parameter.
@@ -80,6 +84,49 @@ def test_the_wide_ones_fold_whole_and_keep_their_answer(settle) -> None:
     assert folded.layer1[0].shortcut[0].bias is not None
     with torch.no_grad():
         torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4"])
+def test_a_penultimate_width_changes_what_comes_after_the_pooling_and_nothing_else(make, name) -> None:
+    plain, *others = (make(name, width=4, **options) for options in ({}, {"penultimate": 3}, {"penultimate": 30}))
+    assert not any(part.startswith("penultimate") for part, _ in plain.named_modules())
+    for width, net in zip((3, 30), others, strict=True):
+        assert parameters(net) - parameters(plain) == 16 * width + width + 10 * (width - 16)
+        state = net.state_dict()
+        changed = {part for part, tensor in plain.state_dict().items() if not torch.equal(tensor, state[part])}
+        assert changed <= {"linear.weight", "linear.bias"}
+        assert set(state) - set(plain.state_dict()) == {"penultimate.linear.weight", "penultimate.linear.bias"}
+        net(torch.randn(8, 3, 16, 16)).square().sum().backward()
+        assert [part for part, tensor in net.named_parameters() if tensor.grad is None or not tensor.grad.any()] == []
+
+
+# Of all weights, before there was such an option.
+UNCHANGED = 275.080612039048
+
+
+def test_without_one_the_weights_of_a_seed_are_what_they_were() -> None:
+    torch.manual_seed(0)
+    found = sum(tensor.double().abs().sum().item() for tensor in ResNet(8, width=2).parameters())
+    assert found == pytest.approx(UNCHANGED, rel=1e-6)
+
+
+def test_the_features_are_as_wide_as_asked_for_and_rectified_and_lead_to_the_logits(settle) -> None:
+    net = settle(ResNet(8, width=4, penultimate=5))
+    x = torch.randn(6, 3, 16, 16)
+    taps = {tap.name: tap.shape for tap in find_taps(net, x)}
+    assert list(taps) == ["layer1", "layer2", "layer3", "features", "logits"]
+    assert (taps["layer3"], taps["features"]) == ((16, 4, 4), (5,))
+    traced = trace(net, x)
+    reader = Taps(net, ["features", "layer3"])
+    with reader, torch.no_grad():
+        logits = net(x)
+    read = reader.take()
+    assert read["features"].min() == 0
+    assert read["features"].max() > 0
+    for name, features in read.items():
+        tail = tail_of(net, name, x, traced=traced)
+        assert not tail.replayed
+        assert torch.equal(tail(features), logits)
 
 
 @pytest.mark.parametrize("depth", [2, 9, 18, 52])
@@ -186,9 +233,9 @@ def test_what_a_hook_read_is_not_overwritten_later() -> None:
         assert torch.equal(later, at_once), name
 
 
-@pytest.mark.parametrize("projection", [False, True])
-def test_it_can_be_traced_exported_and_run_in_channels_last(settle, projection) -> None:
-    net = settle(ResNet(14, stem=12, projection=projection))
+@pytest.mark.parametrize(("projection", "penultimate"), [(False, None), (True, None), (False, 5)])
+def test_it_can_be_traced_exported_and_run_in_channels_last(settle, projection, penultimate) -> None:
+    net = settle(ResNet(14, stem=12, projection=projection, penultimate=penultimate))
     x = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         wanted = net(x)

@@ -144,3 +144,58 @@ def test_a_tensor_written_part_by_part_is_traced_too() -> None:
     x = torch.rand(3, 4)
     features, logits = read(model, "a", x)
     assert torch.equal(tail_of(model, "a", x)(features), logits)
+
+
+class Ends(nn.Module):
+    """Features, and one of several ways from them to the logits."""
+
+    def __init__(self, way: Callable[[nn.Module, Tensor], Tensor], *, bias: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Linear(4, 6), nn.Tanh())
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(6, 3, bias=bias)
+        self.other = nn.Linear(6, 6)
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.way(self, self.body(x))
+
+
+@pytest.mark.parametrize(
+    ("way", "linear"),
+    [
+        (lambda net, h: net.head(h), True),
+        (lambda net, h: net.drop(net.head(net.drop(h).contiguous())), True),
+        (lambda net, h: net.head(h) * 2.0, False),
+        (lambda net, h: net.head(h).relu(), False),
+        (lambda net, h: net.head(net.other(h)), False),
+        (lambda net, h: net.head(h) + h[:, :3], False),
+        (lambda net, h: torch.nn.functional.linear(h, net.head.weight.softmax(1)), False),
+    ],
+    ids=["alone", "dropout", "scaled", "bent", "two layers", "passed by", "made weights"],
+)
+def test_a_tail_knows_whether_it_is_one_linear_layer(way: Callable[[nn.Module, Tensor], Tensor], linear: bool) -> None:
+    x = torch.rand(3, 4)
+    for bias in (True, False):
+        model = Ends(way, bias=bias).eval()
+        tail = tail_of(model, "body", x)
+        if not linear:
+            assert tail.head is None
+            continue
+        assert tail.head is not None
+        assert torch.equal(tail.head, model.head.weight)
+        h, gap = torch.rand(3, 6), torch.rand(3, 6)
+        torch.testing.assert_close(tail(h + gap) - tail(h), gap @ tail.head.T)
+
+
+def test_a_model_that_cannot_be_traced_is_told_by_the_error_alone(
+    settle: Settle, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = settle(Skips(branches=True))
+    assert tail_of(model, "act", IMAGES).head is None
+    with pytest.raises(BadInput) as told:
+        tail_of(model, "middle", IMAGES)
+    assert len(str(told.value).splitlines()) == 1
+    assert capfd.readouterr() == ("", "")
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]

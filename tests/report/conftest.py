@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from report.folders import EVIL, Fake, write_run
-from report.studies import FakeStudy, write_study
+from report.studies import FakeStudy, axis, write_study
 from stillroom.report.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
 
@@ -54,6 +54,8 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Study folders by what they are, with their pages; tests read them and write nothing into them."""
     root = tmp_path_factory.mktemp("studies")
     long = tuple(f"c{number:02d}-a-long_name=0.5+with-as-many-letters-as-allowed"[:48] for number in range(29))
+    widths = axis({"d24": 24, "d8": 8, "d160": 160}, (99, "d = K − 1"))
+    evil_widths = axis({"ok": 1, "“ünï”": 2}, (1.5, EVIL), title=EVIL)
     pairs = ("digits", "cifar10", "cifar100", "tiny")
     every = {("cifar100", name, seed): "failed: out of memory" for name in ("labels", "kl", "mse") for seed in range(3)}
     fakes = {
@@ -69,6 +71,14 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "failed": FakeStudy(contestants=("labels", "kl", "mse"), missing=every),
         "nll": FakeStudy(measure="nll", level=1.4, gap=-0.03, noise=0.01),
         "huge": FakeStudy(measure="nll", level=-3e9, gap=1e8, noise=1e7),
+        "sweep": FakeStudy(
+            contestants=("kl", "mse", "crd"),
+            pairs=("d24", "d8", "d160"),
+            seeds=(0, 1),
+            epochs=2,
+            axis=widths,
+            missing={("d8", "crd", 0): "failed: not finite", ("d8", "crd", 1): "not run yet"},
+        ),
         "evil": FakeStudy(
             name=EVIL,
             question=EVIL,
@@ -76,6 +86,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             pairs=("ok", "“ünï”"),
             note=EVIL,
             differing=EVIL,
+            axis=evil_widths,
             missing={("ok", EVIL, 2): f"failed: {EVIL}"},
         ),
     }

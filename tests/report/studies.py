@@ -42,6 +42,7 @@ class FakeStudy:
     epochs: int = 12
     whole_runs: bool = False
     differing: str = "kl, weight 0.9, temperature 4"
+    axis: dict[str, Any] | None = None
 
     def has(self, pair: str, contestant: str, seed: int) -> bool:
         """Whether this run finished."""
@@ -65,6 +66,14 @@ def write_study(path: Path, fake: FakeStudy | None = None) -> Path:
     for run in results["runs"]:
         _run(path / run["run"], fake, run)
     return path
+
+
+def axis(
+    values: dict[str, float], *marks: tuple[float, str], log: bool = True, title: str = "Width d"
+) -> dict[str, Any]:
+    """An axis as results.json has it."""
+    told = [{"at": at, "label": label} for at, label in marks]
+    return {"field": "student.options.penultimate", "title": title, "log": log, "marks": told, "values": values}
 
 
 def edit_results(study: Path, **changes: Any) -> None:
@@ -136,6 +145,7 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
         "budget": {"epochs": fake.epochs},
         "contestants": [_contestant(fake, name) for name in fake.contestants],
         "pairs": [_pair(fake, number, name) for number, name in enumerate(fake.pairs)],
+        **({"axis": fake.axis} if fake.axis is not None else {}),
         "equal": not fake.unequal,
         "checked": CHECKED,
         "inequalities": [unequal | {"told": told}] if fake.unequal else [],

@@ -12,7 +12,7 @@ import pytest
 from report.browser import Watched, opened
 
 pytestmark = pytest.mark.browser
-NAMES = ("usual", "four", "many", "alone", "unequal", "failed", "nll", "huge", "evil")
+NAMES = ("usual", "four", "many", "alone", "unequal", "failed", "nll", "huge", "sweep", "evil")
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from stillroom.report.study.links import links
 from stillroom.report.study.page import is_study, write_run_pages, write_study_report
 from stillroom.report.study.read import read_study
 
-NAMES = ("usual", "four", "many", "alone", "two", "unequal", "failed", "nll", "huge", "evil")
+NAMES = ("usual", "four", "many", "alone", "two", "unequal", "failed", "nll", "huge", "sweep", "evil")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from report.studies import FakeStudy, edit_results, write_study
+from report.studies import FakeStudy, axis, edit_results, write_study
 from stillroom.errors import BadInput
 from stillroom.report.study.page import is_study, write_run_pages, write_study_report
 
@@ -74,6 +74,10 @@ def test_damaged_results(study: Path, text: str) -> None:
         ({"tuned": {"cifar100": {"kl": {"all": 3}}}}, "cifar100.kl.all: got 3"),
         ({"calibration": {"pairs": {"cifar100": []}}}, "pairs.cifar100: got []"),
         ({"budget": {"epochs": None}}, "budget.epochs: got None"),
+        ({"axis": {"title": "d", "values": {}}}, "axis.values.cifar100: got None; expected a number"),
+        ({"axis": {"title": "d", "values": {"cifar100": 1e151}}}, "axis.values.cifar100: got 1e+151"),
+        ({"axis": axis({"cifar100": 0})}, "axis.values: got {'cifar100': 0}; expected another number in each pair"),
+        ({"axis": axis({"cifar100": 1}, (0, "x"))}, "and all above 0"),
     ],
 )
 def test_a_wrong_value_is_named(study: Path, changes: dict[str, Any], said: str) -> None:

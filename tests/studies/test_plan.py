@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stillroom.errors import BadInput
+from stillroom.studies.axis import axis_of
 from stillroom.studies.config import load_study, parse_study
 from stillroom.studies.equality import foreseen
 from stillroom.studies.folder import StudyFolder
@@ -112,4 +113,6 @@ def test_a_trial_is_shorter_and_judged_on_held_out_images() -> None:
 def test_the_studies_that_ship_are_equal_as_planned(path: Path) -> None:
     study = load_study(path)
     check_spaces(study, FOLDER)
-    assert foreseen(plan_of(study, FOLDER)) == []
+    plan = plan_of(study, FOLDER)
+    assert foreseen(plan) == []
+    assert (axis_of(plan) is None) == (study.axis is None)

@@ -13,16 +13,30 @@ RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 WIDE_RESNET_DEPTHS = (8, 32)
 
 
+# A width of its own for what the classifier is given.
+Penultimate = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        le=65536,
+        description="Width of the features before the classifier, made by a linear layer and a ReLU after the pooling; "
+        "none gives it the pooled channels, 4 times `width`.",
+    ),
+]
+
+
 class ResNetOptions(Config):
     """Options of ``resnet8`` … ``resnet110``."""
 
     width: int = Field(16, ge=1, le=1024, description="Channels of the first stage; the others have 2 and 4 times.")
+    penultimate: Penultimate = None
 
 
 class WideResNetOptions(Config):
     """Options of ``resnet8x4`` and ``resnet32x4``, the pair of the CRD benchmark."""
 
     width: int = Field(64, ge=1, le=1024, description="Channels of the first stage; the others have 2 and 4 times.")
+    penultimate: Penultimate = None
     stem: int = Field(32, ge=1, le=1024, description="Channels of the first convolution.")
 
 

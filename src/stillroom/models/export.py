@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +15,7 @@ from stillroom.errors import BadInput, RunFailed
 from stillroom.files import write_bytes
 from stillroom.models.own import told
 from stillroom.models.preprocess import Preprocess
+from stillroom.models.quiet import quietly
 from stillroom.models.weights import save_weights
 
 CHECKED_BATCHES = (1, 3, 16)
@@ -75,7 +71,7 @@ def export_onnx(
     whole = _Whole(model, pixels).eval()
     inputs = [_random(example, batch) for batch in CHECKED_BATCHES]
     try:
-        with _quiet(), torch.no_grad():
+        with quietly(), torch.no_grad():
             program: Any = torch.onnx.export(
                 whole,
                 # A batch of 1 would be taken for a constant.
@@ -161,20 +157,3 @@ def _cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing on the terminal: the exporter prints, warns and logs its steps."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -81,11 +81,20 @@ def build(
     kind = ZOO[config.name].options
     if issubclass(kind, ResNetOptions):
         resnet = _options(kind, config, field)
-        return ResNet(int(config.name.removeprefix("resnet")), num_classes, in_channels, resnet.width)
+        depth = int(config.name.removeprefix("resnet"))
+        return ResNet(depth, num_classes, in_channels, resnet.width, penultimate=resnet.penultimate)
     if issubclass(kind, WideResNetOptions):
         wide = _options(kind, config, field)
         depth = int(config.name.removeprefix("resnet").removesuffix("x4"))
-        return ResNet(depth, num_classes, in_channels, wide.width, stem=wide.stem, projection=True)
+        return ResNet(
+            depth,
+            num_classes,
+            in_channels,
+            wide.width,
+            stem=wide.stem,
+            projection=True,
+            penultimate=wide.penultimate,
+        )
     if image_size is None:
         raise BadInput(f"{field}.name", config.name, "a model for images of any size, as these have no one size")
     if issubclass(kind, MLPOptions):

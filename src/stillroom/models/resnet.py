@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -83,7 +85,8 @@ class ResNet(nn.Module):
 
     One 3×3 convolution of ``stem`` channels, three stages of n blocks with ``width``, 2 ``width`` and 4 ``width``
     channels, the mean over all pixels, one linear layer. Shapes: [B, in_channels, H, W] → logits [B, num_classes];
-    H and W of 8 or more.
+    H and W of 8 or more. With ``penultimate=d`` the classifier is given relu(W·mean + b) ∈ ℝᵈ in place of the mean,
+    and nothing else changes: for the same seed the layers before it begin with the same weights, whatever d is.
 
     ``ResNet(32, 100, width=64, stem=32, projection=True)`` is the resnet32x4 of the CRD benchmark (Tian et al. 2020,
     arXiv:1910.10699).
@@ -95,12 +98,15 @@ class ResNet(nn.Module):
         width: channels of the first stage.
         stem: channels of the first convolution; left out: ``width``.
         projection: shortcuts where the shape changes are learned ("option B") rather than free of parameters.
+        penultimate: width of the features that the classifier is given; left out: 4 ``width``, the mean itself.
 
     Raises:
         ValueError: ``depth`` is not 6n+2.
 
     >>> sum(p.numel() for p in ResNet(20).parameters())
     269722
+    >>> ResNet(8, 100, penultimate=99).linear
+    Linear(in_features=99, out_features=100, bias=True)
     """
 
     def __init__(
@@ -112,6 +118,7 @@ class ResNet(nn.Module):
         *,
         stem: int | None = None,
         projection: bool = False,
+        penultimate: int | None = None,
     ) -> None:
         super().__init__()
         if depth < 8 or (depth - 2) % 6:
@@ -126,16 +133,31 @@ class ResNet(nn.Module):
         self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2, projection=projection)
         self.pool = GlobalAveragePool()
         self.flatten = nn.Flatten()
+        self.penultimate: nn.Module | None = None
         self.linear = nn.Linear(4 * width, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight)
+        _initialise(self)
+        if penultimate is not None:
+            # Only now: what was drawn before is the same with and without it, so that widths can be compared.
+            del self.linear
+            self.penultimate = nn.Sequential(OrderedDict(linear=nn.Linear(4 * width, penultimate), relu=nn.ReLU()))
+            self.linear = nn.Linear(penultimate, num_classes)
+            _initialise(self.penultimate)
+            _initialise(self.linear)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
-        logits: Tensor = self.linear(self.flatten(self.pool(out)))
+        out = self.flatten(self.pool(out))
+        if self.penultimate is not None:
+            out = self.penultimate(out)
+        logits: Tensor = self.linear(out)
         return logits
+
+
+def _initialise(part: nn.Module) -> None:
+    for module in part.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
 
 
 def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, projection: bool) -> nn.Sequential:

@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from stillroom.models.cost import evaluating
+from stillroom.models.quiet import quietly
 
 
 class Untraceable(Exception):  # noqa: N818
@@ -99,7 +100,7 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     # PyTorch's fused attention for inference has no gradient.
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), quietly():
             program = torch.export.export(model, (images,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
         try:
             return _read(program)
@@ -108,6 +109,8 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     except Untraceable:
         raise
     except Exception as error:  # a model's own code can fail in any way on symbolic values
+        if "data-dependent" in str(error):
+            raise Untraceable("what it does depends on the values of a tensor") from None
         lines = str(error).strip().splitlines() or [""]
         raise Untraceable(f"{type(error).__name__}: {lines[0]}"[:200]) from None
     finally:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from stillroom.errors import BadInput, shorten
 from stillroom.files import is_partial, write_text
 from stillroom.runs.records import flatten
+from stillroom.studies.axis import axis_of
 from stillroom.studies.config import Study
 from stillroom.studies.driver import Driver, EngineMaker
 from stillroom.studies.folder import StudyFolder
@@ -66,6 +67,7 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
     # Refused here rather than after an hour.
     plan = plan_of(study, folder)
     check_spaces(study, folder)
+    axis_of(plan)
     for teacher in study.teachers:
         teacher_content(study, teacher)
     _check_folder(folder, study)

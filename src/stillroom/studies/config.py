@@ -78,6 +78,33 @@ class Pair(Config):
     note: str = Field("", max_length=400, description="A sentence about it, for the report.")
 
 
+class Mark(Config):
+    """A value of the axis that the figure shows by a line of its own."""
+
+    at: float = Field(ge=-1e150, le=1e150, description="Where it lies, in the axis's own numbers.")
+    label: str = Field("", max_length=60, description="What the figure writes beside it.")
+
+
+class Axis(Config):
+    """The one number that a study's pairs differ in, such as a width: the report draws the measure along it."""
+
+    field: str = Field(
+        min_length=1,
+        description="Its key.path in the recipe, such as student.options.penultimate: a number in every pair, another "
+        "in each.",
+    )
+    title: str = Field("", max_length=100, description="What the figure calls it; left out: the field.")
+    log: bool = Field(False, description="Draw it by factors rather than by differences.")
+    marks: tuple[Mark, ...] = Field((), max_length=12, description="Values that the figure marks.")
+
+    @model_validator(mode="after")
+    def _marks_can_be_drawn(self) -> Axis:
+        wrong = next((mark.at for mark in self.marks if self.log and mark.at <= 0), None)
+        if wrong is not None:
+            raise ValueError(f"marks above 0 on an axis that goes by factors, not {wrong:g}")
+        return self
+
+
 class TeacherRun(Config):
     """A teacher that the study itself trains first, once, from labels."""
 
@@ -137,6 +164,7 @@ class Study(Config):
     contestants: tuple[Contestant, ...] = Field(min_length=1, description="What is compared.")
     teachers: tuple[TeacherRun, ...] = Field((), description="Teachers that are trained first, from labels.")
     pairs: tuple[Pair, ...] = Field((), description="Teachers and students, or data; left out: the recipe's own.")
+    axis: Axis | None = Field(None, description="The one number that the pairs differ in; left out: they have none.")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 2), min_length=1, description="Seeds, fixed before looking; differences are paired by them."
     )
@@ -190,6 +218,9 @@ class Study(Config):
         content = self.model_dump(mode="json")
         if self.tuning is not None:
             del content["tuning"]["storage"]
+        if self.axis is None:
+            # Left out, so that a study without one is the study that it was before there were any.
+            del content["axis"]
         return content
 
     def hash(self) -> str:

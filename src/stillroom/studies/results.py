@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stillroom.files import write_json, write_text
+from stillroom.studies.axis import axis_of
 from stillroom.studies.collect import Collected, Run, collect, read_optional
 from stillroom.studies.conclusions import conclude, terms_of
 from stillroom.studies.config import Pair, Study
@@ -82,6 +83,7 @@ def results_of(
     """
     study, measure = plan.study, MEASURES[plan.study.measure]
     level = round(1 - study.alpha, 12)
+    axis = axis_of(plan)
     differ = differences(plan)
     stats = {pair.name: _statistics(study, pair.name, collected.runs, measure, unequal) for pair in study.all_pairs}
     ranks, ranked = _ranks(study, stats, measure, unequal)
@@ -101,6 +103,8 @@ def results_of(
         "budget": study.budget.model_dump(mode="json", exclude_none=True) if study.budget is not None else None,
         "contestants": [{"name": one.name, "note": one.note, "differs": differ[one.name]} for one in study.contestants],
         "pairs": [_pair_facts(pair, plan, collected.runs) for pair in study.all_pairs],
+        # Not even as null: the results of a study without one are the bytes that they always were.
+        **({"axis": axis} if axis is not None else {}),
         "equal": not unequal,
         "checked": compared(plan.study),
         "varies": list(plan.study.varies),

@@ -77,7 +77,7 @@ def own_values(space: Space, content: Mapping[str, Any]) -> dict[str, Any] | Non
     whole = parse_recipe(dict(content)).model_dump(mode="json")
     values = {}
     for key, search in space.items():
-        value = _at(whole, key)
+        value = value_at(whole, key)
         if isinstance(search, Range):
             if isinstance(value, bool) or not isinstance(value, int | float):
                 return None
@@ -126,18 +126,18 @@ def check_space(tuning: Tuning, contestant: Contestant, content: Mapping[str, An
     stillroom.errors.BadInput: contestants.kl.tune.training.optimizer.lr: got -1.0; expected greater than 0
     """
     recipe = parse_recipe(copy.deepcopy(dict(content)))
-    resolved: dict[tuple[str, ...], str] = {}
+    searched: dict[tuple[str, ...], str] = {}
     for key, search in merged_space(tuning, contestant).items():
         own = key in contestant.tune
         field = f"contestants.{contestant.name}.tune.{key}" if own else f"tuning.space.{key}"
         beside = "" if own else f" (contestant {contestant.name!r})"
         for value in _tried(search, field):
             _try(content, recipe, key, value, field, beside)
-        path = _resolved(content, key)
-        for other, name in resolved.items():
+        path = resolved(content, key)
+        for other, name in searched.items():
             if path[: len(other)] == other or other[: len(path)] == path:
                 raise BadInput(field, key, f"a field of its own: {name!r} is searched too{beside}")
-        resolved[path] = key
+        searched[path] = key
 
 
 def _tried(search: Range | tuple[Any, ...], field: str) -> list[Any]:
@@ -166,25 +166,30 @@ def _try(content: Mapping[str, Any], recipe: Recipe, key: str, value: Any, field
         raise refused from None
     before, after = (whole.model_dump(mode="json") for whole in (recipe, tried))
     for kept in _OF_THE_STUDY:
-        if _at(before, kept) != _at(after, kept):
+        if value_at(before, kept) != value_at(after, kept):
             raise BadInput(field, shorten(value), f"a field that the study leaves alone; it sets {kept} itself{beside}")
 
 
-def _at(whole: Any, key: str) -> Any:
-    """The value at ``a.b`` of plain objects; None where there is none."""
+def value_at(whole: Any, key: str, otherwise: Any = None) -> Any:
+    """The value at ``a.b`` of plain objects, items of a list by position or by name; what else where there is none.
+
+    >>> recipe = {"objectives": [{"name": "kl", "temperature": 4.0}]}
+    >>> value_at(recipe, "objectives.kl.temperature"), value_at(recipe, "objectives.1.name", "none")
+    (4.0, 'none')
+    """
     for part in key.split("."):
         if isinstance(whole, list):
             names = [item.get("name") if isinstance(item, dict) else None for item in whole]
             if part.isdigit() and int(part) < len(whole):
                 whole = whole[int(part)]
             else:
-                whole = whole[names.index(part)] if part in names else None
+                whole = whole[names.index(part)] if part in names else otherwise
         else:
-            whole = whole.get(part) if isinstance(whole, dict) else None
+            whole = whole.get(part, otherwise) if isinstance(whole, dict) else otherwise
     return whole
 
 
-def _resolved(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+def resolved(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
     """The path of a key with items of lists by their position: an item may be called by its name as well."""
     path: list[str] = []
     place: Any = content

@@ -60,6 +60,7 @@ def trial_content(
         unit: max(round((training.get(unit) or 10) * tuning.length), 1),
         "checkpoints": [],
         "record_moves": [],
+        "record_rescaling": False,
     }
     return content
 

@@ -11,10 +11,12 @@ from stillroom.report.study import proof
 from stillroom.report.study.costs import COLUMNS, CostRow, Costs, cost_notes, cost_rows, read_costs
 from stillroom.report.study.curves import Curves, curves
 from stillroom.report.study.diagram import Diagram, diagram
+from stillroom.report.study.dissection import Dissected, dissections
 from stillroom.report.study.links import Links
 from stillroom.report.study.looks import Look, looks
 from stillroom.report.study.matrix import NAMED, Matrix, matrices
 from stillroom.report.study.model import Study
+from stillroom.report.study.sweep import Sweep, sweep
 from stillroom.report.study.table import Table, tables
 from stillroom.report.study.tradeoff import TradeOff, first_choice, trade_offs
 
@@ -30,6 +32,8 @@ class Content:
     absences: tuple[proof.Absent, ...]
     planned: int
     removed: tuple[str, ...]
+    sweep: Sweep | None
+    dissections: tuple[Dissected, ...]
     tables: tuple[Table, ...]
     looks: dict[str, Look]
     trade_offs: tuple[TradeOff, ...]
@@ -72,7 +76,9 @@ class Content:
     def charts(self) -> list[Chart]:
         """Every plot of the page."""
         plots = [choice.chart for each in self.trade_offs for choice in each.choices]
-        return [*self.curves.charts, *(chart for chart in plots if chart is not None)]
+        first = [self.sweep.chart] if self.sweep is not None else []
+        first += [each.chart for each in self.dissections if each.chart is not None]
+        return [*first, *self.curves.charts, *(chart for chart in plots if chart is not None)]
 
 
 def content(study: Study, links: Links) -> Content:
@@ -94,6 +100,8 @@ def content(study: Study, links: Links) -> Content:
         absences=proof.absences(study.missing, several_pairs=len(study.pairs) > 1),
         planned=planned,
         removed=tuple(run.path for run in study.runs if not (study.path / run.path).is_dir()),
+        sweep=sweep(study, look),
+        dissections=dissections(study.path),
         tables=tables(study, links),
         looks=look,
         trade_offs=weighed,

@@ -76,6 +76,16 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """The one number that the pairs differ in: where each lies, and (value, label) of what is marked beside them."""
+
+    title: str
+    is_log: bool
+    marks: tuple[tuple[float, str], ...]
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
 class Missing:
     """A run that has no result, and why."""
 
@@ -162,6 +172,7 @@ class Study:
     budget: Mapping[str, float]
     contestants: tuple[Contestant, ...]
     pairs: tuple[Pair, ...]
+    axis: Axis | None
     equal: bool
     checked: tuple[str, ...]
     inequalities: tuple[str, ...]

@@ -10,6 +10,7 @@ from stillroom.report.fields import Fields
 from stillroom.report.formats import clean
 from stillroom.report.read import read_object, read_text
 from stillroom.report.study.model import (
+    Axis,
     Cell,
     Comparison,
     Contestant,
@@ -25,6 +26,8 @@ from stillroom.report.study.model import (
 
 RESULTS = "results.json"
 STUDY = "study.yaml"
+# Further out, the room between two places is no number any more.
+_FAR = 1e150
 _VERDICTS = ("higher", "lower", "undecided")
 
 
@@ -63,7 +66,7 @@ def read_study(folder: Path) -> Study:
     fields.one_of("baseline", known["contestant"])
     measure = _measure(fields.inside("measure"))
     families = _families(fields, known)
-    ranks = fields.maybe_inside("ranks")
+    axis, ranks = fields.maybe_inside("axis"), fields.maybe_inside("ranks")
     budget, calibration = fields.maybe_inside("budget"), fields.maybe_inside("calibration")
     return Study(
         path=folder,
@@ -78,6 +81,7 @@ def read_study(folder: Path) -> Study:
         budget={key: budget.number(key) for key in budget.content} if budget is not None else {},
         contestants=contestants,
         pairs=pairs,
+        axis=_axis(axis, known["pair"]) if axis is not None else None,
         equal=fields.flag("equal", otherwise=False),
         checked=fields.texts("checked"),
         inequalities=tuple(each.text("told") for each in fields.listed("inequalities")),
@@ -133,6 +137,20 @@ def _pair(fields: Fields) -> Pair:
         precision=fields.maybe_text("precision"),
         threads=fields.maybe_whole("threads"),
     )
+
+
+def _axis(fields: Fields, pairs: tuple[str, ...]) -> Axis:
+    values = fields.inside("values")
+    found = {pair: values.number(pair, low=-_FAR, high=_FAR) for pair in pairs}
+    marks = tuple(
+        (mark.number("at", low=-_FAR, high=_FAR), mark.maybe_text("label") or "") for mark in fields.listed("marks")
+    )
+    is_log = fields.flag("log", otherwise=False)
+    wrong = [value for value in (*found.values(), *(at for at, _ in marks)) if is_log and value <= 0]
+    if wrong or len(set(found.values())) < len(found):
+        expected = "another number in each pair" + (", and all above 0" if is_log else "")
+        raise BadInput(f"{fields.path}: axis.values", values.content, expected)
+    return Axis(fields.text("title"), is_log, marks, found)
 
 
 def _place(fields: Fields, known: dict[str, tuple[str, ...]]) -> Place:

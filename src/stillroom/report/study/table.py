@@ -137,7 +137,7 @@ def _row(
         is_baseline=is_baseline,
         is_equal=cell is None or cell.equal,
         dot=scaling.dot(cell.mean, cell.low, cell.high) if scaling and cell and cell.mean is not None else None,
-        mean=_mean(cell, measure),
+        mean=mean_number(cell, measure),
         difference=_difference(found, measure),
         holm_p=_number(found.holm_p if found else None, p_value),
         effect=_number(found.effect if found else None, lambda value: signed(value, 2)),
@@ -158,7 +158,8 @@ def _number(value: float | None, written: Callable[[float], str]) -> Number:
     return Number(DASH) if value is None else Number(written(value), "", repr(value))
 
 
-def _mean(cell: Cell | None, measure: Measure) -> Number:
+def mean_number(cell: Cell | None, measure: Measure) -> Number:
+    """A mean over its interval; why there is none."""
     if cell is None or cell.mean is None:
         return Number(DASH, (cell.why if cell else None) or "no run finished")
     small = cell.why or ""

@@ -38,20 +38,26 @@
   function saveButton(box) {
     const heading = box.parentNode.querySelector("h3").textContent;
     const title = heading.replace(/[&<>]/g, (letter) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;" })[letter]);
-    const save = () => Plotly.downloadImage(
-      {
-        data: box.data,
-        layout: {
-          ...box.layout,
-          title: { text: title, x: 0, xref: "paper" },
-          margin: { ...box.layout.margin, t: 84, l: 16, r: 24, b: 16 },
-          showlegend: true,
-          legend: { orientation: "h", x: 0, y: 1.01, yanchor: "bottom" },
+    const save = () => {
+      /* What a plot writes above its frame keeps its place, and the legend stands above it. */
+      const isWritten = (box.layout.annotations ?? []).some((one) => one.yref === "paper" && one.y === 1);
+      const above = isWritten ? box.layout.margin.t : 0;
+      const height = box.clientHeight + 58 + above;
+      return Plotly.downloadImage(
+        {
+          data: box.data,
+          layout: {
+            ...box.layout,
+            title: { text: title, x: 0, xref: "paper", y: 1 - 42 / height, yanchor: "middle" },
+            margin: { ...box.layout.margin, t: 84 + above, l: 16, r: 24, b: 16 },
+            showlegend: true,
+            legend: { orientation: "h", x: 0, y: 1.01 + above / box.clientHeight, yanchor: "bottom" },
+          },
+          config: { typesetMath: false },
         },
-        config: { typesetMath: false },
-      },
-      { format: "png", scale: 2, width: box.clientWidth, height: box.clientHeight + 58, filename: `stillroom-${box.dataset.plot}` },
-    );
+        { format: "png", scale: 2, width: box.clientWidth, height, filename: `stillroom-${box.dataset.plot}` },
+      );
+    };
     return { name: "save", title: "Save as a PNG", icon: Plotly.Icons.camera, click: save };
   }
 
