@@ -17,7 +17,17 @@ import numpy.typing as npt
 import torch
 
 Purpose = Literal[
-    "student-init", "connector-init", "order", "augmentation", "dropout", "objective", "subset", "holdout", "fisher"
+    "student-init",
+    "connector-init",
+    "order",
+    "augmentation",
+    "dropout",
+    "objective",
+    "subset",
+    "holdout",
+    "fisher",
+    "bootstrap",
+    "synthetic",
 ]
 PURPOSES: tuple[str, ...] = get_args(Purpose)
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, app, print_json
+from stillroom.cli.app import AsJson, RunArgument, app, print_json
 from stillroom.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 @app.command()
@@ -41,6 +44,61 @@ def report(
         print_json({"report": str(page)})
     else:
         print(page)
+
+
+@app.command()
+def fidelity(
+    run: RunArgument,
+    images: Annotated[
+        int, typer.Option("--images", help="Test images to ask about, evenly spread over the split; 16 or more.")
+    ] = 512,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="τ of all divergences, and of the teacher's answer in the weights.")
+    ] = 4.0,
+    as_json: AsJson = False,
+) -> None:
+    """Map how well each member of the KL family, at each depth, tells how far the student is from its teacher.
+
+    The gap between the two can be seen from any tap, and weighed ever more exactly: as it is (`feature_mse`), by the
+    Fisher diagonal (`feature_fisher`), by the whole Fisher matrix (`feature_full_fisher`), or by the divergence itself,
+    through the teacher's own tail (`block_logit`; at the logits `kl`). For the student at each epoch that was kept,
+    each of these is ranked against the true divergence over test images: of 1, a member orders images just as the
+    divergence does; of 0, it says nothing of it.
+
+    Writes `fidelity.json` into the run's folder and makes its report again. Keep checkpoints while training, or only
+    the trained student can be looked at: `stillroom distill … training.checkpoints=[0,1,2,5,10]`.
+
+    Example: `stillroom fidelity runs/kl`
+    """
+    from stillroom.console import ProgressBar
+    from stillroom.report.again import make_again
+    from stillroom.runs.fidelity.mapping import NAME, map_fidelity
+
+    content = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
+    page = make_again(run)
+    if as_json:
+        print_json({"run": str(run), "fidelity": str(run / NAME), "report": str(page), **content})
+        return
+    stdout = Console(highlight=False)
+    for truth, title in (("gap", "the divergence of the gap itself"), ("student", "the student's own divergence")):
+        stdout.print(_table(content, truth, f"how each member ranks images against {title}"))
+    stdout.print(f"report: {escape(str(page))}", soft_wrap=True)
+
+
+def _table(content: dict[str, Any], truth: str, title: str) -> Table:
+    from stillroom.console import table
+
+    taps = content["taps"]
+    rows = [
+        [member["weighing"], *(_cell(tap["members"][place][truth]) for tap in taps)]
+        for place, member in enumerate(taps[0]["members"])
+    ]
+    return table(title, ["", *(tap["teacher"] for tap in taps)], rows)
+
+
+def _cell(prediction: dict[str, Any]) -> str:
+    value = prediction["pooled"]["value"]
+    return "–" if value is None else f"{value:.2f}"
 
 
 @app.command(name="list")

@@ -69,13 +69,20 @@ class VectorConnector(nn.Module):
         self.linear = nn.Linear(channels_of(student), math.prod(teacher.shape))
 
     def forward(self, features: Tensor) -> Tensor:
+        mapped: Tensor = self.linear(self._pooled(features))
+        return mapped.reshape(-1, *self._shape)
+
+    def gathered(self, features: Tensor) -> Tensor:
+        """What the linear map is given, [B, 1, d of the student]."""
+        return self._pooled(features)[:, None]
+
+    def _pooled(self, features: Tensor) -> Tensor:
         tap = self._student
         if tap.kind == "map":
             features = _channels_first(features, tap).mean((2, 3))
         elif tap.kind == "token":
             features = features.mean(1)
-        mapped: Tensor = self.linear(features.flatten(1))
-        return mapped.reshape(-1, *self._shape)
+        return features.flatten(1)
 
 
 class MapConnector(nn.Module):
@@ -100,6 +107,10 @@ class MapConnector(nn.Module):
         mapped: Tensor = self.norm(x)
         return mapped.permute(0, 2, 3, 1) if self._last else mapped
 
+    def gathered(self, features: Tensor) -> Tensor:
+        """What the linear map is given of each place of the teacher's, [B, places, channels of the student]."""
+        return resize(_as_map(features, self._student), self._grid).flatten(2).transpose(1, 2)
+
 
 class TokenConnector(nn.Module):
     """A linear layer on each token: tokens, or a map → [B, tokens, d]."""
@@ -112,8 +123,12 @@ class TokenConnector(nn.Module):
         self.linear = nn.Linear(channels_of(student), channels_of(teacher))
 
     def forward(self, features: Tensor) -> Tensor:
-        mapped: Tensor = self.linear(features if self._as_they_are else self._regridded(features))
+        mapped: Tensor = self.linear(self.gathered(features))
         return mapped
+
+    def gathered(self, features: Tensor) -> Tensor:
+        """What the linear map is given of each token of the teacher's, [B, tokens, d of the student]."""
+        return features if self._as_they_are else self._regridded(features)
 
     def _regridded(self, features: Tensor) -> Tensor:
         """As many tokens as the teacher has, class tokens first, of the student's width."""
@@ -155,6 +170,40 @@ def channels_of(tap: Tap) -> int:
     if tap.kind == "vector":
         return math.prod(tap.shape)
     return tap.shape[0] if tap.kind == "map" and not tap.channels_last else tap.shape[-1]
+
+
+def rows_of(features: Tensor, tap: Tap) -> Tensor:
+    """Features as one row of channels for each place: what a connector's linear map gives.
+
+    Args:
+        features: [B, …] as the tap reads them.
+        tap: where.
+
+    Returns:
+        [B, places, channels].
+
+    >>> rows_of(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]), Tap("a", (2, 1, 2), 0, 0.5, "map")).tolist()
+    [[[1.0, 3.0], [2.0, 4.0]]]
+    """
+    if tap.kind == "map":
+        return _channels_first(features, tap).flatten(2).transpose(1, 2)
+    return features if tap.kind == "token" else features.flatten(1)[:, None]
+
+
+def laid_out(rows: Tensor, tap: Tap) -> Tensor:
+    """Rows of channels as the tap reads features: the inverse of :func:`rows_of`.
+
+    Args:
+        rows: [B, places, channels].
+        tap: where.
+
+    Returns:
+        [B, …].
+    """
+    if tap.kind == "map":
+        grid = rows.reshape(len(rows), *_grid(tap), -1)
+        return grid if tap.channels_last else grid.permute(0, 3, 1, 2)
+    return rows if tap.kind == "token" else rows.reshape(-1, *tap.shape)
 
 
 def shape_of(tap: Tap) -> str:

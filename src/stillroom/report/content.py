@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from stillroom.report import curves, palette
 from stillroom.report.curves import Member
+from stillroom.report.depth import DepthMap, depth_map
 from stillroom.report.figures import Chart
-from stillroom.report.formats import DASH, decimal, scaled, short, signed, three_digits, versus, whole
+from stillroom.report.formats import DASH, counted, decimal, scaled, short, signed, three_digits, versus, whole
 from stillroom.report.images import Example, examples
 from stillroom.report.measures import Answers, Confusion, Whole, answers, calibration, confusions, per_class
 from stillroom.report.quality import ClassRow, class_changes, reliability
@@ -70,6 +71,8 @@ class Content:
     examples: tuple[Example, ...]
     missing_answers: str
     missing_images: str
+    depth: DepthMap | None
+    depth_hint: str
     command: str
     environment: dict[str, str]
     hashes: tuple[HashRow, ...]
@@ -120,6 +123,8 @@ def content(runs: Sequence[tuple[str, RunFolder]]) -> Content:
         examples=answered.examples if answered else (),
         missing_answers="" if answered else "This run folder holds no predictions.safetensors.",
         missing_images=_missing_images(run),
+        depth=depth_map(run.fidelity) if run.fidelity is not None else None,
+        depth_hint=_depth_hint(run),
         command=f"stillroom {'distill' if run.taught else 'train'} recipe.yaml --out RUN",
         environment=run.environment,
         hashes=tuple(hash_rows([each for _, each in runs])),
@@ -205,6 +210,16 @@ def _class_rows(student: Answers, teacher: Answers | None, labels: Whole, class_
 def _pair(confusion: Confusion, class_names: Sequence[str]) -> Pair:
     label, guess = class_names[confusion.label], class_names[confusion.guess]
     return Pair(f"{short(label)} → {short(guess)}", f"{label} → {guess}", confusion.before, confusion.after)
+
+
+def _depth_hint(run: RunFolder) -> str:
+    """That a map could be made; empty where there is one, or nothing to make it of."""
+    teacher, data = run.recipe.get("teacher"), run.recipe.get("data")
+    runs_here = isinstance(teacher, dict) and teacher.get("answers") is None
+    named = isinstance(data, dict) and data.get("source") != "python"
+    if run.fidelity is not None or run.teacher is None or not (run.checkpoints and runs_here and named):
+        return ""
+    return f"This run kept {counted(run.checkpoints, 'checkpoint')} of its student."
 
 
 def _missing_images(run: RunFolder) -> str:

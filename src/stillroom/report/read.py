@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from stillroom.errors import BadInput
+from stillroom.report.fidelity import FIDELITY, Fidelity, read_fidelity
 from stillroom.report.fields import Fields, is_finite
 from stillroom.report.formats import clean
 from stillroom.report.predictions import Predictions, read_predictions
@@ -42,7 +43,8 @@ class ModelFacts:
 class RunFolder:
     """One finished run as its files tell it.
 
-    ``taught`` says whether the student learned from the teacher, who may also be there to be compared with alone.
+    ``taught`` says whether the student learned from the teacher, who may also be there to be compared with alone;
+    ``checkpoints`` is how many of the student's the folder holds.
     """
 
     path: Path
@@ -64,6 +66,8 @@ class RunFolder:
     latency_threads: dict[str, int]
     environment: dict[str, str]
     predictions: Predictions | None
+    checkpoints: int
+    fidelity: Fidelity | None
 
 
 def read_run(path: Path) -> RunFolder:
@@ -73,7 +77,8 @@ def read_run(path: Path) -> RunFolder:
         path: the run folder.
 
     Returns:
-        What its files say. Files that a run may lack (predictions, timing, environment) leave their part empty.
+        What its files say. Files that a run may lack (predictions, timing, environment, fidelity) leave their part
+        empty.
 
     Raises:
         BadInput: the folder is missing, is not a run folder, holds an unfinished run, or a file in it is damaged.
@@ -99,6 +104,7 @@ def read_run(path: Path) -> RunFolder:
     classes = data.whole("classes", low=1)
     train, test = _metrics(path / "metrics.jsonl")
     recipe_text, recipe = _recipe(path / "recipe.yaml")
+    recipe_hash = summary.maybe_text("recipe_hash") or ""
     return RunFolder(
         path=path,
         name=summary.text("name"),
@@ -106,7 +112,7 @@ def read_run(path: Path) -> RunFolder:
         steps=summary.whole("steps"),
         epochs=summary.number("epochs", low=0),
         precision=summary.maybe_text("precision") or "",
-        recipe_hash=summary.maybe_text("recipe_hash") or "",
+        recipe_hash=recipe_hash,
         student=student,
         teacher=_facts(summary.inside("teacher"), _latency(timing, "teacher")) if has_teacher else None,
         taught=summary.flag("taught", has_teacher),
@@ -125,6 +131,8 @@ def read_run(path: Path) -> RunFolder:
         latency_threads=_latency_threads(timing),
         environment=_flat(read_object(path / "environment.json")) if (path / "environment.json").is_file() else {},
         predictions=read_predictions(path / "predictions.safetensors", count=student.count, classes=classes),
+        checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),
+        fidelity=_fidelity(path / FIDELITY, recipe_hash),
     )
 
 
@@ -145,6 +153,10 @@ def _facts(fields: Fields, latency: dict[int, float]) -> ModelFacts:
         bytes=fields.maybe_whole("bytes"),
         latency=latency,
     )
+
+
+def _fidelity(path: Path, recipe_hash: str) -> Fidelity | None:
+    return read_fidelity(path, read_object(path), recipe_hash=recipe_hash) if path.is_file() else None
 
 
 def read_text(path: Path) -> str:

@@ -1,0 +1,276 @@
+"""The depth × fidelity map: from how deep, and how exactly weighed, a gap tells a divergence; and what that says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+
+from stillroom.report.fidelity import Fidelity, MemberFacts, Prediction, TapFacts, Told
+from stillroom.report.formats import DASH, MINUS, decimal, three_digits, whole
+from stillroom.report.words import join
+
+LOGITS = "logits"
+# Beyond so many taps the two maps stand one below the other.
+BESIDE = 6
+_NAMES = {
+    "identity": ("Identity", "as it is"),
+    "diagonal": ("Diagonal", "Fisher, each alone"),
+    "full": ("Full", "Fisher, all together"),
+    "exact": ("Exact", "KL through the tail"),
+}
+# Below this a rank correlation is next to nothing, and above it orders images much as the divergence does.
+_FAINT, _CLOSE = 0.3, 0.9
+_DEEPEST_SHADE = 52
+
+
+@dataclass(frozen=True)
+class Head:
+    """A column: a tap of the teacher, the student's opposite it, its depth."""
+
+    name: str
+    told: str
+    depth: str
+
+
+@dataclass(frozen=True)
+class Square:
+    """One cell: its number, that within a checkpoint, all of it in words; ``shade`` in per cent colours it."""
+
+    text: str
+    small: str
+    told: str
+    shade: int
+    is_reversed: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row: how exactly the gap is weighed."""
+
+    name: str
+    what: str
+    squares: tuple[Square, ...]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """One of the two maps."""
+
+    key: str
+    title: str
+    caption: str
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A row of the table of all numbers: a tap, a member, what it tells of the gap and of the student."""
+
+    tap: str
+    objective: str
+    cells: tuple[tuple[str, str], ...]
+    starts_group: bool
+
+
+@dataclass(frozen=True)
+class GapRow:
+    """What the gap is at each checkpoint, seen from one tap."""
+
+    tap: str
+    cells: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """All that the section shows."""
+
+    sentences: tuple[str, ...]
+    heads: tuple[Head, ...]
+    maps: tuple[Heat, ...]
+    is_beside: bool
+    has_small: bool
+    legend: tuple[tuple[str, int, bool], ...]
+    notes: tuple[str, ...]
+    epochs: tuple[str, ...]
+    numbers: tuple[Number, ...]
+    gaps: tuple[GapRow, ...]
+
+
+def depth_map(fidelity: Fidelity) -> DepthMap:
+    """Lay out the map."""
+    several = len(fidelity.epochs) > 1
+    return DepthMap(
+        sentences=tuple(_sentences(fidelity)),
+        heads=tuple(_head(tap) for tap in fidelity.taps),
+        maps=(
+            _heat("gap", "The gap’s own divergence", _GAP, fidelity.taps, several),
+            _heat("student", "The student’s divergence", _STUDENT, fidelity.taps, several),
+        ),
+        is_beside=len(fidelity.taps) <= BESIDE,
+        has_small=several,
+        legend=tuple((_two(value), *_shade(value)) for value in (-0.5, 0.0, 0.5, 0.8, 0.9, 1.0)),
+        notes=tuple(_notes(fidelity)),
+        epochs=tuple(f"{epoch:g}" for epoch in fidelity.epochs),
+        numbers=tuple(_number(tap, member) for tap in fidelity.taps for member in tap.members),
+        gaps=tuple(_gap(tap) for tap in fidelity.taps),
+    )
+
+
+_GAP = (
+    "Against the divergence that this very gap makes: the student’s features put in the place of the teacher’s, and "
+    "followed to the logits. The exact member is that divergence, so it is 1 at every tap, by construction."
+)
+_STUDENT = (
+    "Against the divergence of the student’s own answer. What a tap cannot see of it, no weighing brings back; at the "
+    "logits the exact member is the divergence itself."
+)
+
+
+def _heat(key: str, title: str, caption: str, taps: Sequence[TapFacts], several: bool) -> Heat:
+    lines = []
+    for place, (name, what) in enumerate(_NAMES.values()):
+        members = [tap.members[place] for tap in taps]
+        squares = [_square(tap, m, attrgetter(key)(m), several) for tap, m in zip(taps, members, strict=True)]
+        lines.append(Line(name, what, tuple(squares)))
+    return Heat(key, title, caption, tuple(lines))
+
+
+def _square(tap: TapFacts, member: MemberFacts, found: Prediction, several: bool) -> Square:
+    value = found.pooled.value
+    parts = [f"{member.objective} at {tap.teacher}: {_two(value)}{_interval(found.pooled, ', 95% ')}"]
+    if several:
+        parts.append(f"within a checkpoint {_two(found.within.value)}{_interval(found.within, ', 95% ')}")
+    if found.ratio is not None:
+        parts.append(f"usually {_factor(found.ratio)} of the divergence")
+    return Square(_two(value), _two(found.within.value) if several else "", "; ".join(parts), *_shade(value))
+
+
+def _shade(value: float | None) -> tuple[int, bool]:
+    """How deep a cell's colour is, in per cent, and whether it is that of the wrong way round."""
+    if value is None:
+        return 0, False
+    # By the share of the ranks' variance that is told: the eye then sees what .9 and 1 differ by.
+    return round(_DEEPEST_SHADE * value * value), value < 0
+
+
+def _head(tap: TapFacts) -> Head:
+    opposite = tap.teacher if tap.teacher == tap.student else f"teacher’s {tap.teacher}, student’s {tap.student}"
+    return Head(tap.teacher, opposite, f"{decimal(100 * tap.depth, 0)}%")
+
+
+def _number(tap: TapFacts, member: MemberFacts) -> Number:
+    cells = []
+    for found in (member.gap, member.student):
+        cells += [(_two(told.value), _interval(told)) for told in (found.pooled, found.within)]
+        cells.append((_factor(found.ratio), ""))
+    return Number(tap.teacher, member.objective, tuple(cells), member is tap.members[0])
+
+
+def _gap(tap: TapFacts) -> GapRow:
+    explained = [f"{decimal(100 * share, 0)}% explained" for share in tap.explained] or [""] * len(tap.divergence)
+    return GapRow(tap.teacher, tuple(zip((_amount(value) for value in tap.divergence), explained, strict=True)))
+
+
+_LEAD = (
+    "The gap between student and teacher can be seen from any depth, and weighed ever more exactly. Each cell tells "
+    "how well one way of seeing it orders test images by their true divergence, τ²·KL: 1 is the same order, 0 none."
+)
+
+
+def _sentences(fidelity: Fidelity) -> list[str]:
+    before = [tap for tap in fidelity.taps if tap.teacher != LOGITS]
+    if not before:
+        return ["These two models have no taps in common but the logits, so that depth cannot be compared."]
+    return [_LEAD, *_of_gap(before, several=len(fidelity.epochs) > 1), *_of_student(before)]
+
+
+def _of_gap(taps: Sequence[TapFacts], *, several: bool) -> list[str]:
+    """What weighing more exactly is worth, and where a second order is not enough."""
+    last = taps[-1]
+    identity, diagonal, full, _ = (member.gap.pooled.value for member in last.members)
+    ends = ", ".join(_two(member.gap.last) for member in last.members[:3])
+    told = [
+        f"For the gap’s own divergence at {last.teacher}, the deepest tap before the logits, the plain distance "
+        f"reaches {_two(identity)}, weighed by the Fisher diagonal {_two(diagonal)}, by the full Fisher {_two(full)}"
+        + (f"; of the trained student alone {ends}." if several else ".")
+    ]
+    held = [(tap, tap.members[2].gap.pooled.value) for tap in taps]
+    lost = [(tap, value) for tap, value in held if value is not None and value < _FAINT]
+    close = [tap for tap, value in held if value is not None and value >= _CLOSE]
+    if len(close) == len(taps) > 1:
+        told.append("At every tap the full Fisher keeps nearly all of it: the gap is small enough for a second order.")
+    elif lost:
+        names = join([f"{tap.teacher} ({_two(value)})" for tap, value in lost])
+        told.append(
+            f"At {names} the full Fisher says next to nothing of it: the gap is too large there for a second order, "
+            "and only the teacher’s own tail follows it."
+        )
+    return told
+
+
+def _of_student(taps: Sequence[TapFacts]) -> list[str]:
+    """From where, and by which member, the student's own divergence is told best and worst."""
+    found = [
+        (value, tap, member)
+        for tap in taps
+        for member in tap.members
+        if (value := member.student.pooled.value) is not None
+    ]
+    if not found:
+        return []
+    best, worst = max(found, key=lambda one: one[0]), min(found, key=lambda one: one[0])
+    told = (
+        f"How far the student’s own answer is from its teacher’s is told best, before the logits, by "
+        f"{best[2].objective} at {best[1].teacher} ({_two(best[0])})"
+    )
+    if worst[1:] != best[1:]:
+        told += f", worst by {worst[2].objective} at {worst[1].teacher} ({_two(worst[0])})"
+    return [f"{told}."]
+
+
+def _notes(fidelity: Fidelity) -> list[str]:
+    epochs = join([f"{epoch:g}" for epoch in fidelity.epochs])
+    when = f"the student after epochs {epochs}" if len(fidelity.epochs) > 1 else "the trained student alone"
+    notes = [
+        f"{whole(fidelity.images)} test images, evenly spread, without augmentation; {when}; τ = "
+        f"{fidelity.temperature:g}. Numbers are Spearman’s rank correlation; intervals are of another draw of images, "
+        "not of another seed."
+    ]
+    if fidelity.fitted_on:
+        notes.append(
+            "The student’s features come to the teacher’s shape by the linear map that fits best (ridge least squares, "
+            f"one for each tap and checkpoint, on {whole(fidelity.fitted_on)} training images), the logits as they are."
+        )
+    notes.append(
+        "From the identity to the exact member the objectives are feature_mse, feature_fisher, feature_full_fisher and "
+        "block_logit; at the logits logit_mse, logit_fisher (diagonal), logit_fisher and kl. Depth is the share of the "
+        "teacher’s multiply-adds done by then."
+    )
+    drawn = [tap for tap in fidelity.taps if tap.drawn_classes]
+    if drawn:
+        counts = sorted({tap.drawn_classes for tap in drawn})
+        notes.append(
+            f"At {join([tap.teacher for tap in drawn])} the Fisher diagonal is of {join(list(map(str, counts)))} drawn "
+            "classes an image, as feature_fisher takes it there: its noise lowers the number."
+        )
+    return notes
+
+
+def _two(value: float | None) -> str:
+    return decimal(value, 2)
+
+
+def _interval(told: Told, before: str = "") -> str:
+    return "" if told.low is None or told.high is None else f"{before}{_two(told.low)} to {_two(told.high)}"
+
+
+def _factor(ratio: float | None) -> str:
+    if ratio is None:
+        return DASH
+    return f"{_amount(ratio)}×"
+
+
+def _amount(value: float) -> str:
+    text = three_digits(abs(value)) if 1e-3 <= abs(value) < 1e6 else f"{abs(value):.1e}" if value else "0"
+    return MINUS + text if value < 0 else text
