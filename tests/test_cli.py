@@ -260,7 +260,7 @@ def test_list_and_schema_print_what_a_recipe_can_hold(workplace: Path, capsys: p
     assert {"resnet8", "resnet110", "mlp", "vit_tiny"} <= {entry["name"] for entry in lists["models"]}
     assert [e["name"] for e in lists["objectives"]] == [
         "cross_entropy", "label_smoothing", "kl", "logit_mse", "logit_fisher",
-        "feature_mse",
+        "feature_mse", "feature_fisher", "feature_full_fisher", "block_logit",
     ]  # fmt: skip
     assert run(["schema", "study"]) == 0
     assert "contestants" in json.loads(capsys.readouterr().out)["properties"]

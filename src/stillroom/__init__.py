@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from stillroom import targets
     from stillroom.api import Run, StudyResult, compare, distill
     from stillroom.errors import BadInput, RunFailed
     from stillroom.objectives.base import Lesson, Objective, Paper, Reads
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from stillroom.studies.statistics import paired_difference
     from stillroom.training.hooks import StepHook, StepInfo
 
-# Imported when first asked for: `import stillroom` must be cheap, and must not import torch.
+# Imported when first asked for: `import stillroom` must be cheap, and must not import torch. A room as a whole is its
+# own home.
 _HOME = {
     "BadInput": "errors",
     "CrossEntropy": "objectives.labels",
@@ -54,6 +56,7 @@ _HOME = {
     "distill": "api",
     "load_recipe": "recipe",
     "paired_difference": "studies.statistics",
+    "targets": "targets",
 }
 
 __all__ = [
@@ -83,13 +86,15 @@ __all__ = [
     "distill",
     "load_recipe",
     "paired_difference",
+    "targets",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'stillroom' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"stillroom.{_HOME[name]}"), name)
+    home = importlib.import_module(f"stillroom.{_HOME[name]}")
+    value = home if _HOME[name] == name else getattr(home, name)
     globals()[name] = value
     return value
 

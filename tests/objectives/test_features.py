@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from objectives.pairs import cnn, known, meeting, model, party, vit
 from stillroom.errors import BadInput
-from stillroom.models.config import ModelConfig
-from stillroom.models.registry import build
 from stillroom.objectives.base import Lesson
 from stillroom.objectives.config import FeatureMSEConfig
 from stillroom.objectives.features import FeatureMSE
-from stillroom.objectives.meeting import Meeting, Party
+from stillroom.objectives.meeting import Meeting
 from stillroom.recipe import parse_recipe
 from stillroom.teacher.knowledge import Knowledge
-
-
-def model(name: str, **options: Any) -> nn.Module:
-    torch.manual_seed(0)
-    return build(ModelConfig(name=name, options=options), num_classes=10, in_channels=1, image_size=8)
-
-
-def images() -> Tensor:
-    return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def party(net: nn.Module, field: Literal["teacher", "student"]) -> Party:
-    return Party(net, images, field)
-
-
-def meeting(teacher: nn.Module, student: nn.Module, seed: int = 0) -> Meeting:
-    return Meeting(party(student, "student"), party(teacher, "teacher"), num_classes=10, seed=seed)
-
-
-def cnn() -> nn.Module:
-    return model("resnet8", width=8)
-
-
-def vit() -> nn.Module:
-    return model("vit_mini", dim=16, depth=2)
 
 
 def chosen(objective: FeatureMSE) -> list[tuple[str, str]]:
@@ -55,19 +29,19 @@ def met(objective: FeatureMSE, with_: Meeting) -> FeatureMSE:
     return objective
 
 
-@pytest.mark.parametrize(("teacher", "student"), [(cnn, vit), (vit, cnn), (cnn, cnn)])
-def test_the_penultimate_pair_is_taken_of_any_two_models(teacher: Any, student: Any) -> None:
-    objective = met(FeatureMSE(), meeting(teacher(), student()))
+@pytest.mark.parametrize(("teacher", "student"), [("cnn", "vit"), ("vit", "cnn"), ("cnn", "slim")])
+def test_the_penultimate_pair_is_taken_of_any_two_models(teacher: str, student: str) -> None:
+    objective = met(FeatureMSE(), known(teacher, student))
     assert chosen(objective) == [("features", "features")]
     assert objective.reads.teacher_features == objective.reads.student_features == ("features",)
     assert FeatureMSE.reads.teacher_features == (), "the class is left as it was"
 
 
 def test_all_is_every_pair_but_the_logits() -> None:
-    objective = met(FeatureMSE(taps="all"), meeting(cnn(), model("resnet8", width=4)))
+    objective = met(FeatureMSE(taps="all"), known("cnn", "slim"))
     assert chosen(objective) == [(name, name) for name in ("layer1", "layer2", "layer3", "features")]
     assert len(objective.connectors) == 4
-    mixed = met(FeatureMSE(taps="all"), meeting(cnn(), vit()))
+    mixed = met(FeatureMSE(taps="all"), known("cnn", "vit"))
     assert mixed.reads.student_features[-1] == "features"
     assert len(mixed.pairs) > 1
 
@@ -77,7 +51,7 @@ def test_taps_by_name() -> None:
     assert chosen(met(FeatureMSE(taps=["layer2"]), both)) == [("layer2", "layer2")]
     objective = met(FeatureMSE(taps=["layer2:pre", {"teacher": "layer3", "student": "layer2.1.conv2"}]), both)
     assert chosen(objective) == [("layer2:pre", "layer2:pre"), ("layer3", "layer2.1.conv2")]
-    across = meeting(cnn(), vit())
+    across = known("cnn", "vit")
     opposite = dict(chosen(met(FeatureMSE(taps="all"), across)))
     name = next(name for name in opposite if name != "features")
     assert chosen(met(FeatureMSE(taps=[name]), across)) == [(name, opposite[name])]
@@ -97,7 +71,7 @@ def test_taps_by_name() -> None:
 )
 def test_taps_that_are_not_there_are_told(taps: list[Any], match: str) -> None:
     with pytest.raises(BadInput, match=match):
-        FeatureMSE(taps=taps).meet(meeting(cnn(), model("resnet8", width=4)))
+        FeatureMSE(taps=taps).meet(known("cnn", "slim"))
 
 
 @pytest.mark.parametrize(
@@ -156,14 +130,14 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def test_first_weights_depend_on_the_seed_and_the_taps_alone() -> None:
     pair = {"teacher": "features", "student": "features"}
-    first = weights(met(FeatureMSE(), meeting(cnn(), vit())))
+    first = weights(met(FeatureMSE(), known("cnn", "vit")))
     both = meeting(cnn(), vit())
     torch.manual_seed(123)
     state = torch.get_rng_state()
     again = met(FeatureMSE(taps=[pair]), both)
     assert same(first, weights(again)), "by which name it is asked for, and what was drawn before, is nothing to it"
     assert torch.equal(state, torch.get_rng_state())
-    among = met(FeatureMSE(taps="all"), meeting(cnn(), vit()))
+    among = met(FeatureMSE(taps="all"), known("cnn", "vit"))
     assert same({k.rpartition(".")[2]: v for k, v in first.items()}, weights_of_last(among))
     assert not same(first, weights(met(FeatureMSE(), meeting(cnn(), vit(), seed=1))))
 
@@ -173,12 +147,12 @@ def weights_of_last(objective: FeatureMSE) -> dict[str, Tensor]:
 
 
 def test_meeting_again_begins_again() -> None:
-    objective = met(FeatureMSE(), meeting(cnn(), vit()))
+    objective = met(FeatureMSE(), known("cnn", "vit"))
     first = weights(objective)
     with torch.no_grad():
         for parameter in objective.parameters():
             parameter.zero_()
-    assert same(first, weights(met(objective, meeting(cnn(), vit()))))
+    assert same(first, weights(met(objective, known("cnn", "vit"))))
 
 
 def test_the_models_are_left_as_they_were_and_not_held() -> None:
@@ -208,7 +182,7 @@ def test_nothing_is_traced_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_loss_is_the_mean_over_the_pairs_through_their_connectors() -> None:
-    objective = met(FeatureMSE(taps="all"), meeting(cnn(), model("resnet8", width=4)))
+    objective = met(FeatureMSE(taps="all"), known("cnn", "slim"))
     draw = torch.Generator().manual_seed(3)
     student = {s.name: torch.randn(6, *s.shape, generator=draw) for _, s in objective.pairs}
     teacher = {t.name: torch.randn(6, *t.shape, generator=draw, requires_grad=True) for t, _ in objective.pairs}
@@ -227,4 +201,4 @@ def test_the_loss_is_the_mean_over_the_pairs_through_their_connectors() -> None:
 
 def test_a_family_class_takes_its_options_from_its_own_config() -> None:
     assert FeatureMSE.Config is FeatureMSEConfig
-    assert "features 16 → features 32" in met(FeatureMSE(), meeting(cnn(), vit())).told()
+    assert "features 16 → features 32" in met(FeatureMSE(), known("cnn", "vit")).told()

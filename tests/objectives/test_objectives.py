@@ -1,9 +1,10 @@
-"""One row an objective, and the identities that tie the KL family together."""
+"""One row an objective: all that the tester holds it to, and a plain computation of its formula."""
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from objectives.tester import Lesson, ObjectiveTester, random_lesson, said
+from objectives.tester import DRAWN, MEAN, Lesson, ObjectiveTester, Tensor, last_layer, said, saying
+from stillroom.models.finding import FEATURES
 from stillroom.objectives import functional
+from stillroom.objectives.blockwise import BlockLogit
 from stillroom.objectives.features import FeatureMSE
 from stillroom.objectives.functional.logits import one_minus
+from stillroom.objectives.gradients import FeatureFisher, FeatureFullFisher
 from stillroom.objectives.labels import CrossEntropy, LabelSmoothing
 from stillroom.objectives.logits import KL, LogitFisher, LogitMSE
 from stillroom.objectives.registry import BUILT_IN
@@ -80,11 +84,52 @@ def plain_logit_fisher(lesson: Lesson, options: dict[str, Any]) -> float:
 
 
 def plain_feature_mse(lesson: Lesson, options: dict[str, Any]) -> float:
+    return float(np.mean([np.mean(gap**2) for gap in gaps(lesson)]))
+
+
+def gaps(lesson: Lesson) -> list[Any]:
+    student, teacher = (said(knowledge, "features").double().numpy() for knowledge in (lesson.student, lesson.taught))
+    return list(student - teacher)
+
+
+def fisher_in_features(lesson: Lesson, tau: float) -> list[Any]:
+    """Jᵀ F J of each sample, J the teacher's last layer."""
+    head = lesson.taught.tails[FEATURES].head
+    assert head is not None
+    matrices = []
+    for _, teacher, _ in rows(lesson):
+        p = np.array(softmax([v / tau for v in teacher]))
+        matrices.append(head.numpy().T @ (np.diag(p) - np.outer(p, p)) @ head.numpy())
+    return matrices
+
+
+def plain_feature_fisher(lesson: Lesson, options: dict[str, Any]) -> float:
+    weights = [np.diag(matrix) for matrix in fisher_in_features(lesson, options.get("temperature", 4.0))]
+    if options.get("samples"):
+        weights = list(lesson.taught.fishers[DRAWN].numpy())
+    values = [weight @ gap**2 for weight, gap in zip(weights, gaps(lesson), strict=True)]
+    if options.get("scale") == "mse":
+        return float(np.mean(values) / MEAN / len(weights[0]))
+    return float(0.5 * np.mean(values))
+
+
+def plain_feature_full_fisher(lesson: Lesson, options: dict[str, Any]) -> float:
+    matrices = fisher_in_features(lesson, options.get("temperature", 4.0))
+    return float(np.mean([0.5 * g @ m @ g for g, m in zip(gaps(lesson), matrices, strict=True)]))
+
+
+def plain_block_logit(lesson: Lesson, options: dict[str, Any]) -> float:
+    """Of one stone, which is all the stones' mean."""
+    layer = last_layer(len(lesson.student.logits[0]))
+    stone = layer(said(lesson.student, "features"))
+    own = replace(lesson, teacher=replace(lesson.taught, logits=stone))
     total = 0.0
-    pairs = zip(said(lesson.student, "features").tolist(), said(lesson.teacher, "features").tolist(), strict=True)
-    for student, teacher in pairs:
-        total += sum((a - b) ** 2 for a, b in zip(student, teacher, strict=True)) / len(teacher)
-    return total / len(lesson.labels)
+    for logits in (lesson.student.logits, stone):
+        of_it = replace(lesson, student=replace(lesson.student, logits=logits))
+        total += options.get("alpha", 1.0) * plain_cross_entropy(of_it, {})
+        total += options.get("beta", 1.0) * plain_kl(of_it, options)
+        total += options.get("gamma", 1.0) * plain_kl(replace(own, student=of_it.student), options)
+    return total
 
 
 NOT_THE_TEACHERS = {"minimum": "it reads the labels, not the teacher"}
@@ -129,6 +174,62 @@ class TestFeatureMSE(ObjectiveTester):
     reference = plain_feature_mse
 
 
+ALIKE = {"connector": "identity"}
+
+
+class TestFeatureFisher(ObjectiveTester):
+    objective = FeatureFisher
+    answer = "features"
+    variants = [ALIKE, {**ALIKE, "temperature": 1.0}, {**ALIKE, "scale": "mse"}, {**ALIKE, "samples": 2}]
+    reference = plain_feature_fisher
+
+
+class TestFeatureFullFisher(ObjectiveTester):
+    objective = FeatureFullFisher
+    answer = "features"
+    variants = [ALIKE, {**ALIKE, "temperature": 1.0}]
+    reference = plain_feature_full_fisher
+
+
+class TestBlockLogit(ObjectiveTester):
+    objective = BlockLogit
+    answer = "features"
+    variants = [ALIKE, {**ALIKE, "alpha": 0.1, "beta": 0.0, "temperature": 1.0}]
+    reference = plain_block_logit
+    not_held = {
+        "minimum": "a stone learns from the labels, too",
+        "gradient": "the stones' mean is taken as it is: none flows to it",
+    }
+
+
+class TestBlockLogitWithoutTheStonesMean(ObjectiveTester):
+    objective = BlockLogit
+    answer = "features"
+    variants = [{**ALIKE, "gamma": 0.0}]
+    reference = plain_block_logit
+    not_held = {"minimum": "a stone learns from the labels, too"}
+
+
+class TestBlockLogitOfTheStudentsOwnAnswer(ObjectiveTester):
+    objective = BlockLogit
+    variants = [ALIKE]
+    reference = plain_block_logit
+    not_held = {"minimum": "the student learns from the labels and the stones, too"}
+
+
+class TestBlockLogitOfTheTeacherAlone(ObjectiveTester):
+    """The student's own answer is the teacher's, so that its features are all that is left to learn."""
+
+    objective = BlockLogit
+    answer = "features"
+    variants = [{**ALIKE, "alpha": 0.0, "gamma": 0.0}]
+    reference = plain_block_logit
+
+    def with_student(self, lesson: Lesson, value: Tensor) -> Lesson:
+        other = saying(lesson.student, "features", value)
+        return replace(lesson, student=replace(other, logits=lesson.taught.logits.detach()))
+
+
 def test_every_built_in_objective_has_a_row() -> None:
     tested = {row.objective for row in ObjectiveTester.__subclasses__()}
     assert tested == set(BUILT_IN)
@@ -143,43 +244,6 @@ def golden_pair() -> tuple[torch.Tensor, torch.Tensor]:
 def test_kl_equals_its_golden_value(name: str, temperature: float) -> None:
     expected = json.loads((GOLDENS / "objectives.json").read_text())[name]
     assert functional.kl(*golden_pair(), temperature=temperature).item() == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_kl_minus_its_second_order_falls_as_the_cube_of_the_gap(temperature: float) -> None:
-    lesson = random_lesson(classes=7)
-    teacher = lesson.teacher_logits
-    # A fixed direction, and small steps: along some, the cube's coefficient is small beside the next order's.
-    direction = torch.randn(teacher.shape, generator=torch.Generator().manual_seed(0), dtype=teacher.dtype)
-    rest = []
-    for size in (0.01, 0.005, 0.0025):
-        student = teacher + size * direction
-        exact = functional.kl(student, teacher, temperature=temperature)
-        rest.append(abs(exact - functional.logit_fisher(student, teacher, temperature=temperature)).item())
-    assert rest[0] / rest[1] == pytest.approx(8, rel=0.25)
-    assert rest[1] / rest[2] == pytest.approx(8, rel=0.15)
-
-
-def test_centred_mse_is_twice_the_limit_of_kl_at_a_high_temperature() -> None:
-    lesson = random_lesson(classes=100)
-    student, teacher = lesson.student.logits, lesson.teacher_logits
-    ratio = functional.kl(student, teacher, temperature=1e4) / functional.logit_mse(student, teacher, centred=True)
-    assert ratio.item() == pytest.approx(0.5, rel=1e-3)
-    plain = functional.kl(student + 3, teacher, temperature=1e4) / functional.logit_mse(student + 3, teacher)
-    assert abs(plain.item() - 0.5) > 0.05, "uncentred MSE is not this limit"
-
-
-def test_a_constant_added_to_all_logits_costs_nothing_except_in_plain_mse() -> None:
-    lesson = random_lesson()
-    student, teacher = lesson.student.logits, lesson.teacher_logits
-    for loss in (
-        functional.kl,
-        functional.logit_fisher,
-        lambda s, t: functional.logit_fisher(s, t, diagonal=True),
-        lambda s, t: functional.logit_mse(s, t, centred=True),
-    ):
-        assert loss(student + 5, teacher).item() == pytest.approx(loss(student, teacher).item(), rel=1e-9)
-    assert functional.logit_mse(student + 5, teacher).item() > functional.logit_mse(student, teacher).item()
 
 
 def test_fisher_diagonal_of_a_confident_teacher_keeps_its_small_weights_in_float32() -> None:

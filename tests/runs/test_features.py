@@ -175,9 +175,12 @@ def test_other_taps_are_another_cache(recipe: Make, tmp_path: Path, empty_cache:
         written = [json.loads(path.read_text()) for path in empty_cache.glob("*/cache.json")]
         return sorted(each["identity"]["kept"]["taps"] for each in written)
 
-    execute(recipe(NAMED, "cache.enabled=true"), tmp_path / "named")
     execute(recipe(FEATURES, "cache.enabled=true"), tmp_path / "features")
+    execute(recipe(NAMED, "cache.enabled=true"), tmp_path / "named")
     assert kept() == [[], ["features"], ["features", "layer2:pre", "layer3"]]
+    # What reads less than is kept finds it there.
+    execute(recipe("objectives=[{name: kl}]", "cache.enabled=true"), tmp_path / "logits")
+    assert len(kept()) == 3
 
 
 def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make, tmp_path: Path) -> None:

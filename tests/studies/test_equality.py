@@ -336,6 +336,7 @@ WITHOUT_EFFECT = (
     "training.evaluate_every",
     "training.checkpoints",
     "training.record_moves",
+    "training.record_rescaling",
     "training.save_seconds",
     "cache.enabled",
     "cache.max_gb",

@@ -46,7 +46,10 @@ GRAM = '[{"name": "cross_entropy"}, {"name": "compares:Gram"}]'
 CASES = {
     "live": [*PLAIN, "cache.enabled=false"],
     "cached": [*PLAIN, "cache.enabled=true"],
-    "average": [*PLAIN, "training.ema=0.8", "training.checkpoints=[0,1]", 'training.record_moves=["layers.0.linear"]'],
+    "average": [
+        *(*PLAIN, "training.ema=0.8", "training.checkpoints=[0,1]"),
+        *('training.record_moves=["layers.0.linear"]', "training.record_rescaling=true"),
+    ],
     "gram": [*PLAIN, f"objectives={GRAM}", "cache.enabled=false"],
     "features": [*PLAIN, 'objectives=[{"name": "compares:Quiet"}]', "cache.enabled=false"],
     "norm": ["student.name=resnet8", "student.options.width=2", "cache.enabled=false"],
@@ -133,6 +136,16 @@ def test_the_moves_are_recorded_once(place: Path) -> None:
     for left, right in zip(one, two, strict=True):
         assert left["step"] == right["step"]
         assert right["moves"]["layers.0.linear"] == pytest.approx(left["moves"]["layers.0.linear"], abs=1e-5)
+
+
+def test_the_rescaling_is_that_of_all_samples(place: Path) -> None:
+    one, two = (lines(place / who / "average" / "rescaling.jsonl") for who in ("one", "two"))
+    assert [line["count"] for line in one] == [96] * 3
+    for left, right in zip(one, two, strict=True):
+        assert left.keys() == right.keys()
+        assert [group["count"] for group in left["deciles"]] == [group["count"] for group in right["deciles"]]
+        for name in ("mean", "spearman", "saturated", "quantiles"):
+            assert right[name] == pytest.approx(left[name], abs=1e-4)
 
 
 def test_what_differs_with_batch_norm(place: Path) -> None:

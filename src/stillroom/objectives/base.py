@@ -40,6 +40,7 @@ class Reads:
         teacher_features: modules of the teacher whose outputs are read, such as ``layer2``; with ``teacher``.
         student_features: the like of the student.
         tails: taps from which on the teacher is run by the objective; with ``teacher``.
+        heads: those of them that must be one linear layer, as its weights are read.
         fishers: diagonals of the teacher's Fisher matrix in its features; their taps are in ``teacher_features``.
         fisher_means: those of them whose mean over the training set is read, too.
     """
@@ -50,6 +51,7 @@ class Reads:
     teacher_features: tuple[str, ...] = ()
     student_features: tuple[str, ...] = ()
     tails: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
     fishers: tuple[FisherOf, ...] = ()
     fisher_means: tuple[FisherOf, ...] = ()
 
@@ -57,6 +59,8 @@ class Reads:
         for name in ("teacher_features", "tails", "fishers"):
             if getattr(self, name) and not self.teacher:
                 raise ValueError(f"{name} without teacher=True: no teacher would be asked")
+        if not set(self.heads) <= set(self.tails):
+            raise ValueError("heads that are not in tails")
         if alone := {of.tap for of in self.fishers} - set(self.teacher_features):
             raise ValueError(f"fishers of {sorted(alone)}, which are not in teacher_features")
         if not set(self.fisher_means) <= set(self.fishers):

@@ -30,8 +30,11 @@ class BlockLogit(TapObjective[BlockLogitConfig]):
         """The pairs that the options mean."""
         taps = self.config.taps
         if taps not in ("all", "light"):
-            return super().choose(meeting, field)
+            # Shallow to deep, in whatever order they are named: the deepest counts most.
+            return tuple(sorted(super().choose(meeting, field), key=lambda p: (p[0].name == FEATURES, p[0].depth)))
         pairs = meeting.choose("all", field=field)
+        # Before the student's first layer, nothing of it would learn.
+        pairs = tuple(pair for pair in pairs if pair[1].depth) or pairs
         last = pairs[-1][0]
         if last.name == FEATURES:
             # Between the last map and the features lies no layer: one stone for both, with the linear connector.

@@ -6,10 +6,21 @@ import math
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from stillroom.config import Config, by_shape
 from stillroom.errors import nearest
+from stillroom.objectives.target_config import Target, is_unsoftened, told_as_a_word
 
 Temperature = Annotated[float, Field(gt=0, description="Temperature τ that softens the logits; 1 leaves them.")]
 
@@ -60,6 +71,13 @@ class ObjectiveConfig(Config):
         1.0, description="Factor of this term in the loss: a number, or a schedule over the training."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _target_fits(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "target" in content and "target" not in cls.model_fields:
+            raise ValueError("no target: it is a distribution over the classes, and kl alone compares those")
+        return content
+
     @model_validator(mode="after")
     def _weight_counts(self) -> ObjectiveConfig:
         ends = (self.weight.start, self.weight.end) if isinstance(self.weight, WeightSchedule) else (self.weight,)
@@ -86,10 +104,39 @@ class LabelSmoothingConfig(ObjectiveConfig):
 
 
 class KLConfig(ObjectiveConfig):
-    """Kullback-Leibler divergence to the teacher's softened answer."""
+    """Kullback-Leibler divergence to the teacher's softened answer, or to a part of it."""
 
     name: Literal["kl"] = "kl"
     temperature: Temperature = 4.0
+    target: Target = Field(
+        None,
+        description="Part of the teacher's answer that is taught: full (the whole, also where left out), uniform, "
+        "class_similarity, top_k, true_class, true_class_similarity, or {name: top_k, k: 5}. uniform and "
+        "class_similarity hold no softened answer, and are taught at temperature 1.",
+        json_schema_extra=told_as_a_word,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unsoftened_at_1(cls, content: Any) -> Any:
+        if isinstance(content, dict) and is_unsoftened(content.get("target")):
+            return {"temperature": 1.0, **content}
+        return content
+
+    @field_validator("target")
+    @classmethod
+    def _at_1(cls, target: Target, info: ValidationInfo) -> Target:
+        if is_unsoftened(target) and info.data.get("temperature", 1.0) != 1:
+            raise ValueError("a target that softens the teacher's answer, or temperature 1: this one holds none")
+        return target
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = handler(self)
+        if content.get("target") is None:
+            # Left out, so that a recipe without one reads as it did before there were any.
+            content.pop("target", None)
+        return content
 
 
 class LogitMSEConfig(ObjectiveConfig):

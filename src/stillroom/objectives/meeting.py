@@ -118,7 +118,12 @@ class Meeting:
             BadInput: there are none, or not by these names.
         """
         if not isinstance(taps, str):
-            return tuple(self._named(tap, field) for tap in taps)
+            named = tuple(self._named(tap, field) for tap in taps)
+            for place, (teacher, student) in enumerate(named):
+                if (teacher, student) in named[:place]:
+                    pair = {"teacher": teacher.name, "student": student.name}
+                    raise BadInput(field, pair, "each pair of taps once, but this is there twice, by two names")
+            return named
         found = [pair for pair in self.pairs if pair[0].name != LOGITS and (taps == "all" or pair[0].name == FEATURES)]
         if not found:
             has = (

@@ -37,14 +37,30 @@ def objectives(terms: Any) -> str:
     for term in terms:
         if isinstance(term, dict) and isinstance(term.get("name"), str):
             options = [
-                f"{key.replace('_', ' ')} {_value(value)}"
+                f"{key.replace('_', ' ')} {_option(value)}"
                 for key, value in term.items()
-                if key not in ("name", "weight") and isinstance(value, int | float | str)
+                if key not in ("name", "weight") and isinstance(value, int | float | str | dict | list)
             ]
             told.append(
                 f"{_weight(term.get('weight', 1.0))} {term['name']}" + (f" ({', '.join(options)})" if options else "")
             )
     return " + ".join(told)
+
+
+def _option(value: Any) -> str:
+    """An option's value in words: taps by their names, a target with its own options.
+
+    >>> _option(["layer2", {"teacher": "layer3", "student": "blocks.1"}]), _option({"name": "top_k", "k": 5})
+    ('layer2, layer3 with blocks.1', 'top_k k 5')
+    """
+    if isinstance(value, list):
+        return ", ".join(_option(item) for item in value)
+    if isinstance(value, dict):
+        if {"teacher", "student"} == set(value):
+            return f"{_value(value['teacher'])} with {_value(value['student'])}"
+        rest = [f"{key.replace('_', ' ')} {_value(item)}" for key, item in value.items() if key != "name"]
+        return " ".join([*([_value(value["name"])] if "name" in value else []), *rest])
+    return _value(value)
 
 
 def _weight(weight: Any) -> str:

@@ -32,6 +32,7 @@ from stillroom.training.evaluation import compare, score
 from stillroom.training.folder import Bystander, RunFolder
 from stillroom.training.hooks import RecordMoves, StepHook
 from stillroom.training.loop import Progress, Trainer
+from stillroom.training.rescaling import RecordRescaling
 from stillroom.training.step import DistillStep
 
 SCHEMA = 1
@@ -92,7 +93,13 @@ class OneRun:
             self.hooks.append(moves)
         teacher = dress_teacher(setting, materials.teacher)
         introduce(self.objectives, setting, self.student, teacher)
-        self.step = DistillStep(self.student.model, self.objectives, self.student.pipe(), self.processes).to(device)
+        watch = None
+        if recipe.training.record_rescaling:
+            rescaling = RecordRescaling(self.objectives, self.processes)
+            watch = rescaling.see
+            self.hooks.append(rescaling)
+        pipe = self.student.pipe()
+        self.step = DistillStep(self.student.model, self.objectives, pipe, self.processes, watch).to(device)
         self.step.check_accumulation(recipe.training.accumulate)
         self.unused = self._try_smallest_batch(recipe)
 

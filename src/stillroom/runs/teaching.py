@@ -48,7 +48,7 @@ class ModelTutor(Tutor):
         reads: what the objectives read.
 
     Raises:
-        BadInput: they read a tail, and no exact one can be made.
+        BadInput: they read a tail, and no exact one can be made; or its one layer, and there are more.
     """
 
     def __init__(self, dressed: Dressed, setting: Setting, reads: Sequence[Reads]) -> None:
@@ -67,6 +67,10 @@ class ModelTutor(Tutor):
             example=setting.data.train.images[:_EXAMPLES],
             device=setting.device,
         )
+        for tap in (tap for each in reads for tap in each.heads):
+            if self._tails[tap].head is None:
+                expected = "a model that ends in a linear layer: an objective reads the rows of its weights"
+                raise BadInput("teacher", self.name, expected)
         # Those of a linear head follow from the logits.
         self._fishers = tuple(of for of in fishers if self._tails[of.tap].head is None)
 
@@ -94,6 +98,8 @@ class ModelTutor(Tutor):
         setting = self._setting
         # Where a part is held out, the answers to all of the images are kept, so that all runs share them.
         train, whole_feed = setting.data.train.whole, feed.whole()
+        augmentation = setting.recipe.data.augmentation
+        views = augmentation.different_views
         live = LiveTeacher(
             self.dressed.model,
             self.dressed.pipe(),
@@ -103,9 +109,8 @@ class ModelTutor(Tutor):
             taps=self._taps,
             fishers=self._fishers,
             tails=self._tails,
+            one_view=views == 1,
         )
-        augmentation = setting.recipe.data.augmentation
-        views = augmentation.different_views
 
         def answer(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
             return live(next(iter(whole_feed.batches([(rows, view)]))))

@@ -37,7 +37,7 @@ class FisherOf:
 
     def as_dict(self) -> dict[str, Any]:
         """As the identity of a cache holds it."""
-        return asdict(self)
+        return {**asdict(self), "temperature": float(self.temperature)}
 
 
 def head_fisher(head: Tensor, logits: Tensor, *, temperature: float) -> Tensor:
@@ -58,13 +58,17 @@ def head_fisher(head: Tensor, logits: Tensor, *, temperature: float) -> Tensor:
     >>> head_fisher(torch.tensor([[1.0], [-1.0]]), torch.zeros(1, 2), temperature=4.0)
     tensor([[1.]])
     """
-    # In float64: of a sure teacher the variance is a small difference of two squares. Both products are small.
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     p = torch.softmax(logits.detach().to(wide) / temperature, 1)
     w = head.detach().to(wide)
+    # Counted from the likeliest class: of a sure teacher, E[W²] − E[W]² is a small difference of large numbers, even
+    # in float64, and the others' part alone is small from the first.
+    top = p.argmax(1)
+    others, first = p.scatter(1, top[:, None], 0.0), w[top]
     with torch.autocast(logits.device.type, enabled=False):
-        mean = p @ w
-        return (p @ w.square() - mean.square()).clamp_min(0).to(logits.dtype)
+        share, mean = others.sum(1, keepdim=True), others @ w
+        square = others @ w.square() - 2 * first * mean + share * first.square()
+        return (square - (mean - share * first).square()).clamp_min(0).to(logits.dtype)
 
 
 def tail_fisher(

@@ -49,5 +49,5 @@ class Knowledge:
             return self.fishers[of]
         head = self.tails[of.tap].head if of.tap in self.tails else None
         if head is None:
-            raise RuntimeError(f"nothing declares the Fisher weights of {of}: Reads(teacher=True, fisher=…)")
+            raise RuntimeError(f"nothing declares the Fisher weights of {of}: Reads(teacher=True, fishers=…)")
         return head_fisher(head, self.logits, temperature=of.temperature)

@@ -35,6 +35,7 @@ class LiveTeacher:
         taps: modules whose outputs are read beside the logits.
         fishers: Fisher weights that are worked out of each answer; their taps are among ``taps``.
         tails: the teacher from these taps on.
+        one_view: whether an image is the same in every view, so that the same classes are drawn of its answer, too.
 
     Attributes:
         folded: whether the batch norms were folded into the convolutions.
@@ -51,6 +52,7 @@ class LiveTeacher:
         taps: Sequence[str] = (),
         fishers: Sequence[FisherOf] = (),
         tails: Mapping[str, TeacherTail] | None = None,
+        one_view: bool = False,
     ) -> None:
         self.precision = precision
         self.device = device
@@ -62,6 +64,7 @@ class LiveTeacher:
         self._taps = Taps(self.model, taps, field="teacher")
         self._fishers = tuple(fishers)
         self._tails = dict(tails or {})
+        self._one_view = one_view
 
     def __call__(self, batch: Batch) -> Knowledge:
         """What the teacher says of a batch, by parts where memory runs out.
@@ -84,7 +87,8 @@ class LiveTeacher:
         with self._taps, torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self.model(self.preprocess(batch.images))
         features = {tap: feature.float() for tap, feature in self._taps.take().items()}
-        fishers = {of: self._fisher(of, features[of.tap], batch.rows, batch.view) for of in self._fishers}
+        view = 0 if self._one_view else batch.view
+        fishers = {of: self._fisher(of, features[of.tap], batch.rows, view) for of in self._fishers}
         return Knowledge(self.preprocess.reorder(logits.float()), features, fishers)
 
     def _fisher(self, of: FisherOf, features: Tensor, rows: npt.NDArray[np.int64], view: int) -> Tensor:

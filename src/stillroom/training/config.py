@@ -92,6 +92,11 @@ class TrainingConfig(Config):
     record_moves: tuple[str, ...] = Field(
         (), description="Layers whose cumulative weight movement is recorded in moves.jsonl."
     )
+    record_rescaling: bool = Field(
+        False,
+        description="Record in rescaling.jsonl, for each epoch, how the teacher rescales each sample's gradient: ω of "
+        "the terms cross_entropy and kl, against the probability that the teacher gives the true class. It needs kl.",
+    )
     save_seconds: float = Field(
         30.0,
         ge=0,

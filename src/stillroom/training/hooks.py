@@ -35,11 +35,18 @@ class StepHook:
     def start(self, student: nn.Module) -> None:
         """Called once, with the student as it was initialised."""
 
+    def before_step(self) -> None:
+        """Called before each attempt at a step; there are several where memory runs out."""
+
     def after_step(self, info: StepInfo) -> None:
         """Called after every optimizer step; keep results on the device here, and read them in ``line``."""
 
     def line(self) -> dict[str, Any] | None:
         """What to append to ``moves.jsonl`` at a log step, beside step and epoch; None for nothing."""
+        return None
+
+    def epoch_line(self) -> dict[str, Any] | None:
+        """What to append to ``rescaling.jsonl`` at an epoch's last step, beside step and epoch; None for nothing."""
         return None
 
     def state_dict(self) -> dict[str, Any]:

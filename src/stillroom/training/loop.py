@@ -153,6 +153,8 @@ class Trainer:
                 evaluates = at_end or (whole_epochs is not None and whole_epochs % self.config.evaluate_every == 0)
                 if evaluates or progress.step % self.config.log_every == 0:
                     self._log(meter, optimizer, progress.step, per_epoch, clock)
+                if at_end or whole_epochs is not None:
+                    self._log_epoch(progress.step, per_epoch)
                 if whole_epochs is not None and whole_epochs in self.config.checkpoints:
                     self._keep_checkpoint(kept, whole_epochs)
                 if evaluates:
@@ -180,6 +182,8 @@ class Trainer:
         """Forward and backward of one batch, in smaller parts where memory runs out; the gradients stay in place."""
         self._buffers.keep()
         while True:
+            for hook in self.hooks:
+                hook.before_step()
             try:
                 return self._backward(wrapped, batch, progress, total)
             except Exception as error:
@@ -260,6 +264,13 @@ class Trainer:
             if extra is not None:
                 self.folder.append("moves.jsonl", {"step": step, "epoch": line["epoch"], **extra})
         self.folder.append("timing.jsonl", clock.progress(step, self.batches.batch_size, self.device))
+
+    def _log_epoch(self, step: int, per_epoch: int) -> None:
+        for hook in self.hooks:
+            extra = hook.epoch_line()
+            if extra is not None:
+                line = {"step": step, "epoch": _epoch(step, per_epoch), **extra}
+                self.folder.append("rescaling.jsonl", line)
 
     def _evaluate(self, kept: nn.Module, step: int, per_epoch: int) -> dict[str, float]:
         began = time.perf_counter()

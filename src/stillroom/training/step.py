@@ -25,6 +25,7 @@ class DistillStep(nn.Module):
         objectives: the terms of the loss.
         preprocess: what the student's own input goes through.
         processes: who else works on the batch; terms that compare samples see the others' too.
+        watch: shown each lesson, of this process's part of the batch.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class DistillStep(nn.Module):
         objectives: Sequence[Objective[Any]],
         preprocess: Preprocess,
         processes: Processes | None = None,
+        watch: Callable[[Lesson], None] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -40,6 +42,7 @@ class DistillStep(nn.Module):
         self.preprocess = preprocess
         self._terms = list(objectives)
         self._processes = processes or Processes()
+        self._watch = watch
         self._taps = Taps(student, (tap for term in objectives for tap in term.reads.student_features), field="student")
         self._answer: Callable[[Tensor], Tensor] = self._run_student
 
@@ -103,6 +106,8 @@ class DistillStep(nn.Module):
         with self._taps:
             logits = self._answer(images)
         lesson = Lesson(Knowledge(logits, self._taps.take()), teacher, labels, index, progress)
+        if self._watch is not None:
+            self._watch(lesson)
         everyone = self._gathered(lesson) if self._processes.count > 1 and self.whole_batch_terms else lesson
         values: list[Tensor] = [term(lesson if term.per_sample else everyone) for term in self._terms]
         total = logits.new_zeros((), dtype=values[0].dtype)

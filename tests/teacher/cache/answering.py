@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from stillroom.teacher.cache.teacher_cache import CacheSpec, TeacherCache
+from stillroom.teacher.fisher import FisherOf
 from stillroom.teacher.knowledge import Knowledge
 
 COUNT, CLASSES, BLOCK = 23, 7, 8
@@ -22,8 +23,14 @@ Rows = npt.NDArray[np.int64]
 class Talker:
     """Says something else of each (view, image), the same whenever it is asked; remembers what it was asked."""
 
-    def __init__(self, count: int = COUNT, classes: int = CLASSES, taps: dict[str, tuple[int, ...]] | None = None):
-        self.count, self.classes, self.taps = count, classes, taps or {}
+    def __init__(
+        self,
+        count: int = COUNT,
+        classes: int = CLASSES,
+        taps: dict[str, tuple[int, ...]] | None = None,
+        fishers: tuple[FisherOf, ...] = (),
+    ):
+        self.count, self.classes, self.taps, self.fishers = count, classes, taps or {}, fishers
         self.asked: list[tuple[int, int]] = []
 
     def all(self, view: int) -> Knowledge:
@@ -32,12 +39,19 @@ class Talker:
         features = {
             tap: torch.randn(self.count, *shape, generator=generator) for tap, shape in sorted(self.taps.items())
         }
-        return Knowledge(logits, features)
+        # Of very different size, as those of a teacher are that is surer of some images than of others.
+        fishers = {
+            of: torch.exp(4 * torch.randn(self.count, *self.taps[of.tap], generator=generator) - 6)
+            for of in self.fishers
+        }
+        return Knowledge(logits, features, fishers)
 
     def __call__(self, view: int, rows: Rows) -> Knowledge:
         self.asked += [(view, int(row)) for row in rows]
         everything, index = self.all(view), torch.from_numpy(rows)
-        return Knowledge(everything.logits[index], {tap: f[index] for tap, f in everything.features.items()})
+        features = {tap: feature[index] for tap, feature in everything.features.items()}
+        fishers = {of: weight[index] for of, weight in everything.fishers.items()}
+        return Knowledge(everything.logits[index], features, fishers)
 
 
 def spec(**changes: Any) -> CacheSpec:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stillroom.objectives.functional._common import check_pair, check_temperature
+from stillroom.objectives.functional._common import check_pair, check_temperature, widen
 from stillroom.objectives.functional.labels import cross_entropy
 from stillroom.objectives.functional.logits import kl
 
@@ -57,7 +57,7 @@ def block_logit(
     weighed = [(1.0, student_logits)]
     weighed += [(0.5 ** (len(stone_logits) - 1 - place), stone) for place, stone in enumerate(stone_logits)]
     total = student_logits.new_zeros((), dtype=torch.promote_types(student_logits.dtype, torch.float32))
-    ensemble = torch.stack([stone.detach() for stone in stone_logits]).mean(0) if len(stone_logits) else None
+    ensemble = torch.stack([widen(stone.detach()) for stone in stone_logits]).mean(0) if len(stone_logits) else None
     for weight, logits in weighed:
         if alpha:
             total = total + alpha * weight * cross_entropy(logits, labels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from stillroom.objectives.functional._common import batch_mean, check_features, mean_of_each, widen
+from stillroom.objectives.functional._common import batch_mean, check_features, laid_out_as, mean_of_each, widen
 
 
 def feature_mse(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
@@ -68,11 +68,10 @@ def feature_fisher(
     student, teacher = check_features(student_feature, teacher_feature)
     if weight.shape != teacher.shape:
         raise ValueError(f"weight: got {tuple(weight.shape)}; expected one weight a feature, {tuple(teacher.shape)}")
-    # In the layout of the gap: an operation on two layouts takes twenty times as long.
-    weighed = (student - teacher).square()
-    weighed = weighed * widen(weight).detach().to(weighed)
+    gap = student - teacher
+    weighed = gap.square() * laid_out_as(gap, widen(weight).detach().to(gap))
     if weight_scale is None:
-        return batch_mean(0.5 * weighed.flatten(1).sum(1))
+        return batch_mean(0.5 * weighed.sum(tuple(range(1, weighed.dim()))))
     return batch_mean(mean_of_each(weighed)) / weight_scale
 
 
@@ -136,6 +135,7 @@ def half_variance(moved: Tensor, probabilities: Tensor) -> Tensor:
         raise ValueError(
             f"probabilities: got {tuple(probabilities.shape)}; expected the shape of the logits, {tuple(moved.shape)}"
         )
+    moved = widen(moved)
     p = widen(probabilities).detach().to(moved.dtype)
     centred = moved - (p * moved).sum(1, keepdim=True)
     return batch_mean(0.5 * (p * centred.square()).sum(1))

@@ -1,0 +1,346 @@
+"""Which part of a teacher's answer is taught: universe, domain, instance; and how that rescales each sample's gradient.
+
+A target is a distribution ρ over the classes, [B, K]. Those made of the teacher's answer are worked out in logarithms,
+where 1 − p_y is the sum of the others: at a gap of 30 between logits float32 would round it to 0.
+
+Paper: Tang et al., Understanding and Improving Knowledge Distillation, arXiv 2002.03532.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = [
+    "class_similarity",
+    "full",
+    "gradient_rescale",
+    "top_k",
+    "true_class",
+    "true_class_similarity",
+    "uniform",
+]
+
+
+def uniform(labels: Tensor, num_classes: int) -> Tensor:
+    """The same for every class: what label smoothing teaches, universe knowledge alone.
+
+    Formula: ``ρ_i = 1/K``.
+
+    Args:
+        labels: y, int64 [B]; only their number and place count.
+        num_classes: K.
+
+    Returns:
+        ρ, float64 [B, K] (float32 where the device has none): labels have no precision of their own.
+
+    Raises:
+        ValueError: the labels are not [B], or K is below 1.
+
+    >>> uniform(torch.tensor([0, 3]), 4).tolist()
+    [[0.25, 0.25, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]]
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes: got {num_classes!r}; expected 1 or more")
+    _check_labels(labels, labels.shape[:1])
+    return torch.full((len(labels), num_classes), 1 / num_classes, dtype=_wide(labels), device=labels.device)
+
+
+def class_similarity(head_weight: Tensor, labels: Tensor, *, power: float, temperature: float) -> Tensor:
+    """How alike the teacher's logit layer finds the classes (KD-sim): domain knowledge alone.
+
+    Formula: ``ρ = softmax_i(sign(c_i)·|c_i|^a / b)``, c_i = cos(w_y, w_i). A row of zeros has no direction: it is like
+    itself (c = 1) and like no other (c = 0).
+
+    Args:
+        head_weight: the rows w_i of the teacher's logit layer, [K, d]; detached.
+        labels: y, int64 [B].
+        power: a > 0; below 1 it lifts small cosines.
+        temperature: b > 0.
+
+    Returns:
+        ρ, [B, K], in the type of ``head_weight`` (float32 for half precision).
+
+    Raises:
+        ValueError: the shapes do not fit, or a or b is not above 0.
+
+    >>> rho = class_similarity(torch.tensor([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0]),
+    ...                        power=1.0, temperature=0.5)
+    >>> torch.allclose(rho, torch.softmax(torch.tensor([[2.0, 2.0, 0.0]]), 1))
+    True
+    """
+    return log_class_similarity(head_weight, labels, power=power, temperature=temperature).exp()
+
+
+def top_k(probabilities: Tensor, k: int) -> Tensor:
+    """The k likeliest classes as the teacher sees them, the others alike (KD-topk): domain, as far as it is reliable.
+
+    Formula: ``ρ_i = p_i`` of the k largest (of equals the first), ``(Σ_{others} p_j)/(K − k)`` of the others; k = K is
+    the full answer.
+
+    Args:
+        probabilities: p, [B, K], rows that sum to 1; detached.
+        k: how many are kept, 1 to K.
+
+    Returns:
+        ρ, [B, K].
+
+    Raises:
+        ValueError: p is not [B, K], or k lies outside 1 … K.
+
+    >>> top_k(torch.tensor([[0.1, 0.6, 0.0, 0.3]]), 1)
+    tensor([[0.1333, 0.6000, 0.1333, 0.1333]])
+    """
+    return log_top_k(_logs(probabilities), k).exp()
+
+
+def true_class(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """The true class as the teacher sees it, the others alike (KD-pt): how hard it finds the sample, and no more.
+
+    Formula: ``ρ_y = p_y``, ``ρ_i = (1 − p_y)/(K − 1)`` of the others.
+
+    Args:
+        probabilities: p, [B, K], rows that sum to 1; detached.
+        labels: y, int64 [B].
+
+    Returns:
+        ρ, [B, K].
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    >>> true_class(torch.tensor([[0.1, 0.6, 0.3]]), torch.tensor([1]))
+    tensor([[0.2000, 0.6000, 0.2000]])
+    """
+    return log_true_class(_logs(probabilities), labels).exp()
+
+
+def true_class_similarity(
+    probabilities: Tensor, head_weight: Tensor, labels: Tensor, *, power: float, temperature: float
+) -> Tensor:
+    """The true class as the teacher sees it, the others by their likeness to it (pt+sim): instance and domain.
+
+    Formula: ``ρ_y = p_y``, ``ρ_i = (1 − p_y)·S_i / Σ_{j≠y} S_j`` of the others, S = :func:`class_similarity`.
+
+    Args:
+        probabilities: p, [B, K], rows that sum to 1; detached.
+        head_weight: the rows of the teacher's logit layer, [K, d]; detached.
+        labels: y, int64 [B].
+        power: a > 0 of S.
+        temperature: b > 0 of S.
+
+    Returns:
+        ρ, [B, K].
+
+    Raises:
+        ValueError: the shapes do not fit, or a or b is not above 0.
+
+    >>> rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+    >>> true_class_similarity(torch.tensor([[0.6, 0.1, 0.3]]), rows, torch.tensor([0]), power=1.0, temperature=1.0)
+    tensor([[0.6000, 0.2000, 0.2000]])
+    """
+    logs = _logs(probabilities)
+    return log_true_class_similarity(logs, head_weight, labels, power=power, temperature=temperature).exp()
+
+
+def full(probabilities: Tensor) -> Tensor:
+    """The teacher's whole answer (KD): all three levels.
+
+    Formula: ``ρ = p``.
+
+    Args:
+        probabilities: p, [B, K]; detached.
+
+    Returns:
+        ρ, [B, K].
+
+    Raises:
+        ValueError: p is not [B, K].
+
+    >>> full(torch.tensor([[0.25, 0.75]]))
+    tensor([[0.2500, 0.7500]])
+    """
+    _check_rows(probabilities)
+    return _widen(probabilities)
+
+
+def gradient_rescale(
+    student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, *, temperature: float, weight: float
+) -> Tensor:
+    """How a teacher rescales each sample's gradient: the loss's in the true class's logit, over cross-entropy's.
+
+    Formula: ``ω = (∂L/∂z_y)/(∂CE/∂z_y) = (1 − λ) + (λ/τ)·(p_y − q_{τ,y})/(1 − q_y)`` for L = (1 − λ)·CE + λ·H(p, q_τ),
+    p = softmax(z_t/τ), q_τ = softmax(z_s/τ), q = softmax(z_s). The sum of the gradients in the other logits has the
+    same ratio.
+
+    Args:
+        student_logits: z_s, [B, K]; detached.
+        teacher_logits: z_t, [B, K]; detached.
+        labels: y, int64 [B].
+        temperature: τ > 0.
+        weight: λ in [0, 1], of the teacher's part.
+
+    Returns:
+        ω, [B]. It has no bound below: cross-entropy's gradient vanishes where the student is surer than the teacher.
+
+    Raises:
+        ValueError: the shapes do not fit, τ is not above 0, or λ lies outside [0, 1].
+
+    >>> logits, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
+    >>> gradient_rescale(logits, logits, labels, temperature=1.0, weight=0.5)   # nothing left that the teacher adds
+    tensor([0.5000])
+    >>> gradient_rescale(logits, 99 * logits, labels, temperature=1.0, weight=0.5)   # a sure teacher says no more
+    tensor([1.])
+    """
+    if student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"logits: got student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)}; "
+            "expected the same [batch, classes] for both"
+        )
+    _check_rows(student_logits, labels)
+    _check_above_0("temperature", temperature)
+    if not 0 <= weight <= 1:
+        raise ValueError(f"weight: got {weight!r}; expected a number in [0, 1]")
+    student, teacher = _widen(student_logits), _widen(teacher_logits)
+    if not weight:
+        # The ratio may be beyond all numbers, and 0 times that is none.
+        return torch.ones_like(student[:, 0])
+    taught, softened, plain = (margin(z, labels) for z in (teacher / temperature, student / temperature, student))
+    return (1 - weight) + weight / temperature * rescaling(taught, softened, plain)
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far the true class stands above all others together.
+
+    Formula: ``m = z_y − log Σ_{j≠y} e^{z_j}``, so that p_y = σ(m) and 1 − p_y = σ(−m), neither of which rounds to 0.
+
+    Args:
+        logits: z, [..., B, K].
+        labels: y, int64 [B].
+
+    Returns:
+        m, [..., B].
+
+    >>> margin(torch.tensor([[30.0, 0.0]]), torch.tensor([0]))
+    tensor([30.])
+    """
+    place = labels.unsqueeze(-1).expand(*logits.shape[:-1], 1)
+    others = logits.scatter(-1, place, -math.inf).logsumexp(-1)
+    return logits.gather(-1, place).squeeze(-1) - others
+
+
+def rescaling(taught: Tensor, softened: Tensor, plain: Tensor) -> Tensor:
+    """The teacher's part of ω, before its weight.
+
+    Formula: ``(p_y − q_{τ,y})/(1 − q_y)``, by σ(a) − σ(b) = σ(a)·σ(−b)·(1 − e^{b−a}), which loses no digits.
+
+    Args:
+        taught: margin of what is taught at τ, [B].
+        softened: of the student's answer at τ.
+        plain: of the student's answer at 1.
+
+    Returns:
+        [B]; 0 where the student says at τ what is taught.
+
+    >>> rescaling(torch.tensor([0.0]), torch.tensor([-40.0]), torch.tensor([-40.0]))
+    tensor([0.5000])
+    """
+    high, low = torch.maximum(taught, softened), torch.minimum(taught, softened)
+    size = F.logsigmoid(high) + F.logsigmoid(-low) + (-torch.expm1(low - high)).log() - F.logsigmoid(-plain)
+    return torch.sign(taught - softened) * size.exp()
+
+
+def log_class_similarity(head_weight: Tensor, labels: Tensor, *, power: float, temperature: float) -> Tensor:
+    """log ρ of :func:`class_similarity`."""
+    if head_weight.dim() != 2:
+        raise ValueError(f"head_weight: got shape {tuple(head_weight.shape)}; expected [classes, features]")
+    _check_labels(labels, labels.shape[:1])
+    _check_above_0("power", power)
+    _check_above_0("temperature", temperature)
+    # A small power makes much of rounding errors near a cosine of 0.
+    rows = head_weight.detach().to(_wide(head_weight))
+    length = rows.norm(dim=1, keepdim=True)
+    rows = torch.where(length > 0, rows / length, 0.0)
+    with torch.autocast(rows.device.type, enabled=False):
+        cosine = (rows[labels] @ rows.T).clamp(-1, 1).scatter(1, labels[:, None], 1.0)
+    logits = cosine.sign() * cosine.abs() ** power / temperature
+    return F.log_softmax(logits, dim=1).to(_widen(head_weight).dtype)
+
+
+def log_top_k(log_probabilities: Tensor, k: int) -> Tensor:
+    """log ρ of :func:`top_k`, from log p."""
+    _check_rows(log_probabilities)
+    classes = log_probabilities.shape[1]
+    if not 1 <= k <= classes:
+        raise ValueError(f"k: got {k!r}; expected 1 … {classes}, the number of classes")
+    logs = _widen(log_probabilities)
+    if k == classes:
+        return logs
+    # Stable, so that every device keeps the same ones of equals.
+    rest = logs.argsort(dim=1, descending=True, stable=True)[:, k:]
+    even = logs.gather(1, rest).logsumexp(1, keepdim=True) - math.log(classes - k)
+    return logs.scatter(1, rest, even.expand(-1, classes - k))
+
+
+def log_true_class(log_probabilities: Tensor, labels: Tensor) -> Tensor:
+    """log ρ of :func:`true_class`, from log p."""
+    logs, place, others = _split(log_probabilities, labels)
+    even = others - math.log(logs.shape[1] - 1)
+    return even.expand_as(logs).scatter(1, place, logs.gather(1, place))
+
+
+def log_true_class_similarity(
+    log_probabilities: Tensor, head_weight: Tensor, labels: Tensor, *, power: float, temperature: float
+) -> Tensor:
+    """log ρ of :func:`true_class_similarity`, from log p."""
+    logs, place, others = _split(log_probabilities, labels)
+    alike = log_class_similarity(head_weight, labels, power=power, temperature=temperature).to(logs.dtype)
+    if alike.shape != logs.shape:
+        raise ValueError(
+            f"head_weight: got {alike.shape[1]} rows; expected one for each of the {logs.shape[1]} classes"
+        )
+    alike = alike.scatter(1, place, -math.inf)
+    shared = alike - alike.logsumexp(1, keepdim=True) + others
+    return shared.scatter(1, place, logs.gather(1, place))
+
+
+def _split(log_probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log p, where in it the true classes stand, and log(1 − p_y) as the sum of the others, [B, 1]."""
+    _check_rows(log_probabilities, labels)
+    logs, place = _widen(log_probabilities), labels[:, None]
+    return logs, place, logs.scatter(1, place, -math.inf).logsumexp(1, keepdim=True)
+
+
+def _logs(probabilities: Tensor) -> Tensor:
+    return _widen(probabilities).log()
+
+
+def _widen(x: Tensor) -> Tensor:
+    """Detached, half precision as float32."""
+    x = x.detach()
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """The widest type that the tensor's device has."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
+def _check_rows(rows: Tensor, labels: Tensor | None = None) -> None:
+    if rows.dim() != 2 or rows.shape[1] < 2:
+        raise ValueError(f"shape: got {tuple(rows.shape)}; expected [batch, classes], 2 classes or more")
+    if labels is not None:
+        _check_labels(labels, rows.shape[:1])
+
+
+def _check_labels(labels: Tensor, shape: torch.Size) -> None:
+    if labels.dim() != 1 or labels.shape != shape:
+        raise ValueError(f"labels: got shape {tuple(labels.shape)}; expected [batch], here {tuple(shape)}")
+
+
+def _check_above_0(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name}: got {value!r}; expected a number above 0")

@@ -1,0 +1,216 @@
+"""``kl`` with a target: each against the formula alone, and what a recipe may ask for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from objectives.tester import Lesson, ObjectiveTester, random_lesson, small_meeting, with_student
+from stillroom.errors import BadInput
+from stillroom.models.finding import FEATURES
+from stillroom.models.tail import tail_of
+from stillroom.objectives.base import Reads
+from stillroom.objectives.logits import KL, LogitMSE
+from stillroom.objectives.target_config import TopKConfig
+from stillroom.recipe import Recipe, parse_recipe
+from stillroom.teacher.knowledge import Knowledge
+from stillroom.teacher.tails import TeacherTail
+
+
+def softmax(row: list[float], temperature: float) -> list[float]:
+    shares = [math.exp((v - max(row)) / temperature) for v in row]
+    return [share / sum(shares) for share in shares]
+
+
+def likeness(head: list[list[float]], y: int, power: float, temperature: float) -> list[float]:
+    cosines = [
+        sum(a * b for a, b in zip(head[y], row, strict=True)) / math.hypot(*head[y]) / math.hypot(*row) for row in head
+    ]
+    return softmax([math.copysign(abs(c) ** power, c) for c in cosines], temperature)
+
+
+def rho(teacher: list[float], head: list[list[float]], y: int, target: dict[str, Any], temperature: float) -> Any:
+    """The target from its formula alone."""
+    name, options = target["name"], {key: value for key, value in target.items() if key != "name"}
+    p, classes = softmax(teacher, temperature), len(teacher)
+    rest = sum(share for i, share in enumerate(p) if i != y)
+    if name == "uniform":
+        return [1 / classes] * classes
+    if name == "class_similarity":
+        return likeness(head, y, **options)
+    if name == "top_k":
+        kept = sorted(range(classes), key=lambda i: -p[i])[: options["k"]]
+        others = sum(share for i, share in enumerate(p) if i not in kept)
+        return [p[i] if i in kept else others / (classes - len(kept)) for i in range(classes)]
+    if name == "true_class":
+        return [p[i] if i == y else rest / (classes - 1) for i in range(classes)]
+    alike = likeness(head, y, **options)
+    return [p[i] if i == y else rest * alike[i] / (sum(alike) - alike[y]) for i in range(classes)]
+
+
+def temperature_of(options: dict[str, Any]) -> float:
+    at_1 = options["target"]["name"] in ("uniform", "class_similarity")
+    return 1.0 if at_1 else options.get("temperature", 4.0)
+
+
+def taught(lesson: Lesson, options: dict[str, Any]) -> list[list[float]]:
+    head, tau = lesson.taught.tail(FEATURES).head, temperature_of(options)
+    assert head is not None
+    rows = zip(lesson.teacher_logits.tolist(), lesson.labels.tolist(), strict=True)
+    return [rho(teacher, head.tolist(), y, options["target"], tau) for teacher, y in rows]
+
+
+def plain_kl(lesson: Lesson, options: dict[str, Any]) -> float:
+    tau, total = temperature_of(options), 0.0
+    for student, target in zip(lesson.student.logits.tolist(), taught(lesson, options), strict=True):
+        q = softmax(student, tau)
+        total += tau**2 * sum(a * math.log(a / b) for a, b in zip(target, q, strict=True))
+    return total / len(lesson.labels)
+
+
+# The tester's last layer is a rotation, whose cosines are 0 to rounding: a power of 1 leaves them there.
+LINEAR = {"power": 1.0, "temperature": 0.4}
+
+
+class TestKLWithATarget(ObjectiveTester):
+    objective = KL
+    variants = [
+        {"target": {"name": "uniform"}},
+        {"target": {"name": "class_similarity", **LINEAR}},
+        {"target": {"name": "top_k", "k": 1}},
+        {"target": {"name": "top_k", "k": 2}, "temperature": 1.0},
+        {"target": {"name": "true_class"}},
+        {"target": {"name": "true_class_similarity", **LINEAR}, "temperature": 2.0},
+    ]
+    reference = plain_kl
+    not_held = {"minimum": "it teaches a part of the teacher's answer"}
+
+
+def lesson_with_head(head: Tensor, seed: int = 0) -> Lesson:
+    """A random lesson whose teacher ends in a layer of these rows."""
+    lesson = random_lesson(classes=len(head), seed=seed)
+    layer = nn.Linear(head.shape[1], len(head), bias=False).double()
+    layer.weight.data = head
+    example = torch.randn(2, head.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tails = {FEATURES: TeacherTail(tail_of(nn.Sequential(nn.Tanh(), layer), FEATURES, example))}
+    return replace(lesson, teacher=replace(lesson.taught, tails=tails))
+
+
+@pytest.mark.parametrize("name", ["class_similarity", "true_class_similarity"])
+@pytest.mark.parametrize(("power", "temperature"), [(0.1, 0.5), (0.5, 0.1), (2.0, 1.0)])
+def test_likeness_is_that_of_the_rows_of_the_teachers_last_layer(name: str, power: float, temperature: float) -> None:
+    head = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    options = {"target": {"name": name, "power": power, "temperature": temperature}}
+    lesson = lesson_with_head(head)
+    assert KL(**options)(lesson).item() == pytest.approx(plain_kl(lesson, options), rel=1e-9)
+
+
+@pytest.mark.parametrize("options", TestKLWithATarget.variants, ids=str)
+def test_least_where_the_student_says_the_target(options: dict[str, Any]) -> None:
+    lesson, objective = random_lesson(), KL(**options)
+    z = temperature_of(options) * torch.tensor(taught(lesson, options), dtype=torch.float64).log()
+    student = z.requires_grad_()
+    loss = objective(with_student(lesson, student))
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    assert torch.autograd.grad(loss, student)[0].abs().max() < 1e-12
+    assert objective(with_student(lesson, student + 0.1 * torch.randn_like(student))) > 0
+
+
+def test_full_is_no_target() -> None:
+    lesson = random_lesson()
+    assert KL(target="full").config == KL().config
+    assert KL(target={"name": "full"}, temperature=2)(lesson) == KL(temperature=2)(lesson)
+    assert torch.equal(KL().taught(lesson), lesson.teacher_logits)
+
+
+def test_all_classes_kept_is_the_whole_answer() -> None:
+    lesson = random_lesson()
+    kept = KL(target=TopKConfig(k=5))(lesson).item()
+    assert kept == pytest.approx(KL()(lesson).item(), rel=1e-12)
+
+
+def test_a_sure_teacher_is_taught_in_float32_to_the_last_class() -> None:
+    """At a gap of 100, 1 − p_y is 0 in float32, and a logarithm of it would be no number."""
+    lesson = random_lesson(dtype=torch.float32)
+    sure = 100.0 * torch.nn.functional.one_hot(lesson.labels, 5)
+    for options in TestKLWithATarget.variants:
+        at_1 = {**options, "temperature": 1.0}
+        low = KL(**at_1)(replace(lesson, teacher=replace(lesson.taught, logits=sure)))
+        wide = replace(random_lesson(), student=Knowledge(lesson.student.logits.double()))
+        exact = KL(**at_1)(replace(wide, teacher=replace(wide.taught, logits=sure.double())))
+        assert low.item() == pytest.approx(exact.item(), rel=1e-5), options
+
+
+def test_uniform_asks_no_teacher() -> None:
+    lesson = replace(random_lesson(), teacher=None)
+    objective = KL(target="uniform")
+    assert objective.reads == Reads(labels=True)
+    plain = -torch.log_softmax(lesson.student.logits, 1).mean(1).mean() - math.log(5)
+    assert objective(lesson).item() == pytest.approx(plain.item(), rel=1e-9)
+
+
+def test_what_reads_the_last_layer_says_so() -> None:
+    for name in ("class_similarity", "true_class_similarity"):
+        assert KL(target=name).reads == Reads(teacher=True, labels=True, tails=(FEATURES,), heads=(FEATURES,))
+    assert KL(target="top_k").reads == KL().reads == Reads(teacher=True)
+    with pytest.raises(ValueError, match="heads that are not in tails"):
+        Reads(teacher=True, heads=(FEATURES,))
+
+
+def test_more_classes_than_there_are_is_told_when_they_meet() -> None:
+    KL(target={"name": "top_k", "k": 5}).meet(small_meeting())
+    with pytest.raises(BadInput, match=r"objectives\.kl\.target\.k: got 6; expected 5 or less, the number of classes"):
+        KL(target={"name": "top_k", "k": 6}).meet(small_meeting())
+
+
+def recipe(**kl: Any) -> Recipe:
+    return parse_recipe({"student": {"name": "mlp"}, "objectives": [{"name": "kl", **kl}]})
+
+
+@pytest.mark.parametrize("target", ["uniform", "class_similarity", "top_k", "true_class", "true_class_similarity"])
+def test_a_name_alone_takes_the_defaults(target: str) -> None:
+    short, whole = recipe(target=target), recipe(target={"name": target})
+    assert short == whole
+    told = short.model_dump(mode="json")
+    assert parse_recipe(told) == short
+    assert told["objectives"][0]["target"]["name"] == target
+    assert told["objectives"][0]["temperature"] == (1 if target in ("uniform", "class_similarity") else 4)
+
+
+def test_a_recipe_without_a_target_reads_as_before_there_were_any() -> None:
+    plain = {"name": "kl", "weight": 1.0, "temperature": 4.0}
+    assert recipe().model_dump(mode="json")["objectives"] == [plain]
+    assert recipe(target="full") == recipe(target=None) == recipe()
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"target": "topk"}, "objectives.0.target: got 'topk'; expected a target that exists (did you mean 'top_k'?)"),
+    ({"target": 5}, "objectives.0.target: got 5; expected a name or a mapping with a name"),
+    ({"target": {"k": 3}}, "objectives.0.target: got {'k': 3}; expected a name or a mapping with a name"),
+    ({"target": {"name": "top_k", "k": 0}}, "objectives.0.target.k: got 0; expected greater than or equal to 1"),
+    ({"target": {"name": "top_k", "n": 3}}, "objectives.0.target.n: unknown field 'n'"),
+    ({"target": {"name": "full", "k": 3}}, "expected full without options"),
+    ({"target": {"name": "class_similarity", "power": 0}}, "objectives.0.target.power: got 0; expected greater than 0"),
+    ({"target": {"name": "class_similarity", "powr": 1}}, "unknown field 'powr'; did you mean 'power'?"),
+    ({"target": "uniform", "temperature": 4}, "objectives.0.target: got 'uniform'; expected a target that softens the"),
+]
+
+
+@pytest.mark.parametrize(("options", "told"), BAD, ids=[told for _, told in BAD])
+def test_a_bad_target_is_told(options: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput) as error:
+        recipe(**options)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["logit_mse", "logit_fisher", "cross_entropy", "feature_mse"])
+def test_other_objectives_say_why_they_take_none(name: str) -> None:
+    with pytest.raises(BadInput, match="no target: it is a distribution over the classes, and kl alone compares those"):
+        parse_recipe({"student": {"name": "mlp"}, "objectives": [{"name": name, "target": "top_k"}]})
+    with pytest.raises(BadInput, match=r"LogitMSE: .*no target"):
+        LogitMSE(target="top_k")
