@@ -30,6 +30,7 @@ test: lint
 bench: install
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/sources.py
 
 docs: install
 	$(BIN)/pdoc --docformat google --output-directory docs/site \

@@ -197,6 +197,16 @@ class Bench:
 
 def provenance(chosen: argparse.Namespace, load: float | None) -> list[str]:
     """When, of what, and how quiet it was."""
+    lines = when_and_what(load)
+    images = "random images, 3×32×32" if chosen.data is None else f"images of {Path(chosen.data).name}"
+    weights = ", ".join(sorted(Path(file).name for file in chosen.teacher_weights.values())) or "random"
+    if chosen.rounds < WORTH_QUOTING:
+        lines.append(f"only {chosen.rounds} rounds: for a look, not for quoting")
+    return [*lines, f"{images}, {chosen.images:,} of them; teacher's weights: {weights}"]
+
+
+def when_and_what(load: float | None) -> list[str]:
+    """The time, how busy the machine was before, and which commit was measured."""
     root = Path(__file__).parent
     when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     lines = [f"measured {when}" + ("" if load is None else f"; load average of the minute before: {load:.1f}")]
@@ -207,21 +217,17 @@ def provenance(chosen: argparse.Namespace, load: float | None) -> list[str]:
         lines.append(f"commit {commit}" + (", with changes that are not committed" if changed else ""))
     except (OSError, subprocess.CalledProcessError):
         pass
-    images = "random images, 3×32×32" if chosen.data is None else f"images of {Path(chosen.data).name}"
-    weights = ", ".join(sorted(Path(file).name for file in chosen.teacher_weights.values())) or "random"
-    if chosen.rounds < WORTH_QUOTING:
-        lines.append(f"only {chosen.rounds} rounds: for a look, not for quoting")
-    return [*lines, f"{images}, {chosen.images:,} of them; teacher's weights: {weights}"]
+    return lines
 
 
-def shown_command(words: Sequence[str]) -> str:
+def shown_command(words: Sequence[str], program: str = "speed.py") -> str:
     """The command, without what only this machine's owner should read: whole paths become their last part."""
 
     def shorten(word: str) -> str:
         key, equals, value = word.rpartition("=")
         return key + equals + (Path(value).name if Path(value).is_absolute() else value)
 
-    return shlex.join(["python", "benchmarks/speed.py", *map(shorten, words)])
+    return shlex.join(["python", f"benchmarks/{program}", *map(shorten, words)])
 
 
 def write(settings: list[Setting], chosen: argparse.Namespace, words: Sequence[str], lines: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ class Job:
         threads: CPU threads.
         device: auto, cpu or cuda.
         folder: where its run may write.
+        worker: the program that does it, beside this one.
     """
+
+    worker: ClassVar[str] = "speed_worker.py"
 
     do: str
     teacher: str
@@ -86,8 +89,8 @@ class Job:
         """For the worker's command line."""
         return json.dumps(asdict(self))
 
-    @staticmethod
-    def from_json(text: str) -> Job:
+    @classmethod
+    def from_json(cls, text: str) -> Self:
         """What the driver wrote."""
         fields: dict[str, Any] = json.loads(text)
-        return Job(**fields)
+        return cls(**fields)

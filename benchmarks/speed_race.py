@@ -8,7 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,6 @@ from typing import Any
 
 from speed_job import Job
 
-WORKER = Path(__file__).with_name("speed_worker.py")
 # What decides how OpenMP's threads wait is torch's default for all: one user's setting must not slip in.
 OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "GOMP_CPU_AFFINITY", "OMP_PROC_BIND", "KMP_AFFINITY")
 PATIENCE = 10.0  # seconds that a worker has to end by itself
@@ -32,7 +31,7 @@ class Failed(Exception):  # noqa: N818 - it says what happened, as stillroom's o
 
 
 class Worker:
-    """One process of ``speed_worker.py``, ended when the block ends, however it ends."""
+    """One process of a job's program, ended when the block ends, however it ends."""
 
     def __init__(self, job: Job, cache: Path) -> None:
         self.job = job
@@ -43,7 +42,7 @@ class Worker:
         environment |= {"OMP_NUM_THREADS": str(job.threads), "STILLROOM_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
         with self._log.open("w") as log:
             self._process = subprocess.Popen(
-                [sys.executable, str(WORKER), job.to_json()],
+                [sys.executable, str(Path(__file__).with_name(job.worker)), job.to_json()],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -118,7 +117,7 @@ class Race:
 
 
 def run_race(
-    jobs: list[Job], cache: Path, *, warmup: int, rounds: int, steps: int, tick: Callable[[str], None]
+    jobs: Sequence[Job], cache: Path, *, warmup: int, rounds: int, steps: int, tick: Callable[[str], None]
 ) -> Race:
     """Round after round, each contestant makes its steps, in an order drawn afresh.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,7 +155,8 @@ def section(setting: Setting) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, its first column of words and the others of numbers."""
     ruled = "|---" + "|---:" * (len(head) - 1) + "|"
     return "\n".join(["| " + " | ".join(head) + " |", ruled, *("| " + " | ".join(row) + " |" for row in rows)])
 
@@ -173,7 +174,7 @@ def _rates(setting: Setting) -> str:
         row += [_ratio(setting, name, base) for base in (PLAIN, ALONE)]
         row += [f"{last['peak_mb']:,.0f}", f"{last['held_mb']:,.0f}" if "held_mb" in last else "–"]
         rows.append([*row, f"{last['gpu_mb']:,.0f}"] if on_gpu else row)
-    return _table([*head, "peak on the GPU, MiB"] if on_gpu else head, rows)
+    return table([*head, "peak on the GPU, MiB"] if on_gpu else head, rows)
 
 
 def _ratio(setting: Setting, ours: str, theirs: str) -> str:
@@ -246,7 +247,7 @@ def _totals(setting: Setting) -> str:
         "What follows is arithmetic on the median rates, epochs × images / rate, with the build"
         f"{' and the compilation' if COMPILED in setting.race.seconds else ''} where there is one; no evaluations."
     )
-    return built + told + "\n\n" + _table(["", "build, s", *(f"{epochs} epochs, s" for epochs in EPOCHS)], rows)
+    return built + told + "\n\n" + table(["", "build, s", *(f"{epochs} epochs, s" for epochs in EPOCHS)], rows)
 
 
 def _ablation(setting: Setting) -> str:
@@ -258,23 +259,29 @@ def _ablation(setting: Setting) -> str:
     if not rows:
         return ""
     head = "What each piece of the live step brings: the step by hand with all of them, then without one at a time."
-    return head + "\n\n" + _table(["", "images/s", "all pieces / without this one"], rows)
+    return head + "\n\n" + table(["", "images/s", "all pieces / without this one"], rows)
+
+
+def described(machine: Mapping[str, Any]) -> list[str]:
+    """What the figures hold for, in two lines of Markdown."""
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
+    bf16 = "native bfloat16" if machine["native_bf16"] else "no native bfloat16"
+    return [
+        f"- {machine['processor']}, {threads}, {bf16}; device: {machine['device']}; "
+        f"precision `auto` is {machine['precision']}",
+        f"- {machine['platform']}, Python {machine['python']}, torch {machine['torch']}, numpy {machine['numpy']}, "
+        f"stillroom {machine['stillroom']}",
+    ]
 
 
 def page(settings: Sequence[Setting], command: str, provenance: Sequence[str], method: Sequence[str]) -> str:
     """The whole of ``speed.md``."""
-    machine = settings[0].race.machine
-    threads = f"{machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
-    bf16 = "native bfloat16" if machine["native_bf16"] else "no native bfloat16"
     lines = [
         "# Speed of a distillation step",
         "",
         f"Command: `{command}`",
         "",
-        f"- {machine['processor']}, {threads}, {bf16}; device: {machine['device']}; "
-        f"precision `auto` is {machine['precision']}",
-        f"- {machine['platform']}, Python {machine['python']}, torch {machine['torch']}, numpy {machine['numpy']}, "
-        f"stillroom {machine['stillroom']}",
+        *described(settings[0].race.machine),
         *(f"- {line}" for line in provenance),
         "",
         "How it was measured:",

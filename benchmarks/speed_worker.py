@@ -13,7 +13,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,8 +191,15 @@ def make_model(name: str, data: DataPair, field: str, weights: str | None = None
     return build_model(ModelConfig(name=name, weights=weights), data.train, field)
 
 
-def make_recipe(job: Job, *, cache: bool = False, compiled: bool = False, taught: bool = True) -> Recipe:
-    """The recipe of one of our variants."""
+def make_recipe(
+    job: Job,
+    *,
+    cache: bool = False,
+    compiled: bool = False,
+    taught: bool = True,
+    objectives: Sequence[Mapping[str, Any]] | None = None,
+) -> Recipe:
+    """The recipe of one of our variants; its terms are the labels' and ``kl``'s where no others are given."""
     training: dict[str, Any] = {
         "steps": NEVER,
         "evaluate_every": NEVER,
@@ -202,13 +209,15 @@ def make_recipe(job: Job, *, cache: bool = False, compiled: bool = False, taught
     }
     if compiled:
         training["compile"] = True
-    kl = [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": TAU}]
+    if objectives is None:
+        kl = [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": TAU}]
+        objectives = kl if taught else [{"name": "cross_entropy"}]
     return parse_recipe(
         {
             "data": {"source": "python", "batch_size": job.batch, "augmentation": augmentation(job)},
             "teacher": {"name": job.teacher, "weights": job.weights} if taught else None,
             "student": {"name": job.student},
-            "objectives": kl if taught else [{"name": "cross_entropy"}],
+            "objectives": objectives,
             "training": training,
             "cache": {"enabled": cache, "max_gb": 1000},
         }

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from stillroom.config import Config
 
-SourceName = Literal["auto", "digits", "parquet", "idx", "folders", "python"]
+SourceName = Literal["auto", "digits", "synthetic", "parquet", "idx", "folders", "python"]
 
 
 class AugmentationConfig(Config):
@@ -49,18 +49,63 @@ class AugmentationConfig(Config):
         return self
 
 
+class SyntheticConfig(Config):
+    """The task of `source: synthetic`: vectors in place of images, and classes whose relations are known.
+
+    x ∼ N(0, I_d); l_k = w_k·x + Σ_{m≤M} sin(α_m w_k·x + β_m); the label is argmax_k (l_k + noise). The class vectors
+    are w_k = s·u_{c(k)} + √(1−s²)·v_k, u of the superclass, v of the class alone, all orthogonal and of length 1.
+    """
+
+    dimension: int = Field(500, ge=2, description="Numbers in a sample (d); more than there are superclasses.")
+    classes: int = Field(50, ge=2, le=10_000, description="Number of classes (K).")
+    superclasses: int = Field(
+        10, ge=1, description="Number of superclasses (C), at most K; the classes are shared out evenly, in order."
+    )
+    similarity: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="How alike the classes of a superclass are (s): the cosine of their vectors is s².",
+    )
+    waves: int = Field(4, ge=0, le=1000, description="Sine waves in a class's score (M); with 0 it is linear.")
+    noise: float = Field(
+        0.1,
+        ge=0,
+        description="Standard deviation of the noise on the score of each class of each sample, in the score's own "
+        "unit: without waves a score has a standard deviation of 1.",
+    )
+    train: int = Field(20_000, ge=2, description="Number of samples in the train split.")
+    test: int = Field(5_000, ge=2, description="Number of samples in the test split.")
+    seed: int = Field(0, ge=0, description="Seed of the task and of its samples alone; constant over a study.")
+
+    @model_validator(mode="after")
+    def _there_is_room(self) -> SyntheticConfig:
+        if self.superclasses > self.classes:
+            raise ValueError(f"at most as many superclasses as classes, {self.classes}, not {self.superclasses}")
+        if self.superclasses >= self.dimension:
+            raise ValueError(
+                f"a dimension above the number of superclasses, {self.superclasses}, not {self.dimension}: "
+                "the classes differ in what is left"
+            )
+        return self
+
+
 class DataConfig(Config):
     """Where the images come from and how they are handed out."""
 
     source: SourceName = Field(
         "auto",
-        description="Layout of the data: digits (embedded), parquet (Hugging Face layout), idx (.gz), "
-        "folders (SPLIT/CLASS/image files); auto recognises a folder, and is digits where no path is given.",
+        description="Layout of the data: digits (embedded), synthetic (made, as `synthetic` says), "
+        "parquet (Hugging Face layout), idx (.gz), folders (SPLIT/CLASS/image files); auto recognises a folder, "
+        "and is digits where no path is given.",
     )
     path: str | None = Field(
         None,
         description="Folder of the data; a relative one is looked for in the working folder, "
         "then under $STILLROOM_DATA.",
+    )
+    synthetic: SyntheticConfig | None = Field(
+        None, description="The task of `source: synthetic`, which alone has it; left out, it is the default one."
     )
     train_split: str = Field("train", description="Name of the split to learn from.")
     test_split: str = Field(
@@ -104,12 +149,32 @@ class DataConfig(Config):
         default_factory=AugmentationConfig, description="What is done to training images."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _task_is_written_out(cls, given: Any) -> Any:
+        # So that a resolved recipe holds every number that its data were made of.
+        if isinstance(given, dict) and given.get("source") == "synthetic" and given.get("synthetic") is None:
+            return {**given, "synthetic": {}}
+        return given
+
+    @model_serializer(mode="wrap")
+    def _task_only_where_there_is_one(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes of other data stay what they were before there was any, to their bytes and their hash.
+        written: dict[str, Any] = handler(self)
+        if self.synthetic is None:
+            written.pop("synthetic", None)
+        return written
+
     @model_validator(mode="after")
     def _path_fits_source(self) -> DataConfig:
         if self.source in ("parquet", "idx", "folders") and self.path is None:
             raise ValueError(f"a path beside source: {self.source}")
         if self.source == "digits" and self.path is not None:
             raise ValueError("no path beside source: digits, which is embedded")
+        if self.source == "synthetic" and self.path is not None:
+            raise ValueError("no path beside source: synthetic, which is made, not read")
+        if self.source != "synthetic" and self.synthetic is not None:
+            raise ValueError(f"no synthetic beside source: {self.source}; set source: synthetic")
         if self.source == "python" and self.holdout is not None:
             raise ValueError("no holdout beside source: python; split the dataset itself and give its parts")
         if self.source not in ("auto", "folders") and self.of_image_files:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data.lazy import Chosen, Images
+from stillroom.data.truth import Truth
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
 from stillroom.randomness import permutation
@@ -31,6 +32,8 @@ class ImageSet:
         class_names: the K names, in the order of the class numbers.
         name: what reports call the data.
         origin: the set that this one is a part of, where it shall remember it; see :meth:`part`.
+        superclasses: the superclass of each class, K names in the order of the class numbers, where it is known.
+        truth: what is known of the classes and of each sample, where the data were made.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -44,6 +47,8 @@ class ImageSet:
     class_names: tuple[str, ...]
     name: str
     origin: Origin | None = None
+    superclasses: tuple[str, ...] | None = None
+    truth: Truth | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -62,6 +67,10 @@ class ImageSet:
         self._check_labels()
         if isinstance(images, Tensor) and not self.is_pixels and not bool(images.isfinite().all()):
             raise BadInput("data.images", "NaN or infinity", "finite numbers")
+        if self.superclasses is not None and len(self.superclasses) != self.num_classes:
+            raise BadInput("data.superclasses", len(self.superclasses), f"one for each of {self.num_classes} classes")
+        if self.truth is not None:
+            self.truth.check(self.num_classes, len(images))
 
     def _check_labels(self) -> None:
         outside = (self.labels < 0) | (self.labels >= len(self.class_names))
@@ -104,6 +113,8 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 of shape, type, images, labels and class names, 64 hex digits: equal only for equal data.
 
+        Superclasses and truth, which nothing learns from, are no part of it.
+
         Images that are not held are told by the content of their files, so that the same ones decoded and held have
         another fingerprint. A part of another set is told by that set's and its places in it: the same images
         augmented as others are no longer the same.
@@ -135,7 +146,8 @@ class ImageSet:
         index = torch.from_numpy(rows)
         images = self.images[index] if isinstance(self.images, Tensor) else self.images.select(rows)
         origin = Origin(self.origin.whole, self.origin.rows[rows]) if self.origin is not None else None
-        return replace(self, images=images, labels=self.labels[index], origin=origin)
+        truth = self.truth.part(rows) if self.truth is not None else None
+        return replace(self, images=images, labels=self.labels[index], origin=origin, truth=truth)
 
     @property
     def whole(self) -> ImageSet:
@@ -156,7 +168,11 @@ class ImageSet:
         images = Chosen(self.images, rows) if isinstance(self.images, Tensor) else self.images.select(rows)
         places = rows if self.origin is None else self.origin.rows[rows]
         return replace(
-            self, images=images, labels=self.labels[torch.from_numpy(rows)], origin=Origin(self.whole, places)
+            self,
+            images=images,
+            labels=self.labels[torch.from_numpy(rows)],
+            origin=Origin(self.whole, places),
+            truth=self.truth.part(rows) if self.truth is not None else None,
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from stillroom.data.config import DataConfig, SourceName
+from stillroom.data.config import DataConfig, SourceName, SyntheticConfig
 from stillroom.data.digits import read_digits
 from stillroom.data.folders import entries
 from stillroom.data.idx import idx_class_names, idx_splits, read_idx
@@ -15,10 +16,12 @@ from stillroom.data.image_folder import read_image_folder
 from stillroom.data.image_tree import USUAL_SPLITS, image_splits
 from stillroom.data.images import DataPair, ImageSet, held_out, paired, with_numbers
 from stillroom.data.parquet import parquet_class_names, parquet_splits, read_parquet
+from stillroom.data.superclasses import read_superclasses
+from stillroom.data.synthetic import read_synthetic
 from stillroom.errors import BadInput, nearest
 from stillroom.files import find_input
 
-KNOWN_NAMES = ("digits",)
+KNOWN_NAMES: tuple[SourceName, ...] = ("digits", "synthetic")
 _LAYOUTS = (
     "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz) "
     "or image files in a folder for each class (train/cat/1.png, test/cat/2.png)"
@@ -32,7 +35,8 @@ def load(config: DataConfig) -> DataPair:
         config: the data's options.
 
     Raises:
-        BadInput: the data are missing, damaged, of no known layout, or the splits do not agree.
+        BadInput: the data are missing, damaged, of no known layout, or the splits do not agree; or a
+            ``superclasses.json`` beside them is not about their classes.
 
     >>> pair = load(DataConfig(train_limit=100))
     >>> pair.train, pair.test
@@ -47,14 +51,15 @@ def load(config: DataConfig) -> DataPair:
         train = _read(config, config.train_split, "data.train_split", config.train_limit)
         test = _read(config, config.test_split, "data.test_split", config.test_limit)
     whole = paired(train, test)
-    return DataPair(whole.train.subset(config.train_limit), whole.test.subset(config.test_limit))
+    train, test = (_with_superclasses(config, split) for split in (whole.train, whole.test))
+    return DataPair(train.subset(config.train_limit), test.subset(config.test_limit))
 
 
 def _without_test(config: DataConfig, share: float) -> DataPair:
     """What is learned from and what is held out, of the training images that a run without ``holdout`` has."""
     train = _read(config, config.train_split, "data.train_split", config.train_limit)
     # The other split may have a class that this one lacks by chance; its labels say so without its images.
-    whole = with_numbers(train, _classes_in_test(config)).subset(config.train_limit)
+    whole = _with_superclasses(config, with_numbers(train, _classes_in_test(config))).subset(config.train_limit)
     held = held_out(whole.labels.numpy(), share)
     return DataPair(whole.part(np.flatnonzero(~held)), whole.part(np.flatnonzero(held)))
 
@@ -85,11 +90,12 @@ def load_split(config: DataConfig, split: str) -> ImageSet:
     >>> load_split(DataConfig(test_limit=50), "test")
     ImageSet('digits': 50 images of 1×8×8, uint8, 10 classes)
     """
+    field, limit = "split", None
     if split == config.train_split:
-        return _read(config, split, "data.train_split", config.train_limit)
-    if split == config.test_split:
-        return _read(config, split, "data.test_split", config.test_limit)
-    return _read(config, split, "split")
+        field, limit = "data.train_split", config.train_limit
+    elif split == config.test_split:
+        field, limit = "data.test_split", config.test_limit
+    return _with_superclasses(config, _read(config, split, field, limit))
 
 
 def recognise(folder: Path, field: str = "data.path", splits: Iterable[str] = ()) -> SourceName:
@@ -139,8 +145,9 @@ def from_argument(data: str) -> DataConfig:
     stillroom.errors.BadInput: --data: got 'digts'; expected a folder that exists, here or under $STILLROOM_DATA,
     or a known name (did you mean 'digits'?)
     """
-    if data in KNOWN_NAMES:
-        return DataConfig(source="digits")
+    for name in KNOWN_NAMES:
+        if data == name:
+            return DataConfig(source=name)
     folder = find_input(data)
     if not data or not folder.exists():
         raise BadInput("--data", data, _folder_or_name(data))
@@ -154,6 +161,8 @@ def _folder_or_name(data: str) -> str:
 def _read(config: DataConfig, split: str, field: str, limit: int | None = None) -> ImageSet:
     if config.source == "python":
         raise BadInput("data.source", "python", "data that a recipe can name; give your dataset again from Python")
+    if config.source == "synthetic":
+        return read_synthetic(config.synthetic or SyntheticConfig(), split, field).subset(limit)
     if config.path is None:
         _only_for_files(config, "digits")
         return read_digits(split, field).subset(limit)
@@ -181,6 +190,14 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
         limit=limit,
         field=field,
     )
+
+
+def _with_superclasses(config: DataConfig, images: ImageSet) -> ImageSet:
+    """The same with the superclasses that a file beside the data tells, where there is one."""
+    if config.path is None:
+        return images
+    found = read_superclasses(find_input(config.path), images.class_names)
+    return images if found is None else replace(images, superclasses=found)
 
 
 def _place(config: DataConfig) -> tuple[SourceName, Path]:

@@ -1,0 +1,1 @@
+"""What is wrong with a teacher, a recipe, a run or a study: evidence, a verdict, a remedy."""

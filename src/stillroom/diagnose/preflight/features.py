@@ -1,0 +1,139 @@
+"""Whether features are compared where they can be: wide enough, and at places that stand opposite each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stillroom.diagnose.finding import Finding, Remedy, Verdict
+from stillroom.diagnose.preflight.case import Case
+from stillroom.diagnose.preflight.check import Check, require_teaching
+from stillroom.diagnose.preflight.parts import Skip
+from stillroom.diagnose.preflight.remedies import key_of
+from stillroom.models.catalogue import ZOO
+from stillroom.models.finding import FEATURES, LOGITS, PRE, Tap
+from stillroom.objectives.features import TapObjective
+
+# Shares of a model's work that two places may be apart.
+_APART, _FAR = 0.25, 0.5
+
+
+def _reading(case: Case) -> list[TapObjective[Any]]:
+    require_teaching(case)
+    found = [term for term in case.objectives if isinstance(term, TapObjective) and term.pairs]
+    if not found:
+        raise Skip("No term of the loss compares features.")
+    return found
+
+
+class PenultimateWidth(Check):
+    """Whether the features before the last layer have room for what the logits say."""
+
+    name = "penultimate_width"
+    threshold = (
+        "Suspect: a term compares features before the last layer, and the student's or the teacher's have fewer "
+        "than K − 1 dimensions; sick: the student's have fewer than half of that. Through a linear last layer, what "
+        "the logits can differ in has K − 1 dimensions and no more than the features have."
+    )
+    source = "Hsu et al., arXiv 2203.10163: enough feature dimensions are crucial."
+
+    def examine(self, case: Case) -> Finding:
+        """Count dimensions."""
+        pairs = [
+            (term, teacher, student)
+            for term in _reading(case)
+            for teacher, student in term.pairs
+            if FEATURES in (teacher.name, student.name)
+        ]
+        if not pairs:
+            raise Skip("No term of the loss compares the features before the last layer.")
+        term, teacher, student = min(pairs, key=lambda row: row[2].shape[-1])
+        needed, width, other = case.classes - 1, student.shape[-1], teacher.shape[-1]
+        evidence = {"student": width, "teacher": other, "needed": needed, "term": term.name}
+        verdict: Verdict = "healthy"
+        if width < needed or other < needed:
+            verdict = "sick" if width < needed / 2 else "suspect"
+        told = (
+            f"The student's features have {width:,} dimensions and the teacher's {other:,}; the logits differ in "
+            f"{needed:,}."
+        )
+        remedy = Remedy("Take a teacher with wider features, or learn from its logits.")
+        if width < needed:
+            config = case.recipe.student
+            fits = config.name in ZOO and "penultimate" in ZOO[config.name].options.model_fields
+            words = f"Give the student features of {needed:,} dimensions or more before its last layer."
+            remedy = Remedy(words, {"student.options.penultimate": needed} if fits else {})
+        return self.found(verdict, told, evidence, remedy)
+
+
+class Taps(Check):
+    """Whether taps named by hand stand opposite each other."""
+
+    name = "taps"
+    threshold = (
+        f"Depth is the share of a model's multiply-adds done by then. Sick: a pair named by hand is {_FAR:.0%} of "
+        "the depth or more apart, or of two resolutions, where the student has a place that fits better; or two "
+        f"pairs cross. Suspect: {_APART:.0%} apart where a nearer place is there. Pairs that were found by "
+        "themselves are not judged."
+    )
+    source = "A connector maps what is there; what a later layer has not worked out yet it cannot map."
+
+    def examine(self, case: Case) -> Finding:
+        """Compare the pairs with those that are found."""
+        worst: tuple[int, str, TapObjective[Any]] | None = None
+        judged = []
+        for term in _reading(case):
+            if isinstance(term.config.taps, str):
+                continue
+            for place, (teacher, student) in enumerate(term.pairs):
+                rank, why = self._pair(case, teacher, student)
+                crossed = any((teacher.depth - t.depth) * (student.depth - s.depth) < 0 for t, s in term.pairs[:place])
+                if crossed:
+                    rank, why = 2, f"{teacher.name} and {student.name} cross another pair"
+                judged.append(
+                    {"teacher": teacher.name, "student": student.name, "apart": abs(teacher.depth - student.depth)}
+                )
+                if worst is None or rank > worst[0]:
+                    worst = rank, why, term
+        if worst is None:
+            raise Skip("All taps were found by themselves.")
+        rank, why, term = worst
+        verdict: Verdict = ("healthy", "suspect", "sick")[rank]
+        told = f"{term.name} compares {why}." if rank else "The taps that were named stand opposite each other."
+        return self.found(verdict, told, {"pairs": judged}, self._remedy(case, term))
+
+    def _pair(self, case: Case, teacher: Tap, student: Tap) -> tuple[int, str]:
+        """How bad a pair is, 0 to 2, and why."""
+        apart = abs(teacher.depth - student.depth)
+        name = teacher.name.removesuffix(PRE)
+        opposite = {t.name: s for t, s in case.meeting.pairs}.get(name)
+        better = opposite or min(
+            (tap for tap in case.meeting.student_taps if tap.name != LOGITS),
+            key=lambda tap: abs(tap.depth - teacher.depth),
+        )
+        if better.name == student.name.removesuffix(PRE):
+            return 0, ""
+        gain = apart - abs(teacher.depth - better.depth)
+        sizes = teacher.resolution, student.resolution
+        told = f"{teacher.name} with {student.name}, {apart:.0%} of the depth apart"
+        if None not in sizes and sizes[0] != sizes[1]:
+            told = f"{told} and {_side(teacher)} against {_side(student)} pixels"
+            if better.resolution == teacher.resolution:
+                return 2, told
+        if gain <= 0:
+            return 0, ""
+        return (2 if apart >= _FAR else 1 if apart >= _APART else 0), told
+
+    def _remedy(self, case: Case, term: TapObjective[Any]) -> Remedy:
+        opposite = {t.name: s.name for t, s in case.meeting.pairs if t.name != LOGITS}
+        wanted = list(dict.fromkeys(t.name.removesuffix(PRE) for t, _ in term.pairs))
+        if all(name in opposite for name in wanted):
+            pairs = [{"teacher": name, "student": opposite[name]} for name in wanted]
+            return Remedy(
+                "Compare each of the teacher's places with the student's opposite it.",
+                {key_of(case, term, "taps"): pairs},
+            )
+        return Remedy("Let the taps be found.", {key_of(case, term, "taps"): "all"})
+
+
+def _side(tap: Tap) -> str:
+    return "×".join(map(str, tap.resolution or ()))

@@ -1,0 +1,263 @@
+"""How soft the teacher's answer is at the recipe's temperature: what it still says of samples and of classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
+from stillroom.diagnose.preflight.case import Case, mean_weight
+from stillroom.diagnose.preflight.check import Check, percent, require_teaching
+from stillroom.diagnose.preflight.parts import Skip
+from stillroom.diagnose.preflight.remedies import key_of
+from stillroom.objectives.base import Objective
+from stillroom.objectives.config import BlockLogitConfig, KLConfig
+from stillroom.objectives.target_config import is_unsoftened
+from stillroom.targets import gradient_rescale
+
+# Temperatures that are looked at, and from which a remedy is taken.
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+# Spread of ω over the middle 80% of the images, relative to its median: below, the teacher weighs images alike. A run's
+# own diagnosis turns at the same numbers.
+GONE, FADING, BACK = 0.02, 0.05, 0.1
+# What the likeliest class leaves to all others, in the middle image.
+ONE_HOT, HARD, SOFT = 0.001, 0.01, 0.05
+# Entropy as a share of that of a uniform answer.
+UNIFORM, CLEAR = 0.995, 0.95
+
+
+@dataclass(frozen=True)
+class Softened:
+    """A term of the loss that softens the teacher's answer.
+
+    Attributes:
+        term: the term.
+        temperature: τ.
+        share: λ of ``L = (1 − λ)·CE + λ·H(p, q_τ)`` that rescales gradients as the recipe does; None of a term that is
+            no divergence.
+    """
+
+    term: Objective[Any]
+    temperature: float
+    share: float | None
+
+
+def softened(case: Case) -> list[Softened]:
+    """The terms with a temperature.
+
+    Raises:
+        Skip: there are none.
+    """
+    labels = sum(mean_weight(term.config) for term in case.labelling)
+    found: list[Softened] = []
+    require_teaching(case)
+    for term in case.teaching:
+        temperature = getattr(term.config, "temperature", None)
+        if not isinstance(temperature, int | float) or is_unsoftened(getattr(term.config, "target", None)):
+            continue
+        share = None
+        if isinstance(term.config, KLConfig | BlockLogitConfig):
+            alpha, beta = (term.config.alpha, term.config.beta) if isinstance(term.config, BlockLogitConfig) else (0, 1)
+            weight = mean_weight(term.config)
+            # These terms carry τ², so beside labels they count for λτ² where the formula has λ.
+            taught = weight * beta * temperature**2
+            share = taught / (labels + weight * alpha + taught) if taught else None
+        found.append(Softened(term, float(temperature), share))
+    if not found:
+        raise Skip("No term of the loss softens the teacher's answer.")
+    return found
+
+
+def rescaling(logits: Tensor, labels: Tensor, temperature: float, share: float) -> Tensor:
+    """ω of each image for a student that knows nothing yet, float64 [n]."""
+    logits = logits.double()
+    return gradient_rescale(torch.zeros_like(logits), logits, labels, temperature=temperature, weight=share)
+
+
+def spread(values: Tensor) -> float:
+    """How far the middle 80% of the values lie apart, relative to the median.
+
+    >>> round(spread(torch.arange(1.0, 102.0)), 2)
+    1.57
+    """
+    low, middle, high = (float(torch.quantile(values.double(), q)) for q in (0.1, 0.5, 0.9))
+    return (high - low) / max(abs(middle), 1e-12)
+
+
+def left_over(logits: Tensor, temperature: float) -> float:
+    """What the likeliest class leaves to all others at τ, in the middle image."""
+    scaled = logits.double() / temperature
+    top = scaled.argmax(1, keepdim=True)
+    # As a sum of the others: 1 − p would round to 0.
+    others = scaled.softmax(1).scatter(1, top, 0.0).sum(1)
+    return float(others.median())
+
+
+def entropy(logits: Tensor, temperature: float) -> float:
+    """Entropy at τ as a share of log K, in the middle image.
+
+    >>> round(entropy(torch.zeros(1, 4), 1.0), 6)
+    1.0
+    """
+    logs = (logits.double() / temperature).log_softmax(1)
+    return float(-(logs.exp() * logs).sum(1).median()) / math.log(max(logits.shape[1], 2))
+
+
+class TeacherConfidence(Check):
+    """Whether the teacher still tells the student which images are hard."""
+
+    name = "teacher_confidence"
+    threshold = (
+        f"Sick: ω, by which the teacher rescales each image's gradient, differs by less than {GONE:.0%} of its "
+        "median over the middle 80% of the images, for a student that knows nothing yet; suspect below "
+        f"{FADING:.0%}. Below that the teacher does to every image what a larger learning rate would. The middle "
+        "80%, as a handful of images that the teacher has wrong carries any standard deviation."
+    )
+    source = (
+        "Tang et al., arXiv 2002.03532: an over-capable teacher is uniformly sure, so that rescaling vanishes; raise τ."
+    )
+
+    def examine(self, case: Case) -> Finding:
+        """Work out ω at the recipe's weights and temperature."""
+        logits, labels = case.teacher_logits, case.sample.labels
+        terms = [each for each in softened(case) if each.share is not None]
+        if not terms:
+            raise Skip("No term of the loss is a divergence from the teacher's softened answer.")
+        found = {}
+        for each in terms:
+            assert each.share is not None
+            omega = rescaling(logits, labels, each.temperature, each.share)
+            found[each.term.name] = (spread(omega), each, omega)
+        width, each, omega = min(found.values(), key=lambda row: row[0])
+        assert each.share is not None
+        share = each.share
+        widths = {
+            tau: spread(rescaling(logits, labels, tau, _moved(share, each.temperature, tau))) for tau in TEMPERATURES
+        }
+        evidence = {
+            "spread": width,
+            "variation": float(omega.std() / omega.mean()) if len(omega) > 1 else 0.0,
+            "alike": float(((omega / omega.median() - 1).abs() < 0.01).double().mean()),
+            "temperature": each.temperature,
+            "term": each.term.name,
+            "spread_by_temperature": {f"{tau:g}": value for tau, value in widths.items()},
+        }
+        alone = spread(rescaling(logits, labels, each.temperature, 1.0))
+        verdict: Verdict = "sick" if width < GONE else "suspect" if width < FADING else "healthy"
+        if alone >= BACK:
+            # The teacher does tell images apart; a small weight hides it.
+            verdict = "healthy"
+        told = f"{each.term.name} at τ = {each.temperature:g} weighs images {percent(width)} apart (middle 80%)."
+        if verdict != "healthy":
+            told = (
+                f"At τ = {each.temperature:g} the teacher is equally sure of nearly all images: ω differs by "
+                f"{100 * width:.2g}% over the middle 80%."
+            )
+        plot = Plot(
+            "line",
+            "How far apart the teacher weighs images",
+            TEMPERATURES,
+            tuple(round(v, 5) for v in widths.values()),
+            "temperature",
+            "spread of ω, share of its median",
+            GONE,
+        )
+        return self.found(verdict, told, evidence, self._remedy(case, each, widths), [plot])
+
+    def _remedy(self, case: Case, each: Softened, widths: dict[float, float]) -> Remedy:
+        logits = case.teacher_logits
+        restores = [tau for tau, width in widths.items() if tau > each.temperature and width >= BACK]
+        tau = between(logits, restores)
+        if tau is None:
+            return Remedy(
+                "No temperature up to 10 tells its images apart: take an earlier checkpoint, or a smaller teacher."
+            )
+        words = "Raise the temperature, so that the teacher's doubts are seen."
+        return Remedy(words, {key_of(case, each.term, "temperature"): tau})
+
+
+class Temperature(Check):
+    """Whether the softened answer still says more than its likeliest class, and less than nothing."""
+
+    name = "temperature"
+    threshold = (
+        f"Sick: in the middle image the likeliest class leaves less than {percent(ONE_HOT)} to all others at the "
+        f"recipe's τ, suspect below {percent(HARD)}: the target is then the label, and what it says of the other "
+        f"classes is lost beside it. Suspect: the softened answer has more than {percent(UNIFORM)} of the entropy of "
+        "a uniform one: the divergence is then the centred squared error of logits over 2K, for which there is "
+        "logit_mse. Where all images are answered alike, too, teacher_confidence is the one to say sick."
+    )
+    source = "Hinton et al., arXiv 1503.02531; Kim et al., arXiv 2105.08919 for the limit of a high temperature."
+
+    def examine(self, case: Case) -> Finding:
+        """Measure the target's softness at each term's temperature."""
+        logits, labels = case.teacher_logits, case.sample.labels
+        terms = softened(case)
+        rank = {"healthy": 0, "suspect": 1, "sick": 2}
+        judged = []
+        for each in terms:
+            left, share = left_over(logits, each.temperature), entropy(logits, each.temperature)
+            verdict: Verdict = "healthy"
+            if left < HARD:
+                alike = spread(rescaling(logits, labels, each.temperature, each.share or 1.0)) < GONE
+                verdict = "suspect" if left >= ONE_HOT or (alike and each.share is not None) else "sick"
+            elif share > UNIFORM:
+                verdict = "suspect"
+            judged.append((verdict, left, share, each))
+        verdict, left, share, each = max(judged, key=lambda row: (rank[row[0]], -row[1]))
+        evidence = {
+            "left_to_others": left,
+            "entropy": share,
+            "temperature": each.temperature,
+            "term": each.term.name,
+            "entropy_by_temperature": {f"{tau:g}": entropy(logits, tau) for tau in TEMPERATURES},
+        }
+        told = (
+            f"At τ = {each.temperature:g} the likeliest class leaves {percent(left)} to the others; entropy is "
+            f"{percent(share)} of the largest."
+        )
+        if verdict != "healthy" and left < HARD:
+            told = (
+                f"At τ = {each.temperature:g} the target of {each.term.name} is nearly the label: the likeliest "
+                f"class leaves {percent(left)} to the others."
+            )
+        elif verdict != "healthy":
+            told = (
+                f"At τ = {each.temperature:g} the target of {each.term.name} is nearly uniform: {100 * share:.2f}% "
+                "of the largest entropy."
+            )
+        plot = Plot(
+            "line",
+            "Entropy of the softened answer",
+            TEMPERATURES,
+            tuple(round(entropy(logits, tau), 5) for tau in TEMPERATURES),
+            "temperature",
+            "share of log K",
+            UNIFORM,
+        )
+        return self.found(verdict, told, evidence, self._remedy(case, each, logits), [plot])
+
+    def _remedy(self, case: Case, each: Softened, logits: Tensor) -> Remedy:
+        tau = between(logits, TEMPERATURES)
+        if tau is None:
+            return Remedy("No temperature from 1 to 10 is between the two: take another teacher, or logit_mse.")
+        return Remedy("Take a temperature between the two.", {key_of(case, each.term, "temperature"): tau})
+
+
+def between(logits: Tensor, temperatures: Iterable[float]) -> float | None:
+    """Of some temperatures, one at which the answer is neither a label nor uniform; None where there is none."""
+    good = [tau for tau in temperatures if left_over(logits, tau) >= SOFT and entropy(logits, tau) <= CLEAR]
+    # 4 is where most that was published was measured.
+    tau = min(good, key=lambda t: abs(math.log(t / 4)), default=None)
+    return int(tau) if tau is not None and tau.is_integer() else tau
+
+
+def _moved(share: float, now: float, then: float) -> float:
+    """The share λ of the same weights at another temperature: the term carries τ²."""
+    taught = share * (then / now) ** 2
+    return taught / (1 - share + taught)

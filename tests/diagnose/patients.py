@@ -1,0 +1,181 @@
+"""Recipes on digits with a sickness each, planted where it would be by mistake; nothing but two teachers is trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillroom.data.augmentation import augment
+from stillroom.data.config import AugmentationConfig
+from stillroom.data.digits import read_digits
+from stillroom.data.images import DataPair
+from stillroom.models.config import ModelConfig
+from stillroom.models.preprocess import Preprocess, resolve_preprocess
+from stillroom.models.registry import build
+from stillroom.objectives.registry import build_objectives
+from stillroom.randomness import seeded
+from stillroom.recipe import Recipe, apply_override, parse_recipe
+from stillroom.runs.materials import Materials, build_model
+
+Change = Callable[[nn.Module], nn.Module]
+
+BASE: dict[str, Any] = {
+    "data": {"source": "digits", "batch_size": 64, "augmentation": {"pad_crop": 1}},
+    "teacher": {"name": "resnet8", "weights": "teacher.safetensors", "preprocess": "half"},
+    "student": {"name": "resnet8", "options": {"width": 4}},
+    "objectives": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4}],
+    "training": {"epochs": 10, "precision": "float32", "device": "cpu"},
+    "cache": {"enabled": False},
+}
+
+
+def digits() -> DataPair:
+    return DataPair(read_digits("train"), read_digits("test"))
+
+
+def trained(smoothing: float) -> nn.Module:
+    """A teacher of digits after some seconds: about 97% of the test images."""
+    data = digits().train
+    torch.manual_seed(0)
+    model = build(ModelConfig(name="resnet8", options={"width": 8}), num_classes=10, in_channels=1, image_size=8)
+    pipe = Preprocess(resolve_preprocess("half", channels=1, is_pixels=True))
+    steps, batch, crop = 200, 64, AugmentationConfig(pad_crop=1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
+    order = torch.cat([torch.randperm(len(data)) for _ in range(steps * batch // len(data) + 1)])
+    for step in range(steps):
+        rows = order[step * batch : (step + 1) * batch]
+        x = pipe(augment(data.images, rows, crop, step))
+        loss = F.cross_entropy(model(x), data.labels[rows], label_smoothing=smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is to be diagnosed: a recipe as plain objects, a teacher, data."""
+
+    content: dict[str, Any]
+    teacher: nn.Module
+    data: DataPair
+
+    def but(self, *overrides: str) -> Patient:
+        """With changes to the recipe, as the command line takes them."""
+        content = copy.deepcopy(self.content)
+        for override in overrides:
+            apply_override(content, override)
+        return replace(self, content=content)
+
+    def with_teacher(self, change: Change) -> Patient:
+        """With another teacher."""
+        return replace(self, teacher=change(copy.deepcopy(self.teacher)))
+
+    def with_data(self, change: Callable[[DataPair], DataPair]) -> Patient:
+        """With other data."""
+        return replace(self, data=change(self.data))
+
+    @property
+    def recipe(self) -> Recipe:
+        return parse_recipe(self.content)
+
+    def materials(self) -> Materials:
+        """What the recipe names, its teacher being the one that was planted."""
+        recipe = self.recipe
+        with seeded(recipe.seed, "student-init"):
+            student = build_model(recipe.student, self.data.train, "student")
+        return Materials(self.data, student, build_objectives(recipe.objectives), copy.deepcopy(self.teacher))
+
+
+class Channel(nn.Module):
+    """A teacher that looks at one of three colours."""
+
+    def __init__(self, inner: nn.Module, channel: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.channel = channel
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x[:, self.channel : self.channel + 1])
+
+
+class Quartered(nn.Module):
+    """A teacher of images four times as large, which says so as timm's do."""
+
+    default_cfg = {"input_size": (1, 32, 32)}
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The middle of each square of four by four.
+        return self.inner(F.avg_pool2d(x[..., 1:-1, 1:-1], 2, stride=4))
+
+
+def coloured(data: DataPair) -> DataPair:
+    """Digits in red, another digit in blue, nothing in green."""
+
+    def mixed(images: Tensor) -> Tensor:
+        other = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
+        return torch.cat([images, torch.zeros_like(images), other], 1)
+
+    return DataPair(*(replace(split, images=mixed(split.images)) for split in (data.train, data.test)))
+
+
+def mislabelled(data: DataPair) -> DataPair:
+    """A quarter of the training images under the next class."""
+    wrong = torch.arange(len(data.train)) % 4 == 0
+    labels = torch.where(wrong, (data.train.labels + 1) % 10, data.train.labels)
+    return replace(data, train=replace(data.train, labels=labels))
+
+
+def with_classes(order: list[int]) -> Change:
+    """The teacher's last layer in another order of classes; −1 is a class of no image."""
+
+    def change(teacher: nn.Module) -> nn.Module:
+        old = teacher.linear
+        new = nn.Linear(old.in_features, len(order))
+        with torch.no_grad():
+            for row, source in enumerate(order):
+                new.weight[row] = old.weight[source] if source >= 0 else 0.0
+                new.bias[row] = old.bias[source] if source >= 0 else -20.0
+        teacher.linear = new
+        return teacher
+
+    return change
+
+
+def drifted(teacher: nn.Module) -> nn.Module:
+    """Running statistics of a batch norm that went on learning after the weights were settled."""
+    for module in teacher.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.add_(1.5 * module.running_var.sqrt())
+            module.running_var.mul_(4.0)
+    return teacher
+
+
+def louder(factor: float) -> Change:
+    """The same answers, far surer."""
+
+    def change(teacher: nn.Module) -> nn.Module:
+        with torch.no_grad():
+            teacher.linear.weight.mul_(factor)
+            teacher.linear.bias.mul_(factor)
+        return teacher
+
+    return change
+
+
+def forgetful(teacher: nn.Module) -> nn.Module:
+    """Fresh weights."""
+    torch.manual_seed(1)
+    return build(ModelConfig(name="resnet8", options={"width": 8}), num_classes=10, in_channels=1, image_size=8)

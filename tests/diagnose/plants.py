@@ -1,0 +1,219 @@
+"""What can be wrong with a run, one thing at a time: the run, the check that must find it, what its remedy must say."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from diagnose.left import CLASSES, COUNT, KL, LABELS, Left, falling, guesses, level, power, spike
+
+ALONE = ({"name": "cross_entropy", "weight": 1.0},)
+AT_CHANCE = np.zeros(COUNT, np.int64)
+HELD = {"cross_entropy": level(0.9), "kl": level(5.0)}
+POOR = guesses(0.7, seed=3)
+
+
+def lost_class(which: int, accuracy: float) -> np.ndarray:
+    """Answers that are good but for one class."""
+    answers = guesses(0.92, seed=1)
+    rows = np.flatnonzero(which == LABELS)
+    answers[rows] = which
+    answers[rows[round(len(rows) * accuracy) :]] = (which + 1) % CLASSES
+    return answers
+
+
+def following(teacher: np.ndarray, share: float) -> np.ndarray:
+    """A student that says what its teacher says of this share of the images, and is right on the others."""
+    answers = LABELS.copy()
+    rows = np.random.default_rng(5).permutation(COUNT)[: round(COUNT * share)]
+    answers[rows] = teacher[rows]
+    return answers
+
+
+WRONG_TEACHER = guesses(0.72, seed=4, after=5)
+# A plant: the run; the check that must be sick; a key that its remedy changes, and to what.
+SICK: dict[str, tuple[Left, str, str | None, object]] = {
+    "blew up": (
+        Left(losses={"cross_entropy": spike(2.4, 90.0, 2.6), "kl": spike(12, 900, 13)}, student=AT_CHANCE, rate=5.0),
+        "diverged",
+        "training.optimizer.lr",
+        0.1,
+    ),
+    "never left chance": (
+        Left(losses={"cross_entropy": level(2.4), "kl": level(12)}, student=AT_CHANCE, confidence=0.101),
+        "diverged",
+        "training.optimizer.lr",
+        0.01,
+    ),
+    "did not come back": (
+        Left(losses={"cross_entropy": spike(2.4, 20.0, 9.0), "kl": spike(12, 100, 60)}, student=POOR),
+        "diverged",
+        "training.clip_norm",
+        1.0,
+    ),
+    "weights of three hundred": (
+        Left(
+            objectives=({"name": "cross_entropy"}, {"name": "kl", "weight": 300, "temperature": 4.0}),
+            losses={"cross_entropy": spike(2.4, 90.0, 2.6), "kl": spike(12, 900, 13)},
+            student=AT_CHANCE,
+        ),
+        "diverged",
+        "objectives.kl.weight",
+        1.0,
+    ),
+    "stopped while it blew up": (
+        Left(losses={"cross_entropy": spike(2.4, 90.0, 90.0), "kl": spike(12, 900, 900)}, done=0.4, finished=False),
+        "diverged",
+        "training.optimizer.lr",
+        0.01,
+    ),
+    "too short": (
+        Left(losses={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)}, student=POOR, confidence=0.7),
+        "under_training",
+        "training.epochs",
+        60,
+    ),
+    "one epoch": (
+        Left(losses={"cross_entropy": level(2.2), "kl": level(11)}, student=POOR, confidence=0.7, epochs=1),
+        "under_training",
+        "training.epochs",
+        10,
+    ),
+    "short in steps": (
+        Left(
+            losses={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)},
+            student=POOR,
+            confidence=0.7,
+            training={"epochs": None, "steps": 600},
+        ),
+        "under_training",
+        "training.steps",
+        1200,
+    ),
+    "too low a rate": (
+        Left(
+            losses={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)}, student=POOR, confidence=0.7, rate=0.0005
+        ),
+        "under_training",
+        "training.optimizer.lr",
+        0.005,
+    ),
+    "weight decay of a half": (
+        Left(losses=HELD, student=POOR, confidence=0.7, training={"optimizer": {"lr": 0.1, "weight_decay": 0.5}}),
+        "over_regularising",
+        "training.optimizer.weight_decay",
+        0.0005,
+    ),
+    "held at chance by weight decay": (
+        Left(
+            losses={"cross_entropy": level(2.303), "kl": level(12)},
+            student=AT_CHANCE,
+            confidence=0.101,
+            training={"optimizer": {"lr": 0.1, "weight_decay": 0.5}},
+        ),
+        "over_regularising",
+        "training.optimizer.weight_decay",
+        0.0005,
+    ),
+    "smoothed by nine tenths": (
+        Left(
+            objectives=({"name": "label_smoothing", "smoothing": 0.9}, {"name": "kl", "weight": 0.1}),
+            losses={"label_smoothing": level(2.5), "kl": level(16)},
+            student=POOR,
+            confidence=0.7,
+        ),
+        "over_regularising",
+        "objectives.label_smoothing.smoothing",
+        0.1,
+    ),
+    "averaged over more than the run": (
+        Left(losses=HELD, student=POOR, confidence=0.7, training={"ema": 0.999}),
+        "over_regularising",
+        "training.ema",
+        None,
+    ),
+    "half of the image cut out": (
+        Left(losses=HELD, student=POOR, confidence=0.7, augmentation={"pad_crop": 4, "cutout": 24}),
+        "over_regularising",
+        "data.augmentation.cutout",
+        8,
+    ),
+    "by heart": (
+        Left(
+            losses={"cross_entropy": falling(2.4, 0.002), "kl": falling(12, 0.5)},
+            student=guesses(0.8, seed=3),
+            confidence=0.8,
+            augmentation={},
+        ),
+        "over_fitting",
+        "data.augmentation.pad_crop",
+        4,
+    ),
+    "by heart without decay": (
+        Left(
+            losses={"cross_entropy": falling(2.4, 0.002), "kl": falling(12, 0.5)},
+            student=guesses(0.8, seed=3),
+            confidence=0.8,
+            training={"optimizer": {"lr": 0.1, "weight_decay": 0.0}},
+        ),
+        "over_fitting",
+        "training.optimizer.weight_decay",
+        0.0005,
+    ),
+    "test loss rose": (
+        Left(
+            losses={"cross_entropy": falling(2.4, 0.05), "kl": falling(12, 0.5)},
+            test={"nll": lambda part: 0.5 if part < 0.4 else 0.5 + part},
+        ),
+        "over_fitting",
+        "training.epochs",
+        15,
+    ),
+    "a whisper": (
+        Left(objectives=({"name": "cross_entropy"}, {"name": "kl", "weight": 0.0005, "temperature": 4.0})),
+        "kd_ignored",
+        "objectives.kl.weight",
+        0.9,
+    ),
+    "came no closer": (
+        Left(losses={"cross_entropy": falling(2.4, 0.25), "kl": level(12)}),
+        "kd_ignored",
+        None,
+        None,
+    ),
+    "copies a poor teacher": (
+        Left(teacher=WRONG_TEACHER, student=following(WRONG_TEACHER, 0.99), confidence=0.73),
+        "labels_drowned",
+        "objectives.cross_entropy.weight",
+        0.5,
+    ),
+    "labels of no weight": (
+        Left(
+            objectives=({"name": "cross_entropy", "weight": 0.001}, KL[1]),
+            student=guesses(0.86, seed=3),
+            confidence=0.86,
+        ),
+        "labels_drowned",
+        "objectives.kl.weight",
+        0.5,
+    ),
+    "errors copied": (
+        Left(teacher=WRONG_TEACHER, student=following(WRONG_TEACHER, 0.99), confidence=0.73),
+        "teacher_errors_copied",
+        "objectives.cross_entropy.weight",
+        0.5,
+    ),
+    "better than its teacher": (
+        Left(teacher=guesses(0.85, seed=2, after=5)),
+        "student_at_teacher",
+        "objectives",
+        [{"name": "cross_entropy"}],
+    ),
+    "too sure a teacher": (
+        Left(rescaling=(1.0, 0.97, 0.9, 0.8)),
+        "rescaling_gone",
+        "objectives.kl.temperature",
+        8.0,
+    ),
+    "too modest": (Left(confidence=0.6), "miscalibrated", None, None),
+    "one class lost": (Left(student=lost_class(3, 0.3)), "worse_classes", None, None),
+}

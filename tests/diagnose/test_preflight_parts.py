@@ -1,0 +1,255 @@
+"""What checks before a run are made of: chance, parts that fail, remedies, what is skipped and why."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from diagnose import patients
+from diagnose.patients import BASE, Patient
+from stillroom.data.images import DataPair
+from stillroom.diagnose.finding import Finding
+from stillroom.diagnose.preflight.alternatives import has_running_statistics, native_size, recalibrate
+from stillroom.diagnose.preflight.chance import at_least, at_most, differ, paired
+from stillroom.diagnose.preflight.check import rounded
+from stillroom.diagnose.preflight.checks import CHECKS
+from stillroom.diagnose.preflight.features import Taps
+from stillroom.diagnose.preflight.opening import open_case
+from stillroom.diagnose.preflight.sample import sample_of
+from stillroom.diagnose.preflight.softness import entropy, left_over, rescaling, spread
+from stillroom.diagnose.recipe import diagnose_recipe
+from stillroom.errors import BadInput
+from stillroom.models.config import ModelConfig
+from stillroom.models.preprocess import Preprocess, resolve_preprocess
+from stillroom.models.registry import build
+from stillroom.models.weights import save_weights, state_hash
+from stillroom.recipe import parse_recipe
+from stillroom.runs.execute import prepare
+from stillroom.targets import gradient_rescale
+
+
+@pytest.fixture(scope="module")
+def raw() -> nn.Module:
+    """A teacher that has learned nothing: what it knows does not matter here."""
+    torch.manual_seed(0)
+    model = build(ModelConfig(name="resnet8", options={"width": 4}), num_classes=10, in_channels=1, image_size=8)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def patient(raw: nn.Module) -> Patient:
+    return Patient({**BASE, "teacher": {**BASE["teacher"], "options": {"width": 4}}}, raw, patients.digits())
+
+
+def found(patient: Patient, *checks: str) -> dict[str, Finding]:
+    chosen = [check for check in CHECKS if not checks or check.name in checks]
+    findings = diagnose_recipe(patient.recipe, images=64, materials=patient.materials(), checks=chosen)
+    return {finding.check: finding for finding in findings}
+
+
+def test_few_images_accuse_nobody_by_chance() -> None:
+    # Ten coins of ten fall on one side once in a thousand; nine of ten do so far too often.
+    assert paired(10, 0) < 1e-3 < paired(9, 1)
+    generator = torch.Generator().manual_seed(0)
+    accused = 0
+    for _ in range(400):
+        draws = torch.rand(2, 512, generator=generator) < 0.2
+        accused += differ((int(draws[0].sum()), 512), (int(draws[1].sum()), 512))
+    assert accused <= 3
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.97])
+def test_bounds_hold_a_share_that_is_known(share: float) -> None:
+    generator = torch.Generator().manual_seed(1)
+    counts = (torch.rand(300, 512, generator=generator) < share).sum(1).tolist()
+    assert sum(not at_least(count, 512) <= share <= at_most(count, 512) for count in counts) <= 3
+
+
+def test_a_sample_is_spread_from_its_first_image_on() -> None:
+    data = patients.digits().train
+    sample = sample_of(data, 200)
+    assert sorted(sample.labels[:10].tolist()) == list(range(10))
+    assert torch.equal(data.labels[torch.from_numpy(sample.rows)], sample.labels)
+    assert torch.equal(data.images[torch.from_numpy(sample.rows)], sample.images)
+    assert (
+        torch.bincount(sample.labels[sample.halves]).tolist() == torch.bincount(sample.labels[~sample.halves]).tolist()
+    )
+
+
+def test_omega_is_that_of_the_recipes_loss() -> None:
+    """For L = a·CE + b·τ²·H(p, q_τ), by autograd, up to a factor that is the same for all images."""
+    torch.manual_seed(0)
+    teacher, labels = 3 * torch.randn(6, 5, dtype=torch.float64), torch.arange(6) % 5
+    a, b, tau = 0.1, 0.9, 4.0
+    student = torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
+    soft = -((teacher / tau).softmax(1) * (student / tau).log_softmax(1)).sum()
+    loss = a * nn.functional.cross_entropy(student, labels, reduction="sum") + b * tau**2 * soft
+    (gradient,) = torch.autograd.grad(loss, student)
+    (plain,) = torch.autograd.grad(nn.functional.cross_entropy(student, labels, reduction="sum"), student)
+    wanted = (gradient / plain).gather(1, labels[:, None]).squeeze(1)
+    omega = rescaling(teacher, labels, tau, b * tau**2 / (a + b * tau**2))
+    assert torch.allclose(omega / omega[0], wanted / wanted[0])
+    assert gradient_rescale(student, teacher, labels, temperature=tau, weight=0.5).shape == omega.shape
+
+
+def test_softness_of_answers_that_are_known() -> None:
+    sure = torch.zeros(3, 10).scatter(1, torch.tensor([[0], [1], [2]]), 60.0)
+    assert 0 < left_over(sure, 1.0) < 1e-20  # and not rounded to 0
+    assert entropy(torch.zeros(2, 7), 3.0) == pytest.approx(1.0)
+    assert spread(torch.ones(5)) == 0.0
+
+
+def test_a_sure_teacher_that_errs_is_told_by_its_temperature(patient: Patient) -> None:
+    """It weighs images apart, being wrong about a third of them; but of the other classes it says nothing."""
+
+    def as_it_says(data: DataPair) -> DataPair:
+        pipe = Preprocess(resolve_preprocess("half", channels=1, is_pixels=True))
+        with torch.no_grad():
+            said = patient.teacher(pipe(data.train.images)).argmax(1)
+        return replace(data, train=replace(data.train, labels=torch.where(torch.arange(len(said)) % 3 > 0, said, 0)))
+
+    sure = patient.with_teacher(patients.louder(1e5)).with_data(as_it_says).but("objectives.kl.temperature=1")
+    findings = found(sure, "temperature", "teacher_confidence")
+    assert findings["temperature"].verdict == "sick"
+    assert findings["teacher_confidence"].verdict == "healthy"
+
+
+def test_the_size_of_a_loss_does_not_matter_where_the_optimizer_divides_by_it(patient: Patient) -> None:
+    loud = patient.but("objectives.cross_entropy.weight=1", "objectives.kl.weight=30000")
+    assert found(loud, "loss_balance")["loss_balance"].verdict == "sick"
+    for change in ("training.optimizer={name: adamw, lr: 0.001}", "training.clip_norm=1"):
+        assert found(loud.but(change), "loss_balance")["loss_balance"].verdict == "suspect", change
+
+
+def test_fisher_weights_that_vanish_are_told_by_their_temperature(patient: Patient) -> None:
+    objectives = "objectives=[{name: cross_entropy}, {name: logit_fisher, temperature: 1}]"
+    findings = found(patient.with_teacher(patients.louder(1e4)).but(objectives), "temperature", "loss_balance")
+    assert (findings["temperature"].verdict, findings["loss_balance"].verdict) == ("sick", "suspect")
+
+
+def test_a_broken_part_harms_only_the_checks_that_need_it(
+    patient: Patient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken_term.py").write_text(
+        "import stillroom as sr\n"
+        "class Broken(sr.Objective[sr.ObjectiveConfig]):\n"
+        "    reads = sr.Reads(teacher=True)\n"
+        "    def forward(self, lesson): raise ValueError('no such thing')\n"
+    )
+    findings = found(patient.but("objectives=[{name: cross_entropy}, {name: 'broken_term:Broken'}]"))
+    assert findings["loss_balance"].verdict == "skipped"
+    assert findings["loss_balance"].summary == "ValueError: no such thing"
+    skipped = {name for name, finding in findings.items() if finding.verdict == "skipped"}
+    softening = {"teacher_label_smoothing", "teacher_confidence", "temperature", "taps", "penultimate_width"}
+    assert skipped == {"loss_balance", "disputed_labels", "teacher_channel_order", *softening}
+
+
+def test_without_a_teacher_the_checks_of_one_are_skipped() -> None:
+    recipe = parse_recipe({"student": {"name": "mlp"}, "training": {"device": "cpu"}})
+    findings = diagnose_recipe(recipe, images=64)
+    told = {finding.check for finding in findings if finding.verdict == "healthy"}
+    assert told == {"teacher_logits", "learning_rate", "budget"}
+    assert {f.summary for f in findings if f.check == "class_order"} == {"The recipe has no teacher."}
+
+
+def test_nothing_is_changed_by_a_diagnosis(patient: Patient) -> None:
+    materials = patient.materials()
+    assert materials.teacher is not None
+    before = state_hash(materials.teacher), state_hash(materials.student)
+    drawn = torch.get_rng_state()
+    diagnose_recipe(patient.recipe, images=64, materials=materials)
+    assert (state_hash(materials.teacher), state_hash(materials.student)) == before
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+def test_kept_answers_are_asked_about_again(
+    patient: Patient, raw: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    save_weights(raw, tmp_path / "teacher.safetensors")
+    kept = patient.but(
+        "data.train_limit=80", "cache.enabled=true", f"teacher.weights={tmp_path / 'teacher.safetensors'}"
+    )
+
+    def verdict(*overrides: str) -> Finding:
+        recipe = kept.but(*overrides).recipe
+        (finding,) = diagnose_recipe(recipe, images=32, checks=[c for c in CHECKS if c.name == "stale_cache"])
+        return finding
+
+    assert verdict().verdict == "healthy"
+    prepare(kept.recipe)
+    assert verdict().summary == "The answers kept for 4 of 4 views are what the teacher says."
+    for path in (tmp_path / "cache").rglob("*.bin"):
+        content = bytearray(path.read_bytes())
+        content[10] ^= 255
+        path.write_bytes(content)
+    finding = verdict()
+    assert finding.verdict == "sick"
+    assert finding.remedy is not None
+    assert verdict(*finding.remedy.arguments()).verdict == "healthy"
+
+
+def test_a_teacher_of_other_classes_is_a_finding_and_no_error(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build(ModelConfig(name="resnet8", options={"width": 2}), num_classes=7, in_channels=1, image_size=8)
+    save_weights(model, tmp_path / "seven.safetensors")
+    content: dict[str, Any] = copy.deepcopy(BASE)
+    content["teacher"] |= {"weights": str(tmp_path / "seven.safetensors"), "options": {"width": 2}}
+    findings = {f.check: f for f in diagnose_recipe(parse_recipe(content), images=64)}
+    assert findings["class_order"].verdict == "sick"
+    assert "7 logits for 10 classes" in findings["class_order"].summary
+    assert findings["temperature"].summary == "The teacher gives 7 logits for 10 classes; see class_order."
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("teacher.weights=null", "teacher.weights"),
+        ("teacher.weights=none.pt", "teacher.weights"),
+        ("teacher.options.width=3", "teacher.weights"),
+        ("student.name=resnt8", "student.name"),
+        ("data.augmentation.cutout=9", "data.augmentation.cutout"),
+        ("cache={enabled: true}", "cache.enabled"),
+        ("teacher=null", "teacher"),
+        ("objectives=[{name: feature_mse, taps: [nowhere]}]", "objectives.feature_mse.taps"),
+    ],
+)
+def test_what_a_run_refuses_is_refused(raw: nn.Module, tmp_path: Path, override: str, field: str) -> None:
+    save_weights(raw, tmp_path / "teacher.safetensors")
+    data = patients.digits()
+    content = {**BASE, "teacher": {**BASE["teacher"], "options": {"width": 4}}}
+    patient = Patient(content, raw, data).but(f"teacher.weights={tmp_path / 'teacher.safetensors'}")
+    if override.startswith("cache"):
+        patient = patient.but("data.augmentation.views=0")
+    with pytest.raises(BadInput) as error:
+        open_case(patient.but(override).recipe, images=32)
+    assert error.value.field == field
+
+
+def test_taps_that_stand_opposite_are_let_be(patient: Patient) -> None:
+    good = patient.but("objectives=[{name: cross_entropy}, {name: feature_mse, taps: [layer2]}]")
+    assert found(good, Taps.name)["taps"].verdict == "healthy"
+
+
+def test_recalibrating_leaves_weights_and_modes(raw: nn.Module) -> None:
+    model = copy.deepcopy(raw)
+    recalibrate(model, torch.randn(32, 1, 8, 8))
+    assert has_running_statistics(model)
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), raw.parameters(), strict=True))
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+    assert native_size(patients.Quartered(raw)) == 32
+
+
+def test_evidence_can_be_written_as_json() -> None:
+    assert rounded({"a": torch.tensor(1 / 3), "b": (float("nan"), True, None)}) == {
+        "a": 0.3333,
+        "b": [None, True, None],
+    }

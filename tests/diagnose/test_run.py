@@ -1,0 +1,200 @@
+"""What a run left is judged: a healthy one in peace, each planted sickness by its own check, damage by one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diagnose.left import LABELS, Left, falling, guesses, spike, write
+from diagnose.plants import ALONE, SICK
+from stillroom.diagnose.finding import Finding
+from stillroom.diagnose.postmortem.answering import temperature_of
+from stillroom.diagnose.run import CHECKS, diagnose_run
+from stillroom.errors import BadInput
+from stillroom.recipe import load_recipe
+
+
+def judged(path: Path) -> dict[str, Finding]:
+    return {finding.check: finding for finding in diagnose_run(path)}
+
+
+def sick(found: dict[str, Finding]) -> list[str]:
+    return [check for check, finding in found.items() if finding.verdict == "sick"]
+
+
+def test_a_healthy_run_is_left_in_peace(tmp_path: Path) -> None:
+    found = judged(write(tmp_path / "run", Left(rescaling=(0.01, 0.0))))
+    assert {check: one.summary for check, one in found.items() if one.verdict != "healthy"} == {}
+    assert len(found) == len(CHECKS)
+
+
+@pytest.mark.parametrize("plant", SICK)
+def test_a_planted_sickness_is_found_by_its_own_check(tmp_path: Path, plant: str) -> None:
+    left, check, key, value = SICK[plant]
+    run = write(tmp_path / "run", left)
+    found = judged(run)
+    assert check in sick(found), found[check].summary
+    finding = found[check]
+    assert finding.summary.endswith(".")
+    assert finding.threshold.startswith(("Sick:", "Heavy:"))
+    assert finding.source
+    assert finding.remedy is not None
+    json.dumps(finding.as_dict()["evidence"], default=float)
+    if key is None:
+        assert finding.remedy.overrides == {}
+    else:
+        assert finding.remedy.overrides[key] == value
+
+
+@pytest.mark.parametrize("plant", SICK)
+def test_what_a_remedy_says_is_a_recipe(tmp_path: Path, plant: str) -> None:
+    run = write(tmp_path / "run", SICK[plant][0])
+    for finding in diagnose_run(run):
+        if finding.remedy is not None and finding.verdict in ("sick", "suspect"):
+            load_recipe(run / "recipe.yaml", finding.remedy.arguments())
+
+
+@pytest.mark.parametrize(
+    ("plant", "others"),
+    [
+        # What follows from a student that learned nothing is not told beside it.
+        ("blew up", []),
+        ("never left chance", []),
+        ("held at chance by weight decay", []),
+        ("too short", []),
+        ("by heart", []),
+        ("a whisper", []),
+        ("too sure a teacher", []),
+        ("one class lost", []),
+        ("copies a poor teacher", ["teacher_errors_copied"]),
+    ],
+)
+def test_no_other_check_is_sick_for_it(tmp_path: Path, plant: str, others: list[str]) -> None:
+    left, check, *_ = SICK[plant]
+    assert set(sick(judged(write(tmp_path / "run", left)))) == {check, *others}
+
+
+def test_a_student_held_at_chance_is_not_called_diverged(tmp_path: Path) -> None:
+    found = judged(write(tmp_path / "run", SICK["held at chance by weight decay"][0]))
+    assert found["diverged"].verdict == "suspect"
+    assert "over_regularising" in found["diverged"].summary
+    assert found["diverged"].remedy is None
+
+
+def test_a_student_that_is_level_is_not_asked_for_more(tmp_path: Path) -> None:
+    left = replace(SICK["too short"][0], student=guesses(0.935, seed=3), confidence=0.93)
+    assert judged(write(tmp_path / "run", left))["under_training"].verdict == "healthy"
+
+
+def test_heavy_regularisation_that_costs_nothing_is_healthy(tmp_path: Path) -> None:
+    left = replace(Left(), training={"optimizer": {"lr": 0.1, "weight_decay": 0.5}}, student=guesses(0.935, seed=3))
+    found = judged(write(tmp_path / "run", left))["over_regularising"]
+    assert found.verdict == "healthy"
+    assert "weight decay 0.5" in found.summary
+
+
+def test_a_small_gap_makes_a_short_run_but_suspect(tmp_path: Path) -> None:
+    left = replace(SICK["too short"][0], student=guesses(0.92, seed=3), confidence=0.92)
+    assert judged(write(tmp_path / "run", left))["under_training"].verdict == "suspect"
+
+
+def test_a_spike_that_was_overcome_is_suspect(tmp_path: Path) -> None:
+    left = Left(losses={"cross_entropy": spike(2.4, 9.0, 0.3), "kl": spike(12, 60, 0.6)})
+    assert judged(write(tmp_path / "run", left))["diverged"].verdict == "suspect"
+
+
+def test_classes_that_the_teacher_does_not_know_are_its_fault(tmp_path: Path) -> None:
+    teacher = guesses(0.94, seed=2, after=5)
+    rows = np.flatnonzero(LABELS == 4)
+    teacher[rows[:150]] = 7
+    student = guesses(0.92, seed=1)
+    student[rows[:150]] = 7
+    finding = judged(write(tmp_path / "run", Left(teacher=teacher, student=student)))["worse_classes"]
+    assert finding.verdict == "suspect"
+    assert finding.summary.startswith("The teacher's fault: it has only 24% of class c4")
+
+
+def test_labels_alone_are_not_asked_about_a_teacher(tmp_path: Path) -> None:
+    left = Left(objectives=ALONE, losses={"cross_entropy": falling(2.4, 0.25)}, teacher=None)
+    found = judged(write(tmp_path / "run", left))
+    taught = ("kd_ignored", "labels_drowned", "rescaling_gone", "student_at_teacher", "teacher_errors_copied")
+    assert {found[check].verdict for check in taught} == {"skipped"}
+    assert sick(found) == []
+
+
+def test_a_run_that_did_not_end_says_so_and_is_judged_by_what_it_shows(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", Left(done=0.5, finished=False))
+    # What killed it cut the last line.
+    with (run / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 9999, "ep')
+    found = judged(run)
+    assert found["unfinished"].verdict == "suspect"
+    assert "300 of 600 steps" in found["unfinished"].summary
+    assert found["diverged"].verdict == "healthy"
+    assert found["under_training"].verdict == "skipped"
+    assert sick(found) == []
+
+
+def test_a_run_that_was_only_begun_says_so(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", Left(done=0.0, finished=False))
+    found = judged(run)
+    assert found["unfinished"].verdict == "suspect"
+    assert "logged no step" in found["unfinished"].summary
+    assert {one.verdict for check, one in found.items() if check != "unfinished"} == {"skipped"}
+
+
+def _cut(name: str) -> Callable[[Path], object]:
+    def damage(run: Path) -> object:
+        content = (run / name).read_bytes()
+        return (run / name).write_bytes(content[: len(content) * 2 // 3])
+
+    return damage
+
+
+def _written(name: str, text: str) -> Callable[[Path], object]:
+    return lambda run: (run / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda run: (run / "recipe.yaml").unlink(), "a run folder, with recipe.yaml"),
+        (_cut("summary.json"), "a JSON object"),
+        (_cut("metrics.jsonl"), "a JSON object in line"),
+        (_cut("predictions.safetensors"), "a whole safetensors file"),
+        (_written("recipe.yaml", "student: ["), "readable recipe.yaml"),
+        (_written("recipe.yaml", "student: {name: nosuch}\ntraining: {epohs: 3}"), "did you mean 'epochs'"),
+        (_written("summary.json", "[]"), "a JSON object"),
+        (_written("summary.json", '{"schema": 2}'), "expected 1"),
+        (_written("metrics.jsonl", '{"split": "train"}\n'), "a step, an epoch and a split"),
+        (_written("rescaling.jsonl", "nonsense\n"), "a JSON object in line 1"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "the metrics of a finished run"),
+    ],
+)
+def test_damage_is_told_in_a_line(tmp_path: Path, damage: Callable[[Path], object], told: str) -> None:
+    run = write(tmp_path / "run", Left())
+    damage(run)
+    with pytest.raises(BadInput) as error:
+        diagnose_run(run)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["nowhere", "file"])
+def test_what_is_no_folder_is_refused(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="folder"):
+        diagnose_run(tmp_path / place)
+
+
+def test_temperature_scaling_finds_what_was_done_to_the_logits() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(4000, 5))
+    shares = np.exp(true) / np.exp(true).sum(1, keepdims=True)
+    labels = np.array([rng.choice(5, p=share) for share in shares])
+    assert temperature_of(true * 3, labels) == pytest.approx(3, rel=0.06)

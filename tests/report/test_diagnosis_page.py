@@ -1,0 +1,337 @@
+"""The page of a diagnosis: the verdict first, sick before healthy, all of it text, nothing fetched, and quiet."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.browser import opened
+from report.folders import EVIL
+from report.parsed import Parsed
+from stillroom.diagnose.finding import Finding, Plot, Remedy
+from stillroom.diagnose.writing import diagnosis_of, write_diagnosis
+from stillroom.errors import BadInput
+from stillroom.report.diagnosis.content import content
+from stillroom.report.diagnosis.page import write_diagnosis_page
+from stillroom.report.diagnosis.read import read_diagnosis
+from stillroom.report.html import POLICY
+
+LINE = Plot("line", "Training loss", (1.0, 2.0, 3.0), (2.0, 1.0, 0.5), "epoch", "loss", 1.5)
+BARS = Plot("bars", "Change by class", ("cat", "dog"), (-12.0, 3.0), "", "points", -5.0)
+COUNTS = Plot("histogram", "Confidence", (0.0, 0.5, 1.0), (3, 900), "confidence", "images", 0.4)
+FINDINGS = [
+    Finding("over_fitting", "healthy", "Not learned by heart.", {"ratio": 1.25}, "Sick: 4 times.", None, "A book."),
+    Finding(
+        "miscalibrated", "suspect", "Off: ECE 0.07.", {"ece": 0.07}, "Suspect: .05.", Remedy("Divide."), "", (COUNTS,)
+    ),
+    Finding(
+        "diverged",
+        "sick",
+        "The loss blew up: 90 times.",
+        {"rise": 90.0, "finite": False, "by_layer": {"conv1": 3}, "none": None},
+        "Sick: 3 times.",
+        Remedy("Lower the rate.", {"training.optimizer.lr": 0.01}),
+        "A reason.",
+        (LINE, BARS),
+    ),
+    Finding("rescaling_gone", "skipped", "The run did not record it."),
+    Finding("head_mismatch", "skipped", "The run did not record it."),
+]
+
+
+def fix(name: str, regained: float, verdict: str = "better", **changes: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "checks": ["diverged"],
+        "overrides": {},
+        "level": {"name": name, "mean": 80 + regained, "low": 79.0, "high": 99.0, "seeds": 3},
+        "regained": regained,
+        "low": regained - 1,
+        "high": regained + 1,
+        "holm_p": 0.004,
+        "verdict": verdict,
+        "share_of_loss": regained / 10,
+        "times_the_steps": 1.0,
+        **changes,
+    }
+
+
+TRIED: dict[str, Any] = {
+    "study": "remedies",
+    "seeds": [0, 1, 2],
+    "measure": {"name": "top1", "title": "top-1", "unit": "%", "digits": 2, "higher_is_better": True},
+    "as_it_is": {"name": "as-it-is", "mean": 80.0, "low": 79.0, "high": 81.0, "seeds": 3},
+    "labels": {**fix("labels", 2.0), "checks": []},
+    "fixes": [
+        fix("fix-diverged", 8.0),
+        fix("fix-short", -1.0, "undecided", times_the_steps=2.0, seeds_that_would_settle=7),
+        fix("all-fixes", 10.0),
+    ],
+    "best": "all-fixes",
+    "lost": 10.0,
+    "conflicts": ["training.optimizer.lr: diverged wants 0.01, slow 0.3; the first is taken"],
+    "not_tried": [{"check": "miscalibrated", "why": "its remedy is nothing that a recipe can say"}],
+    "equal": False,
+    "inequalities": ["budget: fix-short has 20 epochs, the others 10"],
+    "missing": ["all-fixes, seed 2: failed: not finite"],
+}
+EVIL_FINDING = Finding(
+    EVIL,
+    "sick",
+    EVIL,
+    {EVIL: [EVIL], "deep": {EVIL: {EVIL: 1}}},
+    EVIL,
+    Remedy(EVIL, {f"objectives.{EVIL}.weight": EVIL}),
+    EVIL,
+    (
+        Plot("bars", EVIL, (EVIL, "#ffffff"), (1.0, 2.0), EVIL, EVIL),
+        Plot("line", EVIL, (1, 2, 3), (1, 2, 3), EVIL, EVIL),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Diagnoses by what they are, with their pages."""
+    home = tmp_path_factory.mktemp("diagnoses")
+    evil_tried = {
+        **TRIED,
+        "fixes": [{**fix(EVIL, 8.0), "checks": [EVIL]}],
+        "conflicts": [EVIL],
+        "not_tried": [{"check": EVIL, "why": EVIL}],
+        "inequalities": [EVIL],
+        "missing": [EVIL],
+    }
+    made: dict[str, tuple[str, list[Finding], dict[str, Any] | None]] = {
+        "usual": ("runs/kl", FINDINGS, TRIED),
+        "healthy": ("runs/kl", FINDINGS[:1], None),
+        "nothing": ("recipe.yaml", [], None),
+        "evil": (EVIL, [EVIL_FINDING, Finding(EVIL, "skipped", EVIL), Finding(EVIL, "healthy", EVIL)], evil_tried),
+    }
+    return {name: write_diagnosis(home / name, *told).parent for name, told in made.items()}
+
+
+@pytest.fixture(scope="module")
+def pages(folders: dict[str, Path]) -> dict[str, Parsed]:
+    return {name: Parsed((at / "diagnosis.html").read_text(encoding="utf-8")) for name, at in folders.items()}
+
+
+NAMES = ("usual", "healthy", "nothing", "evil")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_page_is_whole(pages: dict[str, Parsed], name: str) -> None:
+    page = pages[name]
+    assert page.open == []
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    named = {
+        str(value)
+        for _, attrs in page.elements
+        for key, value in attrs.items()
+        if key in ("data-copy", "aria-labelledby")
+    }
+    links = {str(attrs["href"]).removeprefix("#") for tag, attrs in page.elements if tag == "a"}
+    assert links | named <= set(ids)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+    assert all(attrs.get("aria-label") for _, attrs in page.elements if "data-plot" in attrs)
+    for wrong in ("NaN", "nan%", "None", "Infinity", "undefined", "�"):
+        assert wrong not in page.text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_fetched(pages: dict[str, Parsed], name: str) -> None:
+    for tag, attrs in pages[name].elements:
+        assert tag not in {"link", "iframe", "object", "embed", "base", "form"}
+        assert str(attrs.get("src", "data:")).startswith("data:")
+        assert str(attrs.get("href", "#")).startswith("#")
+        assert not any(key.startswith("on") for key in attrs)
+    assert [attrs["content"] for _, attrs in pages[name].elements if attrs.get("http-equiv")] == [POLICY]
+
+
+def test_what_others_wrote_stays_text(pages: dict[str, Parsed]) -> None:
+    page = pages["evil"]
+    assert page.text.count(EVIL) > 10
+    assert len(page.scripts) == len(pages["usual"].scripts)
+    assert not any(attrs.get("src") == "x" for _, attrs in page.elements)
+    assert "<" not in page.scripts[0], "the figures' JSON holds no tag, not even as text"
+    assert "49" not in page.text
+
+
+def test_the_verdict_comes_first_and_sick_before_healthy(pages: dict[str, Parsed]) -> None:
+    words = pages["usual"].words
+    order = [
+        "1 thing costs this student accuracy.",
+        "Do this first: Lower the rate.",
+        "stillroom distill runs/kl/recipe.yaml training.optimizer.lr=0.01",
+        "What the remedies brought",
+        "The loss blew up: 90 times.",
+        "Off: ECE 0.07.",
+        "Not learned by heart.",
+        "The run did not record it.",
+    ]
+    places = [words.index(text) for text in order]
+    assert places == sorted(places)
+    assert words.count("The run did not record it.") == 1, "a reason that several share is told once"
+    assert words.count("training.optimizer.lr=0.01") == 1, "a command is shown once"
+
+
+def test_a_healthy_page_says_so(pages: dict[str, Parsed]) -> None:
+    assert "Nothing is wrong with this run, as far as 1 check can tell." in pages["healthy"].words
+    assert "No check could tell anything." in pages["nothing"].words
+
+
+def test_what_was_tried_is_told_with_interval_share_and_price(pages: dict[str, Parsed]) -> None:
+    words = pages["usual"].words
+    assert "All remedies together brought most: +10.00 points [9.00 to 11.00]" in words
+    assert all(told in words for told in ("+8.00", "7.00 to 9.00", "better, Holm p 0.004"))
+    assert "80%" in words
+    assert "2.0× the steps" in words
+    assert "not decided, Holm p 0.004; about 7 seeds would" in words
+    assert "is not at an equal budget" in words
+    assert "Conflict in all-fixes: training.optimizer.lr" in words
+    assert "Probabilities that do not hold was not tried" in words
+    assert "Not equal: budget: fix-short has 20 epochs" in words
+    assert "Missing: all-fixes, seed 2: failed" in words
+
+
+def test_a_student_that_is_better_off_without_is_told_so(tmp_path: Path) -> None:
+    tried = {**TRIED, "labels": {**fix("labels", 12.0), "checks": []}, "best": "labels"}
+    page = write_diagnosis(tmp_path, "runs/kl", FINDINGS, tried).read_text(encoding="utf-8")
+    assert "it is better off without this teacher" in page
+    assert "From labels alone the same student is better still." in diagnosis_of("runs/kl", FINDINGS, tried)["headline"]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "first"),
+    [
+        ({"fix-diverged": "undecided", "fix-short": "undecided"}, "Diverged."),
+        ({"fix-diverged": "worse", "fix-short": "undecided"}, "Short."),
+        ({"fix-diverged": "undecided", "fix-short": "better"}, "Short."),
+        ({"fix-diverged": "worse", "fix-short": "worse"}, None),
+    ],
+)
+def test_what_was_tried_decides_what_to_do_first(verdicts: dict[str, str], first: str | None) -> None:
+    found = [Finding(check, "sick", "It is.", remedy=Remedy(f"{check.title()}.")) for check in ("diverged", "short")]
+    fixes = [fix(name, 3.0, verdict, checks=[name.removeprefix("fix-")]) for name, verdict in verdicts.items()]
+    told = diagnosis_of("runs/kl", found, {**TRIED, "fixes": fixes, "best": "fix-diverged"})
+    assert told["do_first"] == first
+
+
+@pytest.mark.parametrize(
+    ("what", "checks", "lead"),
+    [
+        ("runs/x", ["diverged", "over_fitting"], "2 things cost this student accuracy."),
+        ("recipe.yaml", ["head_mismatch"], "1 thing will cost this student accuracy."),
+        ("runs/x", ["miscalibrated"], "Nothing was found that costs this student accuracy, but its probabilities"),
+        ("runs/x", ["diverged", "miscalibrated"], "1 thing costs this student accuracy; its probabilities cannot be"),
+    ],
+)
+def test_the_lead_counts_what_costs_accuracy(what: str, checks: list[str], lead: str) -> None:
+    told = diagnosis_of(what, [Finding(check, "sick", "It is.") for check in checks])
+    assert told["lead"].startswith(lead)
+
+
+def test_a_study_is_spoken_of_as_one(tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text("name: x\n")
+    run = tmp_path / "runs" / "all" / "kl" / "seed-0"
+    run.mkdir(parents=True)
+    (run / "recipe.yaml").write_text("teacher: null\n")
+    evidence = {"run": "runs/all/kl/seed-0"}
+    found = Finding("under_training", "sick", "Short.", evidence, "", Remedy("Longer.", {"training.epochs": 9}))
+    told = diagnosis_of(str(tmp_path), [found, Finding("unequal", "sick", "No.")])
+    assert told["lead"] == "2 things are wrong with this study."
+    # It has no teacher to distil from.
+    assert told["command"] == f"stillroom train {run}/recipe.yaml training.epochs=9"
+
+
+def test_a_command_can_be_pasted_whatever_it_holds() -> None:
+    remedy = Remedy("Labels.", {"objectives": [{"name": "cross_entropy"}]})
+    told = diagnosis_of("my runs/a.yaml", [Finding("better_without", "sick", "Worse.", remedy=remedy)])
+    assert told["command"] == "stillroom distill 'my runs/a.yaml' 'objectives=[{\"name\": \"cross_entropy\"}]'"
+
+
+def test_numbers_that_json_has_none_for_become_nothing() -> None:
+    import numpy as np
+
+    evidence = {"nan": float("nan"), "numpy": np.float32(0.5), "set": {1}, "path": Path("x")}
+    (finding,) = diagnosis_of("runs/x", [Finding("a", "sick", "b", evidence)])["findings"]
+    assert finding["evidence"] == {"nan": None, "numpy": 0.5, "set": [1], "path": "x"}
+    json.dumps(finding, allow_nan=False)
+
+
+def test_the_same_diagnosis_gives_the_same_bytes(folders: dict[str, Path], tmp_path: Path) -> None:
+    again = write_diagnosis_page(folders["usual"], tmp_path / "again.html")
+    assert again.read_bytes() == (folders["usual"] / "diagnosis.html").read_bytes()
+
+
+def test_each_kind_of_plot_shows_its_threshold(folders: dict[str, Path]) -> None:
+    told = content(read_diagnosis(folders["usual"]))
+    shapes = {chart.title: chart.figure["layout"]["shapes"][0] for chart in told.charts}
+    assert (shapes["Training loss"]["y0"], shapes["Training loss"]["xref"]) == (1.5, "paper")
+    assert (shapes["Change by class"]["x0"], shapes["Confidence"]["x0"]) == (-5.0, 0.4)
+
+
+def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def damage(path: Path) -> object:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        change(found)
+        return path.write_text(json.dumps(found), encoding="utf-8")
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda path: path.unlink(), "a folder with diagnosis.json"),
+        (lambda path: path.write_text("{"), "a JSON object"),
+        (_edited(lambda found: found.update(schema=2)), "schema"),
+        (_edited(lambda found: found["findings"][0].update(verdict="dead")), "verdict"),
+        (_edited(lambda found: found["findings"][0]["plots"][0].update(kind="pie")), "kind"),
+        (_edited(lambda found: found["findings"][0]["plots"][0].update(x=[1])), "a list of 3"),
+        (_edited(lambda found: found["findings"][0]["plots"][0].update(x=["a", "b", "c"])), "finite numbers"),
+        (_edited(lambda found: found["tried"]["fixes"][0].update(verdict="so so")), "better or worse"),
+    ],
+)
+def test_damage_is_told_in_a_line(tmp_path: Path, damage: Callable[[Path], object], told: str) -> None:
+    folder = write_diagnosis(tmp_path, "runs/kl", FINDINGS, TRIED).parent
+    damage(folder / "diagnosis.json")
+    with pytest.raises(BadInput) as error:
+        write_diagnosis_page(folder)
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["usual", "evil"])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (420, True)])
+def test_a_page_is_quiet_asks_for_nothing_and_fits(
+    browser: Any, folders: dict[str, Path], name: str, width: int, dark: bool
+) -> None:
+    with opened(browser, folders[name] / "diagnosis.html", width=width, dark=dark) as watched:
+        for summary in watched.page.locator("summary").all():
+            summary.click()
+        watched.scroll_through()
+        watched.assert_fits()
+        watched.assert_quiet()
+
+
+@pytest.mark.browser
+def test_a_command_is_copied(browser: Any, folders: dict[str, Path]) -> None:
+    with opened(browser, folders["usual"] / "diagnosis.html") as watched:
+        button = watched.page.locator("[data-copy]").first
+        button.click()
+        watched.page.wait_for_function(
+            "() => ['Copied', 'Press Ctrl+C'].includes(document.querySelector('[data-copy]').textContent)"
+        )
+        watched.assert_quiet()

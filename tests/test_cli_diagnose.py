@@ -1,0 +1,144 @@
+"""`stillroom diagnose`: what it prints, its exit codes, and who looks at what."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from stillroom.cli import run
+from stillroom.diagnose.finding import Finding, Remedy
+from stillroom.models.config import ModelConfig
+from stillroom.models.registry import build
+from stillroom.models.weights import save_weights
+
+RECIPE: dict[str, Any] = {
+    "data": {"train_limit": 200, "test_limit": 100, "batch_size": 32},
+    "teacher": {"name": "resnet8", "options": {"width": 4}, "weights": "teacher.safetensors"},
+    "student": {"name": "resnet8", "options": {"width": 2}},
+    "objectives": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9}],
+    "training": {"epochs": 20, "precision": "float32", "device": "cpu"},
+    "cache": {"enabled": False},
+}
+DIAGNOSE = ["diagnose", "recipe.yaml", "--images", "64"]
+FOUND = [Finding("diverged", "sick", "It did.", remedy=Remedy("Slower.", {"training.optimizer.lr": 0.01}))]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+    torch.manual_seed(0)
+    teacher = build(ModelConfig(name="resnet8", options={"width": 4}), num_classes=10, in_channels=1, image_size=8)
+    save_weights(teacher, tmp_path / "teacher.safetensors")
+    return tmp_path
+
+
+def test_json_is_one_object_and_a_sick_recipe_is_no_failure(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*DIAGNOSE, "--json"]) == 0
+    out = capsys.readouterr().out
+    told = json.loads(out)
+    assert out.count("\n") == 1
+    verdicts = [finding["verdict"] for finding in told["findings"]]
+    assert verdicts == sorted(verdicts, key=["sick", "suspect", "healthy", "skipped"].index)
+    sick = {finding["check"] for finding in told["findings"] if finding["verdict"] == "sick"}
+    assert sick == {"teacher_accuracy"}  # its weights are random
+    assert all({"check", "verdict", "evidence", "remedy", "threshold"} <= set(finding) for finding in told["findings"])
+    assert not any(path.suffix == ".json" for path in workplace.rglob("*"))
+    assert run([*DIAGNOSE, "--strict", "--json"]) == 1
+
+
+def test_a_person_sees_the_worst_first_and_a_remedy_to_paste(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*DIAGNOSE, "training.optimizer.lr=5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("sick     teacher_accuracy")
+    rate = next(n for n, line in enumerate(lines) if line.startswith("sick     learning_rate"))
+    assert "50 times what is usual for sgd" in lines[rate]
+    assert lines[rate + 2].split() == ["training.optimizer.lr=0.1"]
+    assert sum(line.startswith("healthy ") for line in lines) == 1
+    skipped = next(line for line in lines if line.startswith("skipped") and "taps" in line)
+    assert skipped.split(maxsplit=1)[1] == "taps, penultimate_width: No term of the loss compares features."
+    assert "teacher.preprocess" not in "".join(lines)
+
+
+def test_what_is_written_holds_the_findings_and_commands_that_can_be_run(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*DIAGNOSE, "training.optimizer.lr=5", "--out", "told", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    written = json.loads((workplace / "told" / "diagnosis.json").read_text())
+    assert written["findings"] == told["findings"]
+    assert (workplace / told["report"]).exists()
+    commands = [finding["command"] for finding in written["findings"] if finding["check"] == "learning_rate"]
+    assert commands == ["stillroom distill told/recipe.yaml training.optimizer.lr=0.1"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["diagnose", "none.yaml"], "recipe: got 'none.yaml'; expected a readable recipe file"),
+        (["diagnose", "nowhere"], "expected a folder that exists"),
+        ([*DIAGNOSE, "training.epohs=1"], "did you mean 'epochs'?"),
+        ([*DIAGNOSE, "teacher.weights=none.pt"], "teacher.weights: got 'none.pt'"),
+        ([*DIAGNOSE, "data.path=nowhere"], "data.path: got 'nowhere'"),
+        (["diagnose", "recipe.yaml", "--images", "3"], "--images"),
+        (["diagnose", ".", "training.epochs=1"], "none beside the folder of a run"),
+        (["diagnose", "study", "--try"], "a recipe or a run"),
+    ],
+)
+def test_bad_input_is_told_as_ever(
+    workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
+) -> None:
+    (workplace / "study").mkdir()
+    (workplace / "study" / "study.yaml").write_text("name: x\n")
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert captured.out == ""
+
+
+def test_folders_go_to_those_who_know_them(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Path]] = []
+    for kind in ("run", "study"):
+
+        def look(path: Path, kind: str = kind) -> list[Finding]:
+            asked.append((kind, path))
+            return FOUND
+
+        monkeypatch.setattr(f"stillroom.diagnose.{kind}.diagnose_{kind}", look)
+    (workplace / "study").mkdir()
+    (workplace / "study" / "study.yaml").write_text("name: x\n")
+    (workplace / "run").mkdir()
+    assert run(["diagnose", "run", "--strict"]) == 1
+    assert "training.optimizer.lr=0.01" in capsys.readouterr().out
+    assert run(["diagnose", "study", "--json"]) == 0
+    assert asked == [("run", Path("run")), ("study", Path("study"))]
+
+
+def test_remedies_are_tried_where_asked(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+
+    def try_remedies(recipe: Any, findings: Any, out: Path, **options: Any) -> dict[str, Any]:
+        seen.update(recipe=recipe, checks=[finding.check for finding in findings], out=out)
+        return {"fixes": [], "conflicts": ["a line"], "not_tried": [{"check": "x", "why": "because"}]}
+
+    monkeypatch.setattr("stillroom.diagnose.trying.try_remedies", try_remedies)
+    assert run([*DIAGNOSE, "training.optimizer.lr=5", "--try", "--out", "told"]) == 0
+    out = capsys.readouterr().out
+    assert "a line" in out
+    assert "x: not tried, because" in out
+    assert seen["recipe"].training.optimizer.lr == 5
+    assert seen["out"] == Path("told")
+    assert json.loads((workplace / "told" / "diagnosis.json").read_text())["tried"]["conflicts"] == ["a line"]
