@@ -8,6 +8,10 @@ from stillroom.training.config import OptimizerConfig, ScheduleConfig
 
 _DATA = (
     {"name": "digits", "what": "1,797 handwritten digits of 8×8 pixels, embedded: the default"},
+    {
+        "name": "synthetic",
+        "what": "vectors whose classes' relations and each sample's difficulty are known, made from a seed",
+    },
     {"name": "parquet", "what": "a folder in Hugging Face layout: train.parquet, test.parquet or shards of them"},
     {"name": "idx", "what": "a folder of idx files, gzipped or not: train-images-idx3-ubyte.gz and its like"},
     {"name": "folders", "what": "a folder of image files, one folder for each class: train/cat/1.png, test/cat/2.png"},

@@ -98,7 +98,8 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            "--data", help="A folder whose layout is recognised (parquet, idx, one folder a class), or `digits`."
+            "--data",
+            help="A folder whose layout is recognised (parquet, idx, one folder a class), `digits` or `synthetic`.",
         ),
     ],
     weights: Annotated[
