@@ -186,7 +186,8 @@ def steps_to_tell(chosen: argparse.Namespace) -> int:
     """How often the bench says what comes next, about."""
     turns = chosen.warmup + chosen.rounds + 1
     stones = 2 + (1 + len(STONES) + 3) * turns + len(WEIGHTS) * (2 + chosen.asked) + 1 + len(STONES)
-    return len(chosen.pairs) * stones + len(MEMBERS) * turns + len(MEMBERS) - 1
+    members = len(MEMBERS) * turns + len(MEMBERS) - 1
+    return len(chosen.pairs) * int(stones) + int(members)
 
 
 def main(words: Sequence[str]) -> int:

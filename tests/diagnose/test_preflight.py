@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
-import torch
 from torch import nn
 
 from diagnose import patients
@@ -24,7 +23,6 @@ FEATURES = "objectives=[{name: cross_entropy}, {name: feature_mse, taps: TAPS}]"
 
 @pytest.fixture(scope="module")
 def healthy() -> Patient:
-    torch.set_num_threads(1)
     return Patient(BASE, patients.trained(0.0), patients.digits())
 
 

@@ -13,7 +13,7 @@ from stillroom.diagnose.preflight.parts import Skip
 from stillroom.models.own import told
 from stillroom.recipe import Recipe
 from stillroom.runs.materials import Materials
-from stillroom.training.device import exact_float32, reuse_memory
+from stillroom.training.device import exact_float32, reuse_memory, threads
 from stillroom.training.observer import Observer
 
 IMAGES = 1024
@@ -55,7 +55,8 @@ def diagnose_recipe(
     observer = observer or Observer()
     reuse_memory()
     try:
-        with exact_float32():
+        # As its run would: more threads than cores are free make it slower, not faster.
+        with threads(recipe.training.threads), exact_float32():
             case = open_case(recipe, images=images, observer=observer, materials=materials)
             findings = []
             for place, check in enumerate(checks):

@@ -109,8 +109,6 @@ class Case:
         """The number of the teacher's logits."""
         return self._columns or self.classes
 
-    # --- what the teacher says ---------------------------------------------------------------------------------------
-
     @part
     def given(self) -> State:
         """The teacher as the recipe has it."""
@@ -220,8 +218,6 @@ class Case:
         if not bool(logits.isfinite().all()):
             raise Skip("The teacher's logits are not finite.")
         return logits
-
-    # --- both models --------------------------------------------------------------------------------------------------
 
     @part
     def meeting(self) -> Meeting:

@@ -31,8 +31,9 @@ class PenultimateWidth(Check):
     name = "penultimate_width"
     threshold = (
         "Suspect: a term compares features before the last layer, and the student's or the teacher's have fewer "
-        "than K − 1 dimensions; sick: the student's have fewer than half of that. Through a linear last layer, what "
-        "the logits can differ in has K − 1 dimensions and no more than the features have."
+        "than K − 1 dimensions; sick: the student's have fewer than half of what is needed, K − 1 or the teacher's "
+        "if that is less. Through a linear last layer, what the logits can differ in has no more dimensions than "
+        "the features have."
     )
     source = "Hsu et al., arXiv 2203.10163: enough feature dimensions are crucial."
 
@@ -48,20 +49,21 @@ class PenultimateWidth(Check):
             raise Skip("No term of the loss compares the features before the last layer.")
         term, teacher, student = min(pairs, key=lambda row: row[2].shape[-1])
         needed, width, other = case.classes - 1, student.shape[-1], teacher.shape[-1]
+        room = min(needed, other)
         evidence = {"student": width, "teacher": other, "needed": needed, "term": term.name}
         verdict: Verdict = "healthy"
         if width < needed or other < needed:
-            verdict = "sick" if width < needed / 2 else "suspect"
+            verdict = "sick" if width < room / 2 else "suspect"
         told = (
             f"The student's features have {width:,} dimensions and the teacher's {other:,}; the logits differ in "
             f"{needed:,}."
         )
-        remedy = Remedy("Take a teacher with wider features, or learn from its logits.")
-        if width < needed:
+        remedy = Remedy("Take a teacher with wider features, or learn from its logits as well.")
+        if width < room:
             config = case.recipe.student
             fits = config.name in ZOO and "penultimate" in ZOO[config.name].options.model_fields
-            words = f"Give the student features of {needed:,} dimensions or more before its last layer."
-            remedy = Remedy(words, {"student.options.penultimate": needed} if fits else {})
+            words = f"Give the student features of {room:,} dimensions or more before its last layer."
+            remedy = Remedy(words, {"student.options.penultimate": room} if fits else {})
         return self.found(verdict, told, evidence, remedy)
 
 
