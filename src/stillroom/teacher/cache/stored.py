@@ -167,7 +167,7 @@ class StoredAnswers:
         else:
             logits = join_top(parts["values"].float(), parts["classes"].long(), parts["rest"], self.spec.classes)
         features = {tap: parts[f"feature-{place}"].float() for place, tap in enumerate(self.spec.taps)}
-        fishers = {of: parts[f"fisher-{place}"].float().square() for place, of in enumerate(self.spec.fishers)}
+        fishers = {of: parts[f"fisher-{place}"].float().square_() for place, of in enumerate(self.spec.fishers)}
         return Knowledge(logits, features, fishers)
 
 
