@@ -43,7 +43,8 @@ METHOD = (
     "classifier.",
     "A tail alone is the one that the first step of the run with all stones used, on the very features that this step "
     "gave it: the same shape, layout and precision. Timed are its forward pass, in the run's precision, and the "
-    "backward pass from a gradient of its logits to the features.",
+    "backward pass from a gradient of its logits to the features. One that takes less than a student's step is passed "
+    "through many times, and timed as a whole: a process that has just woken up is slow for some milliseconds.",
     "Fisher weights at `layer2` are of 4 drawn classes and come from the cache; at `features` they follow from the "
     "cached logits in closed form, within the step that is timed.",
     "The stones have a race of their own, with a `kl` of their own; memory is weighed in processes of their own, too.",

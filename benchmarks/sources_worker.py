@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ from stillroom.training.hooks import StepHook, StepInfo
 
 # Steps after which a run's memory is as it stays, and steps whose peak is then taken.
 SETTLED, WEIGHED = 2, 10
+LONG_ENOUGH = 0.02  # seconds a step, for what is timed alone
 
 
 def run(job: SourceJob, folder: Path, objectives: Terms, hook: StepHook) -> Materials:
@@ -156,11 +158,30 @@ def tail_alone(job: SourceJob, baton: Baton) -> None:
     with exact_float32():
         # As small as a mean over the batch makes it.
         gradient = torch.randn_like(forward()[1]) / job.batch
-        baton.ready()
-        while True:
+
+        def once() -> None:
             given, logits = forward()
             torch.autograd.grad(logits, given, gradient)
-            baton.stepped()
+
+        again_and_again(once, baton)
+
+
+def again_and_again(once: Callable[[], object], baton: Baton) -> None:
+    """Steps of one pass, or of so many that a step takes about as long as a student's.
+
+    What takes a fraction of a millisecond would else be timed while the process is still waking up.
+    """
+    took = []
+    for _ in range(4):
+        began = time.perf_counter()
+        once()
+        took.append(time.perf_counter() - began)
+    baton.passes = max(1, round(LONG_ENOUGH / min(took)))
+    baton.ready()
+    while True:
+        for _ in range(baton.passes):
+            once()
+        baton.stepped()
 
 
 def answer(job: SourceJob, baton: Baton) -> None:
@@ -188,13 +209,11 @@ def answer(job: SourceJob, baton: Baton) -> None:
         )
         if closed:
             # They follow from the logits, which a cache holds.
-            said = Knowledge(live(next(iter(batches))).logits, tails=tails)
+            said = Knowledge(live(next(batches)).logits, tails=tails)
+            again_and_again(lambda: said.fisher(of[0]), baton)
         baton.ready()
         for batch in batches:
-            if closed:
-                said.fisher(of[0])
-            else:
-                live(batch)
+            live(batch)
             baton.stepped()
 
 

@@ -57,10 +57,16 @@ class Over(Exception):  # noqa: N818 - nothing is wrong: the driver has seen eno
 
 
 class Baton:
-    """Says how long the steps took that the driver asked for, and waits for it to ask again."""
+    """Says how long the steps took that the driver asked for, and waits for it to ask again.
+
+    Attributes:
+        device: where the steps are made.
+        passes: how often each step is made; its time is one pass's.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.passes = 1
         # What libraries print must not get between the answers.
         self._answers = os.fdopen(os.dup(1), "w", buffering=1)
         os.dup2(2, 1)
@@ -82,7 +88,7 @@ class Baton:
         if self._left:
             return
         self._synchronise()
-        seconds = time.perf_counter() - self._began
+        seconds = (time.perf_counter() - self._began) / self.passes
         faults = (page_faults() - self._faults) / self._asked
         # Of one core: a worker that spins while it waits would take its rivals' time.
         idle = self._spun / max(self._waited, 1e-9)
