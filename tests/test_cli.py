@@ -324,7 +324,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
-def test_killed_at_five_random_instants_a_run_ends_byte_identical(
+def test_killed_at_three_random_instants_a_run_ends_byte_identical(
     workplace: Path, record_property: Callable[[str, object], None]
 ) -> None:
     options = ["training.epochs=40", "training.save_seconds=0", "training.checkpoints=[0, 20, 40]", "training.ema=0.9",
@@ -337,7 +337,7 @@ def test_killed_at_five_random_instants_a_run_ends_byte_identical(
     draw = torch.Generator().manual_seed(seed)
     killed = 0
     attempts = 0
-    while killed < 5:
+    while killed < 3:
         attempts += 1
         assert attempts < 40
         process = start("distill", "recipe.yaml", *options, "--out", "killed", "--resume")
@@ -350,7 +350,7 @@ def test_killed_at_five_random_instants_a_run_ends_byte_identical(
         if process.returncode == -signal.SIGKILL:
             killed += 1
         if (workplace / "killed" / "summary.json").exists():
-            break  # it ended before the fifth instant came: what it left must be right all the same
+            break  # it ended before the third instant came: what it left must be right all the same
     assert killed >= 1
     done = stillroom("distill", "recipe.yaml", *options, "--out", "killed", "--resume")
     assert done.returncode == 0, done.stderr

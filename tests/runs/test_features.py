@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,38 +115,6 @@ def test_a_stopped_run_ends_as_one_never_stopped(recipe: Make, tmp_path: Path) -
     assert set(load_file(tmp_path / "whole" / "checkpoints" / "epoch-0001.safetensors")) == set(
         gather(made).student.state_dict()
     )
-
-
-def test_killed_at_an_instant_of_its_own_it_ends_with_the_same_bytes(
-    content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    content["objectives"] = [{"name": "cross_entropy"}, {"name": "feature_mse", "taps": "all"}]
-    content["training"] |= {"epochs": 6, "save_seconds": 0, "log_every": 1}
-    Path("recipe.yaml").write_text(yaml.safe_dump(content))
-
-    def start(out: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "stillroom", "distill", "recipe.yaml", "--out", out, "--resume"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-    killed = start("killed")
-    deadline = time.monotonic() + 120
-    log = Path("killed/metrics.jsonl")
-    while not log.exists() or len(log.read_text().splitlines()) < 8:
-        assert killed.poll() is None, killed.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
-    for out in ("killed", "whole"):
-        again = start(out)
-        _, errors = again.communicate(timeout=300)
-        assert again.returncode == 0, errors
-    events = [line["event"] for line in read_lines(Path("killed/timing.jsonl"))]
-    assert "resume" in events
-    assert bytes_of(Path("killed")) == bytes_of(Path("whole"))
 
 
 NAMED = f"objectives=[{LABELS}, {{name: feature_mse, weight: 0.5, taps: [features, 'layer2:pre', layer3]}}]"

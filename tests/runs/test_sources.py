@@ -169,11 +169,12 @@ def test_stones_need_of_a_cache_the_logits_alone(recipe: Make, tmp_path: Path, e
     assert [each["taps"] for each in kept] == [[], []], "of the training images, and of the test images"
 
 
-def test_killed_and_resumed_a_run_over_stones_ends_with_the_same_bytes(
+def test_killed_and_resumed_a_run_over_features_and_stones_ends_with_the_same_bytes(
     content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    content["objectives"] = [{"name": "block_logit"}]
+    # Connectors of two terms, batch norms that count in them, and tails that no save holds.
+    content["objectives"] = [{"name": "feature_mse", "taps": "all"}, {"name": "block_logit"}]
     content["training"] |= {"epochs": 6, "save_seconds": 0, "log_every": 1}
     recipe = written(Path(), content)
     command = [sys.executable, "-m", "stillroom", "distill", recipe, "--out", "killed"]

@@ -96,34 +96,45 @@ class ModelTutor(Tutor):
     def in_training(self, feed: Feed, epochs: int, folder: RunFolder) -> Teacher:
         """Live, or from the cache, which is built where it is not there yet."""
         setting = self._setting
+        live, answer = self.asked_live(feed)
+        count = len(setting.data.train.whole)
+        if not setting.recipe.cache.enabled:
+            counted = Counted(live, self.tally, setting.processes.count)
+            self.tally.answers += count if self._means else 0
+            return self._whole(counted, answer, count)
+        views = setting.recipe.data.augmentation.different_views
+        # A run shorter than its views does not come to the last ones.
+        shown, what = range(min(views, epochs)), "teacher cache"
+        kept = kept_answers(self.kept(), shown, answer, setting, setting.precision, what, self.tally, folder)
+        return self._whole(Remembered(kept, one_view=views == 1), lambda view, rows: kept.read(rows, view), count)
+
+    def asked_live(self, feed: Feed) -> tuple[LiveTeacher, Ask]:
+        """The teacher that is run on each batch, and the same asked about training images by view and index."""
+        setting = self._setting
         # Where a part is held out, the answers to all of the images are kept, so that all runs share them.
-        train, whole_feed = setting.data.train.whole, feed.whole()
-        augmentation = setting.recipe.data.augmentation
-        views = augmentation.different_views
+        whole = feed.whole()
         live = LiveTeacher(
             self.dressed.model,
             self.dressed.pipe(),
-            example=train.images[:8],
+            example=setting.data.train.whole.images[:8],
             device=setting.device,
             precision=as_dtype(setting.precision),
             taps=self._taps,
             fishers=self._fishers,
             tails=self._tails,
-            one_view=views == 1,
+            one_view=setting.recipe.data.augmentation.different_views == 1,
         )
+        return live, lambda view, rows: live(next(iter(whole.batches([(rows, view)]))))
 
-        def answer(view: int, rows: npt.NDArray[np.int64]) -> Knowledge:
-            return live(next(iter(whole_feed.batches([(rows, view)]))))
-
-        if not setting.recipe.cache.enabled:
-            counted = Counted(live, self.tally, setting.processes.count)
-            self.tally.answers += len(train) if self._means else 0
-            return self._whole(counted, answer, len(train))
-        parts = self._identity(train, augmentation, setting.precision)
+    def kept(self) -> CacheSpec:
+        """Which cache holds its answers to the training images."""
+        setting = self._setting
+        train = setting.data.train.whole
+        parts = self._identity(train, setting.recipe.data.augmentation, setting.precision)
         if unfolded := left_unfolded(self.dressed.model, self._taps):
             # Its logits differ in their last bits from those that are asked for without these taps.
             parts["unfolded"] = list(unfolded)
-        spec = CacheSpec.of(
+        return CacheSpec.of(
             setting.recipe.cache,
             parts,
             count=len(train),
@@ -131,12 +142,6 @@ class ModelTutor(Tutor):
             taps=self._taps,
             fishers=self._fishers,
         )
-        # A run shorter than its views does not come to the last ones.
-        what = "teacher cache"
-        kept = kept_answers(
-            spec, range(min(views, epochs)), answer, setting, setting.precision, what, self.tally, folder
-        )
-        return self._whole(Remembered(kept, one_view=views == 1), lambda view, rows: kept.read(rows, view), len(train))
 
     def _whole(self, teacher: Teacher, answer: Ask, count: int) -> Teacher:
         """A teacher with its tails, and with the means of Fisher weights over the training set's first view."""
