@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stillroom import targets
+    from stillroom import geometry, targets
     from stillroom.api import Run, StudyResult, compare, distill
     from stillroom.errors import BadInput, RunFailed
     from stillroom.objectives.base import Lesson, Objective, Paper, Reads
@@ -54,6 +54,7 @@ _HOME = {
     "WeightSchedule": "objectives.config",
     "compare": "api",
     "distill": "api",
+    "geometry": "geometry",
     "load_recipe": "recipe",
     "paired_difference": "studies.statistics",
     "targets": "targets",
@@ -84,6 +85,7 @@ __all__ = [
     "WeightSchedule",
     "compare",
     "distill",
+    "geometry",
     "load_recipe",
     "paired_difference",
     "targets",

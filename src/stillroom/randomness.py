@@ -28,6 +28,10 @@ Purpose = Literal[
     "fisher",
     "bootstrap",
     "synthetic",
+    "shapes",
+    "explain",
+    "class-order",
+    "exemplars",
 ]
 PURPOSES: tuple[str, ...] = get_args(Purpose)
 

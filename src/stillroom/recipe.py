@@ -8,14 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticSerializationError
 
 from stillroom.config import Config, bad_input
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
-from stillroom.models.config import ModelConfig
+from stillroom.incremental.config import PRESETS, IncrementalConfig, with_terms
+from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.objectives.config import AnyObjective, CrossEntropyConfig
 from stillroom.teacher.config import CacheConfig, TeacherConfig
 from stillroom.training.config import TrainingConfig
@@ -37,6 +46,9 @@ class Recipe(Config):
     )
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="How it is trained.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Whether the teacher's answers are kept.")
+    incremental: IncrementalConfig | None = Field(
+        None, description="Classes come in tasks, for `stillroom incremental`; left out: all at once."
+    )
     seed: int = Field(
         0, ge=0, description="Seed of the student's initial weights, of the order of images and of dropout."
     )
@@ -48,6 +60,36 @@ class Recipe(Config):
         if twice:
             raise ValueError(f"each objective once, but {twice[0]!r} is there {names.count(twice[0])} times")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_is_written_out(cls, given: Any) -> Any:
+        return with_terms(given)
+
+    @field_validator("incremental")
+    @classmethod
+    def _fits_tasks(cls, incremental: IncrementalConfig | None, info: ValidationInfo) -> IncrementalConfig | None:
+        if incremental is None:
+            return None
+        if info.data.get("teacher") is not None and incremental.task is None:
+            raise ValueError("no teacher beside it: the teacher of a task is the student of the one before")
+        preset = PRESETS.get(incremental.preset or "")
+        if preset is not None and info.data.get("objectives", preset.terms) != preset.terms:
+            raise ValueError(f"no objectives beside preset {incremental.preset}, which sets them; or no preset")
+        student, training = info.data.get("student"), info.data.get("training")
+        if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:
+            raise ValueError("no student.preprocess.class_order beside it: tasks order the classes")
+        if training is not None and training.record_rescaling:
+            raise ValueError("training.record_rescaling false beside it: ω needs a teacher that knows every label")
+        return incremental
+
+    @model_serializer(mode="wrap")
+    def _tasks_only_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes of all classes at once stay what they were before there were any tasks, to their bytes and their hash.
+        written: dict[str, Any] = handler(self)
+        if self.incremental is None:
+            written.pop("incremental", None)
+        return written
 
     def hash(self) -> str:
         """SHA-256 of the recipe's content, 64 hex digits."""

@@ -107,6 +107,17 @@ class Channel(nn.Module):
         return self.inner(x[:, self.channel : self.channel + 1])
 
 
+class Training(nn.Module):
+    """A teacher whose batch norms nobody can bring into evaluation mode."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner.train()(x)
+
+
 class Quartered(nn.Module):
     """A teacher of images four times as large, which says so as timm's do."""
 

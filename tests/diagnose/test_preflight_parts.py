@@ -147,7 +147,7 @@ def test_a_broken_part_harms_only_the_checks_that_need_it(
     assert findings["loss_balance"].verdict == "skipped"
     assert findings["loss_balance"].summary == "ValueError: no such thing"
     skipped = {name for name, finding in findings.items() if finding.verdict == "skipped"}
-    softening = {"teacher_label_smoothing", "teacher_confidence", "temperature", "taps", "penultimate_width"}
+    softening = {"teacher_label_smoothing", "teacher_confidence", "temperature", "taps"}
     assert skipped == {"loss_balance", "disputed_labels", "teacher_channel_order", *softening}
 
 
@@ -155,7 +155,7 @@ def test_without_a_teacher_the_checks_of_one_are_skipped() -> None:
     recipe = parse_recipe({"student": {"name": "mlp"}, "training": {"device": "cpu"}})
     findings = diagnose_recipe(recipe, images=64)
     told = {finding.check for finding in findings if finding.verdict == "healthy"}
-    assert told == {"teacher_logits", "learning_rate", "budget"}
+    assert told == {"teacher_logits", "learning_rate", "budget", "regularisation"}
     assert {f.summary for f in findings if f.check == "class_order"} == {"The recipe has no teacher."}
 
 

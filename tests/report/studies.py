@@ -17,6 +17,13 @@ from stillroom.studies.statistics import against_baseline, between_all, interval
 MEASURES = {
     "top1": {"name": "top1", "title": "top-1", "unit": "%", "digits": 2, "higher_is_better": True},
     "nll": {"name": "nll", "title": "NLL", "unit": "nats", "digits": 4, "higher_is_better": False},
+    "relation_truth": {
+        "name": "relation_truth",
+        "title": "agreement with the true class relations",
+        "unit": "",
+        "digits": 4,
+        "higher_is_better": True,
+    },
 }
 CHECKED = ["initial weights", "order of images", "views", "budget", "threads", "data", "precision", "reported epoch"]
 

@@ -16,7 +16,15 @@ from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.training.hooks import StepHook, StepInfo
 
-SAME_BYTES = ("student.safetensors", "metrics.jsonl", "summary.json", "recipe.yaml", "predictions.safetensors")
+SAME_BYTES = (
+    "student.safetensors",
+    "metrics.jsonl",
+    "summary.json",
+    "recipe.yaml",
+    "predictions.safetensors",
+    "geometry.json",
+    "geometry.jsonl",
+)
 
 
 class Stop(Exception):  # noqa: N818

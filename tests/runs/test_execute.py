@@ -47,6 +47,8 @@ def test_a_run_leaves_what_the_contract_says(recipe: Make, tmp_path: Path) -> No
         "recipe.yaml",
         "metrics.jsonl",
         "moves.jsonl",
+        "geometry.jsonl",
+        "geometry.json",
         "timing.jsonl",
         "summary.json",
         "environment.json",

@@ -103,11 +103,15 @@ def by_hand(
                 "p_mean": p[g].mean(),
                 "omega_mean": w[g].mean(),
                 "omega_median": np.median(w[g]),
+                "omega_low": np.percentile(w[g], 25),
+                "omega_high": np.percentile(w[g], 75),
                 "omega_std": w[g].std(),
                 "count": len(g),
             }
             for g in groups
         ],
+        "known_spearman": None,
+        "known_deciles": None,
     }
 
 
@@ -120,6 +124,8 @@ def same(found: Any, wanted: Any, rel: float = 1e-4, abs: float = 1e-6) -> None:
         assert len(found) == len(wanted)
         for left, right in zip(found, wanted, strict=True):
             same(left, right, rel, abs)
+    elif wanted is None:
+        assert found is None
     else:
         assert found == pytest.approx(wanted, rel=rel, abs=abs)
 
@@ -347,6 +353,51 @@ def test_all_processes_have_what_each_has_seen() -> None:
     again = RecordRescaling(objectives, Two())
     again.load_state_dict(two.state_dict())
     assert one.epoch_line() == two.epoch_line() == again.epoch_line()
+
+
+@pytest.mark.parametrize("target", [None, "true_class"])
+def test_omega_is_set_against_what_is_known_of_each_sample(target: str | None) -> None:
+    class Two(Processes):
+        count = 2
+
+        def gather(self, tensor: Tensor) -> Tensor:
+            return torch.cat([tensor, tensor])
+
+    draw = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(40, 4, generator=draw) for _ in range(2))
+    known, labels = torch.randn(100, generator=draw), torch.arange(40) % 4
+    index = torch.randperm(100, generator=draw)[:40]
+    terms = [CrossEntropy(weight=0.5), KL(weight=0.5, temperature=2.0, target=target)]
+    lines = []
+    for processes in (Processes(), Two()):
+        record, plain = RecordRescaling(terms, processes, known), RecordRescaling(terms, processes)
+        for each in (record, plain):
+            each.before_step()
+            each.see(Lesson(Knowledge(student), Knowledge(teacher), labels, index, 0.0))
+            each.after_step(StepInfo(1, 0, torch.nn.Identity(), torch.zeros(())))
+        again = RecordRescaling(terms, processes, known)
+        again.load_state_dict(record.state_dict())
+        line, without = record.epoch_line(), plain.epoch_line()
+        assert line is not None
+        assert without is not None
+        assert line == again.epoch_line()
+        lines.append(line)
+        assert without["known_spearman"] is without["known_deciles"] is None
+        assert {**line, "known_spearman": None, "known_deciles": None} == without, "nothing else is told otherwise"
+    p, q, plain_q = (
+        (z.double() / t).softmax(1)[range(40), labels] for z, t in ((teacher, 2), (student, 2), (student, 1))
+    )
+    omega = (0.5 + 0.5 * 2 * (p - q) / (1 - plain_q)).numpy()
+    at = known[index].numpy().astype(np.float64)
+    one, two = lines
+    assert one["known_spearman"] == pytest.approx(stats.spearmanr(at, omega).statistic, abs=1e-9)
+    assert two["known_spearman"] == pytest.approx(one["known_spearman"], abs=1e-9)
+    order = np.argsort(at)
+    for group, rows in zip(one["known_deciles"], np.array_split(order, 10), strict=True):
+        assert (group["margin_low"], group["margin_high"], group["count"]) == (at[rows[0]], at[rows[-1]], 4)
+        assert group["omega_median"] == pytest.approx(np.median(omega[rows]), rel=1e-5)
+        assert group["omega_low"] == pytest.approx(np.quantile(omega[rows], 0.25), rel=1e-5)
+        assert group["p_mean"] == pytest.approx(p.numpy()[rows].mean(), rel=1e-5)
 
 
 def test_rank_correlation_is_scipys() -> None:

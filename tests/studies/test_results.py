@@ -216,7 +216,8 @@ def test_a_measure_that_a_run_has_not_leaves_it_without_a_number(made: Made, tmp
     folder, plan = made.study(tmp_path / "s", **study)
     results = write_results(folder, plan)
     assert results["cells"][0]["why"] == "no run with agreement with the teacher"
-    assert "kl and labels have no seed in common" in results["conclusions"][0]
+    assert results["conclusions"][0] == "There is no agreement with the teacher in 2 of 6 finished runs (labels)."
+    assert "kl and labels have no seed in common" in results["conclusions"][1]
     assert results["equal"] is True
 
 
@@ -341,3 +342,35 @@ def test_results_of_tampered_runs_name_the_reporting(made: Made, tmp_path: Path)
     assert "best-on-test reporting: labels told the figures after step 3" in results["inequalities"][0]["told"]
     # The baseline is in every comparison.
     assert all("no claim" in line for line in results["conclusions"][1:3])
+
+
+def test_class_relations_are_compared_like_any_measure(made: Made, tmp_path: Path) -> None:
+    folder, plan = made.study(tmp_path / "s", measure="relation_teacher")
+    results = write_results(folder, plan)
+    for cell in results["cells"]:
+        runs = [folder.run("all", cell["contestant"], seed) / "summary.json" for seed in (0, 1)]
+        told = [json.loads(path.read_text())["relations"]["teacher"] for path in runs]
+        assert cell["mean"] == pytest.approx(sum(told) / 2)
+    one = results["families"][0]["baseline"]["comparisons"][0]
+    assert one["difference"]["count"] == 2
+    assert (
+        results["runs"][0]["relation_teacher"]
+        == json.loads((folder.run("all", "labels", 0) / "summary.json").read_text())["relations"]["teacher"]
+    )
+    assert ",relation_teacher," in folder.table("runs.csv").read_text().splitlines()[0]
+    assert not any("There is no" in sentence for sentence in results["conclusions"])
+
+
+def test_a_measure_that_no_run_has_is_said_and_compares_nothing(made: Made, tmp_path: Path) -> None:
+    folder, plan = made.study(tmp_path / "s", measure="relation_truth")
+    # One of them does not even end in a linear layer.
+    edit(folder.run("all", "kl", 0) / "summary.json", lambda summary: summary.update(relations=None))
+    results = write_results(folder, plan)
+    title = "There is no agreement with the true class relations in"
+    assert results["conclusions"] == [
+        f"{title} 5 of 6 finished runs (labels, kl and mse): the true relations of these data are not known.",
+        f"{title} 1 of 6 finished runs (kl): the student does not end in a linear layer, or has too many classes.",
+    ]
+    assert {cell["mean"] for cell in results["cells"]} == {None}
+    assert "the true relations of these data are not known" in results["cells"][0]["why"]
+    assert "relation_truth" not in folder.table("runs.csv").read_text()

@@ -45,7 +45,7 @@ class BlockLogit(TapObjective[BlockLogitConfig]):
         """The student's features, and the teacher from there on; of the teacher's own, none but the logits."""
         return Reads(
             teacher=True,
-            labels=True,
+            labels=self.config.alpha > 0,
             student_features=tuple(student.name for _, student in self.pairs),
             tails=tuple(teacher.name for teacher, _ in self.pairs),
         )

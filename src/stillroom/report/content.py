@@ -11,10 +11,13 @@ from stillroom.report.depth import DepthMap, depth_map
 from stillroom.report.figures import Chart
 from stillroom.report.formats import DASH, counted, decimal, scaled, short, signed, three_digits, versus, whole
 from stillroom.report.images import Example, examples
+from stillroom.report.incremental.section import Tasks, tasks
 from stillroom.report.measures import Answers, Confusion, Whole, answers, calibration, confusions, per_class
+from stillroom.report.omega import Omega, omega
 from stillroom.report.quality import ClassRow, class_changes, reliability
 from stillroom.report.read import RunFolder
 from stillroom.report.recipe_words import facts
+from stillroom.report.relations import Relations, relations
 from stillroom.report.tables import GLOSSARY, HashRow, Notice, Row, hash_rows, notices, side_by_side, table_notes
 from stillroom.report.words import Verdict, verdict
 
@@ -71,6 +74,9 @@ class Content:
     examples: tuple[Example, ...]
     missing_answers: str
     missing_images: str
+    tasks: Tasks | None
+    omega: Omega | None
+    relations: Relations | None
     depth: DepthMap | None
     depth_hint: str
     command: str
@@ -81,7 +87,12 @@ class Content:
     @property
     def charts(self) -> list[Chart]:
         """Every plot of the page."""
-        return [*self.curves, *(chart for chart in (self.reliability, self.classes) if chart is not None)]
+        parts = (self.tasks, self.omega, self.relations)
+        return [
+            *self.curves,
+            *(chart for chart in (self.reliability, self.classes) if chart is not None),
+            *(chart for part in parts if part is not None for chart in part.charts),
+        ]
 
 
 @dataclass(frozen=True)
@@ -123,9 +134,12 @@ def content(runs: Sequence[tuple[str, RunFolder]]) -> Content:
         examples=answered.examples if answered else (),
         missing_answers="" if answered else "This run folder holds no predictions.safetensors.",
         missing_images=_missing_images(run),
+        tasks=tasks(members),
+        omega=omega(run),
+        relations=relations(members),
         depth=depth_map(run.fidelity) if run.fidelity is not None else None,
         depth_hint=_depth_hint(run),
-        command=f"stillroom {'distill' if run.taught else 'train'} recipe.yaml --out RUN",
+        command=f"stillroom {_command(run)} recipe.yaml --out RUN",
         environment=run.environment,
         hashes=tuple(hash_rows([each for _, each in runs])),
         glossary=GLOSSARY,
@@ -220,6 +234,12 @@ def _depth_hint(run: RunFolder) -> str:
     if run.fidelity is not None or run.teacher is None or not (run.checkpoints and runs_here and named):
         return ""
     return f"This run kept {counted(run.checkpoints, 'checkpoint')} of its student."
+
+
+def _command(run: RunFolder) -> str:
+    if run.incremental is not None:
+        return "incremental"
+    return "distill" if run.taught else "train"
 
 
 def _missing_images(run: RunFolder) -> str:

@@ -14,7 +14,10 @@ from stillroom.errors import BadInput
 from stillroom.report.fidelity import FIDELITY, Fidelity, read_fidelity
 from stillroom.report.fields import Fields, is_finite
 from stillroom.report.formats import clean
+from stillroom.report.geometry import EPOCHS, GEOMETRY, Geometry, read_geometry
+from stillroom.report.incremental.read import INCREMENTAL, OFFLINE, Incremental, read_incremental
 from stillroom.report.predictions import Predictions, read_predictions
+from stillroom.report.rescaling import RESCALING, Rescaling, read_rescaling
 
 SUMMARY = "summary.json"
 Row = dict[str, Any]
@@ -68,6 +71,9 @@ class RunFolder:
     predictions: Predictions | None
     checkpoints: int
     fidelity: Fidelity | None
+    incremental: Incremental | None
+    geometry: Geometry | None
+    rescaling: tuple[Rescaling, ...]
 
 
 def read_run(path: Path) -> RunFolder:
@@ -133,6 +139,9 @@ def read_run(path: Path) -> RunFolder:
         predictions=read_predictions(path / "predictions.safetensors", count=student.count, classes=classes),
         checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),
         fidelity=_fidelity(path / FIDELITY, recipe_hash),
+        incremental=_incremental(path),
+        geometry=_geometry(path),
+        rescaling=read_rescaling(path / RESCALING, list(_lines(path / RESCALING))),
     )
 
 
@@ -157,6 +166,19 @@ def _facts(fields: Fields, latency: dict[int, float]) -> ModelFacts:
 
 def _fidelity(path: Path, recipe_hash: str) -> Fidelity | None:
     return read_fidelity(path, read_object(path), recipe_hash=recipe_hash) if path.is_file() else None
+
+
+def _incremental(path: Path) -> Incremental | None:
+    if not (path / INCREMENTAL).is_file():
+        return None
+    offline = read_object(path / OFFLINE) if (path / OFFLINE).is_file() else None
+    return read_incremental(path, read_object(path / INCREMENTAL), offline)
+
+
+def _geometry(path: Path) -> Geometry | None:
+    if not (path / GEOMETRY).is_file():
+        return None
+    return read_geometry(path, read_object(path / GEOMETRY), list(_lines(path / EPOCHS)))
 
 
 def read_text(path: Path) -> str:

@@ -119,5 +119,5 @@ def _made(
         if labels_alone and reading:
             expected = "objectives that read labels alone; `stillroom distill` takes a teacher"
             raise BadInput("objectives", reading[0], expected)
-        setting = Setting(recipe, materials.data, device, precision, processes, observer)
+        setting = Setting(recipe, materials.data, device, precision, processes, observer, materials.known)
         yield OneRun(setting, materials, hooks)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stillroom.errors import BadInput
 from stillroom.models.cost import device_of
 from stillroom.objectives.base import Objective
 from stillroom.objectives.features import TapObjective
@@ -28,7 +29,7 @@ def dress_teacher(setting: Setting, model: nn.Module | None) -> Dressed | None:
     if config is None or model is None or config.answers is not None:
         return None
     setting.processes.copy_weights(model.to(setting.device))
-    return dress(model, config, setting.data.train, "teacher")
+    return dress(model, config, setting.data.train, "teacher", setting.taught_classes)
 
 
 def introduce(
@@ -42,8 +43,31 @@ def introduce(
     meeting = meeting_of(setting, student, teacher)
     for objective in objectives:
         objective.meet(meeting)
+        if setting.known is not None:
+            check_keeps(objective)
         if isinstance(objective, TapObjective):
             setting.observer.note(objective.told())
+
+
+def check_keeps(objective: Objective[Any]) -> None:
+    """Refuse a term that a teacher of some of the classes cannot be read by.
+
+    Args:
+        objective: one that has met teacher and student.
+
+    Raises:
+        BadInput: it sets the teacher against labels that this has never heard of, or knows samples by an index that
+            means another image in each task.
+    """
+    reads = objective.reads
+    field = f"objectives.{objective.name}"
+    if reads.teacher and reads.labels:
+        expected = "a term that does not set labels against the teacher's answer: it has no logits of the new classes"
+        hint = " (alpha: 0 leaves the labels to cross_entropy)" if objective.name == "block_logit" else ""
+        raise BadInput(field, objective.name, expected + hint)
+    if reads.teacher and reads.index:
+        expected = "a term that does not go by a sample's index: in each task it means another image"
+        raise BadInput(field, objective.name, expected)
 
 
 def meeting_of(setting: Setting, student: Dressed, teacher: Dressed | None) -> Meeting:
@@ -52,7 +76,7 @@ def meeting_of(setting: Setting, student: Dressed, teacher: Dressed | None) -> M
     return Meeting(
         Party(student.model, _examples(student, setting), "student"),
         Party(teacher.model, _examples(teacher, setting), "teacher") if teacher is not None else None,
-        num_classes=setting.data.train.num_classes,
+        num_classes=setting.taught_classes,
         seed=setting.recipe.seed,
         answers=config.answers if config is not None else None,
     )

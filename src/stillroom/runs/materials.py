@@ -54,12 +54,17 @@ class Dressed:
 
 @dataclass(frozen=True)
 class Materials:
-    """What a recipe names, as objects: given by the user in Python, or gathered from the recipe."""
+    """What a recipe names, as objects: given by the user in Python, or gathered from the recipe.
+
+    ``known`` is how many classes the teacher knows, the first ones, where these are not all: what reads it then sees
+    no logits of others.
+    """
 
     data: DataPair
     student: nn.Module
     objectives: Sequence[Objective[Any]]
     teacher: nn.Module | None = None
+    known: int | None = None
 
 
 class Facts(Protocol):
@@ -103,6 +108,9 @@ def gather(recipe: Recipe, data: DataPair | None = None) -> Materials:
     Raises:
         BadInput: something cannot be found, read or made.
     """
+    if recipe.incremental is not None:
+        expected = "none here: `stillroom incremental` does a recipe whose classes come in tasks"
+        raise BadInput.worded("incremental", None, f"incremental: expected {expected}")
     data = data or load(recipe.data)
     teacher = None
     if recipe.teacher is not None and recipe.teacher.answers is None:
@@ -116,14 +124,22 @@ def gather(recipe: Recipe, data: DataPair | None = None) -> Materials:
     return Materials(data, student, objectives, teacher)
 
 
-def dress(model: nn.Module, config: ModelConfig, data: ImageSet, field: str) -> Dressed:
+def dress(model: nn.Module, config: ModelConfig, data: ImageSet, field: str, classes: int | None = None) -> Dressed:
     """A model with its preprocess resolved, tried on two images so that what does not fit is told before training.
+
+    Args:
+        model: the model.
+        config: its config.
+        data: images that it is for.
+        field: what messages call it.
+        classes: how many logits it gives; left out: one for each class of the data.
 
     Raises:
         BadInput: the model fails on the images, or gives a wrong number of logits.
     """
     settled = resolve_preprocess(config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field=field)
     dressed = Dressed(model, settled, data.is_pixels, config.name)
+    classes = data.num_classes if classes is None else classes
     pipe = dressed.pipe()
     try:
         with torch.no_grad(), evaluating(model):
@@ -135,9 +151,9 @@ def dress(model: nn.Module, config: ModelConfig, data: ImageSet, field: str) -> 
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BadInput(field, config.name, f"a model that gives logits [batch, classes], not {got}")
     if settled is not None and settled.class_order is not None:
-        class_index(settled.class_order, columns=logits.shape[1], classes=data.num_classes, field=field)
-    elif logits.shape[1] != data.num_classes:
-        wanted = f"{data.num_classes} logits, one a class of {data.name}, not {logits.shape[1]}"
+        class_index(settled.class_order, columns=logits.shape[1], classes=classes, field=field)
+    elif logits.shape[1] != classes:
+        wanted = f"{classes} logits, one a class of {data.name}, not {logits.shape[1]}"
         raise BadInput(field, config.name, f"{wanted}; preprocess.class_order picks columns")
     return dressed
 

@@ -26,6 +26,7 @@ from stillroom.runs.introducing import dress_teacher, introduce
 from stillroom.runs.materials import Dressed, Materials, ask, dress, size
 from stillroom.runs.outcome import time_models, write_predictions
 from stillroom.runs.records import environment, read_json
+from stillroom.runs.relations import relations_of
 from stillroom.runs.setting import Setting, uses_cache
 from stillroom.runs.teaching import find_tutor
 from stillroom.training.evaluation import compare, score
@@ -93,13 +94,18 @@ class OneRun:
             self.hooks.append(moves)
         teacher = dress_teacher(setting, materials.teacher)
         introduce(self.objectives, setting, self.student, teacher)
+        self.relations = relations_of(self.student, teacher if setting.known is None else None, self.train)
         watch = None
         if recipe.training.record_rescaling:
-            rescaling = RecordRescaling(self.objectives, self.processes)
+            # By the index that lessons have: of a part, that in the whole.
+            known = self.train.whole.truth
+            margin = known.margin if known is not None else None
+            rescaling = RecordRescaling(self.objectives, self.processes, margin)
             watch = rescaling.see
             self.hooks.append(rescaling)
         pipe = self.student.pipe()
-        self.step = DistillStep(self.student.model, self.objectives, pipe, self.processes, watch).to(device)
+        step = DistillStep(self.student.model, self.objectives, pipe, self.processes, watch, setting.known)
+        self.step = step.to(device)
         self.step.check_accumulation(recipe.training.accumulate)
         self.unused = self._try_smallest_batch(recipe)
 
@@ -160,6 +166,7 @@ class OneRun:
             identity={**self.identity, "processes": str(self.processes.count)},
             processes=self.processes,
             some_unused=self._some_unused(),
+            survey=self.relations.line if self.relations is not None else None,
         )
         kept, progress, figures = trainer.fit()
         kept.eval()
@@ -183,6 +190,8 @@ class OneRun:
         """All that a finished run leaves, but its summary, which comes last."""
         save_weights(kept, folder.path / "student.safetensors")
         write_predictions(folder.path, self.test, answers, teacher_logits)
+        if self.relations is not None:
+            self.relations.write(folder.path, kept)
 
     def _tell_asked(self, folder: RunFolder) -> None:
         """Write down how often the teacher was asked since this was last told, so that a kill loses little of it."""
@@ -314,6 +323,7 @@ class OneRun:
                 "pixels": self.train.is_pixels,
                 "fingerprint": self.identity["data"],
             },
+            "relations": self.relations.told(trained.model) if self.relations is not None else None,
             "precision": recipe.training.precision,
             "hashes": {
                 "init": self.identity["init"],

@@ -24,6 +24,7 @@ class Setting:
         precision: of the training steps, and so of the teacher's answers in them.
         processes: who shares the work.
         observer: told how it goes.
+        known: how many classes the teacher knows, the first ones; None for all.
     """
 
     recipe: Recipe
@@ -32,6 +33,12 @@ class Setting:
     precision: Precision
     processes: Processes
     observer: Observer
+    known: int | None = None
+
+    @property
+    def taught_classes(self) -> int:
+        """How many logits the teacher gives."""
+        return self.data.train.num_classes if self.known is None else self.known
 
 
 def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:

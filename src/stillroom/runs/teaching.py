@@ -78,13 +78,15 @@ class ModelTutor(Tutor):
         """Its config with the preprocess written out."""
         return config.model_copy(update={"preprocess": self.dressed.preprocess or "none"})
 
-    def on_test(self) -> Tensor:
-        """Asked live, or once for all runs.
+    def on_test(self) -> Tensor | None:
+        """Asked live, or once for all runs; not at all where it does not know all classes.
 
         Raises:
             BadInput: they are not finite.
         """
         setting = self._setting
+        if setting.known is not None:
+            return None
         if setting.recipe.cache.enabled:
             logits = self._kept_on_test()
         else:
@@ -138,7 +140,7 @@ class ModelTutor(Tutor):
             setting.recipe.cache,
             parts,
             count=len(train),
-            classes=train.num_classes,
+            classes=setting.taught_classes,
             taps=self._taps,
             fishers=self._fishers,
         )

@@ -66,7 +66,7 @@ class Tutor(ABC):
         return config
 
     def facts(self, logits: Tensor | None, test: ImageSet) -> dict[str, Any]:
-        """What the summary tells of it."""
+        """What the summary tells of it: of one whose answers nobody knows, no more than who it is."""
         scored = score(logits, test.labels).as_dict() if logits is not None else {}
-        sizes = size(self.dressed, test) if self.dressed is not None else {}
+        sizes = size(self.dressed, test) if self.dressed is not None and logits is not None else {}
         return {"model": self.name, **scored, **sizes, "weights_hash": self.fingerprint}

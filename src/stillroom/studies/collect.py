@@ -19,7 +19,9 @@ from stillroom.errors import BadInput
 from stillroom.files import canonical, digest
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.studies.folder import StudyFolder
+from stillroom.studies.measures import RELATIONS, TASKS
 from stillroom.studies.plan import Cell, Plan
+from stillroom.studies.tasks import IncrementalFacts, Record, read_record
 from stillroom.studies.wording import plain
 
 Where = tuple[str, str, int]
@@ -61,6 +63,15 @@ class DataFacts(_Facts):
     fingerprint: str
 
 
+class RelationFacts(_Facts):
+    """What the student's last layer knows of the classes' relations; why it cannot be told, of each that is None."""
+
+    score: float | None = None
+    truth: float | None = None
+    teacher: float | None = None
+    why: dict[str, str] = {}
+
+
 class Summary(_Facts):
     """What ``summary.json`` says, checked; units as there."""
 
@@ -83,13 +94,30 @@ class Summary(_Facts):
     bytes: int
     teacher: TeacherFacts | None
     data: DataFacts
+    relations: RelationFacts | None = None
+    incremental: IncrementalFacts | None = None
     precision: str
     hashes: Hashes
 
     def value(self, measure: str) -> float | None:
-        """One of :data:`FIGURES`; None where the run has none."""
-        found = getattr(self, measure)
+        """One of :data:`FIGURES`, of the class relations or of tasks; None where the run has none."""
+        if measure in RELATIONS:
+            found = getattr(self.relations, RELATIONS[measure], None)
+        elif measure in TASKS:
+            found = getattr(self.incremental, TASKS[measure], None)
+        else:
+            found = getattr(self, measure)
         return None if found is None else float(found)
+
+    def why(self, measure: str) -> str:
+        """Why the run has no such figure, where it says so."""
+        if measure in TASKS:
+            return "its classes did not come in tasks" if self.incremental is None else ""
+        if measure not in RELATIONS:
+            return ""
+        if self.relations is None:
+            return "the student does not end in a linear layer, or has too many classes"
+        return self.relations.why.get(RELATIONS[measure], "")
 
 
 @dataclass(frozen=True)
@@ -129,6 +157,7 @@ class Run:
         evaluations: in the order of steps.
         answers: what its predictions come to.
         environment: versions and machine.
+        record: of one whose classes came in tasks, what it says of each.
     """
 
     cell: Cell
@@ -138,6 +167,7 @@ class Run:
     evaluations: tuple[Evaluation, ...]
     answers: Answers
     environment: Mapping[str, Any]
+    record: Record | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +230,7 @@ def read_run(path: Path, cell: Cell) -> Run:
         evaluations=tuple(_evaluations(path / "metrics.jsonl")),
         answers=read_answers(path / "predictions.safetensors"),
         environment=_object(path / "environment.json"),
+        record=read_record(path) if summary.incremental is not None else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from stillroom.studies.collect import Missing
+from stillroom.studies.collect import Missing, Run
 from stillroom.studies.config import Study
 from stillroom.studies.equality import Inequality
 from stillroom.studies.measures import Measured
@@ -19,6 +19,7 @@ def conclude(
     missing: Sequence[Missing],
     families: Mapping[str, Family],
     ranked: str | None = None,
+    runs: Sequence[Run] = (),
 ) -> list[str]:
     """The study's findings as sentences.
 
@@ -29,14 +30,18 @@ def conclude(
         missing: runs that are not there; told next.
         families: by pair, the comparisons with the baseline; those of unequal runs without a claim.
         ranked: the ranks over all pairs that may be ranked, in words; None where they tell nothing.
+        runs: those that are finished: what of them has no such figure is told.
 
     Returns:
         Sentences; those of the comparisons in the order of pairs and contestants.
     """
-    sentences = [*_doubts(study, unequal, missing)]
+    sentences = [*_doubts(study, unequal, missing), *_undefined(study, measure, runs)]
     comparisons = [(pair, one) for pair, family in families.items() for one in family.comparisons]
     if not comparisons:
         sentences.append("There is one contestant: nothing is compared.")
+    if runs and all(run.summary.value(measure.name) is None for run in runs):
+        # It was said why; that they have no seed in common would mislead.
+        comparisons = []
     for pair, one in comparisons:
         terms = terms_of(unequal, pair, one)
         where = f"On {pair}, " if study.pairs else ""
@@ -74,6 +79,20 @@ def _doubts(study: Study, unequal: Sequence[Inequality], missing: Sequence[Missi
         said.append(
             f"This table is not complete: {len(missing):,} of {cells:,} runs {are} missing ({'; '.join(told)})."
         )
+    return said
+
+
+def _undefined(study: Study, measure: Measured, runs: Sequence[Run]) -> list[str]:
+    """Finished runs that the study's question has no answer for, and why."""
+    without: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.summary.value(measure.name) is None:
+            without.setdefault(run.summary.why(measure.name), []).append(run)
+    said = []
+    for why, those in without.items():
+        who = listed(name for name in _names(study) if any(run.cell.contestant == name for run in those))
+        count = f"{len(those):,} of {counted(len(runs), 'finished run')} ({who})"
+        said.append(f"There is no {measure.title} in {count}" + (f": {why}." if why else "."))
     return said
 
 

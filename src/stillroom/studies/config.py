@@ -29,8 +29,24 @@ Varied = Literal[
     "compiled",
     "cache",
     "tuning",
+    "tasks",
+    "memory",
 ]
-Measure = Literal["top1", "top5", "nll", "ece", "agreement", "teacher_kl"]
+# Those of relations are of the student's last layer; the last two of classes that come in tasks; the others of the
+# student's answers to the test images.
+Measure = Literal[
+    "top1",
+    "top5",
+    "nll",
+    "ece",
+    "agreement",
+    "teacher_kl",
+    "relation_score",
+    "relation_truth",
+    "relation_teacher",
+    "average_incremental",
+    "forgetting",
+]
 
 
 class Range(Config):
@@ -178,7 +194,12 @@ class Study(Config):
         description="What contestants differ in on purpose beside their objectives, optimizer, schedule and clip_norm; "
         "left out: nothing, and a difference makes the study unequal.",
     )
-    measure: Measure = Field("top1", description="What is compared, on the test split after the last epoch.")
+    measure: Measure = Field(
+        "top1",
+        description="What is compared after the last epoch: on the test split, or, by relation_score, relation_truth "
+        "and relation_teacher, in the student's last layer; or, by average_incremental and forgetting, over all tasks "
+        "that the classes came in.",
+    )
     alpha: float = Field(0.05, gt=0, lt=1, description="Rate of false findings that each table keeps as a whole.")
     retries: int = Field(2, ge=0, description="How often a run whose process died is started again.")
 
@@ -212,6 +233,12 @@ class Study(Config):
     def all_pairs(self) -> tuple[Pair, ...]:
         """The pairs, or the one that the recipe is."""
         return self.pairs or (Pair(name="all"),)
+
+    @property
+    def in_tasks(self) -> bool:
+        """Whether some recipe of it has classes that come in tasks."""
+        sets = [*(pair.set for pair in self.pairs), *(contestant.set for contestant in self.contestants)]
+        return any(key.split(".")[0] == "incremental" for each in (self.recipe, *sets) for key in each)
 
     def told(self) -> dict[str, Any]:
         """The study for JSON and YAML; where its trials are stored is left out: it may hold a password."""

@@ -114,14 +114,14 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
 def _training(events: list[dict[str, Any]]) -> float:
     """The last clock of each start, the evaluations before it taken off.
 
-    A resumed run's clock begins anew, and says so or runs backwards.
+    The clock of a resumed run, and of the next task, begins anew, and says so or runs backwards.
     """
     total = last = before = evaluated = 0.0
     for event in events:
         seconds = next(iter(_numbers([event], "seconds")), 0.0)
         if event.get("event") == "evaluation":
             evaluated += seconds
-        elif event.get("event") == "resume" or (event.get("event") == "progress" and seconds < last):
+        elif event.get("event") in ("resume", "task") or (event.get("event") == "progress" and seconds < last):
             total, last, before, evaluated = total + last - before, 0.0, 0.0, 0.0
         if event.get("event") == "progress":
             last, before = seconds, evaluated

@@ -18,6 +18,7 @@ from stillroom.runs.records import read_json
 from stillroom.studies.config import Contestant, Pair, Study
 from stillroom.studies.engine.base import Engine, Job, Outcome
 from stillroom.studies.folder import StudyFolder, wholly
+from stillroom.studies.measures import figure_of
 from stillroom.studies.plan import Cell, Content, Plan, plan_of, recipe_content, teacher_content, threads_of
 from stillroom.studies.progress import JobState, Progress
 from stillroom.studies.schedule import Schedule, StudyObserver
@@ -242,7 +243,7 @@ class Driver:
         return Schedule(self.engine, self.study.retries, self.progress, self.folder.progress, self.observer)
 
     def _done_before(self, state: JobState, out: Path) -> None:
-        value = read_json(out / "summary.json").get(self.study.measure)
+        value = figure_of(read_json(out / "summary.json"), self.study.measure)
         state.status = "done"
         state.value = float(value) if isinstance(value, (int, float)) else None
 

@@ -34,6 +34,8 @@ CHECKED = (
     "threads",
     "data",
     "test images",
+    "tasks",
+    "memory",
     "teacher",
     "cache",
     "moving average",
@@ -46,7 +48,7 @@ CHECKED = (
     "reported figures",
 )
 # What a seed decides is compared within the seed, versions over the whole study, all else within a pair.
-_OF_A_SEED = ("initial weights", "order of images")
+_OF_A_SEED = ("initial weights", "order of images", "tasks")
 _OF_THE_STUDY = ("versions",)
 _COUNTED = ("steps", "epochs", "seconds")
 
@@ -231,7 +233,8 @@ def _own_seeds(plan: Plan) -> list[Finding]:
 
 def compared(study: Study) -> list[str]:
     """What contestants must be equal in: all that is looked at, but what the study says shall differ."""
-    return [what for what in CHECKED if what not in study.varies]
+    left_out = (*study.varies, *(() if study.in_tasks else ("tasks", "memory")))
+    return [what for what in CHECKED if what not in left_out]
 
 
 def _compared(

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from stillroom.data.config import AugmentationConfig
 from stillroom.files import canonical, digest
+from stillroom.incremental.proof import budget_hash, chained
 from stillroom.studies.collect import Run
 
 _MOST_PROCESSES = 256
@@ -27,26 +28,32 @@ class Shape:
     processes: int
 
 
-def steps_per_epoch(run: Run) -> int:
-    """Whole batches of an epoch."""
+def trained_on(run: Run) -> list[int]:
+    """How many images it learned from: of each task, where its classes came in tasks."""
+    facts = run.summary.incremental
+    return [run.summary.data.train] if facts is None else [task.train for task in facts.tasks]
+
+
+def steps_per_epoch(run: Run, images: int) -> int:
+    """Whole batches of an epoch over so many images."""
     from stillroom.data.batches import Batches  # brings torch, which foreseeing does without
 
-    return Batches(run.summary.data.train, run.recipe.data.batch_size, run.recipe.seed).steps_per_epoch
+    return Batches(images, run.recipe.data.batch_size, run.recipe.seed).steps_per_epoch
 
 
 def total_steps(run: Run) -> int:
     """The length that the recipe gives, in optimizer steps."""
-    return run.recipe.training.total_steps(steps_per_epoch(run))
+    return sum(run.recipe.training.total_steps(steps_per_epoch(run, images)) for images in trained_on(run))
 
 
 def order_of(run: Run) -> str:
     """The hash of the order of images that the recipe gives."""
-    return _order(run.summary.data.train, run.recipe.seed, _epochs(run))
+    return chained([_order(images, run.recipe.seed, _epochs(run, images)) for images in trained_on(run)])
 
 
 def views_of(run: Run) -> str:
     """The hash of the views that the recipe gives."""
-    return _views(run.recipe.data.augmentation, _epochs(run))
+    return chained([_views(run.recipe.data.augmentation, _epochs(run, images)) for images in trained_on(run)])
 
 
 def threads_of(run: Run) -> str:
@@ -77,22 +84,20 @@ def _shapes(run: Run) -> Iterator[Shape]:
 
 
 def _budget(run: Run, shape: Shape) -> str:
-    return digest(
-        canonical(
-            {
-                "steps": total_steps(run),
-                "batch_size": run.recipe.data.batch_size,
-                "accumulate": shape.parts,
-                "processes": shape.processes,
-                "data": run.summary.data.fingerprint,
-                "reported": "last",
-            }
-        )
+    facts = run.summary.incremental
+    return budget_hash(
+        steps=total_steps(run),
+        batch_size=run.recipe.data.batch_size,
+        accumulate=shape.parts,
+        processes=shape.processes,
+        data=run.summary.data.fingerprint,
+        tasks=None if facts is None else len(facts.tasks),
     )
 
 
-def _epochs(run: Run) -> int:
-    return math.ceil(total_steps(run) / steps_per_epoch(run))
+def _epochs(run: Run, images: int) -> int:
+    per_epoch = steps_per_epoch(run, images)
+    return math.ceil(run.recipe.training.total_steps(per_epoch) / per_epoch)
 
 
 @lru_cache(maxsize=4096)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from stillroom.incremental.metrics import after_each, average_incremental, final_accuracy, forgetting
 from stillroom.studies.collect import FIGURES, Evaluation, Run
 from stillroom.studies.config import Study
 from stillroom.studies.expected import Shape, order_of, threads_of, total_steps, views_of
@@ -45,6 +46,7 @@ def dishonest(run: Run, study: Study, shape: Shape | None) -> Iterator[tuple[str
         yield "precision", f"precision: {{names}} ran in {told}"
     yield from _epoch(run)
     yield from _figures(run)
+    yield from _tasks(run)
 
 
 def _recipe(run: Run, study: Study) -> Iterator[tuple[str, str]]:
@@ -127,3 +129,20 @@ def _figures(run: Run) -> Iterator[tuple[str, str]]:
             given.append("none")
     if told:
         yield name, f"reported figures: {{names}} told {listed(told)}, the predictions give {listed(given)}"
+
+
+def _tasks(run: Run) -> Iterator[tuple[str, str]]:
+    """Whether the accuracies on each task after each give what is told of all of them."""
+    name, facts, record = "reported figures", run.summary.incremental, run.record
+    if facts is None or record is None:
+        return
+    try:
+        means, matrix = after_each(record.matrix), record.matrix
+    except ValueError as error:
+        yield name, f"reported figures: {{names}} left no accuracies that can be read ({error})"
+        return
+    given = {"average": average_incremental(matrix), "final": final_accuracy(matrix), "forgetting": forgetting(matrix)}
+    other = [what for what, value in given.items() if getattr(facts, what) != value]
+    if other or means != [task.accuracy for task in record.tasks]:
+        told = f"{other[0]} {word(getattr(facts, other[0]))}" if other else "accuracies after each task"
+        yield name, f"reported figures: {{names}} told {told}, which its accuracies on each task do not give"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -61,5 +62,31 @@ MEASURES: dict[str, Measured] = {
         Measured("ece", "calibration error", "", "", 4, False),
         Measured("agreement", "agreement with the teacher", "%", "points", 2, True),
         Measured("teacher_kl", "divergence from the teacher", "nats", "nats", 4, False),
+        Measured("relation_score", "likeness within superclasses less between", "", "", 4, True),
+        Measured("relation_truth", "agreement with the true class relations", "", "", 4, True),
+        Measured("relation_teacher", "agreement with the teacher's class relations", "", "", 4, True),
+        Measured("average_incremental", "average incremental accuracy", "%", "points", 2, True),
+        Measured("forgetting", "forgetting", "points", "points", 2, False),
     )
 }
+# Where in ``relations`` of a summary they stand.
+RELATIONS: dict[str, str] = {
+    "relation_score": "score",
+    "relation_truth": "truth",
+    "relation_teacher": "teacher",
+}
+# Where in ``incremental`` of a summary they stand.
+TASKS: dict[str, str] = {"average_incremental": "average", "forgetting": "forgetting"}
+
+
+def figure_of(summary: Mapping[str, Any], measure: Measure) -> Any:
+    """What a summary tells of a measure; None where it tells nothing.
+
+    >>> figure_of({"top1": 71.5, "relations": {"truth": 0.8}}, "relation_truth"), figure_of({}, "relation_score")
+    (0.8, None)
+    """
+    for part, places in (("relations", RELATIONS), ("incremental", TASKS)):
+        if measure in places:
+            held = summary.get(part)
+            return held.get(places[measure]) if isinstance(held, Mapping) else None
+    return summary.get(measure)

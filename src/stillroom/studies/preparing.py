@@ -9,11 +9,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from stillroom.errors import RunFailed
+from stillroom.errors import BadInput, RunFailed
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.runs.execute import execute, prepare
+from stillroom.runs.incremental.execute import prepare_tasks
 from stillroom.studies.engine.base import Job
-from stillroom.studies.engine.performing import materials_of
+from stillroom.studies.engine.performing import data_of, materials_of
 
 # Steps whose time is taken: enough for a median, after the first ones, which are slower.
 _WARM, _TIMED, _EVERY = 10, 60, 5
@@ -30,7 +31,10 @@ def build_cache(job: Job) -> dict[str, Any]:
     log.parent.mkdir(parents=True, exist_ok=True)
     for content in job.options["recipes"]:
         recipe = parse_recipe(content)
-        found = prepare(recipe, materials=materials_of(recipe))
+        if recipe.incremental is not None:
+            found = prepare_tasks(recipe, data_of(recipe))
+        else:
+            found = prepare(recipe, materials=materials_of(recipe))
         # At once: whoever is killed after this has still asked.
         with log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"answers": found.answers, "seconds": found.seconds}) + "\n")
@@ -45,11 +49,17 @@ def calibrate(job: Job) -> dict[str, Any]:
 
     Returns:
         ``steps`` and the median ``seconds_per_step`` that it follows from.
+
+    Raises:
+        BadInput: its classes come in tasks.
+        RunFailed: no step could be timed.
     """
     folder = Path(job.out)
     # A calibration that was stopped told nothing yet.
     shutil.rmtree(folder, ignore_errors=True)
     recipe = parse_recipe(job.recipe)
+    if recipe.incremental is not None:
+        raise BadInput("budget.seconds", job.options["seconds"], "a budget in epochs or steps of each task")
     try:
         execute(_short(recipe), folder, materials=materials_of(recipe), latency=False)
         each = seconds_per_step(folder / "timing.jsonl")

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
+from stillroom.studies.config import Measure
 from stillroom.studies.engine.base import Job, Outcome
+from stillroom.studies.measures import figure_of
 
 Status = Literal["waiting", "running", "done", "failed"]
 _SILENT = 60.0  # seconds after which a driver that wrote nothing is taken for dead
@@ -89,7 +91,7 @@ class Progress:
     """
 
     name: str
-    measure: str
+    measure: Measure
     workers: int
     phase: str = ""
     began: float = field(default_factory=time.time)
@@ -114,7 +116,9 @@ class Progress:
             training = job.recipe.get("training", {}) if job.kind in ("run", "trial") else {}
             state = self.jobs.setdefault(job.id, JobState(job.id))
             state.out = job.out
-            state.length = {unit: int(training[unit]) for unit in ("epochs", "steps") if training.get(unit)}
+            # A recipe in tasks has this length for each.
+            tasks = int((job.recipe.get("incremental") or {}).get("tasks") or 1)
+            state.length = {unit: tasks * int(training[unit]) for unit in ("epochs", "steps") if training.get(unit)}
 
     def forget_waiting(self, kind: str) -> None:
         """Jobs of a kind that were expected, and that nobody will do."""
@@ -133,7 +137,7 @@ class Progress:
         state.reason = outcome.reason
         state.seconds = outcome.seconds
         state.status = "waiting" if again else "done" if outcome.ending == "done" else "failed"
-        value = outcome.result.get(self.measure)
+        value = figure_of(outcome.result, self.measure)
         state.value = float(value) if isinstance(value, (int, float)) else None
 
     def of_kind(self, kind: str) -> list[JobState]:

@@ -16,13 +16,14 @@ from stillroom.studies.cost import cost_table
 from stillroom.studies.differs import differences
 from stillroom.studies.equality import Inequality, compared, inequalities
 from stillroom.studies.folder import StudyFolder
-from stillroom.studies.measures import MEASURES, Measured
+from stillroom.studies.incremental import incremental_results
+from stillroom.studies.measures import MEASURES, RELATIONS, TASKS, Measured
 from stillroom.studies.plan import Plan
 from stillroom.studies.statistics import Family, Ranks, against_baseline, between_all, interval, ranks_across_pairs
 from stillroom.studies.tables import NOT_EQUAL, comparisons_csv, runs_csv, table_csv, table_tex
 
 SCHEMA = 1
-_OPTIONAL = ("top5", "agreement", "teacher_kl")
+_OPTIONAL = ("top5", "agreement", "teacher_kl", *RELATIONS, *TASKS)
 
 # contestant → {seed: value}
 Values = dict[str, dict[int, float]]
@@ -89,7 +90,8 @@ def results_of(
     ranks, ranked = _ranks(study, stats, measure, unequal)
     families = {name: one.baseline for name, one in stats.items()}
     tested = ranked if len(stats) > 1 and ranks.friedman is not None else None
-    conclusions = conclude(study, measure, unequal, collected.missing, families, tested)
+    in_tasks = incremental_results(study, collected.runs, level)
+    conclusions = conclude(study, measure, unequal, collected.missing, families, tested, collected.runs)
     return {
         "schema": SCHEMA,
         "name": study.name,
@@ -124,7 +126,7 @@ def results_of(
                 "pair": pair,
                 "contestant": name,
                 "equal": not any(pair in one.pairs and name in one.contestants for one in unequal),
-                **_cell(one.values[name], measure, level),
+                **_cell(one.values[name], measure, level, _reason(collected.runs, pair, name, measure)),
             }
             for pair, one in stats.items()
             for name in one.values
@@ -134,6 +136,7 @@ def results_of(
             for pair, one in stats.items()
         ],
         "ranks": {**ranks.as_dict(), "told": ranked},
+        **({"incremental": in_tasks} if in_tasks is not None else {}),
         "conclusions": conclusions,
         "tuned": tuned,
         "calibration": _without_clocks(calibration),
@@ -189,11 +192,18 @@ def _ranks(
     return replace(ranks, left_out=left_out), told
 
 
-def _cell(values: Mapping[int, float], measure: Measured, level: float) -> dict[str, Any]:
+def _reason(runs: Sequence[Run], pair: str, name: str, measure: Measured) -> str:
+    """Why a contestant has no such figure, where its runs say so."""
+    whose = (run for run in runs if (run.cell.pair, run.cell.contestant) == (pair, name))
+    return next((why for run in whose if (why := run.summary.why(measure.name))), "")
+
+
+def _cell(values: Mapping[int, float], measure: Measured, level: float, reason: str = "") -> dict[str, Any]:
     seeds = {str(seed): value for seed, value in values.items()}
     if not values:
         empty = dict.fromkeys(("mean", "low", "high", "sd"))
-        return {"count": 0, **empty, "why": f"no run with {measure.title}", "told": "–", "seeds": seeds}
+        none = f"no run with {measure.title}" + (f": {reason}" if reason else "")
+        return {"count": 0, **empty, "why": none, "told": "–", "seeds": seeds}
     found = interval(list(values.values()), level=level)
     why = None
     if found.low is None:

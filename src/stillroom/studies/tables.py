@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stillroom.studies.measures import MEASURES, Measured
+from stillroom.studies.measures import MEASURES, RELATIONS, TASKS, Measured
 from stillroom.studies.wording import counted, listed
 
 Results = Mapping[str, Any]
@@ -67,14 +67,16 @@ def _field(value: object) -> str:
 
 def runs_csv(results: Results) -> str:
     """``runs.csv``: a line for each run of the plan, those that are missing with the reason."""
-    header = ["pair", "contestant", "seed", *_FIGURES, *_SIZES, *(f"{name}_hash" for name in _HASHES), "run", "missing"]
+    # Where no run has any, there are no columns of them.
+    own = [name for name in (*RELATIONS, *TASKS) if any(name in run for run in results["runs"])]
+    figures = [*_FIGURES, *own, *_SIZES]
+    header = ["pair", "contestant", "seed", *figures, *(f"{name}_hash" for name in _HASHES), "run", "missing"]
     rows = {}
     for run in results["runs"]:
         hashes = [run["hashes"][name] for name in _HASHES]
-        figures = [run.get(name) for name in (*_FIGURES, *_SIZES)]
-        rows[_where(run)] = [*_where(run), *figures, *hashes, run["run"], None]
+        rows[_where(run)] = [*_where(run), *(run.get(name) for name in figures), *hashes, run["run"], None]
     for gap in results["missing"]:
-        empty = [None] * (len(_FIGURES) + len(_SIZES) + len(_HASHES) + 1)
+        empty = [None] * (len(figures) + len(_HASHES) + 1)
         rows[_where(gap)] = [*_where(gap), *empty, gap["reason"]]
     return csv_text(header, [rows[place] for place in _plan(results) if place in rows])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -61,6 +61,7 @@ def foreseen_traits(cell: Cell, study: Study, seconds: float | None) -> dict[str
         "budget": Trait(_length(recipe) if seconds is None else {"seconds": seconds}),
         **_settings(recipe),
         "micro-batches": Trait({"": recipe.training.accumulate}),
+        **_tasks(recipe, cell),
         "data": Trait(_data(recipe)),
         "precision": Trait({"": recipe.training.precision}),
         "device": Trait({"": recipe.training.device}),
@@ -97,6 +98,7 @@ def traits_of(run: Run, study: Study, seconds: float | None, shape: Shape | None
         "test images": Trait({"count": run.answers.count}, run.answers.labels, reasoned=True, follows=of_data),
         "precision": Trait({"": summary.precision}),
         "device": Trait({"": recipe.training.device}),
+        **_tasks(recipe, run.cell, summary.incremental.class_order if summary.incremental is not None else None),
         "versions": Trait({name: run.environment.get(name) for name in ("stillroom", "torch")}),
     }
     if shape is not None:
@@ -146,6 +148,20 @@ def _settings(recipe: Recipe) -> dict[str, Trait]:
         "moving average": Trait({"": recipe.training.ema}),
         "compiled": Trait({"": recipe.training.compile}),
     }
+
+
+def _tasks(recipe: Recipe, cell: Cell, order: Sequence[int] | None = None) -> dict[str, Trait]:
+    """Which classes come when, and what is kept of old ones; all classes at once are one task."""
+    settings = recipe.incremental
+    if settings is None:
+        return {"tasks": Trait({"tasks": 1}), "memory": Trait({"exemplars": "all"})}
+    seed = settings.shuffled_by(recipe.seed)
+    told = {"tasks": settings.tasks, "classes shuffled by": THE_STUDYS if seed == cell.seed else seed}
+    key = digest(canonical([settings.tasks, *order])) if order is not None else ""
+    kept: dict[str, Any] = {"exemplars": "all" if settings.joint else settings.memory}
+    if settings.memory:
+        kept["selection"] = settings.selection
+    return {"tasks": Trait(told, key), "memory": Trait(kept)}
 
 
 def _student(recipe: Recipe) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from stillroom.errors import RunFailed
 from stillroom.files import canonical, digest
 from stillroom.studies.config import Measure, Range, Space, Tuning
-from stillroom.studies.measures import MEASURES
+from stillroom.studies.measures import MEASURES, figure_of
 from stillroom.studies.space import check_space, merged_space, own_values, place_of, points, readable
 from stillroom.studies.trial_store import TrialStore
 
@@ -313,7 +313,7 @@ class Tuner:
 def score(summary: Mapping[str, Any], measure: Measure) -> float | None:
     """What a trial is judged by: a figure of its run's summary, on the images that were held out.
 
-    Higher is better for top1, top5 and agreement, lower for nll, ece and teacher_kl.
+    Higher is better for top1, top5, agreement and class relations, lower for nll, ece and teacher_kl.
 
     Args:
         summary: of the run, see ``summary.json``.
@@ -325,7 +325,7 @@ def score(summary: Mapping[str, Any], measure: Measure) -> float | None:
     >>> score({"top1": 71.5}, "top1"), score({"nll": float("nan")}, "nll"), score({}, "agreement")
     (71.5, None, None)
     """
-    value = summary.get(measure)
+    value = figure_of(summary, measure)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)

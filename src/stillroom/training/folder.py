@@ -22,7 +22,7 @@ except ImportError:  # Windows has no flock; two writers are then not told apart
     fcntl = None  # type: ignore[assignment]
 
 # Their lengths are in every save; a resumed run cuts them back to it, so that lines are neither lost nor doubled.
-LOGS = ("metrics.jsonl", "moves.jsonl", "rescaling.jsonl")
+LOGS = ("metrics.jsonl", "moves.jsonl", "rescaling.jsonl", "geometry.jsonl")
 
 
 class RunFolder:

@@ -42,6 +42,12 @@ class Evaluator(Protocol):
     def __call__(self, student: nn.Module) -> dict[str, float]: ...
 
 
+class Surveyor(Protocol):
+    """Looks at the student's weights; gives the figures of one line of geometry.jsonl."""
+
+    def __call__(self, student: nn.Module) -> dict[str, Any]: ...
+
+
 @dataclass
 class Progress:
     """Where a run is; all of it is in every save.
@@ -79,6 +85,7 @@ class Trainer:
         identity: hashes of what a save belongs to, such as the data; a save of anything else is refused.
         processes: who shares the work; each takes an equal part of every batch.
         some_unused: whether the student has parameters that no loss reaches.
+        survey: looks at the student before the first step and after each epoch; None for nothing.
     """
 
     step: DistillStep
@@ -96,6 +103,7 @@ class Trainer:
     identity: dict[str, str] = field(default_factory=dict)
     processes: Processes = field(default_factory=Processes)
     some_unused: bool = False
+    survey: Surveyor | None = None
 
     def fit(self) -> tuple[nn.Module, Progress, dict[str, float]]:
         """Train to the last step, from the last save where there is one.
@@ -123,6 +131,8 @@ class Trainer:
             self.step.compile_student()
         if progress.step == 0 and 0 in self.config.checkpoints:
             self._keep_checkpoint(kept, 0)
+        if progress.step == 0:
+            self._log_survey(kept, 0, per_epoch)
 
         # Once, as it goes through every module; evaluation puts each back into its own mode.
         wrapped.train()
@@ -155,6 +165,7 @@ class Trainer:
                     self._log(meter, optimizer, progress.step, per_epoch, clock)
                 if at_end or whole_epochs is not None:
                     self._log_epoch(progress.step, per_epoch)
+                    self._log_survey(kept, progress.step, per_epoch)
                 if whole_epochs is not None and whole_epochs in self.config.checkpoints:
                     self._keep_checkpoint(kept, whole_epochs)
                 if evaluates:
@@ -242,8 +253,8 @@ class Trainer:
             with nullcontext() if last else self.processes.alone(wrapped):
                 with autocast(self.device, self.precision):
                     value, values = wrapped(part.images, part.labels, part.index, knowledge, progress.step / total)
-                if progress.step == 0 and chunk == 0:
-                    check_not_silent(self.step, values)
+                if progress.step < 2 and chunk == 0:
+                    check_not_silent(self.step, values, progress.step)
                 (value * share).backward()
             losses += torch.stack([value, *values]).detach() * share
         return losses
@@ -271,6 +282,11 @@ class Trainer:
             if extra is not None:
                 line = {"step": step, "epoch": _epoch(step, per_epoch), **extra}
                 self.folder.append("rescaling.jsonl", line)
+
+    def _log_survey(self, kept: nn.Module, step: int, per_epoch: int) -> None:
+        if self.survey is not None:
+            line = {"step": step, "epoch": _epoch(step, per_epoch), **self.survey(kept)}
+            self.folder.append("geometry.jsonl", line)
 
     def _evaluate(self, kept: nn.Module, step: int, per_epoch: int) -> dict[str, float]:
         began = time.perf_counter()

@@ -41,6 +41,8 @@ class RecordRescaling(StepHook):
     Args:
         objectives: the terms of the loss: one ``kl``, and cross-entropy where there is any.
         processes: who else works on the batch.
+        known: how far each training sample's label leads in truth, float32 [N], by the index that lessons have; None
+            where the data were not made.
 
     Raises:
         BadInput: there is no ``kl``, or what it teaches needs no teacher.
@@ -48,7 +50,12 @@ class RecordRescaling(StepHook):
     Paper: Tang et al., Understanding and Improving Knowledge Distillation, arXiv 2002.03532.
     """
 
-    def __init__(self, objectives: Sequence[Objective[Any]], processes: Processes | None = None) -> None:
+    def __init__(
+        self,
+        objectives: Sequence[Objective[Any]],
+        processes: Processes | None = None,
+        known: Tensor | None = None,
+    ) -> None:
         teaching = [term for term in objectives if isinstance(term, KL)]
         if len(teaching) != 1:
             expected = f"false, or one objective kl, not {len(teaching)}: ω is how its teacher rescales the gradient"
@@ -59,6 +66,7 @@ class RecordRescaling(StepHook):
         self._kl: KL = teaching[0]
         self._labels = [term for term in objectives if isinstance(term, CrossEntropy)]
         self._processes = processes or Processes()
+        self._known = known
         # Margins with a and b: of this step; of this process since they were last exchanged.
         self._seen: list[tuple[Tensor, float, float]] = []
         self._mine: list[tuple[Tensor, float, float]] = []
@@ -80,7 +88,12 @@ class RecordRescaling(StepHook):
             answers.append(self._kl.taught(lesson).float() / temperature)
         a = sum((term.config.weight_at(lesson.progress) for term in self._labels), 0.0)
         b = self._kl.config.weight_at(lesson.progress)
-        self._seen.append((margin(torch.stack(answers), lesson.labels), a, b))
+        margins = margin(torch.stack(answers), lesson.labels)
+        if self._known is not None:
+            # Nothing but the first batch moves it, to where the lessons are.
+            self._known = self._known.to(margins.device)
+            margins = torch.cat([margins, self._known[lesson.index][None]])
+        self._seen.append((margins, a, b))
 
     def after_step(self, info: StepInfo) -> None:
         """Take over what the step has seen."""
@@ -107,7 +120,10 @@ class RecordRescaling(StepHook):
         self._weights.clear()
         if not bool(torch.isfinite(margins).all()):
             raise RunFailed("the logits of an epoch were not all finite; try a lower training.optimizer.lr")
-        return figures(margins, weights, temperature=self._kl.config.temperature)
+        known = None
+        if self._known is not None:
+            margins, known = margins[:-1], margins[-1].numpy()
+        return figures(margins, weights, temperature=self._kl.config.temperature, known=known)
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen of the epoch."""
@@ -136,7 +152,7 @@ class RecordRescaling(StepHook):
         self._mine.clear()
 
 
-def figures(margins: Tensor, weights: Numbers, *, temperature: float) -> dict[str, Any]:
+def figures(margins: Tensor, weights: Numbers, *, temperature: float, known: Numbers | None = None) -> dict[str, Any]:
     """What is told of the samples of an epoch; see docs/architecture.md, ``rescaling.jsonl``.
 
     Args:
@@ -144,6 +160,8 @@ def figures(margins: Tensor, weights: Numbers, *, temperature: float) -> dict[st
             another than the teacher's, float64 [3 or 4, N]; see :func:`stillroom.targets.margin`.
         weights: a and b of each sample, [N, 2].
         temperature: τ > 0 of ``kl``.
+        known: how far each sample's label leads in truth, [N], in the unit of the data's scores; None where that is
+            not known.
 
     Returns:
         JSON: numbers, and None where a rank correlation is not defined.
@@ -162,31 +180,62 @@ def figures(margins: Tensor, weights: Numbers, *, temperature: float) -> dict[st
     sure = F.logsigmoid(-taught) - F.logsigmoid(-softened) < math.log(_NEAR)
     at = np.asarray(teacher.numpy())
     # In an order that does not depend on the one in which they came.
-    order = np.lexsort((omega, at))
+    order = np.lexsort((omega, at) if known is None else (known, omega, at))
     at, omega = at[order], omega[order]
+    if known is not None:
+        known = known[order]
     return {
         "count": len(omega),
         "mean": float(omega.mean()),
         "spearman": spearman(at, omega.round(_DECIMALS)),
         "saturated": float(sure.double().mean()),
         "quantiles": {str(q): float(np.quantile(omega, q / 100)) for q in _QUANTILES},
-        "deciles": [
-            _group(at[rows], omega[rows]) for rows in np.array_split(np.arange(len(omega)), min(_GROUPS, len(omega)))
-        ],
+        "deciles": [_group(at[rows], omega[rows]) for rows in _tenths(len(omega))],
+        "known_spearman": None if known is None else spearman(known, omega.round(_DECIMALS)),
+        "known_deciles": None if known is None else _known_groups(known, at, omega),
     }
+
+
+def _tenths(count: int) -> list[npt.NDArray[np.int64]]:
+    """Places in groups of nearly equal size."""
+    return np.array_split(np.arange(count), min(_GROUPS, count))
 
 
 def _group(at: Numbers, omega: Numbers) -> dict[str, Any]:
-    p = torch.sigmoid(torch.from_numpy(at)).numpy()
+    p = _probability(at)
+    return {"p_low": float(p[0]), "p_high": float(p[-1]), "p_mean": float(p.mean()), **_spread(omega)}
+
+
+def _known_groups(known: Numbers, at: Numbers, omega: Numbers) -> list[dict[str, Any]]:
+    """The same by what is known of the samples, the hardest first."""
+    order = np.argsort(known, kind="stable")
+    groups = [order[rows] for rows in _tenths(len(order))]
+    return [
+        {
+            "margin_low": float(known[rows[0]]),
+            "margin_high": float(known[rows[-1]]),
+            "margin_mean": float(known[rows].mean()),
+            "p_mean": float(_probability(at[rows]).mean()),
+            **_spread(omega[rows]),
+        }
+        for rows in groups
+    ]
+
+
+def _spread(omega: Numbers) -> dict[str, Any]:
+    low, median, high = (float(np.quantile(omega, q)) for q in (0.25, 0.5, 0.75))
     return {
-        "p_low": float(p[0]),
-        "p_high": float(p[-1]),
-        "p_mean": float(p.mean()),
         "omega_mean": float(omega.mean()),
-        "omega_median": float(np.median(omega)),
+        "omega_median": median,
+        "omega_low": low,
+        "omega_high": high,
         "omega_std": float(omega.std()),
         "count": len(omega),
     }
+
+
+def _probability(margins: Numbers) -> Numbers:
+    return np.asarray(torch.sigmoid(torch.from_numpy(margins)).numpy())
 
 
 def spearman(x: Numbers, y: Numbers) -> float | None:

@@ -16,6 +16,8 @@ from stillroom.objectives.base import Lesson, Objective
 from stillroom.teacher.knowledge import Knowledge
 from stillroom.training.device import Processes
 
+_ORDINALS = ("first", "second")
+
 
 class DistillStep(nn.Module):
     """Student, connectors and objectives: a batch and the teacher's Knowledge in, the losses out.
@@ -26,6 +28,8 @@ class DistillStep(nn.Module):
         preprocess: what the student's own input goes through.
         processes: who else works on the batch; terms that compare samples see the others' too.
         watch: shown each lesson, of this process's part of the batch.
+        known: how many classes the teacher knows, the first ones: terms that read it see the student's logits of no
+            others; None for all.
     """
 
     def __init__(
@@ -35,6 +39,7 @@ class DistillStep(nn.Module):
         preprocess: Preprocess,
         processes: Processes | None = None,
         watch: Callable[[Lesson], None] | None = None,
+        known: int | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -43,6 +48,7 @@ class DistillStep(nn.Module):
         self._terms = list(objectives)
         self._processes = processes or Processes()
         self._watch = watch
+        self._known = known
         self._taps = Taps(student, (tap for term in objectives for tap in term.reads.student_features), field="student")
         self._answer: Callable[[Tensor], Tensor] = self._run_student
 
@@ -55,6 +61,11 @@ class DistillStep(nn.Module):
     def reads_teacher(self) -> bool:
         """Whether any term needs the teacher's answer."""
         return any(term.reads.teacher for term in self._terms)
+
+    @property
+    def looked_at(self) -> list[int]:
+        """For each term, how many steps are done when it must give a gradient; see :func:`check_not_silent`."""
+        return [int(self._known is not None and term.reads.teacher) for term in self._terms]
 
     @property
     def whole_batch_terms(self) -> list[str]:
@@ -109,7 +120,8 @@ class DistillStep(nn.Module):
         if self._watch is not None:
             self._watch(lesson)
         everyone = self._gathered(lesson) if self._processes.count > 1 and self.whole_batch_terms else lesson
-        values: list[Tensor] = [term(lesson if term.per_sample else everyone) for term in self._terms]
+        seen = {per_sample: (each, self._old(each)) for per_sample, each in ((True, lesson), (False, everyone))}
+        values: list[Tensor] = [term(seen[term.per_sample][term.reads.teacher]) for term in self._terms]
         total = logits.new_zeros((), dtype=values[0].dtype)
         for term, value in zip(self._terms, values, strict=True):
             total = total + term.config.weight_at(progress) * value
@@ -117,6 +129,12 @@ class DistillStep(nn.Module):
 
     def _run_student(self, images: Tensor) -> Tensor:
         return self.preprocess.reorder(self.student(self.preprocess(images)))
+
+    def _old(self, lesson: Lesson) -> Lesson:
+        """The lesson as those see it who read the teacher: of the classes that it knows."""
+        if self._known is None:
+            return lesson
+        return replace(lesson, student=replace(lesson.student, logits=lesson.student.logits[:, : self._known]))
 
     def _gathered(self, lesson: Lesson) -> Lesson:
         """The lesson of the whole batch, of which each process has a part."""
@@ -144,8 +162,16 @@ def is_compile_error(error: Exception) -> bool:
     return isinstance(error, TorchDynamoException)
 
 
-def check_not_silent(step: DistillStep, values: Sequence[Tensor]) -> None:
+def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0) -> None:
     """Stop a run one of whose terms teaches nothing: every term must give the student a gradient at the first step.
+
+    A student that begins as its teacher, which knows some of the classes, has nothing to keep yet: terms that read it
+    are looked at one step later.
+
+    Args:
+        step: student and terms.
+        values: the terms' values.
+        done: how many steps were done before: 0 or 1.
 
     Raises:
         RunFailed: naming the term.
@@ -153,13 +179,15 @@ def check_not_silent(step: DistillStep, values: Sequence[Tensor]) -> None:
     parameters = [p for p in step.student.parameters() if p.requires_grad]
     if not parameters:
         raise RunFailed("the student has no trainable parameter")
-    for name, value in zip(step.names, values, strict=True):
+    for name, value, at in zip(step.names, values, step.looked_at, strict=True):
+        if at != done:
+            continue
         gradients = (
             torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True) if value.requires_grad else ()
         )
         if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
             raise RunFailed(
-                f"objective {name!r} gives the student no gradient at the first step (its value is "
+                f"objective {name!r} gives the student no gradient at the {_ORDINALS[done]} step (its value is "
                 f"{value.item():.6g}): it would silently do nothing. "
                 "Does the student equal the teacher, or is its answer detached?"
             )

@@ -6,7 +6,7 @@ from typing import Any
 
 from stillroom.diagnose.finding import Finding, Remedy, Verdict
 from stillroom.diagnose.postmortem import figures
-from stillroom.diagnose.postmortem.mending import calmer, longer, milder
+from stillroom.diagnose.postmortem.mending import calmer, longer, low_rate, milder
 from stillroom.diagnose.postmortem.reading import Case
 from stillroom.diagnose.postmortem.regularisers import heavy
 
@@ -17,6 +17,10 @@ SPIKE, ABOVE_FIRST, COUNTS = 3.0, 2.0, 0.1
 NEAR_CHANCE = 0.95
 # Shares of the loss that a doubling of the steps takes away. Between seeds of one recipe the share moves by .05.
 FALLING, STILL_FALLING = 0.10, 0.05
+# Share of its first value that a loss keeps to the end where the rate moves next to nothing.
+CREPT = 0.5
+# Training loss over that of test images where what was done to the training images made them another task.
+DISGUISED = 1.5
 # Train loss against the same loss on test images: learned rather than short of steps; and learned by heart.
 LEARNED, BY_HEART = 2.0, 4.0
 # Epochs after which a student that learns has left chance.
@@ -200,7 +204,8 @@ def under_training(case: Case) -> Finding:
         f"Sick: each doubling of the steps took {FALLING:.0%} or more off the training loss at a high learning rate, "
         f"the test loss is within {LEARNED:g} times the training loss, and the student is below its teacher by more "
         f"than twice what chance explains; suspect from {STILL_FALLING:.0%}, or with a smaller gap. Between seeds of "
-        "one recipe the share moves by about 5%."
+        f"one recipe the share moves by about 5%. Sick, too: at a rate far below the usual the loss kept {CREPT:.0%} "
+        "of what it was at first. Suspect at the most where images are disguised; see over_regularising."
     )
     source = "A falling learning rate brings the loss down in any run; what it did before that tells what was left."
     plot = figures.loss_plot(case, "Training loss")
@@ -215,6 +220,12 @@ def under_training(case: Case) -> Finding:
     if held is not None and has_learned(case, held):
         told = f"The training images are learned ({held.name} {held.train:.3g}, on test images {held.test:.3g})"
         return finding("healthy", f"{told}: it was not short of steps.")
+    peak = max((row.get("lr", 0.0) for row in case.train), default=0.0)
+    began = next((loss for row in case.train if (loss := case.loss(row)) is not None), None)
+    ended = next((loss for row in reversed(case.train) if (loss := case.loss(row)) is not None), None)
+    if began and ended and ended >= CREPT * began and peak < low_rate(case) and gap is not None and gap.is_large:
+        told = f"Crept: at a peak rate of {peak:g} the training loss came from {began:.3g} to no less than {ended:.3g}"
+        return finding("sick", f"{told}{_below(case)}.", longer(case))
     share = fall.share if fall is not None else 1.0
     seen = f"{case.epochs:g} epoch{'' if case.epochs == 1 else 's'}"
     told = (
@@ -224,7 +235,7 @@ def under_training(case: Case) -> Finding:
         if fall is None or case.epochs <= 1:
             told = f"{seen}: the student saw each image once" if case.epochs <= 1 else f"{seen} and hardly a log line"
         # A gap that is barely there may be another thing's, or chance's.
-        large = gap is None or gap.is_large
+        large = (gap is None or gap.is_large) and not _is_disguised(case, held)
         return finding(
             "sick" if large else "suspect",
             f"{'Too' if large else 'Perhaps too'} short, {told}{_below(case)}.",
@@ -237,6 +248,12 @@ def under_training(case: Case) -> Finding:
             "healthy", f"The training loss fell no more than it wavers: {fall.told} a doubling of the steps."
         )
     return finding("healthy", f"The training loss had levelled off: {fall.told} a doubling of the steps.")
+
+
+def _is_disguised(case: Case, known: figures.Held | None) -> bool:
+    """Whether heavy crops or cutout keep the training images from being known, while test images are."""
+    shown = any(one.key.startswith("data.augmentation") for one in heavy(case))
+    return shown and known is not None and known.train >= DISGUISED * known.test
 
 
 def _below(case: Case) -> str:
@@ -273,7 +290,8 @@ def over_regularising(case: Case) -> Finding:
         "Heavy: learning rate × weight decay of .001 (usual .00005), smoothing of .3 (usual .1), a moving average "
         "over a fifth of the run, crops beyond a quarter or cutout beyond half of the side. Sick: one of them, a "
         f"student below its teacher by more than chance, and a training loss that is not {LEARNED:g} times below the "
-        "test loss; suspect where the training loss still fell."
+        f"test loss; suspect where the training loss still fell, unless it is {DISGUISED:g} times the test loss under "
+        "crops or cutout."
     )
     source = "A student that is held back is as bad on its training images as on others; one that overfits is not."
     plot = figures.loss_plot(case, "Training loss")
@@ -298,7 +316,7 @@ def over_regularising(case: Case) -> Finding:
             f": {held.name} is no better on training images ({held.train:.3g}) than on test images ({held.test:.3g})"
         )
     told = f"Held back by {what}{level}{_below(case)}."
-    still = fall is not None and fall.is_sure and fall.share >= FALLING
+    still = fall is not None and fall.is_sure and fall.share >= FALLING and not _is_disguised(case, held)
     return finding("suspect" if still or gap is None else "sick", told, remedy)
 
 

@@ -33,10 +33,18 @@ def calmer(case: Case) -> Remedy:
     return Remedy(words, overrides)
 
 
+def low_rate(case: Case) -> float:
+    """The peak rate below which a run is short of rate, for the recipe's own momentum."""
+    optimizer = case.recipe.training.optimizer
+    scale = (1 - optimizer.momentum) / 0.1 if optimizer.name == "sgd" else 1.0
+    return LOW_RATE[optimizer.name] * scale
+
+
 def longer(case: Case) -> Remedy:
+    """A higher rate where that is what was wanting, else more steps."""
     training = case.recipe.training
     optimizer = training.optimizer
-    if optimizer.lr < LOW_RATE[optimizer.name]:
+    if optimizer.lr < low_rate(case):
         rate = float(f"{min(optimizer.lr * 10, USUAL_RATE[optimizer.name]):.2g}")
         return Remedy(
             f"Raise the learning rate from {optimizer.lr:g} to {rate:g}: at so low a rate more steps help little.",

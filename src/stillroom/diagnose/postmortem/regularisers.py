@@ -12,6 +12,8 @@ from stillroom.objectives.config import LabelSmoothingConfig
 # under batch norm a step turns the weights by √(2·.001), 2.6 degrees, which is as coarse as a rate that is too high.
 DECAY = 1e-3
 USUAL_DECAY = 5e-5
+# Peak rates from which on it is the rate: those at which a recipe's own diagnosis turns.
+TOO_HIGH = {"sgd": 1.5, "adamw": 0.05}
 # Usual is .1; at .3 and ten classes no answer may be surer than .73.
 SMOOTHING = 0.3
 # Usual is an eighth of the side for crops, up to half of it for cutout.
@@ -35,7 +37,9 @@ def heavy(case: Case) -> list[Heavy]:
     training, augmentation = case.recipe.training, case.recipe.data.augmentation
     optimizer = training.optimizer
     found = []
-    if optimizer.lr * optimizer.weight_decay >= DECAY:
+    scale = 0.1 / (1 - optimizer.momentum) if optimizer.name == "sgd" else 1.0
+    # A rate that is far too high makes any decay heavy, and is what must be mended.
+    if optimizer.lr * optimizer.weight_decay >= DECAY and optimizer.lr * scale < TOO_HIGH[optimizer.name]:
         told = f"weight decay {optimizer.weight_decay:g} at a rate of {optimizer.lr:g}"
         usual = float(f"{USUAL_DECAY / optimizer.lr:.1g}")
         found.append(Heavy(told, "training.optimizer.weight_decay", usual))

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from stillroom.diagnose.preflight.case import Case
     from stillroom.diagnose.preflight.mending import State
 
-# Sides that public models are trained at.
+# Sides that public models are trained at; and how many times as large as the images another may be.
 SIZES = (32, 64, 224)
+TIMES = (0.5, 2, 4)
 # Multiply-adds that another size may cost in all: some seconds of two cores. A native size that is known gets more.
 _COST, _NATIVE_COST = 1e11, 3e11
 # Fewer images would prove nothing.
@@ -106,14 +107,15 @@ def channel_orders(case: Case, state: State) -> Iterator[Candidate]:
 
 
 def sizes(case: Case, state: State) -> Iterator[Candidate]:
-    """Other sides: as the images are, the usual ones, the model's own where it says one; if cheap enough."""
+    """Other sides: as the images are, some times that, the usual ones, the model's own; if cheap enough."""
     data = case.setting.data.train
     side = data.image_size
     if side is None:
         return
     now = explicit(state.reading.preprocess, data.channels, is_pixels=data.is_pixels)
     native = native_size(state.whole)
-    sides = sorted({side, *SIZES, *([native] if native else [])} - {now.size or side})
+    others = {int(side * times) for times in TIMES if side * times >= 4}
+    sides = sorted({side, *others, *SIZES, *([native] if native else [])} - {now.size or side})
     for other in sides:
         config = now.model_copy(update={"size": None if other == side else other})
         make = _asked(case, state, config)

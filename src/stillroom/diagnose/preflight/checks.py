@@ -9,7 +9,7 @@ from stillroom.diagnose.preflight.inputs import TeacherChannelOrder, TeacherNorm
 from stillroom.diagnose.preflight.kept import StaleCache
 from stillroom.diagnose.preflight.labels import DisputedLabels
 from stillroom.diagnose.preflight.model_state import ClassOrder, TeacherBatchNorm, TeacherLogits
-from stillroom.diagnose.preflight.schedule import Budget, LearningRate
+from stillroom.diagnose.preflight.schedule import Budget, LearningRate, Regularisation
 from stillroom.diagnose.preflight.smoothing import TeacherLabelSmoothing
 from stillroom.diagnose.preflight.softness import TeacherConfidence, Temperature
 from stillroom.diagnose.preflight.views import Augmentation
@@ -29,6 +29,7 @@ CHECKS: tuple[Check, ...] = (
     LossBalance(),
     LearningRate(),
     Budget(),
+    Regularisation(),
     Augmentation(),
     DisputedLabels(),
     Taps(),

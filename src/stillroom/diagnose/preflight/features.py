@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from stillroom.diagnose.finding import Finding, Remedy, Verdict
 from stillroom.diagnose.preflight.case import Case
 from stillroom.diagnose.preflight.check import Check, require_teaching
 from stillroom.diagnose.preflight.parts import Skip
 from stillroom.diagnose.preflight.remedies import key_of
 from stillroom.models.catalogue import ZOO
+from stillroom.models.cost import evaluating
 from stillroom.models.finding import FEATURES, LOGITS, PRE, Tap
 from stillroom.objectives.features import TapObjective
 
@@ -25,46 +29,81 @@ def _reading(case: Case) -> list[TapObjective[Any]]:
     return found
 
 
+@torch.no_grad()
+def last_width(model: nn.Module, example: Tensor) -> int | None:
+    """How many numbers the linear layer is given that makes the logits; None where no such layer is called.
+
+    >>> last_width(nn.Sequential(nn.Linear(4, 7), nn.ReLU(), nn.Linear(7, 3)), torch.zeros(2, 4))
+    7
+    """
+    called: list[nn.Linear] = []
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    handles = [each.register_forward_hook(lambda module, given, answer: called.append(module)) for each in linear]
+    try:
+        with evaluating(model):
+            columns = model(example).shape[-1]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return next((each.in_features for each in reversed(called) if each.out_features == columns), None)
+
+
 class PenultimateWidth(Check):
     """Whether the features before the last layer have room for what the logits say."""
 
     name = "penultimate_width"
     threshold = (
-        "Suspect: a term compares features before the last layer, and the student's or the teacher's have fewer "
-        "than K − 1 dimensions; sick: the student's have fewer than half of what is needed, K − 1 or the teacher's "
-        "if that is less. Through a linear last layer, what the logits can differ in has no more dimensions than "
-        "the features have."
+        "Suspect: the student's features before the last layer have fewer dimensions than are taught, K − 1 or the "
+        "teacher's if that is less; sick: fewer than half of that. Through a linear last layer, what the logits can "
+        "differ in has no more dimensions than the features have. A ResNet-8 of cifar100-part under a teacher of 64 "
+        "had 13% with 8, 24% with 24, 28% with 64 and 30% with 160 (kl); plain features lost more."
     )
     source = "Hsu et al., arXiv 2203.10163: enough feature dimensions are crucial."
 
     def examine(self, case: Case) -> Finding:
         """Count dimensions."""
-        pairs = [
-            (term, teacher, student)
-            for term in _reading(case)
-            for teacher, student in term.pairs
-            if FEATURES in (teacher.name, student.name)
-        ]
-        if not pairs:
-            raise Skip("No term of the loss compares the features before the last layer.")
-        term, teacher, student = min(pairs, key=lambda row: row[2].shape[-1])
-        needed, width, other = case.classes - 1, student.shape[-1], teacher.shape[-1]
+        term, other, width = self._narrowest(case)
+        needed = case.classes - 1
         room = min(needed, other)
-        evidence = {"student": width, "teacher": other, "needed": needed, "term": term.name}
+        evidence = {"student": width, "teacher": other, "needed": needed, "term": term}
         verdict: Verdict = "healthy"
-        if width < needed or other < needed:
+        if width < room:
             verdict = "sick" if width < room / 2 else "suspect"
         told = (
             f"The student's features have {width:,} dimensions and the teacher's {other:,}; the logits differ in "
             f"{needed:,}."
         )
-        remedy = Remedy("Take a teacher with wider features, or learn from its logits as well.")
-        if width < room:
-            config = case.recipe.student
-            fits = config.name in ZOO and "penultimate" in ZOO[config.name].options.model_fields
-            words = f"Give the student features of {room:,} dimensions or more before its last layer."
-            remedy = Remedy(words, {"student.options.penultimate": room} if fits else {})
-        return self.found(verdict, told, evidence, remedy)
+        words = f"Give the student features of {room:,} dimensions or more before its last layer."
+        return self.found(verdict, told, evidence, Remedy(words, self._wider(case, room)))
+
+    def _narrowest(self, case: Case) -> tuple[str, int, int]:
+        """The term, and how wide the features before the last layer of teacher and student are that it goes by."""
+        require_teaching(case)
+        pairs = [
+            (term.name, teacher.shape[-1], student.shape[-1])
+            for term in case.teaching
+            if isinstance(term, TapObjective)
+            for teacher, student in term.pairs
+            if FEATURES in (teacher.name, student.name)
+        ]
+        if pairs:
+            return min(pairs, key=lambda row: row[2])
+        # Also who learns from logits alone can only say what its features have room for.
+        example = case.sample.images[:2]
+        student = last_width(case.student_copy(), case.student.pipe()(example).to(case.setting.device))
+        if student is None:
+            raise Skip("Nobody knows which features are before the student's last layer.")
+        teacher = last_width(case.teacher.model, case.teacher.pipe()(example).to(case.setting.device))
+        return case.teaching[0].name, teacher or case.classes - 1, student
+
+    def _wider(self, case: Case, room: int) -> dict[str, Any]:
+        config = case.recipe.student
+        if config.name in ZOO and "penultimate" in ZOO[config.name].options.model_fields:
+            return {"student.options.penultimate": room}
+        hidden = config.options.get("hidden")
+        if config.name == "mlp" and isinstance(hidden, list | tuple) and hidden:
+            return {"student.options.hidden": [*hidden[:-1], room]}
+        return {}
 
 
 class Taps(Check):

@@ -13,21 +13,40 @@ from stillroom.diagnose.preflight.check import Check, percent
 from stillroom.diagnose.preflight.mending import SICK, SUSPECT
 from stillroom.diagnose.preflight.remedies import preprocess_override
 
+# Images that are asked about twice, in other company; so many at a time the second time.
+_TWICE, _FEW = 64, 8
+# How far the answer to an image may move, of the spread of its logits: bfloat16 moves it by a hundredth at the most,
+# statistics of eight images of one class by about a half.
+_MOVES = 0.1
+
 
 class TeacherBatchNorm(Check):
-    """Whether the teacher's running statistics are those of its input."""
+    """Whether the teacher's running statistics are those of its input, and it goes by them."""
 
     name = "teacher_batch_norm"
     threshold = (
         f"Sick: with statistics taken anew from one batch of the training images the teacher has {percent(SICK)} "
         f"more of them right than with those it remembers, suspect {percent(SUSPECT)}; by more than chance, as for "
         "its input. Statistics of a few hundred images are a little worse than good running ones, never better by "
-        "points."
+        f"points. Sick, too: in other company the answers to {_TWICE} images move by {_MOVES:g} of the spread of their "
+        "logits (middle image): in evaluation mode they move by rounding alone."
     )
     source = "Ioffe & Szegedy, arXiv 1502.03167: in evaluation mode a network normalises by what it remembers."
 
     def examine(self, case: Case) -> Finding:
-        """Compare running statistics with those of a batch."""
+        """Ask about the same images in other company; compare running statistics with those of a batch."""
+        moves, again = self._moved(case)
+        if max(moves, again) >= _MOVES:
+            evidence = {"moved_by_company": moves, "moved_by_chance": again, "images": min(_TWICE, len(case.sample))}
+            told = "The teacher's answer to an image depends on the other images of its batch"
+            if again >= _MOVES:
+                told = "The teacher answers the same images differently each time"
+            told += f": it moves by {percent(max(moves, again))} of the spread of its logits."
+            words = (
+                "Bring it into evaluation mode: its batch norms or dropout are still in training mode, or its batch "
+                "norms keep no running statistics."
+            )
+            return self.found("sick", told, evidence, Remedy(words))
         mending = case.mending
         if not has_running_statistics(case.teacher.model):
             return self.found("healthy", "The teacher remembers no batch statistics.")
@@ -60,6 +79,23 @@ class TeacherBatchNorm(Check):
         told = f"Statistics of one batch change the teacher's accuracy by {100 * trial.gain:+.1f} points, no more."
         shares = {"accuracy": trial.before / trial.images, "with_batch_statistics": trial.correct / trial.images}
         return self.found("healthy", told, {**shares, "images": trial.images})
+
+    def _moved(self, case: Case) -> tuple[float, float]:
+        """How far answers move in other company, and when asked again; in spreads of the logits, the middle image."""
+        images = case.sample.images[:_TWICE]
+        given = case.given.reading
+        first = given.first(len(images)).double()
+        # Those of a class together, a few at a time.
+        order = torch.argsort(case.sample.labels[:_TWICE], stable=True)
+        other = torch.cat([case.ask(given.model, given.preprocess, images[o], "") for o in torch.split(order, _FEW)])
+        twice = [case.ask(given.model, given.preprocess, images, "").double() for _ in range(2)]
+        scale = first.std(1).clamp_min(1e-6)
+
+        def moved(one: torch.Tensor, two: torch.Tensor, rows: torch.Tensor) -> float:
+            return float(((one - two).abs().amax(1) / scale[rows]).median())
+
+        everything = torch.arange(len(images))
+        return moved(other.double(), twice[0][order], order), moved(twice[0], twice[1], everything)
 
 
 class ClassOrder(Check):

@@ -7,6 +7,7 @@ from typing import Any
 from stillroom.diagnose.finding import Finding, Remedy, Verdict
 from stillroom.diagnose.preflight.case import Case
 from stillroom.diagnose.preflight.check import Check
+from stillroom.objectives.config import LabelSmoothingConfig
 from stillroom.training.optimisation import lr_factor
 
 # Peak rates, those of sgd counted for a momentum of .9: usual is .1 and .001. Ten times that is beyond what warm-up
@@ -19,8 +20,13 @@ _USUAL = {"sgd": 0.1, "adamw": 1e-3}
 _FORGETS, _FORGETS_ALL = 5e-4, 1e-3
 _USUAL_DECAY = 5e-5
 # Steps: of all, and of the warm-up.
-_FEW, _TOO_FEW = 100, 20
+_FEW, _TOO_FEW = 100, 50
 _WARM_UP = 5
+# Below so many steps one pass over the images is not all that there is to learn from them, nor are two.
+_MANY = 2000
+# What is far beyond usual, and what leaves little to learn: shares of the run that a moving average remembers, of the
+# label that is smoothed away, of the side that crops and cutout take. A run's own diagnosis turns at the first of each.
+_AVERAGE, _SMOOTHING, _CROP, _CUTOUT = (0.2, 0.5), (0.3, 0.6), (0.25, 0.5), (0.5, 0.75)
 
 
 class LearningRate(Check):
@@ -73,9 +79,11 @@ class Budget(Check):
 
     name = "budget"
     threshold = (
-        f"Suspect below {_FEW} steps in all, sick below {_TOO_FEW}; suspect where not every image is seen once, or "
-        f"where the warm-up of one_cycle has fewer than {_WARM_UP} steps: from a 25th of the peak each then jumps by "
-        "more than half of it. A student of digits needs some 200 steps."
+        f"Suspect below {_FEW} steps in all, sick below {_TOO_FEW}; of fewer than {_MANY:,} steps, sick also where no "
+        "image is seen twice, suspect where none is three times; suspect where not every image is seen once, or where "
+        f"the warm-up of one_cycle has fewer than {_WARM_UP} steps: from a 25th of the peak each then jumps by more "
+        "than half of it. A student of digits needs some 200 steps, one of CIFAR-10 gains 20 points after its first "
+        "epoch."
     )
     source = "A schedule is a function of the share of the run that is done; of few steps it is a staircase."
 
@@ -99,6 +107,10 @@ class Budget(Check):
         if total < _FEW:
             verdict = "sick" if total < _TOO_FEW else "suspect"
             told = f"{total:,} steps of {batch:,} images are too few to learn much in."
+        elif total < _MANY and total <= 2 * each:
+            verdict = "sick" if total <= each else "suspect"
+            told = f"{total:,} steps show each image {'once' if total <= each else 'twice'} at the most."
+            remedy = Remedy("Train longer.", _longer(case, 10))
         elif total < each:
             verdict = "suspect"
             told = f"{total:,} steps see {100 * total / each:.0f}% of the training images, each once at the most."
@@ -107,6 +119,53 @@ class Budget(Check):
             verdict = "suspect"
             told = f"one_cycle comes to its peak rate in {peak} of {total:,} steps."
             remedy = Remedy("Leave the warm-up its usual three tenths.", {"training.schedule.warmup": 0.3})
+        return self.found(verdict, told, evidence, remedy)
+
+
+class Regularisation(Check):
+    """Whether what holds a student back leaves it something to learn."""
+
+    name = "regularisation"
+    threshold = (
+        f"Suspect, and sick: a moving average over more than {_AVERAGE[0]:.0%} of the run, {_AVERAGE[1]:.0%}; labels "
+        f"smoothed by {_SMOOTHING[0]:g} or more, {_SMOOTHING[1]:g}; crops moved by more than {_CROP[0]:.0%} of the "
+        f"side, {_CROP[1]:.0%}; cutout of more than {_CUTOUT[0]:.0%} of it, {_CUTOUT[1]:.0%}. Usual are a hundredth of "
+        "the run, .1, an eighth, up to a half."
+    )
+    source = (
+        "An average that remembers the start holds untrained weights; a label or an image that is gone teaches none."
+    )
+
+    def examine(self, case: Case) -> Finding:
+        """Compare with what is usual."""
+        training, side = case.recipe.training, case.setting.data.train.image_size
+        augmentation = case.recipe.data.augmentation
+        total = training.total_steps(case.batches.steps_per_epoch)
+        rows: list[tuple[str, float, tuple[float, float], str, Any]] = []
+        if training.ema is not None:
+            steps = 1 / (1 - training.ema)
+            usual = float(f"{1 - 100 / total:.3g}") if total > 200 else None
+            told = f"A moving average over {steps:,.0f} steps in a run of {total:,}"
+            rows.append((told, steps / total, _AVERAGE, "training.ema", usual))
+        for term in case.recipe.objectives:
+            if isinstance(term, LabelSmoothingConfig):
+                key = "objectives.label_smoothing.smoothing"
+                # At the bound itself it is heavy already.
+                told = f"Labels smoothed by {term.smoothing:g}"
+                rows.append((told, term.smoothing + 1e-9, _SMOOTHING, key, 0.1))
+        if side is not None:
+            told = f"Crops moved by up to {augmentation.pad_crop} of {side} pixels"
+            rows.append((told, augmentation.pad_crop / side, _CROP, "data.augmentation.pad_crop", max(side // 8, 1)))
+            told = f"Cutout of {augmentation.cutout} of {side} pixels"
+            rows.append((told, augmentation.cutout / side, _CUTOUT, "data.augmentation.cutout", side // 4))
+        heavy = [row for row in rows if row[1] > row[2][0]]
+        evidence = {row[3]: row[1] for row in rows}
+        if not heavy:
+            return self.found("healthy", "No regulariser is far beyond what is usual.", evidence)
+        sick = [row for row in heavy if row[1] > row[2][1]]
+        verdict: Verdict = "sick" if sick else "suspect"
+        told = " ".join(f"{row[0]}." for row in (sick or heavy))
+        remedy = Remedy("Bring back to what is usual.", {row[3]: row[4] for row in heavy})
         return self.found(verdict, told, evidence, remedy)
 
 

@@ -14,8 +14,8 @@ from stillroom.diagnose.preflight.sample import Sample
 # Of one who has seen no image.
 _CHANCE = 1.5
 # How much larger a teacher may be: the demo's is 53 times its student and still helps it, 100 times is where the
-# literature puts an assistant in between.
-_TIMES, _SURE_TIMES = 100.0, 30.0
+# literature puts an assistant in between; 300 times leaves a student that cannot hold what it is told.
+_TOO_MANY_TIMES, _TIMES, _SURE_TIMES = 300.0, 100.0, 30.0
 _SURE = 0.95
 
 
@@ -90,8 +90,8 @@ class CapacityGap(Check):
     threshold = (
         f"Suspect: the teacher has {_TIMES:g} times the student's parameters and a third as many times its "
         f"multiply-adds, or more; from {_SURE_TIMES:g} times on where it is also sure of nearly every image at the "
-        f"recipe's temperature (middle top probability of {_SURE} or more). The demo's student gains from a teacher "
-        "of 53 times its size."
+        f"recipe's temperature (middle top probability of {_SURE} or more). Sick: {_TOO_MANY_TIMES:g} times, or "
+        f"{_TIMES:g} times and so sure. The demo's student gains from a teacher of 53 times its size."
     )
     source = "Mirzadeh et al., arXiv 1902.03393; Cho & Hariharan, arXiv 1910.01348: larger teachers can teach worse."
 
@@ -112,10 +112,14 @@ class CapacityGap(Check):
             "temperature": tau,
         }
         told = f"The teacher has {times:.3g} times the student's parameters and {effort:.3g} times its multiply-adds."
-        wide = times >= _TIMES and effort >= _TIMES / 3
-        sharp = bool(temperatures) and times >= _SURE_TIMES and effort >= _SURE_TIMES / 3 and sure >= _SURE
-        verdict: Verdict = "suspect" if wide or sharp else "healthy"
-        if verdict == "suspect":
+        far = min(times, 3 * effort)
+        sharp = bool(temperatures) and sure >= _SURE
+        verdict: Verdict = "healthy"
+        if far >= _TOO_MANY_TIMES or (far >= _TIMES and sharp):
+            verdict = "sick"
+        elif far >= _TIMES or (far >= _SURE_TIMES and sharp):
+            verdict = "suspect"
+        if verdict != "healthy":
             told = f"{told[:-1]}; its middle confidence at τ = {tau:g} is {percent(sure)}."
         words = (
             "Try a teacher in between, or one of fewer steps; a student that follows a small teacher closely beats "

@@ -12,6 +12,7 @@ from stillroom.report.study.costs import COLUMNS, CostRow, Costs, cost_notes, co
 from stillroom.report.study.curves import Curves, curves
 from stillroom.report.study.diagram import Diagram, diagram
 from stillroom.report.study.dissection import Dissected, dissections
+from stillroom.report.study.incremental import PairTasks, in_tasks
 from stillroom.report.study.links import Links
 from stillroom.report.study.looks import Look, looks
 from stillroom.report.study.matrix import NAMED, Matrix, matrices
@@ -34,6 +35,7 @@ class Content:
     removed: tuple[str, ...]
     sweep: Sweep | None
     dissections: tuple[Dissected, ...]
+    in_tasks: tuple[PairTasks, ...]
     tables: tuple[Table, ...]
     looks: dict[str, Look]
     trade_offs: tuple[TradeOff, ...]
@@ -78,6 +80,7 @@ class Content:
         plots = [choice.chart for each in self.trade_offs for choice in each.choices]
         first = [self.sweep.chart] if self.sweep is not None else []
         first += [each.chart for each in self.dissections if each.chart is not None]
+        first += [each.chart for each in self.in_tasks]
         return [*first, *self.curves.charts, *(chart for chart in plots if chart is not None)]
 
 
@@ -102,6 +105,7 @@ def content(study: Study, links: Links) -> Content:
         removed=tuple(run.path for run in study.runs if not (study.path / run.path).is_dir()),
         sweep=sweep(study, look),
         dissections=dissections(study.path),
+        in_tasks=in_tasks(study, look),
         tables=tables(study, links),
         looks=look,
         trade_offs=weighed,

@@ -75,17 +75,18 @@ def curves(study: Study, look: Mapping[str, Look]) -> Curves:
 
 
 def _evaluations(study: Study, run: str) -> Curve:
-    path = study.path / run / "metrics.jsonl"
+    relation = study.measure.relation
+    path = study.path / run / ("geometry.jsonl" if relation else "metrics.jsonl")
     if not path.parent.is_dir():
         raise BadInput("run", run, "a run folder, which is not there any more")
     found: Curve = {}
     for number, text in enumerate(read_text(path).split("\n") if path.is_file() else (), start=1):
         # Lines of training are many, and nothing is read of them here.
-        if '"test"' not in text:
+        if not text.strip() or ('"test"' not in text and not relation):
             continue
         row = json_object(text, path, number)
-        epoch, value = row.get("epoch"), row.get(study.measure.name)
-        if row.get("split") == "test" and is_finite(epoch) and is_finite(value):
+        epoch, value = row.get("epoch"), row.get(relation or study.measure.name)
+        if (relation or row.get("split") == "test") and is_finite(epoch) and is_finite(value):
             found[round(float(epoch), 6)] = float(value)  # type: ignore[arg-type]
     return found
 
@@ -120,7 +121,7 @@ def _chart(
         "data": traces,
         "layout": layout(
             xaxis=axis("epoch", hoverformat=".3~g", unifiedhovertitle={"text": "epoch %{x}"}),
-            yaxis=axis(f"{study.measure.label}, test split", **_room(list(bands.values()), pair, study)),
+            yaxis=axis(f"{study.measure.label}, {study.measure.place}", **_room(list(bands.values()), pair, study)),
             hovermode="x unified" if len(bands) <= BANDED else "closest",
             **options,
         ),

@@ -32,6 +32,16 @@ class Measure:
         return f"{self.title}, {self.unit}" if self.unit else self.title
 
     @property
+    def relation(self) -> str:
+        """Where ``geometry.jsonl`` holds it, for a measure of the student's last layer; else empty."""
+        return self.name.removeprefix("relation_") if self.name.startswith("relation_") else ""
+
+    @property
+    def place(self) -> str:
+        """Where it is measured."""
+        return "last layer" if self.relation else "test split"
+
+    @property
     def points(self) -> str:
         """The unit of a difference, with a space before it; empty where there is none."""
         unit = "points" if self.unit == "%" else self.unit

@@ -85,7 +85,7 @@ def _figure(study: Study, along: Axis, frame: _Frame, look: Mapping[str, Look]) 
                 ticktext=texts,
                 showgrid=False,
             ),
-            yaxis=axis(f"{study.measure.label}, test split", range=list(frame.y)),
+            yaxis=axis(f"{study.measure.label}, {study.measure.place}", range=list(frame.y)),
             hovermode="closest",
             shapes=[_dashes(value) for value, _ in along.marks],
             annotations=list(_labels(along, frame)),

@@ -116,7 +116,7 @@ def _chart(
         "data": [_steps(best, x_range[1]), _dots(study.measure, kind, points, best, look, names)],
         "layout": layout(
             xaxis=axis(title, tickformat=kind.ticks, type="log" if is_log else "linear", range=ends),
-            yaxis=axis(f"{study.measure.label}, test split", range=list(y_range)),
+            yaxis=axis(f"{study.measure.label}, {study.measure.place}", range=list(y_range)),
             hovermode="closest",
         ),
     }

@@ -18,7 +18,8 @@
   function shaded(part, isColour = false) {
     if (Array.isArray(part)) return part.map((item) => shaded(item, isColour));
     if (part && typeof part === "object") {
-      return Object.fromEntries(Object.entries(part).map(([key, value]) => [key, shaded(value, key.endsWith("color"))]));
+      const isShade = (key) => key.endsWith("color") || key === "colorscale";
+      return Object.fromEntries(Object.entries(part).map(([key, value]) => [key, shaded(value, isShade(key))]));
     }
     return isColour && Object.hasOwn(shades, part) ? shades[part] : part;
   }
@@ -75,10 +76,10 @@
     const { data, layout } = isDark() ? shaded(figure) : figure;
     for (const trace of data) {
       const isOff = hidden.has(trace.legendgroup) || (trace.meta === "band" && hidden.has("bands"));
-      if (isOff && box.closest("#curves")) trace.visible = false;
+      if (isOff && box.closest("#curves, #tasks")) trace.visible = false;
       if (trace.meta === "named" && box.clientWidth < 600) trace.mode = "markers";
     }
-    if (hidden.has("teacher") && layout.annotations) layout.annotations = [];
+    if (hidden.has("teacher") && layout.annotations && !box.closest("#relations")) layout.annotations = [];
     /* A finger that moves over a plot scrolls the page; zooming is for pointers. */
     if (matchMedia("(pointer: coarse)").matches) layout.dragmode = false;
     /* The buttons are listed, not left to plotly: among its own is one that sends the plot to a server. */
@@ -130,7 +131,10 @@
   function showCurve(button, shown) {
     if (shown) hidden.delete(button.dataset.curve);
     else hidden.add(button.dataset.curve);
-    button.setAttribute("aria-pressed", String(shown));
+    /* The same line may have a button in two places. */
+    for (const twin of curveButtons) {
+      if (twin.dataset.curve === button.dataset.curve) twin.setAttribute("aria-pressed", String(shown));
+    }
   }
   for (const button of curveButtons) {
     showCurve(button, button.getAttribute("aria-pressed") === "true");

@@ -24,7 +24,9 @@ from stillroom.models.own import told
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.runs.execute import execute
+from stillroom.runs.incremental.execute import execute_tasks
 from stillroom.runs.materials import Materials, gather
+from stillroom.runs.one import Finished
 from stillroom.studies.engine.base import Ending, Job, Outcome
 from stillroom.training.device import exact_float32, threads
 
@@ -78,16 +80,38 @@ def _files(config: DataConfig) -> list[Any]:
 _DATA = KeptData()
 
 
+def data_of(recipe: Recipe) -> DataPair:
+    """The data that a recipe names, kept for the next job.
+
+    Raises:
+        BadInput: they cannot be read.
+    """
+    return _DATA.get(recipe.data)
+
+
 def materials_of(recipe: Recipe) -> Materials:
     """All that a recipe names, as :func:`stillroom.runs.materials.gather` makes it, the data kept for the next job.
 
     Raises:
         BadInput: something cannot be found, read or made.
     """
-    data = _DATA.get(recipe.data)
+    data = data_of(recipe)
     # As a run that makes its own: a model of the user's may draw weights from whatever stream it finds.
     with threads(recipe.training.threads), exact_float32(), seeded(recipe.seed, "dropout"):
         return gather(recipe, data)
+
+
+def done(recipe: Recipe, out: Path) -> Finished:
+    """Do a recipe, all classes at once or in tasks, the data kept for the next job; what is done is not done again.
+
+    Raises:
+        BadInput: something in the recipe or the folder cannot be used.
+        RunFailed: the training cannot go on.
+    """
+    # Others are at work on the same machine: latencies would tell of them.
+    if recipe.incremental is not None:
+        return execute_tasks(recipe, out, resume=True, data=data_of(recipe), latency=False)
+    return execute(recipe, out, resume=True, materials=materials_of(recipe), latency=False)
 
 
 def perform(job: Job) -> dict[str, Any]:
@@ -104,10 +128,7 @@ def perform(job: Job) -> dict[str, Any]:
     """
     _forget_other_jobs()
     if job.kind in ("run", "trial"):
-        recipe = parse_recipe(job.recipe)
-        # Others are at work on the same machine: latencies would tell of them.
-        finished = execute(recipe, Path(job.out), resume=True, materials=materials_of(recipe), latency=False)
-        return _plain(finished.summary)
+        return _plain(done(parse_recipe(job.recipe), Path(job.out)).summary)
     from stillroom.studies import preparing
 
     return _plain(preparing.build_cache(job) if job.kind == "cache" else preparing.calibrate(job))

@@ -1,0 +1,290 @@
+"""Runs and studies, trained here, that went well or did not: what `stillroom diagnose` makes of what they left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from clinic_kinds import Kinds
+from clinic_ward import Content, Ward
+
+KINDS = Kinds()
+CE = {"name": "cross_entropy"}
+BOTH = "digits fashion-mnist"
+
+
+def run(ward: Ward, *overrides: str, **parts: object) -> Path:
+    """The folder of the world's run, changed; of digits twenty epochs, which suffice."""
+    length = ["training.epochs=20"] if ward.is_digits else ["training.epochs=8", "data.train_limit=4000"]
+    return ward.trained({**ward.recipe(*length, "data.augmentation.flip=false", *overrides), **parts})
+
+
+def well(ward: Ward, *overrides: str, **parts: object) -> Path:
+    """The folder of a run whose student has what it takes, and time enough."""
+    student = {"name": "resnet8", "options": {"width": 4 + ward.seed % 2}}
+    return run(ward, f"training.epochs={30 if ward.is_digits else 12}", *overrides, **{"student": student, **parts})
+
+
+def poor_teacher(ward: Ward) -> Content:
+    """One that has learned from a few images for a short time."""
+    return ward.teacher(data__train_limit=60 if ward.is_digits else 100, training__epochs=12)
+
+
+@KINDS.sick("run that blew up", "diverged", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return run(ward, f"training.optimizer.lr={ward.draw.choice([5, 20, 50])}")
+
+
+@KINDS.sick("99% teacher, student under 10%", "diverged", about="run", complaint="a", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    # Without batch norm, units die of such a rate and nothing learns any more.
+    student = {"name": "mlp", "options": {"hidden": [64, ward.draw.choice([32, 64])]}}
+    rate = ward.draw.choice([2.0, 3.0, 5.0])
+    return run(ward, "objectives.kl.temperature=1", f"training.optimizer.lr={rate}", student=student)
+
+
+@KINDS.sick("run far too short", "under_training", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return run(ward, f"training.epochs={ward.draw.choice([1, 2])}")
+
+
+@KINDS.sick("run with a rate far too low", "under_training", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return run(ward, f"training.optimizer.lr={ward.draw.choice([0.0003, 0.001])}")
+
+
+@KINDS.sick("run held back by weight decay", "over_regularising", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return run(ward, f"training.optimizer.weight_decay={ward.draw.choice([0.1, 0.2, 0.3])}")
+
+
+@KINDS.sick("run held back by smoothing", "over_regularising", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    terms = [{"name": "label_smoothing", "smoothing": ward.draw.choice([0.9, 0.95])}, {"name": "kl", "weight": 0.02}]
+    return run(ward, objectives=terms)
+
+
+@KINDS.sick("run averaged over more than itself", "over_regularising", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return run(ward, f"training.ema={ward.draw.choice([0.999, 0.9995])}")
+
+
+@KINDS.sick("run whose images were cut away", "over_regularising", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return run(ward, f"data.augmentation.cutout={round(ward.side * ward.draw.choice([0.75, 0.85]))}")
+
+
+@KINDS.sick("run that learned by heart", "over_fitting", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    limit = 100 if ward.is_digits else 300
+    changes = [f"data.train_limit={limit}", "data.batch_size=20", "data.augmentation={pad_crop: 0}"]
+    return run(ward, *changes, "training.epochs=60", objectives=[CE])
+
+
+@KINDS.sick("run that did not hear its teacher", "kd_ignored", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    terms = [CE, {"name": "kl", "weight": ward.draw.choice([3e-4, 1e-3]), "temperature": 4}]
+    return run(ward, objectives=terms)
+
+
+@KINDS.sick("run that copied a poor teacher", "labels_drowned", "teacher_errors_copied", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    terms = [{**CE, "weight": 0.001}, {"name": "kl", "weight": 1.0, "temperature": 4}]
+    return run(ward, "training.epochs=30", teacher=poor_teacher(ward), objectives=terms)
+
+
+@KINDS.sick("run whose student outgrew its teacher", "student_at_teacher", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    terms = [{**CE, "weight": 0.7}, {"name": "kl", "weight": 0.3, "temperature": 2}]
+    return run(ward, teacher=poor_teacher(ward), objectives=terms)
+
+
+@KINDS.sick("run under a teacher without doubt", "rescaling_gone", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    from clinic_sick import sharper
+
+    teacher = ward.changed(ward.teacher(), sharper(ward.draw.choice([5, 8])), "sharp")
+    return run(ward, "objectives.kl.temperature=1", "training.record_rescaling=true", teacher=teacher)
+
+
+@KINDS.sick("run that lost a class", "worse_classes", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    lost = ward.draw.randrange(10)
+
+    def without(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        places = np.flatnonzero(labels == lost)
+        keep = np.ones(len(labels), bool)
+        if split == "train":
+            keep[places[3:]] = False
+        return images[keep], labels[keep]
+
+    folder = ward.grey(f"without-{lost}", without)
+    content = ward.recipe("training.epochs=15" if ward.is_digits else "training.epochs=6")
+    content["data"] = {**{k: v for k, v in content["data"].items() if k != "source"}, "path": folder}
+    return ward.trained({**content, "objectives": [CE]})
+
+
+@KINDS.healthy("run as recommended", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return well(ward)
+
+
+@KINDS.healthy("long run", about="run")
+def _(ward: Ward) -> Path:
+    return well(ward, "training.epochs=60")
+
+
+@KINDS.healthy("run from labels alone", about="run")
+def _(ward: Ward) -> Path:
+    return well(ward, teacher=None, objectives=[CE])
+
+
+@KINDS.healthy("run with adamw", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    optimizer = {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01}
+    return well(ward, f"training.optimizer={optimizer}")
+
+
+@KINDS.healthy("run with a moving average", about="run")
+def _(ward: Ward) -> Path:
+    return well(ward, "training.ema=0.95")
+
+
+@KINDS.healthy("run of the teacher's answers alone", about="run", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return well(ward, objectives=[{"name": "kl"}])
+
+
+@KINDS.healthy("run with features between families", about="run")
+def _(ward: Ward) -> Path:
+    terms = [CE, {"name": "feature_mse", "taps": "features"}]
+    return well(ward, student={"name": "mlp", "options": {"hidden": [64]}}, objectives=terms)
+
+
+@KINDS.healthy("run with stepping stones", about="run")
+def _(ward: Ward) -> Path:
+    terms = [{"name": "block_logit", "taps": "light"}]
+    return well(ward, student={"name": "resnet8", "options": {"width": 4}}, objectives=terms)
+
+
+@KINDS.healthy("run with larger batches", about="run")
+def _(ward: Ward) -> Path:
+    return well(ward, "training.epochs=40", "data.batch_size=128")
+
+
+@KINDS.healthy("run that records how it is rescaled", about="run")
+def _(ward: Ward) -> Path:
+    return well(ward, "training.record_rescaling=true")
+
+
+@KINDS.healthy("run at a high temperature", about="run")
+def _(ward: Ward) -> Path:
+    return well(ward, "objectives.kl.temperature=8")
+
+
+@KINDS.healthy("run with light cutout", about="run")
+def _(ward: Ward) -> Path:
+    return well(ward, "training.epochs=40", "data.augmentation.cutout=2")
+
+
+@KINDS.healthy("run of a teacher's twin", about="run")
+def _(ward: Ward) -> Path:
+    own = ward.teacher()
+    return well(ward, student={"name": own["name"], "options": own["options"]})
+
+
+@KINDS.healthy("run with a few wrong labels", about="run")
+def _(ward: Ward) -> Path:
+    def wrong(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(ward.seed)
+        hit = random.random(len(labels)) < (0.02 if split == "train" else 0.0)
+        return images, np.where(hit, random.integers(0, 10, len(labels)), labels)
+
+    folder = ward.grey(f"few-wrong-train-{ward.seed}", wrong)
+    return well(ward, data={"path": folder, "batch_size": 64, "augmentation": {"pad_crop": 1}})
+
+
+def study(ward: Ward, contestants: list[Content], *overrides: str, **more: object) -> Path:
+    """A study of the world's student on few images, where a teacher has something to bring."""
+    few = [f"data.train_limit={200 if ward.is_digits else 500}", "data.batch_size=32", "training.epochs=15"]
+    recipe = {**ward.recipe(*few, "data.augmentation.flip=false", *overrides), **_recipe_of(more)}
+    recipe["student"] = more.get("student", {"name": "resnet8", "options": {"width": 4}})
+    del recipe["seed"]
+    held = {"recipe": recipe, "contestants": contestants, "seeds": [0, 1, 2], "baseline": contestants[0]["name"]}
+    return ward.studied({**held, **{key: value for key, value in more.items() if key in ("seeds", "varies")}})
+
+
+def _recipe_of(more: dict[str, object]) -> Content:
+    return {key: value for key, value in more.items() if key in ("teacher", "objectives")}
+
+
+PLAIN: Content = {"name": "labels", "set": {"objectives": [CE]}}
+TAUGHT: Content = {"name": "kl"}
+
+
+@KINDS.sick("baseline augmented, distilled not", "unequal", about="study", complaint="d", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    without = {"name": "kl", "set": {"data.augmentation": {"pad_crop": 0}}}
+    return study(ward, [PLAIN, without], seeds=[0, 1])
+
+
+@KINDS.sick("distilled for twice as long", "unequal", about="study", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return study(ward, [PLAIN, {"name": "kl", "set": {"training.epochs": 30}}], seeds=[0, 1])
+
+
+@KINDS.sick("student better off without", "better_without", about="study", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    terms = [{**CE, "weight": 0.02}, {"name": "kl", "weight": 0.98, "temperature": 4}]
+    teacher = ward.teacher(data__train_limit=40, training__epochs=10)
+    return study(ward, [PLAIN, TAUGHT], teacher=teacher, objectives=terms)
+
+
+@KINDS.sick(
+    "ce + 300 × distill is worse than ce", "better_without", "diverged", about="study", complaint="b", worlds=BOTH
+)
+def _(ward: Ward) -> Path:
+    terms = [CE, {"name": "kl", "weight": 300, "temperature": 4}]
+    return study(ward, [PLAIN, TAUGHT], objectives=terms)
+
+
+@KINDS.sick("ResNet that hurts a ShuffleNet", "better_without", about="study", complaint="c", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    # Very sure, also where it errs: it learned few images by heart.
+    teacher = ward.teacher(data__train_limit=50, data__augmentation={"pad_crop": 0}, training__epochs=60)
+    terms = [{**CE, "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 1}]
+    student = {"name": "clinic_models:shufflenet", "options": {"width": 16}}
+    return study(ward, [PLAIN, TAUGHT], teacher=teacher, objectives=terms, student=student)
+
+
+@KINDS.sick("one seed", "too_few_seeds", about="study", worlds=BOTH)
+def _(ward: Ward) -> Path:
+    return study(ward, [PLAIN, TAUGHT], seeds=[0])
+
+
+def sound(ward: Ward, contestants: list[Content], **more: object) -> Path:
+    """A study on all digits, of a student that has what it takes, and time enough."""
+    enough = ["data.train_limit=null", "data.batch_size=64", "training.epochs=20", "training.evaluate_every=4"]
+    return study(ward, contestants, *enough, student={"name": "resnet8", "options": {"width": 5}}, **more)
+
+
+@KINDS.healthy("labels and teacher on equal terms", about="study")
+def _(ward: Ward) -> Path:
+    return sound(ward, [PLAIN, TAUGHT])
+
+
+@KINDS.healthy("augmentation compared, as the study says", about="study")
+def _(ward: Ward) -> Path:
+    without = {"name": "kl-plain", "set": {"data.augmentation": {"pad_crop": 0}}}
+    return sound(ward, [TAUGHT, without], varies=["augmentation"])
+
+
+@KINDS.healthy("two temperatures", about="study")
+def _(ward: Ward) -> Path:
+    return sound(ward, [TAUGHT, {"name": "kl-8", "set": {"objectives.kl.temperature": 8}}])
+
+
+@KINDS.healthy("three ways to listen", about="study")
+def _(ward: Ward) -> Path:
+    mse = {"name": "mse", "set": {"objectives": [{**CE, "weight": 0.1}, {"name": "logit_mse", "weight": 0.9}]}}
+    return sound(ward, [PLAIN, TAUGHT, mse])

@@ -1,0 +1,276 @@
+"""Whether remedies bring back what a sickness cost: digits, few images; the healthy, the sick, the mended set-up."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clinic_sick import reordered, sharper, wrapped
+from clinic_ward import KL, LABELS, Content, Ward, norms
+from torch import Tensor
+
+from stillroom.diagnose.finding import Finding
+from stillroom.diagnose.preflight.alternatives import recalibrate
+from stillroom.diagnose.recipe import diagnose_recipe
+from stillroom.diagnose.run import diagnose_run
+from stillroom.models.weights import save_weights
+from stillroom.recipe import parse_recipe, set_value
+
+SEEDS = (0, 1, 2)
+# Few images, so that a teacher has something to bring; steps enough to learn them.
+FEW = ("data.train_limit=300", "data.batch_size=32", "training.epochs=24", "training.evaluate_every=8")
+STUDENT = {"name": "resnet8", "options": {"width": 4}}
+IMAGES = 512
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A sickness with its remedy.
+
+    Attributes:
+        name: what is wrong.
+        checks: whose remedy is taken: of the first of these that is sick or suspect.
+        sick: makes the recipe sick, in place.
+        after: whether its run is diagnosed rather than the recipe.
+        by_hand: what is done where no recipe can: in words, and the change.
+        healthy: changes the healthy recipe first, where the usual one will not do.
+    """
+
+    name: str
+    checks: tuple[str, ...]
+    sick: Callable[[Ward, Content], None]
+    after: bool = False
+    by_hand: tuple[str, Callable[[Ward, Content], None]] | None = None
+    healthy: Callable[[Ward, Content], None] | None = None
+
+
+def changing(**values: Any) -> Callable[[Ward, Content], None]:
+    """Sets dotted keys, ``__`` for a dot."""
+
+    def change(ward: Ward, content: Content) -> None:
+        for key, value in values.items():
+            place = key.replace("__", ".")
+            set_value(content, place, copy.deepcopy(value))
+            other = {"training.steps": "training.epochs", "training.epochs": "training.steps"}.get(place)
+            if other is not None:
+                set_value(content, other, None)
+
+    return change
+
+
+def taught_by(make: Callable[[Ward], Content]) -> Callable[[Ward, Content], None]:
+    """Gives another teacher."""
+
+    def change(ward: Ward, content: Content) -> None:
+        content["teacher"] = make(ward)
+
+    return change
+
+
+def _weights(change: Callable[[dict[str, Tensor]], None], what: str) -> Callable[[Ward, Content], None]:
+    return taught_by(lambda ward: ward.changed(ward.teacher(), change, what))
+
+
+def _drift(state: dict[str, Tensor]) -> None:
+    for name in norms(state):
+        state[f"{name}.running_mean"] += 1.5 * state[f"{name}.running_var"].sqrt()
+        state[f"{name}.running_var"] *= 4.0
+
+
+def _recalibrated(ward: Ward, content: Content) -> None:
+    """The drifted teacher with statistics taken anew, as the words of the remedy say."""
+    from stillroom.models.config import ModelConfig
+    from stillroom.models.preprocess import Preprocess, resolve_preprocess
+    from stillroom.runs.materials import build_model
+
+    train = ward.split("train")
+    path = ward.case / "anew.safetensors"
+    model = build_model(ModelConfig(**content["teacher"]), train, "teacher")
+    recalibrate(model, Preprocess(resolve_preprocess("half", channels=1, is_pixels=True))(train.images[:512]))
+    save_weights(model, path)
+    content["teacher"]["weights"] = str(path)
+
+
+def _poor(ward: Ward) -> Content:
+    return ward.teacher(data__train_limit=60, training__epochs=12)
+
+
+def _coloured(ward: Ward, content: Content) -> None:
+    data = {"path": ward.coloured(), "batch_size": 32, "train_limit": 300}
+    own = ward.teacher()
+    model = {"name": "clinic_models:one_colour", "options": {"model": own["name"], "channel": 0, **own["options"]}}
+    content["data"] = data
+    content["teacher"] = ward.teacher(student={**model, "preprocess": "half"}, data={**data, "train_limit": None})
+    content["student"] = {**content["student"], "preprocess": "half"}
+
+
+def _mse(taps: Any, weight: float = 1.0) -> list[Content]:
+    return [{"name": "cross_entropy"}, {"name": "feature_mse", "taps": taps, "weight": weight}]
+
+
+def _kl(labels: float, weight: float, temperature: float = 4) -> list[Content]:
+    return [{"name": "cross_entropy", "weight": labels}, {"name": "kl", "weight": weight, "temperature": temperature}]
+
+
+_FEATURES = changing(objectives=_mse("features"))
+_BACKWARDS = {"mean": [0.5] * 3, "std": [0.5] * 3, "channel_order": "bgr"}
+_AS_TRAINED = ("the teacher itself, restored", lambda ward, content: content.update(teacher=ward.teacher()))
+TRIALS = (
+    Trial("wrong normalisation", ("teacher_normalisation",), changing(teacher__preprocess="none")),
+    Trial(
+        "channels the wrong way round",
+        ("teacher_channel_order",),
+        changing(teacher__preprocess=_BACKWARDS),
+        healthy=_coloured,
+    ),
+    Trial("wrong size", ("teacher_resize",), changing(teacher__preprocess={"mean": [0.5], "std": [0.5], "size": 24})),
+    Trial(
+        "drifted batch norm",
+        ("teacher_batch_norm",),
+        _weights(_drift, "drifted"),
+        by_hand=("its running statistics taken anew", _recalibrated),
+    ),
+    Trial(
+        "classes in another order", ("class_order",), _weights(reordered([3, 0, 1, 2, 9, 5, 4, 7, 8, 6]), "shuffled")
+    ),
+    Trial("two classes exchanged", ("class_order",), _weights(reordered([0, 3, 2, 1, 4, 5, 6, 7, 8, 9]), "exchanged")),
+    Trial(
+        "softmax inside the teacher",
+        ("teacher_logits",),
+        taught_by(lambda w: wrapped(w, "probabilities")),
+        by_hand=_AS_TRAINED,
+    ),
+    Trial(
+        "teacher in training mode",
+        ("teacher_batch_norm",),
+        taught_by(lambda w: wrapped(w, "training_mode")),
+        by_hand=_AS_TRAINED,
+    ),
+    Trial(
+        "untrained teacher",
+        ("teacher_accuracy",),
+        taught_by(lambda w: w.teacher(data__train_limit=10, training__epochs=1)),
+    ),
+    Trial(
+        "teacher trained with label smoothing",
+        ("teacher_label_smoothing",),
+        taught_by(lambda w: w.teacher(objectives=[{"name": "label_smoothing", "smoothing": 0.3}])),
+        by_hand=("another teacher, trained without", _AS_TRAINED[1]),
+    ),
+    Trial(
+        "over-confident teacher",
+        ("teacher_confidence", "temperature"),
+        lambda w, c: (_weights(sharper(6), "sharp")(w, c), changing(objectives=_kl(0.1, 0.9, 1))(w, c))[0],
+    ),
+    Trial("temperature too low", ("teacher_confidence", "temperature"), changing(objectives__kl__temperature=0.2)),
+    Trial("temperature too high", ("temperature",), changing(objectives__kl__temperature=1000)),
+    Trial("labels drowned by a weight of 300", ("loss_balance",), changing(objectives=_kl(1.0, 300.0))),
+    Trial("teacher starved", ("loss_balance",), changing(objectives=_kl(1.0, 0.001))),
+    Trial(
+        "features too narrow to compare",
+        ("penultimate_width",),
+        changing(student__options__penultimate=3),
+        healthy=_FEATURES,
+    ),
+    Trial("features too narrow for the logits", ("penultimate_width",), changing(student__options__penultimate=3)),
+    Trial(
+        "taps mispaired",
+        ("taps",),
+        changing(objectives=_mse([{"teacher": "layer3", "student": "layer1"}], 3.0)),
+        healthy=changing(objectives=_mse(["layer3"], 3.0)),
+    ),
+    Trial("rate that blows up", ("learning_rate",), changing(training__optimizer__lr=20.0)),
+    Trial("rate that moves nothing", ("learning_rate",), changing(training__optimizer__lr=3e-5)),
+    Trial("decay that forgets", ("learning_rate",), changing(training__optimizer__weight_decay=0.1)),
+    Trial("too few steps", ("budget",), changing(training__steps=15)),
+    Trial("augmentation that the teacher never saw", ("augmentation",), changing(data__augmentation__cutout=7)),
+    Trial(
+        "ShuffleNet under a ResNet far too large and sure",
+        ("capacity_gap",),
+        lambda w, c: (
+            taught_by(lambda w: w.teacher(student={"name": "resnet20", "options": {"width": 24}}, training__epochs=25))(
+                w, c
+            ),
+            changing(objectives=_kl(0.1, 0.9, 1))(w, c),
+        )[0],
+        by_hand=("a teacher in between", _AS_TRAINED[1]),
+        healthy=changing(student={"name": "clinic_models:shufflenet", "options": {"width": 8}}),
+    ),
+    Trial(
+        "run that blew up",
+        ("diverged",),
+        changing(training__optimizer__lr=4.0),
+        after=True,
+        healthy=changing(student={"name": "mlp", "options": {"hidden": [64]}}),
+    ),
+    Trial("run far too short", ("under_training",), changing(training__epochs=2), after=True),
+    Trial("run with a rate far too low", ("under_training",), changing(training__optimizer__lr=0.001), after=True),
+    Trial(
+        "run held back by smoothing",
+        ("over_regularising",),
+        changing(objectives=[{"name": "label_smoothing", "smoothing": 0.95}]),
+        after=True,
+        healthy=changing(objectives=LABELS),
+    ),
+    Trial("run averaged over more than itself", ("over_regularising",), changing(training__ema=0.9995), after=True),
+    Trial("run that did not hear its teacher", ("kd_ignored",), changing(objectives=_kl(1.0, 0.001)), after=True),
+    Trial(
+        "run that copied a poor teacher",
+        ("labels_drowned", "teacher_errors_copied", "student_at_teacher"),
+        changing(objectives=_kl(0.001, 1.0)),
+        after=True,
+        healthy=lambda w, c: (taught_by(_poor)(w, c), changing(objectives=_kl(0.5, 0.5))(w, c))[0],
+    ),
+)
+
+
+def tried(folder: Path, trial: Trial) -> dict[str, Any]:
+    """Train the three set-ups of a trial with each seed, and tell what each came to."""
+    told: dict[str, Any] = {"name": trial.name, "checks": list(trial.checks), "healthy": [], "sick": [], "mended": []}
+    for seed in SEEDS:
+        # One teacher for all seeds, as in a study; the students and their order of images differ.
+        ward = Ward(folder, "digits", 0, f"remedy {trial.name}")
+        well = {**ward.recipe(*FEW), "student": copy.deepcopy(STUDENT), "objectives": copy.deepcopy(KL), "seed": seed}
+        if trial.healthy is not None:
+            trial.healthy(ward, well)
+        ill = copy.deepcopy(well)
+        trial.sick(ward, ill)
+        told["healthy"].append(_top1(ward, well))
+        told["sick"].append(_top1(ward, ill))
+        found = _remedy(ward, trial, ill)
+        told.setdefault("verdict", found.verdict)
+        told.setdefault("words", found.remedy.words if found.remedy is not None else "")
+        overrides = dict(found.remedy.overrides) if found.remedy is not None else {}
+        told.setdefault("overrides", overrides)
+        mended = copy.deepcopy(ill)
+        if trial.by_hand is not None:
+            told["by_hand"] = trial.by_hand[0]
+            trial.by_hand[1](ward, mended)
+        else:
+            changing(**overrides)(ward, mended)
+        told["mended"].append(_top1(ward, mended))
+        told["longer"] = _steps(ward, mended) / max(_steps(ward, ill), 1)
+    return told
+
+
+def _remedy(ward: Ward, trial: Trial, ill: Content) -> Finding:
+    findings = diagnose_run(ward.trained(ill)) if trial.after else diagnose_recipe(parse_recipe(ill), images=IMAGES)
+    by_name = {finding.check: finding for finding in findings}
+    ailing = [by_name[name] for name in trial.checks if by_name[name].verdict in ("sick", "suspect")]
+    # Of several the surest.
+    return min(ailing, key=lambda one: one.verdict != "sick") if ailing else by_name[trial.checks[0]]
+
+
+def _top1(ward: Ward, content: Content) -> float:
+    """Top-1 after the last epoch; chance where the loss was not finite and the run ended."""
+    path = ward.trained(content) / "summary.json"
+    return float(json.loads(path.read_text())["top1"]) if path.exists() else 100 / ward.classes
+
+
+def _steps(ward: Ward, content: Content) -> int:
+    path = ward.trained(content) / "summary.json"
+    return int(json.loads(path.read_text())["steps"]) if path.exists() else 0

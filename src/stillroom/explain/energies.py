@@ -1,0 +1,180 @@
+"""What each cell's noise does to the features: effective energies a_i = (∂MSE/∂σ_i)/(2σ_i) from few draws.
+
+A draw of noise ε moves the features by r = f(x + σ⊙ε) − f(x), and a_i = E[ε_i·r·J_i]/σ_i, summed over the cell's
+pixels, J the Jacobian at the noisy image. Of opposite draws ε and −ε, r = o + e and J = S + D split into odd and even
+parts: o = (f₊ − f₋)/2, e = (f₊ + f₋)/2 − f, S = (J₊ + J₋)/2, D = (J₊ − J₋)/2. What is odd in ε vanishes, and
+
+    a_i = E[ε_i·o·S_i]/σ_i + E[ε_i·e·D_i]/σ_i.
+
+The first term is all that there is where f is linear, and then ‖J_i‖². Drawn as it stands it is hardly anything but the
+other cells' noise; E‖S_i‖² has nearly its shape, needs no noise, and is what is measured of it. The second term is what
+kinks add. It is small, and in pairs it is nearly without noise, so it is measured as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stillroom.explain.asking import Asked
+from stillroom.explain.patterns import signs
+
+_SMALL = 1e-12
+# Over how many cells the share of what the captured directions miss is taken to be alike.
+_REACH = 1.5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of some images at one σ, in mean squares of a feature; P pairs, cells [g, g].
+
+    Attributes:
+        sigma: where, [B, g, g].
+        captured: E‖S_i‖² and E‖D_i‖² in the directions that the features move in most, [2, B, g, g].
+        rest: the same in all others, of each pair, [2, B, P, g, g].
+        kinks: ε_i·e·D_i/σ_i of each pair, [B, P, g, g].
+        power: the mean square of o and of e, [2, B, P].
+    """
+
+    sigma: Tensor
+    captured: Tensor
+    rest: Tensor
+    kinks: Tensor
+    power: Tensor
+
+    @property
+    def error(self) -> Tensor:
+        """The MSE at this σ, [B]."""
+        return self.power.sum(0).mean(1)
+
+    def energies(self, rows: slice = slice(None)) -> Tensor:
+        """a, [B, g, g] in float64.
+
+        E[ε_i·o·S_i]/σ_i is taken to be κ·E‖S_i‖² with κ = 1 − ½·Σσ²‖D‖²/Σσ²‖S‖², exactly 1 where nothing bends: half
+        way between E‖S‖² and E[J₊·J₋].
+
+        Args:
+            rows: of the pairs, so that halves of them can be compared; what is captured is common to all.
+        """
+        rest, bending = self.rest[0][:, rows], self.rest[1][:, rows]
+        slope = self.captured[0] + _steadied(rest, self.captured[0])
+        change = self.captured[1] + bending.mean(1)
+        weights = self.sigma.double().square()
+        straight = (weights * slope).sum((1, 2)).clamp_min(_SMALL)
+        kappa = 1 - 0.5 * (weights * change).sum((1, 2)) / straight
+        return kappa.clamp_min(0)[:, None, None] * slope + self.kinks[:, rows].mean(1)
+
+
+def measure(
+    asked: Asked,
+    images: Tensor,
+    clean: Tensor,
+    sigma: Tensor,
+    *,
+    pairs: int,
+    generators: Sequence[torch.Generator],
+    capture: bool,
+) -> Measured:
+    """Measure the energies of images at σ with P pairs of opposite draws.
+
+    ‖S_i‖² = Σ_k (S_iᵀq_k)² over an orthonormal basis of the features. The P odd responses span the directions in which
+    the features move most: there each is measured, one a pair; in all others a random sign vector a pair has it on
+    average (Hutch++, Meyer et al. 2021). Passes: 8 an image and pair, 6 without ``capture``, and 2 more where not all
+    pairs go through the network at once.
+
+    Args:
+        asked: the network.
+        images: [B, C, H, W].
+        clean: their features, [B, m].
+        sigma: [B, g, g].
+        pairs: P, an order of :func:`~stillroom.explain.patterns.orders`.
+        generators: one for each image.
+        capture: whether to measure the main directions apart.
+    """
+    count, channels, height, width = images.shape
+    noise = torch.stack([signs(pairs, channels, height, width, each) for each in generators]).to(images.device)
+    wide = clean.shape[1]
+    random = torch.stack(
+        [2 * torch.randint(0, 2, (pairs, wide), generator=each, dtype=torch.float32) - 1 for each in generators]
+    ).to(images.device)
+    grid, spread = asked.grid, asked.grid.spread(sigma)[:, None, None]
+    step = max(1, asked.at_once(images[0]) // (2 * count))
+    parts = [slice(start, min(start + step, pairs)) for start in range(0, pairs, step)]
+
+    def noisy(part: slice) -> Tensor:
+        moved = spread * noise[:, part]
+        both = torch.stack([images[:, None] + moved, images[:, None] - moved])
+        return both.flatten(0, 2)
+
+    def responses(features: Tensor) -> tuple[Tensor, Tensor]:
+        plus, minus = features.detach().reshape(2, count, -1, wide)
+        return (plus - minus) / 2, (plus + minus) / 2 - clean[:, None]
+
+    held: tuple[Tensor, Tensor] | None = None
+    if len(parts) == 1:
+        inputs = noisy(parts[0]).requires_grad_()
+        held = inputs, asked.features(inputs)
+        odd, even = responses(held[1])
+    else:
+        with torch.no_grad():
+            found = [responses(asked.features(noisy(part))) for part in parts]
+        odd, even = (torch.cat([one[kind] for one in found], 1) for kind in (0, 1))
+    power = torch.stack([odd.square().mean(2), even.square().mean(2)]).double()
+    basis = torch.linalg.qr(odd.transpose(1, 2)).Q.transpose(1, 2) if capture else odd[:, :0]
+    main = basis[:, torch.arange(pairs, device=images.device) % max(basis.shape[1], 1)] if capture else basis
+    others = random - (random @ basis.transpose(1, 2)) @ basis
+
+    along_main, along_others, kinks = [], [], []
+    for part in parts:
+        inputs = held[0] if held else noisy(part).requires_grad_()
+        features = held[1] if held else asked.features(inputs)
+
+        def halves(along: Tensor, *, last: bool = False, of: tuple[Tensor, Tensor] = (features, inputs)) -> Tensor:
+            """S and D times a direction for each pair, [2, B, p, C, H, W]."""
+            pulled = asked.moved_by(*of, along.repeat(2, 1, 1).flatten(0, 1), last=last)
+            plus, minus = pulled.reshape(2, count, -1, channels, height, width)
+            return torch.stack([plus + minus, plus - minus]) / 2
+
+        bent = halves(even[:, part])[1] * noise[:, part]
+        kinks.append(grid.gather(bent.sum(2)).double() / sigma[:, None].double() / wide)
+        if capture:
+            along_main.append(grid.gather(halves(main[:, part]).square().sum(3)).double())
+        along_others.append(grid.gather(halves(others[:, part], last=True).square().sum(3)).double() / wide)
+    captured = torch.zeros(2, *sigma.shape, dtype=torch.float64, device=images.device)
+    if capture:
+        each = torch.cat(along_main, 2)
+        # Fewer features than pairs: a direction has several, and counts once.
+        share = torch.bincount(torch.arange(pairs) % basis.shape[1]).to(images.device).double()
+        captured = (each / share[torch.arange(pairs) % basis.shape[1]][:, None, None]).sum(2) / wide
+    return Measured(sigma, captured, torch.cat(along_others, 2), torch.cat(kinks, 1), power)
+
+
+def _steadied(rest: Tensor, captured: Tensor) -> Tensor:
+    """The mean over pairs [B, P, g, g] of what the main directions miss, steadied by what they capture [B, g, g].
+
+    Both differ from cell to cell alike, so log(rest/captured) varies less than either. A cell's is shrunk towards that
+    of the cells around it, by as much as its noise is larger than the ratios' own differences (empirical Bayes).
+    """
+    mean = rest.mean(1)
+    scale = mean.mean((1, 2), keepdim=True)
+    if rest.shape[1] < 2 or not bool((captured.mean((1, 2), keepdim=True) > _SMALL * scale).all()):
+        return mean
+    floor = 1e-9 * (scale + captured.mean((1, 2), keepdim=True)).clamp_min(1e-300)
+    mean, captured = mean + floor, captured + floor
+    noise = rest.var(1) / rest.shape[1] / mean.square()
+    around = captured * _blurred(mean) / _blurred(captured)
+    apart = (mean / around).log()
+    own = (apart.square() - noise).mean((1, 2), keepdim=True).clamp_min(0)
+    shrunk = noise / (noise + own + _SMALL)
+    return around * (apart * (1 - shrunk)).exp() - floor
+
+
+def _blurred(cells: Tensor) -> Tensor:
+    """Each cell's mean with those around it, [B, g, g]."""
+    place = torch.arange(cells.shape[-1], dtype=cells.dtype, device=cells.device)
+    near = torch.exp(-0.5 * ((place[:, None] - place) / _REACH).square())
+    near = near / near.sum(1, keepdim=True)
+    return near @ cells @ near.T

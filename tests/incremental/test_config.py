@@ -1,0 +1,87 @@
+"""The options in a recipe: presets, what they cannot stand beside, and recipes that have none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stillroom.errors import BadInput
+from stillroom.incremental.config import PRESET_NAMES, overrides_of
+from stillroom.recipe import load_recipe, parse_recipe
+
+STUDENT = {"name": "resnet8"}
+
+
+def test_a_recipe_without_tasks_does_not_speak_of_them() -> None:
+    recipe = parse_recipe({"student": STUDENT})
+    assert "incremental" not in recipe.to_yaml()
+    assert "incremental" not in recipe.model_dump(mode="json")
+    assert recipe.hash() == parse_recipe({"student": STUDENT, "incremental": None}).hash()
+    assert recipe.hash() != parse_recipe({"student": STUDENT, "incremental": {"tasks": 2}}).hash()
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_a_preset_is_written_out_and_read_again(preset: str) -> None:
+    memory = {"memory": 20} if preset in ("replay", "icarl") else {}
+    recipe = parse_recipe({"student": STUDENT, "incremental": {"tasks": 5, "preset": preset, **memory}})
+    assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
+    settings = recipe.incremental
+    assert settings is not None
+    assert [term.name for term in recipe.objectives] == ["cross_entropy", "kl"][: 1 + (preset in ("lwf", "icarl"))]
+    assert (settings.joint, settings.predict_by) == (
+        preset == "joint",
+        "nearest_mean" if preset == "icarl" else "logits",
+    )
+
+
+@pytest.mark.parametrize("preset", PRESET_NAMES)
+def test_the_command_lines_preset_is_stronger_than_the_recipe(preset: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    content = {
+        "student": STUDENT,
+        "objectives": [{"name": "cross_entropy"}, {"name": "logit_mse"}],
+        "incremental": {"tasks": 5, "memory": 30, "predict_by": "nearest_mean"},
+    }
+    path.write_text(yaml.safe_dump(content))
+    settings = load_recipe(path, overrides_of(preset)).incremental
+    assert settings is not None
+    assert settings.preset == preset
+    assert settings.memory == (30 if preset in ("replay", "icarl") else 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"incremental": {}}, "incremental.tasks: missing"),
+        ({"incremental": {"tasks": 1}}, "incremental.tasks: got 1; expected greater than or equal to 2"),
+        ({"incremental": {"tasks": 21}}, "incremental.tasks: got 21; expected less than or equal to 20"),
+        ({"incremental": {"tasks": 2, "memory": -1}}, "incremental.memory: got -1"),
+        ({"incremental": {"tasks": 2, "selection": "hording"}}, "did you mean 'herding'"),
+        ({"incremental": {"tasks": 2, "memry": 3}}, "did you mean 'memory'"),
+        ({"incremental": {"tasks": 2, "preset": "lwf", "memory": 9}}, "memory 0 beside preset lwf"),
+        ({"incremental": {"tasks": 2, "preset": "icarl"}}, "a memory of 1 or more beside preset icarl"),
+        ({"incremental": {"tasks": 2, "preset": "joint", "joint": False}}, "joint true beside preset joint"),
+        ({"incremental": {"tasks": 2, "joint": True, "memory": 9}}, "no memory beside joint"),
+        ({"incremental": {"tasks": 2, "predict_by": "nearest_mean"}}, "it is the exemplars that answer"),
+        (
+            {"incremental": {"tasks": 2, "preset": "lwf"}, "objectives": [{"name": "kl"}]},
+            "no objectives beside preset lwf",
+        ),
+        ({"incremental": {"tasks": 2}, "teacher": {"name": "resnet8", "weights": "w"}}, "no teacher beside it"),
+        ({"incremental": {"tasks": 2}, "training": {"record_rescaling": True}}, "record_rescaling false beside it"),
+        (
+            {
+                "incremental": {"tasks": 2},
+                "student": {"name": "mlp", "preprocess": {"mean": [0], "std": [1], "class_order": [1, 0]}},
+            },
+            "no student.preprocess.class_order beside it",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told_in_a_line(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        parse_recipe({"student": STUDENT, **changes})
+    assert told in str(caught.value)

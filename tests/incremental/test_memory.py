@@ -1,0 +1,75 @@
+"""Which images are kept: herding against a plain computation, smaller memories within larger ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stillroom.incremental.memory import Memory, Rows, drawn, enlarged, herded, nearest_mean_scores, quota
+
+
+def plain_herding(features: Tensor, count: int) -> list[int]:
+    """As the paper writes it: every candidate's mean is made, and its distance taken."""
+    phi = features.double() / features.double().norm(dim=1, keepdim=True)
+    mu = phi.mean(0)
+    picked: list[int] = []
+    for k in range(1, count + 1):
+        distances = []
+        for i in range(len(phi)):
+            mean = (phi[i] + sum((phi[j] for j in picked), torch.zeros_like(mu))) / k
+            distances.append(float("inf") if i in picked else float((mu - mean).norm()))
+        picked.append(int(np.argmin(distances)))
+    return picked
+
+
+@pytest.mark.parametrize(("count", "width"), [(12, 3), (30, 16), (7, 1)])
+def test_herding_is_the_papers(count: int, width: int) -> None:
+    for seed in range(5):
+        features = torch.rand(count, width, generator=torch.Generator().manual_seed(seed)) + 0.01
+        if width == 1:
+            features = features * torch.tensor([1.0, -1.0]).repeat(count)[:count, None]
+        assert herded(features, count).tolist() == plain_herding(features, count)
+
+
+def test_herding_of_fewer_is_the_beginning_of_herding_more_and_does_not_see_lengths() -> None:
+    features = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+    assert herded(features, 5).tolist() == herded(features, 20).tolist()[:5]
+    longer = features * torch.linspace(1, 9, 20)[:, None]
+    assert herded(longer, 20).tolist() == herded(features, 20).tolist()
+    assert sorted(herded(torch.zeros(3, 2), 3).tolist()) == [0, 1, 2]
+    with pytest.raises(ValueError, match="expected"):
+        herded(features, 21)
+
+
+def test_a_random_choice_is_its_address_alone() -> None:
+    few, many = drawn(50, 5, seed=1, number=3), drawn(50, 20, seed=1, number=3)
+    assert few.tolist() == many[:5].tolist()
+    assert len(set(many.tolist())) == 20
+    assert drawn(50, 5, seed=2, number=3).tolist() != few.tolist() != drawn(50, 5, seed=1, number=4).tolist()
+
+
+def test_old_classes_keep_their_first_and_small_classes_all() -> None:
+    asked = []
+
+    def choose(number: int, rows: Rows, count: int) -> Rows:
+        asked.append((number, count))
+        return rows[::-1][:count]
+
+    first = enlarged(Memory(), [np.arange(9), np.arange(20, 22)], quota(10, 2), choose)
+    assert first == Memory(((8, 7, 6, 5, 4), (21, 20)))
+    second = enlarged(first, [np.arange(30, 39)], quota(10, 3), choose)
+    assert second == Memory(((8, 7, 6), (21, 20), (38, 37, 36)))
+    assert asked == [(0, 5), (1, 2), (2, 3)]
+    assert (second.count, second.all_rows().tolist()) == (8, [8, 7, 6, 21, 20, 38, 37, 36])
+    assert Memory().all_rows().dtype == np.int64
+
+
+def test_the_nearest_mean_answers() -> None:
+    features = torch.tensor([[3.0, 0.1], [0.0, 0.5], [1.0, 1.4]])
+    exemplars = [torch.tensor([[5.0, 0.0], [1.0, 0.2]]), torch.tensor([[0.0, 2.0]])]
+    scores = nearest_mean_scores(features, exemplars)
+    assert scores.argmax(1).tolist() == [0, 1, 1]
+    unit = features[2].double() / features[2].double().norm()
+    assert scores[2, 1].item() == pytest.approx(-float(((unit - torch.tensor([0.0, 1.0]).double()) ** 2).sum()))

@@ -1,0 +1,71 @@
+"""Metrics of an accuracy matrix, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stillroom.incremental.metrics import (
+    Balance,
+    accuracy_row,
+    after_each,
+    average_incremental,
+    balance,
+    final_accuracy,
+    forgetting,
+    offline_normalised,
+)
+
+# Task 1 is learned to 90, falls to 60, comes back to 70; task 2 from 80 to 50; task 3 ends at 100.
+MATRIX = [[90.0], [60.0, 80.0], [70.0, 50.0, 100.0]]
+
+
+def test_means_over_tasks_and_over_time() -> None:
+    assert after_each(MATRIX) == [90.0, 70.0, pytest.approx(220 / 3)]
+    assert final_accuracy(MATRIX) == pytest.approx(220 / 3)
+    assert average_incremental(MATRIX) == pytest.approx((90 + 70 + 220 / 3) / 3)
+    assert average_incremental(MATRIX, first=2) == pytest.approx((70 + 220 / 3) / 2)
+
+
+def test_forgetting_is_from_the_best_before_the_last_task() -> None:
+    # max(90, 60) − 70 and 80 − 50; the last task cannot have been forgotten.
+    assert forgetting(MATRIX) == (20 + 30) / 2
+    # After the last task it may be better than ever: then nothing is forgotten but gained.
+    assert forgetting([[50.0], [70.0, 10.0]]) == -20
+    assert forgetting([[50.0]]) is None
+
+
+def test_offline_normalised_is_a_mean_of_shares() -> None:
+    assert offline_normalised([90.0, 40.0, 20.0], [90.0, 80.0, 80.0]) == pytest.approx((1 + 0.5 + 0.25) / 3)
+    assert offline_normalised([90.0, 40.0], [90.0, 0.0]) is None
+
+
+def test_tasks_count_alike_whatever_their_size() -> None:
+    labels = np.array([0, 0, 0, 0, 1, 2])
+    answers = np.array([0, 0, 0, 1, 0, 2])
+    row = accuracy_row(labels, answers, np.array([0, 1, 1]), 2)
+    # 3 of 4 and 1 of 2: the mean over tasks is 62.5, over images 4 of 6.
+    assert row == [75.0, 50.0]
+    assert sum(row) / 2 == 62.5
+
+
+def test_balance_of_old_and_new() -> None:
+    labels, answers = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 2, 1, 2, 2, 0])
+    assert balance(labels, answers, 2) == Balance(old=50.0, new=50.0, answered_new=50.0, are_new=100 * 2 / 6)
+    assert balance(labels, answers, 0) == Balance(old=None, new=50.0, answered_new=100.0, are_new=100.0)
+
+
+@pytest.mark.parametrize("matrix", [[], [[1.0, 2.0]], [[1.0], [1.0]], [[1.0], [1.0, float("nan")]]])
+def test_what_is_no_matrix_is_refused(matrix: list[list[float]]) -> None:
+    for metric in (after_each, forgetting, average_incremental):
+        with pytest.raises(ValueError, match="expected"):
+            metric(matrix)  # type: ignore[operator]
+
+
+def test_a_task_without_images_has_no_accuracy() -> None:
+    with pytest.raises(ValueError, match="expected some of each of 2"):
+        accuracy_row(np.array([0]), np.array([0]), np.array([0, 1]), 2)
+    with pytest.raises(ValueError, match="expected as many"):
+        offline_normalised([1.0], [])
+    with pytest.raises(ValueError, match="newest task"):
+        balance(np.array([0]), np.array([0]), 1)

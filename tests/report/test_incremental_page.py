@@ -1,0 +1,144 @@
+"""What a page shows of classes that came in tasks: every number where it belongs, damage told, names escaped."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.folders import EVIL, Fake, write_run
+from report.parsed import Parsed
+from report.studies import FakeStudy, edit_results, write_study
+from stillroom.errors import BadInput
+from stillroom.report.content import Content, content
+from stillroom.report.incremental.section import Tasks
+from stillroom.report.page import write_report
+from stillroom.report.read import read_run
+from stillroom.report.study.page import write_study_report
+
+MATRIX = [[90.0], [60.0, 80.0], [70.0, 50.0, 100.0]]
+MEANS = [90.0, 70.0, 220 / 3]
+RECORD: dict[str, Any] = {
+    "schema": 1,
+    "preset": None,
+    "class_order": [2, 0, 1],
+    "class_names": ["ship", EVIL, "cat"],
+    "equal_tasks": True,
+    "memory": {"exemplars": 30, "selection": "herding", "joint": False},
+    "predict_by": "logits",
+    "tasks": [
+        {
+            "task": task + 1,
+            "classes": [task],
+            "train": 100 + 10 * task,
+            "new": 100,
+            "old": 10 * task,
+            "test": 50 * (task + 1),
+            "accuracy": MEANS[task],
+            "pooled": MEANS[task],
+            "balance": {
+                "old": None if not task else 65.0,
+                "new": MATRIX[task][task],
+                "answered_new": 61.5,
+                "are_new": 100 / (task + 1),
+            },
+            "memory": {"exemplars": 30, "bytes": 92160},
+        }
+        for task in range(3)
+    ],
+    "matrix": MATRIX,
+    "metrics": {"average": 77.8, "average_from_second": 71.7, "final": 220 / 3, "forgetting": 25.0},
+}
+
+
+def run_folder(path: Path, record: dict[str, Any] | None = None, **options: Any) -> Path:
+    run = write_run(path, Fake(each=5, examples=2, teacher=False, **options))
+    (run / "incremental.json").write_text(json.dumps(record or RECORD))
+    return run
+
+
+def section(*runs: Path) -> tuple[Content, Tasks]:
+    told = content([(f"run {place}", read_run(run)) for place, run in enumerate(runs)])
+    assert told.tasks is not None
+    return told, told.tasks
+
+
+def test_every_number_is_where_it_belongs(tmp_path: Path) -> None:
+    told, tasks = section(run_folder(tmp_path / "run"))
+    assert told.command.startswith("stillroom incremental recipe.yaml")
+    (line,) = tasks.accuracy.figure["data"]
+    assert (line["x"], line["y"]) == ([1.0, 2.0, 3.0], pytest.approx(MEANS, rel=1e-4))
+    shown = {trace["name"]: trace["y"] for trace in tasks.balance.figure["data"]}
+    assert shown["old classes"] == [65.0, 65.0]
+    assert shown["newest classes"] == [80.0, 100.0]
+    assert shown["answers on the newest"] == [61.5, 61.5]
+    assert shown["images of the newest"] == pytest.approx([50.0, 33.333])
+    cells = [[one.text if one else None for one in row] for row in tasks.heat.rows]
+    assert cells == [["90.0", None, None], ["60.0", "80.0", None], ["70.0", "50.0", "100.0"]]
+    assert tasks.lines[2].cells[-2:] == ("30", "92.2 kB")
+    assert "73.3% (the mean over tasks)" in tasks.sentences[0]
+    assert "lost 25.0 points" in tasks.sentences[0]
+    assert "61.5% of its answers" in tasks.sentences[1]
+    assert "chosen by herding" in tasks.notes[0]
+
+
+def test_runs_that_differ_in_the_seed_are_one_line_with_a_band(tmp_path: Path) -> None:
+    better = copy.deepcopy(RECORD)
+    for task in better["tasks"]:
+        task["accuracy"] += 2
+    runs = [run_folder(tmp_path / "a", seed=0), run_folder(tmp_path / "b", better, seed=1)]
+    _, tasks = section(*runs)
+    band, line = tasks.accuracy.figure["data"]
+    assert line["y"] == pytest.approx([mean + 1 for mean in MEANS], rel=1e-4)
+    assert band["y"] == pytest.approx([*(mean + 2 for mean in MEANS), *reversed(MEANS)], rel=1e-4)
+    assert "2 seeds" in line["name"]
+
+
+def test_the_page_is_whole_and_takes_no_name_for_html(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run")
+    (run / "offline.json").write_text(json.dumps({"schema": 1, "omega": 0.875}))
+    page = Parsed(write_report([run]).read_text(encoding="utf-8"))
+    assert page.open == []
+    assert "Ω = 0.875" in page.text
+    assert not any(tag == "img" and attrs.get("src") == "x" for tag, attrs in page.elements)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"matrix": [[1.0]]}, "matrix: got [[1.0]]; expected 3 rows of 1, 2, … numbers"),
+        ({"matrix": [[1.0], [1.0, 2.0], [1.0, 2.0, 101.0]]}, "expected 3 rows"),
+        ({"metrics": None}, "metrics: got None; expected a mapping"),
+        ({"schema": 2}, "schema: got 2; expected 1"),
+    ],
+)
+def test_damage_is_told(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput) as caught:
+        read_run(run_folder(tmp_path / "run", {**RECORD, **change}))
+    assert told in str(caught.value)
+
+
+def test_a_studys_page_shows_each_contestants_course(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", FakeStudy(contestants=("labels", "kl"), epochs=1, tuned=False))
+    task = {"pooled": 70.0, "old": 60.0, "new": 90.0, "answered_new": 55.0, "are_new": 50.0}
+    one = {
+        "contestant": "kl",
+        "seeds": [0, 1, 2],
+        "tasks": [
+            {**task, "accuracy": {"mean": 90.0, "low": None, "high": None}, "exemplars": 30, "bytes": 9000},
+            {**task, "accuracy": {"mean": 70.0, "low": 64.0, "high": 76.0}, "exemplars": 28, "bytes": 8400},
+        ],
+        "matrix": [[90.0], [60.0, 80.0]],
+        "omega": {"mean": 0.912, "low": 0.9, "high": 0.924},
+    }
+    edit_results(study, incremental=[{"pair": "cifar100", "offline": "joint", "contestants": [one]}])
+    page = Parsed(write_study_report(study).read_text(encoding="utf-8"))
+    assert page.open == []
+    for told in ("Task by task", "0.912 [0.900, 0.924]", "55.0 of 50.0", "9.00 kB", "as a share of joint’s"):
+        assert told in page.text
+    edit_results(study, incremental=[{"pair": "cifar100", "offline": None, "contestants": [{**one, "matrix": [[1]]}]}])
+    with pytest.raises(BadInput, match="matrix"):
+        write_study_report(study)

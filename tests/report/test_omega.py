@@ -1,0 +1,133 @@
+"""How the teacher rescales each sample, on the page: which epochs, in which words, and what to do about it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report.folders import Fake, write_run
+from report.parsed import Parsed
+from report.told import lines, rescaling
+from stillroom.errors import BadInput
+from stillroom.report.omega import Omega, omega
+from stillroom.report.page import write_report
+from stillroom.report.read import read_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return write_run(tmp_path / "run", Fake(each=20, examples=2))
+
+
+def section(run: Path, *rows: dict[str, Any]) -> Omega:
+    lines(run / "rescaling.jsonl", list(rows))
+    found = omega(read_run(run))
+    assert found is not None
+    return found
+
+
+def test_a_run_that_recorded_nothing_has_no_section(run: Path) -> None:
+    assert omega(read_run(run)) is None
+    assert "omega" not in [a.get("id") for _, a in Parsed(write_report([run]).read_text(encoding="utf-8")).elements]
+
+
+def test_first_middle_and_last_epoch_are_drawn(run: Path) -> None:
+    found = section(run, *(rescaling(float(epoch)) for epoch in range(1, 6)))
+    assert [one.name for one in found.shown] == ["epoch 1", "epoch 3", "epoch 5"]
+    assert [chart.key for chart in found.charts] == ["omega-p", "omega-rank", "omega-saturated"]
+    curves = found.charts[0].figure["data"]
+    # Hardest first; the median of each tenth, its quartiles as bars.
+    assert [trace["y"][0] for trace in curves] == pytest.approx([0.11, 0.13, 0.15])
+    last = curves[-1]
+    assert last["error_y"]["array"] == pytest.approx([0.15] * 10, abs=1e-4)
+    assert last["error_y"]["arrayminus"] == pytest.approx([0.15] * 10, abs=1e-4)
+    assert found.charts[0].figure["layout"]["xaxis"]["ticktext"][0] == "0.05"
+
+
+@pytest.mark.parametrize(("count", "names"), [(1, ["epoch 1"]), (2, ["epoch 1", "epoch 2"])])
+def test_of_few_epochs_there_are_fewer_curves(run: Path, count: int, names: list[str]) -> None:
+    found = section(run, *(rescaling(float(epoch)) for epoch in range(1, count + 1)))
+    assert [one.name for one in found.shown] == names
+    assert len(found.charts[0].figure["data"]) == count
+    assert len(found.charts) == (1 if count == 1 else 3)
+
+
+def test_the_words_say_what_the_numbers_do(run: Path) -> None:
+    section(run, rescaling(1.0, spearman=0.9, known=True), rescaling(2.0, spearman=0.4, known=True))
+    page = Parsed(write_report([run]).read_text(encoding="utf-8"))
+    assert page.open == []
+    for text in (
+        "How the teacher rescales each sample",
+        "hardest (it gives the true class 5.0%) was pulled with a median ω of 0.12, the tenth it is surest of (95.0%)",
+        "follows the teacher’s sureness roughly: rank correlation 0.40 in the last epoch, 0.90 in the first",
+        "ω ranks them with 0.50",
+        "Saturated at τ = 4: none of the samples.",
+        "ω by how difficult samples truly are",
+    ):
+        assert text in page.words, text
+    assert "Raise τ" not in page.words
+    assert ("a", {"href": "#omega"}) in page.elements
+
+
+@pytest.mark.parametrize(
+    ("saturated", "told"),
+    [
+        (0.0, ""),
+        (0.04, ""),
+        (
+            0.05,
+            "Part of the signal is lost (5.0% saturated). A higher τ brings it back (objectives.kl.temperature, now 4)",
+        ),
+        (0.5, "The teacher is too sure: for 50.0% of the samples"),
+        (1.0, "Raise τ (objectives.kl.temperature, now 4)"),
+    ],
+)
+def test_a_saturated_teacher_is_told_what_to_do(run: Path, saturated: float, told: str) -> None:
+    found = section(run, rescaling(1.0, saturated=saturated))
+    assert told in found.advice
+    assert bool(found.advice) == bool(told)
+    assert ("none of the samples" in found.sentences[-1]) == (saturated == 0)
+
+
+def test_samples_that_are_pulled_alike_are_told_so(run: Path) -> None:
+    found = section(run, rescaling(1.0, spearman=None), rescaling(2.0, spearman=None, saturated=1.0))
+    assert "All samples were pulled alike: the teacher told none from another." in found.sentences
+    assert found.charts[1].figure["data"][0]["y"] == []
+
+
+def test_a_record_without_quartiles_has_no_bars(run: Path) -> None:
+    row = rescaling(1.0)
+    for group in row["deciles"]:
+        del group["omega_low"], group["omega_high"]
+    del row["known_spearman"], row["known_deciles"]
+    (curve,) = section(run, row).charts[0].figure["data"]
+    assert "error_y" not in curve
+
+
+def test_outliers_do_not_flatten_the_rest(run: Path) -> None:
+    row = rescaling(1.0)
+    row["deciles"][-1] |= {"omega_low": -1e90, "omega_mean": -1e95}
+    low, high = section(run, row).charts[0].figure["layout"]["yaxis"]["range"]
+    assert -1 < low < 0
+    assert 1.9 < high < 3
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"saturated": 1.5}, "line 2: saturated: got 1.5; expected a number from 0 to 1"),
+        ({"spearman": "much"}, "line 2: spearman: got 'much'"),
+        ({"deciles": []}, "line 2: deciles: got '0 groups'; expected 1 to 1000"),
+        ({"deciles": [{"p_mean": 0.1}]}, "line 2: deciles[0].p_low: got None"),
+        ({"known_deciles": [{"margin_mean": 0.1}]}, "line 2: known_deciles[0].margin_low"),
+        ({"epoch": None}, "line 2: epoch: got None"),
+    ],
+)
+def test_a_damaged_line_is_told(run: Path, change: dict[str, Any], expected: str) -> None:
+    lines(run / "rescaling.jsonl", [rescaling(1.0), rescaling(2.0) | change])
+    with pytest.raises(BadInput) as caught:
+        write_report([run])
+    assert expected in str(caught.value)
+    assert "rescaling.jsonl" in str(caught.value)

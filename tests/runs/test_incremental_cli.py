@@ -1,0 +1,70 @@
+"""Runs in tasks through the command line: killed at a task's end and gone on with, byte by byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from runs.test_incremental import CONTENT, everything
+from stillroom.cli import run as command
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    # Enough steps that a kill falls into them.
+    training = {**CONTENT["training"], "steps": 60, "save_seconds": 0}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**CONTENT, "training": training}))
+    return tmp_path
+
+
+def test_killed_at_the_end_of_a_task_it_ends_byte_identical(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    killed = workplace / "killed"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stillroom", "incremental", "recipe.yaml", "--out", "killed"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    # The first task's summary is there, and what follows from it is being made.
+    while not (killed / "tasks" / "01" / "summary.json").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (killed / "summary.json").exists()
+    assert command(["incremental", "recipe.yaml", "--out", "whole", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["run"] == "whole"
+    assert [len(row) for row in told["matrix"]] == [1, 2, 3]
+    assert command(["incremental", "recipe.yaml", "--out", "killed", "--resume"]) == 0
+    shown = capsys.readouterr()
+    assert "accuracy on the classes of each task" in shown.out
+    assert "task 3 of 3" in shown.err
+    assert everything(killed) == everything(workplace / "whole")
+    assert command(["incremental", "recipe.yaml", "seed=1", "--out", "killed", "--resume"]) == 2
+    assert "seed is 1, was 0" in capsys.readouterr().err
+
+
+def test_its_help_teaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert command(["incremental", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for word in (
+        "teacher is the student of the task before",
+        "--preset",
+        "--offline",
+        "recipes/incremental/digits.yaml",
+    ):
+        assert word in told
