@@ -33,7 +33,7 @@ from clinic_kinds import CaseOf, Kind, cases_of
 from clinic_remedies import TRIALS, tried
 from clinic_report import Clinic, page
 from clinic_score import digest_of_checks, is_found
-from clinic_ward import Ward, has_real_images
+from clinic_ward import WORLDS, Ward, has_real_images
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from speed import cores, shown_command, told_to_stop, when_and_what
@@ -83,31 +83,32 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--half", choices=("development", "scored"), help="this half alone (both)")
     parser.add_argument("--no-remedies", action="store_true", help="diagnose alone, train no remedies")
-    parser.add_argument("--images", type=int, default=512, help="training images that a teacher is asked about (512)")
+    parser.add_argument("--worlds", nargs="+", choices=WORLDS, metavar="WORLD", help=f"of {', '.join(WORLDS)} (all)")
+    parser.add_argument("--images", type=int, help="training images that a teacher is asked about (512; 320 real ones)")
     parser.add_argument("--work", type=Path, default=Path("runs/clinic"), help="folder of what is made (runs/clinic)")
     parser.add_argument("--out", type=Path, help="folder of clinic.{md,json} (docs/results where everything is done)")
     chosen = parser.parse_args(words)
-    if chosen.images < 32:
+    if chosen.images is not None and chosen.images < 32:
         parser.error(f"--images: got {chosen.images}; expected 32 or more")
     for name in ("work", "out"):
         path = getattr(chosen, name)
         if path is not None and path.exists() and not path.is_dir():
             parser.error(f"--{name}: got {str(path)!r}; expected a folder, not a file")
     chosen.real = has_real_images() and not chosen.digits_only and not chosen.quick
-    chosen.remedies = not (chosen.no_remedies or chosen.quick or chosen.half)
+    chosen.remedies = not (chosen.no_remedies or chosen.quick or chosen.half or chosen.worlds)
     if chosen.out is None and chosen.real and chosen.remedies:
         chosen.out = Path("docs/results")
     return chosen
 
 
-def diagnosed(case: CaseOf, work: Path, images: int) -> dict[str, Any]:
+def diagnosed(case: CaseOf, work: Path, images: int | None) -> dict[str, Any]:
     """Make a case and diagnose it; what went wrong with that, if so."""
     kind, row = case.kind, {"key": case.key, "kind": case.kind.name, "world": case.world, "seed": case.seed}
     row |= {"half": case.half, "about": kind.about, "expects": list(kind.expects), "digest": digest_of_checks()}
     try:
         path = kind.make(Ward(work, case.world, case.seed, kind.name))
         began, spent = time.perf_counter(), time.process_time()
-        findings = _findings(kind, path, images)
+        findings = _findings(kind, path, images or (512 if case.world == "digits" else 320))
     except Exception as error:  # a case that cannot be made is a case that was missed
         return {**row, "verdicts": {}, "error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
     row |= {"seconds": round(time.perf_counter() - began, 2), "cpu": round(time.process_time() - spent, 2)}
@@ -145,7 +146,9 @@ def main(words: Sequence[str]) -> int:
     torch.set_num_threads(1)
     work: Path = chosen.work.resolve()
     digest, rows = digest_of_checks(), Rows(work / "rows.jsonl")
-    cases = cases_of(KINDS, real=chosen.real, half=chosen.half)
+    cases = [
+        case for case in cases_of(KINDS, real=chosen.real, half=chosen.half) if case.world in (chosen.worlds or WORLDS)
+    ]
     if chosen.quick:
         first = {case.kind.name: case for case in reversed(cases)}
         cases = [case for case in cases if first[case.kind.name] is case]

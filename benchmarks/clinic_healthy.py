@@ -283,8 +283,9 @@ def _(ward: Ward) -> Path:
 @KINDS.healthy("a transformer teaches")
 def _(ward: Ward) -> Path:
     model = {"name": "vit_mini", "options": {"dim": 48, "depth": 3, "patch": 2}}
-    optimizer = {"name": "adamw", "lr": 2e-3, "weight_decay": 0.02}
-    return with_teacher(ward, ward.teacher(student=model, training__epochs=20, training__optimizer=optimizer))
+    how = {"training__epochs": 30, "training__optimizer": {"name": "adamw", "lr": 5e-3, "weight_decay": 0.02}}
+    teacher = ward.teacher(student=model, data__augmentation={"pad_crop": 0}, **how)
+    return with_teacher(ward, teacher, "data.augmentation={pad_crop: 0}")
 
 
 @KINDS.healthy("a perceptron teaches", worlds="digits fashion-mnist")

@@ -107,7 +107,7 @@ def halves(kinds: Iterable[Kind]) -> dict[str, Half]:
 
 
 def cases_of(kinds: Iterable[Kind], *, real: bool, half: Half | None = None) -> list[CaseOf]:
-    """All cases: kinds of the development half at its seeds, and at the scored ones; scored kinds at theirs alone."""
+    """All cases: the kinds of each half at the seeds of that half, in the worlds that are there."""
     kinds = list(kinds)
     names = halves(kinds)
     found = []
@@ -116,8 +116,6 @@ def cases_of(kinds: Iterable[Kind], *, real: bool, half: Half | None = None) -> 
             where = "digits" if world == "digits" else "real"
             if where == "real" and not real:
                 continue
-            for of_seed in ("development", "scored"):
-                if names[kind.name] == "scored" and of_seed == "development":
-                    continue
-                found += [CaseOf(kind, world, seed, of_seed) for seed in SEEDS[of_seed][where]]
+            mine = names[kind.name]
+            found += [CaseOf(kind, world, seed, mine) for seed in SEEDS[mine][where]]
     return [case for case in found if half is None or case.half == half]

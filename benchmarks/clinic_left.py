@@ -22,7 +22,7 @@ def run(ward: Ward, *overrides: str, **parts: object) -> Path:
 def well(ward: Ward, *overrides: str, **parts: object) -> Path:
     """The folder of a run whose student has what it takes, and time enough."""
     student = {"name": "resnet8", "options": {"width": 4 + ward.seed % 2}}
-    return run(ward, f"training.epochs={30 if ward.is_digits else 12}", *overrides, **{"student": student, **parts})
+    return run(ward, "training.epochs=30", *overrides, **{"student": student, **parts})
 
 
 def poor_teacher(ward: Ward) -> Content:
@@ -103,7 +103,7 @@ def _(ward: Ward) -> Path:
 def _(ward: Ward) -> Path:
     from clinic_sick import sharper
 
-    teacher = ward.changed(ward.teacher(), sharper(ward.draw.choice([5, 8])), "sharp")
+    teacher = ward.changed(ward.teacher(), sharper(ward.draw.choice([5, 8] if ward.is_digits else [15, 25])), "sharp")
     return run(ward, "objectives.kl.temperature=1", "training.record_rescaling=true", teacher=teacher)
 
 

@@ -21,6 +21,7 @@ from clinic_score import (
 from speed_report import table
 
 WANTED, RECOVERED, OF = 0.9, 10, 14
+HALVES: tuple[Half, ...] = ("scored", "development")
 COMPLAINTS = {
     "a": "a 99% teacher, τ = 1, weight .9, student under 10%",
     "b": "`ce + 300 × distill` drops 68.2 to 67.4",
@@ -56,15 +57,10 @@ class Clinic:
         """The half of each kind."""
         return halves(self.kinds)
 
-    def chosen(self, of_kind: Half | None, half: Half, *, real: bool | None = None) -> list[Row]:
-        """The rows of kinds of one half, or of both, at the seeds of one half; on digits, on real images, or on all."""
-        names = self.of_kinds
+    def chosen(self, half: Half, *, real: bool | None = None) -> list[Row]:
+        """The rows of one half; on digits, on real images, or on all."""
         return [
-            row
-            for row in self.rows
-            if row["half"] == half
-            and (of_kind is None or names[row["kind"]] == of_kind)
-            and (real is None or (row["world"] != "digits") == real)
+            row for row in self.rows if row["half"] == half and (real is None or (row["world"] != "digits") == real)
         ]
 
     def as_dict(self) -> dict[str, Any]:
@@ -84,7 +80,7 @@ class Clinic:
                 }
                 for kind in self.kinds
             ],
-            "checks": by_check(self.chosen("scored", "scored")),
+            "checks": by_check(self.chosen("scored")),
             "cases": list(self.rows),
             "remedies": list(self.remedies),
             "preflight": dict(self.preflight),
@@ -121,8 +117,8 @@ def _rules(clinic: Clinic) -> str:
         "- A sick set-up is **found** where a check that its kind declares is `sick`; `suspect` does not count. A "
         "healthy one is **in peace** where no check at all is `sick`.",
         "- Kinds were dealt into halves by a hash of their name (`clinic_kinds.py`), seeds by number, before anything "
-        "was looked at. Thresholds were changed for what the development half showed, then frozen. **Scored** below "
-        "is what shares neither kind nor seed with it; other models teach and learn there, too.",
+        "was looked at. Thresholds were changed for what the development half showed, then frozen. The scored half "
+        "shares neither kind nor seed with it; other models teach and learn there, too.",
         f"- Frozen: SHA-256 of the sources of `stillroom.diagnose` is `{clinic.digest}`. The scored half was {looked}.",
         "- The checks are older than the clinic, and were written with planted sicknesses in view, many of them of "
         "these kinds: it shows how they hold up on models, data and sizes that nobody tuned them on, less how they "
@@ -133,21 +129,17 @@ def _rules(clinic: Clinic) -> str:
 
 
 def _scores(clinic: Clinic) -> str:
-    wanted: list[tuple[str, Half | None, Half]] = [
-        ("**scored: new kinds, new seeds**", "scored", "scored"),
-        ("known kinds, new seeds", "development", "scored"),
-        ("development: known kinds, known seeds", "development", "development"),
-    ]
     rows = []
-    for words, of_kind, half in wanted:
+    for half in HALVES:
+        words = f"**{half}**" if half == "scored" else half
         for where, real in (("all", None), ("digits", False), ("real images", True)):
-            held = clinic.chosen(of_kind, half, real=real)
+            held = clinic.chosen(half, real=real)
             if held:
                 suspected = sum(map(is_suspected, held))
                 uneasy = sum(not row["expects"] and bool(alarms(row, "suspect")) for row in held)
                 rows.append([words, where, sensitivity(held).told, str(suspected), specificity(held).told, str(uneasy)])
     head = ["", "on", "sensitivity", "of the rest, suspected", "specificity", "healthy, yet suspected"]
-    held = clinic.chosen("scored", "scored")
+    held = clinic.chosen("scored")
     found, peace = sensitivity(held), specificity(held)
     met = all(share.of and share.hits / share.of >= WANTED for share in (found, peace))
     told = f"Wanted: both {WANTED:g} or more on the scored half: **{'met' if met else 'not met'}**."
@@ -156,11 +148,11 @@ def _scores(clinic: Clinic) -> str:
 
 def _misses(clinic: Clinic) -> str:
     lines = []
-    for words, half in (("Scored seeds", "scored"), ("Development", "development")):
-        held = clinic.chosen(None, half)  # type: ignore[arg-type]
+    for half in HALVES:
+        held = clinic.chosen(half)
         missed = [row for row in held if row["expects"] and not is_found(row)]
         accused = [row for row in held if not row["expects"] and alarms(row)]
-        lines += [f"{words}:", ""]
+        lines += [f"The {half} half:", ""]
         for row in missed:
             instead = f"sick: {', '.join(alarms(row))}" if alarms(row) else "nothing was sick"
             hint = "suspected" if is_suspected(row) else "not even suspected"
@@ -172,8 +164,7 @@ def _misses(clinic: Clinic) -> str:
 
 
 def _told(clinic: Clinic, row: Row) -> str:
-    of = "" if clinic.of_kinds[row["kind"]] == row["half"] else ", a known kind"
-    return f"{row['kind']} ({row['world']}, seed {row['seed']}{of})"
+    return f"{row['kind']} ({row['world']}, seed {row['seed']})"
 
 
 def _complaints(clinic: Clinic) -> str:
@@ -187,12 +178,12 @@ def _complaints(clinic: Clinic) -> str:
                 )
                 told = f"{sum(map(is_found, held))} of {len(held)}"
                 rows.append([words, f"{kind.name} ({kind.about})", clinic.of_kinds[kind.name], told, ", ".join(spoke)])
-    head = ["what people report", "as a case", "half", "found, all seeds", "by"]
+    head = ["what people report", "as a case", "half", "found", "by"]
     return "## The four complaints\n\n" + table(head, rows)
 
 
 def _checks(clinic: Clinic) -> str:
-    counts = by_check(clinic.chosen("scored", "scored"))
+    counts = by_check(clinic.chosen("scored"))
     rows = [
         [f"`{name}`", *(str(told[key]) for key in ("tp", "fn", "fp", "tn", "skipped", "elsewhere"))]
         for name, told in counts.items()
@@ -278,13 +269,10 @@ def _kinds(clinic: Clinic) -> str:
         for kind in clinic.kinds:
             if kind.is_sick == is_sick:
                 held = [row for row in clinic.rows if row["kind"] == kind.name]
-                counts = [
-                    f"{sum(map(is_right, mine))}/{len(mine)}" if mine else "–"
-                    for mine in ([row for row in held if row["half"] == half] for half in ("development", "scored"))
-                ]
+                count = f"{sum(map(is_right, held))}/{len(held)}" if held else "–"
                 worlds = " ".join(dict.fromkeys(row["world"] for row in held)) or "not tried"
                 checks = [", ".join(kind.expects)] if is_sick else []
-                rows.append([kind.name, kind.about, clinic.of_kinds[kind.name], *checks, worlds, *counts])
-        head = ["kind", "a", "half", *(["expects one of"] if is_sick else []), "on", "development", "scored seeds"]
+                rows.append([kind.name, kind.about, clinic.of_kinds[kind.name], *checks, worlds, count])
+        head = ["kind", "a", "half", *(["expects one of"] if is_sick else []), "on", "found" if is_sick else "in peace"]
         parts.append(f"## {words}\n\n{table(head, rows)}")
     return "\n\n".join(parts)

@@ -26,7 +26,7 @@ from stillroom.data.digits import read_digits
 from stillroom.data.images import ImageSet
 from stillroom.data.sources import load
 from stillroom.errors import RunFailed
-from stillroom.files import DATA_VARIABLE, replaced, write_text
+from stillroom.files import DATA_VARIABLE, canonical, digest, replaced, write_text
 from stillroom.models.weights import read_state
 from stillroom.recipe import apply_override, parse_recipe
 from stillroom.runs.execute import execute
@@ -122,7 +122,7 @@ class Ward:
         if self.is_digits:
             return {"source": "digits", "batch_size": 64, "augmentation": {"pad_crop": 1}}
         limits = {"train_limit": 6000, "test_limit": 1000}
-        augmentation = {"pad_crop": 2 if self.world == "fashion-mnist" else 4, "flip": True}
+        augmentation = {"pad_crop": 4, "flip": True} if self.colours == 3 else {"pad_crop": 0}
         return {"path": self.world, "batch_size": 64, "augmentation": augmentation, **limits}
 
     def recipe(self, *overrides: str) -> Content:
@@ -162,7 +162,7 @@ class Ward:
         student = of(TEACHERS, self.seed) if self.is_digits else {"name": "resnet8", "options": {"width": 8}}
         data = copy.deepcopy(self.data)
         content: Content = {"data": data, "student": student, "objectives": copy.deepcopy(LABELS)}
-        content |= {"training": {"epochs": 14 if self.is_digits else 5, **HERE}, "seed": 1000 + self.seed}
+        content |= {"training": {"epochs": 14 if self.is_digits else 8, **HERE}, "seed": 1000 + self.seed}
         for key, value in changes.items():
             place, *rest = key.split("__")
             inner = content
@@ -212,7 +212,8 @@ class Ward:
 
     def studied(self, study: Content) -> Path:
         """The folder of a study, done once."""
-        folder = self.case / "study"
+        # A study goes on in its own folder alone.
+        folder = self.case / f"study-{digest(canonical(study))[:12]}"
         compare(parse_study({"name": "clinic", **study}), folder, lambda where, threads: Inline())
         return folder
 

@@ -12,6 +12,7 @@ _DATA = (
         "name": "synthetic",
         "what": "vectors whose classes' relations and each sample's difficulty are known, made from a seed",
     },
+    {"name": "shapes", "what": "pictures of shapes with exact masks, upon backgrounds that may give their class away"},
     {"name": "parquet", "what": "a folder in Hugging Face layout: train.parquet, test.parquet or shards of them"},
     {"name": "idx", "what": "a folder of idx files, gzipped or not: train-images-idx3-ubyte.gz and its like"},
     {"name": "folders", "what": "a folder of image files, one folder for each class: train/cat/1.png, test/cat/2.png"},

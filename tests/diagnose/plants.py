@@ -97,6 +97,34 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
         "training.optimizer.lr",
         0.005,
     ),
+    "crept": (
+        Left(losses={"cross_entropy": level(2.25), "kl": level(11)}, student=POOR, confidence=0.7, rate=0.0005),
+        "under_training",
+        "training.optimizer.lr",
+        0.005,
+    ),
+    "dead at a rate of three": (
+        Left(
+            losses={"cross_entropy": level(2.303), "kl": level(12)},
+            student=AT_CHANCE,
+            confidence=0.101,
+            training={"optimizer": {"lr": 3.0, "weight_decay": 5e-4}},
+        ),
+        "diverged",
+        "training.optimizer.lr",
+        0.1,
+    ),
+    "another task for all that was cut out": (
+        Left(
+            losses={"cross_entropy": power(8.0, 0.25), "kl": power(40, 0.25)},
+            student=POOR,
+            confidence=0.7,
+            augmentation={"cutout": 24},
+        ),
+        "over_regularising",
+        "data.augmentation.cutout",
+        8,
+    ),
     "weight decay of a half": (
         Left(losses=HELD, student=POOR, confidence=0.7, training={"optimizer": {"lr": 0.1, "weight_decay": 0.5}}),
         "over_regularising",

@@ -66,6 +66,8 @@ def test_what_a_remedy_says_is_a_recipe(tmp_path: Path, plant: str) -> None:
         ("blew up", []),
         ("never left chance", []),
         ("held at chance by weight decay", []),
+        ("dead at a rate of three", []),
+        ("another task for all that was cut out", []),
         ("too short", []),
         ("by heart", []),
         ("a whisper", []),

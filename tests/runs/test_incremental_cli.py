@@ -68,3 +68,9 @@ def test_its_help_teaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         "recipes/incremental/digits.yaml",
     ):
         assert word in told
+
+
+def test_a_diagnosis_is_of_a_task_not_of_their_sequence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "incremental.json").write_text("{}")
+    assert command(["diagnose", str(tmp_path)]) == 2
+    assert "look at its tasks" in capsys.readouterr().err

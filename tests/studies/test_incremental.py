@@ -7,6 +7,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from stillroom.studies.config import parse_study
 from stillroom.studies.equality import foreseen, inequalities
 from stillroom.studies.folder import StudyFolder
 from stillroom.studies.plan import plan_of
+from stillroom.studies.traits import foreseen_traits
 from studies.finished import edit
 from studies.small import Here
 
@@ -123,6 +125,23 @@ def test_contestants_must_have_the_same_tasks_and_the_memory_they_say(changed: d
     plan = plan_of(parse_study(study(**changed)), StudyFolder(Path("s")))
     assert any(told in line for line in foreseen(plan)), foreseen(plan)
     assert foreseen(plan_of(parse_study(study()), StudyFolder(Path("s")))) == []
+
+
+def test_every_option_of_tasks_is_looked_at_or_is_the_treatment() -> None:
+    plan = plan_of(parse_study(study()), StudyFolder(Path("s")))
+    cell = next(cell for cell in plan.cells if cell.contestant == "kl")
+    planned = foreseen_traits(cell, plan.study, None)
+    unseen = []
+    assert cell.recipe.incremental is not None
+    others = {"selection": "random", "predict_by": "nearest_mean", "joint": True, "preset": "icarl"}
+    for name in type(cell.recipe.incremental).model_fields:
+        options = cell.recipe.incremental.model_copy(update={name: others.get(name, 7)})
+        other = replace(cell, recipe=cell.recipe.model_copy(update={"incremental": options}))
+        found = foreseen_traits(other, plan.study, None)
+        if all(found[one].identity == planned[one].identity for one in planned):
+            unseen.append(name)
+    # How it answers is what a contestant is; the others are names of what else is set.
+    assert unseen == ["predict_by", "task", "preset"]
 
 
 def run_of(folder: Path) -> Path:

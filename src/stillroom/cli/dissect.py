@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from stillroom.cli.app import AsJson, app, print_json
-from stillroom.cli.studies import NO, EngineName
+from stillroom.cli.studies import NO, EngineName, OnEngine, StudyOut, Workers
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 @app.command()
 def dissect(
     recipe: Annotated[Path, typer.Argument(help="Recipe of a distillation by kl (YAML).", metavar="RECIPE.yaml")],
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder of the study; one that was stopped goes on.", metavar="DIR")
-    ],
+    out: StudyOut,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="Changes to the recipe, such as `training.epochs=3`.", metavar="KEY.PATH=VALUE"),
@@ -31,13 +29,8 @@ def dissect(
     trials: Annotated[
         int, typer.Option("--trials", min=0, help="Trials of each level at half length; 0 takes the recipe as it is.")
     ] = 3,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, help="Runs side by side; left out: as many as their threads leave cores for."),
-    ] = None,
-    engine: Annotated[
-        EngineName, typer.Option("--engine", help="Processes of this machine, or a Ray cluster.")
-    ] = EngineName.LOCAL,
+    workers: Workers = None,
+    engine: OnEngine = EngineName.LOCAL,
     as_json: AsJson = False,
 ) -> None:
     """Take the teacher's knowledge apart: what does each level of its answer bring the student?

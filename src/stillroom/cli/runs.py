@@ -99,7 +99,7 @@ def evaluate(
         str,
         typer.Option(
             "--data",
-            help="A folder whose layout is recognised (parquet, idx, one folder a class), `digits` or `synthetic`.",
+            help="A folder of a known layout (parquet, idx, one folder a class), `digits`, `synthetic` or `shapes`.",
         ),
     ],
     weights: Annotated[

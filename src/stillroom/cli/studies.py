@@ -27,25 +27,28 @@ class EngineName(StrEnum):
     RAY = "ray"
 
 
+StudyOut = Annotated[
+    Path, typer.Option("--out", help="Folder of the study; one that was stopped goes on.", metavar="DIR")
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Runs side by side; left out: as many as their threads leave cores for."),
+]
+OnEngine = Annotated[EngineName, typer.Option("--engine", help="Processes of this machine, or a Ray cluster.")]
+
+
 @app.command()
 def compare(
     study: Annotated[Path, typer.Argument(help="Study file (YAML).", metavar="STUDY.yaml")],
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder of the study; one that was stopped goes on.", metavar="DIR")
-    ],
+    out: StudyOut,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
             help="Changes to the study, such as `budget.epochs=3 recipe.training.threads=2`.", metavar="KEY.PATH=VALUE"
         ),
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option("--workers", min=1, help="Runs side by side; left out: as many as their threads leave cores for."),
-    ] = None,
-    engine: Annotated[
-        EngineName, typer.Option("--engine", help="Processes of this machine, or a Ray cluster.")
-    ] = EngineName.LOCAL,
+    workers: Workers = None,
+    engine: OnEngine = EngineName.LOCAL,
     address: Annotated[
         str | None,
         typer.Option(

@@ -26,7 +26,9 @@ def taps(
     ],
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Data that the models are for: a folder, `digits` or `synthetic`; sets the rest."),
+        typer.Option(
+            "--data", help="Data that the models are for: a folder, `digits`, `synthetic`, `shapes`; it sets the rest."
+        ),
     ] = None,
     size: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images, in pixels; else 32.")] = None,
     classes: Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes; else 10.")] = None,

@@ -8,7 +8,11 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from stillroom.config import Config
 
-SourceName = Literal["auto", "digits", "synthetic", "parquet", "idx", "folders", "python"]
+SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "python"]
+
+
+# Sources that are made by options of their own name.
+_MADE = ("synthetic", "shapes")
 
 
 class AugmentationConfig(Config):
@@ -90,12 +94,32 @@ class SyntheticConfig(Config):
         return self
 
 
+class ShapesConfig(Config):
+    """The pictures of `source: shapes`: a shape each, which is the class, upon a background that may give it away."""
+
+    image_size: int = Field(32, ge=16, le=512, description="Side of a picture, in pixels.")
+    classes: int = Field(4, ge=2, le=6, description="Kinds of shapes, and as many of backgrounds (K).")
+    correlation: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability that a picture's background is of its class's own kind; else it is of any kind.",
+    )
+    test_correlation: float | None = Field(
+        None, ge=0, le=1, description="The same in the test split; left out, it is that of the train split."
+    )
+    noise: float = Field(12.0, ge=0, le=64, description="Each pixel is moved by up to so many of 255 levels.")
+    train: int = Field(10_000, ge=2, description="Number of pictures in the train split.")
+    test: int = Field(2_000, ge=2, description="Number of pictures in the test split.")
+    seed: int = Field(0, ge=0, description="Seed of the pictures alone; constant over a study.")
+
+
 class DataConfig(Config):
     """Where the images come from and how they are handed out."""
 
     source: SourceName = Field(
         "auto",
-        description="Layout of the data: digits (embedded), synthetic (made, as `synthetic` says), "
+        description="Layout of the data: digits (embedded), synthetic and shapes (made, as those options say), "
         "parquet (Hugging Face layout), idx (.gz), folders (SPLIT/CLASS/image files); auto recognises a folder, "
         "and is digits where no path is given.",
     )
@@ -106,6 +130,9 @@ class DataConfig(Config):
     )
     synthetic: SyntheticConfig | None = Field(
         None, description="The task of `source: synthetic`, which alone has it; left out, it is the default one."
+    )
+    shapes: ShapesConfig | None = Field(
+        None, description="The pictures of `source: shapes`, which alone has them; left out, they are the default ones."
     )
     train_split: str = Field("train", description="Name of the split to learn from.")
     test_split: str = Field(
@@ -153,16 +180,18 @@ class DataConfig(Config):
     @classmethod
     def _task_is_written_out(cls, given: Any) -> Any:
         # So that a resolved recipe holds every number that its data were made of.
-        if isinstance(given, dict) and given.get("source") == "synthetic" and given.get("synthetic") is None:
-            return {**given, "synthetic": {}}
+        for made in _MADE:
+            if isinstance(given, dict) and given.get("source") == made and given.get(made) is None:
+                return {**given, made: {}}
         return given
 
     @model_serializer(mode="wrap")
     def _task_only_where_there_is_one(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes of other data stay what they were before there was any, to their bytes and their hash.
         written: dict[str, Any] = handler(self)
-        if self.synthetic is None:
-            written.pop("synthetic", None)
+        for made in _MADE:
+            if getattr(self, made) is None:
+                written.pop(made, None)
         return written
 
     @model_validator(mode="after")
@@ -171,10 +200,11 @@ class DataConfig(Config):
             raise ValueError(f"a path beside source: {self.source}")
         if self.source == "digits" and self.path is not None:
             raise ValueError("no path beside source: digits, which is embedded")
-        if self.source == "synthetic" and self.path is not None:
-            raise ValueError("no path beside source: synthetic, which is made, not read")
-        if self.source != "synthetic" and self.synthetic is not None:
-            raise ValueError(f"no synthetic beside source: {self.source}; set source: synthetic")
+        for made in _MADE:
+            if self.source == made and self.path is not None:
+                raise ValueError(f"no path beside source: {made}, which is made, not read")
+            if self.source != made and getattr(self, made) is not None:
+                raise ValueError(f"no {made} beside source: {self.source}; set source: {made}")
         if self.source == "python" and self.holdout is not None:
             raise ValueError("no holdout beside source: python; split the dataset itself and give its parts")
         if self.source not in ("auto", "folders") and self.of_image_files:

@@ -34,6 +34,7 @@ class ImageSet:
         origin: the set that this one is a part of, where it shall remember it; see :meth:`part`.
         superclasses: the superclass of each class, K names in the order of the class numbers, where it is known.
         truth: what is known of the classes and of each sample, where the data were made.
+        masks: which pixels of each image are its subject, bool [N, H, W], where it is known.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -49,6 +50,7 @@ class ImageSet:
     origin: Origin | None = None
     superclasses: tuple[str, ...] | None = None
     truth: Truth | None = None
+    masks: Tensor | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -71,6 +73,11 @@ class ImageSet:
             raise BadInput("data.superclasses", len(self.superclasses), f"one for each of {self.num_classes} classes")
         if self.truth is not None:
             self.truth.check(self.num_classes, len(images))
+        if self.masks is not None and (
+            self.masks.dtype != torch.bool or list(self.masks.shape) != [shape[0], *shape[2:]] or len(shape) != 4
+        ):
+            got = f"{self.masks.dtype} {list(self.masks.shape)}"
+            raise BadInput("data.masks", got, f"bool {[shape[0], *shape[2:]]}, a pixel for each of the images'")
 
     def _check_labels(self) -> None:
         outside = (self.labels < 0) | (self.labels >= len(self.class_names))
@@ -113,7 +120,7 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 of shape, type, images, labels and class names, 64 hex digits: equal only for equal data.
 
-        Superclasses and truth, which nothing learns from, are no part of it.
+        Superclasses, truth and masks, which nothing learns from, are no part of it.
 
         Images that are not held are told by the content of their files, so that the same ones decoded and held have
         another fingerprint. A part of another set is told by that set's and its places in it: the same images
@@ -147,7 +154,8 @@ class ImageSet:
         images = self.images[index] if isinstance(self.images, Tensor) else self.images.select(rows)
         origin = Origin(self.origin.whole, self.origin.rows[rows]) if self.origin is not None else None
         truth = self.truth.part(rows) if self.truth is not None else None
-        return replace(self, images=images, labels=self.labels[index], origin=origin, truth=truth)
+        masks = self.masks[index] if self.masks is not None else None
+        return replace(self, images=images, labels=self.labels[index], origin=origin, truth=truth, masks=masks)
 
     @property
     def whole(self) -> ImageSet:
@@ -173,6 +181,7 @@ class ImageSet:
             labels=self.labels[torch.from_numpy(rows)],
             origin=Origin(self.whole, places),
             truth=self.truth.part(rows) if self.truth is not None else None,
+            masks=self.masks[torch.from_numpy(rows)] if self.masks is not None else None,
         )
 
 

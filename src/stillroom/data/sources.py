@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stillroom.data.config import DataConfig, SourceName, SyntheticConfig
+from stillroom.data.config import DataConfig, ShapesConfig, SourceName, SyntheticConfig
 from stillroom.data.digits import read_digits
 from stillroom.data.folders import entries
 from stillroom.data.idx import idx_class_names, idx_splits, read_idx
@@ -16,12 +16,13 @@ from stillroom.data.image_folder import read_image_folder
 from stillroom.data.image_tree import USUAL_SPLITS, image_splits
 from stillroom.data.images import DataPair, ImageSet, held_out, paired, with_numbers
 from stillroom.data.parquet import parquet_class_names, parquet_splits, read_parquet
+from stillroom.data.shapes import read_shapes
 from stillroom.data.superclasses import read_superclasses
 from stillroom.data.synthetic import read_synthetic
 from stillroom.errors import BadInput, nearest
 from stillroom.files import find_input
 
-KNOWN_NAMES: tuple[SourceName, ...] = ("digits", "synthetic")
+KNOWN_NAMES: tuple[SourceName, ...] = ("digits", "synthetic", "shapes")
 _LAYOUTS = (
     "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz) "
     "or image files in a folder for each class (train/cat/1.png, test/cat/2.png)"
@@ -163,6 +164,8 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
         raise BadInput("data.source", "python", "data that a recipe can name; give your dataset again from Python")
     if config.source == "synthetic":
         return read_synthetic(config.synthetic or SyntheticConfig(), split, field).subset(limit)
+    if config.source == "shapes":
+        return read_shapes(config.shapes or ShapesConfig(), split, field).subset(limit)
     if config.path is None:
         _only_for_files(config, "digits")
         return read_digits(split, field).subset(limit)

@@ -10,6 +10,7 @@ from stillroom.diagnose.postmortem.answering import miscalibrated, teacher_error
 from stillroom.diagnose.postmortem.learning import diverged, over_fitting, over_regularising, under_training, unfinished
 from stillroom.diagnose.postmortem.reading import Case, read_case
 from stillroom.diagnose.postmortem.teaching import kd_ignored, labels_drowned, rescaling_gone, student_at_teacher
+from stillroom.errors import BadInput
 
 # Causes before what follows from them: of two that are sick, the first is to be mended first.
 CHECKS: tuple[Callable[[Case], Finding], ...] = (
@@ -45,5 +46,12 @@ def diagnose_run(path: Path) -> list[Finding]:
     ...
     stillroom.errors.BadInput: run: got 'no-such-run'; expected a folder that exists
     """
+    if in_tasks(path):
+        raise BadInput("run", str(path), f"a run of all classes at once; look at its tasks, such as {path}/tasks/02")
     case = read_case(path)
     return [check(case) for check in CHECKS]
+
+
+def in_tasks(path: Path) -> bool:
+    """Whether a folder is of classes that came in tasks: at each task's end its curves break off and begin anew."""
+    return (path / "incremental.json").is_file()

@@ -10,7 +10,7 @@ from stillroom.diagnose.postmortem.learning import unfinished
 from stillroom.diagnose.postmortem.reading import read_case
 from stillroom.diagnose.postmortem.table import baseline_not_tuned, failed_runs, too_few_seeds, unequal
 from stillroom.diagnose.postmortem.without import better_without
-from stillroom.diagnose.run import CHECKS
+from stillroom.diagnose.run import CHECKS, in_tasks
 from stillroom.report.study.read import read_study
 
 
@@ -39,7 +39,7 @@ def diagnose_study(path: Path) -> list[Finding]:
     examined: dict[Place, list[Examined]] = {}
     for run in study.runs:
         # One that was moved away keeps its line in the table. Of a case the findings stay, not its images.
-        if (path / run.path).is_dir():
+        if (path / run.path).is_dir() and not in_tasks(path / run.path):
             case = read_case(path / run.path)
             found = Examined(run, tuple(check(case) for check in checks), case.taught)
             examined.setdefault((run.pair, run.contestant), []).append(found)

@@ -1,5 +1,19 @@
 """What changed inside a student: pixel-wise entropy, visual concepts, the three hypotheses of Cheng et al. 2020."""
 
 from stillroom.explain.entropy import PixelEntropies, pixel_entropy, pixel_entropy_with_error
+from stillroom.explain.foreground import above_zero, centre_box, from_boxes, on_grid
+from stillroom.explain.metrics import concept_counts, concepts, learning_speed, stability
 
-__all__ = ["PixelEntropies", "pixel_entropy", "pixel_entropy_with_error"]
+__all__ = [
+    "PixelEntropies",
+    "above_zero",
+    "centre_box",
+    "concept_counts",
+    "concepts",
+    "from_boxes",
+    "learning_speed",
+    "on_grid",
+    "pixel_entropy",
+    "pixel_entropy_with_error",
+    "stability",
+]

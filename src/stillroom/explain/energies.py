@@ -22,7 +22,7 @@ from torch import Tensor
 from stillroom.explain.asking import Asked
 from stillroom.explain.patterns import signs
 
-_SMALL = 1e-12
+_SMALL, _TINY = 1e-12, 1e-300
 # Over how many cells the share of what the captured directions miss is taken to be alike.
 _REACH = 1.5
 
@@ -35,6 +35,7 @@ class Measured:
         sigma: where, [B, g, g].
         captured: E‖S_i‖² and E‖D_i‖² in the directions that the features move in most, [2, B, g, g].
         rest: the same in all others, of each pair, [2, B, P, g, g].
+        aside: ‖S_i‖² in all others once more, as ε_i·o·S_i/σ_i tells it, [B, P, g, g]; None where nothing is captured.
         kinks: ε_i·e·D_i/σ_i of each pair, [B, P, g, g].
         power: the mean square of o and of e, [2, B, P].
     """
@@ -42,6 +43,7 @@ class Measured:
     sigma: Tensor
     captured: Tensor
     rest: Tensor
+    aside: Tensor | None
     kinks: Tensor
     power: Tensor
 
@@ -49,6 +51,24 @@ class Measured:
     def error(self) -> Tensor:
         """The MSE at this σ, [B]."""
         return self.power.sum(0).mean(1)
+
+    def error_at(self, sigma: float) -> Tensor:
+        """The MSE where all cells have one σ, [B].
+
+        The odd response's is Σσ_i²·E‖S_i‖², which has no noise of the draws; the even one's grows with s^p, s the scale
+        of σ by the energies, and p = 2·Σσ_i²·kinks_i/E[e²] as it is here: 4 where f is smooth, less at kinks.
+        """
+        there, even = self.sigma.double().square(), self.power[1].mean(1)
+        energies, kinks = self.energies(), self.kinks.mean(1)
+        power = (2 * (there * kinks).sum((1, 2)) / even.clamp_min(_TINY)).clamp(2, 6)
+        scale = sigma**2 * energies.sum((1, 2)) / (there * energies).sum((1, 2))
+        # Energies that cancel out say nothing of a scale.
+        scale = torch.where((scale > 0) & scale.isfinite(), scale, sigma**2 / there.mean((1, 2)))
+        return sigma**2 * self.slopes().sum((1, 2)) + even * scale ** (power / 2)
+
+    def slopes(self, rows: slice = slice(None)) -> Tensor:
+        """E‖S_i‖², [B, g, g]."""
+        return self.captured[0] + _steadied(self._others()[:, rows], self.captured[0])
 
     def energies(self, rows: slice = slice(None)) -> Tensor:
         """a, [B, g, g] in float64.
@@ -59,13 +79,26 @@ class Measured:
         Args:
             rows: of the pairs, so that halves of them can be compared; what is captured is common to all.
         """
-        rest, bending = self.rest[0][:, rows], self.rest[1][:, rows]
-        slope = self.captured[0] + _steadied(rest, self.captured[0])
-        change = self.captured[1] + bending.mean(1)
+        slopes, changes = self.slopes(rows), self.captured[1] + self.rest[1][:, rows].mean(1)
         weights = self.sigma.double().square()
-        straight = (weights * slope).sum((1, 2)).clamp_min(_SMALL)
-        kappa = 1 - 0.5 * (weights * change).sum((1, 2)) / straight
-        return kappa.clamp_min(0)[:, None, None] * slope + self.kinks[:, rows].mean(1)
+        straight = (weights * slopes).sum((1, 2)).clamp_min(_TINY)
+        kappa = 1 - 0.5 * (weights * changes).sum((1, 2)) / straight
+        return kappa.clamp_min(0)[:, None, None] * slopes + self.kinks[:, rows].mean(1)
+
+    def _others(self) -> Tensor:
+        """‖S_i‖² in the directions not captured, of each pair: both ways to it, weighed by how little each varies.
+
+        The one varies as its own square, the other as the cell's whole energy: a factor each, of all cells together.
+        """
+        one, other = self.rest[0], self.aside
+        if other is None or one.shape[1] < 2:
+            return one
+        mean = one.mean(1)
+        own, whole = mean.square(), self.captured[0] + mean
+        one_varies = own * (one.var(1).sum((1, 2)) / own.sum((1, 2)).clamp_min(_TINY))[:, None, None]
+        other_varies = whole * (other.var(1).sum((1, 2)) / whole.sum((1, 2)).clamp_min(_TINY))[:, None, None]
+        share = one_varies / (one_varies + other_varies).clamp_min(_TINY)
+        return one + (other - one) * share[:, None]
 
 
 def measure(
@@ -82,8 +115,9 @@ def measure(
 
     ‖S_i‖² = Σ_k (S_iᵀq_k)² over an orthonormal basis of the features. The P odd responses span the directions in which
     the features move most: there each is measured, one a pair; in all others a random sign vector a pair has it on
-    average (Hutch++, Meyer et al. 2021). Passes: 8 an image and pair, 6 without ``capture``, and 2 more where not all
-    pairs go through the network at once.
+    average (Hutch++, Meyer et al. 2021). Without a pass more, ε_i·o·S_i/σ_i is had of the same products; it is the
+    better one where cells act on features of their own. Passes: 8 an image and pair, 6 without ``capture``, and 2 more
+    where not all pairs go through the network at once.
 
     Args:
         asked: the network.
@@ -123,8 +157,10 @@ def measure(
             found = [responses(asked.features(noisy(part))) for part in parts]
         odd, even = (torch.cat([one[kind] for one in found], 1) for kind in (0, 1))
     power = torch.stack([odd.square().mean(2), even.square().mean(2)]).double()
-    basis = torch.linalg.qr(odd.transpose(1, 2)).Q.transpose(1, 2) if capture else odd[:, :0]
-    main = basis[:, torch.arange(pairs, device=images.device) % max(basis.shape[1], 1)] if capture else basis
+    factors = torch.linalg.qr(odd.transpose(1, 2) if capture else odd[:, :0].transpose(1, 2))
+    basis = factors.Q.transpose(1, 2)
+    # Fewer features than pairs: a direction has several.
+    turn = torch.arange(pairs, device=images.device) % max(basis.shape[1], 1)
     others = random - (random @ basis.transpose(1, 2)) @ basis
 
     along_main, along_others, kinks = [], [], []
@@ -141,15 +177,21 @@ def measure(
         bent = halves(even[:, part])[1] * noise[:, part]
         kinks.append(grid.gather(bent.sum(2)).double() / sigma[:, None].double() / wide)
         if capture:
-            along_main.append(grid.gather(halves(main[:, part]).square().sum(3)).double())
+            along_main.append(halves(basis[:, turn[part]]))
         along_others.append(grid.gather(halves(others[:, part], last=True).square().sum(3)).double() / wide)
-    captured = torch.zeros(2, *sigma.shape, dtype=torch.float64, device=images.device)
-    if capture:
-        each = torch.cat(along_main, 2)
-        # Fewer features than pairs: a direction has several, and counts once.
-        share = torch.bincount(torch.arange(pairs) % basis.shape[1]).to(images.device).double()
-        captured = (each / share[torch.arange(pairs) % basis.shape[1]][:, None, None]).sum(2) / wide
-    return Measured(sigma, captured, torch.cat(along_others, 2), torch.cat(kinks, 1), power)
+    rest = torch.cat(along_others, 2)
+    if not capture:
+        none = torch.zeros(2, *sigma.shape, dtype=torch.float64, device=images.device)
+        return Measured(sigma, none, rest, None, torch.cat(kinks, 1), power)
+    main = torch.cat(along_main, 2)
+    share = torch.bincount(turn).double()[turn]
+    captured = (grid.gather(main.square().sum(3)).double() / share[:, None, None]).sum(2) / wide
+    aside = None
+    if basis.shape[1] == pairs:
+        # o_p = Σ_k R_kp·q_k.
+        pulled = torch.einsum("bkp,bkchw->bpchw", factors.R, main[0])
+        aside = grid.gather((pulled / (spread * noise)).sum(2)).double() / wide - captured[0][:, None]
+    return Measured(sigma, captured, rest, aside, torch.cat(kinks, 1), power)
 
 
 def _steadied(rest: Tensor, captured: Tensor) -> Tensor:
@@ -160,10 +202,10 @@ def _steadied(rest: Tensor, captured: Tensor) -> Tensor:
     """
     mean = rest.mean(1)
     scale = mean.mean((1, 2), keepdim=True)
-    if rest.shape[1] < 2 or not bool((captured.mean((1, 2), keepdim=True) > _SMALL * scale).all()):
+    if rest.shape[1] < 2 or not bool((captured.mean((1, 2), keepdim=True) > _SMALL * scale.abs()).all()):
         return mean
-    floor = 1e-9 * (scale + captured.mean((1, 2), keepdim=True)).clamp_min(1e-300)
-    mean, captured = mean + floor, captured + floor
+    floor = 1e-9 * (scale + captured.mean((1, 2), keepdim=True)).clamp_min(_TINY)
+    mean, captured = mean.clamp_min(0) + floor, captured + floor
     noise = rest.var(1) / rest.shape[1] / mean.square()
     around = captured * _blurred(mean) / _blurred(captured)
     apart = (mean / around).log()

@@ -148,31 +148,35 @@ def pixel_entropy_with_error(
     ([False], True)
     """
     _check(images, method, weight, stop)
+    if passes is not None and (method != "fast" or passes < 1):
+        raise BadInput("passes", passes, "none beside method=published" if method != "fast" else "1 or more")
     places = list(range(len(images))) if index is None else [int(one) for one in index]
     if len(places) != len(images):
         raise BadInput("index", f"{len(places)} numbers", f"one for each of the {len(images)} images")
     height, width = images.shape[-2:]
     asked = Asked(feature_fn, make_grid(grid, height, width, images.device))
-    budget = passes if passes is not None else PASSES_TO_OPTIMUM if stop is None else PASSES
     images = images.detach().float()
+    at_once = asked.at_once(images[0])
+    pairs, draws = 0, published.DRAWS
+    if method == "fast":
+        pairs = fast.pairs_within(passes or (PASSES_TO_OPTIMUM if stop is None else PASSES), at_once)
+        draws = 2 * pairs
+    # Single images on a CPU, as more at once gain nothing; a GPU takes many.
+    together = 1 if images.device.type == "cpu" else max(1, at_once // draws)
     sigmas, errors, sigma_f = [], [], []
-    with torch.enable_grad():
-        # Single images on a CPU, as more at once gain nothing; a GPU takes many.
-        together = 1 if images.device.type == "cpu" else max(1, asked.at_once(images[0]) // published.DRAWS)
-        for start in range(0, len(images), together):
-            part = slice(start, start + together)
-            if method == "published":
-                descent, power = published.search(
-                    asked, images[part], places[part], weight=weight, stop=stop, seed=seed
-                )
-                sigmas.append(descent.sigma)
-                sigma_f.append(power)
-                continue
-            found = fast.search(asked, images[part], places[part], weight=weight, stop=stop, seed=seed, passes=budget)
-            sigmas.append(found.sigma)
-            sigma_f.append(found.sigma_f)
-            first, second = entropy_of(found.halves)
-            errors.append((first - second).abs() / 2)
+    for start in range(0, len(images), together):
+        part = slice(start, start + together)
+        given, numbers = images[part], places[part]
+        if method == "published":
+            descent, power = published.search(asked, given, numbers, weight=weight, stop=stop, seed=seed)
+            sigmas.append(descent.sigma)
+            sigma_f.append(power)
+            continue
+        found = fast.search(asked, given, numbers, weight=weight, stop=stop, seed=seed, pairs=pairs)
+        sigmas.append(found.sigma)
+        sigma_f.append(found.sigma_f)
+        first, second = entropy_of(found.halves)
+        errors.append((first - second).abs() / 2)
     power = torch.cat(sigma_f).float()
     responds = power > 0
     entropy = entropy_of(torch.cat(sigmas)).float()

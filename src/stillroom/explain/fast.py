@@ -14,9 +14,8 @@ from stillroom.explain.descent import START, entropy_of, follow
 from stillroom.explain.energies import Measured, measure
 from stillroom.explain.patterns import orders
 
-# Of one image: a look ahead at σ = .01 in so many pairs of 6 passes, then pairs of 8, and 1 pass of the clean image.
-_AHEAD, _AHEAD_COST, _COST = 4, 6, 8
-FEWEST = 1 + _AHEAD * _AHEAD_COST + 4 * _COST
+# Pairs of the look ahead at σ = .01, and passes that a later pair takes at least.
+_AHEAD, _COST = 4, 8
 # Where on the way from the start to the stop the energies are measured: they hardly move along it.
 _WHERE = 0.7
 
@@ -36,18 +35,33 @@ class Found:
     sigma_f: Tensor
 
 
-def pairs_within(passes: int) -> int:
+def pairs_within(passes: int, at_once: int) -> int:
     """How many pairs of draws so many passes an image are enough for.
+
+    Args:
+        passes: most network passes an image.
+        at_once: images that go through the network together.
 
     Raises:
         BadInput: there are too few.
 
-    >>> pairs_within(232)
-    24
+    >>> pairs_within(232, at_once=64), pairs_within(232, at_once=8)
+    (24, 20)
     """
-    if passes < FEWEST:
-        raise BadInput("passes", passes, f"{FEWEST} or more network passes an image")
-    return orders((passes - 1 - _AHEAD * _AHEAD_COST) // _COST)[-1]
+    left = passes - 1 - _AHEAD * _cost(_AHEAD, at_once, capture=False)
+    fitting = [pairs for pairs in orders(left // _COST) if pairs * _cost(pairs, at_once, capture=True) <= left]
+    if not fitting:
+        fewest = 1 + _AHEAD * _cost(_AHEAD, at_once, capture=False) + 4 * _cost(4, at_once, capture=True)
+        raise BadInput("passes", passes, f"{fewest} or more network passes an image")
+    return fitting[-1]
+
+
+def _cost(pairs: int, at_once: int, *, capture: bool) -> int:
+    """Passes a pair: each of its images goes forward, and back once for the kinks and once or twice for the slopes.
+
+    What does not go through together goes forward twice: the directions depend on all pairs.
+    """
+    return 6 + 2 * capture + 2 * (2 * pairs > at_once)
 
 
 def search(
@@ -58,7 +72,7 @@ def search(
     weight: float,
     stop: float | None,
     seed: int,
-    passes: int,
+    pairs: int,
 ) -> Found:
     """σ of some images as the published search would find it.
 
@@ -66,7 +80,7 @@ def search(
     2. At the σ that the search will have on its way (with ``stop=None``: at its optimum), the others: the energies.
     3. The 80 steps with these, or the optimum in closed form.
 
-    σ_f is the error measured at .01, and that at the second σ brought there by the energies, weighed by their pairs.
+    σ_f is what was measured at the second σ says of .01; the few pairs there serve the look ahead alone.
 
     Args:
         asked: the network.
@@ -75,12 +89,11 @@ def search(
         weight: λ.
         stop: the mean entropy to stop at.
         seed: of the noise.
-        passes: most network passes an image.
+        pairs: of draws, as :func:`pairs_within` says.
 
     Returns:
         What was found. Where σ_f is 0, σ is .01.
     """
-    pairs = pairs_within(passes)
     cells = asked.grid.cells
     with torch.no_grad():
         clean = torch.cat([asked.features(image[None]) for image in images])
@@ -107,11 +120,8 @@ def search(
     point = follow((guess + around) / 2, sigma_f[where], weight=weight, stop=on_the_way)
     there = asked_at(point.float(), 2, pairs, rows)
     energies = there.energies()
-    brought = there.error * energies.sum((1, 2)) * START**2 / (energies * point.square()).sum((1, 2))
-    usable = (brought > 0) & brought.isfinite()
-    mixed = (_AHEAD * sigma_f[where] + pairs * brought) / (_AHEAD + pairs)
-    sigma_f[where] = torch.where(usable, mixed, sigma_f[where])
-    settled = sigma_f[where]
+    settled = there.error_at(START)
+    sigma_f[where] = settled
     sigma[where] = follow(energies, settled, weight=weight, stop=stop)
     for half in (0, 1):
         of_half = there.energies(slice(half, None, 2))

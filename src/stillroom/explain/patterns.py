@@ -35,7 +35,7 @@ def signs(draws: int, channels: int, height: int, width: int, generator: torch.G
     """
     own = max(1, draws // channels)
     y, x = np.mgrid[:height, :width]
-    place = (x + lattice(own) * y) % own
+    place = x + width * y if own >= height * width else (x + lattice(own) * y) % own
     code = (place + own * np.arange(channels)[:, None, None]) % draws
     order = torch.randperm(draws, generator=generator)
     flips = 2 * torch.randint(0, 2, (channels, height, width), generator=generator) - 1

@@ -24,6 +24,8 @@ LOST, SLIPPED = 20.0, 5.0
 WEAK = 20.0
 # Share of the student's errors that are its teacher's.
 COPIED, OFTEN = 0.5, 0.25
+# Points of accuracy that these errors must come to: whoever follows a good teacher well shares its few errors.
+COSTS = 5.0
 # Of a class that seems worse by chance, over all classes together.
 _LEVEL = 0.05
 _SHOWN = 12
@@ -272,8 +274,8 @@ def teacher_errors_copied(case: Case) -> Finding:
     }
     threshold = (
         f"Sick: {COPIED:.0%} or more of the student's errors are its teacher's very answers, twice as many as two "
-        "models with these confusions would share by chance, and they are more images than chance moves; suspect from "
-        f"{OFTEN:.0%}. Hard images are hard for both, so that some are shared in any run."
+        f"models with these confusions would share by chance, and they are {COSTS:g}% of all images, and more than "
+        f"chance moves; suspect from {OFTEN:.0%}. Hard images are hard for both, so that some are shared in any run."
     )
     source = "What a teacher says wrong is taught as surely as what it says right."
     plot = (
@@ -289,7 +291,7 @@ def teacher_errors_copied(case: Case) -> Finding:
     told = f"{share:.0%} of the student's errors are its teacher's answers; {expected:.0%} would be by chance."
     verdict: Verdict = "healthy"
     beyond = share - off > expected
-    if beyond and share - off / 2 >= COPIED and share >= 2 * expected and points > noise:
+    if beyond and share - off / 2 >= COPIED and share >= 2 * expected and points > max(noise, COSTS):
         verdict = "sick"
     elif beyond and share >= OFTEN and points > noise:
         verdict = "suspect"

@@ -13,6 +13,8 @@ from stillroom.diagnose.postmortem.regularisers import heavy
 # A rise of the loss over the lowest that it had been, and over where it began. Noise between lines stays below 1.5 in
 # runs that learn; a tenth of the first loss keeps the last wiggles near zero from counting.
 SPIKE, ABOVE_FIRST, COUNTS = 3.0, 2.0, 0.1
+# A rise after which a run that ended before its time ended by it, whatever its last line said.
+BROKE = 30.0
 # How far from chance an answer must be for the student to have learned something.
 NEAR_CHANCE = 0.95
 # Shares of the loss that a doubling of the steps takes away. Between seeds of one recipe the share moves by .05.
@@ -117,8 +119,9 @@ def diverged(case: Case) -> Finding:
     }
     threshold = (
         f"Sick: no better than chance at the end, or a rise of the loss by {SPIKE:g} times (or to {ABOVE_FIRST:g} "
-        "times its first) from which it did not come back; suspect: one from which it did. Losses of runs that learn "
-        "move by less than half from line to line."
+        "times its first) from which it did not come back, or by "
+        f"{BROKE:g} times in a run that ended before its time; suspect: one from which it did. Losses of runs that "
+        "learn move by less than half from line to line."
     )
     source = "A loss at log K is that of an answer that does not look at the image."
     plot = figures.loss_plot(case, "Training loss", ABOVE_FIRST * abs(losses[0]))
@@ -136,7 +139,7 @@ def diverged(case: Case) -> Finding:
         times = f"{rise:,.0f}" if rise < 10_000 else "more than 10,000"
         how = f"the loss rose {times} times over its lowest" if spiked else "the loss never came down"
         told = f"The student answers no better than chance: {evidence['top1']:.1f}% against {chance:.1f}%; {how}."
-    elif spiked and not recovered:
+    elif spiked and (not recovered or (not case.finished and rise >= BROKE)):
         verdict = "sick"
         told = (
             f"The loss blew up: {_number(max(losses))} at its highest, {_number(losses[-1])} at the end, after "
@@ -291,7 +294,7 @@ def over_regularising(case: Case) -> Finding:
         "over a fifth of the run, crops beyond a quarter or cutout beyond half of the side. Sick: one of them, a "
         f"student below its teacher by more than chance, and a training loss that is not {LEARNED:g} times below the "
         f"test loss; suspect where the training loss still fell, unless it is {DISGUISED:g} times the test loss under "
-        "crops or cutout."
+        "crops or cutout. Of a moving average the training loss tells nothing."
     )
     source = "A student that is held back is as bad on its training images as on others; one that overfits is not."
     plot = figures.loss_plot(case, "Training loss")
@@ -306,17 +309,22 @@ def over_regularising(case: Case) -> Finding:
     remedy = Remedy(f"Bring back to what is usual: {usual}.", {one.key: one.usual for one in found})
     if gap is not None and not gap.is_real:
         return finding("healthy", f"Heavy ({what}), but the student is level with its teacher.")
-    if has_learned(case, held) and not collapsed:
+    # What an average remembers is told by the test images: the training loss is that of the weights themselves.
+    averaged = any(one.key == "training.ema" for one in found)
+    if has_learned(case, held) and not collapsed and not averaged:
         return finding("healthy", f"Heavy ({what}), but the training images are learned all the same.")
     if collapsed:
         return finding("sick", f"Held at chance by {what}: the training loss is that of a guess.", remedy)
     level = ""
     if held is not None:
+        level = f": {held.name} is {held.train:.3g} on training images and {held.test:.3g} on test images"
+    if held is not None and not averaged:
         level = (
             f": {held.name} is no better on training images ({held.train:.3g}) than on test images ({held.test:.3g})"
         )
     told = f"Held back by {what}{level}{_below(case)}."
-    still = fall is not None and fall.is_sure and fall.share >= FALLING and not _is_disguised(case, held)
+    still = fall is not None and fall.is_sure and fall.share >= FALLING
+    still = still and not (averaged or _is_disguised(case, held))
     return finding("suspect" if still or gap is None else "sick", told, remedy)
 
 

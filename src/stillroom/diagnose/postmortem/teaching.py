@@ -241,7 +241,7 @@ def student_at_teacher(case: Case) -> Finding:
     }
     threshold = (
         f"Sick: the student is {ABOVE:g} point or more better than the teacher it learns from, and by more than "
-        "another draw of test images explains (95%); suspect: at least as good. A teacher can be followed to where it "
+        "another draw of test images explains (95%); suspect: better by less. A teacher can be followed to where it "
         "is, hardly beyond."
     )
     source = "Distillation closes a gap; where there is none, it can only pull back."
@@ -260,9 +260,11 @@ def student_at_teacher(case: Case) -> Finding:
         overrides: Mapping[str, Any] = {"objectives": [{"name": "cross_entropy"}]}
         told = f"The student is better than its teacher ({levels}, by {gap.told}): following it holds the student back."
         return Finding(check, "sick", told, evidence, threshold, Remedy(words, overrides), source, plot)
-    words = "Nothing to mend. To go further take a larger student, and a larger teacher for it."
-    verdict: Verdict = "suspect" if case.taught else "healthy"
-    return Finding(check, verdict, told, evidence, threshold, Remedy(words), source, plot)
+    if case.taught and gap.is_above:
+        words = "To go further take a better teacher, or do without this one from here on."
+        return Finding(check, "suspect", told, evidence, threshold, Remedy(words), source, plot)
+    told = f"{told} To go further take a larger student, and a larger teacher for it."
+    return Finding(check, "healthy", told, evidence, threshold, None, source, plot)
 
 
 def rescaling_gone(case: Case) -> Finding:

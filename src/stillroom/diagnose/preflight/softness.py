@@ -14,19 +14,21 @@ from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
 from stillroom.diagnose.preflight.case import Case, mean_weight
 from stillroom.diagnose.preflight.check import Check, percent, require_teaching
 from stillroom.diagnose.preflight.parts import Skip
-from stillroom.diagnose.preflight.remedies import key_of
+from stillroom.diagnose.preflight.remedies import key_of, scaled_weight
 from stillroom.objectives.base import Objective
 from stillroom.objectives.config import BlockLogitConfig, KLConfig
 from stillroom.objectives.target_config import is_unsoftened
 from stillroom.targets import gradient_rescale
 
 # Temperatures that are looked at, and from which a remedy is taken.
-TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0)
 # Spread of ω over the middle 80% of the images, relative to its median: below, the teacher weighs images alike. A run's
 # own diagnosis turns at the same numbers.
 GONE, FADING, BACK = 0.02, 0.05, 0.1
 # What the likeliest class leaves to all others, in the middle image.
 ONE_HOT, HARD, SOFT = 0.001, 0.01, 0.05
+# How hard a term may pull, in times labels alone: usual is 2.
+LOUD = 4.0
 # Entropy as a share of that of a uniform answer. The middle one is reached at τ = 28 (digits), 50 (CIFAR-10) and 20
 # (CIFAR-100), the last at 47, 77 and 30, where nobody has published a gain; published recipes end at 20.
 VOID, UNIFORM, CLEAR = 0.998, 0.995, 0.95
@@ -176,10 +178,10 @@ class TeacherConfidence(Check):
         tau = between(logits, restores)
         if tau is None:
             return Remedy(
-                "No temperature up to 10 tells its images apart: take an earlier checkpoint, or a smaller teacher."
+                f"No temperature up to {TEMPERATURES[-1]:g} tells its images apart: take an earlier checkpoint, or a "
+                "smaller teacher."
             )
-        words = "Raise the temperature, so that the teacher's doubts are seen."
-        return Remedy(words, {key_of(case, each.term, "temperature"): tau})
+        return Remedy("Raise the temperature, so that the teacher's doubts are seen.", at_temperature(case, each, tau))
 
 
 class Temperature(Check):
@@ -247,8 +249,33 @@ class Temperature(Check):
     def _remedy(self, case: Case, each: Softened, logits: Tensor) -> Remedy:
         tau = between(logits, TEMPERATURES)
         if tau is None:
-            return Remedy("No temperature from 1 to 10 is between the two: take another teacher, or logit_mse.")
-        return Remedy("Take a temperature between the two.", {key_of(case, each.term, "temperature"): tau})
+            return Remedy("No temperature that is usual is between the two: take another teacher, or logit_mse.")
+        return Remedy("Take a temperature between the two.", at_temperature(case, each, tau))
+
+
+def pull(logits: Tensor, temperature: float) -> float:
+    """How hard ``kl`` pulls at the logits of a student that knows nothing, over how hard labels do.
+
+    Formula: the mean of ``τ·‖p_τ − 1/K‖`` over ``√(1 − 1/K)``, by τ² times the gradient of the divergence.
+
+    >>> round(pull(torch.tensor([[60.0, 0.0, 0.0]]), 2.0), 6)
+    2.0
+    """
+    p = (logits.double() / temperature).softmax(1)
+    k = p.shape[1]
+    return float((p - 1 / k).norm(dim=1).mean()) * temperature / math.sqrt(1 - 1 / k)
+
+
+def at_temperature(case: Case, each: Softened, tau: float) -> dict[str, Any]:
+    """Overrides for another temperature; of a divergence that then pulled far harder than labels, the weight as well.
+
+    Logits that a sure teacher makes large stay as large at a high temperature, and a student is asked for all of that.
+    """
+    overrides = {key_of(case, each.term, "temperature"): tau}
+    loud = mean_weight(each.term.config) * pull(case.teacher_logits, tau) if each.share is not None else 0.0
+    if loud > LOUD:
+        overrides[key_of(case, each.term, "weight")] = scaled_weight(each.term, 1 / loud)
+    return overrides
 
 
 def between(logits: Tensor, temperatures: Iterable[float]) -> float | None:

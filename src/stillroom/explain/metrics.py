@@ -1,0 +1,148 @@
+"""Visual concepts and what they tell: how many, where, how soon, how steadily."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stillroom.errors import BadInput
+
+
+def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> Tensor:
+    """The cells whose information the layer has kept: those well below the background's entropy.
+
+    Cell i is a concept where H̄_bg − H_i > b, H̄_bg the mean of H over the background cells of *all* images.
+
+    Args:
+        entropy: H of one layer at one checkpoint, [B, g, g] in nats.
+        foreground: which cells are foreground, bool [B, g, g].
+        threshold: b, in nats.
+
+    Returns:
+        bool [B, g, g].
+
+    Raises:
+        BadInput: shapes differ, an entropy is not finite, or no image has a background cell.
+
+    Paper: Cheng et al., "Explaining Knowledge Distillation by Quantifying the Knowledge" (arXiv 2003.03622).
+
+    >>> entropy = torch.tensor([[[-3.5, -2.6], [-2.7, -3.0]]])
+    >>> concepts(entropy, torch.tensor([[[True, False], [False, True]]])).tolist()
+    [[[True, False], [False, True]]]
+    """
+    inside = _mask(foreground, entropy.shape, "foreground")
+    if entropy.ndim != 3:
+        raise BadInput("entropy", list(entropy.shape), "[B, g, g]")
+    if not bool(entropy.isfinite().all()):
+        bad = torch.nonzero(~entropy.isfinite().flatten(1).all(1))[:, 0].tolist()
+        raise BadInput("entropy", f"NaN or infinity in images {bad[:8]}", "finite numbers: leave such images out")
+    if bool(inside.all()):
+        raise BadInput("foreground", "all cells of all images", "some background to compare with")
+    background = entropy.double()[~inside].mean()
+    return background - entropy.double() > threshold
+
+
+def concept_counts(concepts: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """How many concepts of each image lie on the foreground, how many on the background, and the former's share.
+
+    λ = N_fg/(N_fg + N_bg). Of an image without concepts it is NaN: leave it out of the mean, and say how many were.
+
+    Args:
+        concepts: bool [B, g, g].
+        foreground: bool [B, g, g].
+
+    Returns:
+        N_fg [B], N_bg [B] and λ [B], float64.
+
+    Raises:
+        BadInput: shapes differ.
+
+    Paper: Cheng et al. (arXiv 2003.03622).
+
+    >>> found = torch.tensor([[[True, True], [True, False]]])
+    >>> inside = torch.tensor([[[True, True], [False, False]]])
+    >>> [float(each) for each in concept_counts(found, inside)]
+    [2.0, 1.0, 0.6666666666666666]
+    """
+    found = _mask(concepts, concepts.shape, "concepts")
+    inside = _mask(foreground, concepts.shape, "foreground")
+    n_fg = (found & inside).sum((1, 2)).double()
+    n_bg = (found & ~inside).sum((1, 2)).double()
+    return n_fg, n_bg, n_fg / (n_fg + n_bg)
+
+
+def learning_speed(n_fg: Tensor, moves: Tensor) -> tuple[float, float]:
+    """How far the weights have moved when an image has most foreground concepts, and how much images differ in that.
+
+    m̂(I) = argmax_m N_fg(I, m), the first of equal ones; D_mean = E_I d(m̂), D_std = √Var_I d(m̂) of the population (the
+    paper's code stores the variance). A small D_mean: concepts are learned fast; a small D_std: all at once.
+
+    Args:
+        n_fg: N_fg of each image at each checkpoint, [M, B].
+        moves: d, the cumulative ‖w_k − w_{k−1}‖/‖w_0‖ of the probed layer at each checkpoint, [M].
+
+    Returns:
+        D_mean and D_std, in moves.
+
+    Raises:
+        BadInput: there is no image or no checkpoint, moves are not one for each or decrease, or something is not
+            finite.
+
+    Paper: Cheng et al. (arXiv 2003.03622).
+
+    >>> learning_speed(torch.tensor([[0.0, 1.0], [3.0, 4.0], [3.0, 5.0]]), torch.tensor([0.0, 1.0, 2.0]))
+    (1.5, 0.5)
+    """
+    if n_fg.ndim != 2 or 0 in n_fg.shape:
+        raise BadInput("n_fg", list(n_fg.shape), "[checkpoints, images], one or more of each")
+    if moves.shape != n_fg.shape[:1]:
+        raise BadInput("moves", list(moves.shape), f"[{len(n_fg)}], one for each checkpoint")
+    if not bool(n_fg.isfinite().all()) or not bool(moves.isfinite().all()):
+        raise BadInput("n_fg and moves", "NaN or infinity", "finite numbers")
+    if bool((moves[1:] < moves[:-1]).any()):
+        raise BadInput("moves", moves.tolist(), "cumulative moves, which do not decrease")
+    # max of flipped rows would take the last of equal ones; argmax promises none.
+    first = (n_fg == n_fg.max(0).values).int().argmax(0)
+    reached = moves.double().to(n_fg.device)[first]
+    return float(reached.mean()), float(reached.var(correction=0).sqrt())
+
+
+def stability(concepts: Tensor, foreground: Tensor) -> tuple[float, int]:
+    """Which share of the foreground concepts that were ever found is there at the end.
+
+    ρ = E_I |S_M(I)|/|∪_m S_m(I)|, S_m the foreground concept cells at checkpoint m, M the last. Images whose foreground
+    never had a concept are left out.
+
+    Args:
+        concepts: bool [M, B, g, g], in order of training.
+        foreground: bool [B, g, g].
+
+    Returns:
+        ρ, NaN where all images were left out, and how many were.
+
+    Raises:
+        BadInput: shapes differ.
+
+    Paper: Cheng et al. (arXiv 2003.03622).
+
+    >>> first, last = torch.tensor([[[True, True]]]), torch.tensor([[[True, False]]])
+    >>> stability(torch.stack([first, last]), torch.ones(1, 1, 2, dtype=torch.bool))
+    (0.5, 0)
+    """
+    if concepts.ndim != 4 or not len(concepts):
+        raise BadInput("concepts", list(concepts.shape), "[checkpoints, images, g, g], one checkpoint or more")
+    found = _mask(concepts, concepts.shape, "concepts") & _mask(foreground, concepts.shape[1:], "foreground")
+    ever = found.any(0).sum((1, 2)).double()
+    there = ever > 0
+    share = found[-1].sum((1, 2)).double()[there] / ever[there]
+    return (float(share.mean()) if len(share) else float("nan")), int((~there).sum())
+
+
+def _mask(mask: Tensor, shape: torch.Size, field: str) -> Tensor:
+    if mask.shape != shape:
+        raise BadInput(field, list(mask.shape), f"{list(shape)}, a cell for each of the others")
+    if mask.dtype == torch.bool:
+        return mask
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise BadInput(field, f"{mask.dtype} with values other than 0 and 1", "bool, true where it is")
+    return mask.bool()
