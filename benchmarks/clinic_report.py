@@ -119,7 +119,8 @@ def _rules(clinic: Clinic) -> str:
         "- Kinds were dealt into halves by a hash of their name (`clinic_kinds.py`), seeds by number, before anything "
         "was looked at. Thresholds were changed for what the development half showed, then frozen. The scored half "
         "shares neither kind nor seed with it; other models teach and learn there, too.",
-        f"- Frozen: SHA-256 of the sources of `stillroom.diagnose` is `{clinic.digest}`. The scored half was {looked}.",
+        "- Frozen: SHA-256 of the sources of all checks (`diagnose/preflight`, `diagnose/postmortem`) is "
+        f"`{clinic.digest}`. The scored half was {looked}.",
         "- The checks are older than the clinic, and were written with planted sicknesses in view, many of them of "
         "these kinds: it shows how they hold up on models, data and sizes that nobody tuned them on, less how they "
         "do on ails nobody has thought of.",

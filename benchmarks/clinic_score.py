@@ -41,10 +41,10 @@ def _share(value: float) -> str:
 
 
 def digest_of_checks() -> str:
-    """SHA-256 of all that a diagnosis is made by: names and content of the files of ``stillroom.diagnose``."""
+    """SHA-256 of the checks with all their thresholds: names and content of what is in preflight/ and postmortem/."""
     root = Path(str(stillroom.diagnose.__file__)).parent
     told = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
+    for path in sorted(path for part in ("preflight", "postmortem") for path in (root / part).rglob("*.py")):
         told.update(f"{path.relative_to(root).as_posix()}\0".encode())
         told.update(hashlib.sha256(path.read_bytes()).digest())
     return told.hexdigest()

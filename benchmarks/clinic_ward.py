@@ -194,13 +194,10 @@ class Ward:
             what: names the file.
         """
         path = self.case / f"{what}.safetensors"
-        if not path.exists():
-            state = {
-                key.removeprefix("module."): value.clone() for key, value in read_state(teacher["weights"]).items()
-            }
-            change(state)
-            with replaced(path) as temporary:
-                save_file(state, temporary)
+        state = {key.removeprefix("module."): value.clone() for key, value in read_state(teacher["weights"]).items()}
+        change(state)
+        with replaced(path) as temporary:
+            save_file(state, temporary)
         return {**teacher, "weights": str(path)}
 
     def written(self, content: Content) -> Path:

@@ -21,7 +21,7 @@ from stillroom.cli import run as command
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     # Enough steps that a kill falls into them.
-    training = {**CONTENT["training"], "steps": 60, "save_seconds": 0}
+    training = {**CONTENT["training"], "steps": 20}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**CONTENT, "training": training}))
     return tmp_path
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import typer
 
 # Each of these puts its commands on the application, in the order in which --help lists them: alphabetical.
-from stillroom.cli import diagnose, dissect, incremental, runs, show, studies, taps, teacher  # noqa: F401
+from stillroom.cli import diagnose, dissect, explain, incremental, runs, show, studies, taps, teacher  # noqa: F401
 from stillroom.cli.app import app
 from stillroom.errors import BadInput, RunFailed
 

@@ -1,15 +1,18 @@
 """What changed inside a student: pixel-wise entropy, visual concepts, the three hypotheses of Cheng et al. 2020."""
 
-from stillroom.explain.entropy import PixelEntropies, pixel_entropy, pixel_entropy_with_error
+from stillroom.explain.entropy import PixelEntropies, entropy_of_energies, pixel_entropy, pixel_entropy_with_error
+from stillroom.explain.features import TapFeatures
 from stillroom.explain.foreground import above_zero, centre_box, from_boxes, on_grid
 from stillroom.explain.metrics import concept_counts, concepts, learning_speed, stability
 
 __all__ = [
     "PixelEntropies",
+    "TapFeatures",
     "above_zero",
     "centre_box",
     "concept_counts",
     "concepts",
+    "entropy_of_energies",
     "from_boxes",
     "learning_speed",
     "on_grid",

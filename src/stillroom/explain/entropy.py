@@ -12,7 +12,7 @@ from torch import Tensor
 from stillroom.errors import BadInput, nearest
 from stillroom.explain import fast, published
 from stillroom.explain.asking import Asked, FeatureFunction
-from stillroom.explain.descent import START, entropy_of
+from stillroom.explain.descent import START, entropy_of, follow
 from stillroom.explain.grid import make_grid
 
 Method = Literal["fast", "published"]
@@ -32,7 +32,9 @@ class PixelEntropies:
         error: the standard error of H by the spread between halves of the draws, [B, g, g]; None for ``published``,
             whose draws are not repeated.
         level: the mean of H, [B], which is at ``stop`` within a step; NaN as above.
-        sigma_f: the mean square that noise of .01 changes a feature by, [B].
+        sigma_f: the mean square that noise of .01 changes a feature by, float64 [B].
+        energies: a_i = (∂MSE/∂σ_i)/(2σ_i) as measured, float64 [B, g, g]; None for ``published``. With σ_f they tell
+            the entropies of other stops and of coarser grids: see :func:`entropy_of_energies`.
         responds: whether the features move with the image at all (σ_f > 0), bool [B].
         passes: network passes an image, forward and backward one each, on average.
     """
@@ -41,6 +43,7 @@ class PixelEntropies:
     error: Tensor | None
     level: Tensor
     sigma_f: Tensor
+    energies: Tensor | None
     responds: Tensor
     passes: float
 
@@ -155,7 +158,81 @@ def pixel_entropy_with_error(
         raise BadInput("index", f"{len(places)} numbers", f"one for each of the {len(images)} images")
     height, width = images.shape[-2:]
     asked = Asked(feature_fn, make_grid(grid, height, width, images.device))
-    images = images.detach().float()
+    # Callers may have turned gradients off; what was made in inference mode could not have any.
+    with torch.inference_mode(False), torch.enable_grad():
+        found = _searched(
+            asked, images.detach().clone().float(), places, method, weight=weight, stop=stop, seed=seed, passes=passes
+        )
+    entropy = entropy_of(found.sigma).float()
+    responds = found.sigma_f > 0
+    entropy[~responds] = torch.nan
+    error = None
+    if found.halves is not None:
+        first, second = entropy_of(found.halves)
+        error = ((first - second).abs() / 2).float()
+        error[~responds] = torch.nan
+    level = entropy.mean((1, 2))
+    passes_each = asked.passes / len(images)
+    return PixelEntropies(entropy, error, level, found.sigma_f.double(), found.energies, responds, passes_each)
+
+
+def entropy_of_energies(
+    energies: Tensor, sigma_f: Tensor, *, weight: float = 7.0, stop: float | None = -2.8, grid: int | None = None
+) -> Tensor:
+    """The entropies that measured energies give at another stop, or on a coarser grid: no pass of the network.
+
+    A coarser cell's energy is the sum of its cells', as its noise is one σ over all of them.
+
+    Args:
+        energies: a, float64 [B, g, g], as :class:`PixelEntropies` has them.
+        sigma_f: [B].
+        weight: λ.
+        stop: the mean entropy to stop at, in nats.
+        grid: cells along a side, a divisor of g; left out: g.
+
+    Returns:
+        H [B, grid, grid] in nats, float32; NaN for images that do not respond.
+
+    Raises:
+        BadInput: the grid does not divide g.
+
+    >>> found = pixel_entropy_with_error(lambda x: x, torch.zeros(1, 1, 8, 8), grid=4)
+    >>> again = entropy_of_energies(found.energies, found.sigma_f)
+    >>> torch.equal(again, found.entropy), entropy_of_energies(found.energies, found.sigma_f, grid=2).shape
+    (True, torch.Size([1, 2, 2]))
+    """
+    cells = energies.shape[-1]
+    coarse = grid or cells
+    if coarse < 1 or cells % coarse:
+        raise BadInput("grid", grid, f"a divisor of the {cells} cells along a side that were measured")
+    side = cells // coarse
+    summed = energies.reshape(len(energies), coarse, side, coarse, side).sum((2, 4))
+    responds = sigma_f > 0
+    found = torch.full_like(summed, torch.nan)
+    if bool(responds.any()):
+        found[responds] = entropy_of(follow(summed[responds], sigma_f[responds], weight=weight, stop=stop))
+    return found.float()
+
+
+@dataclass(frozen=True)
+class _Searched:
+    sigma: Tensor
+    halves: Tensor | None
+    sigma_f: Tensor
+    energies: Tensor | None
+
+
+def _searched(
+    asked: Asked,
+    images: Tensor,
+    index: Sequence[int],
+    method: Method,
+    *,
+    weight: float,
+    stop: float | None,
+    seed: int,
+    passes: int | None,
+) -> _Searched:
     at_once = asked.at_once(images[0])
     pairs, draws = 0, published.DRAWS
     if method == "fast":
@@ -163,28 +240,22 @@ def pixel_entropy_with_error(
         draws = 2 * pairs
     # Single images on a CPU, as more at once gain nothing; a GPU takes many.
     together = 1 if images.device.type == "cpu" else max(1, at_once // draws)
-    sigmas, errors, sigma_f = [], [], []
+    sigmas, halves, powers, energies = [], [], [], []
     for start in range(0, len(images), together):
-        part = slice(start, start + together)
-        given, numbers = images[part], places[part]
+        given, numbers = images[start : start + together], index[start : start + together]
         if method == "published":
             descent, power = published.search(asked, given, numbers, weight=weight, stop=stop, seed=seed)
             sigmas.append(descent.sigma)
-            sigma_f.append(power)
-            continue
-        found = fast.search(asked, given, numbers, weight=weight, stop=stop, seed=seed, pairs=pairs)
-        sigmas.append(found.sigma)
-        sigma_f.append(found.sigma_f)
-        first, second = entropy_of(found.halves)
-        errors.append((first - second).abs() / 2)
-    power = torch.cat(sigma_f).float()
-    responds = power > 0
-    entropy = entropy_of(torch.cat(sigmas)).float()
-    entropy[~responds] = torch.nan
-    error = torch.cat(errors).float() if errors else None
-    if error is not None:
-        error[~responds] = torch.nan
-    return PixelEntropies(entropy, error, entropy.mean((1, 2)), power, responds, asked.passes / max(len(images), 1))
+            powers.append(power)
+        else:
+            found = fast.search(asked, given, numbers, weight=weight, stop=stop, seed=seed, pairs=pairs)
+            sigmas.append(found.sigma)
+            powers.append(found.sigma_f)
+            halves.append(found.halves)
+            energies.append(found.energies)
+    if method == "published":
+        return _Searched(torch.cat(sigmas), None, torch.cat(powers), None)
+    return _Searched(torch.cat(sigmas), torch.cat(halves, 1), torch.cat(powers), torch.cat(energies))
 
 
 def _check(images: Tensor, method: str, weight: float, stop: float | None) -> None:

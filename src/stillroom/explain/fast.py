@@ -28,11 +28,13 @@ class Found:
         sigma: [B, g, g].
         halves: the same from either half of the draws, [2, B, g, g].
         sigma_f: [B].
+        energies: a, [B, g, g]; 0 where σ_f is.
     """
 
     sigma: Tensor
     halves: Tensor
     sigma_f: Tensor
+    energies: Tensor
 
 
 def pairs_within(passes: int, at_once: int) -> int:
@@ -111,7 +113,7 @@ def search(
     halves = sigma.repeat(2, 1, 1, 1)
     rows = [row for row in everything if sigma_f[row] > 0]
     if not rows:
-        return Found(sigma, halves, sigma_f)
+        return Found(sigma, halves, sigma_f, torch.zeros_like(sigma))
     where = torch.tensor(rows, device=images.device)
     guess = ahead.energies()[where].clamp_min(0)
     # Single cells of so few draws say little: each is taken half way to those around it.
@@ -126,7 +128,9 @@ def search(
     for half in (0, 1):
         of_half = there.energies(slice(half, None, 2))
         halves[half, where] = follow(of_half, settled, weight=weight, stop=stop)
-    return Found(sigma, halves, sigma_f)
+    of_all = torch.zeros_like(sigma)
+    of_all[where] = energies
+    return Found(sigma, halves, sigma_f, of_all)
 
 
 def _level(sigma: Tensor) -> float:

@@ -14,9 +14,16 @@ DRAWS = 96
 
 
 def search(
-    asked: Asked, images: Tensor, index: Sequence[int], *, weight: float, stop: float | None, seed: int
+    asked: Asked,
+    images: Tensor,
+    index: Sequence[int],
+    *,
+    weight: float,
+    stop: float | None,
+    seed: int,
+    draws: int = DRAWS,
 ) -> tuple[Descent, Tensor]:
-    """σ of some images as Cheng et al. published it: 80 steps, 96 Gaussian draws each.
+    """σ of some images as Cheng et al. published it: 80 steps, Gaussian draws in each.
 
     Args:
         asked: the network.
@@ -25,9 +32,10 @@ def search(
         weight: λ.
         stop: the mean entropy to stop at.
         seed: of the noise.
+        draws: of noise in each step; published: 96.
 
     Returns:
-        The descent, and σ_f [B]: the error at σ = .01 over 96 draws. Where σ_f is 0, σ stays .01.
+        The descent, and σ_f [B]: the error at σ = .01 over as many draws. Where σ_f is 0, σ stays .01.
     """
     generators = [stream(seed, one, 0) for one in index]
     with torch.no_grad():
@@ -36,12 +44,12 @@ def search(
     start = torch.full((len(images), cells, cells), START, device=images.device)
 
     def error(sigma: Tensor, which: Tensor, *, gradient: bool) -> Tensor:
-        """MSE [b], or its gradient in σ [b, g, g], over the next 96 draws."""
+        """MSE [b], or its gradient in σ [b, g, g], over the next draws."""
         rows = which.tolist()
-        noise = [torch.randn(DRAWS, *images.shape[1:], generator=generators[row]) for row in rows]
+        noise = [torch.randn(draws, *images.shape[1:], generator=generators[row]) for row in rows]
         epsilon = torch.cat(noise).to(images.device)
-        owner = which.repeat_interleave(DRAWS)
-        spread = asked.grid.spread(sigma)[:, None].repeat_interleave(DRAWS, 0)
+        owner = which.repeat_interleave(draws)
+        spread = asked.grid.spread(sigma)[:, None].repeat_interleave(draws, 0)
         found = []
         for part in torch.split(torch.arange(len(owner), device=owner.device), asked.at_once(images[0])):
             noisy = (images[owner[part]] + spread[part] * epsilon[part]).requires_grad_(gradient)
@@ -53,7 +61,7 @@ def search(
                 found.append(asked.grid.gather((pulled * epsilon[part]).sum(1)))
             else:
                 found.append(gap.square().mean(1))
-        return torch.stack(torch.split(torch.cat(found), DRAWS)).mean(1)
+        return torch.stack(torch.split(torch.cat(found), draws)).mean(1)
 
     sigma_f = error(start, torch.arange(len(images), device=images.device), gradient=False)
     moving = sigma_f > 0
@@ -62,7 +70,8 @@ def search(
         moved = torch.nonzero(moving)[:, 0]
         kept = Descent(start.clone(), torch.zeros(len(images), dtype=torch.int64, device=images.device))
         if len(moved):
-            found, _ = search(asked, images[moved], [index[i] for i in moved], weight=weight, stop=stop, seed=seed)
+            where = [index[row] for row in moved]
+            found, _ = search(asked, images[moved], where, weight=weight, stop=stop, seed=seed, draws=draws)
             kept.sigma[moved], kept.steps[moved] = found.sigma, found.steps
         return kept, sigma_f
     scale = sigma_f[:, None, None]

@@ -1,0 +1,132 @@
+"""The command that says what distillation changed inside the student.
+
+N_fg and N_bg count visual concepts on subject and background, λ is the subject's share; D_mean and D_std are how far
+the weights had moved when an image had most of them, and how much images differ in it; ρ is the share that stayed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from stillroom.cli.app import AsJson, app, print_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_SYMBOLS = {"n_fg": "N_fg", "n_bg": "N_bg", "ratio": "λ", "d_mean": "D_mean", "d_std": "D_std", "rho": "ρ"}
+
+
+@app.command()
+def explain(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of finished runs that kept checkpoints, one a seed.", metavar="RUN...")
+    ],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--against", help="The same student from labels; once for each RUN, in their order.", metavar="RUN"
+        ),
+    ] = None,
+    tap: Annotated[
+        str | None, typer.Option("--tap", help="Where features are read (`stillroom taps`); left out: the last stage.")
+    ] = None,
+    images: Annotated[int, typer.Option("--images", help="Test images, evenly spread.")] = 50,
+    grid: Annotated[int, typer.Option("--grid", help="Cells along a side; at most the images' side in pixels.")] = 16,
+    weight: Annotated[
+        float | None, typer.Option("--weight", help="λ of the search; left out: 6 for ResNets, 7 for others.")
+    ] = None,
+    foreground: Annotated[
+        str,
+        typer.Option(
+            "--foreground",
+            help="What is subject: the data's `masks`, a `centre` box, pixels `above-zero`; auto: masks, else centre.",
+        ),
+    ] = "auto",
+    passes: Annotated[
+        int | None, typer.Option("--passes", help="Most network passes an image and checkpoint; left out: 232.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise and of the intervals.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a student has learned where, how soon and how steadily, and what distilling changed in that.
+
+    At each checkpoint that was kept, noise tells which places of an image the student's last stage has kept and which
+    it has discarded (pixel-wise entropy, Cheng et al. 2020). Places kept well beyond the background's mean are visual
+    concepts; their counts on subject and background, when most were there, and how many stayed, test three hypotheses
+    against the same student learned from labels: supported, refuted or undecided, with 95% intervals over images and
+    seeds.
+
+    Writes `explain.json` and `explain-maps.npz` into the first RUN. Stopped at any instant, the same command goes on.
+    Keep checkpoints while training, and how far the probed layer moves: `stillroom distill …
+    training.checkpoints=[0,1,2,5,10] training.record_moves=[layer3.0.conv1]`.
+
+    Example: `stillroom explain runs/kl --against runs/labels`
+    """
+    from stillroom.console import ProgressBar
+    from stillroom.explain.explaining import NAME
+    from stillroom.explain.explaining import explain as find
+
+    content = find(
+        runs,
+        against or [],
+        tap=tap,
+        images=images,
+        grid=grid,
+        weight=weight,
+        foreground=foreground,
+        passes=passes,
+        seed=seed,
+        observer=ProgressBar(),
+    )
+    if as_json:
+        print_json({"run": str(runs[0]), "explain": str(runs[0] / NAME), **content})
+        return
+    stdout = Console(highlight=False)
+    stdout.print(_counts(content))
+    if content["hypotheses"]:
+        stdout.print(_hypotheses(content))
+        for one in content["hypotheses"]:
+            verdict = one["verdict"] or "not measured, as no moves were recorded"
+            stdout.print(f"{one['hypothesis']}. {one['claim']}: {verdict}", soft_wrap=True)
+    stdout.print(f"written: {escape(str(runs[0] / NAME))}", soft_wrap=True)
+
+
+def _counts(content: dict[str, Any]) -> Table:
+    from stillroom.console import table
+
+    rows = []
+    for run in content["runs"]:
+        for place, checkpoint in enumerate(run["checkpoints"]):
+            name = f"{run['name']}, seed {run['seed']}" if place == 0 else ""
+            rows.append(
+                [name, f"{checkpoint['epoch']:g}", *(_number(checkpoint[key]) for key in ("n_fg", "n_bg", "ratio"))]
+            )
+    if content["teacher"]:
+        teacher = content["teacher"]
+        rows.append([f"teacher {teacher['name']}", "–", *(_number(teacher[key]) for key in ("n_fg", "n_bg", "ratio"))])
+    left = len(content["images"]["excluded"])
+    title = f"visual concepts, means of {len(content['images']['rows'])} images"
+    return table(title + (f" ({left} left out)" if left else ""), ["", "epoch", "N_fg", "N_bg", "λ"], rows)
+
+
+def _hypotheses(content: dict[str, Any]) -> Table:
+    from stillroom.console import table
+
+    rows = []
+    for one in content["hypotheses"]:
+        for measure in one["measures"]:
+            name = f"{one['hypothesis']}. {_SYMBOLS[measure['measure']]} {measure['expected']}"
+            figures = [_number(measure[key]) for key in ("distilled", "labels", "difference")]
+            span = f"{_number(measure['low'])} … {_number(measure['high'])}"
+            rows.append([name, *figures, span, measure["verdict"] or "–"])
+    columns = ["", "distilled", "labels", "difference", "95% interval", "verdict"]
+    return table("what distilling changed", columns, rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

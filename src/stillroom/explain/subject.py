@@ -1,0 +1,201 @@
+"""Finished runs as they are asked what they have learned: the student at each epoch that was kept, the same images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillroom.data.images import ImageSet
+from stillroom.data.sources import load
+from stillroom.errors import BadInput, nearest
+from stillroom.explain.foreground import above_zero, centre_box, checked, on_grid
+from stillroom.files import digest
+from stillroom.models.finding import FEATURES, LOGITS, find_taps
+from stillroom.recipe import Recipe
+from stillroom.runs.exporting import load_student
+from stillroom.runs.fidelity.loading import Kept, kept_weights
+from stillroom.runs.fidelity.measuring import spread
+from stillroom.runs.materials import Dressed, build_model, dress
+from stillroom.runs.records import read_json
+
+ForegroundName = Literal["auto", "masks", "centre", "above-zero"]
+FOREGROUNDS: tuple[str, ...] = get_args(ForegroundName)
+
+_EXAMPLES = 4
+_KEEP = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A finished run.
+
+    Attributes:
+        path: its folder.
+        recipe: as it is written there.
+        student: a model for the weights of any of ``kept``.
+        kept: the student at the epochs that were kept, the end of the training last.
+        tap: where its features are read.
+        moves: the layer whose movement is told and how far it had moved at each of ``kept``; None where none was
+            recorded.
+    """
+
+    path: Path
+    recipe: Recipe
+    student: Dressed
+    kept: tuple[Kept, ...]
+    tap: str
+    moves: tuple[str, tuple[float, ...]] | None
+
+    @property
+    def epochs(self) -> tuple[float, ...]:
+        """Of the weights that were kept."""
+        return tuple(kept.epoch for kept in self.kept)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images that all runs are asked about.
+
+    Attributes:
+        rows: their places in the test split, int64 [I].
+        images: as they are stored, [I, C, H, W].
+        labels: int64 [I].
+        foreground: bool [I, g, g].
+        rule: what made it.
+        fingerprint: of the split they are from.
+    """
+
+    rows: tuple[int, ...]
+    images: Tensor
+    labels: Tensor
+    foreground: Tensor
+    rule: str
+    fingerprint: str
+
+
+def load_subjects(runs: Sequence[Path], tap: str | None) -> list[Subject]:
+    """Make ready runs that are to be compared, and see that they can be.
+
+    Args:
+        runs: their folders; the first decides.
+        tap: where features are read; left out: the last map or tokens before the pooling.
+
+    Raises:
+        BadInput: one is no finished run or kept no checkpoints, or they differ in data, student or epochs kept.
+    """
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise BadInput("run", [str(run) for run in runs], "each run once")
+    subjects: list[Subject] = []
+    prints: list[object] = []
+    for run in runs:
+        model, recipe, facts = load_student(run)
+        if recipe.data.source == "python":
+            raise BadInput("data.source", "python", "a run made from a recipe: its images can be read again")
+        summary = read_json(run / "summary.json")
+        kept = kept_weights(run, float(summary["epochs"]))
+        if len(kept) < 2:
+            raise BadInput("run", str(run), f"a run that kept checkpoints: {_KEEP}")
+        shape = (_EXAMPLES, *facts.shape)
+        zeros = torch.zeros(shape, dtype=torch.uint8 if facts.is_pixels else torch.float32)
+        data = ImageSet(
+            zeros, torch.zeros(len(zeros), dtype=torch.int64), tuple(map(str, range(facts.num_classes))), ""
+        )
+        student = dress(model, recipe.student, data, "student")
+        place = subjects[0].tap if subjects else tap or last_stage(student, zeros)
+        find_taps(model, student.pipe()(zeros), [place], field="student")
+        subjects.append(Subject(run, recipe, student, kept, place, moves_of(run, recipe, kept, place)))
+        prints.append((summary.get("data") or {}).get("fingerprint"))
+        first = subjects[0]
+        for what, mine, others in (
+            ("data", prints[-1], prints[0]),
+            ("student", recipe.student.model_dump(), first.recipe.student.model_dump()),
+            ("training.checkpoints", list(subjects[-1].epochs), list(first.epochs)),
+        ):
+            if mine != others:
+                raise BadInput("run", str(run), f"the same {what} as {first.path} has, to be compared with it")
+    return subjects
+
+
+def last_stage(student: Dressed, example: Tensor) -> str:
+    """The last tap of a model that still has places: its features are what the pooling is given.
+
+    Raises:
+        BadInput: it has none, as an MLP has not.
+    """
+    taps = find_taps(student.model, student.pipe()(example), field="student")
+    spatial = [tap.name for tap in taps if tap.kind != "vector"]
+    if spatial:
+        return spatial[-1]
+    hidden = [tap.name for tap in taps if tap.name not in (FEATURES, LOGITS)]
+    return hidden[-1] if hidden else taps[-1].name
+
+
+def load_teacher(subject: Subject, data: ImageSet) -> Dressed | None:
+    """The teacher that a run learned from, where it can be run here."""
+    config = subject.recipe.teacher
+    if config is None or config.answers is not None:
+        return None
+    return dress(build_model(config, data, "teacher").eval(), config, data, "teacher")
+
+
+def load_pictures(subject: Subject, *, count: int, grid: int, foreground: str) -> tuple[Pictures, ImageSet]:
+    """The test images that runs are asked about, evenly spread, and which of their cells are foreground.
+
+    Args:
+        subject: one of the runs.
+        count: how many; all where there are no more.
+        grid: g.
+        foreground: ``masks`` of the data, the ``centre`` box, pixels ``above-zero``; ``auto`` takes masks where there
+            are any, else the centre box.
+
+    Raises:
+        BadInput: the data are not what they were, have no places, or the foreground cannot be made of them.
+    """
+    if foreground not in FOREGROUNDS:
+        raise BadInput("--foreground", foreground, nearest(foreground, FOREGROUNDS))
+    pair = load(subject.recipe.data)
+    known = (read_json(subject.path / "summary.json").get("data") or {}).get("fingerprint")
+    if known != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
+        raise BadInput("data", pair.test.name, "the images that the run had; these are others")
+    test = pair.test
+    if len(test.images.shape) != 4:
+        raise BadInput("data", list(test.images.shape[1:]), "images, whose places can be told apart")
+    rows = spread(len(test), count)
+    index = torch.from_numpy(rows)
+    images = test.images[index]
+    masks = test.masks[index] if test.masks is not None else None
+    rule = foreground if foreground != "auto" else "masks" if masks is not None else "centre"
+    if rule == "masks" and masks is None:
+        raise BadInput("--foreground", "masks", "data with masks, such as shapes; else centre or above-zero")
+    if rule == "centre":
+        cells = centre_box(len(images), grid)
+    else:
+        cells = on_grid(checked(masks if rule == "masks" and masks is not None else above_zero(images), images), grid)
+        full = torch.nonzero(cells.flatten(1).all(1))[:, 0]
+        if len(full):
+            raise BadInput("--foreground", rule, f"some background in each image; all cells of {int(full[0])} are none")
+    return Pictures(tuple(map(int, rows)), images, test.labels[index], cells, rule, test.fingerprint), test
+
+
+def moves_of(run: Path, recipe: Recipe, kept: Sequence[Kept], tap: str) -> tuple[str, tuple[float, ...]] | None:
+    """How far the probed layer had moved at each epoch kept, between lines of ``moves.jsonl`` in proportion.
+
+    The layer is the last one recorded within the tap, else the last one recorded.
+    """
+    if not recipe.training.record_moves or not (run / "moves.jsonl").exists():
+        return None
+    inside = [layer for layer in recipe.training.record_moves if layer == tap or layer.startswith(f"{tap}.")]
+    layer = (inside or list(recipe.training.record_moves))[-1]
+    lines: list[dict[str, Any]] = [json.loads(line) for line in (run / "moves.jsonl").read_text().splitlines()]
+    epochs, moves = [0.0], [0.0]
+    for line in lines:
+        epochs.append(float(line["epoch"]))
+        moves.append(float(line["moves"][layer]))
+    return layer, tuple(float(each) for each in np.interp([one.epoch for one in kept], epochs, moves))

@@ -1,0 +1,98 @@
+"""The three hypotheses: differences, intervals and verdicts of figures that are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stillroom.explain import learning_speed, stability
+from stillroom.explain.figures import Figures, figures_of, told
+from stillroom.explain.hypotheses import judged
+
+IMAGES = 40
+
+
+def figures(
+    n_fg: float = 10, n_bg: float = 5, reached: float | None = 1.0, kept: float = 0.8, seed: int = 0
+) -> Figures:
+    """Of one run whose images differ a little."""
+    draw = np.random.default_rng(seed)
+    fg, bg = (mean + draw.normal(0, 0.5, (2, IMAGES)) for mean in (n_fg, n_bg))
+    moved = None if reached is None else reached + draw.normal(0, 0.1, IMAGES)
+    stayed = kept + draw.normal(0, 0.05, IMAGES)
+    return Figures(torch.zeros(0), fg, bg, fg / (fg + bg), moved, stayed, np.zeros(2))
+
+
+def verdicts(pairs: list[tuple[Figures, Figures]]) -> dict[str, Any]:
+    found = judged(pairs, seed=0)
+    return {
+        **{one["hypothesis"]: one["verdict"] for one in found},
+        **{measure["measure"]: measure["verdict"] for one in found for measure in one["measures"]},
+    }
+
+
+def test_what_is_as_claimed_is_supported() -> None:
+    found = verdicts([(figures(14, 3, 0.5, 0.9), figures(seed=1)), (figures(14, 3, 0.5, 0.9, seed=2), figures(seed=3))])
+    assert (found["n_fg"], found["n_bg"], found["ratio"], found[1]) == ("supported",) * 4
+    assert found["d_mean"] == "supported"
+    assert (found["rho"], found[3]) == ("supported", "supported")
+    # Images differ as much in both, so D_std is either's.
+    assert found["d_std"] == "undecided"
+    assert found[2] == "undecided"
+
+
+def test_the_opposite_is_refuted_and_a_mixture_undecided() -> None:
+    found = verdicts([(figures(6, 9, 1.5, 0.6), figures(seed=1))])
+    assert (found["n_fg"], found["n_bg"], found["ratio"], found[1]) == ("refuted",) * 4
+    assert (found["rho"], found[3]) == ("refuted", "refuted")
+    mixed = verdicts([(figures(14, 9), figures(seed=1))])
+    assert (mixed["n_fg"], mixed["n_bg"], mixed[1]) == ("supported", "refuted", "undecided")
+
+
+def test_seeds_that_disagree_leave_it_undecided() -> None:
+    one, other = (figures(14), figures(seed=1)), (figures(6, seed=2), figures(seed=3))
+    assert verdicts([one])["n_fg"] == "supported"
+    assert verdicts([other])["n_fg"] == "refuted"
+    assert verdicts([one, other])["n_fg"] == "undecided"
+
+
+def test_the_interval_is_that_of_paired_images() -> None:
+    """A shift of all images by one number has no spread at all, however much images differ."""
+    base = figures(seed=1)
+    shifted = Figures(base.found, base.n_fg + 2, base.n_bg, base.ratio, base.reached, base.kept, base.background)
+    (first, _, _) = judged([(shifted, base)], seed=0)
+    measure = first["measures"][0]
+    assert measure["difference"] == measure["low"] == measure["high"] == 2.0
+
+
+def test_without_moves_the_second_is_not_measured() -> None:
+    found = judged([(figures(reached=None), figures(reached=None, seed=1))], seed=0)[1]
+    assert found["verdict"] is None
+    assert all(measure["difference"] is None and measure["verdict"] is None for measure in found["measures"])
+
+
+def test_images_without_concepts_are_left_out_of_the_ratio() -> None:
+    one, other = figures(seed=1), figures(seed=2)
+    one.ratio[:, :10] = np.nan
+    ratio = judged([(one, other)], seed=0)[0]["measures"][2]
+    assert ratio["distilled"] == pytest.approx(one.ratio[-1, 10:].mean(), rel=1e-4)
+    assert ratio["verdict"] is not None
+
+
+def test_figures_of_images_average_to_the_metrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    entropy = torch.randn(4, 12, 6, 6, generator=generator)
+    foreground = torch.rand(12, 6, 6, generator=generator) < 0.4
+    foreground[3] = False
+    moves = (0.0, 0.7, 0.9, 2.0)
+    found = figures_of(entropy, foreground, moves, threshold=0.2)
+    shown = told(found, (0, 1, 2, 5), ("layer", moves))
+    d_mean, d_std = learning_speed(torch.from_numpy(found.n_fg), torch.tensor(moves))
+    assert shown["speed"]["d_mean"] == pytest.approx(d_mean, rel=1e-5)
+    assert shown["speed"]["d_std"] == pytest.approx(d_std, rel=1e-5)
+    rho, excluded = stability(found.found, foreground)
+    assert shown["stability"]["rho"] == pytest.approx(rho, rel=1e-5)
+    assert shown["stability"]["excluded"] == excluded == 1
