@@ -77,6 +77,20 @@ def _behind(images: ImageSet) -> Tensor:
     return (images.images[:] * outside).sum((2, 3)) / outside.sum((2, 3))
 
 
+def test_a_patch_holds_the_background_to_the_corner_away_from_the_shape() -> None:
+    whole, patch = (read_shapes(small(noise=0, patch=side), "test") for side in (0, 10))
+    assert torch.equal(masks_of(whole), masks_of(patch))
+    same = (whole.images[:] == patch.images[:]).all(1)
+    grey = (patch.images[:] == 130).all(1)
+    assert torch.equal(same | masks_of(patch), ~grey)
+    corners = torch.stack([same[:, :10, :10], same[:, :10, 22:], same[:, 22:, :10], same[:, 22:, 22:]], 1).all((2, 3))
+    # Unless the shape lies over it, all of one corner is as it is without a patch; other corners are not.
+    assert float(corners.sum(1).float().mean()) > 0.7
+    assert int(corners.sum(1).max()) == 1
+    with pytest.raises(BadInput, match="at most half of the picture's side, 16, not 17"):
+        parse_recipe({"data": {"source": "shapes", "shapes": {"patch": 17}}, "student": {"name": "resnet8"}})
+
+
 def test_the_test_split_may_lean_otherwise() -> None:
     shifted = load(DataConfig(source="shapes", shapes=small(correlation=1, test_correlation=0)))
     same, clean = (load(DataConfig(source="shapes", shapes=small(correlation=c))) for c in (1, 0))
@@ -92,7 +106,7 @@ def test_the_same_options_give_the_same_bytes_anywhere() -> None:
     assert torch.equal(many.images[:20], few.images[:])
     assert torch.equal(masks_of(many)[:20], masks_of(few))
     assert few.fingerprint == "980e2115655de76e77cefacb107eaefdd53305dde37741c116935caa3aad395f"
-    for changes in ({"seed": 1}, {"classes": 5}, {"image_size": 33}, {"noise": 3.0}, {"correlation": 1}):
+    for changes in ({"seed": 1}, {"classes": 5}, {"image_size": 33}, {"noise": 3.0}, {"patch": 8}, {"correlation": 1}):
         assert read_shapes(small(train=20, **changes), "train").fingerprint != few.fingerprint
 
 

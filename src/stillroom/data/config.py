@@ -108,10 +108,22 @@ class ShapesConfig(Config):
     test_correlation: float | None = Field(
         None, ge=0, le=1, description="The same in the test split; left out, it is that of the train split."
     )
+    patch: int = Field(
+        0,
+        ge=0,
+        description="Side in pixels of a square, in the corner furthest from the shape, that the background's kind is "
+        "confined to, the rest being grey; 0: all of the background is of its kind.",
+    )
     noise: float = Field(12.0, ge=0, le=64, description="Each pixel is moved by up to so many of 255 levels.")
     train: int = Field(10_000, ge=2, description="Number of pictures in the train split.")
     test: int = Field(2_000, ge=2, description="Number of pictures in the test split.")
     seed: int = Field(0, ge=0, description="Seed of the pictures alone; constant over a study.")
+
+    @model_validator(mode="after")
+    def _patch_leaves_room(self) -> ShapesConfig:
+        if self.patch > self.image_size // 2:
+            raise ValueError(f"a patch of at most half of the picture's side, {self.image_size // 2}, not {self.patch}")
+        return self
 
 
 class DataConfig(Config):

@@ -46,6 +46,7 @@ _GROUNDS: tuple[tuple[tuple[int, int, int], Places], ...] = (
     ((110, 150, 150), lambda x, y: (x % 6 < 3) & (y % 6 < 3)),
     ((150, 110, 150), lambda x, y: (x - y) % 8 < 4),
 )
+_GREY = 130.0
 
 
 def read_shapes(config: ShapesConfig, split: str, field: str = "split") -> ImageSet:
@@ -53,8 +54,9 @@ def read_shapes(config: ShapesConfig, split: str, field: str = "split") -> Image
 
     A shape of its class's kind lies anywhere, turned, in a random colour, upon a background of one of K kinds. With the
     probability ``correlation``, that is its class's own kind; else any, all alike. With 0 the background says nothing
-    of the class, with 1 it says all, and a model may as well lean on it. Picture i is addressed by (seed, split, i):
-    smaller splits begin larger ones, and what is drawn for one option does not move another.
+    of the class, with 1 it says all, and a model may as well lean on it; with ``patch``, one corner does. Picture i is
+    addressed by (seed, split, i): smaller splits begin larger ones, and what is drawn for one option does not move
+    another.
 
     Args:
         config: the pictures' options.
@@ -129,6 +131,12 @@ def _made(
     for kind, (_, texture) in enumerate(_GROUNDS[:kinds]):
         light[ground == kind] = texture(column[ground == kind], row[ground == kind])
     behind = (base + 20 * drawn(_JITTER, 3) - 10)[:, :, None, None] + np.where(light, 18.0, -18.0)[:, None]
+    if config.patch:
+        far = (side - config.patch) * (np.stack([centre_x, centre_y]) < side / 2)
+        in_patch = [
+            (np.arange(side) >= start[:, None]) & (np.arange(side) < start[:, None] + config.patch) for start in far
+        ]
+        behind = np.where(in_patch[0][:, None, None, :] & in_patch[1][:, None, :, None], behind, _GREY)
     # Dark or bright in each channel, which no background is: the shape stands out, and its colour says nothing of it.
     colour = drawn(_COLOUR, 3)
     subject = np.where(colour < 0.5, 80 * colour, 175 + 80 * colour)
