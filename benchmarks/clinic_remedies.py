@@ -255,7 +255,8 @@ def tried(folder: Path, trial: Trial) -> dict[str, Any]:
         remedy(ward, mended)
         for name, content in (("healthy", well), ("sick", ill), ("mended", mended)):
             told[name].append(_top1(ward, content))
-        told["longer"] = _steps(ward, mended) / max(_steps(ward, ill), 1)
+        # One whose loss was not finite had as many before it.
+        told["longer"] = _steps(ward, mended) / (_steps(ward, ill) or _steps(ward, mended))
     return told
 
 
