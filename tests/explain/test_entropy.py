@@ -12,8 +12,17 @@ from torch import Tensor, nn
 
 from explain.linear import CONSTANT, Floats, Linear, correlation, optimum, walked
 from stillroom.errors import BadInput
-from stillroom.explain import PixelEntropies, pixel_entropy, pixel_entropy_with_error
+from stillroom.explain import (
+    PixelEntropies,
+    entropy_of_energies,
+    pixel_entropy,
+    pixel_entropy_with_error,
+)
+from stillroom.explain.asking import Asked
 from stillroom.explain.descent import descend
+from stillroom.explain.fast import search as fast_search
+from stillroom.explain.grid import make_grid
+from stillroom.explain.published import search as published_search
 
 SPREADS = (0.5, 1.0, 2.0)
 
@@ -112,6 +121,19 @@ def test_the_published_search_without_a_stop_makes_all_steps_with_one_weight() -
     assert np.allclose(found.sigma[0], sigma, rtol=1e-4)
 
 
+def test_energies_tell_other_stops_and_coarser_grids() -> None:
+    net = Linear(1.0)
+    found = pixel_entropy_with_error(net, net.images[:1])
+    assert found.energies is not None
+    assert torch.equal(entropy_of_energies(found.energies, found.sigma_f), found.entropy)
+    for stop, grid in ((-3.0, 16), (-2.6, 8), (-2.8, 4)):
+        told = entropy_of_energies(found.energies, found.sigma_f, stop=stop, grid=grid)[0]
+        sums = net.energies.reshape(grid, 16 // grid, grid, 16 // grid).sum((1, 3))
+        assert np.abs(np.asarray(told) - walked(sums, 7, stop)).mean() < 0.02
+    with pytest.raises(BadInput, match="grid: got 5; expected a divisor of the 16 cells"):
+        entropy_of_energies(found.energies, found.sigma_f, grid=5)
+
+
 def test_cells_that_nothing_reads_are_as_noisy_as_it_gets() -> None:
     net = Linear(1.0)
     net.jacobian = net.jacobian.reshape(-1, 3, 32, 32).clone()
@@ -173,6 +195,27 @@ def test_published_images_are_searched_each_by_itself() -> None:
     together = pixel_entropy(net, images, method="published", stop=-3.1)
     alone = pixel_entropy(net, images[:1], method="published", stop=-3.1, index=[2])
     assert torch.allclose(alone[0], together[2], atol=1e-5)
+
+
+def test_images_that_go_through_together_are_found_as_alone() -> None:
+    """As on a GPU; one of them does not respond."""
+    net, images = Bent(), pictures(3)
+    silent = images[1].clone()
+
+    def blind_to_one(given: Tensor) -> Tensor:
+        return net(given) * ((given - silent).abs().flatten(1).amax(1) > 0.2)[:, None, None, None]
+
+    options: dict[str, Any] = {"weight": 7.0, "stop": -2.8, "seed": 0}
+    for search, more in ((fast_search, {"pairs": 8}), (published_search, {"draws": 2})):
+        whole = Asked(blind_to_one, make_grid(16, 16, 16))
+        together = search(whole, images, [4, 5, 6], **options, **more)
+        for place in (0, 2):
+            alone = search(
+                Asked(blind_to_one, make_grid(16, 16, 16)), images[place : place + 1], [4 + place], **options, **more
+            )
+            first, other = (each[0].sigma if isinstance(each, tuple) else each.sigma for each in (together, alone))
+            assert torch.allclose(first[place], other[0], rtol=1e-3)
+        assert float((first[1] - 0.01).abs().max()) < 1e-8
 
 
 def test_what_does_not_go_through_at_once_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
