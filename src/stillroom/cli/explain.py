@@ -51,6 +51,9 @@ def explain(
         int | None, typer.Option("--passes", help="Most network passes an image and checkpoint; left out: 232.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise and of the intervals.")] = 0,
+    attribute: Annotated[
+        bool, typer.Option("--attributions", help="Also Captum's integrated gradients, for comparison (extra captum).")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what a student has learned where, how soon and how steadily, and what distilling changed in that.
@@ -61,7 +64,8 @@ def explain(
     against the same student learned from labels: supported, refuted or undecided, with 95% intervals over images and
     seeds.
 
-    Writes `explain.json` and `explain-maps.npz` into the first RUN. Stopped at any instant, the same command goes on.
+    Writes the page `explain.html`, `explain.json` and `explain-maps.npz` into the first RUN. Stopped at any instant,
+    the same command goes on.
     Keep checkpoints while training, and how far the probed layer moves: `stillroom distill …
     training.checkpoints=[0,1,2,5,10] training.record_moves=[layer3.0.conv1]`.
 
@@ -70,6 +74,7 @@ def explain(
     from stillroom.console import ProgressBar
     from stillroom.explain.explaining import NAME
     from stillroom.explain.explaining import explain as find
+    from stillroom.report.explain.page import write_explanation
 
     content = find(
         runs,
@@ -81,10 +86,12 @@ def explain(
         foreground=foreground,
         passes=passes,
         seed=seed,
+        attribute=attribute,
         observer=ProgressBar(),
     )
+    page = write_explanation(runs[0])
     if as_json:
-        print_json({"run": str(runs[0]), "explain": str(runs[0] / NAME), **content})
+        print_json({"run": str(runs[0]), "explain": str(runs[0] / NAME), "page": str(page), **content})
         return
     stdout = Console(highlight=False)
     stdout.print(_counts(content))
@@ -93,7 +100,7 @@ def explain(
         for one in content["hypotheses"]:
             verdict = one["verdict"] or "not measured, as no moves were recorded"
             stdout.print(f"{one['hypothesis']}. {one['claim']}: {verdict}", soft_wrap=True)
-    stdout.print(f"written: {escape(str(runs[0] / NAME))}", soft_wrap=True)
+    stdout.print(f"written: {escape(str(page))}", soft_wrap=True)
 
 
 def _counts(content: dict[str, Any]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,17 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput
+from stillroom.explain.beside import accuracy, attributions, beside, captum_version
 from stillroom.explain.entropy import entropy_of_energies
 from stillroom.explain.figures import Figures, figures_of, rounded, told
 from stillroom.explain.foreground import on_grid
 from stillroom.explain.hypotheses import RESAMPLES, judged
 from stillroom.explain.measuring import FOLDER, Maps, Search, describe, entropies, responding
+from stillroom.explain.metrics import concepts
 from stillroom.explain.subject import Pictures, Subject, last_stage, load_pictures, load_subjects, load_teacher
 from stillroom.files import write_bytes, write_json
 from stillroom.models.weights import load_weights
+from stillroom.runs.materials import Dressed
 from stillroom.runs.records import read_json
 from stillroom.training.device import exact_float32, resolve_device, threads
 from stillroom.training.observer import Observer
@@ -31,6 +34,20 @@ THRESHOLD, STOP = 0.2, -2.8
 FEWEST = 4
 # Beside each claim: the same with another threshold, stop and grid, and with the images that the paper's code keeps.
 _THRESHOLDS, _STOPS = (0.1, 0.3), (-3.0, -2.6)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of the runs; see :func:`explain`."""
+
+    tap: str | None = None
+    images: int = 50
+    grid: int = 16
+    weight: float | None = None
+    foreground: str = "auto"
+    passes: int | None = None
+    seed: int = 0
+    attribute: bool = False
 
 
 def explain(
@@ -44,6 +61,7 @@ def explain(
     foreground: str = "auto",
     passes: int | None = None,
     seed: int = 0,
+    attribute: bool = False,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Find what runs' students have learned, and hold each beside the same student from labels.
@@ -61,6 +79,7 @@ def explain(
         foreground: see :func:`~stillroom.explain.subject.load_pictures`.
         passes: most network passes an image and checkpoint.
         seed: of the noise and of the intervals.
+        attribute: also find attributions, by Captum.
         observer: told how it goes.
 
     Returns:
@@ -73,24 +92,15 @@ def explain(
         raise BadInput("--images", images, f"{FEWEST} or more")
     if against and len(against) != len(runs):
         raise BadInput("--against", f"{len(against)} runs", f"one for each of the {len(runs)} runs to explain")
+    options = Options(tap, images, grid, weight, foreground, passes, seed, attribute)
+    library = f"captum {captum_version()}" if attribute else None
     observer = observer or Observer()
     try:
         with exact_float32():
             subjects = load_subjects([*runs, *against], tap)
             _check_seeds(subjects, len(runs))
             with threads(subjects[0].recipe.training.threads):
-                return _explained(
-                    subjects,
-                    len(runs),
-                    tap,
-                    images=images,
-                    grid=grid,
-                    weight=weight,
-                    foreground=foreground,
-                    passes=passes,
-                    seed=seed,
-                    observer=observer,
-                )
+                return _explained(subjects, len(runs), options, library, observer)
     finally:
         observer.run_ended()
 
@@ -103,23 +113,57 @@ def _check_seeds(subjects: Sequence[Subject], runs: int) -> None:
 
 
 def _explained(
-    subjects: list[Subject],
-    runs: int,
-    tap: str | None,
-    *,
-    images: int,
-    grid: int,
-    weight: float | None,
-    foreground: str,
-    passes: int | None,
-    seed: int,
-    observer: Observer,
+    subjects: list[Subject], runs: int, options: Options, library: str | None, observer: Observer
 ) -> dict[str, Any]:
     first = subjects[0]
-    pictures, data = load_pictures(first, count=images, grid=grid, foreground=foreground)
-    settled = weight if weight is not None else 6.0 if "resnet" in first.recipe.student.name else 7.0
-    search = Search(grid, settled, STOP, seed, passes)
+    pictures, data = load_pictures(first, count=options.images, grid=options.grid, foreground=options.foreground)
+    usual = 6.0 if "resnet" in first.recipe.student.name else 7.0
+    weight = options.weight if options.weight is not None else usual
+    search = Search(options.grid, weight, STOP, options.seed, options.passes)
     teacher = load_teacher(first, data)
+    of_runs, of_teacher = _searched(subjects, teacher, options.tap, pictures, search, observer)
+    usable = responding([maps for run in of_runs for maps in run] + ([of_teacher] if of_teacher is not None else []))
+    if not bool(usable.all()):
+        left_out = int((~usable).sum())
+        observer.note(f"{left_out} of {len(usable)} images are left out: a network does not respond to them")
+    there = _usable(pictures, usable)
+    maps = [[_part(one, usable) for one in run] for run in of_runs]
+    content = _content(subjects, runs, maps, there, search, options.seed)
+    content["images"] = {
+        "rows": list(there.rows),
+        "excluded": [row for row, use in zip(pictures.rows, usable.tolist(), strict=True) if not use],
+        "foreground": pictures.rule,
+        "without_foreground": int((~there.foreground.flatten(1).any(1)).sum()),
+        "foreground_cells": rounded(float(there.foreground.double().mean())),
+    }
+    content["teacher"] = _teacher(of_teacher, usable, there, teacher.name) if teacher and of_teacher else None
+    # Their weights are those of the end by now.
+    ended = [(subject.path, subject.student) for subject in subjects]
+    observer.phase("comparing layers", 0, len(ended) + (teacher is not None))
+    content |= beside(ended, runs, teacher, data, observer)
+    content["attributions"] = {"method": "integrated gradients", "library": library} if library else None
+    networks = {str(place): student for place, (_, student) in enumerate(ended)}
+    entropy = {str(place): torch.stack([one.entropy for one in run]) for place, run in enumerate(maps)}
+    if teacher is not None and of_teacher is not None:
+        networks["teacher"], entropy["teacher"] = teacher, _part(of_teacher, usable).entropy
+    attributed: dict[str, Tensor] = {}
+    for name, network in networks.items() if library else ():
+        observer.phase("attributing", len(attributed), len(networks))
+        attributed[name] = attributions(network, there.images, there.labels, options.grid)
+    _write_maps(first.path / MAPS, there, entropy, attributed)
+    write_json(first.path / NAME, content)
+    return content
+
+
+def _searched(
+    subjects: Sequence[Subject],
+    teacher: Dressed | None,
+    tap: str | None,
+    pictures: Pictures,
+    search: Search,
+    observer: Observer,
+) -> tuple[list[list[Maps]], Maps | None]:
+    """The entropies of each run's checkpoints, and of the teacher."""
     count = len(pictures.rows)
     total = count * (sum(len(subject.kept) for subject in subjects) + (teacher is not None))
     device = resolve_device("auto")
@@ -138,31 +182,13 @@ def _explained(
             path = subject.path / FOLDER / f"epoch-{kept.epoch:g}.npz"
             of_runs[-1].append(entropies(subject.student, subject.tap, pictures, search, path, moved))
             done += count
-    of_teacher = None
-    if teacher is not None:
-        teacher.model.to(device)
-        # The same name where it has it, as networks of one family do.
-        place = tap if tap in dict(teacher.model.named_modules()) else None
-        place = place or last_stage(teacher, pictures.images[:4].to(device))
-        of_teacher = entropies(teacher, place, pictures, search, first.path / FOLDER / "teacher.npz", moved)
-        done += count
-    usable = responding([maps for run in of_runs for maps in run] + ([of_teacher] if of_teacher is not None else []))
-    if not bool(usable.all()):
-        observer.note(f"{int((~usable).sum())} of {count} images are left out: a network does not respond to them")
-    there = _usable(pictures, usable)
-    maps = [[_part(one, usable) for one in run] for run in of_runs]
-    content = _content(subjects, runs, maps, there, search, seed)
-    content["images"] = {
-        "rows": list(there.rows),
-        "excluded": [row for row, use in zip(pictures.rows, usable.tolist(), strict=True) if not use],
-        "foreground": pictures.rule,
-        "without_foreground": int((~there.foreground.flatten(1).any(1)).sum()),
-        "foreground_cells": rounded(float(there.foreground.double().mean())),
-    }
-    content["teacher"] = _teacher(of_teacher, usable, there, teacher.name) if teacher and of_teacher else None
-    _write_maps(first.path / MAPS, there, maps, _part(of_teacher, usable) if of_teacher is not None else None)
-    write_json(first.path / NAME, content)
-    return content
+    if teacher is None:
+        return of_runs, None
+    teacher.model.to(device)
+    # The same name where it has it, as networks of one family do.
+    place = tap if tap in dict(teacher.model.named_modules()) else None
+    place = place or last_stage(teacher, pictures.images[:4].to(device))
+    return of_runs, entropies(teacher, place, pictures, search, subjects[0].path / FOLDER / "teacher.npz", moved)
 
 
 def _content(
@@ -180,6 +206,7 @@ def _content(
                 "role": "explained" if place < runs else "against",
                 "seed": subject.recipe.seed,
                 "tap": subject.tap,
+                "accuracy": accuracy(subject.path),
                 **told(figures, subject.epochs, subject.moves),
                 "entropy_error": [rounded(float(each)) for each in error],
             }
@@ -297,19 +324,20 @@ def _part(maps: Maps, usable: Tensor) -> Maps:
     return Maps(maps.entropy[usable], maps.error[usable], maps.energies[usable], maps.sigma_f[usable])
 
 
-def _write_maps(path: Path, pictures: Pictures, maps: list[list[Maps]], teacher: Maps | None) -> None:
-    """For pictures: the images, their foreground, and each network's entropies over its training."""
+def _write_maps(path: Path, pictures: Pictures, entropy: dict[str, Tensor], attributed: dict[str, Tensor]) -> None:
+    """For pictures: the images, their foreground, and each network's entropies and concepts over its training."""
     arrays = {
         "images": pictures.images.numpy(),
         "labels": pictures.labels.numpy(),
         "foreground": pictures.foreground.numpy(),
-        **{
-            f"entropy-{place}": torch.stack([one.entropy for one in run]).numpy().astype(np.float16)
-            for place, run in enumerate(maps)
-        },
     }
-    if teacher is not None:
-        arrays["entropy-teacher"] = teacher.entropy.numpy().astype(np.float16)
+    for name, of in entropy.items():
+        cells = [
+            concepts(each, pictures.foreground, threshold=THRESHOLD) for each in (of if of.ndim == 4 else of[None])
+        ]
+        arrays[f"entropy-{name}"] = of.numpy().astype(np.float16)
+        arrays[f"concepts-{name}"] = (torch.stack(cells) if of.ndim == 4 else cells[0]).numpy()
+    arrays |= {f"attribution-{name}": of.numpy().astype(np.float16) for name, of in attributed.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     write_bytes(path, buffer.getvalue())

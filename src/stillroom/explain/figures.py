@@ -67,6 +67,8 @@ def told(figures: Figures, epochs: Sequence[float], moves: tuple[str, tuple[floa
             "epoch": epoch,
             "n_fg": rounded(figures.n_fg[place].mean()),
             "n_bg": rounded(figures.n_bg[place].mean()),
+            "n_fg_quartiles": _quartiles(figures.n_fg[place]),
+            "n_bg_quartiles": _quartiles(figures.n_bg[place]),
             "ratio": rounded(mean_of_known(figures.ratio[place])),
             "without_concepts": int(np.isnan(figures.ratio[place]).sum()),
             "background": rounded(figures.background[place]),
@@ -89,6 +91,11 @@ def told(figures: Figures, epochs: Sequence[float], moves: tuple[str, tuple[floa
             "excluded": int(np.isnan(figures.kept).sum()),
         },
     }
+
+
+def _quartiles(values: Doubles) -> list[float | None]:
+    """The first and the third over images."""
+    return [rounded(float(each)) for each in np.quantile(values, (0.25, 0.75))]
 
 
 def mean_of_known(values: Doubles) -> float:

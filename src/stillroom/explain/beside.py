@@ -1,0 +1,256 @@
+"""What stands beside concepts: how alike layers are (CKA), how often answers agree, attributions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from stillroom.data.images import ImageSet
+from stillroom.errors import BadInput
+from stillroom.explain.figures import rounded
+from stillroom.explain.grid import make_grid
+from stillroom.models.cost import device_of, evaluating
+from stillroom.models.finding import LOGITS, find_taps
+from stillroom.models.taps import Taps
+from stillroom.runs.fidelity.measuring import spread
+from stillroom.runs.materials import Dressed
+from stillroom.training.observer import Observer
+
+CKA_IMAGES = 256
+_BATCH = 64
+# Maps with a longer side are averaged down to it: a stem's would take gigabytes, and say the same.
+_SIDE = 16
+# Points of the path between the mean colour and the image.
+_STEPS = 24
+
+
+def linear_cka(one: Tensor, other: Tensor) -> float:
+    """Linear centred kernel alignment of two layers' features of the same images, debiased.
+
+    CKA = HSIC(K, L)/√(HSIC(K, K)·HSIC(L, L)), K = XXᵀ, L = YYᵀ, HSIC the unbiased estimator: with fewer images than
+    features the usual one is near 1 whatever the layers are. 1: equal up to rotation and scale; about 0: unrelated.
+
+    Args:
+        one: X, [n, …], n of 4 or more; a row an image.
+        other: Y, [n, …].
+
+    Returns:
+        CKA, at most 1; NaN where a layer gives all images the same.
+
+    Raises:
+        BadInput: the numbers of rows differ, or are fewer than 4.
+
+    Paper: Kornblith et al., "Similarity of Neural Network Representations Revisited" (arXiv 1905.00414); the estimator
+    is of Song et al. 2012, used so by Nguyen et al. (arXiv 2010.15327).
+
+    >>> x = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    >>> rotated, _ = torch.linalg.qr(torch.randn(8, 8, generator=torch.Generator().manual_seed(1)))
+    >>> round(linear_cka(x, 3 * x @ rotated), 6)
+    1.0
+    """
+    if len(one) != len(other) or len(one) < 4:
+        raise BadInput("features", [len(one), len(other)], "as many rows in both, 4 or more")
+    return _alignment(_gram(one), _gram(other))
+
+
+def _gram(features: Tensor) -> Tensor:
+    """XXᵀ of centred features with an empty diagonal, float64 [n, n], of norm 1."""
+    rows = features.flatten(1).double()
+    rows = rows - rows.mean(0)
+    gram = rows @ rows.T
+    gram.fill_diagonal_(0)
+    norm = gram.norm()
+    return gram / norm if norm > 0 else gram
+
+
+def _hsic(one: Tensor, other: Tensor) -> float:
+    """n(n − 3) times the unbiased estimator, of matrices with empty diagonals."""
+    n = len(one)
+    total = (one * other).sum() + one.sum() * other.sum() / ((n - 1) * (n - 2))
+    return float(total - 2 * (one.sum(0) @ other.sum(0)) / (n - 2))
+
+
+def _alignment(one: Tensor, other: Tensor) -> float:
+    own, its = _hsic(one, one), _hsic(other, other)
+    return _hsic(one, other) / (own * its) ** 0.5 if own > 0 and its > 0 else float("nan")
+
+
+def grams_of(dressed: Dressed, data: ImageSet) -> tuple[tuple[str, ...], list[Tensor]]:
+    """The Gram matrices of a network's taps over some images of a split, evenly spread.
+
+    Returns:
+        The taps' names, shallow to deep, and a matrix each.
+    """
+    rows = torch.from_numpy(spread(len(data), CKA_IMAGES))
+    device = device_of(dressed.model)
+    pipe = dressed.pipe().to(device)
+    names = tuple(tap.name for tap in find_taps(dressed.model, pipe(data.images[:2].to(device)), field="student"))
+    held: dict[str, list[Tensor]] = {name: [] for name in names}
+    taps = Taps(dressed.model, [name for name in names if name != LOGITS], field="student")
+    with torch.no_grad(), evaluating(dressed.model), taps:
+        for start in range(0, len(rows), _BATCH):
+            logits = dressed.model(pipe(data.images[rows[start : start + _BATCH]].to(device)))
+            for name, features in {**taps.take(), LOGITS: logits}.items():
+                held[name].append(_smaller(features.float()).cpu())
+    return names, [_gram(torch.cat(held[name])) for name in names]
+
+
+def _smaller(features: Tensor) -> Tensor:
+    if features.ndim == 4 and max(features.shape[2:]) > _SIDE:
+        return adaptive_avg_pool2d(features, _SIDE)
+    return features
+
+
+def cka_table(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[list[float | None]]:
+    """CKA of each of one network's layers with each of another's."""
+    return [[rounded(_alignment(mine, its)) for its in other] for mine in one]
+
+
+def agreement(one: Path, other: Path | None) -> dict[str, Any] | None:
+    """How often two runs' students answer alike over the test split, or a run's student and its teacher.
+
+    Args:
+        one: a run's folder.
+        other: another's; None for the teacher of the first.
+
+    Returns:
+        ``agree`` and ``both_right`` as shares of ``count`` images; None where the answers are not there.
+    """
+    mine = _answers(one)
+    if mine is None:
+        return None
+    if other is None:
+        if "teacher_logits" not in mine:
+            return None
+        answers = mine["teacher_logits"].argmax(1)
+    else:
+        theirs = _answers(other)
+        if theirs is None or not torch.equal(theirs["labels"], mine["labels"]):
+            return None
+        answers = theirs["student_logits"].argmax(1)
+    own = mine["student_logits"].argmax(1)
+    alike = own == answers
+    return {
+        "agree": rounded(float(alike.double().mean())),
+        "both_right": rounded(float((alike & (own == mine["labels"])).double().mean())),
+        "count": len(own),
+    }
+
+
+def accuracy(run: Path) -> float | None:
+    """The share of the test split that a run's student is right on, from its answers; None where they are not there."""
+    answers = _answers(run)
+    if answers is None:
+        return None
+    return rounded(float((answers["student_logits"].argmax(1) == answers["labels"]).double().mean()))
+
+
+def _answers(run: Path) -> dict[str, Tensor] | None:
+    path = run / "predictions.safetensors"
+    try:
+        held = load_file(path)
+    except Exception:  # the library has errors of its own for a damaged file
+        return None
+    return held if {"student_logits", "labels"} <= set(held) else None
+
+
+def captum_version() -> str:
+    """The version of the library that attributes.
+
+    Raises:
+        BadInput: it is not installed.
+    """
+    try:
+        return version("captum")
+    except PackageNotFoundError:
+        raise BadInput("--attributions", True, "Captum: pip install 'stillroom[captum]'") from None
+
+
+def attributions(dressed: Dressed, images: Tensor, labels: Tensor, cells: int) -> Tensor:
+    """Which cells of each image the network's logit of its true class comes from: integrated gradients, by Captum.
+
+    The path begins at the mean colour, |·| is added up over channels and each cell's pixels, and each image sums to 1.
+
+    Args:
+        dressed: the network with its preprocess.
+        images: as they are stored, [I, C, H, W].
+        labels: the data's classes, int64 [I].
+        cells: g.
+
+    Returns:
+        [I, g, g] on the CPU; of an image that moves nothing all cells alike.
+
+    Paper: Sundararajan et al., "Axiomatic Attribution for Deep Networks" (arXiv 1703.01365).
+    """
+    from captum.attr import IntegratedGradients
+
+    device = device_of(dressed.model)
+    pipe = dressed.pipe().to(device)
+
+    def logits(given: Tensor) -> Tensor:
+        return pipe.reorder(dressed.model(given))
+
+    method = IntegratedGradients(logits)
+    found = []
+    with evaluating(dressed.model):
+        for image, label in zip(images, labels.tolist(), strict=True):
+            given = pipe(image[None].to(device))
+            moved = method.attribute(given, target=int(label), n_steps=_STEPS, internal_batch_size=_STEPS)
+            grid = make_grid(cells, given.shape[2], given.shape[3], device)
+            found.append(grid.gather(moved.abs().sum(1).float())[0].detach().cpu())
+    cells_of = torch.stack(found)
+    total = cells_of.sum((1, 2), keepdim=True)
+    return torch.where(total > 0, cells_of / total.clamp_min(1e-30), torch.full_like(cells_of, 1 / cells**2))
+
+
+def beside(
+    runs: Sequence[tuple[Path, Dressed]],
+    explained: int,
+    teacher: Dressed | None,
+    data: ImageSet,
+    observer: Observer,
+) -> dict[str, Any]:
+    """Agreement and CKA of the students as they ended, as ``explain.json`` has them.
+
+    Args:
+        runs: their folders and students as they ended, those to explain first.
+        explained: how many these are.
+        teacher: of the first.
+        data: the test split.
+        observer: told how it goes.
+    """
+    pairs: list[tuple[int, int | None]] = []
+    for place in range(explained):
+        pairs += [(place, place + explained)] if place + explained < len(runs) else []
+        pairs.append((place, None))
+    agreed, aligned = [], []
+    networks = [student for _, student in runs] + ([teacher] if teacher is not None else [])
+    grams = []
+    for network in networks:
+        grams.append(grams_of(network, data))
+        observer.phase("comparing layers", len(grams), len(networks))
+    of_teacher = grams[-1] if teacher is not None else None
+    for place, other in pairs:
+        names = {"one": place, "other": "teacher" if other is None else other}
+        found = agreement(runs[place][0], None if other is None else runs[other][0])
+        if found is not None:
+            agreed.append({**names, **found})
+        its = of_teacher if other is None else grams[other]
+        if its is not None:
+            aligned.append(
+                {
+                    **names,
+                    "one_taps": list(grams[place][0]),
+                    "other_taps": list(its[0]),
+                    "values": cka_table(grams[place][1], its[1]),
+                    "images": min(CKA_IMAGES, len(data)),
+                }
+            )
+    return {"agreement": agreed, "cka": aligned}
