@@ -31,6 +31,37 @@ COMPLAINTS = {
 
 
 @dataclass(frozen=True)
+class Look:
+    """What was found on scored cases with one version of the checks.
+
+    Attributes:
+        digest: of the checks.
+        rows: what was found.
+    """
+
+    digest: str
+    rows: Sequence[Row]
+
+    @property
+    def told(self) -> str:
+        """The seeds, and how it went."""
+        seeds: dict[str, set[int]] = {}
+        for row in self.rows:
+            seeds.setdefault("digits" if row["world"] == "digits" else "real images", set()).add(row["seed"])
+        of = ", ".join(f"{' and '.join(map(str, sorted(held)))} on {world}" for world, held in sorted(seeds.items()))
+        missed = [row for row in self.rows if row["expects"] and not is_found(row)]
+        accused = [row for row in self.rows if not row["expects"] and alarms(row)]
+        names = "; ".join(
+            [f"missed: {row['kind']} ({row['world']})" for row in missed]
+            + [f"accused: {row['kind']} ({row['world']}): {', '.join(alarms(row))}" for row in accused]
+        )
+        return (
+            f"`{self.digest[:12]}`, seeds {of}: sensitivity {sensitivity(self.rows).told}; specificity "
+            f"{specificity(self.rows).told}{f' ({names})' if names else ''}"
+        )
+
+
+@dataclass(frozen=True)
 class Clinic:
     """All that was found.
 
@@ -40,7 +71,7 @@ class Clinic:
         remedies: a row a trial of a remedy.
         preflight: what ``stillroom diagnose`` took on the CIFAR-10 pair; empty where it was not there.
         digest: of the checks.
-        looks: digests that the scored half was ever looked at with, the first first.
+        looks: what was ever found on scored cases, by version of the checks, the first first.
         notes: what else the reader must know.
     """
 
@@ -49,7 +80,7 @@ class Clinic:
     remedies: Sequence[Row]
     preflight: Mapping[str, float]
     digest: str
-    looks: Sequence[str]
+    looks: Sequence[Look]
     notes: Sequence[str] = ()
 
     @property
@@ -67,7 +98,7 @@ class Clinic:
         """The raw numbers."""
         return {
             "digest": self.digest,
-            "looks": list(self.looks),
+            "looks": [{"digest": look.digest, "told": look.told, "cases": list(look.rows)} for look in self.looks[:-1]],
             "notes": list(self.notes),
             "kinds": [
                 {
@@ -103,12 +134,12 @@ def page(clinic: Clinic, command: str, provenance: Sequence[str]) -> str:
 
 def _rules(clinic: Clinic) -> str:
     sick = [kind for kind in clinic.kinds if kind.is_sick]
-    looks = len(set(clinic.looks))
-    looked = (
-        "looked at once, with the checks as they are here"
-        if list(clinic.looks) == [clinic.digest]
-        else f"looked at with {looks} versions of the checks; see the notes"
-    )
+    looks = [look.digest for look in clinic.looks]
+    looked = f"looked at with {len(looks)} versions of the checks"
+    if looks == [clinic.digest]:
+        looked = "looked at once, with the checks as they are here"
+    elif looks and looks[-1] == clinic.digest:
+        looked = "looked at before, see below; the seeds scored here were looked at once, with the checks as they are"
     lines = [
         f"{len(sick)} kinds of sick set-up and {len(clinic.kinds) - len(sick)} of healthy ones. A case is a recipe's "
         "file, a run's folder or a study's, made by a kind and a seed, which draw what exactly is done, and by which "
@@ -119,11 +150,14 @@ def _rules(clinic: Clinic) -> str:
         "- Kinds were dealt into halves by a hash of their name (`clinic_kinds.py`), seeds by number, before anything "
         "was looked at. Thresholds were changed for what the development half showed, then frozen. The scored half "
         "shares neither kind nor seed with it; other models teach and learn there, too.",
+        "- There are two cohorts of kinds, each dealt into halves by itself. The first is by the checks' own author. "
+        "The second (`clinic_fresh*.py`) is by another hand, who had seen neither the checks nor what they say.",
         "- Frozen: SHA-256 of the sources of all checks (`diagnose/preflight`, `diagnose/postmortem`) is "
         f"`{clinic.digest}`. The scored half was {looked}.",
         "- The checks are older than the clinic, and were written with planted sicknesses in view, many of them of "
         "these kinds: it shows how they hold up on models, data and sizes that nobody tuned them on, less how they "
         "do on ails nobody has thought of.",
+        *(f"- An earlier look: checks {look.told}." for look in clinic.looks[:-1]),
         *(f"- {note}" for note in clinic.notes),
     ]
     return "## The rules\n\n" + "\n".join(lines)
@@ -133,8 +167,15 @@ def _scores(clinic: Clinic) -> str:
     rows = []
     for half in HALVES:
         words = f"**{half}**" if half == "scored" else half
-        for where, real in (("all", None), ("digits", False), ("real images", True)):
-            held = clinic.chosen(half, real=real)
+        every = clinic.chosen(half)
+        groups = {
+            "all": every,
+            "digits": clinic.chosen(half, real=False),
+            "real images": clinic.chosen(half, real=True),
+            "first cohort": [row for row in every if not row["fresh"]],
+            "second cohort": [row for row in every if row["fresh"]],
+        }
+        for where, held in groups.items():
             if held:
                 suspected = sum(map(is_suspected, held))
                 uneasy = sum(not row["expects"] and bool(alarms(row, "suspect")) for row in held)

@@ -97,6 +97,32 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
         "training.optimizer.lr",
         0.005,
     ),
+    "an average that never left the start": (
+        Left(student=AT_CHANCE, confidence=0.101, training={"ema": 0.9995}),
+        "over_regularising",
+        "training.ema",
+        None,
+    ),
+    "short of nothing but freedom": (
+        Left(
+            losses={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)},
+            student=POOR,
+            confidence=0.7,
+            training={"optimizer": {"lr": 0.1, "weight_decay": 0.2}},
+        ),
+        "over_regularising",
+        "training.optimizer.weight_decay",
+        0.0005,
+    ),
+    "a whisper that all errors drown out": (
+        Left(
+            objectives=({"name": "cross_entropy"}, {"name": "kl", "weight": 0.0005, "temperature": 4.0}),
+            student=guesses(0.94, seed=2, after=5),
+        ),
+        "kd_ignored",
+        "objectives.kl.weight",
+        0.9,
+    ),
     "crept": (
         Left(losses={"cross_entropy": level(2.25), "kl": level(11)}, student=POOR, confidence=0.7, rate=0.0005),
         "under_training",

@@ -89,7 +89,9 @@ def test_a_case_is_made_diagnosed_and_told(clinic: ModuleType, tmp_path: Path) -
     assert clinic.Rows(rows.path).held == {found["key"]: found}
     report = sys.modules["clinic_report"]
     page = report.page(
-        report.Clinic(clinic.KINDS, [found], [], {}, "d1gest", ["d1gest"]), "python clinic.py", ["a line"]
+        report.Clinic(clinic.KINDS, [found], [], {}, "d1gest", [report.Look("d1gest", [])]),
+        "python clinic.py",
+        ["a line"],
     )
     assert "**not met**" in page  # nothing was scored
     assert "| development | digits | – | 0 | 1 of 1, 1 [.21, 1] | 0 |" in page

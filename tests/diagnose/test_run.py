@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diagnose.left import LABELS, Left, falling, guesses, spike, write
-from diagnose.plants import ALONE, SICK
+from diagnose.plants import ALONE, SICK, following
 from stillroom.diagnose.finding import Finding
 from stillroom.diagnose.postmortem.answering import temperature_of
 from stillroom.diagnose.run import CHECKS, diagnose_run
@@ -51,6 +51,16 @@ def test_a_planted_sickness_is_found_by_its_own_check(tmp_path: Path, plant: str
         assert finding.remedy.overrides[key] == value
 
 
+def test_following_a_good_teacher_into_its_few_errors_is_no_sickness(tmp_path: Path) -> None:
+    teacher = guesses(0.92, seed=2, after=5)
+    found = judged(write(tmp_path / "run", Left(teacher=teacher, student=following(teacher, 0.95))))
+    assert found["teacher_errors_copied"].evidence["share"] > 0.9
+    assert found["teacher_errors_copied"].verdict in ("suspect", "healthy")
+    poor = guesses(0.8, seed=2, after=5)
+    found = judged(write(tmp_path / "poor", Left(teacher=poor, student=following(poor, 0.95), confidence=0.8)))
+    assert found["teacher_errors_copied"].verdict == "sick"
+
+
 @pytest.mark.parametrize("plant", SICK)
 def test_what_a_remedy_says_is_a_recipe(tmp_path: Path, plant: str) -> None:
     run = write(tmp_path / "run", SICK[plant][0])
@@ -67,6 +77,8 @@ def test_what_a_remedy_says_is_a_recipe(tmp_path: Path, plant: str) -> None:
         ("never left chance", []),
         ("held at chance by weight decay", []),
         ("dead at a rate of three", []),
+        ("an average that never left the start", []),
+        ("short of nothing but freedom", []),
         ("another task for all that was cut out", []),
         ("too short", []),
         ("by heart", []),

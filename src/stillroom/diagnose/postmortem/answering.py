@@ -24,8 +24,9 @@ LOST, SLIPPED = 20.0, 5.0
 WEAK = 20.0
 # Share of the student's errors that are its teacher's.
 COPIED, OFTEN = 0.5, 0.25
-# Points of accuracy that these errors must come to: whoever follows a good teacher well shares its few errors.
-COSTS = 5.0
+# Per cent of all images that these errors must be, to be sick and to be suspect: whoever follows a good teacher well
+# shares its few errors.
+COSTS, MAY_COST = 10.0, 5.0
 # Of a class that seems worse by chance, over all classes together.
 _LEVEL = 0.05
 _SHOWN = 12
@@ -275,7 +276,8 @@ def teacher_errors_copied(case: Case) -> Finding:
     threshold = (
         f"Sick: {COPIED:.0%} or more of the student's errors are its teacher's very answers, twice as many as two "
         f"models with these confusions would share by chance, and they are {COSTS:g}% of all images, and more than "
-        f"chance moves; suspect from {OFTEN:.0%}. Hard images are hard for both, so that some are shared in any run."
+        f"chance moves; suspect from {OFTEN:.0%}, and {MAY_COST:g}% of all images. Hard images are hard for both, so "
+        "that some are shared in any run."
     )
     source = "What a teacher says wrong is taught as surely as what it says right."
     plot = (
@@ -293,7 +295,7 @@ def teacher_errors_copied(case: Case) -> Finding:
     beyond = share - off > expected
     if beyond and share - off / 2 >= COPIED and share >= 2 * expected and points > max(noise, COSTS):
         verdict = "sick"
-    elif beyond and share >= OFTEN and points > noise:
+    elif beyond and share >= OFTEN and points > max(noise, MAY_COST):
         verdict = "suspect"
     remedy = None
     if verdict != "healthy":

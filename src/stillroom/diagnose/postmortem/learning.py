@@ -8,7 +8,7 @@ from stillroom.diagnose.finding import Finding, Remedy, Verdict
 from stillroom.diagnose.postmortem import figures
 from stillroom.diagnose.postmortem.mending import calmer, longer, low_rate, milder
 from stillroom.diagnose.postmortem.reading import Case
-from stillroom.diagnose.postmortem.regularisers import heavy
+from stillroom.diagnose.postmortem.regularisers import Heavy, heavy
 
 # A rise of the loss over the lowest that it had been, and over where it began. Noise between lines stays below 1.5 in
 # runs that learn; a tenth of the first loss keeps the last wiggles near zero from counting.
@@ -127,12 +127,14 @@ def diverged(case: Case) -> Finding:
     plot = figures.loss_plot(case, "Training loss", ABOVE_FIRST * abs(losses[0]))
     verdict: Verdict = "healthy"
     remedy = None
-    held_back = [one for one in heavy(case) if one.key == "training.optimizer.weight_decay"]
-    if collapsed and held_back and not spiked:
+    averaged = _averaged(case)
+    decayed = next((one for one in heavy(case) if one.key == "training.optimizer.weight_decay"), None)
+    held_back = averaged or (decayed if not spiked else None)
+    if collapsed and held_back is not None:
         verdict = "suspect"
         told = (
-            f"The student answers no better than chance ({evidence['top1']:.1f}%), yet its loss never rose: "
-            f"{held_back[0].told} holds it there, see over_regularising."
+            f"The student answers no better than chance ({evidence['top1']:.1f}%), yet its training loss "
+            f"{'fell' if averaged else 'never rose'}: {held_back.told} holds it there, see over_regularising."
         )
     elif collapsed:
         verdict = "sick"
@@ -150,9 +152,16 @@ def diverged(case: Case) -> Finding:
         told = f"The loss rose {max(rise, max(losses) / losses[0]):.1f} times and came back: steps were lost by it."
     else:
         told = f"The loss went from {_number(losses[0])} to {_number(losses[-1])} without blowing up."
-    if verdict in ("sick", "suspect") and not (verdict == "suspect" and held_back and collapsed):
+    if verdict in ("sick", "suspect") and not (verdict == "suspect" and held_back is not None and collapsed):
         remedy = calmer(case)
     return Finding(check, verdict, told, evidence, threshold, remedy, source, plot)
+
+
+def _averaged(case: Case) -> Heavy | None:
+    """The moving average that the student is, where it remembers too much and the weights themselves learned."""
+    losses = [loss for row in case.train if (loss := case.loss(row)) is not None]
+    learned = bool(losses) and losses[-1] <= CREPT * losses[0]
+    return next((one for one in heavy(case) if one.key == "training.ema"), None) if learned else None
 
 
 def _number(value: float) -> str:
@@ -208,7 +217,7 @@ def under_training(case: Case) -> Finding:
         f"the test loss is within {LEARNED:g} times the training loss, and the student is below its teacher by more "
         f"than twice what chance explains; suspect from {STILL_FALLING:.0%}, or with a smaller gap. Between seeds of "
         f"one recipe the share moves by about 5%. Sick, too: at a rate far below the usual the loss kept {CREPT:.0%} "
-        "of what it was at first. Suspect at the most where images are disguised; see over_regularising."
+        "of what it was at first. Suspect at the most where over_regularising is the one to say sick."
     )
     source = "A falling learning rate brings the loss down in any run; what it did before that tells what was left."
     plot = figures.loss_plot(case, "Training loss")
@@ -238,7 +247,7 @@ def under_training(case: Case) -> Finding:
         if fall is None or case.epochs <= 1:
             told = f"{seen}: the student saw each image once" if case.epochs <= 1 else f"{seen} and hardly a log line"
         # A gap that is barely there may be another thing's, or chance's.
-        large = (gap is None or gap.is_large) and not _is_disguised(case, held)
+        large = (gap is None or gap.is_large) and not _is_held_back(case, held)
         return finding(
             "sick" if large else "suspect",
             f"{'Too' if large else 'Perhaps too'} short, {told}{_below(case)}.",
@@ -259,6 +268,11 @@ def _is_disguised(case: Case, known: figures.Held | None) -> bool:
     return shown and known is not None and known.train >= DISGUISED * known.test
 
 
+def _is_held_back(case: Case, known: figures.Held | None) -> bool:
+    """Whether a regulariser must be mended before anybody can tell if the run was too short."""
+    return any(one.far for one in heavy(case)) or _is_disguised(case, known)
+
+
 def _below(case: Case) -> str:
     return f", and the student is {case.gap.told} below its teacher" if case.gap is not None else ""
 
@@ -277,7 +291,7 @@ def over_regularising(case: Case) -> Finding:
     found = heavy(case)
     collapsed = has_collapsed(case)
     spiked = rise_of(case)[1]
-    if collapsed and (spiked or not found):
+    if collapsed and not _averaged(case) and (spiked or not found):
         return skipped(check, "The student learned nothing; see diverged.")
     held, gap, fall = figures.held(case), case.gap, figures.fall_of(case)
     evidence = {
@@ -294,7 +308,7 @@ def over_regularising(case: Case) -> Finding:
         "over a fifth of the run, crops beyond a quarter or cutout beyond half of the side. Sick: one of them, a "
         f"student below its teacher by more than chance, and a training loss that is not {LEARNED:g} times below the "
         f"test loss; suspect where the training loss still fell, unless it is {DISGUISED:g} times the test loss under "
-        "crops or cutout. Of a moving average the training loss tells nothing."
+        "crops or cutout, or the decay is .01, the smoothing .6. Of a moving average the training loss tells nothing."
     )
     source = "A student that is held back is as bad on its training images as on others; one that overfits is not."
     plot = figures.loss_plot(case, "Training loss")
@@ -314,7 +328,8 @@ def over_regularising(case: Case) -> Finding:
     if has_learned(case, held) and not collapsed and not averaged:
         return finding("healthy", f"Heavy ({what}), but the training images are learned all the same.")
     if collapsed:
-        return finding("sick", f"Held at chance by {what}: the training loss is that of a guess.", remedy)
+        why = "" if averaged else ": the training loss is that of a guess"
+        return finding("sick", f"Held at chance by {what}{why}.", remedy)
     level = ""
     if held is not None:
         level = f": {held.name} is {held.train:.3g} on training images and {held.test:.3g} on test images"
@@ -324,7 +339,7 @@ def over_regularising(case: Case) -> Finding:
         )
     told = f"Held back by {what}{level}{_below(case)}."
     still = fall is not None and fall.is_sure and fall.share >= FALLING
-    still = still and not (averaged or _is_disguised(case, held))
+    still = still and not (averaged or any(one.far for one in found) or _is_disguised(case, held))
     return finding("suspect" if still or gap is None else "sick", told, remedy)
 
 

@@ -15,6 +15,8 @@ from stillroom.report.measures import paired_margin
 
 # Shares of the weighted loss over the first third, where both terms are far from their end.
 IGNORED, FAINT = 0.02, 0.1
+# A share with which nobody is followed: where two agree all the same, it is because the same images are hard for both.
+SILENT = 0.01
 DROWNED = 0.005
 # How much of its own loss a teacher's term loses in a run that listens to it at all.
 LISTENS = 0.1
@@ -87,7 +89,7 @@ def kd_ignored(case: Case) -> Finding:
     names = " and ".join(case.teaching)
     verdict: Verdict = "healthy"
     told = f"{names} is {share:.0%} of the loss, and its own value fell by {fell:.0%}."
-    if follows:
+    if follows and share >= SILENT:
         told = (
             f"The student follows its teacher: they agree on {agreement[-1]:.1f}% of the images, accuracy alone would "
             f"{alone:.1f}%."
