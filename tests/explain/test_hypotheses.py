@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from stillroom.explain import learning_speed, stability
 from stillroom.explain.figures import Figures, figures_of, told
@@ -35,7 +36,7 @@ def verdicts(pairs: list[tuple[Figures, Figures]]) -> dict[str, Any]:
 
 
 def test_what_is_as_claimed_is_supported() -> None:
-    found = verdicts([(figures(14, 3, 0.5, 0.9), figures(seed=1)), (figures(14, 3, 0.5, 0.9, seed=2), figures(seed=3))])
+    found = verdicts([(figures(14, 3, 0.5, 0.9, seed=2 * n), figures(seed=2 * n + 1)) for n in range(4)])
     assert (found["n_fg"], found["n_bg"], found["ratio"], found[1]) == ("supported",) * 4
     assert found["d_mean"] == "supported"
     assert (found["rho"], found[3]) == ("supported", "supported")
@@ -66,6 +67,23 @@ def test_the_interval_is_that_of_paired_images() -> None:
     (first, _, _) = judged([(shifted, base)], seed=0)
     measure = first["measures"][0]
     assert measure["difference"] == measure["low"] == measure["high"] == 2.0
+
+
+def test_the_interval_of_seeds_is_no_narrower_than_students() -> None:
+    """Images alike, three seeds that differ: all of the spread is theirs."""
+    apart = np.array([1.0, 2.0, 4.5])
+    base = figures(seed=1)
+
+    def moved(by: float) -> Figures:
+        return Figures(base.found, base.n_fg + by, base.n_bg, base.ratio, base.reached, base.kept, base.background)
+
+    measure = judged([(moved(by), base) for by in apart], seed=0)[0]["measures"][0]
+    student = stats.t.interval(0.95, 2, apart.mean(), apart.std(ddof=1) / 3**0.5)
+    assert measure["difference"] == pytest.approx(2.5)
+    # Three values can be drawn in ten ways, the ends of which come up once in 27 draws each.
+    assert measure["low"] < 2.5 - 0.5 * (student[1] - 2.5)
+    assert measure["high"] > 2.5 + 0.9 * (student[1] - 2.5)
+    assert measure["verdict"] == "undecided"
 
 
 def test_without_moves_the_second_is_not_measured() -> None:

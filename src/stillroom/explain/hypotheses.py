@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from scipy import stats
 
 from stillroom.explain.figures import Doubles, Figures, rounded
 
@@ -70,7 +71,9 @@ def judged(pairs: Sequence[tuple[Figures, Figures]], seed: int) -> list[dict[str
     """Each hypothesis, with the difference of each of its measures and a 95% interval.
 
     Images and pairs are drawn again, ``RESAMPLES`` times; an image that is drawn counts in both networks of each pair.
-    The concepts themselves stay as they are.
+    How far a draw of pairs moves the mean is made wider, as few draws of few pairs know too little of their spread:
+    √(n/(n − 1))·t_{n−1}/z, with which the pairs' part is as wide as Student's interval. One pair says nothing of other
+    seeds: its interval is over images alone. The concepts themselves stay as they are.
 
     Args:
         pairs: the student by distillation and the same from labels, of each seed.
@@ -105,7 +108,9 @@ def _measured(
     measure: Measure, pairs: Sequence[tuple[Figures, Figures]], counts: Doubles, of_pairs: Doubles
 ) -> dict[str, Any]:
     distilled, labels = (np.stack([measure.value(pair[side], counts) for pair in pairs], 1) for side in (0, 1))
-    difference = _weighed(distilled - labels, of_pairs)
+    apart = distilled - labels
+    centre = _weighed(apart, np.ones_like(of_pairs))
+    difference = centre + _wider(len(pairs)) * (_weighed(apart, of_pairs) - centre)
     drawn = difference[1:][np.isfinite(difference[1:])]
     low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (np.nan, np.nan)
     return {
@@ -118,6 +123,17 @@ def _measured(
         "high": rounded(float(high)),
         "verdict": _verdict(measure.sign, float(low), float(high)),
     }
+
+
+def _wider(pairs: int) -> float:
+    """Student's interval over the percentiles' of a bootstrap.
+
+    >>> [round(_wider(pairs), 2) for pairs in (1, 3, 5, 100)]
+    [1.0, 2.69, 1.58, 1.02]
+    """
+    if pairs == 1:
+        return 1.0
+    return float((pairs / (pairs - 1)) ** 0.5 * stats.t.ppf(0.975, pairs - 1) / stats.norm.ppf(0.975))
 
 
 def _weighed(values: Doubles, counts: Doubles) -> Doubles:
