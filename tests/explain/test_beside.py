@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
-from stillroom.explain.beside import CKA_IMAGES, accuracy, agreement, attributions, captum_version, grams_of, linear_cka
+from stillroom.explain.beside import (
+    CKA_IMAGES,
+    accuracy,
+    agreement,
+    attributions,
+    captum_version,
+    grams_of,
+    linear_cka,
+    taps_of,
+)
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.runs.materials import Dressed
@@ -55,7 +64,9 @@ def test_the_taps_of_a_network_are_asked_about_images_evenly_spread() -> None:
     model = build(ModelConfig(name="resnet8", options={"width": 4}), num_classes=3, in_channels=1, image_size=16).eval()
     images = torch.randint(0, 256, (CKA_IMAGES + 60, 1, 16, 16), dtype=torch.uint8)
     data = ImageSet(images, torch.zeros(len(images), dtype=torch.int64), ("a", "b", "c"), "")
-    names, grams = grams_of(Dressed(model, None, True, ""), data)
+    dressed = Dressed(model, None, True, "")
+    names = taps_of(dressed, data)
+    grams = grams_of(dressed, names, data)
     assert names == ("layer1", "layer2", "layer3", "features", "logits")
     assert [tuple(gram.shape) for gram in grams] == [(CKA_IMAGES, CKA_IMAGES)] * 5
 

@@ -15,7 +15,7 @@ from stillroom.cli import run as command
 from stillroom.errors import BadInput
 from stillroom.explain import concept_counts, concepts, learning_speed, on_grid, stability
 from stillroom.explain.explaining import explain
-from stillroom.explain.subject import moves_of
+from stillroom.explain.subject import moves_of, runs_in
 from stillroom.recipe import parse_recipe
 from stillroom.runs.execute import execute
 from stillroom.training.observer import Observer
@@ -92,6 +92,15 @@ def test_the_same_weights_have_the_same_concepts_and_nothing_is_decided(runs: di
         assert all(measure["difference"] == 0 for measure in one["measures"])
 
 
+def test_a_folder_of_seeds_is_its_runs(runs: dict[str, Path]) -> None:
+    folder = runs["labels"].parent / "contestant"
+    for seed in (10, 2):
+        shutil.copytree(runs["labels"], folder / f"seed-{seed}")
+    (folder / "seed-x").mkdir()
+    assert [path.name for path in runs_in([runs["taught"], folder])] == ["taught", "seed-2", "seed-10"]
+    assert runs_in([folder / "none"]) == [folder / "none"]
+
+
 class Stopping(Observer):
     """Stops as a kill would, once so many images are done."""
 
@@ -100,6 +109,8 @@ class Stopping(Observer):
         self.seen: list[tuple[int, int]] = []
 
     def phase(self, what: str, done: int, total: int) -> None:
+        if what != "finding entropies":
+            return
         self.seen.append((done, total))
         if done >= self.after:
             raise KeyboardInterrupt

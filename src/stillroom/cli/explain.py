@@ -24,12 +24,19 @@ _SYMBOLS = {"n_fg": "N_fg", "n_bg": "N_bg", "ratio": "λ", "d_mean": "D_mean", "
 @app.command()
 def explain(
     runs: Annotated[
-        list[Path], typer.Argument(help="Folders of finished runs that kept checkpoints, one a seed.", metavar="RUN...")
+        list[Path],
+        typer.Argument(
+            help="Folders of finished runs that kept checkpoints, one a seed; or one that holds them as seed-N, as a "
+            "study's contestant has.",
+            metavar="RUN...",
+        ),
     ],
     against: Annotated[
         list[Path] | None,
         typer.Option(
-            "--against", help="The same student from labels; once for each RUN, in their order.", metavar="RUN"
+            "--against",
+            help="The same student from labels, once for each RUN, in their order; or a folder of seed-N.",
+            metavar="RUN",
         ),
     ] = None,
     tap: Annotated[
@@ -69,13 +76,16 @@ def explain(
     Keep checkpoints while training, and how far the probed layer moves: `stillroom distill …
     training.checkpoints=[0,1,2,5,10] training.record_moves=[layer3.0.conv1]`.
 
-    Example: `stillroom explain runs/kl --against runs/labels`
+    Example: `stillroom explain runs/kl --against runs/labels`, or of a study, with its seeds:
+    `stillroom explain studies/x/runs/all/kl --against studies/x/runs/all/labels`
     """
     from stillroom.console import ProgressBar
     from stillroom.explain.explaining import NAME
     from stillroom.explain.explaining import explain as find
+    from stillroom.explain.subject import runs_in
     from stillroom.report.explain.page import write_explanation
 
+    runs = runs_in(runs)
     content = find(
         runs,
         against or [],

@@ -82,16 +82,17 @@ def _alignment(one: Tensor, other: Tensor) -> float:
     return _hsic(one, other) / (own * its) ** 0.5 if own > 0 and its > 0 else float("nan")
 
 
-def grams_of(dressed: Dressed, data: ImageSet) -> tuple[tuple[str, ...], list[Tensor]]:
-    """The Gram matrices of a network's taps over some images of a split, evenly spread.
+def taps_of(dressed: Dressed, data: ImageSet) -> tuple[str, ...]:
+    """The taps of a network, shallow to deep."""
+    example = dressed.pipe()(data.images[:2]).to(device_of(dressed.model))
+    return tuple(tap.name for tap in find_taps(dressed.model, example, field="student"))
 
-    Returns:
-        The taps' names, shallow to deep, and a matrix each.
-    """
+
+def grams_of(dressed: Dressed, names: Sequence[str], data: ImageSet) -> list[Tensor]:
+    """The Gram matrices of a network's taps over some images of a split, evenly spread; a matrix each."""
     rows = torch.from_numpy(spread(len(data), CKA_IMAGES))
     device = device_of(dressed.model)
     pipe = dressed.pipe().to(device)
-    names = tuple(tap.name for tap in find_taps(dressed.model, pipe(data.images[:2].to(device)), field="student"))
     held: dict[str, list[Tensor]] = {name: [] for name in names}
     taps = Taps(dressed.model, [name for name in names if name != LOGITS], field="student")
     with torch.no_grad(), evaluating(dressed.model), taps:
@@ -99,7 +100,7 @@ def grams_of(dressed: Dressed, data: ImageSet) -> tuple[tuple[str, ...], list[Te
             logits = dressed.model(pipe(data.images[rows[start : start + _BATCH]].to(device)))
             for name, features in {**taps.take(), LOGITS: logits}.items():
                 held[name].append(_smaller(features.float()).cpu())
-    return names, [_gram(torch.cat(held[name])) for name in names]
+    return [_gram(torch.cat(held[name])) for name in names]
 
 
 def _smaller(features: Tensor) -> Tensor:
@@ -231,25 +232,25 @@ def beside(
         pairs += [(place, place + explained)] if place + explained < len(runs) else []
         pairs.append((place, None))
     agreed, aligned = [], []
-    networks = [student for _, student in runs] + ([teacher] if teacher is not None else [])
+    # All students are built alike.
+    names = [taps_of(runs[0][1], data)] * len(runs) + ([taps_of(teacher, data)] if teacher is not None else [])
     grams = []
-    for network in networks:
-        grams.append(grams_of(network, data))
-        observer.phase("comparing layers", len(grams), len(networks))
-    of_teacher = grams[-1] if teacher is not None else None
+    for taps, network in zip(names, [student for _, student in runs] + ([teacher] if teacher else []), strict=True):
+        grams.append(grams_of(network, taps, data))
+        observer.phase("comparing layers", len(grams), len(names))
     for place, other in pairs:
-        names = {"one": place, "other": "teacher" if other is None else other}
+        both = {"one": place, "other": "teacher" if other is None else other}
         found = agreement(runs[place][0], None if other is None else runs[other][0])
         if found is not None:
-            agreed.append({**names, **found})
-        its = of_teacher if other is None else grams[other]
-        if its is not None:
+            agreed.append({**both, **found})
+        if other is not None or teacher is not None:
+            its = len(runs) if other is None else other
             aligned.append(
                 {
-                    **names,
-                    "one_taps": list(grams[place][0]),
-                    "other_taps": list(its[0]),
-                    "values": cka_table(grams[place][1], its[1]),
+                    **both,
+                    "one_taps": list(names[place]),
+                    "other_taps": list(names[its]),
+                    "values": cka_table(grams[place], grams[its]),
                     "images": min(CKA_IMAGES, len(data)),
                 }
             )

@@ -20,7 +20,7 @@ from stillroom.explain.foreground import on_grid
 from stillroom.explain.hypotheses import RESAMPLES, judged
 from stillroom.explain.measuring import FOLDER, Maps, Search, describe, entropies, responding
 from stillroom.explain.metrics import concepts
-from stillroom.explain.subject import Pictures, Subject, last_stage, load_pictures, load_subjects, load_teacher
+from stillroom.explain.subject import Pictures, Subject, last_stage, load_pictures, load_subjects, load_teacher, runs_in
 from stillroom.files import write_bytes, write_json
 from stillroom.models.weights import load_weights
 from stillroom.runs.materials import Dressed
@@ -70,7 +70,7 @@ def explain(
     own run's ``explain/``: what is there is not done again, so that a command that was stopped goes on.
 
     Args:
-        runs: folders of finished runs, one a seed.
+        runs: folders of finished runs, one a seed; or one that holds such, as a study's contestant has.
         against: the same students from labels, one for each of ``runs``; none for no comparison.
         tap: where features are read; left out: the last stage.
         images: of the test split, evenly spread.
@@ -90,6 +90,7 @@ def explain(
     """
     if images < FEWEST:
         raise BadInput("--images", images, f"{FEWEST} or more")
+    runs, against = runs_in(runs), runs_in(against)
     if against and len(against) != len(runs):
         raise BadInput("--against", f"{len(against)} runs", f"one for each of the {len(runs)} runs to explain")
     options = Options(tap, images, grid, weight, foreground, passes, seed, attribute)

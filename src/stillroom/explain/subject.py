@@ -80,6 +80,16 @@ class Pictures:
     fingerprint: str
 
 
+def runs_in(paths: Sequence[Path]) -> list[Path]:
+    """The run folders that paths name: each itself, or where it holds ``seed-N`` folders, as a study's do, those."""
+    found = []
+    for path in paths:
+        seeds = [each for each in path.glob("seed-*") if each.name.removeprefix("seed-").isdecimal() and each.is_dir()]
+        alone = (path / "recipe.yaml").exists() or not seeds
+        found += [path] if alone else sorted(seeds, key=lambda each: int(each.name.removeprefix("seed-")))
+    return found
+
+
 def load_subjects(runs: Sequence[Path], tap: str | None) -> list[Subject]:
     """Make ready runs that are to be compared, and see that they can be.
 
