@@ -12,6 +12,8 @@ from stillroom.report.content import content
 from stillroom.report.html import rendered, write_page
 from stillroom.report.read import RunFolder, read_run
 
+EXPLAINED = "explain.html"
+
 
 @dataclass(frozen=True)
 class Home:
@@ -56,20 +58,30 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     target = out if out is not None else runs[0] / "report.html"
     if target.is_dir():
         raise BadInput("out", str(target), "a file, not a folder")
-    return write_page(target, render([read_run(Path(run)) for run in runs]))
+    # What `stillroom explain` wrote beside this page; a page elsewhere would not find it.
+    is_explained = target.parent.resolve() == runs[0].resolve() and (runs[0] / EXPLAINED).is_file()
+    return write_page(
+        target, render([read_run(Path(run)) for run in runs], explained=EXPLAINED if is_explained else "")
+    )
 
 
-def render(runs: Sequence[RunFolder], home: Home | None = None) -> str:
+def render(runs: Sequence[RunFolder], home: Home | None = None, explained: str = "") -> str:
     """The page as text; the same runs give the same text.
 
     Args:
         runs: the page is about the first, the others are compared beside it.
         home: the study whose folder holds the run: the page links to it and takes plotly from there, so that three
             hundred pages do not each hold it.
+        explained: the address of the page that says what the student has learned, where there is one.
     """
     labels = names(runs)
     told = content(list(zip(labels, runs, strict=True)))
     figures = {chart.key: chart.figure for chart in told.charts}
     return rendered(
-        "report.html.j2", figures=figures, plotly_at=home.plotly if home is not None else None, page=told, home=home
+        "report.html.j2",
+        figures=figures,
+        plotly_at=home.plotly if home is not None else None,
+        page=told,
+        home=home,
+        explained=explained,
     )

@@ -1,0 +1,1 @@
+"""The page of an explanation, from ``explain.json`` and ``explain-maps.npz``."""
