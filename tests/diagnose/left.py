@@ -138,6 +138,8 @@ def _metrics(left: Left, figures: Row) -> list[Row]:
     found: list[Row] = []
     total = left.epochs * left.per_epoch
     weights = {term["name"]: term.get("weight", 1.0) for term in left.objectives}
+    # What is logged as the loss is of no account: weights that follow a schedule count as they end.
+    weights = {name: weight["end"] if isinstance(weight, dict) else weight for name, weight in weights.items()}
     every = max(left.per_epoch // 2, 1)
     for step in range(every, round(total * left.done) + 1, every):
         part, epoch = step / total, step / left.per_epoch

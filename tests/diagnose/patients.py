@@ -95,6 +95,18 @@ class Patient:
         return Materials(self.data, student, build_objectives(recipe.objectives), copy.deepcopy(self.teacher))
 
 
+class Turned(nn.Module):
+    """A teacher that has learned of images lying on their side."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        said: Tensor = self.inner(x.rot90(1, (2, 3)))
+        return said
+
+
 class Channel(nn.Module):
     """A teacher that looks at one of three colours."""
 

@@ -123,6 +123,29 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
         "objectives.kl.weight",
         0.9,
     ),
+    "a rate that dropped before anything was learned": (
+        Left(
+            losses={"cross_entropy": level(2.3), "kl": level(11.5)},
+            student=AT_CHANCE,
+            confidence=0.101,
+            training={"schedule": {"name": "multi_step", "milestones": [0.01, 0.02]}},
+        ),
+        "under_training",
+        "training.schedule",
+        {"name": "one_cycle"},
+    ),
+    "a teacher that came when all was over": (
+        Left(
+            objectives=(
+                {"name": "cross_entropy"},
+                {"name": "kl", "weight": {"start": 0, "end": 0.9, "begin": 0.98, "until": 1}, "temperature": 4.0},
+            ),
+            student=guesses(0.94, seed=2, after=5),
+        ),
+        "kd_ignored",
+        None,
+        None,
+    ),
     "crept": (
         Left(losses={"cross_entropy": level(2.25), "kl": level(11)}, student=POOR, confidence=0.7, rate=0.0005),
         "under_training",

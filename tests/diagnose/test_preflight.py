@@ -81,6 +81,12 @@ TABLE = [
         lambda p: p.with_teacher(lambda t: nn.Sequential(t, nn.Softmax(1))),
         mended=lambda p: p.with_teacher(lambda t: t[0]),
     ),
+    Planted(
+        "teacher_logits",
+        lambda p: p.with_teacher(lambda t: nn.Sequential(t, nn.Sigmoid())),
+        mended=lambda p: p.with_teacher(lambda t: t[0]),
+        name="sigmoid",
+    ),
     Planted("class_order", lambda p: p.with_teacher(patients.with_classes([3, 0, 1, 2, 9, 5, 4, 7, 8, 6]))),
     Planted(
         "class_order",
@@ -88,6 +94,9 @@ TABLE = [
         name="wide",
     ),
     Planted("teacher_normalisation", lambda p: p.but("teacher.preprocess=none")),
+    # Statistics of a batch would undo this one as well.
+    Planted("teacher_normalisation", lambda p: p.but("teacher.preprocess={mean: [0.5], std: [0.25]}"), name="squares"),
+    Planted("teacher_normalisation", lambda p: p.but("teacher.preprocess={mean: [0.9], std: [0.1]}"), name="shifted"),
     Planted(
         "teacher_channel_order",
         lambda p: (
@@ -103,6 +112,14 @@ TABLE = [
         name="training mode",
     ),
     Planted("teacher_accuracy", lambda p: p.with_teacher(patients.forgetful)),
+    Planted(
+        "teacher_accuracy",
+        lambda p: p.with_teacher(patients.Turned),
+        mended=lambda p: p.with_teacher(lambda t: t.inner),
+        name="lying on their side",
+        # Digits twice as large are a little more alike upright and on their side.
+        also=frozenset({"teacher_resize"}),
+    ),
     Planted("teacher_confidence", lambda p: p.with_teacher(patients.louder(4)).but("objectives.kl.temperature=1")),
     Planted("temperature", lambda p: p.but("objectives.kl.temperature=1000"), name="void"),
     Planted("temperature", lambda p: p.but("objectives.kl.temperature=32"), "suspect", name="high"),
@@ -118,6 +135,12 @@ TABLE = [
     ),
     Planted("learning_rate", lambda p: p.but("training.optimizer.lr=3"), name="rate"),
     Planted("learning_rate", lambda p: p.but("training.optimizer.weight_decay=0.05"), name="decay"),
+    Planted(
+        "learning_rate",
+        lambda p: p.but("training.schedule={name: multi_step, milestones: [0.02, 0.04]}"),
+        name="dropped at once",
+    ),
+    Planted("learning_rate", lambda p: p.but("training.clip_norm=0.001"), name="clipped"),
     Planted("budget", lambda p: p.but("training.epochs=null", "training.steps=10")),
     Planted("budget", lambda p: p.but("training.epochs=1"), name="one epoch"),
     Planted("regularisation", lambda p: p.but("training.ema=0.999")),

@@ -17,6 +17,7 @@ from stillroom.diagnose.postmortem.answering import temperature_of
 from stillroom.diagnose.run import CHECKS, diagnose_run
 from stillroom.errors import BadInput
 from stillroom.recipe import load_recipe
+from stillroom.training.folder import RunFolder
 
 
 def judged(path: Path) -> dict[str, Finding]:
@@ -152,6 +153,15 @@ def test_a_run_that_did_not_end_says_so_and_is_judged_by_what_it_shows(tmp_path:
     assert found["diverged"].verdict == "healthy"
     assert found["under_training"].verdict == "skipped"
     assert sick(found) == []
+
+
+def test_a_run_that_nobody_goes_on_with_is_sick_and_one_at_work_is_not(tmp_path: Path) -> None:
+    run = write(tmp_path / "run", Left(done=0.5, finished=False))
+    with RunFolder(run):
+        assert judged(run)["unfinished"].verdict == "suspect"
+    found = judged(run)
+    assert found["unfinished"].verdict == "sick"
+    assert sick(found) == ["unfinished"]
 
 
 def test_a_run_that_was_only_begun_says_so(tmp_path: Path) -> None:

@@ -25,6 +25,22 @@ except ImportError:  # Windows has no flock; two writers are then not told apart
 LOGS = ("metrics.jsonl", "moves.jsonl", "rescaling.jsonl", "geometry.jsonl")
 
 
+def is_being_written(path: Path) -> bool | None:
+    """Whether a process holds a run's folder; None where that cannot be told.
+
+    >>> is_being_written(Path("nowhere")) is None
+    True
+    """
+    if fcntl is None:
+        return None
+    try:
+        with (path / "state" / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return True if error.errno in (errno.EAGAIN, errno.EACCES) else None
+    return False
+
+
 class RunFolder:
     """One run's folder, held by one process at a time.
 

@@ -69,6 +69,18 @@ def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
     return 1.0
 
 
+def full_rate_steps(config: ScheduleConfig, total: int) -> float:
+    """To how many steps at the peak rate a schedule comes: Σ of its factors over the run.
+
+    >>> full_rate_steps(ScheduleConfig(name="constant"), 10), round(full_rate_steps(ScheduleConfig(), 1000))
+    (10.0, 506)
+    """
+    # Of a long run a thousand places tell it.
+    each = max(total // 1000, 1)
+    places = range(0, total, each)
+    return total * sum(lr_factor(config, step, total) for step in places) / max(len(places), 1)
+
+
 def _cosine(start: float, end: float, part: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 

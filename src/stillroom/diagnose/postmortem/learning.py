@@ -9,6 +9,8 @@ from stillroom.diagnose.postmortem import figures
 from stillroom.diagnose.postmortem.mending import calmer, longer, low_rate, milder
 from stillroom.diagnose.postmortem.reading import Case
 from stillroom.diagnose.postmortem.regularisers import Heavy, heavy
+from stillroom.training.folder import is_being_written
+from stillroom.training.optimisation import full_rate_steps
 
 # A rise of the loss over the lowest that it had been, and over where it began. Noise between lines stays below 1.5 in
 # runs that learn; a tenth of the first loss keeps the last wiggles near zero from counting.
@@ -25,6 +27,8 @@ CREPT = 0.5
 DISGUISED = 1.5
 # Train loss against the same loss on test images: learned rather than short of steps; and learned by heart.
 LEARNED, BY_HEART = 2.0, 4.0
+# Steps at the peak rate below which nothing is learned; a recipe's own diagnosis turns at the same.
+FEW = 50
 # Epochs after which a student that learns has left chance.
 BEGUN = 2
 # In nats, or in the term's own unit: below it there is nothing to lose.
@@ -50,8 +54,14 @@ def unfinished(case: Case) -> Finding:
         told = "The run logged no step: it was only begun, or its loss was not finite from the first steps on."
     else:
         told = f"The run did not end: {case.steps:,}{of} steps were logged, and only what they show is judged."
-    words = "Go on with the run; if it stops again, its error line says why."
-    return Finding(check, "suspect", told, evidence, "A run is finished when summary.json is there.", Remedy(words))
+    threshold = (
+        "A run is finished when summary.json is there. Sick: it is not, and no process holds the folder; suspect: one "
+        "does, or nobody can tell."
+    )
+    if is_being_written(case.path) is False:
+        words = "Go on with the run (`--resume`); if it stops again, its error line says why."
+        return Finding(check, "sick", told, evidence, threshold, Remedy(words))
+    return Finding(check, "suspect", told, evidence, threshold, Remedy("Wait until the run has ended."))
 
 
 def at_chance(case: Case) -> bool:
@@ -86,7 +96,12 @@ def has_collapsed(case: Case) -> bool:
     # One that only began to learn is short of steps, not broken.
     began = case.epochs <= BEGUN
     learning = fall is not None and fall.is_sure and fall.share >= STILL_FALLING and not _labels_are_flat(case)
-    return rise_of(case)[1] or not (began or learning)
+    return rise_of(case)[1] or not (began or learning or rate_was_lost(case))
+
+
+def rate_was_lost(case: Case) -> bool:
+    """Whether the schedule gave the rate away before anything could be learned."""
+    return bool(case.planned) and full_rate_steps(case.recipe.training.schedule, case.planned or 0) < FEW
 
 
 def _labels_are_flat(case: Case) -> bool:
@@ -196,7 +211,7 @@ def under_training(case: Case) -> Finding:
     if stopped is not None:
         return stopped
     fall, held, gap = figures.fall_of(case), figures.held(case), case.gap
-    if fall is None and case.epochs > 2:
+    if fall is None and case.epochs > 2 and not rate_was_lost(case):
         return skipped(check, "Too few lines of training were logged; set training.log_every lower.")
     moved = sorted(case.moves[-1].get("moves", {}).values()) if case.moves else []
     evidence: dict[str, Any] = {
@@ -217,7 +232,8 @@ def under_training(case: Case) -> Finding:
         f"the test loss is within {LEARNED:g} times the training loss, and the student is below its teacher by more "
         f"than twice what chance explains; suspect from {STILL_FALLING:.0%}, or with a smaller gap. Between seeds of "
         f"one recipe the share moves by about 5%. Sick, too: at a rate far below the usual the loss kept {CREPT:.0%} "
-        "of what it was at first. Suspect at the most where over_regularising is the one to say sick."
+        f"of what it was at first; a schedule that comes to fewer than {FEW} steps at its peak rate. Suspect at the "
+        "most where over_regularising is the one to say sick."
     )
     source = "A falling learning rate brings the loss down in any run; what it did before that tells what was left."
     plot = figures.loss_plot(case, "Training loss")
@@ -232,6 +248,11 @@ def under_training(case: Case) -> Finding:
     if held is not None and has_learned(case, held):
         told = f"The training images are learned ({held.name} {held.train:.3g}, on test images {held.test:.3g})"
         return finding("healthy", f"{told}: it was not short of steps.")
+    if rate_was_lost(case) and case.planned and case.planned >= 2 * FEW:
+        full = full_rate_steps(case.recipe.training.schedule, case.planned)
+        told = f"Its schedule comes to {full:.3g} steps at the peak rate, of {case.planned:,}{_below(case)}."
+        remedy = Remedy("Take a schedule that keeps the rate up.", {"training.schedule": {"name": "one_cycle"}})
+        return finding("sick", told, remedy)
     peak = max((row.get("lr", 0.0) for row in case.train), default=0.0)
     began = next((loss for row in case.train if (loss := case.loss(row)) is not None), None)
     ended = next((loss for row in reversed(case.train) if (loss := case.loss(row)) is not None), None)

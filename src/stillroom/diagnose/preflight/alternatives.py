@@ -84,12 +84,23 @@ def normalisations(case: Case, state: State) -> Iterator[Candidate]:
     if data.images.ndim != 4:
         return
     now = explicit(state.reading.preprocess, data.channels, is_pixels=data.is_pixels)
+    if is_of_unit_scale(now):
+        # Variances were written where deviations belong, or their roots were taken twice.
+        for name, power in (("by the roots of its deviations", 0.5), ("by the squares of its deviations", 2.0)):
+            std = tuple(float(f"{each**power:.4g}") for each in now.std)
+            if not _near(std, now.std):
+                yield Candidate(name, _asked(case, state, now.model_copy(update={"std": std})), len(case.sample))
     for name, config in named_normalisations(case).items():
         mean, std = (tuple(reversed(n)) if now.channel_order == "bgr" else n for n in (config.mean, config.std))
         if not (_near(mean, now.mean) and _near(std, now.std)):
             yield Candidate(
                 name, _asked(case, state, now.model_copy(update={"mean": mean, "std": std})), len(case.sample)
             )
+
+
+def is_of_unit_scale(config: PreprocessConfig) -> bool:
+    """Whether its deviations are those of pixels/255, so that powers of them mean something."""
+    return all(1e-3 < each < 1 for each in config.std)
 
 
 def channel_orders(case: Case, state: State) -> Iterator[Candidate]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from stillroom.runs.setting import Setting
 from stillroom.training.device import autocast
 from stillroom.training.evaluation import predict
 
+Form = Literal["logits", "probabilities", "sigmoids"]
 # Images at a time: few enough for the caches of a small machine, many enough for batch statistics.
 BATCH = 256
 
@@ -125,10 +126,9 @@ class Case:
         return State(Reading(model, plain, self.ask, self.sample.images), order, teacher.model)
 
     @part
-    def gives_probabilities(self) -> bool:
-        """Whether the teacher gives probabilities where logits belong: rows of nothing below 0 that sum to 1."""
-        said = self._raw(self.given.reading.model, self.given.reading.preprocess, self.sample.images[:64], "")
-        return is_probability(said)
+    def form(self) -> Form:
+        """What the teacher gives: logits, or what becomes of them."""
+        return form_of(self._raw(self.given.reading.model, self.given.reading.preprocess, self.sample.images[:64], ""))
 
     @part
     def mending(self) -> Mending:
@@ -176,8 +176,10 @@ class Case:
     def ask(self, model: torch.nn.Module, config: PreprocessConfig | None, images: Tensor, what: str) -> Tensor:
         """The logits of a model for images, as a run asks for them: float32 [n, columns], in the model's own order."""
         said = self._raw(model, config, images, what)
-        # Logarithms of probabilities are logits.
-        return said.clamp_min(1e-30).log() if self.gives_probabilities else said
+        # Logarithms of probabilities are logits, and so is what a sigmoid was taken of.
+        if self.form == "sigmoids":
+            return said.double().logit(1e-7).float()
+        return said.clamp_min(1e-30).log() if self.form == "probabilities" else said
 
     def _raw(self, model: torch.nn.Module, config: PreprocessConfig | None, images: Tensor, what: str) -> Tensor:
         setting = self.setting
@@ -257,15 +259,20 @@ class Case:
         return copy.deepcopy(self.student.model).train()
 
 
-def is_probability(said: Tensor) -> bool:
-    """Whether rows look like probabilities: nothing below 0, and sums of 1.
+def form_of(said: Tensor) -> Form:
+    """What rows look like: nothing below 0 and sums of 1 are probabilities, else nothing outside 0 … 1 is sigmoids.
 
-    >>> is_probability(torch.tensor([[0.2, 0.8]])), is_probability(torch.tensor([[0.2, 0.9]]))
-    (True, False)
+    >>> [form_of(torch.tensor([row])) for row in ([0.2, 0.8], [0.2, 0.9], [-0.2, 0.9])]
+    ['probabilities', 'sigmoids', 'logits']
     """
     rows = said.double()
+    if not bool((rows >= 0).all()):
+        return "logits"
     # Half precision has three digits.
-    return bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-2).all())
+    if bool(((rows.sum(1) - 1).abs() < 1e-2).all()):
+        return "probabilities"
+    # One that answers 0 to everything is another matter.
+    return "sigmoids" if bool((rows <= 1).all()) and bool((rows > 0).any()) else "logits"
 
 
 def mean_weight(config: ObjectiveConfig) -> float:

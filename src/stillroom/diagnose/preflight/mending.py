@@ -36,6 +36,8 @@ _CLEAR = 0.4
 # With fewer right, more than one thing may be wrong.
 _LOST = 0.5
 _ROUNDS = 3
+# Gains that are as good as the same.
+_NEAR = 0.03
 
 
 @dataclass(frozen=True)
@@ -134,13 +136,23 @@ def mend(case: Case) -> Mending:
         # Of several, one is the best by chance alone.
         allowed = ALPHA / max(len(tried), 1)
         helps = [t for t in tried if t.state is not None and t.gain >= SUSPECT and t.p < allowed]
-        best = [max(helps, key=lambda trial: trial.gain)] if helps else _two_at_once(case, right, tried, allowed)
+        best = [_likeliest(helps)] if helps else _two_at_once(case, right, tried, allowed)
         if not best:
             break
         changes += best
         assert best[-1].state is not None
         state = best[-1].state
     return Mending(accuracy, state, tuple(changes), trials, count)
+
+
+def _likeliest(helps: Sequence[Trial]) -> Trial:
+    """The change that helps most; statistics of a batch only where no other way to ask comes near.
+
+    They undo whatever scale the input has, and so a wrong normalisation, too, which does not mend drifted ones.
+    """
+    most = max(trial.gain for trial in helps)
+    inputs = [trial for trial in helps if trial.kind != "batch_norm" and trial.gain >= most - _NEAR]
+    return max(inputs or helps, key=lambda trial: trial.gain)
 
 
 def _tried(case: Case, state: State, right: Tensor, changed: set[Kind]) -> Iterator[Trial]:

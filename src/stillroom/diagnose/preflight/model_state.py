@@ -8,7 +8,7 @@ import torch
 
 from stillroom.diagnose.finding import Finding, Plot, Remedy
 from stillroom.diagnose.preflight.alternatives import has_running_statistics
-from stillroom.diagnose.preflight.case import Case, is_probability
+from stillroom.diagnose.preflight.case import Case, form_of
 from stillroom.diagnose.preflight.check import Check, percent
 from stillroom.diagnose.preflight.mending import SICK, SUSPECT
 from stillroom.diagnose.preflight.remedies import preprocess_override
@@ -77,6 +77,8 @@ class TeacherBatchNorm(Check):
         if not trial.images:
             return self.found("skipped", f"Batch statistics could not be tried: {trial.why_not}.")
         told = f"Statistics of one batch change the teacher's accuracy by {100 * trial.gain:+.1f} points, no more."
+        if trial.gain >= SUSPECT:
+            told = "Statistics of one batch would undo a wrong input as well; what is wrong is told beside this."
         shares = {"accuracy": trial.before / trial.images, "with_batch_statistics": trial.correct / trial.images}
         return self.found("healthy", told, {**shares, "images": trial.images})
 
@@ -162,27 +164,26 @@ class TeacherLogits(Check):
 
     name = "teacher_logits"
     threshold = (
-        "Sick: all answers are 0 or more and each image's sum to 1 within a hundredth. The softmax that every loss "
-        "takes of them then sees numbers between 0 and 1: nearly the same for all classes, at any temperature of 1 "
-        "or more."
+        "Sick: all answers are 0 or more and each image's sum to 1 within a hundredth, as after a softmax, or none is "
+        "below 0 or above 1, as after a sigmoid. The softmax that every loss takes of them then sees numbers between 0 "
+        "and 1: nearly the same for all classes, at any temperature of 1 or more."
     )
     source = "A softmax of a softmax."
 
     def examine(self, case: Case) -> Finding:
-        """Look at the sums of a few answers."""
+        """Look at the sums and the ends of a few answers."""
         student = case.student_copy().eval()
         pipe = case.student.pipe().to(case.setting.device)
         with torch.no_grad():
             said = student(pipe(case.sample.images[:16].to(case.setting.device)))
-        student_gives = is_probability(said)
-        evidence = {"teacher_gives_probabilities": None, "student_gives_probabilities": student_gives}
-        words = "Take the softmax out of the model: losses take it themselves."
-        if case.recipe.teacher is not None and case.recipe.teacher.answers is None:
-            evidence["teacher_gives_probabilities"] = case.gives_probabilities
-            if case.gives_probabilities:
-                told = "The teacher gives probabilities where logits belong: each image's answers sum to 1."
+        has_model = case.recipe.teacher is not None and case.recipe.teacher.answers is None
+        forms = {"teacher": case.form if has_model else None, "student": form_of(said)}
+        evidence = {f"{who}_gives": form for who, form in forms.items()}
+        for who, form in forms.items():
+            if form in ("probabilities", "sigmoids"):
+                layer = "softmax" if form == "probabilities" else "sigmoid"
+                why = "each image's answers sum to 1" if form == "probabilities" else "all answers lie between 0 and 1"
+                told = f"The {who} gives {form} where logits belong: {why}."
+                words = f"Take the {layer} out of the model: losses take a softmax themselves."
                 return self.found("sick", told, evidence, Remedy(words))
-        if student_gives:
-            told = "The student gives probabilities where logits belong: each image's answers sum to 1."
-            return self.found("sick", told, evidence, Remedy(words))
         return self.found("healthy", "Both models give logits.", evidence)

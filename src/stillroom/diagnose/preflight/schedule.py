@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from stillroom.diagnose.finding import Finding, Remedy, Verdict
-from stillroom.diagnose.preflight.case import Case
+from stillroom.diagnose.preflight.case import Case, mean_weight
 from stillroom.diagnose.preflight.check import Check
+from stillroom.diagnose.preflight.parts import Skip
 from stillroom.objectives.config import LabelSmoothingConfig
-from stillroom.training.optimisation import lr_factor
+from stillroom.training.optimisation import full_rate_steps, lr_factor
 
 # Peak rates, those of sgd counted for a momentum of .9: usual is .1 and .001. Ten times that is beyond what warm-up
 # saves, a thousandth of it does not move the weights in a run of usual length.
@@ -29,6 +30,12 @@ _MANY = 2000
 _AVERAGE, _SMOOTHING, _CROP, _CUTOUT = (0.2, 0.5), (0.3, 0.6), (0.25, 0.5), (0.5, 0.75)
 
 
+# Share of the peak rate that a schedule leaves on the mean: one_cycle, cosine and the usual drops leave a half.
+_DROPPED = 0.1
+# How far all steps together could move the weights if they were clipped and pointed the same way, of their size.
+_REACH = (0.3, 0.1)
+
+
 class LearningRate(Check):
     """Whether the rate and the decay are of a usual size."""
 
@@ -38,7 +45,11 @@ class LearningRate(Check):
         f"{_HIGH['adamw'][0]:g} (adamw), sick from {_HIGH['sgd'][1]:g} and {_HIGH['adamw'][1]:g}; suspect below "
         f"{_LOW['sgd'][0]:g} and {_LOW['adamw'][0]:g}, sick below {_LOW['sgd'][1]:g} and {_LOW['adamw'][1]:g}: some "
         f"times, and a hundredth, of what nearly all recipes take. Rate times decay: suspect from {_FORGETS:g}, sick "
-        f"from {_FORGETS_ALL:g} a step, where a weight is forgotten within 1,000 steps; usual is 5e-5."
+        f"from {_FORGETS_ALL:g} a step, where a weight is forgotten within 1,000 steps; usual is 5e-5. Of a schedule "
+        f"that leaves less than {_DROPPED:.0%} of the peak on the mean: suspect where that comes to fewer than {_FEW} "
+        f"steps at the peak, sick to fewer than {_TOO_FEW}. Of clipped sgd: suspect where all steps together cannot "
+        f"move the weights by {_REACH[0]:.0%} of their size, sick {_REACH[1]:.0%}; what learns moves them by more than "
+        "half."
     )
     source = "Smith & Topin, arXiv 1708.07120; Loshchilov & Hutter, arXiv 1711.05101."
 
@@ -71,7 +82,55 @@ class LearningRate(Check):
             )
             decay = float(f"{_USUAL_DECAY / optimizer.lr:.1g}")
             remedy = Remedy("Decay as is usual at this rate.", {"training.optimizer.weight_decay": decay})
+        if verdict != "sick":
+            dropped = _dropped(case, evidence) or _clipped(case, evidence)
+            if dropped is not None and (verdict == "healthy" or dropped[0] == "sick"):
+                verdict, told, remedy = dropped
         return self.found(verdict, told, evidence, remedy)
+
+
+def _dropped(case: Case, evidence: dict[str, float]) -> tuple[Verdict, str, Remedy] | None:
+    """Whether the schedule gives the rate away before anything is learned."""
+    training = case.recipe.training
+    total = training.total_steps(case.batches.steps_per_epoch)
+    full = full_rate_steps(training.schedule, total)
+    evidence |= {"steps": total, "full_rate_steps": full}
+    if full >= _DROPPED * total or full >= _FEW:
+        return None
+    told = (
+        f"The schedule comes to {full:.3g} steps at the peak rate, of {total:,}: it drops before anything is learned."
+    )
+    remedy = Remedy("Take a schedule that keeps the rate up.", {"training.schedule": {"name": "one_cycle"}})
+    return "sick" if full < _TOO_FEW else "suspect", told, remedy
+
+
+def _clipped(case: Case, evidence: dict[str, float]) -> tuple[Verdict, str, Remedy] | None:
+    """Whether clipped gradients can move the weights at all."""
+    training = case.recipe.training
+    optimizer, clip = training.optimizer, training.clip_norm
+    if clip is None or optimizer.name != "sgd":
+        return None
+    try:
+        terms = case.gradients.terms
+    except Skip:
+        return None
+    norm = sum(mean_weight(term.config) * terms[term.name] for term in case.objectives if term.name in terms)
+    if norm <= clip:
+        return None
+    total = training.total_steps(case.batches.steps_per_epoch)
+    weights = [weight.detach().double() for weight in case.student.model.parameters() if weight.requires_grad]
+    size = float(sum(weight.square().sum() for weight in weights)) ** 0.5
+    reach = (
+        optimizer.lr / (1 - optimizer.momentum) * clip * full_rate_steps(training.schedule, total) / max(size, 1e-12)
+    )
+    evidence |= {"clip_norm": clip, "gradient_norm": norm, "reach": reach}
+    if reach >= _REACH[0]:
+        return None
+    told = (
+        f"Gradients of {norm:.2g} are clipped to {clip:g}: all {total:,} steps together cannot move the weights by "
+        f"more than {reach:.1%} of their size."
+    )
+    return "sick" if reach < _REACH[1] else "suspect", told, Remedy("Clip what is rare.", {"training.clip_norm": None})
 
 
 class Budget(Check):

@@ -12,7 +12,7 @@ from stillroom.diagnose.preflight.chance import ALPHA, paired
 from stillroom.diagnose.preflight.check import Check, percent, require_teaching
 
 # Points of accuracy that augmentation may cost a teacher: its own training's costs one or two.
-_SUSPECT, _SICK = 0.10, 0.30
+_SUSPECT, _SICK = 0.10, 0.25
 # Images after which nothing more is asked where little was lost.
 _FIRST = 256
 

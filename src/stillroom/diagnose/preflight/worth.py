@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,13 @@ from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
 from stillroom.diagnose.preflight.case import Case
 from stillroom.diagnose.preflight.chance import ALPHA, at_least, paired
 from stillroom.diagnose.preflight.check import Check, percent, require_teaching
+from stillroom.diagnose.preflight.mending import SICK
 from stillroom.diagnose.preflight.sample import Sample
 
 # Of one who has seen no image.
 _CHANCE = 1.5
+# Images after which a way to turn them that has gained nothing is given up.
+_FIRST = 128
 # How much larger a teacher may be: the demo's is 53 times its student and still helps it, 100 times is where the
 # literature puts an assistant in between; 300 times leaves a student that cannot hold what it is told.
 _TOO_MANY_TIMES, _TIMES, _SURE_TIMES = 300.0, 100.0, 30.0
@@ -46,7 +51,8 @@ class TeacherAccuracy(Check):
     threshold = (
         f"Sick: on test images the teacher is not above {_CHANCE:g} times chance (99.9% bound), or it has fewer "
         "right than a linear model of the sample's pixels, beyond chance on the same images. What labels alone "
-        "would give a student is not known before it is trained; a linear model of a few images is far below it."
+        "would give a student is not known before it is trained; a linear model of a few images is far below it. Sick, "
+        f"too: of images turned or mirrored it has {percent(SICK)} more right, by more than chance."
     )
     source = "A student follows its teacher's errors as well."
 
@@ -58,7 +64,7 @@ class TeacherAccuracy(Check):
         correct = int(right.sum())
         chance = float(torch.bincount(labels, minlength=case.classes).max()) / count
         simple = linear_model(case.sample, case.test, case.classes) == labels
-        evidence = {
+        evidence: dict[str, Any] = {
             "test_accuracy": correct / count,
             "test_images": count,
             "training_accuracy": case.accuracy,
@@ -80,7 +86,42 @@ class TeacherAccuracy(Check):
                 f"{len(case.sample):,} images' pixels ({percent(evidence['linear_model'])})."
             )
             return self.found("sick", told, evidence, remedy, [plot])
+        turned = _turned(case)
+        if turned is not None:
+            name, before, after, images = turned
+            evidence |= {"turned": name, "accuracy_turned": after / images, "accuracy_as_they_are": before / images}
+            told = (
+                f"The teacher has {percent(before / images)} of {images:,} training images right as they are, and "
+                f"{percent(after / images)} {name}: it has learned to see them so."
+            )
+            words = "Store the images as the teacher was trained to see them, or take a teacher of images like these."
+            return self.found("sick", told, evidence, Remedy(words), [plot])
         return self.found("healthy", f"The teacher has {share} of {count:,} test images right.", evidence, plots=[plot])
+
+
+def _turned(case: Case) -> tuple[str, int, int, int] | None:
+    """A way to turn the images after which the teacher has many more right: its name, before, after, of how many."""
+    images, labels = case.sample.images, case.sample.labels
+    right = case.teacher_logits.argmax(1) == labels
+    if images.ndim != 4 or 1 - float(right.double().mean()) < SICK:
+        return None
+    ways = {"upside down": images.flip(2), "mirrored": images.flip(3), "turned by a half": images.flip(2, 3)}
+    if images.shape[2] == images.shape[3]:
+        ways["turned by a quarter, to the left"] = images.rot90(1, (2, 3))
+        ways["turned by a quarter, to the right"] = images.rot90(3, (2, 3))
+        ways["with rows for columns"] = images.transpose(2, 3)
+    reading, best = case.mended.reading, None
+    for name, turned in ways.items():
+        for count in sorted({min(_FIRST, len(images)), len(images)}):
+            said = case.ask(reading.model, reading.preprocess, turned[:count], f"images {name}")
+            now, before = case.mended.named(said).argmax(1) == labels[:count], right[:count]
+            gain = (int(now.sum()) - int(before.sum())) / count
+            if gain < SICK:
+                break
+            p = paired(int((now & ~before).sum()), int((before & ~now).sum()))
+            if count == len(images) and p < ALPHA / len(ways) and (best is None or int(now.sum()) > best[2]):
+                best = (name, int(before.sum()), int(now.sum()), count)
+    return best
 
 
 class CapacityGap(Check):

@@ -75,7 +75,7 @@ def content(told: Explanation, maps: Maps) -> Content:
     if told.teacher is not None:
         legend.append(("Teacher, trained", "teacher", "dashed"))
     return Content(
-        title=f"What {first.name} has learned, and where",
+        title=f"What “{first.name}” has learned, and where",
         headline=headline(told),
         compared=bool(told.labels),
         claims=claims(told),

@@ -1,0 +1,223 @@
+"""Kinds by an author who has not seen the checks: runs and studies here, recipes in the two modules beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import clinic_fresh_healthy
+import clinic_fresh_sick
+import numpy as np
+from clinic_fresh_sick import around, head, on
+from clinic_kinds import Kinds
+from clinic_ward import HERE, Content, Ward, last_layer
+from torch import Tensor
+
+from stillroom.files import canonical, digest
+from stillroom.recipe import parse_recipe
+from stillroom.runs.execute import execute
+from stillroom.training.observer import Observer
+
+KINDS = Kinds(fresh=True)
+KINDS.all += clinic_fresh_sick.KINDS.all + clinic_fresh_healthy.KINDS.all
+CE: Content = {"name": "cross_entropy"}
+
+
+def run(ward: Ward, *overrides: str, **parts: Any) -> Path:
+    """The folder of a run on the digits, of a student that has what it takes, and time enough; changed."""
+    student = {"name": "resnet8", "options": {"width": 4}}
+    return ward.trained({**ward.recipe("training.epochs=25", *overrides), "student": student, **parts})
+
+
+class _Stop(Observer):
+    """Ends a run as a key on the keyboard does."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def stepped(self, step: int) -> None:
+        if step == self._step:
+            raise KeyboardInterrupt
+
+
+def stopped(ward: Ward, epochs: int, step: int) -> tuple[Content, Path]:
+    """A run that was stopped after so many steps: its recipe and its folder."""
+    content = {**ward.recipe(f"training.epochs={epochs}"), "student": {"name": "resnet8", "options": {"width": 5}}}
+    folder = ward.case / f"stopped-{digest(canonical([content, step]))[:12]}"
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        execute(parse_recipe(content), folder, observer=_Stop(step), latency=False)
+    return content, folder
+
+
+@KINDS.sick("run stopped half-way", "unfinished", about="run")
+def _(ward: Ward) -> Path:
+    return stopped(ward, 25, ward.draw.randrange(200, 400))[1]
+
+
+@KINDS.sick("run that dropped its rate at once", "under_training", about="run")
+def _(ward: Ward) -> Path:
+    stones = ward.draw.choice([[0.004, 0.008], [0.003, 0.006]])
+    schedule = {"name": "multi_step", "milestones": stones, "gamma": 0.005}
+    return run(ward, f"training.schedule={schedule}", "training.epochs=20")
+
+
+@KINDS.sick("run that learned wrong labels by heart", "over_fitting", about="run")
+def _(ward: Ward) -> Path:
+    share = ward.draw.choice([0.35, 0.4])
+
+    def wrong(split: str, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        random = np.random.default_rng(7)
+        hit = random.random(len(labels)) < (share if split == "train" else 0.0)
+        return images, np.where(hit, random.integers(0, 10, len(labels)), labels)
+
+    content = on(ward, ward.grey(f"noisy-{share}", wrong), objectives=[CE], teacher=None)
+    content["data"]["augmentation"] = {"pad_crop": 0}
+    content["student"] = {"name": "mlp", "options": {"hidden": [512, 256]}}
+    optimizer = {"lr": 0.03, "weight_decay": 0.0}
+    return ward.trained({**content, "training": {"epochs": 60, **HERE, "optimizer": optimizer}})
+
+
+@KINDS.sick("run with most units dropped", "over_regularising", "under_training", about="run")
+def _(ward: Ward) -> Path:
+    options = {"hidden": [64, 64], "dropout": ward.draw.choice([0.88, 0.9])}
+    return run(ward, "training.optimizer.lr=0.05", student={"name": "mlp", "options": options})
+
+
+@KINDS.sick(
+    "run that believed a teacher of other classes",
+    "labels_drowned",
+    "teacher_errors_copied",
+    "worse_classes",
+    about="run",
+)
+def _(ward: Ward) -> Path:
+    first, second, third = ward.draw.sample(range(10), 3)
+    order = list(range(10))
+    order[first], order[second], order[third] = second, third, first
+    teacher = ward.changed(ward.teacher(), head(lambda weight, bias: (weight[order], bias[order])), "turned")
+    terms = [{**CE, "weight": 0.02}, {"name": "kl", "weight": 0.98, "temperature": 4}]
+    return run(ward, teacher=teacher, objectives=terms)
+
+
+@KINDS.sick("run that doubts whatever it says", "miscalibrated", "over_regularising", about="run")
+def _(ward: Ward) -> Path:
+    factor = ward.draw.choice([30.0, 50.0])
+    teacher = ward.changed(ward.teacher(), head(lambda weight, bias: (weight / factor, bias / factor)), "soft")
+    return run(ward, teacher=teacher, objectives=[{"name": "kl", "temperature": ward.draw.choice([1, 2])}])
+
+
+@KINDS.sick("run whose teacher came too late", "kd_ignored", about="run")
+def _(ward: Ward) -> Path:
+    late = {"start": 0.0, "end": 0.9, **ward.draw.choice([{"shape": "step"}, {"begin": 0.997}])}
+    return run(ward, objectives=[CE, {"name": "kl", "weight": late, "temperature": 4}])
+
+
+@KINDS.sick("run under logits by direction alone", "rescaling_gone", about="run")
+def _(ward: Ward) -> Path:
+    teacher = around(ward, "of_length", length=ward.draw.choice([48, 64]))
+    terms = [{**CE, "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 1}]
+    return run(ward, "training.record_rescaling=true", teacher=teacher, objectives=terms)
+
+
+@KINDS.healthy("run stopped, and gone on with", about="run")
+def _(ward: Ward) -> Path:
+    content, folder = stopped(ward, 25, ward.draw.randrange(150, 400))
+    execute(parse_recipe(content), folder, resume=True, latency=False)
+    return folder
+
+
+@KINDS.healthy("run that drops at a half and three quarters", about="run")
+def _(ward: Ward) -> Path:
+    return run(ward, "training.schedule={name: multi_step}", f"training.optimizer.lr={ward.draw.choice([0.05, 0.1])}")
+
+
+@KINDS.healthy("run looked at now and then", about="run")
+def _(ward: Ward) -> Path:
+    steps = ward.draw.choice([600, 700])
+    changes = [f"training.steps={steps}", "training.evaluate_every=7", "training.log_every=50"]
+    return run(ward, "training.epochs=null", *changes)
+
+
+@KINDS.healthy("run of small batches", about="run")
+def _(ward: Ward) -> Path:
+    return run(ward, "data.batch_size=24", "training.optimizer.lr=0.03")
+
+
+@KINDS.healthy("run of a student taken up again", about="run")
+def _(ward: Ward) -> Path:
+    student = ward.teacher(student={"name": "resnet8", "options": {"width": 5}}, seed=3000 + ward.seed)
+    return run(ward, f"training.optimizer.lr={ward.draw.choice([0.02, 0.03])}", student=student)
+
+
+@KINDS.healthy("run under logits far from zero", about="run")
+def _(ward: Ward) -> Path:
+    offset = ward.draw.choice([-25.0, 25.0])
+
+    def change(state: dict[str, Tensor]) -> None:
+        state[f"{last_layer(state)}.bias"] += offset
+
+    return run(ward, teacher=ward.changed(ward.teacher(), change, "offset"))
+
+
+def study(ward: Ward, contestants: list[Content], *overrides: str, **more: Any) -> Path:
+    """A study of a small student on the digits."""
+    recipe = ward.recipe("training.epochs=15", "training.evaluate_every=5", *overrides)
+    del recipe["seed"]
+    recipe |= {"student": {"name": "resnet8", "options": {"width": 4}}, "teacher": more.pop("teacher", ward.teacher())}
+    held = {"recipe": recipe, "contestants": contestants, "baseline": contestants[0]["name"], "seeds": [0, 1, 2]}
+    return ward.studied({**held, **more})
+
+
+LABELS: Content = {"name": "labels", "set": {"objectives": [CE]}}
+FEW = "data.train_limit=200"
+
+
+@KINDS.sick("distilled from more images", "unequal", about="study")
+def _(ward: Ward) -> Path:
+    more = {"name": "kl", "set": {"data.train_limit": ward.draw.choice([600, 800])}}
+    return study(ward, [LABELS, more], FEW, "data.batch_size=32")
+
+
+@KINDS.sick("distilled into a wider student", "unequal", about="study")
+def _(ward: Ward) -> Path:
+    wider = {"name": "kl", "set": {"student.options.width": ward.draw.choice([8, 10])}}
+    return study(ward, [LABELS, wider], FEW, "data.batch_size=32")
+
+
+@KINDS.sick("student worse off with a teacher of other classes", "better_without", about="study")
+def _(ward: Ward) -> Path:
+    order = list(range(10))
+    ward.draw.shuffle(order)
+    teacher = ward.changed(ward.teacher(), head(lambda weight, bias: (weight[order], bias[order])), "shuffled")
+    return study(ward, [LABELS, {"name": "kl"}], FEW, "data.batch_size=32", teacher=teacher)
+
+
+@KINDS.sick("tuned on one side alone", "baseline_not_tuned", "unequal", about="study")
+def _(ward: Ward) -> Path:
+    # One rate by hand for the labels, so low that it does not get far; the other's is searched for.
+    low = ward.draw.choice([0.002, 0.003])
+    plain = {"name": "labels", "set": {"objectives": [CE], "training.optimizer.lr": low}}
+    rates = {"training.optimizer.lr": {"low": 0.01, "high": 0.3, "log": True}}
+    tuned = {"name": "kl", "tune": {**rates, "objectives.kl.temperature": [2, 4, 8]}}
+    return study(ward, [plain, tuned], FEW, "data.batch_size=32", tuning={"trials": 3, "length": 0.5})
+
+
+@KINDS.healthy("two rates", about="study")
+def _(ward: Ward) -> Path:
+    slower = {"name": "kl-slower", "set": {"training.optimizer.lr": ward.draw.choice([0.05, 0.06])}}
+    return study(ward, [{"name": "kl"}, slower], "training.epochs=25", "training.optimizer.lr=0.1")
+
+
+@KINDS.healthy("widths compared, as the study says", about="study")
+def _(ward: Ward) -> Path:
+    wide = {"name": "wide", "set": {"student.options.width": ward.draw.choice([6, 7])}}
+    return study(ward, [{"name": "narrow"}, wide], "training.epochs=20", varies=["student"])
+
+
+@KINDS.healthy("twice as long, as the study says", about="study")
+def _(ward: Ward) -> Path:
+    longer = {"name": "longer", "set": {"training.epochs": ward.draw.choice([36, 40])}}
+    return study(ward, [{"name": "kl"}, longer], "training.epochs=20", varies=["budget"])
