@@ -15,7 +15,7 @@ from stillroom.cli import run as command
 from stillroom.errors import BadInput
 from stillroom.explain import concept_counts, concepts, learning_speed, on_grid, stability
 from stillroom.explain.explaining import explain
-from stillroom.explain.subject import moves_of, runs_in
+from stillroom.explain.subject import load_pictures, load_subjects, moves_of, runs_in
 from stillroom.recipe import parse_recipe
 from stillroom.runs.execute import execute
 from stillroom.training.observer import Observer
@@ -99,6 +99,30 @@ def test_a_folder_of_seeds_is_its_runs(runs: dict[str, Path]) -> None:
     (folder / "seed-x").mkdir()
     assert [path.name for path in runs_in([runs["taught"], folder])] == ["taught", "seed-2", "seed-10"]
     assert runs_in([folder / "none"]) == [folder / "none"]
+
+
+def test_masks_and_boxes_come_from_a_file(runs: dict[str, Path], tmp_path: Path) -> None:
+    subject = load_subjects([runs["labels"]], "layer3")[0]
+    _, test = load_pictures(subject, count=6, grid=8, foreground="masks")
+    boxes = np.tile(np.array([[2, 4, 10, 12]]), (40, 1))
+    np.save(tmp_path / "boxes.npy", boxes)
+    np.save(tmp_path / "masks.npy", test.masks.numpy().astype(np.uint8))
+    pictures, _ = load_pictures(subject, count=6, grid=8, foreground=str(tmp_path / "boxes.npy"))
+    expected = torch.zeros(8, 8, dtype=torch.bool)
+    expected[1:5, 2:6] = True
+    assert pictures.rule == "boxes"
+    assert torch.equal(pictures.foreground, expected.expand(6, 8, 8))
+    given, _ = load_pictures(subject, count=6, grid=8, foreground=str(tmp_path / "masks.npy"))
+    own, _ = load_pictures(subject, count=6, grid=8, foreground="masks")
+    assert torch.equal(given.foreground, own.foreground)
+    for name, held in (("few", boxes[:3]), ("floats", boxes / 2), ("sevens", np.full((40, 16, 16), 7))):
+        np.save(tmp_path / f"{name}.npy", held)
+        with pytest.raises(BadInput, match=r"--foreground: .*expected masks of 0 and 1 \[40, 16, 16\] or boxes"):
+            load_pictures(subject, count=6, grid=8, foreground=str(tmp_path / f"{name}.npy"))
+    (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY")
+    for name in ("torn", "none"):
+        with pytest.raises(BadInput, match=r"a \.npy file that can be read"):
+            load_pictures(subject, count=6, grid=8, foreground=str(tmp_path / f"{name}.npy"))
 
 
 class Stopping(Observer):

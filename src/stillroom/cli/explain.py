@@ -51,7 +51,8 @@ def explain(
         str,
         typer.Option(
             "--foreground",
-            help="What is subject: the data's `masks`, a `centre` box, pixels `above-zero`; auto: masks, else centre.",
+            help="What is subject: the data's `masks`, a `centre` box, pixels `above-zero`, or a .npy file of the test "
+            "split's masks [N, H, W] or boxes [N, 4] (top, left, bottom, right); auto: masks, else centre.",
         ),
     ] = "auto",
     passes: Annotated[

@@ -15,7 +15,7 @@ from torch import Tensor
 from stillroom.data.images import ImageSet
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, nearest
-from stillroom.explain.foreground import above_zero, centre_box, checked, on_grid
+from stillroom.explain.foreground import above_zero, centre_box, checked, from_boxes, on_grid
 from stillroom.files import digest
 from stillroom.models.finding import FEATURES, LOGITS, find_taps
 from stillroom.recipe import Recipe
@@ -163,12 +163,14 @@ def load_pictures(subject: Subject, *, count: int, grid: int, foreground: str) -
         count: how many; all where there are no more.
         grid: g.
         foreground: ``masks`` of the data, the ``centre`` box, pixels ``above-zero``; ``auto`` takes masks where there
-            are any, else the centre box.
+            are any, else the centre box; or a ``.npy`` file, of the test split's masks, bool [N, H, W], or its boxes,
+            int [N, 4].
 
     Raises:
         BadInput: the data are not what they were, have no places, or the foreground cannot be made of them.
     """
-    if foreground not in FOREGROUNDS:
+    own = Path(foreground) if foreground.endswith(".npy") else None
+    if own is None and foreground not in FOREGROUNDS:
         raise BadInput("--foreground", foreground, nearest(foreground, FOREGROUNDS))
     pair = load(subject.recipe.data)
     known = (read_json(subject.path / "summary.json").get("data") or {}).get("fingerprint")
@@ -182,16 +184,49 @@ def load_pictures(subject: Subject, *, count: int, grid: int, foreground: str) -
     images = test.images[index]
     masks = test.masks[index] if test.masks is not None else None
     rule = foreground if foreground != "auto" else "masks" if masks is not None else "centre"
-    if rule == "masks" and masks is None:
-        raise BadInput("--foreground", "masks", "data with masks, such as shapes; else centre or above-zero")
-    if rule == "centre":
+    if own is not None:
+        masks, rule = read_foreground(own, test)
+        masks = masks[index]
+    elif rule == "above-zero":
+        masks = above_zero(images)
+    elif rule == "masks" and masks is None:
+        raise BadInput("--foreground", "masks", "data with masks, such as shapes; else a .npy file, centre, above-zero")
+    if rule == "centre" or masks is None:
         cells = centre_box(len(images), grid)
     else:
-        cells = on_grid(checked(masks if rule == "masks" and masks is not None else above_zero(images), images), grid)
+        cells = on_grid(checked(masks, images), grid)
         full = torch.nonzero(cells.flatten(1).all(1))[:, 0]
         if len(full):
             raise BadInput("--foreground", rule, f"some background in each image; all cells of {int(full[0])} are none")
     return Pictures(tuple(map(int, rows)), images, test.labels[index], cells, rule, test.fingerprint), test
+
+
+def read_foreground(path: Path, test: ImageSet) -> tuple[Tensor, str]:
+    """Masks or boxes of a test split's images, in their order, from a ``.npy`` file.
+
+    Args:
+        path: the file: bool or 0 and 1 [N, H, W], or boxes in pixels, int [N, 4] (top, left, bottom, right).
+        test: the split.
+
+    Returns:
+        Masks, bool [N, H, W], and what they were made of: ``masks`` or ``boxes``.
+
+    Raises:
+        BadInput: no such file, or it does not fit the split.
+    """
+    try:
+        held = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput("--foreground", str(path), f"a .npy file that can be read ({error})") from None
+    count, height, width = len(test), *test.images.shape[2:]
+    whole = held.dtype == np.bool_ or np.issubdtype(held.dtype, np.integer)
+    if whole and held.shape == (count, 4) and held.dtype != np.bool_:
+        return from_boxes(torch.from_numpy(held.astype(np.int64)), height, width), "boxes"
+    if not whole or held.shape != (count, height, width) or not bool(np.isin(held, (0, 1)).all()):
+        got = f"{held.dtype} {list(held.shape)}"
+        expected = f"masks of 0 and 1 {[count, height, width]} or boxes, whole numbers {[count, 4]}: of the test split"
+        raise BadInput("--foreground", got, expected)
+    return torch.from_numpy(held.astype(np.bool_)), "masks"
 
 
 def moves_of(run: Path, recipe: Recipe, kept: Sequence[Kept], tap: str) -> tuple[str, tuple[float, ...]] | None:
