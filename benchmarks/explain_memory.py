@@ -70,9 +70,10 @@ def main() -> None:
             shutil.rmtree(folder / "explain", ignore_errors=True)
             rows.append((images, checkpoints, *measured(folder, images)))
             print(f"{images} images × {checkpoints} checkpoints: {rows[-1][2]:.0f} MB, {rows[-1][3]:.0f} s", flush=True)
-    one = np.array([[1, images, images * checkpoints] for images, checkpoints, *_ in rows], dtype=float)
-    fitted, *_ = np.linalg.lstsq(one, np.array([row[2] for row in rows]), rcond=None)
-    cells = [[str(images), str(kept), f"{most:.0f}", f"{took:.0f}"] for images, kept, most, took in rows]
+    most = max(checkpoints for _, checkpoints, *_ in rows)
+    of_most = [row for row in rows if row[1] == most]
+    slope, start = np.polyfit([row[0] for row in of_most], [row[2] for row in of_most], 1)
+    cells = [[str(images), str(kept), f"{peak:.0f}", f"{took:.0f}"] for images, kept, peak, took in rows]
     text = [
         "# What `stillroom explain` takes of memory",
         "",
@@ -84,8 +85,8 @@ def main() -> None:
         "",
         table(["images", "checkpoints", "most, MB", "seconds"], cells),
         "",
-        f"Fitted: {fitted[0]:.0f} MB, and {1000 * fitted[1]:.0f} KB an image, and {1000 * fitted[2]:.1f} KB an image "
-        "and checkpoint: three maps of 256 cells in float64 are 6.1 KB.",
+        f"With {most} checkpoints: {start:.0f} MB and {1000 * slope:.0f} KB an image; three maps of 256 cells in "
+        f"float64 for each checkpoint are {most * 6.144:.0f} KB.",
     ]
     print("\n".join(text[7:]))
     if chosen.out is not None or not chosen.quick:
