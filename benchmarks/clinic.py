@@ -133,7 +133,8 @@ def diagnosed(case: CaseOf, work: Path, images: int | None) -> dict[str, Any]:
         worse = min(finding.verdict, verdicts.get(finding.check, "skipped"), key=VERDICTS.index)
         verdicts[finding.check] = worse
     told = [one for one in findings if one.verdict == "sick" or one.check in kind.expects]
-    return {**row, "verdicts": verdicts, "said": {one.check: one.summary for one in told}}
+    # What is published names no folder of this machine.
+    return {**row, "verdicts": verdicts, "said": {one.check: one.summary.replace(f"{work}/", "") for one in told}}
 
 
 def _findings(kind: Kind, path: Path, images: int) -> list[Finding]:
