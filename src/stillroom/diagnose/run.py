@@ -7,7 +7,8 @@ from pathlib import Path
 
 from stillroom.diagnose.finding import Finding
 from stillroom.diagnose.postmortem.answering import miscalibrated, teacher_errors_copied, worse_classes
-from stillroom.diagnose.postmortem.learning import diverged, over_fitting, over_regularising, under_training, unfinished
+from stillroom.diagnose.postmortem.ending import unfinished
+from stillroom.diagnose.postmortem.learning import diverged, over_fitting, over_regularising, under_training
 from stillroom.diagnose.postmortem.reading import Case, read_case
 from stillroom.diagnose.postmortem.teaching import kd_ignored, labels_drowned, rescaling_gone, student_at_teacher
 from stillroom.errors import BadInput

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stillroom.diagnose.finding import Finding
 from stillroom.diagnose.postmortem.contestants import Examined, Place, in_contestants
-from stillroom.diagnose.postmortem.learning import unfinished
+from stillroom.diagnose.postmortem.ending import unfinished
 from stillroom.diagnose.postmortem.reading import read_case
 from stillroom.diagnose.postmortem.table import baseline_not_tuned, failed_runs, too_few_seeds, unequal
 from stillroom.diagnose.postmortem.without import better_without

@@ -1,4 +1,4 @@
-"""How the student learned: did the run end, did it blow up, was it too short, held back, or learned by heart."""
+"""How the student learned: did it blow up, was it too short, held back, or learned by heart."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from stillroom.diagnose.postmortem import figures
 from stillroom.diagnose.postmortem.mending import calmer, longer, low_rate, milder
 from stillroom.diagnose.postmortem.reading import Case
 from stillroom.diagnose.postmortem.regularisers import Heavy, heavy
-from stillroom.training.folder import is_being_written
 from stillroom.training.optimisation import full_rate_steps
 
 # A rise of the loss over the lowest that it had been, and over where it began. Noise between lines stays below 1.5 in
@@ -40,28 +39,6 @@ RISEN = 1.1
 def skipped(check: str, why: str) -> Finding:
     """A check that nobody could make."""
     return Finding(check, "skipped", why)
-
-
-def unfinished(case: Case) -> Finding:
-    """Whether the run was trained to its end."""
-    check, planned = "unfinished", case.planned
-    of = f" of {planned:,}" if planned else ""
-    events = [str(event.get("event")) for event in case.events]
-    evidence = {"steps": case.steps, "planned": planned, "resumed": events.count("resume")}
-    if case.finished:
-        return Finding(check, "healthy", f"The run was trained to its end: {case.steps:,}{of} steps.", evidence)
-    if not case.train and not case.test:
-        told = "The run logged no step: it was only begun, or its loss was not finite from the first steps on."
-    else:
-        told = f"The run did not end: {case.steps:,}{of} steps were logged, and only what they show is judged."
-    threshold = (
-        "A run is finished when summary.json is there. Sick: it is not, and no process holds the folder; suspect: one "
-        "does, or nobody can tell."
-    )
-    if is_being_written(case.path) is False:
-        words = "Go on with the run (`--resume`); if it stops again, its error line says why."
-        return Finding(check, "sick", told, evidence, threshold, Remedy(words))
-    return Finding(check, "suspect", told, evidence, threshold, Remedy("Wait until the run has ended."))
 
 
 def at_chance(case: Case) -> bool:
