@@ -188,6 +188,7 @@ def test_the_command_prints_it(runs: dict[str, Path], capsys: pytest.CaptureFixt
     shown = capsys.readouterr().out
     assert "N_fg" in shown
     assert "3. distillation makes the student keep what it once learned: " in shown
+    assert "One seed: " in shown
 
 
 def test_moves_lie_between_the_lines_that_were_written(runs: dict[str, Path]) -> None:

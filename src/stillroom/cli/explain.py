@@ -111,6 +111,8 @@ def explain(
         for one in content["hypotheses"]:
             verdict = one["verdict"] or "not measured, as no moves were recorded"
             stdout.print(f"{one['hypothesis']}. {one['claim']}: {verdict}", soft_wrap=True)
+        if sum(run["role"] == "explained" for run in content["runs"]) == 1:
+            stdout.print("One seed: these intervals are over images alone; what another would say they do not hold.")
     stdout.print(f"written: {escape(str(page))}", soft_wrap=True)
 
 
