@@ -59,7 +59,8 @@ NOTES: tuple[str, ...] = (
     "student stays at chance; a decay of .01 a step is sick though the loss still falls; a teacher's term below 1% of "
     "the loss is sick though both answer alike. So kinds of the first cohort had been seen when the checks were frozen "
     "for the last time, their seeds had not; of the second cohort's scored half neither had.",
-    "After the look with `3e1ddc941672` nothing was changed but that a file of the checks was split in two.",
+    "After the look with `3e1ddc941672` nothing was changed but that a file of the checks was split in two; the same "
+    "cases were then diagnosed again, with the same verdicts.",
     "A temperature that is too high is sick by what it leaves of its purpose: students of digits lost nothing "
     "by it. A capacity gap of 300 times rests on published experience: on digits a teacher of 50 times its "
     "student's size still helped.",
