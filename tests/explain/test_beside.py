@@ -14,7 +14,6 @@ from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.explain.beside import (
     CKA_IMAGES,
-    accuracy,
     agreement,
     attributions,
     captum_version,
@@ -85,12 +84,10 @@ def test_agreement_is_counted_over_the_answers(tmp_path: Path) -> None:
     other = left(tmp_path / "other", [0, 1, 0, 2], [0, 1, 1, 0])
     assert agreement(one, other) == {"agree": 0.75, "both_right": 0.5, "count": 4}
     assert agreement(one, None) == {"agree": 0.5, "both_right": 0.25, "count": 4}
-    assert accuracy(one) == 0.5
     # Without a teacher, with other images, without answers: nothing is claimed.
     assert agreement(other, None) is None
     assert agreement(one, left(tmp_path / "else", [0, 1, 0, 2], [0, 1, 1, 1])) is None
     assert agreement(one, tmp_path / "none") is None
-    assert accuracy(tmp_path / "none") is None
 
 
 def test_attributions_of_a_linear_network_are_its_weights_times_the_image() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from stillroom.cli import run as command
 from stillroom.errors import BadInput
@@ -59,6 +60,10 @@ def test_it_writes_what_the_maps_say(runs: dict[str, Path]) -> None:
     assert content["images"]["rows"] == [0, 6, 13, 20, 26, 33]
     assert (content["images"]["foreground"], content["images"]["excluded"]) == ("masks", [])
     assert [run["role"] for run in content["runs"]] == ["explained", "against"]
+    for run, told in zip((runs["taught"], runs["labels"]), content["runs"], strict=True):
+        answers = load_file(run / "predictions.safetensors")
+        right = answers["student_logits"].argmax(1) == answers["labels"]
+        assert told["accuracy"] == pytest.approx(float(right.double().mean()), rel=1e-5)
     with np.load(runs["taught"] / "explain-maps.npz") as maps:
         foreground = torch.from_numpy(maps["foreground"])
         for place, told in enumerate(content["runs"]):

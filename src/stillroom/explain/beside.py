@@ -18,8 +18,7 @@ from stillroom.explain.figures import rounded
 from stillroom.explain.grid import make_grid
 from stillroom.models.cost import device_of, evaluating
 from stillroom.models.finding import LOGITS, find_taps
-from stillroom.models.taps import Taps
-from stillroom.runs.fidelity.measuring import spread
+from stillroom.runs.fidelity.measuring import answer, spread
 from stillroom.runs.materials import Dressed
 from stillroom.training.observer import Observer
 
@@ -94,12 +93,11 @@ def grams_of(dressed: Dressed, names: Sequence[str], data: ImageSet) -> list[Ten
     device = device_of(dressed.model)
     pipe = dressed.pipe().to(device)
     held: dict[str, list[Tensor]] = {name: [] for name in names}
-    taps = Taps(dressed.model, [name for name in names if name != LOGITS], field="student")
-    with torch.no_grad(), evaluating(dressed.model), taps:
-        for start in range(0, len(rows), _BATCH):
-            logits = dressed.model(pipe(data.images[rows[start : start + _BATCH]].to(device)))
-            for name, features in {**taps.take(), LOGITS: logits}.items():
-                held[name].append(_smaller(features.float()).cpu())
+    asked = [name for name in names if name != LOGITS]
+    for start in range(0, len(rows), _BATCH):
+        logits, features = answer(dressed.model, pipe, data.images[rows[start : start + _BATCH]].to(device), asked)
+        for name, found in {**features, LOGITS: logits}.items():
+            held[name].append(_smaller(found).cpu())
     return [_gram(torch.cat(held[name])) for name in names]
 
 
@@ -143,14 +141,6 @@ def agreement(one: Path, other: Path | None) -> dict[str, Any] | None:
         "both_right": rounded(float((alike & (own == mine["labels"])).double().mean())),
         "count": len(own),
     }
-
-
-def accuracy(run: Path) -> float | None:
-    """The share of the test split that a run's student is right on, from its answers; None where they are not there."""
-    answers = _answers(run)
-    if answers is None:
-        return None
-    return rounded(float((answers["student_logits"].argmax(1) == answers["labels"]).double().mean()))
 
 
 def _answers(run: Path) -> dict[str, Tensor] | None:
@@ -204,9 +194,9 @@ def attributions(dressed: Dressed, images: Tensor, labels: Tensor, cells: int) -
         for image, label in zip(images, labels.tolist(), strict=True):
             given = pipe(image[None].to(device))
             moved = method.attribute(given, target=int(label), n_steps=_STEPS, internal_batch_size=_STEPS)
-            grid = make_grid(cells, given.shape[2], given.shape[3], device)
-            found.append(grid.gather(moved.abs().sum(1).float())[0].detach().cpu())
-    cells_of = torch.stack(found)
+            found.append(moved.abs().sum(1).float().detach().cpu())
+    pixels = torch.cat(found)
+    cells_of = make_grid(cells, *pixels.shape[1:]).gather(pixels)
     total = cells_of.sum((1, 2), keepdim=True)
     return torch.where(total > 0, cells_of / total.clamp_min(1e-30), torch.full_like(cells_of, 1 / cells**2))
 

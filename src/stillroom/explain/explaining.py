@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput
-from stillroom.explain.beside import accuracy, attributions, beside, captum_version
+from stillroom.explain.beside import attributions, beside, captum_version
 from stillroom.explain.entropy import entropy_of_energies
 from stillroom.explain.figures import Figures, figures_of, rounded, told
 from stillroom.explain.foreground import on_grid
@@ -200,14 +200,15 @@ def _content(
     described = []
     for place, (subject, figures) in enumerate(zip(subjects, usual, strict=True)):
         error = torch.stack([one.error for one in maps[place]]).square().mean((1, 2, 3)).sqrt()
+        summary = read_json(subject.path / "summary.json")
         described.append(
             {
                 "run": subject.path.name,
-                "name": read_json(subject.path / "summary.json").get("name"),
+                "name": summary.get("name"),
                 "role": "explained" if place < runs else "against",
                 "seed": subject.recipe.seed,
                 "tap": subject.tap,
-                "accuracy": accuracy(subject.path),
+                "accuracy": rounded(float(summary["top1"]) / 100),
                 **told(figures, subject.epochs, subject.moves),
                 "entropy_error": [rounded(float(each)) for each in error],
             }
