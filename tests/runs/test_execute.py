@@ -73,6 +73,8 @@ def test_a_run_leaves_what_the_contract_says(recipe: Make, tmp_path: Path) -> No
     }
     assert (summary["steps"], summary["count"], summary["data"]["train"]) == (12, 60, 200)
     assert summary["top1"] == 100 * summary["correct"] / 60
+    layout = {key: summary[key] for key in ("device", "precision", "threads", "processes", "accumulate")}
+    assert layout == {"device": "cpu", "precision": "float32", "threads": 1, "processes": 1, "accumulate": 1}
     moves = [line["moves"] for line in read_lines(finished.path / "moves.jsonl")]
     assert all(set(m) == {"linear", "layer1.0.conv1"} for m in moves)
     assert moves[0]["linear"] < moves[-1]["linear"]

@@ -15,7 +15,6 @@ from stillroom.config import Config
 from stillroom.studies.collect import collect
 from stillroom.studies.config import Varied, parse_study
 from stillroom.studies.equality import CHECKED, foreseen, inequalities
-from stillroom.studies.expected import Shape
 from stillroom.studies.folder import StudyFolder
 from stillroom.studies.plan import Plan, plan_of
 from stillroom.studies.traits import THE_STUDYS, foreseen_traits, own_seed, traits_of
@@ -363,7 +362,7 @@ def test_every_field_of_a_recipe_is_looked_at_or_the_treatment_or_changes_no_res
     folder, plan = made.study(tmp_path / "s", **study)
     run = collect(folder, plan).runs[1]
     planned = foreseen_traits(run.cell, plan.study, None)
-    assert planned.keys() <= traits_of(run, plan.study, None, Shape(1, 1)).keys() <= set(CHECKED)
+    assert planned.keys() <= traits_of(run, plan.study, None).keys() <= set(CHECKED)
     # Whole, or not at all: those of its fields are looked at in test_incremental.py.
     every = [key for key in fields(run.cell.recipe) if key != "incremental"]
     assert len(every) > 50

@@ -324,7 +324,11 @@ class OneRun:
                 "fingerprint": self.identity["data"],
             },
             "relations": self.relations.told(trained.model) if self.relations is not None else None,
+            "device": recipe.training.device,
             "precision": recipe.training.precision,
+            "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
+            "accumulate": progress.parts,
             "hashes": {
                 "init": self.identity["init"],
                 "order": progress.order,

@@ -96,7 +96,11 @@ class Summary(_Facts):
     data: DataFacts
     relations: RelationFacts | None = None
     incremental: IncrementalFacts | None = None
+    device: str
     precision: str
+    threads: int = Field(ge=1)
+    processes: int = Field(ge=1)
+    accumulate: int = Field(ge=1)
     hashes: Hashes
 
     def value(self, measure: str) -> float | None:

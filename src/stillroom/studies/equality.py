@@ -11,7 +11,6 @@ from typing import Any
 
 from stillroom.studies.collect import Run
 from stillroom.studies.config import Contestant, Pair, Study
-from stillroom.studies.expected import Shape, shape_of
 from stillroom.studies.folder import StudyFolder
 from stillroom.studies.honesty import dishonest
 from stillroom.studies.plan import Plan, recipe_content
@@ -159,14 +158,13 @@ def inequalities(
         In the order of :data:`CHECKED`; empty where runs were equal.
     """
     seconds = _seconds(plan)
-    shapes: list[Shape | None] = [shape_of(run) for run in runs]
     rows = [
         _Row(
             run.cell.contestant,
             (run.cell.pair, run.cell.seed),
-            traits_of(run, plan.study, seconds.get((run.cell.pair, run.cell.contestant)), shape),
+            traits_of(run, plan.study, seconds.get((run.cell.pair, run.cell.contestant))),
         )
-        for run, shape in zip(runs, shapes, strict=True)
+        for run in runs
     ]
     found = [
         *_own_seeds(plan),
@@ -174,11 +172,9 @@ def inequalities(
         *_lengths(plan, calibration),
         *(_trials(plan, tuned) if tuned is not None else []),
     ]
-    for run, shape in zip(runs, shapes, strict=True):
+    for run in runs:
         place = (run.cell.pair, run.cell.seed)
-        found += [
-            Finding(what, (run.cell.contestant,), told, place) for what, told in dishonest(run, plan.study, shape)
-        ]
+        found += [Finding(what, (run.cell.contestant,), told, place) for what, told in dishonest(run, plan.study)]
     return merged(found, plan)
 
 

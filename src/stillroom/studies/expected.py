@@ -3,29 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 from stillroom.data.config import AugmentationConfig
 from stillroom.files import canonical, digest
 from stillroom.incremental.proof import budget_hash, chained
 from stillroom.studies.collect import Run
-
-_MOST_PROCESSES = 256
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How a run's batches went through.
-
-    Attributes:
-        parts: micro-batches of each batch at the end: more than the recipe's where memory ran out.
-        processes: how many processes shared the work.
-    """
-
-    parts: int
-    processes: int
 
 
 def trained_on(run: Run) -> list[int]:
@@ -61,35 +44,14 @@ def threads_of(run: Run) -> str:
     return digest(canonical(run.recipe.training.threads))
 
 
-def shape_of(run: Run) -> Shape | None:
-    """The micro-batches and processes that the budget's hash tells of.
-
-    Returns:
-        None where steps, batch size or data are not what recipe and summary say, so that no number of them fits.
-    """
-    return next((shape for shape in _shapes(run) if _budget(run, shape) == run.summary.hashes.budget), None)
-
-
-def _shapes(run: Run) -> Iterator[Shape]:
-    """What it may have been, the likeliest first: as the recipe says, in one process."""
-    batch = min(run.recipe.data.batch_size, run.summary.data.train)
-    for processes in (count for count in range(1, _MOST_PROCESSES + 1) if batch % count == 0):
-        most = batch // processes
-        parts = run.recipe.training.accumulate
-        yield Shape(parts, processes)
-        # Where memory runs out, twice as many, down to single images.
-        while parts < most:
-            parts = min(2 * parts, most)
-            yield Shape(parts, processes)
-
-
-def _budget(run: Run, shape: Shape) -> str:
+def budget_of(run: Run) -> str:
+    """The hash of the budget that the recipe gives, with the micro-batches and processes that the summary names."""
     facts = run.summary.incremental
     return budget_hash(
         steps=total_steps(run),
         batch_size=run.recipe.data.batch_size,
-        accumulate=shape.parts,
-        processes=shape.processes,
+        accumulate=run.summary.accumulate,
+        processes=run.summary.processes,
         data=run.summary.data.fingerprint,
         tasks=None if facts is None else len(facts.tasks),
     )

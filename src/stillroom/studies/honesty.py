@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from stillroom.incremental.metrics import after_each, average_incremental, final_accuracy, forgetting
 from stillroom.studies.collect import FIGURES, Evaluation, Run
 from stillroom.studies.config import Study
-from stillroom.studies.expected import Shape, order_of, threads_of, total_steps, views_of
+from stillroom.studies.expected import budget_of, order_of, threads_of, total_steps, views_of
 from stillroom.studies.traits import fields_of
 from stillroom.studies.wording import counted, listed, word
 
@@ -17,13 +17,12 @@ _SETTLED = {"training.device": "auto", "training.precision": "auto", "cache.enab
 _SHOWN = 3
 
 
-def dishonest(run: Run, study: Study, shape: Shape | None) -> Iterator[tuple[str, str]]:
+def dishonest(run: Run, study: Study) -> Iterator[tuple[str, str]]:
     """What is wrong with a run by itself.
 
     Args:
         run: the run.
         study: the study.
-        shape: how its batches went through; None where its budget's hash is not what recipe and summary imply.
 
     Yields:
         What it is about, by its name among the checked, and the words, ``{names}`` standing for the contestant.
@@ -36,7 +35,7 @@ def dishonest(run: Run, study: Study, shape: Shape | None) -> Iterator[tuple[str
         yield "augmentation", "augmentation: {names} did not see the views that the recipe gives"
     if hashes.threads != threads_of(run):
         yield "threads", "threads: {names} did not run on the threads that the recipe gives"
-    if shape is None:
+    if hashes.budget != budget_of(run):
         yield "budget", "budget: {names} did not have the steps, the batch size and the data that the recipe gives"
     if summary.steps != total_steps(run):
         told = f"{counted(summary.steps, 'step')} in place of the recipe's {total_steps(run):,}"

@@ -11,7 +11,6 @@ from stillroom.files import canonical, digest
 from stillroom.recipe import Recipe
 from stillroom.studies.collect import Run
 from stillroom.studies.config import Study
-from stillroom.studies.expected import Shape
 from stillroom.studies.folder import StudyFolder
 from stillroom.studies.plan import OWN, Cell, recipe_content
 from stillroom.studies.wording import flat
@@ -72,14 +71,13 @@ def foreseen_traits(cell: Cell, study: Study, seconds: float | None) -> dict[str
     return traits
 
 
-def traits_of(run: Run, study: Study, seconds: float | None, shape: Shape | None) -> dict[str, Trait]:
+def traits_of(run: Run, study: Study, seconds: float | None) -> dict[str, Trait]:
     """What a finished run tells, by the names that an inequality goes by.
 
     Args:
         run: the run.
         study: the study.
         seconds: the budget that its length comes from, where it is one in seconds.
-        shape: how its batches went through; None where that is not known.
     """
     recipe, summary = run.recipe, run.summary
     seed = own_seed(run.cell, recipe)
@@ -95,15 +93,14 @@ def traits_of(run: Run, study: Study, seconds: float | None, shape: Shape | None
         "budget": Trait({"steps": summary.steps} if seconds is None else {"seconds": seconds}),
         **_settings(recipe),
         "data": Trait(_data(recipe), summary.data.fingerprint),
+        "micro-batches": Trait({"": summary.accumulate}),
+        "processes": Trait({"": summary.processes}),
         "test images": Trait({"count": run.answers.count}, run.answers.labels, reasoned=True, follows=of_data),
         "precision": Trait({"": summary.precision}),
         "device": Trait({"": recipe.training.device}),
         **_tasks(recipe, run.cell, summary.incremental.class_order if summary.incremental is not None else None),
         "versions": Trait({name: run.environment.get(name) for name in ("stillroom", "torch")}),
     }
-    if shape is not None:
-        traits["micro-batches"] = Trait({"": shape.parts})
-        traits["processes"] = Trait({"": shape.processes})
     if summary.teacher is not None and recipe.teacher is not None:
         # Where its weights lie is no difference; what they are is.
         told = _teacher(recipe, study)

@@ -173,6 +173,7 @@ def summary_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged], record: Row
     train, test = tasks.data.train, tasks.data.test
     fingerprint = data_fingerprint(tasks)
     steps = sum(each.summary["steps"] for each in done)
+    parts = max(each.summary["accumulate"] for each in done)
     return {
         "schema": SCHEMA,
         "name": title,
@@ -194,7 +195,11 @@ def summary_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged], record: Row
             "fingerprint": fingerprint,
         },
         "relations": last.get("relations"),
+        "device": recipe.training.device,
         "precision": recipe.training.precision,
+        "threads": first["threads"],
+        "processes": 1,
+        "accumulate": parts,
         "incremental": {
             **record["metrics"],
             "class_order": record["class_order"],
@@ -208,7 +213,7 @@ def summary_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged], record: Row
             "budget": budget_hash(
                 steps=steps,
                 batch_size=recipe.data.batch_size,
-                accumulate=max(_parts(each.summary, recipe) for each in done),
+                accumulate=parts,
                 processes=1,
                 data=fingerprint,
                 tasks=len(done),
@@ -216,26 +221,6 @@ def summary_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged], record: Row
             "threads": first["hashes"]["threads"],
         },
     }
-
-
-def _parts(summary: Row, recipe: Recipe) -> int:
-    """The micro-batches that a task's batches went through in at the end: more than the recipe's where memory ran out.
-
-    Its budget's hash tells of them.
-    """
-    parts, most = recipe.training.accumulate, recipe.data.batch_size
-    while parts < most:
-        known = budget_hash(
-            steps=summary["steps"],
-            batch_size=recipe.data.batch_size,
-            accumulate=parts,
-            processes=1,
-            data=summary["data"]["fingerprint"],
-        )
-        if known == summary["hashes"]["budget"]:
-            break
-        parts = min(2 * parts, most)
-    return parts
 
 
 def in_data_columns(scores: Tensor, tasks: Tasks) -> Tensor:
