@@ -19,9 +19,9 @@ FLOORS = [
     ["geometry", "targets"],
     ["objectives"],
     ["training"],
-    ["incremental"],
     ["recipe"],
     ["runs"],
+    ["continual"],
     ["studies"],
     ["report"],
     ["explain"],
@@ -34,6 +34,8 @@ FLOORS = [
     ["__main__"],
 ]
 HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
+# The options of a package above, which a recipe holds.
+OPTIONS_ABOVE = {("recipe", "stillroom.continual.config")}
 # What anybody may read without climbing: the report reads folders, not other rooms.
 REPORT_READS = {"errors", "files"}
 
@@ -48,6 +50,8 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stillroom"):
             parts = (node.module or "").split(".")
+            if (room_of(path), node.module) in OPTIONS_ABOVE:
+                continue
             found |= {parts[1]} if len(parts) > 1 else {alias.name for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("stillroom.")}
