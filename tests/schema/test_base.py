@@ -10,15 +10,25 @@ import pytest
 from pydantic import ValidationError, model_validator
 
 from stillroom.errors import BadInput
-from stillroom.schema.base import Document, Items, Percent, Record, parse, read_json, read_jsonl, read_optional, write
+from stillroom.schema.base import (
+    Items,
+    JsonFile,
+    JsonObject,
+    Percent,
+    parse,
+    read_json,
+    read_jsonl,
+    read_optional,
+    write,
+)
 
 
-class Inner(Record):
+class Inner(JsonObject):
     share: Percent
     names: Items[str] = ()
 
 
-class Example(Document):
+class Example(JsonFile):
     count: int
     mean: float | None = None
     inner: Inner | None = None

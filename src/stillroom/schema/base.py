@@ -14,7 +14,7 @@ from stillroom.errors import BadInput
 from stillroom.files import write_text
 
 T = TypeVar("T")
-ModelT = TypeVar("ModelT", bound="Record")
+ModelT = TypeVar("ModelT", bound="JsonObject")
 
 # JSON has lists only: a tuple field of a strict model must take one.
 Items = Annotated[tuple[T, ...], Strict(False)]
@@ -49,7 +49,7 @@ _UNPRINTABLE = dict.fromkeys(
 )
 
 
-class Record(BaseModel):
+class JsonObject(BaseModel):
     """An object inside a file, or a line of one.
 
     Types are strict (no text for a number, no true for 1), NaN and infinity are refused, unknown fields are ignored,
@@ -65,7 +65,7 @@ class Record(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-class Document(Record):
+class JsonFile(JsonObject):
     """A whole JSON file, with the version of its format in ``schema``; another version is refused."""
 
     version: Literal[1] = Field(default=1, alias="schema")
@@ -138,13 +138,13 @@ def parse(model: type[ModelT], content: Any, where: Path | str) -> ModelT:
     Raises:
         BadInput: naming the file, the field, the value and what was expected.
     """
-    if issubclass(model, Document) and isinstance(content, dict) and "schema" not in content:
+    if issubclass(model, JsonFile) and isinstance(content, dict) and "schema" not in content:
         raise BadInput.worded(f"{where}: schema", None, f"{where}: schema: missing; this field is required")
     found: ModelT = _validate(TypeAdapter(model), content, str(where))
     return found
 
 
-def write(path: Path, document: Record) -> None:
+def write(path: Path, document: JsonObject) -> None:
     """Write a model as indented JSON, atomically.
 
     Args:
@@ -157,7 +157,7 @@ def write(path: Path, document: Record) -> None:
     write_text(path, json.dumps(document.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def write_jsonl(path: Path, lines: Iterable[Record]) -> None:
+def write_jsonl(path: Path, lines: Iterable[JsonObject]) -> None:
     """Write a log of one JSON object a line, atomically.
 
     Args:
@@ -167,10 +167,10 @@ def write_jsonl(path: Path, lines: Iterable[Record]) -> None:
     write_text(path, "".join(json_line(line) for line in lines))
 
 
-def json_line(line: Record) -> str:
+def json_line(line: JsonObject) -> str:
     """One line of a log, with its newline.
 
-    >>> class Step(Record):
+    >>> class Step(JsonObject):
     ...     step: int
     >>> json_line(Step(step=3))
     '{"step": 3}\\n'
@@ -257,6 +257,6 @@ def _validate(adapter: TypeAdapter[Any], content: Any, where: str) -> Any:
     try:
         return adapter.validate_python(content)
     except ValidationError as error:
-        raise bad_input(error, Record).within(where) from None
+        raise bad_input(error, JsonObject).within(where) from None
     except OverflowError:
         raise BadInput(where, "a number without end", "numbers that a float can hold") from None
