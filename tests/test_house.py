@@ -23,7 +23,6 @@ ORDER = [
     ["geometry", "class_relations", "targets"],
     ["objectives", "losses"],
     ["training", "train"],
-    ["incremental"],
     ["recipe"],
     ["runs", "run"],
     ["continual"],

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from stillroom.continual.hashes import budget_hash, chained
 from stillroom.data.config import AugmentationConfig
 from stillroom.files import canonical, digest
-from stillroom.incremental.proof import budget_hash, chained
 from stillroom.studies.collect import Run
 
 _MOST_PROCESSES = 256

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from stillroom.continual.run import execute_tasks
 from stillroom.data.config import DataConfig
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
@@ -24,7 +25,6 @@ from stillroom.models.own import told
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.runs.execute import execute
-from stillroom.runs.incremental.execute import execute_tasks
 from stillroom.runs.materials import Materials, gather
 from stillroom.runs.one import Finished
 from stillroom.studies.engine.base import Ending, Job, Outcome
