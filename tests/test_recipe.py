@@ -29,7 +29,7 @@ BAD: list[tuple[Any, str]] = [
     ({}, "student: missing; this field is required"),
     (with_(sead=1), "sead: unknown field 'sead'; did you mean 'seed'?"),
     (with_(seed=-1), "seed: got -1; expected greater than or equal to 0"),
-    (with_(seed="x"), "seed: got 'x'; expected a valid integer"),
+    (with_(seed="x"), "seed: got 'x'; expected a whole number"),
     (with_(seed=True), "seed: got True; expected a number or a name, not true/false"),
     (with_(student="resnet8"), "student: got 'resnet8'; expected a mapping of its fields"),
     (with_(student={"name": ""}), "student.name: got ''"),

@@ -41,6 +41,14 @@ _PLAIN = {
     "dict_type": "a mapping",
     "tuple_type": "a list",
     "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
 }
 
 
@@ -65,6 +73,10 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
         return _unknown_name(field, where[-1], known)
     if kind == "missing":
         return BadInput.with_message(field, None, f"{field}: missing; this field is required")
+    if kind == "value_error" and isinstance(context.get("error"), BadInput):
+        # A validator that names the inner field itself.
+        inner = context["error"]
+        return inner.within(".".join([*([prefix] if prefix else []), *where])) if prefix or where else inner
     if kind == "value_error":
         return BadInput(field, value, str(context.get("error", first["msg"])))
     if kind in _PLAIN:
