@@ -1,10 +1,22 @@
-"""For every test and doctest: the teachers' answers are kept in a folder of the test session's own."""
+"""For every test and doctest: teachers' outputs are cached in a folder of this test run, and no test has a deadline."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine makes no example wrong. In CI the examples are the same each time.
+settings.register_profile(
+    "stillroom",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("stillroom")
 
 
 @pytest.fixture(scope="session", autouse=True)

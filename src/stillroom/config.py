@@ -1,4 +1,4 @@
-"""The base of every typed option, and how a wrong one is told: the field, the value, what was expected."""
+"""The base class of all options, and one-line errors for wrong ones: the field, the value, what was expected."""
 
 from __future__ import annotations
 
@@ -41,6 +41,14 @@ _PLAIN = {
     "dict_type": "a mapping",
     "tuple_type": "a list",
     "string_type": "text",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
 }
 
 
@@ -64,7 +72,11 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
         known = _known_names(model, first["loc"][:-1])
         return _unknown_name(field, where[-1], known)
     if kind == "missing":
-        return BadInput.worded(field, None, f"{field}: missing; this field is required")
+        return BadInput.with_message(field, None, f"{field}: missing; this field is required")
+    if kind == "value_error" and isinstance(context.get("error"), BadInput):
+        # A validator that names the inner field itself.
+        inner = context["error"]
+        return inner.within(".".join([*([prefix] if prefix else []), *where])) if prefix or where else inner
     if kind == "value_error":
         return BadInput(field, value, str(context.get("error", first["msg"])))
     if kind in _PLAIN:
@@ -75,8 +87,7 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
         names = [part.strip(" '") for part in str(context["expected"]).replace(" or ", ",").split(",")]
         # As YAML writes them.
         names = [name.lower() if name in ("True", "False") else name for name in names]
-        hint = nearest(str(value), names)
-        return BadInput(field, value, hint if hint.startswith("one of") else f"a name that exists ({hint})")
+        return BadInput.unknown(field, value, names)
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return BadInput(field, value, message)
 
@@ -88,7 +99,7 @@ def by_shape(kind: str) -> Discriminator:
 
 def _unknown_name(field: str, name: str, known: list[str]) -> BadInput:
     hint = nearest(name, known) if known else "no such field"
-    return BadInput.worded(field, name, f"{field}: unknown field {shorten(name)}; {hint}")
+    return BadInput.with_message(field, name, f"{field}: unknown field {shorten(name)}; {hint}")
 
 
 def _is_tag(part: int | str) -> bool:

@@ -1,4 +1,4 @@
-"""The one error a user can cause: bad input, told in a line and never as a traceback."""
+"""The two errors a user meets, each one line and never a traceback, and helpers to write their messages."""
 
 from __future__ import annotations
 
@@ -24,19 +24,34 @@ class BadInput(ValueError):  # noqa: N818 - it names what happened, as the comma
         super().__init__(f"{field}: got {shorten(value)}; expected {expected}")
 
     @classmethod
-    def worded(cls, field: str, value: object, message: str) -> BadInput:
-        """Bad input told in words of its own."""
+    def with_message(cls, field: str, value: object, message: str) -> BadInput:
+        """The error with a message of its own, in place of ``got …; expected …``."""
         error = cls(field, value, message)
         error.args = (message,)
         return error
 
+    @classmethod
+    def unknown(cls, field: str, value: object, names: Iterable[str]) -> BadInput:
+        """A value that is none of the valid names; the message lists them, the nearest first.
+
+        >>> str(BadInput.unknown("--mask", "center", ["centre", "positive", "FILE.npy"]))
+        "--mask: unknown value 'center'; did you mean 'centre'? One of: centre, positive, FILE.npy"
+        """
+        names = list(names)
+        listed = ", ".join(names)
+        close = _close_match(str(value), names)
+        hint = f"one of: {listed}" if close is None else f"did you mean {close!r}? One of: {listed}"
+        error = cls.with_message(field, value, f"{field}: unknown value {shorten(value)}; {hint}")
+        error.expected = f"one of: {listed}"
+        return error
+
     def within(self, where: str) -> BadInput:
-        """The same, told as part of something larger.
+        """The same error with the place of its field put before it.
 
         >>> str(BadInput("seed", -1, "0 or more").within("contestants.kl"))
         'contestants.kl: seed: got -1; expected 0 or more'
         """
-        return BadInput.worded(f"{where}: {self.field}", self.value, f"{where}: {self}")
+        return BadInput.with_message(f"{where}: {self.field}", self.value, f"{where}: {self}")
 
 
 class RunFailed(RuntimeError):  # noqa: N818
@@ -44,6 +59,17 @@ class RunFailed(RuntimeError):  # noqa: N818
 
     The command line prints the message and exits with code 1; the run folder keeps its last checkpoint.
     """
+
+
+def format_error(error: BaseException, limit: int = 200) -> str:
+    """An exception in one line: its type and the first line of its message.
+
+    >>> format_error(ValueError("a bad depth\\nand more"))
+    'ValueError: a bad depth'
+    """
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def shorten(value: object, limit: int = 120) -> str:
@@ -65,7 +91,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     'one of: a, b'
     """
     names = sorted(set(known))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean {close[0]!r}?"
-    return "one of: " + ", ".join(names)
+    close = _close_match(name, names)
+    return f"did you mean {close!r}?" if close is not None else "one of: " + ", ".join(names)
+
+
+def _close_match(name: str, names: list[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, names, n=1, cutoff=0.6)), None)

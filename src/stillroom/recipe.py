@@ -20,10 +20,10 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from stillroom.config import Config, bad_input
+from stillroom.continual.config import PRESETS, IncrementalConfig, with_terms
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
-from stillroom.incremental.config import PRESETS, IncrementalConfig, with_terms
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.objectives.config import AnyObjective, CrossEntropyConfig
 from stillroom.teacher.config import CacheConfig, TeacherConfig

@@ -122,7 +122,7 @@ def test_cutout_is_clipped_at_the_border(
     assert by_hand(AugmentationConfig(cutout=side)) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 7), st.integers(1, 7)),
     pad=st.integers(0, 5),

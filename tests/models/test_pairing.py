@@ -49,7 +49,7 @@ def test_reserved_names_pair_with_their_like_and_vectors_with_no_map() -> None:
 sides = st.lists(st.tuples(st.sampled_from([32, 16, 8, 4]), st.floats(0, 1)), max_size=6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(sides, sides)
 def test_pairs_never_cross_and_use_each_tap_once(left: list[tuple[int, float]], right: list[tuple[int, float]]) -> None:
     teacher, student = (

@@ -52,9 +52,9 @@ def test_the_mean_of_the_weights_is_read_where_they_are_divided_by_it() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"samples": "some"}, r"samples: got 'some'; expected one of: all, auto"),
+        ({"samples": "some"}, r"samples: unknown value 'some'; one of: "),
         ({"samples": 0}, r"samples: got 0; expected .*1"),
-        ({"scale": "logits"}, r"scale: got 'logits'; expected .*kl.*mse"),
+        ({"scale": "logits"}, r"scale: unknown value 'logits'; .*kl.*mse"),
         ({"temperature": 0}, r"temperature: got 0"),
     ],
 )

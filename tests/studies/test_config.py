@@ -28,7 +28,7 @@ CONTESTANT = {"name": "a"}
         ({"baseline": "lables"}, "a contestant as baseline, not 'lables' (did you mean 'labels'?)"),
         ({"budget": {"epochs": 1, "steps": 2}}, "one of epochs, steps and seconds"),
         ({"budget": {"seconds": 0}}, "budget.seconds: got 0; expected greater than 0"),
-        ({"measure": "top2"}, "measure: got 'top2'"),
+        ({"measure": "top2"}, "measure: unknown value 'top2'"),
         ({"pairs": [{"name": "x"}, {"name": "x"}]}, "each pair once"),
         ({"tuning": {"trials": 0}}, "tuning.trials: got 0"),
         ({"tuning": {"trials": 2, "space": {"a": {"low": 2, "high": 1}}}}, "low below high"),

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from stillroom.cli.app import AsJson, Out, Overrides, RecipeFile, Resume, app, print_json
+from stillroom.continual.config import PRESET_NAMES
 from stillroom.errors import BadInput
-from stillroom.incremental.config import PRESET_NAMES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,10 +57,10 @@ def incremental(
     Example: `stillroom incremental recipes/incremental/digits.yaml --preset lwf --out runs/lwf`
     """
     from stillroom.console import ProgressBar
-    from stillroom.incremental.config import overrides_of
+    from stillroom.continual.config import overrides_of
+    from stillroom.continual.joint import compare_offline
+    from stillroom.continual.run import execute_tasks
     from stillroom.recipe import load_recipe
-    from stillroom.runs.incremental.execute import execute_tasks
-    from stillroom.runs.incremental.offline import compare_offline
     from stillroom.runs.records import fresh_folder, read_json
 
     if resume and out is None:

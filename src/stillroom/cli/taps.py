@@ -85,9 +85,9 @@ def _sizes(data: str | None, size: int | None, classes: int | None, channels: in
 def _found(name: str, *, size: int, classes: int, channels: int) -> tuple[Tap, ...]:
     import torch
 
+    from stillroom.errors import format_error
     from stillroom.models.config import ModelConfig
     from stillroom.models.finding import find_taps
-    from stillroom.models.own import told
     from stillroom.models.registry import build
 
     if not name:
@@ -100,7 +100,9 @@ def _found(name: str, *, size: int, classes: int, channels: int) -> tuple[Tap, .
         raise
     except Exception as error:  # a model's own code can fail in any way on images of this shape
         shape = f"{channels}×{size}×{size}"
-        raise BadInput("model", name, f"a model that takes images of {shape}; it raised {told(error)}") from None
+        raise BadInput(
+            "model", name, f"a model that takes images of {shape}; it raised {format_error(error)}"
+        ) from None
 
 
 def _row(tap: Tap) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from stillroom.diagnose.preflight.check import Check
 from stillroom.diagnose.preflight.checks import CHECKS
 from stillroom.diagnose.preflight.opening import open_case
 from stillroom.diagnose.preflight.parts import Skip
-from stillroom.models.own import told
+from stillroom.errors import format_error
 from stillroom.recipe import Recipe
 from stillroom.runs.materials import Materials
 from stillroom.training.device import exact_float32, reuse_memory, threads
@@ -74,4 +74,4 @@ def _examined(check: Check, case: Case) -> Finding:
     except Skip as why:
         return check.found("skipped", str(why))
     except Exception as error:  # a user's model or objective can fail in any way; the other checks go on
-        return check.found("skipped", f"It could not be made: {told(error)}")
+        return check.found("skipped", f"It could not be made: {format_error(error)}")

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillroom.errors import BadInput, RunFailed
+from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import write_bytes
-from stillroom.models.own import told
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.quiet import quietly
 from stillroom.models.weights import save_weights
@@ -86,7 +85,7 @@ def export_onnx(
             content = program.model_proto.SerializeToString()
             session = onnxruntime.InferenceSession(content, _session_options(onnxruntime))
     except Exception as error:
-        raise RunFailed(f"the model could not be exported to ONNX: {told(_cause(error))}") from error
+        raise RunFailed(f"the model could not be exported to ONNX: {format_error(_cause(error))}") from error
     check = _compare(whole, session, inputs)
     if not check.ok:
         raise RunFailed(

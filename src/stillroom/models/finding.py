@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stillroom.errors import BadInput
+from stillroom.errors import BadInput, format_error
 from stillroom.models.cost import evaluating
-from stillroom.models.own import told
 from stillroom.models.replay import replays
 from stillroom.models.taps import FEATURES, LOGITS, PRE, Taps
 from stillroom.models.tracing import Traced, Untraceable, is_activation, owner, trace
@@ -256,7 +255,9 @@ def _measured(model: nn.Module, example: Tensor, names: Sequence[str], field: st
             model(example[:1])
         read = taps.take()
     except RuntimeError as error:
-        raise BadInput(f"{field} tap", ", ".join(names), f"taps that can be read; it raised {told(error)}") from None
+        raise BadInput(
+            f"{field} tap", ", ".join(names), f"taps that can be read; it raised {format_error(error)}"
+        ) from None
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
         for handle in handles:

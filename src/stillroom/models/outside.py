@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stillroom.errors import BadInput
-from stillroom.models.own import told
+from stillroom.errors import BadInput, format_error
 from stillroom.models.vision_ops import declare_missing_ops
 
 LIBRARIES = ("timm", "torchvision")
@@ -96,7 +95,7 @@ def _made(
             if isinstance(error, TypeError) and size and f"'{size}'" in str(error):
                 del keywords[size]
                 continue
-            raise BadInput(where, name, f"a model that can be made; it raised {told(error)}") from None
+            raise BadInput(where, name, f"a model that can be made; it raised {format_error(error)}") from None
 
 
 def _timm(where: str, name: str) -> tuple[Callable[..., nn.Module], list[str]]:
@@ -130,7 +129,7 @@ def _imported(module: str, where: str, name: str) -> Any:
     except ModuleNotFoundError:
         expected = f"{library} to be installed: pip install 'stillroom[{library}]'"
     except Exception as error:
-        expected = f"a {library} that can be imported; it raised {told(error)}"
+        expected = f"a {library} that can be imported; it raised {format_error(error)}"
     raise BadInput(where, name, expected)
 
 

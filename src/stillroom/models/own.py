@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stillroom.errors import BadInput, nearest, shorten
+from stillroom.errors import BadInput, format_error, nearest, shorten
 from stillroom.models.vision_ops import declare_missing_ops
 
 
@@ -52,7 +52,7 @@ def build_own(
             refused = [key for key in droppable if _refuses(error, key)]
             if not refused:
                 raise BadInput(
-                    f"{field}.name", name, f"a function that makes a model; it raised {told(error)}"
+                    f"{field}.name", name, f"a function that makes a model; it raised {format_error(error)}"
                 ) from None
             # It took the keyword by **kwargs and handed it on to something that does not know it.
             for key in refused:
@@ -82,7 +82,7 @@ def find_callable(name: str, *, field: str = "model") -> Callable[..., Any]:
         try:
             found: Any = importlib.import_module(module_name)
         except (Exception, SystemExit) as error:
-            raise BadInput(where, name, f"a module that can be imported; it raised {told(error)}") from None
+            raise BadInput(where, name, f"a module that can be imported; it raised {format_error(error)}") from None
     for part in attribute.split("."):
         if not hasattr(found, part):
             public = [key for key in vars(found) if not key.startswith("_") and callable(getattr(found, key))]
@@ -135,17 +135,6 @@ def _keywords(
 
 def _refuses(error: BaseException, key: str) -> bool:
     return isinstance(error, TypeError) and "unexpected keyword argument" in str(error) and f"'{key}'" in str(error)
-
-
-def told(error: BaseException, limit: int = 200) -> str:
-    """An exception in one line: its type and the first line it says.
-
-    >>> told(ValueError("a bad depth\\nand more"))
-    'ValueError: a bad depth'
-    """
-    lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 @contextmanager

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.sources import load
-from stillroom.errors import BadInput
+from stillroom.errors import BadInput, format_error
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.cost import device_of, evaluating, multiply_adds, parameters
-from stillroom.models.own import told
 from stillroom.models.preprocess import Preprocess, class_index, resolve_preprocess
 from stillroom.models.registry import brings_weights, build
 from stillroom.models.weights import load_weights, state_bytes
@@ -110,7 +109,7 @@ def gather(recipe: Recipe, data: DataPair | None = None) -> Materials:
     """
     if recipe.incremental is not None:
         expected = "none here: `stillroom incremental` does a recipe whose classes come in tasks"
-        raise BadInput.worded("incremental", None, f"incremental: expected {expected}")
+        raise BadInput.with_message("incremental", None, f"incremental: expected {expected}")
     data = data or load(recipe.data)
     teacher = None
     if recipe.teacher is not None and recipe.teacher.answers is None:
@@ -146,7 +145,9 @@ def dress(model: nn.Module, config: ModelConfig, data: ImageSet, field: str, cla
             logits = model(pipe(data.images[:2]).to(device_of(model)))
     except Exception as error:
         shape = "×".join(map(str, data.images.shape[1:]))
-        raise BadInput(field, config.name, f"a model that takes images of {shape}; it raised {told(error)}") from None
+        raise BadInput(
+            field, config.name, f"a model that takes images of {shape}; it raised {format_error(error)}"
+        ) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BadInput(field, config.name, f"a model that gives logits [batch, classes], not {got}")

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from stillroom.data.augmentation import check_augmentable
 from stillroom.data.batches import Batches
 from stillroom.data.feeding import Feed
-from stillroom.errors import BadInput, RunFailed
+from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import canonical, digest, write_json, write_text
 from stillroom.memory import is_out_of_memory
-from stillroom.models.own import told
 from stillroom.models.weights import load_weights, save_weights, state_hash
 from stillroom.recipe import Recipe
 from stillroom.runs.introducing import dress_teacher, introduce
@@ -268,7 +267,7 @@ class OneRun:
             raise BadInput(
                 "student",
                 self.student.name,
-                f"a model that can train on {count} images at once; it raised {told(error)}",
+                f"a model that can train on {count} images at once; it raised {format_error(error)}",
             ) from None
         return any(p.requires_grad and p.grad is None for p in trial.parameters())
 

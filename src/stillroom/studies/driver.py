@@ -140,7 +140,7 @@ class Driver:
         for outcome in self._schedule().do("training the teacher", jobs):
             told = f"teachers.{outcome.id.partition('/')[2]}: {outcome.reason}"
             if outcome.ending == "bad_input":
-                raise BadInput.worded("teachers", None, told)
+                raise BadInput.with_message("teachers", None, told)
             if outcome.ending != "done":
                 raise RunFailed(told)
 
@@ -231,7 +231,7 @@ class Driver:
             what, pair, contestant = outcome.id.split("/")
             where = f"contestants.{contestant}" + (f" on {pair}" if self.study.pairs else "")
             if outcome.ending == "bad_input":
-                raise BadInput.worded(where, None, f"{where}: {outcome.reason}")
+                raise BadInput.with_message(where, None, f"{where}: {outcome.reason}")
             if outcome.ending != "done":
                 self.stuck[pair, contestant] = f"{'preparing' if what == 'prepare' else 'timing'} it: {outcome.reason}"
 

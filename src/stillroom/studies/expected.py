@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
+from stillroom.continual.hashes import budget_hash, chained
 from stillroom.data.config import AugmentationConfig
 from stillroom.files import canonical, digest
-from stillroom.incremental.proof import budget_hash, chained
 from stillroom.studies.collect import Run
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from stillroom.incremental.metrics import after_each, average_incremental, final_accuracy, forgetting
+from stillroom.continual.metrics import after_each, average_incremental, final_accuracy, forgetting
 from stillroom.studies.collect import FIGURES, Evaluation, Run
 from stillroom.studies.config import Study
 from stillroom.studies.expected import budget_of, order_of, threads_of, total_steps, views_of

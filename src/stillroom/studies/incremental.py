@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stillroom.incremental.metrics import offline_normalised
+from stillroom.continual.metrics import offline_normalised
 from stillroom.studies.collect import Run
 from stillroom.studies.config import Study
 from stillroom.studies.statistics import interval

@@ -9,10 +9,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from stillroom.continual.run import prepare_tasks
 from stillroom.errors import BadInput, RunFailed
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.runs.execute import execute, prepare
-from stillroom.runs.incremental.execute import prepare_tasks
 from stillroom.studies.engine.base import Job
 from stillroom.studies.engine.performing import data_of, materials_of
 

@@ -175,7 +175,7 @@ def test_a_read_only_folder_serves_what_is_complete() -> None:
         assert contents(folder) == before
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_reading_equals_indexing_whatever_the_shapes(data: st.DataObject) -> None:
     count, classes = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 9))

@@ -80,7 +80,7 @@ def test_many_classes_are_named_by_wider_numbers(tmp_path: Path) -> None:
     assert torch.equal(read.argmax(1), torch.tensor([69_999, 65_536, 4]))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=5), st.integers(1, 5))
 def test_of_equal_logits_the_lower_class_is_kept(rows: list[list[int]], top_k: int) -> None:
     values = np.array(rows, dtype=np.float32)

@@ -211,9 +211,9 @@ def _compared(case: Case, state: State, right: Tensor, kind: Kind, candidate: Ca
     except Skip as why:
         return Trial(kind, candidate.name, why_not=str(why))
     except Exception as error:  # a model for one size refuses others in its own words
-        from stillroom.models.own import told
+        from stillroom.errors import format_error
 
-        return Trial(kind, candidate.name, why_not=told(error))
+        return Trial(kind, candidate.name, why_not=format_error(error))
     return trial
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
-from stillroom.models.own import told
+from stillroom.errors import format_error
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class part(Generic[T]):  # noqa: N801 - a decorator, as property is
             except Skip as why:
                 kept[self._name] = why
             except Exception as error:  # a user's own model or objective can fail in any way
-                kept[self._name] = Skip(told(error))
+                kept[self._name] = Skip(format_error(error))
         found = kept[self._name]
         if isinstance(found, Skip):
             raise Skip(str(found))

@@ -13,11 +13,10 @@ from torch import Tensor, nn
 
 from stillroom.data.feeding import Batch
 from stillroom.data.images import ImageSet
-from stillroom.errors import BadInput, RunFailed
+from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.memory import in_parts, is_out_of_memory
 from stillroom.models.cost import evaluating, multiply_adds
 from stillroom.models.finding import LOGITS, Tap
-from stillroom.models.own import told
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.taps import Taps
 from stillroom.models.weights import load_weights
@@ -205,7 +204,9 @@ class _Measuring:
             except (RuntimeError, NotImplementedError) as error:
                 if is_out_of_memory(error) or isinstance(error, RunFailed):
                     raise
-                raise RunFailed(f"the teacher's features could not be followed to its logits: {told(error)}") from None
+                raise RunFailed(
+                    f"the teacher's features could not be followed to its logits: {format_error(error)}"
+                ) from None
         values = torch.cat([part[0] for part in parts], -1).numpy()
         variance = torch.cat([part[1] for part in parts], -1).sum(-1)
         self._check(values)

@@ -14,17 +14,16 @@ from typing import Any
 
 import torch
 
+from stillroom.continual.run import execute_tasks
 from stillroom.data.config import DataConfig
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
-from stillroom.errors import BadInput, RunFailed
+from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import canonical, digest, find_input, write_text
 from stillroom.memory import release
-from stillroom.models.own import told
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.runs.execute import execute
-from stillroom.runs.incremental.execute import execute_tasks
 from stillroom.runs.materials import Materials, gather
 from stillroom.runs.one import Finished
 from stillroom.studies.engine.base import Ending, Job, Outcome
@@ -153,7 +152,7 @@ def attempt(job: Job) -> Outcome:
     except (Exception, SystemExit) as error:
         with suppress(OSError):
             write_text(crash_log(job), traceback.format_exc())
-        return ended("crashed", reason=told(error))
+        return ended("crashed", reason=format_error(error))
     with suppress(OSError):
         crash_log(job).unlink(missing_ok=True)
     return ended("done", result)

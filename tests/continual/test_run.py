@@ -16,10 +16,15 @@ from torch import Tensor, nn
 
 from runs.conftest import Stop, read_lines
 from stillroom.cli import run as command
+from stillroom.continual.exemplars import Memory, herded
+from stillroom.continual.features import features_of
+from stillroom.continual.head import grown
+from stillroom.continual.joint import compare_offline
+from stillroom.continual.metrics import after_each
+from stillroom.continual.run import execute_tasks
+from stillroom.continual.sequence import Sequence
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, RunFailed
-from stillroom.incremental.memory import Memory, herded
-from stillroom.incremental.metrics import after_each
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import read_state, state_hash
 from stillroom.objectives import functional
@@ -30,11 +35,6 @@ from stillroom.objectives.logits import KL, LogitMSE
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.runs.execute import execute
 from stillroom.runs.exporting import load_student
-from stillroom.runs.incremental.execute import execute_tasks
-from stillroom.runs.incremental.growing import grown
-from stillroom.runs.incremental.looking import features_of
-from stillroom.runs.incremental.offline import compare_offline
-from stillroom.runs.incremental.planning import Sequence
 from stillroom.runs.materials import Dressed
 from stillroom.teacher.knowledge import Knowledge
 from stillroom.training.observer import Observer
@@ -242,7 +242,7 @@ class ByIndex(Objective[ObjectiveConfig]):
         ({"objectives": [*LABELS, {"name": "kl", "target": "true_class"}]}, "objectives.kl: got 'kl'; expected a term"),
         ({"objectives": [*LABELS, {"name": "block_logit"}]}, "(alpha: 0 leaves the labels to cross_entropy)"),
         (
-            {"objectives": [*LABELS, {"name": "runs.test_incremental:ByIndex", "options": {"name": "mine"}}]},
+            {"objectives": [*LABELS, {"name": "continual.test_run:ByIndex", "options": {"name": "mine"}}]},
             "expected a term that does not go by a sample's index: in each task it means another image",
         ),
         ({"objectives": [*LABELS, {"name": "kl", "target": {"name": "top_k", "k": 7}}]}, "expected 4 or less"),

@@ -7,17 +7,17 @@ from typing import Any
 
 from torch import nn
 
+from stillroom.continual.head import State, made_for, student_of
+from stillroom.continual.tasks import Order, Tasks, order_of
 from stillroom.data.batches import Batches
 from stillroom.data.images import DataPair
 from stillroom.errors import BadInput
-from stillroom.incremental.tasks import Order, Tasks, order_of
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import resolve_preprocess
 from stillroom.objectives.registry import build_objectives
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe
 from stillroom.runs.execute import prepare
-from stillroom.runs.incremental.growing import State, made_for, student_of
 from stillroom.runs.materials import Materials
 from stillroom.teacher.config import TeacherConfig
 from stillroom.training.device import resolve_device, resolve_precision

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
+from stillroom.continual.exemplars import Memory, Rows, drawn, enlarged, herded
+from stillroom.continual.features import features_of
+from stillroom.continual.sequence import Sequence
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.incremental.memory import Memory, Rows, drawn, enlarged, herded
-from stillroom.runs.incremental.looking import features_of
-from stillroom.runs.incremental.planning import Sequence
 from stillroom.runs.materials import Dressed
 from stillroom.runs.records import read_json
 

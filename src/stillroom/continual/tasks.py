@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stillroom.continual.exemplars import Memory, quota
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.lazy import Chosen
 from stillroom.errors import BadInput
-from stillroom.incremental.memory import Memory, quota
 from stillroom.randomness import permutation
 
 Rows = npt.NDArray[np.int64]

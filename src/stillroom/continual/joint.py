@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from stillroom.continual.metrics import offline_normalised
+from stillroom.continual.summary import NAME
 from stillroom.errors import BadInput
 from stillroom.files import write_json
-from stillroom.incremental.metrics import offline_normalised
-from stillroom.runs.incremental.telling import NAME
 from stillroom.runs.records import read_json
 
 OFFLINE = "offline.json"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillroom.incremental.memory import Memory, Rows, drawn, enlarged, herded, nearest_mean_scores, quota
+from stillroom.continual.exemplars import Memory, Rows, drawn, enlarged, herded, nearest_mean_scores, quota
 
 
 def plain_herding(features: Tensor, count: int) -> list[int]:

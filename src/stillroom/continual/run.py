@@ -11,21 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
+from stillroom.continual import summary as telling
+from stillroom.continual.exemplars import Memory, nearest_mean_scores
+from stillroom.continual.features import features_of
+from stillroom.continual.head import in_data_order
+from stillroom.continual.observer import OfAllTasks
+from stillroom.continual.remembering import remembered
+from stillroom.continual.sequence import Sequence, folder_of
+from stillroom.continual.summary import NAME, Judged
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, shorten
 from stillroom.files import write_json, write_text
-from stillroom.incremental.memory import Memory, nearest_mean_scores
 from stillroom.models.weights import load_weights, read_state, save_weights
 from stillroom.recipe import Recipe
 from stillroom.runs.execute import execute
-from stillroom.runs.incremental import telling
-from stillroom.runs.incremental.growing import in_data_order
-from stillroom.runs.incremental.looking import features_of
-from stillroom.runs.incremental.planning import Sequence, folder_of
-from stillroom.runs.incremental.remembering import remembered
-from stillroom.runs.incremental.telling import NAME, Judged
-from stillroom.runs.incremental.watching import OfAllTasks
 from stillroom.runs.materials import Dressed, dress
 from stillroom.runs.one import Finished, Prepared
 from stillroom.runs.outcome import write_predictions

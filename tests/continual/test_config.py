@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from stillroom.continual.config import PRESET_NAMES, overrides_of
 from stillroom.errors import BadInput
-from stillroom.incremental.config import PRESET_NAMES, overrides_of
 from stillroom.recipe import load_recipe, parse_recipe
 
 STUDENT = {"name": "resnet8"}

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from stillroom.continual.tasks import Rows
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
-from stillroom.incremental.tasks import Rows
 from stillroom.models.config import ModelConfig
 from stillroom.randomness import seeded
 from stillroom.runs.exporting import SummaryFacts

@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stillroom.errors import BadInput
-from stillroom.files import digest
-from stillroom.incremental.memory import Memory
-from stillroom.incremental.metrics import (
+from stillroom.continual.exemplars import Memory
+from stillroom.continual.hashes import budget_hash, chained
+from stillroom.continual.metrics import (
     accuracy_row,
     after_each,
     average_incremental,
@@ -23,8 +22,9 @@ from stillroom.incremental.metrics import (
     final_accuracy,
     forgetting,
 )
-from stillroom.incremental.proof import budget_hash, chained
-from stillroom.incremental.tasks import Tasks
+from stillroom.continual.tasks import Tasks
+from stillroom.errors import BadInput
+from stillroom.files import digest
 from stillroom.recipe import Recipe
 from stillroom.runs.one import SCHEMA
 

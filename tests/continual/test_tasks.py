@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from stillroom.continual.exemplars import Memory
+from stillroom.continual.tasks import Order, Tasks, order_of
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.errors import BadInput
-from stillroom.incremental.memory import Memory
-from stillroom.incremental.tasks import Order, Tasks, order_of
 
 
 def data(classes: int = 5, each: int = 4) -> DataPair:

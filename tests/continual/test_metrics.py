@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stillroom.incremental.metrics import (
+from stillroom.continual.metrics import (
     Balance,
     accuracy_row,
     after_each,

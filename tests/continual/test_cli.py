@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from runs.test_incremental import CONTENT, everything
+from continual.test_run import CONTENT, everything
 from stillroom.cli import run as command
 
 

@@ -1,1 +1,0 @@
-"""Classes that come in tasks: a sequence of ordinary runs, a folder each, and what they come to together."""

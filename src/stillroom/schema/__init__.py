@@ -1,0 +1,1 @@
+"""Models of every file that stillroom writes: writers construct them, readers check files against them."""
