@@ -131,7 +131,7 @@ def diagnosed(case: CaseOf, work: Path, images: int | None) -> dict[str, Any]:
     row |= {"seconds": round(time.perf_counter() - began, 2), "cpu": round(time.process_time() - spent, 2)}
     verdicts: dict[str, str] = {}
     for finding in findings:
-        # A study has a finding for each contestant that ails.
+        # A study has a finding for each method that ails.
         worse = min(finding.verdict, verdicts.get(finding.check, "skipped"), key=VERDICTS.index)
         verdicts[finding.check] = worse
     told = [one for one in findings if one.verdict == "sick" or one.check in kind.expects]

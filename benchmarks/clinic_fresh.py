@@ -17,8 +17,8 @@ from torch import Tensor
 
 from stillroom.files import canonical, digest
 from stillroom.recipe import parse_recipe
-from stillroom.runs.execute import execute
-from stillroom.training.observer import Observer
+from stillroom.run.execute import execute
+from stillroom.train.observer import Observer
 
 KINDS = Kinds(fresh=True)
 KINDS.all += clinic_fresh_sick.KINDS.all + clinic_fresh_healthy.KINDS.all
@@ -73,7 +73,7 @@ def _(ward: Ward) -> Path:
         hit = random.random(len(labels)) < (share if split == "train" else 0.0)
         return images, np.where(hit, random.integers(0, 10, len(labels)), labels)
 
-    content = on(ward, ward.grey(f"noisy-{share}", wrong), objectives=[CE], teacher=None)
+    content = on(ward, ward.grey(f"noisy-{share}", wrong), losses=[CE], teacher=None)
     content["data"]["augmentation"] = {"pad_crop": 0}
     content["student"] = {"name": "mlp", "options": {"hidden": [512, 256]}}
     optimizer = {"lr": 0.03, "weight_decay": 0.0}
@@ -99,27 +99,27 @@ def _(ward: Ward) -> Path:
     order[first], order[second], order[third] = second, third, first
     teacher = ward.changed(ward.teacher(), head(lambda weight, bias: (weight[order], bias[order])), "turned")
     terms = [{**CE, "weight": 0.02}, {"name": "kl", "weight": 0.98, "temperature": 4}]
-    return run(ward, teacher=teacher, objectives=terms)
+    return run(ward, teacher=teacher, losses=terms)
 
 
 @KINDS.sick("run that doubts whatever it says", "miscalibrated", "over_regularising", about="run")
 def _(ward: Ward) -> Path:
     factor = ward.draw.choice([30.0, 50.0])
     teacher = ward.changed(ward.teacher(), head(lambda weight, bias: (weight / factor, bias / factor)), "soft")
-    return run(ward, teacher=teacher, objectives=[{"name": "kl", "temperature": ward.draw.choice([1, 2])}])
+    return run(ward, teacher=teacher, losses=[{"name": "kl", "temperature": ward.draw.choice([1, 2])}])
 
 
 @KINDS.sick("run whose teacher came too late", "kd_ignored", about="run")
 def _(ward: Ward) -> Path:
     late = {"start": 0.0, "end": 0.9, **ward.draw.choice([{"shape": "step"}, {"begin": 0.997}])}
-    return run(ward, objectives=[CE, {"name": "kl", "weight": late, "temperature": 4}])
+    return run(ward, losses=[CE, {"name": "kl", "weight": late, "temperature": 4}])
 
 
 @KINDS.sick("run under logits by direction alone", "rescaling_gone", about="run")
 def _(ward: Ward) -> Path:
     teacher = around(ward, "of_length", length=ward.draw.choice([48, 64]))
     terms = [{**CE, "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 1}]
-    return run(ward, "training.record_rescaling=true", teacher=teacher, objectives=terms)
+    return run(ward, "training.record_gradient_rescaling=true", teacher=teacher, losses=terms)
 
 
 @KINDS.healthy("run stopped, and gone on with", about="run")
@@ -162,16 +162,16 @@ def _(ward: Ward) -> Path:
     return run(ward, teacher=ward.changed(ward.teacher(), change, "offset"))
 
 
-def study(ward: Ward, contestants: list[Content], *overrides: str, **more: Any) -> Path:
+def study(ward: Ward, methods: list[Content], *overrides: str, **more: Any) -> Path:
     """A study of a small student on the digits."""
     recipe = ward.recipe("training.epochs=15", "training.evaluate_every=5", *overrides)
     del recipe["seed"]
     recipe |= {"student": {"name": "resnet8", "options": {"width": 4}}, "teacher": more.pop("teacher", ward.teacher())}
-    held = {"recipe": recipe, "contestants": contestants, "baseline": contestants[0]["name"], "seeds": [0, 1, 2]}
+    held = {"recipe": recipe, "methods": methods, "baseline": methods[0]["name"], "seeds": [0, 1, 2]}
     return ward.studied({**held, **more})
 
 
-LABELS: Content = {"name": "labels", "set": {"objectives": [CE]}}
+LABELS: Content = {"name": "labels", "set": {"losses": [CE]}}
 FEW = "data.train_limit=200"
 
 
@@ -199,9 +199,9 @@ def _(ward: Ward) -> Path:
 def _(ward: Ward) -> Path:
     # One rate by hand for the labels, so low that it does not get far; the other's is searched for.
     low = ward.draw.choice([0.002, 0.003])
-    plain = {"name": "labels", "set": {"objectives": [CE], "training.optimizer.lr": low}}
+    plain = {"name": "labels", "set": {"losses": [CE], "training.optimizer.lr": low}}
     rates = {"training.optimizer.lr": {"low": 0.01, "high": 0.3, "log": True}}
-    tuned = {"name": "kl", "tune": {**rates, "objectives.kl.temperature": [2, 4, 8]}}
+    tuned = {"name": "kl", "tune": {**rates, "losses.kl.temperature": [2, 4, 8]}}
     return study(ward, [plain, tuned], FEW, "data.batch_size=32", tuning={"trials": 3, "length": 0.5})
 
 

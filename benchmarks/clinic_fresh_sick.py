@@ -20,7 +20,7 @@ from torch import Tensor
 from stillroom.data.config import DataConfig
 from stillroom.data.sources import load
 from stillroom.recipe import load_recipe
-from stillroom.runs.execute import prepare
+from stillroom.run.execute import prepare
 
 KINDS = Kinds(fresh=True)
 CE: Content = {"name": "cross_entropy"}
@@ -212,7 +212,7 @@ def _(ward: Ward) -> Path:
 @KINDS.sick("features that drown the labels", "loss_balance", worlds="digits cifar10")
 def _(ward: Ward) -> Path:
     terms = [CE, {"name": "feature_mse", "weight": ward.draw.choice([3e3, 1e4, 3e4])}]
-    return ward.written({**ward.recipe(), "objectives": terms})
+    return ward.written({**ward.recipe(), "losses": terms})
 
 
 @KINDS.sick("teacher that comes when all is over", "loss_balance", worlds="digits cifar10 cifar100-part")
@@ -220,7 +220,7 @@ def _(ward: Ward) -> Path:
     late: Content = {"start": 0.0, "end": 0.9}
     late |= ward.draw.choice([{"shape": "step"}, {"begin": 0.99}, {"begin": 0.995, "shape": "cosine"}])
     terms = [CE, {"name": "kl", "weight": late, "temperature": 4}]
-    return ward.written({**ward.recipe(), "objectives": terms})
+    return ward.written({**ward.recipe(), "losses": terms})
 
 
 @KINDS.sick("rate that drops at once", "learning_rate", "budget", worlds="digits cifar10")
@@ -273,7 +273,7 @@ def _(ward: Ward) -> Path:
         return images, np.concatenate([labels[:place], np.roll(labels[place:], 1)])
 
     terms = [{**CE, "weight": 0.5}, {"name": "kl", "weight": 0.5, "temperature": 4}]
-    return ward.written(on(ward, ward.grey(f"slipped-{from_here}", slipped), objectives=terms))
+    return ward.written(on(ward, ward.grey(f"slipped-{from_here}", slipped), losses=terms))
 
 
 @KINDS.sick("stored blue, green, red", "teacher_channel_order", worlds="digits cifar10 cifar100-part")
@@ -302,7 +302,7 @@ def _(ward: Ward) -> Path:
     taps = [{"teacher": "layer3", "student": "conv1"}, {"teacher": "conv1", "student": "layer3"}]
     student = {"name": "resnet8", "options": {"width": 4}} if ward.is_digits else {"name": "resnet8"}
     terms = [CE, {"name": name, "weight": weight, "taps": taps}]
-    return ward.written({**ward.recipe(), "student": student, "objectives": terms})
+    return ward.written({**ward.recipe(), "student": student, "losses": terms})
 
 
 @KINDS.sick("cache with empty pages", "stale_cache")
@@ -324,7 +324,7 @@ def _(ward: Ward) -> Path:
 @KINDS.sick("logits by direction alone", "teacher_confidence", "temperature", worlds="digits cifar10")
 def _(ward: Ward) -> Path:
     # A head that compares directions, as for faces, and multiplies by so much.
-    return taught_by(ward, around(ward, "of_length", length=ward.draw.choice([48, 64])), "objectives.kl.temperature=1")
+    return taught_by(ward, around(ward, "of_length", length=ward.draw.choice([48, 64])), "losses.kl.temperature=1")
 
 
 @KINDS.sick("softened twice", "temperature", "teacher_logits", worlds="digits cifar10")

@@ -11,7 +11,7 @@ from clinic_sick import ALL, reordered, with_teacher, wrapped
 from clinic_ward import Content, Ward
 
 from stillroom.recipe import load_recipe
-from stillroom.runs.execute import prepare
+from stillroom.run.execute import prepare
 
 KINDS = Kinds()
 CE = {"name": "cross_entropy"}
@@ -30,12 +30,12 @@ def _(ward: Ward) -> Path:
 @KINDS.healthy("temperature 1 with a soft teacher")
 def _(ward: Ward) -> Path:
     teacher = ward.teacher(training__epochs=4, training__optimizer={"weight_decay": 5e-3})
-    return with_teacher(ward, teacher, "objectives.kl.temperature=1")
+    return with_teacher(ward, teacher, "losses.kl.temperature=1")
 
 
 @KINDS.healthy("temperature 1 with a public teacher", worlds="cifar100-part")
 def _(ward: Ward) -> Path:
-    return ward.written(ward.recipe("objectives.kl.temperature=1"))
+    return ward.written(ward.recipe("losses.kl.temperature=1"))
 
 
 @KINDS.healthy("weak but honest teacher", worlds="digits fashion-mnist")
@@ -79,39 +79,39 @@ def _(ward: Ward) -> Path:
         [{"name": "mlp", "options": {"hidden": [48]}}, {"name": "vit_mini", "options": {"dim": 32, "depth": 2}}]
     )
     terms = [CE, {"name": "feature_mse", "taps": "features"}]
-    return ward.written({**ward.recipe(), "student": student, "objectives": terms})
+    return ward.written({**ward.recipe(), "student": student, "losses": terms})
 
 
 @KINDS.healthy("features at all taps", worlds="digits cifar10 cifar100-part")
 def _(ward: Ward) -> Path:
     name = ward.draw.choice(["feature_mse", "feature_fisher"]) if ward.is_digits else "feature_mse"
     terms = [CE, {"name": name, "taps": "all"}]
-    return ward.written({**ward.recipe(), "student": convolutional(ward), "objectives": terms})
+    return ward.written({**ward.recipe(), "student": convolutional(ward), "losses": terms})
 
 
 @KINDS.healthy("taps by hand that stand opposite", worlds="digits cifar10")
 def _(ward: Ward) -> Path:
     taps = ward.draw.choice([["layer2"], ["layer1", "layer3"], [{"teacher": "layer3", "student": "layer3"}]])
     terms = [CE, {"name": "feature_mse", "taps": taps}]
-    return ward.written({**ward.recipe(), "student": convolutional(ward), "objectives": terms})
+    return ward.written({**ward.recipe(), "student": convolutional(ward), "losses": terms})
 
 
 @KINDS.healthy("stepping stones", worlds="digits cifar10")
 def _(ward: Ward) -> Path:
     terms = [{"name": "block_logit", "taps": ward.draw.choice(["all", "light"])}]
-    return ward.written({**ward.recipe(), "student": convolutional(ward), "objectives": terms})
+    return ward.written({**ward.recipe(), "student": convolutional(ward), "losses": terms})
 
 
 @KINDS.healthy("distance between logits", worlds="digits cifar10")
 def _(ward: Ward) -> Path:
     term = {"name": "logit_mse", "weight": ward.draw.choice([0.3, 0.9, 1.0])}
-    return ward.written({**ward.recipe(), "objectives": [{**CE, "weight": 0.1}, term]})
+    return ward.written({**ward.recipe(), "losses": [{**CE, "weight": 0.1}, term]})
 
 
 @KINDS.healthy("Fisher's distance between logits", worlds="digits cifar100-part")
 def _(ward: Ward) -> Path:
     terms = [{**CE, "weight": 0.1}, {"name": "logit_fisher", "weight": 0.9, "temperature": 4}]
-    return ward.written({**ward.recipe(), "objectives": terms})
+    return ward.written({**ward.recipe(), "losses": terms})
 
 
 @KINDS.healthy("a few wrong labels", worlds="digits fashion-mnist")
@@ -131,7 +131,7 @@ def _(ward: Ward) -> Path:
 def _(ward: Ward) -> Path:
     tau = ward.draw.choice([8, 10])
     teacher = ward.teacher(training__epochs=25) if ward.is_digits else ward.teacher()
-    return with_teacher(ward, teacher, f"objectives.kl.temperature={tau}")
+    return with_teacher(ward, teacher, f"losses.kl.temperature={tau}")
 
 
 @KINDS.healthy("no augmentation", worlds="digits cifar10 cifar100-part")
@@ -173,21 +173,21 @@ def _(ward: Ward) -> Path:
 
 @KINDS.healthy("the teacher alone, no labels", worlds="digits cifar10 cifar100-part")
 def _(ward: Ward) -> Path:
-    return ward.written({**ward.recipe(), "objectives": [{"name": "kl", "temperature": 4}]})
+    return ward.written({**ward.recipe(), "losses": [{"name": "kl", "temperature": 4}]})
 
 
 @KINDS.healthy("labels and teacher alike at temperature 2", worlds="digits cifar10")
 def _(ward: Ward) -> Path:
     terms = [CE, {"name": "kl", "weight": 1.0, "temperature": 2}]
     teacher = ward.teacher(training__epochs=6) if ward.is_digits else ward.teacher()
-    return ward.written({**ward.recipe(), "teacher": teacher, "objectives": terms})
+    return ward.written({**ward.recipe(), "teacher": teacher, "losses": terms})
 
 
 @KINDS.healthy("a part of the answer", worlds="digits cifar100-part")
 def _(ward: Ward) -> Path:
     target = ward.draw.choice([{"name": "top_k", "k": 3}, "true_class", "full"])
     terms = [{**CE, "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4, "target": target}]
-    return ward.written({**ward.recipe(), "objectives": terms})
+    return ward.written({**ward.recipe(), "losses": terms})
 
 
 @KINDS.healthy("another order of classes, told", worlds="digits cifar10")
@@ -267,19 +267,19 @@ def _(ward: Ward) -> Path:
         {**CE, "weight": {"start": 0.1, "end": 1.0}},
         {"name": "kl", "weight": {"start": 0.9, "end": 0.1}, "temperature": 4},
     ]
-    return ward.written({**ward.recipe(), "objectives": terms})
+    return ward.written({**ward.recipe(), "losses": terms})
 
 
 @KINDS.healthy("a large loss, clipped", worlds="digits cifar10")
 def _(ward: Ward) -> Path:
     terms = [CE, {"name": "kl", "weight": ward.draw.choice([5.0, 10.0]), "temperature": 4}]
-    return ward.written({**ward.recipe("training.clip_norm=1"), "objectives": terms})
+    return ward.written({**ward.recipe("training.clip_norm=1"), "losses": terms})
 
 
 @KINDS.healthy("student's labels smoothed")
 def _(ward: Ward) -> Path:
     terms = [{"name": "label_smoothing", "weight": 0.3}, {"name": "kl", "weight": 0.7, "temperature": 4}]
-    return ward.written({**ward.recipe(), "objectives": terms})
+    return ward.written({**ward.recipe(), "losses": terms})
 
 
 @KINDS.healthy("a transformer teaches")
@@ -324,7 +324,7 @@ def _(ward: Ward) -> Path:
 
 @KINDS.healthy("labels alone, no teacher", worlds="digits fashion-mnist")
 def _(ward: Ward) -> Path:
-    return ward.written({**ward.recipe(), "teacher": None, "objectives": [CE]})
+    return ward.written({**ward.recipe(), "teacher": None, "losses": [CE]})
 
 
 @KINDS.healthy("ShuffleNet under a ResNet", worlds="digits cifar10")

@@ -40,7 +40,7 @@ def _(ward: Ward) -> Path:
     # Without batch norm, units die of such a rate and nothing learns any more.
     student = {"name": "mlp", "options": {"hidden": [64, ward.draw.choice([32, 64])]}}
     rate = ward.draw.choice([2.0, 3.0, 5.0])
-    return run(ward, "objectives.kl.temperature=1", f"training.optimizer.lr={rate}", student=student)
+    return run(ward, "losses.kl.temperature=1", f"training.optimizer.lr={rate}", student=student)
 
 
 @KINDS.sick("run far too short", "under_training", about="run", worlds=BOTH)
@@ -61,7 +61,7 @@ def _(ward: Ward) -> Path:
 @KINDS.sick("run held back by smoothing", "over_regularising", about="run", worlds=BOTH)
 def _(ward: Ward) -> Path:
     terms = [{"name": "label_smoothing", "smoothing": ward.draw.choice([0.9, 0.95])}, {"name": "kl", "weight": 0.02}]
-    return run(ward, objectives=terms)
+    return run(ward, losses=terms)
 
 
 @KINDS.sick("run averaged over more than itself", "over_regularising", about="run", worlds=BOTH)
@@ -78,25 +78,25 @@ def _(ward: Ward) -> Path:
 def _(ward: Ward) -> Path:
     limit = 100 if ward.is_digits else 300
     changes = [f"data.train_limit={limit}", "data.batch_size=20", "data.augmentation={pad_crop: 0}"]
-    return run(ward, *changes, "training.epochs=60", objectives=[CE])
+    return run(ward, *changes, "training.epochs=60", losses=[CE])
 
 
 @KINDS.sick("run that did not hear its teacher", "kd_ignored", about="run", worlds=BOTH)
 def _(ward: Ward) -> Path:
     terms = [CE, {"name": "kl", "weight": ward.draw.choice([3e-4, 1e-3]), "temperature": 4}]
-    return run(ward, objectives=terms)
+    return run(ward, losses=terms)
 
 
 @KINDS.sick("run that copied a poor teacher", "labels_drowned", "teacher_errors_copied", about="run", worlds=BOTH)
 def _(ward: Ward) -> Path:
     terms = [{**CE, "weight": 0.001}, {"name": "kl", "weight": 1.0, "temperature": 4}]
-    return run(ward, "training.epochs=30", teacher=poor_teacher(ward), objectives=terms)
+    return run(ward, "training.epochs=30", teacher=poor_teacher(ward), losses=terms)
 
 
 @KINDS.sick("run whose student outgrew its teacher", "student_at_teacher", about="run", worlds=BOTH)
 def _(ward: Ward) -> Path:
     terms = [{**CE, "weight": 0.7}, {"name": "kl", "weight": 0.3, "temperature": 2}]
-    return run(ward, teacher=poor_teacher(ward), objectives=terms)
+    return run(ward, teacher=poor_teacher(ward), losses=terms)
 
 
 @KINDS.sick("run under a teacher without doubt", "rescaling_gone", about="run", worlds=BOTH)
@@ -104,7 +104,7 @@ def _(ward: Ward) -> Path:
     from clinic_sick import sharper
 
     teacher = ward.changed(ward.teacher(), sharper(ward.draw.choice([5, 8] if ward.is_digits else [15, 25])), "sharp")
-    return run(ward, "objectives.kl.temperature=1", "training.record_rescaling=true", teacher=teacher)
+    return run(ward, "losses.kl.temperature=1", "training.record_gradient_rescaling=true", teacher=teacher)
 
 
 @KINDS.sick("run that lost a class", "worse_classes", about="run", worlds=BOTH)
@@ -121,7 +121,7 @@ def _(ward: Ward) -> Path:
     folder = ward.grey(f"without-{lost}", without)
     content = ward.recipe("training.epochs=15" if ward.is_digits else "training.epochs=6")
     content["data"] = {**{k: v for k, v in content["data"].items() if k != "source"}, "path": folder}
-    return ward.trained({**content, "objectives": [CE]})
+    return ward.trained({**content, "losses": [CE]})
 
 
 @KINDS.healthy("run as recommended", about="run", worlds=BOTH)
@@ -136,7 +136,7 @@ def _(ward: Ward) -> Path:
 
 @KINDS.healthy("run from labels alone", about="run")
 def _(ward: Ward) -> Path:
-    return well(ward, teacher=None, objectives=[CE])
+    return well(ward, teacher=None, losses=[CE])
 
 
 @KINDS.healthy("run with adamw", about="run", worlds=BOTH)
@@ -153,19 +153,19 @@ def _(ward: Ward) -> Path:
 
 @KINDS.healthy("run of the teacher's answers alone", about="run", worlds=BOTH)
 def _(ward: Ward) -> Path:
-    return well(ward, objectives=[{"name": "kl"}])
+    return well(ward, losses=[{"name": "kl"}])
 
 
 @KINDS.healthy("run with features between families", about="run")
 def _(ward: Ward) -> Path:
     terms = [CE, {"name": "feature_mse", "taps": "features"}]
-    return well(ward, student={"name": "mlp", "options": {"hidden": [64]}}, objectives=terms)
+    return well(ward, student={"name": "mlp", "options": {"hidden": [64]}}, losses=terms)
 
 
 @KINDS.healthy("run with stepping stones", about="run")
 def _(ward: Ward) -> Path:
     terms = [{"name": "block_logit", "taps": "light"}]
-    return well(ward, student={"name": "resnet8", "options": {"width": 4}}, objectives=terms)
+    return well(ward, student={"name": "resnet8", "options": {"width": 4}}, losses=terms)
 
 
 @KINDS.healthy("run with larger batches", about="run")
@@ -175,12 +175,12 @@ def _(ward: Ward) -> Path:
 
 @KINDS.healthy("run that records how it is rescaled", about="run")
 def _(ward: Ward) -> Path:
-    return well(ward, "training.record_rescaling=true")
+    return well(ward, "training.record_gradient_rescaling=true")
 
 
 @KINDS.healthy("run at a high temperature", about="run")
 def _(ward: Ward) -> Path:
-    return well(ward, "objectives.kl.temperature=8")
+    return well(ward, "losses.kl.temperature=8")
 
 
 @KINDS.healthy("run with light cutout", about="run")
@@ -205,21 +205,21 @@ def _(ward: Ward) -> Path:
     return well(ward, data={"path": folder, "batch_size": 64, "augmentation": {"pad_crop": 1}})
 
 
-def study(ward: Ward, contestants: list[Content], *overrides: str, **more: object) -> Path:
+def study(ward: Ward, methods: list[Content], *overrides: str, **more: object) -> Path:
     """A study of the world's student on few images, where a teacher has something to bring."""
     few = [f"data.train_limit={200 if ward.is_digits else 500}", "data.batch_size=32", "training.epochs=15"]
     recipe = {**ward.recipe(*few, "data.augmentation.flip=false", *overrides), **_recipe_of(more)}
     recipe["student"] = more.get("student", {"name": "resnet8", "options": {"width": 4}})
     del recipe["seed"]
-    held = {"recipe": recipe, "contestants": contestants, "seeds": [0, 1, 2], "baseline": contestants[0]["name"]}
+    held = {"recipe": recipe, "methods": methods, "seeds": [0, 1, 2], "baseline": methods[0]["name"]}
     return ward.studied({**held, **{key: value for key, value in more.items() if key in ("seeds", "varies")}})
 
 
 def _recipe_of(more: dict[str, object]) -> Content:
-    return {key: value for key, value in more.items() if key in ("teacher", "objectives")}
+    return {key: value for key, value in more.items() if key in ("teacher", "losses")}
 
 
-PLAIN: Content = {"name": "labels", "set": {"objectives": [CE]}}
+PLAIN: Content = {"name": "labels", "set": {"losses": [CE]}}
 TAUGHT: Content = {"name": "kl"}
 
 
@@ -239,7 +239,7 @@ def _(ward: Ward) -> Path:
 def _(ward: Ward) -> Path:
     terms = [{**CE, "weight": 0.02}, {"name": "kl", "weight": 0.98, "temperature": 4}]
     teacher = ward.teacher(data__train_limit=40, training__epochs=10)
-    return study(ward, [PLAIN, TAUGHT], teacher=teacher, objectives=terms)
+    return study(ward, [PLAIN, TAUGHT], teacher=teacher, losses=terms)
 
 
 @KINDS.sick(
@@ -247,7 +247,7 @@ def _(ward: Ward) -> Path:
 )
 def _(ward: Ward) -> Path:
     terms = [CE, {"name": "kl", "weight": 300, "temperature": 4}]
-    return study(ward, [PLAIN, TAUGHT], objectives=terms)
+    return study(ward, [PLAIN, TAUGHT], losses=terms)
 
 
 @KINDS.sick("ResNet that hurts a ShuffleNet", "better_without", about="study", complaint="c", worlds=BOTH)
@@ -256,7 +256,7 @@ def _(ward: Ward) -> Path:
     teacher = ward.teacher(data__train_limit=50, data__augmentation={"pad_crop": 0}, training__epochs=60)
     terms = [{**CE, "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 1}]
     student = {"name": "clinic_models:shufflenet", "options": {"width": 16}}
-    return study(ward, [PLAIN, TAUGHT], teacher=teacher, objectives=terms, student=student)
+    return study(ward, [PLAIN, TAUGHT], teacher=teacher, losses=terms, student=student)
 
 
 @KINDS.sick("one seed", "too_few_seeds", about="study", worlds=BOTH)
@@ -264,10 +264,10 @@ def _(ward: Ward) -> Path:
     return study(ward, [PLAIN, TAUGHT], seeds=[0])
 
 
-def sound(ward: Ward, contestants: list[Content], **more: object) -> Path:
+def sound(ward: Ward, methods: list[Content], **more: object) -> Path:
     """A study on all digits, of a student that has what it takes, and time enough."""
     enough = ["data.train_limit=null", "data.batch_size=64", "training.epochs=20", "training.evaluate_every=4"]
-    return study(ward, contestants, *enough, student={"name": "resnet8", "options": {"width": 5}}, **more)
+    return study(ward, methods, *enough, student={"name": "resnet8", "options": {"width": 5}}, **more)
 
 
 @KINDS.healthy("labels and teacher on equal terms", about="study")
@@ -283,10 +283,10 @@ def _(ward: Ward) -> Path:
 
 @KINDS.healthy("two temperatures", about="study")
 def _(ward: Ward) -> Path:
-    return sound(ward, [TAUGHT, {"name": "kl-8", "set": {"objectives.kl.temperature": 8}}])
+    return sound(ward, [TAUGHT, {"name": "kl-8", "set": {"losses.kl.temperature": 8}}])
 
 
 @KINDS.healthy("three ways to listen", about="study")
 def _(ward: Ward) -> Path:
-    mse = {"name": "mse", "set": {"objectives": [{**CE, "weight": 0.1}, {"name": "logit_mse", "weight": 0.9}]}}
+    mse = {"name": "mse", "set": {"losses": [{**CE, "weight": 0.1}, {"name": "logit_mse", "weight": 0.9}]}}
     return sound(ward, [PLAIN, TAUGHT, mse])

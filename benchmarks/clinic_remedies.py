@@ -13,8 +13,8 @@ from clinic_sick import reordered, sharper, wrapped
 from clinic_ward import KL, LABELS, Content, Ward, norms
 from torch import Tensor
 
+from stillroom.diagnose.checks.recipe.alternatives import recalibrate
 from stillroom.diagnose.finding import Finding
-from stillroom.diagnose.preflight.alternatives import recalibrate
 from stillroom.diagnose.recipe import diagnose_recipe
 from stillroom.diagnose.run import diagnose_run
 from stillroom.models.weights import save_weights
@@ -85,7 +85,7 @@ def _recalibrated(ward: Ward, content: Content) -> None:
     """The drifted teacher with statistics taken anew, as the words of the remedy say."""
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import Preprocess, resolve_preprocess
-    from stillroom.runs.materials import build_model
+    from stillroom.run.components import build_model
 
     train = ward.split("train")
     path = ward.case / "anew.safetensors"
@@ -116,7 +116,7 @@ def _kl(labels: float, weight: float, temperature: float = 4) -> list[Content]:
     return [{"name": "cross_entropy", "weight": labels}, {"name": "kl", "weight": weight, "temperature": temperature}]
 
 
-_FEATURES = changing(objectives=_mse("features"))
+_FEATURES = changing(losses=_mse("features"))
 _BACKWARDS = {"mean": [0.5] * 3, "std": [0.5] * 3, "channel_order": "bgr"}
 _AS_TRAINED = ("the teacher itself, restored", lambda ward, content: content.update(teacher=ward.teacher()))
 TRIALS = (
@@ -158,18 +158,18 @@ TRIALS = (
     Trial(
         "teacher trained with label smoothing",
         ("teacher_label_smoothing",),
-        taught_by(lambda w: w.teacher(objectives=[{"name": "label_smoothing", "smoothing": 0.3}])),
+        taught_by(lambda w: w.teacher(losses=[{"name": "label_smoothing", "smoothing": 0.3}])),
         by_hand=("another teacher, trained without", _AS_TRAINED[1]),
     ),
     Trial(
         "over-confident teacher",
         ("teacher_confidence", "temperature"),
-        lambda w, c: (_weights(sharper(6), "sharp")(w, c), changing(objectives=_kl(0.1, 0.9, 1))(w, c))[0],
+        lambda w, c: (_weights(sharper(6), "sharp")(w, c), changing(losses=_kl(0.1, 0.9, 1))(w, c))[0],
     ),
-    Trial("temperature too low", ("teacher_confidence", "temperature"), changing(objectives__kl__temperature=0.2)),
-    Trial("temperature too high", ("temperature",), changing(objectives__kl__temperature=1000)),
-    Trial("labels drowned by a weight of 300", ("loss_balance",), changing(objectives=_kl(1.0, 300.0))),
-    Trial("teacher starved", ("loss_balance",), changing(objectives=_kl(1.0, 0.001))),
+    Trial("temperature too low", ("teacher_confidence", "temperature"), changing(losses__kl__temperature=0.2)),
+    Trial("temperature too high", ("temperature",), changing(losses__kl__temperature=1000)),
+    Trial("labels drowned by a weight of 300", ("loss_balance",), changing(losses=_kl(1.0, 300.0))),
+    Trial("teacher starved", ("loss_balance",), changing(losses=_kl(1.0, 0.001))),
     Trial(
         "features too narrow to compare",
         ("penultimate_width",),
@@ -180,8 +180,8 @@ TRIALS = (
     Trial(
         "taps mispaired",
         ("taps",),
-        changing(objectives=_mse([{"teacher": "layer1", "student": "layer3"}], 10.0)),
-        healthy=changing(objectives=_mse(["layer1"], 10.0)),
+        changing(losses=_mse([{"teacher": "layer1", "student": "layer3"}], 10.0)),
+        healthy=changing(losses=_mse(["layer1"], 10.0)),
     ),
     Trial("rate that blows up", ("learning_rate",), changing(training__optimizer__lr=20.0)),
     Trial("rate that moves nothing", ("learning_rate",), changing(training__optimizer__lr=3e-5)),
@@ -195,7 +195,7 @@ TRIALS = (
             taught_by(lambda w: w.teacher(student={"name": "resnet20", "options": {"width": 24}}, training__epochs=25))(
                 w, c
             ),
-            changing(objectives=_kl(0.1, 0.9, 1))(w, c),
+            changing(losses=_kl(0.1, 0.9, 1))(w, c),
         )[0],
         by_hand=("a teacher in between", _AS_TRAINED[1]),
         healthy=changing(student={"name": "clinic_models:shufflenet", "options": {"width": 8}}),
@@ -212,18 +212,18 @@ TRIALS = (
     Trial(
         "run held back by smoothing",
         ("over_regularising",),
-        changing(objectives=[{"name": "label_smoothing", "smoothing": 0.95}]),
+        changing(losses=[{"name": "label_smoothing", "smoothing": 0.95}]),
         after=True,
-        healthy=changing(objectives=LABELS),
+        healthy=changing(losses=LABELS),
     ),
     Trial("run averaged over more than itself", ("over_regularising",), changing(training__ema=0.9995), after=True),
-    Trial("run that did not hear its teacher", ("kd_ignored",), changing(objectives=_kl(1.0, 0.001)), after=True),
+    Trial("run that did not hear its teacher", ("kd_ignored",), changing(losses=_kl(1.0, 0.001)), after=True),
     Trial(
         "run that copied a poor teacher",
         ("labels_drowned", "teacher_errors_copied", "student_at_teacher"),
-        changing(objectives=_kl(0.001, 1.0)),
+        changing(losses=_kl(0.001, 1.0)),
         after=True,
-        healthy=lambda w, c: (taught_by(_poor)(w, c), changing(objectives=_kl(0.5, 0.5))(w, c))[0],
+        healthy=lambda w, c: (taught_by(_poor)(w, c), changing(losses=_kl(0.5, 0.5))(w, c))[0],
     ),
 )
 
@@ -240,7 +240,7 @@ def tried(folder: Path, trial: Trial) -> dict[str, Any]:
     for seed in SEEDS:
         # One teacher for all seeds, as in a study; the students and their order of images differ.
         ward = Ward(folder, "digits", 0, f"remedy {trial.name}")
-        well = {**ward.recipe(*FEW), "student": copy.deepcopy(STUDENT), "objectives": copy.deepcopy(KL), "seed": seed}
+        well = {**ward.recipe(*FEW), "student": copy.deepcopy(STUDENT), "losses": copy.deepcopy(KL), "seed": seed}
         if trial.healthy is not None:
             trial.healthy(ward, well)
         ill = copy.deepcopy(well)

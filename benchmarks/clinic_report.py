@@ -152,7 +152,7 @@ def _rules(clinic: Clinic) -> str:
         "shares neither kind nor seed with it; other models teach and learn there, too.",
         "- There are two cohorts of kinds, each dealt into halves by itself. The first is by the checks' own author. "
         "The second (`clinic_fresh*.py`) is by another hand, who had seen neither the checks nor what they say.",
-        "- Frozen: SHA-256 of the sources of all checks (`diagnose/preflight`, `diagnose/postmortem`) is "
+        "- Frozen: SHA-256 of the sources of all checks (`diagnose/checks/recipe`, `diagnose/checks/run`) is "
         f"`{clinic.digest}`. The scored half was {looked}.",
         "- The checks are older than the clinic, and were written with planted sicknesses in view, many of them of "
         "these kinds: it shows how they hold up on models, data and sizes that nobody tuned them on, less how they "

@@ -14,7 +14,7 @@ from clinic_ward import Content, Ward, last_layer, norms
 from torch import Tensor
 
 from stillroom.recipe import load_recipe
-from stillroom.runs.execute import prepare
+from stillroom.run.execute import prepare
 
 KINDS = Kinds()
 ALL = "digits cifar10 cifar100-part fashion-mnist"
@@ -175,14 +175,14 @@ def _(ward: Ward) -> Path:
 @KINDS.sick("teacher trained with label smoothing", "teacher_label_smoothing", worlds="digits fashion-mnist")
 def _(ward: Ward) -> Path:
     smoothing = ward.draw.choice([0.1, 0.15, 0.2, 0.3])
-    return with_teacher(ward, ward.teacher(objectives=[{"name": "label_smoothing", "smoothing": smoothing}]))
+    return with_teacher(ward, ward.teacher(losses=[{"name": "label_smoothing", "smoothing": smoothing}]))
 
 
 @KINDS.sick("over-confident teacher", "teacher_confidence", "temperature", worlds=ALL)
 def _(ward: Ward) -> Path:
     factor = {"digits": 4, "cifar10": 4, "cifar100-part": 8, "fashion-mnist": 8}[ward.world] * ward.draw.uniform(1, 1.5)
     teacher = ward.changed(ward.teacher(), sharper(factor), "sharp")
-    return with_teacher(ward, teacher, "objectives.kl.temperature=1")
+    return with_teacher(ward, teacher, "losses.kl.temperature=1")
 
 
 @KINDS.sick(
@@ -193,37 +193,37 @@ def _(ward: Ward) -> Path:
     if ward.is_digits:
         none = {"pad_crop": 0}
         teacher = ward.teacher(data__augmentation=none, training__epochs=40, training__optimizer={"weight_decay": 0.0})
-    return with_teacher(ward, teacher, "objectives.kl.temperature=1")
+    return with_teacher(ward, teacher, "losses.kl.temperature=1")
 
 
 @KINDS.sick("temperature too low", "temperature", "teacher_confidence", worlds="digits cifar10 cifar100-part")
 def _(ward: Ward) -> Path:
     tau = ward.draw.choice([0.1, 0.2, 0.25])
-    return ward.written(ward.recipe(f"objectives.kl.temperature={tau}"))
+    return ward.written(ward.recipe(f"losses.kl.temperature={tau}"))
 
 
 @KINDS.sick("temperature too high", "temperature", worlds="digits cifar10 cifar100-part")
 def _(ward: Ward) -> Path:
     tau = ward.draw.choice([100, 200, 1000])
-    return ward.written(ward.recipe(f"objectives.kl.temperature={tau}"))
+    return ward.written(ward.recipe(f"losses.kl.temperature={tau}"))
 
 
 @KINDS.sick("labels drowned by a weight of hundreds", "loss_balance", complaint="b", worlds=ALL)
 def _(ward: Ward) -> Path:
     weight = ward.draw.choice([300, 300, 500])
-    return ward.written(ward.recipe("objectives.cross_entropy.weight=1", f"objectives.kl.weight={weight}"))
+    return ward.written(ward.recipe("losses.cross_entropy.weight=1", f"losses.kl.weight={weight}"))
 
 
 @KINDS.sick("teacher starved", "loss_balance", worlds=ALL)
 def _(ward: Ward) -> Path:
     weight = ward.draw.choice([0.0003, 0.001, 0.002])
-    return ward.written(ward.recipe("objectives.cross_entropy.weight=1", f"objectives.kl.weight={weight}"))
+    return ward.written(ward.recipe("losses.cross_entropy.weight=1", f"losses.kl.weight={weight}"))
 
 
 @KINDS.sick("features starved", "loss_balance", worlds="digits cifar10")
 def _(ward: Ward) -> Path:
     terms = [{"name": "cross_entropy"}, {"name": "feature_mse", "weight": ward.draw.choice([1e-4, 1e-5])}]
-    return ward.written({**ward.recipe(), "objectives": terms})
+    return ward.written({**ward.recipe(), "losses": terms})
 
 
 @KINDS.sick("capacity gap", "capacity_gap", worlds="digits cifar10")
@@ -240,7 +240,7 @@ def _(ward: Ward) -> Path:
     width = ward.draw.choice([2, 3] if ward.is_digits else [4, 8, 16])
     student = {"name": "resnet8", "options": {"penultimate": width, **({"width": 4} if ward.is_digits else {})}}
     terms = [{"name": "cross_entropy"}, {"name": "feature_mse", "taps": "features"}]
-    return ward.written({**ward.recipe(), "student": student, "objectives": terms})
+    return ward.written({**ward.recipe(), "student": student, "losses": terms})
 
 
 @KINDS.sick("features too narrow for the logits", "penultimate_width", worlds="digits cifar100-part")
@@ -266,7 +266,7 @@ def _(ward: Ward) -> Path:
     )
     terms = [{"name": "cross_entropy"}, {"name": "feature_mse", "taps": pairs}]
     student = {"name": "resnet8", "options": {"width": 4}} if ward.is_digits else {"name": "resnet8"}
-    return ward.written({**ward.recipe(), "student": student, "objectives": terms})
+    return ward.written({**ward.recipe(), "student": student, "losses": terms})
 
 
 @KINDS.sick("cache damaged", "stale_cache")
@@ -384,4 +384,4 @@ def _(ward: Ward) -> Path:
         large = {"name": "resnet20", "options": {"width": 24}}
         teacher = ward.teacher(student=large, data__augmentation={"pad_crop": 0}, training__epochs=25)
     student = {"name": "clinic_models:shufflenet", "options": {"width": ward.draw.choice([8, 4])}}
-    return ward.written({**ward.recipe("objectives.kl.temperature=1"), "teacher": teacher, "student": student})
+    return ward.written({**ward.recipe("losses.kl.temperature=1"), "teacher": teacher, "student": student})

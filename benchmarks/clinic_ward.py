@@ -29,11 +29,11 @@ from stillroom.errors import RunFailed
 from stillroom.files import DATA_VARIABLE, canonical, digest, replaced, write_text
 from stillroom.models.weights import read_state
 from stillroom.recipe import apply_override, parse_recipe
-from stillroom.runs.execute import execute
-from stillroom.studies.compare import compare
-from stillroom.studies.config import parse_study
-from stillroom.studies.engine.base import Engine, Job, Outcome
-from stillroom.studies.engine.performing import attempt
+from stillroom.run.execute import execute
+from stillroom.study.compare import compare
+from stillroom.study.config import parse_study
+from stillroom.study.engine.base import Engine, Job, Outcome
+from stillroom.study.engine.performing import attempt
 
 Content = dict[str, Any]
 Model = tuple[str, dict[str, Any]]
@@ -131,7 +131,7 @@ class Ward:
             "data": self.data,
             "teacher": self.teacher(),
             "student": self.student(),
-            "objectives": copy.deepcopy(KL),
+            "losses": copy.deepcopy(KL),
             "training": {"epochs": 12, **HERE},
             "cache": {"enabled": False},
             "seed": self.seed,
@@ -161,7 +161,7 @@ class Ward:
             return {"name": public, "weights": weights, "preprocess": "imagenet"}
         student = of(TEACHERS, self.seed) if self.is_digits else {"name": "resnet8", "options": {"width": 8}}
         data = copy.deepcopy(self.data)
-        content: Content = {"data": data, "student": student, "objectives": copy.deepcopy(LABELS)}
+        content: Content = {"data": data, "student": student, "losses": copy.deepcopy(LABELS)}
         content |= {"training": {"epochs": 14 if self.is_digits else 8, **HERE}, "seed": 1000 + self.seed}
         for key, value in changes.items():
             place, *rest = key.split("__")

@@ -25,7 +25,7 @@ from speed_report import table
 
 from stillroom.files import write_text
 from stillroom.recipe import parse_recipe
-from stillroom.runs.execute import execute
+from stillroom.run.execute import execute
 
 COUNTS = ((25, 15), (50, 15), (100, 15), (200, 15), (200, 3), (200, 8))
 QUICK = ((8, 3), (16, 3))
@@ -33,8 +33,8 @@ PASSES = 57
 RECIPE: dict[str, Any] = {
     "data": {"source": "shapes", "shapes": {"train": 256, "test": 200}, "batch_size": 64},
     "student": {"name": "resnet8"},
-    "objectives": [{"name": "cross_entropy"}],
-    "training": {"evaluate_every": 100, "record_moves": ["layer3.0.conv2"]},
+    "losses": [{"name": "cross_entropy"}],
+    "training": {"evaluate_every": 100, "record_weight_distance": ["layer3.0.conv2"]},
 }
 
 

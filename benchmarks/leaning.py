@@ -29,8 +29,8 @@ from stillroom.errors import BadInput
 from stillroom.explain.explaining import explain
 from stillroom.files import write_json, write_text
 from stillroom.recipe import parse_recipe
-from stillroom.runs.execute import execute
-from stillroom.studies.statistics.intervals import Interval, interval
+from stillroom.run.execute import execute
+from stillroom.study.statistics.intervals import Interval, interval
 
 SEEDS = (0, 1, 2, 3, 4)
 IMAGES = 40
@@ -45,7 +45,7 @@ SHOWN = {"top1": "top-1, %", "n_fg": "N_fg", "n_bg": "N_bg", "ratio": "λ"}
 RECIPE: dict[str, Any] = {
     "data": {"source": "shapes", "batch_size": 64},
     "student": {"name": "resnet8"},
-    "objectives": [{"name": "cross_entropy"}],
+    "losses": [{"name": "cross_entropy"}],
     "training": {"epochs": 10, "evaluate_every": 10, "log_every": 50, "checkpoints": [0]},
 }
 

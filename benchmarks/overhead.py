@@ -18,12 +18,12 @@ from pathlib import Path
 
 import torch
 from speed_job import BARE_CACHED, PAIRS, Job
-from speed_worker import BY_HAND, make_data, make_materials, make_model, make_recipe, steps_by_hand
+from speed_worker import BY_HAND, make_components, make_data, make_model, make_recipe, steps_by_hand
 
 from stillroom.data.threads import cores
 from stillroom.models.weights import save_weights
-from stillroom.runs.execute import execute
-from stillroom.training.hooks import StepHook, StepInfo
+from stillroom.run.execute import execute
+from stillroom.train.hooks import StepHook, StepInfo
 
 STEPS = 20
 
@@ -92,7 +92,7 @@ def main() -> None:
         recipe = make_recipe(job, cache=True)
         duel = Duel(job, chosen.rounds)
         with contextlib.suppress(Over):
-            execute(recipe, folder / "run", materials=make_materials(job, recipe), hooks=[duel])
+            execute(recipe, folder / "run", components=make_components(job, recipe), hooks=[duel])
     ratios = sorted(1 - bare / ours for bare, ours in zip(duel.bare, duel.ours, strict=True))
     reach = 1.96 * len(ratios) ** 0.5 / 2
     low, high = (ratios[min(max(int(len(ratios) / 2 + sign * reach), 0), len(ratios) - 1)] for sign in (-1, 1))

@@ -45,8 +45,8 @@ from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, state_hash
 from stillroom.recipe import parse_recipe
-from stillroom.runs.execute import execute
-from stillroom.runs.exporting import load_student
+from stillroom.run.execute import execute
+from stillroom.run.exporting import load_student
 
 # Passes an image of the fast method, and draws a step of the published one.
 BUDGETS = (57, 89, 121, 153, 185, 217, 281, 345, 409, 569, 697)
@@ -77,7 +77,7 @@ NETWORKS = {
 VIT = {
     "data": {"path": "cifar10", "train_limit": 10_000, "batch_size": 64, "augmentation": {"flip": True}},
     "student": {"name": "vit_mini", "preprocess": "imagenet"},
-    "objectives": [{"name": "cross_entropy"}],
+    "losses": [{"name": "cross_entropy"}],
     "training": {
         "epochs": 8,
         "evaluate_every": 8,

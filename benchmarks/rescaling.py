@@ -2,9 +2,9 @@
 
     python benchmarks/rescaling.py                      # ResNet-8, batch 64, cached answers, 60 pairs of 16 steps
 
-Steps are of a run as `stillroom distill` makes it with `training.record_rescaling`; in every other block of 16 the
-recording looks away. What an epoch's end takes is timed by itself, and shared out among the steps whose samples it is
-about.
+Steps are of a run as `stillroom distill` makes it with `training.record_gradient_rescaling`; in every other block of
+16 the recording looks away. What an epoch's end takes is timed by itself, and shared out among the steps whose
+samples it is about.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from unittest.mock import patch
 
 import torch
 from speed_job import BARE_CACHED, PAIRS, Job
-from speed_worker import make_data, make_materials, make_model, make_recipe
+from speed_worker import make_components, make_data, make_model, make_recipe
 
 from stillroom.data.threads import cores
+from stillroom.losses.base import LossInputs
 from stillroom.models.weights import save_weights
-from stillroom.objectives.base import Lesson
 from stillroom.recipe import parse_recipe
-from stillroom.runs.execute import execute
-from stillroom.training.hooks import StepHook, StepInfo
-from stillroom.training.rescaling import RecordRescaling
+from stillroom.run.execute import execute
+from stillroom.train.gradient_rescaling import RecordGradientRescaling
+from stillroom.train.hooks import StepHook, StepInfo
 
 BLOCK = 16
 IMAGES = 4096
@@ -64,7 +64,7 @@ class Turns(StepHook):
         self.looking = (pair + place) % 2 == 0
         self._paused, self._since = 0.0, time.perf_counter()
 
-    def end_of_epoch(self, record: RecordRescaling, figures: Any) -> Any:
+    def end_of_epoch(self, record: RecordGradientRescaling, figures: Any) -> Any:
         """Time the figures of an epoch, apart from its steps."""
         began = time.perf_counter()
         line = figures(record)
@@ -82,11 +82,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=cores(), help=f"CPU threads (all cores: {cores()})")
     chosen = parser.parse_args()
     turns = Turns(chosen.pairs)
-    see, figures = RecordRescaling.see, RecordRescaling.epoch_line
+    see, figures = RecordGradientRescaling.see, RecordGradientRescaling.epoch_line
 
-    def looks(record: RecordRescaling, lesson: Lesson) -> None:
+    def looks(record: RecordGradientRescaling, inputs: LossInputs) -> None:
         if turns.looking:
-            see(record, lesson)
+            see(record, inputs)
 
     with tempfile.TemporaryDirectory(prefix="stillroom-rescaling-") as name:
         folder = Path(name)
@@ -111,14 +111,14 @@ def main() -> None:
         save_weights(make_model("mlp", make_data(job), "teacher"), job.weights)
         plain = make_recipe(job, cache=True)
         content = plain.model_dump(mode="json")
-        content["training"]["record_rescaling"] = True
+        content["training"]["record_gradient_rescaling"] = True
         recipe = parse_recipe(content)
         with (
-            patch.object(RecordRescaling, "see", looks),
-            patch.object(RecordRescaling, "epoch_line", lambda record: turns.end_of_epoch(record, figures)),
+            patch.object(RecordGradientRescaling, "see", looks),
+            patch.object(RecordGradientRescaling, "epoch_line", lambda record: turns.end_of_epoch(record, figures)),
             contextlib.suppress(Over),
         ):
-            execute(recipe, folder / "run", materials=make_materials(job, recipe), hooks=[turns])
+            execute(recipe, folder / "run", components=make_components(job, recipe), hooks=[turns])
     tell(turns, chosen.batch)
 
 

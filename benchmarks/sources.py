@@ -5,7 +5,7 @@
     python benchmarks/sources.py --quick               # printed only; too few rounds to quote
 
 Two bars: a step with stepping stones (`block_logit`) takes at most 1.1 times the student's step and the teacher's
-partial tails, each measured alone; a cached `feature_fisher` at most 1.15 times `feature_mse`. Contestants are
+partial tails, each measured alone; a cached `feature_fisher` at most 1.15 times `feature_mse`. Methods are
 processes that take turns, as in speed.py. The images and the teacher's weights are random: cost depends on neither. On
 a machine with a GPU everything is on the GPU. On 2 cores it takes about 10 minutes.
 """
@@ -33,7 +33,7 @@ from stillroom.errors import nearest
 from stillroom.files import write_json, write_text
 
 METHOD = (
-    "Every contestant is a process of its own; they take turns by a baton over a pipe, and all but one sleep in a "
+    "Every method is a process of its own; they take turns by a baton over a pipe, and all but one sleep in a "
     "read. The order is drawn afresh each round.",
     "A round is {steps} steps of each; {rounds} rounds are counted, {warmup} before them are not. Figures are medians "
     "with [lower, upper quartile]; ratios and differences are taken within each round first.",
@@ -64,7 +64,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64, help="images a step (64)")
     parser.add_argument("--rounds", type=int, default=WORTH_QUOTING, help=f"rounds that count ({WORTH_QUOTING})")
     parser.add_argument("--warmup", type=int, default=2, help="rounds before them, which do not (2)")
-    parser.add_argument("--steps", type=int, default=10, help="steps of each contestant in a round (10)")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each method in a round (10)")
     parser.add_argument("--asked", type=int, default=5, help="rounds of Fisher weights (5)")
     parser.add_argument("--threads", type=int, default=cores(), help=f"CPU threads of each (all cores: {cores()})")
     parser.add_argument("--images", type=int, default=1024, help="training images (1024)")
@@ -114,11 +114,11 @@ class Bench:
         begins: dict[str, list[str]] = found["stones"]
         taps = list(dict.fromkeys(tap for taps in begins.values() for tap in taps))
         longest = max(STONES, key=lambda name: len(begins[name]))
-        tails = [self.job(pair, tail_name(t), task="tail", tap=t, objectives=STONES[longest]) for t in taps]
-        with_stones = [self.job(pair, name, objectives=terms) for name, terms in STONES.items()]
-        kl = self.job(pair, "kl", objectives=MEMBERS["kl"])
+        tails = [self.job(pair, tail_name(t), task="tail", tap=t, losses=STONES[longest]) for t in taps]
+        with_stones = [self.job(pair, name, losses=terms) for name, terms in STONES.items()]
+        kl = self.job(pair, "kl", losses=MEMBERS["kl"])
         stones = self.race(pair, [kl, *with_stones, *tails], cache)
-        others = [self.job(pair, name, objectives=terms) for name, terms in MEMBERS.items()] if members else []
+        others = [self.job(pair, name, losses=terms) for name, terms in MEMBERS.items()] if members else []
         return Findings(
             pair,
             chosen.batch,
@@ -137,7 +137,7 @@ class Bench:
         )
 
     def race(self, pair: Pair, jobs: Sequence[SourceJob], cache: Path) -> Race:
-        """Some contestants in turns."""
+        """Some methods in turns."""
         chosen = self.chosen
         return run_race(
             jobs,
@@ -160,7 +160,7 @@ class Bench:
     def weigh(self, pair: Pair, name: str, terms: list[dict[str, Any]], cache: Path) -> dict[str, float]:
         """The memory of one member."""
         self.tick(f"{pair}: weighing {name}")
-        return ask_once(self.job(pair, name, task="weigh", objectives=terms), cache)
+        return ask_once(self.job(pair, name, task="weigh", losses=terms), cache)
 
     def job(self, pair: Pair, name: str, **more: Any) -> SourceJob:
         """What a worker needs to know."""

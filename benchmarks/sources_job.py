@@ -60,7 +60,7 @@ class SourceJob(Job):
         task: ``prepare`` the teacher's weights; ``keep`` the answers that all members read; make ``steps`` of a run;
             ``weigh`` one step's memory; run the ``tail`` at a tap alone, as the run's first step does; or ``answer``
             as the live teacher does, with Fisher weights.
-        objectives: the terms of the run's loss.
+        losses: the terms of the run's loss.
         tap: where the tail begins, or the weights are.
         samples: classes drawn of each answer; 0 takes all, None leaves the weights out.
         members: whether the answers for all members are kept, or for the stones and ``kl`` alone.
@@ -69,12 +69,12 @@ class SourceJob(Job):
     worker: ClassVar[str] = "sources_worker.py"
 
     task: Literal["prepare", "keep", "steps", "weigh", "tail", "answer"] = "steps"
-    objectives: Terms = field(default_factory=list)
+    losses: Terms = field(default_factory=list)
     tap: str = ""
     samples: int | None = None
     members: bool = True
 
 
 def tail_name(tap: str) -> str:
-    """What the contestant is called that runs a tail alone."""
+    """What the method is called that runs a tail alone."""
     return f"tail from {tap}"

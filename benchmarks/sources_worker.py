@@ -1,4 +1,4 @@
-"""One contestant of ``sources.py``, in a process of its own; it speaks as ``speed_worker.py`` does."""
+"""One method of ``sources.py``, in a process of its own; it speaks as ``speed_worker.py`` does."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from speed_worker import (
     Over,
     StopAtStart,
     augmentation,
+    make_components,
     make_data,
-    make_materials,
     make_model,
     make_recipe,
     prepare,
@@ -30,17 +30,17 @@ from speed_worker import (
 from torch import Tensor, nn
 
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.feeding import Feed
+from stillroom.data.feeding import BatchLoader
 from stillroom.errors import BadInput
+from stillroom.losses.features import TapLoss
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
-from stillroom.objectives.features import TapObjective
-from stillroom.runs.execute import execute
-from stillroom.runs.materials import Materials
-from stillroom.teacher.fisher import FisherOf
-from stillroom.teacher.knowledge import Knowledge
-from stillroom.teacher.live import LiveTeacher
-from stillroom.teacher.tails import TeacherTail, cut_tails
-from stillroom.training.device import (
+from stillroom.run.components import RunComponents
+from stillroom.run.execute import execute
+from stillroom.teachers.fisher import FisherOf
+from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.live import LiveTeacher
+from stillroom.teachers.tails import TeacherTail, cut_tails
+from stillroom.train.device import (
     as_dtype,
     autocast,
     exact_float32,
@@ -49,21 +49,21 @@ from stillroom.training.device import (
     resolve_device,
     resolve_precision,
 )
-from stillroom.training.hooks import StepHook, StepInfo
+from stillroom.train.hooks import StepHook, StepInfo
 
 # Steps after which a run's memory is as it stays, and steps whose peak is then taken.
 SETTLED, WEIGHED = 2, 10
 LONG_ENOUGH = 0.02  # seconds a step, for what is timed alone
 
 
-def run(job: SourceJob, folder: Path, objectives: Terms, hook: StepHook) -> Materials:
+def run(job: SourceJob, folder: Path, losses: Terms, hook: StepHook) -> RunComponents:
     """A run of stillroom's own from the kept answers, until the hook ends it; what it was made of."""
-    taught = objectives[0]["name"] != "cross_entropy" or len(objectives) > 1
-    recipe = make_recipe(job, cache=taught, taught=taught, objectives=objectives)
-    materials = make_materials(job, recipe)
+    taught = losses[0]["name"] != "cross_entropy" or len(losses) > 1
+    recipe = make_recipe(job, cache=taught, taught=taught, losses=losses)
+    components = make_components(job, recipe)
     with suppress(Over):
-        execute(recipe, folder, materials=materials, hooks=[hook])
-    return materials
+        execute(recipe, folder, components=components, hooks=[hook])
+    return components
 
 
 def keep(job: SourceJob, baton: Baton) -> None:
@@ -71,11 +71,11 @@ def keep(job: SourceJob, baton: Baton) -> None:
     kept: dict[str, dict[str, float]] = {}
     stones: dict[str, list[str]] = {}
     wanted = {**MEMBERS, **STONES} if job.members else {KL: MEMBERS[KL], **STONES}
-    for place, (name, objectives) in enumerate(wanted.items()):
+    for place, (name, losses) in enumerate(wanted.items()):
         folder = Path(job.folder, str(place))
-        met = run(job, folder, objectives, StopAtStart()).objectives[0]
+        met = run(job, folder, losses, StopAtStart()).losses[0]
         if name in STONES:
-            assert isinstance(met, TapObjective)
+            assert isinstance(met, TapLoss)
             stones[name] = [teacher.name for teacher, _ in met.pairs]
         log = folder / "timing.jsonl"  # a run from labels alone has none
         for event in map(json.loads, log.read_text().splitlines() if log.exists() else ()):
@@ -146,7 +146,7 @@ def tail_alone(job: SourceJob, baton: Baton) -> None:
     """
     found: dict[str, tuple[TeacherTail, Tensor]] = {}
     with overheard(found):
-        run(job, Path(job.folder), job.objectives, StopAfterFirst())
+        run(job, Path(job.folder), job.losses, StopAfterFirst())
     tail, features = found[job.tap]
     precision = resolve_precision("auto", baton.device)
 
@@ -204,12 +204,12 @@ def answer(job: SourceJob, baton: Baton) -> None:
             fishers=[] if closed else of,
             tails=tails,
         )
-        batches = Feed(data.train, AugmentationConfig.model_validate(augmentation(job)), device).batches(
+        batches = BatchLoader(data.train, AugmentationConfig.model_validate(augmentation(job)), device).batches(
             requests(job, data)
         )
         if closed:
             # They follow from the logits, which a cache holds.
-            said = Knowledge(live(next(batches)).logits, tails=tails)
+            said = ModelOutput(live(next(batches)).logits, tails=tails)
             again_and_again(lambda: said.fisher(of[0]), baton)
         baton.ready()
         for batch in batches:
@@ -225,9 +225,9 @@ def work(job: SourceJob, baton: Baton) -> None:
     elif job.task == "keep":
         keep(job, baton)
     elif job.task == "steps":
-        run(job, folder, job.objectives, BatonHook(baton))
+        run(job, folder, job.losses, BatonHook(baton))
     elif job.task == "weigh":
-        run(job, folder, job.objectives, Scales(baton.device, baton, folder.with_suffix(".trace")))
+        run(job, folder, job.losses, Scales(baton.device, baton, folder.with_suffix(".trace")))
     elif job.task == "tail":
         tail_alone(job, baton)
     else:

@@ -5,7 +5,7 @@
     python benchmarks/speed.py --rounds 3 --steps 20 --out try # a quick look; too few rounds to quote
     python benchmarks/speed.py --ablation                           # and what each piece of the hot path brings
 
-Each contestant is a process of its own, and they take turns: one makes its steps while all the others sleep, in an
+Each method is a process of its own, and they take turns: one makes its steps while all the others sleep, in an
 order drawn afresh each round, so that what else the machine does falls on all alike. Rates are medians over the rounds
 with their quartiles; ratios are taken within each round first. The images are random and in memory, unless --data names
 real ones; the teacher's weights are random, unless --teacher-weights names a file: speed depends on neither.
@@ -39,7 +39,7 @@ from stillroom.files import find_input, write_json, write_text
 
 WORTH_QUOTING = 15  # rounds
 METHOD = (
-    "Every contestant is a process of its own; they take turns by a baton over a pipe, and all but one sleep in a "
+    "Every method is a process of its own; they take turns by a baton over a pipe, and all but one sleep in a "
     "read. The order is drawn afresh each round.",
     "A round is {steps} steps of each; {rounds} rounds are counted, {warmup} before them are not. Figures are medians "
     "with [lower, upper quartile]; ratios are taken within each round, then their median.",
@@ -72,7 +72,7 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--warmup", type=int, default=2, help="rounds before them, which do not (2)")
     parser.add_argument("--duel", type=int, default=50, help="rounds of cached against its bare step alone (50)")
-    parser.add_argument("--steps", type=int, default=20, help="steps of each contestant in a round (20)")
+    parser.add_argument("--steps", type=int, default=20, help="steps of each method in a round (20)")
     parser.add_argument("--threads", type=int, default=cores(), help=f"CPU threads of each (all cores: {cores()})")
     parser.add_argument("--images", type=int, default=10_000, help="training images (10000)")
     parser.add_argument("--views", type=int, default=4, help="views of each image in the cache (4)")
@@ -154,7 +154,7 @@ class Bench:
                 yield Setting(pair, batch, steps, found["images"], found["classes"], views, race, build, duel)
 
     def run(self, names: list[str], pair: Pair, batch: int, cache: Path, rounds: int) -> Race:
-        """Some contestants of one setting, in turns."""
+        """Some methods of one setting, in turns."""
         return run_race(
             [self.job(name, pair, batch) for name in names],
             cache,
@@ -165,7 +165,7 @@ class Bench:
         )
 
     def race(self, pair: Pair, batch: int, cache: Path, *, has_cache: bool) -> Race:
-        """All contestants of one setting."""
+        """All methods of one setting."""
         names = [name for name in self.names if has_cache or name not in (CACHED, COMPILED)]
         race = self.run(names, pair, batch, cache, self.chosen.rounds)
         if not has_cache:
@@ -190,7 +190,7 @@ class Bench:
             views=chosen.views,
             threads=chosen.threads,
             device=chosen.device,
-            # A contestant may run twice: in the race, and in the duel.
+            # A method may run twice: in the race, and in the duel.
             folder=str(place / f"{next(self.numbers)}-{batch}-{do.replace(' ', '-')}"),
         )
 

@@ -98,14 +98,14 @@ class Worker:
 
 @dataclass
 class Race:
-    """What was measured of the contestants of one pair at one batch size.
+    """What was measured of the methods of one pair at one batch size.
 
     Attributes:
-        seconds: of each round's steps, by contestant.
+        seconds: of each round's steps, by method.
         first: seconds of the first steps, which compile, choose and allocate.
         last: the last answer of each: memory, the share of a core used while waiting, and the most page
             faults of a round.
-        skipped: why a contestant did not take part.
+        skipped: why a method did not take part.
         machine: what a worker says of the machine.
     """
 
@@ -119,14 +119,14 @@ class Race:
 def run_race(
     jobs: Sequence[Job], cache: Path, *, warmup: int, rounds: int, steps: int, tick: Callable[[str], None]
 ) -> Race:
-    """Round after round, each contestant makes its steps, in an order drawn afresh.
+    """Round after round, each method makes its steps, in an order drawn afresh.
 
     Args:
-        jobs: the contestants.
+        jobs: the methods.
         cache: folder of the kept answers, the same for all.
         warmup: rounds that are not counted.
         rounds: rounds that are.
-        steps: steps of each contestant in each round.
+        steps: steps of each method in each round.
         tick: told who goes next.
     """
     race = Race()

@@ -52,7 +52,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Bar:
-    """What a ratio between two contestants is held to: ``ours`` / ``theirs`` at least ``least``."""
+    """What a ratio between two methods is held to: ``ours`` / ``theirs`` at least ``least``."""
 
     ours: str
     theirs: str
@@ -95,7 +95,7 @@ class Setting:
     duel: Race
 
     def rate(self, name: str) -> Spread | None:
-        """Images a second of a contestant, where it took part."""
+        """Images a second of a method, where it took part."""
         seconds = self.race.seconds.get(name)
         return Spread.of([self.steps * self.batch / second for second in seconds]) if seconds else None
 
@@ -288,7 +288,7 @@ def page(settings: Sequence[Setting], command: str, provenance: Sequence[str], m
         "",
         *(f"- {line}" for line in method),
         "",
-        "The contestants:",
+        "The methods:",
         "",
         *(f"- **{name}**: {words}" for name, words in VARIANTS.items()),
     ]

@@ -1,4 +1,4 @@
-"""One contestant of ``speed.py``, in a process of its own so that its memory is its own.
+"""One method of ``speed.py``, in a process of its own so that its memory is its own.
 
 It takes one argument, a job in JSON; answers one JSON object a line on what was its standard output; and waits on its
 standard input for the baton: a number of steps to make at once. When that closes, it ends.
@@ -31,18 +31,18 @@ from stillroom.data.batches import Batches
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.sources import from_argument, load
 from stillroom.errors import BadInput
+from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, resolve_preprocess
 from stillroom.models.weights import load_weights, save_weights
-from stillroom.objectives.registry import build_objectives
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.runs.execute import execute
-from stillroom.runs.materials import Materials, build_model
-from stillroom.runs.records import environment
-from stillroom.training.config import TrainingConfig
-from stillroom.training.device import autocast, has_native_bfloat16, resolve_device, resolve_precision
-from stillroom.training.hooks import StepHook, StepInfo
+from stillroom.run.components import RunComponents, build_model
+from stillroom.run.execute import execute
+from stillroom.run.records import environment
+from stillroom.train.config import TrainingConfig
+from stillroom.train.device import autocast, has_native_bfloat16, resolve_device, resolve_precision
+from stillroom.train.hooks import StepHook, StepInfo
 
 TAU = 4.0
 # Ours starts its one-cycle at 1/25 of .1 and stays there, for so long a run: all use this from the start.
@@ -122,7 +122,7 @@ def settle_allocator() -> None:
 
     glibc keeps freed memory up to a limit that grows with the largest block it has seen freed. Before it has seen a
     large one, each step gives its activations back to the system and is given them anew, thousands of pages, which
-    takes a tenth of its time and more; whether that is so would depend on what a contestant happened to do first.
+    takes a tenth of its time and more; whether that is so would depend on what a method happened to do first.
     """
     block = torch.empty(31 * 2**20, dtype=torch.uint8)  # just within what the limit follows; never written to
     del block
@@ -170,7 +170,7 @@ class StopAtStart(StepHook):
         raise Over
 
 
-# What all contestants have alike.
+# What all methods have alike.
 
 
 def make_data(job: Job) -> DataPair:
@@ -203,7 +203,7 @@ def make_recipe(
     cache: bool = False,
     compiled: bool = False,
     taught: bool = True,
-    objectives: Sequence[Mapping[str, Any]] | None = None,
+    losses: Sequence[Mapping[str, Any]] | None = None,
 ) -> Recipe:
     """The recipe of one of our variants; its terms are the labels' and ``kl``'s where no others are given."""
     training: dict[str, Any] = {
@@ -215,27 +215,27 @@ def make_recipe(
     }
     if compiled:
         training["compile"] = True
-    if objectives is None:
+    if losses is None:
         kl = [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": TAU}]
-        objectives = kl if taught else [{"name": "cross_entropy"}]
+        losses = kl if taught else [{"name": "cross_entropy"}]
     return parse_recipe(
         {
             "data": {"source": "python", "batch_size": job.batch, "augmentation": augmentation(job)},
             "teacher": {"name": job.teacher, "weights": job.weights} if taught else None,
             "student": {"name": job.student},
-            "objectives": objectives,
+            "losses": losses,
             "training": training,
             "cache": {"enabled": cache, "max_gb": 1000},
         }
     )
 
 
-def make_materials(job: Job, recipe: Recipe) -> Materials:
+def make_components(job: Job, recipe: Recipe) -> RunComponents:
     """What the recipe names, as objects."""
     data = make_data(job)
     teacher = make_model(job.teacher, data, "teacher", job.weights) if recipe.teacher is not None else None
     student = make_model(job.student, data, "student")
-    return Materials(data, student, build_objectives(recipe.objectives), teacher)
+    return RunComponents(data, student, build_losses(recipe.losses), teacher)
 
 
 def augmentation(job: Job) -> dict[str, Any]:
@@ -264,13 +264,13 @@ def requests(job: Job, data: DataPair) -> Iterator[tuple[npt.NDArray[np.int64], 
         epoch += 1
 
 
-# The contestants.
+# The methods.
 
 
 def ours(job: Job, baton: Baton, **how: bool) -> None:
     """A run of stillroom's own, through its recipe."""
     recipe = make_recipe(job, **how)
-    execute(recipe, Path(job.folder), materials=make_materials(job, recipe), hooks=[BatonHook(baton)])
+    execute(recipe, Path(job.folder), components=make_components(job, recipe), hooks=[BatonHook(baton)])
 
 
 def plain(job: Job, baton: Baton) -> None:
@@ -426,7 +426,7 @@ def build(job: Job, baton: Baton) -> None:
     for name, cache in (("uncached", False), ("building", True)):
         recipe, folder = make_recipe(job, cache=cache), Path(job.folder, name)
         with suppress(Over):
-            execute(recipe, folder, materials=make_materials(job, recipe), hooks=[StopAtStart()])
+            execute(recipe, folder, components=make_components(job, recipe), hooks=[StopAtStart()])
     events = map(json.loads, (folder / "timing.jsonl").read_text().splitlines())
     baton.tell(**{key: event[key] for event in events if event["event"] == "cache" for key in BUILT})
 

@@ -43,7 +43,7 @@ def distill(out: Path, **options: Any) -> sr.Run:
 
 
 def test_five_lines_of_python_leave_a_run_and_a_report(tmp_path: Path) -> None:
-    run = distill(tmp_path / "run", objectives=[sr.CrossEntropy(weight=0.1), sr.KL(weight=0.9, temperature=4)])
+    run = distill(tmp_path / "run", losses=[sr.CrossEntropy(weight=0.1), sr.KL(weight=0.9, temperature=4)])
     assert run.path == tmp_path / "run"
     assert not run.student.training
     assert run.summary == json.loads((run.path / "summary.json").read_text())
@@ -70,8 +70,8 @@ def test_what_is_given_is_left_as_it_was(tmp_path: Path) -> None:
     before = [p.clone() for model in (teacher, student) for p in model.parameters()]
     random = torch.get_rng_state()
     threads = torch.get_num_threads()
-    objective = sr.KL(weight=1)
-    distill(tmp_path / "run", teacher=teacher, student=student, objectives=[objective])
+    loss = sr.KL(weight=1)
+    distill(tmp_path / "run", teacher=teacher, student=student, losses=[loss])
     after = [p for model in (teacher, student) for p in model.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(p.requires_grad and p.grad is None for p in after)
@@ -159,12 +159,12 @@ def test_rows_of_a_table_are_distilled_too(tmp_path: Path) -> None:
         ({"student": "resnet8"}, "model: got 'resnet8'; expected an nn.Module"),
         ({"student": nn.Flatten()}, "expected 4 logits, one a class of train, not 64"),
         ({"teacher": nn.Linear(3, 4)}, "teacher"),
-        ({"teacher": None, "objectives": [sr.KL()]}, "teacher: got None; expected a model: objective 'kl' reads"),
+        ({"teacher": None, "losses": [sr.KL()]}, "teacher: got None; expected a model: loss 'kl' reads"),
         ({"epochs": 0}, "training.epochs: got 0"),
         ({"steps": 3}, "expected either epochs or steps, not both"),
         ({"epochs": 2, "training": {"epochs": 3}}, "training.epochs: got 3; expected one value"),
         ({"training": {"lr": 3}}, "training.lr: unknown field 'lr'"),
-        ({"objectives": []}, "objectives: got []"),
+        ({"losses": []}, "losses: got []"),
         ({"train": TensorDataset(torch.zeros(0, 1, 8, 8), torch.zeros(0))}, "expected"),
         ({"train": [1, 2, 3]}, "expected"),
         ({"test": TensorDataset(torch.zeros(8, 1, 9, 9, dtype=torch.uint8), torch.arange(8) % CLASSES)}, "expected"),
@@ -236,15 +236,15 @@ def test_a_teacher_of_buffers_alone_teaches(tmp_path: Path) -> None:
 def test_a_teacher_whose_answers_are_not_finite_is_told(tmp_path: Path) -> None:
     masked = torch.tensor([0.0, 0.0, 0.0, float("-inf")])
     with pytest.raises(sr.BadInput, match="expected finite logits: those of image 0 in view 0 are not"):
-        distill(tmp_path / "run", teacher=Fixed(masked), objectives=[sr.CrossEntropy()])
+        distill(tmp_path / "run", teacher=Fixed(masked), losses=[sr.CrossEntropy()])
 
 
 def test_two_terms_of_one_name_are_told(tmp_path: Path) -> None:
     class Mine(sr.KL):
         """Another kl."""
 
-    with pytest.raises(sr.BadInput, match="objectives: got 'kl'; expected a name of its own"):
-        distill(tmp_path / "run", objectives=[sr.KL(), Mine(temperature=1)])
+    with pytest.raises(sr.BadInput, match="losses: got 'kl'; expected a name of its own"):
+        distill(tmp_path / "run", losses=[sr.KL(), Mine(temperature=1)])
 
 
 def test_a_student_that_cannot_train_on_the_smallest_batch_is_told_before_anything_is_written(tmp_path: Path) -> None:
@@ -286,28 +286,28 @@ def test_resuming_needs_the_folder_and_the_same_things(tmp_path: Path) -> None:
             distill(tmp_path / "run", resume=True, **options)
 
 
-def test_options_of_an_objective_are_checked_when_it_is_made() -> None:
+def test_options_of_a_loss_are_checked_when_it_is_made() -> None:
     with pytest.raises(sr.BadInput, match=r"KL.temperature: got 0; expected greater than 0"):
         sr.KL(temperature=0)
     with pytest.raises(sr.BadInput, match=r"KL.temprature: unknown field"):
         sr.KL(temprature=1)
 
 
-def test_an_objective_of_ones_own_with_options(tmp_path: Path) -> None:
-    class MarginConfig(sr.ObjectiveConfig):
+def test_a_loss_of_ones_own_with_options(tmp_path: Path) -> None:
+    class MarginConfig(sr.LossConfig):
         name: str = "margin"
         margin: float = 1.0
 
-    class Margin(sr.Objective[MarginConfig]):
+    class Margin(sr.Loss[MarginConfig]):
         """Logits may lie within a margin of the teacher's at no cost."""
 
-        reads = sr.Reads(teacher=True)
+        requires = sr.Requires(teacher=True)
 
-        def forward(self, lesson: sr.Lesson) -> Tensor:
-            gap = (lesson.student.logits - lesson.teacher_logits).abs() - self.config.margin
+        def forward(self, inputs: sr.LossInputs) -> Tensor:
+            gap = (inputs.student.logits - inputs.teacher_logits).abs() - self.config.margin
             return gap.clamp(min=0).mean()
 
-    run = distill(tmp_path / "run", objectives=[sr.CrossEntropy(), Margin(margin=0.1, weight=2)])
+    run = distill(tmp_path / "run", losses=[sr.CrossEntropy(), Margin(margin=0.1, weight=2)])
     first = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(first["loss/cross_entropy"] + 2 * first["loss/margin"], rel=1e-5)
 

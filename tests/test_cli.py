@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from runs.conftest import bytes_of
+from run.conftest import bytes_of
 from stillroom.cli import run
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
@@ -27,7 +27,7 @@ RECIPE: dict[str, Any] = {
     "data": {"train_limit": 96, "test_limit": 40, "batch_size": 32},
     "teacher": {"name": "resnet8", "options": {"width": 4}, "weights": "teacher.safetensors"},
     "student": {"name": "resnet8", "options": {"width": 2}},
-    "objectives": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9}],
+    "losses": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9}],
     "training": {"epochs": 1, "log_every": 1, "precision": "float32"},
 }
 
@@ -74,9 +74,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))\n"
         "def normed(num_classes):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes), nn.BatchNorm1d(num_classes))\n"
-        "class Half(sr.Objective[sr.ObjectiveConfig]):\n"
-        "    reads = sr.Reads(teacher=True)\n"
-        "    def forward(self, lesson): return (lesson.student.logits - lesson.teacher_logits).abs().mean() / 2\n"
+        "class Half(sr.Loss[sr.LossConfig]):\n"
+        "    requires = sr.Requires(teacher=True)\n"
+        "    def forward(self, inputs): return (inputs.student.logits - inputs.teacher_logits).abs().mean() / 2\n"
     )
     return tmp_path
 
@@ -109,12 +109,15 @@ BAD: list[tuple[list[str], str]] = [
     (["distill", "list.yaml"], "expected a mapping with at least `student`"),
     ([*DISTILL, "training.epohs=1"], "training.epohs: unknown field 'epohs'; did you mean 'epochs'?"),
     ([*DISTILL, "training.optimizer.lr=fast"], "training.optimizer.lr: got 'fast'; expected a number"),
-    ([*DISTILL, "objectives.kl.temperature=0"], "objectives.1.temperature: got 0; expected greater than 0"),
-    ([*DISTILL, "objectives.mse.weight=1"], "expected an item of the list by name or position"),
+    ([*DISTILL, "losses.kl.temperature=0"], "losses.1.temperature: got 0; expected greater than 0"),
+    ([*DISTILL, "losses.mse.weight=1"], "expected an item of the list by name or position"),
     ([*DISTILL, "teacher=null"], "teacher: got None; expected a model that teaches"),
     ([*DISTILL, "training.checkpoints=[9]"], "training.checkpoints: got 9; expected epochs of the run, 0 … 1"),
-    ([*DISTILL, "training.record_moves=[liner]"], "training.record_moves: got 'liner'; expected a layer"),
-    (["train", "recipe.yaml"], "objectives: got 'kl'; expected objectives that read labels alone"),
+    (
+        [*DISTILL, "training.record_weight_distance=[liner]"],
+        "training.record_weight_distance: got 'liner'; expected a layer",
+    ),
+    (["train", "recipe.yaml"], "losses: got 'kl'; expected losses that read labels alone"),
     # models
     ([*DISTILL, "student.name=resnet9"], "student.name: got 'resnet9'"),
     ([*DISTILL, "student.options.widht=3"], "student.options.widht"),
@@ -128,8 +131,8 @@ BAD: list[tuple[list[str], str]] = [
     ([*DISTILL, "student.preprocess=imagenet"], "preprocess"),
     ([*DISTILL, "teacher.preprocess={mean: [0.5], std: [0.5], class_order: [0, 1]}"],
      "teacher.preprocess.class_order: got (0, 1); expected one column for each of the 10 classes, not 2"),
-    ([*DISTILL, "objectives=[{name: mine:good}]"], "expected a subclass of stillroom.Objective"),
-    ([*DISTILL, "objectives=[{name: mine:Half, options: {x: 1}}]"], "objectives.0.options.x: unknown field 'x'"),
+    ([*DISTILL, "losses=[{name: mine:good}]"], "expected a subclass of stillroom.Loss"),
+    ([*DISTILL, "losses=[{name: mine:Half, options: {x: 1}}]"], "losses.0.options.x: unknown field 'x'"),
     # weights
     ([*DISTILL, "teacher.weights=null"], "a teacher with random weights teaches nothing"),
     ([*DISTILL, "teacher.weights=none.pt"], "teacher.weights: got 'none.pt'"),
@@ -212,7 +215,7 @@ def test_distill_evaluate_export_and_report_follow_each_other(
     summary = said(capsys, *DISTILL)
     assert summary["run"] == "run"
     assert summary["teacher"]["model"] == "resnet8"
-    baseline = said(capsys, "train", "recipe.yaml", "objectives=[{name: cross_entropy}]", "--out", "labels")
+    baseline = said(capsys, "train", "recipe.yaml", "losses=[{name: cross_entropy}]", "--out", "labels")
     assert baseline["hashes"] == summary["hashes"], "the same start, order, views, budget and threads"
 
     student = ["--model", "resnet8", "--option", "width=2", "--weights", "run/student.safetensors", "--data", "digits"]
@@ -244,9 +247,9 @@ def test_onnx_export_answers_as_the_student_does(
     assert answer.shape == (5, 10)
 
 
-def test_an_objective_and_a_model_of_ones_own_in_one_file(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_loss_and_a_model_of_ones_own_in_one_file(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = said(
-        capsys, *DISTILL, "student={name: mine:good, options: {hidden: 4}}", "objectives=[{name: mine:Half, weight: 2}]"
+        capsys, *DISTILL, "student={name: mine:good, options: {hidden: 4}}", "losses=[{name: mine:Half, weight: 2}]"
     )
     assert summary["parameters"] == 64 * 4 + 4 + 4 * 10 + 10
     first = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[0])
@@ -256,14 +259,14 @@ def test_an_objective_and_a_model_of_ones_own_in_one_file(workplace: Path, capsy
 
 def test_list_and_schema_print_what_a_recipe_can_hold(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lists = said(capsys, "list")
-    assert set(lists) == {"models", "objectives", "data", "optimizers", "schedules"}
+    assert set(lists) == {"models", "losses", "data", "optimizers", "schedules"}
     assert {"resnet8", "resnet110", "mlp", "vit_tiny"} <= {entry["name"] for entry in lists["models"]}
-    assert [e["name"] for e in lists["objectives"]] == [
+    assert [e["name"] for e in lists["losses"]] == [
         "cross_entropy", "label_smoothing", "kl", "logit_mse", "logit_fisher",
         "feature_mse", "feature_fisher", "feature_full_fisher", "block_logit",
     ]  # fmt: skip
     assert run(["schema", "study"]) == 0
-    assert "contestants" in json.loads(capsys.readouterr().out)["properties"]
+    assert "methods" in json.loads(capsys.readouterr().out)["properties"]
     assert run(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["title"] == "stillroom recipe"
     assert run(["--version"]) == 0

@@ -20,12 +20,12 @@ RECIPE: dict[str, Any] = {
     "data": {"train_limit": 200, "test_limit": 100, "batch_size": 32},
     "teacher": {"name": "resnet8", "options": {"width": 4}, "weights": "teacher.safetensors"},
     "student": {"name": "resnet8", "options": {"width": 2}},
-    "objectives": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9}],
+    "losses": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9}],
     "training": {"epochs": 20, "precision": "float32", "device": "cpu"},
     "cache": {"enabled": False},
 }
 DIAGNOSE = ["diagnose", "recipe.yaml", "--images", "64"]
-FOUND = [Finding("diverged", "sick", "It did.", remedy=Remedy("Slower.", {"training.optimizer.lr": 0.01}))]
+FOUND = [Finding("diverged", "problem", "It did.", remedy=Remedy("Slower.", {"training.optimizer.lr": 0.01}))]
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def test_json_is_one_object_and_a_sick_recipe_is_no_failure(
     told = json.loads(out)
     assert out.count("\n") == 1
     verdicts = [finding["verdict"] for finding in told["findings"]]
-    assert verdicts == sorted(verdicts, key=["sick", "suspect", "healthy", "skipped"].index)
-    sick = {finding["check"] for finding in told["findings"] if finding["verdict"] == "sick"}
+    assert verdicts == sorted(verdicts, key=["problem", "warning", "ok", "skipped"].index)
+    sick = {finding["check"] for finding in told["findings"] if finding["verdict"] == "problem"}
     assert sick == {"teacher_accuracy"}  # its weights are random
     assert all({"check", "verdict", "evidence", "remedy", "threshold"} <= set(finding) for finding in told["findings"])
     assert not any(path.suffix == ".json" for path in workplace.rglob("*"))
@@ -91,7 +91,7 @@ def test_what_is_written_holds_the_findings_and_commands_that_can_be_run(
         ([*DIAGNOSE, "data.path=nowhere"], "data.path: got 'nowhere'"),
         (["diagnose", "recipe.yaml", "--images", "3"], "--images"),
         (["diagnose", ".", "training.epochs=1"], "none beside the folder of a run"),
-        (["diagnose", "study", "--try"], "a recipe or a run"),
+        (["diagnose", "study", "--verify"], "a recipe or a run"),
     ],
 )
 def test_bad_input_is_told_as_ever(
@@ -135,7 +135,7 @@ def test_remedies_are_tried_where_asked(
         return {"fixes": [], "conflicts": ["a line"], "not_tried": [{"check": "x", "why": "because"}]}
 
     monkeypatch.setattr("stillroom.diagnose.trying.try_remedies", try_remedies)
-    assert run([*DIAGNOSE, "training.optimizer.lr=5", "--try", "--out", "told"]) == 0
+    assert run([*DIAGNOSE, "training.optimizer.lr=5", "--verify", "--out", "told"]) == 0
     out = capsys.readouterr().out
     assert "a line" in out
     assert "x: not tried, because" in out

@@ -13,7 +13,7 @@ from scipy import stats
 from stillroom.errors import BadInput
 from stillroom.files import digest, find_input, replaced, sweep_partial, write_json, write_text
 from stillroom.randomness import PURPOSES, counter_uniform, derive_seed, permutation, seeded
-from stillroom.studies.statistics import paired_difference
+from stillroom.study.statistics import paired_difference
 
 
 def test_every_purpose_and_counter_has_its_own_stream() -> None:

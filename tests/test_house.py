@@ -21,7 +21,7 @@ ORDER = [
     ["models"],
     ["teacher", "teachers"],
     ["geometry", "class_relations", "targets"],
-    ["objectives", "losses"],
+    ["losses", "losses"],
     ["training", "train"],
     ["recipe"],
     ["runs", "run"],

@@ -48,7 +48,7 @@ def test_the_real_recipe_distils_exports_and_reports(capsys: pytest.CaptureFixtu
     summary = said(capsys, "distill", str(RECIPE), *few, "--out", distilled)
     assert summary["teacher"]["correct"] > 440
     assert summary["top1"] > 15, "above chance after 40 steps"
-    alone = said(capsys, "train", str(RECIPE), *few, "objectives=[{name: cross_entropy}]", "--out", labels)
+    alone = said(capsys, "train", str(RECIPE), *few, "losses=[{name: cross_entropy}]", "--out", labels)
     assert alone["hashes"] == summary["hashes"]
     assert said(capsys, "export", distilled, "--format", "onnx", "--pixels")["max_rel_error"] < 1e-4
     assert Path(said(capsys, "report", distilled, labels)["report"]).stat().st_size < 10_000_000

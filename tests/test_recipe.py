@@ -45,17 +45,17 @@ BAD: list[tuple[Any, str]] = [
     (with_(data={"batch_size": 0}), "data.batch_size: got 0; expected greater than or equal to 1"),
     (with_(data={"augmentation": {"flip": "maybe"}}), "augmentation.flip: unknown value 'maybe'; one of: "),
     (with_(data={"augmentation": {"views": -1}}), "data.augmentation.views: got -1"),
-    (with_(objectives=[]), "objectives: got []; expected at least 1 item"),
-    (with_(objectives="kl"), "objectives: got 'kl'; expected a list"),
-    (with_(objectives=[{"weight": 1}]), "objectives.0: got {'weight': 1}; expected a mapping with a name"),
-    (with_(objectives=[{"name": "kll"}]), "expected an objective that exists (did you mean 'kl'?)"),
-    (with_(objectives=[{"name": "kl", "temprature": 1}]), "objectives.0.temprature: unknown field 'temprature'"),
-    (with_(objectives=[{"name": "kl", "temperature": 0}]), "objectives.0.temperature: got 0; expected greater than 0"),
-    (with_(objectives=[{"name": "kl", "weight": 0}]), "expected a weight above 0; leave a term out"),
-    (with_(objectives=[{"name": "kl", "weight": {"start": 0, "end": 0}}]), "expected a weight above 0"),
-    (with_(objectives=[{"name": "kl", "weight": -1}]), "objectives.0.weight: got -1"),
-    (with_(objectives=[{"name": "kl", "weight": {"strat": 0}}]), "objectives.0.weight.strat: unknown field 'strat'"),
-    (with_(objectives=[{"name": "kl"}, {"name": "kl"}]), "expected each objective once, but 'kl' is there 2 times"),
+    (with_(losses=[]), "losses: got []; expected at least 1 item"),
+    (with_(losses="kl"), "losses: got 'kl'; expected a list"),
+    (with_(losses=[{"weight": 1}]), "losses.0: got {'weight': 1}; expected a mapping with a name"),
+    (with_(losses=[{"name": "kll"}]), "expected a loss that exists (did you mean 'kl'?)"),
+    (with_(losses=[{"name": "kl", "temprature": 1}]), "losses.0.temprature: unknown field 'temprature'"),
+    (with_(losses=[{"name": "kl", "temperature": 0}]), "losses.0.temperature: got 0; expected greater than 0"),
+    (with_(losses=[{"name": "kl", "weight": 0}]), "expected a weight above 0; leave a term out"),
+    (with_(losses=[{"name": "kl", "weight": {"start": 0, "end": 0}}]), "expected a weight above 0"),
+    (with_(losses=[{"name": "kl", "weight": -1}]), "losses.0.weight: got -1"),
+    (with_(losses=[{"name": "kl", "weight": {"strat": 0}}]), "losses.0.weight.strat: unknown field 'strat'"),
+    (with_(losses=[{"name": "kl"}, {"name": "kl"}]), "expected each loss once, but 'kl' is there 2 times"),
     (with_(training={"epochs": 0}), "training.epochs: got 0"),
     (with_(training={"epochs": 1, "steps": 1}), "expected either epochs or steps, not both"),
     (with_(training={"optimizer": {"lr": float("nan")}}), "training.optimizer.lr: got nan; expected a finite number"),
@@ -79,7 +79,7 @@ def test_a_resolved_recipe_reads_back_as_itself() -> None:
     recipe = parse_recipe(
         with_(
             teacher={"name": "resnet20", "weights": "w.th", "preprocess": {"mean": [0.5], "std": [0.5]}},
-            objectives=[
+            losses=[
                 {"name": "kl", "weight": {"start": 0, "end": 1}},
                 {"name": "my_file:Mine", "options": {"margin": 2}},
             ],
@@ -105,15 +105,15 @@ def test_yaml_numbers_written_with_an_exponent_are_numbers() -> None:
     [
         ("training.epochs=3", ("training", "epochs"), 3),
         ("training.optimizer.lr=0.5", ("training", "optimizer", "lr"), 0.5),
-        ("objectives.kl.temperature=2", ("objectives", 0, "temperature"), 2),
-        ("objectives.0.weight=0.5", ("objectives", 0, "weight"), 0.5),
+        ("losses.kl.temperature=2", ("losses", 0, "temperature"), 2),
+        ("losses.0.weight=0.5", ("losses", 0, "weight"), 0.5),
         ("teacher=null", ("teacher",), None),
-        ("objectives=[{name: cross_entropy}]", ("objectives", 0, "name"), "cross_entropy"),
+        ("losses=[{name: cross_entropy}]", ("losses", 0, "name"), "cross_entropy"),
         ("name=a=b", ("name",), "a=b"),
     ],
 )
 def test_overrides_set_one_value(override: str, path: tuple[Any, ...], value: Any) -> None:
-    content: Any = {"objectives": [{"name": "kl"}], "training": None}
+    content: Any = {"losses": [{"name": "kl"}], "training": None}
     apply_override(content, override)
     for part in path:
         content = content[part]
@@ -125,8 +125,8 @@ def test_overrides_set_one_value(override: str, path: tuple[Any, ...], value: An
     [
         "training.epochs",
         "=3",
-        "objectives.mse.weight=1",
-        "objectives.7.weight=1",
+        "losses.mse.weight=1",
+        "losses.7.weight=1",
         "seed.x=1",
         "seed.x.y=1",
         "a=[1",
@@ -135,7 +135,7 @@ def test_overrides_set_one_value(override: str, path: tuple[Any, ...], value: An
 )
 def test_a_bad_override_is_told(override: str) -> None:
     with pytest.raises(BadInput):
-        apply_override({"objectives": [{"name": "kl"}], "seed": 1}, override)
+        apply_override({"losses": [{"name": "kl"}], "seed": 1}, override)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_missing_binary_or_folder_file_is_told(tmp_path: Path) -> None:
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(["student", "name", "data", "objectives", "weight", "training", "seed", "x"]),
+                st.sampled_from(["student", "name", "data", "losses", "weight", "training", "seed", "x"]),
                 inner,
                 max_size=4,
             )

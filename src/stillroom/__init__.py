@@ -13,79 +13,80 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stillroom import geometry, targets
+    from stillroom import class_relations
     from stillroom.api import Run, StudyResult, compare, distill
     from stillroom.errors import BadInput, RunFailed
-    from stillroom.objectives.base import Lesson, Objective, Paper, Reads
-    from stillroom.objectives.blockwise import BlockLogit
-    from stillroom.objectives.config import ObjectiveConfig, WeightSchedule
-    from stillroom.objectives.features import FeatureMSE
-    from stillroom.objectives.gradients import FeatureFisher, FeatureFullFisher
-    from stillroom.objectives.labels import CrossEntropy, LabelSmoothing
-    from stillroom.objectives.logits import KL, LogitFisher, LogitMSE
+    from stillroom.losses import targets
+    from stillroom.losses.base import Citation, Loss, LossInputs, Requires
+    from stillroom.losses.blockwise import BlockLogit
+    from stillroom.losses.config import LossConfig, WeightSchedule
+    from stillroom.losses.features import FeatureMSE
+    from stillroom.losses.fisher import FeatureFisher, FeatureFullFisher
+    from stillroom.losses.labels import CrossEntropy, LabelSmoothing
+    from stillroom.losses.logits import KL, LogitFisher, LogitMSE
     from stillroom.recipe import Recipe, load_recipe
-    from stillroom.studies.statistics import paired_difference
-    from stillroom.training.hooks import StepHook, StepInfo
+    from stillroom.study.statistics import paired_difference
+    from stillroom.train.hooks import StepHook, StepInfo
 
 # Imported when first asked for: `import stillroom` must be cheap, and must not import torch. A room as a whole is its
 # own home.
 _HOME = {
     "BadInput": "errors",
-    "CrossEntropy": "objectives.labels",
-    "BlockLogit": "objectives.blockwise",
-    "FeatureFisher": "objectives.gradients",
-    "FeatureFullFisher": "objectives.gradients",
-    "FeatureMSE": "objectives.features",
-    "KL": "objectives.logits",
-    "LabelSmoothing": "objectives.labels",
-    "Lesson": "objectives.base",
-    "LogitFisher": "objectives.logits",
-    "LogitMSE": "objectives.logits",
-    "Objective": "objectives.base",
-    "ObjectiveConfig": "objectives.config",
-    "Paper": "objectives.base",
-    "Reads": "objectives.base",
+    "CrossEntropy": "losses.labels",
+    "BlockLogit": "losses.blockwise",
+    "FeatureFisher": "losses.fisher",
+    "FeatureFullFisher": "losses.fisher",
+    "FeatureMSE": "losses.features",
+    "KL": "losses.logits",
+    "LabelSmoothing": "losses.labels",
+    "LossInputs": "losses.base",
+    "LogitFisher": "losses.logits",
+    "LogitMSE": "losses.logits",
+    "Loss": "losses.base",
+    "LossConfig": "losses.config",
+    "Citation": "losses.base",
+    "Requires": "losses.base",
     "Recipe": "recipe",
     "Run": "api",
     "RunFailed": "errors",
-    "StepHook": "training.hooks",
-    "StepInfo": "training.hooks",
+    "StepHook": "train.hooks",
+    "StepInfo": "train.hooks",
     "StudyResult": "api",
-    "WeightSchedule": "objectives.config",
+    "WeightSchedule": "losses.config",
     "compare": "api",
     "distill": "api",
-    "geometry": "geometry",
+    "class_relations": "class_relations",
     "load_recipe": "recipe",
-    "paired_difference": "studies.statistics",
-    "targets": "targets",
+    "paired_difference": "study.statistics",
+    "targets": "losses.targets",
 }
 
 __all__ = [
     "KL",
     "BadInput",
     "BlockLogit",
+    "Citation",
     "CrossEntropy",
     "FeatureFisher",
     "FeatureFullFisher",
     "FeatureMSE",
     "LabelSmoothing",
-    "Lesson",
     "LogitFisher",
     "LogitMSE",
-    "Objective",
-    "ObjectiveConfig",
-    "Paper",
-    "Reads",
+    "Loss",
+    "LossConfig",
+    "LossInputs",
     "Recipe",
+    "Requires",
     "Run",
     "RunFailed",
     "StepHook",
     "StepInfo",
     "StudyResult",
     "WeightSchedule",
+    "class_relations",
     "compare",
     "distill",
-    "geometry",
     "load_recipe",
     "paired_difference",
     "targets",
@@ -96,7 +97,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'stillroom' has no attribute {name!r}")
     home = importlib.import_module(f"stillroom.{_HOME[name]}")
-    value = home if _HOME[name] == name else getattr(home, name)
+    value = home if _HOME[name].rpartition(".")[2] == name else getattr(home, name)
     globals()[name] = value
     return value
 

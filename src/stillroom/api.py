@@ -16,22 +16,22 @@ from stillroom.data.dataset import from_dataset
 from stillroom.data.images import paired
 from stillroom.errors import BadInput
 from stillroom.live import LiveStudy
-from stillroom.objectives.base import Objective
-from stillroom.objectives.labels import CrossEntropy
-from stillroom.objectives.logits import KL
-from stillroom.objectives.registry import describe
+from stillroom.losses.base import Loss
+from stillroom.losses.labels import CrossEntropy
+from stillroom.losses.logits import KL
+from stillroom.losses.registry import describe
 from stillroom.recipe import parse_recipe
 from stillroom.report.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
-from stillroom.runs.execute import execute
-from stillroom.runs.materials import Materials
-from stillroom.runs.records import fresh_folder
-from stillroom.studies.compare import compare as run_study
-from stillroom.studies.config import load_study, parse_study
-from stillroom.studies.engine.choosing import engine_maker
-from stillroom.studies.schedule import StudyObserver
-from stillroom.training.hooks import StepHook
-from stillroom.training.observer import Observer
+from stillroom.run.components import RunComponents
+from stillroom.run.execute import execute
+from stillroom.run.records import fresh_folder
+from stillroom.study.compare import compare as run_study
+from stillroom.study.config import load_study, parse_study
+from stillroom.study.engine.choosing import engine_maker
+from stillroom.study.schedule import StudyObserver
+from stillroom.train.hooks import StepHook
+from stillroom.train.observer import Observer
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def distill(
     student: nn.Module,
     train: Dataset[Any],
     test: Dataset[Any],
-    objectives: Sequence[Objective[Any]] | None = None,
+    losses: Sequence[Loss[Any]] | None = None,
     *,
     epochs: int | None = None,
     steps: int | None = None,
@@ -79,12 +79,12 @@ def distill(
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
 
     Args:
-        teacher: the model that teaches; or a folder of answers of one that cannot be run here (`stillroom questions`);
-            None trains from labels alone.
+        teacher: the model that teaches; or a folder of answers of one that cannot be run here (`stillroom
+            export-inputs`); None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label): PIL images, uint8 tensors or arrays, or float tensors; read once into memory.
         test: the like, for evaluation.
-        objectives: the terms of the loss; left out: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``.
+        losses: the terms of the loss; left out: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``.
         epochs: passes over the training images, 10 where steps is left out too.
         steps: optimizer steps, in place of epochs.
         batch_size: images a step.
@@ -116,10 +116,8 @@ def distill(
     >>> run.summary["steps"], run.summary["teacher"]["parameters"]
     (2, 2212)
     """
-    if objectives is None:
-        objectives = (
-            [CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)] if teacher is not None else [CrossEntropy()]
-        )
+    if losses is None:
+        losses = [CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)] if teacher is not None else [CrossEntropy()]
     if resume and out is None:
         raise BadInput("resume", resume, "the run's folder by out=")
     options = dict(training or {})
@@ -134,7 +132,7 @@ def distill(
             "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
             "teacher": _teacher_entry(teacher, teacher_preprocess),
             "student": _entry(student, student_preprocess),
-            "objectives": [describe(objective) for objective in objectives],
+            "losses": [describe(loss) for loss in losses],
             "training": options,
             "cache": cache or {},
             "seed": seed,
@@ -144,13 +142,13 @@ def distill(
     model = teacher if isinstance(teacher, nn.Module) else None
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
-    materials = Materials(data, copy.deepcopy(student), [copy.deepcopy(o) for o in objectives], copy.deepcopy(model))
+    components = RunComponents(data, copy.deepcopy(student), [copy.deepcopy(o) for o in losses], copy.deepcopy(model))
     finished = execute(
         recipe,
         Path(out) if out is not None else fresh_folder(Path("runs"), name or "run"),
         resume=resume,
         observer=ProgressBar() if progress else Observer(),
-        materials=materials,
+        components=components,
         hooks=hooks,
     )
     return Run(finished.path, finished.student, finished.summary)
@@ -185,7 +183,7 @@ def compare(
     address: str | None = None,
     progress: bool = True,
 ) -> StudyResult:
-    """Compare ways to make a student: contestants × pairs × seeds under one budget; goes on where it was stopped.
+    """Compare ways to make a student: methods × pairs × seeds under one budget; goes on where it was stopped.
 
     Args:
         study: a study file, or its content.
@@ -203,8 +201,8 @@ def compare(
     >>> found = sr.compare({
     ...     "name": "widths", "seeds": [0], "budget": {"steps": 2},
     ...     "recipe": {"data": {"train_limit": 64, "test_limit": 64}, "student": {"name": "mlp"}},
-    ...     "contestants": [
-    ...         {"name": "labels"}, {"name": "smoothed", "set": {"objectives": [{"name": "label_smoothing"}]}}],
+    ...     "methods": [
+    ...         {"name": "labels"}, {"name": "smoothed", "set": {"losses": [{"name": "label_smoothing"}]}}],
     ... }, tempfile.mkdtemp(), workers=1, progress=False)
     >>> found.sound, [cell["why"] for cell in found.results["cells"]]
     (True, ['one seed: no interval', 'one seed: no interval'])

@@ -11,9 +11,9 @@ from stillroom.errors import BadInput
 from stillroom.files import is_partial
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.report.page import write_report
-from stillroom.runs.execute import execute
-from stillroom.runs.one import Finished
-from stillroom.training.observer import Observer
+from stillroom.run.execute import execute
+from stillroom.run.one import Finished
+from stillroom.train.observer import Observer
 
 _DATA = {"source": "digits", "batch_size": 64, "augmentation": {"pad_crop": 1}}
 _STUDENT = {"name": "resnet8", "options": {"width": 4}}
@@ -42,7 +42,7 @@ def demo_recipes(teacher_weights: Path) -> dict[str, Recipe]:
                 "data": _DATA,
                 "teacher": teacher,
                 "student": _STUDENT,
-                "objectives": [
+                "losses": [
                     {"name": "cross_entropy", "weight": 0.1},
                     {"name": "kl", "weight": 0.9, "temperature": 4},
                 ],

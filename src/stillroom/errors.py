@@ -48,14 +48,14 @@ class BadInput(ValueError):  # noqa: N818 - it names what happened, as the comma
     def within(self, where: str) -> BadInput:
         """The same error with the place of its field put before it.
 
-        >>> str(BadInput("seed", -1, "0 or more").within("contestants.kl"))
-        'contestants.kl: seed: got -1; expected 0 or more'
+        >>> str(BadInput("seed", -1, "0 or more").within("methods.kl"))
+        'methods.kl: seed: got -1; expected 0 or more'
         """
         return BadInput.with_message(f"{where}: {self.field}", self.value, f"{where}: {self}")
 
 
 class RunFailed(RuntimeError):  # noqa: N818
-    """A run cannot go on (a silent objective, a loss that is not finite): what happened, and what to try.
+    """A run cannot go on (a silent loss, a loss that is not finite): what happened, and what to try.
 
     The command line prints the message and exits with code 1; the run folder keeps its last checkpoint.
     """

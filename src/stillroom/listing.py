@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from stillroom.losses.registry import BUILT_IN
 from stillroom.models.catalogue import names
-from stillroom.objectives.registry import BUILT_IN
-from stillroom.training.config import OptimizerConfig, ScheduleConfig
+from stillroom.train.config import OptimizerConfig, ScheduleConfig
 
 _DATA = (
     {"name": "digits", "what": "1,797 handwritten digits of 8×8 pixels, embedded: the default"},
@@ -20,19 +20,19 @@ _DATA = (
 
 
 def listing() -> dict[str, list[dict[str, str]]]:
-    """Models, objectives with their papers, data sources, optimizers and schedules.
+    """Models, losses with their papers, data sources, optimizers and schedules.
 
     >>> [entry["name"] for entry in listing()["optimizers"]]
     ['sgd', 'adamw']
     """
     return {
         "models": [{"name": name, "what": what} for name, what in names()],
-        "objectives": [
+        "losses": [
             {
                 "name": str(kind.Config.model_fields["name"].default),
                 "what": (kind.Config.__doc__ or "").splitlines()[0],
-                "reads": "teacher" if kind.reads.teacher else "labels",
-                "paper": f"{kind.paper.title} (arXiv {kind.paper.arxiv})" if kind.paper else "–",
+                "reads": "teacher" if kind.requires.teacher else "labels",
+                "paper": f"{kind.citation.title} (arXiv {kind.citation.arxiv})" if kind.citation else "–",
             }
             for kind in BUILT_IN
         ],

@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from stillroom.console import stderr
-from stillroom.studies.progress import JobState, Progress
-from stillroom.studies.schedule import StudyObserver
+from stillroom.study.progress import JobState, Progress
+from stillroom.study.schedule import StudyObserver
 
 _REFRESH = 0.5  # seconds between two looks at what the jobs have logged
 
@@ -93,15 +93,15 @@ def shown(progress: Progress) -> RenderableType:
 def _standings(progress: Progress, runs: list[JobState]) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("pair")
-    table.add_column("contestant")
+    table.add_column("method")
     table.add_column("runs done", justify="right")
     # A mean without its interval invites to read a winner out of it: ranges of what is there, no more.
     table.add_column(f"{progress.measure} so far", justify="right")
     rows: dict[tuple[str, str], list[JobState]] = {}
     for state in runs:
-        _, pair, contestant, _ = state.id.split("/")
-        rows.setdefault((pair, contestant), []).append(state)
-    for (pair, contestant), states in rows.items():
+        _, pair, method, _ = state.id.split("/")
+        rows.setdefault((pair, method), []).append(state)
+    for (pair, method), states in rows.items():
         values = [state.value for state in states if state.value is not None]
         failed = sum(state.status == "failed" for state in states)
         done = f"{sum(state.status == 'done' for state in states)}/{len(states)}" + (
@@ -110,7 +110,7 @@ def _standings(progress: Progress, runs: list[JobState]) -> Table:
         told = (
             "" if not values else f"{min(values):.2f}" if len(values) == 1 else f"{min(values):.2f} … {max(values):.2f}"
         )
-        table.add_row(escape(pair), escape(contestant), done, told)
+        table.add_row(escape(pair), escape(method), done, told)
     return table
 
 

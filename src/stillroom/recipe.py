@@ -24,10 +24,10 @@ from stillroom.continual.config import PRESETS, IncrementalConfig, with_terms
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
+from stillroom.losses.config import AnyLoss, CrossEntropyConfig
 from stillroom.models.config import ModelConfig, PreprocessConfig
-from stillroom.objectives.config import AnyObjective, CrossEntropyConfig
-from stillroom.teacher.config import CacheConfig, TeacherConfig
-from stillroom.training.config import TrainingConfig
+from stillroom.teachers.config import CacheConfig, TeacherConfig
+from stillroom.train.config import TrainingConfig
 
 
 class Recipe(Config):
@@ -41,9 +41,7 @@ class Recipe(Config):
     data: DataConfig = Field(default_factory=DataConfig, description="Where the images come from.")
     teacher: TeacherConfig | None = Field(None, description="The model that teaches; left out: labels alone.")
     student: ModelConfig = Field(description="The model that learns.")
-    objectives: tuple[AnyObjective, ...] = Field(
-        (CrossEntropyConfig(),), min_length=1, description="The terms of the loss."
-    )
+    losses: tuple[AnyLoss, ...] = Field((CrossEntropyConfig(),), min_length=1, description="The terms of the loss.")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="How it is trained.")
     cache: CacheConfig = Field(default_factory=CacheConfig, description="Whether the teacher's answers are kept.")
     incremental: IncrementalConfig | None = Field(
@@ -55,10 +53,10 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _objectives_differ(self) -> Recipe:
-        names = [objective.name for objective in self.objectives]
+        names = [loss.name for loss in self.losses]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"each objective once, but {twice[0]!r} is there {names.count(twice[0])} times")
+            raise ValueError(f"each loss once, but {twice[0]!r} is there {names.count(twice[0])} times")
         return self
 
     @model_validator(mode="before")
@@ -74,13 +72,15 @@ class Recipe(Config):
         if info.data.get("teacher") is not None and incremental.task is None:
             raise ValueError("no teacher beside it: the teacher of a task is the student of the one before")
         preset = PRESETS.get(incremental.preset or "")
-        if preset is not None and info.data.get("objectives", preset.terms) != preset.terms:
-            raise ValueError(f"no objectives beside preset {incremental.preset}, which sets them; or no preset")
+        if preset is not None and info.data.get("losses", preset.terms) != preset.terms:
+            raise ValueError(f"no losses beside preset {incremental.preset}, which sets them; or no preset")
         student, training = info.data.get("student"), info.data.get("training")
         if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:
             raise ValueError("no student.preprocess.class_order beside it: tasks order the classes")
-        if training is not None and training.record_rescaling:
-            raise ValueError("training.record_rescaling false beside it: ω needs a teacher that knows every label")
+        if training is not None and training.record_gradient_rescaling:
+            raise ValueError(
+                "training.record_gradient_rescaling false beside it: ω needs a teacher that knows every label"
+            )
         return incremental
 
     @model_serializer(mode="wrap")
@@ -130,7 +130,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: a YAML file.
-        overrides: such as ``training.epochs=3`` or ``objectives.kl.temperature=2``.
+        overrides: such as ``training.epochs=3`` or ``losses.kl.temperature=2``.
 
     Raises:
         BadInput: the file cannot be read, is not YAML, or holds a bad value.
@@ -186,8 +186,8 @@ def read_yaml(path: Path, field: str, holding: str) -> dict[str, Any]:
 def apply_override(content: dict[str, Any], override: str) -> None:
     """Set one value in place: ``a.b=value``, the value read as YAML; items of a list go by position or by their name.
 
-    >>> recipe = {"objectives": [{"name": "kl", "temperature": 4}]}
-    >>> apply_override(recipe, "objectives.kl.temperature=2"); recipe["objectives"][0]["temperature"]
+    >>> recipe = {"losses": [{"name": "kl", "temperature": 4}]}
+    >>> apply_override(recipe, "losses.kl.temperature=2"); recipe["losses"][0]["temperature"]
     2
     """
     key, equals, text = override.partition("=")

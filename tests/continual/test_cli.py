@@ -64,7 +64,7 @@ def test_its_help_teaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     for word in (
         "teacher is the student of the task before",
         "--preset",
-        "--offline",
+        "--joint",
         "recipes/incremental/digits.yaml",
     ):
         assert word in told

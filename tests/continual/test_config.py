@@ -30,7 +30,7 @@ def test_a_preset_is_written_out_and_read_again(preset: str) -> None:
     assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
     settings = recipe.incremental
     assert settings is not None
-    assert [term.name for term in recipe.objectives] == ["cross_entropy", "kl"][: 1 + (preset in ("lwf", "icarl"))]
+    assert [term.name for term in recipe.losses] == ["cross_entropy", "kl"][: 1 + (preset in ("lwf", "icarl"))]
     assert (settings.joint, settings.predict_by) == (
         preset == "joint",
         "nearest_mean" if preset == "icarl" else "logits",
@@ -42,7 +42,7 @@ def test_the_command_lines_preset_is_stronger_than_the_recipe(preset: str, tmp_p
     path = tmp_path / "recipe.yaml"
     content = {
         "student": STUDENT,
-        "objectives": [{"name": "cross_entropy"}, {"name": "logit_mse"}],
+        "losses": [{"name": "cross_entropy"}, {"name": "logit_mse"}],
         "incremental": {"tasks": 5, "memory": 30, "predict_by": "nearest_mean"},
     }
     path.write_text(yaml.safe_dump(content))
@@ -67,11 +67,14 @@ def test_the_command_lines_preset_is_stronger_than_the_recipe(preset: str, tmp_p
         ({"incremental": {"tasks": 2, "joint": True, "memory": 9}}, "no memory beside joint"),
         ({"incremental": {"tasks": 2, "predict_by": "nearest_mean"}}, "it is the exemplars that answer"),
         (
-            {"incremental": {"tasks": 2, "preset": "lwf"}, "objectives": [{"name": "kl"}]},
-            "no objectives beside preset lwf",
+            {"incremental": {"tasks": 2, "preset": "lwf"}, "losses": [{"name": "kl"}]},
+            "no losses beside preset lwf",
         ),
         ({"incremental": {"tasks": 2}, "teacher": {"name": "resnet8", "weights": "w"}}, "no teacher beside it"),
-        ({"incremental": {"tasks": 2}, "training": {"record_rescaling": True}}, "record_rescaling false beside it"),
+        (
+            {"incremental": {"tasks": 2}, "training": {"record_gradient_rescaling": True}},
+            "record_gradient_rescaling false beside it",
+        ),
         (
             {
                 "incremental": {"tasks": 2},

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from runs.conftest import Stop, read_lines
+from run.conftest import Stop, read_lines
 from stillroom.cli import run as command
 from stillroom.continual.exemplars import Memory, herded
 from stillroom.continual.features import features_of
@@ -25,27 +25,27 @@ from stillroom.continual.run import execute_tasks
 from stillroom.continual.sequence import Sequence
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, RunFailed
+from stillroom.losses import functional
+from stillroom.losses.base import Loss, LossInputs, Requires
+from stillroom.losses.config import LossConfig
+from stillroom.losses.labels import CrossEntropy
+from stillroom.losses.logits import KL, LogitMSE
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import read_state, state_hash
-from stillroom.objectives import functional
-from stillroom.objectives.base import Lesson, Objective, Reads
-from stillroom.objectives.config import ObjectiveConfig
-from stillroom.objectives.labels import CrossEntropy
-from stillroom.objectives.logits import KL, LogitMSE
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.runs.execute import execute
-from stillroom.runs.exporting import load_student
-from stillroom.runs.materials import Dressed
-from stillroom.teacher.knowledge import Knowledge
-from stillroom.training.observer import Observer
-from stillroom.training.step import DistillStep, check_not_silent
+from stillroom.run.components import PreparedModel
+from stillroom.run.execute import execute
+from stillroom.run.exporting import load_student
+from stillroom.teachers.knowledge import ModelOutput
+from stillroom.train.observer import Observer
+from stillroom.train.step import DistillStep, check_not_silent
 
 LABELS = [{"name": "cross_entropy"}]
 KEPT = [*LABELS, {"name": "kl", "temperature": 2}]
 CONTENT: dict[str, Any] = {
     "data": {"train_limit": 120, "test_limit": 60, "batch_size": 16, "augmentation": {"pad_crop": 1, "views": 2}},
     "student": {"name": "mlp", "options": {"hidden": [12, 8]}},
-    "objectives": KEPT,
+    "losses": KEPT,
     "incremental": {"tasks": 3, "memory": 20},
     "training": {"steps": 4, "log_every": 2, "evaluate_every": 99, "precision": "float32", "device": "cpu"},
 }
@@ -119,7 +119,7 @@ def test_the_whole_answers_in_the_datas_own_classes(done: Path) -> None:
     data, found = load(recipe().data).test, load_file(done / "predictions.safetensors")
     assert torch.equal(found["labels"], data.labels)
     model, _, facts = load_student(done)
-    pipe = Dressed(model, recipe().student.preprocess, facts.is_pixels, "student").pipe
+    pipe = PreparedModel(model, recipe().student.preprocess, facts.is_pixels, "student").pipe
     assert pipe is not None
     settled = Sequence(recipe(), load(recipe().data)).recipe.student.preprocess
     logits = model(Preprocess(settled)(data.images))  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def test_the_whole_answers_in_the_datas_own_classes(done: Path) -> None:
 
 
 def test_the_first_task_is_labels_alone_whatever_keeps_the_old(done: Path, tmp_path: Path) -> None:
-    floor = execute_tasks(recipe(objectives=LABELS, incremental={"tasks": 3}), tmp_path / "floor")
+    floor = execute_tasks(recipe(losses=LABELS, incremental={"tasks": 3}), tmp_path / "floor")
     first = [(folder / "tasks" / "01" / "student.safetensors").read_bytes() for folder in (done, tmp_path / "floor")]
     assert first[0] == first[1]
     hashes = json.loads((done / "summary.json").read_text())["hashes"]
@@ -142,14 +142,14 @@ def test_the_old_model_is_untouched_with_the_head_it_had(done: Path, tmp_path: P
     sequence = Sequence(recipe(), load(recipe().data))
     before = read_state(done / "tasks" / "01" / "student.safetensors")
     kept = Memory(tuple(map(tuple, json.loads((done / "tasks/01/memory.json").read_text())["rows"])))
-    materials = sequence.materials(2, sequence.tasks.part(2, kept), before)
-    teacher, student = materials.teacher, materials.student
+    components = sequence.components(2, sequence.tasks.part(2, kept), before)
+    teacher, student = components.teacher, components.student
     assert teacher is not None
     was = state_hash(teacher)
-    assert teacher.state_dict()["linear.weight"].shape[0] == materials.known == 4
+    assert teacher.state_dict()["linear.weight"].shape[0] == components.known == 4
     # The student begins as the teacher, with three more logits.
     assert torch.equal(student.state_dict()["linear.weight"][:4], teacher.state_dict()["linear.weight"])
-    finished = execute(sequence.recipe_of(2), tmp_path / "second", materials=materials, latency=False)
+    finished = execute(sequence.recipe_of(2), tmp_path / "second", components=components, latency=False)
     assert state_hash(teacher) == was == finished.summary["teacher"]["weights_hash"]
     assert not torch.equal(student.state_dict()["linear.weight"][:4], teacher.state_dict()["linear.weight"])
     # And this is the very run that the sequence made.
@@ -162,7 +162,9 @@ def test_new_logits_are_drawn_by_the_seed_and_the_task(done: Path) -> None:
 
     def rows(seed: int) -> Tensor:
         sequence = Sequence(recipe(seed=seed, incremental={"tasks": 3, "class_seed": 0}), data)
-        return sequence.materials(2, sequence.tasks.part(2, Memory()), before).student.state_dict()["linear.weight"][4:]
+        return sequence.components(2, sequence.tasks.part(2, Memory()), before).student.state_dict()["linear.weight"][
+            4:
+        ]
 
     assert torch.equal(rows(0), rows(0))
     assert not torch.equal(rows(0), rows(1))
@@ -175,7 +177,7 @@ def test_terms_that_read_the_teacher_see_old_classes_alone() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
     images, labels, old = torch.rand(6, 1, 2, 2), torch.arange(6) % 5, torch.randn(6, 3)
     step = DistillStep(net, [CrossEntropy(), KL(temperature=2)], Preprocess(None), known=3)
-    _, values = step(images, labels, torch.arange(6), Knowledge(old), 0.0)
+    _, values = step(images, labels, torch.arange(6), ModelOutput(old), 0.0)
     assert torch.equal(values[0], functional.cross_entropy(net(images), labels))
     assert torch.equal(values[1], functional.kl(net(images)[:, :3], old, temperature=2))
     gradient = torch.autograd.grad(values[1], net[1].weight)[0]
@@ -187,9 +189,9 @@ def test_a_student_that_begins_as_its_teacher_is_looked_at_one_step_later() -> N
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     images, labels = torch.rand(6, 1, 2, 2), torch.arange(6) % 3
     step = DistillStep(net, [CrossEntropy(), LogitMSE()], Preprocess(None), known=2)
-    _, values = step(images, labels, torch.arange(6), Knowledge(net(images)[:, :2].detach()), 0.0)
+    _, values = step(images, labels, torch.arange(6), ModelOutput(net(images)[:, :2].detach()), 0.0)
     check_not_silent(step, values, 0)
-    with pytest.raises(RunFailed, match="objective 'logit_mse' gives the student no gradient at the second step"):
+    with pytest.raises(RunFailed, match="loss 'logit_mse' gives the student no gradient at the second step"):
         check_not_silent(step, values, 1)
 
 
@@ -207,7 +209,7 @@ KEEPERS = [
 
 @pytest.mark.parametrize("keeper", KEEPERS, ids=lambda keeper: "-".join(map(str, keeper.values()))[:30])
 def test_any_term_that_goes_by_classes_keeps_the_old(keeper: dict[str, Any], tmp_path: Path) -> None:
-    made = recipe(objectives=[*LABELS, keeper], incremental={"tasks": 2}, data={**CONTENT["data"], "train_limit": 60})
+    made = recipe(losses=[*LABELS, keeper], incremental={"tasks": 2}, data={**CONTENT["data"], "train_limit": 60})
     execute_tasks(made, tmp_path / "run", latency=False)
     losses = [line[f"loss/{keeper['name']}"] for line in read_lines(tmp_path / "run/tasks/02/metrics.jsonl")[:2]]
     # It begins as its teacher, and from then on differs.
@@ -226,27 +228,27 @@ def test_answers_may_be_kept(tmp_path: Path) -> None:
     assert [event["views"] for event in events if event["event"] == "cache"] == [2]
 
 
-class ByIndex(Objective[ObjectiveConfig]):
+class ByIndex(Loss[LossConfig]):
     """Goes by which sample it is."""
 
-    reads = Reads(teacher=True, index=True)
+    requires = Requires(teacher=True, index=True)
 
-    def forward(self, lesson: Lesson) -> Tensor:
-        return lesson.student.logits.sum()
+    def forward(self, inputs: LossInputs) -> Tensor:
+        return inputs.student.logits.sum()
 
 
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"objectives": [{"name": "kl"}]}, "objectives: got ['kl']; expected a term that reads labels alone"),
-        ({"objectives": [*LABELS, {"name": "kl", "target": "true_class"}]}, "objectives.kl: got 'kl'; expected a term"),
-        ({"objectives": [*LABELS, {"name": "block_logit"}]}, "(alpha: 0 leaves the labels to cross_entropy)"),
+        ({"losses": [{"name": "kl"}]}, "losses: got ['kl']; expected a term that reads labels alone"),
+        ({"losses": [*LABELS, {"name": "kl", "target": "true_class"}]}, "losses.kl: got 'kl'; expected a term"),
+        ({"losses": [*LABELS, {"name": "block_logit"}]}, "(alpha: 0 leaves the labels to cross_entropy)"),
         (
-            {"objectives": [*LABELS, {"name": "continual.test_run:ByIndex", "options": {"name": "mine"}}]},
+            {"losses": [*LABELS, {"name": "continual.test_run:ByIndex", "options": {"name": "mine"}}]},
             "expected a term that does not go by a sample's index: in each task it means another image",
         ),
-        ({"objectives": [*LABELS, {"name": "kl", "target": {"name": "top_k", "k": 7}}]}, "expected 4 or less"),
-        ({"objectives": [*LABELS, {"name": "feature_mse", "taps": ["layer9"]}]}, "layer9"),
+        ({"losses": [*LABELS, {"name": "kl", "target": {"name": "top_k", "k": 7}}]}, "expected 4 or less"),
+        ({"losses": [*LABELS, {"name": "feature_mse", "taps": ["layer9"]}]}, "layer9"),
         ({"incremental": {"tasks": 10}}, "incremental.tasks: got 10; expected fewer tasks than the 10 classes"),
         ({"incremental": {"tasks": 3, "task": 2}}, "incremental.task: got 2; expected none"),
         ({"incremental": {"tasks": 3, "memory": 9}}, "incremental.memory: got 9; expected 0, or 10 or more"),
@@ -263,7 +265,7 @@ def test_what_cannot_be_done_is_told_before_the_first_task(changes: dict[str, An
 
 def test_other_commands_send_a_recipe_in_tasks_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(recipe(objectives=LABELS).to_yaml())
+    path.write_text(recipe(losses=LABELS).to_yaml())
     assert command(["train", str(path), "--out", str(tmp_path / "run")]) == 2
     assert "`stillroom incremental` does a recipe whose classes come in tasks" in capsys.readouterr().err
 
@@ -285,7 +287,7 @@ class StopAt(Observer):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"objectives": None, "incremental": {"tasks": 3, "preset": "icarl", "memory": 20}}],
+    [{}, {"losses": None, "incremental": {"tasks": 3, "preset": "icarl", "memory": 20}}],
     ids=["logits", "nearest-mean"],
 )
 def test_a_stopped_sequence_ends_as_one_never_stopped(changes: dict[str, Any], done: Path, tmp_path: Path) -> None:
@@ -334,8 +336,8 @@ def test_exemplars_are_herded_by_the_student_of_their_task(done: Path) -> None:
     model = sequence.empty_student(2)
     model.load_state_dict(read_state(done / "tasks" / "02" / "student.safetensors"))
     images = sequence.tasks.rows(5)
-    dressed = Dressed(model, sequence.recipe.student.preprocess, True, "mlp")  # type: ignore[arg-type]
-    features = features_of(dressed, sequence.tasks.data.train.images[torch.from_numpy(images)])
+    prepared = PreparedModel(model, sequence.recipe.student.preprocess, True, "mlp")  # type: ignore[arg-type]
+    features = features_of(prepared, sequence.tasks.data.train.images[torch.from_numpy(images)])
     assert rows[5] == images[herded(features, 2).numpy()].tolist()
 
 
@@ -349,7 +351,7 @@ def test_random_exemplars_are_drawn_by_the_seed(tmp_path: Path) -> None:
 
 
 def test_omega_is_told_against_joint_training(done: Path, tmp_path: Path) -> None:
-    joint = execute_tasks(recipe(objectives=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "joint").path
+    joint = execute_tasks(recipe(losses=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "joint").path
     assert record_of(joint)["tasks"][0]["old"] == 0
     assert sum(task["new"] for task in record_of(joint)["tasks"]) == 120
     assert record_of(joint)["tasks"][2]["train"] == 120
@@ -361,7 +363,7 @@ def test_omega_is_told_against_joint_training(done: Path, tmp_path: Path) -> Non
     with pytest.raises(BadInput, match="a run that learned jointly"):
         compare_offline(joint, run)
     other = execute_tasks(
-        recipe(seed=1, objectives=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "other"
+        recipe(seed=1, losses=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "other"
     ).path
     with pytest.raises(BadInput, match="the same classes in the same order"):
         compare_offline(run, other)

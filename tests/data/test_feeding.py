@@ -14,7 +14,7 @@ import torch
 
 from stillroom.data.augmentation import augment
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.feeding import Batch, Feed, Request
+from stillroom.data.feeding import Batch, BatchLoader, Request
 from stillroom.data.image_folder import read_image_folder
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
@@ -57,8 +57,8 @@ def _no_thread_stays() -> Iterator[None]:
 def test_files_give_the_same_batches_as_memory(
     held: ImageSet, lazy: ImageSet, config: AugmentationConfig, workers: int | None
 ) -> None:
-    expected = list(Feed(held, config, CPU).batches(REQUESTS))
-    made = list(Feed(lazy, config, CPU, workers=workers).batches(REQUESTS))
+    expected = list(BatchLoader(held, config, CPU).batches(REQUESTS))
+    made = list(BatchLoader(lazy, config, CPU, workers=workers).batches(REQUESTS))
     assert len(made) == len(REQUESTS)
     for mine, other, (rows, view) in zip(made, expected, REQUESTS, strict=True):
         assert torch.equal(mine.images, other.images)
@@ -72,10 +72,10 @@ def test_files_give_the_same_batches_as_memory(
 
 @pytest.mark.parametrize("workers", [1, 5])
 def test_pixels_depend_neither_on_the_batch_nor_on_the_order(lazy: ImageSet, workers: int) -> None:
-    feed = Feed(lazy, CONFIGS[1], CPU, workers=workers)
-    (whole,) = feed.batches([(np.arange(8), 3)])
+    loader = BatchLoader(lazy, CONFIGS[1], CPU, workers=workers)
+    (whole,) = loader.batches([(np.arange(8), 3)])
     order = np.random.default_rng(0).permutation(8)
-    singly = [batch.images[0] for batch in feed.batches([(np.array([row]), 3) for row in order])]
+    singly = [batch.images[0] for batch in loader.batches([(np.array([row]), 3) for row in order])]
     assert torch.equal(torch.stack(singly), whole.images[torch.from_numpy(order)])
 
 
@@ -89,10 +89,10 @@ def test_whichever_file_is_read_first_changes_nothing(
         return original(self, row)
 
     monkeypatch.setattr(type(lazy.images), "read", late)
-    made = [batch.images for batch in Feed(lazy, CONFIGS[1], CPU, workers=5).batches(REQUESTS)]
+    made = [batch.images for batch in BatchLoader(lazy, CONFIGS[1], CPU, workers=5).batches(REQUESTS)]
     assert all(
         torch.equal(mine, batch.images)
-        for mine, batch in zip(made, Feed(held, CONFIGS[1], CPU).batches(REQUESTS), strict=True)
+        for mine, batch in zip(made, BatchLoader(held, CONFIGS[1], CPU).batches(REQUESTS), strict=True)
     )
 
 
@@ -114,7 +114,7 @@ def test_requests_are_taken_only_a_little_ahead(held: ImageSet, lazy: ImageSet) 
                 taken += 1
                 yield np.array([taken % 8]), 0
 
-        with closing(Feed(data, AugmentationConfig(), CPU, workers=2).batches(endless())) as batches:
+        with closing(BatchLoader(data, AugmentationConfig(), CPU, workers=2).batches(endless())) as batches:
             for number in range(1, 20):
                 assert next(batches).rows.tolist() == [number % 8]
                 assert taken <= number + ahead
@@ -124,7 +124,9 @@ def test_no_more_than_a_few_batches_are_ever_read(lazy: ImageSet, monkeypatch: p
     read: list[int] = []
     original = type(lazy.images).read
     monkeypatch.setattr(type(lazy.images), "read", lambda self, row: read.append(row) or original(self, row))
-    batches = Feed(lazy, AugmentationConfig(), CPU, workers=2).batches([(np.array([row]), 0) for row in range(8)])
+    batches = BatchLoader(lazy, AugmentationConfig(), CPU, workers=2).batches(
+        [(np.array([row]), 0) for row in range(8)]
+    )
     assert not read  # nothing begins before the first is asked for
     next(batches)
     time.sleep(0.05)
@@ -136,7 +138,7 @@ def test_no_more_than_a_few_batches_are_ever_read(lazy: ImageSet, monkeypatch: p
 def test_a_damaged_file_is_told_after_the_batches_before_it(pet_folder: Path, lazy: ImageSet) -> None:
     (pet_folder / "train" / "cat" / "06.png").write_bytes(b"damaged")
     for workers in (1, 5):
-        batches = Feed(lazy, CONFIGS[1], CPU, workers).batches([(np.array([row]), 0) for row in range(8)])
+        batches = BatchLoader(lazy, CONFIGS[1], CPU, workers).batches([(np.array([row]), 0) for row in range(8)])
         assert [next(batches).rows.tolist() for _ in range(3)] == [[0], [1], [2]]
         with pytest.raises(BadInput, match=r"06.png.*of no known format") as raised:
             next(batches)
@@ -146,7 +148,7 @@ def test_a_damaged_file_is_told_after_the_batches_before_it(pet_folder: Path, la
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError, GeneratorExit])
 def test_stopping_early_leaves_nothing_running(lazy: ImageSet, error: type[BaseException]) -> None:
     before = threading.active_count()
-    batches = Feed(lazy, CONFIGS[1], CPU, workers=3).batches((np.arange(8), view) for view in range(1000))
+    batches = BatchLoader(lazy, CONFIGS[1], CPU, workers=3).batches((np.arange(8), view) for view in range(1000))
     next(batches)
     assert before < threading.active_count() <= before + 3
     with pytest.raises(error):
@@ -156,7 +158,7 @@ def test_stopping_early_leaves_nothing_running(lazy: ImageSet, error: type[BaseE
 
 def test_leaving_a_loop_leaves_nothing_running(lazy: ImageSet) -> None:
     before = threading.active_count()
-    for batch in Feed(lazy, CONFIGS[1], CPU, workers=3).batches((np.arange(8), view) for view in range(1000)):
+    for batch in BatchLoader(lazy, CONFIGS[1], CPU, workers=3).batches((np.arange(8), view) for view in range(1000)):
         if batch.view == 3:
             break
     assert threading.active_count() == before
@@ -168,7 +170,7 @@ def test_an_error_of_the_requests_ends_the_threads(lazy: ImageSet) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(Feed(lazy, CONFIGS[0], CPU, workers=2).batches(requests()))
+        list(BatchLoader(lazy, CONFIGS[0], CPU, workers=2).batches(requests()))
 
 
 def test_closing_does_not_read_what_has_not_begun(lazy: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +184,7 @@ def test_closing_does_not_read_what_has_not_begun(lazy: ImageSet, monkeypatch: p
         return original(self, row)
 
     monkeypatch.setattr(type(lazy.images), "read", slow)
-    batches = Feed(lazy, AugmentationConfig(), CPU, workers=1).batches([(np.zeros(64, np.int64), 0)] * 3)
+    batches = BatchLoader(lazy, AugmentationConfig(), CPU, workers=1).batches([(np.zeros(64, np.int64), 0)] * 3)
     first = next(batches)
     batches.close()
     assert len(first) == 64
@@ -193,12 +195,12 @@ def test_closing_does_not_read_what_has_not_begun(lazy: ImageSet, monkeypatch: p
 def test_a_sample_that_is_not_there(held: ImageSet, lazy: ImageSet, rows: list[int]) -> None:
     for data in (held, lazy):
         with pytest.raises(IndexError):
-            next(Feed(data, CONFIGS[1], CPU).batches([(np.array(rows), 0)]))
+            next(BatchLoader(data, CONFIGS[1], CPU).batches([(np.array(rows), 0)]))
 
 
 def test_at_least_one_worker(lazy: ImageSet) -> None:
     with pytest.raises(ValueError, match="expected at least 1"):
-        Feed(lazy, CONFIGS[0], CPU, workers=0)
+        BatchLoader(lazy, CONFIGS[0], CPU, workers=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -207,7 +209,7 @@ def test_batches_on_a_gpu_hold_the_same_pixels(held: ImageSet, lazy: ImageSet, c
     gpu = torch.device("cuda")
     requests = REQUESTS * 50
     for data in (held, lazy):
-        made = [batch.images for batch in Feed(data, config, gpu, workers=3).batches(requests)]
+        made = [batch.images for batch in BatchLoader(data, config, gpu, workers=3).batches(requests)]
         assert all(images.device.type == "cuda" for images in made)
-        for images, batch in zip(made, Feed(held, config, CPU).batches(requests), strict=True):
+        for images, batch in zip(made, BatchLoader(held, config, CPU).batches(requests), strict=True):
             assert torch.equal(images.cpu(), batch.images)

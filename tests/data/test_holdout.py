@@ -13,7 +13,7 @@ import torch
 
 from stillroom.data.augmentation import augment
 from stillroom.data.config import AugmentationConfig, DataConfig
-from stillroom.data.feeding import Feed
+from stillroom.data.feeding import BatchLoader
 from stillroom.data.images import DataPair, ImageSet, held_out
 from stillroom.data.lazy import Chosen
 from stillroom.data.sources import load
@@ -168,19 +168,19 @@ def pets(request: pytest.FixtureRequest, pet_folder: Path) -> Callable[..., Data
 def test_a_sample_has_the_pixels_that_it_has_in_the_whole_set(pets: Callable[..., DataPair]) -> None:
     whole, part = pets().train, pets(holdout=0.25).train
     assert part.origin is not None
-    feed = Feed(part, SHOWN, CPU)
+    loader = BatchLoader(part, SHOWN, CPU)
     rows = part.origin.rows
     requests = [(np.array([5, 0, 2]), 3), (np.array([1, 1]), 0)]
-    for (positions, view), batch in zip(requests, feed.batches(requests), strict=True):
+    for (positions, view), batch in zip(requests, loader.batches(requests), strict=True):
         assert batch.rows.tolist() == batch.index.tolist() == rows[positions].tolist()
         assert torch.equal(batch.images, augment(whole.images[:], rows[positions], SHOWN, view))
         assert torch.equal(batch.labels, part.labels[torch.from_numpy(positions)])
-    (batch,) = feed.whole().batches([(np.arange(8), 1)])
+    (batch,) = loader.whole().batches([(np.arange(8), 1)])
     assert torch.equal(batch.images, augment(whole.images[:], np.arange(8), SHOWN, 1))
-    assert feed.whole().images is feed.images
+    assert loader.whole().images is loader.images
     for wrong in ([6], [-1], [0, 99]):
         with pytest.raises(IndexError):
-            list(feed.batches([(np.array(wrong), 0)]))
+            list(loader.batches([(np.array(wrong), 0)]))
 
 
 def test_a_part_of_a_part_is_a_part_of_the_whole(pets: Callable[..., DataPair]) -> None:
@@ -194,9 +194,9 @@ def test_a_part_of_a_part_is_a_part_of_the_whole(pets: Callable[..., DataPair]) 
 
 def test_nothing_that_is_held_in_memory_is_held_twice() -> None:
     pair = load(DataConfig(holdout=0.25))
-    feed = Feed(pair.train, SHOWN, CPU)
-    assert isinstance(feed.images, torch.Tensor)
-    assert feed.images.data_ptr() == pair.train.whole.images[:].data_ptr() == pair.test.whole.images[:].data_ptr()
+    loader = BatchLoader(pair.train, SHOWN, CPU)
+    assert isinstance(loader.images, torch.Tensor)
+    assert loader.images.data_ptr() == pair.train.whole.images[:].data_ptr() == pair.test.whole.images[:].data_ptr()
 
 
 def test_chosen_images_read_like_a_tensor() -> None:

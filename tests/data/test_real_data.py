@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from stillroom.data.config import AugmentationConfig, DataConfig
-from stillroom.data.feeding import Feed
+from stillroom.data.feeding import BatchLoader
 from stillroom.data.sources import load, load_split
 
 ROOT = os.environ.get("STILLROOM_DATA")
@@ -70,6 +70,6 @@ def test_cifar10_as_files_is_cifar10(tmp_path: Path) -> None:
         assert pair.train.class_names == CIFAR10
         assert torch.equal(pair.train.labels, parquet.train.labels[by_class])
         assert torch.equal(pair.train.images[:], parquet.train.images[by_class])
-        batches = Feed(pair.train, config, torch.device("cpu")).batches(requests)
+        batches = BatchLoader(pair.train, config, torch.device("cpu")).batches(requests)
         seen.append(torch.cat([batch.images for batch in batches]))
     assert torch.equal(*seen)

@@ -316,7 +316,7 @@ def test_a_student_learns_it_from_a_teacher_like_any_other_data(
     }
     teacher = {"name": "mlp", "options": {"hidden": [16]}, "weights": str(tmp_path / "t" / "student.safetensors")}
     (tmp_path / "t.yaml").write_text(json.dumps(shared))
-    taught = {**shared, "teacher": teacher, "objectives": [{"name": "kl"}, {"name": "feature_mse", "weight": 0.1}]}
+    taught = {**shared, "teacher": teacher, "losses": [{"name": "kl"}, {"name": "feature_mse", "weight": 0.1}]}
     (tmp_path / "s.yaml").write_text(json.dumps(taught))
     assert run(["train", str(tmp_path / "t.yaml"), "--out", str(tmp_path / "t")]) == 0
     assert run(["distill", str(tmp_path / "s.yaml"), "data.holdout=0.2", "--out", str(tmp_path / "s")]) == 0

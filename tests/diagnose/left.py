@@ -64,10 +64,10 @@ def logits(answers: np.ndarray, confidence: float) -> np.ndarray:
 class Left:
     """What a made-up run is like; as it stands, a healthy one."""
 
-    objectives: tuple[Row, ...] = KL
+    losses: tuple[Row, ...] = KL
     training: Mapping[str, Any] = field(default_factory=dict)
     augmentation: Mapping[str, Any] = field(default_factory=lambda: {"pad_crop": 4, "flip": True})
-    losses: Mapping[str, Curve] = field(
+    loss_curves: Mapping[str, Curve] = field(
         default_factory=lambda: {"cross_entropy": falling(2.4, 0.25), "kl": falling(12.0, 0.6)}
     )
     test: Mapping[str, Curve] = field(default_factory=dict)
@@ -88,13 +88,13 @@ def write(path: Path, left: Left | None = None) -> Path:
     """Write a run folder and return it."""
     left = left or Left()
     path.mkdir(parents=True)
-    taught = any(term["name"] not in ("cross_entropy", "label_smoothing") for term in left.objectives)
+    taught = any(term["name"] not in ("cross_entropy", "label_smoothing") for term in left.losses)
     teacher = {"name": "resnet56", "weights": "teacher.safetensors"} if left.teacher is not None else None
     recipe = {
         "data": {"source": "parquet", "path": "cifar10", "batch_size": 64, "augmentation": dict(left.augmentation)},
         "teacher": teacher,
         "student": {"name": "resnet8"},
-        "objectives": [dict(term) for term in left.objectives],
+        "losses": [dict(term) for term in left.losses],
         "training": {"epochs": left.epochs, "optimizer": {"lr": left.rate}, **left.training},
     }
     (path / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
@@ -102,8 +102,11 @@ def write(path: Path, left: Left | None = None) -> Path:
     figures = _figures(said, left)
     lines(path / "metrics.jsonl", _metrics(left, figures))
     rows = [{"epoch": float(place + 1), "step": 0, "saturated": share} for place, share in enumerate(left.rescaling)]
-    lines(path / "rescaling.jsonl", [{**row, "mean": 1.0, "spearman": 0.4, "quantiles": {"50": 1.0}} for row in rows])
-    lines(path / "moves.jsonl", [{"step": 1, "epoch": 1.0, "moves": {"conv1": move}} for move in left.moves])
+    lines(
+        path / "gradient_rescaling.jsonl",
+        [{**row, "mean": 1.0, "spearman": 0.4, "quantiles": {"50": 1.0}} for row in rows],
+    )
+    lines(path / "weight_distance.jsonl", [{"step": 1, "epoch": 1.0, "moves": {"conv1": move}} for move in left.moves])
     lines(path / "timing.jsonl", [{"event": "progress", "step": 10, "seconds": 1.5}])
     if left.finished:
         _finish(path, left, said, figures, left.taught if left.taught is not None else taught)
@@ -137,7 +140,7 @@ def _metrics(left: Left, figures: Row) -> list[Row]:
     """Two lines of training and one evaluation an epoch; the rate falls after half of the run."""
     found: list[Row] = []
     total = left.epochs * left.per_epoch
-    weights = {term["name"]: term.get("weight", 1.0) for term in left.objectives}
+    weights = {term["name"]: term.get("weight", 1.0) for term in left.losses}
     # What is logged as the loss is of no account: weights that follow a schedule count as they end.
     weights = {name: weight["end"] if isinstance(weight, dict) else weight for name, weight in weights.items()}
     every = max(left.per_epoch // 2, 1)
@@ -145,7 +148,7 @@ def _metrics(left: Left, figures: Row) -> list[Row]:
         part, epoch = step / total, step / left.per_epoch
         # A wiggle, so that a fit has something to fit through.
         wiggle = 1 + 0.02 * math.sin(step)
-        terms = {name: curve(part) * wiggle for name, curve in left.losses.items()}
+        terms = {name: curve(part) * wiggle for name, curve in left.loss_curves.items()}
         loss = sum(weights[name] * value for name, value in terms.items())
         rate = left.rate * (1.0 if part <= 0.5 else 2 * (1 - part))
         told = {f"loss/{name}": value for name, value in terms.items()}

@@ -15,13 +15,13 @@ from stillroom.data.augmentation import augment
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.digits import read_digits
 from stillroom.data.images import DataPair
+from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
-from stillroom.objectives.registry import build_objectives
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe, apply_override, parse_recipe
-from stillroom.runs.materials import Materials, build_model
+from stillroom.run.components import RunComponents, build_model
 
 Change = Callable[[nn.Module], nn.Module]
 
@@ -29,7 +29,7 @@ BASE: dict[str, Any] = {
     "data": {"source": "digits", "batch_size": 64, "augmentation": {"pad_crop": 1}},
     "teacher": {"name": "resnet8", "weights": "teacher.safetensors", "preprocess": "half"},
     "student": {"name": "resnet8", "options": {"width": 4}},
-    "objectives": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4}],
+    "losses": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4}],
     "training": {"epochs": 10, "precision": "float32", "device": "cpu"},
     "cache": {"enabled": False},
 }
@@ -87,12 +87,12 @@ class Patient:
     def recipe(self) -> Recipe:
         return parse_recipe(self.content)
 
-    def materials(self) -> Materials:
+    def components(self) -> RunComponents:
         """What the recipe names, its teacher being the one that was planted."""
         recipe = self.recipe
         with seeded(recipe.seed, "student-init"):
             student = build_model(recipe.student, self.data.train, "student")
-        return Materials(self.data, student, build_objectives(recipe.objectives), copy.deepcopy(self.teacher))
+        return RunComponents(self.data, student, build_losses(recipe.losses), copy.deepcopy(self.teacher))
 
 
 class Turned(nn.Module):

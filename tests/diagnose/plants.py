@@ -33,54 +33,58 @@ WRONG_TEACHER = guesses(0.72, seed=4, after=5)
 # A plant: the run; the check that must be sick; a key that its remedy changes, and to what.
 SICK: dict[str, tuple[Left, str, str | None, object]] = {
     "blew up": (
-        Left(losses={"cross_entropy": spike(2.4, 90.0, 2.6), "kl": spike(12, 900, 13)}, student=AT_CHANCE, rate=5.0),
+        Left(
+            loss_curves={"cross_entropy": spike(2.4, 90.0, 2.6), "kl": spike(12, 900, 13)}, student=AT_CHANCE, rate=5.0
+        ),
         "diverged",
         "training.optimizer.lr",
         0.1,
     ),
     "never left chance": (
-        Left(losses={"cross_entropy": level(2.4), "kl": level(12)}, student=AT_CHANCE, confidence=0.101),
+        Left(loss_curves={"cross_entropy": level(2.4), "kl": level(12)}, student=AT_CHANCE, confidence=0.101),
         "diverged",
         "training.optimizer.lr",
         0.01,
     ),
     "did not come back": (
-        Left(losses={"cross_entropy": spike(2.4, 20.0, 9.0), "kl": spike(12, 100, 60)}, student=POOR),
+        Left(loss_curves={"cross_entropy": spike(2.4, 20.0, 9.0), "kl": spike(12, 100, 60)}, student=POOR),
         "diverged",
         "training.clip_norm",
         1.0,
     ),
     "weights of three hundred": (
         Left(
-            objectives=({"name": "cross_entropy"}, {"name": "kl", "weight": 300, "temperature": 4.0}),
-            losses={"cross_entropy": spike(2.4, 90.0, 2.6), "kl": spike(12, 900, 13)},
+            losses=({"name": "cross_entropy"}, {"name": "kl", "weight": 300, "temperature": 4.0}),
+            loss_curves={"cross_entropy": spike(2.4, 90.0, 2.6), "kl": spike(12, 900, 13)},
             student=AT_CHANCE,
         ),
         "diverged",
-        "objectives.kl.weight",
+        "losses.kl.weight",
         1.0,
     ),
     "stopped while it blew up": (
-        Left(losses={"cross_entropy": spike(2.4, 90.0, 90.0), "kl": spike(12, 900, 900)}, done=0.4, finished=False),
+        Left(
+            loss_curves={"cross_entropy": spike(2.4, 90.0, 90.0), "kl": spike(12, 900, 900)}, done=0.4, finished=False
+        ),
         "diverged",
         "training.optimizer.lr",
         0.01,
     ),
     "too short": (
-        Left(losses={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)}, student=POOR, confidence=0.7),
+        Left(loss_curves={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)}, student=POOR, confidence=0.7),
         "under_training",
         "training.epochs",
         60,
     ),
     "one epoch": (
-        Left(losses={"cross_entropy": level(2.2), "kl": level(11)}, student=POOR, confidence=0.7, epochs=1),
+        Left(loss_curves={"cross_entropy": level(2.2), "kl": level(11)}, student=POOR, confidence=0.7, epochs=1),
         "under_training",
         "training.epochs",
         10,
     ),
     "short in steps": (
         Left(
-            losses={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)},
+            loss_curves={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)},
             student=POOR,
             confidence=0.7,
             training={"epochs": None, "steps": 600},
@@ -91,7 +95,10 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
     ),
     "too low a rate": (
         Left(
-            losses={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)}, student=POOR, confidence=0.7, rate=0.0005
+            loss_curves={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)},
+            student=POOR,
+            confidence=0.7,
+            rate=0.0005,
         ),
         "under_training",
         "training.optimizer.lr",
@@ -105,7 +112,7 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
     ),
     "short of nothing but freedom": (
         Left(
-            losses={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)},
+            loss_curves={"cross_entropy": power(2.4, 0.3), "kl": power(12, 0.3)},
             student=POOR,
             confidence=0.7,
             training={"optimizer": {"lr": 0.1, "weight_decay": 0.2}},
@@ -116,16 +123,16 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
     ),
     "a whisper that all errors drown out": (
         Left(
-            objectives=({"name": "cross_entropy"}, {"name": "kl", "weight": 0.0005, "temperature": 4.0}),
+            losses=({"name": "cross_entropy"}, {"name": "kl", "weight": 0.0005, "temperature": 4.0}),
             student=guesses(0.94, seed=2, after=5),
         ),
         "kd_ignored",
-        "objectives.kl.weight",
+        "losses.kl.weight",
         0.9,
     ),
     "a rate that dropped before anything was learned": (
         Left(
-            losses={"cross_entropy": level(2.3), "kl": level(11.5)},
+            loss_curves={"cross_entropy": level(2.3), "kl": level(11.5)},
             student=AT_CHANCE,
             confidence=0.101,
             training={"schedule": {"name": "multi_step", "milestones": [0.01, 0.02]}},
@@ -136,7 +143,7 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
     ),
     "a teacher that came when all was over": (
         Left(
-            objectives=(
+            losses=(
                 {"name": "cross_entropy"},
                 {"name": "kl", "weight": {"start": 0, "end": 0.9, "begin": 0.98, "until": 1}, "temperature": 4.0},
             ),
@@ -147,14 +154,14 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
         None,
     ),
     "crept": (
-        Left(losses={"cross_entropy": level(2.25), "kl": level(11)}, student=POOR, confidence=0.7, rate=0.0005),
+        Left(loss_curves={"cross_entropy": level(2.25), "kl": level(11)}, student=POOR, confidence=0.7, rate=0.0005),
         "under_training",
         "training.optimizer.lr",
         0.005,
     ),
     "dead at a rate of three": (
         Left(
-            losses={"cross_entropy": level(2.303), "kl": level(12)},
+            loss_curves={"cross_entropy": level(2.303), "kl": level(12)},
             student=AT_CHANCE,
             confidence=0.101,
             training={"optimizer": {"lr": 3.0, "weight_decay": 5e-4}},
@@ -165,7 +172,7 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
     ),
     "another task for all that was cut out": (
         Left(
-            losses={"cross_entropy": power(8.0, 0.25), "kl": power(40, 0.25)},
+            loss_curves={"cross_entropy": power(8.0, 0.25), "kl": power(40, 0.25)},
             student=POOR,
             confidence=0.7,
             augmentation={"cutout": 24},
@@ -175,14 +182,14 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
         8,
     ),
     "weight decay of a half": (
-        Left(losses=HELD, student=POOR, confidence=0.7, training={"optimizer": {"lr": 0.1, "weight_decay": 0.5}}),
+        Left(loss_curves=HELD, student=POOR, confidence=0.7, training={"optimizer": {"lr": 0.1, "weight_decay": 0.5}}),
         "over_regularising",
         "training.optimizer.weight_decay",
         0.0005,
     ),
     "held at chance by weight decay": (
         Left(
-            losses={"cross_entropy": level(2.303), "kl": level(12)},
+            loss_curves={"cross_entropy": level(2.303), "kl": level(12)},
             student=AT_CHANCE,
             confidence=0.101,
             training={"optimizer": {"lr": 0.1, "weight_decay": 0.5}},
@@ -193,30 +200,30 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
     ),
     "smoothed by nine tenths": (
         Left(
-            objectives=({"name": "label_smoothing", "smoothing": 0.9}, {"name": "kl", "weight": 0.1}),
-            losses={"label_smoothing": level(2.5), "kl": level(16)},
+            losses=({"name": "label_smoothing", "smoothing": 0.9}, {"name": "kl", "weight": 0.1}),
+            loss_curves={"label_smoothing": level(2.5), "kl": level(16)},
             student=POOR,
             confidence=0.7,
         ),
         "over_regularising",
-        "objectives.label_smoothing.smoothing",
+        "losses.label_smoothing.smoothing",
         0.1,
     ),
     "averaged over more than the run": (
-        Left(losses=HELD, student=POOR, confidence=0.7, training={"ema": 0.999}),
+        Left(loss_curves=HELD, student=POOR, confidence=0.7, training={"ema": 0.999}),
         "over_regularising",
         "training.ema",
         None,
     ),
     "half of the image cut out": (
-        Left(losses=HELD, student=POOR, confidence=0.7, augmentation={"pad_crop": 4, "cutout": 24}),
+        Left(loss_curves=HELD, student=POOR, confidence=0.7, augmentation={"pad_crop": 4, "cutout": 24}),
         "over_regularising",
         "data.augmentation.cutout",
         8,
     ),
     "by heart": (
         Left(
-            losses={"cross_entropy": falling(2.4, 0.002), "kl": falling(12, 0.5)},
+            loss_curves={"cross_entropy": falling(2.4, 0.002), "kl": falling(12, 0.5)},
             student=guesses(0.8, seed=3),
             confidence=0.8,
             augmentation={},
@@ -227,7 +234,7 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
     ),
     "by heart without decay": (
         Left(
-            losses={"cross_entropy": falling(2.4, 0.002), "kl": falling(12, 0.5)},
+            loss_curves={"cross_entropy": falling(2.4, 0.002), "kl": falling(12, 0.5)},
             student=guesses(0.8, seed=3),
             confidence=0.8,
             training={"optimizer": {"lr": 0.1, "weight_decay": 0.0}},
@@ -238,7 +245,7 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
     ),
     "test loss rose": (
         Left(
-            losses={"cross_entropy": falling(2.4, 0.05), "kl": falling(12, 0.5)},
+            loss_curves={"cross_entropy": falling(2.4, 0.05), "kl": falling(12, 0.5)},
             test={"nll": lambda part: 0.5 if part < 0.4 else 0.5 + part},
         ),
         "over_fitting",
@@ -246,13 +253,13 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
         15,
     ),
     "a whisper": (
-        Left(objectives=({"name": "cross_entropy"}, {"name": "kl", "weight": 0.0005, "temperature": 4.0})),
+        Left(losses=({"name": "cross_entropy"}, {"name": "kl", "weight": 0.0005, "temperature": 4.0})),
         "kd_ignored",
-        "objectives.kl.weight",
+        "losses.kl.weight",
         0.9,
     ),
     "came no closer": (
-        Left(losses={"cross_entropy": falling(2.4, 0.25), "kl": level(12)}),
+        Left(loss_curves={"cross_entropy": falling(2.4, 0.25), "kl": level(12)}),
         "kd_ignored",
         None,
         None,
@@ -260,35 +267,35 @@ SICK: dict[str, tuple[Left, str, str | None, object]] = {
     "copies a poor teacher": (
         Left(teacher=WRONG_TEACHER, student=following(WRONG_TEACHER, 0.99), confidence=0.73),
         "labels_drowned",
-        "objectives.cross_entropy.weight",
+        "losses.cross_entropy.weight",
         0.5,
     ),
     "labels of no weight": (
         Left(
-            objectives=({"name": "cross_entropy", "weight": 0.001}, KL[1]),
+            losses=({"name": "cross_entropy", "weight": 0.001}, KL[1]),
             student=guesses(0.86, seed=3),
             confidence=0.86,
         ),
         "labels_drowned",
-        "objectives.kl.weight",
+        "losses.kl.weight",
         0.5,
     ),
     "errors copied": (
         Left(teacher=WRONG_TEACHER, student=following(WRONG_TEACHER, 0.99), confidence=0.73),
         "teacher_errors_copied",
-        "objectives.cross_entropy.weight",
+        "losses.cross_entropy.weight",
         0.5,
     ),
     "better than its teacher": (
         Left(teacher=guesses(0.85, seed=2, after=5)),
         "student_at_teacher",
-        "objectives",
+        "losses",
         [{"name": "cross_entropy"}],
     ),
     "too sure a teacher": (
         Left(rescaling=(1.0, 0.97, 0.9, 0.8)),
         "rescaling_gone",
-        "objectives.kl.temperature",
+        "losses.kl.temperature",
         8.0,
     ),
     "too modest": (Left(confidence=0.6), "miscalibrated", None, None),

@@ -49,11 +49,11 @@ def test_halves_do_not_meet_and_hold_kinds_enough(clinic: ModuleType) -> None:
 def test_suspicion_does_not_count_as_found_and_any_alarm_breaks_the_peace(clinic: ModuleType) -> None:
     score = sys.modules["clinic_score"]
     rows = [
-        row("taps", taps="sick", budget="healthy"),
-        row("taps", "budget", taps="suspect", budget="healthy"),
-        row("taps", taps="healthy", budget="sick"),
-        row(taps="healthy", budget="suspect"),
-        row(taps="sick", budget="skipped"),
+        row("taps", taps="problem", budget="ok"),
+        row("taps", "budget", taps="warning", budget="ok"),
+        row("taps", taps="ok", budget="problem"),
+        row(taps="ok", budget="warning"),
+        row(taps="problem", budget="skipped"),
     ]
     assert (score.sensitivity(rows).hits, score.sensitivity(rows).of) == (1, 3)
     assert [score.is_suspected(each) for each in rows] == [False, True, False, False, False]
@@ -68,12 +68,12 @@ def test_suspicion_does_not_count_as_found_and_any_alarm_breaks_the_peace(clinic
 
 def test_what_a_remedy_brought_back(clinic: ModuleType) -> None:
     score = sys.modules["clinic_score"]
-    lost = {"healthy": [90.0, 92.0], "sick": [50.0, 52.0], "mended": [80.0, 82.0]}
+    lost = {"ok": [90.0, 92.0], "problem": [50.0, 52.0], "mended": [80.0, 82.0]}
     assert score.recovered(lost) == (40.0, 0.75)
     assert score.clearly_lost(lost)
-    assert not score.clearly_lost({**lost, "sick": [89.0, 91.0]})
-    assert not score.clearly_lost({**lost, "sick": [20.0, 93.0]})
-    assert score.recovered({**lost, "sick": [95.0, 95.0]})[1] is None
+    assert not score.clearly_lost({**lost, "problem": [89.0, 91.0]})
+    assert not score.clearly_lost({**lost, "problem": [20.0, 93.0]})
+    assert score.recovered({**lost, "problem": [95.0, 95.0]})[1] is None
 
 
 def test_a_case_is_made_diagnosed_and_told(clinic: ModuleType, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_a_case_is_made_diagnosed_and_told(clinic: ModuleType, tmp_path: Path) -
     case = sys.modules["clinic_kinds"].CaseOf(kind, "digits", 0, "development")
     found = clinic.diagnosed(case, tmp_path, 64)
     assert "error" not in found
-    assert found["verdicts"]["budget"] == "healthy"
+    assert found["verdicts"]["budget"] == "ok"
     rows = clinic.Rows(tmp_path / "rows.jsonl")
     rows.add(found)
     with rows.path.open("a") as file:

@@ -11,14 +11,14 @@ from torch import nn
 
 from diagnose import patients
 from diagnose.patients import BASE, Patient
+from stillroom.diagnose.checks.recipe.alternatives import recalibrate
+from stillroom.diagnose.checks.recipe.checks import CHECKS
 from stillroom.diagnose.finding import Finding
-from stillroom.diagnose.preflight.alternatives import recalibrate
-from stillroom.diagnose.preflight.checks import CHECKS
 from stillroom.diagnose.recipe import diagnose_recipe
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 
 IMAGES = 320
-FEATURES = "objectives=[{name: cross_entropy}, {name: feature_mse, taps: TAPS}]"
+FEATURES = "losses=[{name: cross_entropy}, {name: feature_mse, taps: TAPS}]"
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def smoothed(healthy: Patient) -> Patient:
 
 def found(patient: Patient, *checks: str) -> dict[str, Finding]:
     chosen = [check for check in CHECKS if not checks or check.name in checks]
-    findings = diagnose_recipe(patient.recipe, images=IMAGES, materials=patient.materials(), checks=chosen)
+    findings = diagnose_recipe(patient.recipe, images=IMAGES, components=patient.components(), checks=chosen)
     for finding in findings:
         json.dumps(finding.as_dict(), allow_nan=False)
         assert finding.threshold
@@ -41,7 +41,7 @@ def found(patient: Patient, *checks: str) -> dict[str, Finding]:
 
 
 def sick(findings: dict[str, Finding]) -> set[str]:
-    return {name for name, finding in findings.items() if finding.verdict == "sick"}
+    return {name for name, finding in findings.items() if finding.verdict == "problem"}
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def baseline(healthy: Patient) -> dict[str, Finding]:
 
 
 def test_a_healthy_recipe_is_left_in_peace(baseline: dict[str, Finding]) -> None:
-    assert {name: f.summary for name, f in baseline.items() if f.verdict in ("sick", "suspect")} == {}
+    assert {name: f.summary for name, f in baseline.items() if f.verdict in ("problem", "warning")} == {}
     assert {name for name, f in baseline.items() if f.verdict == "skipped"} == {"taps"}
 
 
@@ -60,7 +60,7 @@ class Planted:
 
     check: str
     plant: Callable[[Patient], Patient]
-    verdict: str = "sick"
+    verdict: str = "problem"
     mended: Callable[[Patient], Patient] | None = None
     name: str = ""
     also: frozenset[str] = frozenset()
@@ -120,17 +120,17 @@ TABLE = [
         # Digits twice as large are a little more alike upright and on their side.
         also=frozenset({"teacher_resize"}),
     ),
-    Planted("teacher_confidence", lambda p: p.with_teacher(patients.louder(4)).but("objectives.kl.temperature=1")),
-    Planted("temperature", lambda p: p.but("objectives.kl.temperature=1000"), name="void"),
-    Planted("temperature", lambda p: p.but("objectives.kl.temperature=32"), "suspect", name="high"),
+    Planted("teacher_confidence", lambda p: p.with_teacher(patients.louder(4)).but("losses.kl.temperature=1")),
+    Planted("temperature", lambda p: p.but("losses.kl.temperature=1000"), name="void"),
+    Planted("temperature", lambda p: p.but("losses.kl.temperature=32"), "warning", name="high"),
     Planted(
         "loss_balance",
-        lambda p: p.but("objectives.cross_entropy.weight=1", "objectives.kl.weight=300"),
+        lambda p: p.but("losses.cross_entropy.weight=1", "losses.kl.weight=300"),
         name="drowned",
     ),
     Planted(
         "loss_balance",
-        lambda p: p.but("objectives.cross_entropy.weight=1", "objectives.kl.weight=0.001"),
+        lambda p: p.but("losses.cross_entropy.weight=1", "losses.kl.weight=0.001"),
         name="starved",
     ),
     Planted("learning_rate", lambda p: p.but("training.optimizer.lr=3"), name="rate"),
@@ -156,7 +156,7 @@ TABLE = [
     Planted(
         "capacity_gap",
         lambda p: p.but("student={name: mlp, options: {hidden: [1]}}"),
-        "suspect",
+        "warning",
         lambda p: p.but("student={name: mlp, options: {hidden: [16]}}"),
         also=frozenset({"penultimate_width"}),
     ),
@@ -176,7 +176,7 @@ def test_each_sickness_is_found_alone_and_mended(
     assert finding.remedy.words
     mended = planted.mended(patient) if planted.mended else patient.but(*finding.remedy.arguments())
     after = found(mended, planted.check)[planted.check]
-    assert after.verdict in ("healthy", "skipped"), after
+    assert after.verdict in ("ok", "skipped"), after
 
 
 def test_two_sicknesses_that_hide_each_other_are_both_found(healthy: Patient) -> None:
@@ -194,4 +194,4 @@ def test_two_sicknesses_that_hide_each_other_are_both_found(healthy: Patient) ->
 def test_a_smoothed_teacher_is_told_from_another(healthy: Patient, smoothed: Patient) -> None:
     findings = found(smoothed)
     assert sick(findings) == {"teacher_label_smoothing"}
-    assert found(healthy, "teacher_label_smoothing")["teacher_label_smoothing"].verdict == "healthy"
+    assert found(healthy, "teacher_label_smoothing")["teacher_label_smoothing"].verdict == "ok"

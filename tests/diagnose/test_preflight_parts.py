@@ -14,24 +14,24 @@ from torch import nn
 from diagnose import patients
 from diagnose.patients import BASE, Patient
 from stillroom.data.images import DataPair
+from stillroom.diagnose.checks.recipe.alternatives import has_running_statistics, native_size, recalibrate
+from stillroom.diagnose.checks.recipe.chance import at_least, at_most, differ, paired
+from stillroom.diagnose.checks.recipe.check import rounded
+from stillroom.diagnose.checks.recipe.checks import CHECKS
+from stillroom.diagnose.checks.recipe.features import Taps
+from stillroom.diagnose.checks.recipe.opening import open_case
+from stillroom.diagnose.checks.recipe.sample import sample_of
+from stillroom.diagnose.checks.recipe.softness import entropy, left_over, rescaling, spread
 from stillroom.diagnose.finding import Finding
-from stillroom.diagnose.preflight.alternatives import has_running_statistics, native_size, recalibrate
-from stillroom.diagnose.preflight.chance import at_least, at_most, differ, paired
-from stillroom.diagnose.preflight.check import rounded
-from stillroom.diagnose.preflight.checks import CHECKS
-from stillroom.diagnose.preflight.features import Taps
-from stillroom.diagnose.preflight.opening import open_case
-from stillroom.diagnose.preflight.sample import sample_of
-from stillroom.diagnose.preflight.softness import entropy, left_over, rescaling, spread
 from stillroom.diagnose.recipe import diagnose_recipe
 from stillroom.errors import BadInput
+from stillroom.losses.targets import gradient_rescale
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights, state_hash
 from stillroom.recipe import parse_recipe
-from stillroom.runs.execute import prepare
-from stillroom.targets import gradient_rescale
+from stillroom.run.execute import prepare
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def patient(raw: nn.Module) -> Patient:
 
 def found(patient: Patient, *checks: str) -> dict[str, Finding]:
     chosen = [check for check in CHECKS if not checks or check.name in checks]
-    findings = diagnose_recipe(patient.recipe, images=64, materials=patient.materials(), checks=chosen)
+    findings = diagnose_recipe(patient.recipe, images=64, components=patient.components(), checks=chosen)
     return {finding.check: finding for finding in findings}
 
 
@@ -114,23 +114,23 @@ def test_a_sure_teacher_that_errs_is_told_by_its_temperature(patient: Patient) -
             said = patient.teacher(pipe(data.train.images)).argmax(1)
         return replace(data, train=replace(data.train, labels=torch.where(torch.arange(len(said)) % 3 > 0, said, 0)))
 
-    sure = patient.with_teacher(patients.louder(1e5)).with_data(as_it_says).but("objectives.kl.temperature=1")
+    sure = patient.with_teacher(patients.louder(1e5)).with_data(as_it_says).but("losses.kl.temperature=1")
     findings = found(sure, "temperature", "teacher_confidence")
-    assert findings["temperature"].verdict == "sick"
-    assert findings["teacher_confidence"].verdict == "healthy"
+    assert findings["temperature"].verdict == "problem"
+    assert findings["teacher_confidence"].verdict == "ok"
 
 
 def test_the_size_of_a_loss_does_not_matter_where_the_optimizer_divides_by_it(patient: Patient) -> None:
-    loud = patient.but("objectives.cross_entropy.weight=1", "objectives.kl.weight=30000")
-    assert found(loud, "loss_balance")["loss_balance"].verdict == "sick"
+    loud = patient.but("losses.cross_entropy.weight=1", "losses.kl.weight=30000")
+    assert found(loud, "loss_balance")["loss_balance"].verdict == "problem"
     for change in ("training.optimizer={name: adamw, lr: 0.001}", "training.clip_norm=1"):
-        assert found(loud.but(change), "loss_balance")["loss_balance"].verdict == "suspect", change
+        assert found(loud.but(change), "loss_balance")["loss_balance"].verdict == "warning", change
 
 
 def test_fisher_weights_that_vanish_are_told_by_their_temperature(patient: Patient) -> None:
-    objectives = "objectives=[{name: cross_entropy}, {name: logit_fisher, temperature: 1}]"
-    findings = found(patient.with_teacher(patients.louder(1e4)).but(objectives), "temperature", "loss_balance")
-    assert (findings["temperature"].verdict, findings["loss_balance"].verdict) == ("sick", "suspect")
+    losses = "losses=[{name: cross_entropy}, {name: logit_fisher, temperature: 1}]"
+    findings = found(patient.with_teacher(patients.louder(1e4)).but(losses), "temperature", "loss_balance")
+    assert (findings["temperature"].verdict, findings["loss_balance"].verdict) == ("problem", "warning")
 
 
 def test_a_broken_part_harms_only_the_checks_that_need_it(
@@ -139,11 +139,11 @@ def test_a_broken_part_harms_only_the_checks_that_need_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken_term.py").write_text(
         "import stillroom as sr\n"
-        "class Broken(sr.Objective[sr.ObjectiveConfig]):\n"
-        "    reads = sr.Reads(teacher=True)\n"
-        "    def forward(self, lesson): raise ValueError('no such thing')\n"
+        "class Broken(sr.Loss[sr.LossConfig]):\n"
+        "    requires = sr.Requires(teacher=True)\n"
+        "    def forward(self, inputs): raise ValueError('no such thing')\n"
     )
-    findings = found(patient.but("objectives=[{name: cross_entropy}, {name: 'broken_term:Broken'}]"))
+    findings = found(patient.but("losses=[{name: cross_entropy}, {name: 'broken_term:Broken'}]"))
     assert findings["loss_balance"].verdict == "skipped"
     assert findings["loss_balance"].summary == "ValueError: no such thing"
     skipped = {name for name, finding in findings.items() if finding.verdict == "skipped"}
@@ -154,18 +154,18 @@ def test_a_broken_part_harms_only_the_checks_that_need_it(
 def test_without_a_teacher_the_checks_of_one_are_skipped() -> None:
     recipe = parse_recipe({"student": {"name": "mlp"}, "training": {"device": "cpu"}})
     findings = diagnose_recipe(recipe, images=64)
-    told = {finding.check for finding in findings if finding.verdict == "healthy"}
+    told = {finding.check for finding in findings if finding.verdict == "ok"}
     assert told == {"teacher_logits", "learning_rate", "budget", "regularisation"}
     assert {f.summary for f in findings if f.check == "class_order"} == {"The recipe has no teacher."}
 
 
 def test_nothing_is_changed_by_a_diagnosis(patient: Patient) -> None:
-    materials = patient.materials()
-    assert materials.teacher is not None
-    before = state_hash(materials.teacher), state_hash(materials.student)
+    components = patient.components()
+    assert components.teacher is not None
+    before = state_hash(components.teacher), state_hash(components.student)
     drawn = torch.get_rng_state()
-    diagnose_recipe(patient.recipe, images=64, materials=materials)
-    assert (state_hash(materials.teacher), state_hash(materials.student)) == before
+    diagnose_recipe(patient.recipe, images=64, components=components)
+    assert (state_hash(components.teacher), state_hash(components.student)) == before
     assert torch.equal(torch.get_rng_state(), drawn)
 
 
@@ -183,7 +183,7 @@ def test_kept_answers_are_asked_about_again(
         (finding,) = diagnose_recipe(recipe, images=32, checks=[c for c in CHECKS if c.name == "stale_cache"])
         return finding
 
-    assert verdict().verdict == "healthy"
+    assert verdict().verdict == "ok"
     prepare(kept.recipe)
     assert verdict().summary == "The answers kept for 4 of 4 views are what the teacher says."
     for path in (tmp_path / "cache").rglob("*.bin"):
@@ -191,9 +191,9 @@ def test_kept_answers_are_asked_about_again(
         content[10] ^= 255
         path.write_bytes(content)
     finding = verdict()
-    assert finding.verdict == "sick"
+    assert finding.verdict == "problem"
     assert finding.remedy is not None
-    assert verdict(*finding.remedy.arguments()).verdict == "healthy"
+    assert verdict(*finding.remedy.arguments()).verdict == "ok"
 
 
 def test_a_teacher_of_other_classes_is_a_finding_and_no_error(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_teacher_of_other_classes_is_a_finding_and_no_error(tmp_path: Path) ->
     content: dict[str, Any] = copy.deepcopy(BASE)
     content["teacher"] |= {"weights": str(tmp_path / "seven.safetensors"), "options": {"width": 2}}
     findings = {f.check: f for f in diagnose_recipe(parse_recipe(content), images=64)}
-    assert findings["class_order"].verdict == "sick"
+    assert findings["class_order"].verdict == "problem"
     assert "7 logits for 10 classes" in findings["class_order"].summary
     assert findings["temperature"].summary == "The teacher gives 7 logits for 10 classes; see class_order."
 
@@ -218,7 +218,7 @@ def test_a_teacher_of_other_classes_is_a_finding_and_no_error(tmp_path: Path) ->
         ("data.augmentation.cutout=9", "data.augmentation.cutout"),
         ("cache={enabled: true}", "cache.enabled"),
         ("teacher=null", "teacher"),
-        ("objectives=[{name: feature_mse, taps: [nowhere]}]", "objectives.feature_mse.taps"),
+        ("losses=[{name: feature_mse, taps: [nowhere]}]", "losses.feature_mse.taps"),
     ],
 )
 def test_what_a_run_refuses_is_refused(raw: nn.Module, tmp_path: Path, override: str, field: str) -> None:
@@ -234,8 +234,8 @@ def test_what_a_run_refuses_is_refused(raw: nn.Module, tmp_path: Path, override:
 
 
 def test_taps_that_stand_opposite_are_let_be(patient: Patient) -> None:
-    good = patient.but("objectives=[{name: cross_entropy}, {name: feature_mse, taps: [layer2]}]")
-    assert found(good, Taps.name)["taps"].verdict == "healthy"
+    good = patient.but("losses=[{name: cross_entropy}, {name: feature_mse, taps: [layer2]}]")
+    assert found(good, Taps.name)["taps"].verdict == "ok"
 
 
 def test_recalibrating_leaves_weights_and_modes(raw: nn.Module) -> None:

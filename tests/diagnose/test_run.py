@@ -12,12 +12,12 @@ import pytest
 
 from diagnose.left import LABELS, Left, falling, guesses, spike, write
 from diagnose.plants import ALONE, SICK, following
+from stillroom.diagnose.checks.run.answering import temperature_of
 from stillroom.diagnose.finding import Finding
-from stillroom.diagnose.postmortem.answering import temperature_of
 from stillroom.diagnose.run import CHECKS, diagnose_run
 from stillroom.errors import BadInput
 from stillroom.recipe import load_recipe
-from stillroom.training.folder import RunFolder
+from stillroom.train.folder import RunFolder
 
 
 def judged(path: Path) -> dict[str, Finding]:
@@ -25,12 +25,12 @@ def judged(path: Path) -> dict[str, Finding]:
 
 
 def sick(found: dict[str, Finding]) -> list[str]:
-    return [check for check, finding in found.items() if finding.verdict == "sick"]
+    return [check for check, finding in found.items() if finding.verdict == "problem"]
 
 
 def test_a_healthy_run_is_left_in_peace(tmp_path: Path) -> None:
     found = judged(write(tmp_path / "run", Left(rescaling=(0.01, 0.0))))
-    assert {check: one.summary for check, one in found.items() if one.verdict != "healthy"} == {}
+    assert {check: one.summary for check, one in found.items() if one.verdict != "ok"} == {}
     assert len(found) == len(CHECKS)
 
 
@@ -56,17 +56,17 @@ def test_following_a_good_teacher_into_its_few_errors_is_no_sickness(tmp_path: P
     teacher = guesses(0.92, seed=2, after=5)
     found = judged(write(tmp_path / "run", Left(teacher=teacher, student=following(teacher, 0.95))))
     assert found["teacher_errors_copied"].evidence["share"] > 0.9
-    assert found["teacher_errors_copied"].verdict in ("suspect", "healthy")
+    assert found["teacher_errors_copied"].verdict in ("warning", "ok")
     poor = guesses(0.8, seed=2, after=5)
     found = judged(write(tmp_path / "poor", Left(teacher=poor, student=following(poor, 0.95), confidence=0.8)))
-    assert found["teacher_errors_copied"].verdict == "sick"
+    assert found["teacher_errors_copied"].verdict == "problem"
 
 
 @pytest.mark.parametrize("plant", SICK)
 def test_what_a_remedy_says_is_a_recipe(tmp_path: Path, plant: str) -> None:
     run = write(tmp_path / "run", SICK[plant][0])
     for finding in diagnose_run(run):
-        if finding.remedy is not None and finding.verdict in ("sick", "suspect"):
+        if finding.remedy is not None and finding.verdict in ("problem", "warning"):
             load_recipe(run / "recipe.yaml", finding.remedy.arguments())
 
 
@@ -96,31 +96,31 @@ def test_no_other_check_is_sick_for_it(tmp_path: Path, plant: str, others: list[
 
 def test_a_student_held_at_chance_is_not_called_diverged(tmp_path: Path) -> None:
     found = judged(write(tmp_path / "run", SICK["held at chance by weight decay"][0]))
-    assert found["diverged"].verdict == "suspect"
+    assert found["diverged"].verdict == "warning"
     assert "over_regularising" in found["diverged"].summary
     assert found["diverged"].remedy is None
 
 
 def test_a_student_that_is_level_is_not_asked_for_more(tmp_path: Path) -> None:
     left = replace(SICK["too short"][0], student=guesses(0.935, seed=3), confidence=0.93)
-    assert judged(write(tmp_path / "run", left))["under_training"].verdict == "healthy"
+    assert judged(write(tmp_path / "run", left))["under_training"].verdict == "ok"
 
 
 def test_heavy_regularisation_that_costs_nothing_is_healthy(tmp_path: Path) -> None:
     left = replace(Left(), training={"optimizer": {"lr": 0.1, "weight_decay": 0.5}}, student=guesses(0.935, seed=3))
     found = judged(write(tmp_path / "run", left))["over_regularising"]
-    assert found.verdict == "healthy"
+    assert found.verdict == "ok"
     assert "weight decay 0.5" in found.summary
 
 
 def test_a_small_gap_makes_a_short_run_but_suspect(tmp_path: Path) -> None:
     left = replace(SICK["too short"][0], student=guesses(0.92, seed=3), confidence=0.92)
-    assert judged(write(tmp_path / "run", left))["under_training"].verdict == "suspect"
+    assert judged(write(tmp_path / "run", left))["under_training"].verdict == "warning"
 
 
 def test_a_spike_that_was_overcome_is_suspect(tmp_path: Path) -> None:
-    left = Left(losses={"cross_entropy": spike(2.4, 9.0, 0.3), "kl": spike(12, 60, 0.6)})
-    assert judged(write(tmp_path / "run", left))["diverged"].verdict == "suspect"
+    left = Left(loss_curves={"cross_entropy": spike(2.4, 9.0, 0.3), "kl": spike(12, 60, 0.6)})
+    assert judged(write(tmp_path / "run", left))["diverged"].verdict == "warning"
 
 
 def test_classes_that_the_teacher_does_not_know_are_its_fault(tmp_path: Path) -> None:
@@ -130,12 +130,12 @@ def test_classes_that_the_teacher_does_not_know_are_its_fault(tmp_path: Path) ->
     student = guesses(0.92, seed=1)
     student[rows[:150]] = 7
     finding = judged(write(tmp_path / "run", Left(teacher=teacher, student=student)))["worse_classes"]
-    assert finding.verdict == "suspect"
+    assert finding.verdict == "warning"
     assert finding.summary.startswith("The teacher's fault: it has only 24% of class c4")
 
 
 def test_labels_alone_are_not_asked_about_a_teacher(tmp_path: Path) -> None:
-    left = Left(objectives=ALONE, losses={"cross_entropy": falling(2.4, 0.25)}, teacher=None)
+    left = Left(losses=ALONE, loss_curves={"cross_entropy": falling(2.4, 0.25)}, teacher=None)
     found = judged(write(tmp_path / "run", left))
     taught = ("kd_ignored", "labels_drowned", "rescaling_gone", "student_at_teacher", "teacher_errors_copied")
     assert {found[check].verdict for check in taught} == {"skipped"}
@@ -148,9 +148,9 @@ def test_a_run_that_did_not_end_says_so_and_is_judged_by_what_it_shows(tmp_path:
     with (run / "metrics.jsonl").open("a") as log:
         log.write('{"step": 9999, "ep')
     found = judged(run)
-    assert found["unfinished"].verdict == "suspect"
+    assert found["unfinished"].verdict == "warning"
     assert "300 of 600 steps" in found["unfinished"].summary
-    assert found["diverged"].verdict == "healthy"
+    assert found["diverged"].verdict == "ok"
     assert found["under_training"].verdict == "skipped"
     assert sick(found) == []
 
@@ -158,16 +158,16 @@ def test_a_run_that_did_not_end_says_so_and_is_judged_by_what_it_shows(tmp_path:
 def test_a_run_that_nobody_goes_on_with_is_sick_and_one_at_work_is_not(tmp_path: Path) -> None:
     run = write(tmp_path / "run", Left(done=0.5, finished=False))
     with RunFolder(run):
-        assert judged(run)["unfinished"].verdict == "suspect"
+        assert judged(run)["unfinished"].verdict == "warning"
     found = judged(run)
-    assert found["unfinished"].verdict == "sick"
+    assert found["unfinished"].verdict == "problem"
     assert sick(found) == ["unfinished"]
 
 
 def test_a_run_that_was_only_begun_says_so(tmp_path: Path) -> None:
     run = write(tmp_path / "run", Left(done=0.0, finished=False))
     found = judged(run)
-    assert found["unfinished"].verdict == "suspect"
+    assert found["unfinished"].verdict == "warning"
     assert "logged no step" in found["unfinished"].summary
     assert {one.verdict for check, one in found.items() if check != "unfinished"} == {"skipped"}
 
@@ -196,7 +196,7 @@ def _written(name: str, text: str) -> Callable[[Path], object]:
         (_written("summary.json", "[]"), "a JSON object"),
         (_written("summary.json", '{"schema": 2}'), "expected 1"),
         (_written("metrics.jsonl", '{"split": "train"}\n'), "a step, an epoch and a split"),
-        (_written("rescaling.jsonl", "nonsense\n"), "a JSON object in line 1"),
+        (_written("gradient_rescaling.jsonl", "nonsense\n"), "a JSON object in line 1"),
         (lambda run: (run / "metrics.jsonl").unlink(), "the metrics of a finished run"),
     ],
 )

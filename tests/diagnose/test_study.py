@@ -1,4 +1,4 @@
-"""A study is judged: a sound one in peace, each flaw by its own check, and what ails a contestant over its seeds."""
+"""A study is judged: a sound one in peace, each flaw by its own check, and what ails a method over its seeds."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from stillroom.diagnose.finding import Finding
 from stillroom.diagnose.study import diagnose_study
 from stillroom.errors import BadInput
 
-LABELS = Left(objectives=ALONE, losses={"cross_entropy": falling(2.4, 0.25)}, taught=False)
-SOUND = FakeStudy(contestants=("labels", "kl", "mse"), gap=2.0, noise=0.1, epochs=2)
+LABELS = Left(losses=ALONE, loss_curves={"cross_entropy": falling(2.4, 0.25)}, taught=False)
+SOUND = FakeStudy(methods=("labels", "kl", "mse"), gap=2.0, noise=0.1, epochs=2)
 Make = Callable[..., Path]
 
 
@@ -33,12 +33,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def make(tmp_path: Path, folders: dict[str, Path]) -> Make:
     def made(fake: FakeStudy = SOUND, runs: dict[tuple[str, int], str] | None = None, **results: Any) -> Path:
-        """A study's folder; what its runs left, by contestant and seed."""
+        """A study's folder; what its runs left, by method and seed."""
         study = write_study(tmp_path / "study", fake)
         edit_results(study, **results)
         for run in json.loads((study / "results.json").read_text())["runs"]:
-            name = (runs or {}).get((run["contestant"], run["seed"]))
-            usual = "labels" if run["contestant"] == "labels" else "well"
+            name = (runs or {}).get((run["method"], run["seed"]))
+            usual = "labels" if run["method"] == "labels" else "well"
             shutil.copytree(folders[name or usual], study / run["run"], dirs_exist_ok=True)
         return study
 
@@ -50,56 +50,56 @@ def found(study: Path, check: str) -> list[Finding]:
 
 
 def ailing(findings: Sequence[Finding]) -> dict[str, str]:
-    return {one.check: one.summary for one in findings if one.verdict in ("sick", "suspect")}
+    return {one.check: one.summary for one in findings if one.verdict in ("problem", "warning")}
 
 
 def test_a_sound_study_is_left_in_peace(make: Make) -> None:
     findings = diagnose_study(make())
     assert ailing(findings) == {}
     better = next(one for one in findings if one.check == "better_without")
-    assert better.verdict == "healthy"
+    assert better.verdict == "ok"
     assert "kl and mse" in better.summary
 
 
 def test_a_student_that_is_better_off_without_is_told_so(make: Make) -> None:
-    worse = FakeStudy(contestants=("labels", "kl"), gap=-3.0, noise=0.1, epochs=2)
+    worse = FakeStudy(methods=("labels", "kl"), gap=-3.0, noise=0.1, epochs=2)
     (finding,) = found(make(worse), "better_without")
-    assert finding.verdict == "sick"
+    assert finding.verdict == "problem"
     assert finding.summary.startswith("This student is better off without distillation: kl: top-1 ")
     assert finding.evidence["difference"] == pytest.approx(-3, abs=0.6)
     assert finding.evidence["holm_p"] < 0.05
     assert finding.remedy is not None
-    assert finding.remedy.overrides == {"objectives": [{"name": "cross_entropy"}]}
+    assert finding.remedy.overrides == {"losses": [{"name": "cross_entropy"}]}
     assert finding.plots[0].x == ("seed 0", "seed 1", "seed 2")
     assert max(finding.plots[0].y) < 0
 
 
 def test_where_less_is_better_worse_is_more(make: Make) -> None:
-    lossy = FakeStudy(contestants=("labels", "kl"), measure="nll", level=1.4, gap=0.3, noise=0.01, epochs=2)
+    lossy = FakeStudy(methods=("labels", "kl"), measure="nll", level=1.4, gap=0.3, noise=0.01, epochs=2)
     (finding,) = found(make(lossy), "better_without")
-    assert finding.verdict == "sick"
+    assert finding.verdict == "problem"
 
 
 def test_the_baseline_need_not_be_the_one_from_labels(make: Make) -> None:
-    turned = FakeStudy(contestants=("kl", "labels"), gap=3.0, noise=0.1, epochs=2)
+    turned = FakeStudy(methods=("kl", "labels"), gap=3.0, noise=0.1, epochs=2)
     (finding,) = found(make(turned), "better_without")
-    assert finding.verdict == "sick"
+    assert finding.verdict == "problem"
     assert finding.evidence["difference"] == pytest.approx(-3, abs=0.6)
 
 
 @pytest.mark.parametrize(("seeds", "told"), [((0, 1, 2), "would settle it"), ((0,), "no telling how many seeds")])
 def test_what_is_undecided_is_suspect_and_says_how_many_seeds(make: Make, seeds: tuple[int, ...], told: str) -> None:
-    level = FakeStudy(contestants=("labels", "kl"), gap=-0.3, noise=1.0, epochs=2, seeds=seeds)
+    level = FakeStudy(methods=("labels", "kl"), gap=-0.3, noise=1.0, epochs=2, seeds=seeds)
     (finding,) = found(make(level), "better_without")
-    assert finding.verdict == "suspect"
+    assert finding.verdict == "warning"
     assert "leans" in finding.summary
     assert told in finding.summary
 
 
 def test_unequal_runs_are_told_and_not_compared(make: Make) -> None:
-    study = make(FakeStudy(contestants=("labels", "kl"), unequal=True, epochs=2))
+    study = make(FakeStudy(methods=("labels", "kl"), unequal=True, epochs=2))
     (unequal,) = found(study, "unequal")
-    assert unequal.verdict == "sick"
+    assert unequal.verdict == "problem"
     assert "budget: kl has 5,616 steps" in unequal.summary
     assert unequal.remedy is not None
     assert "`varies`" in unequal.remedy.words
@@ -116,9 +116,9 @@ def test_the_best_epoch_on_test_images_is_told_as_what_it_is(make: Make) -> None
     assert "last epoch" in finding.remedy.words
 
 
-@pytest.mark.parametrize(("reason", "verdict"), [("failed: not finite", "sick"), ("not run yet", "suspect")])
+@pytest.mark.parametrize(("reason", "verdict"), [("failed: not finite", "problem"), ("not run yet", "warning")])
 def test_runs_that_are_missing_are_told(make: Make, reason: str, verdict: str) -> None:
-    gap = FakeStudy(contestants=("labels", "kl"), epochs=2, missing={("cifar100", "kl", 1): reason})
+    gap = FakeStudy(methods=("labels", "kl"), epochs=2, missing={("cifar100", "kl", 1): reason})
     (finding,) = found(make(gap), "failed_runs")
     assert finding.verdict == verdict
     assert f"1 of 6 runs is missing: kl, seed 1: {reason}." == finding.summary
@@ -126,11 +126,11 @@ def test_runs_that_are_missing_are_told(make: Make, reason: str, verdict: str) -
 
 @pytest.mark.parametrize(
     ("seeds", "gap", "verdict"),
-    [((0,), 2.0, "sick"), ((0, 1), 2.0, "suspect"), ((0, 1, 2), 2.0, "healthy"), ((0, 1, 2, 3), 0.05, "suspect")],
+    [((0,), 2.0, "problem"), ((0, 1), 2.0, "warning"), ((0, 1, 2), 2.0, "ok"), ((0, 1, 2, 3), 0.05, "warning")],
 )
 def test_seeds_are_counted(make: Make, seeds: tuple[int, ...], gap: float, verdict: str) -> None:
     noise = 0.1 if gap == 2.0 else 0.3
-    fake = FakeStudy(contestants=("labels", "kl"), seeds=seeds, gap=gap, noise=noise, epochs=2)
+    fake = FakeStudy(methods=("labels", "kl"), seeds=seeds, gap=gap, noise=noise, epochs=2)
     assert [one.verdict for one in found(make(fake), "too_few_seeds")] == [verdict]
 
 
@@ -141,10 +141,10 @@ def _trials(**counts: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("tuned", "verdict", "told"),
     [
-        (_trials(labels=4, kl=4, mse=4), "healthy", "the same 4 trials"),
-        (_trials(kl=4, mse=4), "sick", "labels had 0 trials, kl 4"),
-        (_trials(labels=1, kl=4, mse=4), "sick", "labels had 1 trial, kl 4"),
-        (None, "suspect", "kl has its own training.optimizer.lr"),
+        (_trials(labels=4, kl=4, mse=4), "ok", "the same 4 trials"),
+        (_trials(kl=4, mse=4), "problem", "labels had 0 trials, kl 4"),
+        (_trials(labels=1, kl=4, mse=4), "problem", "labels had 1 trial, kl 4"),
+        (None, "warning", "kl has its own training.optimizer.lr"),
     ],
 )
 def test_trials_are_counted(make: Make, tuned: dict[str, Any] | None, verdict: str, told: str) -> None:
@@ -155,8 +155,8 @@ def test_trials_are_counted(make: Make, tuned: dict[str, Any] | None, verdict: s
     assert told in finding.summary
 
 
-@pytest.mark.parametrize(("seeds", "verdict"), [((0, 1, 2), "sick"), ((0, 1), "sick"), ((0,), "suspect")])
-def test_a_contestant_is_sick_where_most_of_its_runs_are(make: Make, seeds: tuple[int, ...], verdict: str) -> None:
+@pytest.mark.parametrize(("seeds", "verdict"), [((0, 1, 2), "problem"), ((0, 1), "problem"), ((0,), "warning")])
+def test_a_method_is_sick_where_most_of_its_runs_are(make: Make, seeds: tuple[int, ...], verdict: str) -> None:
     (finding,) = found(make(runs={("kl", seed): "blew up" for seed in seeds}), "diverged")
     assert finding.verdict == verdict
     assert finding.summary.startswith("kl: the student answers no better than chance")
@@ -167,16 +167,16 @@ def test_a_contestant_is_sick_where_most_of_its_runs_are(make: Make, seeds: tupl
     assert finding.remedy.overrides["training.optimizer.lr"] == 0.1
 
 
-def test_contestants_that_ail_alike_are_told_once(make: Make) -> None:
+def test_methods_that_ail_alike_are_told_once(make: Make) -> None:
     runs = {(name, seed): "too short" for name in ("kl", "mse") for seed in range(3)}
     (finding,) = found(make(runs=runs), "under_training")
-    assert finding.verdict == "sick"
+    assert finding.verdict == "problem"
     assert finding.summary.endswith("mse alike.")
     assert set(finding.evidence["alike"]) == {"kl", "mse"}
 
 
 def test_the_pair_is_named_where_there_are_several(make: Make) -> None:
-    two = FakeStudy(contestants=("labels", "kl"), pairs=("digits", "cifar10"), gap=2.0, noise=0.1, epochs=2)
+    two = FakeStudy(methods=("labels", "kl"), pairs=("digits", "cifar10"), gap=2.0, noise=0.1, epochs=2)
     runs = {("kl", seed): "too modest" for seed in range(3)}
     (finding,) = found(make(two, runs), "miscalibrated")
     assert finding.summary.startswith("kl on digits: ")
@@ -187,7 +187,7 @@ def test_runs_that_were_moved_away_are_left_out(make: Make) -> None:
     shutil.rmtree(study / "runs" / "cifar100" / "kl")
     findings = diagnose_study(study)
     assert ailing(findings) == {}
-    assert next(one for one in findings if one.check == "diverged").summary == "In none of 2 contestants."
+    assert next(one for one in findings if one.check == "diverged").summary == "In none of 2 methods."
 
 
 @pytest.mark.parametrize(

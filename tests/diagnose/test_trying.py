@@ -15,11 +15,11 @@ from stillroom.diagnose.trying import fixes_of, study_of, try_remedies, varied
 from stillroom.diagnose.writing import diagnosis_of, write_diagnosis
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.runs.execute import execute
-from stillroom.studies.config import Study
-from stillroom.studies.folder import StudyFolder
-from stillroom.studies.plan import plan_of
-from studies.small import Here
+from stillroom.run.execute import execute
+from stillroom.study.config import Study
+from stillroom.study.folder import StudyFolder
+from stillroom.study.plan import plan_of
+from study.small import Here
 
 RECIPE: dict[str, Any] = {
     "data": {"train_limit": 300, "test_limit": 200, "batch_size": 32},
@@ -34,37 +34,37 @@ def recipe(**changes: Any) -> Recipe:
 
 
 def taught(**changes: Any) -> Recipe:
-    return recipe(teacher={"name": "mlp", "weights": "t.safetensors"}, objectives=KL, **changes)
+    return recipe(teacher={"name": "mlp", "weights": "t.safetensors"}, losses=KL, **changes)
 
 
-def finding(check: str, overrides: Mapping[str, Any], verdict: Verdict = "sick") -> Finding:
+def finding(check: str, overrides: Mapping[str, Any], verdict: Verdict = "problem") -> Finding:
     return Finding(check, verdict, f"{check} it is.", remedy=Remedy("Do it.", overrides))
 
 
-def contestants(study: Study) -> dict[str, Any]:
-    return {one.name: one.set for one in study.contestants}
+def methods(study: Study) -> dict[str, Any]:
+    return {one.name: one.set for one in study.methods}
 
 
-def test_each_remedy_is_a_contestant_and_so_are_all_and_labels() -> None:
+def test_each_remedy_is_a_method_and_so_are_all_and_labels() -> None:
     fixes = fixes_of(
         taught(),
         [
-            finding("slow", {"training.optimizer.lr": 0.3}, "suspect"),
-            finding("cold", {"objectives.kl.temperature": 2.0}),
-            finding("fine", {"training.clip_norm": 1.0}, "healthy"),
+            finding("slow", {"training.optimizer.lr": 0.3}, "warning"),
+            finding("cold", {"losses.kl.temperature": 2.0}),
+            finding("fine", {"training.clip_norm": 1.0}, "ok"),
         ],
     )
     study = study_of(taught(), fixes, (3, 4))
-    found = contestants(study)
+    found = methods(study)
     assert list(found) == ["as-it-is", "fix-cold", "fix-slow", "all-fixes", "labels"]
-    assert found["all-fixes"] == {"objectives.kl.temperature": 2.0, "training.optimizer.lr": 0.3}
-    assert found["labels"] == {"objectives": [{"name": "cross_entropy"}]}
+    assert found["all-fixes"] == {"losses.kl.temperature": 2.0, "training.optimizer.lr": 0.3}
+    assert found["labels"] == {"losses": [{"name": "cross_entropy"}]}
     assert (study.against, study.seeds, study.varies) == ("as-it-is", (3, 4), ())
     cells = plan_of(study, StudyFolder(Path("s"))).cells
-    made = {(cell.contestant, cell.seed): cell.recipe for cell in cells}
-    assert made["fix-cold", 3].objectives[1].model_dump()["temperature"] == 2
+    made = {(cell.method, cell.seed): cell.recipe for cell in cells}
+    assert made["fix-cold", 3].losses[1].model_dump()["temperature"] == 2
     assert made["all-fixes", 4].training.optimizer.lr == 0.3
-    assert made["as-it-is", 4].objectives == taught().objectives
+    assert made["as-it-is", 4].losses == taught().losses
     assert {one.training.epochs for one in made.values()} == {8}
 
 
@@ -72,15 +72,15 @@ def test_of_two_that_want_one_field_the_first_by_severity_is_taken_and_it_is_tol
     fixes = fixes_of(
         taught(),
         [
-            finding("late", {"objectives.kl.weight": 0.2, "training.clip_norm": 1.0}, "suspect"),
-            finding("early", {"objectives.kl.weight": 0.5}),
-            finding("whole", {"objectives": [{"name": "cross_entropy"}]}, "suspect"),
+            finding("late", {"losses.kl.weight": 0.2, "training.clip_norm": 1.0}, "warning"),
+            finding("early", {"losses.kl.weight": 0.5}),
+            finding("whole", {"losses": [{"name": "cross_entropy"}]}, "warning"),
         ],
     )
     assert fixes.together is not None
-    assert fixes.together.overrides == {"objectives.kl.weight": 0.5, "training.clip_norm": 1.0}
-    assert fixes.conflicts[0] == "objectives.kl.weight: early wants 0.5, late 0.2; the first is taken"
-    assert "early wants 0.5, whole objectives" in fixes.conflicts[1]
+    assert fixes.together.overrides == {"losses.kl.weight": 0.5, "training.clip_norm": 1.0}
+    assert fixes.conflicts[0] == "losses.kl.weight: early wants 0.5, late 0.2; the first is taken"
+    assert "early wants 0.5, whole losses" in fixes.conflicts[1]
 
 
 def test_what_two_findings_want_alike_is_tried_once() -> None:
@@ -101,7 +101,7 @@ def test_one_check_found_twice_has_two_names() -> None:
         ({}, "nothing that a recipe can say"),
         ({"training.epochs": 8}, "the recipe is as its remedy wants it"),
         ({"training.epohs": 8}, "did you mean 'epochs'"),
-        ({"objectives.logit_mse.weight": 1.0}, "an item of the list by name"),
+        ({"losses.logit_mse.weight": 1.0}, "an item of the list by name"),
     ],
 )
 def test_what_cannot_be_tried_is_named_with_the_reason(overrides: dict[str, Any], why: str) -> None:
@@ -130,7 +130,7 @@ def test_data_of_python_cannot_be_read_again(tmp_path: Path) -> None:
     [
         ("training.epochs", "budget"),
         ("training.optimizer.lr", None),
-        ("objectives.kl.weight", None),
+        ("losses.kl.weight", None),
         ("data.augmentation.pad_crop", "augmentation"),
         ("data.batch_size", "batch size"),
         ("data.train_limit", "data"),
@@ -148,7 +148,7 @@ def test_a_longer_run_in_the_other_unit_takes_the_place_of_its_length() -> None:
     study = study_of(recipe(), fixes, (0,))
     assert study.varies == ("budget",)
     lengths = {
-        cell.contestant: (cell.recipe.training.epochs, cell.recipe.training.steps)
+        cell.method: (cell.recipe.training.epochs, cell.recipe.training.steps)
         for cell in plan_of(study, StudyFolder(Path("s"))).cells
     }
     assert lengths == {"as-it-is": (8, None), "fix-short": (None, 200)}
@@ -159,13 +159,13 @@ def test_a_sick_run_is_mended_and_what_that_brings_is_told(tmp_path: Path, monke
     teacher = execute(recipe(student={"name": "mlp"}), tmp_path / "teacher", latency=False)
     broken = recipe(
         teacher={"name": "mlp", "weights": str(teacher.path / "student.safetensors")},
-        objectives=KL,
+        losses=KL,
         training={**RECIPE["training"], "optimizer": {"lr": 0.1, "weight_decay": 1.0}},
     )
     run = execute(broken, tmp_path / "run", latency=False).path
     findings = diagnose_run(run)
-    ailing = {one.check: one.verdict for one in findings if one.verdict in ("sick", "suspect")}
-    assert ailing["over_regularising"] == "sick"
+    ailing = {one.check: one.verdict for one in findings if one.verdict in ("problem", "warning")}
+    assert ailing["over_regularising"] == "problem"
 
     tried = try_remedies(broken, findings, tmp_path / "out", seeds=(0, 1, 2))
     fix = next(one for one in tried["fixes"] if "over_regularising" in one["checks"])

@@ -23,7 +23,7 @@ from stillroom.explain.beside import (
 )
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
-from stillroom.runs.materials import Dressed
+from stillroom.run.components import PreparedModel
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -63,9 +63,9 @@ def test_the_taps_of_a_network_are_asked_about_images_evenly_spread() -> None:
     model = build(ModelConfig(name="resnet8", options={"width": 4}), num_classes=3, in_channels=1, image_size=16).eval()
     images = torch.randint(0, 256, (CKA_IMAGES + 60, 1, 16, 16), dtype=torch.uint8)
     data = ImageSet(images, torch.zeros(len(images), dtype=torch.int64), ("a", "b", "c"), "")
-    dressed = Dressed(model, None, True, "")
-    names = taps_of(dressed, data)
-    grams = grams_of(dressed, names, data)
+    prepared = PreparedModel(model, None, True, "")
+    names = taps_of(prepared, data)
+    grams = grams_of(prepared, names, data)
     assert names == ("layer1", "layer2", "layer3", "features", "logits")
     assert [tuple(gram.shape) for gram in grams] == [(CKA_IMAGES, CKA_IMAGES)] * 5
 
@@ -96,7 +96,7 @@ def test_attributions_of_a_linear_network_are_its_weights_times_the_image() -> N
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 2, bias=False))
     images, labels = normal(3, 1, 4, 4), torch.tensor([0, 1, 1])
     images[2] = 0
-    found = attributions(Dressed(net, None, False, ""), images, labels, 2)
+    found = attributions(PreparedModel(net, None, False, ""), images, labels, 2)
     for image, label, cells in zip(images[:2], labels.tolist(), found, strict=False):
         moved = (image[0] * net[1].weight[label].reshape(4, 4)).abs().detach()
         expected = moved.reshape(2, 2, 2, 2).sum((1, 3))

@@ -18,14 +18,14 @@ from stillroom.explain import concept_counts, concepts, learning_speed, on_grid,
 from stillroom.explain.explaining import explain
 from stillroom.explain.subject import load_pictures, load_subjects, moves_of, runs_in
 from stillroom.recipe import parse_recipe
-from stillroom.runs.execute import execute
-from stillroom.training.observer import Observer
+from stillroom.run.execute import execute
+from stillroom.train.observer import Observer
 
 RECIPE: dict[str, Any] = {
     "data": {"source": "shapes", "shapes": {"image_size": 16, "train": 96, "test": 40}, "batch_size": 32},
     "student": {"name": "resnet8", "options": {"width": 4}},
-    "objectives": [{"name": "cross_entropy"}],
-    "training": {"epochs": 2, "checkpoints": [0, 1], "record_moves": ["layer1.0.conv1", "layer3.0.conv2"]},
+    "losses": [{"name": "cross_entropy"}],
+    "training": {"epochs": 2, "checkpoints": [0, 1], "record_weight_distance": ["layer1.0.conv1", "layer3.0.conv2"]},
 }
 # A tap by hand spares the search for one, which traces the student.
 OPTIONS: dict[str, Any] = {"images": 6, "grid": 8, "passes": 57, "tap": "layer3"}
@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     labels = trained(folder / "labels")
     taught = {
         "teacher": {"name": "resnet8", "options": {"width": 4}, "weights": str(labels / "student.safetensors")},
-        "objectives": [{"name": "kl"}],
+        "losses": [{"name": "kl"}],
     }
     return {"labels": labels, "taught": trained(folder / "taught", **taught)}
 
@@ -98,7 +98,7 @@ def test_the_same_weights_have_the_same_concepts_and_nothing_is_decided(runs: di
 
 
 def test_a_folder_of_seeds_is_its_runs(runs: dict[str, Path]) -> None:
-    folder = runs["labels"].parent / "contestant"
+    folder = runs["labels"].parent / "method"
     for seed in (10, 2):
         shutil.copytree(runs["labels"], folder / f"seed-{seed}")
     (folder / "seed-x").mkdir()
@@ -122,7 +122,7 @@ def test_masks_and_boxes_come_from_a_file(runs: dict[str, Path], tmp_path: Path)
     assert torch.equal(given.foreground, own.foreground)
     for name, held in (("few", boxes[:3]), ("floats", boxes / 2), ("sevens", np.full((40, 16, 16), 7))):
         np.save(tmp_path / f"{name}.npy", held)
-        with pytest.raises(BadInput, match=r"--foreground: .*expected masks of 0 and 1 \[40, 16, 16\] or boxes"):
+        with pytest.raises(BadInput, match=r"--mask: .*expected masks of 0 and 1 \[40, 16, 16\] or boxes"):
             load_pictures(subject, count=6, grid=8, foreground=str(tmp_path / f"{name}.npy"))
     (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY")
     for name in ("torn", "none"):
@@ -184,7 +184,7 @@ def test_what_is_there_is_not_done_again_but_for_other_options(
 
 
 def test_the_command_prints_it(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["explain", str(runs["taught"]), "--against", str(runs["labels"])]
+    words = ["explain", str(runs["taught"]), "--baseline", str(runs["labels"])]
     words += ["--images", "6", "--grid", "8", "--passes", "57", "--tap", "layer3"]
     assert command([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -197,11 +197,11 @@ def test_the_command_prints_it(runs: dict[str, Path], capsys: pytest.CaptureFixt
 
 
 def test_moves_lie_between_the_lines_that_were_written(runs: dict[str, Path]) -> None:
-    recipe = parse_recipe({**RECIPE, "training": {**RECIPE["training"], "record_moves": ["layer3.0.conv2"]}})
+    recipe = parse_recipe({**RECIPE, "training": {**RECIPE["training"], "record_weight_distance": ["layer3.0.conv2"]}})
     lines = [{"step": 2, "epoch": 0.5, "moves": {"layer3.0.conv2": 1.0}}]
     lines.append({"step": 6, "epoch": 1.5, "moves": {"layer3.0.conv2": 2.0}})
-    (runs["labels"] / "moves.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    from stillroom.runs.fidelity.loading import Kept
+    (runs["labels"] / "weight_distance.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    from stillroom.run.fidelity.loading import Kept
 
     kept = [Kept(epoch, Path()) for epoch in (0, 1, 1.5)]
     assert moves_of(runs["labels"], recipe, kept, "layer3") == ("layer3.0.conv2", (0.0, 1.5, 2.0))
@@ -213,7 +213,7 @@ def test_moves_lie_between_the_lines_that_were_written(runs: dict[str, Path]) ->
         ({"images": 2}, "--images: got 2; expected 4 or more"),
         ({"grid": 17}, r"grid: got 17; expected 1 to 16 cells .* 16×16"),
         ({"tap": "layr3"}, "student tap: got 'layr3'.*did you mean 'layer3'"),
-        ({"foreground": "center"}, "--foreground: got 'center'; expected did you mean 'centre'"),
+        ({"foreground": "center"}, "--mask: got 'center'; expected did you mean 'centre'"),
         ({"foreground": "above-zero"}, "masks: got 'all of images"),
         ({"passes": 20}, "passes: got 20"),
     ],
@@ -228,14 +228,14 @@ def test_runs_that_cannot_be_compared_are_refused(runs: dict[str, Path], tmp_pat
     labels = runs["labels"]
     with pytest.raises(BadInput, match=r"run: .*each run once"):
         explain([labels], [labels], **OPTIONS)
-    with pytest.raises(BadInput, match="--against: got '1 runs'; expected one for each of the 2 runs"):
+    with pytest.raises(BadInput, match="--baseline: got '1 runs'; expected one for each of the 2 runs"):
         explain([labels, runs["taught"]], [labels], **OPTIONS)
     few = {**RECIPE["training"], "checkpoints": []}
     without = trained(tmp_path / "without", training={**few, "epochs": 1})
     with pytest.raises(BadInput, match=r"a run that kept checkpoints: training\.checkpoints=\[0,1,2,5,10\]"):
         explain([without], **OPTIONS)
     other = trained(tmp_path / "other", seed=1)
-    with pytest.raises(BadInput, match=r"--against: .*of seed 1.*expected the seed of .*, 0"):
+    with pytest.raises(BadInput, match=r"--baseline: .*of seed 1.*expected the seed of .*, 0"):
         explain([labels], [other], **OPTIONS)
     with pytest.raises(BadInput, match="run folder"):
         explain([tmp_path / "nowhere"], **OPTIONS)

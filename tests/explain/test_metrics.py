@@ -80,7 +80,7 @@ def test_stability_is_what_is_left_of_all_that_ever_was() -> None:
 
 
 class Knowing:
-    """Reads bright pixels of the regions that it knows ten times as strongly as all others."""
+    """Requires bright pixels of the regions that it knows ten times as strongly as all others."""
 
     def __init__(self, known: Tensor) -> None:
         self.known = known

@@ -12,7 +12,7 @@ from stillroom.report.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
 
 LABELS_ALONE = Fake(
-    name="resnet8, labels alone", teacher=False, skill=3.4, objectives=({"name": "cross_entropy", "weight": 1.0},)
+    name="resnet8, labels alone", teacher=False, skill=3.4, losses=({"name": "cross_entropy", "weight": 1.0},)
 )
 
 
@@ -22,7 +22,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")
     evil_names = tuple(f"{EVIL} {index}" for index in range(10))
     evil_terms = ({"name": EVIL, "weight": 1.0}, {"name": "kl", "weight": 0.9})
-    evil = Fake(name=EVIL, classes=evil_names, each=30, objectives=evil_terms, examples=6)
+    evil = Fake(name=EVIL, classes=evil_names, each=30, losses=evil_terms, examples=6)
     fakes = {
         "taught": Fake(),
         "labels": LABELS_ALONE,
@@ -61,18 +61,18 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     fakes = {
         "usual": FakeStudy(whole_runs=True),
         "four": FakeStudy(name="four", pairs=pairs, one_size=False),
-        "many": FakeStudy(name="many", contestants=("labels", *long), pairs=pairs, gap=0.3, epochs=4),
-        "alone": FakeStudy(name="alone", contestants=("labels",), seeds=(0,), tuned=False),
+        "many": FakeStudy(name="many", methods=("labels", *long), pairs=pairs, gap=0.3, epochs=4),
+        "alone": FakeStudy(name="alone", methods=("labels",), seeds=(0,), tuned=False),
         "two": FakeStudy(name="two", seeds=(0, 1)),
         "unequal": FakeStudy(
             unequal=True,
             missing={("cifar100", "mse", 1): "failed: not finite", ("cifar100", "crd", 2): "not run yet"},
         ),
-        "failed": FakeStudy(contestants=("labels", "kl", "mse"), missing=every),
+        "failed": FakeStudy(methods=("labels", "kl", "mse"), missing=every),
         "nll": FakeStudy(measure="nll", level=1.4, gap=-0.03, noise=0.01),
         "huge": FakeStudy(measure="nll", level=-3e9, gap=1e8, noise=1e7),
         "sweep": FakeStudy(
-            contestants=("kl", "mse", "crd"),
+            methods=("kl", "mse", "crd"),
             pairs=("d24", "d8", "d160"),
             seeds=(0, 1),
             epochs=2,
@@ -82,7 +82,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "evil": FakeStudy(
             name=EVIL,
             question=EVIL,
-            contestants=("labels", EVIL),
+            methods=("labels", EVIL),
             pairs=("ok", "“ünï”"),
             note=EVIL,
             differing=EVIL,

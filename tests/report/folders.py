@@ -26,7 +26,7 @@ class Fake:
     teacher: bool = True
     skill: float = 3.75
     teacher_skill: float = 4.35
-    objectives: tuple[dict[str, Any], ...] = (
+    losses: tuple[dict[str, Any], ...] = (
         {"name": "cross_entropy", "weight": 0.1},
         {"name": "kl", "weight": 0.9, "temperature": 4.0},
     )
@@ -113,7 +113,7 @@ def write_run(path: Path, fake: Fake | None = None) -> Path:
         "data": {"source": "parquet", "path": "cifar10", "batch_size": 64},
         "teacher": {"name": "resnet56", "weights": "weights/resnet56-cifar10.th"} if fake.teacher else None,
         "student": {"name": "resnet8", "weights": None},
-        "objectives": [dict(term) for term in fake.objectives],
+        "losses": [dict(term) for term in fake.losses],
         "training": {"epochs": fake.epochs, "optimizer": {"name": "sgd", "lr": 0.1}, "precision": "bfloat16"},
         "seed": fake.seed,
     }
@@ -202,7 +202,7 @@ def _metrics(fake: Fake, summary: dict[str, Any]) -> list[dict[str, Any]]:
         if step % fake.log_every == 0 or step == total:
             terms = {}
             weighted = 0.0
-            for place, term in enumerate(fake.objectives):
+            for place, term in enumerate(fake.losses):
                 value = (2.4 - 0.4 * place) * np.exp(-2.2 * part) + 0.25 + 0.04 * abs(rng.normal())
                 terms[f"loss/{term['name']}"] = round(float(value), 5)
                 weighted += term.get("weight", 1.0) * float(value)

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from report.folders import Fake, write_run
-from stillroom.studies.statistics import against_baseline, between_all, interval, ranks_across_pairs
+from stillroom.study.statistics import against_baseline, between_all, interval, ranks_across_pairs
 
 MEASURES = {
     "top1": {"name": "top1", "title": "top-1", "unit": "%", "digits": 2, "higher_is_better": True},
@@ -34,7 +34,7 @@ class FakeStudy:
 
     name: str = "digits"
     question: str = "Which loss is worth its teacher under an equal budget?"
-    contestants: tuple[str, ...] = ("labels", "kl", "mse", "dkd", "crd")
+    methods: tuple[str, ...] = ("labels", "kl", "mse", "dkd", "crd")
     pairs: tuple[str, ...] = ("cifar100",)
     seeds: tuple[int, ...] = (0, 1, 2)
     measure: str = "top1"
@@ -51,9 +51,9 @@ class FakeStudy:
     differing: str = "kl, weight 0.9, temperature 4"
     axis: dict[str, Any] | None = None
 
-    def has(self, pair: str, contestant: str, seed: int) -> bool:
+    def has(self, pair: str, method: str, seed: int) -> bool:
         """Whether this run finished."""
-        return (pair, contestant, seed) not in self.missing
+        return (pair, method, seed) not in self.missing
 
 
 def write_study(path: Path, fake: FakeStudy | None = None) -> Path:
@@ -63,7 +63,7 @@ def write_study(path: Path, fake: FakeStudy | None = None) -> Path:
     values = _values(fake)
     results = _results(fake, values)
     _json(path / "results.json", results)
-    study = {"name": fake.name, "question": fake.question, "contestants": [{"name": n} for n in fake.contestants]}
+    study = {"name": fake.name, "question": fake.question, "methods": [{"name": n} for n in fake.methods]}
     (path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if results["tuned"] is not None:
         _json(path / "tuned.json", results["tuned"])
@@ -90,12 +90,12 @@ def edit_results(study: Path, **changes: Any) -> None:
 
 
 def _values(fake: FakeStudy) -> dict[str, dict[str, dict[int, float]]]:
-    """pair → contestant → {seed: value}: contestants climb, each seed shifts all of them alike."""
+    """pair → method → {seed: value}: methods climb, each seed shifts all of them alike."""
     rng = np.random.default_rng(3)
     found: dict[str, dict[str, dict[int, float]]] = {}
     for number, pair in enumerate(fake.pairs):
         shift = dict(zip(fake.seeds, rng.normal(0, 2 * fake.noise, len(fake.seeds)), strict=True))
-        order = rng.permutation(len(fake.contestants)) if number % 2 else np.arange(len(fake.contestants))
+        order = rng.permutation(len(fake.methods)) if number % 2 else np.arange(len(fake.methods))
         found[pair] = {
             name: {
                 seed: round(
@@ -105,14 +105,14 @@ def _values(fake: FakeStudy) -> dict[str, dict[str, dict[int, float]]]:
                 for seed in fake.seeds
                 if fake.has(pair, name, seed)
             }
-            for place, name in enumerate(fake.contestants)
+            for place, name in enumerate(fake.methods)
         }
     return found
 
 
 def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) -> dict[str, Any]:
     measure = MEASURES[fake.measure]
-    digits, baseline = measure["digits"], fake.contestants[0]
+    digits, baseline = measure["digits"], fake.methods[0]
     families = []
     for pair in fake.pairs:
         held = {name: row for name, row in values[pair].items() if row}
@@ -128,15 +128,15 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
                 for each, told in zip(family[kind]["comparisons"], found.comparisons, strict=True):
                     each["told"] = told.told(digits)
         families.append(family)
-    means: dict[str, dict[str, float]] = {name: {} for name in fake.contestants}
+    means: dict[str, dict[str, float]] = {name: {} for name in fake.methods}
     cells = []
     for pair in fake.pairs:
-        for name in fake.contestants:
+        for name in fake.methods:
             cells.append(_cell(pair, name, values[pair][name], digits, not fake.unequal or name != "kl"))
             if values[pair][name]:
                 means[name][pair] = cells[-1]["mean"]
     ranks = ranks_across_pairs(means, higher_is_better=measure["higher_is_better"]) if any(means.values()) else None
-    unequal = {"what": "budget", "pair": fake.pairs[0], "seed": 0, "contestants": ["kl"]}
+    unequal = {"what": "budget", "pair": fake.pairs[0], "seed": 0, "methods": ["kl"]}
     told = f"budget: kl has 5,616 steps, {baseline} and mse 2,808 (pair {fake.pairs[0]}, seeds 0, 1, 2)"
     conclusions = [each["told"] for family in families for each in family["baseline"]["comparisons"]]
     return {
@@ -150,19 +150,19 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
         "baseline": baseline,
         "seeds": list(fake.seeds),
         "budget": {"epochs": fake.epochs},
-        "contestants": [_contestant(fake, name) for name in fake.contestants],
+        "methods": [_method(fake, name) for name in fake.methods],
         "pairs": [_pair(fake, number, name) for number, name in enumerate(fake.pairs)],
         **({"axis": fake.axis} if fake.axis is not None else {}),
         "equal": not fake.unequal,
         "checked": CHECKED,
         "inequalities": [unequal | {"told": told}] if fake.unequal else [],
         "missing": [
-            {"pair": p, "contestant": c, "seed": s, "reason": reason} for (p, c, s), reason in fake.missing.items()
+            {"pair": p, "method": c, "seed": s, "reason": reason} for (p, c, s), reason in fake.missing.items()
         ],
         "runs": [
             _run_entry(fake, pair, name, seed, value)
             for pair in fake.pairs
-            for name in fake.contestants
+            for name in fake.methods
             for seed, value in values[pair][name].items()
         ],
         "cells": cells,
@@ -174,12 +174,12 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
     }
 
 
-def _contestant(fake: FakeStudy, name: str) -> dict[str, Any]:
+def _method(fake: FakeStudy, name: str) -> dict[str, Any]:
     differs = (
         []
-        if name == fake.contestants[0]
+        if name == fake.methods[0]
         else [
-            {"key": "objectives", "value": fake.differing, "baseline": "cross_entropy"},
+            {"key": "losses", "value": fake.differing, "baseline": "cross_entropy"},
             {"key": "training.optimizer.lr", "value": "0.05", "baseline": "0.1"},
         ]
     )
@@ -211,7 +211,7 @@ def _pair(fake: FakeStudy, number: int, name: str) -> dict[str, Any]:
 def _cell(pair: str, name: str, row: dict[int, float], digits: int, equal: bool) -> dict[str, Any]:
     cell = {
         "pair": pair,
-        "contestant": name,
+        "method": name,
         "equal": equal,
         "count": len(row),
         "seeds": {str(s): v for s, v in row.items()},
@@ -228,11 +228,11 @@ def _cell(pair: str, name: str, row: dict[int, float], digits: int, equal: bool)
 
 
 def _run_entry(fake: FakeStudy, pair: str, name: str, seed: int, value: float) -> dict[str, Any]:
-    place = fake.contestants.index(name)
+    place = fake.methods.index(name)
     steps = 5616 if fake.unequal and name == "kl" else 2808
     return {
         "pair": pair,
-        "contestant": name,
+        "method": name,
         "seed": seed,
         "run": f"runs/{pair}/{name}/seed-{seed}",
         "top1": 61.0,
@@ -260,7 +260,7 @@ def _tuned(fake: FakeStudy) -> dict[str, Any]:
     trials = [{"number": n, "values": {key: rate}, "value": 50 + n} for n, rate in enumerate((0.1, 0.02, 0.05))]
     trials.append({"number": 3, "values": {key: 3.0}, "value": None})
     each = {"trials": 4, "values": {key: 0.05}, "value": 52.0, "measure": fake.measure, "all": trials}
-    return {pair: dict.fromkeys(fake.contestants, each) for pair in fake.pairs}
+    return {pair: dict.fromkeys(fake.methods, each) for pair in fake.pairs}
 
 
 def _costs(path: Path, fake: FakeStudy) -> None:
@@ -269,11 +269,11 @@ def _costs(path: Path, fake: FakeStudy) -> None:
     rng = np.random.default_rng(5)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["kind", "pair", "contestant", "seed", *clocks])
+        writer.writerow(["kind", "pair", "method", "seed", *clocks])
         writer.writerow(["teacher", "", "resnet32", "", 300.0, 4.0, 0, 900, 1500, 0])
         for pair in fake.pairs:
             writer.writerow(["cache", pair, "", "", "", "", 60000, "", "", 12.3])
-            for place, name in enumerate(fake.contestants):
+            for place, name in enumerate(fake.methods):
                 own = rng.uniform(60, 140)
                 if fake.tuned:
                     writer.writerow(["trial", pair, name, 0, round(own / 2, 2), "", 0, "", "", 0])
@@ -287,7 +287,7 @@ def _costs(path: Path, fake: FakeStudy) -> None:
 def _run(path: Path, fake: FakeStudy, run: dict[str, Any]) -> None:
     """A run's folder: whole, or only what the study's page reads of it."""
     if fake.whole_runs:
-        write_run(path, Fake(name=f"{run['contestant']} on {run['pair']}", each=20, seed=run["seed"], examples=2))
+        write_run(path, Fake(name=f"{run['method']} on {run['pair']}", each=20, seed=run["seed"], examples=2))
     else:
         path.mkdir(parents=True)
         (path / "summary.json").write_text("{}")

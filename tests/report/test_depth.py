@@ -53,7 +53,7 @@ def fidelity(
         members = [
             {
                 "weighing": weighing,
-                "objective": f"{weighing} objective",
+                "loss": f"{weighing} loss",
                 "gap": prediction(value, None if weighing == "identity" else 0.5, len(epochs)),
                 "student": prediction(None if value is None else 0.5 * value, None, len(epochs)),
             }
@@ -120,7 +120,7 @@ def test_both_maps_and_all_numbers_are_on_the_page(run: Path) -> None:
     assert "At layer1 the Fisher diagonal is of 4 drawn classes" in words
     assert "stillroom fidelity RUN" not in words
     titles = [attrs.get("title") or "" for tag, attrs in page.elements if tag == "td"]
-    assert any(title.startswith("full objective at layer1: −0.10, 95% −0.15 to −0.06; within") for title in titles)
+    assert any(title.startswith("full loss at layer1: −0.10, 95% −0.15 to −0.06; within") for title in titles)
     heads = [attrs.get("title") for tag, attrs in page.elements if tag == "th"]
     assert "teacher’s layer1, student’s blocks.0" in heads
 
@@ -134,7 +134,7 @@ def test_the_sentences_say_what_the_numbers_do(run: Path) -> None:
     assert "reaches 0.92, weighed by the Fisher diagonal 0.94, by the full Fisher 0.99;" in deepest
     assert deepest.endswith("of the trained student alone 0.83, 0.85, 0.89.")
     assert lost.startswith("At layer1 (−0.10) the full Fisher says next to nothing")
-    assert "by exact objective at layer1 (0.50), worst by full objective at layer1 (−0.05)" in student
+    assert "by exact loss at layer1 (0.50), worst by full loss at layer1 (−0.05)" in student
 
 
 def test_where_all_is_kept_that_is_said_and_nothing_of_what_is_lost(run: Path) -> None:
@@ -199,7 +199,7 @@ def test_names_of_taps_stay_text(tmp_path: Path) -> None:
 
 
 def test_made_again_a_page_of_a_study_stays_the_studys(tmp_path: Path) -> None:
-    study = write_study(tmp_path / "study", FakeStudy(whole_runs=True, contestants=("labels", "kl"), seeds=(0,)))
+    study = write_study(tmp_path / "study", FakeStudy(whole_runs=True, methods=("labels", "kl"), seeds=(0,)))
     write_run_pages(study)
     run = next(path.parent for path in sorted(study.rglob("summary.json")))
     before = (run / "report.html").read_text(encoding="utf-8")

@@ -26,13 +26,13 @@ LINE = Plot("line", "Training loss", (1.0, 2.0, 3.0), (2.0, 1.0, 0.5), "epoch", 
 BARS = Plot("bars", "Change by class", ("cat", "dog"), (-12.0, 3.0), "", "points", -5.0)
 COUNTS = Plot("histogram", "Confidence", (0.0, 0.5, 1.0), (3, 900), "confidence", "images", 0.4)
 FINDINGS = [
-    Finding("over_fitting", "healthy", "Not learned by heart.", {"ratio": 1.25}, "Sick: 4 times.", None, "A book."),
+    Finding("over_fitting", "ok", "Not learned by heart.", {"ratio": 1.25}, "Sick: 4 times.", None, "A book."),
     Finding(
-        "miscalibrated", "suspect", "Off: ECE 0.07.", {"ece": 0.07}, "Suspect: .05.", Remedy("Divide."), "", (COUNTS,)
+        "miscalibrated", "warning", "Off: ECE 0.07.", {"ece": 0.07}, "Suspect: .05.", Remedy("Divide."), "", (COUNTS,)
     ),
     Finding(
         "diverged",
-        "sick",
+        "problem",
         "The loss blew up: 90 times.",
         {"rise": 90.0, "finite": False, "by_layer": {"conv1": 3}, "none": None},
         "Sick: 3 times.",
@@ -83,11 +83,11 @@ TRIED: dict[str, Any] = {
 }
 EVIL_FINDING = Finding(
     EVIL,
-    "sick",
+    "problem",
     EVIL,
     {EVIL: [EVIL], "deep": {EVIL: {EVIL: 1}}},
     EVIL,
-    Remedy(EVIL, {f"objectives.{EVIL}.weight": EVIL}),
+    Remedy(EVIL, {f"losses.{EVIL}.weight": EVIL}),
     EVIL,
     (
         Plot("bars", EVIL, (EVIL, "#ffffff"), (1.0, 2.0), EVIL, EVIL),
@@ -110,9 +110,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
     made: dict[str, tuple[str, list[Finding], dict[str, Any] | None]] = {
         "usual": ("runs/kl", FINDINGS, TRIED),
-        "healthy": ("runs/kl", FINDINGS[:1], None),
+        "ok": ("runs/kl", FINDINGS[:1], None),
         "nothing": ("recipe.yaml", [], None),
-        "evil": (EVIL, [EVIL_FINDING, Finding(EVIL, "skipped", EVIL), Finding(EVIL, "healthy", EVIL)], evil_tried),
+        "evil": (EVIL, [EVIL_FINDING, Finding(EVIL, "skipped", EVIL), Finding(EVIL, "ok", EVIL)], evil_tried),
     }
     return {name: write_diagnosis(home / name, *told).parent for name, told in made.items()}
 
@@ -122,7 +122,7 @@ def pages(folders: dict[str, Path]) -> dict[str, Parsed]:
     return {name: Parsed((at / "diagnosis.html").read_text(encoding="utf-8")) for name, at in folders.items()}
 
 
-NAMES = ("usual", "healthy", "nothing", "evil")
+NAMES = ("usual", "ok", "nothing", "evil")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -186,7 +186,7 @@ def test_the_verdict_comes_first_and_sick_before_healthy(pages: dict[str, Parsed
 
 
 def test_a_healthy_page_says_so(pages: dict[str, Parsed]) -> None:
-    assert "Nothing is wrong with this run, as far as 1 check can tell." in pages["healthy"].words
+    assert "Nothing is wrong with this run, as far as 1 check can tell." in pages["ok"].words
     assert "No check could tell anything." in pages["nothing"].words
 
 
@@ -221,7 +221,7 @@ def test_a_student_that_is_better_off_without_is_told_so(tmp_path: Path) -> None
     ],
 )
 def test_what_was_tried_decides_what_to_do_first(verdicts: dict[str, str], first: str | None) -> None:
-    found = [Finding(check, "sick", "It is.", remedy=Remedy(f"{check.title()}.")) for check in ("diverged", "short")]
+    found = [Finding(check, "problem", "It is.", remedy=Remedy(f"{check.title()}.")) for check in ("diverged", "short")]
     fixes = [fix(name, 3.0, verdict, checks=[name.removeprefix("fix-")]) for name, verdict in verdicts.items()]
     told = diagnosis_of("runs/kl", found, {**TRIED, "fixes": fixes, "best": "fix-diverged"})
     assert told["do_first"] == first
@@ -237,7 +237,7 @@ def test_what_was_tried_decides_what_to_do_first(verdicts: dict[str, str], first
     ],
 )
 def test_the_lead_counts_what_costs_accuracy(what: str, checks: list[str], lead: str) -> None:
-    told = diagnosis_of(what, [Finding(check, "sick", "It is.") for check in checks])
+    told = diagnosis_of(what, [Finding(check, "problem", "It is.") for check in checks])
     assert told["lead"].startswith(lead)
 
 
@@ -247,24 +247,24 @@ def test_a_study_is_spoken_of_as_one(tmp_path: Path) -> None:
     run.mkdir(parents=True)
     (run / "recipe.yaml").write_text("teacher: null\n")
     evidence = {"run": "runs/all/kl/seed-0"}
-    found = Finding("under_training", "sick", "Short.", evidence, "", Remedy("Longer.", {"training.epochs": 9}))
-    told = diagnosis_of(str(tmp_path), [found, Finding("unequal", "sick", "No.")])
+    found = Finding("under_training", "problem", "Short.", evidence, "", Remedy("Longer.", {"training.epochs": 9}))
+    told = diagnosis_of(str(tmp_path), [found, Finding("unequal", "problem", "No.")])
     assert told["lead"] == "2 things are wrong with this study."
     # It has no teacher to distil from.
     assert told["command"] == f"stillroom train {run}/recipe.yaml training.epochs=9"
 
 
 def test_a_command_can_be_pasted_whatever_it_holds() -> None:
-    remedy = Remedy("Labels.", {"objectives": [{"name": "cross_entropy"}]})
-    told = diagnosis_of("my runs/a.yaml", [Finding("better_without", "sick", "Worse.", remedy=remedy)])
-    assert told["command"] == "stillroom distill 'my runs/a.yaml' 'objectives=[{\"name\": \"cross_entropy\"}]'"
+    remedy = Remedy("Labels.", {"losses": [{"name": "cross_entropy"}]})
+    told = diagnosis_of("my runs/a.yaml", [Finding("better_without", "problem", "Worse.", remedy=remedy)])
+    assert told["command"] == "stillroom distill 'my runs/a.yaml' 'losses=[{\"name\": \"cross_entropy\"}]'"
 
 
 def test_numbers_that_json_has_none_for_become_nothing() -> None:
     import numpy as np
 
     evidence = {"nan": float("nan"), "numpy": np.float32(0.5), "set": {1}, "path": Path("x")}
-    (finding,) = diagnosis_of("runs/x", [Finding("a", "sick", "b", evidence)])["findings"]
+    (finding,) = diagnosis_of("runs/x", [Finding("a", "problem", "b", evidence)])["findings"]
     assert finding["evidence"] == {"nan": None, "numpy": 0.5, "set": [1], "path": "x"}
     json.dumps(finding, allow_nan=False)
 

@@ -121,11 +121,11 @@ def test_damage_is_told(change: dict[str, Any], told: str, tmp_path: Path) -> No
     assert told in str(caught.value)
 
 
-def test_a_studys_page_shows_each_contestants_course(tmp_path: Path) -> None:
-    study = write_study(tmp_path / "s", FakeStudy(contestants=("labels", "kl"), epochs=1, tuned=False))
+def test_a_studys_page_shows_each_methods_course(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "s", FakeStudy(methods=("labels", "kl"), epochs=1, tuned=False))
     task = {"pooled": 70.0, "old": 60.0, "new": 90.0, "answered_new": 55.0, "are_new": 50.0}
     one = {
-        "contestant": "kl",
+        "method": "kl",
         "seeds": [0, 1, 2],
         "tasks": [
             {**task, "accuracy": {"mean": 90.0, "low": None, "high": None}, "exemplars": 30, "bytes": 9000},
@@ -134,11 +134,11 @@ def test_a_studys_page_shows_each_contestants_course(tmp_path: Path) -> None:
         "matrix": [[90.0], [60.0, 80.0]],
         "omega": {"mean": 0.912, "low": 0.9, "high": 0.924},
     }
-    edit_results(study, incremental=[{"pair": "cifar100", "offline": "joint", "contestants": [one]}])
+    edit_results(study, incremental=[{"pair": "cifar100", "offline": "joint", "methods": [one]}])
     page = Parsed(write_study_report(study).read_text(encoding="utf-8"))
     assert page.open == []
     for told in ("Task by task", "0.912 [0.900, 0.924]", "55.0 of 50.0", "9.00 kB", "as a share of joint’s"):
         assert told in page.text
-    edit_results(study, incremental=[{"pair": "cifar100", "offline": None, "contestants": [{**one, "matrix": [[1]]}]}])
+    edit_results(study, incremental=[{"pair": "cifar100", "offline": None, "methods": [{**one, "matrix": [[1]]}]}])
     with pytest.raises(BadInput, match="matrix"):
         write_study_report(study)

@@ -22,7 +22,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def section(run: Path, *rows: dict[str, Any]) -> Omega:
-    lines(run / "rescaling.jsonl", list(rows))
+    lines(run / "gradient_rescaling.jsonl", list(rows))
     found = omega(read_run(run))
     assert found is not None
     return found
@@ -78,10 +78,10 @@ def test_the_words_say_what_the_numbers_do(run: Path) -> None:
         (0.04, ""),
         (
             0.05,
-            "Part of the signal is lost (5.0% saturated). A higher τ brings it back (objectives.kl.temperature, now 4)",
+            "Part of the signal is lost (5.0% saturated). A higher τ brings it back (losses.kl.temperature, now 4)",
         ),
         (0.5, "The teacher is too sure: for 50.0% of the samples"),
-        (1.0, "Raise τ (objectives.kl.temperature, now 4)"),
+        (1.0, "Raise τ (losses.kl.temperature, now 4)"),
     ],
 )
 def test_a_saturated_teacher_is_told_what_to_do(run: Path, saturated: float, told: str) -> None:
@@ -126,8 +126,8 @@ def test_outliers_do_not_flatten_the_rest(run: Path) -> None:
     ],
 )
 def test_a_damaged_line_is_told(run: Path, change: dict[str, Any], expected: str) -> None:
-    lines(run / "rescaling.jsonl", [rescaling(1.0), rescaling(2.0) | change])
+    lines(run / "gradient_rescaling.jsonl", [rescaling(1.0), rescaling(2.0) | change])
     with pytest.raises(BadInput) as caught:
         write_report([run])
     assert expected in str(caught.value)
-    assert "rescaling.jsonl" in str(caught.value)
+    assert "gradient_rescaling.jsonl" in str(caught.value)

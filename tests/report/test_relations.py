@@ -161,24 +161,24 @@ def test_a_damaged_file_is_told_in_a_line(run: Path, name: str) -> None:
     held = geometry(CIFAR10, KINDS)
     write_geometry(run, held)
     damage(held)
-    (run / "geometry.json").write_text(json.dumps(held))
+    (run / "class_relations.json").write_text(json.dumps(held))
     with pytest.raises(BadInput) as caught:
         write_report([run])
     assert expected in str(caught.value)
-    assert "geometry.json" in str(caught.value)
+    assert "class_relations.json" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (run / "report.html").exists()
 
 
 def test_a_damaged_line_is_told_by_its_number(run: Path) -> None:
     write_geometry(run, geometry(CIFAR10, KINDS))
-    lines(run / "geometry.jsonl", [{"epoch": 0.0, "score": 0.1}, {"epoch": 1.0, "score": "much"}])
-    with pytest.raises(BadInput, match=r"geometry\.jsonl: line 2: score: got 'much'"):
+    lines(run / "class_relations.jsonl", [{"epoch": 0.0, "score": 0.1}, {"epoch": 1.0, "score": "much"}])
+    with pytest.raises(BadInput, match=r"class_relations\.jsonl: line 2: score: got 'much'"):
         write_report([run])
 
 
 def test_a_study_of_relations_draws_them_over_the_epochs(tmp_path: Path) -> None:
-    fake = FakeStudy(measure="relation_truth", level=0.7, gap=0.1, noise=0.01, contestants=("labels", "kl"))
+    fake = FakeStudy(measure="relation_truth", level=0.7, gap=0.1, noise=0.01, methods=("labels", "kl"))
     study = write_study(tmp_path / "study", fake)
     for summary in study.glob("runs/*/*/*/summary.json"):
         write_geometry(summary.parent, geometry(CIFAR10, KINDS, truth=True))
@@ -196,5 +196,5 @@ def test_a_study_of_relations_draws_them_over_the_epochs(tmp_path: Path) -> None
 def test_the_page_is_quiet_and_fits_a_desk_and_a_phone(browser: Any, run: Path) -> None:
     long = tuple(f"a superclass with a long name {kind}" for kind in KINDS)
     write_geometry(run, geometry(CIFAR10, long, truth=True))
-    lines(run / "rescaling.jsonl", [rescaling(epoch, known=True) for epoch in (1.0, 2.0, 3.0)])
+    lines(run / "gradient_rescaling.jsonl", [rescaling(epoch, known=True) for epoch in (1.0, 2.0, 3.0)])
     check_page(browser, write_report([run]))

@@ -61,7 +61,7 @@ def test_a_column_sorts_by_mouse_and_by_key(four: Watched) -> None:
     four.page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending"
     assert order() == upwards[::-1]
-    name = table.locator("th[aria-sort]", has_text="Contestant")
+    name = table.locator("th[aria-sort]", has_text="Method")
     name.locator("button").click()
     assert order() == sorted(order())
     assert head.get_attribute("aria-sort") == "none"

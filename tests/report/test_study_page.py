@@ -118,7 +118,7 @@ def test_an_unequal_study_is_alarming(pages: dict[str, Parsed], studies: dict[st
     assert all(each["told"] in page.words for each in results["inequalities"])
     assert "not equal to the others" in page.words
     assert "things were checked" not in page.words
-    assert "All contestants of a seed started from the same" not in page.words
+    assert "All methods of a seed started from the same" not in page.words
     assert "differs" in page.words
     assert "This is not an equal comparison" not in pages["usual"].words
 
@@ -146,9 +146,9 @@ def test_lower_is_better_where_it_is(pages: dict[str, Parsed]) -> None:
     assert "lower is better" in words
 
 
-def test_one_contestant_has_nothing_to_compare(pages: dict[str, Parsed]) -> None:
+def test_one_method_has_nothing_to_compare(pages: dict[str, Parsed]) -> None:
     words = pages["alone"].words
-    for said in ("One contestant: nothing to compare", "one seed: no interval", "with one seed there is no band"):
+    for said in ("One method: nothing to compare", "one seed: no interval", "with one seed there is no band"):
         assert said in words
 
 
@@ -196,7 +196,7 @@ def test_files_that_may_be_missing(tmp_path: Path) -> None:
 
 def test_three_hundred_runs_stay_small(tmp_path: Path) -> None:
     names = ("labels", *(f"method-{number}" for number in range(19)))
-    study = write_study(tmp_path / "study", FakeStudy(contestants=names, seeds=tuple(range(15)), epochs=30))
+    study = write_study(tmp_path / "study", FakeStudy(methods=names, seeds=tuple(range(15)), epochs=30))
     assert write_study_report(study).stat().st_size < 6_000_000
     with_plotly = (study / "report.html").read_text(encoding="utf-8").count('id="plotly"')
     assert with_plotly == 1

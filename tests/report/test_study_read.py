@@ -15,7 +15,7 @@ from stillroom.report.study.page import is_study, write_run_pages, write_study_r
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    return write_study(tmp_path / "study", FakeStudy(contestants=("labels", "kl"), seeds=(0, 1), epochs=2))
+    return write_study(tmp_path / "study", FakeStudy(methods=("labels", "kl"), seeds=(0, 1), epochs=2))
 
 
 def refused(study: Path) -> str:
@@ -55,18 +55,18 @@ def test_damaged_results(study: Path, text: str) -> None:
         ({"name": None}, "name: got None; expected text"),
         ({"measure": []}, "measure: got []; expected a mapping"),
         ({"measure": {"name": "top1", "title": "x", "digits": -1}}, "measure.digits: got -1"),
-        ({"contestants": []}, "contestants: got []; expected at least one contestant"),
+        ({"methods": []}, "methods: got []; expected at least one method"),
         ({"pairs": None}, "pairs: got []; expected at least one pair"),
         ({"baseline": "crd"}, "baseline: got 'crd'; expected labels or kl"),
         ({"alpha": "x"}, "alpha: got 'x'; expected a number from 0 to 1"),
         ({"level": 10**400}, "level: got 1000"),
         ({"seeds": ["a"]}, "seeds: got ['a']; expected a list of whole numbers"),
         ({"runs": [{"pair": "elsewhere"}]}, "runs[0].pair: got 'elsewhere'; expected cifar100"),
-        ({"cells": [{"pair": "cifar100", "contestant": "labels", "count": 1, "mean": "x"}]}, "cells[0].mean: got 'x'"),
+        ({"cells": [{"pair": "cifar100", "method": "labels", "count": 1, "mean": "x"}]}, "cells[0].mean: got 'x'"),
         ({"cells": [1]}, "cells: got [1]; expected a list of mappings"),
         (
             {"families": [{"pair": "cifar100", "all": {"comparisons": [{}]}}]},
-            "families[0].all.comparisons[0].contestant",
+            "families[0].all.comparisons[0].method",
         ),
         ({"ranks": {"names": ["x"], "average": [1.0]}}, "ranks.bars"),
         ({"ranks": {"names": ["kl"], "average": [1.0, 2.0]}}, "ranks.average"),
@@ -95,11 +95,11 @@ def test_a_run_outside_the_folder(study: Path, path: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a,b\n1,2\n", "the columns kind, pair and contestant"),
-        ("kind,pair,contestant,training_seconds\nrun,cifar100,kl,fast\n", "line 2: training_seconds: got 'fast'"),
-        ("kind,pair,contestant,training_seconds\nrun,cifar100,kl,-1\n", "a number of 0 or more"),
-        ("kind,pair,contestant,training_seconds\nrun,cifar100,kl,inf\n", "a number of 0 or more"),
-        ('kind,pair,contestant\n"run', "a CSV file"),
+        ("a,b\n1,2\n", "the columns kind, pair and method"),
+        ("kind,pair,method,training_seconds\nrun,cifar100,kl,fast\n", "line 2: training_seconds: got 'fast'"),
+        ("kind,pair,method,training_seconds\nrun,cifar100,kl,-1\n", "a number of 0 or more"),
+        ("kind,pair,method,training_seconds\nrun,cifar100,kl,inf\n", "a number of 0 or more"),
+        ('kind,pair,method\n"run', "a CSV file"),
     ],
 )
 def test_damaged_costs(study: Path, text: str, said: str) -> None:
@@ -108,7 +108,7 @@ def test_damaged_costs(study: Path, text: str, said: str) -> None:
 
 
 def test_costs_of_what_the_study_does_not_know_are_left_out(study: Path) -> None:
-    (study / "cost.csv").write_text("kind,pair,contestant,training_seconds\nrun,x,y,1\nother,,,\n")
+    (study / "cost.csv").write_text("kind,pair,method,training_seconds\nrun,x,y,1\nother,,,\n")
     write_study_report(study)
 
 

@@ -21,7 +21,7 @@ NAMES = ("kl", "mse", "crd")
 
 def made(path: Path, **changes: Any) -> tuple[Study, Sweep]:
     """A study's numbers and its figure."""
-    options: dict[str, Any] = {"contestants": NAMES, "pairs": tuple(WIDTHS), "epochs": 1, "tuned": False, **changes}
+    options: dict[str, Any] = {"methods": NAMES, "pairs": tuple(WIDTHS), "epochs": 1, "tuned": False, **changes}
     study = read_study(write_study(path / "study", FakeStudy(**{"axis": axis(WIDTHS, (99, "d = K − 1")), **options})))
     found = sweep(study, looks(study))
     assert found is not None
@@ -43,7 +43,7 @@ def test_points_are_the_means_in_order_of_the_axis_with_their_intervals(tmp_path
         for cell, above, below in zip(cells, bars["array"], bars["arrayminus"], strict=True):
             assert cell.mean is not None
             assert (cell.mean - below, cell.mean + above) == pytest.approx((cell.low, cell.high), rel=1e-4)
-    # Beside one another, in the order of the contestants, the middle one on its value.
+    # Beside one another, in the order of the methods, the middle one on its value.
     assert [trace["x"][0] for trace in found.chart.figure["data"][:3]] == sorted(
         trace["x"][0] for trace in found.chart.figure["data"][:3]
     )

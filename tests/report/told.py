@@ -21,7 +21,7 @@ def geometry(
     teacher: bool = True,
     truth: bool = False,
 ) -> dict[str, Any]:
-    """The content of a ``geometry.json`` in which classes of a superclass have one cosine, others another."""
+    """The content of a ``class_relations.json`` in which classes of a superclass have one cosine, others another."""
     held = groups or tuple(str(number // 2) for number in range(len(names)))
 
     def cosines(within: float) -> list[list[float]]:
@@ -59,21 +59,21 @@ def geometry(
 
 def write_geometry(run: Path, content: dict[str, Any]) -> Path:
     """Put it into a run's folder with three epochs of figures that grow to the last; return the folder."""
-    (run / "geometry.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    (run / "class_relations.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     figures = {"score": content["score"]["student"]} | {k: content["agreement"][k] for k in ("truth", "teacher")}
     rows = [
         {"step": 50 * epoch, "epoch": float(epoch)}
         | {key: None if value is None else round(value * epoch / 2, 6) for key, value in figures.items()}
         for epoch in range(3)
     ]
-    lines(run / "geometry.jsonl", rows)
+    lines(run / "class_relations.jsonl", rows)
     return run
 
 
 def rescaling(
     epoch: float, *, saturated: float = 0.0, known: bool = False, spearman: float | None = 0.8
 ) -> dict[str, Any]:
-    """A line of ``rescaling.jsonl``: ω grows with p_y."""
+    """A line of ``gradient_rescaling.jsonl``: ω grows with p_y."""
     each = [
         {
             "p_low": p - 0.04,

@@ -23,7 +23,7 @@ app = typer.Typer(
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Changes to the recipe, such as `training.epochs=3 objectives.kl.temperature=2`.",
+        help="Changes to the recipe, such as `training.epochs=3 losses.kl.temperature=2`.",
         metavar="KEY.PATH=VALUE",
     ),
 ]

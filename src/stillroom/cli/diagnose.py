@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stillroom.recipe import Recipe
 
 NO = 1
-_COLOURS = {"sick": "bold red", "suspect": "yellow", "healthy": "green", "skipped": "dim"}
+_COLOURS = {"problem": "bold red", "warning": "yellow", "ok": "green", "skipped": "dim"}
 
 
 @app.command()
@@ -31,7 +31,7 @@ def diagnose(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="Changes to a recipe, such as `objectives.kl.temperature=2`.", metavar="KEY.PATH=VALUE"),
+        typer.Argument(help="Changes to a recipe, such as `losses.kl.temperature=2`.", metavar="KEY.PATH=VALUE"),
     ] = None,
     images: Annotated[
         int, typer.Option("--images", min=32, help="Training images that a recipe's teacher is asked about.")
@@ -44,7 +44,7 @@ def diagnose(
     try_them: Annotated[
         bool,
         typer.Option(
-            "--try", help="Train with each remedy and without, three seeds each, and tell what each brings back."
+            "--verify", help="Train with each remedy and without, three seeds each, and tell what each brings back."
         ),
     ] = False,
     as_json: AsJson = False,
@@ -52,9 +52,9 @@ def diagnose(
     """Say what is wrong with a recipe, a run or a study: evidence, a verdict, and a remedy to paste.
 
     A recipe is diagnosed before it is run, and nothing is trained: its teacher is asked about some images, in the ways
-    that it may have been meant to be asked, too. With `--try` the remedies are trained for as long as the recipe is.
+    that it may have been meant to be asked, too. With `--verify` the remedies are trained for as long as the recipe is.
 
-    Example: `stillroom diagnose recipes/cifar10-resnet56-resnet8.yaml objectives.kl.temperature=1`
+    Example: `stillroom diagnose recipes/cifar10-resnet56-resnet8.yaml losses.kl.temperature=1`
     """
     from stillroom.diagnose.writing import diagnosis_of, kind_of, write_diagnosis
 
@@ -62,7 +62,7 @@ def diagnose(
     if overrides and kind != "recipe":
         raise BadInput("override", overrides[0], f"none beside the folder of a {kind}; only a recipe can be changed")
     if try_them and kind == "study":
-        raise BadInput("--try", str(what), "a recipe or a run; of a study, one of its runs/…/seed-N")
+        raise BadInput("--verify", str(what), "a recipe or a run; of a study, one of its runs/…/seed-N")
     recipe, findings = _found(what, kind, overrides or [], images)
     named, tried = str(what), None
     if out is None and try_them:
@@ -79,7 +79,7 @@ def diagnose(
         print_json({**content, "report": str(page)} if page is not None else content)
     else:
         _tell(content=diagnosis_of(named, findings, tried), findings=findings, page=page)
-    if strict and any(finding.verdict == "sick" for finding in findings):
+    if strict and any(finding.verdict == "problem" for finding in findings):
         raise typer.Exit(NO)
 
 
@@ -103,13 +103,13 @@ def _found(what: Path, kind: str, overrides: Sequence[str], images: int) -> tupl
 
 
 def _recipe_of(run: Path) -> Recipe:
-    from stillroom.runs.records import load_run_recipe
+    from stillroom.run.records import load_run_recipe
 
     return load_run_recipe(run)
 
 
 def _fresh(what: Path) -> Path:
-    from stillroom.runs.records import fresh_folder
+    from stillroom.run.records import fresh_folder
 
     return fresh_folder(Path("runs"), f"diagnosis-{what.stem}")
 
@@ -147,9 +147,9 @@ def _tell(content: Mapping[str, Any], findings: Sequence[Finding], page: Path | 
                 stdout.print(escape(words), soft_wrap=True)
                 for argument in finding.remedy.arguments():
                     stdout.print(escape(f"{'':8} {'':{width}}    {shlex.quote(argument)}"), soft_wrap=True)
-    healthy = ", ".join(finding.check for finding in findings if finding.verdict == "healthy")
+    healthy = ", ".join(finding.check for finding in findings if finding.verdict == "ok")
     if healthy:
-        stdout.print(f"[{_COLOURS['healthy']}]{'healthy':8}[/] {escape(healthy)}", soft_wrap=True)
+        stdout.print(f"[{_COLOURS['ok']}]{'ok':8}[/] {escape(healthy)}", soft_wrap=True)
     skipped: dict[str, list[str]] = {}
     for finding in findings:
         if finding.verdict == "skipped":

@@ -46,10 +46,10 @@ def dissect(
     from stillroom.live import LiveStudy
     from stillroom.recipe import load_recipe
     from stillroom.report.study.page import write_run_pages, write_study_report
-    from stillroom.studies.compare import compare as run_study
-    from stillroom.studies.dissect import dissecting, write_dissection
-    from stillroom.studies.engine.choosing import engine_maker
-    from stillroom.studies.folder import StudyFolder
+    from stillroom.study.compare import compare as run_study
+    from stillroom.study.dissect import dissecting, write_dissection
+    from stillroom.study.engine.choosing import engine_maker
+    from stillroom.study.folder import StudyFolder
 
     settled = load_recipe(recipe, overrides or [])
     classes = load(settled.data).train.num_classes

@@ -27,14 +27,14 @@ def explain(
         list[Path],
         typer.Argument(
             help="Folders of finished runs that kept checkpoints, one a seed; or one that holds them as seed-N, as a "
-            "study's contestant has.",
+            "study's method has.",
             metavar="RUN...",
         ),
     ],
     against: Annotated[
         list[Path] | None,
         typer.Option(
-            "--against",
+            "--baseline",
             help="The same student from labels, once for each RUN, in their order; or a folder of seed-N.",
             metavar="RUN",
         ),
@@ -50,7 +50,7 @@ def explain(
     foreground: Annotated[
         str,
         typer.Option(
-            "--foreground",
+            "--mask",
             help="What is subject: the data's `masks`, a `centre` box, pixels `above-zero`, or a .npy file of the test "
             "split's masks [N, H, W] or boxes [N, 4] (top, left, bottom, right); auto: masks, else centre.",
         ),
@@ -75,10 +75,10 @@ def explain(
     Writes the page `explain.html`, `explain.json` and `explain-maps.npz` into the first RUN. Stopped at any instant,
     the same command goes on.
     Keep checkpoints while training, and how far the probed layer moves: `stillroom distill …
-    training.checkpoints=[0,1,2,5,10] training.record_moves=[layer3.0.conv1]`.
+    training.checkpoints=[0,1,2,5,10] training.record_weight_distance=[layer3.0.conv1]`.
 
-    Example: `stillroom explain runs/kl --against runs/labels`, or of a study, with its seeds:
-    `stillroom explain studies/x/runs/all/kl --against studies/x/runs/all/labels`
+    Example: `stillroom explain runs/kl --baseline runs/labels`, or of a study, with its seeds:
+    `stillroom explain studies/x/runs/all/kl --baseline studies/x/runs/all/labels`
     """
     from stillroom.console import ProgressBar
     from stillroom.explain.explaining import NAME

@@ -30,13 +30,13 @@ def incremental(
         typer.Option(
             "--preset",
             help="finetune (the floor), replay, lwf, icarl or joint (the ceiling), whatever the recipe says of "
-            "objectives; `stillroom schema` tells what each sets.",
+            "losses; `stillroom schema` tells what each sets.",
         ),
     ] = None,
     offline: Annotated[
         Path | None,
         typer.Option(
-            "--offline", help="Folder of the same tasks learned jointly: tells Ω, how near this comes.", metavar="DIR"
+            "--joint", help="Folder of the same tasks learned jointly: tells Ω, how near this comes.", metavar="DIR"
         ),
     ] = None,
     resume: Resume = False,
@@ -61,7 +61,7 @@ def incremental(
     from stillroom.continual.joint import compare_offline
     from stillroom.continual.run import execute_tasks
     from stillroom.recipe import load_recipe
-    from stillroom.runs.records import fresh_folder, read_json
+    from stillroom.run.records import fresh_folder, read_json
 
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")

@@ -73,9 +73,9 @@ def _run(
     recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
 ) -> None:
     from stillroom.console import ProgressBar, summary_table
-    from stillroom.runs.execute import execute
-    from stillroom.runs.records import fresh_folder
-    from stillroom.training.device import is_main_process
+    from stillroom.run.execute import execute
+    from stillroom.run.records import fresh_folder
+    from stillroom.train.device import is_main_process
 
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")
@@ -126,7 +126,7 @@ def evaluate(
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import parse_preprocess
     from stillroom.models.registry import brings_weights
-    from stillroom.runs.materials import evaluate_model
+    from stillroom.run.components import evaluate_model
 
     if device not in ("auto", "cpu", "cuda"):
         raise BadInput("--device", device, "auto, cpu or cuda")
@@ -183,7 +183,7 @@ def export(
 
     Example: `stillroom export runs/first --format onnx --pixels`
     """
-    from stillroom.runs.exporting import export_run
+    from stillroom.run.exporting import export_run
 
     told = export_run(run, form.value, out, pixels=pixels)
     if as_json:

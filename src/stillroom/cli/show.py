@@ -72,7 +72,7 @@ def fidelity(
     """
     from stillroom.console import ProgressBar
     from stillroom.report.again import make_again
-    from stillroom.runs.fidelity.mapping import NAME, map_fidelity
+    from stillroom.run.fidelity.mapping import NAME, map_fidelity
 
     content = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
     page = make_again(run)
@@ -104,11 +104,11 @@ def _cell(prediction: dict[str, Any]) -> str:
 @app.command(name="list")
 def list_(
     what: Annotated[
-        str | None, typer.Argument(help="models, objectives, data, optimizers or schedules; left out: all.")
+        str | None, typer.Argument(help="models, losses, data, optimizers or schedules; left out: all.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models, objectives, data sources, optimizers and schedules that a recipe can name."""
+    """List the models, losses, data sources, optimizers and schedules that a recipe can name."""
     from stillroom.listing import listing
 
     lists = listing()
@@ -145,7 +145,7 @@ def schema(
     Save it, and begin a recipe with `# yaml-language-server: $schema=recipe.schema.json` to get completion and checks.
     """
     from stillroom.recipe import Recipe, schema_of
-    from stillroom.studies.config import Study
+    from stillroom.study.config import Study
 
     print(schema_of(Study if what is SchemaOf.STUDY else Recipe, f"stillroom {what.value}"))
 
@@ -163,7 +163,7 @@ def demo(
     """
     from stillroom.console import ProgressBar, stderr
     from stillroom.demo import run_demo
-    from stillroom.runs.records import fresh_folder
+    from stillroom.run.records import fresh_folder
 
     folder = out if out is not None else fresh_folder(Path("runs"), "demo")
     told = run_demo(folder, ProgressBar(), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))

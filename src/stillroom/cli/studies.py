@@ -15,7 +15,7 @@ from stillroom.cli.app import AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
-    from stillroom.studies.compare import Compared
+    from stillroom.study.compare import Compared
 
 NO = 1
 
@@ -58,7 +58,7 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare ways to make a student: contestants × pairs × seeds, equal budgets, intervals, a report.
+    """Compare ways to make a student: methods × pairs × seeds, equal budgets, intervals, a report.
 
     Every run of a seed has the same initial weights, order of images, augmentation, budget and threads as the others;
     the table checks that by hashes and says what differs (exit code 1). Stopped at any instant, the same command goes
@@ -69,9 +69,9 @@ def compare(
     from stillroom.console import stderr
     from stillroom.live import LiveStudy
     from stillroom.report.study.page import write_run_pages, write_study_report
-    from stillroom.studies.compare import compare as run_study
-    from stillroom.studies.config import load_study
-    from stillroom.studies.engine.choosing import engine_maker
+    from stillroom.study.compare import compare as run_study
+    from stillroom.study.config import load_study
+    from stillroom.study.engine.choosing import engine_maker
 
     if address is not None and engine is not EngineName.RAY:
         raise BadInput("--address", address, "--engine ray beside it")
@@ -91,7 +91,7 @@ def compare(
 
 def _tell(found: Compared, page: Path) -> None:
     from stillroom.console import table
-    from stillroom.studies.tables import told_table
+    from stillroom.study.tables import told_table
 
     stdout = Console(highlight=False)
     header, *rows = told_table(found.results)
@@ -99,7 +99,7 @@ def _tell(found: Compared, page: Path) -> None:
     for finding in found.results["inequalities"]:
         stdout.print(f"[bold red]unequal: {escape(finding['told'])}[/bold red]", soft_wrap=True)
     for gap in found.results["missing"]:
-        where = f"{gap['contestant']} on {gap['pair']}, seed {gap['seed']}"
+        where = f"{gap['method']} on {gap['pair']}, seed {gap['seed']}"
         stdout.print(f"[bold red]missing: {escape(where)}: {escape(gap['reason'])}[/bold red]", soft_wrap=True)
     for sentence in found.results["conclusions"]:
         stdout.print(escape(sentence), soft_wrap=True)
@@ -119,8 +119,8 @@ def watch(
     from dataclasses import asdict
 
     from stillroom.live import shown, watching
-    from stillroom.studies.folder import StudyFolder
-    from stillroom.studies.progress import read_progress
+    from stillroom.study.folder import StudyFolder
+    from stillroom.study.progress import read_progress
 
     path = StudyFolder(study).progress
     progress = read_progress(path)

@@ -35,7 +35,7 @@ def taps(
     channels: Annotated[int | None, typer.Option("--channels", min=1, help="Channels of the images; else 3.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where a model's features can be read and given to an objective, and how a teacher's and a student's pair.
+    """Show where a model's features can be read and given to a loss, and how a teacher's and a student's pair.
 
     A tap is named by the module whose output it is (`layer2`), or by `features`, what the layer that makes the logits
     is given. `layer2:pre` is what its last activation is given. Depth: the share of multiply-adds done by then.

@@ -23,11 +23,11 @@ def questions(
     Writes every training image in every view as `train-images.npy` [V, N, C, H, W], and `test-images.npy`. Put the
     teacher's logits beside them as `train-logits.npy` [V, N, K] and, to compare with it, `test-logits.npy` [M, K].
 
-    Example: `stillroom questions recipes/digits.yaml --out answers/digits`
+    Example: `stillroom export-inputs recipes/digits.yaml --out answers/digits`
     """
     from stillroom.console import ProgressBar
     from stillroom.recipe import load_recipe
-    from stillroom.runs.questions import write_questions
+    from stillroom.run.questions import write_questions
 
     observer = ProgressBar()
     try:
@@ -57,7 +57,7 @@ def cache(
     Example: `stillroom cache --remove all`
     """
     from stillroom.console import table
-    from stillroom.teacher.cache.store import cache_root, list_caches, remove_cache
+    from stillroom.teachers.cache.store import cache_root, list_caches, remove_cache
 
     if remove:
         keys = [kept["key"] for kept in list_caches()] if "all" in remove else remove

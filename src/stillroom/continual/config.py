@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from stillroom.config import Config
-from stillroom.objectives.config import CrossEntropyConfig, KLConfig, ObjectiveConfig
+from stillroom.losses.config import CrossEntropyConfig, KLConfig, LossConfig
 
 PresetName = Literal["finetune", "replay", "lwf", "icarl", "joint"]
 PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
@@ -22,13 +22,13 @@ class Preset:
 
     Attributes:
         what: it in a line.
-        terms: its objectives.
+        terms: its losses.
         options: the options of :class:`IncrementalConfig` that are its own.
         remembers: whether it needs a memory of exemplars; without, it has none.
     """
 
     what: str
-    terms: tuple[ObjectiveConfig, ...]
+    terms: tuple[LossConfig, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     remembers: bool = False
 
@@ -51,7 +51,7 @@ PRESETS: dict[str, Preset] = {
 class IncrementalConfig(Config):
     """Classes come in tasks; the student of a task learns from its images, and its teacher is the one before it.
 
-    The recipe's ``training`` is each task's, its length too; ``objectives`` that read the teacher keep old knowledge,
+    The recipe's ``training`` is each task's, its length too; ``losses`` that read the teacher keep old knowledge,
     and the weight of such a term is the field's μ.
     """
 
@@ -82,7 +82,7 @@ class IncrementalConfig(Config):
     )
     preset: PresetName | None = Field(
         None,
-        description="A way with a name, which sets the objectives and what else is its own: "
+        description="A way with a name, which sets the losses and what else is its own: "
         + "; ".join(f"{name}: {preset.what}" for name, preset in PRESETS.items())
         + ".",
     )
@@ -114,15 +114,15 @@ class IncrementalConfig(Config):
 
 
 def with_terms(recipe: Any) -> Any:
-    """A recipe as plain objects with the objectives of its preset, where it names one and no objectives.
+    """A recipe as plain objects with the losses of its preset, where it names one and no losses.
 
-    >>> [term.name for term in with_terms({"incremental": {"preset": "lwf"}})["objectives"]]
+    >>> [term.name for term in with_terms({"incremental": {"preset": "lwf"}})["losses"]]
     ['cross_entropy', 'kl']
     """
     incremental = recipe.get("incremental") if isinstance(recipe, dict) else None
     named = incremental.get("preset") if isinstance(incremental, dict) else None
-    if named in PRESETS and recipe.get("objectives") is None:
-        return {**recipe, "objectives": PRESETS[named].terms}
+    if named in PRESETS and recipe.get("losses") is None:
+        return {**recipe, "losses": PRESETS[named].terms}
     return recipe
 
 
@@ -130,11 +130,11 @@ def overrides_of(preset: str) -> list[str]:
     """What makes a recipe, whatever it says, one of a preset: overrides as the command line takes them.
 
     >>> overrides_of("finetune")
-    ['incremental.preset=finetune', 'objectives=null', 'incremental.joint=false', 'incremental.predict_by=logits',
+    ['incremental.preset=finetune', 'losses=null', 'incremental.joint=false', 'incremental.predict_by=logits',
      'incremental.memory=0']
     """
     options = {"joint": False, "predict_by": "logits", **PRESETS[preset].options}
-    named = [f"incremental.preset={preset}", "objectives=null"]
+    named = [f"incremental.preset={preset}", "losses=null"]
     return [*named, *(f"incremental.{name}={_told(value)}" for name, value in options.items())]
 
 

@@ -8,25 +8,25 @@ from torch import Tensor
 from stillroom.data.lazy import Images
 from stillroom.models.cost import device_of, evaluating
 from stillroom.models.taps import FEATURES, Taps
-from stillroom.runs.materials import Dressed
-from stillroom.training.evaluation import EVALUATION_BATCH
+from stillroom.run.components import PreparedModel
+from stillroom.train.evaluation import EVALUATION_BATCH
 
 
 @torch.no_grad()
-def features_of(dressed: Dressed, images: Images) -> Tensor:
+def features_of(prepared: PreparedModel, images: Images) -> Tensor:
     """What the layer that makes the logits is given, of images as they are: float32 [N, d] on the CPU.
 
     Args:
-        dressed: the student; asked in eval mode and float32.
+        prepared: the student; asked in eval mode and float32.
         images: [N, C, H, W] as the data gives them.
     """
-    device = device_of(dressed.model)
-    pipe = dressed.pipe().to(device)
-    taps = Taps(dressed.model, [FEATURES], field="student")
+    device = device_of(prepared.model)
+    pipe = prepared.pipe().to(device)
+    taps = Taps(prepared.model, [FEATURES], field="student")
     found = []
-    with evaluating(dressed.model):
+    with evaluating(prepared.model):
         for start in range(0, len(images), EVALUATION_BATCH):
             with taps:
-                dressed.model(pipe(images[start : start + EVALUATION_BATCH].to(device)))
+                prepared.model(pipe(images[start : start + EVALUATION_BATCH].to(device)))
             found.append(taps.take()[FEATURES].flatten(1).float().cpu())
     return torch.cat(found)

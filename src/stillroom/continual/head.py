@@ -12,8 +12,8 @@ from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
 from stillroom.randomness import seeded
-from stillroom.runs.exporting import SummaryFacts
-from stillroom.runs.materials import build_model
+from stillroom.run.components import build_model
+from stillroom.run.exporting import SummaryFacts
 
 State = Mapping[str, Tensor]
 

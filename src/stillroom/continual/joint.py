@@ -9,7 +9,7 @@ from stillroom.continual.metrics import offline_normalised
 from stillroom.continual.summary import NAME
 from stillroom.errors import BadInput
 from stillroom.files import write_json
-from stillroom.runs.records import read_json
+from stillroom.run.records import read_json
 
 OFFLINE = "offline.json"
 _ZERO = "joint training was right on no image after some task"
@@ -30,12 +30,12 @@ def compare_offline(run: Path, joint: Path) -> dict[str, Any]:
     """
     mine, other = (_record(folder) for folder in (run, joint))
     if not (other.get("memory") or {}).get("joint"):
-        raise BadInput("--offline", str(joint), "a run that learned jointly: `stillroom incremental --preset joint`")
+        raise BadInput("--joint", str(joint), "a run that learned jointly: `stillroom incremental --preset joint`")
     for what in ("class_names", "class_order"):
         if mine.get(what) != other.get(what):
-            raise BadInput("--offline", str(joint), "a run of the same classes in the same order")
+            raise BadInput("--joint", str(joint), "a run of the same classes in the same order")
     if [task["classes"] for task in mine["tasks"]] != [task["classes"] for task in other["tasks"]]:
-        raise BadInput("--offline", str(joint), "a run of the same tasks")
+        raise BadInput("--joint", str(joint), "a run of the same tasks")
     accuracies, ceiling = ([task["accuracy"] for task in each["tasks"]] for each in (mine, other))
     omega = offline_normalised(accuracies, ceiling)
     told = {"schema": 1, "omega": omega, "why": None if omega is not None else _ZERO}
@@ -46,5 +46,5 @@ def compare_offline(run: Path, joint: Path) -> dict[str, Any]:
 
 def _record(folder: Path) -> dict[str, Any]:
     if not (folder / NAME).is_file() or not (folder / "summary.json").is_file():
-        raise BadInput("--offline", str(folder), "the folder of a finished run in tasks")
+        raise BadInput("--joint", str(folder), "the folder of a finished run in tasks")
     return read_json(folder / NAME)

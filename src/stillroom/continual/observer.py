@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stillroom.training.observer import Observer
+from stillroom.train.observer import Observer
 
 
 class OfAllTasks(Observer):

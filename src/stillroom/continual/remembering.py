@@ -12,13 +12,13 @@ from stillroom.continual.features import features_of
 from stillroom.continual.sequence import Sequence
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.runs.materials import Dressed
-from stillroom.runs.records import read_json
+from stillroom.run.components import PreparedModel
+from stillroom.run.records import read_json
 
 _NAME = "memory.json"
 
 
-def remembered(sequence: Sequence, folder: Path, task: int, kept: Memory, student: Dressed) -> Memory:
+def remembered(sequence: Sequence, folder: Path, task: int, kept: Memory, student: PreparedModel) -> Memory:
     """The exemplars after a task.
 
     Args:

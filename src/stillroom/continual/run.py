@@ -25,15 +25,15 @@ from stillroom.errors import BadInput, shorten
 from stillroom.files import write_json, write_text
 from stillroom.models.weights import load_weights, read_state, save_weights
 from stillroom.recipe import Recipe
-from stillroom.runs.execute import execute
-from stillroom.runs.materials import Dressed, dress
-from stillroom.runs.one import Finished, Prepared
-from stillroom.runs.outcome import write_predictions
-from stillroom.runs.records import check_free, check_same_recipe, environment, read_json
-from stillroom.training.device import exact_float32, launched, threads
-from stillroom.training.evaluation import score
-from stillroom.training.folder import RunFolder
-from stillroom.training.observer import Observer
+from stillroom.run.components import PreparedModel, prepare_model
+from stillroom.run.execute import execute
+from stillroom.run.one import Finished, Prepared
+from stillroom.run.outcome import write_predictions
+from stillroom.run.records import check_free, check_same_recipe, environment, read_json
+from stillroom.train.device import exact_float32, launched, threads
+from stillroom.train.evaluation import score
+from stillroom.train.folder import RunFolder
+from stillroom.train.observer import Observer
 
 
 def execute_tasks(
@@ -127,7 +127,7 @@ def _go(sequence: Sequence, out: Path, observer: Observer, *, latency: bool) -> 
             folder,
             resume=True,
             observer=watching,
-            materials=sequence.materials(task, data, before),
+            components=sequence.components(task, data, before),
             latency=latency and task == tasks.count,
         )
         student = _student(sequence, folder, task)
@@ -163,16 +163,16 @@ def _check_order(sequence: Sequence, out: Path) -> None:
         raise BadInput("--resume", str(out), expected)
 
 
-def _student(sequence: Sequence, folder: Path, task: int) -> Dressed:
+def _student(sequence: Sequence, folder: Path, task: int) -> PreparedModel:
     """The student of a finished task: always from its file, so that a resumed one is bit by bit the same."""
     model = sequence.empty_student(task)
     load_weights(model, folder / "student.safetensors", field="student")
     data = sequence.tasks.data.train
-    return dress(model.to(sequence.device), sequence.student, data, "student", sequence.order.seen(task))
+    return prepare_model(model.to(sequence.device), sequence.student, data, "student", sequence.order.seen(task))
 
 
 def _judged(
-    sequence: Sequence, folder: Path, data: DataPair, summary: dict[str, Any], kept: Memory, student: Dressed
+    sequence: Sequence, folder: Path, data: DataPair, summary: dict[str, Any], kept: Memory, student: PreparedModel
 ) -> Judged:
     """What a finished task is judged by: its run's own answers, or the means of exemplars."""
     labels, scores = telling.answers_of(folder)

@@ -12,15 +12,15 @@ from stillroom.continual.tasks import Order, Tasks, order_of
 from stillroom.data.batches import Batches
 from stillroom.data.images import DataPair
 from stillroom.errors import BadInput
+from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import resolve_preprocess
-from stillroom.objectives.registry import build_objectives
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe
-from stillroom.runs.execute import prepare
-from stillroom.runs.materials import Materials
-from stillroom.teacher.config import TeacherConfig
-from stillroom.training.device import resolve_device, resolve_precision
+from stillroom.run.components import RunComponents
+from stillroom.run.execute import prepare
+from stillroom.teachers.config import TeacherConfig
+from stillroom.train.device import resolve_device, resolve_precision
 
 
 class Sequence:
@@ -37,7 +37,7 @@ class Sequence:
         total: optimizer steps of all tasks.
 
     Raises:
-        BadInput: tasks, memory or objectives do not fit the data.
+        BadInput: tasks, memory or losses do not fit the data.
     """
 
     def __init__(self, recipe: Recipe, data: DataPair) -> None:
@@ -50,11 +50,11 @@ class Sequence:
         order = order_of(data.train.num_classes, settings.tasks, settings.shuffled_by(recipe.seed))
         self.tasks = Tasks(data, order, settings.memory, settings.joint)
         self.recipe = self._settled(recipe)
-        reads = [objective.reads for objective in build_objectives(recipe.objectives)]
-        self._alone = tuple(term for term, each in zip(recipe.objectives, reads, strict=True) if not each.teacher)
+        reads = [loss.requires for loss in build_losses(recipe.losses)]
+        self._alone = tuple(term for term, each in zip(recipe.losses, reads, strict=True) if not each.teacher)
         if not any(each.labels for each in reads if not each.teacher):
             expected = "a term that reads labels alone, such as cross_entropy: no teacher knows the newest classes"
-            raise BadInput("objectives", [term.name for term in recipe.objectives], expected)
+            raise BadInput("losses", [term.name for term in recipe.losses], expected)
         self.keeps = any(each.teacher for each in reads)
         self.total = sum(self.steps(task)[0] for task in range(1, self.tasks.count + 1))
 
@@ -66,7 +66,7 @@ class Sequence:
     @property
     def title(self) -> str:
         """What reports call the whole."""
-        way = self.settings.preset or " + ".join(term.name for term in self.recipe.objectives)
+        way = self.settings.preset or " + ".join(term.name for term in self.recipe.losses)
         return self.recipe.name or f"{self.recipe.student.name}, {self.tasks.count} tasks, {way}"
 
     @property
@@ -86,7 +86,7 @@ class Sequence:
             "incremental": self.settings.model_copy(update={"preset": None, "task": task}),
         }
         if task == 1:
-            return self.recipe.model_copy(update={**changes, "objectives": self._alone})
+            return self.recipe.model_copy(update={**changes, "losses": self._alone})
         if self.keeps:
             changes["teacher"] = TeacherConfig(
                 name=self.student.name,
@@ -97,7 +97,7 @@ class Sequence:
             )
         return self.recipe.model_copy(update={**changes, "student": self.student})
 
-    def materials(self, task: int, data: DataPair, before: State | None) -> Materials:
+    def components(self, task: int, data: DataPair, before: State | None) -> RunComponents:
         """What a task is made of: the student that was, grown, and as its teacher the student that was, as it was.
 
         Args:
@@ -108,12 +108,12 @@ class Sequence:
         seen, seed = self.order.seen, self.recipe.seed
         student = student_of(self.recipe.student, data.train, seen(task), seed, before, task)
         with seeded(seed, "connector-init"):
-            objectives = build_objectives(self.recipe_of(task).objectives)
+            losses = build_losses(self.recipe_of(task).losses)
         if before is None or not self.keeps:
-            return Materials(data, student, objectives)
+            return RunComponents(data, student, losses)
         teacher = self.empty_student(task - 1)
         teacher.load_state_dict(dict(before))
-        return Materials(data, student, objectives, teacher, seen(task - 1))
+        return RunComponents(data, student, losses, teacher, seen(task - 1))
 
     def steps(self, task: int) -> tuple[int, int]:
         """A task's optimizer steps, and those of an epoch: whichever exemplars there will be, it is known how many."""
@@ -132,9 +132,9 @@ class Sequence:
             recipe = self.recipe_of(task)
             # Nobody will ask this teacher again.
             recipe = recipe.model_copy(update={"cache": recipe.cache.model_copy(update={"enabled": False})})
-            materials = self.materials(task, self.tasks.part(task, self.tasks.planned(task)), before)
-            before = {name: tensor.clone() for name, tensor in materials.student.state_dict().items()}
-            prepare(recipe, materials=materials)
+            components = self.components(task, self.tasks.part(task, self.tasks.planned(task)), before)
+            before = {name: tensor.clone() for name, tensor in components.student.state_dict().items()}
+            prepare(recipe, components=components)
 
     def _settled(self, recipe: Recipe) -> Recipe:
         train, training, cache = self.tasks.data.train, recipe.training, recipe.cache

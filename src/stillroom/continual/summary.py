@@ -26,7 +26,7 @@ from stillroom.continual.tasks import Tasks
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.recipe import Recipe
-from stillroom.runs.one import SCHEMA
+from stillroom.run.one import SCHEMA
 
 NAME = "incremental.json"
 FIGURES = ("top1", "correct", "count", "top5", "nll", "ece")

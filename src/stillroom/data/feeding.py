@@ -67,7 +67,7 @@ class Batch:
         return Batch(self.images[rows], self.labels[rows], self.index[rows], self.rows[rows], self.view)
 
 
-class Feed:
+class BatchLoader:
     """Hands out batches: images that are held in memory lie on the device once, files are read ahead by workers.
 
     The pixels of a sample are a function of the augmentation's seed, the view and the sample's index alone: they depend
@@ -83,8 +83,8 @@ class Feed:
 
     >>> images = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
     >>> data = ImageSet(images, torch.tensor([0, 1, 0, 1]), ("a", "b"), "mine")
-    >>> feed = Feed(data, AugmentationConfig(), torch.device("cpu"))
-    >>> [batch.images.flatten().tolist() for batch in feed.batches([(np.array([3, 0]), 0), (np.array([1]), 1)])]
+    >>> loader = BatchLoader(data, AugmentationConfig(), torch.device("cpu"))
+    >>> [batch.images.flatten().tolist() for batch in loader.batches([(np.array([3, 0]), 0), (np.array([1]), 1)])]
     [[3, 0], [1]]
     """
 
@@ -101,18 +101,18 @@ class Feed:
         self._workers = workers
         self._places = None if data.origin is None else data.origin.rows
 
-    def whole(self) -> Feed:
-        """The feed of the set that these images are a part of, by its own indices; nothing is copied."""
-        feed = copy.copy(self)
-        feed._places = None
-        return feed
+    def whole(self) -> BatchLoader:
+        """The loader of the set that these images are a part of, by its own indices; nothing is copied."""
+        loader = copy.copy(self)
+        loader._places = None
+        return loader
 
     def batches(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         """The batch of each request (samples, view), in their order.
 
         Files are read ahead: up to 2 requests beyond the one that is asked for are taken from ``requests``. Closed
-        early (``with contextlib.closing(feed.batches(…)) as batches``, or when nothing refers to it any more), it drops
-        what has not begun and leaves no thread behind.
+        early (``with contextlib.closing(loader.batches(…)) as batches``, or when nothing refers to it any more), it
+        drops what has not begun and leaves no thread behind.
 
         Args:
             requests: of each batch the samples, int64 [B] from 0 to N−1 in the data given, and the number of their

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Verdict = Literal["sick", "suspect", "healthy", "skipped"]
+Verdict = Literal["problem", "warning", "ok", "skipped"]
 
 # From what must be looked at first to what need not be.
-VERDICTS: tuple[Verdict, ...] = ("sick", "suspect", "healthy", "skipped")
+VERDICTS: tuple[Verdict, ...] = ("problem", "warning", "ok", "skipped")
 
 
 @dataclass(frozen=True)

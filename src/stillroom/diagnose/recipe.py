@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stillroom.diagnose.checks.recipe.case import Case
+from stillroom.diagnose.checks.recipe.check import Check
+from stillroom.diagnose.checks.recipe.checks import CHECKS
+from stillroom.diagnose.checks.recipe.opening import open_case
+from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.diagnose.finding import VERDICTS, Finding
-from stillroom.diagnose.preflight.case import Case
-from stillroom.diagnose.preflight.check import Check
-from stillroom.diagnose.preflight.checks import CHECKS
-from stillroom.diagnose.preflight.opening import open_case
-from stillroom.diagnose.preflight.parts import Skip
 from stillroom.errors import format_error
 from stillroom.recipe import Recipe
-from stillroom.runs.materials import Materials
-from stillroom.training.device import exact_float32, reuse_memory, threads
-from stillroom.training.observer import Observer
+from stillroom.run.components import RunComponents
+from stillroom.train.device import exact_float32, reuse_memory, threads
+from stillroom.train.observer import Observer
 
 IMAGES = 1024
 
@@ -24,7 +24,7 @@ def diagnose_recipe(
     *,
     images: int = IMAGES,
     observer: Observer | None = None,
-    materials: Materials | None = None,
+    components: RunComponents | None = None,
     checks: Sequence[Check] = CHECKS,
 ) -> list[Finding]:
     """Look at a recipe's teacher, student, data and loss without training anything.
@@ -36,7 +36,7 @@ def diagnose_recipe(
         recipe: what would be run.
         images: how many training images are looked at, at the most; fewer prove less.
         observer: told how it goes.
-        materials: the objects that the recipe names; gathered from it where left out.
+        components: the objects that the recipe names; gathered from it where left out.
         checks: what is asked.
 
     Returns:
@@ -50,14 +50,14 @@ def diagnose_recipe(
         >>> from stillroom.recipe import parse_recipe
         >>> recipe = parse_recipe({"student": {"name": "mlp"}, "training": {"steps": 5, "device": "cpu"}})
         >>> [(finding.check, finding.verdict) for finding in diagnose_recipe(recipe, images=64)][0]
-        ('budget', 'sick')
+        ('budget', 'problem')
     """
     observer = observer or Observer()
     reuse_memory()
     try:
         # As its run would: more threads than cores are free make it slower, not faster.
         with threads(recipe.training.threads), exact_float32():
-            case = open_case(recipe, images=images, observer=observer, materials=materials)
+            case = open_case(recipe, images=images, observer=observer, components=components)
             findings = []
             for place, check in enumerate(checks):
                 observer.phase("checks", place, len(checks))
@@ -73,5 +73,5 @@ def _examined(check: Check, case: Case) -> Finding:
         return check.examine(case)
     except Skip as why:
         return check.found("skipped", str(why))
-    except Exception as error:  # a user's model or objective can fail in any way; the other checks go on
+    except Exception as error:  # a user's model or loss can fail in any way; the other checks go on
         return check.found("skipped", f"It could not be made: {format_error(error)}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from stillroom.diagnose.checks.run.answering import miscalibrated, teacher_errors_copied, worse_classes
+from stillroom.diagnose.checks.run.ending import unfinished
+from stillroom.diagnose.checks.run.learning import diverged, over_fitting, over_regularising, under_training
+from stillroom.diagnose.checks.run.reading import Case, read_case
+from stillroom.diagnose.checks.run.teaching import kd_ignored, labels_drowned, rescaling_gone, student_at_teacher
 from stillroom.diagnose.finding import Finding
-from stillroom.diagnose.postmortem.answering import miscalibrated, teacher_errors_copied, worse_classes
-from stillroom.diagnose.postmortem.ending import unfinished
-from stillroom.diagnose.postmortem.learning import diverged, over_fitting, over_regularising, under_training
-from stillroom.diagnose.postmortem.reading import Case, read_case
-from stillroom.diagnose.postmortem.teaching import kd_ignored, labels_drowned, rescaling_gone, student_at_teacher
 from stillroom.errors import BadInput
 
 # Causes before what follows from them: of two that are sick, the first is to be mended first.

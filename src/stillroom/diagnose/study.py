@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stillroom.diagnose.checks.run.ending import unfinished
+from stillroom.diagnose.checks.run.methods import Examined, Place, in_methods
+from stillroom.diagnose.checks.run.reading import read_case
+from stillroom.diagnose.checks.run.table import baseline_not_tuned, failed_runs, too_few_seeds, unequal
+from stillroom.diagnose.checks.run.without import better_without
 from stillroom.diagnose.finding import Finding
-from stillroom.diagnose.postmortem.contestants import Examined, Place, in_contestants
-from stillroom.diagnose.postmortem.ending import unfinished
-from stillroom.diagnose.postmortem.reading import read_case
-from stillroom.diagnose.postmortem.table import baseline_not_tuned, failed_runs, too_few_seeds, unequal
-from stillroom.diagnose.postmortem.without import better_without
 from stillroom.diagnose.run import CHECKS, in_tasks
 from stillroom.report.study.read import read_study
 
@@ -21,9 +21,9 @@ def diagnose_study(path: Path) -> list[Finding]:
         path: the study's folder, with results.
 
     Returns:
-        First whether the table can be believed; then each distilled contestant against the same student from labels
-        alone; then what ails each contestant: a check is sick where it is in most of its runs. Checks that no
-        contestant fails are told in one finding each.
+        First whether the table can be believed; then each distilled method against the same student from labels
+        alone; then what ails each method: a check is sick where it is in most of its runs. Checks that no
+        method fails are told in one finding each.
 
     Raises:
         BadInput: the folder is missing, has no results yet, or a file in it is damaged.
@@ -42,12 +42,12 @@ def diagnose_study(path: Path) -> list[Finding]:
         if (path / run.path).is_dir() and not in_tasks(path / run.path):
             case = read_case(path / run.path)
             found = Examined(run, tuple(check(case) for check in checks), case.taught)
-            examined.setdefault((run.pair, run.contestant), []).append(found)
+            examined.setdefault((run.pair, run.method), []).append(found)
     return [
         unequal(study),
         failed_runs(study),
         too_few_seeds(study),
         baseline_not_tuned(study),
         *better_without(study, examined),
-        *in_contestants(study, examined),
+        *in_methods(study, examined),
     ]

@@ -13,11 +13,11 @@ from stillroom.diagnose.finding import VERDICTS, Finding
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe, set_value
 from stillroom.report.study.read import read_study
-from stillroom.studies.compare import compare
-from stillroom.studies.config import Study, parse_study
-from stillroom.studies.engine.choosing import engine_maker
-from stillroom.studies.schedule import StudyObserver
-from stillroom.studies.wording import word
+from stillroom.study.compare import compare
+from stillroom.study.config import Study, parse_study
+from stillroom.study.engine.choosing import engine_maker
+from stillroom.study.schedule import StudyObserver
+from stillroom.study.wording import word
 
 AS_IT_IS, ALL, LABELS = "as-it-is", "all-fixes", "labels"
 # Where the study of the remedies lies, beside what tells of it: a study's folder takes nothing else in.
@@ -45,7 +45,7 @@ class Fix:
     """One way to mend the student.
 
     Attributes:
-        name: the contestant's.
+        name: the method's.
         checks: the findings whose remedy it is.
         verdict: the worst of them.
         overrides: dotted recipe keys to new values.
@@ -132,12 +132,12 @@ def fixes_of(recipe: Recipe, findings: Sequence[Finding]) -> Fixes:
     >>> from stillroom.diagnose.finding import Remedy
     >>> recipe = parse_recipe({"student": {"name": "mlp"}})
     >>> rate = lambda check, verdict, lr: Finding(check, verdict, "", remedy=Remedy("", {"training.optimizer.lr": lr}))
-    >>> found = fixes_of(recipe, [rate("slow", "suspect", 0.3), rate("diverged", "sick", 0.01)])
+    >>> found = fixes_of(recipe, [rate("slow", "warning", 0.3), rate("diverged", "problem", 0.01)])
     >>> [fix.name for fix in found.each], found.conflicts
     (['fix-diverged', 'fix-slow'], ['training.optimizer.lr: diverged wants 0.01, slow 0.3; the first is taken'])
     """
     fixes = Fixes()
-    ailing = [one for one in findings if one.verdict in ("sick", "suspect")]
+    ailing = [one for one in findings if one.verdict in ("problem", "warning")]
     for one in sorted(ailing, key=lambda one: VERDICTS.index(one.verdict)):
         overrides = dict(one.remedy.overrides) if one.remedy is not None else {}
         if not overrides:
@@ -195,7 +195,7 @@ def _changed(recipe: Recipe, overrides: Mapping[str, Any]) -> Recipe:
     content = recipe.model_dump(mode="json")
     for key, value in overrides.items():
         set_value(content, key, copy.deepcopy(value))
-        # A length in one unit takes the place of the other, as it does in a study's contestants.
+        # A length in one unit takes the place of the other, as it does in a study's methods.
         other = {"training.epochs": "training.steps", "training.steps": "training.epochs"}.get(key)
         if other is not None and other not in overrides:
             set_value(content, other, None)
@@ -223,23 +223,21 @@ def study_of(recipe: Recipe, fixes: Fixes, seeds: Sequence[int]) -> Study:
     content = recipe.model_dump(mode="json")
     del content["name"], content["seed"]
     tried = [*fixes.each, *([fixes.together] if fixes.together is not None else [])]
-    contestants: list[dict[str, Any]] = [{"name": AS_IT_IS, "note": "The recipe as it was diagnosed."}]
-    contestants += [
+    methods: list[dict[str, Any]] = [{"name": AS_IT_IS, "note": "The recipe as it was diagnosed."}]
+    methods += [
         {"name": fix.name, "set": dict(fix.overrides), "note": f"Against {', '.join(fix.checks)}."[:400]}
         for fix in tried
     ]
     if not _is_labels_alone(recipe):
         plain = [{"name": "cross_entropy"}]
-        contestants.append(
-            {"name": LABELS, "set": {"objectives": plain}, "note": "The same student, its teacher unheard."}
-        )
+        methods.append({"name": LABELS, "set": {"losses": plain}, "note": "The same student, its teacher unheard."})
     keys = {key for fix in tried for key in fix.overrides}
     return parse_study(
         {
             "name": "remedies",
             "question": "What does each remedy bring back, at an equal budget?",
             "recipe": content,
-            "contestants": contestants,
+            "methods": methods,
             "seeds": list(seeds),
             "baseline": AS_IT_IS,
             "varies": sorted({told for key in keys if (told := varied(key)) is not None}),
@@ -248,7 +246,7 @@ def study_of(recipe: Recipe, fixes: Fixes, seeds: Sequence[int]) -> Study:
 
 
 def varied(key: str) -> str | None:
-    """What a study calls the thing that a key changes; None where contestants may differ in it anyway.
+    """What a study calls the thing that a key changes; None where methods may differ in it anyway.
 
     >>> varied("data.augmentation.flip"), varied("training.optimizer.lr")
     ('augmentation', None)
@@ -259,7 +257,7 @@ def varied(key: str) -> str | None:
 
 
 def _is_labels_alone(recipe: Recipe) -> bool:
-    return [term.name for term in recipe.objectives] == ["cross_entropy"] or recipe.teacher is None
+    return [term.name for term in recipe.losses] == ["cross_entropy"] or recipe.teacher is None
 
 
 def _results(folder: Path, results: Mapping[str, Any], fixes: Fixes) -> dict[str, Any]:
@@ -316,5 +314,5 @@ def _results(folder: Path, results: Mapping[str, Any], fixes: Fixes) -> dict[str
         "fixes": [fixed(fix) for fix in tried],
         "equal": study.equal,
         "inequalities": list(study.inequalities),
-        "missing": [f"{one.contestant}, seed {one.seed}: {one.reason}" for one in study.missing],
+        "missing": [f"{one.method}, seed {one.seed}: {one.reason}" for one in study.missing],
     }

@@ -44,7 +44,7 @@ def write_diagnosis(
         BadInput: the folder cannot be written.
 
     >>> import tempfile
-    >>> page = write_diagnosis(Path(tempfile.mkdtemp()), "runs/kl", [Finding("diverged", "healthy", "It did not.")])
+    >>> page = write_diagnosis(Path(tempfile.mkdtemp()), "runs/kl", [Finding("diverged", "ok", "It did not.")])
     >>> page.name, (page.parent / "diagnosis.json").exists()
     ('diagnosis.html', True)
     """
@@ -66,9 +66,9 @@ def diagnosis_of(what: str, findings: Sequence[Finding], tried: Mapping[str, Any
         findings: what was found.
         tried: what remedies brought back.
 
-    >>> told = diagnosis_of("runs/kl", [Finding("diverged", "healthy", "It did not.")])
+    >>> told = diagnosis_of("runs/kl", [Finding("diverged", "ok", "It did not.")])
     >>> told["verdict"], told["headline"]
-    ('healthy', 'Nothing is wrong with this run, as far as 1 check can tell.')
+    ('ok', 'Nothing is wrong with this run, as far as 1 check can tell.')
     """
     kind = kind_of(what)
     ordered = sorted(findings, key=lambda one: VERDICTS.index(one.verdict))
@@ -115,8 +115,8 @@ def headline(kind: Kind, findings: Sequence[Finding], tried: Mapping[str, Any] |
 
 def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
     """How much is wrong."""
-    sick = [one for one in findings if one.verdict == "sick"]
-    suspect = sum(one.verdict == "suspect" for one in findings)
+    sick = [one for one in findings if one.verdict == "problem"]
+    suspect = sum(one.verdict == "warning" for one in findings)
     costly = sum(one.check not in _NOT_ACCURACY for one in sick)
     judged = sum(one.verdict != "skipped" for one in findings)
     if not judged:
@@ -144,10 +144,10 @@ def _first(findings: Sequence[Finding], tried: Mapping[str, Any] | None = None) 
     worse = {check for one in fixes if one["verdict"] == "worse" for check in one["checks"]}
     better = [one for one in fixes if one["verdict"] == "better"]
     best = max(better, key=lambda one: one["regained"])["checks"] if better else []
-    ailing = [one for one in findings if one.verdict in ("sick", "suspect") and one.remedy is not None]
+    ailing = [one for one in findings if one.verdict in ("problem", "warning") and one.remedy is not None]
     ailing = [one for one in ailing if one.check not in worse]
     known = [one for one in ailing if one.check in best]
-    costly = [one for one in ailing if one.verdict == "sick" and one.check not in _NOT_ACCURACY]
+    costly = [one for one in ailing if one.verdict == "problem" and one.check not in _NOT_ACCURACY]
     return next(iter(known or costly or ailing), None)
 
 
@@ -173,7 +173,7 @@ def command_of(what: str, kind: Kind, finding: Finding) -> str | None:
     """The command line that trains with a finding's remedy; None where a recipe cannot say it.
 
     >>> from stillroom.diagnose.finding import Remedy
-    >>> longer = Finding("under_training", "sick", "", remedy=Remedy("", {"training.epochs": 24}))
+    >>> longer = Finding("under_training", "problem", "", remedy=Remedy("", {"training.epochs": 24}))
     >>> command_of("recipe.yaml", "recipe", longer)
     'stillroom distill recipe.yaml training.epochs=24'
     """

@@ -18,9 +18,9 @@ from stillroom.explain.figures import rounded
 from stillroom.explain.grid import make_grid
 from stillroom.models.cost import device_of, evaluating
 from stillroom.models.finding import LOGITS, find_taps
-from stillroom.runs.fidelity.measuring import answer, spread
-from stillroom.runs.materials import Dressed
-from stillroom.training.observer import Observer
+from stillroom.run.components import PreparedModel
+from stillroom.run.fidelity.measuring import answer, spread
+from stillroom.train.observer import Observer
 
 CKA_IMAGES = 256
 _BATCH = 64
@@ -81,21 +81,21 @@ def _alignment(one: Tensor, other: Tensor) -> float:
     return _hsic(one, other) / (own * its) ** 0.5 if own > 0 and its > 0 else float("nan")
 
 
-def taps_of(dressed: Dressed, data: ImageSet) -> tuple[str, ...]:
+def taps_of(prepared: PreparedModel, data: ImageSet) -> tuple[str, ...]:
     """The taps of a network, shallow to deep."""
-    example = dressed.pipe()(data.images[:2]).to(device_of(dressed.model))
-    return tuple(tap.name for tap in find_taps(dressed.model, example, field="student"))
+    example = prepared.pipe()(data.images[:2]).to(device_of(prepared.model))
+    return tuple(tap.name for tap in find_taps(prepared.model, example, field="student"))
 
 
-def grams_of(dressed: Dressed, names: Sequence[str], data: ImageSet) -> list[Tensor]:
+def grams_of(prepared: PreparedModel, names: Sequence[str], data: ImageSet) -> list[Tensor]:
     """The Gram matrices of a network's taps over some images of a split, evenly spread; a matrix each."""
     rows = torch.from_numpy(spread(len(data), CKA_IMAGES))
-    device = device_of(dressed.model)
-    pipe = dressed.pipe().to(device)
+    device = device_of(prepared.model)
+    pipe = prepared.pipe().to(device)
     held: dict[str, list[Tensor]] = {name: [] for name in names}
     asked = [name for name in names if name != LOGITS]
     for start in range(0, len(rows), _BATCH):
-        logits, features = answer(dressed.model, pipe, data.images[rows[start : start + _BATCH]].to(device), asked)
+        logits, features = answer(prepared.model, pipe, data.images[rows[start : start + _BATCH]].to(device), asked)
         for name, found in {**features, LOGITS: logits}.items():
             held[name].append(_smaller(found).cpu())
     return [_gram(torch.cat(held[name])) for name in names]
@@ -164,13 +164,13 @@ def captum_version() -> str:
         raise BadInput("--attributions", True, "Captum: pip install 'stillroom[captum]'") from None
 
 
-def attributions(dressed: Dressed, images: Tensor, labels: Tensor, cells: int) -> Tensor:
+def attributions(prepared: PreparedModel, images: Tensor, labels: Tensor, cells: int) -> Tensor:
     """Which cells of each image the network's logit of its true class comes from: integrated gradients, by Captum.
 
     The path begins at the mean colour, |·| is added up over channels and each cell's pixels, and each image sums to 1.
 
     Args:
-        dressed: the network with its preprocess.
+        prepared: the network with its preprocess.
         images: as they are stored, [I, C, H, W].
         labels: the data's classes, int64 [I].
         cells: g.
@@ -182,15 +182,15 @@ def attributions(dressed: Dressed, images: Tensor, labels: Tensor, cells: int) -
     """
     from captum.attr import IntegratedGradients
 
-    device = device_of(dressed.model)
-    pipe = dressed.pipe().to(device)
+    device = device_of(prepared.model)
+    pipe = prepared.pipe().to(device)
 
     def logits(given: Tensor) -> Tensor:
-        return pipe.reorder(dressed.model(given))
+        return pipe.reorder(prepared.model(given))
 
     method = IntegratedGradients(logits)
     found = []
-    with evaluating(dressed.model):
+    with evaluating(prepared.model):
         for image, label in zip(images, labels.tolist(), strict=True):
             given = pipe(image[None].to(device))
             moved = method.attribute(given, target=int(label), n_steps=_STEPS, internal_batch_size=_STEPS)
@@ -202,9 +202,9 @@ def attributions(dressed: Dressed, images: Tensor, labels: Tensor, cells: int) -
 
 
 def beside(
-    runs: Sequence[tuple[Path, Dressed]],
+    runs: Sequence[tuple[Path, PreparedModel]],
     explained: int,
-    teacher: Dressed | None,
+    teacher: PreparedModel | None,
     data: ImageSet,
     observer: Observer,
 ) -> dict[str, Any]:

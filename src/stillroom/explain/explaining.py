@@ -23,10 +23,10 @@ from stillroom.explain.metrics import concepts
 from stillroom.explain.subject import Pictures, Subject, last_stage, load_pictures, load_subjects, load_teacher, runs_in
 from stillroom.files import write_bytes, write_json
 from stillroom.models.weights import load_weights
-from stillroom.runs.materials import Dressed
-from stillroom.runs.records import read_json
-from stillroom.training.device import exact_float32, resolve_device, threads
-from stillroom.training.observer import Observer
+from stillroom.run.components import PreparedModel
+from stillroom.run.records import read_json
+from stillroom.train.device import exact_float32, resolve_device, threads
+from stillroom.train.observer import Observer
 
 SCHEMA = 1
 NAME, MAPS = "explain.json", "explain-maps.npz"
@@ -70,7 +70,7 @@ def explain(
     own run's ``explain/``: what is there is not done again, so that a command that was stopped goes on.
 
     Args:
-        runs: folders of finished runs, one a seed; or one that holds such, as a study's contestant has.
+        runs: folders of finished runs, one a seed; or one that holds such, as a study's method has.
         against: the same students from labels, one for each of ``runs``; none for no comparison.
         tap: where features are read; left out: the last stage.
         images: of the test split, evenly spread.
@@ -92,7 +92,7 @@ def explain(
         raise BadInput("--images", images, f"{FEWEST} or more")
     runs, against = runs_in(runs), runs_in(against)
     if against and len(against) != len(runs):
-        raise BadInput("--against", f"{len(against)} runs", f"one for each of the {len(runs)} runs to explain")
+        raise BadInput("--baseline", f"{len(against)} runs", f"one for each of the {len(runs)} runs to explain")
     options = Options(tap, images, grid, weight, foreground, passes, seed, attribute)
     library = f"captum {captum_version()}" if attribute else None
     observer = observer or Observer()
@@ -110,7 +110,7 @@ def _check_seeds(subjects: Sequence[Subject], runs: int) -> None:
     for run, other in zip(subjects, subjects[runs:], strict=False):
         if run.recipe.seed != other.recipe.seed:
             expected = f"the seed of {run.path}, {run.recipe.seed}: the same first weights and order of images"
-            raise BadInput("--against", f"{other.path} of seed {other.recipe.seed}", expected)
+            raise BadInput("--baseline", f"{other.path} of seed {other.recipe.seed}", expected)
 
 
 def _explained(
@@ -158,7 +158,7 @@ def _explained(
 
 def _searched(
     subjects: Sequence[Subject],
-    teacher: Dressed | None,
+    teacher: PreparedModel | None,
     tap: str | None,
     pictures: Pictures,
     search: Search,

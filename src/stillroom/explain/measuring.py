@@ -23,7 +23,7 @@ from stillroom.explain.subject import Pictures
 from stillroom.files import canonical, write_bytes
 from stillroom.models.cost import device_of
 from stillroom.models.weights import state_hash
-from stillroom.runs.materials import Dressed
+from stillroom.run.components import PreparedModel
 
 FOLDER = "explain"
 # Images between two writes: what a kill can lose.
@@ -70,14 +70,14 @@ class Maps:
 
 
 def entropies(
-    dressed: Dressed, tap: str, pictures: Pictures, search: Search, path: Path, told: Callable[[int], None]
+    prepared: PreparedModel, tap: str, pictures: Pictures, search: Search, path: Path, told: Callable[[int], None]
 ) -> Maps:
     """The entropies of one network, from its file where they are there, else found and kept, some images at a time.
 
     An image's noise depends on the seed and its row alone, so all networks see the same.
 
     Args:
-        dressed: the network with its weights and preprocess.
+        prepared: the network with its weights and preprocess.
         tap: where its features are read.
         pictures: the images.
         search: how.
@@ -88,8 +88,8 @@ def entropies(
         BadInput: features that are not finite, or cannot be used.
     """
     key = {
-        "weights": state_hash(dressed.model),
-        "preprocess": None if dressed.preprocess is None else dressed.preprocess.model_dump(mode="json"),
+        "weights": state_hash(prepared.model),
+        "preprocess": None if prepared.preprocess is None else prepared.preprocess.model_dump(mode="json"),
         "tap": tap,
         "images": hashlib.sha256(canonical([pictures.fingerprint, list(pictures.rows)])).hexdigest(),
         "search": vars(search),
@@ -97,8 +97,8 @@ def entropies(
     held = _held(path, key)
     done = len(held["sigma_f"]) if held else 0
     told(done)
-    device = device_of(dressed.model)
-    features, pipe = TapFeatures(dressed.model, tap), dressed.pipe().to(device)
+    device = device_of(prepared.model)
+    features, pipe = TapFeatures(prepared.model, tap), prepared.pipe().to(device)
     for start in range(done, len(pictures.rows), _BLOCK):
         part = slice(start, start + _BLOCK)
         found = pixel_entropy_with_error(

@@ -24,7 +24,7 @@ def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> 
     Raises:
         BadInput: shapes differ, an entropy is not finite, or no image has a background cell.
 
-    Paper: Cheng et al., "Explaining Knowledge Distillation by Quantifying the Knowledge" (arXiv 2003.03622).
+    Paper: Cheng et al., "Explaining Knowledge Distillation by Quantifying the ModelOutput" (arXiv 2003.03622).
 
     >>> entropy = torch.tensor([[[-3.5, -2.6], [-2.7, -3.0]]])
     >>> concepts(entropy, torch.tensor([[[True, False], [False, True]]])).tolist()

@@ -19,11 +19,11 @@ from stillroom.explain.foreground import above_zero, centre_box, checked, from_b
 from stillroom.files import digest
 from stillroom.models.finding import FEATURES, LOGITS, find_taps
 from stillroom.recipe import Recipe
-from stillroom.runs.exporting import load_student
-from stillroom.runs.fidelity.loading import Kept, kept_weights
-from stillroom.runs.fidelity.measuring import spread
-from stillroom.runs.materials import Dressed, build_model, dress
-from stillroom.runs.records import read_json
+from stillroom.run.components import PreparedModel, build_model, prepare_model
+from stillroom.run.exporting import load_student
+from stillroom.run.fidelity.loading import Kept, kept_weights
+from stillroom.run.fidelity.measuring import spread
+from stillroom.run.records import read_json
 
 ForegroundName = Literal["auto", "masks", "centre", "above-zero"]
 FOREGROUNDS: tuple[str, ...] = get_args(ForegroundName)
@@ -48,7 +48,7 @@ class Subject:
 
     path: Path
     recipe: Recipe
-    student: Dressed
+    student: PreparedModel
     kept: tuple[Kept, ...]
     tap: str
     moves: tuple[str, tuple[float, ...]] | None
@@ -117,7 +117,7 @@ def load_subjects(runs: Sequence[Path], tap: str | None) -> list[Subject]:
         data = ImageSet(
             zeros, torch.zeros(len(zeros), dtype=torch.int64), tuple(map(str, range(facts.num_classes))), ""
         )
-        student = dress(model, recipe.student, data, "student")
+        student = prepare_model(model, recipe.student, data, "student")
         place = subjects[0].tap if subjects else tap or last_stage(student, zeros)
         find_taps(model, student.pipe()(zeros), [place], field="student")
         subjects.append(Subject(run, recipe, student, kept, place, moves_of(run, recipe, kept, place)))
@@ -133,7 +133,7 @@ def load_subjects(runs: Sequence[Path], tap: str | None) -> list[Subject]:
     return subjects
 
 
-def last_stage(student: Dressed, example: Tensor) -> str:
+def last_stage(student: PreparedModel, example: Tensor) -> str:
     """The last tap of a model that still has places: its features are what the pooling is given.
 
     Raises:
@@ -147,12 +147,12 @@ def last_stage(student: Dressed, example: Tensor) -> str:
     return hidden[-1] if hidden else taps[-1].name
 
 
-def load_teacher(subject: Subject, data: ImageSet) -> Dressed | None:
+def load_teacher(subject: Subject, data: ImageSet) -> PreparedModel | None:
     """The teacher that a run learned from, where it can be run here."""
     config = subject.recipe.teacher
     if config is None or config.answers is not None:
         return None
-    return dress(build_model(config, data, "teacher").eval(), config, data, "teacher")
+    return prepare_model(build_model(config, data, "teacher").eval(), config, data, "teacher")
 
 
 def load_pictures(subject: Subject, *, count: int, grid: int, foreground: str) -> tuple[Pictures, ImageSet]:
@@ -171,7 +171,7 @@ def load_pictures(subject: Subject, *, count: int, grid: int, foreground: str) -
     """
     own = Path(foreground) if foreground.endswith(".npy") else None
     if own is None and foreground not in FOREGROUNDS:
-        raise BadInput("--foreground", foreground, nearest(foreground, FOREGROUNDS))
+        raise BadInput("--mask", foreground, nearest(foreground, FOREGROUNDS))
     pair = load(subject.recipe.data)
     known = (read_json(subject.path / "summary.json").get("data") or {}).get("fingerprint")
     if known != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
@@ -190,14 +190,14 @@ def load_pictures(subject: Subject, *, count: int, grid: int, foreground: str) -
     elif rule == "above-zero":
         masks = above_zero(images)
     elif rule == "masks" and masks is None:
-        raise BadInput("--foreground", "masks", "data with masks, such as shapes; else a .npy file, centre, above-zero")
+        raise BadInput("--mask", "masks", "data with masks, such as shapes; else a .npy file, centre, above-zero")
     if rule == "centre" or masks is None:
         cells = centre_box(len(images), grid)
     else:
         cells = on_grid(checked(masks, images), grid)
         full = torch.nonzero(cells.flatten(1).all(1))[:, 0]
         if len(full):
-            raise BadInput("--foreground", rule, f"some background in each image; all cells of {int(full[0])} are none")
+            raise BadInput("--mask", rule, f"some background in each image; all cells of {int(full[0])} are none")
     return Pictures(tuple(map(int, rows)), images, test.labels[index], cells, rule, test.fingerprint), test
 
 
@@ -217,7 +217,7 @@ def read_foreground(path: Path, test: ImageSet) -> tuple[Tensor, str]:
     try:
         held = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise BadInput("--foreground", str(path), f"a .npy file that can be read ({error})") from None
+        raise BadInput("--mask", str(path), f"a .npy file that can be read ({error})") from None
     count, height, width = len(test), *test.images.shape[2:]
     whole = held.dtype == np.bool_ or np.issubdtype(held.dtype, np.integer)
     if whole and held.shape == (count, 4) and held.dtype != np.bool_:
@@ -225,20 +225,22 @@ def read_foreground(path: Path, test: ImageSet) -> tuple[Tensor, str]:
     if not whole or held.shape != (count, height, width) or not bool(np.isin(held, (0, 1)).all()):
         got = f"{held.dtype} {list(held.shape)}"
         expected = f"masks of 0 and 1 {[count, height, width]} or boxes, whole numbers {[count, 4]}: of the test split"
-        raise BadInput("--foreground", got, expected)
+        raise BadInput("--mask", got, expected)
     return torch.from_numpy(held.astype(np.bool_)), "masks"
 
 
 def moves_of(run: Path, recipe: Recipe, kept: Sequence[Kept], tap: str) -> tuple[str, tuple[float, ...]] | None:
-    """How far the probed layer had moved at each epoch kept, between lines of ``moves.jsonl`` in proportion.
+    """How far the probed layer had moved at each epoch kept, between lines of ``weight_distance.jsonl`` in proportion.
 
     The layer is the last one recorded within the tap, else the last one recorded.
     """
-    if not recipe.training.record_moves or not (run / "moves.jsonl").exists():
+    if not recipe.training.record_weight_distance or not (run / "weight_distance.jsonl").exists():
         return None
-    inside = [layer for layer in recipe.training.record_moves if layer == tap or layer.startswith(f"{tap}.")]
-    layer = (inside or list(recipe.training.record_moves))[-1]
-    lines: list[dict[str, Any]] = [json.loads(line) for line in (run / "moves.jsonl").read_text().splitlines()]
+    inside = [layer for layer in recipe.training.record_weight_distance if layer == tap or layer.startswith(f"{tap}.")]
+    layer = (inside or list(recipe.training.record_weight_distance))[-1]
+    lines: list[dict[str, Any]] = [
+        json.loads(line) for line in (run / "weight_distance.jsonl").read_text().splitlines()
+    ]
     epochs, moves = [0.0], [0.0]
     for line in lines:
         epochs.append(float(line["epoch"]))

@@ -68,7 +68,7 @@ class Number:
     """A row of the table of all numbers: a tap, a member, what it tells of the gap and of the student."""
 
     tap: str
-    objective: str
+    loss: str
     cells: tuple[tuple[str, str], ...]
     starts_group: bool
 
@@ -138,7 +138,7 @@ def _heat(key: str, title: str, caption: str, taps: Sequence[TapFacts], several:
 
 def _square(tap: TapFacts, member: MemberFacts, found: Prediction, several: bool) -> Square:
     value = found.pooled.value
-    parts = [f"{member.objective} at {tap.teacher}: {_two(value)}{_interval(found.pooled, ', 95% ')}"]
+    parts = [f"{member.loss} at {tap.teacher}: {_two(value)}{_interval(found.pooled, ', 95% ')}"]
     if several:
         parts.append(f"within a checkpoint {_two(found.within.value)}{_interval(found.within, ', 95% ')}")
     if found.ratio is not None:
@@ -164,7 +164,7 @@ def _number(tap: TapFacts, member: MemberFacts) -> Number:
     for found in (member.gap, member.student):
         cells += [(_two(told.value), _interval(told)) for told in (found.pooled, found.within)]
         cells.append((_factor(found.ratio), ""))
-    return Number(tap.teacher, member.objective, tuple(cells), member is tap.members[0])
+    return Number(tap.teacher, member.loss, tuple(cells), member is tap.members[0])
 
 
 def _gap(tap: TapFacts) -> GapRow:
@@ -222,10 +222,10 @@ def _of_student(taps: Sequence[TapFacts]) -> list[str]:
     best, worst = max(found, key=lambda one: one[0]), min(found, key=lambda one: one[0])
     told = (
         f"How far the student’s own answer is from its teacher’s is told best, before the logits, by "
-        f"{best[2].objective} at {best[1].teacher} ({_two(best[0])})"
+        f"{best[2].loss} at {best[1].teacher} ({_two(best[0])})"
     )
     if worst[1:] != best[1:]:
-        told += f", worst by {worst[2].objective} at {worst[1].teacher} ({_two(worst[0])})"
+        told += f", worst by {worst[2].loss} at {worst[1].teacher} ({_two(worst[0])})"
     return [f"{told}."]
 
 
@@ -243,7 +243,7 @@ def _notes(fidelity: Fidelity) -> list[str]:
             f"one for each tap and checkpoint, on {whole(fidelity.fitted_on)} training images), the logits as they are."
         )
     notes.append(
-        "From the identity to the exact member the objectives are feature_mse, feature_fisher, feature_full_fisher and "
+        "From the identity to the exact member the losses are feature_mse, feature_fisher, feature_full_fisher and "
         "block_logit; at the logits logit_mse, logit_fisher (diagonal), logit_fisher and kl. Depth is the share of the "
         "teacher’s multiply-adds done by then."
     )

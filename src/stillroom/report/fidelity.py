@@ -34,10 +34,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class MemberFacts:
-    """One way to weigh the gap: how exactly, the objective that does so, what it tells of the two divergences."""
+    """One way to weigh the gap: how exactly, the loss that does so, what it tells of the two divergences."""
 
     weighing: str
-    objective: str
+    loss: str
     gap: Prediction
     student: Prediction
 
@@ -120,7 +120,7 @@ def _tap(fields: Fields, checkpoints: int) -> TapFacts:
         members=tuple(
             MemberFacts(
                 weighing=weighing,
-                objective=each.text("objective"),
+                loss=each.text("loss"),
                 gap=_prediction(each.inside("gap"), checkpoints),
                 student=_prediction(each.inside("student"), checkpoints),
             )

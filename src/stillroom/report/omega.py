@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from stillroom.report.figures import Chart, Figure, axis, layout, line, rounded
 from stillroom.report.formats import amount, decimal, whole
+from stillroom.report.gradient_rescaling import Group, Rescaling
 from stillroom.report.palette import LIGHT
 from stillroom.report.read import Row, RunFolder
-from stillroom.report.rescaling import Group, Rescaling
 
 # Shares of saturated samples from which on the page says that some, and that most, of the signal is gone.
 SOME, MOST = 0.05, 0.5
@@ -109,7 +109,7 @@ def _before(found: Sequence[Rescaling], of: Callable[[Rescaling], float | None])
 
 
 def _advice(last: Rescaling, temperature: float | None) -> str:
-    now = f" (objectives.kl.temperature, now {temperature:g})" if temperature is not None else ""
+    now = f" (losses.kl.temperature, now {temperature:g})" if temperature is not None else ""
     if last.saturated >= MOST:
         return (
             f"The teacher is too sure: for {_percent(last.saturated)} of the samples nothing is left of what it knows "
@@ -132,7 +132,7 @@ def _notes(run: RunFolder) -> list[str]:
 
 
 def _kl(recipe: Row) -> Row:
-    terms = recipe.get("objectives")
+    terms = recipe.get("losses")
     held = terms if isinstance(terms, list) else []
     return next((term for term in held if isinstance(term, dict) and term.get("name") == "kl"), {})
 

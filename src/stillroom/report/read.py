@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 
 from stillroom.errors import BadInput
+from stillroom.report.class_relations import EPOCHS, GEOMETRY, Geometry, read_geometry
 from stillroom.report.fidelity import FIDELITY, Fidelity, read_fidelity
 from stillroom.report.fields import Fields, is_finite
 from stillroom.report.formats import clean
-from stillroom.report.geometry import EPOCHS, GEOMETRY, Geometry, read_geometry
+from stillroom.report.gradient_rescaling import RESCALING, Rescaling, read_rescaling
 from stillroom.report.incremental.read import INCREMENTAL, OFFLINE, Incremental, read_incremental
 from stillroom.report.predictions import Predictions, read_predictions
-from stillroom.report.rescaling import RESCALING, Rescaling, read_rescaling
 
 SUMMARY = "summary.json"
 Row = dict[str, Any]

@@ -9,14 +9,14 @@ from stillroom.report.read import RunFolder
 
 
 def facts(run: RunFolder) -> list[str]:
-    """The run in keywords: data, models, objectives, length, seed, precision."""
+    """The run in keywords: data, models, losses, length, seed, precision."""
     train = run.data["train"]
     images = f", {whole(train)} training images" if isinstance(train, int) else ""
     found = [
         f"{run.data['name']}{images}",
         run.student.model + (f" from {run.teacher.model}" if run.teacher and run.taught else ""),
     ]
-    terms = objectives(run.recipe.get("objectives"))
+    terms = losses(run.recipe.get("losses"))
     if terms:
         found.append(terms)
     found += [f"{run.epochs:g} epochs, {whole(run.steps)} steps", f"seed {run.seed}"]
@@ -25,10 +25,10 @@ def facts(run: RunFolder) -> list[str]:
     return found
 
 
-def objectives(terms: Any) -> str:
+def losses(terms: Any) -> str:
     """The loss as a sum in words; empty where the recipe does not tell.
 
-    >>> objectives([{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4.0}])
+    >>> losses([{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4.0}])
     '0.1 cross_entropy + 0.9 kl (temperature 4)'
     """
     if not isinstance(terms, list):

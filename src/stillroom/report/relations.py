@@ -9,10 +9,10 @@ from operator import attrgetter
 
 import numpy as np
 
+from stillroom.report.class_relations import Geometry, Map
 from stillroom.report.curves import Member
 from stillroom.report.figures import Chart, Figure, axis, escaped, layout, line
 from stillroom.report.formats import amount
-from stillroom.report.geometry import Geometry, Map
 from stillroom.report.palette import LIGHT
 from stillroom.report.words import join
 

@@ -34,7 +34,7 @@ TITLES = {
 }
 # What is not decided is not named as if it were.
 _OPEN = ("better_without",)
-WORDS = {"sick": "Sick", "suspect": "Suspect", "healthy": "Healthy", "skipped": "Not judged"}
+WORDS = {"problem": "Sick", "warning": "Suspect", "ok": "Healthy", "skipped": "Not judged"}
 _DEEP = 3
 
 
@@ -116,34 +116,34 @@ def content(diagnosis: Diagnosis) -> Content:
         for number, finding in enumerate(diagnosis.findings)
     ]
     by_verdict = {verdict: [card for card in cards if card.finding.verdict == verdict] for verdict in VERDICTS}
-    ailing = [*by_verdict["sick"], *by_verdict["suspect"]]
+    ailing = [*by_verdict["problem"], *by_verdict["warning"]]
     return Content(
         diagnosis=diagnosis,
         counts=tuple(
             (verdict, WORDS[verdict], len(by_verdict[verdict])) for verdict in VERDICTS[2:] if by_verdict[verdict]
         ),
         ailing=tuple(ailing),
-        healthy=tuple(by_verdict["healthy"]),
+        healthy=tuple(by_verdict["ok"]),
         skipped=tuple(_by_reason(by_verdict["skipped"])),
         tried=_tried(diagnosis.tried) if diagnosis.tried is not None else None,
     )
 
 
-def title_of(check: str, verdict: str = "sick") -> str:
+def title_of(check: str, verdict: str = "problem") -> str:
     """What the page calls a check.
 
-    >>> title_of("over_fitting"), title_of("over_fitting", "healthy"), title_of("head_mismatch")
+    >>> title_of("over_fitting"), title_of("over_fitting", "ok"), title_of("head_mismatch")
     ('Learned by heart', 'Overfitting', 'Head mismatch')
     """
     words = check.replace("_", " ").strip()
     ailing, other = TITLES.get(check, (words[:1].upper() + words[1:],) * 2)
-    return ailing if verdict == "sick" or (verdict == "suspect" and check not in _OPEN) else other
+    return ailing if verdict == "problem" or (verdict == "warning" and check not in _OPEN) else other
 
 
 def _card(number: int, finding: Finding, *, told_before: bool) -> Card:
-    # Of a study's contestants each is named; those that ail alike have but the first in evidence, and all in words.
-    who = finding.evidence.get("where", finding.evidence.get("contestant"))
-    named = isinstance(who, str) and finding.verdict in ("sick", "suspect") and "alike" not in finding.evidence
+    # Of a study's methods each is named; those that ail alike have but the first in evidence, and all in words.
+    who = finding.evidence.get("where", finding.evidence.get("method"))
+    named = isinstance(who, str) and finding.verdict in ("problem", "warning") and "alike" not in finding.evidence
     title = title_of(finding.check, finding.verdict) + (f": {who}" if named else "")
     # What nobody could tell has nothing to draw.
     plots = finding.plots if finding.verdict != "skipped" else ()

@@ -11,7 +11,7 @@ from stillroom.report.fields import Fields, is_finite
 from stillroom.report.read import read_object
 
 NAME = "diagnosis.json"
-VERDICTS = ("sick", "suspect", "healthy", "skipped")
+VERDICTS = ("problem", "warning", "ok", "skipped")
 KINDS = ("bars", "line", "histogram")
 
 

@@ -158,7 +158,7 @@ def _notes(told: Explanation) -> list[str]:
     without = max(run.without_rho for run in told.runs)
     if without:
         notes.append(f"ρ leaves out images whose subject never had a concept: at most {without:,} of a run.")
-    notes.append("After Cheng et al., “Explaining Knowledge Distillation by Quantifying the Knowledge” (2020).")
+    notes.append("After Cheng et al., “Explaining Knowledge Distillation by Quantifying the ModelOutput” (2020).")
     return notes
 
 

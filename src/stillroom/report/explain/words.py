@@ -168,7 +168,7 @@ def caveats(told: Explanation) -> tuple[str, ...]:
     if not told.labels:
         return (
             "Nothing is compared here, so this page says what the student has learned and not what distillation "
-            "changed: “stillroom explain RUN --against RUN”, with the same student from labels, does.",
+            "changed: “stillroom explain RUN --baseline RUN”, with the same student from labels, does.",
         )
     seeds = len(told.distilled)
     found = []

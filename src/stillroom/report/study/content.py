@@ -21,7 +21,7 @@ from stillroom.report.study.sweep import Sweep, sweep
 from stillroom.report.study.table import Table, tables
 from stillroom.report.study.tradeoff import TradeOff, first_choice, trade_offs
 
-_COUNTED = ("contestant", "pair", "seed", "run")
+_COUNTED = ("method", "pair", "seed", "run")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Content:
     @property
     def is_proved(self) -> bool:
         """Whether there was something to be equal, and it was."""
-        return self.study.equal and bool(self.study.runs) and len(self.study.contestants) > 1
+        return self.study.equal and bool(self.study.runs) and len(self.study.methods) > 1
 
     @property
     def has_undecided(self) -> bool:

@@ -1,4 +1,4 @@
-"""What each contestant cost: ``cost.csv``, read and checked, as medians over the seeds."""
+"""What each method cost: ``cost.csv``, read and checked, as medians over the seeds."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Costs:
-    """Medians by (pair, contestant) and kind; trials by (pair, contestant); caches by pair; teachers by name.
+    """Medians by (pair, method) and kind; trials by (pair, method); caches by pair; teachers by name.
 
     ``found`` says whether there is a ``cost.csv``.
     """
@@ -115,20 +115,20 @@ def read_costs(study: Study) -> Costs:
     caches: dict[str, Spent] = {}
     teachers: dict[str, Spent] = {}
     for number, row in _rows(path):
-        kind, pair, contestant = (row.get(key) or "" for key in ("kind", "pair", "contestant"))
+        kind, pair, method = (row.get(key) or "" for key in ("kind", "pair", "method"))
         numbers = {key: _number(path, number, key, row.get(key)) for key in _CLOCKS}
         spent = (numbers["training_seconds"] or 0.0, numbers["teacher_answers"] or 0.0)
         if kind == "run":
-            held = columns.setdefault((pair, contestant), {})
+            held = columns.setdefault((pair, method), {})
             for key, value in numbers.items():
                 if value is not None:
                     held.setdefault(key, []).append(value)
         elif kind == "trial":
-            trials[pair, contestant] = _added(trials.get((pair, contestant), Spent()), *spent)
+            trials[pair, method] = _added(trials.get((pair, method), Spent()), *spent)
         elif kind == "cache":
             caches[pair] = _added(caches.get(pair, Spent()), numbers["cache_seconds"] or 0.0, spent[1])
         elif kind == "teacher":
-            teachers[contestant] = _added(teachers.get(contestant, Spent()), *spent)
+            teachers[method] = _added(teachers.get(method, Spent()), *spent)
     medians = {place: {key: median(values) for key, values in held.items()} for place, held in columns.items()}
     for pair_name in (pair.name for pair in study.pairs):
         for name in study.names:
@@ -146,8 +146,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise BadInput(COST, str(path), f"a CSV file ({error})") from None
-    if not {"kind", "pair", "contestant"} <= set(reader.fieldnames or ()):
-        raise BadInput(COST, str(path), "the columns kind, pair and contestant")
+    if not {"kind", "pair", "method"} <= set(reader.fieldnames or ()):
+        raise BadInput(COST, str(path), "the columns kind, pair and method")
     return rows
 
 
@@ -178,7 +178,7 @@ def _sizes(runs: tuple[Run, ...]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class CostRow:
-    """What a contestant cost on a pair, as text."""
+    """What a method cost on a pair, as text."""
 
     pair: str
     name: str

@@ -1,4 +1,4 @@
-"""The measure on the test split over the epochs: each contestant's mean over its seeds, and how far it is known."""
+"""The measure on the test split over the epochs: each method's mean over its seeds, and how far it is known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Doubles = NDArray[np.float64]
 # By epoch, rounded so that the same evaluation of two runs has the same key.
 Curve = dict[float, float]
 _POINTS = 160
-# With more contestants, or with two seeds, whose intervals are very wide, bands only lie over one another: they wait
+# With more methods, or with two seeds, whose intervals are very wide, bands only lie over one another: they wait
 # for the reader to ask for them.
 BANDED = 6
 
@@ -76,7 +76,7 @@ def curves(study: Study, look: Mapping[str, Look]) -> Curves:
 
 def _evaluations(study: Study, run: str) -> Curve:
     relation = study.measure.relation
-    path = study.path / run / ("geometry.jsonl" if relation else "metrics.jsonl")
+    path = study.path / run / ("class_relations.jsonl" if relation else "metrics.jsonl")
     if not path.parent.is_dir():
         raise BadInput("run", run, "a run folder, which is not there any more")
     found: Curve = {}
@@ -215,7 +215,7 @@ def _intro(study: Study) -> str:
     )
     told += "the frame."
     if len(study.names) > 1:
-        told += " A band speaks of one contestant. A seed moves all alike, so the table’s paired differences say more."
+        told += " A band speaks of one method. A seed moves all alike, so the table’s paired differences say more."
     return told
 
 

@@ -16,7 +16,7 @@ _LETTERS = 26
 
 @dataclass(frozen=True)
 class Name:
-    """A contestant: where its rank is on the axis, and the row and side that its name stands in."""
+    """A method: where its rank is on the axis, and the row and side that its name stands in."""
 
     text: str
     whole: str
@@ -28,7 +28,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Bar:
-    """A stretch of the axis whose contestants are not told apart."""
+    """A stretch of the axis whose methods are not told apart."""
 
     start: float
     end: float

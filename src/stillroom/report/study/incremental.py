@@ -1,4 +1,4 @@
-"""What a study's page shows of contestants whose classes came in tasks."""
+"""What a study's page shows of methods whose classes came in tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESULTS = "results.json"
 
 @dataclass(frozen=True)
 class Row:
-    """A contestant's line in the table of balance and memory."""
+    """A method's line in the table of balance and memory."""
 
     name: str
     cells: tuple[str, ...]
@@ -27,7 +27,7 @@ class Row:
 
 @dataclass(frozen=True)
 class PairTasks:
-    """One pair: accuracy after each task, each contestant's matrix, the table."""
+    """One pair: accuracy after each task, each method's matrix, the table."""
 
     pair: str
     chart: Chart
@@ -52,7 +52,7 @@ def in_tasks(study: Study, look: Mapping[str, Look]) -> tuple[PairTasks, ...]:
 
 
 def _pair(study: Study, look: Mapping[str, Look], place: int, fields: Fields) -> PairTasks:
-    held = {each.text("contestant"): each for each in fields.listed("contestants")}
+    held = {each.text("method"): each for each in fields.listed("methods")}
     held = {name: held[name] for name in study.names if name in held}
     offline = fields.maybe_text("offline")
     courses = [_course(study, name, look[name], each.listed("tasks")) for name, each in held.items()]
@@ -63,7 +63,7 @@ def _pair(study: Study, look: Mapping[str, Look], place: int, fields: Fields) ->
     )
     note = "Old and new: accuracy on the test images of earlier tasks and of the last, after the last task. "
     if offline is None:
-        note += "No contestant learned jointly, so there is no Ω."
+        note += "No method learned jointly, so there is no Ω."
     else:
         note += (
             f"Ω: the accuracy after each task as a share of {offline}’s, which learned jointly; the mean over tasks."

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 PAGE = "report.html"
 _FILES = {
-    "table.csv": "the table, one line a contestant and pair",
+    "table.csv": "the table, one line a method and pair",
     "table.tex": "the same for LaTeX",
     "runs.csv": "one line a run",
     "comparisons.csv": "every paired difference",

@@ -1,4 +1,4 @@
-"""How each contestant is drawn, the same in every plot: a colour, a dash, a symbol; thirty of them differ."""
+"""How each method is drawn, the same in every plot: a colour, a dash, a symbol; thirty of them differ."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Look:
 
 
 def looks(study: Study) -> dict[str, Look]:
-    """A look for each contestant."""
+    """A look for each method."""
     others = [name for name in study.names if name != study.baseline]
     found = {study.baseline: Look(_BASELINE, *_DASHES[0], "circle")}
     for number, name in enumerate(others):

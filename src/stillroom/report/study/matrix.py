@@ -1,4 +1,4 @@
-"""Every contestant against every other: the difference, Holm's p, and how firmly it is decided."""
+"""Every method against every other: the difference, Holm's p, and how firmly it is decided."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from stillroom.report.formats import change, p_value
 from stillroom.report.study.model import Comparison, Pair, Study
 from stillroom.report.study.table import tone
 
-# With more contestants the columns carry numbers in place of names, and the cells their p alone.
+# With more methods the columns carry numbers in place of names, and the cells their p alone.
 NAMED = 8
 
 
 @dataclass(frozen=True)
 class Square:
-    """The row's contestant less the column's; ``tone`` and ``strength`` (0 to 3) colour it."""
+    """The row's method less the column's; ``tone`` and ``strength`` (0 to 3) colour it."""
 
     text: str
     small: str
@@ -25,7 +25,7 @@ class Square:
 
 @dataclass(frozen=True)
 class MatrixRow:
-    """A contestant against each; None against itself."""
+    """A method against each; None against itself."""
 
     number: int
     name: str
@@ -44,14 +44,14 @@ class Matrix:
 
 def matrices(study: Study) -> tuple[Matrix, ...]:
     """The matrices, in the order of the pairs; none where there is nothing to compare."""
-    if len(study.contestants) < 2:
+    if len(study.methods) < 2:
         return ()
     return tuple(_matrix(study, pair) for pair in study.pairs)
 
 
 def _matrix(study: Study, pair: Pair) -> Matrix:
     found = study.between.get(pair.name, ())
-    by_names = {(each.contestant, each.against): each for each in found}
+    by_names = {(each.method, each.against): each for each in found}
     rows = [
         MatrixRow(
             number,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# A contestant on a pair: (pair, contestant).
+# A method on a pair: (pair, method).
 Place = tuple[str, str]
 
 
@@ -33,7 +33,7 @@ class Measure:
 
     @property
     def relation(self) -> str:
-        """Where ``geometry.jsonl`` holds it, for a measure of the student's last layer; else empty."""
+        """Where ``class_relations.jsonl`` holds it, for a measure of the student's last layer; else empty."""
         return self.name.removeprefix("relation_") if self.name.startswith("relation_") else ""
 
     @property
@@ -50,7 +50,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Differing:
-    """A field of the recipe in which a contestant differs from the baseline; its value on both sides, as short text."""
+    """A field of the recipe in which a method differs from the baseline; its value on both sides, as short text."""
 
     key: str
     value: str
@@ -58,7 +58,7 @@ class Differing:
 
 
 @dataclass(frozen=True)
-class Contestant:
+class Method:
     """One way to make the student."""
 
     name: str
@@ -100,7 +100,7 @@ class Missing:
     """A run that has no result, and why."""
 
     pair: str
-    contestant: str
+    method: str
     seed: int
     reason: str
 
@@ -110,7 +110,7 @@ class Run:
     """One finished run; ``path`` is its folder's, from the study's."""
 
     pair: str
-    contestant: str
+    method: str
     seed: int
     path: str
     value: float | None
@@ -122,7 +122,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Cell:
-    """A contestant on a pair over its seeds; no interval where ``why`` says so, no mean where no run finished.
+    """A method on a pair over its seeds; no interval where ``why`` says so, no mean where no run finished.
 
     ``equal`` is false where something other than what is compared differs from the others'.
     """
@@ -137,9 +137,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One contestant less another, over the seeds that both have."""
+    """One method less another, over the seeds that both have."""
 
-    contestant: str
+    method: str
     against: str
     mean: float | None
     low: float | None
@@ -180,7 +180,7 @@ class Study:
     baseline: str
     seeds: tuple[int, ...]
     budget: Mapping[str, float]
-    contestants: tuple[Contestant, ...]
+    methods: tuple[Method, ...]
     pairs: tuple[Pair, ...]
     axis: Axis | None
     equal: bool
@@ -199,15 +199,15 @@ class Study:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The contestants' names."""
-        return tuple(contestant.name for contestant in self.contestants)
+        """The methods' names."""
+        return tuple(method.name for method in self.methods)
 
     @property
     def percent(self) -> str:
         """The coverage of the intervals."""
         return f"{100 * self.level:g}%"
 
-    def runs_of(self, pair: str, contestant: str) -> tuple[Run, ...]:
-        """A contestant's finished runs on a pair, by seed."""
-        found = (run for run in self.runs if (run.pair, run.contestant) == (pair, contestant))
+    def runs_of(self, pair: str, method: str) -> tuple[Run, ...]:
+        """A method's finished runs on a pair, by seed."""
+        found = (run for run in self.runs if (run.pair, run.method) == (pair, method))
         return tuple(sorted(found, key=lambda run: run.seed))

@@ -1,4 +1,4 @@
-"""What differs between contestants, what trials chose for them, and what proves that the rest was equal."""
+"""What differs between methods, what trials chose for them, and what proves that the rest was equal."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def proofs(study: Study) -> tuple[Proof, ...]:
             for key in _HASHES:
                 held: dict[str, list[str]] = {}
                 for run in runs:
-                    held.setdefault(run.hashes.get(key, DASH), []).append(run.contestant)
+                    held.setdefault(run.hashes.get(key, DASH), []).append(run.method)
                 cells.append(tuple((value, tuple(names)) for value, names in held.items()))
             found.append(Proof(pair.name, seed, len(runs), tuple(cells)))
     return tuple(found)
@@ -62,7 +62,7 @@ def absences(missing: tuple[Missing, ...], *, several_pairs: bool) -> tuple[Abse
     """The missing runs by reason: what failed first, then what was not run yet."""
     by_reason: dict[str, dict[str, list[int]]] = {}
     for each in missing:
-        where = f"{each.contestant} on {each.pair}" if several_pairs else each.contestant
+        where = f"{each.method} on {each.pair}" if several_pairs else each.method
         by_reason.setdefault(each.reason, {}).setdefault(where, []).append(each.seed)
     ordered = sorted(by_reason.items(), key=lambda item: item[0] == "not run yet")
     return tuple(
@@ -84,7 +84,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """What a contestant's trials on a pair chose."""
+    """What a method's trials on a pair chose."""
 
     pair: str
     name: str
@@ -96,7 +96,7 @@ class Tuned:
 
 
 def tuned(study: Study) -> tuple[Tuned, ...]:
-    """What trials chose, in the order of pairs and contestants.
+    """What trials chose, in the order of pairs and methods.
 
     Raises:
         BadInput: a part of it has another form.
@@ -160,7 +160,7 @@ def text(value: Any) -> str:
 
 
 def calibrated(study: Study) -> tuple[tuple[str, str, str], ...]:
-    """Pair, contestant and the steps that a budget in seconds came to.
+    """Pair, method and the steps that a budget in seconds came to.
 
     Raises:
         BadInput: a part of it has another form.

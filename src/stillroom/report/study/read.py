@@ -13,9 +13,9 @@ from stillroom.report.study.model import (
     Axis,
     Cell,
     Comparison,
-    Contestant,
     Differing,
     Measure,
+    Method,
     Missing,
     Pair,
     Place,
@@ -57,13 +57,13 @@ def read_study(folder: Path) -> Study:
         raise BadInput("study", str(folder), wanted if begun else f"a study's folder, with {RESULTS}")
     fields = Fields(path, read_object(path))
     fields.one_of("schema", (1,))
-    contestants = tuple(_contestant(each) for each in fields.listed("contestants"))
+    methods = tuple(_method(each) for each in fields.listed("methods"))
     pairs = tuple(_pair(each) for each in fields.listed("pairs"))
-    known = {"pair": tuple(pair.name for pair in pairs), "contestant": tuple(each.name for each in contestants)}
+    known = {"pair": tuple(pair.name for pair in pairs), "method": tuple(each.name for each in methods)}
     for what, names in known.items():
         if not names or len(set(names)) < len(names):
             raise BadInput(f"{path}: {what}s", list(names), f"at least one {what}, each once")
-    fields.one_of("baseline", known["contestant"])
+    fields.one_of("baseline", known["method"])
     measure = _measure(fields.inside("measure"))
     families = _families(fields, known)
     axis, ranks = fields.maybe_inside("axis"), fields.maybe_inside("ranks")
@@ -79,7 +79,7 @@ def read_study(folder: Path) -> Study:
         baseline=fields.text("baseline"),
         seeds=fields.wholes("seeds"),
         budget={key: budget.number(key) for key in budget.content} if budget is not None else {},
-        contestants=contestants,
+        methods=methods,
         pairs=pairs,
         axis=_axis(axis, known["pair"]) if axis is not None else None,
         equal=fields.flag("equal", otherwise=False),
@@ -90,12 +90,12 @@ def read_study(folder: Path) -> Study:
         ),
         runs=tuple(_run(each, known, measure.name) for each in fields.listed("runs")),
         cells={_place(each, known): _cell(each) for each in fields.listed("cells")},
-        to_baseline={(pair, each.contestant): each for pair, kind, each in families if kind == "baseline"},
+        to_baseline={(pair, each.method): each for pair, kind, each in families if kind == "baseline"},
         between={
             name: tuple(each for pair, kind, each in families if kind == "all" and pair == name)
             for name in known["pair"]
         },
-        ranks=_ranks(ranks, known["contestant"]) if ranks is not None else None,
+        ranks=_ranks(ranks, known["method"]) if ranks is not None else None,
         conclusions=fields.texts("conclusions"),
         tuned=_tuned(fields, folder / "tuned.json"),
         calibration=calibration.content if calibration is not None else {},
@@ -113,12 +113,12 @@ def _measure(fields: Fields) -> Measure:
     )
 
 
-def _contestant(fields: Fields) -> Contestant:
+def _method(fields: Fields) -> Method:
     differs = tuple(
         Differing(each.text("key"), each.maybe_text("value") or "", each.maybe_text("baseline") or "")
         for each in fields.listed("differs")
     )
-    return Contestant(fields.text("name"), fields.maybe_text("note") or "", differs)
+    return Method(fields.text("name"), fields.maybe_text("note") or "", differs)
 
 
 def _pair(fields: Fields) -> Pair:
@@ -155,8 +155,8 @@ def _axis(fields: Fields, pairs: tuple[str, ...]) -> Axis:
 
 def _place(fields: Fields, known: dict[str, tuple[str, ...]]) -> Place:
     fields.one_of("pair", known["pair"])
-    fields.one_of("contestant", known["contestant"])
-    return fields.text("pair"), fields.text("contestant")
+    fields.one_of("method", known["method"])
+    return fields.text("pair"), fields.text("method")
 
 
 def _run(fields: Fields, known: dict[str, tuple[str, ...]], measure: str) -> Run:
@@ -201,17 +201,17 @@ def _families(fields: Fields, known: dict[str, tuple[str, ...]]) -> list[tuple[s
         for kind in ("baseline", "all"):
             held = family.maybe_inside(kind)
             every = held.listed("comparisons") if held is not None else []
-            found += [(pair, kind, _comparison(each, known["contestant"])) for each in every]
+            found += [(pair, kind, _comparison(each, known["method"])) for each in every]
     return found
 
 
-def _comparison(fields: Fields, contestants: tuple[str, ...]) -> Comparison:
-    fields.one_of("contestant", contestants)
-    fields.one_of("against", contestants)
+def _comparison(fields: Fields, methods: tuple[str, ...]) -> Comparison:
+    fields.one_of("method", methods)
+    fields.one_of("against", methods)
     fields.one_of("verdict", _VERDICTS)
     found, plan = fields.maybe_inside("difference"), fields.maybe_inside("plan")
     return Comparison(
-        contestant=fields.text("contestant"),
+        method=fields.text("method"),
         against=fields.text("against"),
         mean=found.number("mean") if found is not None else None,
         low=found.maybe_number("low") if found is not None else None,
@@ -227,14 +227,14 @@ def _comparison(fields: Fields, contestants: tuple[str, ...]) -> Comparison:
     )
 
 
-def _ranks(fields: Fields, contestants: tuple[str, ...]) -> Ranks:
+def _ranks(fields: Fields, methods: tuple[str, ...]) -> Ranks:
     bars = fields.content.get("bars") or []
     names, average = fields.texts("names"), fields.numbers("average")
     if average and len(average) != len(names):
         raise BadInput(f"{fields.path}: {fields.prefix}average", list(average), "one rank a name")
     for group in (names, *(bars if isinstance(bars, list) else [None])):
-        if not isinstance(group, tuple | list) or not all(name in contestants for name in group):
-            raise BadInput(f"{fields.path}: {fields.prefix}bars", group, "lists of the contestants' names")
+        if not isinstance(group, tuple | list) or not all(name in methods for name in group):
+            raise BadInput(f"{fields.path}: {fields.prefix}bars", group, "lists of the methods' names")
     return Ranks(
         names=names,
         average=average,

@@ -1,4 +1,4 @@
-"""The measure along the one number that the pairs of a study differ in: a line a contestant, and what is marked."""
+"""The measure along the one number that the pairs of a study differ in: a line a method, and what is marked."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from stillroom.report.study.model import Axis, Cell, Pair, Study
 from stillroom.report.study.table import Number, mean_number
 from stillroom.report.words import join
 
-# As shares of the plot's width: the edge beside the outermost points; how far contestants' points stand apart, all of
+# As shares of the plot's width: the edge beside the outermost points; how far methods' points stand apart, all of
 # them together at most; a letter and the space between two texts, as on a phone.
 _EDGE, _APART, _ALL_APART = 0.05, 0.012, 0.05
 _LETTER, _SPACE = 0.021, 0.025
-# The share of its height that contestants keep where a teacher stands far from them.
+# The share of its height that methods keep where a teacher stands far from them.
 _KEPT = 0.5
 # A row of labels, in pixels.
 _ROW = 18
@@ -30,7 +30,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Sweep:
-    """The figure, and its numbers as a table: the values as its columns, then each contestant's row."""
+    """The figure, and its numbers as a table: the values as its columns, then each method's row."""
 
     title: str
     chart: Chart
@@ -145,7 +145,7 @@ def _told(cell: Cell | None, study: Study) -> str:
 
 
 def _aside(study: Study, along: Axis, frame: _Frame, name: str) -> float:
-    """How far beside its value a contestant's points are drawn, so that bars do not hide one another."""
+    """How far beside its value a method's points are drawn, so that bars do not hide one another."""
     count = len(study.names)
     span = frame.x[1] - frame.x[0]
     places = [_placed(along, along.values[pair.name]) for pair in frame.pairs]
@@ -292,14 +292,14 @@ def _within(title: str) -> str:
 
 def _words(study: Study, along: Axis, frame: _Frame) -> str:
     cells = [cell for cell in study.cells.values() if cell.mean is not None]
-    told = [f"A line is a contestant, a point its mean over the seeds at one value of {_within(along.title)}."]
+    told = [f"A line is a method, a point its mean over the seeds at one value of {_within(along.title)}."]
     ends = [end for cell in cells for end in (cell.low, cell.high) if end is not None]
     if ends:
         cut = ", cut where they leave the frame" if min(ends) < frame.y[0] or max(ends) > frame.y[1] else ""
         beside = "; those of one value stand a little apart" if len(study.names) > 1 else ""
         told.append(f"Bars are {study.percent} intervals{cut}{beside}.")
     if len(study.names) > 1 and len(study.seeds) > 1:
-        told.append("A bar speaks of one contestant. The table’s paired differences say more.")
+        told.append("A bar speaks of one method. The table’s paired differences say more.")
     if any(cell.low is None for cell in cells):
         told.append("A hollow point has no interval.")
     marked = [f"{label} ({_number(value)})" if label else _number(value) for value, label in along.marks]

@@ -1,4 +1,4 @@
-"""The table: each contestant on each pair, with its interval, its difference to the baseline, and its runs."""
+"""The table: each method on each pair, with its interval, its difference to the baseline, and its runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Number:
 
 @dataclass(frozen=True)
 class RunRow:
-    """A run below its contestant's row."""
+    """A run below its method's row."""
 
     seed: int
     value: str
@@ -36,7 +36,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class Row:
-    """A contestant on a pair."""
+    """A method on a pair."""
 
     key: str
     name: str
@@ -125,15 +125,13 @@ def _row(
     is_baseline = name == study.baseline
     runs = study.runs_of(pair.name, name)
     absent = [
-        f"seed {each.seed}: {each.reason}"
-        for each in study.missing
-        if (each.pair, each.contestant) == (pair.name, name)
+        f"seed {each.seed}: {each.reason}" for each in study.missing if (each.pair, each.method) == (pair.name, name)
     ]
     has_mean = cell is not None and cell.mean is not None
     return Row(
         key=key,
         name=name,
-        note=next(each.note for each in study.contestants if each.name == name),
+        note=next(each.note for each in study.methods if each.name == name),
         is_baseline=is_baseline,
         is_equal=cell is None or cell.equal,
         dot=scaling.dot(cell.mean, cell.low, cell.high) if scaling and cell and cell.mean is not None else None,

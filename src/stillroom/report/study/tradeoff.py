@@ -23,7 +23,7 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Point:
-    """A contestant: its cost, its mean, its interval."""
+    """A method: its cost, its mean, its interval."""
 
     name: str
     x: float
@@ -166,7 +166,7 @@ def _dots(
         "meta": "named" if sum(map(bool, names[0])) > _FEW else "",
         "textfont": {"color": LIGHT["ink"], "size": 12},
         "cliponaxis": False,
-        "name": "Contestants",
+        "name": "Methods",
         "customdata": [
             [
                 escaped(point.name, 60),

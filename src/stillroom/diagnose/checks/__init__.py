@@ -1,0 +1,1 @@
+"""What is wrong with a recipe, before it is run, and with a run, after it."""

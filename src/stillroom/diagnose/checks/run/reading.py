@@ -1,0 +1,266 @@
+"""A run folder as the checks need it, finished or not; what is damaged is told in one line and never judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from stillroom.errors import BadInput
+from stillroom.losses.config import LossConfig, WeightSchedule
+from stillroom.recipe import Recipe
+from stillroom.report.fields import Fields, is_finite
+from stillroom.report.measures import Answers, answers, margin_of_counts, paired_margin
+from stillroom.report.predictions import Predictions, read_predictions
+from stillroom.run.records import load_run_recipe
+from stillroom.study.collect import parse_object, read_text
+
+Row = dict[str, Any]
+
+# Terms that read labels alone; whatever else is built in reads the teacher.
+LABELS = ("cross_entropy", "label_smoothing")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What an evaluation of a model tells, in the units of ``summary.json``; None where it was not told."""
+
+    model: str
+    top1: float
+    count: int
+    nll: float | None = None
+    ece: float | None = None
+    parameters: int | None = None
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far the student is below its teacher in top-1, in points, and half the 95% interval over the test images."""
+
+    points: float
+    margin: float
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the student is below by more than another draw of test images would explain."""
+        return self.points > self.margin
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is more than twice what another draw of test images would explain."""
+        return self.points > 2 * self.margin
+
+    @property
+    def is_above(self) -> bool:
+        """Whether the student is above by more than that."""
+        return -self.points > self.margin
+
+    @property
+    def told(self) -> str:
+        """Such as ``2.8 ± 1.4 points``."""
+        return f"{abs(self.points):.1f} ± {self.margin:.1f} points"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run as it lies in its folder.
+
+    Attributes:
+        path: the folder.
+        recipe: the resolved recipe.
+        finished: whether it was trained to its end.
+        train: the lines of training, in order of steps, numbers alone.
+        test: the lines of evaluation.
+        student: what the student came to; None of a run that did not end.
+        teacher: the like for its teacher; None where there is none, or where its answers are not known.
+        taught: whether a term of the loss reads the teacher.
+        classes: how many classes there are; None of a run that did not end.
+        side: side of the images in pixels, where they are images.
+        predictions: what both said of the test images.
+        rescaling: the lines of ``gradient_rescaling.jsonl``.
+        moves: the lines of ``weight_distance.jsonl``.
+        events: the lines of ``timing.jsonl``.
+    """
+
+    path: Path
+    recipe: Recipe
+    finished: bool
+    train: tuple[Row, ...]
+    test: tuple[Row, ...]
+    student: Figures | None
+    teacher: Figures | None
+    taught: bool
+    classes: int | None
+    side: int | None
+    predictions: Predictions | None
+    rescaling: tuple[Row, ...]
+    moves: tuple[Row, ...]
+    events: tuple[Row, ...]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that were logged."""
+        return max((int(row["step"]) for row in (*self.train, *self.test)), default=0)
+
+    @cached_property
+    def steps_per_epoch(self) -> int | None:
+        """Optimizer steps of an epoch; None where nothing was logged."""
+        row = next((row for row in (*self.train, *self.test) if row["epoch"] > 0), None)
+        return None if row is None else max(round(row["step"] / row["epoch"]), 1)
+
+    @property
+    def planned(self) -> int | None:
+        """Optimizer steps that the recipe asks for; None where nothing was logged."""
+        training = self.recipe.training
+        if training.steps is not None:
+            return training.steps
+        return None if self.steps_per_epoch is None else training.total_steps(self.steps_per_epoch)
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the training images that were logged."""
+        return max((float(row["epoch"]) for row in (*self.train, *self.test)), default=0.0)
+
+    @cached_property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term, the largest where it follows a schedule."""
+        return {term.name: largest_weight(term) for term in self.recipe.losses}
+
+    @cached_property
+    def teaching(self) -> tuple[str, ...]:
+        """The terms that read the teacher."""
+        built_in = [name for name in self.weights if ":" not in name and name not in LABELS]
+        own = [name for name in self.weights if ":" in name]
+        # One of your own may read either: where the run was taught and nothing else does it, it was by these.
+        return tuple(built_in + (own if self.taught and not built_in else []))
+
+    @cached_property
+    def labelling(self) -> tuple[str, ...]:
+        """The terms that read labels alone."""
+        return tuple(name for name in self.weights if name not in self.teaching)
+
+    @cached_property
+    def gap(self) -> Gap | None:
+        """How far the student is below its teacher; None without a teacher, or before the end."""
+        if self.student is None or self.teacher is None:
+            return None
+        points = self.teacher.top1 - self.student.top1
+        if self.student_answers is not None and self.teacher_answers is not None:
+            return Gap(points, paired_margin(self.teacher_answers.right, self.student_answers.right))
+        return Gap(points, margin_of_counts(self.teacher.top1, self.student.top1, self.student.count))
+
+    @cached_property
+    def student_answers(self) -> Answers | None:
+        """What the student said of each test image."""
+        held = self.predictions
+        return None if held is None else answers(held.student_logits, held.labels)
+
+    @cached_property
+    def teacher_answers(self) -> Answers | None:
+        """What the teacher said of each test image."""
+        held = self.predictions
+        return None if held is None or held.teacher_logits is None else answers(held.teacher_logits, held.labels)
+
+    def loss(self, row: Row, terms: Sequence[str] | None = None) -> float | None:
+        """The weighted loss of a line of training, each term by its largest weight; of some terms where they are named.
+
+        So a weight that follows a schedule moves no loss by itself.
+        """
+        held = [(self.weights[name], row.get(f"loss/{name}")) for name in (self.weights if terms is None else terms)]
+        values = [weight * value for weight, value in held if value is not None]
+        return float(sum(values)) if values else None
+
+
+def largest_weight(term: LossConfig) -> float:
+    """A term's weight, the largest that its schedule comes to.
+
+    >>> from stillroom.losses.config import KLConfig
+    >>> largest_weight(KLConfig(weight=WeightSchedule(start=0.9, end=0.1)))
+    0.9
+    """
+    weight = term.weight
+    return max(weight.start, weight.end) if isinstance(weight, WeightSchedule) else weight
+
+
+def read_case(path: Path) -> Case:
+    """Read a run folder.
+
+    Args:
+        path: the folder, of a run that ended or of one that did not.
+
+    Raises:
+        BadInput: the folder is missing, is not a run's, or a file in it is damaged.
+    """
+    if not path.is_dir():
+        raise BadInput("run", str(path), "a run folder" if path.exists() else "a folder that exists")
+    if not (path / "recipe.yaml").is_file():
+        raise BadInput("run", str(path), "a run folder, with recipe.yaml")
+    recipe = load_run_recipe(path)
+    finished = (path / "summary.json").is_file()
+    train, test = _metrics(path / "metrics.jsonl", whole=finished)
+    logs = {name: tuple(_lines(path / f"{name}.jsonl", whole=finished)) for name in ("rescaling", "moves")}
+    # Whoever is killed may leave half a line there; it takes nothing from the result.
+    events = tuple(_lines(path / "timing.jsonl", whole=False))
+    taught = any(term.name not in LABELS for term in recipe.losses)
+    if not finished:
+        return Case(path, recipe, False, train, test, None, None, taught, None, None, None, **logs, events=events)
+    summary = Fields(path / "summary.json", parse_object(read_text(path / "summary.json"), path / "summary.json"))
+    summary.one_of("schema", (1,))
+    data = summary.inside("data")
+    student, classes = _figures(summary), data.whole("classes", low=1)
+    teacher = summary.maybe_inside("teacher")
+    # One that could not be asked about the test images has a name alone.
+    known = teacher is not None and "top1" in teacher.content
+    shape = data.wholes("shape")
+    return Case(
+        path=path,
+        recipe=recipe,
+        finished=True,
+        train=train,
+        test=test,
+        student=student,
+        teacher=_figures(summary.inside("teacher")) if known else None,
+        taught=summary.flag("taught", taught),
+        classes=classes,
+        side=min(shape[1:]) if len(shape) == 3 else None,
+        predictions=read_predictions(path / "predictions.safetensors", count=student.count, classes=classes),
+        **logs,
+        events=events,
+    )
+
+
+def _figures(fields: Fields) -> Figures:
+    return Figures(
+        model=fields.text("model"),
+        top1=fields.number("top1", low=0, high=100),
+        count=fields.whole("count", low=1),
+        nll=fields.maybe_number("nll", low=0),
+        ece=fields.maybe_number("ece", low=0, high=1),
+        parameters=fields.maybe_whole("parameters"),
+    )
+
+
+def _lines(path: Path, *, whole: bool) -> list[Row]:
+    """The objects of a log; where the run did not end, the last may have been cut short by what ended it."""
+    if not path.is_file():
+        return []
+    text = read_text(path)
+    rows, lines = [], text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and (whole or number < len(lines)):
+            rows.append(parse_object(line, path, f" in line {number}"))
+    return rows
+
+
+def _metrics(path: Path, *, whole: bool) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    if whole and not path.is_file():
+        raise BadInput("run", str(path), "the metrics of a finished run")
+    splits: dict[str, list[Row]] = {"train": [], "test": []}
+    for number, row in enumerate(_lines(path, whole=whole), start=1):
+        numbers = {key: value for key, value in row.items() if is_finite(value)}
+        if row.get("split") not in splits or not {"step", "epoch"} <= numbers.keys():
+            raise BadInput("run", str(path), f"a step, an epoch and a split, train or test, in line {number}")
+        splits[row["split"]].append(numbers)
+    return tuple(splits["train"]), tuple(splits["test"])

@@ -1,0 +1,172 @@
+"""Teacher and student as losses meet them, before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from torch import Tensor, nn
+
+from stillroom.errors import BadInput, nearest
+from stillroom.losses.config import TapPair
+from stillroom.losses.connectors import connector
+from stillroom.models.finding import FEATURES, LOGITS, PRE, Tap, find_taps
+from stillroom.models.pairing import pair_taps
+from stillroom.randomness import seeded
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """One of the two models, and where it can be read; nothing is traced before somebody asks.
+
+    Attributes:
+        model: the model; it is left as it was.
+        example: gives a few images as the model's input takes them, [B, …], on its device.
+        field: what messages call the model.
+    """
+
+    model: nn.Module
+    example: Callable[[], Tensor]
+    field: Literal["teacher", "student"]
+
+    @cached_property
+    def taps(self) -> tuple[Tap, ...]:
+        """The taps that were found, shallow to deep."""
+        return find_taps(self.model, self.example(), field=self.field)
+
+    def tap(self, name: str) -> Tap:
+        """A tap by its name, found or not.
+
+        Raises:
+            BadInput: the model has no such place, or it gives no features of each image.
+        """
+        return find_taps(self.model, self.example(), [name], field=self.field)[0]
+
+
+class SetupContext:
+    """Teacher and student before the training, for :meth:`Loss.setup`.
+
+    Args:
+        student: the model that learns.
+        teacher: the model that teaches, where it is one that can be run here.
+        num_classes: K.
+        seed: the run's, for the connectors.
+        answers: where the teacher's answers lie, where these were made elsewhere.
+
+    >>> import torch
+    >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
+    >>> images = lambda: torch.zeros(2, 1, 2, 2)
+    >>> student, teacher = ModelInfo(net(5), images, "student"), ModelInfo(net(8), images, "teacher")
+    >>> met = SetupContext(student, teacher, num_classes=3, seed=0)
+    >>> [(teacher.name, teacher.shape, student.shape) for teacher, student in met.choose("features")]
+    [('features', (8,), (5,))]
+    """
+
+    def __init__(
+        self, student: ModelInfo, teacher: ModelInfo | None, *, num_classes: int, seed: int, answers: str | None = None
+    ) -> None:
+        self.student = student
+        self._teacher = teacher
+        self.num_classes = num_classes
+        self.seed = seed
+        self._answers = answers
+
+    @property
+    def teacher(self) -> ModelInfo:
+        """The model that teaches.
+
+        Raises:
+            BadInput: there is none.
+        """
+        if self._teacher is None:
+            expected = "a model: a loss reads its features"
+            if self._answers is not None:
+                raise BadInput("teacher.answers", self._answers, expected)
+            raise BadInput("teacher", None, expected)
+        return self._teacher
+
+    @property
+    def teacher_taps(self) -> tuple[Tap, ...]:
+        """Where the teacher can be read."""
+        return self.teacher.taps
+
+    @property
+    def student_taps(self) -> tuple[Tap, ...]:
+        """Where the student can be read."""
+        return self.student.taps
+
+    @cached_property
+    def pairs(self) -> tuple[tuple[Tap, Tap], ...]:
+        """Which tap of the teacher stands opposite which of the student; the logits are the last pair."""
+        return tuple(pair_taps(self.teacher_taps, self.student_taps))
+
+    def choose(self, taps: str | Sequence[str | TapPair], *, field: str = "taps") -> tuple[tuple[Tap, Tap], ...]:
+        """The pairs that a recipe's ``taps`` mean.
+
+        Args:
+            taps: ``features`` for the penultimate pair, ``all`` for every pair but the logits, or those named. A name
+                is the teacher's tap, with the student's opposite it; with ``:pre`` it means what both their last
+                activations are given.
+            field: what messages call the option.
+
+        Returns:
+            (teacher's, student's).
+
+        Raises:
+            BadInput: there are none, or not by these names.
+        """
+        if not isinstance(taps, str):
+            named = tuple(self._named(tap, field) for tap in taps)
+            for place, (teacher, student) in enumerate(named):
+                if (teacher, student) in named[:place]:
+                    pair = {"teacher": teacher.name, "student": student.name}
+                    raise BadInput(field, pair, "each pair of taps once, but this is there twice, by two names")
+            return named
+        found = [pair for pair in self.pairs if pair[0].name != LOGITS and (taps == "all" or pair[0].name == FEATURES)]
+        if not found:
+            has = (
+                f"the {who.field} has {', '.join(_names(who.taps)) or 'none'}" for who in (self.teacher, self.student)
+            )
+            expected = (
+                f"[{{teacher: NAME, student: NAME}}], as no such taps stand opposite each other: {'; '.join(has)}"
+            )
+            raise BadInput(field, taps, expected)
+        return tuple(found)
+
+    def connector(
+        self, student: Tap, teacher: Tap, kind: Literal["auto", "identity"] = "auto", *, field: str = "connector"
+    ) -> nn.Module:
+        """A fresh connector whose first weights depend on the run's seed and the two taps' names and shapes alone.
+
+        So terms and methods that connect the same taps begin alike, whatever stands beside them.
+
+        Raises:
+            BadInput: the student's features cannot be brought to the teacher's shape.
+        """
+        names = hashlib.blake2b(f"{student.name}\n{teacher.name}".encode(), digest_size=8).digest()
+        with seeded(self.seed, "connector-init", int.from_bytes(names, "little")):
+            return connector(student, teacher, kind=kind, field=field)
+
+    def _named(self, tap: str | TapPair, field: str) -> tuple[Tap, Tap]:
+        if isinstance(tap, TapPair):
+            names = tap.teacher, tap.student
+        else:
+            plain = tap.removesuffix(PRE)
+            opposite = {teacher.name: student.name for teacher, student in self.pairs if teacher.name != LOGITS}
+            if plain not in opposite:
+                expected = (
+                    f"a tap of the teacher that one of the student stands opposite ({nearest(plain, opposite)}), "
+                )
+                raise BadInput(field, tap, expected + "or {teacher: NAME, student: NAME}")
+            names = tap, opposite[plain] + tap[len(plain) :]
+        try:
+            return self.teacher.tap(names[0]), self.student.tap(names[1])
+        except BadInput as error:
+            raise BadInput(field, error.value, error.expected) from None
+
+
+def _names(taps: Sequence[Tap]) -> list[str]:
+    return [tap.name for tap in taps if tap.name != LOGITS]

@@ -1,0 +1,144 @@
+"""Reading and checking run folders, and describing the machine a run was made on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from stillroom.errors import BadInput, shorten
+from stillroom.files import is_partial
+from stillroom.recipe import Recipe, parse_recipe
+
+if TYPE_CHECKING:
+    import torch
+
+# Where weights lie; what they are is in every save, by their hash.
+_PLACES = ("teacher.weights", "student.weights")
+_VERSIONS = ("torch", "numpy", "pydantic", "safetensors", "torchmetrics")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that a run left.
+
+    Raises:
+        BadInput: it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput("run", str(path), f"a readable JSON file ({type(error).__name__})") from None
+    if not isinstance(content, dict):
+        raise BadInput("run", str(path), "a JSON object")
+    return content
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and machine, for the report."""
+    # Here, not above: whoever only reads records need not wait for it.
+    import torch
+
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        **{name: metadata.version(name) for name in ("stillroom", *_VERSIONS)},
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def load_run_recipe(run: Path) -> Recipe:
+    """The resolved recipe of a run folder.
+
+    Raises:
+        BadInput: the folder holds none, or a damaged one.
+    """
+    try:
+        content = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise BadInput("run", str(run), "a run folder, with a readable recipe.yaml") from None
+    return parse_recipe(content)
+
+
+def check_free(out: Path, resume: bool) -> None:
+    """Refuse a folder that a run would overwrite.
+
+    Raises:
+        BadInput: it is a file, holds a run and is not to be resumed, or holds something else.
+    """
+    if out.exists() and not out.is_dir():
+        raise BadInput("--out", str(out), "a folder, not a file")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    if not (out / "recipe.yaml").exists():
+        # A run stopped before its recipe is written leaves only these.
+        if resume and {item.name for item in out.iterdir() if not is_partial(item)} <= {"state", "timing.jsonl"}:
+            return
+        raise BadInput("--out", str(out), "a new or empty folder, or a run to --resume; this one holds other files")
+    if not resume:
+        raise BadInput("--out", str(out), "a new or empty folder; this one holds a run: --resume goes on with it")
+
+
+def check_same_recipe(recipe: Recipe, out: Path) -> None:
+    """Refuse to go on with a run that another recipe began; its files may have moved.
+
+    Raises:
+        BadInput: naming what differs.
+    """
+    if not (out / "recipe.yaml").exists():
+        return
+    before = flatten(load_run_recipe(out).model_dump(mode="json"))
+    now = flatten(recipe.model_dump(mode="json"))
+    changed = [key for key in now | before if now.get(key) != before.get(key) and key not in _PLACES]
+    if changed:
+        told = "; ".join(f"{key} is {shorten(now.get(key))}, was {shorten(before.get(key))}" for key in changed[:3])
+        raise BadInput("--resume", str(out), f"the recipe that this run was started with: {told}")
+
+
+def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as ``a.b.0: value``.
+
+    >>> flatten({"a": {"b": [1, 2]}})
+    {'a.b.0': 1, 'a.b.1': 2}
+    """
+    if isinstance(content, dict) and content:
+        items = [(str(key), value) for key, value in content.items()]
+    elif isinstance(content, list) and content:
+        items = [(str(position), value) for position, value in enumerate(content)]
+    else:
+        return {prefix.removesuffix("."): content}
+    flat: dict[str, Any] = {}
+    for key, value in items:
+        flat |= flatten(value, f"{prefix}{key}.")
+    return flat
+
+
+def fresh_folder(parent: Path, stem: str) -> Path:
+    """A folder under ``parent`` that does not exist yet: the stem, or stem-2, stem-3, …
+
+    Raises:
+        BadInput: the run has several processes, which would each find another.
+    """
+    from stillroom.train.device import launched
+
+    if launched() > 1:
+        raise BadInput("--out", None, f"a folder: the {launched()} processes of the run must agree on it")
+    safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "run"
+    candidate, number = parent / safe, 1
+    while candidate.exists():
+        number += 1
+        candidate = parent / f"{safe}-{number}"
+    return candidate

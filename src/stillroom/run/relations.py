@@ -1,0 +1,194 @@
+"""What the student's last layer knows of the classes' relations, set against superclasses, truth and teacher."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from stillroom.class_relations import (
+    bears_out,
+    class_cosines,
+    class_order,
+    is_constant,
+    relation_agreement,
+    relation_score,
+)
+from stillroom.data.images import ImageSet
+from stillroom.errors import RunFailed
+from stillroom.files import write_text
+from stillroom.models.cost import device_of
+from stillroom.models.head import find_head
+from stillroom.run.components import PreparedModel
+
+SCHEMA = 1
+# More classes than this have no figures, and more than this no maps: they would be a file of millions of numbers.
+MOST_CLASSES, MOST_MAPPED = 1000, 200
+_EXAMPLES = 2
+_DECIMALS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Relations:
+    """The relations of classes in a student's last layer: c_ij, the cosine of the weights of each two.
+
+    Attributes:
+        head: path of the student's last layer.
+        columns: for each class of the data, a row of its weights; None leaves them.
+        data: classes, superclasses and truth.
+        teacher: the teacher's c, float64 [K, K], where it ends in a linear layer.
+        truth: the true relations, float64 [K, K], where the data know them.
+        groups: the superclass of each class, where a score by them has a basis.
+        why: for ``score``, ``truth`` and ``teacher``, in words, why there can be no such figure.
+    """
+
+    head: str
+    columns: Tensor | None
+    data: ImageSet
+    teacher: Tensor | None
+    truth: Tensor | None
+    groups: tuple[str, ...] | None
+    why: dict[str, str] = field(default_factory=dict)
+
+    def line(self, student: nn.Module) -> dict[str, Any]:
+        """What is told of a student at the end of an epoch: a line of ``class_relations.jsonl``, beside step and epoch.
+
+        Raises:
+            RunFailed: its last layer is not finite.
+        """
+        return self._figures(self._map(student))
+
+    def told(self, student: nn.Module) -> dict[str, Any]:
+        """What the summary tells of the trained student: the figures, and for those that are None why.
+
+        Raises:
+            RunFailed: its last layer is not finite.
+        """
+        own = self._map(student)
+        return {**self._figures(own), "why": self._reasons(own)}
+
+    def write(self, out: Path, student: nn.Module) -> None:
+        """Write ``class_relations.json``: the figures of student, teacher and truth, and the maps themselves.
+
+        Raises:
+            RunFailed: the student's last layer is not finite.
+        """
+        own = self._map(student)
+        maps = {"student": own, "teacher": self.teacher, "truth": self.truth}
+        groups, mapped = self.data.superclasses, len(own) <= MOST_MAPPED
+        known = {"truth": self.truth, "teacher": self.teacher, "student": own}
+        telling = [who for who, c in known.items() if c is not None and not is_constant(c)]
+        content = {
+            "schema": SCHEMA,
+            "classes": len(own),
+            "class_names": list(self.data.class_names),
+            "superclasses": list(groups) if groups is not None else None,
+            "score": {who: self._score(c) for who, c in maps.items()},
+            "agreement": {
+                "truth": _agreement(own, self._believed),
+                "teacher": _agreement(own, self.teacher),
+                "teacher_truth": _agreement(self.teacher, self._believed),
+            },
+            "why": self._reasons(own),
+            "ordered_by": "superclasses" if groups is not None else telling[0] if telling else None,
+            "order": class_order(groups, *known.values()) if mapped else None,
+            "maps": {who: _rounded(c) for who, c in maps.items()} if mapped else None,
+        }
+        # Not indented: each cosine would be a line of its own.
+        write_text(out / "class_relations.json", json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n")
+
+    @property
+    def _believed(self) -> Tensor | None:
+        """The truth, where something can be scored by it."""
+        return self.truth if "truth" not in self.why else None
+
+    def _map(self, student: nn.Module) -> Tensor:
+        try:
+            return class_cosines(_weights(student, self.head, self.columns))
+        except ValueError:
+            expected = "try a lower training.optimizer.lr"
+            raise RunFailed(f"the weights of the student's last layer are not all finite; {expected}") from None
+
+    def _score(self, cosines: Tensor | None) -> float | None:
+        if cosines is None or self.groups is None:
+            return None
+        found = relation_score(cosines, self.groups)
+        return None if found is None else round(found, _DECIMALS)
+
+    def _figures(self, own: Tensor) -> dict[str, float | None]:
+        return {
+            "score": self._score(own),
+            "truth": _agreement(own, self._believed),
+            "teacher": _agreement(own, self.teacher),
+        }
+
+    def _reasons(self, own: Tensor) -> dict[str, str]:
+        """Why figures are None, for each that is."""
+        alike = "the student's own last layer relates all classes alike"
+        return {name: self.why.get(name, alike) for name, value in self._figures(own).items() if value is None}
+
+
+def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: ImageSet) -> Relations | None:
+    """What can be told of a run's relations; None where the student does not end in a linear layer, or has too many
+    classes.
+
+    Args:
+        student: the model that learns.
+        teacher: who teaches, where it is a model that can be run here.
+        data: the training images, for their classes, superclasses and truth.
+    """
+    if data.num_classes > MOST_CLASSES or (head := _head(student, data)) is None:
+        return None
+    why: dict[str, str] = {}
+    theirs = None
+    if teacher is None:
+        why["teacher"] = "there is no teacher whose last layer could be read"
+    elif (last := _head(teacher, data)) is None:
+        why["teacher"] = "the teacher does not end in a linear layer"
+    else:
+        theirs = class_cosines(_weights(teacher.model, last, teacher.pipe().order))
+        if is_constant(theirs):
+            why["teacher"] = "the teacher's last layer relates all classes alike"
+    truth = data.truth.relations if data.truth is not None else None
+    groups = data.superclasses
+    if groups is None:
+        why["score"] = "the data name no superclasses"
+    elif len(set(groups)) in (1, len(groups)):
+        why["score"] = "the superclasses put all classes together, or no two"
+    if truth is None:
+        why["truth"] = "the true relations of these data are not known"
+    elif is_constant(truth):
+        why["truth"] = "in truth no two classes are more alike than any other two"
+        why.setdefault("score", "in truth the superclasses are names alone: no two classes are more alike than others")
+    elif "score" not in why and groups is not None and not bears_out(truth, groups):
+        why["score"] = "in truth classes of one superclass are no more alike than classes of two"
+        why["truth"] = "in truth classes are alike by chance alone: the superclasses are not in the true relations"
+    basis = groups if "score" not in why else None
+    return Relations(head, student.pipe().order, data, theirs, truth, basis, why)
+
+
+def _head(prepared: PreparedModel, data: ImageSet) -> str | None:
+    return find_head(prepared.model, prepared.pipe()(data.images[:_EXAMPLES]).to(device_of(prepared.model)))
+
+
+def _weights(model: nn.Module, head: str, columns: Tensor | None) -> Tensor:
+    """The rows of the last layer, one a class of the data."""
+    weight = model.get_submodule(head).weight
+    assert isinstance(weight, Tensor)
+    weight = weight.detach().cpu()
+    return weight if columns is None else weight.index_select(0, columns.cpu())
+
+
+def _agreement(cosines: Tensor | None, reference: Tensor | None) -> float | None:
+    if cosines is None or reference is None:
+        return None
+    found = relation_agreement(cosines, reference)
+    return None if found is None else round(found, _DECIMALS)
+
+
+def _rounded(cosines: Tensor | None) -> list[list[float]] | None:
+    # Adding 0 makes −0 a 0.
+    return None if cosines is None else [[round(value, 4) + 0.0 for value in row] for row in cosines.tolist()]

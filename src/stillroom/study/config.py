@@ -1,0 +1,292 @@
+"""A study file: many runs, one question. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from stillroom.config import Config, bad_input
+from stillroom.errors import BadInput, nearest
+from stillroom.files import canonical, digest
+from stillroom.recipe import apply_override, read_yaml
+
+# A name is also a folder's and a column's.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,47}$")]
+# What methods may be told to differ in; all of it is equal otherwise.
+Varied = Literal[
+    "student",
+    "augmentation",
+    "budget",
+    "batch size",
+    "data",
+    "teacher",
+    "precision",
+    "threads",
+    "moving average",
+    "compiled",
+    "cache",
+    "tuning",
+    "tasks",
+    "memory",
+]
+# Those of relations are of the student's last layer; the last two of classes that come in tasks; the others of the
+# student's answers to the test images.
+Measure = Literal[
+    "top1",
+    "top5",
+    "nll",
+    "ece",
+    "agreement",
+    "teacher_kl",
+    "relation_score",
+    "relation_truth",
+    "relation_teacher",
+    "average_incremental",
+    "forgetting",
+]
+
+
+class Range(Config):
+    """Numbers to search between."""
+
+    low: float = Field(description="The smallest number.")
+    high: float = Field(description="The largest number.")
+    log: bool = Field(False, description="Search by factors rather than by differences.")
+    whole: bool = Field(False, description="Whole numbers only.")
+
+    @model_validator(mode="after")
+    def _range_is_one(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low below high, not {self.low:g} and {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low above 0 where the search goes by factors, not {self.low:g}")
+        if self.whole and not (self.low.is_integer() and self.high.is_integer()):
+            raise ValueError("whole numbers as low and high")
+        return self
+
+
+Space = dict[str, Range | tuple[Any, ...]]
+
+
+class Method(Config):
+    """One way to make the student."""
+
+    name: Name = Field(description="What tables call it; also the name of its folder.")
+    set: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What it changes in the recipe: fields, nested or as key.path; lists are replaced whole.",
+    )
+    tune: Space = Field(
+        default_factory=dict,
+        description="What its trials search beside tuning.space: key.path to a list of choices, or {low, high, log}.",
+    )
+    note: str = Field("", max_length=400, description="A sentence about it, for the report.")
+
+
+class Pair(Config):
+    """A teacher and a student, or data: every method is run on each pair."""
+
+    name: Name = Field(description="What tables call it; also the name of its folder.")
+    set: dict[str, Any] = Field(default_factory=dict, description="What it changes in the recipe.")
+    note: str = Field("", max_length=400, description="A sentence about it, for the report.")
+
+
+class Mark(Config):
+    """A value of the axis that the figure shows by a line of its own."""
+
+    at: float = Field(ge=-1e150, le=1e150, description="Where it lies, in the axis's own numbers.")
+    label: str = Field("", max_length=60, description="What the figure writes beside it.")
+
+
+class Axis(Config):
+    """The one number that a study's pairs differ in, such as a width: the report draws the measure along it."""
+
+    field: str = Field(
+        min_length=1,
+        description="Its key.path in the recipe, such as student.options.penultimate: a number in every pair, another "
+        "in each.",
+    )
+    title: str = Field("", max_length=100, description="What the figure calls it; left out: the field.")
+    log: bool = Field(False, description="Draw it by factors rather than by differences.")
+    marks: tuple[Mark, ...] = Field((), max_length=12, description="Values that the figure marks.")
+
+    @model_validator(mode="after")
+    def _marks_can_be_drawn(self) -> Axis:
+        wrong = next((mark.at for mark in self.marks if self.log and mark.at <= 0), None)
+        if wrong is not None:
+            raise ValueError(f"marks above 0 on an axis that goes by factors, not {wrong:g}")
+        return self
+
+
+class TeacherRun(Config):
+    """A teacher that the study itself trains first, once, from labels."""
+
+    name: Name = Field(description="A recipe's `teacher.weights: study:NAME` means what it came to.")
+    set: dict[str, Any] = Field(
+        description="What it changes in the study's recipe, whose teacher and losses it does without: "
+        "its `student`, the model to train, at least.",
+    )
+
+
+class Budget(Config):
+    """How long each run is: the same for every method."""
+
+    epochs: int | None = Field(None, ge=1, description="Passes over the training images.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps.")
+    seconds: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds of training steps, evaluations apart; turned into steps once for each method, by "
+        "timing its recipe alone, then fixed.",
+    )
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Budget:
+        if sum(value is not None for value in (self.epochs, self.steps, self.seconds)) != 1:
+            raise ValueError("one of epochs, steps and seconds")
+        return self
+
+
+class Tuning(Config):
+    """Trials that choose each method's options on a part of the training images, the test split untouched."""
+
+    trials: int = Field(ge=1, description="Trials of each method on each pair; the first is the recipe as written.")
+    space: Space = Field(
+        default_factory=dict,
+        description="What every method's trials search: key.path to a list of choices, or {low, high, log}.",
+    )
+    holdout: float = Field(
+        0.2, gt=0, lt=1, description="Share of the training images that trials do not learn from and are judged on."
+    )
+    length: float = Field(1.0, gt=0, le=1, description="Length of a trial, as a share of a run's.")
+    measure: Measure | None = Field(None, description="What trials are judged by; left out: the study's measure.")
+    seed: int = Field(0, ge=0, description="Seed of the search and of the trials' runs.")
+    storage: str | None = Field(
+        None,
+        description="URL of the database that holds the trials, $VARIABLES in it replaced; "
+        "left out: tuning.db (SQLite) in the study folder.",
+    )
+
+
+class Study(Config):
+    """Many runs, one question: methods × pairs × seeds under one budget."""
+
+    name: Name = Field(description="What the report calls it.")
+    question: str = Field("", max_length=400, description="What the study asks, in a sentence.")
+    recipe: dict[str, Any] = Field(description="What all runs share: a recipe, or the path of a recipe file.")
+    methods: tuple[Method, ...] = Field(min_length=1, description="What is compared.")
+    teachers: tuple[TeacherRun, ...] = Field((), description="Teachers that are trained first, from labels.")
+    pairs: tuple[Pair, ...] = Field((), description="Teachers and students, or data; left out: the recipe's own.")
+    axis: Axis | None = Field(None, description="The one number that the pairs differ in; left out: they have none.")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1, 2), min_length=1, description="Seeds, fixed before looking; differences are paired by them."
+    )
+    baseline: str | None = Field(None, description="The method that the others are compared with; left out: the first.")
+    budget: Budget | None = Field(None, description="Length of each run; left out: the recipe's.")
+    tuning: Tuning | None = Field(None, description="Trials of each method; left out: recipes as they are written.")
+    varies: tuple[Varied, ...] = Field(
+        (),
+        description="What methods differ in on purpose beside their losses, optimizer, schedule and clip_norm; "
+        "left out: nothing, and a difference makes the study unequal.",
+    )
+    measure: Measure = Field(
+        "top1",
+        description="What is compared after the last epoch: on the test split, or, by relation_score, relation_truth "
+        "and relation_teacher, in the student's last layer; or, by average_incremental and forgetting, over all tasks "
+        "that the classes came in.",
+    )
+    alpha: float = Field(0.05, gt=0, lt=1, description="Rate of false findings that each table keeps as a whole.")
+    retries: int = Field(2, ge=0, description="How often a run whose process died is started again.")
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Study:
+        named = {
+            "method": [method.name for method in self.methods],
+            "pair": [pair.name for pair in self.pairs],
+            "teacher": [teacher.name for teacher in self.teachers],
+        }
+        for what, names in named.items():
+            folded = [name.casefold() for name in names]  # some file systems do not tell cases apart
+            twice = next((name for name in names if folded.count(name.casefold()) > 1), None)
+            if twice is not None:
+                raise ValueError(f"each {what} once, but {twice!r} is there {folded.count(twice.casefold())} times")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("each seed once")
+        names = [method.name for method in self.methods]
+        if self.baseline is not None and self.baseline not in names:
+            raise ValueError(f"a method as baseline, not {self.baseline!r} ({nearest(self.baseline, names)})")
+        if self.tuning is None and any(method.tune for method in self.methods):
+            raise ValueError("tuning.trials beside a method's tune")
+        return self
+
+    @property
+    def against(self) -> str:
+        """The baseline's name."""
+        return self.baseline if self.baseline is not None else self.methods[0].name
+
+    @property
+    def all_pairs(self) -> tuple[Pair, ...]:
+        """The pairs, or the one that the recipe is."""
+        return self.pairs or (Pair(name="all"),)
+
+    @property
+    def in_tasks(self) -> bool:
+        """Whether some recipe of it has classes that come in tasks."""
+        sets = [*(pair.set for pair in self.pairs), *(method.set for method in self.methods)]
+        return any(key.split(".")[0] == "incremental" for each in (self.recipe, *sets) for key in each)
+
+    def told(self) -> dict[str, Any]:
+        """The study for JSON and YAML; where its trials are stored is left out: it may hold a password."""
+        content = self.model_dump(mode="json")
+        if self.tuning is not None:
+            del content["tuning"]["storage"]
+        if self.axis is None:
+            # Left out, so that a study without one is the study that it was before there were any.
+            del content["axis"]
+        return content
+
+    def hash(self) -> str:
+        """SHA-256 of the study's content, 64 hex digits."""
+        return digest(canonical(self.told()))
+
+
+def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
+    """Read a study file; a recipe named by its path is read, beside the study file or from the working folder.
+
+    Args:
+        path: a YAML file.
+        overrides: such as ``budget.epochs=3`` or ``recipe.training.threads=2``.
+
+    Raises:
+        BadInput: a file cannot be read, is not YAML, or holds a bad value.
+    """
+    content = read_yaml(path, "study", "`name`, `recipe` and `methods`")
+    recipe = content.get("recipe")
+    if isinstance(recipe, str):
+        beside = path.parent / recipe
+        content["recipe"] = read_yaml(beside if beside.exists() else Path(recipe), "recipe", "at least `student`")
+    for override in overrides:
+        apply_override(content, override)
+    return parse_study(content)
+
+
+def parse_study(content: object) -> Study:
+    """Check a study given as plain objects.
+
+    Raises:
+        BadInput: naming the field, the value, what was expected and the nearest valid name.
+
+    >>> parse_study({"name": "x", "recipe": {}, "methods": []})
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: methods: got []; expected at least 1 item
+    """
+    if not isinstance(content, dict):
+        raise BadInput("study", content, "a mapping of `name`, `recipe` and `methods`")
+    try:
+        return Study.model_validate(content)
+    except ValidationError as error:
+        raise bad_input(error, Study) from None

@@ -1,0 +1,215 @@
+"""The teacher's knowledge taken apart: the student under each level of its answer alone, and what each level brings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stillroom.errors import BadInput
+from stillroom.files import write_json
+from stillroom.losses.config import CrossEntropyConfig, KLConfig
+from stillroom.recipe import Recipe
+from stillroom.study.config import Study, parse_study
+from stillroom.study.folder import StudyFolder
+from stillroom.study.statistics import interval
+
+DISSECTION = "dissection.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Level:
+    """A part of the teacher's answer that is taught alone.
+
+    Attributes:
+        name: the target's, and the method's.
+        note: what it isolates.
+    """
+
+    name: str
+    note: str
+
+
+LEVELS = (
+    Level("uniform", "Universe: every class alike, as label smoothing."),
+    Level("class_similarity", "Domain: how alike the teacher's last layer finds the classes."),
+    Level("true_class", "Instance: how sure the teacher is of each image, the other classes alike."),
+    Level("true_class_similarity", "Domain and instance."),
+    Level("top_k", "The likeliest classes as the teacher sees them, the others alike."),
+    Level("full", "All of the teacher's answer."),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of what the whole answer brings, as a difference of methods.
+
+    Attributes:
+        name: what reports call it.
+        note: what it means.
+        of: methods and the factors of their figures.
+    """
+
+    name: str
+    note: str
+    of: Mapping[str, int]
+
+
+# The first five add up to the last: a two-by-two design of domain and instance on top of the universe.
+PARTS = (
+    Part("universe", "smoothed labels against labels", {"uniform": 1, "labels": -1}),
+    Part("domain", "class relations beyond the universe", {"class_similarity": 1, "uniform": -1}),
+    Part("instance", "sureness of each image beyond the universe", {"true_class": 1, "uniform": -1}),
+    Part(
+        "interaction",
+        "domain and instance together, beyond what each brings alone",
+        {"true_class_similarity": 1, "class_similarity": -1, "true_class": -1, "uniform": 1},
+    ),
+    Part("what is left", "the whole answer beyond these", {"full": 1, "true_class_similarity": -1}),
+)
+TOTAL = Part("all", "the whole answer against labels", {"full": 1, "labels": -1})
+
+
+def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2), trials: int = 3) -> Study:
+    """The study that takes a recipe's teacher apart.
+
+    Methods are the labels alone and ``kl`` with each level as its target, beside the labels as the recipe weighs
+    them. The levels without a softened answer (uniform, class_similarity) are taught at τ = 1, their share λ of the
+    loss among what is tried.
+
+    Args:
+        recipe: with a teacher, and ``kl`` among its losses.
+        classes: K, the number of classes of its data.
+        seeds: of the runs, paired.
+        trials: of each method; 0 takes the recipe's options as they are.
+
+    Raises:
+        BadInput: the recipe has no teacher that can be run, or no ``kl`` term.
+    """
+    if recipe.teacher is None:
+        raise BadInput("teacher", None, "a model: its answer is what is taken apart")
+    terms = {term.name: term for term in recipe.losses}
+    kl = terms.get("kl")
+    if not isinstance(kl, KLConfig) or not isinstance(kl.weight, float | int):
+        raise BadInput("losses", list(terms), "kl among them, of a weight that is a number: its target is varied")
+    labels = terms.get("cross_entropy", CrossEntropyConfig())
+    beside = float(labels.weight) if "cross_entropy" in terms and isinstance(labels.weight, float | int) else 0.0
+    content = recipe.model_dump(mode="json", exclude_unset=True)
+    lr = recipe.training.optimizer.lr
+    study: dict[str, Any] = {
+        "name": "dissection",
+        "question": "Which part of the teacher's answer makes the student better?",
+        "seeds": list(seeds),
+        "baseline": "labels",
+        "recipe": {key: value for key, value in content.items() if key not in ("name", "seed", "losses")},
+        "methods": [_labels(), *(_method(level, kl, beside, classes, trials) for level in LEVELS)],
+    }
+    if trials:
+        space = {"training.optimizer.lr": {"low": lr / 3, "high": lr * 3, "log": True}}
+        study["tuning"] = {"trials": trials, "length": 0.5, "holdout": 0.2, "space": space}
+    return parse_study(study)
+
+
+def _labels() -> dict[str, Any]:
+    return {"name": "labels", "note": "The labels alone.", "set": {"losses": [{"name": "cross_entropy"}]}}
+
+
+def _method(level: Level, kl: KLConfig, beside: float, classes: int, trials: int) -> dict[str, Any]:
+    term: dict[str, Any] = {"name": "kl", "weight": kl.weight, "temperature": kl.temperature}
+    tune: dict[str, Any] = {"losses.kl.temperature": [2.0, 4.0, 8.0]}
+    if level.name != "full":
+        term["target"] = {"name": level.name}
+    if level.name in ("uniform", "class_similarity"):
+        # A share of the whole loss: nothing at τ = 1 is as large as a softened answer's term.
+        term |= {"temperature": 1.0, "weight": 0.1 * (1 - beside) if beside < 1 else 0.1}
+        tune = {"losses.kl.weight": [0.05, 0.1, 0.3, 0.9]}
+        beside = 1 - 0.1 if beside < 1 else beside
+    if level.name in ("class_similarity", "true_class_similarity"):
+        tune |= {"losses.kl.target.power": [0.1, 0.3, 0.5], "losses.kl.target.temperature": [0.1, 0.3, 0.5]}
+    if level.name == "top_k":
+        ks = sorted({min(k, classes) for k in (2, 5, max(classes // 10, 2))})
+        term["target"]["k"] = ks[-1]
+        tune |= {"losses.kl.target.k": ks} if len(ks) > 1 else {}
+    losses = [{"name": "cross_entropy", "weight": beside}] if beside else []
+    made = {"name": level.name, "note": level.note, "set": {"losses": [*losses, term]}}
+    return made | ({"tune": tune} if trials else {})
+
+
+def attribution(results: Mapping[str, Any]) -> dict[str, Any]:
+    """How much of what the whole answer brings each level brings, from a dissection's results.
+
+    Each part is a difference of methods, worked out seed by seed, with Student's interval over the seeds; its share
+    is its mean over the whole's, and is told only where the whole's interval is clear of 0.
+
+    Args:
+        results: what ``results.json`` holds.
+
+    Returns:
+        What ``dissection.json`` holds.
+
+    >>> def cell(name, *values):
+    ...     return {"pair": "all", "method": name, "seeds": {str(s): v for s, v in enumerate(values)}}
+    >>> names = ["labels", "uniform", "class_similarity", "true_class", "true_class_similarity", "full"]
+    >>> cells = [cell(name, 10.0 + 2 * place, 10.1 + 2.1 * place) for place, name in enumerate(names)]
+    >>> found = attribution({"pairs": [{"name": "all"}], "cells": cells, "level": 0.95, "equal": True, "missing": []})
+    >>> parts = found["pairs"][0]["parts"]
+    >>> [round(part["mean"], 2) for part in parts], round(found["pairs"][0]["total"]["mean"], 2)
+    ([2.05, 2.05, 4.1, 0.0, 2.05], 10.25)
+    """
+    level = float(results["level"])
+    pairs = []
+    for pair in results["pairs"]:
+        values = {cell["method"]: cell["seeds"] for cell in results["cells"] if cell["pair"] == pair["name"]}
+        total = _told(TOTAL, values, level)
+        clear = total["low"] is not None and (total["low"] > 0 or total["high"] < 0)
+        parts = [_told(part, values, level) for part in PARTS]
+        for part in parts:
+            told = clear and part["mean"] is not None
+            part["share"] = part["mean"] / total["mean"] if told else None
+        gains = [_told(Part(one.name, one.note, {one.name: 1, "labels": -1}), values, level) for one in LEVELS]
+        pairs.append(
+            {"pair": pair["name"], "total": total, "parts": parts, "gains": gains, "told": _words(total, parts)}
+        )
+    return {
+        "schema": SCHEMA,
+        "measure": results.get("measure"),
+        "level": level,
+        "sound": bool(results["equal"]) and not results["missing"],
+        "pairs": pairs,
+    }
+
+
+def write_dissection(folder: StudyFolder, results: Mapping[str, Any]) -> dict[str, Any]:
+    """Work the attribution out, and write ``dissection.json`` into the study's folder."""
+    found = attribution(results)
+    write_json(folder.table(DISSECTION), found)
+    return found
+
+
+def _told(part: Part, values: Mapping[str, Mapping[str, float]], level: float) -> dict[str, Any]:
+    seeds = [seed for seed in values.get("labels", {}) if all(seed in values.get(name, {}) for name in part.of)]
+    told: dict[str, Any] = {"name": part.name, "note": part.note, "of": dict(part.of), "seeds": len(seeds)}
+    if not seeds:
+        return told | {"mean": None, "low": None, "high": None}
+    found = interval(
+        [sum(factor * values[name][seed] for name, factor in part.of.items()) for seed in seeds], level=level
+    )
+    return told | {"mean": found.mean, "low": found.low, "high": found.high}
+
+
+def _words(total: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> str:
+    if total["mean"] is None:
+        return "The runs with the whole answer or with labels are missing."
+    gain = _number(total)
+    if total["low"] is None or total["low"] <= 0 <= total["high"]:
+        return f"What the whole answer brings is not clear of nothing: {gain}. No shares are told."
+    clear = [part for part in parts if part["low"] is not None and not part["low"] <= 0 <= part["high"]]
+    shares = ", ".join(f"{part['name']} {_number(part)}, {part['share']:.0%} of it" for part in clear)
+    return f"The whole answer brings {gain}. Clear of nothing: {shares or 'no part by itself'}."
+
+
+def _number(told: Mapping[str, Any]) -> str:
+    if told["low"] is None:
+        return f"{told['mean']:+.2f}"
+    return f"{told['mean']:+.2f} [{told['low']:+.2f}, {told['high']:+.2f}]"

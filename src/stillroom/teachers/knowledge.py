@@ -1,0 +1,53 @@
+"""What a model says of a batch; a loss cannot tell where it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from stillroom.teachers.fisher import FisherOf, head_fisher
+from stillroom.teachers.tails import TeacherTail
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """One model's answer to one batch.
+
+    Attributes:
+        logits: [B, K], in the data's class order.
+        features: what the losses read at taps, by the tap's name: [B, …] each.
+        fishers: diagonals of its Fisher matrix in its features, where these were worked out: [B, …] each.
+        fisher_means: the mean of such a diagonal over the training set.
+        tails: the rest of the model from a tap on, by the tap's name.
+    """
+
+    logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    fishers: Mapping[FisherOf, Tensor] = field(default_factory=dict)
+    fisher_means: Mapping[FisherOf, float] = field(default_factory=dict)
+    tails: Mapping[str, TeacherTail] = field(default_factory=dict)
+
+    def tail(self, tap: str) -> TeacherTail:
+        """The rest of the model from a tap on: frozen, and gradients flow through it.
+
+        Raises:
+            RuntimeError: nobody declared that it is read.
+        """
+        if tap not in self.tails:
+            raise RuntimeError(f"nothing declares the tail at {tap!r}: Requires(teacher=True, tails=({tap!r},))")
+        return self.tails[tap]
+
+    def fisher(self, of: FisherOf) -> Tensor:
+        """The diagonal of its Fisher matrix in its features, [B, …]: as it was worked out, or in closed form.
+
+        Raises:
+            RuntimeError: nobody declared that it is read.
+        """
+        if of in self.fishers:
+            return self.fishers[of]
+        head = self.tails[of.tap].head if of.tap in self.tails else None
+        if head is None:
+            raise RuntimeError(f"nothing declares the Fisher weights of {of}: Requires(teacher=True, fishers=…)")
+        return head_fisher(head, self.logits, temperature=of.temperature)

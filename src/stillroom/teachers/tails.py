@@ -1,0 +1,105 @@
+"""The teacher from a tap on, as losses use it: frozen, differentiable, its answers in the data's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from stillroom.models.cost import device_of
+from stillroom.models.fold import fold_batchnorm
+from stillroom.models.preprocess import Preprocess
+from stillroom.models.tail import Tail, tail_of
+from stillroom.models.tracing import Untraceable, trace
+
+
+class TeacherTail(nn.Module):
+    """The rest of a teacher: features at a tap [B, …] → logits [B, K], in the data's class order.
+
+    Its parameters are constants in no state dict; gradients flow through it to the features. A loss that has
+    it must not keep it as a module of its own: it belongs to the teacher.
+
+    Args:
+        tail: the model's.
+        order: for each class of the data, a column of the model's logits; None leaves them.
+
+    Attributes:
+        tap: name of the tap.
+    """
+
+    order: Tensor | None
+
+    def __init__(self, tail: Tail, order: Tensor | None = None) -> None:
+        super().__init__()
+        self.tap = tail.tap
+        self._tail = tail
+        self.register_buffer("order", order, persistent=False)
+
+    @property
+    def head(self) -> Tensor | None:
+        """The weights W [K, d], where the tail is one linear layer; else None."""
+        head = self._tail.head
+        return head if head is None or self.order is None else head.index_select(0, self.order)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features as the tap reads them [B, …] → logits [B, K]."""
+        logits: Tensor = self._tail(features)
+        return logits if self.order is None else logits.index_select(-1, self.order)
+
+    def moved(self, features: Tensor, gap: Tensor) -> Tensor:
+        """How a small step in the features moves the logits: J·δh, J = ∂z/∂h at the features.
+
+        Args:
+            features: h, [B, …]; detached.
+            gap: δh, of the same shape; gradients flow to it.
+
+        Returns:
+            [B, K].
+
+        >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
+        >>> tail = TeacherTail(tail_of(net, "features", torch.rand(2, 3)))
+        >>> gap = torch.tensor([[1.0, 0.5]])
+        >>> torch.allclose(tail.moved(torch.zeros(1, 2), gap), tail(gap))
+        True
+        """
+        with torch.autocast(gap.device.type, enabled=False):
+            head = self.head
+            if head is not None:
+                return gap @ head.to(gap.dtype).T
+            # Forward mode needs one pass where two backward passes would do; fused attention has no such mode.
+            with sdpa_kernel(SDPBackend.MATH):
+                pushed: tuple[Tensor, Tensor] = torch.func.jvp(self, (features.detach(),), (gap,))  # type: ignore[assignment]
+            return pushed[1]
+
+
+def cut_tails(
+    model: nn.Module, preprocess: Preprocess, taps: Iterable[str], *, example: Tensor, device: torch.device
+) -> dict[str, TeacherTail]:
+    """Cut a teacher at each of some taps, its batch norms folded as those of the teacher that answers live are.
+
+    Args:
+        model: the teacher; copied.
+        preprocess: what the teacher's own input goes through, for its order of classes.
+        taps: where it is cut.
+        example: a few images as the data gives them, [B, C, H, W].
+        device: where the tails run.
+
+    Raises:
+        BadInput: at one of the taps no exact tail can be made.
+    """
+    names = sorted(set(taps))
+    if not names:
+        return {}
+    inputs = preprocess(example).to(device_of(model))
+    copy, _ = fold_batchnorm(model, inputs, keep=names)
+    copy.requires_grad_(False)
+    if inputs.dim() == 4:
+        copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        traced = trace(copy, inputs)
+    except Untraceable:
+        traced = None
+    order = preprocess.order
+    return {name: TeacherTail(tail_of(copy, name, inputs, traced=traced), order).to(device) for name in names}

@@ -1,0 +1,116 @@
+"""The options of one training run. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from stillroom.config import Config
+
+
+class OptimizerConfig(Config):
+    """How a gradient becomes a step."""
+
+    name: Literal["sgd", "adamw"] = Field("sgd", description="Stochastic gradient descent with momentum, or AdamW.")
+    lr: float = Field(0.1, gt=0, description="Peak learning rate.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
+    nesterov: bool = Field(True, description="Nesterov's momentum, for sgd with momentum above 0.")
+    weight_decay: float = Field(5e-4, ge=0, description="Weight decay (decoupled for adamw).")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="Decay rates of AdamW's two moments.")
+    decay_vectors: bool = Field(True, description="Apply weight decay to biases and normalisation weights too.")
+
+    @model_validator(mode="after")
+    def _betas_in_range(self) -> OptimizerConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas in [0, 1)")
+        return self
+
+
+class ScheduleConfig(Config):
+    """How the learning rate moves, as a factor of its peak."""
+
+    name: Literal["one_cycle", "cosine", "multi_step", "constant"] = Field(
+        "one_cycle", description="Shape of the schedule."
+    )
+    warmup: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Warm-up as a fraction of the training; left out: .3 for one_cycle, 0 for the others.",
+    )
+    milestones: tuple[float, ...] = Field(
+        (0.5, 0.75), description="Where multi_step drops, as fractions of the training."
+    )
+    gamma: float = Field(0.1, gt=0, le=1, description="Factor of each drop of multi_step.")
+
+    @model_validator(mode="after")
+    def _milestones_ordered(self) -> ScheduleConfig:
+        if list(self.milestones) != sorted(self.milestones) or any(not 0 < m < 1 for m in self.milestones):
+            raise ValueError("milestones in increasing order between 0 and 1")
+        return self
+
+
+class TrainingConfig(Config):
+    """One run: its length, its optimizer, its precision, what is kept."""
+
+    epochs: int | None = Field(
+        None, ge=1, description="Passes over the training images; 10 where steps is left out too."
+    )
+    steps: int | None = Field(None, ge=1, description="Optimizer steps, in place of epochs.")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="The optimizer and its options.")
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="How the learning rate moves.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision of the training steps; auto is bfloat16 where the machine has it natively."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="Where to run; auto takes a GPU where there is one."
+    )
+    compile: bool = Field(
+        False,
+        description="Compile the student with torch.compile: some steps faster after a warm-up, which is reported.",
+    )
+    threads: int = Field(1, ge=1, description="CPU threads of the run; part of what makes it reproducible.")
+    clip_norm: float | None = Field(None, gt=0, description="Clip the gradient's global L2 norm to this.")
+    accumulate: int = Field(
+        1, ge=1, description="Split each batch into this many micro-batches, one step for all of them."
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Decay of an exponential moving average of the weights; the "
+        "average is then what is evaluated and saved.",
+    )
+    log_every: int = Field(20, ge=1, description="Steps between lines of metrics.jsonl.")
+    evaluate_every: int = Field(
+        1, ge=1, description="Epochs between evaluations on the test split; the last is always made."
+    )
+    checkpoints: tuple[int, ...] = Field(
+        (), description="Epochs at which the student's weights are kept, 0 being the start."
+    )
+    record_weight_distance: tuple[str, ...] = Field(
+        (), description="Layers whose cumulative weight movement is recorded in weight_distance.jsonl."
+    )
+    record_gradient_rescaling: bool = Field(
+        False,
+        description="Record in gradient_rescaling.jsonl, for each epoch, how the teacher rescales each gradient: ω of "
+        "the terms cross_entropy and kl, against the probability that the teacher gives the true class. It needs kl.",
+    )
+    save_seconds: float = Field(
+        30.0,
+        ge=0,
+        description="Seconds between saves of what a resumed run needs; a save also comes with each evaluation.",
+    )
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TrainingConfig:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("either epochs or steps, not both")
+        if any(epoch < 0 for epoch in self.checkpoints):
+            raise ValueError("checkpoints of 0 or more")
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """The run's length in optimizer steps."""
+        return self.steps if self.steps is not None else (self.epochs or 10) * steps_per_epoch

@@ -1,0 +1,355 @@
+"""The training loop, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.data.augmentation import view_of
+from stillroom.data.batches import Batches
+from stillroom.data.feeding import Batch, BatchLoader, Request
+from stillroom.errors import BadInput, RunFailed, shorten
+from stillroom.files import canonical, digest
+from stillroom.memory import Snapshot, is_out_of_memory, release
+from stillroom.models.weights import save_weights
+from stillroom.randomness import derive_seed
+from stillroom.teachers.knowledge import ModelOutput
+from stillroom.train.config import TrainingConfig
+from stillroom.train.device import Precision, Processes, autocast, seed_step
+from stillroom.train.folder import RunFolder
+from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.train.meters import Clock, Meter
+from stillroom.train.observer import Observer
+from stillroom.train.optimisation import MovingAverage, build_optimizer, lr_factor, set_lr
+from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
+
+
+class Teacher(Protocol):
+    """Whatever answers a batch with ModelOutput: a model that is run, or what it said before."""
+
+    def __call__(self, batch: Batch) -> ModelOutput: ...
+
+
+class Evaluator(Protocol):
+    """Evaluates the student; gives the figures of one line of metrics.jsonl."""
+
+    def __call__(self, student: nn.Module) -> dict[str, float]: ...
+
+
+class Surveyor(Protocol):
+    """Looks at the student's weights; gives the figures of one line of class_relations.jsonl."""
+
+    def __call__(self, student: nn.Module) -> dict[str, Any]: ...
+
+
+@dataclass
+class Progress:
+    """Where a run is; all of it is in every save.
+
+    Attributes:
+        step: optimizer steps done.
+        order: running hash of the order of images used, an epoch at a time.
+        views: running hash of the views used.
+        parts: micro-batches of each batch: what the recipe asks for, or more since memory ran out.
+    """
+
+    step: int = 0
+    order: str = ""
+    views: str = ""
+    parts: int = 1
+
+
+@dataclass
+class Trainer:
+    """All that one run needs, put together elsewhere.
+
+    Attributes:
+        step: student and losses.
+        teacher: answers batches; None where no term reads it.
+        loader: gives the images to learn from.
+        batches: which of them make each step.
+        evaluate: gives the figures of the student on the test split.
+        config: the training's options; device and precision already chosen.
+        device: where it runs.
+        precision: of the steps.
+        seed: of dropout.
+        folder: where it is written.
+        hooks: called after each step.
+        observer: told how it goes.
+        identity: hashes of what a save belongs to, such as the data; a save of anything else is refused.
+        processes: who shares the work; each takes an equal part of every batch.
+        some_unused: whether the student has parameters that no loss reaches.
+        survey: looks at the student before the first step and after each epoch; None for nothing.
+    """
+
+    step: DistillStep
+    teacher: Teacher | None
+    loader: BatchLoader
+    batches: Batches
+    evaluate: Evaluator
+    config: TrainingConfig
+    device: torch.device
+    precision: Precision
+    seed: int
+    folder: RunFolder
+    hooks: Sequence[StepHook] = ()
+    observer: Observer = field(default_factory=Observer)
+    identity: dict[str, str] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
+    some_unused: bool = False
+    survey: Surveyor | None = None
+
+    def fit(self) -> tuple[nn.Module, Progress, dict[str, float]]:
+        """Train to the last step, from the last save where there is one.
+
+        Returns:
+            The model to keep (the moving average where there is one), where the run ended, and the last evaluation.
+
+        Raises:
+            RunFailed: a term is silent at the first step, or the loss is not finite.
+        """
+        per_epoch = self.batches.steps_per_epoch
+        total = self.config.total_steps(per_epoch)
+        student = self.step.student
+        self._buffers = Snapshot(self.step.buffers())
+        optimizer = build_optimizer([self.step], self.config.optimizer)
+        average = MovingAverage(student, self.config.ema) if self.config.ema is not None else None
+        kept = average.module if average is not None else student
+        for hook in self.hooks:
+            hook.start(student)
+        progress, figures = self._restore(optimizer, average)
+        wrapped = self.processes.wrap(self.step, some_unused=self.some_unused)
+        meter = Meter(self.step.names, self.device, self.processes)
+        clock = Clock(progress.step)
+        if self.config.compile:
+            self.step.compile_student()
+        if progress.step == 0 and 0 in self.config.checkpoints:
+            self._keep_checkpoint(kept, 0)
+        if progress.step == 0:
+            self._log_survey(kept, 0, per_epoch)
+
+        # Once, as it goes through every module; evaluation puts each back into its own mode.
+        wrapped.train()
+        self.observer.run_started("training", total, progress.step)
+        with closing(self.loader.batches(self._requests(progress.step, total))) as stream:
+            for batch in stream:
+                epoch, position = divmod(progress.step, per_epoch)
+                if position == 0:
+                    self._sign(progress, epoch)
+                set_lr(optimizer, self.config.optimizer.lr * lr_factor(self.config.schedule, progress.step, total))
+                losses = self._learn(wrapped, batch, progress, total)
+                if self.config.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if average is not None:
+                    average.update()
+                progress.step += 1
+                meter.add(losses)
+                if self.config.compile and clock.first(progress.step):
+                    self._report_warm_up(clock, progress.step)
+                for hook in self.hooks:
+                    hook.after_step(StepInfo(progress.step, epoch, student, losses[0]))
+                self.observer.stepped(progress.step)
+
+                at_end = progress.step == total
+                whole_epochs = progress.step // per_epoch if progress.step % per_epoch == 0 else None
+                evaluates = at_end or (whole_epochs is not None and whole_epochs % self.config.evaluate_every == 0)
+                if evaluates or progress.step % self.config.log_every == 0:
+                    self._log(meter, optimizer, progress.step, per_epoch, clock)
+                if at_end or whole_epochs is not None:
+                    self._log_epoch(progress.step, per_epoch)
+                    self._log_survey(kept, progress.step, per_epoch)
+                if whole_epochs is not None and whole_epochs in self.config.checkpoints:
+                    self._keep_checkpoint(kept, whole_epochs)
+                if evaluates:
+                    figures = self._evaluate(kept, progress.step, per_epoch)
+                # Only where the meter is empty: a save then needs no sums, and when it comes cannot change a byte.
+                if evaluates or (meter.empty and clock.since_save() >= self.config.save_seconds):
+                    self._save(progress, figures, optimizer, average)
+                    clock.restart()
+        return kept, progress, figures
+
+    def _requests(self, first: int, total: int) -> Generator[Request]:
+        """Which images, in which view, each step from ``first`` on shows to this process."""
+        for step in range(first, total):
+            epoch, position = divmod(step, self.batches.steps_per_epoch)
+            rows = self.processes.share(self.batches.indices(epoch, position))
+            yield rows, view_of(epoch, self.loader.augmentation)
+
+    def _sign(self, progress: Progress, epoch: int) -> None:
+        """Add an epoch to the hashes that prove which images were shown, in which order and view."""
+        shown = canonical([self.loader.augmentation.model_dump(), view_of(epoch, self.loader.augmentation)])
+        progress.order = digest(progress.order.encode(), self.batches.order(epoch).tobytes())
+        progress.views = digest(progress.views.encode(), shown)
+
+    def _learn(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> Tensor:
+        """Forward and backward of one batch, in smaller parts where memory runs out; the gradients stay in place."""
+        self._buffers.keep()
+        while True:
+            for hook in self.hooks:
+                hook.before_step()
+            try:
+                return self._backward(wrapped, batch, progress, total)
+            except Exception as error:
+                if self.config.compile and is_compile_error(error):
+                    reason = shorten(str(error).strip().partition("\n")[0], 200)
+                    expected = f"false: torch.compile cannot compile this student here ({reason})"
+                    raise BadInput("training.compile", True, expected) from None
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler: the error held on to what the failed attempt had made.
+            self._split_further(progress, len(batch))
+            # What came before the failure has counted this batch already, in running statistics for one.
+            self._buffers.put_back()
+
+    def _split_further(self, progress: Progress, count: int) -> None:
+        """Halve the micro-batches, and say so.
+
+        Raises:
+            RunFailed: they cannot be halved.
+        """
+        self.step.zero_grad(set_to_none=True)
+        release()
+        whole = self.step.whole_batch_terms
+        reason = ""
+        if whole:
+            reason = f"loss {whole[0]!r} compares the samples of a whole batch, so try a smaller data.batch_size"
+        elif self.processes.count > 1:
+            reason = f"processes must split alike, so try training.accumulate={2 * progress.parts}"
+        elif progress.parts >= count:
+            reason = "a single image is too much, so try a smaller student, teacher or image"
+        if reason:
+            raise RunFailed(f"out of memory at step {progress.step + 1}: {reason}")
+        progress.parts = min(2 * progress.parts, count)
+        self.observer.note(
+            f"out of memory at step {progress.step + 1}: from here on each batch of {count} goes through in "
+            f"{progress.parts} parts (batch norm, if any, sees one part at a time)"
+        )
+        line = {"event": "out_of_memory", "step": progress.step + 1, "parts": progress.parts}
+        self.folder.append("timing.jsonl", line)
+
+    def _backward(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> Tensor:
+        """The weighted loss and each term's own value, [1 + terms] on the device."""
+        whole = len(batch)
+        losses = torch.zeros(1 + len(self.step.names), device=self.device)
+        # Dropout draws from the global generator: addressing it by step leaves no state to save.
+        rank = [self.processes.rank] if self.processes.rank else []
+        seed_step(derive_seed(self.seed, "dropout", progress.step, *rank), self.device)
+        if not self.step.student.training:
+            wrapped.train()
+        parts = min(progress.parts, whole)
+        for chunk in range(parts):
+            part = batch.part(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
+            share = len(part) / whole
+            last = chunk == parts - 1
+            knowledge = self.teacher(part) if self.teacher is not None else None
+            with nullcontext() if last else self.processes.alone(wrapped):
+                with autocast(self.device, self.precision):
+                    value, values = wrapped(part.images, part.labels, part.index, knowledge, progress.step / total)
+                if progress.step < 2 and chunk == 0:
+                    check_not_silent(self.step, values, progress.step)
+                (value * share).backward()
+            losses += torch.stack([value, *values]).detach() * share
+        return losses
+
+    def _report_warm_up(self, clock: Clock, step: int) -> None:
+        seconds = clock.lap(step, self.device)
+        self.folder.append("timing.jsonl", {"event": "compile", "step": step, "seconds": seconds})
+        self.observer.note(f"compiled the student: the first step took {seconds:.1f} s")
+
+    def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, step: int, per_epoch: int, clock: Clock) -> None:
+        line: dict[str, Any] = {"step": step, "epoch": _epoch(step, per_epoch), "split": "train"}
+        line |= meter.read(step)
+        line["lr"] = optimizer.param_groups[0]["lr"]
+        self.folder.append("metrics.jsonl", line)
+        self.observer.logged(line)
+        for hook in self.hooks:
+            extra = hook.line()
+            if extra is not None:
+                self.folder.append("weight_distance.jsonl", {"step": step, "epoch": line["epoch"], **extra})
+        self.folder.append("timing.jsonl", clock.progress(step, self.batches.batch_size, self.device))
+
+    def _log_epoch(self, step: int, per_epoch: int) -> None:
+        for hook in self.hooks:
+            extra = hook.epoch_line()
+            if extra is not None:
+                line = {"step": step, "epoch": _epoch(step, per_epoch), **extra}
+                self.folder.append("gradient_rescaling.jsonl", line)
+
+    def _log_survey(self, kept: nn.Module, step: int, per_epoch: int) -> None:
+        if self.survey is not None:
+            line = {"step": step, "epoch": _epoch(step, per_epoch), **self.survey(kept)}
+            self.folder.append("class_relations.jsonl", line)
+
+    def _evaluate(self, kept: nn.Module, step: int, per_epoch: int) -> dict[str, float]:
+        began = time.perf_counter()
+        self.processes.copy_buffers(kept)
+        figures = self.evaluate(kept)
+        shown = {key: value for key, value in figures.items() if key not in ("correct", "count")}
+        line = {"step": step, "epoch": _epoch(step, per_epoch), "split": "test", **shown}
+        self.folder.append("metrics.jsonl", line)
+        self.folder.append("timing.jsonl", {"event": "evaluation", "step": step, "seconds": _since(began)})
+        self.observer.logged(line)
+        return figures
+
+    def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
+        if self.processes.is_main:
+            save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors")
+
+    def _save(
+        self,
+        progress: Progress,
+        figures: dict[str, float],
+        optimizer: torch.optim.Optimizer,
+        average: MovingAverage | None,
+    ) -> None:
+        self.folder.save(
+            {
+                "identity": self.identity,
+                "progress": vars(progress).copy(),
+                "figures": figures,
+                "model": self.step.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average.state_dict() if average is not None else {},
+                "hooks": [(type(hook).__qualname__, hook.state_dict()) for hook in self.hooks],
+            }
+        )
+
+    def _restore(
+        self, optimizer: torch.optim.Optimizer, average: MovingAverage | None
+    ) -> tuple[Progress, dict[str, float]]:
+        state = self.folder.load()
+        if state is None:
+            return Progress(parts=self.config.accumulate), {}
+        other = [key for key, value in self.identity.items() if state["identity"].get(key) != value]
+        if other:
+            raise BadInput("--resume", str(self.folder.path), f"the same {' and '.join(other)} as when it was started")
+        self.step.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average is not None:
+            average.load_state_dict(state["average"])
+        kinds = [type(hook).__qualname__ for hook in self.hooks]
+        if [kind for kind, _ in state["hooks"]] != kinds:
+            before = ", ".join(kind for kind, _ in state["hooks"]) or "none"
+            raise BadInput("hooks", kinds, f"the hooks that the run was started with: {before}")
+        for hook, (_, saved) in zip(self.hooks, state["hooks"], strict=True):
+            hook.load_state_dict(saved)
+        progress = Progress(**state["progress"])
+        self.folder.append("timing.jsonl", {"event": "resume", "step": progress.step})
+        self.observer.note(f"resumed at step {progress.step}")
+        return progress, state["figures"]
+
+
+def _epoch(step: int, per_epoch: int) -> float:
+    return round(step / per_epoch, 6)
+
+
+def _since(began: float) -> float:
+    return round(time.perf_counter() - began, 4)

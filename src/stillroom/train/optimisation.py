@@ -1,0 +1,154 @@
+"""The optimizer, and the learning rate as a pure function of the step: neither needs a scheduler's state."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.train.config import OptimizerConfig, ScheduleConfig
+
+# One-cycle starts at 1/25 of the peak and ends at 1/25 · 1e-4 of it, as in Smith & Topin (arXiv 1708.07120).
+_START, _END = 1 / 25, 1 / 25e4
+
+
+def build_optimizer(modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over the trainable parameters of the modules, in their order.
+
+    Args:
+        modules: the student, then whatever else learns (connectors, losses).
+        config: its options; without ``decay_vectors`` tensors of fewer than two dimensions are not decayed.
+    """
+    parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in parameters if config.decay_vectors or p.dim() > 1]
+    plain = [p for p in parameters if not (config.decay_vectors or p.dim() > 1)]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}]
+    if plain:
+        groups.append({"params": plain, "weight_decay": 0.0})
+    if config.name == "adamw":
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    nesterov = config.nesterov and config.momentum > 0
+    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+
+
+def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
+    """The learning rate of a step as a fraction of its peak.
+
+    Args:
+        config: the schedule.
+        step: optimizer steps done before this one, 0 … total−1.
+        total: the run's length in steps.
+
+    Returns:
+        one_cycle: cosine from 1/25 to 1 over the warm-up, then cosine to 4e-6; cosine: ½(1 + cos πx) after the
+        warm-up; multi_step: gamma^(milestones passed); constant: 1. A warm-up of the last three is linear.
+
+    >>> [round(lr_factor(ScheduleConfig(name="cosine"), s, 4), 3) for s in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    >>> round(lr_factor(ScheduleConfig(), 0, 10), 3), lr_factor(ScheduleConfig(), 3, 10)
+    (0.04, 1.0)
+    """
+    done = step / total
+    warmup = config.warmup if config.warmup is not None else (0.3 if config.name == "one_cycle" else 0.0)
+    if config.name == "one_cycle":
+        if done < warmup:
+            return _cosine(_START, 1.0, done / warmup)
+        return _cosine(1.0, _END, (done - warmup) / (1 - warmup))
+    if done < warmup:
+        # The first step learns too: step 0 of n warm-up steps has 1/n of the peak.
+        return min(1.0, (step + 1) / (warmup * total))
+    if config.name == "cosine":
+        return _cosine(1.0, 0.0, (done - warmup) / (1 - warmup))
+    if config.name == "multi_step":
+        passed = sum(done >= milestone for milestone in config.milestones)
+        return float(config.gamma**passed)
+    return 1.0
+
+
+def full_rate_steps(config: ScheduleConfig, total: int) -> float:
+    """To how many steps at the peak rate a schedule comes: Σ of its factors over the run.
+
+    >>> full_rate_steps(ScheduleConfig(name="constant"), 10), round(full_rate_steps(ScheduleConfig(), 1000))
+    (10.0, 506)
+    """
+    # Of a long run a thousand places tell it.
+    each = max(total // 1000, 1)
+    places = range(0, total, each)
+    return total * sum(lr_factor(config, step, total) for step in places) / max(len(places), 1)
+
+
+def _cosine(start: float, end: float, part: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group of the optimizer this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+class MovingAverage:
+    """An exponential moving average of a model's weights and buffers: a ← decay·a + (1 − decay)·x.
+
+    The first update copies; whole numbers, such as a count of batches, are copied by each. Unlike torch's own
+    ``AveragedModel`` it counts in Python: a counter on the device makes every step wait for it.
+
+    Args:
+        model: what is averaged.
+        decay: in (0, 1).
+
+    Attributes:
+        module: a model that holds the average.
+
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> average = MovingAverage(net, decay=0.5)
+    >>> for weight in (1.0, 3.0):
+    ...     _ = nn.init.constant_(net.weight, weight)
+    ...     average.update()
+    >>> average.module.weight.item()
+    2.0
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model)
+        self._decay = decay
+        self._updates = 0
+        pairs = zip(_tensors(self.module), _tensors(model), strict=True)
+        self._whole: list[tuple[Tensor, Tensor]] = []
+        self._floats: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}
+        for average, current in pairs:
+            if average.is_floating_point():
+                averages, currents = self._floats.setdefault((average.dtype, average.device), ([], []))
+                averages.append(average)
+                currents.append(current)
+            else:
+                self._whole.append((average, current))
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the model as it is now."""
+        for averages, currents in self._floats.values():
+            if self._updates:
+                torch._foreach_lerp_(averages, currents, 1 - self._decay)
+            else:
+                torch._foreach_copy_(averages, currents)
+        for average, current in self._whole:
+            average.copy_(current)
+        self._updates += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """The average, and how many updates made it."""
+        return {"updates": self._updates, "module": self.module.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved average."""
+        self._updates = state["updates"]
+        self.module.load_state_dict(state["module"])
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

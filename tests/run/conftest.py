@@ -1,0 +1,88 @@
+"""Small runs: a few steps on few digits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stillroom.models.config import ModelConfig
+from stillroom.models.registry import build
+from stillroom.models.weights import save_weights
+from stillroom.recipe import Recipe, parse_recipe
+from stillroom.train.hooks import StepHook, StepInfo
+
+SAME_BYTES = (
+    "student.safetensors",
+    "metrics.jsonl",
+    "summary.json",
+    "recipe.yaml",
+    "predictions.safetensors",
+    "class_relations.json",
+    "class_relations.jsonl",
+)
+
+
+class Stop(Exception):  # noqa: N818
+    """A crash, at a step of the test's choice."""
+
+
+class StopAt(StepHook):
+    """Crashes a run there."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, info: StepInfo) -> None:
+        if info.step == self.step:
+            raise Stop
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def bytes_of(run: Path) -> dict[str, bytes]:
+    """Every file of a finished run that must not depend on clocks or kills."""
+    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} - {"timing.jsonl", "environment.json"}
+    assert set(SAME_BYTES) <= names
+    return {name: (run / name).read_bytes() for name in sorted(names)}
+
+
+@pytest.fixture(scope="session")
+def teacher_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of digits with weights on disk; what it knows does not matter here."""
+    torch.manual_seed(0)
+    model = build(ModelConfig(name="resnet8", options={"width": 8}), num_classes=10, in_channels=1, image_size=8)
+    path = tmp_path_factory.mktemp("teacher") / "teacher.safetensors"
+    save_weights(model, path)
+    return path
+
+
+@pytest.fixture
+def content(teacher_weights: Path) -> dict[str, Any]:
+    """A recipe of 2 epochs of 6 steps."""
+    return {
+        "data": {"train_limit": 200, "test_limit": 60, "batch_size": 32, "augmentation": {"pad_crop": 1, "cutout": 2}},
+        "teacher": {"name": "resnet8", "options": {"width": 8}, "weights": str(teacher_weights)},
+        "student": {"name": "resnet8", "options": {"width": 2}},
+        "losses": [{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 0.5}],
+        "training": {"epochs": 2, "log_every": 4, "precision": "float32", "device": "cpu"},
+    }
+
+
+@pytest.fixture
+def recipe(content: dict[str, Any]) -> Callable[..., Recipe]:
+    """The recipe with overrides, by dotted names."""
+    from stillroom.recipe import apply_override
+
+    def make(*overrides: str) -> Recipe:
+        for override in overrides:
+            apply_override(content, override)
+        return parse_recipe(content)
+
+    return make

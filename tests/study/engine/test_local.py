@@ -1,0 +1,154 @@
+"""Jobs in processes of this machine: the same bytes as alone, and a process that dies harms no other."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from stillroom.cli import run
+from stillroom.study.engine.base import Job
+from stillroom.study.engine.local import LocalEngine
+from stillroom.study.engine.pipes import in_words
+from stillroom.study.engine.worker import take_gpu, visible_gpus
+from study.engine.jobs import do, endless, is_free, job, left_by, not_this_one, one, recipe, saved, until
+
+NOISY = """
+import os, subprocess, sys
+from torch import nn
+def noisy(num_classes):
+    print("print")
+    os.write(1, b'{"id": "descriptor"}\\n')
+    assert subprocess.run([sys.executable, "-c", "print(input('child'))"]).returncode == 1, "its input is empty"
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+# A few steps: threads that wait for each other are slow where the cores are busy.
+TWO = recipe(threads=2, epochs=None, steps=3)
+
+
+def pid_of(engine: LocalEngine, what: Job) -> int:
+    return next(w.child.pid for w in engine._workers.values() if w.job is not None and w.job.id == what.id)
+
+
+def test_a_run_is_the_same_first_third_and_alone(place: Path) -> None:
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe()))
+    one_job, two = job(place / "first"), job(place / "two-first", TWO)
+    with LocalEngine(1, place / "logs") as engine:
+        between = [two, job(place / "between", recipe(seed=3, data={"train_limit": 150}))]
+        again = [job(place / "third"), job(place / "two-again", TWO)]
+        ended = do(engine, [one_job, *between, *again])
+    assert run(["distill", "recipe.yaml", "--out", "alone"]) == 0
+    assert [outcome.ending for outcome in ended.values()] == ["done"] * 5
+    summary = json.loads((place / "first" / "summary.json").read_text())
+    assert ended["run/first"].result == summary
+    assert left_by(one_job) == left_by(place / "third") == left_by(place / "alone")
+    assert left_by(two) == left_by(place / "two-again")
+    with LocalEngine(1, place / "logs") as engine:
+        one(engine, job(place / "two-fresh", TWO))
+    assert left_by(two) == left_by(place / "two-fresh")
+
+
+def test_a_worker_that_is_killed_harms_no_other_and_its_job_goes_on(place: Path) -> None:
+    killed, other = (job(place / name, recipe(epochs=20, seed=7)) for name in ("killed", "other"))
+    with LocalEngine(2, place / "logs") as engine:
+        engine.submit(killed)
+        engine.submit(other)
+        until(lambda: saved(killed) and saved(other))
+        os.kill(pid_of(engine, killed), signal.SIGKILL)
+        ended = []
+        while not ended:
+            ended = engine.wait(10)
+        assert [(outcome.id, outcome.ending) for outcome in ended] == [(killed.id, "crashed")]
+        assert ended[0].reason.startswith("its process was killed by SIGKILL, as when memory ran out; ")
+        engine.submit(killed)
+        ended = []
+        while len(ended) < 2:
+            ended += engine.wait(10)
+        assert {outcome.ending for outcome in ended} == {"done"}
+    events = [json.loads(line)["event"] for line in (place / "killed" / "timing.jsonl").read_text().splitlines()]
+    assert "resume" in events
+    assert left_by(killed) == left_by(other)
+
+
+def test_prints_and_processes_of_a_library_do_not_reach_the_protocol(place: Path) -> None:
+    (place / "noisy_models.py").write_text(NOISY)
+    not_this_one(place)
+    with LocalEngine(1, place / "logs") as engine:
+        outcome = one(engine, job(place / "run", {**recipe(), "student": {"name": "noisy_models:noisy"}}))
+        assert (outcome.ending, outcome.reason) == ("done", "")
+        # One that died while nobody waited for it is replaced.
+        os.kill(engine._workers[0].child.pid, signal.SIGKILL)
+        until(lambda: not engine._workers[0].child.alive)
+        assert one(engine, job(place / "next")).ending == "done"
+    log = (place / "logs" / "worker-0.log").read_text()
+    assert "print\n" in log
+    assert "descriptor" in log
+
+
+def test_closing_ends_workers_whatever_they_do(place: Path) -> None:
+    busy = endless(place / "busy")
+    with LocalEngine(2, place / "logs") as engine:
+        engine.submit(busy)
+        pid = pid_of(engine, busy)
+        # Ctrl-C reaches the workers, too; whether they go on is the driver's to say.
+        until(lambda: saved(busy))
+        os.kill(pid, signal.SIGINT)
+        assert engine.wait(0.3) == []
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert is_free(busy)
+    assert engine.wait(5) == [], "nothing is under way"
+
+
+def test_a_busy_worker_ends_with_whoever_started_it(place: Path) -> None:
+    busy = endless(place / "busy")
+    command = [sys.executable, "-m", "stillroom.study.engine.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdin is not None
+        worker.stdin.write(json.dumps(busy.as_dict()).encode() + b"\n")
+        worker.stdin.flush()
+        until(lambda: saved(busy))
+        worker.stdin.close()
+        assert worker.wait(5) == 0
+    assert is_free(busy)
+
+
+@pytest.mark.parametrize(
+    ("named", "slot", "expected"),
+    [
+        ("0,1,2", "1", "1"),
+        ("GPU-a, GPU-b", "3", "GPU-b"),
+        ("5", "1", "5"),
+        ("", "1", ""),
+        ("-1", "0", "-1"),
+        ("0,1", None, "0,1"),
+    ],
+)
+def test_each_worker_takes_a_gpu_of_those_that_are_visible(named: str, slot: str | None, expected: str) -> None:
+    environment = {"CUDA_VISIBLE_DEVICES": named} | ({"STILLROOM_SLOT": slot} if slot is not None else {})
+    take_gpu(environment)
+    assert environment["CUDA_VISIBLE_DEVICES"] == expected
+
+
+def test_a_machine_without_gpus_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    environment = {"STILLROOM_SLOT": "1"}
+    take_gpu(environment)
+    assert environment == {"STILLROOM_SLOT": "1"}
+    assert visible_gpus(None, None) == []
+
+
+def test_deaths_in_words() -> None:
+    assert in_words(-signal.SIGSEGV) == "its process was killed by SIGSEGV"
+    assert in_words(-200) == "its process was killed by signal 200"

@@ -1,0 +1,352 @@
+"""A study from its file to its tables: resumed, failing in part, refused; by the command line where that matters."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from stillroom.cli import run
+from stillroom.errors import BadInput, RunFailed
+from stillroom.study.compare import Compared, compare
+from stillroom.study.config import parse_study
+from stillroom.study.engine.base import Outcome
+from stillroom.study.folder import StudyFolder
+from stillroom.study.schedule import StudyObserver
+from study.small import Here, small, study_file, tables_of
+
+
+class Heard(StudyObserver):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.alarms: list[str] = []
+
+    def alarm(self, text: str) -> None:
+        self.alarms.append(text)
+
+
+def did(out: Path, observer: StudyObserver | None = None, **changes: Any) -> tuple[Compared, list[str]]:
+    """Do the small study in this process; what it came to, and the jobs that were done for it."""
+    engine = Here()
+    found = compare(parse_study(small(**changes)), out, lambda folder, threads: engine, observer)
+    return found, engine.did
+
+
+def costs(out: Path) -> list[dict[str, str]]:
+    with (out / "cost.csv").open() as table:
+        return list(csv.DictReader(table))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small study, never stopped."""
+    out = tmp_path_factory.mktemp("whole") / "s"
+    found, _ = did(out)
+    assert found.sound
+    return out
+
+
+def test_the_teacher_is_asked_once_for_the_whole_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    did(tmp_path / "s")
+    once = 2 * 96 + 40  # two views of each training image, and the test images
+    assert json.loads((tmp_path / "s" / "caches.json").read_text())["all"]["answers"] == once
+    asked = [int(row["teacher_answers"] or 0) for row in costs(tmp_path / "s") if row["kind"] != "cache"]
+    assert sum(asked) == 0
+
+
+def test_a_finished_study_is_not_done_again(whole: Path) -> None:
+    before = tables_of(whole)
+    found, jobs = did(whole)
+    assert jobs == []
+    assert found.sound
+    assert tables_of(whole) == before
+
+
+def test_every_run_has_the_same_start_and_the_same_order(whole: Path) -> None:
+    runs = json.loads((whole / "results.json").read_text())["runs"]
+    for seed in (0, 1):
+        hashes = [one["hashes"] for one in runs if one["seed"] == seed]
+        assert len(hashes) == 2
+        assert hashes[0] == hashes[1]
+
+
+def test_where_a_study_lies_is_not_in_its_tables(whole: Path) -> None:
+    for name, content in tables_of(whole).items():
+        assert str(whole).encode() not in content, name
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"training.epochs": 4}, "budget"),
+        ({"seed": 9}, "seed"),
+        ({"data.augmentation.flip": True}, "augmentation"),
+        ({"training.threads": 2}, "threads"),
+    ],
+)
+def test_an_unequal_study_says_what_differs(tmp_path: Path, change: dict[str, Any], what: str) -> None:
+    heard = Heard()
+    methods = [{"name": "labels"}, {"name": "smooth", "set": {"losses": [{"name": "label_smoothing"}]}}]
+    methods.append({"name": "other", "set": change})
+    found, _ = did(tmp_path / "s", heard, methods=methods, seeds=[0])
+    assert not found.sound
+    told = [one for one in found.results["inequalities"] if one["what"] == what]
+    assert told
+    assert told[0]["methods"] == ["other"]
+    assert any(alarm.startswith(f"unequal as planned: {what}") for alarm in heard.alarms)
+
+
+def test_a_method_that_fails_harms_no_other_and_is_tried_again(tmp_path: Path) -> None:
+    methods = [{"name": "labels"}, {"name": "wild", "set": {"training.optimizer.lr": 1e30}}]
+    found, _ = did(tmp_path / "s", methods=methods)
+    assert not found.sound
+    assert [(gap["method"], gap["seed"]) for gap in found.results["missing"]] == [("wild", 0), ("wild", 1)]
+    assert "not finite" in found.results["missing"][0]["reason"]
+    assert [cell["count"] for cell in found.results["cells"]] == [2, 0]
+    _, jobs = did(tmp_path / "s", methods=methods)
+    assert [job for job in jobs if job.startswith("run/")] == ["run/all/wild/0", "run/all/wild/1"]
+
+
+class Dying(Here):
+    """One whose process dies at some jobs, however often they are begun."""
+
+    def __init__(self, at: str) -> None:
+        super().__init__()
+        self.at = at
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        assert self._job is not None
+        if self._job.id.startswith(self.at):
+            self.did.append(self._job.id)
+            return [Outcome(self._job.id, "crashed", reason="killed by SIGKILL")]
+        return super().wait(timeout)
+
+
+@pytest.mark.parametrize("at", ["prepare/all/kl", "calibrate/all/kl", "trial/all/kl"])
+def test_a_method_whose_process_dies_harms_no_other(tmp_path: Path, at: str) -> None:
+    engine = Dying(at)
+    tuning = {"trials": 1, "space": {"training.optimizer.lr": [0.02, 0.2]}}
+    study = parse_study(small(seeds=[0], budget={"seconds": 0.02}, tuning=tuning))
+    found = compare(study, tmp_path / "s", lambda folder, threads: engine)
+    assert sum(job.startswith(at) for job in engine.did) == 3
+    assert [one["method"] for one in found.results["runs"]] == ["labels"]
+    (gap,) = found.results["missing"]
+    assert gap["method"] == "kl"
+    assert "killed by SIGKILL" in gap["reason"]
+    # What died said nothing of its options, and the study goes on where it stopped.
+    again = compare(study, tmp_path / "s", lambda folder, threads: Here())
+    assert again.sound, again.results["inequalities"]
+
+
+def test_a_study_may_move_while_it_is_half_done(tmp_path: Path, whole: Path) -> None:
+    compare(parse_study(small()), tmp_path / "a", lambda folder, threads: Dying("run/all/kl/1"))
+    (tmp_path / "a").rename(tmp_path / "b")
+    found, jobs = did(tmp_path / "b")
+    assert found.sound
+    assert [job for job in jobs if job.startswith("run/")] == ["run/all/kl/1"]
+    assert tables_of(tmp_path / "b") == tables_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tuned.json", "[]"),
+        ("tuned.json", '{"all": {"kl": {}}}'),
+        ("calibration.json", '{"pairs": {"all": {"kl": {}}}}'),
+    ],
+)
+def test_a_damaged_file_of_the_study_is_told_in_a_line(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / "s").mkdir()
+    changes: dict[str, Any] = {"seeds": [0]}
+    if name == "tuned.json":
+        changes["tuning"] = {"trials": 2, "space": {"training.optimizer.lr": [0.1, 0.2]}}
+    else:
+        changes["budget"] = {"seconds": 0.02}
+    compare(parse_study(small(**changes)), tmp_path / "s", lambda folder, threads: Dying("run/"))
+    (tmp_path / "s" / name).write_text(content)
+    with pytest.raises(BadInput, match=rf"study: got '.*{name}'; expected a file as the study wrote it .*remove it"):
+        did(tmp_path / "s", **changes)
+
+
+def test_a_password_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLACE", str(tmp_path / "s3cret.db"))
+    tuning = {"trials": 1, "storage": "sqlite:///$PLACE", "space": {"training.optimizer.lr": [0.1, 0.2]}}
+    did(tmp_path / "s", tuning=tuning, seeds=[0])
+    assert (tmp_path / "s3cret.db").exists()
+    for path in (tmp_path / "s").glob("*.*"):
+        assert b"s3cret" not in path.read_bytes(), path
+        assert b"PLACE" not in path.read_bytes(), path
+
+
+def test_trials_choose_options_and_leave_the_test_split_alone(tmp_path: Path) -> None:
+    tuning = {"trials": 2, "holdout": 0.25, "space": {"training.optimizer.lr": [0.02, 0.2]}}
+    methods = [{"name": "labels"}, {"name": "kl", "set": {"losses": [{"name": "kl"}]}}]
+    out = tmp_path / "s"
+    found, jobs = did(out, tuning=tuning, methods=methods, seeds=[0])
+    assert found.sound
+    assert sum(job.startswith("trial/") for job in jobs) == 4
+    tuned = json.loads((out / "tuned.json").read_text())["all"]
+    for name in ("labels", "kl"):
+        trials = tuned[name]["all"]
+        assert tuned[name]["value"] == max(trial["value"] for trial in trials)
+        chosen = json.loads((out / "runs" / "all" / name / "seed-0" / "summary.json").read_text())
+        assert chosen["data"]["test"] == 40
+        judged = json.loads((out / "trials" / "all" / name / "trial-0" / "summary.json").read_text())
+        assert judged["count"] == 24
+    # The table is made of what was chosen, and a driver that comes later finds it.
+    again, jobs = did(out, tuning=tuning, methods=methods, seeds=[0])
+    assert jobs == []
+    assert again.results == found.results
+
+
+def test_a_budget_in_seconds_is_turned_into_steps_once(tmp_path: Path) -> None:
+    out = tmp_path / "s"
+    found, jobs = did(out, budget={"seconds": 0.05}, seeds=[0])
+    assert found.sound, found.results["inequalities"]
+    assert [job for job in jobs if job.startswith("calibrate/")] == ["calibrate/all/labels", "calibrate/all/kl"]
+    told = json.loads((out / "calibration.json").read_text())["pairs"]["all"]
+    for one in found.results["runs"]:
+        assert one["steps"] == told[one["method"]]["steps"]
+    assert not list((out / "state").rglob("metrics.jsonl"))
+
+
+def test_one_seed_gives_no_interval(tmp_path: Path) -> None:
+    found, _ = did(tmp_path / "s", seeds=[0])
+    assert {(cell["low"], cell["why"]) for cell in found.results["cells"]} == {(None, "one seed: no interval")}
+    assert any("one seed" in sentence.lower() for sentence in found.results["conclusions"])
+
+
+def test_the_same_method_twice_gives_p_of_one(tmp_path: Path) -> None:
+    found, _ = did(tmp_path / "s", methods=[{"name": "a"}, {"name": "b"}])
+    (one,) = found.results["families"][0]["baseline"]["comparisons"]
+    assert one["difference"]["p"] == 1.0
+
+
+# -- what is refused
+
+
+def test_two_drivers_do_not_work_on_one_folder(whole: Path) -> None:
+    before = tables_of(whole)
+    with FileLock(StudyFolder(whole).lock), pytest.raises(BadInput, match="no other process works on"):
+        did(whole)
+    assert tables_of(whole) == before
+
+
+def test_a_folder_takes_no_other_study(whole: Path) -> None:
+    with pytest.raises(BadInput, match=r"seeds.1 is 2, was 1"):
+        did(whole, seeds=[0, 2])
+
+
+def test_a_folder_of_other_things_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(BadInput, match="this one holds other files"):
+        did(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_teacher_without_its_weights_stops_the_study_before_any_run(tmp_path: Path) -> None:
+    recipe = {**small()["recipe"], "teacher": {"name": "mlp", "weights": "gone.pt"}}
+    with pytest.raises(BadInput, match=r"methods.labels: teacher.weights: got 'gone.pt'"):
+        did(tmp_path / "s", recipe=recipe)
+    assert not (tmp_path / "s" / "runs").exists()
+
+
+def test_a_teacher_that_cannot_be_trained_stops_the_study(tmp_path: Path) -> None:
+    wild = [{"name": "big", "set": {"student": {"name": "mlp"}, "training.optimizer.lr": 1e30}}]
+    with pytest.raises(RunFailed, match=r"teachers.big: .*not finite"):
+        did(tmp_path / "s", teachers=wild)
+
+
+# -- through the command line
+
+
+def command(folder: Path, out: Path, *more: str) -> list[str]:
+    return [sys.executable, "-m", "stillroom", "compare", str(folder), "--out", str(out), *more]
+
+
+def test_killed_and_begun_again_it_gives_the_same_tables(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "s"
+    line = command(study_file(tmp_path), out, "--workers", "2")
+    environment = {**os.environ, "STILLROOM_CACHE": str(tmp_path / "cache")}
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("runs/*/*/*/metrics.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "results.json").exists()
+    done = subprocess.run([*line, "--json"], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["sound"] is True
+    assert tables_of(out) == tables_of(whole)
+    assert (out / "report.html").exists()
+    assert "Traceback" not in done.stderr
+    watched = subprocess.run(
+        [sys.executable, "-m", "stillroom", "watch", str(out), "--once"], capture_output=True, text=True, check=True
+    )
+    assert "2/2" in watched.stdout
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "s"
+    line = command(study_file(tmp_path), out, "--workers", "1")
+    environment = {**os.environ, "STILLROOM_CACHE": str(tmp_path / "cache")}
+
+    def small_disk() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (25_000, 25_000))
+
+    full = subprocess.run(line, env=environment, capture_output=True, text=True, preexec_fn=small_disk, check=False)
+    assert full.returncode in (1, 2)
+    assert "File too large" in full.stderr
+    assert "Traceback" not in full.stderr
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert tables_of(out) == tables_of(whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--engine", "ray", "--address", "127.0.0.1:1"], "--address: got '127.0.0.1:1'"),
+        (["--address", "127.0.0.1:1"], "--engine ray beside it"),
+        (["methods=[]"], "methods: got []; expected at least 1 item"),
+        (["methods=[{name: a}, {name: a}]"], "each method once, but 'a' is there 2 times"),
+        (["--workers", "0"], "--workers"),
+    ],
+)
+def test_a_refusal_is_one_line(
+    tmp_path: Path, more: list[str], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides = [one for one in more if one.startswith("methods")]
+    options = [one for one in more if one not in overrides]
+    code = run(["compare", str(study_file(tmp_path)), *overrides, "--out", str(tmp_path / "s"), *options])
+    assert code == 2
+    told = capsys.readouterr().err
+    assert words in " ".join(told.split())
+    assert "Traceback" not in told
+
+
+def test_an_unequal_study_is_told_in_red_with_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    methods = [{"name": "a"}, {"name": "b"}, {"name": "long", "set": {"training.epochs": 4}}]
+    path = study_file(tmp_path, methods=methods, seeds=[0])
+    assert run(["compare", str(path), "--out", str(tmp_path / "s"), "--workers", "1"]) == 1
+    assert "unequal: budget: long has 12 steps, a and b 6" in capsys.readouterr().out
+
+
+def test_watching_what_is_no_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["watch", str(tmp_path)]) == 2
+    assert "a study that was begun" in capsys.readouterr().err

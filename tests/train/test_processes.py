@@ -1,0 +1,195 @@
+"""Several processes: the same run as one, told from the command line by a real launcher."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from torch import Tensor
+
+from stillroom.cli import run
+from stillroom.models.config import ModelConfig
+from stillroom.models.registry import build
+from stillroom.models.weights import save_weights
+
+MINE = """
+import stillroom as sr
+class Gram(sr.Loss[sr.LossConfig]):
+    "Similarities between the samples of a batch: a term that must see all of it."
+    requires = sr.Requires(teacher=True)
+    per_sample = False
+    def forward(self, inputs):
+        student, teacher = (z @ z.T / len(z) for z in (inputs.student.logits, inputs.teacher_logits))
+        return (student - teacher).square().mean()
+class Quiet(sr.Loss[sr.LossConfig]):
+    "A term that stops at a feature: the layers above get no gradient."
+    requires = sr.Requires(student_features=("layers.0.linear",))
+    def forward(self, inputs):
+        return inputs.student.features["layers.0.linear"].square().mean()
+"""
+SCRIPT = """
+import json, sys
+from stillroom.cli import run
+codes = [run(arguments) for arguments in json.loads(open("commands.json").read())]
+sys.exit(max(codes))
+"""
+PLAIN = ["student.name=mlp", "student.options.hidden=[16]"]
+GRAM = '[{"name": "cross_entropy"}, {"name": "compares:Gram"}]'
+CASES = {
+    "live": [*PLAIN, "cache.enabled=false"],
+    "cached": [*PLAIN, "cache.enabled=true"],
+    "average": [
+        *(*PLAIN, "training.ema=0.8", "training.checkpoints=[0,1]"),
+        *('training.record_weight_distance=["layers.0.linear"]', "training.record_gradient_rescaling=true"),
+    ],
+    "gram": [*PLAIN, f"losses={GRAM}", "cache.enabled=false"],
+    "features": [*PLAIN, 'losses=[{"name": "compares:Quiet"}]', "cache.enabled=false"],
+    "norm": ["student.name=resnet8", "student.options.width=2", "cache.enabled=false"],
+}
+
+
+def launch(place: Path, commands: list[list[str]], processes: int = 2) -> subprocess.CompletedProcess[str]:
+    (place / "commands.json").write_text(json.dumps(commands))
+    (place / "several.py").write_text(SCRIPT)
+    # On CPUs, too: `--cpu` starts a single process, unless it finds MPI.
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    fixed = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return subprocess.run(
+        [*launcher, *fixed, "several.py"],
+        cwd=place,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(place) + os.environ.get("ALSO", "")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def command(name: str, folder: str, *more: str) -> list[str]:
+    return ["distill", "recipe.yaml", *CASES[name], *more, "--out", f"{folder}/{name}"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each case run by one process and by two."""
+    place = tmp_path_factory.mktemp("processes")
+    recipe: dict[str, Any] = {
+        "data": {
+            "train_limit": 96,
+            "test_limit": 40,
+            "batch_size": 32,
+            "augmentation": {"pad_crop": 1, "flip": True, "views": 2},
+        },
+        "teacher": {"name": "resnet8", "options": {"width": 4}, "weights": "teacher.safetensors"},
+        "student": {"name": "mlp"},
+        "losses": [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9}],
+        "training": {"epochs": 3, "log_every": 2, "precision": "float32", "device": "cpu"},
+    }
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (place / "compares.py").write_text(MINE)
+    torch.manual_seed(0)
+    teacher = build(ModelConfig(name="resnet8", options={"width": 4}), num_classes=10, in_channels=1, image_size=8)
+    save_weights(teacher, place / "teacher.safetensors")
+    done = launch(place, [command(name, "two") for name in CASES])
+    assert done.returncode == 0, done.stdout + done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.syspath_prepend(str(place))
+        for name in CASES:
+            assert run(command(name, "one")) == 0
+        assert run(command("norm", "parts", "training.accumulate=2")) == 0
+    return place
+
+
+def student(run: Path) -> dict[str, Tensor]:
+    return load_file(run / "student.safetensors")
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["live", "cached", "average", "gram", "features"])
+def test_two_processes_give_what_one_gives(place: Path, name: str) -> None:
+    one, two = place / "one" / name, place / "two" / name
+    assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
+    for (key, left), right in zip(student(one).items(), student(two).values(), strict=True):
+        assert torch.allclose(left, right, rtol=0, atol=1e-5), key
+    for left, right in zip(lines(one / "metrics.jsonl"), lines(two / "metrics.jsonl"), strict=True):
+        assert left.keys() == right.keys()
+        for key, value in left.items():
+            assert right[key] == pytest.approx(value, abs=1e-5), key
+    hashes = [json.loads((run / "summary.json").read_text())["hashes"] for run in (one, two)]
+    assert all(hashes[0][key] == hashes[1][key] for key in ("init", "order", "views", "threads"))
+    assert hashes[0]["budget"] != hashes[1]["budget"], "the number of processes is part of it"
+
+
+def test_the_moves_are_recorded_once(place: Path) -> None:
+    one, two = (lines(place / who / "average" / "weight_distance.jsonl") for who in ("one", "two"))
+    for left, right in zip(one, two, strict=True):
+        assert left["step"] == right["step"]
+        assert right["moves"]["layers.0.linear"] == pytest.approx(left["moves"]["layers.0.linear"], abs=1e-5)
+
+
+def test_the_rescaling_is_that_of_all_samples(place: Path) -> None:
+    one, two = (lines(place / who / "average" / "gradient_rescaling.jsonl") for who in ("one", "two"))
+    assert [line["count"] for line in one] == [96] * 3
+    for left, right in zip(one, two, strict=True):
+        assert left.keys() == right.keys()
+        assert [group["count"] for group in left["deciles"]] == [group["count"] for group in right["deciles"]]
+        for name in ("mean", "spearman", "saturated", "quantiles"):
+            assert right[name] == pytest.approx(left[name], abs=1e-4)
+
+
+def test_what_differs_with_batch_norm(place: Path) -> None:
+    """Each process normalises by its own part of the batch, as each micro-batch does: the weights are those of
+    ``accumulate``; the running statistics are process 0's, which has seen half of the images."""
+    one, two, parts = (student(place / who / "norm") for who in ("one", "two", "parts"))
+    running = [key for key in one if "running" in key or key.endswith("num_batches_tracked")]
+    learnt = [key for key in one if key not in running]
+    assert max(float((one[key] - two[key]).abs().max()) for key in learnt) > 1e-3
+    for key in learnt:
+        assert torch.allclose(parts[key], two[key], rtol=0, atol=1e-5), key
+    assert max(float((parts[key] - two[key]).abs().max()) for key in running if "running" in key) > 1e-3
+
+
+def test_accumulated_is_the_same_as_at_once_without_batch_norm(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert run(command("live", "accumulated", "training.accumulate=2")) == 0
+    one, accumulated = (student(place / who / "live") for who in ("one", "accumulated"))
+    for key in one:
+        assert torch.allclose(one[key], accumulated[key], rtol=0, atol=1e-5), key
+
+
+def test_a_batch_that_cannot_be_shared_and_a_run_without_a_folder_are_refused(place: Path) -> None:
+    commands = [command("live", "odd", "data.batch_size=31"), command("live", "odd")[:-2]]
+    done = launch(place, commands)
+    assert done.returncode != 0
+    assert "error: data.batch_size: got 31; expected a multiple of the 2 processes of the run" in done.stderr
+    assert "error: --out: got None; expected a folder: the 2 processes of the run must agree on it" in done.stderr
+    # The launcher tells its own story about children that ended badly; none of it is ours.
+    assert "stillroom" not in done.stderr.split("Traceback", 1)[1]
+    assert not (place / "odd").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        ("2", "WORLD_SIZE: got 2; expected 1, or a launcher that also sets RANK"),
+        ("two", "WORLD_SIZE: got 'two'; expected a whole number"),
+    ],
+)
+def test_an_incomplete_launch_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, size: str, told: str
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert run(command("live", "half")) == 2
+    assert told in capsys.readouterr().err
