@@ -17,8 +17,8 @@ from stillroom.data.images import paired
 from stillroom.errors import BadInput
 from stillroom.live import LiveStudy
 from stillroom.losses.base import Loss
-from stillroom.losses.labels import CrossEntropy
-from stillroom.losses.logits import KL
+from stillroom.losses.cross_entropy import CrossEntropy
+from stillroom.losses.kl import KL
 from stillroom.losses.registry import describe
 from stillroom.recipe import parse_recipe
 from stillroom.report.page import write_report
@@ -79,8 +79,8 @@ def distill(
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
 
     Args:
-        teacher: the model that teaches; or a folder of answers of one that cannot be run here (`stillroom
-            export-inputs`); None trains from labels alone.
+        teacher: the model that teaches; or a folder of answers of one that cannot be run here (`stillroom export-inputs`);
+            None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label): PIL images, uint8 tensors or arrays, or float tensors; read once into memory.
         test: the like, for evaluation.
