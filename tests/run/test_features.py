@@ -150,7 +150,7 @@ def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make
     """The first step's loss, worked out from the models as they are before the run."""
     from stillroom.losses.features import FeatureLoss
     from stillroom.losses.registry import build_losses
-    from stillroom.models.taps import Taps
+    from stillroom.models.reader import TapReader
 
     made = recipe(
         "losses=[{name: feature_mse, taps: [features, 'layer2:pre'], connector: identity}]",
@@ -182,7 +182,7 @@ def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make
     read = []
     for net in (teacher.eval(), student.train()):
         state = {name: value.clone() for name, value in net.state_dict().items()}
-        with Taps(net, ["features", "layer2:pre"]) as taps, torch.no_grad():
+        with TapReader(net, ["features", "layer2:pre"]) as taps, torch.no_grad():
             net(x)
         read.append(taps.take())
         net.load_state_dict(state)

@@ -16,10 +16,11 @@ from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, laid_out, rows_of
 from stillroom.memory import in_parts, is_out_of_memory
-from stillroom.models.cost import evaluating, multiply_adds
-from stillroom.models.finding import LOGITS, Tap
+from stillroom.models.cost import multiply_adds
+from stillroom.models.modes import eval_mode
 from stillroom.models.preprocess import Preprocess
-from stillroom.models.taps import Taps
+from stillroom.models.reader import LOGITS, TapReader
+from stillroom.models.taps import Tap
 from stillroom.models.weights import load_weights
 from stillroom.run.fidelity.fitting import Affine, Moments
 from stillroom.run.fidelity.loading import Subject
@@ -269,7 +270,7 @@ def answer(
     model: nn.Module, pipe: Preprocess, images: Tensor, names: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A model's logits [B, K] in the data's class order, and its features at taps, all float32."""
-    taps = Taps(model, names, field="student")
-    with evaluating(model), taps:
+    taps = TapReader(model, names, field="student")
+    with eval_mode(model), taps:
         logits = pipe.reorder(model(pipe(images)).float())
     return logits, {name: feature.float() for name, feature in taps.take().items()}
