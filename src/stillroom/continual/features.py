@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillroom.data.lazy import Images
+from stillroom.data.images import Images
 from stillroom.models.cost import device_of, evaluating
 from stillroom.models.taps import FEATURES, Taps
 from stillroom.run.components import PreparedModel

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from stillroom.data.feeding import Batch
+from stillroom.data.loader import Batch
 from stillroom.run.setting import RunContext
 from stillroom.run.tutor import Tally
 from stillroom.teachers.cache.building import Ask

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stillroom.data.feeding import BatchLoader
+from stillroom.data.loader import BatchLoader
 from stillroom.diagnose.checks.recipe.case import Case
 from stillroom.diagnose.checks.recipe.check import Check
 from stillroom.diagnose.checks.recipe.parts import Skip
@@ -66,7 +66,7 @@ class StaleCache(Check):
             return self.found("ok", "A run of this recipe keeps no answers to training images.")
         if not any(kept["teacher"] == config.name or kept["problem"] for kept in list_caches()):
             return self.found("ok", f"No answers of {config.name} are kept yet.")
-        images = setting.data.train.whole.images
+        images = setting.data.train.parent.images
         if not isinstance(images, Tensor) and len(images) > _FILES:
             raise Skip(f"To know the cache of {len(images):,} files, all of them would have to be read.")
         tutor = ModelTutor(teacher, setting, [term.requires for term in case.losses])
