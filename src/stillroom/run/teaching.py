@@ -24,8 +24,8 @@ from stillroom.run.remembering import Counted, Remembered, Whole, kept_answers
 from stillroom.run.setting import RunContext
 from stillroom.run.tutor import Tally, Tutor
 from stillroom.teachers.answers import questions_of, read_answers
-from stillroom.teachers.cache.building import Ask
-from stillroom.teachers.cache.teacher_cache import CacheSpec
+from stillroom.teachers.cache import Query
+from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import TeacherConfig
 from stillroom.teachers.knowledge import ModelOutput
 from stillroom.teachers.live import LiveTeacher
@@ -110,7 +110,7 @@ class ModelTutor(Tutor):
         kept = kept_answers(self.kept(), shown, answer, setting, setting.precision, what, self.tally, folder)
         return self._whole(Remembered(kept, one_view=views == 1), lambda view, rows: kept.read(rows, view), count)
 
-    def asked_live(self, loader: BatchLoader) -> tuple[LiveTeacher, Ask]:
+    def asked_live(self, loader: BatchLoader) -> tuple[LiveTeacher, Query]:
         """The teacher that is run on each batch, and the same asked about training images by view and index."""
         setting = self._setting
         # Where a part is held out, the answers to all of the images are kept, so that all runs share them.
@@ -145,7 +145,7 @@ class ModelTutor(Tutor):
             fishers=self._fishers,
         )
 
-    def _whole(self, teacher: Teacher, answer: Ask, count: int) -> Teacher:
+    def _whole(self, teacher: Teacher, answer: Query, count: int) -> Teacher:
         """A teacher with its tails, and with the means of Fisher weights over the training set's first view."""
         if not self._tails:
             return teacher

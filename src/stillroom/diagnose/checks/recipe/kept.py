@@ -15,8 +15,8 @@ from stillroom.errors import BadInput
 from stillroom.run.remembering import STALE
 from stillroom.run.setting import RunContext, uses_cache
 from stillroom.run.teaching import ModelTutor
-from stillroom.teachers.cache.store import list_caches
-from stillroom.teachers.cache.teacher_cache import TeacherCache
+from stillroom.teachers.cache import TeacherCache
+from stillroom.teachers.cache_store import list_caches
 
 # Files to read through for a fingerprint, at the most.
 _FILES = 20_000
