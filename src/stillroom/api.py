@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from stillroom.console import ProgressBar
 from stillroom.data.dataset import from_dataset
-from stillroom.data.images import paired
+from stillroom.data.images import make_pair
 from stillroom.errors import BadInput
 from stillroom.live import LiveStudy
 from stillroom.losses.base import Loss
@@ -138,7 +138,7 @@ def distill(
             "seed": seed,
         }
     )
-    data = paired(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+    data = make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
     model = teacher if isinstance(teacher, nn.Module) else None
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.

@@ -173,9 +173,9 @@ def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make
 
     teacher, student = components.teacher, components.student
     images = components.data.train.images
-    from stillroom.data.batches import Batches
+    from stillroom.data.loader import BatchSampler
 
-    rows = Batches(len(images), made.data.batch_size, made.seed).indices(0, 0)
+    rows = BatchSampler(len(images), made.data.batch_size, made.seed).indices(0, 0)
     x = images[torch.from_numpy(rows)].float().div(255).sub(0.5).div(0.5)
     (loss,) = build_losses(made.losses)
     assert isinstance(loss, FeatureLoss)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.feeding import Batch
+from stillroom.data.loader import Batch
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import TapReader
 from stillroom.teachers.fisher import tail_fisher

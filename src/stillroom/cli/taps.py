@@ -73,9 +73,9 @@ def taps(
 def _sizes(data: str | None, size: int | None, classes: int | None, channels: int | None) -> dict[str, int]:
     if data is None:
         return {"size": size or 32, "classes": classes or 10, "channels": channels or 3}
-    from stillroom.data.sources import from_argument, load_split
+    from stillroom.data.sources import load_split, parse_data_argument
 
-    images = load_split(from_argument(data), "test")
+    images = load_split(parse_data_argument(data), "test")
     side = size or images.image_size
     if side is None:
         raise BadInput("--size", None, f"a side in pixels, as the images of {data} have no one size")

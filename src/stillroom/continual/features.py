@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillroom.data.lazy import Images
+from stillroom.data.images import Images
 from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.reader import FEATURES, TapReader
 from stillroom.run.components import PreparedModel

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.feeding import Batch
+from stillroom.data.loader import Batch
 from stillroom.memory import in_parts
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.modes import device_of
@@ -75,7 +75,7 @@ class LiveTeacher:
         Returns:
             Its ModelOutput, all in float32; logits [B, K] in the data's class order.
         """
-        parts = in_parts(lambda rows: [self._answer(batch.part(rows))], len(batch))
+        parts = in_parts(lambda rows: [self._answer(batch.subset(rows))], len(batch))
         if len(parts) == 1:
             return parts[0]
         features = {tap: torch.cat([part.features[tap] for part in parts]) for tap in parts[0].features}

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillroom.data.lazy import LazyImages
+from stillroom.data.images import LazyImages
 from stillroom.memory import in_parts
 from stillroom.models.external import declare_missing_ops
 from stillroom.models.modes import eval_mode

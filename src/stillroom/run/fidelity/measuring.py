@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.feeding import Batch
 from stillroom.data.images import ImageSet
+from stillroom.data.loader import Batch
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, laid_out, rows_of
 from stillroom.memory import in_parts, is_out_of_memory
@@ -218,7 +218,7 @@ class _Measuring:
 
     def _asked(self, whole: Batch, part: slice) -> list[tuple[Tensor, Tensor]]:
         """Of some images, what each member says [taps, 4, C, B], and their part of the features' variance [taps, B]."""
-        batch = whole.part(part)
+        batch = whole.subset(part)
         said = self.live(batch)
         features, weights, variance = [], [], []
         for place in self.places:

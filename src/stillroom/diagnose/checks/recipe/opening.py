@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.augmentation import check_augmentable
-from stillroom.data.batches import Batches
 from stillroom.data.images import DataPair, ImageSet
+from stillroom.data.loader import BatchSampler
 from stillroom.data.sources import load
 from stillroom.diagnose.checks.recipe.case import Case
 from stillroom.errors import BadInput
@@ -52,7 +52,7 @@ def open_case(
         components = _gathered(recipe, data)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
-    steps = Batches(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+    steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
     setting = RunContext(recipe, components.data, device, precision, Processes(), Observer())
     teacher, columns = None, None
