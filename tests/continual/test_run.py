@@ -242,7 +242,7 @@ class ByIndex(Loss[LossConfig]):
     [
         ({"losses": [{"name": "kl"}]}, "losses: got ['kl']; expected a term that reads labels alone"),
         ({"losses": [*LABELS, {"name": "kl", "target": "true_class"}]}, "losses.kl: got 'kl'; expected a term"),
-        ({"losses": [*LABELS, {"name": "block_logit"}]}, "(alpha: 0 leaves the labels to another value)"),
+        ({"losses": [*LABELS, {"name": "block_logit"}]}, "(alpha: 0 leaves the labels to another loss)"),
         (
             {"losses": [*LABELS, {"name": "continual.test_run:ByIndex", "options": {"name": "mine"}}]},
             "expected a term that does not go by a sample's index: in each task it means another image",

@@ -24,7 +24,7 @@ from stillroom.losses.label_smoothing import LabelSmoothing
 from stillroom.losses.logit_fisher import LogitFisher, one_minus
 from stillroom.losses.logit_mse import LogitMSE
 from stillroom.losses.registry import losses
-from stillroom.models.finding import FEATURES
+from stillroom.models.reader import FEATURES
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 

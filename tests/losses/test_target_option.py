@@ -16,7 +16,7 @@ from stillroom.losses.base import Requires
 from stillroom.losses.kl import KL
 from stillroom.losses.logit_mse import LogitMSE
 from stillroom.losses.targets import TopKConfig
-from stillroom.models.finding import FEATURES
+from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.teachers.knowledge import ModelOutput

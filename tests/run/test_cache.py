@@ -26,7 +26,7 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.execute import execute
-from stillroom.teachers.cache.store import cache_root
+from stillroom.teachers.cache_store import cache_root
 
 Make = Callable[..., Recipe]
 ON, OFF = "cache.enabled=true", "cache.enabled=false"

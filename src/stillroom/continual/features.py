@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stillroom.data.lazy import Images
-from stillroom.models.cost import device_of, evaluating
-from stillroom.models.taps import FEATURES, Taps
+from stillroom.data.images import Images
+from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.reader import FEATURES, TapReader
 from stillroom.run.components import PreparedModel
 from stillroom.train.evaluation import EVALUATION_BATCH
 
@@ -22,9 +22,9 @@ def features_of(prepared: PreparedModel, images: Images) -> Tensor:
     """
     device = device_of(prepared.model)
     pipe = prepared.pipe().to(device)
-    taps = Taps(prepared.model, [FEATURES], field="student")
+    taps = TapReader(prepared.model, [FEATURES], field="student")
     found = []
-    with evaluating(prepared.model):
+    with eval_mode(prepared.model):
         for start in range(0, len(images), EVALUATION_BATCH):
             with taps:
                 prepared.model(pipe(images[start : start + EVALUATION_BATCH].to(device)))

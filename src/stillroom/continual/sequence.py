@@ -9,8 +9,8 @@ from torch import nn
 
 from stillroom.continual.head import State, made_for, student_of
 from stillroom.continual.tasks import Order, Tasks, order_of
-from stillroom.data.batches import Batches
 from stillroom.data.images import DataPair
+from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
@@ -118,7 +118,7 @@ class Sequence:
     def steps(self, task: int) -> tuple[int, int]:
         """A task's optimizer steps, and those of an epoch: whichever exemplars there will be, it is known how many."""
         images = len(self.tasks.new_rows(task)) + len(self.tasks.old_rows(task, self.tasks.planned(task)))
-        per_epoch = Batches(images, self.recipe.data.batch_size, self.recipe.seed).steps_per_epoch
+        per_epoch = BatchSampler(images, self.recipe.data.batch_size, self.recipe.seed).steps_per_epoch
         return self.recipe.training.total_steps(per_epoch), per_epoch
 
     def rehearse(self) -> None:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from stillroom.continual.exemplars import Memory, quota
-from stillroom.data.images import DataPair, ImageSet
-from stillroom.data.lazy import Chosen
+from stillroom.data.images import DataPair, ImageSet, Subset
 from stillroom.errors import BadInput
 from stillroom.randomness import permutation
 
@@ -180,7 +179,7 @@ def relabelled(images: ImageSet, rows: Rows, order: Order, seen: int, what: str)
     ([0, 1, 0], ('b', 'c'), [1, 2, 3])
     """
     index = torch.from_numpy(rows)
-    held = images.images[index] if isinstance(images.images, Tensor | Chosen) else images.images.select(rows)
+    held = images.images[index] if isinstance(images.images, Tensor | Subset) else images.images.select(rows)
     classes = order.classes[:seen]
     groups = images.superclasses
     return replace(
@@ -189,7 +188,7 @@ def relabelled(images: ImageSet, rows: Rows, order: Order, seen: int, what: str)
         labels=torch.from_numpy(order.places)[images.labels[index]],
         class_names=tuple(images.class_names[each] for each in classes),
         name=f"{images.name}, {what}",
-        origin=None,
+        subset_info=None,
         superclasses=tuple(groups[each] for each in classes) if groups is not None else None,
         # What is known of all classes together says nothing of some of them.
         truth=None,

@@ -15,7 +15,8 @@ from stillroom.losses.feature_base import WORD_OR_LIST, TapConfig, TapList, TapL
 from stillroom.losses.kl import kl
 from stillroom.losses.numerics import check_pair, check_temperature, widen
 from stillroom.losses.setup_context import SetupContext
-from stillroom.models.finding import FEATURES, Tap
+from stillroom.models.reader import FEATURES
+from stillroom.models.taps import Tap
 
 
 class BlockLogitConfig(TapConfig):

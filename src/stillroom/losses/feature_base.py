@@ -12,7 +12,7 @@ from stillroom.config import by_shape
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.connectors import shape_of
 from stillroom.losses.setup_context import SetupContext, TapPair
-from stillroom.models.finding import Tap
+from stillroom.models.taps import Tap
 
 TapName = Annotated[
     Annotated[str, Field(min_length=1), Tag("tag:name")] | Annotated[TapPair, Tag("tag:table")], by_shape("name")

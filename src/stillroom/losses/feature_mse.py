@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from stillroom.losses.base import LossInputs, Paper
+from stillroom.losses.base import Citation, LossInputs
 from stillroom.losses.feature_base import FeatureConfig, FeatureLoss
 from stillroom.losses.numerics import batch_mean, check_features, mean_of_each
 

@@ -16,7 +16,7 @@ from stillroom.config import bad_input
 from stillroom.errors import BadInput, nearest
 from stillroom.losses import loss_classes
 from stillroom.losses.base import FAMILIES, Loss, LossConfig
-from stillroom.models.own import find_callable
+from stillroom.models.custom import find_callable
 
 
 @cache

@@ -19,7 +19,7 @@ from torch import Tensor
 from stillroom.config import Config
 from stillroom.errors import nearest
 from stillroom.losses.base import LossInputs, Requires
-from stillroom.models.finding import FEATURES
+from stillroom.models.reader import FEATURES
 
 __all__ = [
     "class_similarity",
