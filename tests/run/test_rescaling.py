@@ -24,8 +24,8 @@ from stillroom.losses.labels import CrossEntropy
 from stillroom.losses.logits import KL
 from stillroom.recipe import Recipe
 from stillroom.run.execute import execute
+from stillroom.runtime import Processes
 from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.device import Processes
 from stillroom.train.gradient_rescaling import RecordGradientRescaling, spearman
 from stillroom.train.hooks import StepInfo
 

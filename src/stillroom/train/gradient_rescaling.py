@@ -17,7 +17,7 @@ from stillroom.losses.base import Loss, LossInputs
 from stillroom.losses.labels import CrossEntropy
 from stillroom.losses.logits import KL
 from stillroom.losses.targets import margin, rescaling
-from stillroom.train.device import Processes
+from stillroom.runtime import Processes
 from stillroom.train.hooks import StepHook, StepInfo
 
 Numbers = npt.NDArray[np.float64]
