@@ -30,14 +30,14 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.kl import KL
 from stillroom.losses.logit_mse import LogitMSE
+from stillroom.models.prepared import PreparedModel
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import read_state, state_hash
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.run.components import PreparedModel
 from stillroom.run.execute import execute
 from stillroom.run.exporting import load_student
+from stillroom.runtime import Observer
 from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.observer import Observer
 from stillroom.train.step import DistillStep, check_not_silent
 
 LABELS = [{"name": "cross_entropy"}]

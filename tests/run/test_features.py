@@ -23,8 +23,8 @@ from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.execute import execute
+from stillroom.runtime import Observer
 from stillroom.train.hooks import StepHook, StepInfo
-from stillroom.train.observer import Observer
 
 Make = Callable[..., Recipe]
 LABELS = "{name: cross_entropy, weight: 0.5}"

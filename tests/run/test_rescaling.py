@@ -23,8 +23,8 @@ from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.kl import KL
 from stillroom.recipe import Recipe
 from stillroom.run.execute import execute
+from stillroom.runtime import Processes
 from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.device import Processes
 from stillroom.train.gradient_rescaling import RecordGradientRescaling, spearman
 from stillroom.train.hooks import StepInfo
 

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from stillroom.data.images import Images
 from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel
 from stillroom.models.reader import FEATURES, TapReader
-from stillroom.run.components import PreparedModel
-from stillroom.train.evaluation import EVALUATION_BATCH
 
 
 @torch.no_grad()
@@ -21,7 +20,7 @@ def features_of(prepared: PreparedModel, images: Images) -> Tensor:
         images: [N, C, H, W] as the data gives them.
     """
     device = device_of(prepared.model)
-    pipe = prepared.pipe().to(device)
+    pipe = prepared.preprocess().to(device)
     taps = TapReader(prepared.model, [FEATURES], field="student")
     found = []
     with eval_mode(prepared.model):

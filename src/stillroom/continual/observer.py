@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer
 
 
 class OfAllTasks(Observer):

@@ -12,7 +12,7 @@ from stillroom.continual.features import features_of
 from stillroom.continual.sequence import Sequence
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.run.components import PreparedModel
+from stillroom.models.prepared import PreparedModel
 from stillroom.run.records import read_json
 
 _NAME = "memory.json"

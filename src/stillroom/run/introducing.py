@@ -11,7 +11,7 @@ from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
 from stillroom.losses.setup_context import ModelInfo, SetupContext
 from stillroom.models.modes import device_of
-from stillroom.run.components import PreparedModel, prepare_model
+from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.run.setting import RunContext
 
 # Images that taps are found on: more than one, as they are not to be all alike.
@@ -84,4 +84,4 @@ def meeting_of(setting: RunContext, student: PreparedModel, teacher: PreparedMod
 
 def _examples(prepared: PreparedModel, setting: RunContext) -> Callable[[], Tensor]:
     images = setting.data.train.images
-    return lambda: prepared.pipe()(images[:_EXAMPLES]).to(device_of(prepared.model))
+    return lambda: prepared.preprocess()(images[:_EXAMPLES]).to(device_of(prepared.model))

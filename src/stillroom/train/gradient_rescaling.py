@@ -15,7 +15,7 @@ from torch import Tensor
 from stillroom.errors import BadInput, RunFailed
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.losses.targets import margin, rescaling
-from stillroom.train.device import Processes
+from stillroom.runtime import Processes
 from stillroom.train.hooks import StepHook, StepInfo
 
 Numbers = npt.NDArray[np.float64]

@@ -23,13 +23,12 @@ from stillroom.losses.base import Loss, LossConfig
 from stillroom.losses.setup_context import SetupContext
 from stillroom.models.config import PreprocessConfig
 from stillroom.models.cost import multiply_adds, parameters
+from stillroom.models.prepared import PreparedModel, predict
 from stillroom.models.preprocess import Preprocess
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel
 from stillroom.run.introducing import meeting_of
 from stillroom.run.setting import RunContext
 from stillroom.train.device import autocast
-from stillroom.train.evaluation import predict
 
 Form = Literal["logits", "probabilities", "sigmoids"]
 # Images at a time: few enough for the caches of a small machine, many enough for batch statistics.
@@ -113,7 +112,7 @@ class Case:
     def given(self) -> State:
         """The teacher as the recipe has it."""
         teacher = self.teacher
-        config = teacher.preprocess
+        config = teacher.preprocess_config
         order = None
         if config is not None and config.class_order is not None:
             order = torch.tensor(config.class_order)
@@ -230,7 +229,7 @@ class Case:
         """Parameters and multiply-adds of one image, of teacher and student."""
         told = {}
         for name, who in (("teacher", self.teacher), ("student", self.student)):
-            example = who.pipe()(self.sample.images[:1]).to(self.setting.device)
+            example = who.preprocess()(self.sample.images[:1]).to(self.setting.device)
             told[name] = (parameters(who.model), multiply_adds(who.model, example))
         return told
 

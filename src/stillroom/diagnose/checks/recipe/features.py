@@ -90,10 +90,10 @@ class PenultimateWidth(Check):
             return min(pairs, key=lambda row: row[2])
         # Also who learns from logits alone can only say what its features have room for.
         example = case.sample.images[:2]
-        student = last_width(case.student_copy(), case.student.pipe()(example).to(case.setting.device))
+        student = last_width(case.student_copy(), case.student.preprocess()(example).to(case.setting.device))
         if student is None:
             raise Skip("Nobody knows which features are before the student's last layer.")
-        teacher = last_width(case.teacher.model, case.teacher.pipe()(example).to(case.setting.device))
+        teacher = last_width(case.teacher.model, case.teacher.preprocess()(example).to(case.setting.device))
         return case.teaching[0].name, teacher or case.classes - 1, student
 
     def _wider(self, case: Case, room: int) -> dict[str, Any]:
