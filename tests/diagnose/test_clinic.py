@@ -85,7 +85,7 @@ def test_a_case_is_made_diagnosed_and_told(clinic: ModuleType, tmp_path: Path) -
     rows = clinic.Rows(tmp_path / "rows.jsonl")
     rows.add(found)
     with rows.path.open("a") as file:
-        file.write('{"key": "cut sh')
+        file.write_run('{"key": "cut sh')
     assert clinic.Rows(rows.path).held == {found["key"]: found}
     report = sys.modules["clinic_report"]
     page = report.page(
