@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stillroom import geometry, targets
+    from stillroom import class_relations
     from stillroom.api import Run, StudyResult, compare, distill
     from stillroom.errors import BadInput, RunFailed
+    from stillroom.losses import targets
     from stillroom.losses.base import Citation, Loss, LossInputs, Requires
     from stillroom.losses.blockwise import BlockLogit
     from stillroom.losses.config import LossConfig, WeightSchedule
@@ -33,8 +34,8 @@ _HOME = {
     "BadInput": "errors",
     "CrossEntropy": "losses.labels",
     "BlockLogit": "losses.blockwise",
-    "FeatureFisher": "losses.gradients",
-    "FeatureFullFisher": "losses.gradients",
+    "FeatureFisher": "losses.fisher",
+    "FeatureFullFisher": "losses.fisher",
     "FeatureMSE": "losses.features",
     "KL": "losses.logits",
     "LabelSmoothing": "losses.labels",
@@ -43,49 +44,49 @@ _HOME = {
     "LogitMSE": "losses.logits",
     "Loss": "losses.base",
     "LossConfig": "losses.config",
-    "Paper": "losses.base",
-    "Reads": "losses.base",
+    "Citation": "losses.base",
+    "Requires": "losses.base",
     "Recipe": "recipe",
     "Run": "api",
     "RunFailed": "errors",
-    "StepHook": "training.hooks",
-    "StepInfo": "training.hooks",
+    "StepHook": "train.hooks",
+    "StepInfo": "train.hooks",
     "StudyResult": "api",
     "WeightSchedule": "losses.config",
     "compare": "api",
     "distill": "api",
-    "geometry": "geometry",
+    "class_relations": "class_relations",
     "load_recipe": "recipe",
-    "paired_difference": "studies.statistics",
-    "targets": "targets",
+    "paired_difference": "study.statistics",
+    "targets": "losses.targets",
 }
 
 __all__ = [
     "KL",
     "BadInput",
     "BlockLogit",
+    "Citation",
     "CrossEntropy",
     "FeatureFisher",
     "FeatureFullFisher",
     "FeatureMSE",
     "LabelSmoothing",
-    "LossInputs",
     "LogitFisher",
     "LogitMSE",
     "Loss",
     "LossConfig",
-    "Paper",
-    "Reads",
+    "LossInputs",
     "Recipe",
+    "Requires",
     "Run",
     "RunFailed",
     "StepHook",
     "StepInfo",
     "StudyResult",
     "WeightSchedule",
+    "class_relations",
     "compare",
     "distill",
-    "geometry",
     "load_recipe",
     "paired_difference",
     "targets",
@@ -96,7 +97,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'stillroom' has no attribute {name!r}")
     home = importlib.import_module(f"stillroom.{_HOME[name]}")
-    value = home if _HOME[name] == name else getattr(home, name)
+    value = home if _HOME[name].rpartition(".")[2] == name else getattr(home, name)
     globals()[name] = value
     return value
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from stillroom.console import ProgressBar
 from stillroom.data.dataset import from_dataset
-from stillroom.data.images import paired
+from stillroom.data.images import make_pair
 from stillroom.errors import BadInput
 from stillroom.live import LiveStudy
 from stillroom.losses.base import Loss
@@ -79,8 +79,8 @@ def distill(
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
 
     Args:
-        teacher: the model that teaches; or a folder of answers of one that cannot be run here (`stillroom export-inputs`);
-            None trains from labels alone.
+        teacher: the model that teaches; or a folder of answers of one that cannot be run here (`stillroom
+            export-inputs`); None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label): PIL images, uint8 tensors or arrays, or float tensors; read once into memory.
         test: the like, for evaluation.
@@ -138,7 +138,7 @@ def distill(
             "seed": seed,
         }
     )
-    data = paired(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+    data = make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
     model = teacher if isinstance(teacher, nn.Module) else None
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stillroom.losses.registry import BUILT_IN
-from stillroom.models.catalogue import names
+from stillroom.models.config import names
 from stillroom.train.config import OptimizerConfig, ScheduleConfig
 
 _DATA = (

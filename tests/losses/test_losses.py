@@ -21,7 +21,7 @@ from stillroom.losses.functional.logits import one_minus
 from stillroom.losses.labels import CrossEntropy, LabelSmoothing
 from stillroom.losses.logits import KL, LogitFisher, LogitMSE
 from stillroom.losses.registry import BUILT_IN
-from stillroom.models.finding import FEATURES
+from stillroom.models.reader import FEATURES
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 

@@ -15,7 +15,7 @@ from stillroom.errors import BadInput
 from stillroom.losses.base import Requires
 from stillroom.losses.logits import KL, LogitMSE
 from stillroom.losses.target_config import TopKConfig
-from stillroom.models.finding import FEATURES
+from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.teachers.knowledge import ModelOutput

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.losses.registry import build_loss, describe
 from stillroom.losses.setup_context import ModelInfo, SetupContext
-from stillroom.models.finding import FEATURES
+from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.fisher import FisherOf

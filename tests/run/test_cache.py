@@ -27,7 +27,7 @@ from stillroom.losses.config import LossConfig
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.execute import execute
-from stillroom.teachers.cache.store import cache_root
+from stillroom.teachers.cache_store import cache_root
 
 Make = Callable[..., Recipe]
 ON, OFF = "cache.enabled=true", "cache.enabled=false"

@@ -20,8 +20,8 @@ import stillroom.run.fidelity.measuring as measuring
 from stillroom.cli import run
 from stillroom.losses import functional
 from stillroom.losses.connectors import MapConnector, connector, laid_out, rows_of
-from stillroom.models.finding import Kind, Tap
 from stillroom.models.tail import tail_of
+from stillroom.models.taps import Kind, Tap
 from stillroom.recipe import apply_override, parse_recipe
 from stillroom.run.execute import execute
 from stillroom.run.fidelity.fitting import Moments

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.lazy import Images
-from stillroom.models.cost import device_of, evaluating
-from stillroom.models.taps import FEATURES, Taps
+from stillroom.data.images import Images
+from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.reader import FEATURES, TapReader
 from stillroom.randomness import permutation
 from stillroom.run.components import PreparedModel
 from stillroom.train.evaluation import EVALUATION_BATCH
@@ -159,9 +159,9 @@ def penultimate_features(student: PreparedModel, images: Images) -> Tensor:
     """
     device = device_of(student.model)
     preprocess = student.pipe().to(device)
-    taps = Taps(student.model, [FEATURES], field="student")
+    taps = TapReader(student.model, [FEATURES], field="student")
     found = []
-    with evaluating(student.model):
+    with eval_mode(student.model):
         for start in range(0, len(images), EVALUATION_BATCH):
             with taps:
                 student.model(preprocess(images[start : start + EVALUATION_BATCH].to(device)))

@@ -9,8 +9,8 @@ from torch import nn
 
 from stillroom.continual.head import State, build_for_classes, student_for_task
 from stillroom.continual.tasks import ClassOrder, TaskData, shuffle_classes
-from stillroom.data.batches import Batches
 from stillroom.data.images import DataPair
+from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
@@ -119,7 +119,7 @@ class TaskSequence:
     def task_steps(self, task: int) -> tuple[int, int]:
         """A task's optimizer steps, and those of an epoch; the number of exemplars is known before they are chosen."""
         images = len(self.tasks.new_rows(task)) + len(self.tasks.old_rows(task, self.tasks.expected_memory(task)))
-        per_epoch = Batches(images, self.recipe.data.batch_size, self.recipe.seed).steps_per_epoch
+        per_epoch = BatchSampler(images, self.recipe.data.batch_size, self.recipe.seed).steps_per_epoch
         return self.recipe.training.total_steps(per_epoch), per_epoch
 
     def validate(self) -> None:

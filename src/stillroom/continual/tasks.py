@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from stillroom.continual.exemplars import ExemplarMemory, Rows, exemplars_per_class
-from stillroom.data.images import DataPair, ImageSet
-from stillroom.data.lazy import Chosen
+from stillroom.data.images import DataPair, ImageSet, Subset
 from stillroom.errors import BadInput
 from stillroom.randomness import permutation
 
@@ -175,7 +174,7 @@ def relabel(images: ImageSet, rows: Rows, order: ClassOrder, seen: int, name: st
     ([0, 1, 0], ('b', 'c'), [1, 2, 3])
     """
     index = torch.from_numpy(rows)
-    held = images.images[index] if isinstance(images.images, Tensor | Chosen) else images.images.select(rows)
+    held = images.images[index] if isinstance(images.images, Tensor | Subset) else images.images.select(rows)
     classes = order.classes[:seen]
     groups = images.superclasses
     return replace(
@@ -184,7 +183,7 @@ def relabel(images: ImageSet, rows: Rows, order: ClassOrder, seen: int, name: st
         labels=torch.from_numpy(order.positions)[images.labels[index]],
         class_names=tuple(images.class_names[each] for each in classes),
         name=f"{images.name}, {name}",
-        origin=None,
+        subset_info=None,
         superclasses=tuple(groups[each] for each in classes) if groups is not None else None,
         # Facts about all classes together do not hold for some of them.
         truth=None,

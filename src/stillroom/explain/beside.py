@@ -16,8 +16,9 @@ from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.explain.figures import rounded
 from stillroom.explain.grid import make_grid
-from stillroom.models.cost import device_of, evaluating
-from stillroom.models.finding import LOGITS, find_taps
+from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.reader import LOGITS
+from stillroom.models.taps import find_taps
 from stillroom.run.components import PreparedModel
 from stillroom.run.fidelity.measuring import answer, spread
 from stillroom.train.observer import Observer
@@ -190,7 +191,7 @@ def attributions(prepared: PreparedModel, images: Tensor, labels: Tensor, cells:
 
     method = IntegratedGradients(logits)
     found = []
-    with evaluating(prepared.model):
+    with eval_mode(prepared.model):
         for image, label in zip(images, labels.tolist(), strict=True):
             given = pipe(image[None].to(device))
             moved = method.attribute(given, target=int(label), n_steps=_STEPS, internal_batch_size=_STEPS)

@@ -21,7 +21,7 @@ from stillroom.explain.entropy import pixel_entropy_with_error
 from stillroom.explain.features import TapFeatures
 from stillroom.explain.subject import Pictures
 from stillroom.files import canonical, write_bytes
-from stillroom.models.cost import device_of
+from stillroom.models.modes import device_of
 from stillroom.models.weights import state_hash
 from stillroom.run.components import PreparedModel
 

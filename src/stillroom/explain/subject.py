@@ -17,7 +17,8 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput, nearest
 from stillroom.explain.foreground import above_zero, centre_box, checked, from_boxes, on_grid
 from stillroom.files import digest
-from stillroom.models.finding import FEATURES, LOGITS, find_taps
+from stillroom.models.reader import FEATURES, LOGITS
+from stillroom.models.taps import find_taps
 from stillroom.recipe import Recipe
 from stillroom.run.components import PreparedModel, build_model, prepare_model
 from stillroom.run.exporting import load_student

@@ -9,7 +9,8 @@ from stillroom.losses.base import Citation, LossInputs, Requires
 from stillroom.losses.config import BlockLogitConfig
 from stillroom.losses.features import TapLoss
 from stillroom.losses.setup_context import SetupContext
-from stillroom.models.finding import FEATURES, Tap
+from stillroom.models.reader import FEATURES
+from stillroom.models.taps import Tap
 
 
 class BlockLogit(TapLoss[BlockLogitConfig]):

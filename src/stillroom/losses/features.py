@@ -13,7 +13,7 @@ from stillroom.losses.base import Citation, Loss, LossInputs, Requires
 from stillroom.losses.config import FeatureConfig, FeatureMSEConfig, TapConfig
 from stillroom.losses.connectors import shape_of
 from stillroom.losses.setup_context import SetupContext
-from stillroom.models.finding import Tap
+from stillroom.models.taps import Tap
 
 TapConfigT = TypeVar("TapConfigT", bound=TapConfig)
 FeatureConfigT = TypeVar("FeatureConfigT", bound=FeatureConfig)

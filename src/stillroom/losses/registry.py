@@ -16,7 +16,7 @@ from stillroom.losses.features import FeatureMSE
 from stillroom.losses.fisher import FeatureFisher, FeatureFullFisher
 from stillroom.losses.labels import CrossEntropy, LabelSmoothing
 from stillroom.losses.logits import KL, LogitFisher, LogitMSE
-from stillroom.models.own import find_callable
+from stillroom.models.custom import find_callable
 
 BUILT_IN: tuple[type[Loss[Any]], ...] = (
     *(CrossEntropy, LabelSmoothing),

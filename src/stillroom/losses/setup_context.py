@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from stillroom.errors import BadInput, nearest
 from stillroom.losses.config import TapPair
 from stillroom.losses.connectors import connector
-from stillroom.models.finding import FEATURES, LOGITS, PRE, Tap, find_taps
-from stillroom.models.pairing import pair_taps
+from stillroom.models.reader import FEATURES, LOGITS, PRE
+from stillroom.models.taps import Tap, find_taps, pair_taps
 from stillroom.randomness import seeded
 
 
@@ -59,7 +59,8 @@ class SetupContext:
     >>> import torch
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
     >>> images = lambda: torch.zeros(2, 1, 2, 2)
-    >>> met = SetupContext(ModelInfo(net(5), images, "student"), ModelInfo(net(8), images, "teacher"), num_classes=3, seed=0)
+    >>> student, teacher = ModelInfo(net(5), images, "student"), ModelInfo(net(8), images, "teacher")
+    >>> met = SetupContext(student, teacher, num_classes=3, seed=0)
     >>> [(teacher.name, teacher.shape, student.shape) for teacher, student in met.choose("features")]
     [('features', (8,), (5,))]
     """

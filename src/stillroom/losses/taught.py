@@ -19,7 +19,7 @@ from stillroom.losses.target_config import (
     TrueClassSimilarityConfig,
     UniformConfig,
 )
-from stillroom.models.finding import FEATURES
+from stillroom.models.reader import FEATURES
 
 _READS: dict[type[TargetConfig], Requires] = {
     # Nobody needs to be asked what every class alike is.

@@ -15,7 +15,8 @@ from stillroom.errors import BadInput, format_error
 from stillroom.losses.base import Loss
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig, PreprocessConfig
-from stillroom.models.cost import device_of, evaluating, multiply_adds, parameters
+from stillroom.models.cost import multiply_adds, parameters
+from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.preprocess import Preprocess, class_index, resolve_preprocess
 from stillroom.models.registry import brings_weights, build
 from stillroom.models.weights import load_weights, state_bytes
@@ -143,7 +144,7 @@ def prepare_model(
     classes = data.num_classes if classes is None else classes
     pipe = prepared.pipe()
     try:
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad(), eval_mode(model):
             logits = model(pipe(data.images[:2]).to(device_of(model)))
     except Exception as error:
         shape = "×".join(map(str, data.images.shape[1:]))

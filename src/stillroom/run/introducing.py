@@ -11,7 +11,7 @@ from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
 from stillroom.losses.features import TapLoss
 from stillroom.losses.setup_context import ModelInfo, SetupContext
-from stillroom.models.cost import device_of
+from stillroom.models.modes import device_of
 from stillroom.run.components import PreparedModel, prepare_model
 from stillroom.run.setting import RunContext
 

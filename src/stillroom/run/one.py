@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.augmentation import check_augmentable
-from stillroom.data.batches import Batches
-from stillroom.data.feeding import BatchLoader
+from stillroom.data.loader import BatchLoader, BatchSampler
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import canonical, digest, write_json, write_text
 from stillroom.memory import is_out_of_memory
@@ -97,7 +96,7 @@ class OneRun:
         watch = None
         if recipe.training.record_gradient_rescaling:
             # By the index that batches have: of a part, that in the whole.
-            known = self.train.whole.truth
+            known = self.train.parent.truth
             margin = known.margin if known is not None else None
             rescaling = RecordGradientRescaling(self.losses, self.processes, margin)
             watch = rescaling.see
@@ -231,8 +230,8 @@ class OneRun:
         folder.finish()
         return Finished(out, summary, self.student.model.eval())
 
-    def _batches(self, recipe: Recipe) -> Batches:
-        batches = Batches(len(self.train), recipe.data.batch_size, recipe.seed)
+    def _batches(self, recipe: Recipe) -> BatchSampler:
+        batches = BatchSampler(len(self.train), recipe.data.batch_size, recipe.seed)
         count = self.processes.count
         if batches.batch_size % count:
             raise BadInput("data.batch_size", batches.batch_size, f"a multiple of the {count} processes of the run")

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from stillroom.data.images import ImageSet
 from stillroom.files import write_bytes
-from stillroom.models.cost import device_of, latency
+from stillroom.models.cost import latency
+from stillroom.models.modes import device_of
 from stillroom.run.components import PreparedModel
 from stillroom.train.folder import RunFolder
 

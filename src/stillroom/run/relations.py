@@ -20,8 +20,8 @@ from stillroom.class_relations import (
 from stillroom.data.images import ImageSet
 from stillroom.errors import RunFailed
 from stillroom.files import write_text
-from stillroom.models.cost import device_of
-from stillroom.models.head import find_head
+from stillroom.models.modes import device_of
+from stillroom.models.tail import find_head
 from stillroom.run.components import PreparedModel
 
 SCHEMA = 1

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.feeding import BatchLoader
 from stillroom.data.images import ImageSet
+from stillroom.data.loader import BatchLoader
 from stillroom.errors import BadInput
 from stillroom.files import digest, find_input
 from stillroom.losses.base import Loss, Requires
@@ -24,8 +24,8 @@ from stillroom.run.remembering import Counted, Remembered, Whole, kept_answers
 from stillroom.run.setting import RunContext
 from stillroom.run.tutor import Tally, Tutor
 from stillroom.teachers.answers import questions_of, read_answers
-from stillroom.teachers.cache.building import Ask
-from stillroom.teachers.cache.teacher_cache import CacheSpec
+from stillroom.teachers.cache import Query
+from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import TeacherConfig
 from stillroom.teachers.knowledge import ModelOutput
 from stillroom.teachers.live import LiveTeacher
@@ -99,7 +99,7 @@ class ModelTutor(Tutor):
         """Live, or from the cache, which is built where it is not there yet."""
         setting = self._setting
         live, answer = self.asked_live(loader)
-        count = len(setting.data.train.whole)
+        count = len(setting.data.train.parent)
         if not setting.recipe.cache.enabled:
             counted = Counted(live, self.tally, setting.processes.count)
             self.tally.answers += count if self._means else 0
@@ -110,15 +110,15 @@ class ModelTutor(Tutor):
         kept = kept_answers(self.kept(), shown, answer, setting, setting.precision, what, self.tally, folder)
         return self._whole(Remembered(kept, one_view=views == 1), lambda view, rows: kept.read(rows, view), count)
 
-    def asked_live(self, loader: BatchLoader) -> tuple[LiveTeacher, Ask]:
+    def asked_live(self, loader: BatchLoader) -> tuple[LiveTeacher, Query]:
         """The teacher that is run on each batch, and the same asked about training images by view and index."""
         setting = self._setting
         # Where a part is held out, the answers to all of the images are kept, so that all runs share them.
-        whole = loader.whole()
+        whole = loader.parent()
         live = LiveTeacher(
             self.prepared.model,
             self.prepared.pipe(),
-            example=setting.data.train.whole.images[:8],
+            example=setting.data.train.parent.images[:8],
             device=setting.device,
             precision=as_dtype(setting.precision),
             taps=self._taps,
@@ -131,7 +131,7 @@ class ModelTutor(Tutor):
     def kept(self) -> CacheSpec:
         """Which cache holds its answers to the training images."""
         setting = self._setting
-        train = setting.data.train.whole
+        train = setting.data.train.parent
         parts = self._identity(train, setting.recipe.data.augmentation, setting.precision)
         if unfolded := left_unfolded(self.prepared.model, self._taps):
             # Its logits differ in their last bits from those that are asked for without these taps.
@@ -145,7 +145,7 @@ class ModelTutor(Tutor):
             fishers=self._fishers,
         )
 
-    def _whole(self, teacher: Teacher, answer: Ask, count: int) -> Teacher:
+    def _whole(self, teacher: Teacher, answer: Query, count: int) -> Teacher:
         """A teacher with its tails, and with the means of Fisher weights over the training set's first view."""
         if not self._tails:
             return teacher
@@ -221,7 +221,7 @@ class AnswersTutor(Tutor):
         Raises:
             BadInput: they are not finite.
         """
-        origin = self._setting.data.test.origin
+        origin = self._setting.data.test.subset_info
         test = self._answers.test if origin is None else self._answers.as_they_are(origin.rows)
         if test is None:
             return None
@@ -235,7 +235,7 @@ class AnswersTutor(Tutor):
             return ModelOutput(torch.from_numpy(np.array(self._answers.train[view, rows], dtype=np.float32)))
 
         setting, what = self._setting, "teacher cache"
-        train = setting.data.train.whole
+        train = setting.data.train.parent
         parts = {"teacher": {"name": self.name, "answers": self.fingerprint}, "data": train.fingerprint}
         spec = CacheSpec.of(setting.recipe.cache, parts, count=len(train), classes=train.num_classes)
         # Reading a file is no teacher pass.

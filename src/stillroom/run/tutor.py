@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from stillroom.data.feeding import BatchLoader
 from stillroom.data.images import ImageSet
+from stillroom.data.loader import BatchLoader
 from stillroom.run.components import PreparedModel, size
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.evaluation import score

@@ -19,9 +19,9 @@ def trained_on(run: Run) -> list[int]:
 
 def steps_per_epoch(run: Run, images: int) -> int:
     """Whole batches of an epoch over so many images."""
-    from stillroom.data.batches import Batches  # brings torch, which foreseeing does without
+    from stillroom.data.loader import BatchSampler  # brings torch, which foreseeing does without
 
-    return Batches(images, run.recipe.data.batch_size, run.recipe.seed).steps_per_epoch
+    return BatchSampler(images, run.recipe.data.batch_size, run.recipe.seed).steps_per_epoch
 
 
 def total_steps(run: Run) -> int:
@@ -64,7 +64,7 @@ def _epochs(run: Run, images: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _order(images: int, seed: int, epochs: int) -> str:
-    from stillroom.data.batches import epoch_order
+    from stillroom.data.loader import epoch_order
 
     found = ""
     for epoch in range(epochs):

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillroom.data.lazy import LazyImages
+from stillroom.data.images import LazyImages
 from stillroom.memory import in_parts
-from stillroom.models.cost import evaluating
+from stillroom.models.external import declare_missing_ops
+from stillroom.models.modes import eval_mode
 from stillroom.models.preprocess import Preprocess
-from stillroom.models.vision_ops import declare_missing_ops
 from stillroom.train.device import Processes
 
 ECE_BINS = 15
@@ -78,7 +78,7 @@ def predict(
     processes = processes or Processes()
     starts = range(0, len(images), batch_size)
     parts: dict[int, Tensor] = {}
-    with evaluating(model):
+    with eval_mode(model):
         # Whole batches are dealt out, so that each is computed as one process would.
         for start in starts[processes.rank :: processes.count]:
             batch = images[start : start + batch_size].to(device)

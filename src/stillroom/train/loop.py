@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.augmentation import view_of
-from stillroom.data.batches import Batches
-from stillroom.data.feeding import Batch, BatchLoader, Request
+from stillroom.data.loader import Batch, BatchLoader, BatchSampler, Request
 from stillroom.errors import BadInput, RunFailed, shorten
 from stillroom.files import canonical, digest
 from stillroom.memory import Snapshot, is_out_of_memory, release
@@ -91,7 +90,7 @@ class Trainer:
     step: DistillStep
     teacher: Teacher | None
     loader: BatchLoader
-    batches: Batches
+    batches: BatchSampler
     evaluate: Evaluator
     config: TrainingConfig
     device: torch.device
@@ -246,7 +245,7 @@ class Trainer:
             wrapped.train()
         parts = min(progress.parts, whole)
         for chunk in range(parts):
-            part = batch.part(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
+            part = batch.subset(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
             share = len(part) / whole
             last = chunk == parts - 1
             knowledge = self.teacher(part) if self.teacher is not None else None

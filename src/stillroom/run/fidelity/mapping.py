@@ -9,7 +9,7 @@ import numpy as np
 
 from stillroom.errors import BadInput
 from stillroom.files import write_json
-from stillroom.models.finding import LOGITS
+from stillroom.models.reader import LOGITS
 from stillroom.randomness import derive_seed
 from stillroom.run.fidelity.fitting import RIDGE
 from stillroom.run.fidelity.loading import Subject, load_subject

@@ -11,15 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.feeding import Batch
 from stillroom.data.images import ImageSet
+from stillroom.data.loader import Batch
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, laid_out, rows_of
 from stillroom.memory import in_parts, is_out_of_memory
-from stillroom.models.cost import evaluating, multiply_adds
-from stillroom.models.finding import LOGITS, Tap
+from stillroom.models.cost import multiply_adds
+from stillroom.models.modes import eval_mode
 from stillroom.models.preprocess import Preprocess
-from stillroom.models.taps import Taps
+from stillroom.models.reader import LOGITS, TapReader
+from stillroom.models.taps import Tap
 from stillroom.models.weights import load_weights
 from stillroom.run.fidelity.fitting import Affine, Moments
 from stillroom.run.fidelity.loading import Subject
@@ -217,7 +218,7 @@ class _Measuring:
 
     def _asked(self, whole: Batch, part: slice) -> list[tuple[Tensor, Tensor]]:
         """Of some images, what each member says [taps, 4, C, B], and their part of the features' variance [taps, B]."""
-        batch = whole.part(part)
+        batch = whole.subset(part)
         said = self.live(batch)
         features, weights, variance = [], [], []
         for place in self.places:
@@ -269,7 +270,7 @@ def answer(
     model: nn.Module, pipe: Preprocess, images: Tensor, names: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A model's logits [B, K] in the data's class order, and its features at taps, all float32."""
-    taps = Taps(model, names, field="student")
-    with evaluating(model), taps:
+    taps = TapReader(model, names, field="student")
+    with eval_mode(model), taps:
         logits = pipe.reorder(model(pipe(images)).float())
     return logits, {name: feature.float() for name, feature in taps.take().items()}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from stillroom.data.augmentation import augment_batch
-from stillroom.data.batches import Batches
 from stillroom.data.config import AugmentationConfig
+from stillroom.data.loader import BatchSampler
 from stillroom.diagnose.checks.recipe.alternatives import explicit
 from stillroom.diagnose.checks.recipe.gradients import Gradients, measure
 from stillroom.diagnose.checks.recipe.mending import Mending, State, mend
@@ -91,9 +91,9 @@ class Case:
         return [term for term in self.losses if term.requires.labels and not term.requires.teacher]
 
     @part
-    def batches(self) -> Batches:
+    def batches(self) -> BatchSampler:
         """How the training images come in batches."""
-        return Batches(len(self.setting.data.train), self.recipe.data.batch_size, self.recipe.seed)
+        return BatchSampler(len(self.setting.data.train), self.recipe.data.batch_size, self.recipe.seed)
 
     @part
     def teacher(self) -> PreparedModel:
@@ -156,7 +156,7 @@ class Case:
         """What it says of the sample's first images, each in another view, float32 [count, K]."""
         train = self.setting.data.train
         rows = self.sample.rows[:count]
-        index = rows if train.origin is None else train.origin.rows[rows]
+        index = rows if train.subset_info is None else train.subset_info.rows[rows]
         views = augmentation.different_views or 4
         parts = torch.empty_like(self.sample.images[:count])
         for view in range(views):

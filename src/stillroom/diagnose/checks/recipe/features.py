@@ -13,9 +13,10 @@ from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.diagnose.checks.recipe.remedies import key_of
 from stillroom.diagnose.finding import Finding, Remedy, Verdict
 from stillroom.losses.features import TapLoss
-from stillroom.models.catalogue import ZOO
-from stillroom.models.cost import evaluating
-from stillroom.models.finding import FEATURES, LOGITS, PRE, Tap
+from stillroom.models.config import ZOO
+from stillroom.models.modes import eval_mode
+from stillroom.models.reader import FEATURES, LOGITS, PRE
+from stillroom.models.taps import Tap
 
 # Shares of a model's work that two places may be apart.
 _APART, _FAR = 0.25, 0.5
@@ -40,7 +41,7 @@ def last_width(model: nn.Module, example: Tensor) -> int | None:
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     handles = [each.register_forward_hook(lambda module, given, answer: called.append(module)) for each in linear]
     try:
-        with evaluating(model):
+        with eval_mode(model):
             columns = model(example).shape[-1]
     finally:
         for handle in handles:

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.feeding import Batch, BatchLoader
 from stillroom.data.images import DataPair, ImageSet
+from stillroom.data.loader import Batch, BatchLoader
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.losses.base import Loss
 from stillroom.randomness import seeded

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.augmentation import check_augmentable
-from stillroom.data.batches import Batches
 from stillroom.data.images import DataPair, ImageSet
+from stillroom.data.loader import BatchSampler
 from stillroom.data.sources import load
 from stillroom.diagnose.checks.recipe.case import Case
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
-from stillroom.models.cost import device_of, evaluating
+from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.preprocess import resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
@@ -52,7 +52,7 @@ def open_case(
         components = _gathered(recipe, data)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
-    steps = Batches(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+    steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
     setting = RunContext(recipe, components.data, device, precision, Processes(), Observer())
     teacher, columns = None, None
@@ -132,6 +132,6 @@ def _dressed(model: nn.Module, config: ModelConfig, data: ImageSet) -> tuple[Pre
 
 
 def _columns(prepared: PreparedModel, data: ImageSet) -> int:
-    with torch.no_grad(), evaluating(prepared.model):
+    with torch.no_grad(), eval_mode(prepared.model):
         logits = prepared.model(prepared.pipe()(data.images[:2]).to(device_of(prepared.model)))
     return int(logits.shape[1]) if logits.dim() == 2 else data.num_classes

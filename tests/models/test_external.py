@@ -12,10 +12,10 @@ from torch import nn
 from stillroom.cli import run
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
-from stillroom.models.finding import find_taps
+from stillroom.models.reader import TapReader
 from stillroom.models.registry import build
 from stillroom.models.tail import tail_of
-from stillroom.models.taps import Taps
+from stillroom.models.taps import find_taps
 from stillroom.models.tracing import trace
 
 MISSING = [library for library in ("timm", "torchvision") if importlib.util.find_spec(library) is None]
@@ -64,7 +64,7 @@ def test_a_family_is_tapped_and_run_from_a_tap_on(name: str) -> None:
     model.eval()
     traced = trace(model, images)
     names = [taps[len(taps) // 2 - 1].name, "features"]
-    reader = Taps(model, names)
+    reader = TapReader(model, names)
     with reader, torch.no_grad():
         logits = model(images)
     read = reader.take()

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from stillroom.models.cost import parameters
-from stillroom.models.finding import find_taps
 from stillroom.models.fold import fold_batchnorm
-from stillroom.models.resnet import PadShortcut, ResNet
+from stillroom.models.reader import TapReader
 from stillroom.models.tail import tail_of
-from stillroom.models.taps import Taps
+from stillroom.models.taps import find_taps
 from stillroom.models.tracing import trace
 from stillroom.models.weights import load_weights, read_state
+from stillroom.models.zoo import PadShortcut, ResNet
 
 # Idelbayev's table of the same networks, to the last parameter.
 PUBLISHED = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
@@ -117,7 +117,7 @@ def test_the_features_are_as_wide_as_asked_for_and_rectified_and_lead_to_the_log
     assert list(taps) == ["layer1", "layer2", "layer3", "features", "logits"]
     assert (taps["layer3"], taps["features"]) == ((16, 4, 4), (5,))
     traced = trace(net, x)
-    reader = Taps(net, ["features", "layer3"])
+    reader = TapReader(net, ["features", "layer3"])
     with reader, torch.no_grad():
         logits = net(x)
     read = reader.take()

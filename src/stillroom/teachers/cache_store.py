@@ -1,4 +1,4 @@
-"""Where caches lie on the disk: finding, listing, locking and removing them, and telling what the disk says."""
+"""Where caches lie on disk: finding, listing, locking and removing them, and errors of the disk."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def remove_cache(key: str, root: Path | None = None) -> Listed:
     def busy() -> bool:
         raise BadInput("cache", key, "a cache that no process is building")
 
-    with locked(folder, busy), told(folder):
+    with locked(folder, busy), reporting_errors(folder):
         # Renamed first, so that a kill half-way leaves no damaged cache under its name.
         leaving = root / f".removed-{folder.name}-{os.getpid()}"
         folder.rename(leaving)
@@ -133,7 +133,7 @@ def locked(folder: Path, waiting: Callable[[], bool]) -> Iterator[bool]:
     lock = FileLock(folder.with_name(folder.name + ".lock"), timeout=0)
     held = False
     try:
-        with told(folder):
+        with reporting_errors(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
         while not (held := _try(lock, folder)) and not waiting():
             time.sleep(_POLL)
@@ -156,10 +156,10 @@ def _try(lock: FileLock, folder: Path) -> bool:
 
 
 @contextmanager
-def told(folder: Path, needed: int = 0) -> Iterator[None]:
+def reporting_errors(folder: Path, needed: int = 0) -> Iterator[None]:
     """Tell what the disk refuses as bad input: a full disk with what is needed, anything else as what it is.
 
-    >>> with told(Path("/cache/ab12"), needed=4_000_000):
+    >>> with reporting_errors(Path("/cache/ab12"), needed=4_000_000):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
     Traceback (most recent call last):
     ...
@@ -199,7 +199,7 @@ def check_room(folder: Path, needed: int) -> None:
     Raises:
         BadInput: there is less.
     """
-    with told(folder):
+    with reporting_errors(folder):
         free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise BadInput(

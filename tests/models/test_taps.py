@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput
-from stillroom.models.catalogue import ZOO
-from stillroom.models.finding import find_taps
-from stillroom.models.taps import Taps
+from stillroom.models.config import ZOO
+from stillroom.models.reader import TapReader
+from stillroom.models.taps import find_taps
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -67,7 +67,7 @@ def test_every_model_of_the_zoo_has_taps_that_can_be_read(make: Callable[..., nn
         model = make(name, size=16)
         taps = find_taps(model, IMAGES)
         assert model.training
-        reader = Taps(model.eval(), [tap.name for tap in taps])
+        reader = TapReader(model.eval(), [tap.name for tap in taps])
         with reader, torch.no_grad():
             model(IMAGES)
         assert {key: tuple(read.shape[1:]) for key, read in reader.take().items()} == {t.name: t.shape for t in taps}
@@ -102,7 +102,7 @@ def test_a_tap_that_gives_nothing_of_each_image_is_told() -> None:
 def test_what_was_read_is_not_overwritten_by_an_in_place_activation(inplace: bool) -> None:
     torch.manual_seed(0)
     model = Skips(inplace=inplace).eval()
-    taps = Taps(model, ["act:pre", "down", "features", "logits"])
+    taps = TapReader(model, ["act:pre", "down", "features", "logits"])
     for _ in range(3):
         with taps:
             logits = model(IMAGES)

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from stillroom.errors import BadInput, format_error, nearest, shorten
-from stillroom.models.vision_ops import declare_missing_ops
+from stillroom.models.external import declare_missing_ops
 
 
-def build_own(
+def build_custom(
     name: str, options: Mapping[str, Any], offered: Mapping[str, int | None], *, field: str = "model"
 ) -> nn.Module:
     """Call the user's ``module:function`` with those of the offered keywords that it accepts, and all the options.
@@ -37,7 +37,7 @@ def build_own(
     Raises:
         BadInput: it cannot be imported or found, does not accept an option, raises, or makes no ``nn.Module``.
 
-    >>> build_own("torch.nn:Linear", {"in_features": 4, "out_features": 2}, {"num_classes": 2})
+    >>> build_custom("torch.nn:Linear", {"in_features": 4, "out_features": 2}, {"num_classes": 2})
     Linear(in_features=4, out_features=2, bias=True)
     """
     function = find_callable(name, field=field)

@@ -1,17 +1,19 @@
-"""Models of timm and torchvision, by ``timm:NAME`` and ``torchvision:NAME``: with random weights, never a download."""
+"""Models of timm and torchvision, by ``timm:NAME`` and ``torchvision:NAME``: random weights, no download."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.machinery
+import importlib.util
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from stillroom.errors import BadInput, format_error
-from stillroom.models.vision_ops import declare_missing_ops
 
 LIBRARIES = ("timm", "torchvision")
 # Each of these would fetch weights or unpickle a file.
@@ -20,16 +22,16 @@ _FETCHES = frozenset(
 )
 
 
-def is_outside(name: str) -> bool:
+def is_external(name: str) -> bool:
     """Whether a model's name is one of another library's.
 
-    >>> is_outside("timm:resnet18"), is_outside("torchvision.models:resnet18")
+    >>> is_external("timm:resnet18"), is_external("torchvision.models:resnet18")
     (True, False)
     """
     return name.partition(":")[0] in LIBRARIES
 
 
-def build_outside(
+def build_external(
     name: str,
     options: Mapping[str, Any],
     *,
@@ -138,3 +140,57 @@ def _hint(model: str, known: Iterable[str], library: str) -> str:
     if close:
         return "did you mean " + " or ".join(map(repr, close)) + "?"
     return f"{library}{'' if library == 'timm' else '.models'}.list_models() names them"
+
+
+# What torchvision's own modules ask for as they are imported.
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+# Held for good: the declarations go when their library does.
+_declared: list[Any] = []
+
+
+def declare_missing_ops() -> bool:
+    """Declare the two operators without which torchvision cannot be imported, where its extension cannot be loaded.
+
+    The torchvision of PyPI is built for CUDA; beside a PyTorch for the CPU alone, importing it, timm or torchmetrics
+    raises ``operator torchvision::nms does not exist``. Its models need no operator of the extension: after this, all
+    three can be imported. It does nothing where torchvision is not installed or its extension loads.
+
+    Returns:
+        Whether the operators are declared here rather than in the extension.
+
+    >>> declare_missing_ops() == declare_missing_ops()
+    True
+    """
+    if _declared:
+        return True
+    spec = importlib.util.find_spec("torchvision")
+    if (
+        spec is None
+        or not spec.submodule_search_locations
+        or _extension_loads(Path(spec.submodule_search_locations[0]))
+    ):
+        return False
+    # A fragment: others may have declared some of them before.
+    untyped: Any = torch.library
+    library = untyped.Library("torchvision", "FRAGMENT")
+    for name, schema in _SCHEMAS.items():
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(schema)
+    _declared.append(library)
+    return True
+
+
+def _extension_loads(folder: Path) -> bool:
+    files = (folder / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        return False
+    operators: Any = torch.ops
+    try:
+        operators.load_library(str(found))
+    except (ImportError, OSError):
+        return False
+    return True
