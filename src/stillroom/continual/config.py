@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from stillroom.config import Config
-from stillroom.losses.config import CrossEntropyConfig, KLConfig, LossConfig
 
 PresetName = Literal["finetune", "replay", "lwf", "icarl", "joint"]
 PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
@@ -22,20 +21,20 @@ class Preset:
 
     Attributes:
         description: one line.
-        losses: the terms of its loss.
+        losses: the entries of the recipe's losses.
         options: the options of :class:`IncrementalConfig` that it sets.
         needs_memory: whether it needs exemplars; otherwise it has none.
     """
 
     description: str
-    losses: tuple[LossConfig, ...]
+    losses: tuple[Mapping[str, Any], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     needs_memory: bool = False
 
 
-_LABELS = (CrossEntropyConfig(),)
+_LABELS = ({"name": "cross_entropy"},)
 # Both of its papers soften by 2.
-_LABELS_AND_KL = (CrossEntropyConfig(), KLConfig(temperature=2))
+_LABELS_AND_KL = ({"name": "cross_entropy"}, {"name": "kl", "temperature": 2})
 PRESETS: dict[str, Preset] = {
     "finetune": Preset("labels of the new classes only: the lower bound", _LABELS, {"memory": 0}),
     "replay": Preset("labels, with exemplars of the old classes", _LABELS, needs_memory=True),
@@ -118,7 +117,7 @@ class IncrementalConfig(Config):
 def apply_preset(recipe: Any) -> Any:
     """A recipe as plain objects with the losses of its preset, where it names one and no losses.
 
-    >>> [term.name for term in apply_preset({"incremental": {"preset": "lwf"}})["losses"]]
+    >>> [term["name"] for term in apply_preset({"incremental": {"preset": "lwf"}})["losses"]]
     ['cross_entropy', 'kl']
     """
     incremental = recipe.get("incremental") if isinstance(recipe, dict) else None

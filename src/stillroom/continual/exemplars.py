@@ -12,10 +12,9 @@ from torch import Tensor
 
 from stillroom.data.images import Images
 from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel
 from stillroom.models.reader import FEATURES, TapReader
 from stillroom.randomness import permutation
-from stillroom.run.components import PreparedModel
-from stillroom.train.evaluation import EVALUATION_BATCH
 
 Rows = npt.NDArray[np.int64]
 
@@ -158,7 +157,7 @@ def penultimate_features(student: PreparedModel, images: Images) -> Tensor:
         images: [N, C, H, W] as the data gives them.
     """
     device = device_of(student.model)
-    preprocess = student.pipe().to(device)
+    preprocess = student.preprocess().to(device)
     taps = TapReader(student.model, [FEATURES], field="student")
     found = []
     with eval_mode(student.model):

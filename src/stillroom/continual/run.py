@@ -37,19 +37,19 @@ from stillroom.data.images import DataPair
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, shorten
 from stillroom.files import write_json, write_text
+from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import load_weights, read_state, save_weights
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel, prepare_model
 from stillroom.run.execute import execute
 from stillroom.run.one import Finished, Prepared
 from stillroom.run.outcome import write_predictions
 from stillroom.run.records import check_free, check_same_recipe, environment, read_json
+from stillroom.runtime import Observer
 from stillroom.schema.base import json_line, parse, write
 from stillroom.schema.continual import EXEMPLARS_FILE, INCREMENTAL_FILE, ExemplarRows, IncrementalRecord
 from stillroom.train.device import exact_float32, launched, threads
 from stillroom.train.evaluation import score
 from stillroom.train.folder import RunFolder
-from stillroom.train.observer import Observer
 
 
 def run_tasks(
