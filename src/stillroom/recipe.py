@@ -56,7 +56,7 @@ class Recipe(Config):
     )
 
     @model_validator(mode="after")
-    def _objectives_differ(self) -> Recipe:
+    def _losses_differ(self) -> Recipe:
         names = [loss.name for loss in self.losses]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
