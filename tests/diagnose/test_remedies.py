@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillroom.diagnose.remedies import option_path, path_in
@@ -26,6 +26,7 @@ _terms = st.one_of(
 _lists = st.lists(_terms, min_size=1, max_size=4, unique_by=lambda term: term["name"])
 
 
+@settings(max_examples=60)
 @given(_lists, st.data())
 def test_an_override_changes_exactly_the_term_that_it_names(terms: list[dict[str, Any]], data: st.DataObject) -> None:
     content = {"student": {"name": "mlp"}, "teacher": {"name": "mlp"}, "losses": terms}

@@ -146,7 +146,7 @@ def test_a_run_that_did_not_end_says_so_and_is_judged_by_what_it_shows(tmp_path:
     run = write_run(tmp_path / "run", FakeRun(done=0.5, finished=False))
     # What killed it cut the last line.
     with (run / "metrics.jsonl").open("a") as log:
-        log.write_run('{"step": 9999, "ep')
+        log.write('{"step": 9999, "ep')
     found = judged(run)
     assert found["unfinished"].verdict == "warning"
     assert "300 of 600 steps" in found["unfinished"].summary

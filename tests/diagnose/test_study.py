@@ -158,9 +158,7 @@ def test_trials_are_counted(make: Make, tuned: dict[str, Any] | None, verdict: s
 
 
 @pytest.mark.parametrize(("seeds", "verdict"), [((0, 1, 2), "problem"), ((0, 1), "problem"), ((0,), "warning")])
-def test_a_method_has_a_problem_where_most_of_its_runs_have_it(
-    make: Make, seeds: tuple[int, ...], verdict: str
-) -> None:
+def test_a_method_has_a_problem_where_most_runs_have_it(make: Make, seeds: tuple[int, ...], verdict: str) -> None:
     (finding,) = found(make(runs={("kl", seed): "blew up" for seed in seeds}), "diverged")
     assert finding.verdict == verdict
     assert finding.summary.startswith("kl: the student is no better than chance")

@@ -103,7 +103,7 @@ class Check(Generic[ContextT]):
             remedy=result.remedy if needs_attention else None,
             source=self.source,
             plots=tuple(result.plots),
-            title=(self.problem if needs_attention else self.title) or title_of(self.id),
+            title=self.problem if needs_attention else self.title,
         )
 
     def skipped(self, why: str) -> Finding:
@@ -128,16 +128,6 @@ def check(
         return Check(measure.__name__, measure, threshold, source, tuple(limits), problem, title or problem)
 
     return decorate
-
-
-def title_of(check_id: str) -> str:
-    """A check's id in words.
-
-    >>> title_of("head_mismatch")
-    'Head mismatch'
-    """
-    words = check_id.replace("_", " ").strip()
-    return words[:1].upper() + words[1:]
 
 
 class lazy(Generic[T]):  # noqa: N801 - a decorator, as property is

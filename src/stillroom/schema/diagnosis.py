@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from stillroom.errors import BadInput
@@ -27,7 +27,7 @@ UNCHANGED, ALL_REMEDIES, LABELS = "unchanged", "all-remedies", "labels"
 
 # Problems that cost no accuracy.
 _NOT_ACCURACY = ("miscalibrated",)
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_FINITE = ConfigDict(allow_inf_nan=False)
 
 
 def plain(value: Any) -> Any:
@@ -52,7 +52,7 @@ def plain(value: Any) -> Any:
 Plain = Annotated[dict[str, Any], BeforeValidator(plain)]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=_FINITE)
 class Remedy:
     """What to change, in words and as recipe overrides.
 
@@ -73,7 +73,7 @@ class Remedy:
         return [f"{key}={value}" for key, value in values.items()]
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=_FINITE)
 class Plot:
     """Evidence to draw.
 
@@ -90,7 +90,7 @@ class Plot:
     kind: Literal["bars", "line", "histogram"]
     title: str
     x: Items[Any]
-    y: Items[float]
+    y: Items[Annotated[float, Strict()]]
     x_label: str = ""
     y_label: str = ""
     mark: float | None = None
@@ -109,7 +109,7 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-@dataclass(frozen=True, config=_STRICT)
+@dataclass(frozen=True, config=_FINITE)
 class Finding:
     """What one check found.
 
@@ -138,6 +138,16 @@ class Finding:
     location: str | None = None
     title: str = ""
     command: str | None = None
+
+    @property
+    def heading(self) -> str:
+        """The title, or the check's id in words.
+
+        >>> Finding("head_mismatch", "ok", "").heading
+        'Head mismatch'
+        """
+        words = self.check.replace("_", " ").strip()
+        return self.title or words[:1].upper() + words[1:]
 
     @property
     def needs_attention(self) -> bool:

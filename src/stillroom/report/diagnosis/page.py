@@ -76,7 +76,7 @@ class FindingCard:
 
     @property
     def title(self) -> str:
-        return self.finding.title or self.finding.check
+        return self.finding.heading
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def page_of(diagnosis: Diagnosis) -> DiagnosisPage:
     reasons: dict[str, list[str]] = {}
     for card in by_verdict["skipped"]:
         reasons.setdefault(card.finding.summary, []).append(card.title)
-    titles = {finding.check: finding.title or finding.check for finding in diagnosis.findings}
+    titles = {finding.check: finding.heading for finding in diagnosis.findings}
     verification = diagnosis.verification
     return DiagnosisPage(
         diagnosis=diagnosis,

@@ -200,7 +200,7 @@ def check_methods(
 def _share_finding(found: Sequence[Finding]) -> Finding:
     first = found[0]
     if len(found) == 1:
-        return replace(first, title=f"{first.title}: {first.evidence['where']}")
+        return replace(first, title=f"{first.heading}: {first.evidence['where']}")
     others = [str(one.evidence["where"]) for one in found[1:]]
     also = f"{others[0]} likewise" if len(others) == 1 else f"{len(others)} others likewise"
     evidence = {**first.evidence, "alike": {str(one.evidence["where"]): one.evidence["means"] for one in found}}
