@@ -19,7 +19,7 @@ from stillroom.explain.explaining import explain
 from stillroom.explain.subject import load_pictures, load_subjects, moves_of, runs_in
 from stillroom.recipe import parse_recipe
 from stillroom.run.execute import execute
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer
 
 RECIPE: dict[str, Any] = {
     "data": {"source": "shapes", "shapes": {"image_size": 16, "train": 96, "test": 40}, "batch_size": 32},

@@ -28,9 +28,9 @@ from stillroom.run.fidelity.fitting import Moments
 from stillroom.run.fidelity.mapping import map_fidelity
 from stillroom.run.fidelity.members import WEIGHINGS, at_logits, at_tap
 from stillroom.run.fidelity.statistics import predictions, resampled, standing
+from stillroom.runtime import Observer
 from stillroom.teachers.fisher import head_fisher, tail_fisher
 from stillroom.teachers.tails import TeacherTail
-from stillroom.train.observer import Observer
 
 
 class Watching(Observer):

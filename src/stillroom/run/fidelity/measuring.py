@@ -133,7 +133,7 @@ class _Measuring:
         self.subject, self.temperature = subject, temperature
         self.device, self.observer = subject.setting.device, subject.setting.observer
         self.train, self.test = subject.data.train, subject.data.test
-        self.pipe = subject.student.pipe().to(self.device)
+        self.pipe = subject.student.preprocess().to(self.device)
 
     def done(self, images: int) -> Measured:
         rows = spread(len(self.test), images)
@@ -142,7 +142,7 @@ class _Measuring:
         teacher = self.subject.teacher
         self.live = LiveTeacher(
             teacher.model,
-            teacher.pipe(),
+            teacher.preprocess(),
             example=self.train.images[:_EXAMPLES],
             device=self.device,
             taps=[place.teacher.name for place in places],
@@ -174,8 +174,9 @@ class _Measuring:
             connected.append((at, of, connector.to(self.device)))
         example = self.train.images[:_EXAMPLES]
         names = [at.name for at, _, _ in connected]
-        tails = cut_tails(teacher.model, teacher.pipe(), names, example=example, device=self.device)
-        cost = images * self.train.num_classes * multiply_adds(teacher.model, teacher.pipe().to(self.device)(example))
+        tails = cut_tails(teacher.model, teacher.preprocess(), names, example=example, device=self.device)
+        inputs = teacher.preprocess().to(self.device)(example)
+        cost = images * self.train.num_classes * multiply_adds(teacher.model, inputs)
         places = []
         for at, of, connector in connected:
             afford = self.train.num_classes <= _ALL_OF or cost * (1 - at.depth) <= _AFFORDABLE
