@@ -1,23 +1,23 @@
-"""Teachers of digits that several files of tests diagnose, trained once a session."""
+"""Teachers of digits that several files of tests diagnose."""
 
 from __future__ import annotations
 
 import pytest
 
-from diagnose.setups import BASE, Setup, digits, train_teacher
+from diagnose.setups import BASE, Setup, digits, load_teacher
 from stillroom.diagnose.checks.recipe import input_repair
 
 
 @pytest.fixture(scope="session")
 def correct() -> Setup:
     """A recipe without a fault, with a teacher of an accuracy of about 97%."""
-    return Setup(BASE, train_teacher(0.0), digits())
+    return Setup(BASE, load_teacher(0.0), digits())
 
 
 @pytest.fixture(scope="session")
 def smoothed(correct: Setup) -> Setup:
     """The same with a teacher that was trained with label smoothing."""
-    return Setup(BASE, train_teacher(0.2), correct.data)
+    return Setup(BASE, load_teacher(0.2), correct.data)
 
 
 @pytest.fixture

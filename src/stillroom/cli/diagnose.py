@@ -96,7 +96,7 @@ def _findings(target: Path, kind: str, overrides: Sequence[str], images: int) ->
 
     recipe = load_recipe(target, overrides)
     # Only now: a recipe that cannot be read fails at once.
-    from stillroom.console import ProgressBar
+    from stillroom.cli.terminal import ProgressBar
     from stillroom.diagnose.recipe import diagnose_recipe
 
     return recipe, diagnose_recipe(recipe, images=images, observer=ProgressBar())
@@ -134,7 +134,7 @@ def _write(diagnosis: Diagnosis, out: Path) -> Path:
 
 def _verification(recipe: Recipe, findings: Sequence[Finding], out: Path) -> Verification:
     from stillroom.cli.live import LiveStudy
-    from stillroom.console import stderr
+    from stillroom.cli.terminal import stderr
     from stillroom.diagnose.verify import verify_remedies
 
     return verify_remedies(recipe, findings, out, observer=LiveStudy(stderr))
@@ -171,7 +171,7 @@ def _print(diagnosis: Diagnosis, page: Path | None) -> None:
 
 
 def _print_verification(stdout: Console, verification: Verification) -> None:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     rows = []
     if verification.unchanged is not None:
