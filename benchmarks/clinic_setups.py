@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import gzip
+import hashlib
 import io
 import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +86,7 @@ class Inline(Engine):
         return
 
 
-class Ward:
+class SetupMaker:
     """Makes what cases are made of, in a folder where it stays for the next call.
 
     Args:
@@ -125,7 +127,7 @@ class Ward:
         return {"path": self.world, "batch_size": 64, "augmentation": augmentation, **limits}
 
     def recipe(self, *overrides: str) -> Content:
-        """The world's healthy recipe of this seed, changed."""
+        """The world's correct recipe of this seed, changed."""
         content: Content = {
             "data": self.data,
             "teacher": self.teacher(),
@@ -224,16 +226,16 @@ class Ward:
         """A folder of idx files with the world's grey images after a change of (split, images, labels)."""
         folder = self.folder / "data" / f"{self.world}-{name}"
         if not (folder / "done").exists():
-            for split, told in (("train", "train"), ("test", "t10k")):
+            for split, stem in (("train", "train"), ("test", "t10k")):
                 own = self.split(split)
                 images, labels = change(split, _pixels(own).numpy()[:, 0], own.labels.numpy())
                 folder.mkdir(parents=True, exist_ok=True)
                 n, h, w = images.shape
                 head = np.array([0x0803, n, h, w], ">i4").tobytes()
-                (folder / f"{told}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + images.tobytes(), 1))
+                (folder / f"{stem}-images-idx3-ubyte.gz").write_bytes(gzip.compress(head + images.tobytes(), 1))
                 head = np.array([0x0801, n], ">i4").tobytes()
                 labels = labels.astype(np.uint8)
-                (folder / f"{told}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(head + labels.tobytes(), 1))
+                (folder / f"{stem}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(head + labels.tobytes(), 1))
             (folder / "done").touch()
         return str(folder)
 
@@ -280,3 +282,118 @@ def last_layer(state: dict[str, Tensor]) -> str:
     return [
         key.removesuffix(".weight") for key, value in state.items() if key.endswith(".weight") and value.dim() == 2
     ][-1]
+
+
+Make = Callable[[SetupMaker], Path]
+About = Literal["recipe", "run", "study"]
+Half = Literal["development", "scored"]
+# Seeds decide data orders, models, teachers and what is drawn; those of one half are in no case of the other. The
+# scored half was looked at with seeds 2 to 5 (real images: 1 and 3) before the checks were frozen for the last time.
+SEEDS: dict[Half, dict[str, tuple[int, ...]]] = {
+    "development": {"digits": (0, 1), "real": (0,)},
+    "scored": {"digits": (6, 7), "real": (5,)},
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of set-up.
+
+    Attributes:
+        name: what it is, in a few words.
+        make: makes a case of it: a recipe's file, a run's folder or a study's.
+        about: which of these.
+        expects: checks of which one must report a problem; none of a correct kind.
+        worlds: where it is tried.
+        complaint: the report that it re-enacts, if it does.
+        is_second_cohort: whether it is of the second cohort, by another hand than the checks'.
+    """
+
+    name: str
+    make: Make
+    about: About
+    expects: tuple[str, ...] = ()
+    worlds: tuple[str, ...] = ("digits",)
+    complaint: str = ""
+    is_second_cohort: bool = False
+
+    @property
+    def is_faulty(self) -> bool:
+        return bool(self.expects)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind in a world, with a seed."""
+
+    kind: Kind
+    world: str
+    seed: int
+    half: Half
+
+    @property
+    def key(self) -> str:
+        return f"{self.world}/{self.kind.name}/{self.seed}"
+
+
+class Kinds:
+    """A list of kinds that grows by decorating what makes them."""
+
+    def __init__(self, *, second_cohort: bool = False) -> None:
+        self.all: list[Kind] = []
+        self.second_cohort = second_cohort
+
+    def faulty(
+        self, name: str, *expects: str, about: About = "recipe", worlds: str = "digits", complaint: str = ""
+    ) -> Callable[[Make], Make]:
+        """A kind of which one of these checks must say so."""
+        assert expects
+        return self._added(name, about, expects, worlds, complaint)
+
+    def correct(self, name: str, *, about: About = "recipe", worlds: str = "digits") -> Callable[[Make], Make]:
+        """A kind of which no check must report a problem."""
+        return self._added(name, about, (), worlds, "")
+
+    def _added(
+        self, name: str, about: About, expects: tuple[str, ...], worlds: str, complaint: str
+    ) -> Callable[[Make], Make]:
+        places = tuple(worlds.split())
+        assert set(places) <= set(WORLDS), places
+
+        def add(make: Make) -> Make:
+            self.all.append(Kind(name, make, about, expects, places, complaint, self.second_cohort))
+            return make
+
+        return add
+
+
+def halves(kinds: Iterable[Kind]) -> dict[str, Half]:
+    """The half of each kind: of those alike (faulty or not; about; cohort) every second by a hash of its name.
+
+    >>> kinds = [Kind(name, Path, "recipe", ("x",)) for name in ("a", "b", "c", "d")]
+    >>> sorted(halves(kinds).items())
+    [('a', 'scored'), ('b', 'development'), ('c', 'development'), ('d', 'scored')]
+    """
+    found: dict[str, Half] = {}
+    groups: dict[tuple[bool, About, bool], list[str]] = {}
+    for kind in kinds:
+        groups.setdefault((kind.is_faulty, kind.about, kind.is_second_cohort), []).append(kind.name)
+    for names in groups.values():
+        ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+        found |= {name: ("development", "scored")[place % 2] for place, name in enumerate(ordered)}
+    return found
+
+
+def cases_of(kinds: Iterable[Kind], *, real: bool, half: Half | None = None) -> list[Case]:
+    """All cases: the kinds of each half at the seeds of that half, in the worlds that are there."""
+    kinds = list(kinds)
+    names = halves(kinds)
+    found = []
+    for kind in kinds:
+        for world in kind.worlds:
+            where = "digits" if world == "digits" else "real"
+            if where == "real" and not real:
+                continue
+            mine = names[kind.name]
+            found += [Case(kind, world, seed, mine) for seed in SEEDS[mine][where]]
+    return [case for case in found if half is None or case.half == half]
