@@ -15,7 +15,8 @@ from stillroom.errors import BadInput
 from stillroom.files import canonical, digest
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.schema.base import read_json, read_jsonl, read_text
-from stillroom.schema.run import Environment, MetricsLine, RunSummary, read_predictions
+from stillroom.schema.predictions import read_predictions
+from stillroom.schema.run import Environment, MetricsLine, RunSummary
 from stillroom.study.config import MEASURES
 from stillroom.study.plan import PlannedRun, StudyFolder, StudyPlan
 from stillroom.study.tasks import Record, read_record

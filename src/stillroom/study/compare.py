@@ -371,7 +371,7 @@ class StudyDriver:
         """
         for outcome in outcomes:
             what, pair, method = outcome.id.split("/")
-            where = f"methods.{method}" + (f" on {pair}" if self.study.pairs else "")
+            where = f"methods.{method}" + (f" on {pair}" if self.study.model_pairs else "")
             if outcome.ending == "bad_input":
                 raise BadInput.with_message(where, None, f"{where}: {outcome.reason}")
             if outcome.ending != "done":

@@ -174,9 +174,9 @@ class ModelPair(Config):
 
 
 class Threshold(Config):
-    """A value of the axis that the figure shows by a line of its own."""
+    """A value of the sweep that the figure shows by a line of its own."""
 
-    at: float = Field(ge=-1e150, le=1e150, description="Where it lies, in the axis's own numbers.")
+    at: float = Field(ge=-1e150, le=1e150, description="Where it lies, in the sweep's own numbers.")
     label: str = Field("", max_length=60, description="What the figure writes beside it.")
 
 
@@ -196,7 +196,7 @@ class SweepConfig(Config):
     def _marks_can_be_drawn(self) -> SweepConfig:
         wrong = next((mark.at for mark in self.marks if self.log and mark.at <= 0), None)
         if wrong is not None:
-            raise ValueError(f"marks above 0 on an axis that goes by factors, not {wrong:g}")
+            raise ValueError(f"marks above 0 in a sweep that goes by factors, not {wrong:g}")
         return self
 
 
@@ -258,8 +258,10 @@ class Study(Config):
     recipe: dict[str, Any] = Field(description="What all runs share: a recipe, or the path of a recipe file.")
     methods: tuple[Method, ...] = Field(min_length=1, description="What is compared.")
     teachers: tuple[TeacherRun, ...] = Field((), description="Teachers that are trained first, from labels.")
-    pairs: tuple[ModelPair, ...] = Field((), description="Teachers and students, or data; left out: the recipe's own.")
-    axis: SweepConfig | None = Field(
+    model_pairs: tuple[ModelPair, ...] = Field(
+        (), description="Teachers and students, or data; left out: the recipe's own."
+    )
+    sweep: SweepConfig | None = Field(
         None, description="The one number that the pairs differ in; left out: they have none."
     )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
@@ -268,7 +270,7 @@ class Study(Config):
     baseline: str | None = Field(None, description="The method that the others are compared with; left out: the first.")
     budget: RunBudget | None = Field(None, description="Length of each run; left out: the recipe's.")
     tuning: Tuning | None = Field(None, description="Trials of each method; left out: recipes as they are written.")
-    varies: tuple[AllowedDifference, ...] = Field(
+    allowed_differences: tuple[AllowedDifference, ...] = Field(
         (),
         description="What methods differ in on purpose beside their losses, optimizer, schedule and clip_norm; "
         "left out: nothing, and a difference makes the study unequal.",
@@ -286,7 +288,7 @@ class Study(Config):
     def _names_differ(self) -> Study:
         named = {
             "method": [method.name for method in self.methods],
-            "pair": [pair.name for pair in self.pairs],
+            "pair": [pair.name for pair in self.model_pairs],
             "teacher": [teacher.name for teacher in self.teachers],
         }
         for what, names in named.items():
@@ -311,12 +313,12 @@ class Study(Config):
     @property
     def all_pairs(self) -> tuple[ModelPair, ...]:
         """The pairs, or the one that the recipe is."""
-        return self.pairs or (ModelPair(name="all"),)
+        return self.model_pairs or (ModelPair(name="all"),)
 
     @property
     def in_tasks(self) -> bool:
         """Whether some recipe of it has classes that come in tasks."""
-        sets = [*(pair.set for pair in self.pairs), *(method.set for method in self.methods)]
+        sets = [*(pair.set for pair in self.model_pairs), *(method.set for method in self.methods)]
         return any(key.split(".")[0] == "incremental" for each in (self.recipe, *sets) for key in each)
 
     def space_of(self, method: Method) -> Space:
@@ -328,8 +330,8 @@ class Study(Config):
         content = self.model_dump(mode="json")
         if self.tuning is not None:
             del content["tuning"]["storage"]
-        if self.axis is None:
-            del content["axis"]  # as in results.json: the hash of a study without one does not know the field
+        if self.sweep is None:
+            del content["sweep"]  # as in results.json: the hash of a study without one does not know the field
         return content
 
     def hash(self) -> str:

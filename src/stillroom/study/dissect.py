@@ -151,14 +151,15 @@ def attribution(results: Mapping[str, Any]) -> dict[str, Any]:
     ...     return {"pair": "all", "method": name, "seeds": {str(s): v for s, v in enumerate(values)}}
     >>> names = ["labels", "uniform", "class_similarity", "true_class", "true_class_similarity", "full"]
     >>> cells = [cell(name, 10.0 + 2 * place, 10.1 + 2.1 * place) for place, name in enumerate(names)]
-    >>> found = attribution({"pairs": [{"name": "all"}], "cells": cells, "level": 0.95, "equal": True, "missing": []})
+    >>> results = {"model_pairs": [{"name": "all"}], "cells": cells, "level": 0.95, "equal": True, "missing": []}
+    >>> found = attribution(results)
     >>> parts = found["pairs"][0]["parts"]
     >>> [round(part["mean"], 2) for part in parts], round(found["pairs"][0]["total"]["mean"], 2)
     ([2.05, 2.05, 4.1, 0.0, 2.05], 10.25)
     """
     level = float(results["level"])
     pairs = []
-    for pair in results["pairs"]:
+    for pair in results["model_pairs"]:
         values = {cell["method"]: cell["seeds"] for cell in results["cells"] if cell["pair"] == pair["name"]}
         total = _part(TOTAL, values, level)
         clear = total["low"] is not None and (total["low"] > 0 or total["high"] < 0)

@@ -226,7 +226,7 @@ def inequalities(
 
 def checked_fields(study: Study) -> list[str]:
     """What methods must be equal in: all that is looked at, but what the study says shall differ."""
-    left_out = (*study.varies, *(() if study.in_tasks else ("tasks", "memory")))
+    left_out = (*study.allowed_differences, *(() if study.in_tasks else ("tasks", "memory")))
     return [what for what in CHECKED if what not in left_out]
 
 
@@ -244,7 +244,7 @@ def _merge(mismatches: Sequence[Mismatch], plan: StudyPlan) -> list[Inequality]:
     found = []
     for (one, methods), where in everywhere.items():
         spots = sorted(where, key=lambda place: order.get((place[0], place[1] or 0), 0))
-        line, shown = one.sentence(methods), places(spots, pairs=bool(plan.study.pairs))
+        line, shown = one.sentence(methods), places(spots, pairs=bool(plan.study.model_pairs))
         found.append(Inequality(one.what, methods, tuple(spots), f"{line} ({shown})" if shown else line))
     return sorted(found, key=lambda one: (CHECKED.index(one.what), [names.index(name) for name in one.methods]))
 
@@ -437,7 +437,7 @@ def _scope(what: str, row: _Row, study: Study) -> object:
         return None
     place = row.place if what in _OF_A_SEED else row.place[0]
     # What follows from something that methods are meant to differ in is compared where that is the same.
-    return place, *(row.fields[what].follows.get(varied) for varied in study.varies)
+    return place, *(row.fields[what].follows.get(varied) for varied in study.allowed_differences)
 
 
 def _compare_scope(what: str, rows: Sequence[_Row], baseline: str, planned: bool) -> Iterator[Mismatch]:

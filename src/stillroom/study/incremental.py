@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stillroom.continual.metrics import offline_normalised
-from stillroom.study.collect import Run
+from stillroom.study.collect import FinishedRun
 from stillroom.study.config import Study
 from stillroom.study.statistics import interval
 from stillroom.study.tasks import Record
 
-Told = dict[str, Any]
+Content = dict[str, Any]
 _BALANCE = ("old", "new", "answered_new", "are_new")
 
 
-def incremental_results(study: Study, runs: Sequence[Run], level: float) -> list[Told] | None:
+def incremental_results(study: Study, runs: Sequence[FinishedRun], level: float) -> list[Content] | None:
     """Each pair's methods in tasks: accuracy after each task, the mean matrix, old against new, memory, Ω.
 
     Args:
@@ -26,19 +26,19 @@ def incremental_results(study: Study, runs: Sequence[Run], level: float) -> list
     Returns:
         None where no run is in tasks.
     """
-    told = []
+    found = []
     for pair in study.all_pairs:
         records: dict[str, dict[int, Record]] = {}
         joint = None
         for run in runs:
-            if run.cell.pair == pair.name and run.record is not None:
-                records.setdefault(run.cell.method, {})[run.cell.seed] = run.record
+            if run.planned.pair == pair.name and run.record is not None:
+                records.setdefault(run.planned.method, {})[run.planned.seed] = run.record
                 settings = run.recipe.incremental
                 if joint is None and settings is not None and settings.joint:
-                    joint = run.cell.method
+                    joint = run.planned.method
         if records:
             ceiling = records.get(joint, {}) if joint is not None else {}
-            told.append(
+            found.append(
                 {
                     "pair": pair.name,
                     "offline": joint,
@@ -49,10 +49,10 @@ def incremental_results(study: Study, runs: Sequence[Run], level: float) -> list
                     ],
                 }
             )
-    return told or None
+    return found or None
 
 
-def _method(records: Mapping[int, Record], ceiling: Mapping[int, Record], level: float) -> Told:
+def _method(records: Mapping[int, Record], ceiling: Mapping[int, Record], level: float) -> Content:
     held = list(records.values())
     # Methods may differ in their number of tasks, seeds of one may not.
     count = min(len(record.tasks) for record in held)
@@ -74,7 +74,7 @@ def _method(records: Mapping[int, Record], ceiling: Mapping[int, Record], level:
     }
 
 
-def _omega(records: Mapping[int, Record], ceiling: Mapping[int, Record], level: float) -> Told | None:
+def _omega(records: Mapping[int, Record], ceiling: Mapping[int, Record], level: float) -> Content | None:
     """Ω over the seeds that joint training has as well; None where there are none, or it is undefined in one."""
     values = []
     for seed in sorted(set(records) & set(ceiling)):
@@ -85,7 +85,7 @@ def _omega(records: Mapping[int, Record], ceiling: Mapping[int, Record], level: 
     return _spread(values, level) if values else None
 
 
-def _spread(values: Sequence[float], level: float) -> Told:
+def _spread(values: Sequence[float], level: float) -> Content:
     found = interval(list(values), level=level)
     return {"mean": found.mean, "low": found.low, "high": found.high}
 

@@ -210,7 +210,7 @@ def recipe_content(
                 content["training"][other] = None
     _find_teacher(study, folder, content)
     _cache_teacher(content)
-    content["name"] = method.name if not study.pairs else f"{method.name} on {pair.name}"
+    content["name"] = method.name if not study.model_pairs else f"{method.name} on {pair.name}"
     return content
 
 
@@ -301,7 +301,7 @@ def _parsed(content: RecipeContent, study: Study, pair: ModelPair, method: Metho
     try:
         return parse_recipe(content)
     except BadInput as error:
-        where = f"methods.{method.name}" + (f" on {pair.name}" if study.pairs else "")
+        where = f"methods.{method.name}" + (f" on {pair.name}" if study.model_pairs else "")
         raise error.within(where) from None
 
 
@@ -341,69 +341,74 @@ def resolve_path(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def sweep_values(plan: StudyPlan) -> dict[str, Any] | None:
-    """A study's axis as ``results.json`` holds it: what it is, and where on it each pair lies.
+    """A study's sweep as ``results.json`` holds it: what it is, and where on it each pair lies.
 
     Args:
         plan: the study's runs; what its trials search was checked.
 
     Returns:
-        None where the study has no axis.
+        None where the study has no sweep.
 
     Raises:
         BadInput: a recipe does not have the field or no number there, two pairs have the same, methods of a pair
             do not, trials search it, or its logarithm is asked for and there is none.
     """
-    axis = plan.study.axis
-    if axis is None:
+    sweep = plan.study.sweep
+    if sweep is None:
         return None
     names = [pair.name for pair in plan.study.all_pairs]
     if len(names) < 2:
-        raise BadInput("pairs", [pair.name for pair in plan.study.pairs], "two or more, for an axis to lead along")
-    values = {name: _number(axis, name, [run for run in plan.runs if run.pair == name]) for name in names}
+        raise BadInput("model_pairs", [pair.name for pair in plan.study.model_pairs], "two or more, for a sweep")
+    values = {name: _number(sweep, name, [run for run in plan.runs if run.pair == name]) for name in names}
     for place, name in enumerate(names):
         twin = next((other for other in names[:place] if values[other] == values[name]), None)
         if twin is not None:
             both = f"both {twin!r} and {name!r} have {word(values[name])}"
-            raise BadInput("axis.field", axis.field, f"a number that is another in each pair, but {both}")
-        if axis.log and values[name] <= 0:
-            expected = f"false, or numbers above 0, but {name!r} has {word(values[name])} as {axis.field}"
-            raise BadInput("axis.log", axis.log, expected)
-    _check_trials(axis, plan)
-    marks = [mark.model_dump() for mark in axis.marks]
-    return {"field": axis.field, "title": axis.title or axis.field, "log": axis.log, "marks": marks, "values": values}
+            raise BadInput("sweep.field", sweep.field, f"a number that is another in each pair, but {both}")
+        if sweep.log and values[name] <= 0:
+            expected = f"false, or numbers above 0, but {name!r} has {word(values[name])} as {sweep.field}"
+            raise BadInput("sweep.log", sweep.log, expected)
+    _check_trials(sweep, plan)
+    return {
+        "field": sweep.field,
+        "title": sweep.title or sweep.field,
+        "log": sweep.log,
+        "marks": [mark.model_dump() for mark in sweep.marks],
+        "values": values,
+    }
 
 
-def _number(axis: SweepConfig, pair: str, runs: Sequence[PlannedRun]) -> float:
+def _number(sweep: SweepConfig, pair: str, runs: Sequence[PlannedRun]) -> float:
     """The number that all methods have on a pair."""
     contents = [_whole(run) for run in runs]
-    found = {run.method: value_at(content, axis.field, _ABSENT) for run, content in zip(runs, contents, strict=True)}
+    found = {run.method: value_at(content, sweep.field, _ABSENT) for run, content in zip(runs, contents, strict=True)}
     first, value = next(iter(found.items()))
     if all(one is _ABSENT for one in found.values()):
         known = {key for content in contents for key in flat(content)}
-        close = difflib.get_close_matches(axis.field, sorted(known), n=1, cutoff=0.6)
+        close = difflib.get_close_matches(sweep.field, sorted(known), n=1, cutoff=0.6)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise BadInput("axis.field", axis.field, f"a field of every pair's recipe, but {pair!r} has none such{hint}")
+        raise BadInput("sweep.field", sweep.field, f"a field of every pair's recipe, but {pair!r} has none such{hint}")
     for name, other in found.items():
         if other != value:
             one, two = ("none" if each is _ABSENT else word(each) for each in (value, other))
             expected = f"one number for all methods of a pair, but on {pair!r} {first} has {one}, {name} {two}"
-            raise BadInput("axis.field", axis.field, expected)
+            raise BadInput("sweep.field", sweep.field, expected)
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
-        raise BadInput("axis.field", axis.field, f"a number in every pair, but {pair!r} has {word(value)} there")
+        raise BadInput("sweep.field", sweep.field, f"a number in every pair, but {pair!r} has {word(value)} there")
     return value
 
 
-def _check_trials(axis: SweepConfig, plan: StudyPlan) -> None:
-    """Refuse what trials would change: a method's place on the axis is the study's to set."""
+def _check_trials(sweep: SweepConfig, plan: StudyPlan) -> None:
+    """Refuse what trials would change: a method's place on the sweep is the study's to set."""
     contents = {run.method: _whole(run) for run in plan.runs}
     for method in plan.study.methods:
         content = contents[method.name]
-        mine = resolve_path(content, axis.field)
+        mine = resolve_path(content, sweep.field)
         for key in plan.study.space_of(method):
             other = resolve_path(content, key)
             if mine[: len(other)] == other:
                 expected = f"a field that no trial searches, but those of {method.name} search {key}"
-                raise BadInput("axis.field", axis.field, expected)
+                raise BadInput("sweep.field", sweep.field, expected)
 
 
 def _whole(run: PlannedRun) -> Mapping[str, Any]:

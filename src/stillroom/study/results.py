@@ -105,7 +105,7 @@ def results_of(
     """
     study, measure = plan.study, MEASURES[plan.study.measure]
     level = round(1 - study.alpha, 12)
-    axis = sweep_values(plan)
+    sweep = sweep_values(plan)
     differ = differences(plan)
     stats = {pair.name: _statistics(study, pair.name, collected.runs, measure, unequal) for pair in study.all_pairs}
     ranks, ranked = _ranks(study, stats, measure, unequal)
@@ -125,12 +125,12 @@ def results_of(
         "seeds": list(study.seeds),
         "budget": study.budget.model_dump(mode="json", exclude_none=True) if study.budget is not None else None,
         "methods": [{"name": one.name, "note": one.note, "differs": differ[one.name]} for one in study.methods],
-        "pairs": [_pair_facts(pair, plan, collected.runs) for pair in study.all_pairs],
+        "model_pairs": [_pair_facts(pair, plan, collected.runs) for pair in study.all_pairs],
         # Not even as null: the results of a study without one are the bytes that they always were.
-        **({"axis": axis} if axis is not None else {}),
+        **({"sweep": sweep} if sweep is not None else {}),
         "equal": not unequal,
         "checked": checked_fields(study),
-        "varies": list(study.varies),
+        "allowed_differences": list(study.allowed_differences),
         "inequalities": [one.as_dict() for one in unequal],
         "missing": [
             {
@@ -421,7 +421,7 @@ def conclude(
         comparisons = []
     for pair, one in comparisons:
         terms = _unequal_in(unequal, pair, one)
-        where = f"On {pair}, " if study.pairs else ""
+        where = f"On {pair}, " if study.model_pairs else ""
         if terms:
             sentence = f"{one.method} and {one.against} are not compared on equal terms ({listed(terms)}): no claim."
         else:
@@ -455,7 +455,8 @@ def _doubts(study: Study, unequal: Sequence[Inequality], missing: Sequence[Unfin
         for one in missing:
             gaps.setdefault((one.planned.method, one.reason), []).append((one.planned.pair, one.planned.seed))
         shown = [
-            f"{name}, {places(where, pairs=bool(study.pairs))}: {reason}" for (name, reason), where in gaps.items()
+            f"{name}, {places(where, pairs=bool(study.model_pairs))}: {reason}"
+            for (name, reason), where in gaps.items()
         ]
         are = "is" if len(missing) == 1 else "are"
         said.append(
@@ -491,7 +492,8 @@ def _conclusion(one: PairedComparison, measure: StudyMeasure, *, capital: bool) 
         return f"{names} have no seed in common: nothing to compare{_gaps(one)}."
     if found.count == 1:
         said = f"{names} are level" if found.mean == 0 else _by(one, found, measure)
-        return f"{'One' if capital else 'one'} seed: no interval, so no claim; there {said} in {measure.title}{_gaps(one)}."
+        one_seed = "One seed" if capital else "one seed"
+        return f"{one_seed}: no interval, so no claim; there {said} in {measure.title}{_gaps(one)}."
     if found.low is None or found.high is None or one.holm_p is None:
         said = f"{_by(one, found, measure)} in {measure.title} in each of the {found.count} seeds"
         return f"{said}: no spread, as if they were one, so no claim{_gaps(one)}."

@@ -229,7 +229,7 @@ def table_tex(results: Results) -> str:
         results: what ``results.json`` holds.
     """
     measure = MEASURES[results["measure"]["name"]]
-    pairs = [pair["name"] for pair in results["pairs"]]
+    pairs = [pair["name"] for pair in results["model_pairs"]]
     cells = {(cell["pair"], cell["method"]): cell for cell in results["cells"]}
     groups = " & ".join(rf"\multicolumn{{2}}{{c}}{{{tex(pair)}}}" for pair in pairs)
     rules = " ".join(rf"\cmidrule(lr){{{2 * k + 2}-{2 * k + 3}}}" for k in range(len(pairs)))
@@ -301,7 +301,7 @@ def _place(entry: Mapping[str, Any]) -> tuple[str, str, int]:
 def _planned(results: Results) -> list[tuple[str, str, int]]:
     return [
         (pair["name"], method["name"], seed)
-        for pair in results["pairs"]
+        for pair in results["model_pairs"]
         for method in results["methods"]
         for seed in results["seeds"]
     ]

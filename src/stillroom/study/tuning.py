@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from stillroom.errors import BadInput, RunFailed, shorten
 from stillroom.files import canonical, digest, write_json
 from stillroom.recipe import Recipe, parse_recipe, set_value
-from stillroom.study.config import MEASURES, MeasureName, Method, ModelPair, Range, Space, Study
+from stillroom.study.config import MEASURES, MeasureName, Method, ModelPair, Range, Space, Study, Tuning
 from stillroom.study.engine.base import Job, Outcome
 from stillroom.study.plan import (
     CalibratedSteps,
@@ -376,9 +376,12 @@ class Tuner:
     twice: a space of fewer points than trials is searched whole, and then the tuner is done.
 
     Args:
-        study: one with ``tuning``; its hash is part of the search's name in the store.
-        method: whose options are searched; with an empty space the tuner is done at once.
+        tuning: the study's.
+        space: what is searched; with an empty one the tuner is done at once.
+        measure: what trials are judged by.
+        study: a name that no other study has, such as its hash.
         pair: the pair's name.
+        method: the method's.
         store: where trials are kept.
         recipe: the method's recipe, for the point that trial 0 is; left out: outside the space.
 
@@ -389,9 +392,10 @@ class Tuner:
         BadInput: the store cannot be used, or holds trials of another search under this name.
 
     >>> import pathlib, tempfile
-    >>> kl = Method(name="kl", tune={"training.optimizer.lr": (0.1, 0.2)})
-    >>> study = Study(name="x", recipe={}, methods=(kl,), tuning={"trials": 3})
-    >>> tuner = Tuner(study, kl, "all", TrialStore(None, pathlib.Path(tempfile.mkdtemp())))
+    >>> store = TrialStore(None, pathlib.Path(tempfile.mkdtemp()))
+    >>> tuner = Tuner(
+    ...     Tuning(trials=3), {"training.optimizer.lr": (0.1, 0.2)}, measure="top1",
+    ...     study="x", pair="all", method="kl", store=store)
     >>> for value in (70.0, 71.5, 71.5):
     ...     proposal = tuner.ask()
     ...     tuner.tell(proposal.number, value)
@@ -403,21 +407,22 @@ class Tuner:
 
     def __init__(
         self,
-        study: Study,
-        method: Method,
+        tuning: Tuning,
+        space: Space,
+        *,
+        measure: MeasureName,
+        study: str,
         pair: str,
+        method: str,
         store: TrialStore,
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        tuning = study.tuning
-        assert tuning is not None
-        self._space = space = study.space_of(method)
+        self._space = space
         self._seed = tuning.seed
-        self._pair, self._method = pair, method.name
+        self._pair, self._method = pair, method
         self._store = store
-        self._name = f"{study.hash()}/{pair}/{method.name}"
-        higher = MEASURES[tuning.measure or study.measure].higher_is_better
-        self._direction = "maximize" if higher else "minimize"
+        self._name = f"{study}/{pair}/{method}"
+        self._direction = "maximize" if MEASURES[measure].higher_is_better else "minimize"
         written = own_values(space, recipe) if recipe is not None and space else None
         self._written = self._params(written) if written is not None else {}
         self.trials = int(min(tuning.trials, points(space) + (written is None))) if space else 0
@@ -708,7 +713,16 @@ class Trials:
             if method.name in self._kept.get(pair.name, {}) or where in leave_out:
                 continue
             self._contents[where] = trial_content(study, folder, pair, method, steps.get(where))
-            self._tuners[where] = Tuner(study, method, pair.name, self._store, self._contents[where])
+            self._tuners[where] = Tuner(
+                study.tuning,
+                study.space_of(method),
+                measure=self._measure,
+                study=study.hash(),
+                pair=pair.name,
+                method=method.name,
+                store=self._store,
+                recipe=self._contents[where],
+            )
 
     def first(self) -> list[Job]:
         """The trial that comes next in each search."""

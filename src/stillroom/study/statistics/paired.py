@@ -273,6 +273,10 @@ class SeedMean:
             return f"{mean} ({'one seed' if self.count == 1 else 'no spread between the seeds'}: no interval)"
         return f"{mean} [{self.low:.{digits}f}, {self.high:.{digits}f}], {self.count} seeds"
 
+    def as_dict(self) -> dict[str, Any]:
+        """The fields for JSON; null where there is no interval."""
+        return asdict(self)
+
     def __str__(self) -> str:
         return self.describe()
 
@@ -342,6 +346,10 @@ class PairedDifference:
         if self.low is None or self.high is None:
             return f"{mean} ({'one pair' if self.count == 1 else 'no spread between the pairs'}: no interval)"
         return f"{mean} [{self.low:+.{digits}f}, {self.high:+.{digits}f}], p = {self.p:.3g}, {self.count} pairs"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields for JSON; null where there is none."""
+        return asdict(self)
 
     def __str__(self) -> str:
         return self.describe()
