@@ -212,7 +212,9 @@ def study(ward: Ward, methods: list[Content], *overrides: str, **more: object) -
     recipe["student"] = more.get("student", {"name": "resnet8", "options": {"width": 4}})
     del recipe["seed"]
     held = {"recipe": recipe, "methods": methods, "seeds": [0, 1, 2], "baseline": methods[0]["name"]}
-    return ward.studied({**held, **{key: value for key, value in more.items() if key in ("seeds", "allowed_differences")}})
+    return ward.studied(
+        {**held, **{key: value for key, value in more.items() if key in ("seeds", "allowed_differences")}}
+    )
 
 
 def _recipe_of(more: dict[str, object]) -> Content:

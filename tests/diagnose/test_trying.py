@@ -17,8 +17,7 @@ from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.execute import execute
 from stillroom.study.config import Study
-from stillroom.study.plan import StudyFolder
-from stillroom.study.plan import plan_of
+from stillroom.study.plan import StudyFolder, plan_of
 from study.small import Here
 
 RECIPE: dict[str, Any] = {

@@ -460,7 +460,9 @@ class StudyResults(JsonFile):
             if not names or len(set(names)) < len(names):
                 raise BadInput(field, list(names), "at least one, each name once")
         _check_known("baseline", self.baseline, self.names)
-        for field, entries in (("missing", self.missing), ("runs", self.runs), ("cells", self.cell_results)):
+        listed: dict[str, tuple[MissingRun | RunResult | CellResult, ...]]
+        listed = {"missing": self.missing, "runs": self.runs, "cells": self.cell_results}
+        for field, entries in listed.items():
             for place, entry in enumerate(entries):
                 _check_known(f"{field}.{place}.pair", entry.pair, pairs)
                 _check_known(f"{field}.{place}.method", entry.method, self.names)

@@ -15,11 +15,11 @@ from stillroom.errors import BadInput
 from stillroom.files import canonical, digest
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.schema.base import read_json, read_jsonl, read_text
+from stillroom.schema.continual import INCREMENTAL_FILE, FinishedRecord
 from stillroom.schema.predictions import read_predictions
 from stillroom.schema.run import Environment, MetricsLine, RunSummary
 from stillroom.study.config import MEASURES
 from stillroom.study.plan import PlannedRun, StudyFolder, StudyPlan
-from stillroom.study.tasks import Record, read_record
 from stillroom.study.wording import plain
 
 TEST_FIGURES = ("top1", "top5", "nll", "ece", "agreement", "teacher_kl")
@@ -92,7 +92,7 @@ class FinishedRun:
     evaluations: tuple[EvaluationRecord, ...]
     predictions: PredictionFigures
     environment: Environment
-    record: Record | None = None
+    record: FinishedRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def read_run(path: Path, planned: PlannedRun) -> FinishedRun:
         ),
         predictions=read_prediction_figures(path / "predictions.safetensors"),
         environment=read_json(Environment, path / "environment.json"),
-        record=read_record(path) if summary.incremental is not None else None,
+        record=read_json(FinishedRecord, path / INCREMENTAL_FILE) if summary.incremental is not None else None,
     )
 
 

@@ -20,7 +20,6 @@ from filelock import FileLock, Timeout
 
 from stillroom.errors import BadInput, RunFailed, shorten
 from stillroom.files import is_partial, write_json, write_text
-from stillroom.losses.config import FeatureConfig, FeatureFisherConfig
 from stillroom.recipe import parse_recipe
 from stillroom.run.records import flatten, read_json
 from stillroom.study.config import Method, ModelPair, Study
@@ -387,12 +386,7 @@ class StudyDriver:
 
 def _teacher_reads(content: RecipeContent) -> int:
     """How much of a teacher a recipe reads beside its logits, roughly: it orders the builds and decides nothing."""
-    total = 0
-    for config in parse_recipe(content).losses:
-        if isinstance(config, FeatureConfig):
-            total += 100 if config.taps == "all" else len(config.taps) if isinstance(config.taps, tuple) else 1
-            total += isinstance(config, FeatureFisherConfig) and config.taps != "features"
-    return total
+    return sum(config.cached_features for config in parse_recipe(content).losses)
 
 
 def _steps_of(known: dict[str, dict[str, Any]]) -> dict[PairAndName, int]:

@@ -16,11 +16,11 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from stillroom.continual.hashes import budget_hash, chained
-from stillroom.continual.metrics import after_each, average_incremental, final_accuracy, forgetting
+from stillroom.continual.hashes import budget_hash, chain_hashes
+from stillroom.continual.metrics import accuracy_after_each_task, compute_metrics
 from stillroom.data.augmentation import view_of
-from stillroom.data.batches import Batches, epoch_order
 from stillroom.data.config import AugmentationConfig
+from stillroom.data.loader import BatchSampler, epoch_order
 from stillroom.files import canonical, digest
 from stillroom.recipe import Recipe
 from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun
@@ -371,7 +371,7 @@ def _tasks(recipe: Recipe, run: PlannedRun, order: Sequence[int] | None = None) 
     settings = recipe.incremental
     if settings is None:
         return {"tasks": FairnessField({"tasks": 1}), "memory": FairnessField({"exemplars": "all"})}
-    seed = settings.shuffled_by(recipe.seed)
+    seed = settings.resolve_class_seed(recipe.seed)
     tasks = {"tasks": settings.tasks, "classes shuffled by": THE_STUDYS if seed == run.seed else seed}
     key = digest(canonical([settings.tasks, *order])) if order is not None else ""
     kept: dict[str, Any] = {"exemplars": "all" if settings.joint else settings.memory}
@@ -612,9 +612,9 @@ def _hash_violations(run: FinishedRun) -> Iterator[_Violation]:
     images = [summary.data.train] if tasks is None else [task.train for task in tasks.tasks]
     epochs = [_epochs(recipe, count) for count in images]
     steps = _total_steps(run)
-    if hashes.order != chained([_order_hash(*each, recipe.seed) for each in zip(images, epochs, strict=True)]):
+    if hashes.order != chain_hashes([_order_hash(*each, recipe.seed) for each in zip(images, epochs, strict=True)]):
         yield "order of images", "did not see", "the order that the recipe gives"
-    if hashes.views != chained([_views_hash(recipe.data.augmentation, count) for count in epochs]):
+    if hashes.views != chain_hashes([_views_hash(recipe.data.augmentation, count) for count in epochs]):
         yield "augmentation", "did not see", "the views that the recipe gives"
     if hashes.threads != digest(canonical(recipe.training.threads)):
         yield "threads", "did not run on", "the threads that the recipe gives"
@@ -636,7 +636,7 @@ def _hash_violations(run: FinishedRun) -> Iterator[_Violation]:
 
 
 def _steps_per_epoch(recipe: Recipe, images: int) -> int:
-    return Batches(images, recipe.data.batch_size, recipe.seed).steps_per_epoch
+    return BatchSampler(images, recipe.data.batch_size, recipe.seed).steps_per_epoch
 
 
 def _epochs(recipe: Recipe, images: int) -> int:
@@ -733,11 +733,10 @@ def _task_violations(run: FinishedRun) -> Iterator[_Violation]:
     if summary is None or record is None:
         return
     try:
-        means, matrix = after_each(record.matrix), record.matrix
+        means, given = accuracy_after_each_task(record.matrix), compute_metrics(record.matrix).as_dict()
     except ValueError as error:
         yield name, "left", f"no accuracies that can be read ({error})"
         return
-    given = {"average": average_incremental(matrix), "final": final_accuracy(matrix), "forgetting": forgetting(matrix)}
     other = [what for what, value in given.items() if getattr(summary, what) != value]
     if other or means != [task.accuracy for task in record.tasks]:
         shown = f"{other[0]} {word(getattr(summary, other[0]))}" if other else "accuracies after each task"

@@ -10,9 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from stillroom.continual.metrics import aggregate_seeds
 from stillroom.files import write_json, write_text
 from stillroom.recipe import Recipe
 from stillroom.schema.base import parse, read_object
+from stillroom.schema.continual import IncrementalRecord, MeanInterval, PairTasks
 from stillroom.schema.study import StudyResults
 from stillroom.study.collect import (
     CollectedRuns,
@@ -24,7 +26,6 @@ from stillroom.study.collect import (
 )
 from stillroom.study.config import MEASURES, ModelPair, Study, StudyMeasure
 from stillroom.study.equality import Inequality, checked_fields, fields_of, inequalities, timed
-from stillroom.study.incremental import incremental_results
 from stillroom.study.plan import StudyFolder, StudyPlan, sweep_values
 from stillroom.study.statistics import (
     PLANNING_CAUTION,
@@ -111,7 +112,7 @@ def results_of(
     ranks, ranked = _ranks(study, stats, measure, unequal)
     families = {name: one.baseline for name, one in stats.items()}
     tested = ranked if len(stats) > 1 and ranks.friedman is not None else None
-    in_tasks = incremental_results(study, collected.runs, level)
+    in_tasks = _in_tasks(study, collected.runs, level)
     conclusions = conclude(study, measure, unequal, collected.missing, families, tested, collected.runs)
     return {
         "schema": 1,
@@ -158,7 +159,7 @@ def results_of(
             for pair, one in stats.items()
         ],
         "ranks": {**asdict(ranks), "text": ranked},
-        **({"incremental": in_tasks} if in_tasks is not None else {}),
+        **({"incremental": in_tasks} if in_tasks else {}),
         "conclusions": conclusions,
         "tuned": tuned,
         "calibration": _without_clocks(calibration),
@@ -321,6 +322,34 @@ def _without_clocks(calibration: Mapping[str, Any] | None) -> dict[str, Any] | N
             for pair, mine in sorted(pairs.items())
         },
     }
+
+
+def _in_tasks(study: Study, runs: Sequence[FinishedRun], level: float) -> list[dict[str, Any]]:
+    """Each pair's methods whose classes came in tasks, task by task over their seeds."""
+
+    def mean_interval(values: Sequence[float]) -> MeanInterval:
+        found = interval(values, level=level)
+        return MeanInterval(mean=found.mean, low=found.low, high=found.high)
+
+    pairs = []
+    for pair in study.all_pairs:
+        records: dict[str, dict[int, IncrementalRecord]] = {}
+        joint = None
+        for run in runs:
+            if run.planned.pair == pair.name and run.record is not None:
+                records.setdefault(run.planned.method, {})[run.planned.seed] = run.record
+                settings = run.recipe.incremental
+                if joint is None and settings is not None and settings.joint:
+                    joint = run.planned.method
+        if records:
+            bound = records.get(joint, {}) if joint is not None else {}
+            methods = tuple(
+                aggregate_seeds(one.name, records[one.name], bound, mean_interval)
+                for one in study.methods
+                if one.name in records
+            )
+            pairs.append(PairTasks(pair=pair.name, joint=joint, methods=methods).as_dict())
+    return pairs
 
 
 # -- what a method is

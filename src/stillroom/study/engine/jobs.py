@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from stillroom.continual.run import execute_tasks, prepare_tasks
+from stillroom.continual.run import prepare_tasks, run_tasks
 from stillroom.data.config import DataConfig
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
@@ -147,7 +147,7 @@ def perform(job: Job) -> dict[str, Any]:
 def _run(recipe: Recipe, out: Path) -> dict[str, Any]:
     # No latencies: other jobs are at work on the same machine.
     if recipe.incremental is not None:
-        return execute_tasks(recipe, out, resume=True, data=_DATA.get(recipe.data), latency=False).summary
+        return run_tasks(recipe, out, resume=True, data=_DATA.get(recipe.data), latency=False).summary
     return execute(recipe, out, resume=True, components=_materials(recipe), latency=False).summary
 
 

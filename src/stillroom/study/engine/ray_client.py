@@ -33,7 +33,7 @@ from stillroom.files import DATA_VARIABLE
 from stillroom.study.engine.base import Job, Outcome
 from stillroom.study.engine.pipes import JsonWriter, claim_standard_streams
 from stillroom.study.engine.ray import GONE, option_of
-from stillroom.teachers.cache.store import ROOT_VARIABLE
+from stillroom.teachers.cache_store import ROOT_VARIABLE
 
 _POLL = 0.05  # seconds between two looks at the jobs under way
 _PULSE = 1.0  # seconds between two looks at the cluster
