@@ -68,6 +68,6 @@ class FeatureFullFisher(FeatureLoss[FeatureFullFisherConfig]):
         p = torch.softmax(taught.logits.detach() / self.config.temperature, 1)
         for tap, (student, teacher) in zip(self.requires.tails, self.features(inputs), strict=True):
             student, teacher = check_features(student, teacher)
-            moved = taught.tail(tap).moved(teacher, student - teacher)
+            moved = taught.tail(tap).jvp(teacher, student - teacher)
             values.append(functional.half_variance(moved, p))
         return torch.stack(values).mean()

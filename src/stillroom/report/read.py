@@ -12,12 +12,12 @@ import yaml
 
 from stillroom.errors import BadInput
 from stillroom.report.class_relations import EPOCHS, GEOMETRY, Geometry, read_geometry
-from stillroom.report.fidelity import FIDELITY, Fidelity, read_fidelity
 from stillroom.report.fields import Fields, is_finite
 from stillroom.report.formats import clean
 from stillroom.report.gradient_rescaling import RESCALING, Rescaling, read_rescaling
 from stillroom.report.incremental.read import INCREMENTAL, OFFLINE, Incremental, read_incremental
 from stillroom.report.predictions import Predictions, read_predictions
+from stillroom.schema.fidelity import FIDELITY, Fidelity, read_fidelity
 
 SUMMARY = "summary.json"
 Row = dict[str, Any]
@@ -138,7 +138,7 @@ def read_run(path: Path) -> RunFolder:
         environment=_flat(read_object(path / "environment.json")) if (path / "environment.json").is_file() else {},
         predictions=read_predictions(path / "predictions.safetensors", count=student.count, classes=classes),
         checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),
-        fidelity=_fidelity(path / FIDELITY, recipe_hash),
+        fidelity=read_fidelity(path / FIDELITY, recipe_hash),
         incremental=_incremental(path),
         geometry=_geometry(path),
         rescaling=read_rescaling(path / RESCALING, list(_lines(path / RESCALING))),
@@ -162,10 +162,6 @@ def _facts(fields: Fields, latency: dict[int, float]) -> ModelFacts:
         bytes=fields.maybe_whole("bytes"),
         latency=latency,
     )
-
-
-def _fidelity(path: Path, recipe_hash: str) -> Fidelity | None:
-    return read_fidelity(path, read_object(path), recipe_hash=recipe_hash) if path.is_file() else None
 
 
 def _incremental(path: Path) -> Incremental | None:
