@@ -301,7 +301,7 @@ def test_the_exact_member_is_the_divergence_and_kl_at_the_logits(finished: Path,
 def test_it_tells_how_far_it_is(mapped: dict[str, Any], watching: Watching) -> None:
     assert [each for each in watching.phases if each[1] == each[2]] == [
         ("fitting connectors", 80, 80),
-        ("asking teacher and student", 40, 40),
+        ("evaluating teacher and student", 40, 40),
     ]
     assert watching.said == []
 
