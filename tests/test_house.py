@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "stillroom"
 
 # From the bottom up: a package or a module at the top level may import those on the lines before its own.
 ORDER = [
-    ["errors", "files", "memory", "randomness"],
+    ["errors", "files", "memory", "randomness", "runtime"],
     ["config"],
     ["schema"],
     ["data"],
@@ -31,10 +31,9 @@ ORDER = [
     ["explain"],
     ["diagnose"],
     ["listing"],
-    ["console"],
-    ["live"],
-    ["api", "demo"],
+    ["demo"],
     ["cli"],
+    ["api"],
     ["__main__"],
 ]
 HEIGHT = {package: height for height, line in enumerate(ORDER) for package in line}

@@ -19,7 +19,7 @@ from stillroom.explain.explanation import explain
 from stillroom.explain.runs import load_images, load_runs, runs_in, weight_distance_at
 from stillroom.recipe import parse_recipe
 from stillroom.run.execute import execute
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer
 
 RECIPE: dict[str, Any] = {
     "data": {"source": "shapes", "shapes": {"image_size": 16, "train": 96, "test": 40}, "batch_size": 32},

@@ -313,7 +313,7 @@ def test_a_runs_page_links_to_it_where_it_lies_beside(runs: dict[str, Path], tmp
         (lambda at: edit(at, lambda found: found["runs"][0]["checkpoints"].pop()), "the same checkpoints"),
         (
             lambda at: edit(at, lambda found: found["hypotheses"][0].update(verdict="so so")),
-            "verdict: unknown value 'so so'",
+            "unknown value 'so so'",
         ),
         (lambda at: edit(at, lambda found: found["hypotheses"][0].update(hypothesis=4)), "hypothesis: got 4"),
         (lambda at: edit(at, lambda found: found["cka"][0].update(values=[[1]])), "a number for each tap"),

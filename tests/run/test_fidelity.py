@@ -27,10 +27,10 @@ from stillroom.run.execute import execute
 from stillroom.run.fidelity.mapping import map_fidelity
 from stillroom.run.fidelity.measure import LeastSquares, at_logits, at_tap
 from stillroom.run.fidelity.statistics import predictions, resampled, weighted_ranks
+from stillroom.runtime import Observer
 from stillroom.schema.fidelity import WEIGHINGS
 from stillroom.teachers.fisher import head_fisher, tail_fisher
 from stillroom.teachers.tails import TeacherTail
-from stillroom.train.observer import Observer
 
 
 class Watching(Observer):

@@ -82,7 +82,7 @@ def explain(
     Example: `stillroom explain runs/kl --baseline runs/labels`, or of a study, with its seeds:
     `stillroom explain studies/x/runs/all/kl --baseline studies/x/runs/all/labels`
     """
-    from stillroom.console import ProgressBar
+    from stillroom.cli.terminal import ProgressBar
     from stillroom.explain.explanation import explain as find
     from stillroom.explain.runs import runs_in
     from stillroom.report.explain.page import write_explanation
@@ -121,7 +121,7 @@ def explain(
 
 
 def _counts(explanation: Explanation) -> Table:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     rows = []
     for run in explanation.runs:
@@ -136,7 +136,7 @@ def _counts(explanation: Explanation) -> Table:
 
 
 def _hypotheses(explanation: Explanation) -> Table:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     rows = []
     for one in explanation.hypotheses:

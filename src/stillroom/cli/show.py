@@ -67,7 +67,7 @@ def fidelity(
 
     Example: `stillroom fidelity runs/kl`
     """
-    from stillroom.console import ProgressBar, table
+    from stillroom.cli.terminal import ProgressBar, table
     from stillroom.report.again import make_again
     from stillroom.run.fidelity.mapping import map_fidelity
     from stillroom.schema.fidelity import FIDELITY, WEIGHINGS
@@ -97,9 +97,12 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the models, losses, data sources, optimizers and schedules that a recipe can name."""
-    from stillroom.listing import listing
+    from stillroom.cli.without_torch import without_torch
 
-    lists = listing()
+    with without_torch():
+        from stillroom.listing import listing
+
+        lists = listing()
     if what is not None:
         if what not in lists:
             from stillroom.errors import nearest
@@ -109,7 +112,7 @@ def list_(
     if as_json:
         print_json(lists)
         return
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     stdout = Console(highlight=False)
     for kind, entries in lists.items():
@@ -132,10 +135,13 @@ def schema(
 
     Save it, and begin a recipe with `# yaml-language-server: $schema=recipe.schema.json` to get completion and checks.
     """
-    from stillroom.recipe import Recipe, schema_of
-    from stillroom.study.config import Study
+    from stillroom.cli.without_torch import without_torch
 
-    print(schema_of(Study if what is SchemaOf.STUDY else Recipe, f"stillroom {what.value}"))
+    with without_torch():
+        from stillroom.recipe import Recipe, schema_of
+        from stillroom.study.config import Study
+
+        print(schema_of(Study if what is SchemaOf.STUDY else Recipe, f"stillroom {what.value}"))
 
 
 @app.command()
@@ -149,7 +155,7 @@ def demo(
 
     Trains a teacher from labels, the student from labels alone, and the same student with the teacher's help.
     """
-    from stillroom.console import ProgressBar, stderr
+    from stillroom.cli.terminal import ProgressBar, stderr
     from stillroom.demo import run_demo
     from stillroom.run.records import fresh_folder
 

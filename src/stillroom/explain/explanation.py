@@ -27,9 +27,10 @@ from stillroom.explain.runs import ImageSample, RunToExplain, last_stage, load_i
 from stillroom.explain.similarity import attributions, captum_version, compare_representations
 from stillroom.files import canonical, write_bytes
 from stillroom.models.modes import device_of
+from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import load_weights, state_hash
-from stillroom.run.components import PreparedModel
 from stillroom.run.records import read_json
+from stillroom.runtime import Observer
 from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.explanation import (
     EXPLANATION,
@@ -44,7 +45,6 @@ from stillroom.schema.explanation import (
     TeacherConcepts,
 )
 from stillroom.train.device import exact_float32, resolve_device, threads
-from stillroom.train.observer import Observer
 
 # Folder in a run for the entropies found so far; how many images are found between two writes.
 FOLDER = "explain"
@@ -398,7 +398,7 @@ def entropies(
     """
     key = {
         "weights": state_hash(prepared.model),
-        "preprocess": None if prepared.preprocess is None else prepared.preprocess.model_dump(mode="json"),
+        "preprocess": config.model_dump(mode="json") if (config := prepared.preprocess_config) is not None else None,
         "tap": tap,
         "images": hashlib.sha256(canonical([sample.fingerprint, list(sample.rows)])).hexdigest(),
         "search": search.as_dict(),
@@ -407,7 +407,7 @@ def entropies(
     done = len(held["sigma_f"]) if held else 0
     advance(done)
     device = device_of(prepared.model)
-    features, pipe = TapFeatures(prepared.model, tap), prepared.pipe().to(device)
+    features, pipe = TapFeatures(prepared.model, tap), prepared.preprocess().to(device)
     for start in range(done, len(sample.rows), _BLOCK):
         part = slice(start, start + _BLOCK)
         found = pixel_entropy_with_error(

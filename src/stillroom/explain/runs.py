@@ -17,10 +17,11 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.explain.grid import above_zero, centre_box, check_masks, from_boxes, on_grid
 from stillroom.files import digest
+from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.reader import FEATURES, LOGITS
 from stillroom.models.taps import find_taps
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel, build_model, prepare_model
+from stillroom.run.components import build_model
 from stillroom.run.exporting import load_student
 from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
 from stillroom.run.records import read_json
@@ -124,7 +125,7 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
         )
         student = prepare_model(model, recipe.student, data, "student")
         place = found[0].tap if found else tap or last_stage(student, zeros)
-        find_taps(model, student.pipe()(zeros), [place], field="student")
+        find_taps(model, student.preprocess()(zeros), [place], field="student")
         found.append(RunToExplain(run, recipe, student, kept, place, weight_distance_at(run, recipe, kept, place)))
         prints.append((summary.get("data") or {}).get("fingerprint"))
         first = found[0]
@@ -144,7 +145,7 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
     Raises:
         BadInput: it has none, as an MLP has not.
     """
-    taps = find_taps(student.model, student.pipe()(example), field="student")
+    taps = find_taps(student.model, student.preprocess()(example), field="student")
     spatial = [tap.name for tap in taps if tap.kind != "vector"]
     if spatial:
         return spatial[-1]

@@ -16,13 +16,13 @@ from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.explain.grid import make_grid
 from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.prepared import PreparedModel
 from stillroom.models.reader import LOGITS
 from stillroom.models.taps import find_taps
-from stillroom.run.components import PreparedModel
 from stillroom.run.fidelity.measure import evenly_spread, read_features
+from stillroom.runtime import Observer
 from stillroom.schema.base import six_digits, six_digits_or_none
 from stillroom.schema.explanation import CkaTable, NetworkAgreement
-from stillroom.train.observer import Observer
 
 CKA_IMAGES = 256
 _BATCH = 64
@@ -85,7 +85,7 @@ def _alignment(one: Tensor, other: Tensor) -> float:
 
 def tap_names(prepared: PreparedModel, data: ImageSet) -> tuple[str, ...]:
     """The taps of a network, shallow to deep."""
-    example = prepared.pipe()(data.images[:2]).to(device_of(prepared.model))
+    example = prepared.preprocess()(data.images[:2]).to(device_of(prepared.model))
     return tuple(tap.name for tap in find_taps(prepared.model, example, field="student"))
 
 
@@ -93,7 +93,7 @@ def gram_matrices(prepared: PreparedModel, names: Sequence[str], data: ImageSet)
     """The Gram matrices of a network's taps over some images of a split, evenly spread; a matrix each."""
     rows = torch.from_numpy(evenly_spread(len(data), CKA_IMAGES))
     device = device_of(prepared.model)
-    pipe = prepared.pipe().to(device)
+    pipe = prepared.preprocess().to(device)
     held: dict[str, list[Tensor]] = {name: [] for name in names}
     taps = [name for name in names if name != LOGITS]
     for start in range(0, len(rows), _BATCH):
@@ -185,7 +185,7 @@ def attributions(prepared: PreparedModel, images: Tensor, labels: Tensor, cells:
     from captum.attr import IntegratedGradients
 
     device = device_of(prepared.model)
-    pipe = prepared.pipe().to(device)
+    pipe = prepared.preprocess().to(device)
 
     def logits(given: Tensor) -> Tensor:
         return pipe.reorder(prepared.model(given))

@@ -17,8 +17,8 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import replaced, write_json
 from stillroom.recipe import Recipe
+from stillroom.runtime import Observer
 from stillroom.teachers.answers import QUESTIONS, questions_of
-from stillroom.train.observer import Observer
 
 _AT_ONCE = 500
 

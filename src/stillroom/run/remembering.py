@@ -11,12 +11,12 @@ import numpy.typing as npt
 from stillroom.data.loader import Batch
 from stillroom.run.setting import RunContext
 from stillroom.run.tutor import Tally
+from stillroom.runtime import Precision
 from stillroom.teachers.cache import Query, StoredOutputs, TeacherCache
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.knowledge import ModelOutput
 from stillroom.teachers.tails import TeacherTail
-from stillroom.train.device import Precision
 from stillroom.train.folder import RunFolder
 from stillroom.train.loop import Teacher
 

@@ -18,11 +18,12 @@ from stillroom.errors import BadInput
 from stillroom.files import digest, find_input
 from stillroom.losses.base import Loss, Requires
 from stillroom.models.fold import left_unfolded
+from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, logits_of, predict
 from stillroom.models.weights import state_hash
-from stillroom.run.components import PreparedModel, ask
 from stillroom.run.remembering import Counted, Remembered, Whole, kept_answers
 from stillroom.run.setting import RunContext
 from stillroom.run.tutor import Tally, Tutor
+from stillroom.runtime import Precision
 from stillroom.teachers.answers import questions_of, read_answers
 from stillroom.teachers.cache import Query
 from stillroom.teachers.cache_format import CacheSpec
@@ -30,8 +31,7 @@ from stillroom.teachers.config import TeacherConfig
 from stillroom.teachers.knowledge import ModelOutput
 from stillroom.teachers.live import LiveTeacher
 from stillroom.teachers.tails import cut_tails
-from stillroom.train.device import Precision, as_dtype
-from stillroom.train.evaluation import EVALUATION_BATCH, predict
+from stillroom.train.device import as_dtype
 from stillroom.train.folder import RunFolder
 from stillroom.train.loop import Teacher
 
@@ -62,7 +62,7 @@ class ModelTutor(Tutor):
         fishers = sorted({of for each in reads for of in each.fishers})
         self._tails = cut_tails(
             prepared.model,
-            prepared.pipe(),
+            prepared.preprocess(),
             [*(tap for each in reads for tap in each.tails), *(of.tap for of in fishers)],
             example=setting.data.train.images[:_EXAMPLES],
             device=setting.device,
@@ -74,9 +74,9 @@ class ModelTutor(Tutor):
         # Those of a linear head follow from the logits.
         self._fishers = tuple(of for of in fishers if self._tails[of.tap].head is None)
 
-    def settled(self, config: TeacherConfig) -> TeacherConfig:
+    def resolve_config(self, config: TeacherConfig) -> TeacherConfig:
         """Its config with the preprocess written out."""
-        return config.model_copy(update={"preprocess": self.prepared.preprocess or "none"})
+        return config.model_copy(update={"preprocess": self.prepared.preprocess_config or "none"})
 
     def on_test(self) -> Tensor | None:
         """Asked live, or once for all runs; not at all where it does not know all classes.
@@ -91,7 +91,8 @@ class ModelTutor(Tutor):
             logits = self._kept_on_test()
         else:
             what = "evaluating the teacher"
-            logits = ask(self.prepared, setting.data.test, setting.device, setting.observer, what, setting.processes)
+            test = setting.data.test
+            logits = logits_of(self.prepared, test, setting.device, setting.observer, what, setting.processes)
             self.tally.answers += len(setting.data.test)
         return _checked(logits, "teacher", self.name)
 
@@ -117,7 +118,7 @@ class ModelTutor(Tutor):
         whole = loader.parent()
         live = LiveTeacher(
             self.prepared.model,
-            self.prepared.pipe(),
+            self.prepared.preprocess(),
             example=setting.data.train.parent.images[:8],
             device=setting.device,
             precision=as_dtype(setting.precision),
@@ -160,7 +161,7 @@ class ModelTutor(Tutor):
     def _kept_on_test(self) -> Tensor:
         setting = self._setting
         test = setting.data.test
-        pipe = self.prepared.pipe().to(setting.device)
+        pipe = self.prepared.preprocess().to(setting.device)
 
         def answer(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
             images = test.images[torch.from_numpy(rows)]
@@ -177,6 +178,7 @@ class ModelTutor(Tutor):
         """All that an answer depends on."""
         config = self._setting.recipe.teacher
         assert config is not None
+        preprocess = self.prepared.preprocess_config
         return {
             "teacher": {
                 "name": config.name,
@@ -185,7 +187,7 @@ class ModelTutor(Tutor):
                 # Two modules of one's own may differ in nothing else: the same weights around another activation.
                 "structure": digest(repr(self.prepared.model).encode()),
             },
-            "preprocess": self.prepared.preprocess.model_dump(mode="json") if self.prepared.preprocess else None,
+            "preprocess": preprocess.model_dump(mode="json") if preprocess else None,
             "data": images.fingerprint,
             "augmentation": augmentation.model_dump(exclude={"views"}) if augmentation.changes else None,
             "precision": precision,

@@ -13,8 +13,8 @@ from stillroom.errors import BadInput, RunFailed
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import TapReader
+from stillroom.runtime import Processes
 from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.device import Processes
 
 _ORDINALS = ("first", "second")
 

@@ -12,6 +12,7 @@ from stillroom.randomness import derive_seed
 from stillroom.run.fidelity.measure import AT_LOGITS, AT_TAP, RIDGE, Doubles, TapPairValues, load_run, measure
 from stillroom.run.fidelity.statistics import predictions, resampled
 from stillroom.run.records import read_json
+from stillroom.runtime import Observer
 from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.fidelity import (
     FIDELITY,
@@ -25,7 +26,6 @@ from stillroom.schema.fidelity import (
     Weighing,
 )
 from stillroom.train.device import exact_float32, threads
-from stillroom.train.observer import Observer
 
 RESAMPLES = 500
 # Fewer would rank by chance.

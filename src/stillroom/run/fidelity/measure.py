@@ -26,26 +26,28 @@ from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import digest
 from stillroom.losses import functional
 from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, laid_out, rows_of
+from stillroom.losses.registry import losses
 from stillroom.losses.setup_context import SetupContext
 from stillroom.memory import in_parts, is_out_of_memory
 from stillroom.models.cost import multiply_adds
 from stillroom.models.modes import eval_mode
+from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import LOGITS, TapReader
 from stillroom.models.taps import Tap
 from stillroom.models.weights import load_weights, state_hash
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel, build_model, prepare_model
+from stillroom.run.components import build_model
 from stillroom.run.exporting import load_student
 from stillroom.run.introducing import meeting_of, prepare_teacher
 from stillroom.run.records import read_json
 from stillroom.run.setting import RunContext
+from stillroom.runtime import Observer, Processes
 from stillroom.schema.fidelity import WEIGHINGS, Weighing
 from stillroom.teachers.fisher import head_fisher, tail_fisher, uniform_draws
 from stillroom.teachers.live import LiveTeacher
 from stillroom.teachers.tails import TeacherTail, cut_tails
-from stillroom.train.device import Processes, resolve_device
-from stillroom.train.observer import Observer
+from stillroom.train.device import resolve_device
 
 Doubles = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
@@ -168,11 +170,19 @@ def _number(summary: dict[str, Any], key: str) -> float:
 
 # --- the members, for each image by itself ---
 
-# The loss that weighs the gap so, at a tap and at the logits.
-AT_TAP = ("feature_mse", "feature_fisher", "feature_full_fisher", "block_logit")
-AT_LOGITS = ("logit_mse", "logit_fisher (diagonal)", "logit_fisher", "kl")
-# The identity has units of its own.
-ON_SCALE_OF_KL: tuple[Weighing, ...] = ("diagonal", "full", "exact")
+
+def _loss_name(weighing: Weighing, at_logits: bool) -> str:
+    """The loss that weighs the gap so, and how where that is not its default."""
+    name, kind = next(
+        (name, kind)
+        for name, kind in losses().items()
+        if weighing in kind.weighings and (kind.family == "logits") == at_logits
+    )
+    return name if weighing == kind.weighings[0] else f"{name} ({weighing})"
+
+
+# The loss of each weighing: at a tap, and at the logits.
+AT_TAP, AT_LOGITS = (tuple(_loss_name(weighing, at_logits) for weighing in WEIGHINGS) for at_logits in (False, True))
 
 
 def at_tap(
@@ -400,7 +410,7 @@ class _Measuring:
         self.run, self.temperature = run, temperature
         self.device, self.observer = run.context.device, run.context.observer
         self.train, self.test = run.data.train, run.data.test
-        self.pipe = run.student.pipe().to(self.device)
+        self.pipe = run.student.preprocess().to(self.device)
 
     def values_of(self, images: int) -> FidelityValues:
         rows = evenly_spread(len(self.test), images)
@@ -409,7 +419,7 @@ class _Measuring:
         teacher = self.run.teacher
         self.live = LiveTeacher(
             teacher.model,
-            teacher.pipe(),
+            teacher.preprocess(),
             example=self.train.images[:_EXAMPLES],
             device=self.device,
             taps=[place.teacher.name for place in places],
@@ -441,8 +451,9 @@ class _Measuring:
             connected.append((at, of, connector.to(self.device)))
         example = self.train.images[:_EXAMPLES]
         names = [at.name for at, _, _ in connected]
-        tails = cut_tails(teacher.model, teacher.pipe(), names, example=example, device=self.device)
-        cost = images * self.train.num_classes * multiply_adds(teacher.model, teacher.pipe().to(self.device)(example))
+        tails = cut_tails(teacher.model, teacher.preprocess(), names, example=example, device=self.device)
+        inputs = teacher.preprocess().to(self.device)(example)
+        cost = images * self.train.num_classes * multiply_adds(teacher.model, inputs)
         places = []
         for at, of, connector in connected:
             afford = self.train.num_classes <= _ALL_OF or cost * (1 - at.depth) <= _AFFORDABLE

@@ -15,15 +15,16 @@ from stillroom.diagnose.checks.recipe.case import Case
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
 from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.preprocess import resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel, RunComponents, build_components, prepare_model
+from stillroom.run.components import RunComponents, build_components
 from stillroom.run.introducing import introduce
 from stillroom.run.setting import RunContext, uses_cache
-from stillroom.train.device import Processes, resolve_device, resolve_precision
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer, Processes
+from stillroom.train.device import resolve_device, resolve_precision
 
 
 def open_case(
@@ -133,5 +134,5 @@ def _dressed(model: nn.Module, config: ModelConfig, data: ImageSet) -> tuple[Pre
 
 def _columns(prepared: PreparedModel, data: ImageSet) -> int:
     with torch.no_grad(), eval_mode(prepared.model):
-        logits = prepared.model(prepared.pipe()(data.images[:2]).to(device_of(prepared.model)))
+        logits = prepared.model(prepared.preprocess()(data.images[:2]).to(device_of(prepared.model)))
     return int(logits.shape[1]) if logits.dim() == 2 else data.num_classes
