@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from stillroom.config import by_shape
-from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
+from stillroom.losses.base import Family, Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.connectors import shape_of
 from stillroom.losses.setup_context import SetupContext, TapPair
 from stillroom.models.taps import Tap
@@ -142,7 +142,7 @@ class TapLoss(Loss[TapConfigT]):
 class FeatureLoss(TapLoss[FeatureConfigT]):
     """A loss that compares features with the teacher's; a subclass takes ``self.features(inputs)``."""
 
-    family = "features"
+    family: ClassVar[Family] = "features"
 
     def read(self, setup_context: SetupContext) -> Requires:
         """The features of both at the pairs."""
