@@ -70,7 +70,7 @@ def fidelity(
 
     Example: `stillroom fidelity runs/kl`
     """
-    from stillroom.console import ProgressBar
+    from stillroom.cli.terminal import ProgressBar
     from stillroom.report.again import make_again
     from stillroom.run.fidelity.mapping import NAME, map_fidelity
 
@@ -86,7 +86,7 @@ def fidelity(
 
 
 def _table(content: dict[str, Any], truth: str, title: str) -> Table:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     taps = content["taps"]
     rows = [
@@ -112,7 +112,7 @@ def list_(
     from stillroom.cli.without_torch import without_torch
 
     with without_torch():
-        from stillroom.console import table
+        from stillroom.cli.terminal import table
         from stillroom.listing import listing
 
         lists = listing()
@@ -164,7 +164,7 @@ def demo(
 
     Trains a teacher from labels, the student from labels alone, and the same student with the teacher's help.
     """
-    from stillroom.console import ProgressBar, stderr
+    from stillroom.cli.terminal import ProgressBar, stderr
     from stillroom.demo import run_demo
     from stillroom.run.records import fresh_folder
 
