@@ -100,7 +100,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*DISTILL, "--sead", "1"], "No such option"),
     ([*DISTILL, "training.epochs"], "override: got 'training.epochs'; expected key.path=value"),
     (["distill", "recipe.yaml", "--resume"], "--resume: got None; expected the run's folder by --out"),
-    (["list", "modls"], "list: got 'modls'; expected something there is a list of (did you mean 'models'?)"),
+    (["list", "modls"], "list: unknown value 'modls'; did you mean 'models'?"),
     (["export", "run", "--format", "tflite"], "tflite"),
     # the recipe
     (["distill", "none.yaml"], "recipe: got 'none.yaml'; expected a readable recipe file"),

@@ -100,24 +100,21 @@ def list_(
     from stillroom.cli.without_torch import without_torch
 
     with without_torch():
+        from stillroom.cli.terminal import table
         from stillroom.listing import listing
 
         lists = listing()
-    if what is not None:
-        if what not in lists:
-            from stillroom.errors import nearest
-
-            raise BadInput("list", what, f"something there is a list of ({nearest(what, lists)})")
-        lists = {what: lists[what]}
-    if as_json:
-        print_json(lists)
-        return
-    from stillroom.cli.terminal import table
-
-    stdout = Console(highlight=False)
-    for kind, entries in lists.items():
-        columns = list(entries[0])
-        stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
+        if what is not None:
+            if what not in lists:
+                raise BadInput.unknown("list", what, lists)
+            lists = {what: lists[what]}
+        if as_json:
+            print_json(lists)
+            return
+        stdout = Console(highlight=False)
+        for kind, entries in lists.items():
+            columns = list(entries[0])
+            stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
 
 
 class SchemaOf(StrEnum):
