@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -12,9 +12,6 @@ from rich.markup import escape
 
 from stillroom.cli.app import AsJson, RunArgument, app, print_json
 from stillroom.errors import BadInput
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 
 @app.command()
@@ -70,35 +67,26 @@ def fidelity(
 
     Example: `stillroom fidelity runs/kl`
     """
-    from stillroom.cli.terminal import ProgressBar
+    from stillroom.cli.terminal import ProgressBar, table
     from stillroom.report.again import make_again
-    from stillroom.run.fidelity.mapping import NAME, map_fidelity
+    from stillroom.run.fidelity.mapping import map_fidelity
+    from stillroom.schema.fidelity import FIDELITY, WEIGHINGS
 
-    content = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
+    found = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
     page = make_again(run)
     if as_json:
-        print_json({"run": str(run), "fidelity": str(run / NAME), "report": str(page), **content})
+        print_json({"run": str(run), "fidelity": str(run / FIDELITY), "report": str(page), **found.as_dict()})
         return
     stdout = Console(highlight=False)
     for truth, title in (("gap", "the divergence of the gap itself"), ("student", "the student's own divergence")):
-        stdout.print(_table(content, truth, f"how each member ranks images against {title}"))
+        rows = []
+        for place, weighing in enumerate(WEIGHINGS):
+            members = [tap.members[place] for tap in found.taps]
+            values = [(one.gap if truth == "gap" else one.student).pooled.value for one in members]
+            rows.append([weighing, *("–" if value is None else f"{value:.2f}" for value in values)])
+        header = ["", *(tap.teacher for tap in found.taps)]
+        stdout.print(table(f"how each member ranks images against {title}", header, rows))
     stdout.print(f"report: {escape(str(page))}", soft_wrap=True)
-
-
-def _table(content: dict[str, Any], truth: str, title: str) -> Table:
-    from stillroom.cli.terminal import table
-
-    taps = content["taps"]
-    rows = [
-        [member["weighing"], *(_cell(tap["members"][place][truth]) for tap in taps)]
-        for place, member in enumerate(taps[0]["members"])
-    ]
-    return table(title, ["", *(tap["teacher"] for tap in taps)], rows)
-
-
-def _cell(prediction: dict[str, Any]) -> str:
-    value = prediction["pooled"]["value"]
-    return "–" if value is None else f"{value:.2f}"
 
 
 @app.command(name="list")
@@ -115,22 +103,21 @@ def list_(
     from stillroom.cli.without_torch import without_torch
 
     with without_torch():
+        from stillroom.cli.terminal import table
         from stillroom.listing import listing
 
         lists = listing()
-    if what is not None:
-        if what not in lists:
-            raise BadInput.unknown("list", what, lists)
-        lists = {what: lists[what]}
-    if as_json:
-        print_json(lists)
-        return
-    from stillroom.cli.terminal import table
-
-    stdout = Console(highlight=False)
-    for kind, entries in lists.items():
-        columns = list(entries[0])
-        stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
+        if what is not None:
+            if what not in lists:
+                raise BadInput.unknown("list", what, lists)
+            lists = {what: lists[what]}
+        if as_json:
+            print_json(lists)
+            return
+        stdout = Console(highlight=False)
+        for kind, entries in lists.items():
+            columns = list(entries[0])
+            stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
 
 
 class SchemaOf(StrEnum):
