@@ -1,4 +1,4 @@
-"""``class_relations.json`` and ``class_relations.jsonl``, read and checked: how the last layers of a run relate the classes."""
+"""``class_relations.json`` and ``.jsonl``, read and checked: how the last layers of a run relate the classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Map = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EpochRelations:
-    """What the student's last layer was like after an epoch: the figures of ``class_relations.jsonl``, None where none is."""
+    """What the student's last layer was like after an epoch, as ``class_relations.jsonl`` holds it."""
 
     epoch: float
     score: float | None
