@@ -213,7 +213,9 @@ def study(maker: SetupMaker, methods: list[Content], *overrides: str, **more: ob
     recipe["student"] = more.get("student", {"name": "resnet8", "options": {"width": 4}})
     del recipe["seed"]
     held = {"recipe": recipe, "methods": methods, "seeds": [0, 1, 2], "baseline": methods[0]["name"]}
-    return maker.studied({**held, **{key: value for key, value in more.items() if key in ("seeds", "varies")}})
+    return maker.studied(
+        {**held, **{key: value for key, value in more.items() if key in ("seeds", "allowed_differences")}}
+    )
 
 
 def _recipe_of(more: dict[str, object]) -> Content:
@@ -279,7 +281,7 @@ def _(maker: SetupMaker) -> Path:
 @KINDS.correct("augmentation compared, as the study says", about="study")
 def _(maker: SetupMaker) -> Path:
     without = {"name": "kl-plain", "set": {"data.augmentation": {"pad_crop": 0}}}
-    return sound(maker, [TAUGHT, without], varies=["augmentation"])
+    return sound(maker, [TAUGHT, without], allowed_differences=["augmentation"])
 
 
 @KINDS.correct("two temperatures", about="study")

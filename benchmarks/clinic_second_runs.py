@@ -213,10 +213,10 @@ def _(maker: SetupMaker) -> Path:
 @KINDS.correct("widths compared, as the study says", about="study")
 def _(maker: SetupMaker) -> Path:
     wide = {"name": "wide", "set": {"student.options.width": maker.draw.choice([6, 7])}}
-    return study(maker, [{"name": "narrow"}, wide], "training.epochs=20", varies=["student"])
+    return study(maker, [{"name": "narrow"}, wide], "training.epochs=20", allowed_differences=["student"])
 
 
 @KINDS.correct("twice as long, as the study says", about="study")
 def _(maker: SetupMaker) -> Path:
     longer = {"name": "longer", "set": {"training.epochs": maker.draw.choice([36, 40])}}
-    return study(maker, [{"name": "kl"}, longer], "training.epochs=20", varies=["budget"])
+    return study(maker, [{"name": "kl"}, longer], "training.epochs=20", allowed_differences=["budget"])

@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 
 from stillroom.diagnose.run import diagnose_run
-from stillroom.diagnose.verify import plan_remedies, study_of, varied, verify_remedies
+from stillroom.diagnose.verify import difference_of, plan_remedies, study_of, verify_remedies
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.report.diagnosis.page import write_diagnosis_page
 from stillroom.run.execute import execute
 from stillroom.schema.diagnosis import Diagnosis, Finding, Remedy, Verdict, Verification
 from stillroom.study.config import Study
-from stillroom.study.folder import StudyFolder
-from stillroom.study.plan import plan_of
+from stillroom.study.plan import StudyFolder, plan_of
 from study.small import Here
 
 RECIPE: dict[str, Any] = {
@@ -59,7 +58,7 @@ def test_each_remedy_is_a_method_and_so_are_all_and_labels() -> None:
     assert list(found) == ["unchanged", "remedy-cold", "remedy-slow", "all-remedies", "labels"]
     assert found["all-remedies"] == {"losses.kl.temperature": 2.0, "training.optimizer.lr": 0.3}
     assert found["labels"] == {"losses": [{"name": "cross_entropy"}]}
-    assert (study.against, study.seeds, study.varies) == ("unchanged", (3, 4), ())
+    assert (study.baseline_name, study.seeds, study.allowed_differences) == ("unchanged", (3, 4), ())
     cells = plan_of(study, StudyFolder(Path("s"))).cells
     made = {(cell.method, cell.seed): cell.recipe for cell in cells}
     assert made["remedy-cold", 3].losses[1].model_dump()["temperature"] == 2
@@ -147,13 +146,13 @@ def test_data_of_python_cannot_be_read_again(tmp_path: Path) -> None:
     ],
 )
 def test_a_study_lists_what_its_remedies_change(key: str, what: str | None) -> None:
-    assert varied(key) == what
+    assert difference_of(key) == what
 
 
 def test_a_longer_run_in_the_other_unit_takes_the_place_of_its_length() -> None:
     plan = plan_remedies(recipe(), [finding("short", {"training.steps": 200})])
     study = study_of(recipe(), plan, (0,))
-    assert study.varies == ("budget",)
+    assert study.allowed_differences == ("budget",)
     lengths = {
         cell.method: (cell.recipe.training.epochs, cell.recipe.training.steps)
         for cell in plan_of(study, StudyFolder(Path("s"))).cells

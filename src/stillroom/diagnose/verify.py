@@ -16,14 +16,14 @@ from stillroom.report.study.read import read_study
 from stillroom.schema.diagnosis import ALL_REMEDIES, LABELS, UNCHANGED, VERDICTS, Finding, Verification, plain
 from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
-from stillroom.study.engine.choosing import engine_maker
-from stillroom.study.schedule import StudyObserver
+from stillroom.study.engine import engine_maker
+from stillroom.study.progress import StudyObserver
 from stillroom.study.wording import word
 
 # Folder of the study of the remedies.
 FOLDER = "remedies"
-# What a study must list as varied, by the beginning of the key that a remedy changes.
-_VARIES = {
+# What a study must allow methods to differ in, by the beginning of the key that a remedy changes.
+_DIFFERENCES = {
     "training.epochs": "budget",
     "training.steps": "budget",
     "data.augmentation": "augmentation",
@@ -235,20 +235,20 @@ def study_of(recipe: Recipe, plan: RemedyPlan, seeds: Sequence[int]) -> Study:
             "methods": methods,
             "seeds": list(seeds),
             "baseline": UNCHANGED,
-            "varies": sorted({what for key in keys if (what := varied(key)) is not None}),
+            "allowed_differences": sorted({what for key in keys if (what := difference_of(key)) is not None}),
         }
     )
 
 
-def varied(key: str) -> str | None:
+def difference_of(key: str) -> str | None:
     """What a study calls the thing that a key changes; None where methods may differ in it anyway.
 
-    >>> varied("data.augmentation.flip"), varied("training.optimizer.lr")
+    >>> difference_of("data.augmentation.flip"), difference_of("training.optimizer.lr")
     ('augmentation', None)
     """
     parts = key.split(".")
     places = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((_VARIES[place] for place in places if place in _VARIES), None)
+    return next((_DIFFERENCES[place] for place in places if place in _DIFFERENCES), None)
 
 
 def _results(folder: Path, results: Mapping[str, Any], plan: RemedyPlan) -> dict[str, Any]:

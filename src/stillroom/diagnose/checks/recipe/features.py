@@ -139,7 +139,7 @@ def _judge_pair(context: CheckContext, teacher: Tap, student: Tap) -> tuple[int,
     name = teacher.name.removesuffix(PRE)
     opposite = {t.name: s for t, s in context.setup_context.pairs}.get(name)
     better = opposite or min(
-        (tap for tap in context.setup_context.student_taps if tap.name != LOGITS),
+        (tap for tap in context.setup_context.student.taps if tap.name != LOGITS),
         key=lambda tap: abs(tap.depth - teacher.depth),
     )
     if better.name == student.name.removesuffix(PRE):

@@ -177,7 +177,7 @@ def lower_bound(term: LossConfig, classes: int | None) -> float:
     option = loss_class(term).smoothing_option
     if option is None or not classes:
         return 0.0
-    smoothing = getattr(term, option)
+    smoothing: float = getattr(term, option)
     other = smoothing / classes
     true = 1 - smoothing + other
     return -sum(share * math.log(share) * times for share, times in ((true, 1), (other, classes - 1)) if share > 0)

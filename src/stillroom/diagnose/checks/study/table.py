@@ -33,7 +33,7 @@ def unequal(study: Study) -> CheckResult:
     more = f", and {len(study.inequalities) - 1} more" if len(study.inequalities) > 1 else ""
     words = (
         f"Give all methods the same {listed(what or ['terms'])}; where that is what the study compares, name it in the "
-        "study's `varies`."
+        "study's `allowed_differences`."
     )
     if "reported epoch" in what:
         words = "Report the last epoch of every run: a best one chosen on the test images is partly luck."
