@@ -98,7 +98,7 @@ class Check(Generic[ContextT]):
             check=self.id,
             verdict=result.verdict,
             summary=result.summary,
-            evidence=result.evidence,
+            evidence=dict(result.evidence),
             threshold=self.threshold,
             remedy=result.remedy if needs_attention else None,
             source=self.source,
