@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from stillroom.config import bad_input
 from stillroom.errors import BadInput
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.schema.base import read_json as read_file
 from stillroom.schema.continual import INCREMENTAL_FILE, FinishedRecord, IncrementalSummary
@@ -325,7 +325,7 @@ def _recipe(path: Path) -> tuple[Recipe, str]:
     text = read_text(path)
     try:
         content = yaml.safe_load(text)
-        return parse_recipe(content), digest(canonical(content))
+        return parse_recipe(content), digest(canonical_json(content))
     except BadInput as error:
         raise error.within(str(path)) from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:

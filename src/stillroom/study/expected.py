@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from stillroom.continual.hashes import budget_hash, chain_hashes
 from stillroom.data.config import AugmentationConfig
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.study.collect import Run
 
 
@@ -41,7 +41,7 @@ def views_of(run: Run) -> str:
 
 def threads_of(run: Run) -> str:
     """The hash of the threads that the recipe gives."""
-    return digest(canonical(run.recipe.training.threads))
+    return digest(canonical_json(run.recipe.training.threads))
 
 
 def budget_of(run: Run) -> str:
@@ -78,5 +78,5 @@ def _views(augmentation: AugmentationConfig, epochs: int) -> str:
 
     found = ""
     for epoch in range(epochs):
-        found = digest(found.encode(), canonical([augmentation.model_dump(), view_of(epoch, augmentation)]))
+        found = digest(found.encode(), canonical_json([augmentation.model_dump(), view_of(epoch, augmentation)]))
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import Recipe
 from stillroom.study.collect import Run
 from stillroom.study.config import Study
@@ -42,7 +42,7 @@ class Trait:
     @property
     def identity(self) -> str:
         """Equal where runs are equal in it."""
-        return self.key or digest(canonical(self.fields))
+        return self.key or digest(canonical_json(self.fields))
 
 
 def foreseen_traits(cell: Cell, study: Study, seconds: float | None) -> dict[str, Trait]:
@@ -83,8 +83,8 @@ def traits_of(run: Run, study: Study, seconds: float | None) -> dict[str, Trait]
     seed = own_seed(run.cell, recipe)
     order = {"training images": summary.data.train, "seed": seed}
     start = {f"student.{key}": value for key, value in flat(recipe.student.model_dump(mode="json")).items()}
-    of_student, of_data = {"student": digest(canonical(start))}, {"data": summary.data.fingerprint}
-    shuffled = digest(canonical([summary.data.train, recipe.seed]))
+    of_student, of_data = {"student": digest(canonical_json(start))}, {"data": summary.data.fingerprint}
+    shuffled = digest(canonical_json([summary.data.train, recipe.seed]))
     traits = {
         "initial weights": Trait({**start, "seed": seed}, summary.hashes.init, reasoned=True, follows=of_student),
         "student": Trait(_student(recipe)),
@@ -105,7 +105,7 @@ def traits_of(run: Run, study: Study, seconds: float | None) -> dict[str, Trait]
         # Where its weights lie is no difference; what they are is.
         told = _teacher(recipe, study)
         known = {key: value for key, value in told.items() if key not in ("weights", "answers")}
-        traits["teacher"] = Trait(told, digest(canonical([summary.teacher.weights_hash, known])))
+        traits["teacher"] = Trait(told, digest(canonical_json([summary.teacher.weights_hash, known])))
         traits["cache"] = Trait(_cache(recipe, run.cell))
     return traits
 
@@ -154,7 +154,7 @@ def _tasks(recipe: Recipe, cell: Cell, order: Sequence[int] | None = None) -> di
         return {"tasks": Trait({"tasks": 1}), "memory": Trait({"exemplars": "all"})}
     seed = settings.resolve_class_seed(recipe.seed)
     told = {"tasks": settings.tasks, "classes shuffled by": THE_STUDYS if seed == cell.seed else seed}
-    key = digest(canonical([settings.tasks, *order])) if order is not None else ""
+    key = digest(canonical_json([settings.tasks, *order])) if order is not None else ""
     kept: dict[str, Any] = {"exemplars": "all" if settings.joint else settings.memory}
     if settings.memory:
         kept["selection"] = settings.selection

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from stillroom.errors import RunFailed
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.study.config import Measure, Range, Space, Tuning
 from stillroom.study.measures import MEASURES, figure_of
 from stillroom.study.space import check_space, merged_space, own_values, place_of, points, readable
@@ -233,7 +233,7 @@ class Tuner:
                     yield worst if told.value is None else told.value, params
 
     def _seed_of(self, number: int) -> int:
-        address = canonical([self._seed, self._pair, self._method, number])
+        address = canonical_json([self._seed, self._pair, self._method, number])
         return int(digest(address)[:8], 16)
 
     def _rounded(self, drawn: Mapping[str, Any]) -> Params:
@@ -307,7 +307,7 @@ class Tuner:
             return values == {} and trial.params == self._written
         # As JSON, which is how the database has them.
         same = trial.distributions == self._distributions()
-        return same and canonical(values) == canonical(self._values(trial.params))
+        return same and canonical_json(values) == canonical_json(self._values(trial.params))
 
 
 def score(summary: Mapping[str, Any], measure: Measure) -> float | None:

@@ -19,9 +19,9 @@ from stillroom.data.config import DataConfig
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, RunFailed, format_error
-from stillroom.files import canonical, digest, find_input, write_text
-from stillroom.memory import release
-from stillroom.randomness import seeded
+from stillroom.files import canonical_json, digest, find_input, write_text
+from stillroom.memory import release_memory
+from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.execute import execute
@@ -60,7 +60,7 @@ class KeptData:
 def _key(config: DataConfig) -> str:
     """What the pixels depend on: all options but those of the batches, and the files as they are now."""
     options = config.model_dump(mode="json", exclude={"batch_size", "augmentation"})
-    return digest(canonical([options, *_files(config)]))
+    return digest(canonical_json([options, *_files(config)]))
 
 
 def _files(config: DataConfig) -> list[Any]:
@@ -96,7 +96,7 @@ def components_of(recipe: Recipe) -> RunComponents:
     """
     data = data_of(recipe)
     # As a run that makes its own: a model of the user's may draw weights from whatever stream it finds.
-    with threads(recipe.training.threads), exact_float32(), seeded(recipe.seed, "dropout"):
+    with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
         return build_components(recipe, data)
 
 
@@ -170,7 +170,7 @@ def _forget_other_jobs() -> None:
         # It compiles a model's code a few times at most in a process, and from then on does without.
         torch.compiler.reset()
     gc.collect()
-    release()
+    release_memory()
 
 
 def _plain(content: dict[str, Any]) -> dict[str, Any]:
