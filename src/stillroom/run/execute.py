@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stillroom.errors import BadInput, RunFailed, format_error
+from stillroom.errors import BadInput, OutOfMemory, RunFailed, format_error
 from stillroom.memory import is_out_of_memory
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe
@@ -70,7 +70,7 @@ def execute(
                 if not is_out_of_memory(error):
                     raise
                 expected = "a smaller data.batch_size, student or teacher"
-                raise RunFailed(f"out of memory ({format_error(error)}); try {expected}") from None
+                raise OutOfMemory(f"out of memory ({format_error(error)}); try {expected}") from None
             finally:
                 run.observer.run_ended()
 
