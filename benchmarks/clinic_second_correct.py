@@ -11,7 +11,7 @@ from clinic_setups import Content, Kinds, SetupMaker, last_layer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stillroom.files import replaced
+from stillroom.files import atomic_write
 from stillroom.models.weights import read_state
 
 KINDS = Kinds(second_cohort=True)
@@ -127,7 +127,7 @@ def _(maker: SetupMaker) -> Path:
         own = read_state(model["weights"]).items()
         state |= {f"{place}.{key.removeprefix('module.')}": value.clone() for key, value in own}
     path = maker.case / "two.safetensors"
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state, temporary)
     options = {"model": one["name"], "other": two["name"], **one.get("options", {})}
     teacher = {"name": "clinic_models:two", "weights": str(path), "options": options}

@@ -14,7 +14,7 @@ from clinic_second_faulty import around, head, on
 from clinic_setups import HERE, Content, Kinds, SetupMaker, last_layer
 from torch import Tensor
 
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import parse_recipe
 from stillroom.run.execute import execute
 from stillroom.runtime import Observer
@@ -44,7 +44,7 @@ class _Stop(Observer):
 def stopped(maker: SetupMaker, epochs: int, step: int) -> tuple[Content, Path]:
     """A run that was stopped after so many steps: its recipe and its folder."""
     content = {**maker.recipe(f"training.epochs={epochs}"), "student": {"name": "resnet8", "options": {"width": 5}}}
-    folder = maker.case / f"stopped-{digest(canonical([content, step]))[:12]}"
+    folder = maker.case / f"stopped-{digest(canonical_json([content, step]))[:12]}"
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(KeyboardInterrupt):
         execute(parse_recipe(content), folder, observer=_Stop(step), latency=False)

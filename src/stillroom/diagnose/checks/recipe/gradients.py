@@ -19,7 +19,7 @@ from stillroom.diagnose.check import Skip
 from stillroom.diagnose.checks.recipe.input_repair import ImageSample
 from stillroom.losses.base import Loss
 from stillroom.models.prepared import PreparedModel
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.run.setting import RunContext
 from stillroom.run.teaching import ModelTutor
 from stillroom.runtime import Observer
@@ -73,7 +73,7 @@ def measure_gradients(
     outputs: list[Tensor] = []
     handle = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        with seeded(setting.recipe.seed, "dropout"):
+        with seed_rng(setting.recipe.seed, "dropout"):
             _, values = step(images, labels, index, given, 0.0)
     finally:
         handle.remove()
