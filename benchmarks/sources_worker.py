@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.loader import BatchLoader
 from stillroom.errors import BadInput
-from stillroom.losses.features import TapLoss
+from stillroom.losses.feature_base import TapLoss
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.run.components import RunComponents
 from stillroom.run.execute import execute

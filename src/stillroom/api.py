@@ -17,8 +17,8 @@ from stillroom.data.images import make_pair
 from stillroom.errors import BadInput
 from stillroom.live import LiveStudy
 from stillroom.losses.base import Loss
-from stillroom.losses.labels import CrossEntropy
-from stillroom.losses.logits import KL
+from stillroom.losses.cross_entropy import CrossEntropy
+from stillroom.losses.kl import KL
 from stillroom.losses.registry import describe
 from stillroom.recipe import parse_recipe
 from stillroom.report.page import write_report

@@ -11,6 +11,7 @@ import yaml
 from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -24,10 +25,13 @@ from stillroom.continual.config import PRESETS, IncrementalConfig, with_terms
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
-from stillroom.losses.config import AnyLoss, CrossEntropyConfig
+from stillroom.losses.cross_entropy import CrossEntropyConfig
+from stillroom.losses.registry import AnyLoss
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.train.config import TrainingConfig
+
+_TERMS: TypeAdapter[tuple[AnyLoss, ...]] = TypeAdapter(tuple[AnyLoss, ...])
 
 
 class Recipe(Config):
@@ -72,7 +76,8 @@ class Recipe(Config):
         if info.data.get("teacher") is not None and incremental.task is None:
             raise ValueError("no teacher beside it: the teacher of a task is the student of the one before")
         preset = PRESETS.get(incremental.preset or "")
-        if preset is not None and info.data.get("losses", preset.terms) != preset.terms:
+        terms = _TERMS.validate_python(preset.terms) if preset is not None else ()
+        if preset is not None and info.data.get("losses", terms) != terms:
             raise ValueError(f"no losses beside preset {incremental.preset}, which sets them; or no preset")
         student, training = info.data.get("student"), info.data.get("training")
         if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:

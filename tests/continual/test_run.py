@@ -26,10 +26,10 @@ from stillroom.continual.sequence import Sequence
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, RunFailed
 from stillroom.losses import functional
-from stillroom.losses.base import Loss, LossInputs, Requires
-from stillroom.losses.config import LossConfig
-from stillroom.losses.labels import CrossEntropy
-from stillroom.losses.logits import KL, LogitMSE
+from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
+from stillroom.losses.cross_entropy import CrossEntropy
+from stillroom.losses.kl import KL
+from stillroom.losses.logit_mse import LogitMSE
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import read_state, state_hash
@@ -242,7 +242,7 @@ class ByIndex(Loss[LossConfig]):
     [
         ({"losses": [{"name": "kl"}]}, "losses: got ['kl']; expected a term that reads labels alone"),
         ({"losses": [*LABELS, {"name": "kl", "target": "true_class"}]}, "losses.kl: got 'kl'; expected a term"),
-        ({"losses": [*LABELS, {"name": "block_logit"}]}, "(alpha: 0 leaves the labels to cross_entropy)"),
+        ({"losses": [*LABELS, {"name": "block_logit"}]}, "(alpha: 0 leaves the labels to another loss)"),
         (
             {"losses": [*LABELS, {"name": "continual.test_run:ByIndex", "options": {"name": "mine"}}]},
             "expected a term that does not go by a sample's index: in each task it means another image",

@@ -177,7 +177,7 @@ class LossTester:
 
     def test_no_gradient_reaches_the_teacher(self, make: Loss[Any]) -> None:
         inputs = random_inputs()
-        taught = inputs.taught
+        taught = inputs.teacher_output
         told = [taught.logits, *taught.features.values(), *taught.fishers.values()]
         for answer in told:
             answer.requires_grad_()

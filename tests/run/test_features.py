@@ -148,7 +148,7 @@ def test_other_taps_are_another_cache(recipe: Make, tmp_path: Path, empty_cache:
 
 def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make, tmp_path: Path) -> None:
     """The first step's loss, worked out from the models as they are before the run."""
-    from stillroom.losses.features import FeatureLoss
+    from stillroom.losses.feature_base import FeatureLoss
     from stillroom.losses.registry import build_losses
     from stillroom.models.reader import TapReader
 

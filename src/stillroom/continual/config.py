@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from stillroom.config import Config
-from stillroom.losses.config import CrossEntropyConfig, KLConfig, LossConfig
 
 PresetName = Literal["finetune", "replay", "lwf", "icarl", "joint"]
 PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
@@ -22,20 +21,20 @@ class Preset:
 
     Attributes:
         what: it in a line.
-        terms: its losses.
+        terms: the entries of the recipe's losses.
         options: the options of :class:`IncrementalConfig` that are its own.
         remembers: whether it needs a memory of exemplars; without, it has none.
     """
 
     what: str
-    terms: tuple[LossConfig, ...]
+    terms: tuple[Mapping[str, Any], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     remembers: bool = False
 
 
-_LABELS = (CrossEntropyConfig(),)
+_LABELS = ({"name": "cross_entropy"},)
 # Both of its papers soften by 2.
-_OLD_ANSWERS = (CrossEntropyConfig(), KLConfig(temperature=2))
+_OLD_ANSWERS = ({"name": "cross_entropy"}, {"name": "kl", "temperature": 2})
 PRESETS: dict[str, Preset] = {
     "finetune": Preset("labels of the new classes alone: the floor", _LABELS, {"memory": 0}),
     "replay": Preset("labels, exemplars of the old classes among them", _LABELS, remembers=True),
@@ -116,7 +115,7 @@ class IncrementalConfig(Config):
 def with_terms(recipe: Any) -> Any:
     """A recipe as plain objects with the losses of its preset, where it names one and no losses.
 
-    >>> [term.name for term in with_terms({"incremental": {"preset": "lwf"}})["losses"]]
+    >>> [term["name"] for term in with_terms({"incremental": {"preset": "lwf"}})["losses"]]
     ['cross_entropy', 'kl']
     """
     incremental = recipe.get("incremental") if isinstance(recipe, dict) else None

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
-from stillroom.losses.features import TapLoss
 from stillroom.losses.setup_context import ModelInfo, SetupContext
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, prepare_model
@@ -45,8 +44,8 @@ def introduce(
         loss.setup(setup_context)
         if setting.known is not None:
             check_keeps(loss)
-        if isinstance(loss, TapLoss):
-            setting.observer.note(loss.told())
+        if (line := loss.describe_taps()) is not None:
+            setting.observer.note(line)
 
 
 def check_keeps(loss: Loss[Any]) -> None:
@@ -63,7 +62,8 @@ def check_keeps(loss: Loss[Any]) -> None:
     field = f"losses.{loss.name}"
     if reads.teacher and reads.labels:
         expected = "a term that does not set labels against the teacher's answer: it has no logits of the new classes"
-        hint = " (alpha: 0 leaves the labels to cross_entropy)" if loss.name == "block_logit" else ""
+        free = loss.label_free_option
+        hint = f" ({free[0]}: {free[1]} leaves the labels to another loss)" if free is not None else ""
         raise BadInput(field, loss.name, expected + hint)
     if reads.teacher and reads.index:
         expected = "a term that does not go by a sample's index: in each task it means another image"

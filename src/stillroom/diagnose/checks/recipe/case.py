@@ -19,8 +19,7 @@ from stillroom.diagnose.checks.recipe.mending import Mending, State, mend
 from stillroom.diagnose.checks.recipe.parts import Skip, part
 from stillroom.diagnose.checks.recipe.reading import Reading, ready
 from stillroom.diagnose.checks.recipe.sample import Sample, sample_of
-from stillroom.losses.base import Loss
-from stillroom.losses.config import LossConfig, WeightSchedule
+from stillroom.losses.base import Loss, LossConfig
 from stillroom.losses.setup_context import SetupContext
 from stillroom.models.config import PreprocessConfig
 from stillroom.models.cost import multiply_adds, parameters
@@ -279,12 +278,13 @@ def form_of(said: Tensor) -> Form:
 def mean_weight(config: LossConfig) -> float:
     """A term's weight, of one that moves the mean over the training.
 
-    >>> from stillroom.losses.config import KLConfig
+    >>> from stillroom.losses.base import WeightSchedule
+    >>> from stillroom.losses.kl import KLConfig
     >>> mean_weight(KLConfig(weight=WeightSchedule(start=0, end=1)))
     0.5
     """
-    if not isinstance(config.weight, WeightSchedule):
-        return float(config.weight)
+    if not config.has_schedule:
+        return float(config.weight_at(0.0))
     steps = 20
     ends = (config.weight_at(0.0) + config.weight_at(1.0)) / 2
     return round((ends + sum(config.weight_at(step / steps) for step in range(1, steps))) / steps, 6)

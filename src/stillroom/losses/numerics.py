@@ -1,4 +1,4 @@
-"""What every loss does first and last: check shapes, leave low precision, average over the batch."""
+"""Numerics that losses share: shape checks, half precision widened to float32, means that keep the memory layout."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def widen(x: Tensor) -> Tensor:
 
 
 def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of one shape [B, K], widened; the teacher's detached, for it is never taught.
+    """Logits of one shape [B, K], widened; the teacher's detached.
 
     Raises:
         ValueError: the shapes differ or are not [B, K].
@@ -28,7 +28,7 @@ def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_features(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of one shape [B, …], widened; the teacher's detached, for it is never taught, and in one memory layout.
+    """Features of one shape [B, …], widened; the teacher's detached, and both in one memory layout.
 
     Raises:
         ValueError: the shapes differ, or have nothing beside the batch.

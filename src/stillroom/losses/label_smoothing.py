@@ -1,33 +1,22 @@
-"""Losses that read the labels alone."""
+"""``label_smoothing``: the true labels mixed with the uniform distribution."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
-from stillroom.losses.functional._common import batch_mean, check_labels
+from stillroom.losses.base import Citation, Loss, LossConfig, LossInputs, Requires
+from stillroom.losses.numerics import batch_mean, check_labels
 
 
-def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of the student's answer with the true labels.
+class LabelSmoothingConfig(LossConfig):
+    """Cross-entropy with labels mixed with the uniform distribution."""
 
-    Formula: ``mean_b −log q_y``, q = softmax(z_s).
-
-    Args:
-        student_logits: z_s, [B, K].
-        labels: y, int64 [B].
-
-    Returns:
-        Scalar, in nats.
-
-    Raises:
-        ValueError: the shapes do not fit.
-
-    >>> import torch
-    >>> cross_entropy(torch.zeros(3, 4), torch.tensor([0, 1, 2])).item() - torch.tensor(4.0).log().item()
-    0.0
-    """
-    return label_smoothing(student_logits, labels, smoothing=0.0)
+    name: Literal["label_smoothing"] = "label_smoothing"
+    smoothing: float = Field(0.1, ge=0, le=1, description="Share of the target spread evenly over all classes.")
 
 
 def label_smoothing(student_logits: Tensor, labels: Tensor, *, smoothing: float = 0.1) -> Tensor:
@@ -57,3 +46,18 @@ def label_smoothing(student_logits: Tensor, labels: Tensor, *, smoothing: float 
     if not 0 <= smoothing <= 1:
         raise ValueError(f"smoothing: got {smoothing!r}; expected a number in [0, 1]")
     return batch_mean(F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing))
+
+
+class LabelSmoothing(Loss[LabelSmoothingConfig]):
+    """Cross-entropy with smoothed labels; see :func:`label_smoothing`."""
+
+    citation = Citation(
+        "Rethinking the Inception Architecture for Computer Vision", "1512.00567", "szegedy2016rethinking"
+    )
+    family = "labels"
+    requires = Requires(labels=True)
+    smoothing_option = "smoothing"
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """The loss of one batch."""
+        return label_smoothing(inputs.student.logits, inputs.labels, smoothing=self.config.smoothing)
