@@ -17,7 +17,7 @@ from torch import Tensor
 
 from stillroom.files import canonical, digest
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.runtime import Observer
 
 KINDS = Kinds(fresh=True)

@@ -11,8 +11,7 @@ from stillroom.errors import BadInput
 from stillroom.files import is_partial
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.report.page import write_report
-from stillroom.run.execute import execute
-from stillroom.run.one import Finished
+from stillroom.run.run import Finished, execute
 from stillroom.runtime import Observer
 
 _DATA = {"source": "digits", "batch_size": 64, "augmentation": {"pad_crop": 1}}

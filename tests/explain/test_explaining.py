@@ -18,7 +18,7 @@ from stillroom.explain import concept_counts, concepts, learning_speed, on_grid,
 from stillroom.explain.explaining import explain
 from stillroom.explain.subject import load_pictures, load_subjects, moves_of, runs_in
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.runtime import Observer
 
 RECIPE: dict[str, Any] = {

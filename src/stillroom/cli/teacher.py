@@ -27,11 +27,11 @@ def questions(
     """
     from stillroom.console import ProgressBar
     from stillroom.recipe import load_recipe
-    from stillroom.run.questions import write_questions
+    from stillroom.run.export import export_inputs
 
     observer = ProgressBar()
     try:
-        told = write_questions(load_recipe(recipe, overrides or []), out, observer)
+        told = export_inputs(load_recipe(recipe, overrides or []), out, observer)
     finally:
         observer.run_ended()
     if as_json:

@@ -26,10 +26,9 @@ from stillroom.files import write_json, write_text
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import load_weights, read_state, save_weights
 from stillroom.recipe import Recipe
-from stillroom.run.execute import execute
-from stillroom.run.one import Finished, Prepared
-from stillroom.run.outcome import write_predictions
+from stillroom.run.artifacts import write_predictions
 from stillroom.run.records import check_free, check_same_recipe, environment, read_json
+from stillroom.run.run import Finished, Prepared, execute
 from stillroom.runtime import Observer
 from stillroom.train.device import exact_float32, launched, threads
 from stillroom.train.evaluation import score
@@ -193,7 +192,7 @@ def _end(sequence: Sequence, out: Path, done: list[Judged], record: dict[str, An
     model = sequence.empty_student(tasks.count)
     model.load_state_dict(in_data_order(before, last, sequence.order.places))
     save_weights(model, out / "student.safetensors")
-    write_predictions(out, tasks.data.test, telling.in_data_columns(done[-1].scores, tasks), None)
+    write_predictions(out, tasks.data.test, telling.in_data_columns(done[-1].scores, tasks), {})
     write_text(out / "timing.jsonl", telling.timing_lines(folders))
     write_json(out / "environment.json", environment(sequence.device))
     summary = telling.summary_of(sequence.recipe, tasks, done, record, title=sequence.title, taught=sequence.keeps)

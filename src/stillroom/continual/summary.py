@@ -26,7 +26,7 @@ from stillroom.continual.tasks import Tasks
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.recipe import Recipe
-from stillroom.run.one import SCHEMA
+from stillroom.run.artifacts import SCHEMA
 
 NAME = "incremental.json"
 FIGURES = ("top1", "correct", "count", "top5", "nll", "ece")
@@ -183,7 +183,7 @@ def summary_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged], record: Row
         "epochs": round(sum(each.summary["epochs"] for each in done), 6),
         **done[-1].figures,
         **{key: last[key] for key in ("model", "parameters", "multiply_adds", "bytes")},
-        "teacher": None,
+        "teachers": {},
         "taught": taught,
         "data": {
             "name": train.name,

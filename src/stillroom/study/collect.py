@@ -92,7 +92,7 @@ class Summary(_Facts):
     parameters: int
     multiply_adds: int
     bytes: int
-    teacher: TeacherFacts | None
+    teachers: dict[str, TeacherFacts]
     data: DataFacts
     relations: RelationFacts | None = None
     incremental: IncrementalFacts | None = None
@@ -102,6 +102,11 @@ class Summary(_Facts):
     processes: int = Field(ge=1)
     accumulate: int = Field(ge=1)
     hashes: Hashes
+
+    @property
+    def teacher(self) -> TeacherFacts | None:
+        """The only teacher; None where there is none, or several."""
+        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
 
     def value(self, measure: str) -> float | None:
         """One of :data:`FIGURES`, of the class relations or of tasks; None where the run has none."""

@@ -12,7 +12,7 @@ from typing import Any
 from stillroom.continual.run import prepare_tasks
 from stillroom.errors import BadInput, RunFailed
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.run.execute import execute, prepare
+from stillroom.run.run import execute, prepare
 from stillroom.study.engine.base import Job
 from stillroom.study.engine.performing import components_of, data_of
 

@@ -29,7 +29,15 @@ from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.teachers.fisher import FisherOf, tail_fisher, uniform_draws
 from stillroom.teachers.output import ModelOutput
-from stillroom.teachers.source import CachedTeacher, Log, Teacher, TeacherRequest, TeacherSource, check_finite, open_cache
+from stillroom.teachers.source import (
+    CachedTeacher,
+    Log,
+    Teacher,
+    TeacherRequest,
+    TeacherSource,
+    check_finite,
+    open_cache,
+)
 from stillroom.teachers.tails import TeacherTail, cut_tails
 
 # Images that tails are tried on; images queried at once for a mean over all.

@@ -103,10 +103,8 @@ class PrecomputedLogits(TeacherSource):
 
     def test_logits(self) -> Tensor | None:
         """Those of the folder; of held-out training images those of view 0, where that leaves images as they are."""
-        info = self._data.test.subset_info
-        if info is None:
-            test = self._test
-        else:
+        info, test = self._data.test.subset_info, self._test
+        if info is not None:
             test = self._train[0, info.rows] if self._unchanged else None
         if test is None:
             return None
@@ -168,7 +166,7 @@ def _read_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
         array = array[None]
     if array.shape != shape:
         raise BadInput(_FIELD, str(path), f"logits of shape {list(shape)}, not {list(array.shape)}")
-    return array
+    return np.asarray(array)
 
 
 def _sha256(path: Path) -> bytes:

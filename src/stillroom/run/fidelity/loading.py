@@ -15,11 +15,11 @@ from stillroom.losses.setup_context import SetupContext
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import state_hash
 from stillroom.recipe import Recipe
+from stillroom.run.build import setup_context_of
 from stillroom.run.components import build_model
-from stillroom.run.exporting import load_student
-from stillroom.run.introducing import meeting_of, prepare_teacher
+from stillroom.run.context import RunContext
+from stillroom.run.export import load_student
 from stillroom.run.records import read_json
-from stillroom.run.setting import RunContext
 from stillroom.runtime import Observer, Processes
 from stillroom.train.device import resolve_device
 
@@ -73,11 +73,13 @@ def load_subject(run: Path, observer: Observer) -> Subject:
     """
     model, recipe, _ = load_student(run)
     summary = read_json(run / "summary.json")
+    if recipe.teachers is not None:
+        raise BadInput("teachers", list(recipe.teachers), "a run with one teacher")
     if recipe.teacher is None:
         raise BadInput("teacher", None, "a run with a teacher: what is told is how the student differs from it")
-    if recipe.teacher.answers is not None:
+    if recipe.teacher.logits is not None:
         expected = "a teacher that can be run here: its features are read, and its answers alone do not hold them"
-        raise BadInput("teacher.answers", recipe.teacher.answers, expected)
+        raise BadInput("teacher.logits", recipe.teacher.logits, expected)
     if recipe.data.source == "python":
         expected = "a run made from a recipe: images and a teacher that were given in Python are not kept"
         raise BadInput("data.source", "python", expected)
@@ -85,17 +87,19 @@ def load_subject(run: Path, observer: Observer) -> Subject:
     if _fingerprint(summary, "data") != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
         raise BadInput("data", data.train.name, "the images that the run had; these are others")
     device = resolve_device("auto")
-    setting = RunContext(recipe, data, device, "float32", Processes(), observer)
-    teacher = prepare_teacher(setting, build_model(recipe.teacher, data.train, "teacher"))
-    assert teacher is not None
-    if _fingerprint(summary, "teacher", "weights_hash") != state_hash(teacher.model):
+    setting = RunContext(
+        recipe=recipe, data=data, device=device, precision="float32", processes=Processes(), observer=observer
+    )
+    model_of_teacher = build_model(recipe.teacher, data.train, "teacher").to(device)
+    teacher = prepare_model(model_of_teacher, recipe.teacher, data.train, "teacher")
+    if _fingerprint(summary.get("teachers") or {}, "teacher", "weights_hash") != state_hash(teacher.model):
         raise BadInput("teacher.weights", recipe.teacher.weights, "the weights that the run's teacher had")
     student = prepare_model(model.to(device), recipe.student, data.train, "student")
     kept = kept_weights(run, _number(summary, "epochs"))
     if len(kept) == 1:
         more = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
         observer.note(f"no checkpoints in {run}: the map is of the trained student alone; {more}")
-    return Subject(recipe, setting, teacher, student, kept, meeting_of(setting, student, teacher))
+    return Subject(recipe, setting, teacher, student, kept, setup_context_of(setting, student, teacher))
 
 
 def kept_weights(run: Path, epochs: float) -> tuple[Kept, ...]:

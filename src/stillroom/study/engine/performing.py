@@ -24,8 +24,7 @@ from stillroom.memory import release
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import RunComponents, build_components
-from stillroom.run.execute import execute
-from stillroom.run.one import Finished
+from stillroom.run.run import Finished, execute
 from stillroom.study.engine.base import Ending, Job, Outcome
 from stillroom.train.device import exact_float32, threads
 
