@@ -87,7 +87,7 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
         names = [part.strip(" '") for part in str(context["expected"]).replace(" or ", ",").split(",")]
         # As YAML writes them.
         names = [name.lower() if name in ("True", "False") else name for name in names]
-        return BadInput.unknown(field, value, names)
+        return BadInput.unknown(field, value, names) if len(names) > 1 else BadInput(field, value, names[0])
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return BadInput(field, value, message)
 

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from stillroom.config import Config, bad_input
-from stillroom.continual.config import PRESETS, IncrementalConfig, with_terms
+from stillroom.continual.config import PRESETS, IncrementalConfig, apply_preset
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, nearest, shorten
 from stillroom.files import canonical, digest
@@ -86,7 +86,7 @@ class Recipe(Config):
     @model_validator(mode="before")
     @classmethod
     def _preset_is_written_out(cls, given: Any) -> Any:
-        return with_terms(given)
+        return apply_preset(given)
 
     @field_validator("incremental")
     @classmethod
@@ -94,18 +94,16 @@ class Recipe(Config):
         if incremental is None:
             return None
         if (info.data.get("teacher") or info.data.get("teachers")) and incremental.task is None:
-            raise ValueError("no teacher beside it: the teacher of a task is the student of the one before")
+            raise ValueError("no teacher in the recipe: the teacher of a task is the student of the task before")
         preset = PRESETS.get(incremental.preset or "")
-        terms = _TERMS.validate_python(preset.terms) if preset is not None else ()
-        if preset is not None and info.data.get("losses", terms) != terms:
-            raise ValueError(f"no losses beside preset {incremental.preset}, which sets them; or no preset")
+        losses = _TERMS.validate_python(preset.losses) if preset is not None else ()
+        if preset is not None and info.data.get("losses", losses) != losses:
+            raise ValueError(f"no losses with preset {incremental.preset}, which sets them; or no preset")
         student, training = info.data.get("student"), info.data.get("training")
         if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:
-            raise ValueError("no student.preprocess.class_order beside it: tasks order the classes")
+            raise ValueError("no student.preprocess.class_order in the recipe: tasks order the classes")
         if training is not None and training.record_gradient_rescaling:
-            raise ValueError(
-                "training.record_gradient_rescaling false beside it: ω needs a teacher that knows every label"
-            )
+            raise ValueError("training.record_gradient_rescaling false: ω needs a teacher that knows every label")
         return incremental
 
     @model_serializer(mode="wrap")

@@ -70,7 +70,7 @@ def fidelity(
 
     Example: `stillroom fidelity runs/kl`
     """
-    from stillroom.console import ProgressBar
+    from stillroom.cli.terminal import ProgressBar
     from stillroom.report.again import make_again
     from stillroom.run.fidelity.mapping import NAME, map_fidelity
 
@@ -86,7 +86,7 @@ def fidelity(
 
 
 def _table(content: dict[str, Any], truth: str, title: str) -> Table:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     taps = content["taps"]
     rows = [
@@ -124,7 +124,7 @@ def list_(
     if as_json:
         print_json(lists)
         return
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     stdout = Console(highlight=False)
     for kind, entries in lists.items():
@@ -167,7 +167,7 @@ def demo(
 
     Trains a teacher from labels, the student from labels alone, and the same student with the teacher's help.
     """
-    from stillroom.console import ProgressBar, stderr
+    from stillroom.cli.terminal import ProgressBar, stderr
     from stillroom.demo import run_demo
     from stillroom.run.records import fresh_folder
 

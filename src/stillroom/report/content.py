@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stillroom.report import curves, palette
+from stillroom.report.continual import TasksSection, tasks_section
 from stillroom.report.curves import Member
 from stillroom.report.depth import DepthMap, depth_map
 from stillroom.report.figures import Chart
 from stillroom.report.formats import DASH, counted, decimal, scaled, short, signed, three_digits, versus, whole
 from stillroom.report.images import Example, examples
-from stillroom.report.incremental.section import Tasks, tasks
 from stillroom.report.measures import Answers, Confusion, Whole, answers, calibration, confusions, per_class
 from stillroom.report.omega import Omega, omega
 from stillroom.report.quality import ClassRow, class_changes, reliability
@@ -74,7 +74,7 @@ class Content:
     examples: tuple[Example, ...]
     missing_answers: str
     missing_images: str
-    tasks: Tasks | None
+    tasks: TasksSection | None
     omega: Omega | None
     relations: Relations | None
     depth: DepthMap | None
@@ -134,7 +134,7 @@ def content(runs: Sequence[tuple[str, RunFolder]]) -> Content:
         examples=answered.examples if answered else (),
         missing_answers="" if answered else "This run folder holds no predictions.safetensors.",
         missing_images=_missing_images(run),
-        tasks=tasks(members),
+        tasks=tasks_section(members),
         omega=omega(run),
         relations=relations(members),
         depth=depth_map(run.fidelity) if run.fidelity is not None else None,

@@ -16,8 +16,9 @@ from stillroom.report.fidelity import FIDELITY, Fidelity, read_fidelity
 from stillroom.report.fields import Fields, is_finite
 from stillroom.report.formats import clean
 from stillroom.report.gradient_rescaling import RESCALING, Rescaling, read_rescaling
-from stillroom.report.incremental.read import INCREMENTAL, OFFLINE, Incremental, read_incremental
 from stillroom.report.predictions import Predictions, read_predictions
+from stillroom.schema.base import read_optional
+from stillroom.schema.continual import INCREMENTAL_FILE, JOINT_FILE, FinishedRecord, JointComparison
 
 SUMMARY = "summary.json"
 Row = dict[str, Any]
@@ -71,7 +72,8 @@ class RunFolder:
     predictions: Predictions | None
     checkpoints: int
     fidelity: Fidelity | None
-    incremental: Incremental | None
+    incremental: FinishedRecord | None
+    joint: JointComparison | None
     geometry: Geometry | None
     rescaling: tuple[Rescaling, ...]
 
@@ -141,7 +143,8 @@ def read_run(path: Path) -> RunFolder:
         predictions=read_predictions(path / "predictions.safetensors", count=student.count, classes=classes),
         checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),
         fidelity=_fidelity(path / FIDELITY, recipe_hash),
-        incremental=_incremental(path),
+        incremental=read_optional(FinishedRecord, path / INCREMENTAL_FILE),
+        joint=read_optional(JointComparison, path / JOINT_FILE),
         geometry=_geometry(path),
         rescaling=read_rescaling(path / RESCALING, list(_lines(path / RESCALING))),
     )
@@ -168,13 +171,6 @@ def _facts(fields: Fields, latency: dict[int, float]) -> ModelFacts:
 
 def _fidelity(path: Path, recipe_hash: str) -> Fidelity | None:
     return read_fidelity(path, read_object(path), recipe_hash=recipe_hash) if path.is_file() else None
-
-
-def _incremental(path: Path) -> Incremental | None:
-    if not (path / INCREMENTAL).is_file():
-        return None
-    offline = read_object(path / OFFLINE) if (path / OFFLINE).is_file() else None
-    return read_incremental(path, read_object(path / INCREMENTAL), offline)
 
 
 def _geometry(path: Path) -> Geometry | None:

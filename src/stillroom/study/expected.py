@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from stillroom.continual.hashes import budget_hash, chained
+from stillroom.continual.hashes import budget_hash, chain_hashes
 from stillroom.data.config import AugmentationConfig
 from stillroom.files import canonical, digest
 from stillroom.study.collect import Run
@@ -31,12 +31,12 @@ def total_steps(run: Run) -> int:
 
 def order_of(run: Run) -> str:
     """The hash of the order of images that the recipe gives."""
-    return chained([_order(images, run.recipe.seed, _epochs(run, images)) for images in trained_on(run)])
+    return chain_hashes([_order(images, run.recipe.seed, _epochs(run, images)) for images in trained_on(run)])
 
 
 def views_of(run: Run) -> str:
     """The hash of the views that the recipe gives."""
-    return chained([_views(run.recipe.data.augmentation, _epochs(run, images)) for images in trained_on(run)])
+    return chain_hashes([_views(run.recipe.data.augmentation, _epochs(run, images)) for images in trained_on(run)])
 
 
 def threads_of(run: Run) -> str:

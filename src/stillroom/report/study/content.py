@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stillroom.report.content import Tile
+from stillroom.report.continual import PairTasksSection, study_tasks_sections
 from stillroom.report.figures import Chart
 from stillroom.report.formats import whole
 from stillroom.report.study import proof
@@ -12,7 +13,6 @@ from stillroom.report.study.costs import COLUMNS, CostRow, Costs, cost_notes, co
 from stillroom.report.study.curves import Curves, curves
 from stillroom.report.study.diagram import Diagram, diagram
 from stillroom.report.study.dissection import Dissected, dissections
-from stillroom.report.study.incremental import PairTasks, in_tasks
 from stillroom.report.study.links import Links
 from stillroom.report.study.looks import Look, looks
 from stillroom.report.study.matrix import NAMED, Matrix, matrices
@@ -35,7 +35,7 @@ class Content:
     removed: tuple[str, ...]
     sweep: Sweep | None
     dissections: tuple[Dissected, ...]
-    in_tasks: tuple[PairTasks, ...]
+    in_tasks: tuple[PairTasksSection, ...]
     tables: tuple[Table, ...]
     looks: dict[str, Look]
     trade_offs: tuple[TradeOff, ...]
@@ -105,7 +105,7 @@ def content(study: Study, links: Links) -> Content:
         removed=tuple(run.path for run in study.runs if not (study.path / run.path).is_dir()),
         sweep=sweep(study, look),
         dissections=dissections(study.path),
-        in_tasks=in_tasks(study, look),
+        in_tasks=study_tasks_sections(study, look),
         tables=tables(study, links),
         looks=look,
         trade_offs=weighed,
