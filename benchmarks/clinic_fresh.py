@@ -16,9 +16,9 @@ from clinic_ward import HERE, Content, Ward, last_layer
 from torch import Tensor
 
 from stillroom.files import canonical, digest
+from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
 from stillroom.run.run import execute
-from stillroom.runtime import Observer
 
 KINDS = Kinds(fresh=True)
 KINDS.all += clinic_fresh_sick.KINDS.all + clinic_fresh_healthy.KINDS.all

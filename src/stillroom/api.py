@@ -20,13 +20,13 @@ from stillroom.losses.base import Loss
 from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.kl import KL
 from stillroom.losses.registry import describe
+from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
 from stillroom.report.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
 from stillroom.run.components import RunComponents
 from stillroom.run.records import fresh_folder
 from stillroom.run.run import execute
-from stillroom.runtime import Observer
 from stillroom.study.compare import compare as run_study
 from stillroom.study.config import load_study, parse_study
 from stillroom.study.engine.choosing import engine_maker

@@ -32,10 +32,10 @@ from stillroom.losses.logit_mse import LogitMSE
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import read_state, state_hash
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.export import load_student
 from stillroom.run.run import execute
-from stillroom.runtime import Observer
 from stillroom.teachers.output import ModelOutput
 from stillroom.train.step import DistillStep, check_not_silent
 

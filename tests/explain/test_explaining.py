@@ -17,9 +17,9 @@ from stillroom.errors import BadInput
 from stillroom.explain import concept_counts, concepts, learning_speed, on_grid, stability
 from stillroom.explain.explaining import explain
 from stillroom.explain.subject import load_pictures, load_subjects, moves_of, runs_in
+from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
 from stillroom.run.run import execute
-from stillroom.runtime import Observer
 
 RECIPE: dict[str, Any] = {
     "data": {"source": "shapes", "shapes": {"image_size": 16, "train": 96, "test": 40}, "batch_size": 32},

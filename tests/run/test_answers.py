@@ -94,7 +94,7 @@ def test_without_answers_to_the_test_images_it_teaches_all_the_same(place: Path,
 
 
 def test_one_answer_for_all_views_where_that_is_asked_for(place: Path, teacher_weights: Path) -> None:
-    same = "teacher={name: once, answers: answers, same_for_views: true}"
+    same = "teacher={name: once, logits: answers, same_for_views: true}"
     assert questions(same) == 0
     assert np.load(place / "answers" / "train-images.npy").shape == (1, 200, 1, 8, 8)
     elsewhere(teacher_weights, place / "answers")
@@ -107,7 +107,7 @@ def test_from_python_a_folder_is_a_teacher(place: Path, teacher_weights: Path) -
         torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), torch.arange(40) % 10
     )
     student = build(ModelConfig(name="mlp"), num_classes=10, in_channels=1, image_size=8)
-    with pytest.raises(sr.BadInput, match=r"teacher\.answers: got 'missing'; expected a folder with a readable"):
+    with pytest.raises(sr.BadInput, match=r"teacher\.logits: got 'missing'; expected a folder with a readable"):
         sr.distill("missing", student, data, data, epochs=1, progress=False, out=place / "run")
 
 
@@ -200,7 +200,7 @@ def test_answers_to_something_else_are_refused(
         ),
         (
             ["distill", "recipe.yaml", "teacher.logits=answers", "--out", "run"],
-            "answers alone, or a model with weights",
+            "logits alone, or a model with weights",
         ),
         (
             ["distill", "recipe.yaml", "teacher={name: a, logits: answers}", "cache.enabled=false", "--out", "run"],

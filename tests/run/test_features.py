@@ -20,10 +20,10 @@ from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.run import execute
-from stillroom.runtime import Observer
 from stillroom.train.recorders import StepHook, StepInfo
 
 Make = Callable[..., Recipe]

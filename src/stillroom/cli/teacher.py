@@ -1,4 +1,4 @@
-"""Commands about what teachers say: the questions for one elsewhere, the answers kept here."""
+"""Commands about teachers: the inputs for one elsewhere, the cache of outputs."""
 
 from __future__ import annotations
 
@@ -11,37 +11,36 @@ from rich.console import Console
 from stillroom.cli.app import AsJson, Overrides, RecipeFile, app, print_json
 
 
-@app.command()
-def questions(
+@app.command("export-inputs")
+def export_inputs(
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option("--out", help="A new folder for the questions.", metavar="FOLDER")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the images.", metavar="FOLDER")],
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the images that a teacher elsewhere must answer, for `teacher: {name: …, answers: FOLDER}` in a recipe.
+    """Write the images for a teacher elsewhere, whose logits a recipe reads by `teacher: {name: …, logits: FOLDER}`.
 
     Writes every training image in every view as `train-images.npy` [V, N, C, H, W], and `test-images.npy`. Put the
     teacher's logits beside them as `train-logits.npy` [V, N, K] and, to compare with it, `test-logits.npy` [M, K].
 
-    Example: `stillroom export-inputs recipes/digits.yaml --out answers/digits`
+    Example: `stillroom export-inputs recipes/digits.yaml --out logits/digits`
     """
     from stillroom.cli.terminal import ProgressBar
     from stillroom.recipe import load_recipe
-    from stillroom.run.export import export_inputs
+    from stillroom.run import export
 
     observer = ProgressBar()
     try:
-        told = export_inputs(load_recipe(recipe, overrides or []), out, observer)
+        result = export.export_inputs(load_recipe(recipe, overrides or []), out, observer)
     finally:
         observer.run_ended()
     if as_json:
-        print_json(told)
+        print_json(result)
         return
-    shape = f"[{told['views']}, {told['train']}, {told['classes']}]"
-    print(f"{out}: {told['bytes'] / 1e6:,.1f} MB of images")
-    print(
-        f"put beside them train-logits.npy {shape}, and test-logits.npy [{told['test']}, {told['classes']}] if you can"
-    )
+    shape = f"[{result['views']}, {result['train']}, {result['classes']}]"
+    print(f"{out}: {result['bytes'] / 1e6:,.1f} MB of images")
+    test = f"[{result['test']}, {result['classes']}]"
+    print(f"put beside them train-logits.npy {shape}, and test-logits.npy {test} if you can")
 
 
 @app.command()

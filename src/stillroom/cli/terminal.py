@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from stillroom.runtime import Observer
+from stillroom.observer import Observer
 
 stderr = Console(stderr=True, highlight=False)
 

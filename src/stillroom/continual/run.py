@@ -39,11 +39,11 @@ from stillroom.errors import BadInput, shorten
 from stillroom.files import write_json, write_text
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import load_weights, read_state, save_weights
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import write_predictions
 from stillroom.run.records import check_free, check_same_recipe, environment, read_json
 from stillroom.run.run import Finished, Prepared, execute
-from stillroom.runtime import Observer
 from stillroom.schema.base import json_line, parse, write
 from stillroom.schema.continual import EXEMPLARS_FILE, INCREMENTAL_FILE, ExemplarRows, IncrementalRecord
 from stillroom.train.device import exact_float32, launched, threads

@@ -20,8 +20,8 @@ from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.reader import LOGITS
 from stillroom.models.taps import find_taps
+from stillroom.observer import Observer
 from stillroom.run.fidelity.measuring import answer, spread
-from stillroom.runtime import Observer
 
 CKA_IMAGES = 256
 _BATCH = 64

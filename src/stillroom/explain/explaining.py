@@ -24,8 +24,8 @@ from stillroom.explain.subject import Pictures, Subject, last_stage, load_pictur
 from stillroom.files import write_bytes, write_json
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import load_weights
+from stillroom.observer import Observer
 from stillroom.run.records import read_json
-from stillroom.runtime import Observer
 from stillroom.train.device import exact_float32, resolve_device, threads
 
 SCHEMA = 1

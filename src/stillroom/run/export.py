@@ -23,10 +23,10 @@ from stillroom.models.export import export_onnx, export_safetensors
 from stillroom.models.prepared import logits_of, prepare_model
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.weights import load_weights
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_model
 from stillroom.run.records import load_run_recipe, read_json
-from stillroom.runtime import Observer
 from stillroom.teachers.precomputed import INPUTS, inputs_of
 from stillroom.train.device import exact_float32, resolve_device
 from stillroom.train.evaluation import score

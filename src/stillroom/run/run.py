@@ -17,6 +17,7 @@ from stillroom.files import write_json, write_text
 from stillroom.memory import is_out_of_memory
 from stillroom.models.prepared import logits_of
 from stillroom.models.weights import load_weights, save_weights
+from stillroom.observer import Observer
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import compare_with_teachers, run_summary, time_models, write_predictions
@@ -25,7 +26,6 @@ from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment, read_json
 from stillroom.run.resolve import resolve
 from stillroom.run.validate import try_smallest_batch, validate
-from stillroom.runtime import Observer
 from stillroom.train.device import (
     exact_float32,
     forget_peak_memory,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput
-from stillroom.runtime import Observer, Precision, Processes, Runtime
+from stillroom.observer import Observer
+from stillroom.runtime import Precision, Processes, Runtime
 from stillroom.train.config import TrainingConfig
 
 try:

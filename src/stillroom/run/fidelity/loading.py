@@ -14,13 +14,14 @@ from stillroom.files import digest
 from stillroom.losses.setup_context import SetupContext
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import state_hash
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.build import setup_context_of
 from stillroom.run.components import build_model
 from stillroom.run.context import RunContext
 from stillroom.run.export import load_student
 from stillroom.run.records import read_json
-from stillroom.runtime import Observer, Processes
+from stillroom.runtime import Processes
 from stillroom.train.device import resolve_device
 
 _KEPT = re.compile(r"epoch-(\d+)\.safetensors")

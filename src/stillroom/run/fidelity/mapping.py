@@ -10,6 +10,7 @@ import numpy as np
 from stillroom.errors import BadInput
 from stillroom.files import write_json
 from stillroom.models.reader import LOGITS
+from stillroom.observer import Observer
 from stillroom.randomness import derive_seed
 from stillroom.run.fidelity.fitting import RIDGE
 from stillroom.run.fidelity.loading import Subject, load_subject
@@ -17,7 +18,6 @@ from stillroom.run.fidelity.measuring import Doubles, Measured, Opposite, measur
 from stillroom.run.fidelity.members import AT_LOGITS, AT_TAP, ON_SCALE_OF_KL, WEIGHINGS
 from stillroom.run.fidelity.statistics import Correlation, Prediction, predictions, resampled
 from stillroom.run.records import read_json
-from stillroom.runtime import Observer
 from stillroom.train.device import exact_float32, threads
 
 SCHEMA = 1

@@ -16,10 +16,10 @@ from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import Batch, BatchLoader
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.losses.base import Loss
+from stillroom.observer import Observer
 from stillroom.randomness import seeded
 from stillroom.run.build import build_teacher, request_of
 from stillroom.run.context import RunContext
-from stillroom.runtime import Observer
 from stillroom.teachers.config import CacheConfig
 from stillroom.teachers.output import ModelOutput
 from stillroom.train.step import DistillStep

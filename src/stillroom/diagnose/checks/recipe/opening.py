@@ -19,12 +19,13 @@ from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.preprocess import resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.build import setup_losses
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
-from stillroom.runtime import Observer, Processes
+from stillroom.runtime import Processes
 from stillroom.train.device import resolve_device, resolve_precision
 
 
