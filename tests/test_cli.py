@@ -100,7 +100,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*DISTILL, "--sead", "1"], "No such option"),
     ([*DISTILL, "training.epochs"], "override: got 'training.epochs'; expected key.path=value"),
     (["distill", "recipe.yaml", "--resume"], "--resume: got None; expected the run's folder by --out"),
-    (["list", "modls"], "list: got 'modls'; expected something there is a list of (did you mean 'models'?)"),
+    (["list", "modls"], "list: unknown value 'modls'; did you mean 'models'?"),
     (["export", "run", "--format", "tflite"], "tflite"),
     # the recipe
     (["distill", "none.yaml"], "recipe: got 'none.yaml'; expected a readable recipe file"),
@@ -111,7 +111,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*DISTILL, "training.optimizer.lr=fast"], "training.optimizer.lr: got 'fast'; expected a number"),
     ([*DISTILL, "losses.kl.temperature=0"], "losses.1.temperature: got 0; expected greater than 0"),
     ([*DISTILL, "losses.mse.weight=1"], "expected an item of the list by name or position"),
-    ([*DISTILL, "teacher=null"], "teacher: got None; expected a model that teaches"),
+    ([*DISTILL, "teacher=null"], "teacher: got None; expected a teacher model"),
     ([*DISTILL, "training.checkpoints=[9]"], "training.checkpoints: got 9; expected epochs of the run, 0 … 1"),
     (
         [*DISTILL, "training.record_weight_distance=[liner]"],
@@ -143,7 +143,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*EVALUATE, "page.pt"], "model.weights: got 'page.pt'"),
     ([*EVALUATE, "empty.pt"], "model.weights: got 'empty.pt'"),
     ([*EVALUATE, "emptydir"], "model.weights: got 'emptydir'"),
-    (EVALUATE[:-1], "--weights: got None; expected a file of weights"),
+    (EVALUATE[:-1], "--weights: got None; expected a weights file"),
     (["evaluate", "--model", "", "--data", "digits"], "--model: got ''; expected a model's name"),
     ([*DISTILL, "student.options.x=2020-99-99"], "student.options.x: got '2020-99-99'; expected a value in YAML"),
     ([*DISTILL, "data.batch_size=1", "student.name=mine:normed", "student.options={}"], "can train on 1 images"),
@@ -159,7 +159,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*GOOD, "--data", "nowhere"], "--data: got 'nowhere'"),
     ([*GOOD, "--data", "digits", "--split", "dev"], "split: got 'dev'; expected a split of the data"),
     ([*GOOD, "--data", "digits", "--preprocess", "imagenett"], "--preprocess: got 'imagenett'"),
-    ([*GOOD, "--data", "digits", "--device", "tpu"], "--device: got 'tpu'; expected auto, cpu or cuda"),
+    ([*GOOD, "--data", "digits", "--device", "tpu"], "--device: unknown value 'tpu'"),
     # run folders
     (["distill", "recipe.yaml", "--out", "other"], "--out: got 'other'; expected a new or empty folder"),
     (["distill", "recipe.yaml", "--out", "text.txt"], "--out: got 'text.txt'; expected a folder, not a file"),
@@ -261,10 +261,10 @@ def test_list_and_schema_print_what_a_recipe_can_hold(workplace: Path, capsys: p
     lists = said(capsys, "list")
     assert set(lists) == {"models", "losses", "data", "optimizers", "schedules"}
     assert {"resnet8", "resnet110", "mlp", "vit_tiny"} <= {entry["name"] for entry in lists["models"]}
-    assert [e["name"] for e in lists["losses"]] == [
+    assert {e["name"] for e in lists["losses"]} == {
         "cross_entropy", "label_smoothing", "kl", "logit_mse", "logit_fisher",
         "feature_mse", "feature_fisher", "feature_full_fisher", "block_logit",
-    ]  # fmt: skip
+    }  # fmt: skip
     assert run(["schema", "study"]) == 0
     assert "methods" in json.loads(capsys.readouterr().out)["properties"]
     assert run(["schema"]) == 0

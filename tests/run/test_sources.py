@@ -294,7 +294,7 @@ MIDDLE = [{"teacher": "middle", "student": "layer1"}]
             ["teacher={name: elsewhere, answers: folder}", term("block_logit")],
             "teacher.logits: got 'folder'; expected a model: a loss reads its features",
         ),
-        (["teacher=null", term("block_logit")], "teacher: got None; expected a model that teaches"),
+        (["teacher=null", term("block_logit")], "teacher: got None; expected a teacher model"),
     ],
 )
 def test_what_cannot_be_heard_ends_with_a_line(

@@ -12,13 +12,13 @@ import yaml
 
 from stillroom.errors import BadInput
 from stillroom.report.class_relations import EPOCHS, GEOMETRY, Geometry, read_geometry
-from stillroom.report.fidelity import FIDELITY, Fidelity, read_fidelity
 from stillroom.report.fields import Fields, is_finite
 from stillroom.report.formats import clean
 from stillroom.report.gradient_rescaling import RESCALING, Rescaling, read_rescaling
 from stillroom.report.predictions import Predictions, read_predictions
 from stillroom.schema.base import read_optional
 from stillroom.schema.continual import INCREMENTAL_FILE, JOINT_FILE, FinishedRecord, JointComparison
+from stillroom.schema.fidelity import FIDELITY, Fidelity, read_fidelity
 
 SUMMARY = "summary.json"
 Row = dict[str, Any]
@@ -142,7 +142,7 @@ def read_run(path: Path) -> RunFolder:
         environment=_flat(read_object(path / "environment.json")) if (path / "environment.json").is_file() else {},
         predictions=read_predictions(path / "predictions.safetensors", count=student.count, classes=classes),
         checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),
-        fidelity=_fidelity(path / FIDELITY, recipe_hash),
+        fidelity=read_fidelity(path / FIDELITY, recipe_hash),
         incremental=read_optional(FinishedRecord, path / INCREMENTAL_FILE),
         joint=read_optional(JointComparison, path / JOINT_FILE),
         geometry=_geometry(path),
@@ -167,10 +167,6 @@ def _facts(fields: Fields, latency: dict[int, float]) -> ModelFacts:
         bytes=fields.maybe_whole("bytes"),
         latency=latency,
     )
-
-
-def _fidelity(path: Path, recipe_hash: str) -> Fidelity | None:
-    return read_fidelity(path, read_object(path), recipe_hash=recipe_hash) if path.is_file() else None
 
 
 def _geometry(path: Path) -> Geometry | None:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from stillroom.cli import run as command
 from stillroom.errors import BadInput
 from stillroom.explain import concept_counts, concepts, learning_speed, on_grid, stability
-from stillroom.explain.explaining import explain
-from stillroom.explain.subject import load_pictures, load_subjects, moves_of, runs_in
+from stillroom.explain.explanation import explain
+from stillroom.explain.runs import load_images, load_runs, runs_in, weight_distance_at
 from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
 from stillroom.run.run import execute
@@ -54,12 +54,12 @@ def runs(made: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
 
 
 def test_it_writes_what_the_maps_say(runs: dict[str, Path]) -> None:
-    content = explain([runs["taught"]], [runs["labels"]], **{**OPTIONS, "tap": None})
+    content = explain([runs["taught"]], [runs["labels"]], **{**OPTIONS, "tap": None}).as_dict()
     assert json.loads((runs["taught"] / "explain.json").read_text()) == content
     assert content["search"] == {"grid": 8, "weight": 6.0, "stop": -2.8, "seed": 0, "passes": 57}
     assert content["images"]["rows"] == [0, 6, 13, 20, 26, 33]
-    assert (content["images"]["foreground"], content["images"]["excluded"]) == ("masks", [])
-    assert [run["role"] for run in content["runs"]] == ["explained", "against"]
+    assert (content["images"]["mask"], content["images"]["excluded"]) == ("masks", [])
+    assert [run["role"] for run in content["runs"]] == ["explained", "baseline"]
     for run, told in zip((runs["taught"], runs["labels"]), content["runs"], strict=True):
         answers = load_file(run / "predictions.safetensors")
         right = answers["student_logits"].argmax(1) == answers["labels"]
@@ -77,7 +77,7 @@ def test_it_writes_what_the_maps_say(runs: dict[str, Path]) -> None:
             for each, (n_fg, n_bg, _) in zip(told["checkpoints"], counts, strict=True):
                 assert each["n_fg"] == pytest.approx(float(n_fg.mean()), abs=0.34)
                 assert each["n_bg"] == pytest.approx(float(n_bg.mean()), abs=0.34)
-            moves = torch.tensor(told["speed"]["moves"])
+            moves = torch.tensor(told["speed"]["weight_distance"])
             d_mean, _ = learning_speed(torch.stack([each[0] for each in counts]), moves)
             assert told["speed"]["layer"] == "layer3.0.conv2"
             assert told["speed"]["d_mean"] == pytest.approx(d_mean, abs=0.3 * float(moves[-1]))
@@ -91,7 +91,7 @@ def test_it_writes_what_the_maps_say(runs: dict[str, Path]) -> None:
 
 def test_the_same_weights_have_the_same_concepts_and_nothing_is_decided(runs: dict[str, Path]) -> None:
     twin = Path(shutil.copytree(runs["labels"], runs["labels"].parent / "twin"))
-    content = explain([runs["labels"]], [twin], **OPTIONS)
+    content = explain([runs["labels"]], [twin], **OPTIONS).as_dict()
     for one in content["hypotheses"]:
         assert one["verdict"] == "undecided"
         assert all(measure["difference"] == 0 for measure in one["measures"])
@@ -107,27 +107,27 @@ def test_a_folder_of_seeds_is_its_runs(runs: dict[str, Path]) -> None:
 
 
 def test_masks_and_boxes_come_from_a_file(runs: dict[str, Path], tmp_path: Path) -> None:
-    subject = load_subjects([runs["labels"]], "layer3")[0]
-    _, test = load_pictures(subject, count=6, grid=8, foreground="masks")
+    run = load_runs([runs["labels"]], "layer3")[0]
+    _, test = load_images(run, count=6, grid=8, mask="masks")
     boxes = np.tile(np.array([[2, 4, 10, 12]]), (40, 1))
     np.save(tmp_path / "boxes.npy", boxes)
     np.save(tmp_path / "masks.npy", test.masks.numpy().astype(np.uint8))
-    pictures, _ = load_pictures(subject, count=6, grid=8, foreground=str(tmp_path / "boxes.npy"))
+    sample, _ = load_images(run, count=6, grid=8, mask=str(tmp_path / "boxes.npy"))
     expected = torch.zeros(8, 8, dtype=torch.bool)
     expected[1:5, 2:6] = True
-    assert pictures.rule == "boxes"
-    assert torch.equal(pictures.foreground, expected.expand(6, 8, 8))
-    given, _ = load_pictures(subject, count=6, grid=8, foreground=str(tmp_path / "masks.npy"))
-    own, _ = load_pictures(subject, count=6, grid=8, foreground="masks")
+    assert sample.mask == "boxes"
+    assert torch.equal(sample.foreground, expected.expand(6, 8, 8))
+    given, _ = load_images(run, count=6, grid=8, mask=str(tmp_path / "masks.npy"))
+    own, _ = load_images(run, count=6, grid=8, mask="masks")
     assert torch.equal(given.foreground, own.foreground)
     for name, held in (("few", boxes[:3]), ("floats", boxes / 2), ("sevens", np.full((40, 16, 16), 7))):
         np.save(tmp_path / f"{name}.npy", held)
         with pytest.raises(BadInput, match=r"--mask: .*expected masks of 0 and 1 \[40, 16, 16\] or boxes"):
-            load_pictures(subject, count=6, grid=8, foreground=str(tmp_path / f"{name}.npy"))
+            load_images(run, count=6, grid=8, mask=str(tmp_path / f"{name}.npy"))
     (tmp_path / "torn.npy").write_bytes(b"\x93NUMPY")
     for name in ("torn", "none"):
         with pytest.raises(BadInput, match=r"a \.npy file that can be read"):
-            load_pictures(subject, count=6, grid=8, foreground=str(tmp_path / f"{name}.npy"))
+            load_images(run, count=6, grid=8, mask=str(tmp_path / f"{name}.npy"))
 
 
 class Stopping(Observer):
@@ -148,7 +148,7 @@ class Stopping(Observer):
 def test_a_stopped_one_goes_on_and_ends_with_the_same_bytes(
     runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stillroom.explain.measuring._BLOCK", 3)
+    monkeypatch.setattr("stillroom.explain.explanation._BLOCK", 3)
     whole = Path(shutil.copytree(runs["taught"], runs["taught"].parent / "whole"))
     explain([whole], **OPTIONS)
     with pytest.raises(KeyboardInterrupt):
@@ -175,7 +175,7 @@ def test_what_is_there_is_not_done_again_but_for_other_options(
         raise AssertionError("asked again")
 
     with monkeypatch.context() as patch:
-        patch.setattr("stillroom.explain.measuring.pixel_entropy_with_error", refuse)
+        patch.setattr("stillroom.explain.explanation.pixel_entropy_with_error", refuse)
         assert explain([runs["labels"]], **OPTIONS) == first
         with pytest.raises(AssertionError, match="asked again"):
             explain([runs["labels"]], **{**OPTIONS, "seed": 1})
@@ -201,10 +201,10 @@ def test_moves_lie_between_the_lines_that_were_written(runs: dict[str, Path]) ->
     lines = [{"step": 2, "epoch": 0.5, "moves": {"layer3.0.conv2": 1.0}}]
     lines.append({"step": 6, "epoch": 1.5, "moves": {"layer3.0.conv2": 2.0}})
     (runs["labels"] / "weight_distance.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    from stillroom.run.fidelity.loading import Kept
+    from stillroom.run.fidelity.measure import Checkpoint
 
-    kept = [Kept(epoch, Path()) for epoch in (0, 1, 1.5)]
-    assert moves_of(runs["labels"], recipe, kept, "layer3") == ("layer3.0.conv2", (0.0, 1.5, 2.0))
+    kept = [Checkpoint(epoch, Path()) for epoch in (0, 1, 1.5)]
+    assert weight_distance_at(runs["labels"], recipe, kept, "layer3") == ("layer3.0.conv2", (0.0, 1.5, 2.0))
 
 
 @pytest.mark.parametrize(
@@ -213,8 +213,8 @@ def test_moves_lie_between_the_lines_that_were_written(runs: dict[str, Path]) ->
         ({"images": 2}, "--images: got 2; expected 4 or more"),
         ({"grid": 17}, r"grid: got 17; expected 1 to 16 cells .* 16×16"),
         ({"tap": "layr3"}, "student tap: got 'layr3'.*did you mean 'layer3'"),
-        ({"foreground": "center"}, "--mask: got 'center'; expected did you mean 'centre'"),
-        ({"foreground": "above-zero"}, "masks: got 'all of images"),
+        ({"mask": "center"}, "--mask: unknown value 'center'; did you mean 'centre'"),
+        ({"mask": "positive"}, "masks: got 'all of images"),
         ({"passes": 20}, "passes: got 20"),
     ],
 )

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
-from stillroom.explain.beside import (
+from stillroom.explain.similarity import (
     CKA_IMAGES,
     agreement,
     attributions,
     captum_version,
-    grams_of,
+    gram_matrices,
     linear_cka,
-    taps_of,
+    tap_names,
 )
 from stillroom.models.config import ModelConfig
 from stillroom.models.prepared import PreparedModel
@@ -59,13 +59,13 @@ def test_a_layer_that_says_nothing_has_no_cka() -> None:
         linear_cka(normal(8, 3), normal(7, 3))
 
 
-def test_the_taps_of_a_network_are_asked_about_images_evenly_spread() -> None:
+def test_the_tap_names_a_network_are_asked_about_images_evenly_spread() -> None:
     model = build(ModelConfig(name="resnet8", options={"width": 4}), num_classes=3, in_channels=1, image_size=16).eval()
     images = torch.randint(0, 256, (CKA_IMAGES + 60, 1, 16, 16), dtype=torch.uint8)
     data = ImageSet(images, torch.zeros(len(images), dtype=torch.int64), ("a", "b", "c"), "")
     prepared = PreparedModel(model, None, True, "")
-    names = taps_of(prepared, data)
-    grams = grams_of(prepared, names, data)
+    names = tap_names(prepared, data)
+    grams = gram_matrices(prepared, names, data)
     assert names == ("layer1", "layer2", "layer3", "features", "logits")
     assert [tuple(gram.shape) for gram in grams] == [(CKA_IMAGES, CKA_IMAGES)] * 5
 
@@ -82,8 +82,8 @@ def left(folder: Path, guesses: list[int], labels: list[int], teacher: list[int]
 def test_agreement_is_counted_over_the_answers(tmp_path: Path) -> None:
     one = left(tmp_path / "one", [0, 1, 2, 2], [0, 1, 1, 0], teacher=[0, 2, 2, 0])
     other = left(tmp_path / "other", [0, 1, 0, 2], [0, 1, 1, 0])
-    assert agreement(one, other) == {"agree": 0.75, "both_right": 0.5, "count": 4}
-    assert agreement(one, None) == {"agree": 0.5, "both_right": 0.25, "count": 4}
+    assert agreement(one, other) == (0.75, 0.5, 4)
+    assert agreement(one, None) == (0.5, 0.25, 4)
     # Without a teacher, with other images, without answers: nothing is claimed.
     assert agreement(other, None) is None
     assert agreement(one, left(tmp_path / "else", [0, 1, 0, 2], [0, 1, 1, 1])) is None
@@ -110,6 +110,6 @@ def test_attributions_without_captum_name_the_extra(monkeypatch: pytest.MonkeyPa
     def missing(name: str) -> str:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr("stillroom.explain.beside.version", missing)
+    monkeypatch.setattr("stillroom.explain.similarity.version", missing)
     with pytest.raises(BadInput, match=r"stillroom\[captum\]"):
         captum_version()

@@ -1,12 +1,12 @@
-"""Finished runs as they are asked what they have learned: the student at each epoch that was kept, the same images."""
+"""Finished runs and test images to explain: the student at each checkpoint, the images and their foreground."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from stillroom.data.images import ImageSet
 from stillroom.data.sources import load
-from stillroom.errors import BadInput, nearest
-from stillroom.explain.foreground import above_zero, centre_box, checked, from_boxes, on_grid
+from stillroom.errors import BadInput
+from stillroom.explain.grid import above_zero, centre_box, check_masks, from_boxes, on_grid
 from stillroom.files import digest
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.reader import FEATURES, LOGITS
@@ -23,54 +23,52 @@ from stillroom.models.taps import find_taps
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_model
 from stillroom.run.export import load_student
-from stillroom.run.fidelity.loading import Kept, kept_weights
-from stillroom.run.fidelity.measuring import spread
+from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
 from stillroom.run.records import read_json
 
-ForegroundName = Literal["auto", "masks", "centre", "above-zero"]
-FOREGROUNDS: tuple[str, ...] = get_args(ForegroundName)
+MaskName = Literal["auto", "masks", "centre", "positive"]
+MASK_NAMES: tuple[str, ...] = get_args(MaskName)
 
 _EXAMPLES = 4
 _KEEP = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
 
 
 @dataclass(frozen=True)
-class Subject:
+class RunToExplain:
     """A finished run.
 
     Attributes:
         path: its folder.
         recipe: as it is written there.
-        student: a model for the weights of any of ``kept``.
-        kept: the student at the epochs that were kept, the end of the training last.
+        student: a model for the weights of any of ``checkpoints``.
+        checkpoints: the student at the epochs that were kept, the end of the training last.
         tap: where its features are read.
-        moves: the layer whose movement is told and how far it had moved at each of ``kept``; None where none was
-            recorded.
+        weight_distance: a layer, and how far its weights had moved at each checkpoint; None if not recorded.
     """
 
     path: Path
     recipe: Recipe
     student: PreparedModel
-    kept: tuple[Kept, ...]
+    checkpoints: tuple[Checkpoint, ...]
     tap: str
-    moves: tuple[str, tuple[float, ...]] | None
+    weight_distance: tuple[str, tuple[float, ...]] | None
 
     @property
     def epochs(self) -> tuple[float, ...]:
-        """Of the weights that were kept."""
-        return tuple(kept.epoch for kept in self.kept)
+        """Of the checkpoints."""
+        return tuple(checkpoint.epoch for checkpoint in self.checkpoints)
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """The images that all runs are asked about.
+class ImageSample:
+    """The test images on which all runs are compared.
 
     Attributes:
         rows: their places in the test split, int64 [I].
         images: as they are stored, [I, C, H, W].
         labels: int64 [I].
         foreground: bool [I, g, g].
-        rule: what made it.
+        mask: what made it.
         fingerprint: of the split they are from.
     """
 
@@ -78,8 +76,14 @@ class Pictures:
     images: Tensor
     labels: Tensor
     foreground: Tensor
-    rule: str
+    mask: str
     fingerprint: str
+
+    def select(self, chosen: Tensor) -> ImageSample:
+        """Those of the images that are chosen, bool [I]."""
+        rows = tuple(row for row, use in zip(self.rows, chosen.tolist(), strict=True) if use)
+        parts = {name: getattr(self, name)[chosen] for name in ("images", "labels", "foreground")}
+        return replace(self, rows=rows, **parts)
 
 
 def runs_in(paths: Sequence[Path]) -> list[Path]:
@@ -92,7 +96,7 @@ def runs_in(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def load_subjects(runs: Sequence[Path], tap: str | None) -> list[Subject]:
+def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
     """Make ready runs that are to be compared, and see that they can be.
 
     Args:
@@ -104,14 +108,14 @@ def load_subjects(runs: Sequence[Path], tap: str | None) -> list[Subject]:
     """
     if len({run.resolve() for run in runs}) < len(runs):
         raise BadInput("run", [str(run) for run in runs], "each run once")
-    subjects: list[Subject] = []
+    found: list[RunToExplain] = []
     prints: list[object] = []
     for run in runs:
         model, recipe, facts = load_student(run)
         if recipe.data.source == "python":
             raise BadInput("data.source", "python", "a run made from a recipe: its images can be read again")
         summary = read_json(run / "summary.json")
-        kept = kept_weights(run, float(summary["epochs"]))
+        kept = saved_checkpoints(run, float(summary["epochs"]))
         if len(kept) < 2:
             raise BadInput("run", str(run), f"a run that kept checkpoints: {_KEEP}")
         shape = (_EXAMPLES, *facts.shape)
@@ -120,19 +124,19 @@ def load_subjects(runs: Sequence[Path], tap: str | None) -> list[Subject]:
             zeros, torch.zeros(len(zeros), dtype=torch.int64), tuple(map(str, range(facts.num_classes))), ""
         )
         student = prepare_model(model, recipe.student, data, "student")
-        place = subjects[0].tap if subjects else tap or last_stage(student, zeros)
+        place = found[0].tap if found else tap or last_stage(student, zeros)
         find_taps(model, student.preprocess()(zeros), [place], field="student")
-        subjects.append(Subject(run, recipe, student, kept, place, moves_of(run, recipe, kept, place)))
+        found.append(RunToExplain(run, recipe, student, kept, place, weight_distance_at(run, recipe, kept, place)))
         prints.append((summary.get("data") or {}).get("fingerprint"))
-        first = subjects[0]
+        first = found[0]
         for what, mine, others in (
             ("data", prints[-1], prints[0]),
             ("student", recipe.student.model_dump(), first.recipe.student.model_dump()),
-            ("training.checkpoints", list(subjects[-1].epochs), list(first.epochs)),
+            ("training.checkpoints", list(found[-1].epochs), list(first.epochs)),
         ):
             if mine != others:
                 raise BadInput("run", str(run), f"the same {what} as {first.path} has, to be compared with it")
-    return subjects
+    return found
 
 
 def last_stage(student: PreparedModel, example: Tensor) -> str:
@@ -149,61 +153,61 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
     return hidden[-1] if hidden else taps[-1].name
 
 
-def load_teacher(subject: Subject, data: ImageSet) -> PreparedModel | None:
+def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
     """The teacher that a run learned from, where it can be run here."""
-    config = subject.recipe.teacher
+    config = run.recipe.teacher
     if config is None or config.logits is not None:
         return None
     return prepare_model(build_model(config, data, "teacher").eval(), config, data, "teacher")
 
 
-def load_pictures(subject: Subject, *, count: int, grid: int, foreground: str) -> tuple[Pictures, ImageSet]:
+def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple[ImageSample, ImageSet]:
     """The test images that runs are asked about, evenly spread, and which of their cells are foreground.
 
     Args:
-        subject: one of the runs.
+        run: one of the runs.
         count: how many; all where there are no more.
         grid: g.
-        foreground: ``masks`` of the data, the ``centre`` box, pixels ``above-zero``; ``auto`` takes masks where there
+        mask: ``masks`` of the data, the ``centre`` box, pixels ``positive``; ``auto`` takes masks where there
             are any, else the centre box; or a ``.npy`` file, of the test split's masks, bool [N, H, W], or its boxes,
             int [N, 4].
 
     Raises:
         BadInput: the data are not what they were, have no places, or the foreground cannot be made of them.
     """
-    own = Path(foreground) if foreground.endswith(".npy") else None
-    if own is None and foreground not in FOREGROUNDS:
-        raise BadInput("--mask", foreground, nearest(foreground, FOREGROUNDS))
-    pair = load(subject.recipe.data)
-    known = (read_json(subject.path / "summary.json").get("data") or {}).get("fingerprint")
+    own = Path(mask) if mask.endswith(".npy") else None
+    if own is None and mask not in MASK_NAMES:
+        raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
+    pair = load(run.recipe.data)
+    known = (read_json(run.path / "summary.json").get("data") or {}).get("fingerprint")
     if known != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
         raise BadInput("data", pair.test.name, "the images that the run had; these are others")
     test = pair.test
     if len(test.images.shape) != 4:
         raise BadInput("data", list(test.images.shape[1:]), "images, whose places can be told apart")
-    rows = spread(len(test), count)
+    rows = evenly_spread(len(test), count)
     index = torch.from_numpy(rows)
     images = test.images[index]
     masks = test.masks[index] if test.masks is not None else None
-    rule = foreground if foreground != "auto" else "masks" if masks is not None else "centre"
+    rule = mask if mask != "auto" else "masks" if masks is not None else "centre"
     if own is not None:
-        masks, rule = read_foreground(own, test)
+        masks, rule = read_masks(own, test)
         masks = masks[index]
-    elif rule == "above-zero":
+    elif rule == "positive":
         masks = above_zero(images)
     elif rule == "masks" and masks is None:
-        raise BadInput("--mask", "masks", "data with masks, such as shapes; else a .npy file, centre, above-zero")
+        raise BadInput("--mask", "masks", "data with masks, such as shapes; else a .npy file, centre, positive")
     if rule == "centre" or masks is None:
         cells = centre_box(len(images), grid)
     else:
-        cells = on_grid(checked(masks, images), grid)
+        cells = on_grid(check_masks(masks, images), grid)
         full = torch.nonzero(cells.flatten(1).all(1))[:, 0]
         if len(full):
             raise BadInput("--mask", rule, f"some background in each image; all cells of {int(full[0])} are none")
-    return Pictures(tuple(map(int, rows)), images, test.labels[index], cells, rule, test.fingerprint), test
+    return ImageSample(tuple(map(int, rows)), images, test.labels[index], cells, rule, test.fingerprint), test
 
 
-def read_foreground(path: Path, test: ImageSet) -> tuple[Tensor, str]:
+def read_masks(path: Path, test: ImageSet) -> tuple[Tensor, str]:
     """Masks or boxes of a test split's images, in their order, from a ``.npy`` file.
 
     Args:
@@ -231,20 +235,18 @@ def read_foreground(path: Path, test: ImageSet) -> tuple[Tensor, str]:
     return torch.from_numpy(held.astype(np.bool_)), "masks"
 
 
-def moves_of(run: Path, recipe: Recipe, kept: Sequence[Kept], tap: str) -> tuple[str, tuple[float, ...]] | None:
-    """How far the probed layer had moved at each epoch kept, between lines of ``weight_distance.jsonl`` in proportion.
+def weight_distance_at(
+    run: Path, recipe: Recipe, checkpoints: Sequence[Checkpoint], tap: str
+) -> tuple[str, tuple[float, ...]] | None:
+    """How far the probed layer's weights had moved at each checkpoint, interpolated in ``weight_distance.jsonl``.
 
     The layer is the last one recorded within the tap, else the last one recorded.
     """
-    if not recipe.training.record_weight_distance or not (run / "weight_distance.jsonl").exists():
+    layers, log = recipe.training.record_weight_distance, run / "weight_distance.jsonl"
+    if not layers or not log.exists():
         return None
-    inside = [layer for layer in recipe.training.record_weight_distance if layer == tap or layer.startswith(f"{tap}.")]
-    layer = (inside or list(recipe.training.record_weight_distance))[-1]
-    lines: list[dict[str, Any]] = [
-        json.loads(line) for line in (run / "weight_distance.jsonl").read_text().splitlines()
-    ]
-    epochs, moves = [0.0], [0.0]
-    for line in lines:
-        epochs.append(float(line["epoch"]))
-        moves.append(float(line["moves"][layer]))
-    return layer, tuple(float(each) for each in np.interp([one.epoch for one in kept], epochs, moves))
+    layer = ([layer for layer in layers if layer == tap or layer.startswith(f"{tap}.")] or list(layers))[-1]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    epochs = [0.0, *(float(line["epoch"]) for line in lines)]
+    distances = [0.0, *(float(line["moves"][layer]) for line in lines)]
+    return layer, tuple(float(each) for each in np.interp([one.epoch for one in checkpoints], epochs, distances))

@@ -1,11 +1,11 @@
-"""What stands beside concepts: how alike layers are (CKA), how often answers agree, attributions."""
+"""How similar networks are: CKA between their layers, how often predictions agree, where attributions lie."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file
@@ -14,20 +14,21 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
-from stillroom.explain.figures import rounded
 from stillroom.explain.grid import make_grid
 from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.reader import LOGITS
 from stillroom.models.taps import find_taps
 from stillroom.observer import Observer
-from stillroom.run.fidelity.measuring import answer, spread
+from stillroom.run.fidelity.measure import evenly_spread, read_features
+from stillroom.schema.base import six_digits, six_digits_or_none
+from stillroom.schema.explanation import CkaTable, NetworkAgreement
 
 CKA_IMAGES = 256
 _BATCH = 64
 # Maps with a longer side are averaged down to it: a stem's would take gigabytes, and say the same.
 _SIDE = 16
-# Points of the path between the mean colour and the image.
+# Points of the path of integrated gradients between the mean colour and the image.
 _STEPS = 24
 
 
@@ -82,21 +83,23 @@ def _alignment(one: Tensor, other: Tensor) -> float:
     return _hsic(one, other) / (own * its) ** 0.5 if own > 0 and its > 0 else float("nan")
 
 
-def taps_of(prepared: PreparedModel, data: ImageSet) -> tuple[str, ...]:
+def tap_names(prepared: PreparedModel, data: ImageSet) -> tuple[str, ...]:
     """The taps of a network, shallow to deep."""
     example = prepared.preprocess()(data.images[:2]).to(device_of(prepared.model))
     return tuple(tap.name for tap in find_taps(prepared.model, example, field="student"))
 
 
-def grams_of(prepared: PreparedModel, names: Sequence[str], data: ImageSet) -> list[Tensor]:
+def gram_matrices(prepared: PreparedModel, names: Sequence[str], data: ImageSet) -> list[Tensor]:
     """The Gram matrices of a network's taps over some images of a split, evenly spread; a matrix each."""
-    rows = torch.from_numpy(spread(len(data), CKA_IMAGES))
+    rows = torch.from_numpy(evenly_spread(len(data), CKA_IMAGES))
     device = device_of(prepared.model)
     pipe = prepared.preprocess().to(device)
     held: dict[str, list[Tensor]] = {name: [] for name in names}
-    asked = [name for name in names if name != LOGITS]
+    taps = [name for name in names if name != LOGITS]
     for start in range(0, len(rows), _BATCH):
-        logits, features = answer(prepared.model, pipe, data.images[rows[start : start + _BATCH]].to(device), asked)
+        logits, features = read_features(
+            prepared.model, pipe, data.images[rows[start : start + _BATCH]].to(device), taps
+        )
         for name, found in {**features, LOGITS: logits}.items():
             held[name].append(_smaller(found).cpu())
     return [_gram(torch.cat(held[name])) for name in names]
@@ -108,43 +111,41 @@ def _smaller(features: Tensor) -> Tensor:
     return features
 
 
-def cka_table(one: Sequence[Tensor], other: Sequence[Tensor]) -> list[list[float | None]]:
+def cka_table(one: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[tuple[float | None, ...], ...]:
     """CKA of each of one network's layers with each of another's."""
-    return [[rounded(_alignment(mine, its)) for its in other] for mine in one]
+    return tuple(tuple(six_digits_or_none(_alignment(mine, its)) for its in other) for mine in one)
 
 
-def agreement(one: Path, other: Path | None) -> dict[str, Any] | None:
-    """How often two runs' students answer alike over the test split, or a run's student and its teacher.
+def agreement(one: Path, other: Path | None) -> tuple[float, float, int] | None:
+    """How often two runs' students predict the same class over the test split, or a run's student and its teacher.
 
     Args:
         one: a run's folder.
         other: another's; None for the teacher of the first.
 
     Returns:
-        ``agree`` and ``both_right`` as shares of ``count`` images; None where the answers are not there.
+        The shares of images on which they agree, and are both right, and the number of images; None where
+        predictions are missing.
     """
-    mine = _answers(one)
+    mine = _predictions(one)
     if mine is None:
         return None
     if other is None:
         if "teacher_logits" not in mine:
             return None
-        answers = mine["teacher_logits"].argmax(1)
+        others = mine["teacher_logits"].argmax(1)
     else:
-        theirs = _answers(other)
+        theirs = _predictions(other)
         if theirs is None or not torch.equal(theirs["labels"], mine["labels"]):
             return None
-        answers = theirs["student_logits"].argmax(1)
+        others = theirs["student_logits"].argmax(1)
     own = mine["student_logits"].argmax(1)
-    alike = own == answers
-    return {
-        "agree": rounded(float(alike.double().mean())),
-        "both_right": rounded(float((alike & (own == mine["labels"])).double().mean())),
-        "count": len(own),
-    }
+    alike = own == others
+    right = alike & (own == mine["labels"])
+    return float(alike.double().mean()), float(right.double().mean()), len(own)
 
 
-def _answers(run: Path) -> dict[str, Tensor] | None:
+def _predictions(run: Path) -> dict[str, Tensor] | None:
     path = run / "predictions.safetensors"
     try:
         held = load_file(path)
@@ -194,55 +195,57 @@ def attributions(prepared: PreparedModel, images: Tensor, labels: Tensor, cells:
     with eval_mode(prepared.model):
         for image, label in zip(images, labels.tolist(), strict=True):
             given = pipe(image[None].to(device))
-            moved = method.attribute(given, target=int(label), n_steps=_STEPS, internal_batch_size=_STEPS)
-            found.append(moved.abs().sum(1).float().detach().cpu())
+            attributed = method.attribute(given, target=int(label), n_steps=_STEPS, internal_batch_size=_STEPS)
+            found.append(attributed.abs().sum(1).float().detach().cpu())
     pixels = torch.cat(found)
     cells_of = make_grid(cells, *pixels.shape[1:]).gather(pixels)
     total = cells_of.sum((1, 2), keepdim=True)
     return torch.where(total > 0, cells_of / total.clamp_min(1e-30), torch.full_like(cells_of, 1 / cells**2))
 
 
-def beside(
+def compare_representations(
     runs: Sequence[tuple[Path, PreparedModel]],
     explained: int,
     teacher: PreparedModel | None,
     data: ImageSet,
     observer: Observer,
-) -> dict[str, Any]:
-    """Agreement and CKA of the students as they ended, as ``explain.json`` has them.
+) -> tuple[tuple[NetworkAgreement, ...], tuple[CkaTable, ...]]:
+    """Agreement and CKA of the trained students: each explained one with its baseline, and with the teacher.
 
     Args:
-        runs: their folders and students as they ended, those to explain first.
+        runs: their folders and trained students, those to explain first.
         explained: how many these are.
         teacher: of the first.
         data: the test split.
-        observer: told how it goes.
+        observer: shows how it goes.
     """
-    pairs: list[tuple[int, int | None]] = []
-    for place in range(explained):
-        pairs += [(place, place + explained)] if place + explained < len(runs) else []
-        pairs.append((place, None))
-    agreed, aligned = [], []
+    networks = [student for _, student in runs] + ([teacher] if teacher is not None else [])
     # All students are built alike.
-    names = [taps_of(runs[0][1], data)] * len(runs) + ([taps_of(teacher, data)] if teacher is not None else [])
+    taps = [tap_names(runs[0][1], data)] * len(runs) + ([tap_names(teacher, data)] if teacher is not None else [])
     grams = []
-    for taps, network in zip(names, [student for _, student in runs] + ([teacher] if teacher else []), strict=True):
-        grams.append(grams_of(network, taps, data))
-        observer.phase("comparing layers", len(grams), len(names))
-    for place, other in pairs:
-        both = {"one": place, "other": "teacher" if other is None else other}
-        found = agreement(runs[place][0], None if other is None else runs[other][0])
-        if found is not None:
-            agreed.append({**both, **found})
-        if other is not None or teacher is not None:
-            its = len(runs) if other is None else other
-            aligned.append(
-                {
-                    **both,
-                    "one_taps": list(names[place]),
-                    "other_taps": list(names[its]),
-                    "values": cka_table(grams[place], grams[its]),
-                    "images": min(CKA_IMAGES, len(data)),
-                }
-            )
-    return {"agreement": agreed, "cka": aligned}
+    for names, network in zip(taps, networks, strict=True):
+        grams.append(gram_matrices(network, names, data))
+        observer.phase("comparing layers", len(grams), len(networks))
+    agreements, tables = [], []
+    for one in range(explained):
+        for other in ([one + explained] if one + explained < len(runs) else []) + [None]:
+            named: int | Literal["teacher"] = "teacher" if other is None else other
+            shares = agreement(runs[one][0], None if other is None else runs[other][0])
+            if shares is not None:
+                agree, both_right, count = six_digits(shares[0]), six_digits(shares[1]), shares[2]
+                agreements.append(
+                    NetworkAgreement(one=one, other=named, agree=agree, both_right=both_right, count=count)
+                )
+            if other is not None or teacher is not None:
+                place = len(runs) if other is None else other
+                tables.append(
+                    CkaTable(
+                        one=one,
+                        other=named,
+                        one_taps=taps[one],
+                        other_taps=taps[place],
+                        values=cka_table(grams[one], grams[place]),
+                        images=min(CKA_IMAGES, len(data)),
+                    )
+                )
+    return tuple(agreements), tuple(tables)
