@@ -214,10 +214,10 @@ def _(ward: Ward) -> Path:
 @KINDS.healthy("widths compared, as the study says", about="study")
 def _(ward: Ward) -> Path:
     wide = {"name": "wide", "set": {"student.options.width": ward.draw.choice([6, 7])}}
-    return study(ward, [{"name": "narrow"}, wide], "training.epochs=20", varies=["student"])
+    return study(ward, [{"name": "narrow"}, wide], "training.epochs=20", allowed_differences=["student"])
 
 
 @KINDS.healthy("twice as long, as the study says", about="study")
 def _(ward: Ward) -> Path:
     longer = {"name": "longer", "set": {"training.epochs": ward.draw.choice([36, 40])}}
-    return study(ward, [{"name": "kl"}, longer], "training.epochs=20", varies=["budget"])
+    return study(ward, [{"name": "kl"}, longer], "training.epochs=20", allowed_differences=["budget"])

@@ -32,7 +32,7 @@ from stillroom.run.run import execute
 from stillroom.study.compare import compare
 from stillroom.study.config import parse_study
 from stillroom.study.engine.base import Engine, Job, Outcome
-from stillroom.study.engine.performing import attempt
+from stillroom.study.engine.jobs import attempt
 
 Content = dict[str, Any]
 Model = tuple[str, dict[str, Any]]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stillroom.errors import BadInput, RunFailed, format_error
+from stillroom.errors import BadInput, OutOfMemory, RunFailed, format_error
 from stillroom.files import write_json, write_text
 from stillroom.memory import is_out_of_memory
 from stillroom.models.prepared import logits_of
@@ -107,7 +107,7 @@ def execute(
                 if not is_out_of_memory(error):
                     raise
                 expected = "a smaller data.batch_size, student or teacher"
-                raise RunFailed(f"out of memory ({format_error(error)}); try {expected}") from None
+                raise OutOfMemory(f"out of memory ({format_error(error)}); try {expected}") from None
             finally:
                 run.parts.context.observer.run_ended()
 

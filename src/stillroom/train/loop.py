@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from stillroom.data.augmentation import view_of
 from stillroom.data.loader import Batch, BatchLoader, BatchSampler, Request
-from stillroom.errors import BadInput, RunFailed, shorten
+from stillroom.errors import BadInput, OutOfMemory, shorten
 from stillroom.files import canonical, digest
 from stillroom.memory import Snapshot, is_out_of_memory, release
 from stillroom.models.weights import save_weights
@@ -200,7 +200,7 @@ class Trainer:
         elif progress.parts >= count:
             reason = "a single image is too much, so try a smaller student, teacher or image"
         if reason:
-            raise RunFailed(f"out of memory at step {progress.step + 1}: {reason}")
+            raise OutOfMemory(f"out of memory at step {progress.step + 1}: {reason}")
         progress.parts = min(2 * progress.parts, count)
         self.runtime.observer.note(
             f"out of memory at step {progress.step + 1}: from here on each batch of {count} goes through in "

@@ -15,7 +15,7 @@ from stillroom.report.fields import Fields, is_finite
 from stillroom.report.measures import Answers, answers, margin_of_counts, paired_margin
 from stillroom.report.predictions import Predictions, read_predictions
 from stillroom.run.records import load_run_recipe
-from stillroom.study.collect import parse_object, read_text
+from stillroom.schema.base import parse_object, read_text
 
 Row = dict[str, Any]
 
@@ -242,7 +242,7 @@ def _lines(path: Path, *, whole: bool) -> list[Row]:
     rows, lines = [], text.split("\n")
     for number, line in enumerate(lines, start=1):
         if line.strip() and (whole or number < len(lines)):
-            rows.append(parse_object(line, path, f" in line {number}"))
+            rows.append(parse_object(line, path, number))
     return rows
 
 
