@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stillroom.data.images import ImageSet
-from stillroom.files import canonical, digest, write_bytes
+from stillroom.files import canonical_json, digest, write_bytes
 from stillroom.models.cost import latency
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, size_of
@@ -88,8 +88,8 @@ def run_summary(
             "init": parts.hashes["init"],
             "order": progress.order,
             "views": progress.views,
-            "budget": digest(canonical(budget)),
-            "threads": digest(canonical(torch.get_num_threads())),
+            "budget": digest(canonical_json(budget)),
+            "threads": digest(canonical_json(torch.get_num_threads())),
         },
     }
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchLoader, BatchSampler
 from stillroom.errors import BadInput, nearest
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
 from stillroom.losses.setup_context import ModelInfo, SetupContext
 from stillroom.models.modes import device_of
@@ -163,7 +163,7 @@ def teachers_hash(fingerprints: Mapping[str, str]) -> str:
     """One hash of a run's teachers: that of the only one, or of all of them by their names."""
     if len(fingerprints) < 2:
         return next(iter(fingerprints.values()), "")
-    return digest(canonical(dict(fingerprints)))
+    return digest(canonical_json(dict(fingerprints)))
 
 
 def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str, PreparedModel]:

@@ -16,7 +16,7 @@ from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.registry import brings_weights, build
 from stillroom.models.weights import load_weights
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 
 
@@ -90,8 +90,8 @@ def build_components(recipe: Recipe, data: DataPair | None = None) -> RunCompone
             expected = "a file of weights: a teacher with random weights teaches nothing"
             raise BadInput(f"{place}.weights", None, expected)
         teachers[name] = build_model(config, data.train, place)
-    with seeded(recipe.seed, "student-init"):
+    with seed_rng(recipe.seed, "student-init"):
         student = build_model(recipe.student, data.train, "student")
-    with seeded(recipe.seed, "connector-init"):
+    with seed_rng(recipe.seed, "connector-init"):
         losses = build_losses(recipe.losses)
     return RunComponents(data, student, losses, teachers)

@@ -18,7 +18,7 @@ from stillroom.memory import is_out_of_memory
 from stillroom.models.prepared import logits_of
 from stillroom.models.weights import load_weights, save_weights
 from stillroom.observer import Observer
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import compare_with_teachers, run_summary, time_models, write_predictions
 from stillroom.run.build import RunParts, build, teachers_hash
@@ -143,7 +143,7 @@ def _opened(
     runtime = runtime_of(recipe.training, observer)
     reuse_memory()
     forget_peak_memory(runtime.device)
-    with threads(recipe.training.threads), exact_float32(), seeded(recipe.seed, "dropout"):
+    with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
         components = components or build_components(recipe)
         reading = [loss.name for loss in components.losses if loss.requires.teacher]
         if labels_alone and reading:

@@ -16,7 +16,7 @@ from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import DataPair
 from stillroom.data.loader import BatchLoader
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical, digest, find_input
+from stillroom.files import canonical_json, digest, find_input
 from stillroom.runtime import Runtime
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
@@ -99,7 +99,7 @@ class PrecomputedLogits(TeacherSource):
         if "test" in wanted and (folder / "test-logits.npy").exists():
             self._test = _read_array(folder / "test-logits.npy", (wanted["test"]["images"], shape[2]))
         files = [folder / name for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
-        super().__init__(config.name, digest(canonical(inputs), *(_sha256(path) for path in files)))
+        super().__init__(config.name, digest(canonical_json(inputs), *(_sha256(path) for path in files)))
 
     def test_logits(self) -> Tensor | None:
         """Those of the folder; of held-out training images those of view 0, where that leaves images as they are."""

@@ -17,7 +17,7 @@ from stillroom.data.loader import Batch, BatchLoader
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.losses.base import Loss
 from stillroom.observer import Observer
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.run.build import build_teacher, request_of
 from stillroom.run.context import RunContext
 from stillroom.teachers.config import CacheConfig
@@ -60,7 +60,7 @@ def measure(case: Case) -> Gradients:
     seen: list[Tensor] = []
     handle = student.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
-        with seeded(case.recipe.seed, "dropout"):
+        with seed_rng(case.recipe.seed, "dropout"):
             _, values = step(images, labels, index, outputs, 0.0)
     finally:
         handle.remove()
