@@ -31,7 +31,6 @@ ORDER = [
     ["report"],
     ["explain"],
     ["diagnose"],
-    ["listing"],
     ["demo"],
     ["cli"],
     ["api"],

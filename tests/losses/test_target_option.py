@@ -198,7 +198,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"target": {"name": "full", "k": 3}}, "expected full without options"),
     ({"target": {"name": "class_similarity", "power": 0}}, "losses.0.target.power: got 0; expected greater than 0"),
     ({"target": {"name": "class_similarity", "powr": 1}}, "unknown field 'powr'; did you mean 'power'?"),
-    ({"target": "uniform", "temperature": 4}, "losses.0.target: got 'uniform'; expected a target that softens the"),
+    ({"target": "uniform", "temperature": 4}, "losses.0.target: got 'uniform'; expected a target that derives from"),
 ]
 
 
