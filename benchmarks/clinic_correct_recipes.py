@@ -10,7 +10,7 @@ from clinic_faulty_recipes import ALL, reordered, with_teacher, wrapped
 from clinic_setups import Content, Kinds, SetupMaker
 
 from stillroom.recipe import load_recipe
-from stillroom.run.execute import prepare
+from stillroom.run.run import prepare
 
 KINDS = Kinds()
 CE = {"name": "cross_entropy"}

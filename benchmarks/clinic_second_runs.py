@@ -15,9 +15,9 @@ from clinic_setups import HERE, Content, Kinds, SetupMaker, last_layer
 from torch import Tensor
 
 from stillroom.files import canonical_json, digest
+from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
-from stillroom.runtime import Observer
+from stillroom.run.run import execute
 
 KINDS = Kinds(second_cohort=True)
 KINDS.all += clinic_second_faulty.KINDS.all + clinic_second_correct.KINDS.all

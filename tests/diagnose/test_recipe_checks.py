@@ -39,7 +39,7 @@ from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights, state_hash
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import prepare
+from stillroom.run.run import prepare
 from stillroom.schema.diagnosis import Finding
 
 pytestmark = pytest.mark.usefixtures("few_sizes")
@@ -194,11 +194,10 @@ def test_without_a_teacher_its_checks_are_skipped() -> None:
 
 def test_nothing_is_changed_by_a_diagnosis(setup: Setup) -> None:
     components = setup.components()
-    assert components.teacher is not None
-    before = state_hash(components.teacher), state_hash(components.student)
+    before = state_hash(components.teachers["teacher"]), state_hash(components.student)
     drawn = torch.get_rng_state()
     diagnose_recipe(setup.recipe, images=64, components=components)
-    assert (state_hash(components.teacher), state_hash(components.student)) == before
+    assert (state_hash(components.teachers["teacher"]), state_hash(components.student)) == before
     assert torch.equal(torch.get_rng_state(), drawn)
 
 

@@ -14,7 +14,7 @@ from stillroom.diagnose.verify import difference_of, plan_remedies, study_of, ve
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.report.diagnosis.page import write_diagnosis_page
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.schema.diagnosis import Diagnosis, Finding, Remedy, Verdict, Verification
 from stillroom.study.config import Study
 from stillroom.study.plan import StudyFolder, plan_of

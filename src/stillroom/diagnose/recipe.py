@@ -17,9 +17,9 @@ from stillroom.diagnose.checks.recipe import (
 )
 from stillroom.diagnose.checks.recipe.context import CheckContext, open_context
 from stillroom.errors import format_error
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
-from stillroom.runtime import Observer
 from stillroom.schema.diagnosis import VERDICTS, Finding
 from stillroom.train.device import exact_float32, reuse_memory, threads
 

@@ -29,8 +29,8 @@ from stillroom.files import canonical_json, write_bytes
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import load_weights, state_hash
+from stillroom.observer import Observer
 from stillroom.run.records import read_json
-from stillroom.runtime import Observer
 from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.explanation import (
     EXPLANATION,

@@ -45,12 +45,14 @@ from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.preprocess import resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
+from stillroom.run.build import setup_context_of, setup_losses
 from stillroom.run.components import RunComponents, build_components
-from stillroom.run.introducing import introduce, meeting_of
-from stillroom.run.setting import RunContext, uses_cache
-from stillroom.runtime import Observer, Processes
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.run.context import RunContext
+from stillroom.run.resolve import uses_cache
+from stillroom.runtime import Processes
+from stillroom.teachers.output import ModelOutput
 from stillroom.train.device import resolve_device, resolve_precision
 
 
@@ -58,7 +60,7 @@ class CheckContext:
     """A recipe with its models, before anything is trained.
 
     Args:
-        setting: where it would run; its recipe is the one in question.
+        run_context: where it would run; its recipe is the one in question.
         student: the student before training.
         losses: the terms of the loss, set up with both models.
         teacher: the teacher as the recipe sets it up, where it is a model.
@@ -73,7 +75,7 @@ class CheckContext:
 
     def __init__(
         self,
-        setting: RunContext,
+        run_context: RunContext,
         student: PreparedModel,
         losses: Sequence[Loss[Any]],
         teacher: PreparedModel | None,
@@ -82,16 +84,16 @@ class CheckContext:
         images: int,
         on_phase: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> None:
-        self.setting = setting
-        self.recipe: Recipe = setting.recipe
+        self.run_context = run_context
+        self.recipe: Recipe = run_context.recipe
         self.student = student
         self.losses = list(losses)
         self._teacher = teacher
-        self.sample: ImageSample = draw_sample(setting.data.train, images)
-        self.test_sample: ImageSample = draw_sample(setting.data.test, max(images // 2, 1))
-        self.num_classes = setting.data.train.num_classes
+        self.sample: ImageSample = draw_sample(run_context.data.train, images)
+        self.test_sample: ImageSample = draw_sample(run_context.data.test, max(images // 2, 1))
+        self.num_classes = run_context.data.train.num_classes
         self.num_logits = num_logits or self.num_classes
-        self.queries = TeacherQueries(setting, self.sample, self.num_classes, lambda: self.output_form, on_phase)
+        self.queries = TeacherQueries(run_context, self.sample, self.num_classes, lambda: self.output_form, on_phase)
 
     @property
     def teacher_losses(self) -> list[Loss[Any]]:
@@ -131,7 +133,7 @@ class CheckContext:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one pass over the training images."""
-        batches = BatchSampler(len(self.setting.data.train), self.recipe.data.batch_size, self.recipe.seed)
+        batches = BatchSampler(len(self.run_context.data.train), self.recipe.data.batch_size, self.recipe.seed)
         return batches.steps_per_epoch
 
     @lazy
@@ -142,7 +144,7 @@ class CheckContext:
         config = self.recipe.teacher
         if config is None:
             raise Skip("The recipe has no teacher.")
-        raise Skip(f"The teacher's logits are read from a file ({config.answers}); there is no model to ask.")
+        raise Skip(f"The teacher's logits are read from a file ({config.logits}); there is no model to ask.")
 
     @lazy
     def original_setup(self) -> TeacherSetup:
@@ -198,7 +200,7 @@ class CheckContext:
 
     def logits_for_views(self, augmentation: AugmentationConfig, count: int) -> Tensor:
         """Logits for the sample's first images, each in another view, float32 [count, K]."""
-        train = self.setting.data.train
+        train = self.run_context.data.train
         rows = self.sample.rows[:count]
         index = rows if train.subset_info is None else train.subset_info.rows[rows]
         views = augmentation.different_views or 4
@@ -231,38 +233,38 @@ class CheckContext:
     @lazy
     def setup_context(self) -> SetupContext:
         """Teacher and student as losses are set up with them."""
-        return meeting_of(self.setting, self.student, self.teacher)
+        return setup_context_of(self.run_context, self.student, self.teacher)
 
     @lazy
     def costs(self) -> dict[str, tuple[int, int]]:
         """Parameters, and multiply-adds of one image, of teacher and student."""
         found = {}
         for name, model in (("teacher", self.teacher), ("student", self.student)):
-            example = model.preprocess()(self.sample.images[:1]).to(self.setting.device)
+            example = model.preprocess()(self.sample.images[:1]).to(self.run_context.device)
             found[name] = (parameters(model.model), multiply_adds(model.model, example))
         return found
 
     @lazy
     def gradients(self) -> GradientNorms:
         """Gradient norms of the loss terms before training."""
-        return measure_gradients(self.setting, self.sample, self.student, self.losses, self._teacher_output)
+        return measure_gradients(self.run_context, self.sample, self.student, self.losses, self._teacher_output)
 
     def _teacher_output(self, count: int) -> ModelOutput | None:
         if not self.teacher_losses:
             return None
         if not reads_features(self.losses):
-            return ModelOutput(self.teacher_logits[:count].to(self.setting.device))
+            return ModelOutput(self.teacher_logits[:count].to(self.run_context.device))
         setup = self.repaired_setup
         # With batch norms as they are, to read features.
         is_unchanged = setup.variant.preprocess is None and setup.class_order is None
         preprocess = None if is_unchanged else self.repaired_preprocess
         teacher = PreparedModel(setup.model, preprocess, self.teacher.is_pixels, self.teacher.name)
-        return all_of_teacher(self.setting, self.sample, self.losses, teacher, count)
+        return all_of_teacher(self.run_context, self.sample, self.losses, teacher, count)
 
     @property
     def repaired_preprocess(self) -> PreprocessConfig:
         """The preprocess of the repaired teacher as numbers, its class order in it."""
-        data, setup = self.setting.data.train, self.repaired_setup
+        data, setup = self.run_context.data.train, self.repaired_setup
         config = explicit(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
         has_order = setup.class_order is not None and len(setup.class_order)
         order = tuple(setup.class_order.tolist()) if setup.class_order is not None and has_order else None
@@ -270,7 +272,7 @@ class CheckContext:
 
     def preprocess_override(self) -> dict[str, Any]:
         """The repaired teacher's preprocess as an override: by name where it has one, else as numbers."""
-        data, wanted = self.setting.data.train, self.repaired_preprocess
+        data, wanted = self.run_context.data.train, self.repaired_preprocess
         channels, is_pixels = data.channels, data.is_pixels
         name: PreprocessName
         for name in ("imagenet", "half", "unit", "none"):
@@ -315,6 +317,8 @@ def open_context(
         BadInput: a run would refuse the recipe, and no check can say more than that.
     """
     observer = observer or Observer()
+    if recipe.teachers is not None:
+        raise BadInput("teachers", list(recipe.teachers), "one `teacher`: a diagnosis examines a single one")
     device = resolve_device(recipe.training.device)
     precision = resolve_precision(recipe.training.precision, device)
     if components is None:
@@ -328,17 +332,24 @@ def open_context(
     check_augmentable(train, recipe.data.augmentation)
     steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
-    setting = RunContext(recipe, components.data, device, precision, Processes(), Observer())
+    run_context = RunContext(
+        recipe=recipe,
+        data=components.data,
+        device=device,
+        precision=precision,
+        processes=Processes(),
+        observer=Observer(),
+    )
     teacher, num_logits = None, None
-    if recipe.teacher is not None and components.teacher is not None and recipe.teacher.answers is None:
-        teacher, num_logits = _prepare_teacher(components.teacher.to(device), recipe.teacher, train)
-    introduce(components.losses, setting, student, teacher)
+    if recipe.teacher is not None and "teacher" in components.teachers and recipe.teacher.logits is None:
+        teacher, num_logits = _prepare_teacher(components.teachers["teacher"].to(device), recipe.teacher, train)
+    setup_losses(components.losses, run_context, student, {"teacher": teacher} if teacher is not None else {})
     reads_teacher = any(term.requires.teacher for term in components.losses)
     if reads_teacher and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its answers")
     uses_cache(recipe, reads_teacher=reads_teacher, epochs=-(-recipe.training.total_steps(steps) // steps))
     return CheckContext(
-        setting, student, components.losses, teacher, num_logits, images=images, on_phase=observer.phase
+        run_context, student, components.losses, teacher, num_logits, images=images, on_phase=observer.phase
     )
 
 
@@ -350,7 +361,7 @@ def _gathered(recipe: Recipe, data: DataPair) -> RunComponents:
         other = _of_other_classes(recipe, data.train) if error.field == "teacher.weights" else None
         if other is None:
             raise
-        return replace(build_components(recipe.model_copy(update={"teacher": None}), data), teacher=other)
+        return replace(build_components(recipe.model_copy(update={"teacher": None}), data), teachers={"teacher": other})
 
 
 def _of_other_classes(recipe: Recipe, data: ImageSet) -> nn.Module | None:

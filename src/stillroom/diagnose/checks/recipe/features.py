@@ -76,7 +76,7 @@ def _narrowest(context: CheckContext) -> tuple[str, int, int]:
     if pairs:
         return min(pairs, key=lambda row: row[2])
     # Terms on logits are limited by the features' width, too.
-    example, device = context.sample.images[:2], context.setting.device
+    example, device = context.sample.images[:2], context.run_context.device
     student = last_width(context.student.model, context.student.preprocess()(example).to(device))
     if student is None:
         raise Skip("The features before the student's last layer are not known.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +18,12 @@ from stillroom.diagnose.check import Skip
 from stillroom.diagnose.checks.recipe.input_repair import ImageSample
 from stillroom.losses.base import Loss
 from stillroom.models.prepared import PreparedModel
+from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
-from stillroom.run.setting import RunContext
-from stillroom.run.teaching import ModelTutor
-from stillroom.runtime import Observer
+from stillroom.run.build import build_teacher, request_of
+from stillroom.run.context import RunContext
 from stillroom.teachers.config import CacheConfig
-from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.folder import NullRunFolder
+from stillroom.teachers.output import ModelOutput
 from stillroom.train.step import DistillStep
 
 # As many images as a large batch: a gradient's noise is then well below its size.
@@ -48,7 +46,7 @@ class GradientNorms:
 
 
 def measure_gradients(
-    setting: RunContext,
+    run_context: RunContext,
     sample: ImageSample,
     student: PreparedModel,
     losses: Sequence[Loss[Any]],
@@ -57,7 +55,7 @@ def measure_gradients(
     """The gradients of the student's first step, one for each term; nothing is changed by it.
 
     Args:
-        setting: device and recipe of the run.
+        run_context: device and recipe of the run.
         sample: training images.
         student: the student before training.
         losses: the terms, set up with both models.
@@ -65,16 +63,21 @@ def measure_gradients(
     """
     count = min(IMAGES, len(sample))
     model = copy.deepcopy(student.model).train()
-    step = DistillStep(model, [copy.deepcopy(term) for term in losses], student.preprocess()).to(setting.device).train()
-    images = sample.images[:count].to(setting.device)
-    labels = sample.labels[:count].to(setting.device)
-    index = torch.from_numpy(sample.rows[:count]).to(setting.device)
+    step = (
+        DistillStep(model, [copy.deepcopy(term) for term in losses], student.preprocess())
+        .to(run_context.device)
+        .train()
+    )
+    images = sample.images[:count].to(run_context.device)
+    labels = sample.labels[:count].to(run_context.device)
+    index = torch.from_numpy(sample.rows[:count]).to(run_context.device)
     given = teacher_output(count)
+    teachers = {"teacher": given} if given is not None else {}
     outputs: list[Tensor] = []
     handle = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        with seed_rng(setting.recipe.seed, "dropout"):
-            _, values = step(images, labels, index, given, 0.0)
+        with seed_rng(run_context.recipe.seed, "dropout"):
+            _, values = step(images, labels, index, teachers, 0.0)
     finally:
         handle.remove()
     logits = step.preprocess.reorder(outputs[-1])
@@ -108,17 +111,24 @@ def reads_features(losses: Sequence[Loss[Any]]) -> bool:
 
 
 def all_of_teacher(
-    setting: RunContext, sample: ImageSample, losses: Sequence[Loss[Any]], teacher: PreparedModel, count: int
+    run_context: RunContext, sample: ImageSample, losses: Sequence[Loss[Any]], teacher: PreparedModel, count: int
 ) -> ModelOutput:
     """Everything of the teacher that the terms read, for the sample's first images."""
-    data = setting.data.train
+    data = run_context.data.train
     # A data set of its own, so that means over all images are means over these.
     batch = ImageSet(sample.images[:count], sample.labels[:count], data.class_names, data.name)
-    plain = setting.recipe.data.model_copy(update={"augmentation": AugmentationConfig()})
-    recipe = setting.recipe.model_copy(update={"data": plain, "cache": CacheConfig(enabled=False)})
-    own = RunContext(recipe, DataPair(batch, batch), setting.device, "float32", setting.processes, Observer())
-    tutor = ModelTutor(teacher, own, [term.requires for term in losses])
-    loader = BatchLoader(batch, AugmentationConfig(), setting.device)
-    answers = tutor.in_training(loader, 1, NullRunFolder(Path()))
+    plain = run_context.recipe.data.model_copy(update={"augmentation": AugmentationConfig()})
+    recipe = run_context.recipe.model_copy(update={"data": plain, "cache": CacheConfig(enabled=False)})
+    own = RunContext(
+        recipe=recipe,
+        data=DataPair(batch, batch),
+        device=run_context.device,
+        precision="float32",
+        processes=run_context.processes,
+        observer=Observer(),
+    )
+    source = build_teacher(own, teacher, request_of(losses))
+    loader = BatchLoader(batch, AugmentationConfig(), run_context.device)
+    teacher_outputs = source.training_teacher(loader, 1)
     rows = torch.arange(count)
-    return answers(Batch(loader.images[:count], loader.labels, rows, rows.numpy(), 0))
+    return teacher_outputs(Batch(loader.images[:count], loader.labels, rows, rows.numpy(), 0))

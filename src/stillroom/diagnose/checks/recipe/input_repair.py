@@ -27,7 +27,7 @@ from stillroom.models.fold import fold_batchnorm
 from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import predict
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
-from stillroom.run.setting import RunContext
+from stillroom.run.context import RunContext
 from stillroom.train.device import autocast
 
 OutputForm = Literal["logits", "probabilities", "sigmoids"]
@@ -108,7 +108,7 @@ class TeacherQueries:
     """Computes logits of a teacher's variants for images, as a run would.
 
     Args:
-        setting: device, precision and data of the run.
+        run_context: device, precision and data of the run.
         sample: training images.
         num_classes: K of the data.
         form: tells what the teacher's outputs are; probabilities and sigmoids are turned back into logits.
@@ -117,13 +117,13 @@ class TeacherQueries:
 
     def __init__(
         self,
-        setting: RunContext,
+        run_context: RunContext,
         sample: ImageSample,
         num_classes: int,
         form: Callable[[], OutputForm],
         on_phase: Callable[[str, int, int], None],
     ) -> None:
-        self.setting = setting
+        self.run_context = run_context
         self.sample = sample
         self.num_classes = num_classes
         self._form = form
@@ -147,17 +147,17 @@ class TeacherQueries:
 
     def outputs(self, model: nn.Module, config: PreprocessConfig | None, images: Tensor, what: str) -> Tensor:
         """What the model gives, in whatever form, float32 [n, columns]."""
-        setting = self.setting
+        run_context = self.run_context
         label, total = f"asking the teacher about {what}", len(images)
         if what:
             self._on_phase(label, 0, total)
         try:
-            with autocast(setting.device, setting.precision):
+            with autocast(run_context.device, run_context.precision):
                 return predict(
                     model,
-                    self.preprocess(config).to(setting.device),
+                    self.preprocess(config).to(run_context.device),
                     images,
-                    device=setting.device,
+                    device=run_context.device,
                     batch_size=_BATCH,
                     on_batch=(lambda done: self._on_phase(label, done, total)) if what else None,
                 )
@@ -167,11 +167,11 @@ class TeacherQueries:
 
     def preprocess(self, config: PreprocessConfig | None) -> Preprocess:
         """The module that makes the teacher's input; it leaves the class order as it is."""
-        return Preprocess(without_class_order(config), is_pixels=self.setting.data.train.is_pixels)
+        return Preprocess(without_class_order(config), is_pixels=self.run_context.data.train.is_pixels)
 
     def prepare(self, model: nn.Module, config: PreprocessConfig | None) -> nn.Module:
         """A copy as a run uses it: batch norms folded where that is exact, frozen, laid out for speed."""
-        images, device = self.sample.images[:8], self.setting.device
+        images, device = self.sample.images[:8], self.run_context.device
         folded, _ = fold_batchnorm(model, self.preprocess(config)(images).to(device_of(model)))
         folded.requires_grad_(False).eval().to(device)
         return folded.to(memory_format=torch.channels_last) if images.dim() == 4 else folded  # type: ignore[call-overload]
@@ -460,7 +460,7 @@ def explicit(config: PreprocessConfig | None, channels: int, *, is_pixels: bool)
 
 
 def _explicit_now(queries: TeacherQueries, setup: TeacherSetup) -> PreprocessConfig:
-    data = queries.setting.data.train
+    data = queries.run_context.data.train
     return explicit(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
 
 
@@ -471,7 +471,7 @@ def _candidate(queries: TeacherQueries, setup: TeacherSetup, name: str, config: 
 
 def _normalisations(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
     """The other normalisations; size and channel order stay."""
-    data = queries.setting.data.train
+    data = queries.run_context.data.train
     if data.images.ndim != 4:
         return
     now = _explicit_now(queries, setup)
@@ -490,7 +490,7 @@ def _normalisations(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Ca
 
 def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig]:
     """The usual normalisations, and that of the data themselves."""
-    data = queries.setting.data.train
+    data = queries.run_context.data.train
     channels, is_pixels = data.channels, data.is_pixels
     names: list[Any] = [*(["imagenet"] if channels == 3 else []), *(["half", "unit"] if is_pixels else []), "none"]
     found = {
@@ -509,7 +509,7 @@ def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig
 
 def _channel_orders(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
     """The other order of the colours: the numbers of each colour moved with it, or left where they are."""
-    if queries.setting.data.train.channels != 3:
+    if queries.run_context.data.train.channels != 3:
         return
     now = _explicit_now(queries, setup)
     other = "rgb" if now.channel_order == "bgr" else "bgr"
@@ -522,7 +522,7 @@ def _channel_orders(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Ca
 
 def _sizes(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
     """Other sizes: the images' own, multiples of it, the usual ones, the model's own; where cheap enough."""
-    side = queries.setting.data.train.image_size
+    side = queries.run_context.data.train.image_size
     if side is None:
         return
     now = _explicit_now(queries, setup)
@@ -535,7 +535,7 @@ def _sizes(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
             yield replace(candidate, images=0, why_not="the model's input has a fixed size")
             continue
         try:
-            example = queries.preprocess(config)(queries.sample.images[:1]).to(queries.setting.device)
+            example = queries.preprocess(config)(queries.sample.images[:1]).to(queries.run_context.device)
             cost = multiply_adds(setup.model, example)
         except Exception as error:  # in whatever words a model refuses another size
             why = f"the model does not take it ({type(error).__name__})"
@@ -550,7 +550,7 @@ def _batch_statistics(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[
     if not has_running_statistics(setup.model):
         return
     config = setup.variant.preprocess
-    device = queries.setting.device
+    device = queries.run_context.device
     fresh = copy.deepcopy(setup.model)
     preprocess = queries.preprocess(config).to(device)
     recalibrate(fresh, preprocess(queries.sample.images[:_STATISTICS].to(device)))

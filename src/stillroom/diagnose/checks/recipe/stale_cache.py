@@ -10,19 +10,21 @@ from stillroom.data.loader import BatchLoader
 from stillroom.diagnose.check import CheckResult, Skip, check
 from stillroom.diagnose.checks.recipe.context import CheckContext
 from stillroom.errors import BadInput
-from stillroom.run.remembering import STALE
-from stillroom.run.setting import RunContext, uses_cache
-from stillroom.run.teaching import ModelTutor
+from stillroom.run.build import build_teacher, request_of
+from stillroom.run.context import RunContext
+from stillroom.run.resolve import uses_cache
 from stillroom.schema.diagnosis import Remedy
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_store import list_caches
+from stillroom.teachers.live import LiveTeacherSource
+from stillroom.teachers.source import STALE_TOLERANCE
 
 # Files to read for a fingerprint, at the most.
 _FILES = 20_000
 
 
 def check_cached(
-    tutor: ModelTutor, setting: RunContext, loader: BatchLoader, views: Sequence[int]
+    source: LiveTeacherSource, run_context: RunContext, loader: BatchLoader, views: Sequence[int]
 ) -> tuple[list[int], str]:
     """Compare cached outputs with a run's own teacher for a few images of each cached view; nothing is built.
 
@@ -32,13 +34,13 @@ def check_cached(
     Raises:
         BadInput: the cache is damaged, or no longer what the teacher gives.
     """
-    spec = tutor.kept()
+    spec = source.cache_spec()
     cache = TeacherCache(spec).covering(views)
     missing = cache.missing(views)
     there = [view for view in views if view not in missing]
     if there:
-        _, answer = tutor.asked_live(loader)
-        cache.open(there, setting.device, only=spec).check(answer, tolerance=STALE[setting.precision])
+        _, query = source.live_teacher(loader)
+        cache.open(there, run_context.device, only=spec).check(query, tolerance=STALE_TOLERANCE[run_context.precision])
     return there, cache.spec.key
 
 
@@ -52,7 +54,7 @@ def check_cached(
 )
 def stale_cache(context: CheckContext) -> CheckResult:
     """Whether cached teacher outputs can be used."""
-    teacher, setting, recipe = context.teacher, context.setting, context.recipe
+    teacher, run_context, recipe = context.teacher, context.run_context, context.recipe
     config = recipe.teacher
     assert config is not None
     epochs = -(-context.total_steps // context.steps_per_epoch)
@@ -61,14 +63,14 @@ def stale_cache(context: CheckContext) -> CheckResult:
         return CheckResult("ok", "A run of this recipe caches no teacher outputs.")
     if not any(cached["teacher"] == config.name or cached["problem"] for cached in list_caches()):
         return CheckResult("ok", f"No outputs of {config.name} are cached yet.")
-    images = setting.data.train.parent.images
+    images = run_context.data.train.parent.images
     if not isinstance(images, Tensor) and len(images) > _FILES:
         raise Skip(f"To find the cache of {len(images):,} files, all of them would have to be read.")
-    tutor = ModelTutor(teacher, setting, [term.requires for term in context.losses])
-    loader = BatchLoader(setting.data.train, recipe.data.augmentation, setting.device, recipe.data.workers)
+    source = build_teacher(run_context, teacher, request_of(context.losses))
+    loader = BatchLoader(run_context.data.train, recipe.data.augmentation, run_context.device, recipe.data.workers)
     views = range(min(recipe.data.augmentation.different_views, epochs))
     try:
-        there, key = check_cached(tutor, setting, loader, views)
+        there, key = check_cached(source, run_context, loader, views)
     except BadInput as error:
         words = f"Remove the cache, so that it is built again: stillroom cache --remove {error.value}; or disable it."
         summary = f"The cached outputs of this teacher cannot be used: {error.expected}."

@@ -256,10 +256,10 @@ def class_order(context: CheckContext) -> CheckResult:
 def teacher_logits(context: CheckContext) -> CheckResult:
     """Whether both models give logits."""
     student = context.student.model
-    preprocess = context.student.preprocess().to(context.setting.device)
+    preprocess = context.student.preprocess().to(context.run_context.device)
     with torch.no_grad(), eval_mode(student):
-        outputs = student(preprocess(context.sample.images[:16].to(context.setting.device)))
-    has_model = context.recipe.teacher is not None and context.recipe.teacher.answers is None
+        outputs = student(preprocess(context.sample.images[:16].to(context.run_context.device)))
+    has_model = context.recipe.teacher is not None and context.recipe.teacher.logits is None
     forms = {"teacher": context.output_form if has_model else None, "student": form_of(outputs)}
     evidence = {f"{model}_gives": form for model, form in forms.items()}
     for model, form in forms.items():

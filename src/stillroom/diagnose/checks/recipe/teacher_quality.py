@@ -339,7 +339,7 @@ def disputed_labels(context: CheckContext) -> CheckResult:
     )
     classes = torch.bincount(labels[disputed], minlength=context.num_classes)
     most = classes.argsort(descending=True)[:10].tolist()
-    class_names = context.setting.data.train.class_names
+    class_names = context.run_context.data.train.class_names
     names, values = tuple(class_names[c] for c in most), tuple(float(classes[c]) for c in most)
     plot = Plot("bars", "Disputed images by label", names, values, "label", "disputed images")
     return CheckResult(verdict, summary, evidence, Remedy(words), [plot] if count else [])

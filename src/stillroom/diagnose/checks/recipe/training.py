@@ -199,7 +199,7 @@ def budget(context: CheckContext) -> CheckResult:
 )
 def regularisation(context: CheckContext) -> CheckResult:
     """Whether the regularisers leave the student something to learn."""
-    recipe, side = context.recipe, context.setting.data.train.image_size
+    recipe, side = context.recipe, context.run_context.data.train.image_size
     augmentation, total = recipe.data.augmentation, context.total_steps
     # Words, the value, its limits, the field, a usual value.
     rows: list[tuple[str, float, Limits, str, Any]] = []

@@ -209,7 +209,7 @@ def read_run(path: Path) -> RunRecord:
         summary.one_of("schema", (1,))
         data = summary.inside("data")
         student, classes = _scores(summary), data.whole("classes", low=1)
-        found = summary.maybe_inside("teacher")
+        found = summary.inside("teachers").maybe_inside("teacher")
         # One that could not be evaluated on the test images has a name alone.
         teacher = _scores(found) if found is not None and "top1" in found.content else None
         shape = data.wholes("shape")
