@@ -129,7 +129,7 @@ def _finish(path: Path, fake: FakeRun, student_logits: np.ndarray, figures: Row,
         "correct": round(figures["top1"] * COUNT / 100),
         "model": "resnet8",
         "parameters": 78_042,
-        "teacher": teacher,
+        "teachers": {"teacher": teacher} if teacher is not None else {},
         "taught": taught,
         "data": {"name": "cifar10", "classes": CLASSES, "train": 1280, "test": COUNT, "shape": [3, 32, 32]},
     }

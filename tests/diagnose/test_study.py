@@ -112,7 +112,7 @@ def test_unequal_runs_are_a_problem_and_not_compared(make: Make) -> None:
 
 def test_a_best_epoch_on_test_images_is_a_problem(make: Make) -> None:
     text = "reported epoch: kl tells of step 40 in place of the last, 60"
-    study = make(equal=False, inequalities=[{"what": "reported epoch", "told": text}])
+    study = make(equal=False, inequalities=[{"what": "reported epoch", "text": text}])
     (finding,) = found(study, "unequal")
     assert finding.remedy is not None
     assert "last epoch" in finding.remedy.words

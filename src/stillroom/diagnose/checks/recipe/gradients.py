@@ -83,15 +83,15 @@ def measure_gradients(
     logits = step.preprocess.reorder(outputs[-1])
     weights = [p for p in model.parameters() if p.requires_grad]
     plain = _gradient(F.cross_entropy(logits.float(), labels), weights)
-    terms, cosines = {}, {}
+    norms, cosines = {}, {}
     for name, value in zip(step.names, values, strict=True):
         gradient = _gradient(value, weights)
         norm = float(gradient.norm())
         if not gradient.isfinite().all():
             raise Skip(f"The gradient of {name} is not finite before training.")
-        terms[name] = norm
+        norms[name] = norm
         cosines[name] = float(gradient @ plain) / max(norm * float(plain.norm()), 1e-30)
-    return GradientNorms(terms, float(plain.norm()), cosines)
+    return GradientNorms(norms, float(plain.norm()), cosines)
 
 
 def _gradient(value: Tensor, weights: Sequence[Tensor]) -> Tensor:
