@@ -19,7 +19,7 @@ from stillroom.losses.targets import TopKConfig
 from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.tails import TeacherTail
 
 
@@ -198,7 +198,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"target": {"name": "full", "k": 3}}, "expected full without options"),
     ({"target": {"name": "class_similarity", "power": 0}}, "losses.0.target.power: got 0; expected greater than 0"),
     ({"target": {"name": "class_similarity", "powr": 1}}, "unknown field 'powr'; did you mean 'power'?"),
-    ({"target": "uniform", "temperature": 4}, "losses.0.target: got 'uniform'; expected a target that softens the"),
+    ({"target": "uniform", "temperature": 4}, "losses.0.target: got 'uniform'; expected a target that derives from"),
 ]
 
 

@@ -103,8 +103,8 @@ def list_(
     from stillroom.cli.without_torch import without_torch
 
     with without_torch():
+        from stillroom.cli.listing import listing
         from stillroom.cli.terminal import table
-        from stillroom.listing import listing
 
         lists = listing()
         if what is not None:

@@ -172,7 +172,7 @@ class RunSummary(JsonFile):
     parameters: Count
     multiply_adds: Count
     bytes: Count
-    teacher: TeacherSummary | None
+    teachers: dict[str, TeacherSummary]
     taught: bool
     data: DataSummary
     relations: RelationFigures | None = None
@@ -183,6 +183,11 @@ class RunSummary(JsonFile):
     accumulate: PositiveCount
     incremental: IncrementalSummary | None = None
     hashes: RunHashes
+
+    @property
+    def teacher(self) -> TeacherSummary | None:
+        """The only teacher; None where there is none, or several."""
+        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
 
     @cached_property
     def student(self) -> ModelScores:
