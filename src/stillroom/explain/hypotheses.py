@@ -76,14 +76,6 @@ def judge_hypotheses(pairs: Sequence[StudentPair], seed: int) -> tuple[Hypothesi
     How far a draw of pairs moves the mean is made wider, as few draws of few pairs know too little of their spread:
     √(n/(n − 1))·t_{n−1}/z, with which the pairs' part is as wide as Student's interval. One pair says nothing of other
     seeds: its interval is over images alone. The concepts themselves stay as they are.
-
-    Args:
-        pairs: the student by distillation and the same from labels, of each seed.
-        seed: of the draws.
-
-    Returns:
-        ``explain.json``'s ``hypotheses``. A measure is supported or refuted where its interval lies on one side of 0,
-        a hypothesis where all of its measures are; where a measure is refuted and none supported, it is refuted.
     """
     images = pairs[0][0].n_fg.shape[1]
     draws = np.random.default_rng(seed)

@@ -43,17 +43,6 @@ def build_external(
     """Make a model of timm or torchvision with random weights; nothing is downloaded.
 
     The size of the images is handed on to the models that ask for it, such as vision transformers.
-
-    Args:
-        name: ``timm:NAME`` or ``torchvision:NAME``, an image classifier.
-        options: keywords of the library's own function.
-        num_classes: number of logits.
-        in_channels: channels of the images; torchvision's models take 3.
-        image_size: side of the images in pixels; None where they differ.
-        field: what messages call this model.
-
-    Raises:
-        BadInput: the library is not installed, has no such model, or cannot make it so.
     """
     library, _, model = name.partition(":")
     where = f"{field}.name"
@@ -157,9 +146,6 @@ def declare_missing_ops() -> bool:
     The torchvision of PyPI is built for CUDA; beside a PyTorch for the CPU alone, importing it, timm or torchmetrics
     raises ``operator torchvision::nms does not exist``. Its models need no operator of the extension: after this, all
     three can be imported. It does nothing where torchvision is not installed or its extension loads.
-
-    Returns:
-        Whether the operators are declared here rather than in the extension.
 
     >>> declare_missing_ops() == declare_missing_ops()
     True

@@ -29,11 +29,6 @@ class Tail(nn.Module):
     It shares its tensors with the model until it is moved, holds those after the tap alone, and has none in any state
     dict. They are constants: gradients flow to the features and to nothing else. ``train()`` changes nothing.
 
-    Args:
-        tap: name of the tap.
-        rest: the operations, taking features and then the tensors.
-        tensors: parameters and buffers of the model.
-
     Attributes:
         tap: name of the tap.
         replayed: whether the whole model is run, as it could not be traced.
@@ -225,8 +220,6 @@ class Replay(nn.Module):
     :func:`replays` tries out. The model is held by reference, its tensors are shared, and none is in a state dict.
 
     Args:
-        model: the whole model.
-        tap: its name.
         example: an input [B, …] as the model gets it.
     """
 
@@ -285,8 +278,6 @@ def replays(model: nn.Module, tap: str, example: Tensor) -> bool:
     False also where that cannot be told, as the model says the same of both images.
 
     Args:
-        model: the model, which is left as it was.
-        tap: its name.
         example: an input [B, …] as the model gets it.
 
     >>> torch.manual_seed(0)

@@ -52,15 +52,7 @@ class ExplanationMaps:
 
 
 def read_maps(folder: Path, explanation: Explanation) -> ExplanationMaps:
-    """Read the maps of a run.
-
-    Args:
-        folder: of the run.
-        explanation: its ``explain.json``, which says how many there are.
-
-    Raises:
-        BadInput: there are none, they are damaged, or do not fit the explanation.
-    """
+    """Read the maps of a run."""
     path = folder / EXPLANATION_MAPS
     if not path.is_file():
         raise BadInput("maps", str(folder), f"a run with {EXPLANATION_MAPS}; `stillroom explain` writes it")

@@ -682,11 +682,7 @@ def write_explanation(folder: Path, out: Path | None = None) -> Path:
 
 
 def read_explanation(folder: Path) -> Explanation:
-    """Read ``explain.json`` of a run.
-
-    Raises:
-        BadInput: there is none, or it is damaged.
-    """
+    """Read ``explain.json`` of a run."""
     if not (folder / EXPLANATION).is_file():
         raise BadInput("explanation", str(folder), f"a run with {EXPLANATION}; `stillroom explain` writes it")
     return read_json(Explanation, folder / EXPLANATION)

@@ -102,16 +102,7 @@ class FidelityRun:
 
 
 def load_run(run: Path, observer: Observer) -> FidelityRun:
-    """Load what a finished run was made of, and check that it is the same.
-
-    Args:
-        run: its folder.
-        observer: shows how it goes, and notes that no checkpoints were kept.
-
-    Raises:
-        BadInput: it is no finished run; it had no teacher, or one that cannot be run here; its data or its teacher are
-            not there any more, or not what they were.
-    """
+    """Load what a finished run was made of, and check that it is the same."""
     model, recipe, _ = load_student(run)
     summary = read_json(run / "summary.json")
     if recipe.teacher is None:
@@ -140,12 +131,7 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
 
 
 def saved_checkpoints(run: Path, epochs: float) -> tuple[Checkpoint, ...]:
-    """The student's weights that a finished run kept, the trained student's last.
-
-    Args:
-        run: its folder.
-        epochs: its length.
-    """
+    """The student's weights that a finished run kept, the trained student's last."""
     found = [
         Checkpoint(float(match[1]), path)
         for path in (run / "checkpoints").glob("epoch-*.safetensors")
@@ -196,10 +182,7 @@ def at_tap(
     Args:
         student: r(h_s), [B, …], in the shape of the teacher's features.
         teacher: h_t, [B, …].
-        weight: w = diag(Jᵀ F J) at h_t, of the same shape.
-        tail: the teacher from there on.
         teacher_logits: z_t, [B, K].
-        temperature: τ of p = softmax(z_t/τ).
 
     Returns:
         float64 [4, B], in the order of ``WEIGHINGS``.
@@ -223,7 +206,6 @@ def at_logits(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     Args:
         student_logits: z_s, [B, K].
         teacher_logits: z_t, [B, K].
-        temperature: τ.
 
     Returns:
         float64 [4, B], in the order of ``WEIGHINGS``.
@@ -300,9 +282,6 @@ class LeastSquares:
 
         Formula: ``W = (Cov(x) + λI)⁻¹ Cov(x, y)``, λ = ridge · mean variance of x; b = mean(y) − mean(x)·W, so that a
         channel's mean is never held small.
-
-        Args:
-            ridge: 0 or more.
         """
         total_x, total_y, products, mixed = self._sums
         x, y = total_x / self.count, total_y / self.count
@@ -379,17 +358,7 @@ class _TapPair:
 
 
 def measure(run: FidelityRun, *, images: int, temperature: float) -> FidelityValues:
-    """Evaluate teacher and student, at each checkpoint, on the same images.
-
-    Args:
-        run: the run.
-        images: of the test split, evenly spread; all where it has no more.
-        temperature: τ.
-
-    Raises:
-        BadInput: weights that were kept are damaged, or teacher and student have no taps in common.
-        RunFailed: something in it is not finite, or the teacher's tail has no derivative that is needed.
-    """
+    """Evaluate teacher and student, at each checkpoint, on the same images."""
     return _Measuring(run, temperature).values_of(images)
 
 
