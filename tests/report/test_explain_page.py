@@ -192,7 +192,7 @@ def test_the_headline_says_each_verdict(folders: dict[str, Path], verdicts: tupl
 def test_what_was_not_measured_is_said_to_be(pages: dict[str, Parsed], folders: dict[str, Path]) -> None:
     claim = told(folders["one seed"]).claims[1]
     assert (claim.verdict, claim.word, claim.details[0][0]) == ("unmeasured", "Not measured", "Not measured")
-    speed = told(folders["one seed"]).groups[1]
+    speed = told(folders["one seed"]).claims[1]
     assert [(row.word, row.interval, row.difference) for row in speed.rows] == [("Not measured", None, "–")] * 2
     assert "One seed: the intervals are over images alone." in pages["one seed"].words
 
