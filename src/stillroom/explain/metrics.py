@@ -1,4 +1,4 @@
-"""Visual concepts and what they tell of a training: how many, where, how soon, how steadily."""
+"""Visual concepts over a training: how many, where, how soon they are learned, how steadily."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
 
 
 def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple[ImageSample, ImageSet]:
-    """The test images that runs are asked about, evenly spread, and which of their cells are foreground."""
+    """Test images, evenly spread, and which of their cells are foreground."""
     own = Path(mask) if mask.endswith(".npy") else None
     if own is None and mask not in MASK_NAMES:
         raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
@@ -160,7 +160,7 @@ def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple
         raise BadInput("data", pair.test.name, "the images that the run had; these are others")
     test = pair.test
     if len(test.images.shape) != 4:
-        raise BadInput("data", list(test.images.shape[1:]), "images, whose places can be told apart")
+        raise BadInput("data", list(test.images.shape[1:]), "images [C, H, W]")
     rows = evenly_spread(len(test), count)
     index = torch.from_numpy(rows)
     images = test.images[index]

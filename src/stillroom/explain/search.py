@@ -238,7 +238,7 @@ def search_fast(
     2. At the σ that the search will have on its way (with ``stop=None``: at its optimum), the others: the energies.
     3. The 80 steps with these, or the optimum in closed form.
 
-    σ_f is what was measured at the second σ says of .01; the few pairs there serve the look ahead alone.
+    σ_f is extrapolated from the second σ; the few pairs at .01 serve the look ahead alone.
 
     Args:
         images: [B, C, H, W].

@@ -22,7 +22,7 @@ def build_custom(
 ) -> nn.Module:
     """Call the user's ``module:function`` with those of the offered keywords that it accepts, and all the options.
 
-    A function with ``**kwargs`` is offered everything, less what it says it does not expect. Where an option has the
+    A function with ``**kwargs`` is offered everything, less the keywords that it refuses. Where an option has the
     name of an offered keyword, the option wins.
 
     >>> build_custom("torch.nn:Linear", {"in_features": 4, "out_features": 2}, {"num_classes": 2})

@@ -286,7 +286,7 @@ def _nats(value: float) -> str:
 
 
 def _quantised(values: Floats, low: float, high: float) -> str:
-    """A byte a cell: a shade of 256 is finer than what an entropy's own error tells apart."""
+    """A byte a cell: 256 shades are finer than the entropies' own error."""
     shades = np.clip(np.rint(255 * (values - low) / (high - low)), 0, 255).astype(np.uint8)
     return base64.b64encode(shades.tobytes()).decode("ascii")
 

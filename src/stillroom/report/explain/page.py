@@ -27,7 +27,7 @@ from stillroom.schema.explanation import (
 )
 
 OUTCOMES = {"supported": "Supported", "refuted": "Refuted", "undecided": "Undecided", None: "Not measured"}
-# Of each hypothesis: its name, and what distillation is said to make the student do.
+# Of each hypothesis: its name, and what it claims that distillation makes the student do.
 CLAIMS = {
     1: (
         "More concepts on the subject, fewer on the background",
@@ -180,7 +180,7 @@ def caveats(explanation: Explanation) -> tuple[str, ...]:
     """How far the verdicts carry."""
     if not explanation.baselines:
         return (
-            "Nothing is compared here, so this page says what the student has learned and not what distillation "
+            "Nothing is compared here, so this page shows what the student has learned and not what distillation "
             "changed: “stillroom explain RUN --baseline RUN”, with the same student from labels, does.",
         )
     seeds = len(explanation.explained)
@@ -261,7 +261,7 @@ _SIGNS = {"supported": "✓", "refuted": "✗", "undecided": "·", None: DASH}
 
 @dataclass(frozen=True)
 class IntervalMark:
-    """A difference and its 95% interval as places in pixels, 0 in the middle; ``side`` is where it is said to lie."""
+    """A difference and its 95% interval as places in pixels, 0 in the middle; ``side`` is where it is expected."""
 
     x: float
     low: float | None
@@ -333,7 +333,7 @@ def _row(measure: HypothesisMeasure) -> MeasureRow:
         below=below,
         plain=plain,
         meaning=meaning,
-        expected=f"said to be {measure.expected}",
+        expected=f"expected to be {measure.expected}",
         distilled=amount(measure.distilled, places),
         labels=amount(measure.labels, places),
         difference=difference,
@@ -592,7 +592,7 @@ def _glossary(explanation: Explanation) -> dict[str, str]:
         for letter, below, plain, meaning in SYMBOLS.values()
     }
     others = {
-        "CKA": "Centred kernel alignment: how alike two layers tell the same images apart. 1: the same up to rotation "
+        "CKA": "Centred kernel alignment: how similarly two layers distinguish images. 1: the same up to rotation "
         "and scale; about 0: unrelated.",
         "Agreement": "On which share of the test images two networks give the same answer, right or wrong.",
     }
@@ -607,7 +607,7 @@ def write_explanation(folder: Path, out: Path | None = None) -> Path:
 
     Args:
         folder: of the run.
-        out: the file to write; left out: ``explain.html`` beside them.
+        out: the file to write; left out: ``explain.html`` in the same folder.
 
     Returns:
         The file that was written.

@@ -1,7 +1,7 @@
 """Each member's value for each image, at each pair of taps and checkpoint of a finished run.
 
 Features of the student come to the teacher's shape by the linear map that fits best, in closed form: a function of the
-two models alone, the same however the student was taught. A run's own connectors are not kept, and most runs have none.
+two models alone, however the student was trained. A run's own connectors are not kept, and most runs have none.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class FidelityRun:
     """A finished run, loaded again.
 
     Attributes:
-        recipe: as it is written beside the run.
+        recipe: as the run's folder has it.
         context: its data, and where models run now: in float32.
-        teacher: as it taught, its weights known to be the same.
+        teacher: the run's, checked to have the same weights.
         student: a model for the weights of any of ``checkpoints``.
         checkpoints: the student at the epochs that were kept, the end of the training last.
         setup_context: which taps of teacher and student are paired.
@@ -288,7 +288,7 @@ class LeastSquares:
         covariance = products / self.count - torch.outer(x, x)
         size = covariance.diagonal().mean().clamp_min(0)
         if not size:
-            # A student whose channels are all constant says nothing: the teacher's mean is as near as it gets.
+            # All channels of the student are constant: the teacher's mean is the best fit.
             return AffineMap(torch.zeros_like(mixed), y, y)
         held = covariance + ridge * size * torch.eye(len(x), dtype=x.dtype, device=x.device)
         weight = torch.linalg.solve(held, mixed / self.count - torch.outer(x, y))
