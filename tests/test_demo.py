@@ -32,7 +32,7 @@ def test_the_demo_distils_a_teacher_that_learned_and_a_student_that_learned(demo
     assert distilled["top1"] > 94
     assert distilled["agreement"] > labels["agreement"] - 1
     assert distilled["hashes"] == labels["hashes"], "an equal comparison"
-    assert distilled["teacher"]["correct"] == teacher["correct"], "the teacher is the one that was trained"
+    assert distilled["teachers"]["teacher"]["correct"] == teacher["correct"], "the teacher is the one that was trained"
 
 
 @pytest.mark.browser

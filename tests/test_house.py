@@ -14,7 +14,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "stillroom"
 
 # From the bottom up: a package or a module at the top level may import those on the lines before its own.
 ORDER = [
-    ["errors", "files", "memory", "randomness", "runtime"],
+    ["errors", "files", "memory", "observer", "randomness"],
+    ["runtime"],
     ["config"],
     ["schema"],
     ["data"],
@@ -30,7 +31,6 @@ ORDER = [
     ["report"],
     ["explain"],
     ["diagnose"],
-    ["listing"],
     ["demo"],
     ["cli"],
     ["api"],

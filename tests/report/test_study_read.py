@@ -56,7 +56,7 @@ def test_damaged_results(study: Path, text: str) -> None:
         ({"measure": []}, "measure: got []; expected a mapping"),
         ({"measure": {"name": "top1", "title": "x", "digits": -1}}, "measure.digits: got -1"),
         ({"methods": []}, "methods: got []; expected at least one method"),
-        ({"pairs": None}, "pairs: got []; expected at least one pair"),
+        ({"model_pairs": None}, "pairs: got []; expected at least one pair"),
         ({"baseline": "crd"}, "baseline: got 'crd'; expected labels or kl"),
         ({"alpha": "x"}, "alpha: got 'x'; expected a number from 0 to 1"),
         ({"level": 10**400}, "level: got 1000"),
@@ -74,10 +74,10 @@ def test_damaged_results(study: Path, text: str) -> None:
         ({"tuned": {"cifar100": {"kl": {"all": 3}}}}, "cifar100.kl.all: got 3"),
         ({"calibration": {"pairs": {"cifar100": []}}}, "pairs.cifar100: got []"),
         ({"budget": {"epochs": None}}, "budget.epochs: got None"),
-        ({"axis": {"title": "d", "values": {}}}, "axis.values.cifar100: got None; expected a number"),
-        ({"axis": {"title": "d", "values": {"cifar100": 1e151}}}, "axis.values.cifar100: got 1e+151"),
-        ({"axis": axis({"cifar100": 0})}, "axis.values: got {'cifar100': 0}; expected another number in each pair"),
-        ({"axis": axis({"cifar100": 1}, (0, "x"))}, "and all above 0"),
+        ({"sweep": {"title": "d", "values": {}}}, "sweep.values.cifar100: got None; expected a number"),
+        ({"sweep": {"title": "d", "values": {"cifar100": 1e151}}}, "sweep.values.cifar100: got 1e+151"),
+        ({"sweep": axis({"cifar100": 0})}, "sweep.values: got {'cifar100': 0}; expected another number in each pair"),
+        ({"sweep": axis({"cifar100": 1}, (0, "x"))}, "and all above 0"),
     ],
 )
 def test_a_wrong_value_is_named(study: Path, changes: dict[str, Any], said: str) -> None:

@@ -22,7 +22,7 @@ from stillroom.models.reader import FEATURES, LOGITS
 from stillroom.models.taps import find_taps
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_model
-from stillroom.run.exporting import load_student
+from stillroom.run.export import load_student
 from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
 from stillroom.run.records import read_json
 
@@ -144,7 +144,7 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
 def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
     """The teacher that a run learned from, where it can be run here."""
     config = run.recipe.teacher
-    if config is None or config.answers is not None:
+    if config is None or config.logits is not None:
         return None
     return prepare_model(build_model(config, data, "teacher").eval(), config, data, "teacher")
 

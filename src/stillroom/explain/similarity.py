@@ -19,8 +19,8 @@ from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.reader import LOGITS
 from stillroom.models.taps import find_taps
+from stillroom.observer import Observer
 from stillroom.run.fidelity.measure import evenly_spread, read_features
-from stillroom.runtime import Observer
 from stillroom.schema.base import six_digits, six_digits_or_none
 from stillroom.schema.explanation import CkaTable, NetworkAgreement
 

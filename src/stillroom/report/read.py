@@ -104,7 +104,9 @@ def read_run(path: Path) -> RunFolder:
     hashes = summary.inside("hashes")
     timing = _clocks(path / "timing.jsonl")
     student = _facts(summary, _latency(timing, "student"))
-    teacher = summary.content.get("teacher")
+    teachers = summary.inside("teachers")
+    # Of several teachers each has figures of its own; the page shows a run's only one.
+    teacher = teachers.content.get("teacher")
     # One that could not be asked about the test images has a name, and no score to stand beside the student's.
     has_teacher = teacher is not None and not (
         isinstance(teacher, dict) and teacher.keys() == {"model", "weights_hash"}
@@ -122,7 +124,7 @@ def read_run(path: Path) -> RunFolder:
         precision=summary.maybe_text("precision") or "",
         recipe_hash=recipe_hash,
         student=student,
-        teacher=_facts(summary.inside("teacher"), _latency(timing, "teacher")) if has_teacher else None,
+        teacher=_facts(teachers.inside("teacher"), _latency(timing, "teacher")) if has_teacher else None,
         taught=summary.flag("taught", has_teacher),
         data={
             "name": data.text("name"),

@@ -10,12 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillroom.class_relations import (
-    bears_out,
     class_cosines,
     class_order,
     is_constant,
     relation_agreement,
     relation_score,
+    shows_superclasses,
 )
 from stillroom.data.images import ImageSet
 from stillroom.errors import RunFailed
@@ -32,7 +32,7 @@ _DECIMALS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Relations:
+class ClassRelations:
     """The relations of classes in a student's last layer: c_ij, the cosine of the weights of each two.
 
     Attributes:
@@ -54,15 +54,15 @@ class Relations:
     why: dict[str, str] = field(default_factory=dict)
 
     def line(self, student: nn.Module) -> dict[str, Any]:
-        """What is told of a student at the end of an epoch: a line of ``class_relations.jsonl``, beside step and epoch.
+        """Figures of a student at the end of an epoch: a line of ``class_relations.jsonl``, beside step and epoch.
 
         Raises:
             RunFailed: its last layer is not finite.
         """
         return self._figures(self._map(student))
 
-    def told(self, student: nn.Module) -> dict[str, Any]:
-        """What the summary tells of the trained student: the figures, and for those that are None why.
+    def summary(self, student: nn.Module) -> dict[str, Any]:
+        """For the summary of the trained student: the figures, and for those that are None why.
 
         Raises:
             RunFailed: its last layer is not finite.
@@ -131,8 +131,8 @@ class Relations:
         return {name: self.why.get(name, alike) for name, value in self._figures(own).items() if value is None}
 
 
-def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: ImageSet) -> Relations | None:
-    """What can be told of a run's relations; None where the student does not end in a linear layer, or has too many
+def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: ImageSet) -> ClassRelations | None:
+    """The relations of classes of a run; None where the student does not end in a linear layer, or has too many
     classes.
 
     Args:
@@ -163,11 +163,11 @@ def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: Im
     elif is_constant(truth):
         why["truth"] = "in truth no two classes are more alike than any other two"
         why.setdefault("score", "in truth the superclasses are names alone: no two classes are more alike than others")
-    elif "score" not in why and groups is not None and not bears_out(truth, groups):
+    elif "score" not in why and groups is not None and not shows_superclasses(truth, groups):
         why["score"] = "in truth classes of one superclass are no more alike than classes of two"
         why["truth"] = "in truth classes are alike by chance alone: the superclasses are not in the true relations"
     basis = groups if "score" not in why else None
-    return Relations(head, student.preprocess().order, data, theirs, truth, basis, why)
+    return ClassRelations(head, student.preprocess().order, data, theirs, truth, basis, why)
 
 
 def _head(prepared: PreparedModel, data: ImageSet) -> str | None:

@@ -75,7 +75,7 @@ def _dissected(place: int, fields: Fields) -> Dissected:
         title = "What each part of the teacher’s answer brought"
         figure = _figure(parts, total)
         chart = Chart(f"dissection-{place}", title, _WORDS, _AROUND + _ROW * (len(parts) + 1), figure)
-    return Dissected(pair, chart, parts, total, gains, fields.text("told"))
+    return Dissected(pair, chart, parts, total, gains, fields.text("text"))
 
 
 _WORDS = (

@@ -58,7 +58,7 @@ def read_study(folder: Path) -> Study:
     fields = Fields(path, read_object(path))
     fields.one_of("schema", (1,))
     methods = tuple(_method(each) for each in fields.listed("methods"))
-    pairs = tuple(_pair(each) for each in fields.listed("pairs"))
+    pairs = tuple(_pair(each) for each in fields.listed("model_pairs"))
     known = {"pair": tuple(pair.name for pair in pairs), "method": tuple(each.name for each in methods)}
     for what, names in known.items():
         if not names or len(set(names)) < len(names):
@@ -66,7 +66,7 @@ def read_study(folder: Path) -> Study:
     fields.one_of("baseline", known["method"])
     measure = _measure(fields.inside("measure"))
     families = _families(fields, known)
-    axis, ranks = fields.maybe_inside("axis"), fields.maybe_inside("ranks")
+    axis, ranks = fields.maybe_inside("sweep"), fields.maybe_inside("ranks")
     budget, calibration = fields.maybe_inside("budget"), fields.maybe_inside("calibration")
     return Study(
         path=folder,
@@ -84,7 +84,7 @@ def read_study(folder: Path) -> Study:
         axis=_axis(axis, known["pair"]) if axis is not None else None,
         equal=fields.flag("equal", otherwise=False),
         checked=fields.texts("checked"),
-        inequalities=tuple(each.text("told") for each in fields.listed("inequalities")),
+        inequalities=tuple(each.text("text") for each in fields.listed("inequalities")),
         missing=tuple(
             Missing(*_place(each, known), each.whole("seed"), each.text("reason")) for each in fields.listed("missing")
         ),
@@ -149,7 +149,7 @@ def _axis(fields: Fields, pairs: tuple[str, ...]) -> Axis:
     wrong = [value for value in (*found.values(), *(at for at, _ in marks)) if is_log and value <= 0]
     if wrong or len(set(found.values())) < len(found):
         expected = "another number in each pair" + (", and all above 0" if is_log else "")
-        raise BadInput(f"{fields.path}: axis.values", values.content, expected)
+        raise BadInput(f"{fields.path}: sweep.values", values.content, expected)
     return Axis(fields.text("title"), is_log, marks, found)
 
 
@@ -223,7 +223,7 @@ def _comparison(fields: Fields, methods: tuple[str, ...]) -> Comparison:
         seeds=plan.maybe_whole("seeds") if plan is not None else None,
         cap=plan.maybe_whole("cap") if plan is not None else None,
         why=plan.maybe_text("why") if plan is not None else None,
-        told=fields.maybe_text("told") or "",
+        told=fields.maybe_text("text") or "",
     )
 
 
@@ -241,7 +241,7 @@ def _ranks(fields: Fields, methods: tuple[str, ...]) -> Ranks:
         critical_difference=fields.maybe_number("critical_difference", low=0),
         bars=tuple(tuple(bar) for bar in bars),
         why=fields.maybe_text("why"),
-        told=fields.maybe_text("told") or "",
+        told=fields.maybe_text("text") or "",
     )
 
 

@@ -36,13 +36,14 @@ from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import LOGITS, TapReader
 from stillroom.models.taps import Tap
 from stillroom.models.weights import load_weights, state_hash
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
+from stillroom.run.build import setup_context_of
 from stillroom.run.components import build_model
-from stillroom.run.exporting import load_student
-from stillroom.run.introducing import meeting_of, prepare_teacher
+from stillroom.run.context import RunContext
+from stillroom.run.export import load_student
 from stillroom.run.records import read_json
-from stillroom.run.setting import RunContext
-from stillroom.runtime import Observer, Processes
+from stillroom.runtime import Processes
 from stillroom.schema.fidelity import WEIGHINGS, Weighing
 from stillroom.teachers.fisher import head_fisher, tail_fisher, uniform_draws
 from stillroom.teachers.live import LiveTeacher
@@ -105,11 +106,13 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
     """Load what a finished run was made of, and check that it is the same."""
     model, recipe, _ = load_student(run)
     summary = read_json(run / "summary.json")
+    if recipe.teachers is not None:
+        raise BadInput("teachers", list(recipe.teachers), "a run with one teacher")
     if recipe.teacher is None:
         raise BadInput("teacher", None, "a run with a teacher: the student is compared with it")
-    if recipe.teacher.answers is not None:
+    if recipe.teacher.logits is not None:
         expected = "a teacher that can be run here: its features are read, and its answers alone do not hold them"
-        raise BadInput("teacher.answers", recipe.teacher.answers, expected)
+        raise BadInput("teacher.logits", recipe.teacher.logits, expected)
     if recipe.data.source == "python":
         expected = "a run made from a recipe: images and a teacher that were given in Python are not kept"
         raise BadInput("data.source", "python", expected)
@@ -117,17 +120,19 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
     if _fingerprint(summary, "data") != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
         raise BadInput("data", data.train.name, "the images that the run had; these are others")
     device = resolve_device("auto")
-    context = RunContext(recipe, data, device, "float32", Processes(), observer)
-    teacher = prepare_teacher(context, build_model(recipe.teacher, data.train, "teacher"))
-    assert teacher is not None
-    if _fingerprint(summary, "teacher", "weights_hash") != state_hash(teacher.model):
+    context = RunContext(
+        recipe=recipe, data=data, device=device, precision="float32", processes=Processes(), observer=observer
+    )
+    teacher = build_model(recipe.teacher, data.train, "teacher").to(device)
+    prepared = prepare_model(teacher, recipe.teacher, data.train, "teacher")
+    if _fingerprint(summary["teachers"], "teacher", "weights_hash") != state_hash(teacher):
         raise BadInput("teacher.weights", recipe.teacher.weights, "the weights that the run's teacher had")
     student = prepare_model(model.to(device), recipe.student, data.train, "student")
     kept = saved_checkpoints(run, _number(summary, "epochs"))
     if len(kept) == 1:
         more = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
         observer.note(f"no checkpoints in {run}: the map is of the trained student alone; {more}")
-    return FidelityRun(recipe, context, teacher, student, kept, meeting_of(context, student, teacher))
+    return FidelityRun(recipe, context, prepared, student, kept, setup_context_of(context, student, prepared))
 
 
 def saved_checkpoints(run: Path, epochs: float) -> tuple[Checkpoint, ...]:

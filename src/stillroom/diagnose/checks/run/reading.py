@@ -15,7 +15,7 @@ from stillroom.report.fields import Fields, is_finite
 from stillroom.report.measures import Answers, answers, margin_of_counts, paired_margin
 from stillroom.report.predictions import Predictions, read_predictions
 from stillroom.run.records import load_run_recipe
-from stillroom.study.collect import parse_object, read_text
+from stillroom.schema.base import parse_object, read_text
 
 Row = dict[str, Any]
 
@@ -201,7 +201,8 @@ def read_case(path: Path) -> Case:
     summary.one_of("schema", (1,))
     data = summary.inside("data")
     student, classes = _figures(summary), data.whole("classes", low=1)
-    teacher = summary.maybe_inside("teacher")
+    teachers = summary.inside("teachers")
+    teacher = teachers.maybe_inside("teacher")
     # One that could not be asked about the test images has a name alone.
     known = teacher is not None and "top1" in teacher.content
     shape = data.wholes("shape")
@@ -212,7 +213,7 @@ def read_case(path: Path) -> Case:
         train=train,
         test=test,
         student=student,
-        teacher=_figures(summary.inside("teacher")) if known else None,
+        teacher=_figures(teachers.inside("teacher")) if known else None,
         taught=summary.flag("taught", taught),
         classes=classes,
         side=min(shape[1:]) if len(shape) == 3 else None,
@@ -241,7 +242,7 @@ def _lines(path: Path, *, whole: bool) -> list[Row]:
     rows, lines = [], text.split("\n")
     for number, line in enumerate(lines, start=1):
         if line.strip() and (whole or number < len(lines)):
-            rows.append(parse_object(line, path, f" in line {number}"))
+            rows.append(parse_object(line, path, number))
     return rows
 
 

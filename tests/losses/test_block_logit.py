@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from losses.pairs import known, setup_context, tails_of
+from losses.pairs import setup_context, shared_context, tails_of
 from stillroom.errors import BadInput
 from stillroom.losses import functional
 from stillroom.losses.base import LossInputs
 from stillroom.losses.block_logit import BlockLogit
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 
-def met(with_: SetupContext, **options: Any) -> BlockLogit:
+def set_up(with_: SetupContext, **options: Any) -> BlockLogit:
     loss = BlockLogit(**options)
     loss.setup(with_)
     return loss
@@ -30,20 +30,20 @@ def stones(loss: BlockLogit) -> list[tuple[str, str]]:
 
 
 def test_a_stone_lies_at_each_pair_and_none_twice_that_only_pooling_parts() -> None:
-    both = known("cnn", "slim")
-    loss = met(both)
+    both = shared_context("cnn", "slim")
+    loss = set_up(both)
     assert stones(loss) == [(name, name) for name in ("layer1", "layer2", "features")]
     assert loss.requires.tails == loss.requires.student_features == ("layer1", "layer2", "features")
     assert loss.requires.teacher_features == (), "of the teacher's own, nothing but the logits is read, or kept"
     assert loss.requires.labels
     assert loss.describe_taps().startswith("block_logit steps over (student → teacher) layer1 4×8×8 → layer1 8×8×8, ")
-    assert stones(met(both, taps="light")) == [("layer2", "layer2"), ("features", "features")]
-    assert stones(met(both, taps="features")) == [("features", "features")]
+    assert stones(set_up(both, taps="light")) == [("layer2", "layer2"), ("features", "features")]
+    assert stones(set_up(both, taps="features")) == [("features", "features")]
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("cnn", "vit"), ("vit", "slim")])
 def test_any_two_models_have_stones(teacher: str, student: str) -> None:
-    loss = met(known(teacher, student))
+    loss = set_up(shared_context(teacher, student))
     assert stones(loss)[-1] == ("features", "features")
     assert len(loss.pairs) > 1
     assert all(student.depth > 0 for _, student in loss.pairs)
@@ -55,13 +55,13 @@ def test_before_the_students_first_layer_lies_none() -> None:
 
     both = setup_context(net(), net())
     assert "0" in [teacher.name for teacher, _ in both.pairs], "what is flattened is a place that every path crosses"
-    assert stones(met(both)) == [("features", "features")]
+    assert stones(set_up(both)) == [("features", "features")]
 
 
 def test_the_deepest_counts_most_in_whatever_order_they_are_named() -> None:
-    both = known("cnn", "slim")
+    both = shared_context("cnn", "slim")
     named = ["features", "layer3", {"teacher": "layer1", "student": "layer1"}]
-    loss = met(both, taps=named)
+    loss = set_up(both, taps=named)
     assert [teacher for teacher, _ in stones(loss)] == ["layer1", "layer3", "features"]
     assert [c.__class__.__name__ for c in loss.connectors] == ["MapConnector", "MapConnector", "VectorConnector"]
 
@@ -113,16 +113,16 @@ def test_the_stones_mean_draws_the_student_and_is_drawn_by_nothing() -> None:
 
 
 def test_the_loss_is_of_the_stones_through_their_connectors_and_the_teachers_last_blocks() -> None:
-    both = known("cnn", "slim")
+    both = shared_context("cnn", "slim")
     teacher: Any = both.teacher.model.eval()
-    loss = met(both, alpha=0.3, temperature=2)
+    loss = set_up(both, alpha=0.3, temperature=2)
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     draw = torch.Generator().manual_seed(3)
     student = {s.name: torch.randn(6, *s.shape, generator=draw).requires_grad_() for _, s in loss.pairs}
-    logits, said = torch.randn(6, 10, generator=draw), torch.randn(6, 10, generator=draw)
+    logits, answer = torch.randn(6, 10, generator=draw), torch.randn(6, 10, generator=draw)
     labels = torch.arange(6)
     inputs = LossInputs(
-        ModelOutput(logits, student), ModelOutput(said, tails=tails_of("cnn")), labels, labels, progress=0.0
+        ModelOutput(logits, student), ModelOutput(answer, tails=tails_of("cnn")), labels, labels, progress=0.0
     )
     # What comes after each tap, by the model's own modules.
     after: dict[str, Any] = {
@@ -132,7 +132,7 @@ def test_the_loss_is_of_the_stones_through_their_connectors_and_the_teachers_las
     }
     mapped = [(t.name, r(student[s.name])) for (t, s), r in zip(loss.pairs, loss.connectors, strict=True)]
     given = [after[tap](features) for tap, features in mapped]
-    wanted = functional.block_logit(logits, said, given, labels, alpha=0.3, temperature=2)
+    wanted = functional.block_logit(logits, answer, given, labels, alpha=0.3, temperature=2)
     value = loss(inputs)
     assert value.item() == pytest.approx(wanted.item(), rel=1e-4)
     value.backward()
@@ -164,9 +164,9 @@ def test_options_that_mean_nothing_are_told(options: dict[str, Any], match: str)
 
 
 def test_one_pair_by_two_names_is_told() -> None:
-    both = known("cnn", "slim")
+    both = shared_context("cnn", "slim")
     taps = ["layer2", {"teacher": "layer2", "student": "layer2"}]
     with pytest.raises(BadInput, match=r"block_logit.taps: got .*'layer2'.*; expected each pair of taps once"):
-        met(both, taps=taps)
+        set_up(both, taps=taps)
     across = ["layer2", {"teacher": "layer2", "student": "layer1"}]
-    assert stones(met(both, taps=across)) == [("layer2", "layer2"), ("layer2", "layer1")]
+    assert stones(set_up(both, taps=across)) == [("layer2", "layer2"), ("layer2", "layer1")]

@@ -1,4 +1,4 @@
-"""What a recipe can name, as tables."""
+"""What `stillroom list` prints: the names that a recipe can use."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _DATA = (
     {"name": "digits", "what": "1,797 handwritten digits of 8×8 pixels, embedded: the default"},
     {
         "name": "synthetic",
-        "what": "vectors whose classes' relations and each sample's difficulty are known, made from a seed",
+        "what": "vectors with known class relations and known difficulty of each sample, generated from a seed",
     },
-    {"name": "shapes", "what": "pictures of shapes with exact masks, upon backgrounds that may give their class away"},
+    {"name": "shapes", "what": "images of shapes with exact masks, on backgrounds that may reveal the class"},
     {"name": "parquet", "what": "a folder in Hugging Face layout: train.parquet, test.parquet or shards of them"},
     {"name": "idx", "what": "a folder of idx files, gzipped or not: train-images-idx3-ubyte.gz and its like"},
     {"name": "folders", "what": "a folder of image files, one folder for each class: train/cat/1.png, test/cat/2.png"},
@@ -20,7 +20,7 @@ _DATA = (
 
 
 def listing() -> dict[str, list[dict[str, str]]]:
-    """Models, losses with their papers, data sources, optimizers and schedules.
+    """Models, losses with their citations, data sources, optimizers and schedules.
 
     >>> [entry["name"] for entry in listing()["optimizers"]]
     ['sgd', 'adamw']
@@ -31,8 +31,9 @@ def listing() -> dict[str, list[dict[str, str]]]:
             {
                 "name": name,
                 "what": (kind.Config.__doc__ or "").splitlines()[0],
-                "reads": "teacher" if kind.requires.teacher else "labels",
-                "paper": f"{kind.citation.title} (arXiv {kind.citation.arxiv})" if kind.citation else "–",
+                "family": kind.family,
+                "requires": "teacher" if kind.requires.teacher else "labels",
+                "citation": f"{kind.citation.title} (arXiv {kind.citation.arxiv})" if kind.citation else "–",
             }
             for name, kind in losses().items()
         ],

@@ -1,4 +1,4 @@
-"""A study whose pairs differ in one number: what is no axis is told before anything runs, and the results hold it."""
+"""A study whose pairs differ in one number: what is no sweep is told before anything runs, and the results hold it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 
 from stillroom.errors import BadInput
-from stillroom.study.axis import axis_of
 from stillroom.study.compare import compare
 from stillroom.study.config import parse_study
-from stillroom.study.folder import StudyFolder
-from stillroom.study.plan import plan_of
+from stillroom.study.plan import StudyFolder, plan_of, sweep_values
 from stillroom.study.results import write_results
 from study.finished import study_of
 from study.small import Here, small
@@ -22,70 +20,76 @@ AXIS = {"field": "student.options.penultimate", "title": "Width d", "log": True,
 DECAY = "training.optimizer.weight_decay"
 
 
-def found(axis: dict[str, Any], **changes: Any) -> dict[str, Any] | None:
-    return axis_of(plan_of(study_of(**{"pairs": WIDTHS, "axis": axis, **changes}), StudyFolder(Path("/x"))))
+def found(sweep: dict[str, Any], **changes: Any) -> dict[str, Any] | None:
+    return sweep_values(
+        plan_of(study_of(**{"model_pairs": WIDTHS, "sweep": sweep, **changes}), StudyFolder(Path("/x")))
+    )
 
 
 def test_results_hold_the_axis_and_where_each_pair_lies(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path)
-    plan = plan_of(study_of(pairs=WIDTHS, axis=AXIS), folder)
+    plan = plan_of(study_of(model_pairs=WIDTHS, sweep=AXIS), folder)
     results = write_results(folder, plan)
-    assert results["axis"] == {**AXIS, "values": {"d9": 9, "d4": 4}}
+    assert results["sweep"] == {**AXIS, "values": {"d9": 9, "d4": 4}}
     assert '"d9": 9,' in folder.results.read_text(), "a whole number stays one"
-    assert plan.study.told()["axis"]["field"] == AXIS["field"]
+    assert plan.study.as_dict()["sweep"]["field"] == AXIS["field"]
 
 
 def test_a_study_without_one_is_what_it_was(tmp_path: Path) -> None:
-    study = study_of(pairs=WIDTHS)
-    assert "axis" not in study.told()
-    assert "axis" not in write_results(StudyFolder(tmp_path), plan_of(study, StudyFolder(tmp_path)))
-    assert study.hash() != study_of(pairs=WIDTHS, axis=AXIS).hash()
+    study = study_of(model_pairs=WIDTHS)
+    assert "sweep" not in study.as_dict()
+    assert "sweep" not in write_results(StudyFolder(tmp_path), plan_of(study, StudyFolder(tmp_path)))
+    assert study.hash() != study_of(model_pairs=WIDTHS, sweep=AXIS).hash()
 
 
 def test_fields_are_named_as_everywhere_and_the_title_may_be_left_out() -> None:
     pairs = [
         {"name": f"h{units}", "set": {"student": {"name": "mlp", "options": {"hidden": [units]}}}} for units in (3, 5)
     ]
-    told = found({"field": "student.options.hidden.0"}, pairs=pairs)
+    told = found({"field": "student.options.hidden.0"}, model_pairs=pairs)
     assert told is not None
     assert (told["title"], told["log"], told["marks"]) == ("student.options.hidden.0", False, [])
     assert told["values"] == {"h3": 3, "h5": 5}
     # A default is a number too.
     pairs = [{"name": "default"}, {"name": "double", "set": {"training.optimizer.lr": 0.2}}]
-    told = found({"field": "training.optimizer.lr"}, pairs=pairs)
+    told = found({"field": "training.optimizer.lr"}, model_pairs=pairs)
     assert told is not None
     assert told["values"] == {"default": 0.1, "double": 0.2}
 
 
 @pytest.mark.parametrize(
-    ("axis", "changes", "words"),
+    ("sweep", "changes", "words"),
     [
         (
             {"field": "student.options.penultimat"},
             {},
-            "axis.field: got 'student.options.penultimat'; expected a field of every pair's recipe, but 'd9' has none "
+            "sweep.field: got 'student.options.penultimat'; expected a field of every pair's recipe, but 'd9' has none "
             "such (did you mean 'student.options.penultimate'?)",
         ),
-        ({}, {"pairs": [*WIDTHS, {"name": "plain"}]}, "a field of every pair's recipe, but 'plain' has none such"),
+        (
+            {},
+            {"model_pairs": [*WIDTHS, {"name": "plain"}]},
+            "a field of every pair's recipe, but 'plain' has none such",
+        ),
         ({"field": "student.name"}, {}, "expected a number in every pair, but 'd9' has resnet8 there"),
         (
             {},
-            {"pairs": [*WIDTHS, {"name": "none", "set": {"student.options.penultimate": None}}]},
+            {"model_pairs": [*WIDTHS, {"name": "none", "set": {"student.options.penultimate": None}}]},
             "a number in every pair, but 'none' has none there",
         ),
         ({"field": "data.augmentation.flip"}, {}, "expected a number in every pair"),
         (
             {"field": "training.optimizer.lr"},
             {},
-            "axis.field: got 'training.optimizer.lr'; expected a number that is another in each pair, but both 'd9' "
+            "sweep.field: got 'training.optimizer.lr'; expected a number that is another in each pair, but both 'd9' "
             "and 'd4' have 0.1",
         ),
         (
             {"field": DECAY},
-            {"pairs": [{"name": "a", "set": {DECAY: 0.1}}, {"name": "b", "set": {DECAY: 0}}]},
-            f"axis.log: got True; expected false, or numbers above 0, but 'b' has 0 as {DECAY}",
+            {"model_pairs": [{"name": "a", "set": {DECAY: 0.1}}, {"name": "b", "set": {DECAY: 0}}]},
+            f"sweep.log: got True; expected false, or numbers above 0, but 'b' has 0 as {DECAY}",
         ),
-        ({}, {"pairs": WIDTHS[:1]}, "pairs: got ['d9']; expected two or more"),
+        ({}, {"model_pairs": WIDTHS[:1]}, "model_pairs: got ['d9']; expected two or more"),
         (
             {},
             {"methods": [{"name": "a"}, {"name": "b", "set": {"student.options.penultimate": 5}}]},
@@ -98,30 +102,30 @@ def test_fields_are_named_as_everywhere_and_the_title_may_be_left_out() -> None:
         ),
     ],
 )
-def test_what_is_no_axis_is_told_in_a_line(axis: dict[str, Any], changes: dict[str, Any], words: str) -> None:
+def test_what_is_no_axis_is_told_in_a_line(sweep: dict[str, Any], changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput) as caught:
-        found({**AXIS, **axis}, **changes)
+        found({**AXIS, **sweep}, **changes)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("axis", "words"),
+    ("sweep", "words"),
     [
-        ({"feild": "seed"}, "axis.feild: unknown field 'feild'; did you mean 'field'?"),
-        ({**AXIS, "marks": [{"at": 0}]}, "marks above 0 on an axis that goes by factors, not 0"),
-        ({**AXIS, "marks": [{"label": "x"}]}, "axis.marks.0.at: missing"),
-        ({**AXIS, "log": 2}, "axis.log: got 2"),
+        ({"feild": "seed"}, "sweep.feild: unknown field 'feild'; did you mean 'field'?"),
+        ({**AXIS, "marks": [{"at": 0}]}, "marks above 0 in a sweep that goes by factors, not 0"),
+        ({**AXIS, "marks": [{"label": "x"}]}, "sweep.marks.0.at: missing"),
+        ({**AXIS, "log": 2}, "sweep.log: got 2"),
     ],
 )
-def test_a_bad_axis_is_told_when_the_study_is_read(axis: dict[str, Any], words: str) -> None:
+def test_a_bad_axis_is_told_when_the_study_is_read(sweep: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput) as caught:
-        parse_study(small(axis=axis))
+        parse_study(small(sweep=sweep))
     assert words in str(caught.value)
 
 
 def test_nothing_is_written_for_a_study_that_has_none_such(tmp_path: Path) -> None:
-    study = parse_study(small(axis={"field": "student.options.width"}, pairs=[{"name": "a"}, {"name": "b"}]))
-    with pytest.raises(BadInput, match=r"axis\.field"):
+    study = parse_study(small(sweep={"field": "student.options.width"}, model_pairs=[{"name": "a"}, {"name": "b"}]))
+    with pytest.raises(BadInput, match=r"sweep\.field"):
         compare(study, tmp_path / "s", lambda folder, threads: Here())
     assert not (tmp_path / "s").exists()

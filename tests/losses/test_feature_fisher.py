@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from losses.pairs import known, tails_of
+from losses.pairs import shared_context, tails_of
 from stillroom.losses import functional
 from stillroom.losses.base import Loss, LossInputs, Requires
 from stillroom.losses.feature_fisher import FeatureFisher
@@ -16,16 +16,16 @@ from stillroom.losses.feature_full_fisher import FeatureFullFisher
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 
-def met(loss: Loss[Any], with_: SetupContext) -> Any:
+def set_up(loss: Loss[Any], with_: SetupContext) -> Any:
     loss.setup(with_)
     return loss
 
 
 def of_classes(count: int) -> SetupContext:
-    both = known("cnn", "vit")
+    both = shared_context("cnn", "vit")
     return SetupContext(both.student, both.teacher, num_classes=count, seed=0)
 
 
@@ -34,18 +34,18 @@ def of_classes(count: int) -> SetupContext:
     [("auto", 16, 0), ("auto", 17, 4), ("all", 100, 0), (2, 10, 2), (1, 100, 1)],
 )
 def test_up_to_16_classes_all_are_asked_about_and_of_more_some(samples: Any, classes: int, drawn: int) -> None:
-    loss = met(FeatureFisher(samples=samples, temperature=2), of_classes(classes))
+    loss = set_up(FeatureFisher(samples=samples, temperature=2), of_classes(classes))
     assert loss.requires.fishers == (FisherOf("features", 2.0, drawn),)
     assert loss.requires.teacher_features == loss.requires.student_features == ("features",)
     assert loss.requires.fisher_means == () == loss.requires.tails
 
 
 def test_the_mean_of_the_weights_is_read_where_they_are_divided_by_it() -> None:
-    loss = met(FeatureFisher(scale="mse"), of_classes(10))
+    loss = set_up(FeatureFisher(scale="mse"), of_classes(10))
     assert loss.requires.fisher_means == loss.requires.fishers == (FisherOf("features", 4.0),)
     assert FeatureFisher.requires.fishers == (), "the class is left as it was"
-    said = loss.describe_taps()
-    assert said.startswith(
+    line = loss.describe_taps()
+    assert line.startswith(
         "feature_fisher weighs by the teacher's gradients (student → teacher) features 16 → features"
     )
 
@@ -74,23 +74,23 @@ def lesson_of(loss: Any) -> tuple[LossInputs, dict[str, Tensor], dict[str, Tenso
     means = {of: 0.5 + place for place, of in enumerate(loss.requires.fisher_means)}
     tails = {tap: tails_of("cnn")[tap] for tap in loss.requires.tails}
     logits = torch.randn(6, 10, generator=draw)
-    knowledge = ModelOutput(logits, features, weights, means, tails)
-    inputs = LossInputs(ModelOutput(logits, student), knowledge, torch.zeros(6), torch.arange(6), progress=0.0)
+    output = ModelOutput(logits, features, weights, means, tails)
+    inputs = LossInputs(ModelOutput(logits, student), output, torch.zeros(6), torch.arange(6), progress=0.0)
     mapped = dict(zip(features, (r(h) for r, h in zip(loss.connectors, student.values(), strict=True)), strict=True))
     return inputs, mapped, student
 
 
 @pytest.mark.parametrize("scale", ["kl", "mse"])
 def test_several_taps_are_the_mean_of_each(scale: Any) -> None:
-    loss = met(FeatureFisher(taps="all", scale=scale), known("cnn", "slim"))
+    loss = set_up(FeatureFisher(taps="all", scale=scale), shared_context("cnn", "slim"))
     inputs, mapped, student = lesson_of(loss)
-    taught = inputs.teacher_output
+    teacher = inputs.teacher_output
     terms = [
         functional.feature_fisher(
             mapped[of.tap],
-            taught.features[of.tap],
-            taught.fishers[of],
-            weight_scale=taught.fisher_means[of] if scale == "mse" else None,
+            teacher.features[of.tap],
+            teacher.fishers[of],
+            weight_scale=teacher.fisher_means[of] if scale == "mse" else None,
         ).item()
         for of in loss.requires.fishers
     ]
@@ -103,13 +103,13 @@ def test_several_taps_are_the_mean_of_each(scale: Any) -> None:
 
 
 def test_the_gap_at_several_taps_is_carried_through_the_tail_of_each() -> None:
-    loss = met(FeatureFullFisher(taps="all"), known("cnn", "slim"))
+    loss = set_up(FeatureFullFisher(taps="all"), shared_context("cnn", "slim"))
     inputs, mapped, student = lesson_of(loss)
-    taught, step = inputs.teacher_output, 1e-3
-    p = torch.softmax(taught.logits.double() / 4, 1)
+    teacher, step = inputs.teacher_output, 1e-3
+    p = torch.softmax(teacher.logits.double() / 4, 1)
     terms = []
     for tap in loss.requires.tails:
-        tail, h = taught.tail(tap).to(torch.float64), taught.features[tap].double()
+        tail, h = teacher.tail(tap).to(torch.float64), teacher.features[tap].double()
         # A difference of two answers instead of the derivative.
         gap = mapped[tap].detach().double() - h
         moved = (tail(h + step * gap) - tail(h - step * gap)) / (2 * step)
@@ -119,14 +119,14 @@ def test_the_gap_at_several_taps_is_carried_through_the_tail_of_each() -> None:
     assert value.item() == pytest.approx(sum(terms) / 4, rel=1e-2)
     value.backward()
     assert all(feature.grad is not None and feature.grad.any() for feature in student.values())
-    assert not any(buffer.requires_grad for tail in taught.tails.values() for buffer in tail.buffers())
-    assert not set(loss.modules()) & {module for tail in taught.tails.values() for module in tail.modules()}
+    assert not any(buffer.requires_grad for tail in teacher.tails.values() for buffer in tail.buffers())
+    assert not set(loss.modules()) & {module for tail in teacher.tails.values() for module in tail.modules()}
 
 
 def test_a_teacher_that_depends_on_no_feature_leaves_nothing_to_divide_by() -> None:
-    both = known("cnn", "slim")
+    both = shared_context("cnn", "slim")
     same = SetupContext(both.teacher, both.teacher, num_classes=10, seed=0)
-    loss = met(FeatureFisher(scale="mse", connector="identity"), same)
+    loss = set_up(FeatureFisher(scale="mse", connector="identity"), same)
     (of,) = loss.requires.fishers
     flat = ModelOutput(torch.zeros(2, 10), {"features": torch.zeros(2, 32)}, {of: torch.zeros(2, 32)}, {of: 0.0})
     inputs = LossInputs(
