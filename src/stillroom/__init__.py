@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from stillroom import class_relations
+    from stillroom import geometry, targets
     from stillroom.api import Run, StudyResult, compare, distill
     from stillroom.errors import BadInput, RunFailed
-    from stillroom.losses import targets
     from stillroom.losses.base import Citation, Loss, LossInputs, Requires
     from stillroom.losses.blockwise import BlockLogit
     from stillroom.losses.config import LossConfig, WeightSchedule
@@ -34,8 +33,8 @@ _HOME = {
     "BadInput": "errors",
     "CrossEntropy": "losses.labels",
     "BlockLogit": "losses.blockwise",
-    "FeatureFisher": "losses.fisher",
-    "FeatureFullFisher": "losses.fisher",
+    "FeatureFisher": "losses.gradients",
+    "FeatureFullFisher": "losses.gradients",
     "FeatureMSE": "losses.features",
     "KL": "losses.logits",
     "LabelSmoothing": "losses.labels",
@@ -44,49 +43,49 @@ _HOME = {
     "LogitMSE": "losses.logits",
     "Loss": "losses.base",
     "LossConfig": "losses.config",
-    "Citation": "losses.base",
-    "Requires": "losses.base",
+    "Paper": "losses.base",
+    "Reads": "losses.base",
     "Recipe": "recipe",
     "Run": "api",
     "RunFailed": "errors",
-    "StepHook": "train.hooks",
-    "StepInfo": "train.hooks",
+    "StepHook": "training.hooks",
+    "StepInfo": "training.hooks",
     "StudyResult": "api",
     "WeightSchedule": "losses.config",
     "compare": "api",
     "distill": "api",
-    "class_relations": "class_relations",
+    "geometry": "geometry",
     "load_recipe": "recipe",
-    "paired_difference": "study.statistics",
-    "targets": "losses.targets",
+    "paired_difference": "studies.statistics",
+    "targets": "targets",
 }
 
 __all__ = [
     "KL",
     "BadInput",
     "BlockLogit",
-    "Citation",
     "CrossEntropy",
     "FeatureFisher",
     "FeatureFullFisher",
     "FeatureMSE",
     "LabelSmoothing",
+    "LossInputs",
     "LogitFisher",
     "LogitMSE",
     "Loss",
     "LossConfig",
-    "LossInputs",
+    "Paper",
+    "Reads",
     "Recipe",
-    "Requires",
     "Run",
     "RunFailed",
     "StepHook",
     "StepInfo",
     "StudyResult",
     "WeightSchedule",
-    "class_relations",
     "compare",
     "distill",
+    "geometry",
     "load_recipe",
     "paired_difference",
     "targets",
@@ -97,7 +96,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'stillroom' has no attribute {name!r}")
     home = importlib.import_module(f"stillroom.{_HOME[name]}")
-    value = home if _HOME[name].rpartition(".")[2] == name else getattr(home, name)
+    value = home if _HOME[name] == name else getattr(home, name)
     globals()[name] = value
     return value
 

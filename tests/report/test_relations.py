@@ -173,7 +173,7 @@ def test_a_damaged_file_is_told_in_a_line(run: Path, name: str) -> None:
 def test_a_damaged_line_is_told_by_its_number(run: Path) -> None:
     write_geometry(run, geometry(CIFAR10, KINDS))
     lines(run / "class_relations.jsonl", [{"epoch": 0.0, "score": 0.1}, {"epoch": 1.0, "score": "much"}])
-    with pytest.raises(BadInput, match=r"class_relations\.jsonl: line 2: score: got 'much'"):
+    with pytest.raises(BadInput, match=r"geometry\.jsonl: line 2: score: got 'much'"):
         write_report([run])
 
 

@@ -111,8 +111,8 @@ class BatchLoader:
         """The batch of each request (samples, view), in their order.
 
         Files are read ahead: up to 2 requests beyond the one that is asked for are taken from ``requests``. Closed
-        early (``with contextlib.closing(loader.batches(…)) as batches``, or when nothing refers to it any more), it
-        drops what has not begun and leaves no thread behind.
+        early (``with contextlib.closing(loader.batches(…)) as batches``, or when nothing refers to it any more), it drops
+        what has not begun and leaves no thread behind.
 
         Args:
             requests: of each batch the samples, int64 [B] from 0 to N−1 in the data given, and the number of their

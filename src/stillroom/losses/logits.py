@@ -19,7 +19,7 @@ from stillroom.losses.taught import reads_of, taught_logits
 class KL(Loss[KLConfig]):
     """KL divergence to the teacher's softened answer, or to a part of it (``target``); see :func:`functional.kl`.
 
-    The parts are those of :mod:`stillroom.losses.targets`.
+    The parts are those of :mod:`stillroom.targets`.
     """
 
     citation = Citation("Distilling the Knowledge in a Neural Network", "1503.02531", "hinton2015distilling")

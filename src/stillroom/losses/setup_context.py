@@ -59,8 +59,7 @@ class SetupContext:
     >>> import torch
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
     >>> images = lambda: torch.zeros(2, 1, 2, 2)
-    >>> student, teacher = ModelInfo(net(5), images, "student"), ModelInfo(net(8), images, "teacher")
-    >>> met = SetupContext(student, teacher, num_classes=3, seed=0)
+    >>> met = SetupContext(ModelInfo(net(5), images, "student"), ModelInfo(net(8), images, "teacher"), num_classes=3, seed=0)
     >>> [(teacher.name, teacher.shape, student.shape) for teacher, student in met.choose("features")]
     [('features', (8,), (5,))]
     """

@@ -2,36 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 DASH = "–"
 MINUS = "\u2212"
-_CONTROL = dict.fromkeys(
-    [
-        *range(9),
-        *range(11, 32),
-        *range(127, 160),
-        *range(0x202A, 0x202F),
-        *range(0x2066, 0x206A),
-        *range(0xD800, 0xE000),
-    ],
-    "\ufffd",
-)
-
-
-def clean(content: Any) -> Any:
-    """Texts without characters that cannot be written or that turn the text around them; mappings and lists within.
-
-    >>> clean({"a\\x00": ["b\\ud800"]})
-    {'a\ufffd': ['b\ufffd']}
-    """
-    if isinstance(content, str):
-        return content.translate(_CONTROL)
-    if isinstance(content, dict):
-        return {clean(key): clean(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [clean(item) for item in content]
-    return content
 
 
 def short(text: str, limit: int = 28) -> str:
@@ -171,3 +143,12 @@ def counted(count: int, what: str) -> str:
     ('1 seed', '1,200 seeds')
     """
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def join(parts: list[str]) -> str:
+    """Parts as a list in a sentence.
+
+    >>> join(["a", "b", "c"]), join(["a"])
+    ('a, b and c', 'a')
+    """
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""
