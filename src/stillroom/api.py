@@ -21,7 +21,7 @@ from stillroom.losses.labels import CrossEntropy
 from stillroom.losses.logits import KL
 from stillroom.losses.registry import describe
 from stillroom.recipe import parse_recipe
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
 from stillroom.run.components import RunComponents
 from stillroom.run.execute import execute

@@ -10,7 +10,7 @@ from typing import Any
 from stillroom.errors import BadInput
 from stillroom.files import is_partial
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 from stillroom.run.execute import execute
 from stillroom.run.one import Finished
 from stillroom.train.observer import Observer

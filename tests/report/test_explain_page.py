@@ -28,7 +28,7 @@ from stillroom.report.explain.plots import turnover
 from stillroom.report.explain.read import read_explanation
 from stillroom.report.explain.words import headline
 from stillroom.report.html import POLICY
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 
 Found = dict[str, Any]
 

@@ -15,8 +15,8 @@ from report.studies import FakeStudy, edit_results, write_study
 from stillroom.errors import BadInput
 from stillroom.report.content import Content, content
 from stillroom.report.incremental.section import Tasks
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import write_report
 from stillroom.report.study.page import write_study_report
 
 MATRIX = [[90.0], [60.0, 80.0], [70.0, 50.0, 100.0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stillroom.report.measures import (
+from stillroom.schema.predictions import (
     Confusion,
     answers,
     calibration,

@@ -12,8 +12,8 @@ from report.parsed import Parsed
 from report.told import lines, rescaling
 from stillroom.errors import BadInput
 from stillroom.report.omega import Omega, omega
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import write_report
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from stillroom.report import palette
 from stillroom.report.compare import names
 from stillroom.report.content import content
 from stillroom.report.html import POLICY
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import write_report
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_long_curves_are_thinned(tmp_path: Path) -> None:
 def test_reading_runs_needs_no_torch() -> None:
     import subprocess
 
-    code = "import sys, stillroom.report.page; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
+    code = "import sys, stillroom.report.run.page; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

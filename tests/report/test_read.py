@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from report.folders import Fake, edit_summary, write_run
 from stillroom.errors import BadInput
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import write_report
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from report.studies import FakeStudy, write_study
 from report.told import geometry, lines, rescaling, write_geometry
 from stillroom.errors import BadInput
 from stillroom.report.content import content
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
 from stillroom.report.relations import Relations
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import write_report
 from stillroom.report.study.page import write_study_report
 
 KINDS = ("vehicle", "vehicle", "animal", "animal", "animal", "animal", "animal", "animal", "vehicle", "vehicle")

@@ -17,7 +17,7 @@ from stillroom.report.html import POLICY, POLICY_BESIDE
 from stillroom.report.study.content import content
 from stillroom.report.study.links import links
 from stillroom.report.study.page import is_study, write_run_pages, write_study_report
-from stillroom.report.study.read import read_study
+from stillroom.schema.study import read_study
 
 NAMES = ("usual", "four", "many", "alone", "two", "unequal", "failed", "nll", "huge", "sweep", "evil")
 

@@ -12,8 +12,8 @@ from report.parsed import Parsed
 from report.studies import FakeStudy, axis, write_study
 from stillroom.report.study.looks import looks
 from stillroom.report.study.model import Study
-from stillroom.report.study.read import read_study
 from stillroom.report.study.sweep import Sweep, sweep
+from stillroom.schema.study import read_study
 
 WIDTHS = {"d24": 24.0, "d8": 8.0, "d99": 99.0}
 NAMES = ("kl", "mse", "crd")

@@ -32,7 +32,7 @@ def report(
 
     Example: `stillroom report runs/distilled runs/labels`
     """
-    from stillroom.report.page import write_report
+    from stillroom.report.run.page import write_report
     from stillroom.report.study.page import is_study, write_run_pages, write_study_report
 
     if len(runs) == 1 and is_study(runs[0]):
@@ -71,11 +71,11 @@ def fidelity(
     Example: `stillroom fidelity runs/kl`
     """
     from stillroom.console import ProgressBar
-    from stillroom.report.again import make_again
+    from stillroom.report.study.page import rewrite_run_page
     from stillroom.run.fidelity.mapping import NAME, map_fidelity
 
     content = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
-    page = make_again(run)
+    page = rewrite_run_page(run)
     if as_json:
         print_json({"run": str(run), "fidelity": str(run / NAME), "report": str(page), **content})
         return

@@ -11,7 +11,7 @@ from stillroom.diagnose.checks.run.table import baseline_not_tuned, failed_runs,
 from stillroom.diagnose.checks.run.without import better_without
 from stillroom.diagnose.finding import Finding
 from stillroom.diagnose.run import CHECKS, in_tasks
-from stillroom.report.study.read import read_study
+from stillroom.schema.study import read_study
 
 
 def diagnose_study(path: Path) -> list[Finding]:

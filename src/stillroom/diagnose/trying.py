@@ -12,7 +12,7 @@ from typing import Any
 from stillroom.diagnose.finding import VERDICTS, Finding
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe, set_value
-from stillroom.report.study.read import read_study
+from stillroom.schema.study import read_study
 from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
 from stillroom.study.engine.choosing import engine_maker

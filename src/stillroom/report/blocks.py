@@ -16,7 +16,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Number:
-    """A number as a table shows it, the small print below it, what its column is sorted by; empty where there is none."""
+    """A number as a table shows it, the small print below it, and what its column is sorted by."""
 
     text: str
     small: str = ""

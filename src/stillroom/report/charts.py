@@ -252,6 +252,20 @@ def value_range(
     return low - space, high + space
 
 
+def nice(low: float, high: float, most: int = 4) -> list[float]:
+    """Round numbers between two others, at most so many, at least one.
+
+    >>> nice(59.2, 63.9), nice(0.0, 1.0)
+    ([60.0, 61.0, 62.0, 63.0], [0.0, 0.5, 1.0])
+    """
+    step = 10.0 ** math.floor(math.log10(high - low))
+    for factor in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0):
+        first, last = math.ceil(low / (step * factor) - 1e-9), math.floor(high / (step * factor) + 1e-9)
+        if last - first < most:
+            return [place * step * factor for place in range(first, last + 1)] or [low]
+    return [low]
+
+
 def thin(x: Doubles, y: Doubles, limit: int = 2000) -> tuple[Doubles, Doubles]:
     """A curve of at most ``limit`` points that keeps its first and last point and every stretch's extremes.
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from stillroom.report.fidelity import Fidelity, MemberFacts, Prediction, TapFacts, Told
-from stillroom.report.formats import DASH, MINUS, decimal, three_digits, whole
-from stillroom.report.words import join
+from stillroom.report.formats import DASH, MINUS, decimal, join, three_digits, whole
 
 LOGITS = "logits"
 # Beyond so many taps the two maps stand one below the other.

@@ -87,19 +87,26 @@ def times(ratio: float) -> str:
     return f"{ratio:,.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×"
 
 
+def factor(teacher: float | None, student: float | None, less: str, more: str) -> tuple[str, str] | None:
+    """How a cost of the student compares to the teacher's, and which way; None where either is missing or zero.
+
+    >>> factor(853018, 78042, "fewer", "more"), factor(5, 5, "fewer", "more")
+    (('11×', 'fewer'), ('1.0×', ''))
+    """
+    if not teacher or not student:
+        return None
+    text = times(max(teacher, student) / min(teacher, student))
+    return text, "" if text == "1.0×" else less if teacher >= student else more
+
+
 def versus(teacher: float | None, student: float | None, less: str, more: str) -> str | None:
-    """How a cost of the student compares to the teacher's; None where either is missing or zero.
+    """The same in words.
 
     >>> versus(853018, 78042, "fewer", "more"), versus(2.0, 3.0, "lower", "higher"), versus(5, 5, "fewer", "more")
     ('11× fewer', '1.5× higher', 'the same')
     """
-    if not teacher or not student:
-        return None
-    if teacher >= student:
-        factor = times(teacher / student)
-        return "the same" if factor == "1.0×" else f"{factor} {less}"
-    factor = times(student / teacher)
-    return "the same" if factor == "1.0×" else f"{factor} {more}"
+    found = factor(teacher, student, less, more)
+    return None if found is None else f"{found[0]} {found[1]}" if found[1] else "the same"
 
 
 def amount(value: float | None, digits: int = 2) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,9 +14,8 @@ from markupsafe import Markup, escape
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.report import palette
+from stillroom.report.charts import DARK, LIGHT, TEMPLATE, Chart, css, dark_of_light
 from stillroom.report.formats import short
-from stillroom.report.palette import css
 
 _PACKAGE = "stillroom.report"
 # Nothing is fetched and nothing is sent: styles and scripts are the page's own, images are data. Plotly hands a
@@ -28,28 +28,30 @@ POLICY = (
 POLICY_BESIDE = POLICY.replace("script-src", "script-src 'self' file:")
 
 
-def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = None, **context: Any) -> str:
+def rendered(template: str, *, charts: Iterable[Chart], plotly_at: str | None = None, **context: Any) -> str:
     """A page as text.
 
     Args:
         template: its name in ``templates``; it extends ``base.html.j2``.
-        figures: the plots by key.
+        charts: every plot of the page.
         plotly_at: the address of plotly, from the page; left out, it stands in the page where there are plots.
         context: what else the template lays out.
     """
+    figures = {chart.key: chart.figure for chart in charts}
     return str(
         _environment()
         .get_template(template)
         .render(
             policy=POLICY if plotly_at is None else POLICY_BESIDE,
-            light=Markup(css(palette.LIGHT)),
-            dark=Markup(css(palette.DARK)),
+            light=Markup(css(LIGHT)),
+            dark=Markup(css(DARK)),
             style=Markup(_text("style.css")),
             script=Markup(_text("page.js")),
             plotly=Markup(plotly_text()) if figures and plotly_at is None else None,
             plotly_at=plotly_at if figures else None,
             figures=embedded(figures),
-            shades=embedded(palette.dark_of_light()),
+            template=embedded(dict(TEMPLATE)),
+            shades=embedded(dark_of_light()),
             **context,
         )
     )

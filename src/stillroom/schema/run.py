@@ -176,11 +176,11 @@ class RunSummary(JsonFile):
     taught: bool
     data: DataSummary
     relations: RelationFigures | None = None
+    device: str
     precision: str
-    device: str | None = None
-    threads: PositiveCount | None = None
-    processes: PositiveCount | None = None
-    accumulate: PositiveCount | None = None
+    threads: PositiveCount
+    processes: PositiveCount
+    accumulate: PositiveCount
     incremental: IncrementalSummary | None = None
     hashes: RunHashes
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -20,6 +22,7 @@ from stillroom.schema.base import (
     NonNegative,
     OptionalItems,
     Share,
+    read_json,
     read_text,
 )
 from stillroom.schema.run import RunHashes
@@ -36,6 +39,8 @@ _FAR = 1e150
 Place = Annotated[int | float, Field(ge=-_FAR, le=_FAR)]
 # Whole numbers stay whole when they are written again.
 Number = int | float
+# (pair, method)
+CellKey = tuple[str, str]
 
 
 class MeasureInfo(JsonObject):
@@ -143,7 +148,7 @@ class InequalityInfo(JsonObject):
     what: str
     pair: str
     seed: int
-    methods: Items[str] = Field(alias="methods")
+    methods: Items[str]
     pairs: Items[str] = ()
     seeds: Items[int] = ()
     text: str = Field(alias="told")
@@ -153,7 +158,7 @@ class MissingRun(JsonObject):
     """A run without a result, and why."""
 
     pair: str
-    method: str = Field(alias="method")
+    method: str
     seed: int
     reason: str
     status: Literal["failed", "unfinished", "waiting"] = "failed"
@@ -163,7 +168,7 @@ class RunResult(JsonObject):
     """A finished run; ``run`` is its folder's path from the study's. Units as in the run's summary."""
 
     pair: str
-    method: str = Field(alias="method")
+    method: str
     seed: int
     run: str
     top1: float
@@ -209,7 +214,7 @@ class CellResult(JsonObject):
     """
 
     pair: str
-    method: str = Field(alias="method")
+    method: str
     equal: bool = True
     count: Count
     mean: float | None
@@ -248,7 +253,7 @@ class SeedPlan(JsonObject):
 class ComparisonResult(JsonObject):
     """One method less another."""
 
-    method: str = Field(alias="method")
+    method: str
     against: str
     difference: DifferenceResult | None
     seeds: OptionalItems[int] = ()
@@ -343,7 +348,7 @@ class TaskMeans(JsonObject):
 class MethodTasks(JsonObject):
     """A method's tasks over its seeds: ``matrix`` has the accuracy on each task after each."""
 
-    method: str = Field(alias="method")
+    method: str
     seeds: Items[int]
     tasks: Items[TaskMeans]
     matrix: Items[Items[float | None]]
@@ -355,7 +360,7 @@ class PairIncremental(JsonObject):
 
     pair: str
     offline: str | None
-    methods: Items[MethodTasks] = Field(alias="methods")
+    methods: Items[MethodTasks]
 
 
 class TrialResult(JsonObject):
@@ -401,7 +406,7 @@ class StudyResults(JsonFile):
     baseline: str
     seeds: Items[int]
     budget: RunLength | None = None
-    methods: Items[MethodInfo] = Field(alias="methods")
+    methods: Items[MethodInfo]
     model_pairs: Items[PairInfo] = Field(alias="pairs")
     sweep: SweepInfo | None = Field(default=None, alias="axis")
     equal: bool
@@ -410,7 +415,7 @@ class StudyResults(JsonFile):
     inequalities: OptionalItems[InequalityInfo] = ()
     missing: OptionalItems[MissingRun] = ()
     runs: OptionalItems[RunResult] = ()
-    cells: OptionalItems[CellResult] = ()
+    cell_results: OptionalItems[CellResult] = Field(default=(), alias="cells")
     families: OptionalItems[PairFamilies] = ()
     ranks: RanksResult | None = None
     incremental: OptionalItems[PairIncremental] = ()
@@ -423,6 +428,31 @@ class StudyResults(JsonFile):
         """The methods' names."""
         return tuple(method.name for method in self.methods)
 
+    @property
+    def percent(self) -> str:
+        """The coverage of the intervals, in per cent."""
+        return f"{100 * self.level:g}%"
+
+    @cached_property
+    def cells(self) -> Mapping[CellKey, CellResult]:
+        """The results of each method on each pair, by (pair, method)."""
+        return {(cell.pair, cell.method): cell for cell in self.cell_results}
+
+    @cached_property
+    def to_baseline(self) -> Mapping[CellKey, ComparisonResult]:
+        """Each method's comparison with the baseline, by (pair, method)."""
+        return {(held.pair, one.method): one for held in self.families for one in held.baseline.comparisons}
+
+    @cached_property
+    def between(self) -> Mapping[str, tuple[ComparisonResult, ...]]:
+        """Every comparison of two methods, by pair."""
+        return {held.pair: held.all.comparisons for held in self.families}
+
+    def runs_of(self, pair: str, method: str) -> tuple[RunResult, ...]:
+        """A method's finished runs on a pair, by seed."""
+        found = (run for run in self.runs if (run.pair, run.method) == (pair, method))
+        return tuple(sorted(found, key=lambda run: run.seed))
+
     @model_validator(mode="after")
     def _check(self) -> StudyResults:
         pairs = tuple(pair.name for pair in self.model_pairs)
@@ -430,8 +460,10 @@ class StudyResults(JsonFile):
             if not names or len(set(names)) < len(names):
                 raise BadInput(field, list(names), "at least one, each name once")
         _check_known("baseline", self.baseline, self.names)
-        for field in ("missing", "runs", "cells"):
-            for place, entry in enumerate(getattr(self, field)):
+        listed: dict[str, tuple[MissingRun | RunResult | CellResult, ...]]
+        listed = {"missing": self.missing, "runs": self.runs, "cells": self.cell_results}
+        for field, entries in listed.items():
+            for place, entry in enumerate(entries):
                 _check_known(f"{field}.{place}.pair", entry.pair, pairs)
                 _check_known(f"{field}.{place}.method", entry.method, self.names)
         for place, family in enumerate(self.families):
@@ -503,7 +535,7 @@ class CostRow(JsonObject):
 
     kind: str
     pair: str | None = None
-    method: str | None = Field(default=None, alias="method")
+    method: str | None = None
     seed: int | None = None
     training_seconds: NonNegative | None = None
     evaluation_seconds: NonNegative | None = None
@@ -514,7 +546,7 @@ class CostRow(JsonObject):
     trial: int | None = None
 
 
-COST_COLUMNS = tuple(field.alias or name for name, field in CostRow.model_fields.items())
+COST_COLUMNS = tuple(CostRow.model_fields)
 
 
 def read_costs(path: Path) -> list[CostRow] | None:
@@ -542,10 +574,27 @@ def read_costs(path: Path) -> list[CostRow] | None:
                 raise bad_input(error, CostRow).within(f"{path}: line {reader.line_num}") from None
     except csv.Error as error:
         raise BadInput(COST, str(path), f"a CSV file ({error})") from None
-    missing = {"kind", "pair", COST_COLUMNS[2]} - set(reader.fieldnames or ())
-    if missing:
-        raise BadInput(COST, str(path), f"the columns kind, pair and {COST_COLUMNS[2]}")
+    if not {"kind", "pair", "method"} <= set(reader.fieldnames or ()):
+        raise BadInput(COST, str(path), "the columns kind, pair and method")
     return rows
+
+
+def read_study(folder: Path) -> StudyResults:
+    """Read a study's results.
+
+    Args:
+        folder: the study's folder.
+
+    Raises:
+        BadInput: the folder is missing, is not a study's or has no results yet, or they are damaged.
+    """
+    if not folder.is_dir():
+        raise BadInput("study", str(folder), "a study's folder" if folder.exists() else "a folder that exists")
+    if not (folder / RESULTS).is_file():
+        begun = any((folder / name).exists() for name in (STUDY, "plan.json"))
+        wanted = f"a study with results; `stillroom compare {STUDY} --out {folder}` writes {RESULTS}"
+        raise BadInput("study", str(folder), wanted if begun else f"a study's folder, with {RESULTS}")
+    return read_json(StudyResults, folder / RESULTS)
 
 
 def is_study(folder: Path) -> bool:

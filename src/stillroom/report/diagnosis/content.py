@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from stillroom.report.charts import Chart
 from stillroom.report.diagnosis.plots import chart, threshold
 from stillroom.report.diagnosis.read import VERDICTS, Diagnosis, Finding, Fix, Level, Tried
-from stillroom.report.figures import Chart
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, p_value, times
-from stillroom.report.words import join
+from stillroom.report.formats import DASH, MINUS, amount, change, counted, join, p_value, times
 
 # What a check is called where it ails, and otherwise; a name of another is told as it is.
 TITLES = {

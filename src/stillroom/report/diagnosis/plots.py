@@ -8,11 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, rounded, thin
 from stillroom.report.diagnosis.read import Plot
-from stillroom.report.figures import Chart, Figure, axis, escaped, layout, line, rounded
 from stillroom.report.formats import MINUS, amount
-from stillroom.report.measures import thin
-from stillroom.report.palette import LIGHT
 
 # Beyond so many bars a page would have to be scrolled to see one plot.
 MOST = 30

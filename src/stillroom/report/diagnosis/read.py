@@ -8,7 +8,7 @@ from typing import Any
 
 from stillroom.errors import BadInput
 from stillroom.report.fields import Fields, is_finite
-from stillroom.report.read import read_object
+from stillroom.schema.base import read_object
 
 NAME = "diagnosis.json"
 VERDICTS = ("problem", "warning", "ok", "skipped")

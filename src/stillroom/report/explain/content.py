@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from stillroom.report.charts import Chart
 from stillroom.report.explain.maps import Maps
 from stillroom.report.explain.pictures import Pictures, pictures
 from stillroom.report.explain.plots import alike, changes, courses, sides
@@ -20,7 +21,6 @@ from stillroom.report.explain.tables import (
     pairs,
 )
 from stillroom.report.explain.words import FOREGROUNDS, Claim, caveats, claims, headline
-from stillroom.report.figures import Chart
 from stillroom.report.formats import MINUS, counted, decimal, whole
 
 # Beyond so many pairs of networks their maps are folded away.

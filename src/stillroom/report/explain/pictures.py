@@ -13,7 +13,7 @@ from stillroom.report.explain.maps import Array, Bools, Floats, Maps
 from stillroom.report.explain.read import TEACHER, Explanation, class_name
 from stillroom.report.explain.tables import side
 from stillroom.report.formats import MINUS, amount
-from stillroom.report.images import png_uri
+from stillroom.report.run.charts import png_uri
 
 MOST, FEWEST = 24, 4
 # Of all maps of a page, as they stand in it.

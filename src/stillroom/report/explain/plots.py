@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, nice, rounded
 from stillroom.report.explain.maps import Maps
 from stillroom.report.explain.read import TEACHER, Cka, Explanation
 from stillroom.report.explain.tables import mean_of, name_of, side
-from stillroom.report.figures import Chart, Figure, axis, escaped, layout, line, rounded
 from stillroom.report.formats import amount
-from stillroom.report.palette import LIGHT
-from stillroom.report.study.dots import nice
 
 # Beyond so many taps their names would lie over one another.
 _MOST_NAMES = 24

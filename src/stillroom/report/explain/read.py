@@ -12,8 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from stillroom.errors import BadInput
 from stillroom.report.fields import Fields, is_finite
-from stillroom.report.formats import clean
-from stillroom.report.read import read_object
+from stillroom.schema.base import clean, read_object
 
 NAME = "explain.json"
 VERDICTS = ("supported", "refuted", "undecided")

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stillroom.report.explain.read import Checkpoint, Explanation, Hypothesis, Measure, Otherwise
-from stillroom.report.formats import MINUS, amount, change, counted
-from stillroom.report.words import join
+from stillroom.report.formats import MINUS, amount, change, counted, join
 
 OUTCOMES = {"supported": "Supported", "refuted": "Refuted", "undecided": "Undecided", None: "Not measured"}
 # Of each hypothesis: its name, and what distillation is said to make the student do.

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stillroom.report.figures import Figure, axis, escaped, layout, line, rounded
+from stillroom.report.charts import LIGHT, Figure, axis, escaped, layout, line, rounded
 from stillroom.report.formats import decimal
-from stillroom.report.palette import LIGHT
 
 _DEEPEST_SHADE = 60
 

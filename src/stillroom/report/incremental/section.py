@@ -6,12 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stillroom.report.curves import Member
-from stillroom.report.figures import Chart
-from stillroom.report.formats import DASH, counted, decimal, scaled, whole
+from stillroom.report.charts import Chart
+from stillroom.report.formats import DASH, counted, decimal, join, scaled, whole
 from stillroom.report.incremental.plots import Course, Heat, accuracy_figure, balance_figure, heat
 from stillroom.report.incremental.read import Incremental
-from stillroom.report.words import join
+from stillroom.report.run.charts import Member
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 

@@ -169,11 +169,11 @@ def costs(run: RunRecord) -> str:
     if run.teacher is None:
         return ""
     teacher, student = run.teacher, run.student
-    latency = [run.latency.get(who, {}).get(1) for who in ("teacher", "student")]
+    before, after = (run.latency.get(who, {}).get(1) for who in ("teacher", "student"))
     parts = [
         (versus(teacher.parameters, student.parameters, "fewer", "more"), "parameters"),
         (versus(teacher.multiply_adds, student.multiply_adds, "fewer", "more"), "multiply-adds"),
-        (versus(*latency, "lower", "higher"), "latency at batch 1"),
+        (versus(before, after, "lower", "higher"), "latency at batch 1"),
     ]
     return join([f"{ratio} {what}" for ratio, what in parts if ratio])
 

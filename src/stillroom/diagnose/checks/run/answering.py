@@ -12,7 +12,7 @@ from stillroom.diagnose.checks.run import figures
 from stillroom.diagnose.checks.run.learning import has_collapsed, skipped
 from stillroom.diagnose.checks.run.reading import Case
 from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
-from stillroom.report.measures import BINS, answers, calibration, per_class
+from stillroom.schema.predictions import BINS, answers, calibration, per_class
 
 # Expected calibration errors: of probabilities that nobody may use, and of ones to look at.
 WRONG, OFF = 0.10, 0.05

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stillroom.diagnose.checks.run.reading import Case, Row
 from stillroom.diagnose.finding import Plot
 from stillroom.losses.config import KLConfig, LabelSmoothingConfig, LossConfig
-from stillroom.report.measures import softmax
+from stillroom.schema.predictions import softmax
 
 _NORMAL_95 = 1.959964
 _CHUNK = 8192

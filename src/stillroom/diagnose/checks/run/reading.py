@@ -12,9 +12,9 @@ from stillroom.errors import BadInput
 from stillroom.losses.config import LossConfig, WeightSchedule
 from stillroom.recipe import Recipe
 from stillroom.report.fields import Fields, is_finite
-from stillroom.report.measures import Answers, answers, margin_of_counts, paired_margin
 from stillroom.report.predictions import Predictions, read_predictions
 from stillroom.run.records import load_run_recipe
+from stillroom.schema.predictions import Answers, answers, margin_of_counts, paired_margin
 from stillroom.study.collect import parse_object, read_text
 
 Row = dict[str, Any]

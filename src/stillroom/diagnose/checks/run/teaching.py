@@ -11,7 +11,7 @@ from stillroom.diagnose.checks.run.reading import LABELS, Case, Row
 from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
 from stillroom.losses.config import WeightSchedule
 from stillroom.report.fields import is_finite
-from stillroom.report.measures import paired_margin
+from stillroom.schema.predictions import paired_margin
 
 # Shares of the weighted loss over the first third, where both terms are far from their end.
 IGNORED, FAINT = 0.02, 0.1
