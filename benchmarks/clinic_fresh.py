@@ -18,7 +18,7 @@ from torch import Tensor
 from stillroom.files import canonical, digest
 from stillroom.recipe import parse_recipe
 from stillroom.run.execute import execute
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer
 
 KINDS = Kinds(fresh=True)
 KINDS.all += clinic_fresh_sick.KINDS.all + clinic_fresh_healthy.KINDS.all

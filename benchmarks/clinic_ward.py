@@ -22,9 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stillroom.data.config import DataConfig
-from stillroom.data.digits import read_digits
 from stillroom.data.images import ImageSet
-from stillroom.data.sources import load
+from stillroom.data.sources import load, read_digits
 from stillroom.errors import RunFailed
 from stillroom.files import DATA_VARIABLE, canonical, digest, replaced, write_text
 from stillroom.models.weights import read_state

@@ -24,7 +24,7 @@ from speed import shown_command, told_to_stop, when_and_what
 from speed_report import table
 
 from stillroom.data.config import ShapesConfig
-from stillroom.data.shapes import read_shapes
+from stillroom.data.synthetic import read_shapes
 from stillroom.errors import BadInput
 from stillroom.explain.explaining import explain
 from stillroom.files import write_json, write_text

@@ -20,7 +20,7 @@ import torch
 from speed_job import BARE_CACHED, PAIRS, Job
 from speed_worker import BY_HAND, make_components, make_data, make_model, make_recipe, steps_by_hand
 
-from stillroom.data.threads import cores
+from stillroom.data.reading import num_cores
 from stillroom.models.weights import save_weights
 from stillroom.run.execute import execute
 from stillroom.train.hooks import StepHook, StepInfo
@@ -66,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=60, help="rounds of 20 steps of each (60)")
     parser.add_argument("--batch", type=int, default=64, help="images a step (64)")
-    parser.add_argument("--threads", type=int, default=cores(), help=f"CPU threads (all cores: {cores()})")
+    parser.add_argument("--threads", type=int, default=num_cores(), help=f"CPU threads (all cores: {num_cores()})")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="stillroom-overhead-") as name:
         folder = Path(name)

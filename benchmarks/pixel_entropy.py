@@ -31,7 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from speed import shown_command, told_to_stop, when_and_what
 from torch import Tensor, nn
 
-from stillroom.data.sources import from_argument, load_split
+from stillroom.data.sources import load_split, parse_data_argument
 from stillroom.errors import BadInput, nearest
 from stillroom.explain import TapFeatures, published
 from stillroom.explain.asking import Asked
@@ -191,7 +191,7 @@ def measured(
     """The images of one network, evenly spread over the test split."""
     told(f"{network.name}: making ready", 0)
     features, known = prepared(network, state)
-    test = load_split(from_argument("cifar10"), "test")
+    test = load_split(parse_data_argument("cifar10"), "test")
     pipe = Preprocess(resolve_preprocess("imagenet", channels=3, is_pixels=True))
     rows = torch.arange(count) * len(test) // count
     images = pipe(test.images[rows])

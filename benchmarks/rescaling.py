@@ -23,7 +23,7 @@ import torch
 from speed_job import BARE_CACHED, PAIRS, Job
 from speed_worker import make_components, make_data, make_model, make_recipe
 
-from stillroom.data.threads import cores
+from stillroom.data.reading import num_cores
 from stillroom.losses.base import LossInputs
 from stillroom.models.weights import save_weights
 from stillroom.recipe import parse_recipe
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=60, help=f"pairs of {BLOCK} steps (60)")
     parser.add_argument("--batch", type=int, default=64, help="images a step (64)")
-    parser.add_argument("--threads", type=int, default=cores(), help=f"CPU threads (all cores: {cores()})")
+    parser.add_argument("--threads", type=int, default=num_cores(), help=f"CPU threads (all cores: {num_cores()})")
     chosen = parser.parse_args()
     turns = Turns(chosen.pairs)
     see, figures = RecordGradientRescaling.see, RecordGradientRescaling.epoch_line

@@ -30,9 +30,9 @@ from speed_worker import (
 from torch import Tensor, nn
 
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.feeding import BatchLoader
+from stillroom.data.loader import BatchLoader
 from stillroom.errors import BadInput
-from stillroom.losses.features import TapLoss
+from stillroom.losses.feature_base import TapLoss
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.run.components import RunComponents
 from stillroom.run.execute import execute

@@ -27,9 +27,9 @@ from speed_job import ABLATION, ALONE, BARE_ALONE, BARE_CACHED, BARE_LIVE, CACHE
 from torch import Tensor, nn
 
 from stillroom.data.augmentation import augment
-from stillroom.data.batches import Batches
 from stillroom.data.images import DataPair, ImageSet
-from stillroom.data.sources import from_argument, load
+from stillroom.data.loader import BatchSampler
+from stillroom.data.sources import load, parse_data_argument
 from stillroom.errors import BadInput
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
@@ -177,7 +177,7 @@ def make_data(job: Job) -> DataPair:
     """The user's images, or random ones; uint8 and in memory."""
     if job.data is not None:
         limits = {"train_limit": job.images, "test_limit": TEST_IMAGES, "in_memory": True}
-        pair = load(from_argument(job.data).model_copy(update=limits))
+        pair = load(parse_data_argument(job.data).model_copy(update=limits))
         if pair.train.channels != 3:
             raise BadInput("--data", job.data, f"images of 3 channels, not {pair.train.channels}")
         return pair
@@ -256,7 +256,7 @@ def sgd(student: nn.Module, *, fused: bool | None = None) -> torch.optim.Optimiz
 
 def requests(job: Job, data: DataPair) -> Iterator[tuple[npt.NDArray[np.int64], int]]:
     """Samples and view of one step after another, for ever."""
-    batches = Batches(len(data.train), job.batch, seed=0)
+    batches = BatchSampler(len(data.train), job.batch, seed=0)
     epoch = 0
     while True:
         for step in range(batches.steps_per_epoch):

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "stillroom"
 
 # From the bottom up: a package or a module at the top level may import those on the lines before its own.
 ORDER = [
-    ["errors", "files", "memory", "randomness"],
+    ["errors", "files", "memory", "randomness", "runtime"],
     ["config"],
     ["schema"],
     ["data"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -199,9 +200,22 @@ def test_the_schema_knows_every_top_level_field_and_describes_it() -> None:
     assert not undescribed
 
 
-def test_recipes_and_help_do_not_import_torch() -> None:
-    code = "import sys, stillroom, stillroom.cli, stillroom.recipe; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["schema"], ["schema", "study"], ["list"], ["list", "--json"]])
+def test_help_schema_and_list_do_not_import_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys, stillroom, stillroom.cli as cli\n"
+        f"{arguments} and cli.run({arguments})\n"
+        "heavy = [name for name in ('torch', 'safetensors.torch', 'stillroom.recipe') if name in sys.modules]\n"
+        "sys.exit(repr(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_schema_that_is_read_without_torch_is_the_same() -> None:
+    command = [sys.executable, "-m", "stillroom", "schema"]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert json.loads(printed) == json.loads(schema_of(Recipe, "stillroom recipe"))
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 
 from stillroom.console import ProgressBar
 from stillroom.data.dataset import from_dataset
-from stillroom.data.images import paired
+from stillroom.data.images import make_pair
 from stillroom.errors import BadInput
 from stillroom.live import LiveStudy
 from stillroom.losses.base import Loss
-from stillroom.losses.labels import CrossEntropy
-from stillroom.losses.logits import KL
+from stillroom.losses.cross_entropy import CrossEntropy
+from stillroom.losses.kl import KL
 from stillroom.losses.registry import describe
 from stillroom.recipe import parse_recipe
 from stillroom.report.run.page import write_report
@@ -26,12 +26,12 @@ from stillroom.report.study.page import write_run_pages, write_study_report
 from stillroom.run.components import RunComponents
 from stillroom.run.execute import execute
 from stillroom.run.records import fresh_folder
+from stillroom.runtime import Observer
 from stillroom.study.compare import compare as run_study
 from stillroom.study.config import load_study, parse_study
 from stillroom.study.engine.choosing import engine_maker
 from stillroom.study.schedule import StudyObserver
 from stillroom.train.hooks import StepHook
-from stillroom.train.observer import Observer
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def distill(
             "seed": seed,
         }
     )
-    data = paired(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+    data = make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
     model = teacher if isinstance(teacher, nn.Module) else None
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.

@@ -75,7 +75,7 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
         return BadInput.with_message(field, None, f"{field}: missing; this field is required")
     if kind == "value_error" and isinstance(context.get("error"), BadInput):
         # A validator that names the inner field itself.
-        inner = context["error"]
+        inner: BadInput = context["error"]
         return inner.within(".".join([*([prefix] if prefix else []), *where])) if prefix or where else inner
     if kind == "value_error":
         return BadInput(field, value, str(context.get("error", first["msg"])))
@@ -87,7 +87,7 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
         names = [part.strip(" '") for part in str(context["expected"]).replace(" or ", ",").split(",")]
         # As YAML writes them.
         names = [name.lower() if name in ("True", "False") else name for name in names]
-        return BadInput.unknown(field, value, names)
+        return BadInput.unknown(field, value, names) if len(names) > 1 else BadInput(field, value, names[0])
     message = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return BadInput(field, value, message)
 

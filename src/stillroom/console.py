@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer
 
 stderr = Console(stderr=True, highlight=False)
 

@@ -13,7 +13,7 @@ from stillroom.recipe import Recipe, parse_recipe
 from stillroom.report.run.page import write_report
 from stillroom.run.execute import execute
 from stillroom.run.one import Finished
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer
 
 _DATA = {"source": "digits", "batch_size": 64, "augmentation": {"pad_crop": 1}}
 _STUDENT = {"name": "resnet8", "options": {"width": 4}}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stillroom.losses.registry import BUILT_IN
-from stillroom.models.catalogue import names
+from stillroom.losses.registry import losses
+from stillroom.models.config import names
 from stillroom.train.config import OptimizerConfig, ScheduleConfig
 
 _DATA = (
@@ -29,12 +29,12 @@ def listing() -> dict[str, list[dict[str, str]]]:
         "models": [{"name": name, "what": what} for name, what in names()],
         "losses": [
             {
-                "name": str(kind.Config.model_fields["name"].default),
+                "name": name,
                 "what": (kind.Config.__doc__ or "").splitlines()[0],
                 "reads": "teacher" if kind.requires.teacher else "labels",
                 "paper": f"{kind.citation.title} (arXiv {kind.citation.arxiv})" if kind.citation else "–",
             }
-            for kind in BUILT_IN
+            for name, kind in losses().items()
         ],
         "data": [dict(entry) for entry in _DATA],
         "optimizers": _choices(OptimizerConfig),

@@ -11,6 +11,7 @@ import yaml
 from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -20,14 +21,17 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from stillroom.config import Config, bad_input
-from stillroom.continual.config import PRESETS, IncrementalConfig, with_terms
+from stillroom.continual.config import PRESETS, IncrementalConfig, apply_preset
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
-from stillroom.losses.config import AnyLoss, CrossEntropyConfig
+from stillroom.losses.cross_entropy import CrossEntropyConfig
+from stillroom.losses.registry import AnyLoss
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.train.config import TrainingConfig
+
+_TERMS: TypeAdapter[tuple[AnyLoss, ...]] = TypeAdapter(tuple[AnyLoss, ...])
 
 
 class Recipe(Config):
@@ -52,7 +56,7 @@ class Recipe(Config):
     )
 
     @model_validator(mode="after")
-    def _objectives_differ(self) -> Recipe:
+    def _losses_differ(self) -> Recipe:
         names = [loss.name for loss in self.losses]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -62,7 +66,7 @@ class Recipe(Config):
     @model_validator(mode="before")
     @classmethod
     def _preset_is_written_out(cls, given: Any) -> Any:
-        return with_terms(given)
+        return apply_preset(given)
 
     @field_validator("incremental")
     @classmethod
@@ -70,17 +74,16 @@ class Recipe(Config):
         if incremental is None:
             return None
         if info.data.get("teacher") is not None and incremental.task is None:
-            raise ValueError("no teacher beside it: the teacher of a task is the student of the one before")
+            raise ValueError("no teacher in the recipe: the teacher of a task is the student of the task before")
         preset = PRESETS.get(incremental.preset or "")
-        if preset is not None and info.data.get("losses", preset.terms) != preset.terms:
-            raise ValueError(f"no losses beside preset {incremental.preset}, which sets them; or no preset")
+        losses = _TERMS.validate_python(preset.losses) if preset is not None else ()
+        if preset is not None and info.data.get("losses", losses) != losses:
+            raise ValueError(f"no losses with preset {incremental.preset}, which sets them; or no preset")
         student, training = info.data.get("student"), info.data.get("training")
         if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:
-            raise ValueError("no student.preprocess.class_order beside it: tasks order the classes")
+            raise ValueError("no student.preprocess.class_order in the recipe: tasks order the classes")
         if training is not None and training.record_gradient_rescaling:
-            raise ValueError(
-                "training.record_gradient_rescaling false beside it: ω needs a teacher that knows every label"
-            )
+            raise ValueError("training.record_gradient_rescaling false: ω needs a teacher that knows every label")
         return incremental
 
     @model_serializer(mode="wrap")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stillroom.continual.config import PRESET_NAMES, overrides_of
+from stillroom.continual.config import PRESET_NAMES, preset_overrides
 from stillroom.errors import BadInput
 from stillroom.recipe import load_recipe, parse_recipe
 
@@ -46,7 +46,7 @@ def test_the_command_lines_preset_is_stronger_than_the_recipe(preset: str, tmp_p
         "incremental": {"tasks": 5, "memory": 30, "predict_by": "nearest_mean"},
     }
     path.write_text(yaml.safe_dump(content))
-    settings = load_recipe(path, overrides_of(preset)).incremental
+    settings = load_recipe(path, preset_overrides(preset)).incremental
     assert settings is not None
     assert settings.preset == preset
     assert settings.memory == (30 if preset in ("replay", "icarl") else 0)
@@ -61,26 +61,26 @@ def test_the_command_lines_preset_is_stronger_than_the_recipe(preset: str, tmp_p
         ({"incremental": {"tasks": 2, "memory": -1}}, "incremental.memory: got -1"),
         ({"incremental": {"tasks": 2, "selection": "hording"}}, "did you mean 'herding'"),
         ({"incremental": {"tasks": 2, "memry": 3}}, "did you mean 'memory'"),
-        ({"incremental": {"tasks": 2, "preset": "lwf", "memory": 9}}, "memory 0 beside preset lwf"),
-        ({"incremental": {"tasks": 2, "preset": "icarl"}}, "a memory of 1 or more beside preset icarl"),
-        ({"incremental": {"tasks": 2, "preset": "joint", "joint": False}}, "joint true beside preset joint"),
-        ({"incremental": {"tasks": 2, "joint": True, "memory": 9}}, "no memory beside joint"),
-        ({"incremental": {"tasks": 2, "predict_by": "nearest_mean"}}, "it is the exemplars that answer"),
+        ({"incremental": {"tasks": 2, "preset": "lwf", "memory": 9}}, "memory 0 with preset lwf"),
+        ({"incremental": {"tasks": 2, "preset": "icarl"}}, "a memory of 1 or more with preset icarl"),
+        ({"incremental": {"tasks": 2, "preset": "joint", "joint": False}}, "joint true with preset joint"),
+        ({"incremental": {"tasks": 2, "joint": True, "memory": 9}}, "memory 0 with joint"),
+        ({"incremental": {"tasks": 2, "predict_by": "nearest_mean"}}, "the exemplars predict"),
         (
             {"incremental": {"tasks": 2, "preset": "lwf"}, "losses": [{"name": "kl"}]},
-            "no losses beside preset lwf",
+            "no losses with preset lwf",
         ),
-        ({"incremental": {"tasks": 2}, "teacher": {"name": "resnet8", "weights": "w"}}, "no teacher beside it"),
+        ({"incremental": {"tasks": 2}, "teacher": {"name": "resnet8", "weights": "w"}}, "no teacher in the recipe"),
         (
             {"incremental": {"tasks": 2}, "training": {"record_gradient_rescaling": True}},
-            "record_gradient_rescaling false beside it",
+            "record_gradient_rescaling false",
         ),
         (
             {
                 "incremental": {"tasks": 2},
                 "student": {"name": "mlp", "preprocess": {"mean": [0], "std": [1], "class_order": [1, 0]}},
             },
-            "no student.preprocess.class_order beside it",
+            "no student.preprocess.class_order in the recipe",
         ),
     ],
 )

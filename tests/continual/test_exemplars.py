@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillroom.continual.exemplars import Memory, Rows, drawn, enlarged, herded, nearest_mean_scores, quota
+from stillroom.continual.exemplars import (
+    ExemplarMemory,
+    Rows,
+    draw_exemplars,
+    exemplars_per_class,
+    herd,
+    nearest_mean_scores,
+    update_memory,
+)
 
 
 def plain_herding(features: Tensor, count: int) -> list[int]:
@@ -30,24 +38,28 @@ def test_herding_is_the_papers(count: int, width: int) -> None:
         features = torch.rand(count, width, generator=torch.Generator().manual_seed(seed)) + 0.01
         if width == 1:
             features = features * torch.tensor([1.0, -1.0]).repeat(count)[:count, None]
-        assert herded(features, count).tolist() == plain_herding(features, count)
+        assert herd(features, count).tolist() == plain_herding(features, count)
 
 
 def test_herding_of_fewer_is_the_beginning_of_herding_more_and_does_not_see_lengths() -> None:
     features = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    assert herded(features, 5).tolist() == herded(features, 20).tolist()[:5]
+    assert herd(features, 5).tolist() == herd(features, 20).tolist()[:5]
     longer = features * torch.linspace(1, 9, 20)[:, None]
-    assert herded(longer, 20).tolist() == herded(features, 20).tolist()
-    assert sorted(herded(torch.zeros(3, 2), 3).tolist()) == [0, 1, 2]
+    assert herd(longer, 20).tolist() == herd(features, 20).tolist()
+    assert sorted(herd(torch.zeros(3, 2), 3).tolist()) == [0, 1, 2]
     with pytest.raises(ValueError, match="expected"):
-        herded(features, 21)
+        herd(features, 21)
 
 
 def test_a_random_choice_is_its_address_alone() -> None:
-    few, many = drawn(50, 5, seed=1, number=3), drawn(50, 20, seed=1, number=3)
+    few, many = draw_exemplars(50, 5, seed=1, position=3), draw_exemplars(50, 20, seed=1, position=3)
     assert few.tolist() == many[:5].tolist()
     assert len(set(many.tolist())) == 20
-    assert drawn(50, 5, seed=2, number=3).tolist() != few.tolist() != drawn(50, 5, seed=1, number=4).tolist()
+    assert (
+        draw_exemplars(50, 5, seed=2, position=3).tolist()
+        != few.tolist()
+        != draw_exemplars(50, 5, seed=1, position=4).tolist()
+    )
 
 
 def test_old_classes_keep_their_first_and_small_classes_all() -> None:
@@ -57,13 +69,13 @@ def test_old_classes_keep_their_first_and_small_classes_all() -> None:
         asked.append((number, count))
         return rows[::-1][:count]
 
-    first = enlarged(Memory(), [np.arange(9), np.arange(20, 22)], quota(10, 2), choose)
-    assert first == Memory(((8, 7, 6, 5, 4), (21, 20)))
-    second = enlarged(first, [np.arange(30, 39)], quota(10, 3), choose)
-    assert second == Memory(((8, 7, 6), (21, 20), (38, 37, 36)))
+    first = update_memory(ExemplarMemory(), [np.arange(9), np.arange(20, 22)], exemplars_per_class(10, 2), choose)
+    assert first == ExemplarMemory(((8, 7, 6, 5, 4), (21, 20)))
+    second = update_memory(first, [np.arange(30, 39)], exemplars_per_class(10, 3), choose)
+    assert second == ExemplarMemory(((8, 7, 6), (21, 20), (38, 37, 36)))
     assert asked == [(0, 5), (1, 2), (2, 3)]
     assert (second.count, second.all_rows().tolist()) == (8, [8, 7, 6, 21, 20, 38, 37, 36])
-    assert Memory().all_rows().dtype == np.int64
+    assert ExemplarMemory().all_rows().dtype == np.int64
 
 
 def test_the_nearest_mean_answers() -> None:

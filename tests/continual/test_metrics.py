@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 
 from stillroom.continual.metrics import (
-    Balance,
+    accuracy_after_each_task,
     accuracy_row,
-    after_each,
     average_incremental,
-    balance,
     final_accuracy,
     forgetting,
-    offline_normalised,
+    omega,
+    task_balance,
 )
+from stillroom.schema.continual import TaskBalance
 
 # Task 1 is learned to 90, falls to 60, comes back to 70; task 2 from 80 to 50; task 3 ends at 100.
 MATRIX = [[90.0], [60.0, 80.0], [70.0, 50.0, 100.0]]
 
 
 def test_means_over_tasks_and_over_time() -> None:
-    assert after_each(MATRIX) == [90.0, 70.0, pytest.approx(220 / 3)]
+    assert accuracy_after_each_task(MATRIX) == [90.0, 70.0, pytest.approx(220 / 3)]
     assert final_accuracy(MATRIX) == pytest.approx(220 / 3)
     assert average_incremental(MATRIX) == pytest.approx((90 + 70 + 220 / 3) / 3)
     assert average_incremental(MATRIX, first=2) == pytest.approx((70 + 220 / 3) / 2)
@@ -35,9 +35,9 @@ def test_forgetting_is_from_the_best_before_the_last_task() -> None:
     assert forgetting([[50.0]]) is None
 
 
-def test_offline_normalised_is_a_mean_of_shares() -> None:
-    assert offline_normalised([90.0, 40.0, 20.0], [90.0, 80.0, 80.0]) == pytest.approx((1 + 0.5 + 0.25) / 3)
-    assert offline_normalised([90.0, 40.0], [90.0, 0.0]) is None
+def test_omega_is_a_mean_of_shares() -> None:
+    assert omega([90.0, 40.0, 20.0], [90.0, 80.0, 80.0]) == pytest.approx((1 + 0.5 + 0.25) / 3)
+    assert omega([90.0, 40.0], [90.0, 0.0]) is None
 
 
 def test_tasks_count_alike_whatever_their_size() -> None:
@@ -51,13 +51,13 @@ def test_tasks_count_alike_whatever_their_size() -> None:
 
 def test_balance_of_old_and_new() -> None:
     labels, answers = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 2, 1, 2, 2, 0])
-    assert balance(labels, answers, 2) == Balance(old=50.0, new=50.0, answered_new=50.0, are_new=100 * 2 / 6)
-    assert balance(labels, answers, 0) == Balance(old=None, new=50.0, answered_new=100.0, are_new=100.0)
+    assert task_balance(labels, answers, 2) == TaskBalance(old=50.0, new=50.0, answered_new=50.0, are_new=100 * 2 / 6)
+    assert task_balance(labels, answers, 0) == TaskBalance(old=None, new=50.0, answered_new=100.0, are_new=100.0)
 
 
 @pytest.mark.parametrize("matrix", [[], [[1.0, 2.0]], [[1.0], [1.0]], [[1.0], [1.0, float("nan")]]])
 def test_what_is_no_matrix_is_refused(matrix: list[list[float]]) -> None:
-    for metric in (after_each, forgetting, average_incremental):
+    for metric in (accuracy_after_each_task, forgetting, average_incremental):
         with pytest.raises(ValueError, match="expected"):
             metric(matrix)  # type: ignore[operator]
 
@@ -66,6 +66,6 @@ def test_a_task_without_images_has_no_accuracy() -> None:
     with pytest.raises(ValueError, match="expected some of each of 2"):
         accuracy_row(np.array([0]), np.array([0]), np.array([0, 1]), 2)
     with pytest.raises(ValueError, match="expected as many"):
-        offline_normalised([1.0], [])
+        omega([1.0], [])
     with pytest.raises(ValueError, match="newest task"):
-        balance(np.array([0]), np.array([0]), 1)
+        task_balance(np.array([0]), np.array([0]), 1)

@@ -16,28 +16,27 @@ from torch import Tensor, nn
 
 from run.conftest import Stop, read_lines
 from stillroom.cli import run as command
-from stillroom.continual.exemplars import Memory, herded
-from stillroom.continual.features import features_of
-from stillroom.continual.head import grown
-from stillroom.continual.joint import compare_offline
-from stillroom.continual.metrics import after_each
-from stillroom.continual.run import execute_tasks
-from stillroom.continual.sequence import Sequence
+from stillroom.continual.exemplars import ExemplarMemory, herd, penultimate_features
+from stillroom.continual.head import grow_head
+from stillroom.continual.metrics import accuracy_after_each_task
+from stillroom.continual.run import run_tasks
+from stillroom.continual.sequence import TaskSequence
+from stillroom.continual.summary import compare_with_joint
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, RunFailed
 from stillroom.losses import functional
-from stillroom.losses.base import Loss, LossInputs, Requires
-from stillroom.losses.config import LossConfig
-from stillroom.losses.labels import CrossEntropy
-from stillroom.losses.logits import KL, LogitMSE
+from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
+from stillroom.losses.cross_entropy import CrossEntropy
+from stillroom.losses.kl import KL
+from stillroom.losses.logit_mse import LogitMSE
+from stillroom.models.prepared import PreparedModel
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import read_state, state_hash
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.run.components import PreparedModel
 from stillroom.run.execute import execute
 from stillroom.run.exporting import load_student
+from stillroom.runtime import Observer
 from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.observer import Observer
 from stillroom.train.step import DistillStep, check_not_silent
 
 LABELS = [{"name": "cross_entropy"}]
@@ -72,7 +71,7 @@ def record_of(folder: Path) -> dict[str, Any]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of :func:`recipe`."""
     out = tmp_path_factory.mktemp("tasks") / "run"
-    execute_tasks(recipe(), out)
+    run_tasks(recipe(), out)
     return out
 
 
@@ -87,7 +86,7 @@ def test_it_leaves_a_run_and_a_run_for_each_task(done: Path) -> None:
     assert summary["top1"] == 100 * summary["correct"] / 60
     assert {key: summary["incremental"][key] for key in record["metrics"]} == record["metrics"]
     assert [len(row) for row in record["matrix"]] == [1, 2, 3]
-    assert [task["accuracy"] for task in record["tasks"]] == after_each(record["matrix"])
+    assert [task["accuracy"] for task in record["tasks"]] == accuracy_after_each_task(record["matrix"])
     assert [len(task["classes"]) for task in record["tasks"]] == [4, 3, 3]
     assert sorted(record["class_order"]) == [*range(10)]
     # ⌊20 / 4⌋, ⌊20 / 7⌋ and ⌊20 / 10⌋ of each class; a digit has 64 pixels.
@@ -121,7 +120,7 @@ def test_the_whole_answers_in_the_datas_own_classes(done: Path) -> None:
     model, _, facts = load_student(done)
     pipe = PreparedModel(model, recipe().student.preprocess, facts.is_pixels, "student").pipe
     assert pipe is not None
-    settled = Sequence(recipe(), load(recipe().data)).recipe.student.preprocess
+    settled = TaskSequence(recipe(), load(recipe().data)).recipe.student.preprocess
     logits = model(Preprocess(settled)(data.images))  # type: ignore[arg-type]
     assert torch.allclose(logits, found["student_logits"], atol=1e-5)
     last = load_file(done / "tasks" / "03" / "predictions.safetensors")["student_logits"]
@@ -129,7 +128,7 @@ def test_the_whole_answers_in_the_datas_own_classes(done: Path) -> None:
 
 
 def test_the_first_task_is_labels_alone_whatever_keeps_the_old(done: Path, tmp_path: Path) -> None:
-    floor = execute_tasks(recipe(losses=LABELS, incremental={"tasks": 3}), tmp_path / "floor")
+    floor = run_tasks(recipe(losses=LABELS, incremental={"tasks": 3}), tmp_path / "floor")
     first = [(folder / "tasks" / "01" / "student.safetensors").read_bytes() for folder in (done, tmp_path / "floor")]
     assert first[0] == first[1]
     hashes = json.loads((done / "summary.json").read_text())["hashes"]
@@ -139,17 +138,17 @@ def test_the_first_task_is_labels_alone_whatever_keeps_the_old(done: Path, tmp_p
 
 
 def test_the_old_model_is_untouched_with_the_head_it_had(done: Path, tmp_path: Path) -> None:
-    sequence = Sequence(recipe(), load(recipe().data))
+    sequence = TaskSequence(recipe(), load(recipe().data))
     before = read_state(done / "tasks" / "01" / "student.safetensors")
-    kept = Memory(tuple(map(tuple, json.loads((done / "tasks/01/memory.json").read_text())["rows"])))
-    components = sequence.components(2, sequence.tasks.part(2, kept), before)
+    kept = ExemplarMemory(tuple(map(tuple, json.loads((done / "tasks/01/memory.json").read_text())["rows"])))
+    components = sequence.components(2, sequence.tasks.task_data(2, kept), before)
     teacher, student = components.teacher, components.student
     assert teacher is not None
     was = state_hash(teacher)
     assert teacher.state_dict()["linear.weight"].shape[0] == components.known == 4
     # The student begins as the teacher, with three more logits.
     assert torch.equal(student.state_dict()["linear.weight"][:4], teacher.state_dict()["linear.weight"])
-    finished = execute(sequence.recipe_of(2), tmp_path / "second", components=components, latency=False)
+    finished = execute(sequence.task_recipe(2), tmp_path / "second", components=components, latency=False)
     assert state_hash(teacher) == was == finished.summary["teacher"]["weights_hash"]
     assert not torch.equal(student.state_dict()["linear.weight"][:4], teacher.state_dict()["linear.weight"])
     # And this is the very run that the sequence made.
@@ -161,15 +160,15 @@ def test_new_logits_are_drawn_by_the_seed_and_the_task(done: Path) -> None:
     data, before = load(recipe().data), read_state(done / "tasks" / "01" / "student.safetensors")
 
     def rows(seed: int) -> Tensor:
-        sequence = Sequence(recipe(seed=seed, incremental={"tasks": 3, "class_seed": 0}), data)
-        return sequence.components(2, sequence.tasks.part(2, Memory()), before).student.state_dict()["linear.weight"][
-            4:
-        ]
+        sequence = TaskSequence(recipe(seed=seed, incremental={"tasks": 3, "class_seed": 0}), data)
+        return sequence.components(2, sequence.tasks.task_data(2, ExemplarMemory()), before).student.state_dict()[
+            "linear.weight"
+        ][4:]
 
     assert torch.equal(rows(0), rows(0))
     assert not torch.equal(rows(0), rows(1))
     with pytest.raises(BadInput, match="only rows of the logit layer depend on the classes; 'body' does too"):
-        grown({"body": torch.zeros(2, 4)}, {"body": torch.zeros(2, 5)})
+        grow_head({"body": torch.zeros(2, 4)}, {"body": torch.zeros(2, 5)})
 
 
 def test_terms_that_read_the_teacher_see_old_classes_alone() -> None:
@@ -210,7 +209,7 @@ KEEPERS = [
 @pytest.mark.parametrize("keeper", KEEPERS, ids=lambda keeper: "-".join(map(str, keeper.values()))[:30])
 def test_any_term_that_goes_by_classes_keeps_the_old(keeper: dict[str, Any], tmp_path: Path) -> None:
     made = recipe(losses=[*LABELS, keeper], incremental={"tasks": 2}, data={**CONTENT["data"], "train_limit": 60})
-    execute_tasks(made, tmp_path / "run", latency=False)
+    run_tasks(made, tmp_path / "run", latency=False)
     losses = [line[f"loss/{keeper['name']}"] for line in read_lines(tmp_path / "run/tasks/02/metrics.jsonl")[:2]]
     # It begins as its teacher, and from then on differs.
     assert 0 <= losses[0] < 10
@@ -219,9 +218,9 @@ def test_any_term_that_goes_by_classes_keeps_the_old(keeper: dict[str, Any], tmp
 
 def test_answers_may_be_kept(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"incremental": {"tasks": 2}}
-    live = execute_tasks(recipe(**settings), tmp_path / "live", latency=False).path
+    live = run_tasks(recipe(**settings), tmp_path / "live", latency=False).path
     kept = recipe(**settings, cache={"enabled": True, "dtype": "float32"})
-    execute_tasks(kept, tmp_path / "kept", latency=False)
+    run_tasks(kept, tmp_path / "kept", latency=False)
     students = [(folder / "student.safetensors").read_bytes() for folder in (live, tmp_path / "kept")]
     assert students[0] == students[1]
     events = read_lines(tmp_path / "kept" / "tasks" / "02" / "timing.jsonl")
@@ -242,7 +241,7 @@ class ByIndex(Loss[LossConfig]):
     [
         ({"losses": [{"name": "kl"}]}, "losses: got ['kl']; expected a term that reads labels alone"),
         ({"losses": [*LABELS, {"name": "kl", "target": "true_class"}]}, "losses.kl: got 'kl'; expected a term"),
-        ({"losses": [*LABELS, {"name": "block_logit"}]}, "(alpha: 0 leaves the labels to cross_entropy)"),
+        ({"losses": [*LABELS, {"name": "block_logit"}]}, "(alpha: 0 leaves the labels to another loss)"),
         (
             {"losses": [*LABELS, {"name": "continual.test_run:ByIndex", "options": {"name": "mine"}}]},
             "expected a term that does not go by a sample's index: in each task it means another image",
@@ -257,7 +256,7 @@ class ByIndex(Loss[LossConfig]):
 )  # fmt: skip
 def test_what_cannot_be_done_is_told_before_the_first_task(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
-        execute_tasks(recipe(**changes), tmp_path / "run")
+        run_tasks(recipe(**changes), tmp_path / "run")
     assert told in str(caught.value)
     # The corrected command finds a free folder.
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
@@ -292,35 +291,35 @@ class StopAt(Observer):
 )
 def test_a_stopped_sequence_ends_as_one_never_stopped(changes: dict[str, Any], done: Path, tmp_path: Path) -> None:
     made, out = recipe(**changes, training={**CONTENT["training"], "save_seconds": 0}), tmp_path / "stopped"
-    whole = execute_tasks(made, tmp_path / "whole").path
+    whole = run_tasks(made, tmp_path / "whole").path
     for stop in (StopAt(step=6), StopAt(note="task 2 of 3"), StopAt(step=11)):
         with pytest.raises(Stop):
-            execute_tasks(made, out, resume=True, observer=stop)
-    execute_tasks(made, out, resume=True)
+            run_tasks(made, out, resume=True, observer=stop)
+    run_tasks(made, out, resume=True)
     assert everything(out) == everything(whole)
-    assert execute_tasks(made, out, resume=True).summary == json.loads((whole / "summary.json").read_text())
+    assert run_tasks(made, out, resume=True).summary == json.loads((whole / "summary.json").read_text())
 
 
 def test_a_resumed_sequence_is_the_one_that_was_begun(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(Stop):
-        execute_tasks(recipe(), out, observer=StopAt(note="task 1 of 3"))
+        run_tasks(recipe(), out, observer=StopAt(note="task 1 of 3"))
     with pytest.raises(BadInput, match="a new or empty folder"):
-        execute_tasks(recipe(), out)
+        run_tasks(recipe(), out)
     for other, told in ((recipe(seed=1), "seed is 1, was 0"), (_with(class_seed=3), "incremental.class_seed is 3")):
         with pytest.raises(BadInput, match=told):
-            execute_tasks(other, out, resume=True)
+            run_tasks(other, out, resume=True)
     record = record_of(out)
     swapped = {**record, "class_order": record["class_order"][::-1]}
     (out / "incremental.json").write_text(json.dumps(swapped))
     with pytest.raises(BadInput, match=r"--resume: .* expected the class order that it was started with"):
-        execute_tasks(recipe(), out, resume=True)
+        run_tasks(recipe(), out, resume=True)
     (out / "incremental.json").write_text(json.dumps(record))
     rows = json.loads((out / "tasks" / "01" / "memory.json").read_text())
     for damage in ({**rows, "rows": rows["rows"][1:]}, {**rows, "rows": [[999]] * 4}, {}):
         (out / "tasks" / "01" / "memory.json").write_text(json.dumps(damage))
         with pytest.raises(BadInput, match="exemplars of every class seen"):
-            execute_tasks(recipe(), out, resume=True)
+            run_tasks(recipe(), out, resume=True)
 
 
 def _with(**options: Any) -> Recipe:
@@ -328,22 +327,22 @@ def _with(**options: Any) -> Recipe:
 
 
 def test_exemplars_are_herded_by_the_student_of_their_task(done: Path) -> None:
-    sequence = Sequence(recipe(), load(recipe().data))
+    sequence = TaskSequence(recipe(), load(recipe().data))
     rows = json.loads((done / "tasks" / "02" / "memory.json").read_text())["rows"]
     first = json.loads((done / "tasks" / "01" / "memory.json").read_text())["rows"]
     assert [len(each) for each in rows] == [2] * 7
     assert rows[:4] == [each[:2] for each in first]
     model = sequence.empty_student(2)
     model.load_state_dict(read_state(done / "tasks" / "02" / "student.safetensors"))
-    images = sequence.tasks.rows(5)
+    images = sequence.tasks.class_rows(5)
     prepared = PreparedModel(model, sequence.recipe.student.preprocess, True, "mlp")  # type: ignore[arg-type]
-    features = features_of(prepared, sequence.tasks.data.train.images[torch.from_numpy(images)])
-    assert rows[5] == images[herded(features, 2).numpy()].tolist()
+    features = penultimate_features(prepared, sequence.tasks.data.train.images[torch.from_numpy(images)])
+    assert rows[5] == images[herd(features, 2).numpy()].tolist()
 
 
 def test_random_exemplars_are_drawn_by_the_seed(tmp_path: Path) -> None:
     made = _with(selection="random")
-    execute_tasks(made, tmp_path / "run", latency=False)
+    run_tasks(made, tmp_path / "run", latency=False)
     rows = json.loads((tmp_path / "run" / "tasks" / "03" / "memory.json").read_text())["rows"]
     labels = load(made.data).train.labels
     order = record_of(tmp_path / "run")["class_order"]
@@ -351,24 +350,22 @@ def test_random_exemplars_are_drawn_by_the_seed(tmp_path: Path) -> None:
 
 
 def test_omega_is_told_against_joint_training(done: Path, tmp_path: Path) -> None:
-    joint = execute_tasks(recipe(losses=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "joint").path
+    joint = run_tasks(recipe(losses=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "joint").path
     assert record_of(joint)["tasks"][0]["old"] == 0
     assert sum(task["new"] for task in record_of(joint)["tasks"]) == 120
     assert record_of(joint)["tasks"][2]["train"] == 120
     run = shutil.copytree(done, tmp_path / "run")
-    told = compare_offline(run, joint)
+    told = compare_with_joint(run, joint)
     mine, theirs = ([task["accuracy"] for task in record_of(folder)["tasks"]] for folder in (run, joint))
-    assert told["omega"] == pytest.approx(np.mean(np.array(mine) / np.array(theirs)))
-    assert compare_offline(joint, joint)["omega"] == 1
-    with pytest.raises(BadInput, match="a run that learned jointly"):
-        compare_offline(joint, run)
-    other = execute_tasks(
-        recipe(seed=1, losses=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "other"
-    ).path
+    assert told.omega == pytest.approx(np.mean(np.array(mine) / np.array(theirs)))
+    assert compare_with_joint(joint, joint).omega == 1
+    with pytest.raises(BadInput, match="a run of joint training"):
+        compare_with_joint(joint, run)
+    other = run_tasks(recipe(seed=1, losses=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "other").path
     with pytest.raises(BadInput, match="the same classes in the same order"):
-        compare_offline(run, other)
+        compare_with_joint(run, other)
     with pytest.raises(BadInput, match="the folder of a finished run in tasks"):
-        compare_offline(run, tmp_path)
+        compare_with_joint(run, tmp_path)
 
 
 def test_one_bar_over_all_tasks(tmp_path: Path) -> None:
@@ -388,7 +385,7 @@ def test_one_bar_over_all_tasks(tmp_path: Path) -> None:
             self.ended += 1
 
     bar = Bar()
-    execute_tasks(recipe(), tmp_path / "run", observer=bar, latency=False)
+    run_tasks(recipe(), tmp_path / "run", observer=bar, latency=False)
     assert bar.begun == [(12, 0)]
     assert sorted(set(bar.steps)) == [*range(1, 13)]
     assert bar.ended == 1

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.continual.exemplars import Memory
-from stillroom.continual.tasks import Order, Tasks, order_of
+from stillroom.continual.exemplars import ExemplarMemory
+from stillroom.continual.tasks import ClassOrder, TaskData, shuffle_classes
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.errors import BadInput
 
@@ -27,53 +27,53 @@ def data(classes: int = 5, each: int = 4) -> DataPair:
 
 
 def test_every_class_comes_once_in_an_order_of_its_seed() -> None:
-    orders = [order_of(20, 6, seed) for seed in range(4)]
+    orders = [shuffle_classes(20, 6, seed) for seed in range(4)]
     assert all(sorted(order.classes) == [*range(20)] for order in orders)
     assert len({order.classes for order in orders}) == 4
     assert orders[0].sizes == (4, 4, 3, 3, 3, 3)
-    assert order_of(20, 6, 2) == orders[2]
-    assert (order_of(20, 5, 0).equal, orders[0].equal) == (True, False)
+    assert shuffle_classes(20, 6, 2) == orders[2]
+    assert (shuffle_classes(20, 5, 0).equal, orders[0].equal) == (True, False)
 
 
 @pytest.mark.parametrize("tasks", [5, 6, 20])
 def test_more_tasks_than_classes_are_refused(tasks: int) -> None:
     with pytest.raises(BadInput, match=rf"incremental.tasks: got {tasks}; expected fewer tasks than the 5 classes"):
-        order_of(5, tasks, 0)
+        shuffle_classes(5, tasks, 0)
 
 
 def test_labels_of_a_task_are_places_in_the_order() -> None:
-    order = Order((3, 0, 4, 1, 2), (2, 2, 1))
-    tasks = Tasks(data(), order)
-    part = tasks.part(2, Memory(((8, 3), (5,))))
+    order = ClassOrder((3, 0, 4, 1, 2), (2, 2, 1))
+    tasks = TaskData(data(), order)
+    part = tasks.task_data(2, ExemplarMemory(((8, 3), (5,))))
     # Its own images first, in their own order, then the exemplars class by class.
     assert part.train.images[:].flatten().tolist() == [1, 4, 6, 9, 11, 14, 16, 19, 8, 3, 5]
     assert part.train.labels.tolist() == [3, 2, 3, 2, 3, 2, 3, 2, 0, 0, 1]
     assert part.train.class_names == part.test.class_names == ("d", "a", "e", "b")
     assert part.train.superclasses == ("D", "A", "E", "B")
     assert part.test.labels.tolist() == [1, 3, 0, 2, 1, 3, 0, 2]
-    whole = tasks.part(3, Memory()).test
+    whole = tasks.task_data(3, ExemplarMemory()).test
     assert [whole.class_names[label] for label in whole.labels] == [*"abcdeabcde"]
 
 
 def test_joint_training_has_all_images_of_the_classes_seen() -> None:
-    order = Order((3, 0, 4, 1, 2), (2, 2, 1))
-    tasks = Tasks(data(), order, joint=True)
-    part = tasks.part(2, Memory())
+    order = ClassOrder((3, 0, 4, 1, 2), (2, 2, 1))
+    tasks = TaskData(data(), order, joint=True)
+    part = tasks.task_data(2, ExemplarMemory())
     assert sorted(part.train.images[:].flatten().tolist()) == [i for i in range(20) if i % 5 != 2]
     assert np.bincount(part.train.labels.numpy()).tolist() == [4, 4, 4, 4]
 
 
 def test_how_many_exemplars_there_will_be_is_known_before() -> None:
-    tasks = Tasks(data(each=3), Order((0, 1, 2, 3, 4), (2, 2, 1)), memory=9)
+    tasks = TaskData(data(each=3), ClassOrder((0, 1, 2, 3, 4), (2, 2, 1)), memory=9)
     # ⌊9 / 2⌋ = 4 of each, but a class has 3; then ⌊9 / 4⌋ = 2.
-    assert [tasks.planned(task).count for task in (1, 2, 3)] == [0, 6, 8]
+    assert [tasks.expected_memory(task).count for task in (1, 2, 3)] == [0, 6, 8]
 
 
 def test_a_memory_below_one_image_a_class_is_refused() -> None:
-    order = Order((0, 1, 2, 3, 4), (3, 2))
-    Tasks(data(), order, memory=5)
+    order = ClassOrder((0, 1, 2, 3, 4), (3, 2))
+    TaskData(data(), order, memory=5)
     with pytest.raises(BadInput, match=r"incremental.memory: got 4; expected 0, or 5 or more"):
-        Tasks(data(), order, memory=4)
+        TaskData(data(), order, memory=4)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -83,4 +83,4 @@ def test_a_class_that_a_split_lacks_is_named(split: str) -> None:
     keep = images.labels != 3
     pair = replace(whole, **{split: replace(images, images=images.images[keep], labels=images.labels[keep])})
     with pytest.raises(BadInput, match=rf"data.{split}_split: .* task 2 has none of its class 'd'"):
-        Tasks(pair, Order((0, 1, 2, 3, 4), (3, 2)))
+        TaskData(pair, ClassOrder((0, 1, 2, 3, 4), (3, 2)))

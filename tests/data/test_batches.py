@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stillroom.data.batches import Batches, epoch_order
+from stillroom.data.loader import BatchSampler, epoch_order
 
 
 def test_an_order_holds_every_image_once() -> None:
@@ -21,7 +21,7 @@ def test_an_order_depends_on_seed_and_epoch_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(("size", "batch", "steps"), [(10, 4, 2), (12, 4, 3), (3, 4, 1), (4, 4, 1), (1, 128, 1)])
 def test_batches_cut_the_order_and_drop_the_partial_one(size: int, batch: int, steps: int) -> None:
-    batches = Batches(size, batch, seed=7)
+    batches = BatchSampler(size, batch, seed=7)
     assert batches.steps_per_epoch == steps
     seen = np.concatenate([batches.indices(2, step) for step in range(steps)])
     assert np.array_equal(seen, epoch_order(size, 7, 2)[: steps * min(batch, size)])
@@ -30,11 +30,11 @@ def test_batches_cut_the_order_and_drop_the_partial_one(size: int, batch: int, s
 
 
 def test_a_run_may_start_anywhere() -> None:
-    whole = Batches(50, 8, seed=1)
+    whole = BatchSampler(50, 8, seed=1)
     steps = [(epoch, step) for epoch in range(3) for step in range(whole.steps_per_epoch)]
     expected = {place: whole.indices(*place) for place in steps}
     for place in reversed(steps):
-        assert np.array_equal(Batches(50, 8, seed=1).indices(*place), expected[place])
+        assert np.array_equal(BatchSampler(50, 8, seed=1).indices(*place), expected[place])
         assert np.array_equal(whole.indices(*place), expected[place])
 
 
@@ -45,8 +45,8 @@ def test_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn.append(epoch)
         return np.arange(size)
 
-    monkeypatch.setattr("stillroom.data.batches.epoch_order", counted)
-    batches = Batches(12, 4, seed=0)
+    monkeypatch.setattr("stillroom.data.loader.epoch_order", counted)
+    batches = BatchSampler(12, 4, seed=0)
     for epoch in (0, 1):
         for step in range(3):
             batches.indices(epoch, step)
@@ -54,7 +54,7 @@ def test_an_epoch_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_changing_a_batch_changes_no_other() -> None:
-    batches = Batches(12, 4, seed=0)
+    batches = BatchSampler(12, 4, seed=0)
     batches.indices(0, 1)[:] = -1
     batches.order(0)[:] = -1
     assert np.array_equal(batches.indices(0, 1), epoch_order(12, 0, 0)[4:8])
@@ -63,10 +63,10 @@ def test_changing_a_batch_changes_no_other() -> None:
 @pytest.mark.parametrize("step", [-1, 2])
 def test_a_step_beyond_the_epoch_is_refused(step: int) -> None:
     with pytest.raises(IndexError, match="0 to 1"):
-        Batches(8, 4, seed=0).indices(0, step)
+        BatchSampler(8, 4, seed=0).indices(0, step)
 
 
 @pytest.mark.parametrize(("size", "batch"), [(0, 4), (4, 0)])
 def test_nothing_cannot_be_cut_into_batches(size: int, batch: int) -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        Batches(size, batch, seed=0)
+        BatchSampler(size, batch, seed=0)

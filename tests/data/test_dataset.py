@@ -268,7 +268,7 @@ def test_floats_that_are_not_finite() -> None:
 @pytest.mark.parametrize("known_length", [True, False])
 def test_more_than_fits_into_memory(known_length: bool, colours: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [(each, 0) for each in colours]
-    monkeypatch.setattr("stillroom.data.stacking.machine_memory", lambda: 500)
+    monkeypatch.setattr("stillroom.data.reading.machine_memory", lambda: 500)
     refused(pairs if known_length else Streamed(pairs), "data that fit into memory")
 
 

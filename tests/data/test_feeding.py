@@ -14,9 +14,9 @@ import torch
 
 from stillroom.data.augmentation import augment
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.feeding import Batch, BatchLoader, Request
 from stillroom.data.image_folder import read_image_folder
 from stillroom.data.images import ImageSet
+from stillroom.data.loader import Batch, BatchLoader, Request
 from stillroom.errors import BadInput
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def test_whichever_file_is_read_first_changes_nothing(
 def test_part_of_a_batch() -> None:
     rows = np.array([4, 0, 2])
     batch = Batch(torch.arange(3).reshape(3, 1, 1, 1), torch.tensor([1, 0, 1]), torch.from_numpy(rows), rows, view=6)
-    part = batch.part(slice(1, 3))
+    part = batch.subset(slice(1, 3))
     assert (part.images.flatten().tolist(), part.labels.tolist()) == ([1, 2], [0, 1])
     assert (part.index.tolist(), part.rows.tolist(), part.view) == ([0, 2], [0, 2], 6)
 

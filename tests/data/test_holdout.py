@@ -13,9 +13,8 @@ import torch
 
 from stillroom.data.augmentation import augment
 from stillroom.data.config import AugmentationConfig, DataConfig
-from stillroom.data.feeding import BatchLoader
-from stillroom.data.images import DataPair, ImageSet, held_out
-from stillroom.data.lazy import Chosen
+from stillroom.data.images import DataPair, ImageSet, Subset, holdout_mask
+from stillroom.data.loader import BatchLoader
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.recipe import parse_recipe
@@ -28,13 +27,13 @@ def check_split(config: DataConfig) -> DataPair:
     """What holds of every source: two parts of the very images that a run without a holdout learns from."""
     whole = load(config).train
     pair = load(config.model_copy(update={"holdout": 0.25}))
-    origins = [part.origin for part in (pair.train, pair.test)]
+    origins = [part.subset_info for part in (pair.train, pair.test)]
     assert all(origin is not None for origin in origins)
     places = [origin.rows for origin in origins if origin is not None]
     assert sorted(np.concatenate(places).tolist()) == list(range(len(whole)))
     assert len(pair.test) == round(0.25 * len(whole))
     for part, rows in zip((pair.train, pair.test), places, strict=True):
-        assert part.whole.fingerprint == whole.fingerprint
+        assert part.parent.fingerprint == whole.fingerprint
         assert (part.class_names, part.name) == (whole.class_names, whole.name)
         assert torch.equal(part.images[:], whole.images[torch.from_numpy(rows)])
         assert torch.equal(part.labels, whole.labels[torch.from_numpy(rows)])
@@ -46,7 +45,7 @@ def check_split(config: DataConfig) -> DataPair:
 
 def test_digits() -> None:
     pair = check_split(DataConfig(train_limit=203))
-    assert isinstance(pair.train.images, Chosen)
+    assert isinstance(pair.train.images, Subset)
     assert len(check_split(DataConfig()).train) == 973
 
 
@@ -76,7 +75,7 @@ def test_idx(tmp_path: Path, write_idx: Any, greys: np.ndarray, labels: list[int
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_folders(pet_folder: Path, in_memory: bool) -> None:
     pair = check_split(DataConfig(path=str(pet_folder), in_memory=in_memory))
-    assert isinstance(pair.train.images, Chosen) == in_memory
+    assert isinstance(pair.train.images, Subset) == in_memory
     check_split(DataConfig(path=str(pet_folder), in_memory=in_memory, train_limit=6))
 
 
@@ -133,7 +132,7 @@ def test_there_need_be_no_test_split(
 
 def test_every_class_is_held_out_in_its_share() -> None:
     labels = np.repeat(np.arange(4), [100, 50, 10, 1])
-    held = held_out(np.random.default_rng(0).permutation(labels), 0.2)
+    held = holdout_mask(np.random.default_rng(0).permutation(labels), 0.2)
     assert int(held.sum()) == 32
     counted = np.bincount(np.random.default_rng(0).permutation(labels)[held], minlength=4)
     assert np.abs(counted - [20, 10, 2, 0]).max() <= 1
@@ -142,12 +141,12 @@ def test_every_class_is_held_out_in_its_share() -> None:
 
 @pytest.mark.parametrize(("count", "share", "expected"), [(2, 0.01, 1), (2, 0.99, 1), (30, 0.1, 3), (7, 0.5, 4)])
 def test_something_is_left_on_either_side(count: int, share: float, expected: int) -> None:
-    assert int(held_out(np.zeros(count, np.int64), share).sum()) == expected
+    assert int(holdout_mask(np.zeros(count, np.int64), share).sum()) == expected
 
 
 def test_one_image_cannot_be_shared_out() -> None:
     with pytest.raises(BadInput, match="at least 2 training images"):
-        held_out(np.zeros(1, np.int64), 0.5)
+        holdout_mask(np.zeros(1, np.int64), 0.5)
 
 
 def test_it_is_no_part_of_the_choice_that_a_limit_makes() -> None:
@@ -167,17 +166,17 @@ def pets(request: pytest.FixtureRequest, pet_folder: Path) -> Callable[..., Data
 
 def test_a_sample_has_the_pixels_that_it_has_in_the_whole_set(pets: Callable[..., DataPair]) -> None:
     whole, part = pets().train, pets(holdout=0.25).train
-    assert part.origin is not None
+    assert part.subset_info is not None
     loader = BatchLoader(part, SHOWN, CPU)
-    rows = part.origin.rows
+    rows = part.subset_info.rows
     requests = [(np.array([5, 0, 2]), 3), (np.array([1, 1]), 0)]
     for (positions, view), batch in zip(requests, loader.batches(requests), strict=True):
         assert batch.rows.tolist() == batch.index.tolist() == rows[positions].tolist()
         assert torch.equal(batch.images, augment(whole.images[:], rows[positions], SHOWN, view))
         assert torch.equal(batch.labels, part.labels[torch.from_numpy(positions)])
-    (batch,) = loader.whole().batches([(np.arange(8), 1)])
+    (batch,) = loader.parent().batches([(np.arange(8), 1)])
     assert torch.equal(batch.images, augment(whole.images[:], np.arange(8), SHOWN, 1))
-    assert loader.whole().images is loader.images
+    assert loader.parent().images is loader.images
     for wrong in ([6], [-1], [0, 99]):
         with pytest.raises(IndexError):
             list(loader.batches([(np.array(wrong), 0)]))
@@ -185,10 +184,10 @@ def test_a_sample_has_the_pixels_that_it_has_in_the_whole_set(pets: Callable[...
 
 def test_a_part_of_a_part_is_a_part_of_the_whole(pets: Callable[..., DataPair]) -> None:
     part = pets(holdout=0.25).train
-    for smaller in (part.part(np.array([4, 1])), part.subset(2)):
-        assert smaller.origin is not None
-        assert smaller.whole is part.whole
-        assert torch.equal(smaller.images[:], part.whole.images[torch.from_numpy(smaller.origin.rows)])
+    for smaller in (part.subset(np.array([4, 1])), part.balanced_subset(2)):
+        assert smaller.subset_info is not None
+        assert smaller.parent is part.parent
+        assert torch.equal(smaller.images[:], part.parent.images[torch.from_numpy(smaller.subset_info.rows)])
         assert smaller.fingerprint != part.fingerprint
 
 
@@ -196,13 +195,13 @@ def test_nothing_that_is_held_in_memory_is_held_twice() -> None:
     pair = load(DataConfig(holdout=0.25))
     loader = BatchLoader(pair.train, SHOWN, CPU)
     assert isinstance(loader.images, torch.Tensor)
-    assert loader.images.data_ptr() == pair.train.whole.images[:].data_ptr() == pair.test.whole.images[:].data_ptr()
+    assert loader.images.data_ptr() == pair.train.parent.images[:].data_ptr() == pair.test.parent.images[:].data_ptr()
 
 
 def test_chosen_images_read_like_a_tensor() -> None:
     images = torch.randint(0, 256, (9, 3, 2, 2), dtype=torch.uint8)
     rows = np.array([7, 0, 3, 3])
-    chosen, plain = Chosen(images, rows), images[torch.from_numpy(rows)]
+    chosen, plain = Subset(images, rows), images[torch.from_numpy(rows)]
     assert (len(chosen), chosen.shape, chosen.dtype, chosen.ndim) == (4, plain.shape, plain.dtype, plain.ndim)
     for some in (
         slice(1, 3),

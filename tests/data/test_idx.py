@@ -111,7 +111,7 @@ def test_a_header_cannot_make_the_reader_allocate(folder: Path, monkeypatch: pyt
     repack(folder / IMAGES, lambda content: content[:4] + b"\xff" * 12 + content[16:])
     refused(folder, "fit into memory")
     # Where the system does not tell its memory, the count is still only a claim.
-    monkeypatch.setattr("stillroom.data.stacking.machine_memory", lambda: None)
+    monkeypatch.setattr("stillroom.data.reading.machine_memory", lambda: None)
     refused(folder, "found only 240")
 
 

@@ -12,10 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from stillroom.data.image_files import ImageFiles
-from stillroom.data.image_folder import read_image_folder
+from stillroom.data.image_folder import ImageFiles, read_image_folder
 from stillroom.data.images import DataPair, ImageSet
-from stillroom.data.threads import in_order
+from stillroom.data.reading import map_in_order
 from stillroom.errors import BadInput
 
 
@@ -76,7 +75,7 @@ def test_files_are_read_when_asked_for_and_no_others(pet_folder: Path, monkeypat
     opened: list[str] = []
     original = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda self: opened.append(self.name) or original(self))
-    part = lazy.subset(4)
+    part = lazy.balanced_subset(4)
     assert not opened
     part.images[1:2]
     assert len(opened) == 1
@@ -84,10 +83,13 @@ def test_files_are_read_when_asked_for_and_no_others(pet_folder: Path, monkeypat
 
 def test_a_subset_of_files_is_that_of_the_images(pet_folder: Path) -> None:
     held, lazy = both(pet_folder)
-    assert torch.equal(lazy.subset(4).images[:], held.subset(4).images)
-    assert torch.equal(lazy.subset(4).labels, held.subset(4).labels)
-    assert lazy.subset(4).fingerprint == read_image_folder(pet_folder, "train", in_memory=False, limit=4).fingerprint
-    assert lazy.subset(4).fingerprint != lazy.fingerprint
+    assert torch.equal(lazy.balanced_subset(4).images[:], held.balanced_subset(4).images)
+    assert torch.equal(lazy.balanced_subset(4).labels, held.balanced_subset(4).labels)
+    assert (
+        lazy.balanced_subset(4).fingerprint
+        == read_image_folder(pet_folder, "train", in_memory=False, limit=4).fingerprint
+    )
+    assert lazy.balanced_subset(4).fingerprint != lazy.fingerprint
 
 
 def test_the_fingerprint_does_not_know_where_the_folder_lies_or_who_reads(pet_folder: Path, tmp_path: Path) -> None:
@@ -144,7 +146,7 @@ def test_more_than_fits_into_memory_cannot_be_asked_for_at_once(
     pet_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, lazy = both(pet_folder)
-    monkeypatch.setattr("stillroom.data.stacking.machine_memory", lambda: 100)
+    monkeypatch.setattr("stillroom.data.reading.machine_memory", lambda: 100)
     lazy.images[:1]
     with pytest.raises(BadInput, match="data that fit into memory"):
         lazy.images[:]
@@ -163,7 +165,7 @@ def test_results_come_in_order_and_no_thread_stays(workers: int) -> None:
             taken.append(len(taken))
             yield taken[-1]
 
-    results = in_order(lambda item: item * 2, endless(), workers)
+    results = map_in_order(lambda item: item * 2, endless(), workers)
     assert [next(results) for _ in range(50)] == list(range(0, 100, 2))
     assert len(taken) <= 50 + 2 * workers
     results.close()
@@ -173,5 +175,5 @@ def test_results_come_in_order_and_no_thread_stays(workers: int) -> None:
 def test_an_error_ends_the_work_and_the_threads() -> None:
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
-        list(in_order(lambda item: 1 // item, [3, 2, 1, 0, 1], workers=2))
+        list(map_in_order(lambda item: 1 // item, [3, 2, 1, 0, 1], workers=2))
     assert threading.active_count() == before

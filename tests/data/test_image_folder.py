@@ -16,8 +16,8 @@ from PIL import Image
 
 from stillroom.data.config import DataConfig
 from stillroom.data.image_folder import read_image_folder
-from stillroom.data.images import balanced
-from stillroom.data.sources import from_argument, load, load_split, recognise
+from stillroom.data.images import balanced_rows
+from stillroom.data.sources import detect_layout, load, load_split, parse_data_argument
 from stillroom.errors import BadInput
 
 Write = Callable[..., Path]
@@ -170,7 +170,7 @@ def test_a_split_without_any_picture(pet_folder: Path) -> None:
 
 def test_a_limit_gives_the_same_images_as_a_subset(pet_folder: Path) -> None:
     whole, part = read_image_folder(pet_folder, "train"), read_image_folder(pet_folder, "train", limit=4)
-    assert part.fingerprint == whole.subset(4).fingerprint
+    assert part.fingerprint == whole.balanced_subset(4).fingerprint
     pair = load(DataConfig(path=str(pet_folder), train_limit=4, test_limit=2))
     assert pair.train.fingerprint == part.fingerprint
     assert len(pair.test) == 2
@@ -179,7 +179,7 @@ def test_a_limit_gives_the_same_images_as_a_subset(pet_folder: Path) -> None:
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_nothing_but_the_wanted_files_is_decoded(pet_folder: Path, in_memory: bool) -> None:
-    wanted = set(balanced(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 4).tolist())
+    wanted = set(balanced_rows(np.array([0, 0, 0, 0, 1, 1, 1, 1]), 4).tolist())
     for row, path in enumerate(sorted((pet_folder / "train").rglob("*.png"))):
         if row not in wanted:
             path.write_bytes(b"damaged")
@@ -320,7 +320,7 @@ def test_a_picture_so_narrow_that_resized_it_would(tmp_path: Path, write_images:
 
 
 def test_more_than_memory_is_held_only_in_files(pet_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillroom.data.stacking.machine_memory", lambda: 100)
+    monkeypatch.setattr("stillroom.data.reading.machine_memory", lambda: 100)
     assert refused(pet_folder, "data that fit into memory", in_memory=True).field == "data.in_memory"
     assert len(read_image_folder(pet_folder, "train", in_memory=False)) == 8
 
@@ -328,7 +328,7 @@ def test_more_than_memory_is_held_only_in_files(pet_folder: Path, monkeypatch: p
 def test_beyond_some_size_files_are_read_when_asked_for(pet_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     needed = 8 * 3 * 5 * 4
     for limit, held in ((needed, True), (needed - 1, False)):
-        monkeypatch.setattr("stillroom.data.image_folder._HELD_BY_ITSELF", limit)
+        monkeypatch.setattr("stillroom.data.image_folder._AUTO_IN_MEMORY", limit)
         assert isinstance(read_image_folder(pet_folder, "train").images, torch.Tensor) == held
         assert isinstance(read_image_folder(pet_folder, "train", in_memory=True).images, torch.Tensor)
 
@@ -337,12 +337,12 @@ def test_beyond_some_size_files_are_read_when_asked_for(pet_folder: Path, monkey
 
 
 def test_the_layout_is_recognised(pet_folder: Path) -> None:
-    assert recognise(pet_folder) == "folders"
-    assert from_argument(str(pet_folder)) == DataConfig(source="folders", path=str(pet_folder))
+    assert detect_layout(pet_folder) == "folders"
+    assert parse_data_argument(str(pet_folder)) == DataConfig(source="folders", path=str(pet_folder))
     (pet_folder / "train").rename(pet_folder / "mine")
     (pet_folder / "test").rename(pet_folder / "yours")
     with pytest.raises(BadInput, match="it holds mine, yours"):
-        recognise(pet_folder)
+        detect_layout(pet_folder)
     assert len(load(DataConfig(path=str(pet_folder), train_split="mine", test_split="yours")).train) == 8
 
 
@@ -350,18 +350,18 @@ def test_pictures_beside_parquet_or_idx_change_nothing(
     pet_folder: Path, greys: np.ndarray, png: Callable[..., bytes], write_parquet: Write, write_idx: Callable[..., None]
 ) -> None:
     write_idx(pet_folder, "train", greys, np.arange(12) % 2)
-    assert recognise(pet_folder) == "idx"
+    assert detect_layout(pet_folder) == "idx"
     assert len(load(DataConfig(path=str(pet_folder), source="folders")).train) == 8
     for path in pet_folder.glob("*.gz"):
         path.unlink()
     write_parquet(pet_folder / "data" / "train.parquet", [png(greys[0])], [0], names=["a"])
-    assert recognise(pet_folder) == "parquet"
+    assert detect_layout(pet_folder) == "parquet"
 
 
 def test_a_folder_of_data_sets_or_of_classes_alone_is_of_no_known_layout(pet_folder: Path) -> None:
     for folder in (pet_folder.parent, pet_folder / "train"):
         with pytest.raises(BadInput, match=r"or image files in a folder for each class \(train/cat/1.png"):
-            recognise(folder)
+            detect_layout(folder)
 
 
 def test_options_that_other_layouts_cannot_follow_are_refused(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from stillroom.data.images import DataPair, ImageSet, numbered, paired, rank_in_class
+from stillroom.data.images import DataPair, ImageSet, make_pair, number_classes, rank_in_class
 from stillroom.errors import BadInput
 
 
@@ -106,13 +106,13 @@ def uneven() -> ImageSet:
 
 @pytest.mark.parametrize(("limit", "counts"), [(3, [1, 1, 1]), (15, [5, 5, 5]), (25, [10, 10, 5]), (80, [45, 30, 5])])
 def test_a_subset_is_as_balanced_as_the_data_allow(limit: int, counts: list[int]) -> None:
-    part = uneven().subset(limit)
+    part = uneven().balanced_subset(limit)
     assert torch.bincount(part.labels, minlength=3).tolist() == counts
     assert part.class_names == ("a", "b", "c")
 
 
 def test_a_subset_keeps_each_image_with_its_label_and_the_order() -> None:
-    whole, part = uneven(), uneven().subset(40)
+    whole, part = uneven(), uneven().balanced_subset(40)
     rows = part.images.flatten().long()
     assert len(rows.unique()) == 40
     assert torch.equal(rows, rows.sort().values)
@@ -120,19 +120,19 @@ def test_a_subset_keeps_each_image_with_its_label_and_the_order() -> None:
 
 
 def test_subsets_are_fixed_nested_and_random() -> None:
-    sizes = [set(uneven().subset(limit).images.flatten().tolist()) for limit in (10, 20, 40)]
-    assert sizes[0] == set(uneven().subset(10).images.flatten().tolist())
+    sizes = [set(uneven().balanced_subset(limit).images.flatten().tolist()) for limit in (10, 20, 40)]
+    assert sizes[0] == set(uneven().balanced_subset(10).images.flatten().tolist())
     assert sizes[0] < sizes[1] < sizes[2]
     assert sizes[0] != {0, 1, 2, 3, 60, 61, 62, 90, 91, 92}  # not merely the first of each class
 
 
 def test_a_limit_beyond_the_set_is_the_set() -> None:
     images = some()
-    assert images.subset(None) is images
-    assert images.subset(6) is images
-    assert images.subset(7) is images
+    assert images.balanced_subset(None) is images
+    assert images.balanced_subset(6) is images
+    assert images.balanced_subset(7) is images
     with pytest.raises(BadInput, match="limit: got 0"):
-        images.subset(0)
+        images.balanced_subset(0)
 
 
 def test_rank_in_class_counts_those_before() -> None:
@@ -161,17 +161,17 @@ def test_splits_that_do_not_agree_are_refused(changes: dict[str, Any], message: 
 def test_numbered_classes_are_as_many_as_either_split_has() -> None:
     train = some(class_names=("0", "1", "2"))
     test = some(class_names=("0", "1", "2", "3"))
-    for pair in (paired(train, test), paired(test, train)):
+    for pair in (make_pair(train, test), make_pair(test, train)):
         assert pair.train.class_names == pair.test.class_names == ("0", "1", "2", "3")
-    assert paired(train, train).train is train
+    assert make_pair(train, train).train is train
 
 
 def test_named_classes_are_not_stretched() -> None:
     with pytest.raises(BadInput, match="the classes of training"):
-        paired(some(), some(class_names=("a", "b", "c", "d")))
+        make_pair(some(), some(class_names=("a", "b", "c", "d")))
 
 
 def test_an_identifier_is_no_class_number() -> None:
-    assert numbered(torch.tensor([3])) == ("0", "1", "2", "3")
+    assert number_classes(torch.tensor([3])) == ("0", "1", "2", "3")
     with pytest.raises(BadInput, match=r"data\.labels: got 1099511627776"):
-        numbered(torch.tensor([0, 1 << 40]))
+        number_classes(torch.tensor([0, 1 << 40]))

@@ -266,9 +266,9 @@ def test_more_than_fits_into_memory_is_refused(
     tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_parquet(tmp_path / "train.parquet", [png(each) for each in colours], LABELS, names=list("abc"))
-    monkeypatch.setattr("stillroom.data.stacking.machine_memory", lambda: 12 * 60)
+    monkeypatch.setattr("stillroom.data.reading.machine_memory", lambda: 12 * 60)
     assert len(read_parquet(tmp_path, "train")) == 12
-    monkeypatch.setattr("stillroom.data.stacking.machine_memory", lambda: 12 * 60 - 1)
+    monkeypatch.setattr("stillroom.data.reading.machine_memory", lambda: 12 * 60 - 1)
     refused(tmp_path, "data that fit into memory")
 
 
@@ -365,7 +365,7 @@ def test_a_limit_gives_the_subset_of_the_whole_without_decoding_the_rest(
         rows = slice(6 * shard, 6 * shard + 6)
         path = tmp_path / f"train-0000{shard}-of-00002.parquet"
         write_parquet(path, pictures[rows], LABELS[rows], names=list("abc"))
-    whole = read_parquet(tmp_path, "train").subset(limit)
+    whole = read_parquet(tmp_path, "train").balanced_subset(limit)
     decoded = []
 
     def counting(content: bytes) -> np.ndarray:

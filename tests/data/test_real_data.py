@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from stillroom.data.config import AugmentationConfig, DataConfig
-from stillroom.data.feeding import BatchLoader
+from stillroom.data.loader import BatchLoader
 from stillroom.data.sources import load, load_split
 
 ROOT = os.environ.get("STILLROOM_DATA")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from stillroom.data.config import DataConfig, ShapesConfig
 from stillroom.data.images import ImageSet
-from stillroom.data.shapes import NAMES, read_shapes
-from stillroom.data.sources import from_argument, load
+from stillroom.data.sources import load, parse_data_argument
+from stillroom.data.synthetic import SHAPE_NAMES, read_shapes
 from stillroom.errors import BadInput
 from stillroom.recipe import parse_recipe
 
@@ -31,11 +31,11 @@ def test_a_split_is_pictures_with_masks() -> None:
     for images, count in ((pair.train, 400), (pair.test, 300)):
         assert images.images.shape == (count, 3, 24, 24)
         assert images.is_pixels
-        assert images.class_names == NAMES
+        assert images.class_names == SHAPE_NAMES
         assert masks_of(images).shape == (count, 24, 24)
         share = masks_of(images).float().mean((1, 2))
         assert 0.03 < float(share.min()) < float(share.max()) < 0.4
-    assert from_argument("shapes").source == "shapes"
+    assert parse_data_argument("shapes").source == "shapes"
 
 
 def test_within_the_mask_the_picture_has_one_colour_that_the_background_has_not() -> None:
@@ -51,14 +51,14 @@ def test_shapes_are_as_their_names_say() -> None:
     area = masks_of(images).float().mean((1, 2))
     # In units of their circle's radius squared, whose mean is .0796 of the picture.
     areas = {"disc": 0.72 * np.pi, "triangle": 1.299, "cross": 1.92, "ring": 0.7 * np.pi, "square": 1.96, "bar": 1.216}
-    for kind, name in enumerate(NAMES):
+    for kind, name in enumerate(SHAPE_NAMES):
         assert float(area[images.labels == kind].mean()) == pytest.approx(0.0796 * areas[name], rel=0.08)
     middle = [masks_of(images)[images.labels == kind] for kind in range(6)]
     centres = [
         float(np.mean([bool(m[tuple(m.nonzero().float().mean(0).round().long())]) for m in masks])) for masks in middle
     ]
-    assert centres[NAMES.index("ring")] == 0.0
-    assert min(centre for kind, centre in enumerate(centres) if NAMES[kind] != "ring") > 0.95
+    assert centres[SHAPE_NAMES.index("ring")] == 0.0
+    assert min(centre for kind, centre in enumerate(centres) if SHAPE_NAMES[kind] != "ring") > 0.95
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.6, 1.0])
@@ -113,7 +113,11 @@ def test_the_same_options_give_the_same_bytes_anywhere() -> None:
 def test_parts_keep_their_masks() -> None:
     config = DataConfig(source="shapes", shapes=small(), train_limit=100, holdout=0.25)
     whole = load(DataConfig(source="shapes", shapes=small(), train_limit=100)).train
-    for part in (*(pair := load(config)).__dict__.values(), whole.part(np.array([5, 2])), pair.train.subset(10)):
+    for part in (
+        *(pair := load(config)).__dict__.values(),
+        whole.subset(np.array([5, 2])),
+        pair.train.balanced_subset(10),
+    ):
         rows = [int((whole.images[:] == image).flatten(1).all(1).nonzero()) for image in part.images[:]]
         assert torch.equal(masks_of(part), masks_of(whole)[rows])
 

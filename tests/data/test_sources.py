@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stillroom.data.config import DataConfig
-from stillroom.data.sources import from_argument, load, load_split, recognise
+from stillroom.data.sources import detect_layout, load, load_split, parse_data_argument
 from stillroom.errors import BadInput
 
 LABELS = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]
@@ -87,7 +87,7 @@ def test_a_folder_of_idx_where_a_split_lacks_a_class(clothes: Path, source: str)
 def test_a_path_is_looked_for_under_the_data_folder(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STILLROOM_DATA", str(pets.parent))
     assert load(DataConfig(path="pets")).train.name == "pets"
-    assert from_argument("pets").path == "pets"
+    assert parse_data_argument("pets").path == "pets"
 
 
 def test_the_folder_one_stands_in_has_a_name(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,17 +146,17 @@ def test_a_python_dataset_cannot_be_loaded_from_a_recipe() -> None:
 
 
 def test_layouts_are_recognised(pets: Path, clothes: Path) -> None:
-    assert recognise(pets) == "parquet"
-    assert recognise(clothes) == "idx"
+    assert detect_layout(pets) == "parquet"
+    assert detect_layout(clothes) == "idx"
     (pets / "data").mkdir()
     for path in pets.glob("*.parquet"):
         path.rename(pets / "data" / path.name)
-    assert recognise(pets) == "parquet"
+    assert detect_layout(pets) == "parquet"
 
 
 def refused(path: Path, match: str) -> None:
     with pytest.raises(BadInput, match=match) as raised:
-        recognise(path)
+        detect_layout(path)
     assert raised.value.field == "data.path"
     with pytest.raises(BadInput, match=match):
         load(DataConfig(path=str(path)))
@@ -189,18 +189,18 @@ def test_what_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_argument_is_a_name_or_a_folder(pets: Path, clothes: Path) -> None:
-    assert from_argument("digits") == DataConfig(source="digits")
-    assert from_argument(str(pets)) == DataConfig(source="parquet", path=str(pets))
-    assert from_argument(str(clothes)) == DataConfig(source="idx", path=str(clothes))
+    assert parse_data_argument("digits") == DataConfig(source="digits")
+    assert parse_data_argument(str(pets)) == DataConfig(source="parquet", path=str(pets))
+    assert parse_data_argument(str(clothes)) == DataConfig(source="idx", path=str(clothes))
 
 
 @pytest.mark.parametrize("data", ["digts", "", "no/such/folder"])
 def test_an_argument_that_is_neither(data: str) -> None:
     with pytest.raises(BadInput, match=r"a folder that exists, .* or a known name .*digits") as raised:
-        from_argument(data)
+        parse_data_argument(data)
     assert raised.value.field == "--data"
 
 
 def test_an_argument_of_no_known_layout(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"--data: .*it holds nothing"):
-        from_argument(str(tmp_path))
+        parse_data_argument(str(tmp_path))

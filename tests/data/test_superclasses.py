@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from stillroom.data.config import DataConfig
-from stillroom.data.sources import load, load_split
-from stillroom.data.superclasses import FILE, read_superclasses
+from stillroom.data.sources import SUPERCLASSES_FILE, load, load_split, read_superclasses
 from stillroom.errors import BadInput
 
 ROOT = os.environ.get("STILLROOM_DATA")
@@ -22,7 +21,9 @@ WHOLE = {"animals": ["cat", "dog"], "trees": ["oak"]}
 
 
 def write(folder: Path, content: Any) -> Path:
-    (folder / FILE).write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    (folder / SUPERCLASSES_FILE).write_text(
+        content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+    )
     return folder
 
 
@@ -56,15 +57,15 @@ def test_a_file_that_is_not_about_these_classes_is_refused(tmp_path: Path, conte
     with pytest.raises(BadInput, match=match) as raised:
         read_superclasses(write(tmp_path, content), NAMES)
     assert raised.value.field == "data.path"
-    assert str(raised.value.value).endswith(FILE)
+    assert str(raised.value.value).endswith(SUPERCLASSES_FILE)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"\xff\xfe\x00")
+    (tmp_path / SUPERCLASSES_FILE).write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="valid JSON"):
         read_superclasses(tmp_path, NAMES)
-    (tmp_path / FILE).unlink()
-    (tmp_path / FILE).mkdir()
+    (tmp_path / SUPERCLASSES_FILE).unlink()
+    (tmp_path / SUPERCLASSES_FILE).mkdir()
     with pytest.raises(BadInput, match="a file or folder that can be read"):
         read_superclasses(tmp_path, NAMES)
 
@@ -83,7 +84,7 @@ def test_sets_know_them_and_their_parts_do(garden: Path) -> None:
     write(garden, WHOLE)
     held_out = load(DataConfig(path=str(garden), holdout=0.25, train_limit=8))
     sets = [*(getattr(load(config), split) for split in ("train", "test")), held_out.train, held_out.test]
-    for images in [*sets, load_split(config, "test"), sets[0].subset(3), sets[0].part(np.array([2]))]:
+    for images in [*sets, load_split(config, "test"), sets[0].balanced_subset(3), sets[0].subset(np.array([2]))]:
         assert images.superclasses == ("animals", "trees", "animals")
         assert images.truth is None
     assert sets[0].fingerprint == without.train.fingerprint, "caches made before the file came stay good"

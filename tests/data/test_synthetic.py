@@ -13,10 +13,9 @@ import torch
 from stillroom.cli import run
 from stillroom.data.augmentation import check_augmentable
 from stillroom.data.config import AugmentationConfig, DataConfig, SyntheticConfig
-from stillroom.data.images import ImageSet
-from stillroom.data.sources import from_argument, load, load_split
-from stillroom.data.synthetic import Task, answers, make_task, read_synthetic, superclass_numbers
-from stillroom.data.truth import Truth
+from stillroom.data.images import ImageSet, Truth
+from stillroom.data.sources import load, load_split, parse_data_argument
+from stillroom.data.synthetic import SyntheticTask, label_samples, make_task, read_synthetic, superclass_numbers
 from stillroom.errors import BadInput
 from stillroom.recipe import parse_recipe
 
@@ -81,7 +80,9 @@ def test_classes_are_shared_out_evenly_and_in_order(classes: int, superclasses: 
 
 
 def test_scores_by_hand() -> None:
-    task = Task(np.array([[1.0, 0.0], [0.6, 0.8]]), frequencies=np.array([0.5, 2.0]), phases=np.array([0.0, 1.0]))
+    task = SyntheticTask(
+        np.array([[1.0, 0.0], [0.6, 0.8]]), frequencies=np.array([0.5, 2.0]), phases=np.array([0.0, 1.0])
+    )
     scores = task.scores(np.array([[1.0, 2.0]]))
     first = 1.0 + np.sin(0.5) + np.sin(3.0)
     second = 2.2 + np.sin(1.1) + np.sin(5.4)
@@ -91,10 +92,10 @@ def test_scores_by_hand() -> None:
 def test_margins_by_hand() -> None:
     scores = np.array([[3.0, 1.0, 2.5], [0.0, 0.0, -1.0], [3.0, 1.0, 2.5]])
     noise = np.array([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.75]])
-    labels, margin = answers(scores, noise)
+    labels, margin = label_samples(scores, noise)
     assert labels.tolist() == [0, 0, 2]
     assert margin.tolist() == [0.5, 0.0, -0.5]
-    assert answers(scores)[1].tolist() == [0.5, 0.0, 0.5]
+    assert label_samples(scores)[1].tolist() == [0.5, 0.0, 0.5]
 
 
 def test_one_or_two_waves_bend_a_score_and_more_break_its_order() -> None:
@@ -212,15 +213,17 @@ def test_similarity_moves_no_sample() -> None:
 def test_parts_keep_what_is_known_of_their_samples() -> None:
     whole = load(data()).train
     for part in (
-        whole.part(np.array([7, 2, 30])),
-        whole.subset(50),
-        whole.subset(100).part(np.array([3, 1])).subset(1),
+        whole.subset(np.array([7, 2, 30])),
+        whole.balanced_subset(50),
+        whole.balanced_subset(100).subset(np.array([3, 1])).balanced_subset(1),
     ):
         rows = [int((whole.images[:] == image).flatten(1).all(1).nonzero()) for image in part.images[:]]
         assert torch.equal(truth_of(part).margin, truth_of(whole).margin[rows])
         assert torch.equal(truth_of(part).relations, truth_of(whole).relations)
         assert part.superclasses == whole.superclasses
-    assert truth_of(whole.part(np.array([7, 2]))).margin.tolist() == [float(truth_of(whole).margin[i]) for i in (7, 2)]
+    assert truth_of(whole.subset(np.array([7, 2]))).margin.tolist() == [
+        float(truth_of(whole).margin[i]) for i in (7, 2)
+    ]
 
 
 def test_limits_and_a_holdout_keep_it_too() -> None:
@@ -228,8 +231,8 @@ def test_limits_and_a_holdout_keep_it_too() -> None:
     whole, pair = load(config.model_copy(update={"holdout": None})).train, load(config)
     assert (len(pair.train), len(pair.test)) == (75, 25)
     for part in (pair.train, pair.test):
-        assert part.origin is not None
-        assert torch.equal(truth_of(part).margin, truth_of(whole).margin[torch.from_numpy(part.origin.rows)])
+        assert part.subset_info is not None
+        assert torch.equal(truth_of(part).margin, truth_of(whole).margin[torch.from_numpy(part.subset_info.rows)])
         assert part.superclasses == whole.superclasses
 
 
@@ -299,7 +302,7 @@ def test_a_resolved_recipe_holds_every_number_and_others_stay_what_they_were() -
     assert parse_recipe(recipe.model_dump(mode="json")) == recipe
     assert "synthetic" not in DataConfig().model_dump()
     assert "synthetic:" not in parse_recipe({"student": {"name": "mlp"}}).to_yaml()
-    assert from_argument("synthetic") == DataConfig(source="synthetic")
+    assert parse_data_argument("synthetic") == DataConfig(source="synthetic")
 
 
 # A run on it

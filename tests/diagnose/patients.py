@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from stillroom.data.augmentation import augment
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.digits import read_digits
 from stillroom.data.images import DataPair
+from stillroom.data.sources import read_digits
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import Preprocess, resolve_preprocess

@@ -22,8 +22,8 @@ from stillroom.explain.beside import (
     taps_of,
 )
 from stillroom.models.config import ModelConfig
+from stillroom.models.prepared import PreparedModel
 from stillroom.models.registry import build
-from stillroom.run.components import PreparedModel
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

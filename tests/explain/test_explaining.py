@@ -19,7 +19,7 @@ from stillroom.explain.explaining import explain
 from stillroom.explain.subject import load_pictures, load_subjects, moves_of, runs_in
 from stillroom.recipe import parse_recipe
 from stillroom.run.execute import execute
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer
 
 RECIPE: dict[str, Any] = {
     "data": {"source": "shapes", "shapes": {"image_size": 16, "train": 96, "test": 40}, "batch_size": 32},
@@ -243,7 +243,7 @@ def test_runs_that_cannot_be_compared_are_refused(runs: dict[str, Path], tmp_pat
 
 def test_masks_brought_to_the_grid_are_the_foreground(runs: dict[str, Path]) -> None:
     from stillroom.data.config import ShapesConfig
-    from stillroom.data.shapes import read_shapes
+    from stillroom.data.synthetic import read_shapes
 
     explain([runs["labels"]], **OPTIONS)
     masks = read_shapes(ShapesConfig(**RECIPE["data"]["shapes"]), "test").masks

@@ -13,7 +13,7 @@ from losses.pairs import known, setup_context, tails_of
 from stillroom.errors import BadInput
 from stillroom.losses import functional
 from stillroom.losses.base import LossInputs
-from stillroom.losses.blockwise import BlockLogit
+from stillroom.losses.block_logit import BlockLogit
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.knowledge import ModelOutput
@@ -36,7 +36,7 @@ def test_a_stone_lies_at_each_pair_and_none_twice_that_only_pooling_parts() -> N
     assert loss.requires.tails == loss.requires.student_features == ("layer1", "layer2", "features")
     assert loss.requires.teacher_features == (), "of the teacher's own, nothing but the logits is read, or kept"
     assert loss.requires.labels
-    assert loss.told().startswith("block_logit steps over (student → teacher) layer1 4×8×8 → layer1 8×8×8, ")
+    assert loss.describe_taps().startswith("block_logit steps over (student → teacher) layer1 4×8×8 → layer1 8×8×8, ")
     assert stones(met(both, taps="light")) == [("layer2", "layer2"), ("features", "features")]
     assert stones(met(both, taps="features")) == [("features", "features")]
 

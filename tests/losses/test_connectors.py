@@ -7,7 +7,7 @@ import torch
 
 from stillroom.errors import BadInput
 from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, connector, resize
-from stillroom.models.finding import Kind, Tap
+from stillroom.models.taps import Kind, Tap
 
 
 def tap(kind: Kind, *shape: int) -> Tap:

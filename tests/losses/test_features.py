@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from losses.pairs import cnn, known, model, party, setup_context, vit
 from stillroom.errors import BadInput
 from stillroom.losses.base import LossInputs
-from stillroom.losses.config import FeatureMSEConfig
-from stillroom.losses.features import FeatureMSE
+from stillroom.losses.feature_mse import FeatureMSE, FeatureMSEConfig
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.knowledge import ModelOutput
@@ -80,7 +79,7 @@ def test_taps_that_are_not_there_are_told(taps: list[Any], match: str) -> None:
         ("layer2", r"taps: got 'layer2'; expected features, all, or a list of taps such as \[layer2\]"),
         ([], r"taps: .*at least 1 item"),
         (["layer2", "layer2"], r"each of taps once, but layer2 is there twice"),
-        (["logits"], r"taps that are features; logit_mse and kl read the logits"),
+        (["logits"], r"taps that are features"),
         ([{"teacher": "layer2", "studnt": "layer2"}], r"taps.0.studnt: unknown field 'studnt'; did you mean 'student'"),
         ([3], r"taps.0: got 3; expected text"),
         (3, r"taps: got 3; expected a list"),
@@ -178,7 +177,7 @@ def test_nothing_is_traced_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) ->
         raise AssertionError("taps were looked for")
 
     monkeypatch.setattr("stillroom.losses.setup_context.find_taps", never)
-    from stillroom.losses.logits import KL
+    from stillroom.losses.kl import KL
 
     KL().setup(setup_context(cnn(), vit()))
 
@@ -205,4 +204,4 @@ def test_the_loss_is_the_mean_over_the_pairs_through_their_connectors() -> None:
 
 def test_a_family_class_takes_its_options_from_its_own_config() -> None:
     assert FeatureMSE.Config is FeatureMSEConfig
-    assert "features 16 → features 32" in met(FeatureMSE(), known("cnn", "vit")).told()
+    assert "features 16 → features 32" in met(FeatureMSE(), known("cnn", "vit")).describe_taps()

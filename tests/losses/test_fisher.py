@@ -11,7 +11,8 @@ from torch import Tensor
 from losses.pairs import known, tails_of
 from stillroom.losses import functional
 from stillroom.losses.base import Loss, LossInputs, Requires
-from stillroom.losses.fisher import FeatureFisher, FeatureFullFisher
+from stillroom.losses.feature_fisher import FeatureFisher
+from stillroom.losses.feature_full_fisher import FeatureFullFisher
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.fisher import FisherOf
@@ -43,7 +44,7 @@ def test_the_mean_of_the_weights_is_read_where_they_are_divided_by_it() -> None:
     loss = met(FeatureFisher(scale="mse"), of_classes(10))
     assert loss.requires.fisher_means == loss.requires.fishers == (FisherOf("features", 4.0),)
     assert FeatureFisher.requires.fishers == (), "the class is left as it was"
-    said = loss.told()
+    said = loss.describe_taps()
     assert said.startswith(
         "feature_fisher weighs by the teacher's gradients (student → teacher) features 16 → features"
     )
@@ -83,7 +84,7 @@ def lesson_of(loss: Any) -> tuple[LossInputs, dict[str, Tensor], dict[str, Tenso
 def test_several_taps_are_the_mean_of_each(scale: Any) -> None:
     loss = met(FeatureFisher(taps="all", scale=scale), known("cnn", "slim"))
     inputs, mapped, student = lesson_of(loss)
-    taught = inputs.taught
+    taught = inputs.teacher_output
     terms = [
         functional.feature_fisher(
             mapped[of.tap],
@@ -104,7 +105,7 @@ def test_several_taps_are_the_mean_of_each(scale: Any) -> None:
 def test_the_gap_at_several_taps_is_carried_through_the_tail_of_each() -> None:
     loss = met(FeatureFullFisher(taps="all"), known("cnn", "slim"))
     inputs, mapped, student = lesson_of(loss)
-    taught, step = inputs.taught, 1e-3
+    taught, step = inputs.teacher_output, 1e-3
     p = torch.softmax(taught.logits.double() / 4, 1)
     terms = []
     for tap in loss.requires.tails:

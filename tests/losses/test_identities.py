@@ -17,9 +17,9 @@ from losses.pairs import known, tails_of
 from losses.tester import last_layer, random_inputs, small_setup_context
 from stillroom.losses import functional
 from stillroom.losses.base import LossInputs
-from stillroom.losses.fisher import FeatureFullFisher
+from stillroom.losses.feature_full_fisher import FeatureFullFisher
 from stillroom.losses.setup_context import SetupContext
-from stillroom.models.finding import FEATURES
+from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.teachers.fisher import head_fisher, tail_fisher, uniform_draws
 from stillroom.teachers.knowledge import ModelOutput

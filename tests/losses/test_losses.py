@@ -14,14 +14,17 @@ import torch
 
 from losses.tester import DRAWN, MEAN, LossInputs, LossTester, Tensor, last_layer, said, saying
 from stillroom.losses import functional
-from stillroom.losses.blockwise import BlockLogit
-from stillroom.losses.features import FeatureMSE
-from stillroom.losses.fisher import FeatureFisher, FeatureFullFisher
-from stillroom.losses.functional.logits import one_minus
-from stillroom.losses.labels import CrossEntropy, LabelSmoothing
-from stillroom.losses.logits import KL, LogitFisher, LogitMSE
-from stillroom.losses.registry import BUILT_IN
-from stillroom.models.finding import FEATURES
+from stillroom.losses.block_logit import BlockLogit
+from stillroom.losses.cross_entropy import CrossEntropy
+from stillroom.losses.feature_fisher import FeatureFisher
+from stillroom.losses.feature_full_fisher import FeatureFullFisher
+from stillroom.losses.feature_mse import FeatureMSE
+from stillroom.losses.kl import KL
+from stillroom.losses.label_smoothing import LabelSmoothing
+from stillroom.losses.logit_fisher import LogitFisher, one_minus
+from stillroom.losses.logit_mse import LogitMSE
+from stillroom.losses.registry import losses
+from stillroom.models.reader import FEATURES
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 
@@ -88,13 +91,15 @@ def plain_feature_mse(inputs: LossInputs, options: dict[str, Any]) -> float:
 
 
 def gaps(inputs: LossInputs) -> list[Any]:
-    student, teacher = (said(knowledge, "features").double().numpy() for knowledge in (inputs.student, inputs.taught))
+    student, teacher = (
+        said(knowledge, "features").double().numpy() for knowledge in (inputs.student, inputs.teacher_output)
+    )
     return list(student - teacher)
 
 
 def fisher_in_features(inputs: LossInputs, tau: float) -> list[Any]:
     """Jᵀ F J of each sample, J the teacher's last layer."""
-    head = inputs.taught.tails[FEATURES].head
+    head = inputs.teacher_output.tails[FEATURES].head
     assert head is not None
     matrices = []
     for _, teacher, _ in rows(inputs):
@@ -106,7 +111,7 @@ def fisher_in_features(inputs: LossInputs, tau: float) -> list[Any]:
 def plain_feature_fisher(inputs: LossInputs, options: dict[str, Any]) -> float:
     weights = [np.diag(matrix) for matrix in fisher_in_features(inputs, options.get("temperature", 4.0))]
     if options.get("samples"):
-        weights = list(inputs.taught.fishers[DRAWN].numpy())
+        weights = list(inputs.teacher_output.fishers[DRAWN].numpy())
     values = [weight @ gap**2 for weight, gap in zip(weights, gaps(inputs), strict=True)]
     if options.get("scale") == "mse":
         return float(np.mean(values) / MEAN / len(weights[0]))
@@ -122,7 +127,7 @@ def plain_block_logit(inputs: LossInputs, options: dict[str, Any]) -> float:
     """Of one stone, which is all the stones' mean."""
     layer = last_layer(len(inputs.student.logits[0]))
     stone = layer(said(inputs.student, "features"))
-    own = replace(inputs, teacher=replace(inputs.taught, logits=stone))
+    own = replace(inputs, teacher=replace(inputs.teacher_output, logits=stone))
     total = 0.0
     for logits in (inputs.student.logits, stone):
         of_it = replace(inputs, student=replace(inputs.student, logits=logits))
@@ -227,12 +232,12 @@ class TestBlockLogitOfTheTeacherAlone(LossTester):
 
     def with_student(self, inputs: LossInputs, value: Tensor) -> LossInputs:
         other = saying(inputs.student, "features", value)
-        return replace(inputs, student=replace(other, logits=inputs.taught.logits.detach()))
+        return replace(inputs, student=replace(other, logits=inputs.teacher_output.logits.detach()))
 
 
 def test_every_built_in_loss_has_a_row() -> None:
     tested = {row.loss for row in LossTester.__subclasses__()}
-    assert tested == set(BUILT_IN)
+    assert tested == set(losses().values())
 
 
 def golden_pair() -> tuple[torch.Tensor, torch.Tensor]:

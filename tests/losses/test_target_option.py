@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from losses.tester import LossInputs, LossTester, random_inputs, small_setup_context, with_student
 from stillroom.errors import BadInput
 from stillroom.losses.base import Requires
-from stillroom.losses.logits import KL, LogitMSE
-from stillroom.losses.target_config import TopKConfig
-from stillroom.models.finding import FEATURES
+from stillroom.losses.kl import KL
+from stillroom.losses.logit_mse import LogitMSE
+from stillroom.losses.targets import TopKConfig
+from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.teachers.knowledge import ModelOutput
@@ -59,7 +60,7 @@ def temperature_of(options: dict[str, Any]) -> float:
 
 
 def taught(inputs: LossInputs, options: dict[str, Any]) -> list[list[float]]:
-    head, tau = inputs.taught.tail(FEATURES).head, temperature_of(options)
+    head, tau = inputs.teacher_output.tail(FEATURES).head, temperature_of(options)
     assert head is not None
     rows = zip(inputs.teacher_logits.tolist(), inputs.labels.tolist(), strict=True)
     return [rho(teacher, head.tolist(), y, options["target"], tau) for teacher, y in rows]
@@ -98,7 +99,7 @@ def lesson_with_head(head: Tensor, seed: int = 0) -> LossInputs:
     layer.weight.data = head
     example = torch.randn(2, head.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     tails = {FEATURES: TeacherTail(tail_of(nn.Sequential(nn.Tanh(), layer), FEATURES, example))}
-    return replace(inputs, teacher=replace(inputs.taught, tails=tails))
+    return replace(inputs, teacher=replace(inputs.teacher_output, tails=tails))
 
 
 @pytest.mark.parametrize("name", ["class_similarity", "true_class_similarity"])
@@ -125,7 +126,7 @@ def test_full_is_no_target() -> None:
     inputs = random_inputs()
     assert KL(target="full").config == KL().config
     assert KL(target={"name": "full"}, temperature=2)(inputs) == KL(temperature=2)(inputs)
-    assert torch.equal(KL().taught(inputs), inputs.teacher_logits)
+    assert torch.equal(KL().target_logits(inputs), inputs.teacher_logits)
 
 
 def test_all_classes_kept_is_the_whole_answer() -> None:
@@ -140,9 +141,9 @@ def test_a_sure_teacher_is_taught_in_float32_to_the_last_class() -> None:
     sure = 100.0 * torch.nn.functional.one_hot(inputs.labels, 5)
     for options in TestKLWithATarget.variants:
         at_1 = {**options, "temperature": 1.0}
-        low = KL(**at_1)(replace(inputs, teacher=replace(inputs.taught, logits=sure)))
+        low = KL(**at_1)(replace(inputs, teacher=replace(inputs.teacher_output, logits=sure)))
         wide = replace(random_inputs(), student=ModelOutput(inputs.student.logits.double()))
-        exact = KL(**at_1)(replace(wide, teacher=replace(wide.taught, logits=sure.double())))
+        exact = KL(**at_1)(replace(wide, teacher=replace(wide.teacher_output, logits=sure.double())))
         assert low.item() == pytest.approx(exact.item(), rel=1e-5), options
 
 
@@ -210,7 +211,7 @@ def test_a_bad_target_is_told(options: dict[str, Any], told: str) -> None:
 
 @pytest.mark.parametrize("name", ["logit_mse", "logit_fisher", "cross_entropy", "feature_mse"])
 def test_other_losses_say_why_they_take_none(name: str) -> None:
-    with pytest.raises(BadInput, match="no target: it is a distribution over the classes, and kl alone compares those"):
+    with pytest.raises(BadInput, match="no target: this loss does not compare distributions"):
         parse_recipe({"student": {"name": "mlp"}, "losses": [{"name": name, "target": "top_k"}]})
     with pytest.raises(BadInput, match=r"LogitMSE: .*no target"):
         LogitMSE(target="top_k")

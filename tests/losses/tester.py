@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.losses.registry import build_loss, describe
 from stillroom.losses.setup_context import ModelInfo, SetupContext
-from stillroom.models.finding import FEATURES
+from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.fisher import FisherOf
@@ -177,7 +177,7 @@ class LossTester:
 
     def test_no_gradient_reaches_the_teacher(self, make: Loss[Any]) -> None:
         inputs = random_inputs()
-        taught = inputs.taught
+        taught = inputs.teacher_output
         told = [taught.logits, *taught.features.values(), *taught.fishers.values()]
         for answer in told:
             answer.requires_grad_()

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from stillroom.models.cost import evaluating, latency, multiply_adds, parameters
+from stillroom.models.cost import latency, multiply_adds, parameters
+from stillroom.models.modes import eval_mode
 from stillroom.models.weights import state_hash
 
 
@@ -89,6 +90,6 @@ def test_latency_is_the_median_of_the_passes_after_the_warm_up(monkeypatch) -> N
 
 def test_evaluating_is_for_the_block_alone() -> None:
     net = nn.Dropout()
-    with evaluating(net) as _:
+    with eval_mode(net) as _:
         assert not net.training
     assert net.training

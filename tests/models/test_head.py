@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillroom.models.head import find_head
+from stillroom.models.tail import find_head
 
 
 class Made(nn.Module):

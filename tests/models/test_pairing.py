@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stillroom.models.finding import Kind, Tap
-from stillroom.models.pairing import pair_taps
+from stillroom.models.taps import Kind, Tap, pair_taps
 
 
 def tap(name: str, shape: tuple[int, ...], depth: float, kind: Kind = "map") -> Tap:

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.test_finding import IMAGES, Skips
+from models.test_taps import IMAGES, Skips
 from stillroom.errors import BadInput
-from stillroom.models.catalogue import ZOO
-from stillroom.models.finding import find_taps
+from stillroom.models.config import ZOO
+from stillroom.models.reader import TapReader
 from stillroom.models.tail import Tail, tail_of
-from stillroom.models.taps import Taps
+from stillroom.models.taps import find_taps
 from stillroom.models.tracing import trace
 
 Settle = Callable[[nn.Module], nn.Module]
 
 
 def read(model: nn.Module, name: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    taps = Taps(model, [name])
+    taps = TapReader(model, [name])
     with taps, torch.no_grad():
         logits = model(images)
     return taps.take()[name], logits
@@ -33,7 +33,7 @@ def test_a_tail_says_what_its_model_says(name: str, make: Callable[..., nn.Modul
     images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     traced = trace(model, IMAGES)
     for tap in find_taps(model, IMAGES)[::2]:
-        tail = tail_of(model, tap, IMAGES, traced=traced)
+        tail = tail_of(model, tap.name, IMAGES, traced=traced)
         features, logits = read(model, tap.name, images)
         assert not tail.replayed
         # The same operations in the same order: the same bits for the same batch, rounding for another.

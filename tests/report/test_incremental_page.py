@@ -13,8 +13,7 @@ from report.folders import EVIL, Fake, write_run
 from report.parsed import Parsed
 from report.studies import FakeStudy, edit_results, write_study
 from stillroom.errors import BadInput
-from stillroom.report.content import Content, content
-from stillroom.report.incremental.section import Tasks
+from stillroom.report.continual import TasksSection
 from stillroom.report.run.data import read_run
 from stillroom.report.run.page import write_report
 from stillroom.report.study.page import write_study_report
@@ -24,11 +23,14 @@ MEANS = [90.0, 70.0, 220 / 3]
 RECORD: dict[str, Any] = {
     "schema": 1,
     "preset": None,
+    "seed": 0,
+    "class_seed": 0,
     "class_order": [2, 0, 1],
     "class_names": ["ship", EVIL, "cat"],
     "equal_tasks": True,
     "memory": {"exemplars": 30, "selection": "herding", "joint": False},
     "predict_by": "logits",
+    "planned": 3,
     "tasks": [
         {
             "task": task + 1,
@@ -37,6 +39,8 @@ RECORD: dict[str, Any] = {
             "new": 100,
             "old": 10 * task,
             "test": 50 * (task + 1),
+            "steps": 4,
+            "epochs": 1.0,
             "accuracy": MEANS[task],
             "pooled": MEANS[task],
             "balance": {
@@ -45,7 +49,7 @@ RECORD: dict[str, Any] = {
                 "answered_new": 61.5,
                 "are_new": 100 / (task + 1),
             },
-            "memory": {"exemplars": 30, "bytes": 92160},
+            "memory": {"exemplars": 30, "per_class": [10, 10, 10], "bytes": 92160},
         }
         for task in range(3)
     ],
@@ -60,7 +64,7 @@ def run_folder(path: Path, record: dict[str, Any] | None = None, **options: Any)
     return run
 
 
-def section(*runs: Path) -> tuple[Content, Tasks]:
+def section(*runs: Path) -> tuple[Content, TasksSection]:
     told = content([(f"run {place}", read_run(run)) for place, run in enumerate(runs)])
     assert told.tasks is not None
     return told, told.tasks
@@ -78,7 +82,7 @@ def test_every_number_is_where_it_belongs(tmp_path: Path) -> None:
     assert shown["images of the newest"] == pytest.approx([50.0, 33.333])
     cells = [[one.text if one else None for one in row] for row in tasks.heat.rows]
     assert cells == [["90.0", None, None], ["60.0", "80.0", None], ["70.0", "50.0", "100.0"]]
-    assert tasks.lines[2].cells[-2:] == ("30", "92.2 kB")
+    assert tasks.rows[2].cells[-2:] == ("30", "92.2 kB")
     assert "73.3% (the mean over tasks)" in tasks.sentences[0]
     assert "lost 25.0 points" in tasks.sentences[0]
     assert "61.5% of its answers" in tasks.sentences[1]
@@ -99,7 +103,8 @@ def test_runs_that_differ_in_the_seed_are_one_line_with_a_band(tmp_path: Path) -
 
 def test_the_page_is_whole_and_takes_no_name_for_html(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run")
-    (run / "offline.json").write_text(json.dumps({"schema": 1, "omega": 0.875}))
+    comparison = {"schema": 1, "omega": 0.875, "why": None, "accuracies": [70.0], "joint": [80.0]}
+    (run / "joint.json").write_text(json.dumps(comparison))
     page = Parsed(write_report([run]).read_text(encoding="utf-8"))
     assert page.open == []
     assert "Ω = 0.875" in page.text
@@ -110,8 +115,8 @@ def test_the_page_is_whole_and_takes_no_name_for_html(tmp_path: Path) -> None:
     ("change", "told"),
     [
         ({"matrix": [[1.0]]}, "matrix: got [[1.0]]; expected 3 rows of 1, 2, … numbers"),
-        ({"matrix": [[1.0], [1.0, 2.0], [1.0, 2.0, 101.0]]}, "expected 3 rows"),
-        ({"metrics": None}, "metrics: got None; expected a mapping"),
+        ({"matrix": [[1.0], [1.0, 2.0], [1.0, 2.0, 101.0]]}, "matrix.2.2: got 101.0"),
+        ({"metrics": None}, "metrics: got None"),
         ({"schema": 2}, "schema: got 2; expected 1"),
     ],
 )
@@ -134,11 +139,11 @@ def test_a_studys_page_shows_each_methods_course(tmp_path: Path) -> None:
         "matrix": [[90.0], [60.0, 80.0]],
         "omega": {"mean": 0.912, "low": 0.9, "high": 0.924},
     }
-    edit_results(study, incremental=[{"pair": "cifar100", "offline": "joint", "methods": [one]}])
+    edit_results(study, incremental=[{"pair": "cifar100", "joint": "joint", "methods": [one]}])
     page = Parsed(write_study_report(study).read_text(encoding="utf-8"))
     assert page.open == []
     for told in ("Task by task", "0.912 [0.900, 0.924]", "55.0 of 50.0", "9.00 kB", "as a share of joint’s"):
         assert told in page.text
-    edit_results(study, incremental=[{"pair": "cifar100", "offline": None, "methods": [{**one, "matrix": [[1]]}]}])
+    edit_results(study, incremental=[{"pair": "cifar100", "joint": None, "methods": [{**one, "matrix": [[1]]}]}])
     with pytest.raises(BadInput, match="matrix"):
         write_study_report(study)

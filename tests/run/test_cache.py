@@ -22,12 +22,11 @@ from torch import nn
 from run.conftest import bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.errors import BadInput
-from stillroom.losses.base import Loss, LossInputs, Requires
-from stillroom.losses.config import LossConfig
+from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.execute import execute
-from stillroom.teachers.cache.store import cache_root
+from stillroom.teachers.cache_store import cache_root
 
 Make = Callable[..., Recipe]
 ON, OFF = "cache.enabled=true", "cache.enabled=false"

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from run.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.errors import BadInput, RunFailed
-from stillroom.losses.base import Loss, LossInputs, Requires
-from stillroom.losses.config import LossConfig
+from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.registry import build_losses
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import build_components

@@ -23,8 +23,8 @@ from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.execute import execute
+from stillroom.runtime import Observer
 from stillroom.train.hooks import StepHook, StepInfo
-from stillroom.train.observer import Observer
 
 Make = Callable[..., Recipe]
 LABELS = "{name: cross_entropy, weight: 0.5}"
@@ -148,9 +148,9 @@ def test_other_taps_are_another_cache(recipe: Make, tmp_path: Path, empty_cache:
 
 def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make, tmp_path: Path) -> None:
     """The first step's loss, worked out from the models as they are before the run."""
-    from stillroom.losses.features import FeatureLoss
+    from stillroom.losses.feature_base import FeatureLoss
     from stillroom.losses.registry import build_losses
-    from stillroom.models.taps import Taps
+    from stillroom.models.reader import TapReader
 
     made = recipe(
         "losses=[{name: feature_mse, taps: [features, 'layer2:pre'], connector: identity}]",
@@ -173,16 +173,16 @@ def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make
 
     teacher, student = components.teacher, components.student
     images = components.data.train.images
-    from stillroom.data.batches import Batches
+    from stillroom.data.loader import BatchSampler
 
-    rows = Batches(len(images), made.data.batch_size, made.seed).indices(0, 0)
+    rows = BatchSampler(len(images), made.data.batch_size, made.seed).indices(0, 0)
     x = images[torch.from_numpy(rows)].float().div(255).sub(0.5).div(0.5)
     (loss,) = build_losses(made.losses)
     assert isinstance(loss, FeatureLoss)
     read = []
     for net in (teacher.eval(), student.train()):
         state = {name: value.clone() for name, value in net.state_dict().items()}
-        with Taps(net, ["features", "layer2:pre"]) as taps, torch.no_grad():
+        with TapReader(net, ["features", "layer2:pre"]) as taps, torch.no_grad():
             net(x)
         read.append(taps.take())
         net.load_state_dict(state)

@@ -20,17 +20,17 @@ import stillroom.run.fidelity.measuring as measuring
 from stillroom.cli import run
 from stillroom.losses import functional
 from stillroom.losses.connectors import MapConnector, connector, laid_out, rows_of
-from stillroom.models.finding import Kind, Tap
 from stillroom.models.tail import tail_of
+from stillroom.models.taps import Kind, Tap
 from stillroom.recipe import apply_override, parse_recipe
 from stillroom.run.execute import execute
 from stillroom.run.fidelity.fitting import Moments
 from stillroom.run.fidelity.mapping import map_fidelity
 from stillroom.run.fidelity.members import WEIGHINGS, at_logits, at_tap
 from stillroom.run.fidelity.statistics import predictions, resampled, standing
+from stillroom.runtime import Observer
 from stillroom.teachers.fisher import head_fisher, tail_fisher
 from stillroom.teachers.tails import TeacherTail
-from stillroom.train.observer import Observer
 
 
 class Watching(Observer):

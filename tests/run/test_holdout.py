@@ -24,8 +24,7 @@ from stillroom.data.config import DataConfig
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
-from stillroom.losses.base import Loss, LossInputs, Requires
-from stillroom.losses.config import LossConfig
+from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.execute import Finished, execute
@@ -148,11 +147,11 @@ class KillAt(StepHook):
 def other_parts(recipe: Recipe) -> DataPair:
     """The same two sets, but one image of each has gone to the other."""
     pair = load(recipe.data)
-    assert pair.train.origin is not None
-    assert pair.test.origin is not None
-    learned, held = pair.train.origin.rows.copy(), pair.test.origin.rows.copy()
+    assert pair.train.subset_info is not None
+    assert pair.test.subset_info is not None
+    learned, held = pair.train.subset_info.rows.copy(), pair.test.subset_info.rows.copy()
     learned[0], held[0] = held[0], learned[0]
-    return DataPair(pair.train.whole.part(np.sort(learned)), pair.train.whole.part(np.sort(held)))
+    return DataPair(pair.train.parent.subset(np.sort(learned)), pair.train.parent.subset(np.sort(held)))
 
 
 def test_a_trial_that_is_killed_goes_on_to_the_same_bytes(recipe: Make, tmp_path: Path) -> None:
@@ -185,8 +184,8 @@ def test_a_loss_is_told_the_samples_of_the_whole_set(recipe: Make, tmp_path: Pat
     NotesIndices.seen.clear()
     losses = [*found.losses, NotesIndices(name="notes")]
     execute(made, tmp_path / "run", components=replace(found, losses=losses, teacher=Counting()))
-    assert found.data.train.origin is not None
-    assert NotesIndices.seen == set(found.data.train.origin.rows.tolist())
+    assert found.data.train.subset_info is not None
+    assert NotesIndices.seen == set(found.data.train.subset_info.rows.tolist())
     assert max(NotesIndices.seen) >= 160
 
 

@@ -18,14 +18,13 @@ from torch import Tensor
 from run.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.errors import BadInput, RunFailed
-from stillroom.losses.base import Loss, LossInputs, Requires
-from stillroom.losses.config import LossConfig
-from stillroom.losses.labels import CrossEntropy
-from stillroom.losses.logits import KL
+from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
+from stillroom.losses.cross_entropy import CrossEntropy
+from stillroom.losses.kl import KL
 from stillroom.recipe import Recipe
 from stillroom.run.execute import execute
+from stillroom.runtime import Processes
 from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.device import Processes
 from stillroom.train.gradient_rescaling import RecordGradientRescaling, spearman
 from stillroom.train.hooks import StepInfo
 

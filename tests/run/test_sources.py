@@ -140,7 +140,7 @@ def test_weights_of_drawn_classes_are_the_same_from_a_cache(
 
 def test_the_mean_of_the_weights_is_one_constant_over_the_training_set(recipe: Make, tmp_path: Path) -> None:
     """Worked out from the model as it is: the loss of both scales differs by it, and by half the number of features."""
-    from stillroom.models.taps import Taps
+    from stillroom.models.reader import TapReader
     from stillroom.teachers.fisher import head_fisher
 
     options = ["data.augmentation={}", "training.epochs=null", "training.steps=1", "cache.enabled=false"]
@@ -149,7 +149,7 @@ def test_the_mean_of_the_weights_is_one_constant_over_the_training_set(recipe: M
     execute(recipe("losses=[{name: feature_fisher, scale: mse}]", *options), tmp_path / "mse")
     components = build_components(made)
     teacher: Any = components.teacher
-    taps = Taps(teacher.eval(), ["features"])
+    taps = TapReader(teacher.eval(), ["features"])
     with taps, torch.no_grad():
         logits = teacher(components.data.train.images[:].float().div(255).sub(0.5).div(0.5))
     width = taps.take()["features"].shape[1]

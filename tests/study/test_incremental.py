@@ -76,7 +76,7 @@ def test_results_tell_of_all_tasks(done: Path) -> None:
         for seed in (0, 1)
     }
     (told,) = results["incremental"]
-    assert (told["pair"], told["offline"]) == ("all", "joint")
+    assert (told["pair"], told["joint"]) == ("all", "joint")
     for one in told["methods"]:
         mine = [records[one["method"], seed] for seed in (0, 1)]
         for place, task in enumerate(one["tasks"]):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from stillroom.data.feeding import Batch
+from stillroom.data.loader import Batch
 from stillroom.teachers import live as room
 from stillroom.teachers.fisher import FisherOf, head_fisher, tail_fisher, uniform_draws
 from stillroom.teachers.live import LiveTeacher

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.feeding import Batch
+from stillroom.data.loader import Batch
 from stillroom.models.preprocess import Preprocess
-from stillroom.models.taps import Taps
+from stillroom.models.reader import TapReader
 from stillroom.teachers.fisher import tail_fisher
 from stillroom.teachers.live import LiveTeacher
 from stillroom.teachers.tails import TeacherTail, cut_tails
@@ -22,7 +22,7 @@ TAPS = ["stem", "down", "features"]
 def read(branches: bool = False) -> tuple[dict[str, Tensor], Tensor]:
     """Features and logits of the model as it is, its columns picked by hand."""
     model = net(branches=branches).eval()
-    taps = Taps(model, TAPS)
+    taps = TapReader(model, TAPS)
     with taps, torch.no_grad():
         logits = model(images().float().div(255).sub(0.5).div(0.5))
     return taps.take(), logits[:, list(ORDER)]

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from stillroom.models.config import PreprocessConfig
+from stillroom.models.prepared import predict
 from stillroom.models.preprocess import Preprocess
-from stillroom.train.evaluation import compare, predict, score
+from stillroom.train.evaluation import compare, score
 
 
 def test_score_by_hand() -> None:

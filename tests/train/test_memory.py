@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import stillroom as sr
 from stillroom.errors import RunFailed
 from stillroom.memory import in_parts, is_out_of_memory
+from stillroom.models.prepared import predict
 from stillroom.models.preprocess import Preprocess
-from stillroom.train.evaluation import predict
 
 
 class Hungry(nn.Module):

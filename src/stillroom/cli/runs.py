@@ -122,7 +122,7 @@ def evaluate(
     Example: `stillroom evaluate --model resnet56 --weights W.th --data cifar10 --split test`
     """
     from stillroom.console import ProgressBar, table
-    from stillroom.data.sources import from_argument, load_split
+    from stillroom.data.sources import load_split, parse_data_argument
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import parse_preprocess
     from stillroom.models.registry import brings_weights
@@ -140,7 +140,7 @@ def evaluate(
     )
     if weights is None and not brings_weights(model):
         raise BadInput("--weights", None, "a file of weights: random ones have nothing to score")
-    images = load_split(from_argument(data), split)
+    images = load_split(parse_data_argument(data), split)
     observer = ProgressBar()
     try:
         result = evaluate_model(settled, images, device=device, observer=observer)

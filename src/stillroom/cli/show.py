@@ -33,7 +33,8 @@ def report(
     Example: `stillroom report runs/distilled runs/labels`
     """
     from stillroom.report.run.page import write_report
-    from stillroom.report.study.page import is_study, write_run_pages, write_study_report
+    from stillroom.report.study.page import write_run_pages, write_study_report
+    from stillroom.schema.study import is_study
 
     if len(runs) == 1 and is_study(runs[0]):
         write_run_pages(runs[0])
@@ -109,9 +110,12 @@ def list_(
     as_json: AsJson = False,
 ) -> None:
     """List the models, losses, data sources, optimizers and schedules that a recipe can name."""
-    from stillroom.listing import listing
+    from stillroom.cli.without_torch import without_torch
 
-    lists = listing()
+    with without_torch():
+        from stillroom.listing import listing
+
+        lists = listing()
     if what is not None:
         if what not in lists:
             from stillroom.errors import nearest
@@ -144,10 +148,13 @@ def schema(
 
     Save it, and begin a recipe with `# yaml-language-server: $schema=recipe.schema.json` to get completion and checks.
     """
-    from stillroom.recipe import Recipe, schema_of
-    from stillroom.study.config import Study
+    from stillroom.cli.without_torch import without_torch
 
-    print(schema_of(Study if what is SchemaOf.STUDY else Recipe, f"stillroom {what.value}"))
+    with without_torch():
+        from stillroom.recipe import Recipe, schema_of
+        from stillroom.study.config import Study
+
+        print(schema_of(Study if what is SchemaOf.STUDY else Recipe, f"stillroom {what.value}"))
 
 
 @app.command()

@@ -11,7 +11,7 @@ from stillroom.cli.app import AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
-    from stillroom.models.finding import Tap
+    from stillroom.models.taps import Tap
 
 
 @app.command()
@@ -43,7 +43,7 @@ def taps(
     Example: `stillroom taps resnet56 resnet8`
     """
     from stillroom.console import table
-    from stillroom.models.pairing import pair_taps
+    from stillroom.models.taps import pair_taps
 
     if len(models) > 2:
         raise BadInput("taps", models, "one model, or a teacher and a student")
@@ -73,9 +73,9 @@ def taps(
 def _sizes(data: str | None, size: int | None, classes: int | None, channels: int | None) -> dict[str, int]:
     if data is None:
         return {"size": size or 32, "classes": classes or 10, "channels": channels or 3}
-    from stillroom.data.sources import from_argument, load_split
+    from stillroom.data.sources import load_split, parse_data_argument
 
-    images = load_split(from_argument(data), "test")
+    images = load_split(parse_data_argument(data), "test")
     side = size or images.image_size
     if side is None:
         raise BadInput("--size", None, f"a side in pixels, as the images of {data} have no one size")
@@ -87,8 +87,8 @@ def _found(name: str, *, size: int, classes: int, channels: int) -> tuple[Tap, .
 
     from stillroom.errors import format_error
     from stillroom.models.config import ModelConfig
-    from stillroom.models.finding import find_taps
     from stillroom.models.registry import build
+    from stillroom.models.taps import find_taps
 
     if not name:
         raise BadInput("taps", name, "a model's name")

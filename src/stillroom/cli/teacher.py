@@ -57,7 +57,7 @@ def cache(
     Example: `stillroom cache --remove all`
     """
     from stillroom.console import table
-    from stillroom.teachers.cache.store import cache_root, list_caches, remove_cache
+    from stillroom.teachers.cache_store import cache_root, list_caches, remove_cache
 
     if remove:
         keys = [kept["key"] for kept in list_caches()] if "all" in remove else remove

@@ -1,4 +1,4 @@
-"""The options of class-incremental learning, and the named ways to do it. Nothing here imports torch."""
+"""Options of class-incremental learning, and its presets. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -9,134 +9,135 @@ from typing import Any, Literal, get_args
 from pydantic import Field, model_validator
 
 from stillroom.config import Config
-from stillroom.losses.config import CrossEntropyConfig, KLConfig, LossConfig
 
 PresetName = Literal["finetune", "replay", "lwf", "icarl", "joint"]
 PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
-MOST_TASKS = 20
+MAX_TASKS = 20
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A way that has a name: what it sets, so that it cannot mean something else in two recipes.
+    """A named method: what it sets, so that it means the same in every recipe.
 
     Attributes:
-        what: it in a line.
-        terms: its losses.
-        options: the options of :class:`IncrementalConfig` that are its own.
-        remembers: whether it needs a memory of exemplars; without, it has none.
+        description: one line.
+        losses: the entries of the recipe's losses.
+        options: the options of :class:`IncrementalConfig` that it sets.
+        needs_memory: whether it needs exemplars; otherwise it has none.
     """
 
-    what: str
-    terms: tuple[LossConfig, ...]
+    description: str
+    losses: tuple[Mapping[str, Any], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
-    remembers: bool = False
+    needs_memory: bool = False
 
 
-_LABELS = (CrossEntropyConfig(),)
+_LABELS = ({"name": "cross_entropy"},)
 # Both of its papers soften by 2.
-_OLD_ANSWERS = (CrossEntropyConfig(), KLConfig(temperature=2))
+_LABELS_AND_KL = ({"name": "cross_entropy"}, {"name": "kl", "temperature": 2})
 PRESETS: dict[str, Preset] = {
-    "finetune": Preset("labels of the new classes alone: the floor", _LABELS, {"memory": 0}),
-    "replay": Preset("labels, exemplars of the old classes among them", _LABELS, remembers=True),
-    "lwf": Preset("Learning without Forgetting (arXiv 1606.09282): kl to the old model, no memory", _OLD_ANSWERS,
+    "finetune": Preset("labels of the new classes only: the lower bound", _LABELS, {"memory": 0}),
+    "replay": Preset("labels, with exemplars of the old classes", _LABELS, needs_memory=True),
+    "lwf": Preset("Learning without Forgetting (arXiv 1606.09282): kl to the old model, no memory", _LABELS_AND_KL,
                   {"memory": 0}),
-    "icarl": Preset("kl to the old model, a herded memory, the nearest mean of exemplars answers (arXiv 1611.07725)",
-                    _OLD_ANSWERS, {"selection": "herding", "predict_by": "nearest_mean"}, remembers=True),
-    "joint": Preset("every task learns from all images of all classes seen: the ceiling", _LABELS,
+    "icarl": Preset("kl to the old model, herded exemplars, nearest-mean-of-exemplars prediction (arXiv 1611.07725)",
+                    _LABELS_AND_KL, {"selection": "herding", "predict_by": "nearest_mean"}, needs_memory=True),
+    "joint": Preset("every task learns from all images of all classes seen: the upper bound", _LABELS,
                     {"memory": 0, "joint": True}),
 }  # fmt: skip
 
 
 class IncrementalConfig(Config):
-    """Classes come in tasks; the student of a task learns from its images, and its teacher is the one before it.
+    """Classes come in tasks; the teacher of a task is the student of the task before.
 
-    The recipe's ``training`` is each task's, its length too; ``losses`` that read the teacher keep old knowledge,
-    and the weight of such a term is the field's μ.
+    The recipe's ``training`` holds for each task, its length too. ``losses`` that read the teacher preserve old
+    knowledge; the weight of such a term is called μ in the literature.
     """
 
-    tasks: int = Field(ge=2, le=MOST_TASKS, description="Number of tasks that the classes are shared out to, evenly.")
+    tasks: int = Field(ge=2, le=MAX_TASKS, description="Number of tasks that the classes are divided into, evenly.")
     memory: int = Field(
         0,
         ge=0,
-        description="Training images of old classes that are kept in all, the same number of each class; 0 keeps none.",
+        description="Number of exemplars: training images of old classes kept in all, as many of each; 0 keeps none.",
     )
     selection: Literal["herding", "random"] = Field(
         "herding",
-        description="Which images are kept: herding takes those whose mean stays nearest the class's, in the student's "
-        "penultimate features; random draws them by the run's seed.",
+        description="How exemplars are chosen: herding takes those whose mean stays nearest the class's, in the "
+        "student's penultimate features; random draws them by the run's seed.",
     )
     predict_by: Literal["logits", "nearest_mean"] = Field(
         "logits",
-        description="What answers for the student: its logits, or the class whose exemplars' mean its features are "
-        "nearest to, which needs a memory.",
+        description="What predicts: the student's logits, or the class whose exemplars' mean its features are nearest "
+        "to, which needs a memory.",
     )
     joint: bool = Field(
         False, description="Learn each task from all training images of all classes seen: no memory bounds it."
     )
     class_seed: int | None = Field(
-        None, ge=0, description="Seed that shuffles the classes; left out: the run's seed, so that each has its own."
+        None,
+        ge=0,
+        description="Seed that shuffles the classes; left out: the run's seed, an order for each seed.",
     )
     task: int | None = Field(
-        None, ge=1, description="Which task a run is: written in the recipe beside it, for no one to set."
+        None, ge=1, description="Number of the task: written into the recipe of a task's own run, not to be set."
     )
     preset: PresetName | None = Field(
         None,
-        description="A way with a name, which sets the losses and what else is its own: "
-        + "; ".join(f"{name}: {preset.what}" for name, preset in PRESETS.items())
+        description="A named method, which sets the losses and its own options: "
+        + "; ".join(f"{name}: {preset.description}" for name, preset in PRESETS.items())
         + ".",
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _preset_is_written_out(cls, given: Any) -> Any:
+    def _apply_preset(cls, given: Any) -> Any:
         preset = PRESETS.get(str(given.get("preset"))) if isinstance(given, dict) else None
         return {**preset.options, **given} if preset is not None else given
 
     @model_validator(mode="after")
-    def _options_fit(self) -> IncrementalConfig:
+    def _check_options(self) -> IncrementalConfig:
         if self.preset is not None:
             preset = PRESETS[self.preset]
             for name, value in preset.options.items():
                 if getattr(self, name) != value:
-                    raise ValueError(f"{name} {_told(value)} beside preset {self.preset}, or no preset")
-            if preset.remembers and not self.memory:
-                raise ValueError(f"a memory of 1 or more beside preset {self.preset}")
+                    raise ValueError(f"{name} {_as_yaml(value)} with preset {self.preset}, or no preset")
+            if preset.needs_memory and not self.memory:
+                raise ValueError(f"a memory of 1 or more with preset {self.preset}")
         if self.joint and self.memory:
-            raise ValueError("no memory beside joint, which learns from all images")
+            raise ValueError("memory 0 with joint, which learns from all images")
         if self.predict_by == "nearest_mean" and not self.memory:
-            raise ValueError("a memory of 1 or more beside predict_by nearest_mean: it is the exemplars that answer")
+            raise ValueError("a memory of 1 or more with predict_by nearest_mean: the exemplars predict")
         return self
 
-    def shuffled_by(self, seed: int) -> int:
+    def resolve_class_seed(self, seed: int) -> int:
         """The seed that shuffles the classes of a run with this seed."""
         return seed if self.class_seed is None else self.class_seed
 
 
-def with_terms(recipe: Any) -> Any:
+def apply_preset(recipe: Any) -> Any:
     """A recipe as plain objects with the losses of its preset, where it names one and no losses.
 
-    >>> [term.name for term in with_terms({"incremental": {"preset": "lwf"}})["losses"]]
+    >>> [term["name"] for term in apply_preset({"incremental": {"preset": "lwf"}})["losses"]]
     ['cross_entropy', 'kl']
     """
     incremental = recipe.get("incremental") if isinstance(recipe, dict) else None
     named = incremental.get("preset") if isinstance(incremental, dict) else None
     if named in PRESETS and recipe.get("losses") is None:
-        return {**recipe, "losses": PRESETS[named].terms}
+        return {**recipe, "losses": PRESETS[named].losses}
     return recipe
 
 
-def overrides_of(preset: str) -> list[str]:
-    """What makes a recipe, whatever it says, one of a preset: overrides as the command line takes them.
+def preset_overrides(preset: str) -> list[str]:
+    """Overrides, as the command line takes them, that turn any recipe into one of a preset.
 
-    >>> overrides_of("finetune")
+    >>> preset_overrides("finetune")
     ['incremental.preset=finetune', 'losses=null', 'incremental.joint=false', 'incremental.predict_by=logits',
      'incremental.memory=0']
     """
     options = {"joint": False, "predict_by": "logits", **PRESETS[preset].options}
     named = [f"incremental.preset={preset}", "losses=null"]
-    return [*named, *(f"incremental.{name}={_told(value)}" for name, value in options.items())]
+    return [*named, *(f"incremental.{name}={_as_yaml(value)}" for name, value in options.items())]
 
 
-def _told(value: object) -> str:
+def _as_yaml(value: object) -> str:
     return str(value).lower()

@@ -1,4 +1,4 @@
-"""Exemplars: the few training images of old classes that are kept, the same number of each class."""
+"""Exemplars: the few training images of old classes that are kept, how they are chosen, and the nearest-mean answer."""
 
 from __future__ import annotations
 
@@ -10,72 +10,78 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stillroom.data.images import Images
+from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel
+from stillroom.models.reader import FEATURES, TapReader
 from stillroom.randomness import permutation
 
 Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Memory:
+class ExemplarMemory:
     """The exemplars of each class seen, the best first, so that a smaller memory is the beginning of a larger one.
 
     Attributes:
-        rows: of each class, in the order in which classes came, places in the training split.
+        rows: of each class, in the order of classes, indices into the training split.
     """
 
     rows: tuple[tuple[int, ...], ...] = ()
 
     @property
     def count(self) -> int:
-        """How many exemplars there are in all."""
+        """Number of exemplars in all."""
         return sum(map(len, self.rows))
 
-    def reduced(self, each: int) -> Memory:
-        """The first ``each`` of every class.
+    def truncate(self, per_class: int) -> ExemplarMemory:
+        """The first ``per_class`` of every class.
 
-        >>> Memory(((4, 2, 9), (7,))).reduced(2)
-        Memory(rows=((4, 2), (7,)))
+        >>> ExemplarMemory(((4, 2, 9), (7,))).truncate(2)
+        ExemplarMemory(rows=((4, 2), (7,)))
         """
-        return Memory(tuple(rows[:each] for rows in self.rows))
+        return ExemplarMemory(tuple(rows[:per_class] for rows in self.rows))
 
     def all_rows(self) -> Rows:
-        """The places of all exemplars, class by class: int64 [count]."""
+        """The indices of all exemplars, class by class: int64 [count]."""
         return np.array([row for rows in self.rows for row in rows], dtype=np.int64)
 
 
-def quota(memory: int, classes: int) -> int:
-    """How many exemplars of each class a memory holds: ⌊M / classes seen⌋.
+def exemplars_per_class(memory: int, classes: int) -> int:
+    """Number of exemplars of each class: ⌊memory / classes seen⌋.
 
-    >>> quota(200, 6)
+    >>> exemplars_per_class(200, 6)
     33
     """
     return memory // classes
 
 
-def enlarged(memory: Memory, new: Sequence[Rows], each: int, choose: Callable[[int, Rows, int], Rows]) -> Memory:
-    """The memory after a task: old classes keep their first exemplars, new ones get theirs.
+def update_memory(
+    memory: ExemplarMemory, new: Sequence[Rows], per_class: int, choose: Callable[[int, Rows, int], Rows]
+) -> ExemplarMemory:
+    """The memory after a task: old classes keep their first exemplars, new classes get theirs.
 
     Args:
-        memory: before.
-        new: of each new class, the places of its training images.
-        each: exemplars a class, see :func:`quota`; a class of fewer images keeps all.
-        choose: given the number of a class in the order of classes, its images' places, and how many are wanted, those
-            to keep, the best first.
+        memory: before the task.
+        new: of each new class, the indices of its training images.
+        per_class: exemplars of a class, see :func:`exemplars_per_class`; a class with fewer images keeps all.
+        choose: given the position of a class in the order of classes, the indices of its images and the number wanted,
+            returns those to keep, the best first.
     """
     first = len(memory.rows)
-    added = (choose(first + place, rows, min(each, len(rows))) for place, rows in enumerate(new))
-    return Memory((*memory.reduced(each).rows, *(tuple(rows.tolist()) for rows in added)))
+    added = (choose(first + place, rows, min(per_class, len(rows))) for place, rows in enumerate(new))
+    return ExemplarMemory((*memory.truncate(per_class).rows, *(tuple(rows.tolist()) for rows in added)))
 
 
-def herded(features: Tensor, count: int) -> Tensor:
-    """The images whose mean stays nearest to the mean of all, picked one after another.
+def herd(features: Tensor, count: int) -> Tensor:
+    """Herding: pick images one after another so that their mean stays nearest to the mean of all.
 
     Formula: the j-th is ``argmin_x ‖μ − (φ(x) + Σ_{i<j} φ(x_i)) / j‖`` over the images not yet picked, φ features of
     length 1, μ their mean; of equals the first.
 
     Args:
         features: penultimate features of one class, [n, d].
-        count: how many are wanted, at most n.
+        count: number wanted, at most n.
 
     Returns:
         int64 [count], in the order in which they were picked.
@@ -85,12 +91,12 @@ def herded(features: Tensor, count: int) -> Tensor:
 
     Paper: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, arXiv 1611.07725.
 
-    >>> herded(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), 2).tolist()
+    >>> herd(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), 2).tolist()
     [1, 0]
     """
     if features.dim() != 2 or not 0 <= count <= len(features):
         raise ValueError(f"got features {tuple(features.shape)} to pick {count} of; expected [n, d], n of as many")
-    unit = normalised(features)
+    unit = _unit_length(features)
     mean = unit.mean(0)
     free = torch.ones(len(unit), dtype=torch.bool)
     picked = torch.empty(count, dtype=torch.int64)
@@ -104,22 +110,22 @@ def herded(features: Tensor, count: int) -> Tensor:
     return picked
 
 
-def drawn(size: int, count: int, seed: int, number: int) -> Rows:
-    """A random choice among the images of a class, a pure function of (seed, the class's number): int64 [count].
+def draw_exemplars(size: int, count: int, seed: int, position: int) -> Rows:
+    """A random choice among the images of a class, a pure function of (seed, class position): int64 [count].
 
     A smaller choice is the beginning of a larger one.
 
     Args:
         size: number of images.
-        count: how many are wanted.
+        count: number wanted.
         seed: the run's.
-        number: the class's, in the order of classes.
+        position: the class's, in the order of classes.
     """
-    return permutation(size, seed, "exemplars", number)[:count]
+    return permutation(size, seed, "exemplars", position)[:count]
 
 
 def nearest_mean_scores(features: Tensor, exemplars: Sequence[Tensor]) -> Tensor:
-    """How near images are to the mean of each class's exemplars; the nearest class is the answer.
+    """Closeness of images to the mean of each class's exemplars; the nearest class is the answer.
 
     Formula: ``s_c = −‖φ(x) − μ_c‖²``, φ features of length 1, μ_c the mean of the exemplars' φ, of length 1 again.
 
@@ -136,14 +142,34 @@ def nearest_mean_scores(features: Tensor, exemplars: Sequence[Tensor]) -> Tensor
     >>> nearest_mean_scores(2 * right, [right, up]).tolist()
     [[0.0, -2.0]]
     """
-    means = torch.stack([normalised(normalised(each).mean(0, keepdim=True))[0] for each in exemplars])
+    means = torch.stack([_unit_length(_unit_length(each).mean(0, keepdim=True))[0] for each in exemplars])
     # 2 − 2φ·μ, as both have length 1; rounding must not make a distance negative.
-    scores: Tensor = (2 * normalised(features) @ means.T - 2).clamp_max(0).float()
+    scores: Tensor = (2 * _unit_length(features) @ means.T - 2).clamp_max(0).float()
     return scores
 
 
-def normalised(features: Tensor) -> Tensor:
-    """Features of length 1, float64 [n, d]; a feature of nothing but zeros stays as it is."""
+@torch.no_grad()
+def penultimate_features(student: PreparedModel, images: Images) -> Tensor:
+    """The input of the logit layer for images as they are: float32 [N, d] on the CPU.
+
+    Args:
+        student: evaluated in eval mode and float32.
+        images: [N, C, H, W] as the data gives them.
+    """
+    device = device_of(student.model)
+    preprocess = student.preprocess().to(device)
+    taps = TapReader(student.model, [FEATURES], field="student")
+    found = []
+    with eval_mode(student.model):
+        for start in range(0, len(images), EVALUATION_BATCH):
+            with taps:
+                student.model(preprocess(images[start : start + EVALUATION_BATCH].to(device)))
+            found.append(taps.take()[FEATURES].flatten(1).float().cpu())
+    return torch.cat(found)
+
+
+def _unit_length(features: Tensor) -> Tensor:
+    """Features of length 1, float64 [n, d]; an all-zero feature stays zero."""
     wide = features.double()
     unit: Tensor = wide / wide.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return unit

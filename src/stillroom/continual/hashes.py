@@ -1,4 +1,4 @@
-"""What proves that runs in tasks were equal: hashes over all of their tasks."""
+"""Hashes that prove runs equal: of a budget, and of several tasks together. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from stillroom.files import canonical, digest
 
 
-def chained(hashes: Sequence[str]) -> str:
+def chain_hashes(hashes: Sequence[str]) -> str:
     """One hash for those of several tasks in their order; of one alone, its own.
 
-    >>> chained(["a"]), chained(["a", "b"]) == chained(["b", "a"])
+    >>> chain_hashes(["a"]), chain_hashes(["a", "b"]) == chain_hashes(["b", "a"])
     ('a', False)
     """
     return hashes[0] if len(hashes) == 1 else digest(*(one.encode() for one in hashes))
@@ -19,7 +19,7 @@ def chained(hashes: Sequence[str]) -> str:
 def budget_hash(
     *, steps: int, batch_size: int, accumulate: int, processes: int, data: str, tasks: int | None = None
 ) -> str:
-    """The hash of what a run was allowed.
+    """The hash of a run's budget.
 
     Args:
         steps: optimizer steps, of all tasks.

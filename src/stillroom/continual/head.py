@@ -1,4 +1,4 @@
-"""Students whose logit layer grows: old rows are copied, new ones drawn; in the end rows go by the data's classes."""
+"""The growing head: a student's logit layer gets rows for new classes, and at the end the data's class order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from stillroom.continual.tasks import Rows
+from stillroom.continual.exemplars import Rows
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
@@ -18,39 +18,39 @@ from stillroom.run.exporting import SummaryFacts
 State = Mapping[str, Tensor]
 
 
-def made_for(config: ModelConfig, data: ImageSet, classes: int) -> nn.Module:
-    """The model a config names, for the first ``classes`` classes; its weights are drawn from the global generator."""
+def build_for_classes(config: ModelConfig, data: ImageSet, classes: int) -> nn.Module:
+    """The model a config names, with ``classes`` logits; its weights are drawn from the global generator."""
     facts = SummaryFacts(classes, tuple(data.images.shape[1:]), data.is_pixels)
     return build_model(config, facts, "student")
 
 
-def student_of(
+def student_for_task(
     config: ModelConfig, data: ImageSet, classes: int, seed: int, before: State | None, task: int
 ) -> nn.Module:
-    """The student as a task begins with it.
+    """The student at the beginning of a task.
 
     Args:
         config: the recipe's student.
         data: images that it is for.
-        classes: how many classes it tells apart.
-        seed: the run's, from which weights are drawn: all in the first task, in later ones those of the new logits.
+        classes: number of its logits.
+        seed: the run's; draws all weights in the first task, those of the new logits in later ones.
         before: the weights of the student of the task before; None in the first.
         task: counted from 1.
 
     Raises:
-        BadInput: the number of classes decides more of the model than its logit layer.
+        BadInput: the number of classes changes more of the model than its logit layer.
     """
     if before is None:
         with seeded(seed, "student-init"):
-            return made_for(config, data, classes)
+            return build_for_classes(config, data, classes)
     with seeded(seed, "student-init", task):
-        model = made_for(config.model_copy(update={"weights": None}), data, classes)
-    model.load_state_dict(grown(before, model.state_dict(), field=config.name))
+        model = build_for_classes(config.model_copy(update={"weights": None}), data, classes)
+    model.load_state_dict(grow_head(before, model.state_dict(), field=config.name))
     return model
 
 
-def grown(before: State, fresh: State, *, field: str = "student") -> dict[str, Tensor]:
-    """A student's weights with a logit for each new class: old ones copied, rows that are new taken as drawn.
+def grow_head(before: State, fresh: State, *, field: str = "student") -> dict[str, Tensor]:
+    """A student's weights with a logit for each new class: old rows copied, new rows as drawn.
 
     Args:
         before: the state of the student of fewer classes.
@@ -61,12 +61,12 @@ def grown(before: State, fresh: State, *, field: str = "student") -> dict[str, T
         BadInput: the two differ in more than the first dimension of some tensors.
 
     >>> before, fresh = {"w": torch.ones(1, 2), "b": torch.ones(3)}, {"w": torch.zeros(2, 2), "b": torch.zeros(3)}
-    >>> {name: tensor.tolist() for name, tensor in grown(before, fresh).items()}
+    >>> {name: tensor.tolist() for name, tensor in grow_head(before, fresh).items()}
     {'w': [[1.0, 1.0], [0.0, 0.0]], 'b': [1.0, 1.0, 1.0]}
     """
     for name in {**before, **fresh}:
         old, new = before.get(name), fresh.get(name)
-        if old is None or new is None or old.shape[1:] != new.shape[1:] or old.dim() != new.dim() or _shrinks(old, new):
+        if old is None or new is None or not _only_rows_grow(old, new):
             expected = f"a model of whose tensors only rows of the logit layer depend on the classes; {name!r} does too"
             raise BadInput("student", field, expected)
     return {
@@ -75,20 +75,21 @@ def grown(before: State, fresh: State, *, field: str = "student") -> dict[str, T
     }
 
 
-def in_data_order(before: State, last: State, places: Rows) -> dict[str, Tensor]:
+def reorder_head(before: State, last: State, positions: Rows) -> dict[str, Tensor]:
     """The last student's weights with its logits in the order of the data's classes.
 
     Args:
-        before: the state of the student of the task before, which tells what grew.
+        before: the state of the student of the task before, which shows what grew.
         last: the state of the last.
-        places: for each of the data's classes, its place in the order of classes.
+        positions: for each of the data's classes, its position in the order of classes.
     """
-    index = torch.from_numpy(places)
+    index = torch.from_numpy(positions)
     return {
         name: tensor if before[name].shape == tensor.shape else tensor.index_select(0, index)
         for name, tensor in last.items()
     }
 
 
-def _shrinks(old: Tensor, new: Tensor) -> bool:
-    return old.dim() > 0 and len(old) > len(new)
+def _only_rows_grow(old: Tensor, new: Tensor) -> bool:
+    same_width = old.shape[1:] == new.shape[1:] and old.dim() == new.dim()
+    return same_width and (old.dim() == 0 or len(old) <= len(new))

@@ -1,18 +1,26 @@
-"""What an accuracy matrix tells: how good after each task, how much is forgotten, how far below all data at once.
+"""Metrics of class-incremental learning: accuracy matrix, averages, forgetting, Ω, and their means over seeds.
 
 The matrix a_{k,j} is the accuracy on the classes of task j after task k, in per cent, j ≤ k: a list of rows, row k of
-k numbers. Tasks count alike in every mean, also where one has a class more than another; what is pooled over images is
-called so.
+k numbers. Tasks have equal weight in every mean, even where one has a class more; a mean over images is called pooled.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+
+from stillroom.schema.continual import (
+    IncrementalMetrics,
+    IncrementalRecord,
+    MeanInterval,
+    MethodTasks,
+    TaskBalance,
+    TaskMeans,
+)
 
 Matrix = Sequence[Sequence[float]]
 Labels = npt.NDArray[np.int64]
@@ -25,9 +33,9 @@ def accuracy_row(labels: Labels, answers: Labels, task_of: Labels, tasks: int) -
 
     Args:
         labels: the true classes, [N].
-        answers: the classes answered, over all classes seen, [N].
+        answers: the predicted classes, among all classes seen, [N].
         task_of: the task of each class, from 0, [K].
-        tasks: k, how many tasks there were.
+        tasks: k, number of tasks so far.
 
     Returns:
         k numbers, in per cent.
@@ -46,7 +54,7 @@ def accuracy_row(labels: Labels, answers: Labels, task_of: Labels, tasks: int) -
     return [float(100.0 * one / count) for one, count in zip(right.tolist(), counts.tolist(), strict=True)]
 
 
-def after_each(matrix: Matrix) -> list[float]:
+def accuracy_after_each_task(matrix: Matrix) -> list[float]:
     """The mean accuracy over the tasks so far, after each task.
 
     Formula: ``A_k = mean_{j≤k} a_{k,j}``.
@@ -60,7 +68,7 @@ def after_each(matrix: Matrix) -> list[float]:
     Raises:
         ValueError: the rows are not of 1, 2, … finite numbers.
 
-    >>> after_each([[90.0], [40.0, 80.0]])
+    >>> accuracy_after_each_task([[90.0], [40.0, 80.0]])
     [90.0, 60.0]
     """
     _check(matrix)
@@ -82,7 +90,7 @@ def average_incremental(matrix: Matrix, *, first: int = 1) -> float:
     >>> average_incremental([[90.0], [40.0, 80.0]]), average_incremental([[90.0], [40.0, 80.0]], first=2)
     (75.0, 60.0)
     """
-    counted = after_each(matrix)[first - 1 :]
+    counted = accuracy_after_each_task(matrix)[first - 1 :]
     if not counted:
         raise ValueError(f"got {len(matrix)} tasks; expected at least {first}")
     return math.fsum(counted) / len(counted)
@@ -94,11 +102,11 @@ def final_accuracy(matrix: Matrix) -> float:
     Raises:
         ValueError: the rows are not of 1, 2, … finite numbers.
     """
-    return after_each(matrix)[-1]
+    return accuracy_after_each_task(matrix)[-1]
 
 
 def forgetting(matrix: Matrix) -> float | None:
-    """How much of its best accuracy each old task has lost in the end, the mean over them; below 0, old tasks gained.
+    """The loss from the best accuracy of each old task to its last, the mean over them; negative: old tasks improved.
 
     Formula: ``(1/(N−1)) Σ_{j<N} (max_{j≤k<N} a_{k,j} − a_{N,j})``.
 
@@ -106,7 +114,7 @@ def forgetting(matrix: Matrix) -> float | None:
         matrix: a, rows of 1 … N numbers, in per cent.
 
     Returns:
-        In points; None with one task, of which nothing can be forgotten.
+        In points; None with one task.
 
     Raises:
         ValueError: the rows are not of 1, 2, … finite numbers.
@@ -122,73 +130,136 @@ def forgetting(matrix: Matrix) -> float | None:
     return math.fsum(lost) / len(lost) if lost else None
 
 
-def offline_normalised(accuracies: Sequence[float], offline: Sequence[float]) -> float | None:
-    """How near a learner stays to one that has all data at once: 1 is as good.
+def omega(accuracies: Sequence[float], joint: Sequence[float]) -> float | None:
+    """Ω: accuracy relative to joint training on all data of the classes seen; 1 is as good.
 
-    Formula: ``Ω = (1/N) Σ_k A_k / A_k^offline``.
+    Formula: ``Ω = (1/N) Σ_k A_k / A_k^joint``.
 
     Args:
         accuracies: A_1 … A_N.
-        offline: the like of joint training.
+        joint: the like of joint training.
 
     Returns:
-        Ω; None where an offline accuracy is 0, which nothing can be told by.
+        Ω; None where an accuracy of joint training is 0.
 
     Raises:
         ValueError: not as many of both, or none.
 
     Paper: Hayes et al., New Metrics and Experimental Paradigms for Continual Learning, CVPR Workshops 2018.
 
-    >>> offline_normalised([90.0, 45.0], [90.0, 90.0])
+    >>> omega([90.0, 45.0], [90.0, 90.0])
     0.75
     """
-    if not accuracies or len(accuracies) != len(offline):
-        raise ValueError(f"got {len(accuracies)} and {len(offline)} accuracies; expected as many, and at least one")
-    if any(ceiling <= 0 for ceiling in offline):
+    if not accuracies or len(accuracies) != len(joint):
+        raise ValueError(f"got {len(accuracies)} and {len(joint)} accuracies; expected as many, and at least one")
+    if any(bound <= 0 for bound in joint):
         return None
-    return math.fsum(a / b for a, b in zip(accuracies, offline, strict=True)) / len(offline)
+    return math.fsum(a / b for a, b in zip(accuracies, joint, strict=True)) / len(joint)
 
 
-@dataclass(frozen=True)
-class Balance:
-    """Whether a student after a task still sees old classes beside the newest, all in per cent of test images.
-
-    Attributes:
-        old: accuracy on the classes of earlier tasks; None in the first task.
-        new: accuracy on the classes of the newest task.
-        answered_new: share of all answers that fall on classes of the newest task.
-        are_new: share of all images that are of it: what an unbiased student would answer.
-    """
-
-    old: float | None
-    new: float
-    answered_new: float
-    are_new: float
-
-
-def balance(labels: Labels, answers: Labels, first_new: int) -> Balance:
-    """Old classes against new ones.
+def task_balance(labels: Labels, answers: Labels, first_new: int) -> TaskBalance:
+    """Whether a student still predicts old classes next to those of the newest task.
 
     Args:
         labels: the true classes, [N]; those of the newest task are ``first_new`` and above.
-        answers: the classes answered, [N].
-        first_new: how many old classes there are.
+        answers: the predicted classes, [N].
+        first_new: number of old classes.
 
     Raises:
         ValueError: there is no image of the newest task, or none of the old ones.
 
-    >>> balance(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 1)
-    Balance(old=50.0, new=100.0, answered_new=75.0, are_new=50.0)
+    >>> task_balance(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 1)
+    TaskBalance(old=50.0, new=100.0, answered_new=75.0, are_new=50.0)
     """
     new, right = labels >= first_new, labels == answers
     if not new.any() or (first_new and new.all()):
         raise ValueError("expected images of the newest task, and of the old ones where there are any")
-    return Balance(
+    return TaskBalance(
         old=_percent(right[~new]) if first_new else None,
         new=_percent(right[new]),
         answered_new=_percent(answers >= first_new),
         are_new=_percent(new),
     )
+
+
+def compute_metrics(matrix: Matrix) -> IncrementalMetrics:
+    """All metrics of the matrix of two or more tasks.
+
+    Raises:
+        ValueError: the rows are not of 1, 2, … finite numbers, or there is one task.
+    """
+    lost = forgetting(matrix)
+    if lost is None:
+        raise ValueError("matrix: got 1 task; expected 2 or more")
+    return IncrementalMetrics(
+        average=average_incremental(matrix),
+        average_from_second=average_incremental(matrix, first=2),
+        final=final_accuracy(matrix),
+        forgetting=lost,
+    )
+
+
+def aggregate_seeds(
+    method: str,
+    records: Mapping[int, IncrementalRecord],
+    joint: Mapping[int, IncrementalRecord],
+    mean_interval: Callable[[Sequence[float]], MeanInterval],
+) -> MethodTasks:
+    """A method's accuracy after each task, mean matrix, balance, memory and Ω over its seeds.
+
+    Args:
+        method: its name.
+        records: of each seed; they may differ in their number of tasks, then those that all have count.
+        joint: of the seeds that joint training has; Ω is over the seeds in both.
+        mean_interval: makes a mean with its interval of one value a seed.
+    """
+    runs = list(records.values())
+    count = min(len(record.tasks) for record in runs)
+
+    def task_means(task: int) -> TaskMeans:
+        tasks = [record.tasks[task] for record in runs]
+        balances = [each.balance for each in tasks]
+        old = [each.old for each in balances if each.old is not None]
+        return TaskMeans(
+            accuracy=mean_interval([each.accuracy for each in tasks]),
+            pooled=_mean([each.pooled for each in tasks]),
+            old=_mean(old) if old else None,
+            new=_mean([each.new for each in balances]),
+            answered_new=_mean([each.answered_new for each in balances]),
+            are_new=_mean([each.are_new for each in balances]),
+            exemplars=max(each.memory.exemplars for each in tasks),
+            bytes=max(each.memory.bytes for each in tasks),
+        )
+
+    return MethodTasks(
+        method=method,
+        seeds=tuple(sorted(records)),
+        tasks=tuple(task_means(task) for task in range(count)),
+        matrix=tuple(
+            tuple(_mean([record.matrix[task][old] for record in runs]) for old in range(task + 1))
+            for task in range(count)
+        ),
+        omega=_mean_omega(records, joint, mean_interval),
+    )
+
+
+def _mean_omega(
+    records: Mapping[int, IncrementalRecord],
+    joint: Mapping[int, IncrementalRecord],
+    mean_interval: Callable[[Sequence[float]], MeanInterval],
+) -> MeanInterval | None:
+    """Ω over the seeds that joint training has as well; None where there are none, or it is undefined in one."""
+    values = []
+    for seed in sorted(set(records) & set(joint)):
+        accuracies, bound = records[seed].accuracies, joint[seed].accuracies
+        if len(accuracies) != len(bound) or (value := omega(accuracies, bound)) is None:
+            return None
+        values.append(value)
+    return mean_interval(values) if values else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _percent(flags: npt.NDArray[np.bool_]) -> float:

@@ -1,4 +1,4 @@
-"""Doing a recipe whose classes come in tasks: an ordinary run for each, begun with the student of the one before."""
+"""Run a recipe whose classes come in tasks: an ordinary run for each, begun with the student of the one before."""
 
 from __future__ import annotations
 
@@ -8,35 +8,51 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from stillroom.continual import summary as telling
-from stillroom.continual.exemplars import Memory, nearest_mean_scores
-from stillroom.continual.features import features_of
-from stillroom.continual.head import in_data_order
-from stillroom.continual.observer import OfAllTasks
-from stillroom.continual.remembering import remembered
-from stillroom.continual.sequence import Sequence, folder_of
-from stillroom.continual.summary import NAME, Judged
+from stillroom.continual.exemplars import (
+    ExemplarMemory,
+    Rows,
+    draw_exemplars,
+    herd,
+    nearest_mean_scores,
+    penultimate_features,
+    update_memory,
+)
+from stillroom.continual.head import reorder_head
+from stillroom.continual.sequence import TaskSequence, task_folder
+from stillroom.continual.summary import (
+    FIGURES,
+    TaskResult,
+    build_record,
+    build_summary,
+    data_fingerprint,
+    merge_metrics,
+    merge_timing,
+    progress_line,
+    read_predictions,
+    scores_in_data_order,
+)
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, shorten
 from stillroom.files import write_json, write_text
+from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import load_weights, read_state, save_weights
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel, prepare_model
 from stillroom.run.execute import execute
 from stillroom.run.one import Finished, Prepared
 from stillroom.run.outcome import write_predictions
 from stillroom.run.records import check_free, check_same_recipe, environment, read_json
+from stillroom.runtime import Observer
+from stillroom.schema.base import json_line, parse, write
+from stillroom.schema.continual import EXEMPLARS_FILE, INCREMENTAL_FILE, ExemplarRows, IncrementalRecord
 from stillroom.train.device import exact_float32, launched, threads
 from stillroom.train.evaluation import score
 from stillroom.train.folder import RunFolder
-from stillroom.train.observer import Observer
 
 
-def execute_tasks(
+def run_tasks(
     recipe: Recipe,
     out: Path,
     *,
@@ -45,18 +61,18 @@ def execute_tasks(
     data: DataPair | None = None,
     latency: bool = True,
 ) -> Finished:
-    """Do what a recipe with ``incremental`` says, and leave a finished folder: a run's, with a run's for each task.
+    """Run a recipe that has ``incremental``; leaves a run folder, with a run folder of each task in it.
 
     Args:
         recipe: what to do.
         out: the folder; new, or one to resume.
-        resume: go on where it was stopped, within a task too; what is finished is given back as it is.
-        observer: told how it goes, steps counted over all tasks.
+        resume: continue where it was stopped, within a task too; what is finished is returned as it is.
+        observer: follows the progress, steps counted over all tasks.
         data: what ``recipe.data`` names, where it was read before; read where left out.
-        latency: time the last student's answers at the end.
+        latency: measure the last student's latency at the end.
 
     Returns:
-        The whole: its student tells all classes apart, in the data's own order.
+        The whole: its student has all classes, in the data's own order.
 
     Raises:
         BadInput: something in the recipe, its data or the folder cannot be used; nothing was lost.
@@ -64,34 +80,34 @@ def execute_tasks(
     """
     observer = observer or Observer()
     check_free(out, resume)
-    with _made(recipe, data) as sequence:
+    with _sequence(recipe, data) as sequence:
         check_same_recipe(sequence.recipe, out)
         try:
             with TasksFolder(out):
                 if (out / "summary.json").exists():
-                    return _finished(sequence, out, observer)
-                return _go(sequence, out, observer, latency=latency)
+                    return _load_finished(sequence, out, observer)
+                return _run(sequence, out, observer, latency=latency)
         finally:
             observer.run_ended()
 
 
 def prepare_tasks(recipe: Recipe, data: DataPair | None = None) -> Prepared:
-    """Check a recipe as its first two tasks would; nothing is written.
+    """Check a recipe by building its first two tasks; nothing is written.
 
     Raises:
         BadInput: something in the recipe or its data cannot be used.
     """
-    with _made(recipe, data) as sequence:
-        sequence.rehearse()
-        return Prepared(sequence.total, sequence.steps(1)[1], 0, 0.0)
+    with _sequence(recipe, data) as sequence:
+        sequence.validate()
+        return Prepared(sequence.total_steps, sequence.task_steps(1)[1], 0, 0.0)
 
 
 @contextmanager
-def _made(recipe: Recipe, data: DataPair | None) -> Iterator[Sequence]:
+def _sequence(recipe: Recipe, data: DataPair | None) -> Iterator[TaskSequence]:
     if launched() > 1:
         raise BadInput("processes", launched(), "one: tasks go one after another")
     with threads(recipe.training.threads), exact_float32():
-        yield Sequence(recipe, data or load(recipe.data))
+        yield TaskSequence(recipe, data or load(recipe.data))
 
 
 class TasksFolder(RunFolder):
@@ -101,49 +117,104 @@ class TasksFolder(RunFolder):
         if any(self.path.glob("tasks/*/state/last.pt")) or any(self.path.glob("tasks/*/summary.json")):
             return
         super()._withdraw()
-        (self.path / NAME).unlink(missing_ok=True)
+        (self.path / INCREMENTAL_FILE).unlink(missing_ok=True)
         shutil.rmtree(self.path / "tasks", ignore_errors=True)
 
 
-def _go(sequence: Sequence, out: Path, observer: Observer, *, latency: bool) -> Finished:
-    """Do the tasks that are not done, and tell what all come to.
+class CumulativeObserver(Observer):
+    """One progress bar over all tasks: passes on a task's progress with steps and epochs counted over all.
 
-    All that goes from one task to the next comes from files: what was stopped in between ends in the same bytes.
+    Args:
+        inner: observes the whole.
+        title: what the whole is called.
+        total: its optimizer steps.
+    """
+
+    def __init__(self, inner: Observer, title: str, total: int) -> None:
+        self._inner = inner
+        self._title = title
+        self._total = total
+        self._steps, self._epochs = 0, 0.0
+        self._shown = False
+        self._noted: set[str] = set()
+
+    def task_ended(self, steps: int, epochs: float, result: str) -> None:
+        """A task is done, or was done before: its length, and its result in a line."""
+        self._steps += steps
+        self._epochs += epochs
+        self._inner.note(result)
+        if self._shown:
+            self._inner.stepped(self._steps)
+
+    def run_started(self, title: str, total_steps: int, done: int) -> None:
+        """Show the bar with the first task."""
+        if not self._shown:
+            self._inner.run_started(self._title, self._total, self._steps + done)
+        self._shown = True
+
+    def stepped(self, step: int) -> None:
+        """Count the steps of the tasks before."""
+        self._inner.stepped(self._steps + step)
+
+    def logged(self, line: dict[str, Any]) -> None:
+        """Count steps and epochs over all tasks."""
+        counted = {"step": self._steps + line["step"], "epoch": round(self._epochs + line["epoch"], 6)}
+        self._inner.logged({**line, **counted})
+
+    def phase(self, what: str, done: int, total: int) -> None:
+        """Pass it on."""
+        self._inner.phase(what, done, total)
+
+    def note(self, text: str) -> None:
+        """Pass it on once; tasks repeat themselves."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self._inner.note(text)
+
+    def run_ended(self) -> None:
+        """Ignore it: a task has ended, not the whole."""
+
+
+def _run(sequence: TaskSequence, out: Path, observer: Observer, *, latency: bool) -> Finished:
+    """Run the tasks that are not done, and write the results of all.
+
+    Everything that passes from one task to the next is read from files, so that a resumed sequence ends with the same
+    bytes.
     """
     tasks = sequence.tasks
     if not (out / "recipe.yaml").exists():
-        sequence.rehearse()
+        sequence.validate()
         write_text(out / "recipe.yaml", sequence.recipe.to_yaml())
     _check_order(sequence, out)
-    watching = OfAllTasks(observer, f"{tasks.count} tasks", sequence.total)
-    folders = [folder_of(out, task) for task in range(1, tasks.count + 1)]
-    kept, done = Memory(), list[Judged]()
-    record: dict[str, Any] = {}
+    cumulative = CumulativeObserver(observer, f"{tasks.count} tasks", sequence.total_steps)
+    folders = [task_folder(out, task) for task in range(1, tasks.count + 1)]
+    memory, done = ExemplarMemory(), list[TaskResult]()
+    record = build_record(sequence.recipe, tasks, done)
     for task, folder in enumerate(folders, start=1):
         before = read_state(folders[task - 2] / "student.safetensors", field="student") if task > 1 else None
-        data = tasks.part(task, kept)
+        data = tasks.task_data(task, memory)
         finished = execute(
-            sequence.recipe_of(task),
+            sequence.task_recipe(task),
             folder,
             resume=True,
-            observer=watching,
+            observer=cumulative,
             components=sequence.components(task, data, before),
             latency=latency and task == tasks.count,
         )
-        student = _student(sequence, folder, task)
-        kept = remembered(sequence, folder, task, kept, student)
-        done.append(_judged(sequence, folder, data, finished.summary, kept, student))
-        record = telling.record_of(sequence.recipe, tasks, done)
-        write_json(out / NAME, record)
-        write_text(out / "metrics.jsonl", telling.metrics_lines(folders[:task], done))
-        watching.task_ended(finished.summary["steps"], finished.summary["epochs"], telling.told(record))
-    return _end(sequence, out, done, record)
+        student = _load_student(sequence, folder, task)
+        memory = _choose_exemplars(sequence, folder, task, memory, student)
+        done.append(_evaluate(sequence, folder, data, finished.summary, memory, student))
+        record = build_record(sequence.recipe, tasks, done)
+        write(out / INCREMENTAL_FILE, record)
+        write_text(out / "metrics.jsonl", merge_metrics(folders[:task], done))
+        cumulative.task_ended(finished.summary["steps"], finished.summary["epochs"], progress_line(record))
+    return _write_results(sequence, out, done, record)
 
 
-def _finished(sequence: Sequence, out: Path, observer: Observer) -> Finished:
-    """Give back what was finished before, if it was made of the same data."""
+def _load_finished(sequence: TaskSequence, out: Path, observer: Observer) -> Finished:
+    """Return what was finished before, if it was made of the same data."""
     summary = read_json(out / "summary.json")
-    if (summary.get("data") or {}).get("fingerprint") != telling.data_fingerprint(sequence.tasks):
+    if (summary.get("data") or {}).get("fingerprint") != data_fingerprint(sequence.tasks):
         raise BadInput("--resume", str(out), "the same data as the finished tasks there")
     observer.note("all tasks are finished already")
     # A kill between the summary and the end leaves this behind.
@@ -153,17 +224,17 @@ def _finished(sequence: Sequence, out: Path, observer: Observer) -> Finished:
     return Finished(out, summary, model.eval())
 
 
-def _check_order(sequence: Sequence, out: Path) -> None:
-    """Refuse to go on with another order of classes; write this one down where none is yet."""
-    path, order = out / NAME, list(sequence.order.classes)
+def _check_order(sequence: TaskSequence, out: Path) -> None:
+    """Refuse to continue with another order of classes; write this one down where none is yet."""
+    path, order = out / INCREMENTAL_FILE, list(sequence.order.classes)
     if not path.exists():
-        write_json(path, telling.record_of(sequence.recipe, sequence.tasks, []))
+        write(path, build_record(sequence.recipe, sequence.tasks, []))
     elif (before := read_json(path).get("class_order")) != order:
         expected = f"the class order that it was started with, {shorten(before, 60)}; now it is {shorten(order, 60)}"
         raise BadInput("--resume", str(out), expected)
 
 
-def _student(sequence: Sequence, folder: Path, task: int) -> PreparedModel:
+def _load_student(sequence: TaskSequence, folder: Path, task: int) -> PreparedModel:
     """The student of a finished task: always from its file, so that a resumed one is bit by bit the same."""
     model = sequence.empty_student(task)
     load_weights(model, folder / "student.safetensors", field="student")
@@ -171,32 +242,85 @@ def _student(sequence: Sequence, folder: Path, task: int) -> PreparedModel:
     return prepare_model(model.to(sequence.device), sequence.student, data, "student", sequence.order.seen(task))
 
 
-def _judged(
-    sequence: Sequence, folder: Path, data: DataPair, summary: dict[str, Any], kept: Memory, student: PreparedModel
-) -> Judged:
-    """What a finished task is judged by: its run's own answers, or the means of exemplars."""
-    labels, scores = telling.answers_of(folder)
-    figures: dict[str, Any] = {name: summary[name] for name in telling.FIGURES if name in summary}
+def _choose_exemplars(
+    sequence: TaskSequence, folder: Path, task: int, memory: ExemplarMemory, student: PreparedModel
+) -> ExemplarMemory:
+    """The exemplars after a task: chosen with its student and written into its folder, or read from there.
+
+    Args:
+        sequence: all tasks.
+        folder: the task's run, finished.
+        task: counted from 1.
+        memory: the exemplars before it.
+        student: the task's, whose features herding uses.
+
+    Raises:
+        BadInput: those in the file are damaged.
+    """
+    settings, tasks, seen = sequence.settings, sequence.tasks, sequence.order.seen
+    if not settings.memory:
+        return ExemplarMemory()
+    path = folder / EXEMPLARS_FILE
+    if path.exists():
+        return _read_exemplars(path, seen(task), len(tasks.data.train))
+
+    def choose(position: int, rows: Rows, count: int) -> Rows:
+        if settings.selection == "random":
+            picked = draw_exemplars(len(rows), count, sequence.recipe.seed, position)
+        else:
+            images = tasks.data.train.images[torch.from_numpy(rows)]
+            picked = herd(penultimate_features(student, images), count).numpy()
+        chosen: Rows = rows[picked]
+        return chosen
+
+    new = [tasks.class_rows(position) for position in range(seen(task - 1), seen(task))]
+    memory = update_memory(memory, new, tasks.exemplars_per_class(task), choose)
+    # Not indented: each number would be a line of its own.
+    write_text(path, json_line(ExemplarRows(task=task, rows=memory.rows)))
+    return memory
+
+
+def _read_exemplars(path: Path, classes: int, images: int) -> ExemplarMemory:
+    try:
+        rows = parse(ExemplarRows, read_json(path), path).rows
+    except BadInput:
+        rows = ()
+    if len(rows) != classes or not all(each and max(each) < images for each in rows):
+        raise BadInput("--resume", str(path), "exemplars of every class seen; remove the file to choose them again")
+    return ExemplarMemory(rows)
+
+
+def _evaluate(
+    sequence: TaskSequence,
+    folder: Path,
+    data: DataPair,
+    summary: dict[str, Any],
+    memory: ExemplarMemory,
+    student: PreparedModel,
+) -> TaskResult:
+    """A finished task's result: from its run's own logits, or from the means of exemplars."""
+    labels, scores = read_predictions(folder)
+    figures: dict[str, Any] = {name: summary[name] for name in FIGURES if name in summary}
     if sequence.settings.predict_by == "nearest_mean":
         images = sequence.tasks.data.train.images
-        exemplars = [features_of(student, images[torch.from_numpy(np.array(rows))]) for rows in kept.rows]
-        scores = nearest_mean_scores(features_of(student, data.test.images), exemplars)
+        exemplars = [penultimate_features(student, images[torch.tensor(rows)]) for rows in memory.rows]
+        scores = nearest_mean_scores(penultimate_features(student, data.test.images), exemplars)
         figures = score(scores, labels).as_dict()
-    return Judged(summary, labels, scores, figures, kept)
+    return TaskResult(summary, labels, scores, figures, memory)
 
 
-def _end(sequence: Sequence, out: Path, done: list[Judged], record: dict[str, Any]) -> Finished:
-    """Write what the whole came to, the summary last."""
+def _write_results(sequence: TaskSequence, out: Path, done: list[TaskResult], record: IncrementalRecord) -> Finished:
+    """Write the results of the whole, the summary last."""
     tasks = sequence.tasks
-    folders = [folder_of(out, task) for task in range(1, tasks.count + 1)]
+    folders = [task_folder(out, task) for task in range(1, tasks.count + 1)]
     before, last = (read_state(folder / "student.safetensors", field="student") for folder in folders[-2:])
     model = sequence.empty_student(tasks.count)
-    model.load_state_dict(in_data_order(before, last, sequence.order.places))
+    model.load_state_dict(reorder_head(before, last, sequence.order.positions))
     save_weights(model, out / "student.safetensors")
-    write_predictions(out, tasks.data.test, telling.in_data_columns(done[-1].scores, tasks), None)
-    write_text(out / "timing.jsonl", telling.timing_lines(folders))
+    write_predictions(out, tasks.data.test, scores_in_data_order(done[-1].scores, tasks), None)
+    write_text(out / "timing.jsonl", merge_timing(folders))
     write_json(out / "environment.json", environment(sequence.device))
-    summary = telling.summary_of(sequence.recipe, tasks, done, record, title=sequence.title, taught=sequence.keeps)
+    summary = build_summary(sequence.recipe, tasks, done, record, title=sequence.title, taught=sequence.has_teacher)
     write_json(out / "summary.json", summary)
     shutil.rmtree(out / "state", ignore_errors=True)
     return Finished(out, summary, model.eval())

@@ -1,10 +1,10 @@
-"""What the runs of all tasks come to together: the accuracy matrix, old against new, the summary of the whole."""
+"""Results of all tasks together: the record, the summary, merged logs, and the comparison with joint training."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +12,57 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stillroom.continual.exemplars import Memory
-from stillroom.continual.hashes import budget_hash, chained
+from stillroom.continual.exemplars import ExemplarMemory
+from stillroom.continual.hashes import budget_hash, chain_hashes
 from stillroom.continual.metrics import (
+    accuracy_after_each_task,
     accuracy_row,
-    after_each,
-    average_incremental,
-    balance,
-    final_accuracy,
-    forgetting,
+    compute_metrics,
+    omega,
+    task_balance,
 )
-from stillroom.continual.tasks import Tasks
+from stillroom.continual.tasks import TaskData
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.recipe import Recipe
 from stillroom.run.one import SCHEMA
+from stillroom.schema.base import read_json, write
+from stillroom.schema.continual import (
+    INCREMENTAL_FILE,
+    JOINT_FILE,
+    ExemplarCount,
+    FinishedRecord,
+    IncrementalRecord,
+    IncrementalSummary,
+    JointComparison,
+    MemorySettings,
+    TaskLength,
+    TaskRecord,
+)
 
-NAME = "incremental.json"
 FIGURES = ("top1", "correct", "count", "top5", "nll", "ece")
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """A task that is done.
+class TaskResult:
+    """A finished task.
 
     Attributes:
         summary: of its run.
-        labels: the test images' classes, by their place in the order of classes, int64 [N].
-        scores: what answers for the student, [N, classes seen]: the largest is the answer.
+        labels: the test images' classes, by their position in the order of classes, int64 [N].
+        scores: what predicts, logits or nearness to exemplars' means, [N, classes seen]: the largest is the answer.
         figures: ``top1``, ``correct``, ``count``, ``nll`` and ``ece`` of these, as an evaluation has them.
-        kept: the exemplars after the task.
+        memory: the exemplars after the task.
     """
 
-    summary: Row
+    summary: dict[str, Any]
     labels: Tensor
     scores: Tensor
-    figures: Row
-    kept: Memory
+    figures: dict[str, Any]
+    memory: ExemplarMemory
 
 
-def answers_of(run: Path) -> tuple[Tensor, Tensor]:
+def read_predictions(run: Path) -> tuple[Tensor, Tensor]:
     """A finished task's test labels [N] and logits [N, classes seen], in the order of classes.
 
     Raises:
@@ -65,7 +75,7 @@ def answers_of(run: Path) -> tuple[Tensor, Tensor]:
         raise BadInput("run", str(run / "predictions.safetensors"), f"a whole file ({type(error).__name__})") from None
 
 
-def record_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged]) -> Row:
+def build_record(recipe: Recipe, tasks: TaskData, done: Sequence[TaskResult]) -> IncrementalRecord:
     """The content of ``incremental.json`` after some tasks: the same bytes for the same runs.
 
     Args:
@@ -76,104 +86,98 @@ def record_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged]) -> Row:
     settings, order = recipe.incremental, tasks.order
     assert settings is not None
     names = tasks.data.train.class_names
-    matrix = [_row(tasks, task, each) for task, each in enumerate(done, start=1)]
-    means = after_each(matrix) if matrix else []
-    return {
-        "schema": SCHEMA,
-        "preset": settings.preset,
-        "seed": recipe.seed,
-        "class_seed": settings.shuffled_by(recipe.seed),
-        "class_order": list(order.classes),
-        "class_names": [names[each] for each in order.classes],
-        "equal_tasks": order.equal,
-        "memory": {"exemplars": settings.memory, "selection": settings.selection, "joint": settings.joint},
-        "predict_by": settings.predict_by,
-        "planned": len(order.sizes),
-        "tasks": [
-            _task(tasks, task, each, mean) for (task, each), mean in zip(enumerate(done, start=1), means, strict=True)
-        ],
-        "matrix": matrix,
-        "metrics": metrics_of(matrix) if len(done) == tasks.count else None,
-    }
+    matrix = [
+        accuracy_row(each.labels.numpy(), each.scores.argmax(1).numpy(), order.task_of, task)
+        for task, each in enumerate(done, start=1)
+    ]
+    means = accuracy_after_each_task(matrix) if matrix else []
+    return IncrementalRecord(
+        preset=settings.preset,
+        seed=recipe.seed,
+        class_seed=settings.resolve_class_seed(recipe.seed),
+        class_order=order.classes,
+        class_names=tuple(names[each] for each in order.classes),
+        equal_tasks=order.equal,
+        memory=MemorySettings(exemplars=settings.memory, selection=settings.selection, joint=settings.joint),
+        predict_by=settings.predict_by,
+        planned=tasks.count,
+        tasks=tuple(
+            _task_record(tasks, task, each, mean)
+            for task, (each, mean) in enumerate(zip(done, means, strict=True), start=1)
+        ),
+        matrix=tuple(map(tuple, matrix)),
+        metrics=compute_metrics(matrix) if len(done) == tasks.count else None,
+    )
 
 
-def data_fingerprint(tasks: Tasks) -> str:
+def _task_record(tasks: TaskData, task: int, result: TaskResult, mean: float) -> TaskRecord:
+    labels, answers = result.labels.numpy(), result.scores.argmax(1).numpy()
+    image = tasks.data.train.images[:1]
+    summary, new = result.summary, len(tasks.new_rows(task))
+    return TaskRecord(
+        task=task,
+        classes=tasks.order.classes_of(task),
+        train=summary["data"]["train"],
+        new=new,
+        old=summary["data"]["train"] - new,
+        test=summary["data"]["test"],
+        steps=summary["steps"],
+        epochs=summary["epochs"],
+        accuracy=mean,
+        pooled=result.figures["top1"],
+        balance=task_balance(labels, answers, tasks.order.seen(task - 1)),
+        memory=ExemplarCount(
+            exemplars=result.memory.count,
+            per_class=tuple(len(rows) for rows in result.memory.rows),
+            bytes=result.memory.count * image.numel() * image.element_size(),
+        ),
+    )
+
+
+def progress_line(record: IncrementalRecord) -> str:
+    """The result of the newest task in a line."""
+    task = record.tasks[-1]
+    seen = sum(len(each.classes) for each in record.tasks)
+    line = f"task {task.task} of {record.planned}: {task.accuracy:.2f}% over {seen} classes"
+    old, new = task.balance.old, task.balance.new
+    return line if old is None else f"{line}, {old:.2f}% on the old, {new:.2f}% on the new"
+
+
+def data_fingerprint(tasks: TaskData) -> str:
     """The fingerprint of all data, as an ordinary run over all classes has it."""
     return digest(tasks.data.train.fingerprint.encode(), tasks.data.test.fingerprint.encode())
 
 
-def metrics_of(matrix: Sequence[Sequence[float]]) -> Row:
-    """What a whole matrix comes to; means are over tasks."""
-    return {
-        "average": average_incremental(matrix),
-        "average_from_second": average_incremental(matrix, first=2),
-        "final": final_accuracy(matrix),
-        "forgetting": forgetting(matrix),
-    }
+def build_summary(
+    recipe: Recipe,
+    tasks: TaskData,
+    done: Sequence[TaskResult],
+    record: IncrementalRecord,
+    *,
+    title: str,
+    taught: bool,
+) -> dict[str, Any]:
+    """``summary.json`` of the whole: that of an ordinary run over all classes, and the metrics of its tasks.
 
-
-def _row(tasks: Tasks, task: int, each: Judged) -> list[float]:
-    return accuracy_row(each.labels.numpy(), each.scores.argmax(1).numpy(), tasks.order.task_of, task)
-
-
-def _task(tasks: Tasks, task: int, each: Judged, mean: float) -> Row:
-    labels, answers = each.labels.numpy(), each.scores.argmax(1).numpy()
-    images = tasks.data.train.images
-    one = images[:1]
-    bytes_each = one.numel() * one.element_size()
-    new = len(tasks.new_rows(task))
-    return {
-        "task": task,
-        "classes": list(tasks.order.of(task)),
-        "train": each.summary["data"]["train"],
-        "new": new,
-        "old": each.summary["data"]["train"] - new,
-        "test": each.summary["data"]["test"],
-        "steps": each.summary["steps"],
-        "epochs": each.summary["epochs"],
-        # Over tasks, and over images: the same where every task has as many test images.
-        "accuracy": mean,
-        "pooled": each.figures["top1"],
-        "balance": asdict(balance(labels, answers, tasks.order.seen(task - 1))),
-        "memory": {
-            "exemplars": each.kept.count,
-            "per_class": [len(rows) for rows in each.kept.rows],
-            "bytes": each.kept.count * bytes_each,
-        },
-    }
-
-
-def metrics_lines(tasks_folder: Sequence[Path], done: Sequence[Judged]) -> str:
-    """``metrics.jsonl`` of the whole: each task's lines of training and the evaluation at its end, counted over all."""
-    lines, steps, epochs = [], 0, 0.0
-    for task, (folder, each) in enumerate(zip(tasks_folder, done, strict=True), start=1):
-        for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
-            if line["split"] == "train":
-                place = {"step": steps + line["step"], "epoch": round(epochs + line["epoch"], 6)}
-                lines.append({**line, **place, "task": task})
-        steps, epochs = steps + each.summary["steps"], epochs + each.summary["epochs"]
-        shown = {key: value for key, value in each.figures.items() if key not in ("correct", "count")}
-        lines.append({"step": steps, "epoch": round(epochs, 6), "split": "test", "task": task, **shown})
-    return "".join(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n" for line in lines)
-
-
-def timing_lines(tasks_folder: Sequence[Path]) -> str:
-    """``timing.jsonl`` of the whole: the tasks' own, a line that begins each."""
-    lines = []
-    for task, folder in enumerate(tasks_folder, start=1):
-        lines.append(json.dumps({"event": "task", "task": task}) + "\n")
-        lines.append((folder / "timing.jsonl").read_text(encoding="utf-8"))
-    return "".join(lines)
-
-
-def summary_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged], record: Row, *, title: str, taught: bool) -> Row:
-    """``summary.json`` of the whole: that of an ordinary run over all classes, and what its tasks come to."""
+    Args:
+        recipe: the whole's.
+        tasks: the data of all tasks.
+        done: all tasks, in their order.
+        record: of all tasks.
+        title: the run's name.
+        taught: whether a term read a teacher.
+    """
     first, last = done[0].summary, done[-1].summary
     train, test = tasks.data.train, tasks.data.test
     fingerprint = data_fingerprint(tasks)
     steps = sum(each.summary["steps"] for each in done)
     parts = max(each.summary["accumulate"] for each in done)
+    in_tasks = IncrementalSummary(
+        **compute_metrics(record.matrix).as_dict(),
+        class_order=record.class_order,
+        tasks=tuple(TaskLength(train=task.train, test=task.test, steps=task.steps) for task in record.tasks),
+        memory=max(task.memory.exemplars for task in record.tasks),
+    )
     return {
         "schema": SCHEMA,
         "name": title,
@@ -200,16 +204,11 @@ def summary_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged], record: Row
         "threads": first["threads"],
         "processes": 1,
         "accumulate": parts,
-        "incremental": {
-            **record["metrics"],
-            "class_order": record["class_order"],
-            "tasks": [{key: task[key] for key in ("train", "test", "steps")} for task in record["tasks"]],
-            "memory": max(task["memory"]["exemplars"] for task in record["tasks"]),
-        },
+        "incremental": in_tasks.as_dict(),
         "hashes": {
             "init": first["hashes"]["init"],
-            "order": chained([each.summary["hashes"]["order"] for each in done]),
-            "views": chained([each.summary["hashes"]["views"] for each in done]),
+            "order": chain_hashes([each.summary["hashes"]["order"] for each in done]),
+            "views": chain_hashes([each.summary["hashes"]["views"] for each in done]),
             "budget": budget_hash(
                 steps=steps,
                 batch_size=recipe.data.batch_size,
@@ -223,15 +222,67 @@ def summary_of(recipe: Recipe, tasks: Tasks, done: Sequence[Judged], record: Row
     }
 
 
-def in_data_columns(scores: Tensor, tasks: Tasks) -> Tensor:
+def merge_metrics(folders: Sequence[Path], done: Sequence[TaskResult]) -> str:
+    """``metrics.jsonl`` of the whole: each task's training lines and its last evaluation, steps counted over all."""
+    lines, steps, epochs = [], 0, 0.0
+    for task, (folder, result) in enumerate(zip(folders, done, strict=True), start=1):
+        for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            line = json.loads(text)
+            if line["split"] == "train":
+                place = {"step": steps + line["step"], "epoch": round(epochs + line["epoch"], 6)}
+                lines.append({**line, **place, "task": task})
+        steps, epochs = steps + result.summary["steps"], epochs + result.summary["epochs"]
+        shown = {key: value for key, value in result.figures.items() if key not in ("correct", "count")}
+        lines.append({"step": steps, "epoch": round(epochs, 6), "split": "test", "task": task, **shown})
+    return "".join(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n" for line in lines)
+
+
+def merge_timing(folders: Sequence[Path]) -> str:
+    """``timing.jsonl`` of the whole: the tasks' own, with a line before each."""
+    lines = []
+    for task, folder in enumerate(folders, start=1):
+        lines.append(json.dumps({"event": "task", "task": task}) + "\n")
+        lines.append((folder / "timing.jsonl").read_text(encoding="utf-8"))
+    return "".join(lines)
+
+
+def scores_in_data_order(scores: Tensor, tasks: TaskData) -> Tensor:
     """Scores [N, K] with a column for each of the data's classes, in their own order."""
-    return scores.index_select(1, torch.from_numpy(tasks.order.places)).contiguous()
+    return scores.index_select(1, torch.from_numpy(tasks.order.positions)).contiguous()
 
 
-def told(record: Row) -> str:
-    """What the newest task came to, in a line."""
-    task = record["tasks"][-1]
-    seen = sum(len(each["classes"]) for each in record["tasks"])
-    line = f"task {task['task']} of {record['planned']}: {task['accuracy']:.2f}% over {seen} classes"
-    old, new = task["balance"]["old"], task["balance"]["new"]
-    return line if old is None else f"{line}, {old:.2f}% on the old, {new:.2f}% on the new"
+def compare_with_joint(run: Path, joint: Path) -> JointComparison:
+    """Compute Ω of a finished run in tasks, and write it into its folder as ``joint.json``.
+
+    Args:
+        run: its folder.
+        joint: the folder of joint training on the same tasks.
+
+    Returns:
+        Ω (None with the reason where it is undefined), and the accuracies after each task of both.
+
+    Raises:
+        BadInput: one of them is no such run, or they are of other tasks or other data.
+    """
+    mine, bound = (_finished_record(folder) for folder in (run, joint))
+    if not bound.memory.joint:
+        raise BadInput("--joint", str(joint), "a run of joint training: `stillroom incremental --preset joint`")
+    if (mine.class_names, mine.class_order) != (bound.class_names, bound.class_order):
+        raise BadInput("--joint", str(joint), "a run of the same classes in the same order")
+    if [task.classes for task in mine.tasks] != [task.classes for task in bound.tasks]:
+        raise BadInput("--joint", str(joint), "a run of the same tasks")
+    value = omega(mine.accuracies, bound.accuracies)
+    comparison = JointComparison(
+        omega=value,
+        why=None if value is not None else "joint training got no image right after some task",
+        accuracies=tuple(mine.accuracies),
+        joint=tuple(bound.accuracies),
+    )
+    write(run / JOINT_FILE, comparison)
+    return comparison
+
+
+def _finished_record(folder: Path) -> FinishedRecord:
+    if not (folder / INCREMENTAL_FILE).is_file() or not (folder / "summary.json").is_file():
+        raise BadInput("--joint", str(folder), "the folder of a finished run in tasks")
+    return read_json(FinishedRecord, folder / INCREMENTAL_FILE)

@@ -1,48 +1,40 @@
-"""Which classes come when, and the images that a task learns from and is judged on."""
+"""Class order and tasks: which classes come when, and the images that a task learns from and is evaluated on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.continual.exemplars import Memory, quota
-from stillroom.data.images import DataPair, ImageSet
-from stillroom.data.lazy import Chosen
+from stillroom.continual.exemplars import ExemplarMemory, Rows, exemplars_per_class
+from stillroom.data.images import DataPair, ImageSet, Subset
 from stillroom.errors import BadInput
 from stillroom.randomness import permutation
 
-Rows = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
-class Order:
-    """The classes in the order in which they come, cut into tasks.
+class ClassOrder:
+    """The classes in the order in which they come, divided into tasks.
 
-    Within a run a class goes by its place in this order, so that the classes seen are always the first ones, and a
-    logit layer only grows.
+    Within a run a class goes by its position in this order, so that the classes seen are always the first ones, and a
+    logit layer only grows. Tasks are counted from 1.
 
     Attributes:
         classes: the data's class numbers, in the order in which they come.
-        sizes: how many of them each task has.
+        sizes: number of classes of each task.
     """
 
     classes: tuple[int, ...]
     sizes: tuple[int, ...]
 
     def seen(self, task: int) -> int:
-        """How many classes there are after a task; 0 after none.
-
-        Args:
-            task: counted from 1.
-        """
+        """Number of classes seen after a task; 0 after none."""
         return sum(self.sizes[:task])
 
-    def of(self, task: int) -> tuple[int, ...]:
-        """The data's class numbers of a task, counted from 1."""
+    def classes_of(self, task: int) -> tuple[int, ...]:
+        """The data's class numbers of a task."""
         return self.classes[self.seen(task - 1) : self.seen(task)]
 
     @property
@@ -51,18 +43,18 @@ class Order:
         return len(set(self.sizes)) == 1
 
     @property
-    def places(self) -> Rows:
-        """For each of the data's classes, its place in the order: int64 [K]."""
+    def positions(self) -> Rows:
+        """For each of the data's classes, its position in the order: int64 [K]."""
         return np.argsort(np.array(self.classes, dtype=np.int64))
 
     @property
     def task_of(self) -> Rows:
-        """The task of each class by its place in the order, from 0: int64 [K]."""
+        """The task of each class by its position in the order, here from 0: int64 [K]."""
         return np.repeat(np.arange(len(self.sizes)), self.sizes)
 
 
-def order_of(classes: int, tasks: int, seed: int) -> Order:
-    """Shuffle the classes and cut them into tasks of equal size; where that does not go up, the first have one more.
+def shuffle_classes(classes: int, tasks: int, seed: int) -> ClassOrder:
+    """Shuffle the classes and divide them into tasks of equal size; the first tasks take one more of a remainder.
 
     Args:
         classes: K.
@@ -72,18 +64,18 @@ def order_of(classes: int, tasks: int, seed: int) -> Order:
     Raises:
         BadInput: there are as many tasks as classes, or more.
 
-    >>> order_of(5, 2, seed=0).sizes, sorted(order_of(5, 2, seed=0).classes)
+    >>> shuffle_classes(5, 2, seed=0).sizes, sorted(shuffle_classes(5, 2, seed=0).classes)
     ((3, 2), [0, 1, 2, 3, 4])
     """
     if tasks >= classes:
         expected = f"fewer tasks than the {classes} classes: the first needs two, or there is nothing to tell apart"
         raise BadInput("incremental.tasks", tasks, expected)
     sizes = tuple(classes // tasks + (place < classes % tasks) for place in range(tasks))
-    return Order(tuple(permutation(classes, seed, "class-order").tolist()), sizes)
+    return ClassOrder(tuple(permutation(classes, seed, "class-order").tolist()), sizes)
 
 
 @dataclass(frozen=True, eq=False)
-class Tasks:
+class TaskData:
     """The data of all tasks.
 
     Attributes:
@@ -97,7 +89,7 @@ class Tasks:
     """
 
     data: DataPair
-    order: Order
+    order: ClassOrder
     memory: int = 0
     joint: bool = False
 
@@ -105,8 +97,8 @@ class Tasks:
         names = self.data.train.class_names
         for split, images in (("train", self.data.train), ("test", self.data.test)):
             counts = np.bincount(images.labels.numpy(), minlength=len(names))
-            for task in range(1, len(self.order.sizes) + 1):
-                missing = [names[each] for each in self.order.of(task) if not counts[each]]
+            for task in range(1, self.count + 1):
+                missing = [names[each] for each in self.order.classes_of(task) if not counts[each]]
                 if missing:
                     expected = f"{split} images of every class, but task {task} has none of its class {missing[0]!r}"
                     raise BadInput(f"data.{split}_split", images.name, expected)
@@ -116,81 +108,83 @@ class Tasks:
 
     @property
     def count(self) -> int:
-        """How many tasks there are."""
+        """Number of tasks."""
         return len(self.order.sizes)
 
-    def rows(self, number: int) -> Rows:
-        """The training images of a class, by its place in the order of classes: places in the training split."""
-        return np.flatnonzero(self.data.train.labels.numpy() == self.order.classes[number])
+    def class_rows(self, position: int) -> Rows:
+        """The training images of a class, by its position in the order of classes: indices into the split."""
+        return np.flatnonzero(self.data.train.labels.numpy() == self.order.classes[position])
 
-    def each(self, task: int) -> int:
+    def exemplars_per_class(self, task: int) -> int:
         """Exemplars of each class after a task."""
-        return quota(self.memory, self.order.seen(task))
+        return exemplars_per_class(self.memory, self.order.seen(task))
 
     def new_rows(self, task: int) -> Rows:
-        """The training images of a task's own classes, in the order of the training split."""
-        return np.flatnonzero(np.isin(self.data.train.labels.numpy(), self.order.of(task)))
+        """The training images of a task's own classes, in the order of the split."""
+        return self._train_rows(self.order.classes_of(task))
 
-    def old_rows(self, task: int, kept: Memory) -> Rows:
-        """What a task learns from beside its own images: exemplars, or all of the classes before."""
-        if not self.joint:
-            return kept.all_rows()
-        return np.flatnonzero(np.isin(self.data.train.labels.numpy(), self.order.classes[: self.order.seen(task - 1)]))
+    def old_rows(self, task: int, memory: ExemplarMemory) -> Rows:
+        """What a task learns from besides its own images: exemplars, or under ``joint`` all of the classes before."""
+        return self._train_rows(self.order.classes[: self.order.seen(task - 1)]) if self.joint else memory.all_rows()
 
-    def planned(self, task: int) -> Memory:
-        """As many exemplars as there will be before a task, whichever these will be: the first ones of each class."""
+    def expected_memory(self, task: int) -> ExemplarMemory:
+        """As many exemplars as there will be before a task: the first ones of each class stand for those chosen."""
         if task == 1 or not self.memory:
-            return Memory()
-        each = self.each(task - 1)
-        return Memory(tuple(tuple(self.rows(number)[:each].tolist()) for number in range(self.order.seen(task - 1))))
+            return ExemplarMemory()
+        count = self.exemplars_per_class(task - 1)
+        seen = range(self.order.seen(task - 1))
+        return ExemplarMemory(tuple(tuple(self.class_rows(position)[:count].tolist()) for position in seen))
 
-    def part(self, task: int, kept: Memory) -> DataPair:
-        """What a task learns from, its own images first, and what it is judged on: all test images of classes seen.
+    def task_data(self, task: int, memory: ExemplarMemory) -> DataPair:
+        """The images a task learns from, its own first, and all test images of the classes seen.
 
-        Labels are places in the order of classes.
+        Labels are positions in the order of classes.
 
         Args:
             task: counted from 1.
-            kept: the exemplars of the classes before.
+            memory: the exemplars of the classes before.
         """
-        seen = self.order.classes[: self.order.seen(task)]
-        learned = np.concatenate([self.new_rows(task), self.old_rows(task, kept)])
-        judged = np.flatnonzero(np.isin(self.data.test.labels.numpy(), seen))
-        what = f"task {task} of {self.count}"
+        seen = self.order.seen(task)
+        train = np.concatenate([self.new_rows(task), self.old_rows(task, memory)])
+        test = np.flatnonzero(np.isin(self.data.test.labels.numpy(), self.order.classes[:seen]))
+        name = f"task {task} of {self.count}"
         return DataPair(
-            relabelled(self.data.train, learned, self.order, len(seen), what),
-            relabelled(self.data.test, judged, self.order, len(seen), what),
+            relabel(self.data.train, train, self.order, seen, name),
+            relabel(self.data.test, test, self.order, seen, name),
         )
 
+    def _train_rows(self, classes: tuple[int, ...]) -> Rows:
+        return np.flatnonzero(np.isin(self.data.train.labels.numpy(), classes))
 
-def relabelled(images: ImageSet, rows: Rows, order: Order, seen: int, what: str) -> ImageSet:
-    """Some images as a set of their own, their labels places in the order of classes.
+
+def relabel(images: ImageSet, rows: Rows, order: ClassOrder, seen: int, name: str) -> ImageSet:
+    """Some images as a set of their own, their labels positions in the order of classes.
 
     Args:
         images: the whole split.
         rows: which of them, int64 [n].
         order: of all classes.
         seen: how many classes the set has, the first ones.
-        what: added to the name.
+        name: added to the set's name.
 
     >>> pixels = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
     >>> whole = ImageSet(pixels, torch.tensor([0, 1, 2, 1]), ("a", "b", "c"), "x")
-    >>> part = relabelled(whole, np.array([1, 2, 3]), Order((1, 2, 0), (2, 1)), 2, "task 1 of 2")
+    >>> part = relabel(whole, np.array([1, 2, 3]), ClassOrder((1, 2, 0), (2, 1)), 2, "task 1 of 2")
     >>> part.labels.tolist(), part.class_names, part.images.flatten().tolist()
     ([0, 1, 0], ('b', 'c'), [1, 2, 3])
     """
     index = torch.from_numpy(rows)
-    held = images.images[index] if isinstance(images.images, Tensor | Chosen) else images.images.select(rows)
+    held = images.images[index] if isinstance(images.images, Tensor | Subset) else images.images.select(rows)
     classes = order.classes[:seen]
     groups = images.superclasses
     return replace(
         images,
         images=held,
-        labels=torch.from_numpy(order.places)[images.labels[index]],
+        labels=torch.from_numpy(order.positions)[images.labels[index]],
         class_names=tuple(images.class_names[each] for each in classes),
-        name=f"{images.name}, {what}",
-        origin=None,
+        name=f"{images.name}, {name}",
+        subset_info=None,
         superclasses=tuple(groups[each] for each in classes) if groups is not None else None,
-        # What is known of all classes together says nothing of some of them.
+        # Facts about all classes together do not hold for some of them.
         truth=None,
     )

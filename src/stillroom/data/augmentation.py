@@ -14,7 +14,7 @@ from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.randomness import counter_uniform
 
-# What is drawn, one number each: the draws of one quantity never depend on another's being asked for.
+# A stream for each quantity, so that one never depends on another.
 _SHIFT_Y, _SHIFT_X, _FLIP, _CUTOUT_Y, _CUTOUT_X, _BEGINS_MIRRORED = range(6)
 
 
@@ -40,13 +40,13 @@ def check_augmentable(images: ImageSet, config: AugmentationConfig) -> None:
     stillroom.errors.BadInput: data.augmentation: got 'flip'; expected nothing to augment, as 'mine' holds floats: give
     uint8 or ToTensor images, or set pad_crop 0, flip false, cutout 0
     """
-    asked = [name for name in ("pad_crop", "flip", "cutout") if getattr(config, name)]
-    if not asked:
+    wanted = [name for name in ("pad_crop", "flip", "cutout") if getattr(config, name)]
+    if not wanted:
         return
     if not images.is_pixels:
         raise BadInput(
             "data.augmentation",
-            ", ".join(asked),
+            ", ".join(wanted),
             f"nothing to augment, as {images.name!r} holds floats: give uint8 or ToTensor images, "
             "or set pad_crop 0, flip false, cutout 0",
         )
@@ -129,14 +129,14 @@ def _mirrored(samples: npt.NDArray[np.int64], config: AugmentationConfig, view: 
 
 def _augment(
     images: Tensor,
-    places: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
     samples: npt.NDArray[np.int64],
     config: AugmentationConfig,
     view: int,
 ) -> Tensor:
-    """The images at ``places``, augmented as the samples of those numbers."""
-    if not config.changes or not len(places):
-        return images.index_select(0, _move(places, images.device))
+    """The images at ``rows``, augmented as the given samples."""
+    if not config.changes or not len(rows):
+        return images.index_select(0, _move(rows, images.device))
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise BadInput("data.augmentation", f"{images.dtype} {list(images.shape)}", "uint8 images [N, C, H, W]")
 
@@ -146,7 +146,7 @@ def _augment(
     # The mirrored ones are put last, so that one slice is mirrored; a choice for each pixel costs several times that.
     mirrored = _mirrored(samples, config, view)
     order = np.argsort(mirrored, kind="stable")
-    batch = images.index_select(0, _move(places[order], images.device))
+    batch = images.index_select(0, _move(rows[order], images.device))
     if config.pad_crop:
         positions = 2 * config.pad_crop + 1
         y, x = ((draw(what) * positions).astype(np.int64)[order] for what in (_SHIFT_Y, _SHIFT_X))
@@ -157,10 +157,10 @@ def _augment(
         batch = batch.index_select(0, _move(np.argsort(order), images.device))
     if config.cutout:
         height, width = batch.shape[2:]
-        rows = _covered((draw(_CUTOUT_Y) * height).astype(np.int64), height, config.cutout)
-        columns = _covered((draw(_CUTOUT_X) * width).astype(np.int64), width, config.cutout)
+        in_rows = _covered((draw(_CUTOUT_Y) * height).astype(np.int64), height, config.cutout)
+        in_columns = _covered((draw(_CUTOUT_X) * width).astype(np.int64), width, config.cutout)
         # Products of bytes; the same with booleans takes twice as long.
-        hole = _move(rows, batch.device)[:, None, :, None] * _move(columns, batch.device)[:, None, None, :]
+        hole = _move(in_rows, batch.device)[:, None, :, None] * _move(in_columns, batch.device)[:, None, None, :]
         batch.mul_(1 - hole)
     return batch.contiguous()
 

@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from stillroom.data.decoding import pixels
-from stillroom.data.images import MAX_CLASSES, ImageSet, numbered
-from stillroom.data.stacking import Stack
+from stillroom.data.images import MAX_CLASSES, ImageSet, number_classes
+from stillroom.data.reading import ArrayStack
 from stillroom.errors import BadInput
 
 _COLOURS = (1, 3)
 # ToTensor's k/255 multiplied back by 255 is off by up to 3·10⁻⁵ in float32.
 _STEP_TOLERANCE = 1e-4
 _CHUNK = 1024
-_ASKED_TWICE = 8
+_READ_TWICE = 8
 
 
 def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") -> ImageSet:
@@ -49,14 +49,14 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") ->
         images, labels = _from_tensors(dataset.tensors, field)
     else:
         images, labels = _from_items(dataset, field)
-    names = numbered(labels)
+    names = number_classes(labels)
     own = _class_names(dataset)
     return ImageSet(images, labels, own if own is not None and len(own) >= len(names) else names, name)
 
 
 def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor]:
     size, items = _items(dataset, field)
-    stack = Stack(size, field, type(dataset).__name__)
+    stack = ArrayStack(size, field, type(dataset).__name__)
     labels: list[int] = []
     for position, item in enumerate(items):
         if not isinstance(item, tuple | list) or len(item) != 2:
@@ -65,8 +65,8 @@ def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor]:
         array = _array(image, field, position)
         stack.add(array, mix_grey=isinstance(image, Image.Image))
         # Reading once a dataset that changes its images at random would freeze them without a word.
-        asked_again = size is not None and position < _ASKED_TWICE
-        if asked_again and not np.array_equal(array, _array(dataset[position][0], field, position)):
+        check_again = size is not None and position < _READ_TWICE
+        if check_again and not np.array_equal(array, _array(dataset[position][0], field, position)):
             expected = "the same image each time it is asked; random transforms would be frozen: set augmentation"
             raise BadInput(field, type(dataset).__name__, expected)
         labels.append(_label(label, field, position))

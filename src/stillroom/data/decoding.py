@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from stillroom.errors import BadInput
+
 _GREY_8 = ("L", "1")
 # What brings a picture that was stored turned or mirrored upright, by its EXIF orientation.
 _UPRIGHT = {
@@ -22,7 +24,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
-# Where a PNG tells of its orientation before its pixels.
+# Where a PNG has its orientation before its pixels.
 _PNG_EXIF = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
 
 
@@ -73,8 +75,8 @@ def header(path: str | os.PathLike[str], formats: tuple[str, ...]) -> tuple[bool
         _check_size(image.width, image.height)
         _check_mode(image)
         # Pillow turns a TIFF by itself, and looks for a PNG's orientation behind its pixels too.
-        told = image.format != "TIFF" and (image.format != "PNG" or any(name in image.info for name in _PNG_EXIF))
-        sideways = told and _orientation(image) in _SIDEWAYS
+        has_exif = image.format != "TIFF" and (image.format != "PNG" or any(key in image.info for key in _PNG_EXIF))
+        sideways = has_exif and _orientation(image) in _SIDEWAYS
         height, width = (image.width, image.height) if sideways else (image.height, image.width)
         return is_grey(image), height, width
 
@@ -125,14 +127,15 @@ def middle_square(image: Image.Image, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def told(error: Exception) -> str:
-    """Why a picture could not be decoded, in words for a user."""
-    # Pillow's message for an unknown format is the address of a buffer.
-    if "cannot identify" in str(error):
-        return "of no known format"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return re.sub(r"\s+", " ", str(error)) or type(error).__name__
+def decode_error(field: str, value: str, what: str, error: Exception) -> BadInput:
+    """The error of ``what``, such as ``a picture in row 3``, that cannot be decoded, with the reason in one line."""
+    if "cannot identify" in str(error):  # Pillow's message for an unknown format is the address of a buffer
+        reason = "of no known format"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    else:
+        reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
+    return BadInput(field, value, f"{what} that can be decoded ({reason})")
 
 
 def _check_size(width: int, height: int) -> None:

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stillroom.data.folders import entries, folder_name, missing_split, unreadable
-from stillroom.data.images import ImageSet, numbered
-from stillroom.data.stacking import require_memory
+from stillroom.data.images import ImageSet, number_classes
+from stillroom.data.reading import data_name, list_folder, read_error, require_memory, split_error
 from stillroom.errors import BadInput
 
 _NAME = re.compile(r"(?P<split>.+)-(?P<kind>images[-.]idx3|labels[-.]idx1)-ubyte(\.gz)?")
@@ -32,7 +31,7 @@ def idx_splits(folder: Path) -> dict[str, dict[str, Path]]:
         BadInput: the folder cannot be read.
     """
     found: dict[str, dict[str, Path]] = {}
-    for path in entries(folder):
+    for path in list_folder(folder):
         match = _NAME.fullmatch(path.name)
         if match:
             split = "test" if match["split"] == "t10k" else match["split"]
@@ -53,7 +52,7 @@ def read_idx(folder: Path, split: str, field: str = "split") -> ImageSet:
     """
     found = idx_splits(folder)
     if split not in found:
-        raise missing_split(field, split, found)
+        raise split_error(field, split, found)
     images = _read(_file(folder, split, "images", found), 3)
     labels = _read(_file(folder, split, "labels", found), 1)
     if len(images) != len(labels):
@@ -63,7 +62,7 @@ def read_idx(folder: Path, split: str, field: str = "split") -> ImageSet:
     if not images.size:
         raise BadInput("data.path", str(found[split]["images"]), f"at least 1 image, but it is {list(images.shape)}")
     targets = torch.from_numpy(labels.astype(np.int64))
-    return ImageSet(torch.from_numpy(images)[:, None], targets, numbered(targets), folder_name(folder))
+    return ImageSet(torch.from_numpy(images)[:, None], targets, number_classes(targets), data_name(folder))
 
 
 def idx_class_names(folder: Path, split: str) -> tuple[str, ...]:
@@ -73,7 +72,7 @@ def idx_class_names(folder: Path, split: str) -> tuple[str, ...]:
         BadInput: the labels are missing or damaged.
     """
     labels = _read(_file(folder, split, "labels", idx_splits(folder)), 1)
-    return numbered(torch.from_numpy(labels.astype(np.int64)))
+    return number_classes(torch.from_numpy(labels.astype(np.int64)))
 
 
 def _file(folder: Path, split: str, kind: str, found: dict[str, dict[str, Path]]) -> Path:
@@ -90,7 +89,7 @@ def _read(path: Path, dimensions: int) -> npt.NDArray[np.uint8]:
             raw.seek(0)
             return _parse(gzip.GzipFile(fileobj=raw) if compressed else raw, path, dimensions)
     except (OSError, EOFError, zlib.error) as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None
 
 
 def _parse(stream: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int) -> npt.NDArray[np.uint8]:

@@ -1,21 +1,163 @@
-"""Labelled images, held in memory or read when asked for, and the pair of splits a run works with."""
+"""Labelled images, held in memory or read on demand; subsets of them; the pair of splits of a run."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.lazy import Chosen, Images
-from stillroom.data.truth import Truth
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical, digest
 from stillroom.randomness import permutation
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What is known of generated classes and samples.
+
+    Attributes:
+        relations: cosine of the vectors of each two classes, float64 [K, K]; which classes belong together is in
+            :attr:`ImageSet.superclasses`.
+        margin: score of each sample's label minus the largest other score, before noise, float32 [N], in the unit of
+            the scores. Small: a difficult sample; below 0: noise made the label.
+
+    >>> truth = Truth(torch.eye(2, dtype=torch.float64), torch.tensor([0.5, -0.1, 2.0]))
+    >>> truth.subset(np.array([2, 0])).margin.tolist()
+    [2.0, 0.5]
+    """
+
+    relations: Tensor
+    margin: Tensor
+
+    def check(self, classes: int, samples: int) -> None:
+        """Raise BadInput where types, the number of classes or the number of samples are others."""
+        for name, value, dtype, shape in (
+            ("relations", self.relations, torch.float64, (classes, classes)),
+            ("margin", self.margin, torch.float32, (samples,)),
+        ):
+            if value.dtype != dtype or value.shape != shape:
+                kind = str(dtype).removeprefix("torch.")
+                raise BadInput(f"data.truth.{name}", f"{value.dtype} {list(value.shape)}", f"{kind} {list(shape)}")
+
+    def subset(self, rows: npt.NDArray[np.int64]) -> Truth:
+        """The truth of some samples, ``rows`` int64 [n]."""
+        return replace(self, margin=self.margin[torch.from_numpy(rows)])
+
+
+Rows = slice | Tensor | npt.NDArray[np.int64]
+
+_HASH_CHUNK = 4096  # images at a time
+
+
+class LazyImages(Protocol):
+    """Takes the place of a uint8 tensor [N, C, H, W] without holding its pixels in memory.
+
+    The same row gives the same pixels each time, on any thread.
+    """
+
+    @property
+    def shape(self) -> torch.Size:
+        """N, C, H, W."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Always uint8."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """Always 4."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Default number of threads that read."""
+        ...
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        """Some of the images, uint8 [n, C, H, W] on the CPU; rows as a tensor takes them."""
+        ...
+
+    def read(self, row: int) -> npt.NDArray[np.uint8]:
+        """One image, uint8 [C, H, W]; called by several threads at once."""
+        ...
+
+    def select(self, rows: npt.NDArray[np.int64]) -> Self:
+        """The images of these rows alone; nothing is read."""
+        ...
+
+    def content_hash(self) -> bytes:
+        """SHA-256 of everything that the pixels come from: equal only for equal images."""
+        ...
+
+
+Images = Tensor | LazyImages
+
+
+class Subset:
+    """Some rows of images in memory, without a copy of them.
+
+    Args:
+        images: [N, C, H, W].
+        rows: which of them, int64 [n].
+
+    >>> subset = Subset(torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1), np.array([3, 0, 2]))
+    >>> len(subset), subset[1:].flatten().tolist(), subset.select(np.array([2]))[:].flatten().tolist()
+    (3, [0, 2], [2])
+    """
+
+    workers = 1
+
+    def __init__(self, images: Tensor, rows: npt.NDArray[np.int64]) -> None:
+        self._images = images
+        self._rows = torch.from_numpy(rows)
+        self.shape = torch.Size((len(rows), *images.shape[1:]))
+        self.dtype = images.dtype
+        self.ndim = images.ndim
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"Subset({len(self)} of {len(self._images)} images of {'×'.join(map(str, self.shape[1:]))})"
+
+    def __getitem__(self, rows: Rows | int) -> Tensor:
+        """A copy of some of them; rows as a tensor takes them."""
+        wanted = torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows
+        return self._images[self._rows[wanted.cpu() if isinstance(wanted, Tensor) else wanted]]
+
+    def read(self, row: int) -> npt.NDArray[np.uint8]:
+        """One image, as an array."""
+        return np.asarray(self[row].cpu().numpy())
+
+    def select(self, rows: npt.NDArray[np.int64]) -> Subset:
+        """The images of these rows alone."""
+        return Subset(self._images, self._rows.numpy()[rows])
+
+    def content_hash(self) -> bytes:
+        """SHA-256 of the pixels, equal to that of a tensor of them."""
+        total = hashlib.sha256()
+        for start in range(0, len(self), _HASH_CHUNK):
+            total.update(self[start : start + _HASH_CHUNK].cpu().contiguous().numpy().data.cast("B"))
+        return total.digest()
+
+
+def fill(batch: npt.NDArray[np.uint8], images: LazyImages, rows: npt.NDArray[np.int64], positions: range) -> None:
+    """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
+    for position in positions:
+        batch[position] = images.read(int(rows[position]))
+
 
 MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class number
 
@@ -25,16 +167,16 @@ class ImageSet:
     """One split: every image and its class.
 
     Attributes:
-        images: uint8 [N, C, H, W], 0 … 255; or float32 [N, …] for a Python dataset that gives floats; or, where memory
-            shall not hold them, :class:`~stillroom.data.lazy.LazyImages`, which gives uint8 [n, C, H, W] for a slice or
-            an index. Ask for as many as are needed at a time: ``images[a:b].to(device)``, not ``images.to(device)``.
+        images: uint8 [N, C, H, W], 0 … 255; or float32 [N, …] from a Python dataset of floats; or
+            :class:`LazyImages`, read on demand, which give uint8 [n, C, H, W] for a slice or an index: write
+            ``images[a:b].to(device)``, not ``images.to(device)``.
         labels: int64 [N], class numbers from 0.
-        class_names: the K names, in the order of the class numbers.
-        name: what reports call the data.
-        origin: the set that this one is a part of, where it shall remember it; see :meth:`part`.
-        superclasses: the superclass of each class, K names in the order of the class numbers, where it is known.
-        truth: what is known of the classes and of each sample, where the data were made.
-        masks: which pixels of each image are its subject, bool [N, H, W], where it is known.
+        class_names: K names, in the order of the class numbers.
+        name: the data's name in reports.
+        subset_info: the parent set and the rows taken from it; see :meth:`subset`. None: no subset.
+        superclasses: the superclass of each class, K names, where known.
+        truth: class relations and sample difficulty of generated data.
+        masks: which pixels of each image are its subject, bool [N, H, W], where known.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -47,7 +189,7 @@ class ImageSet:
     labels: Tensor
     class_names: tuple[str, ...]
     name: str
-    origin: Origin | None = None
+    subset_info: SubsetInfo | None = None
     superclasses: tuple[str, ...] | None = None
     truth: Truth | None = None
     masks: Tensor | None = None
@@ -77,7 +219,7 @@ class ImageSet:
             self.masks.dtype != torch.bool or list(self.masks.shape) != [shape[0], *shape[2:]] or len(shape) != 4
         ):
             got = f"{self.masks.dtype} {list(self.masks.shape)}"
-            raise BadInput("data.masks", got, f"bool {[shape[0], *shape[2:]]}, a pixel for each of the images'")
+            raise BadInput("data.masks", got, f"bool {[shape[0], *shape[2:]]}, as the images")
 
     def _check_labels(self) -> None:
         outside = (self.labels < 0) | (self.labels >= len(self.class_names))
@@ -120,22 +262,26 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 of shape, type, images, labels and class names, 64 hex digits: equal only for equal data.
 
-        Superclasses, truth and masks, which nothing learns from, are no part of it.
-
-        Images that are not held are told by the content of their files, so that the same ones decoded and held have
-        another fingerprint. A part of another set is told by that set's and its places in it: the same images
-        augmented as others are no longer the same.
+        Superclasses, truth and masks do not count, as nothing is trained on them. Lazy images are hashed by the content
+        of their files, so the same pixels held in memory have another fingerprint. A subset is hashed as (parent,
+        rows): the same images augmented as other samples are not the same data.
         """
-        if self.origin is not None:
-            return digest(b"part", self.origin.whole.fingerprint.encode(), self.origin.rows.tobytes())
+        if self.subset_info is not None:
+            rows = self.subset_info.rows.tobytes()
+            return digest(b"part", self.subset_info.parent.fingerprint.encode(), rows)
         header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
         content = _hash(self.images) if isinstance(self.images, Tensor) else self.images.content_hash()
         return digest(canonical(header), content, _hash(self.labels))
 
-    def subset(self, limit: int | None) -> ImageSet:
-        """The same fixed random ``limit`` images for every run, as many of each class as possible.
+    @property
+    def parent(self) -> ImageSet:
+        """The set that this one is a subset of; itself where it is none."""
+        return self if self.subset_info is None else self.subset_info.parent
 
-        Smaller subsets lie within larger ones, and the images keep their order.
+    def balanced_subset(self, limit: int | None) -> ImageSet:
+        """A set of its own of ``limit`` images, the same random ones in every run, as many of each class as possible.
+
+        Smaller ones lie within larger ones, and the images keep their order.
 
         Args:
             limit: number of images; the whole set where None or beyond its size.
@@ -144,57 +290,53 @@ class ImageSet:
             BadInput: the limit is below 1.
 
         >>> pixels, labels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 0, 1, 1])
-        >>> ImageSet(pixels, labels, ("a", "b"), "x").subset(4).labels
+        >>> ImageSet(pixels, labels, ("a", "b"), "x").balanced_subset(4).labels
         tensor([0, 0, 1, 1])
         """
         if limit is None or limit >= len(self):
             return self
-        rows = balanced(self.labels.cpu().numpy(), limit)
-        index = torch.from_numpy(rows)
-        images = self.images[index] if isinstance(self.images, Tensor) else self.images.select(rows)
-        origin = Origin(self.origin.whole, self.origin.rows[rows]) if self.origin is not None else None
-        truth = self.truth.part(rows) if self.truth is not None else None
-        masks = self.masks[index] if self.masks is not None else None
-        return replace(self, images=images, labels=self.labels[index], origin=origin, truth=truth, masks=masks)
+        rows = balanced_rows(self.labels.cpu().numpy(), limit)
+        images = self.images[torch.from_numpy(rows)] if isinstance(self.images, Tensor) else self.images.select(rows)
+        info = SubsetInfo(self.parent, self.subset_info.rows[rows]) if self.subset_info is not None else None
+        return self._take(rows, images, info)
 
-    @property
-    def whole(self) -> ImageSet:
-        """The set that this one is a part of; itself where it is none."""
-        return self if self.origin is None else self.origin.whole
-
-    def part(self, rows: npt.NDArray[np.int64]) -> ImageSet:
-        """Some of the images, which stay samples of this set: augmented as in it, known to a teacher's cache by it.
+    def subset(self, rows: npt.NDArray[np.int64]) -> ImageSet:
+        """Some of the images, which stay samples of this set: augmented as in it, and cached by their place in it.
 
         Args:
             rows: which, int64 [n], each at most once.
 
         >>> pixels = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
-        >>> part = ImageSet(pixels, torch.tensor([0, 1, 0, 1]), ("a", "b"), "x").part(np.array([1, 2]))
-        >>> part.images[:].flatten().tolist(), part.labels.tolist(), len(part.origin.whole)
+        >>> subset = ImageSet(pixels, torch.tensor([0, 1, 0, 1]), ("a", "b"), "x").subset(np.array([1, 2]))
+        >>> subset.images[:].flatten().tolist(), subset.labels.tolist(), len(subset.parent)
         ([1, 2], [1, 0], 4)
         """
-        images = Chosen(self.images, rows) if isinstance(self.images, Tensor) else self.images.select(rows)
-        places = rows if self.origin is None else self.origin.rows[rows]
+        images = Subset(self.images, rows) if isinstance(self.images, Tensor) else self.images.select(rows)
+        in_parent = rows if self.subset_info is None else self.subset_info.rows[rows]
+        return self._take(rows, images, SubsetInfo(self.parent, in_parent))
+
+    def _take(self, rows: npt.NDArray[np.int64], images: Images, info: SubsetInfo | None) -> ImageSet:
+        index = torch.from_numpy(rows)
         return replace(
             self,
             images=images,
-            labels=self.labels[torch.from_numpy(rows)],
-            origin=Origin(self.whole, places),
-            truth=self.truth.part(rows) if self.truth is not None else None,
-            masks=self.masks[torch.from_numpy(rows)] if self.masks is not None else None,
+            labels=self.labels[index],
+            subset_info=info,
+            truth=self.truth.subset(rows) if self.truth is not None else None,
+            masks=self.masks[index] if self.masks is not None else None,
         )
 
 
 @dataclass(frozen=True, eq=False)
-class Origin:
-    """Where the images of a part come from.
+class SubsetInfo:
+    """Where the images of a subset come from.
 
     Attributes:
-        whole: the set that it was taken from, which is no part itself.
+        parent: the set that they were taken from, which is no subset itself.
         rows: the place of each image in it, int64 [n].
     """
 
-    whole: ImageSet
+    parent: ImageSet
     rows: npt.NDArray[np.int64]
 
 
@@ -227,8 +369,8 @@ class DataPair:
             )
 
 
-def paired(train: ImageSet, test: ImageSet) -> DataPair:
-    """Put two splits together; where classes are only numbered, both get the larger number of them.
+def make_pair(train: ImageSet, test: ImageSet) -> DataPair:
+    """Pair two splits; where classes are only numbered, both get the larger number of them.
 
     Args:
         train: the split to learn from.
@@ -239,30 +381,25 @@ def paired(train: ImageSet, test: ImageSet) -> DataPair:
 
     >>> pixels = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
     >>> train = ImageSet(pixels, torch.tensor([0, 2]), ("0", "1", "2"), "x")
-    >>> paired(train, ImageSet(pixels, torch.tensor([0, 1]), ("0", "1"), "x")).test.class_names
+    >>> make_pair(train, ImageSet(pixels, torch.tensor([0, 1]), ("0", "1"), "x")).test.class_names
     ('0', '1', '2')
     """
-    return DataPair(with_numbers(train, test.class_names), with_numbers(test, train.class_names))
+    return DataPair(extend_classes(train, test.class_names), extend_classes(test, train.class_names))
 
 
-def with_numbers(images: ImageSet, others: tuple[str, ...]) -> ImageSet:
-    """A split with the classes of another, where both only number them and the other has more.
-
-    >>> pixels = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
-    >>> with_numbers(ImageSet(pixels, torch.tensor([0, 1]), ("0", "1"), "x"), ("0", "1", "2")).num_classes
-    3
-    """
+def extend_classes(images: ImageSet, others: tuple[str, ...]) -> ImageSet:
+    """The set with the class names of another, where both only number their classes and the other has more."""
     numbered = all(names == _numbers(len(names)) for names in (images.class_names, others))
     return replace(images, class_names=others) if numbered and len(others) > images.num_classes else images
 
 
-def numbered(labels: Tensor) -> tuple[str, ...]:
+def number_classes(labels: Tensor) -> tuple[str, ...]:
     """Names for classes that have none: "0", "1", … up to the largest label.
 
     Raises:
-        BadInput: the labels cannot be class numbers.
+        BadInput: a label is too large for a class number.
 
-    >>> numbered(torch.tensor([0, 2]))
+    >>> number_classes(torch.tensor([0, 2]))
     ('0', '1', '2')
     """
     largest = int(labels.max()) if len(labels) else -1
@@ -271,8 +408,8 @@ def numbered(labels: Tensor) -> tuple[str, ...]:
     return _numbers(largest + 1)
 
 
-def balanced(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """The fixed random ``limit`` samples of :meth:`ImageSet.subset`, told from the labels alone: sorted, int64 [limit].
+def balanced_rows(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
+    """The rows of :meth:`ImageSet.balanced_subset`, from the labels alone: sorted, int64 [limit].
 
     Args:
         labels: of the whole set, int64 [N].
@@ -281,7 +418,7 @@ def balanced(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]
     Raises:
         BadInput: the limit is below 1.
 
-    >>> np.bincount(np.array([0, 0, 0, 0, 1, 1])[balanced(np.array([0, 0, 0, 0, 1, 1]), 4)]).tolist()
+    >>> np.bincount(np.array([0, 0, 0, 0, 1, 1])[balanced_rows(np.array([0, 0, 0, 0, 1, 1]), 4)]).tolist()
     [2, 2]
     """
     if limit < 1:
@@ -291,30 +428,36 @@ def balanced(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]
     return np.sort(order[np.argsort(rank_in_class(labels[order]), kind="stable")[:limit]])
 
 
-def held_out(labels: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.bool_]:
-    """Which samples ``data.holdout`` keeps from learning, a fixed random choice of every class in its share: bool [N].
-
-    Args:
-        labels: of the whole set, int64 [N].
-        share: of all samples, between 0 and 1; at least one is held out, and one is not.
-
-    Raises:
-        BadInput: there is but one sample.
-
-    >>> labels = np.repeat([0, 1], [30, 10])
-    >>> np.bincount(labels[held_out(labels, 0.2)]).tolist()
-    [6, 2]
-    """
-    if len(labels) < 2:
-        raise BadInput("data.holdout", share, f"at least 2 training images, but there is {len(labels)}")
-    count = min(max(round(share * len(labels)), 1), len(labels) - 1)
-    order = permutation(len(labels), 0, "holdout")
+def stratified_mask(
+    labels: npt.NDArray[np.int64], count: int, purpose: Literal["subset", "holdout"]
+) -> npt.NDArray[np.bool_]:
+    """A fixed random choice of ``count`` samples with every class in its share: bool [N]."""
+    order = permutation(len(labels), 0, purpose)
     shuffled = labels[order]
     # Each sample's place within its class, as a fraction of the class: any prefix holds every class in its share.
     place = (rank_in_class(shuffled) + 0.5) / np.bincount(shuffled)[shuffled]
-    held = np.zeros(len(labels), dtype=bool)
-    held[order[np.argsort(place, kind="stable")[:count]]] = True
-    return held
+    mask = np.zeros(len(labels), dtype=bool)
+    mask[order[np.argsort(place, kind="stable")[:count]]] = True
+    return mask
+
+
+def holdout_mask(labels: npt.NDArray[np.int64], fraction: float) -> npt.NDArray[np.bool_]:
+    """Which training samples ``data.holdout`` takes for evaluation, every class in its share: bool [N].
+
+    Args:
+        labels: of the whole set, int64 [N].
+        fraction: of all samples, between 0 and 1; at least one is held out, and one is not.
+
+    Raises:
+        BadInput: there is only one sample.
+
+    >>> labels = np.repeat([0, 1], [30, 10])
+    >>> np.bincount(labels[holdout_mask(labels, 0.2)]).tolist()
+    [6, 2]
+    """
+    if len(labels) < 2:
+        raise BadInput("data.holdout", fraction, f"at least 2 training images, but there is {len(labels)}")
+    return stratified_mask(labels, min(max(round(fraction * len(labels)), 1), len(labels) - 1), "holdout")
 
 
 def rank_in_class(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

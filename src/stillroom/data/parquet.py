@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,87 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from stillroom.data.columns import Columns, find_columns
-from stillroom.data.decoding import decode, told
-from stillroom.data.folders import entries, folder_name, missing_split, unreadable
-from stillroom.data.images import ImageSet, balanced, numbered
-from stillroom.data.stacking import Stack
-from stillroom.errors import BadInput
+from stillroom.data.decoding import decode, decode_error
+from stillroom.data.images import ImageSet, balanced_rows, number_classes
+from stillroom.data.reading import ArrayStack, data_name, list_folder, read_error, split_error
+from stillroom.errors import BadInput, nearest
+
+_PREFERRED_LABELS = ("label", "fine_label")
+
+
+@dataclass(frozen=True)
+class ParquetColumns:
+    """The two columns that are read, and the class names where the file has them."""
+
+    image: str
+    label: str
+    class_names: tuple[str, ...] | None
+
+
+def find_columns(schema: pa.Schema, path: Path, image_column: str | None, label_column: str | None) -> ParquetColumns:
+    """Find the columns: those named, else by Hugging Face's metadata, else the only one of a fitting type.
+
+    Raises:
+        BadInput: no column fits or several do; the message lists them and names the field to set.
+    """
+    features = _features(schema)
+    types = dict(zip(schema.names, schema.types, strict=True))
+    pictures = [name for name in types if _holds_bytes(types[name])]
+    numbers = [name for name in types if pa.types.is_integer(types[name])]
+    image = _choose("image", image_column, pictures, _declared(features, pictures, "Image"), types, path)
+    label = _choose("label", label_column, numbers, _declared(features, numbers, "ClassLabel"), types, path)
+    return ParquetColumns(image, label, _class_names(features.get(label)))
+
+
+def _choose(
+    kind: str, named: str | None, fitting: list[str], declared: list[str], types: dict[str, Any], path: Path
+) -> str:
+    field = f"data.{kind}_column"
+    wanted = "encoded pictures (bytes)" if kind == "image" else "whole numbers"
+    if named is not None:
+        if named not in types:
+            raise BadInput(field, named, f"a column of {path.name} ({nearest(named, types)})")
+        if named not in fitting:
+            raise BadInput(field, named, f"a column of {wanted}, but it holds {types[named]}")
+        return named
+    candidates = declared or fitting
+    if kind == "label":
+        candidates = next(([name] for name in _PREFERRED_LABELS if name in candidates), candidates)
+    if len(candidates) == 1:
+        return candidates[0]
+    if candidates:
+        raise BadInput(
+            field, None, f"one of {', '.join(candidates)}: {path.name} has more than one that fits; set {field}"
+        )
+    raise BadInput("data.path", str(path), f"a column of {wanted}; its columns are {', '.join(types) or 'none'}")
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        position = kind.get_field_index("bytes")
+        return position >= 0 and _holds_bytes(kind.field(position).type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _features(schema: pa.Schema) -> dict[str, Any]:
+    """Hugging Face's description of the columns; empty where there is none that can be read."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _declared(features: dict[str, Any], fitting: list[str], kind: str) -> list[str]:
+    return [name for name in fitting if isinstance(features.get(name), dict) and features[name].get("_type") == kind]
+
+
+def _class_names(feature: Any) -> tuple[str, ...] | None:
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None
+
 
 # A split's name holds no hyphen: what follows one names the shard.
 _NAME = re.compile(r"(?P<split>[^-]+)(-(?P<shard>.+))?\.parquet")
@@ -47,7 +124,7 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
 
 def _splits_in(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for path in entries(folder):
+    for path in list_folder(folder):
         match = _NAME.fullmatch(path.name)
         if match:
             found.setdefault(match["split"], []).append(path)
@@ -70,53 +147,43 @@ def read_parquet(
         split: such as ``train``.
         image_column: column of the pictures; found by the files' own metadata or types where None.
         label_column: column of the class numbers; found likewise.
-        limit: give only the images of ``ImageSet.subset(limit)``; no other picture is decoded.
+        limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
         field: the field that names the split in an error.
 
     Raises:
-        BadInput: the split or a shard is missing, a file is damaged, a column cannot be told, a picture cannot be
+        BadInput: the split or a shard is missing, a file is damaged, no column or several fit, a picture cannot be
             decoded, sizes differ, or a label is not a class number.
     """
-    with _opened(folder, split, image_column, label_column, field) as (files, columns):
+    with _open_split(folder, split, image_column, label_column, field) as (files, columns):
         labels = _read_labels(files, columns)
-        names = columns.class_names or numbered(torch.from_numpy(labels))
-        wanted = np.arange(len(labels)) if limit is None or limit >= len(labels) else balanced(labels, limit)
+        names = columns.class_names or number_classes(torch.from_numpy(labels))
+        wanted = np.arange(len(labels)) if limit is None or limit >= len(labels) else balanced_rows(labels, limit)
         images = _read_images(files, columns, wanted)
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[wanted]), names, folder_name(folder))
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[wanted]), names, data_name(folder))
 
 
 def parquet_class_names(
     folder: Path, split: str, *, image_column: str | None = None, label_column: str | None = None
 ) -> tuple[str, ...]:
-    """The classes of a split that is there, without reading a picture.
-
-    Args:
-        folder: where the files lie.
-        split: such as ``test``.
-        image_column: as for :func:`read_parquet`.
-        label_column: the like.
-
-    Raises:
-        BadInput: as :func:`read_parquet`.
-    """
-    with _opened(folder, split, image_column, label_column, "split") as (files, columns):
-        return columns.class_names or numbered(torch.from_numpy(_read_labels(files, columns)))
+    """The classes of a split that is there, without reading a picture; arguments and errors as :func:`read_parquet`."""
+    with _open_split(folder, split, image_column, label_column, "split") as (files, columns):
+        return columns.class_names or number_classes(torch.from_numpy(_read_labels(files, columns)))
 
 
 @contextmanager
-def _opened(
+def _open_split(
     folder: Path, split: str, image_column: str | None, label_column: str | None, field: str
-) -> Iterator[tuple[list[tuple[Path, pq.ParquetFile]], Columns]]:
+) -> Iterator[tuple[list[tuple[Path, pq.ParquetFile]], ParquetColumns]]:
     """The files of a split with their paths, and the columns that all of them have."""
     found = parquet_splits(folder)
     if split not in found:
-        raise missing_split(field, split, found)
+        raise split_error(field, split, found)
     paths = found[split]
     _check_shards(paths, split)
-    opened: list[tuple[Path, pq.ParquetFile, Columns]] = []
+    opened: list[tuple[Path, pq.ParquetFile, ParquetColumns]] = []
     try:
         for path in paths:
-            with _guarded(path):
+            with _reporting_damage(path):
                 file = pq.ParquetFile(path, page_checksum_verification=True)
                 opened.append((path, file, find_columns(file.schema_arrow, path, image_column, label_column)))
         first = opened[0][2]
@@ -145,11 +212,11 @@ def _check_shards(paths: list[Path], split: str) -> None:
         )
 
 
-def _read_labels(files: list[tuple[Path, pq.ParquetFile]], columns: Columns) -> npt.NDArray[np.int64]:
+def _read_labels(files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColumns) -> npt.NDArray[np.int64]:
     labels = [np.empty(0, np.int64)]
     for path, file in files:
         row = 0
-        with _guarded(path):
+        with _reporting_damage(path):
             for batch in file.iter_batches(_ROWS, columns=[columns.label]):
                 labels.append(_labels(batch.column(columns.label), path, row))
                 row += len(labels[-1])
@@ -157,15 +224,15 @@ def _read_labels(files: list[tuple[Path, pq.ParquetFile]], columns: Columns) -> 
 
 
 def _read_images(
-    files: list[tuple[Path, pq.ParquetFile]], columns: Columns, wanted: npt.NDArray[np.int64]
+    files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColumns, wanted: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.uint8]:
     """The pictures of the wanted rows, which are numbered through all files and sorted."""
-    stack = Stack(len(wanted), "data.path", str(files[0][0].parent))
+    stack = ArrayStack(len(wanted), "data.path", str(files[0][0].parent))
     before = 0  # rows of the files read so far
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, file in files:
             row = 0
-            with _guarded(path):
+            with _reporting_damage(path):
                 for batch in file.iter_batches(_ROWS, columns=[columns.image]):
                     ends = np.searchsorted(wanted, [before + row, before + row + len(batch)])
                     rows = wanted[ends[0] : ends[1]] - before
@@ -210,15 +277,15 @@ def _picture(cell: Any, path: Path, row: int) -> npt.NDArray[np.uint8]:
     try:
         return decode(content)
     except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-        raise BadInput("data.path", str(path), f"a picture in row {row} that can be decoded ({told(error)})") from None
+        raise decode_error("data.path", str(path), f"a picture in row {row}", error) from None
 
 
 @contextmanager
-def _guarded(path: Path) -> Iterator[None]:
-    """Tell every way in which a damaged file fails as bad input."""
+def _reporting_damage(path: Path) -> Iterator[None]:
+    """Every way in which a damaged file fails becomes bad input."""
     try:
         yield
     except BadInput:
         raise
     except (OSError, pa.ArrowException, ValueError, KeyError, MemoryError) as error:
-        raise unreadable(path, error) from None
+        raise read_error(path, error) from None

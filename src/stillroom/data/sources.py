@@ -1,28 +1,37 @@
-"""Where images come from: a name or a folder in, a pair of splits out."""
+"""From the data options to a pair of splits: digits, generated data, or a folder of a known layout."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from stillroom.data.config import DataConfig, ShapesConfig, SourceName, SyntheticConfig
-from stillroom.data.digits import read_digits
-from stillroom.data.folders import entries
 from stillroom.data.idx import idx_class_names, idx_splits, read_idx
-from stillroom.data.image_folder import read_image_folder
-from stillroom.data.image_tree import USUAL_SPLITS, image_splits
-from stillroom.data.images import DataPair, ImageSet, held_out, paired, with_numbers
+from stillroom.data.image_folder import USUAL_SPLITS, image_splits, read_image_folder
+from stillroom.data.images import (
+    DataPair,
+    ImageSet,
+    extend_classes,
+    holdout_mask,
+    make_pair,
+    number_classes,
+    stratified_mask,
+)
 from stillroom.data.parquet import parquet_class_names, parquet_splits, read_parquet
-from stillroom.data.shapes import read_shapes
-from stillroom.data.superclasses import read_superclasses
-from stillroom.data.synthetic import read_synthetic
+from stillroom.data.reading import list_folder, read_error, split_error
+from stillroom.data.synthetic import read_shapes, read_synthetic
 from stillroom.errors import BadInput, nearest
 from stillroom.files import find_input
 
-KNOWN_NAMES: tuple[SourceName, ...] = ("digits", "synthetic", "shapes")
+BUILTIN_NAMES: tuple[SourceName, ...] = ("digits", "synthetic", "shapes")
+SUPERCLASSES_FILE = "superclasses.json"
+_DIGITS_SPLITS = ("test", "train")
+_DIGITS_TEST_SIZE = 500
 _LAYOUTS = (
     "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz) "
     "or image files in a folder for each class (train/cat/1.png, test/cat/2.png)"
@@ -30,7 +39,7 @@ _LAYOUTS = (
 
 
 def load(config: DataConfig) -> DataPair:
-    """Read both splits, limited as asked; with ``holdout`` both are parts of the training split.
+    """Read both splits, within their limits; with ``holdout`` both are subsets of the training split.
 
     Args:
         config: the data's options.
@@ -45,32 +54,32 @@ def load(config: DataConfig) -> DataPair:
      ImageSet('digits': 500 images of 1×8×8, uint8, 10 classes))
     """
     if config.holdout is not None:
-        return _without_test(config, config.holdout)
+        return _load_holdout(config, config.holdout)
     if config.test_split == config.train_split:
         train = test = _read(config, config.train_split, "data.train_split")
     else:
         train = _read(config, config.train_split, "data.train_split", config.train_limit)
         test = _read(config, config.test_split, "data.test_split", config.test_limit)
-    whole = paired(train, test)
-    train, test = (_with_superclasses(config, split) for split in (whole.train, whole.test))
-    return DataPair(train.subset(config.train_limit), test.subset(config.test_limit))
+    whole = make_pair(train, test)
+    train, test = (_add_superclasses(config, split) for split in (whole.train, whole.test))
+    return DataPair(train.balanced_subset(config.train_limit), test.balanced_subset(config.test_limit))
 
 
-def _without_test(config: DataConfig, share: float) -> DataPair:
-    """What is learned from and what is held out, of the training images that a run without ``holdout`` has."""
+def _load_holdout(config: DataConfig, fraction: float) -> DataPair:
+    """The training images of a run without ``holdout``, split in two."""
     train = _read(config, config.train_split, "data.train_split", config.train_limit)
-    # The other split may have a class that this one lacks by chance; its labels say so without its images.
-    whole = _with_superclasses(config, with_numbers(train, _classes_in_test(config))).subset(config.train_limit)
-    held = held_out(whole.labels.numpy(), share)
-    return DataPair(whole.part(np.flatnonzero(~held)), whole.part(np.flatnonzero(held)))
+    # The test split may have a class that this one lacks by chance: read its labels, not its images.
+    whole = _add_superclasses(config, extend_classes(train, _test_classes(config))).balanced_subset(config.train_limit)
+    held = holdout_mask(whole.labels.numpy(), fraction)
+    return DataPair(whole.subset(np.flatnonzero(~held)), whole.subset(np.flatnonzero(held)))
 
 
-def _classes_in_test(config: DataConfig) -> tuple[str, ...]:
+def _test_classes(config: DataConfig) -> tuple[str, ...]:
     """The classes of the test split; none where there is no such split, or all splits have them by their layout."""
     split = config.test_split
     if config.path is None or split == config.train_split:
         return ()
-    source, folder = _place(config)
+    source, folder = _layout_and_folder(config)
     if source == "idx" and split in idx_splits(folder):
         return idx_class_names(folder, split)
     if source == "parquet" and split in parquet_splits(folder):
@@ -96,24 +105,24 @@ def load_split(config: DataConfig, split: str) -> ImageSet:
         field, limit = "data.train_split", config.train_limit
     elif split == config.test_split:
         field, limit = "data.test_split", config.test_limit
-    return _with_superclasses(config, _read(config, split, field, limit))
+    return _add_superclasses(config, _read(config, split, field, limit))
 
 
-def recognise(folder: Path, field: str = "data.path", splits: Iterable[str] = ()) -> SourceName:
-    """Tell the layout of a folder by the names of its files.
+def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] = ()) -> SourceName:
+    """The layout of a folder, from the names of its files.
 
-    Folders of image files are looked for where there are neither parquet nor idx files, which may well have pictures
-    beside them; and by the usual names of splits, as folders within folders with a picture somewhere are everywhere.
+    Folders of image files are looked for only where there are no parquet or idx files, which may have pictures beside
+    them, and only by the usual names of splits.
 
     Args:
         folder: where the data lie.
         field: the field that an error names.
-        splits: names of splits, beside the usual ones (train, test, val, valid, validation).
+        splits: more names of splits than train, test, val, valid and validation.
 
     Raises:
         BadInput: it is no folder that can be read, or holds no known layout, or two of them.
     """
-    there = entries(folder, field)
+    there = list_folder(folder, field)
     layouts: list[SourceName] = []
     if parquet_splits(folder):
         layouts.append("parquet")
@@ -129,47 +138,44 @@ def recognise(folder: Path, field: str = "data.path", splits: Iterable[str] = ()
     raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")
 
 
-def from_argument(data: str) -> DataConfig:
-    """The options of ``--data``: a name that is known, or a folder whose layout is recognised.
+def parse_data_argument(data: str) -> DataConfig:
+    """The options of ``--data``: the name of built-in data, or a folder of a known layout.
 
     Args:
-        data: what the user wrote; a folder called as a known name is written ``./digits``.
+        data: what the user wrote; a folder with such a name is written ``./digits``.
 
     Raises:
         BadInput: it is neither.
 
-    >>> from_argument("digits").source
+    >>> parse_data_argument("digits").source
     'digits'
-    >>> from_argument("digts")
+    >>> parse_data_argument("digts")
     Traceback (most recent call last):
     ...
     stillroom.errors.BadInput: --data: got 'digts'; expected a folder that exists, here or under $STILLROOM_DATA,
     or a known name (did you mean 'digits'?)
     """
-    for name in KNOWN_NAMES:
+    for name in BUILTIN_NAMES:
         if data == name:
             return DataConfig(source=name)
     folder = find_input(data)
     if not data or not folder.exists():
-        raise BadInput("--data", data, _folder_or_name(data))
-    return DataConfig(source=recognise(folder, "--data"), path=data)
-
-
-def _folder_or_name(data: str) -> str:
-    return f"a folder that exists, here or under $STILLROOM_DATA, or a known name ({nearest(data, KNOWN_NAMES)})"
+        expected = "a folder that exists, here or under $STILLROOM_DATA, or a known name"
+        raise BadInput("--data", data, f"{expected} ({nearest(data, BUILTIN_NAMES)})")
+    return DataConfig(source=detect_layout(folder, "--data"), path=data)
 
 
 def _read(config: DataConfig, split: str, field: str, limit: int | None = None) -> ImageSet:
     if config.source == "python":
         raise BadInput("data.source", "python", "data that a recipe can name; give your dataset again from Python")
     if config.source == "synthetic":
-        return read_synthetic(config.synthetic or SyntheticConfig(), split, field).subset(limit)
+        return read_synthetic(config.synthetic or SyntheticConfig(), split, field).balanced_subset(limit)
     if config.source == "shapes":
-        return read_shapes(config.shapes or ShapesConfig(), split, field).subset(limit)
+        return read_shapes(config.shapes or ShapesConfig(), split, field).balanced_subset(limit)
     if config.path is None:
-        _only_for_files(config, "digits")
-        return read_digits(split, field).subset(limit)
-    source, folder = _place(config)
+        _refuse_image_file_options(config, "digits")
+        return read_digits(split, field).balanced_subset(limit)
+    source, folder = _layout_and_folder(config)
     if source == "folders":
         return read_image_folder(
             folder,
@@ -182,9 +188,9 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
             test_split=config.test_split,
             field=field,
         )
-    _only_for_files(config, source)
+    _refuse_image_file_options(config, source)
     if source == "idx":
-        return read_idx(folder, split, field).subset(limit)
+        return read_idx(folder, split, field).balanced_subset(limit)
     return read_parquet(
         folder,
         split,
@@ -195,24 +201,100 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
     )
 
 
-def _with_superclasses(config: DataConfig, images: ImageSet) -> ImageSet:
-    """The same with the superclasses that a file beside the data tells, where there is one."""
+def _add_superclasses(config: DataConfig, images: ImageSet) -> ImageSet:
+    """The set with the superclasses of the file beside the data, where there is one."""
     if config.path is None:
         return images
     found = read_superclasses(find_input(config.path), images.class_names)
     return images if found is None else replace(images, superclasses=found)
 
 
-def _place(config: DataConfig) -> tuple[SourceName, Path]:
+def _layout_and_folder(config: DataConfig) -> tuple[SourceName, Path]:
     """The layout of data that lie in a folder, and the folder."""
     assert config.path is not None
     folder = find_input(config.path)
     if config.source == "auto":
-        return recognise(folder, splits=(config.train_split, config.test_split)), folder
+        return detect_layout(folder, splits=(config.train_split, config.test_split)), folder
     return config.source, folder
 
 
-def _only_for_files(config: DataConfig, source: SourceName) -> None:
-    """Refuse what only image files can follow: images of another size than asked for would train on without a word."""
+def _refuse_image_file_options(config: DataConfig, source: SourceName) -> None:
+    """Raise where an option is set that only image files can follow."""
     for name in config.of_image_files:
         raise BadInput(f"data.{name}", getattr(config, name), f"none beside {source} data; only `folders` has it")
+
+
+def read_digits(split: str, field: str = "split") -> ImageSet:
+    """A split of scikit-learn's digits, grey images of 8×8 pixels: 1,297 in ``train``, 500 in ``test``.
+
+    Every class has its share in both. Pixels are round(255·v/16) of the original values v = 0 … 16.
+
+    Args:
+        split: ``train`` or ``test``.
+        field: the field that an error names.
+
+    Raises:
+        BadInput: there is no such split.
+
+    >>> read_digits("train")
+    ImageSet('digits': 1297 images of 1×8×8, uint8, 10 classes)
+    """
+    if split not in _DIGITS_SPLITS:
+        raise split_error(field, split, _DIGITS_SPLITS)
+    from sklearn.datasets import load_digits  # about a second to import
+
+    bunch = load_digits()
+    images = np.round(bunch.images * 255 / 16).astype(np.uint8)[:, None]
+    labels = bunch.target.astype(np.int64)
+    in_test = stratified_mask(labels, _DIGITS_TEST_SIZE, "subset")
+    rows = torch.from_numpy(in_test if split == "test" else ~in_test)
+    targets = torch.from_numpy(labels)
+    return ImageSet(torch.from_numpy(images)[rows], targets[rows], number_classes(targets), "digits")
+
+
+def read_superclasses(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The superclass of each class, from ``superclasses.json``: ``{"fish": ["ray", "shark"], "trees": ["oak"]}``.
+
+    Args:
+        folder: where the data lie.
+        class_names: the data's K classes.
+
+    Returns:
+        K names, in the order of the classes; None where there is no such file.
+
+    Raises:
+        BadInput: it is no such mapping, names a class that the data do not have or one twice, or leaves one out.
+    """
+    path = folder / SUPERCLASSES_FILE
+
+    def refuse(expected: str) -> BadInput:
+        return BadInput("data.path", str(path), expected)
+
+    try:
+        # Objects as tuples of pairs, so that a superclass that is there twice does not lose its first classes.
+        groups = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=tuple)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise read_error(path, error) from None
+    except (ValueError, RecursionError):
+        raise refuse("valid JSON") from None
+    if not isinstance(groups, tuple) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names) for _, names in groups
+    ):
+        raise refuse('a mapping from superclasses to lists of class names, {"fish": ["ray", "shark"]}')
+    found: dict[str, str] = {}
+    for position, (superclass, names) in enumerate(groups):
+        if superclass in (other for other, _ in groups[:position]):
+            raise refuse(f"each superclass once, but {superclass!r} is there twice")
+        for name in names:
+            if name not in class_names:
+                raise refuse(f"classes of the data alone, not {name!r} ({nearest(name, class_names)})")
+            if name in found:
+                raise refuse(f"each class in one superclass, but {name!r} is in {found[name]!r} and {superclass!r}")
+            found[name] = superclass
+    missing = [name for name in class_names if name not in found]
+    if missing:
+        listed = ", ".join(map(repr, missing[:3])) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise refuse(f"a superclass of every class, but it lacks {listed}")
+    return tuple(found[name] for name in class_names)

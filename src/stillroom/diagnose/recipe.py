@@ -13,8 +13,8 @@ from stillroom.diagnose.finding import VERDICTS, Finding
 from stillroom.errors import format_error
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
+from stillroom.runtime import Observer
 from stillroom.train.device import exact_float32, reuse_memory, threads
-from stillroom.train.observer import Observer
 
 IMAGES = 1024
 

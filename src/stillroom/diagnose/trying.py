@@ -11,6 +11,7 @@ from typing import Any
 
 from stillroom.diagnose.finding import VERDICTS, Finding
 from stillroom.errors import BadInput
+from stillroom.losses.registry import labels_alone, loss_class
 from stillroom.recipe import Recipe, parse_recipe, set_value
 from stillroom.schema.study import read_study
 from stillroom.study.compare import compare
@@ -229,8 +230,9 @@ def study_of(recipe: Recipe, fixes: Fixes, seeds: Sequence[int]) -> Study:
         for fix in tried
     ]
     if not _is_labels_alone(recipe):
-        plain = [{"name": "cross_entropy"}]
-        methods.append({"name": LABELS, "set": {"losses": plain}, "note": "The same student, its teacher unheard."})
+        methods.append(
+            {"name": LABELS, "set": {"losses": labels_alone()}, "note": "The same student, its teacher unheard."}
+        )
     keys = {key for fix in tried for key in fix.overrides}
     return parse_study(
         {
@@ -257,7 +259,8 @@ def varied(key: str) -> str | None:
 
 
 def _is_labels_alone(recipe: Recipe) -> bool:
-    return [term.name for term in recipe.losses] == ["cross_entropy"] or recipe.teacher is None
+    parts = [loss_class(term).rescaling_part for term in recipe.losses]
+    return parts == ["labels"] or recipe.teacher is None
 
 
 def _results(folder: Path, results: Mapping[str, Any], fixes: Fixes) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.explain.figures import rounded
 from stillroom.explain.grid import make_grid
-from stillroom.models.cost import device_of, evaluating
-from stillroom.models.finding import LOGITS, find_taps
-from stillroom.run.components import PreparedModel
+from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.prepared import PreparedModel
+from stillroom.models.reader import LOGITS
+from stillroom.models.taps import find_taps
 from stillroom.run.fidelity.measuring import answer, spread
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer
 
 CKA_IMAGES = 256
 _BATCH = 64
@@ -83,7 +84,7 @@ def _alignment(one: Tensor, other: Tensor) -> float:
 
 def taps_of(prepared: PreparedModel, data: ImageSet) -> tuple[str, ...]:
     """The taps of a network, shallow to deep."""
-    example = prepared.pipe()(data.images[:2]).to(device_of(prepared.model))
+    example = prepared.preprocess()(data.images[:2]).to(device_of(prepared.model))
     return tuple(tap.name for tap in find_taps(prepared.model, example, field="student"))
 
 
@@ -91,7 +92,7 @@ def grams_of(prepared: PreparedModel, names: Sequence[str], data: ImageSet) -> l
     """The Gram matrices of a network's taps over some images of a split, evenly spread; a matrix each."""
     rows = torch.from_numpy(spread(len(data), CKA_IMAGES))
     device = device_of(prepared.model)
-    pipe = prepared.pipe().to(device)
+    pipe = prepared.preprocess().to(device)
     held: dict[str, list[Tensor]] = {name: [] for name in names}
     asked = [name for name in names if name != LOGITS]
     for start in range(0, len(rows), _BATCH):
@@ -183,14 +184,14 @@ def attributions(prepared: PreparedModel, images: Tensor, labels: Tensor, cells:
     from captum.attr import IntegratedGradients
 
     device = device_of(prepared.model)
-    pipe = prepared.pipe().to(device)
+    pipe = prepared.preprocess().to(device)
 
     def logits(given: Tensor) -> Tensor:
         return pipe.reorder(prepared.model(given))
 
     method = IntegratedGradients(logits)
     found = []
-    with evaluating(prepared.model):
+    with eval_mode(prepared.model):
         for image, label in zip(images, labels.tolist(), strict=True):
             given = pipe(image[None].to(device))
             moved = method.attribute(given, target=int(label), n_steps=_STEPS, internal_batch_size=_STEPS)

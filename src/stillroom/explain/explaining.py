@@ -22,11 +22,11 @@ from stillroom.explain.measuring import FOLDER, Maps, Search, describe, entropie
 from stillroom.explain.metrics import concepts
 from stillroom.explain.subject import Pictures, Subject, last_stage, load_pictures, load_subjects, load_teacher, runs_in
 from stillroom.files import write_bytes, write_json
+from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import load_weights
-from stillroom.run.components import PreparedModel
 from stillroom.run.records import read_json
+from stillroom.runtime import Observer
 from stillroom.train.device import exact_float32, resolve_device, threads
-from stillroom.train.observer import Observer
 
 SCHEMA = 1
 NAME, MAPS = "explain.json", "explain-maps.npz"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from stillroom.models.cost import evaluating
-from stillroom.models.taps import Taps
+from stillroom.models.modes import eval_mode
+from stillroom.models.reader import TapReader
 
 
 class TapFeatures:
@@ -13,7 +13,7 @@ class TapFeatures:
 
     Args:
         model: the model; images are as it takes them, after its own preprocess.
-        tap: as :class:`~stillroom.models.taps.Taps` names them, such as ``layer3``; its activation belongs to it.
+        tap: as :class:`~stillroom.models.reader.TapReader` takes it, such as ``layer3``.
         rectified: give max(0, ·) of it, as for the output of a layer whose activation comes after.
         field: what messages call the model.
 
@@ -28,10 +28,10 @@ class TapFeatures:
 
     def __init__(self, model: nn.Module, tap: str, *, rectified: bool = False, field: str = "model") -> None:
         self.model, self.tap, self.rectified = model, tap, rectified
-        self._taps = Taps(model, [tap], field=field)
+        self._taps = TapReader(model, [tap], field=field)
 
     def __call__(self, images: Tensor) -> Tensor:
-        with evaluating(self.model), self._taps:
+        with eval_mode(self.model), self._taps:
             self.model(images)
         features = self._taps.take()[self.tap]
         return features.relu() if self.rectified else features

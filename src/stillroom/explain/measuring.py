@@ -21,9 +21,9 @@ from stillroom.explain.entropy import pixel_entropy_with_error
 from stillroom.explain.features import TapFeatures
 from stillroom.explain.subject import Pictures
 from stillroom.files import canonical, write_bytes
-from stillroom.models.cost import device_of
+from stillroom.models.modes import device_of
+from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import state_hash
-from stillroom.run.components import PreparedModel
 
 FOLDER = "explain"
 # Images between two writes: what a kill can lose.
@@ -89,7 +89,9 @@ def entropies(
     """
     key = {
         "weights": state_hash(prepared.model),
-        "preprocess": None if prepared.preprocess is None else prepared.preprocess.model_dump(mode="json"),
+        "preprocess": None
+        if prepared.preprocess_config is None
+        else prepared.preprocess_config.model_dump(mode="json"),
         "tap": tap,
         "images": hashlib.sha256(canonical([pictures.fingerprint, list(pictures.rows)])).hexdigest(),
         "search": vars(search),
@@ -98,7 +100,7 @@ def entropies(
     done = len(held["sigma_f"]) if held else 0
     told(done)
     device = device_of(prepared.model)
-    features, pipe = TapFeatures(prepared.model, tap), prepared.pipe().to(device)
+    features, pipe = TapFeatures(prepared.model, tap), prepared.preprocess().to(device)
     for start in range(done, len(pictures.rows), _BLOCK):
         part = slice(start, start + _BLOCK)
         found = pixel_entropy_with_error(

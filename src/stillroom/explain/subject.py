@@ -17,9 +17,11 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput, nearest
 from stillroom.explain.foreground import above_zero, centre_box, checked, from_boxes, on_grid
 from stillroom.files import digest
-from stillroom.models.finding import FEATURES, LOGITS, find_taps
+from stillroom.models.prepared import PreparedModel, prepare_model
+from stillroom.models.reader import FEATURES, LOGITS
+from stillroom.models.taps import find_taps
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel, build_model, prepare_model
+from stillroom.run.components import build_model
 from stillroom.run.exporting import load_student
 from stillroom.run.fidelity.loading import Kept, kept_weights
 from stillroom.run.fidelity.measuring import spread
@@ -119,7 +121,7 @@ def load_subjects(runs: Sequence[Path], tap: str | None) -> list[Subject]:
         )
         student = prepare_model(model, recipe.student, data, "student")
         place = subjects[0].tap if subjects else tap or last_stage(student, zeros)
-        find_taps(model, student.pipe()(zeros), [place], field="student")
+        find_taps(model, student.preprocess()(zeros), [place], field="student")
         subjects.append(Subject(run, recipe, student, kept, place, moves_of(run, recipe, kept, place)))
         prints.append((summary.get("data") or {}).get("fingerprint"))
         first = subjects[0]
@@ -139,7 +141,7 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
     Raises:
         BadInput: it has none, as an MLP has not.
     """
-    taps = find_taps(student.model, student.pipe()(example), field="student")
+    taps = find_taps(student.model, student.preprocess()(example), field="student")
     spatial = [tap.name for tap in taps if tap.kind != "vector"]
     if spatial:
         return spatial[-1]

@@ -1,28 +1,123 @@
-"""The form that every loss has: what it reads, whose idea it is, one scalar from a batch."""
+"""What every loss has: options with a weight, a citation, what it requires, its flags, one scalar from a batch."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import Field, Tag, ValidationError, model_validator
 from torch import Tensor, nn
 
-from stillroom.config import bad_input
-from stillroom.losses.config import LossConfig
+from stillroom.config import Config, bad_input, by_shape
+from stillroom.losses.setup_context import SetupContext
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.knowledge import ModelOutput
 
-if TYPE_CHECKING:
-    from stillroom.losses.setup_context import SetupContext
+Family = Literal["labels", "logits", "features", "gradients", "other"]
+FAMILIES: tuple[Family, ...] = get_args(Family)
+Weighing = Literal["identity", "diagonal", "full", "exact"]
+
+Temperature = Annotated[float, Field(gt=0, description="Temperature τ that softens the logits; 1 leaves them.")]
+
+
+class WeightSchedule(Config):
+    """A weight that moves from ``start`` to ``end`` between two points of the training."""
+
+    shape: Literal["linear", "cosine", "step"] = Field(
+        "linear", description="Way from start to end; step jumps at `until`."
+    )
+    start: float = Field(ge=0, description="Weight up to `begin`.")
+    end: float = Field(ge=0, description="Weight from `until` on.")
+    begin: float = Field(0.0, ge=0, le=1, description="Where the change begins, as a fraction of the training.")
+    until: float = Field(1.0, ge=0, le=1, description="Where the change ends, as a fraction of the training.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WeightSchedule:
+        if self.until < self.begin:
+            raise ValueError(f"until of at least begin ({self.begin:g})")
+        return self
+
+    def at(self, progress: float) -> float:
+        """The weight at a fraction of the training.
+
+        >>> WeightSchedule(start=0, end=1, begin=0, until=0.5).at(0.25)
+        0.5
+        """
+        if progress >= self.until:
+            return self.end
+        if progress <= self.begin or self.shape == "step":
+            return self.start
+        part = (progress - self.begin) / (self.until - self.begin)
+        if self.shape == "cosine":
+            part = (1 - math.cos(math.pi * part)) / 2
+        return self.start + (self.end - self.start) * part
+
+
+Weight = Annotated[
+    Annotated[float, Field(ge=0), Tag("tag:number")] | Annotated[WeightSchedule, Tag("tag:table")], by_shape("number")
+]
+
+
+class LossConfig(Config):
+    """The options that every loss has: a name, and the weight of its term in the sum."""
+
+    name: str
+    weight: Weight = Field(
+        1.0, description="Factor of this term in the loss: a number, or a schedule over the training."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _target_fits(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "target" in content and "target" not in cls.model_fields:
+            raise ValueError("no target: this loss does not compare distributions over the classes, as kl does")
+        return content
+
+    @model_validator(mode="after")
+    def _weight_counts(self) -> LossConfig:
+        if not self.largest_weight:
+            raise ValueError("a weight above 0; leave a term out that should not count")
+        return self
+
+    def weight_at(self, progress: float) -> float:
+        """The weight at a fraction of the training (0 at the first step, towards 1 at the last)."""
+        return self.weight.at(progress) if isinstance(self.weight, WeightSchedule) else self.weight
+
+    @property
+    def has_schedule(self) -> bool:
+        """Whether the weight changes over the training."""
+        return isinstance(self.weight, WeightSchedule)
+
+    @property
+    def largest_weight(self) -> float:
+        """The weight, the larger end of a schedule."""
+        return max(self.weight.start, self.weight.end) if isinstance(self.weight, WeightSchedule) else self.weight
+
+    @property
+    def softening_temperature(self) -> float | None:
+        """The temperature τ that softens the teacher's logits; None where none does."""
+        value = getattr(self, "temperature", None)
+        return float(value) if isinstance(value, int | float) else None
+
+    @property
+    def kl_shares(self) -> tuple[float, float]:
+        """Of a ``kl_like`` loss: factors of cross-entropy and of τ²·KL in it, both on the student's logits."""
+        return 0.0, 1.0
+
+    @property
+    def cached_features(self) -> int:
+        """Roughly how many features of the teacher it reads beside the logits: orders work, decides nothing."""
+        return 0
+
 
 ConfigT = TypeVar("ConfigT", bound=LossConfig)
 
 
 @dataclass(frozen=True)
 class Citation:
-    """Where a loss comes from."""
+    """Where a loss was published."""
 
     title: str
     arxiv: str
@@ -31,18 +126,18 @@ class Citation:
 
 @dataclass(frozen=True)
 class Requires:
-    """What must be said for a loss to be computed; the run provides it and nothing more.
+    """What a loss requires; the run provides this and nothing more.
 
     Attributes:
-        teacher: the teacher's logits; without any such loss no teacher is run during training.
+        teacher: the teacher's logits; if no loss requires them, no teacher is run during training.
         labels: the true labels.
         index: the samples' indices in the training set.
         teacher_features: modules of the teacher whose outputs are read, such as ``layer2``; with ``teacher``.
-        student_features: the like of the student.
-        tails: taps from which on the teacher is run by the loss; with ``teacher``.
-        heads: those of them that must be one linear layer, as its weights are read.
+        student_features: modules of the student whose outputs are read.
+        tails: taps from which on the loss runs the teacher; with ``teacher``.
+        heads: those of ``tails`` that must be one linear layer, because its weights are read.
         fishers: diagonals of the teacher's Fisher matrix in its features; their taps are in ``teacher_features``.
-        fisher_means: those of them whose mean over the training set is read, too.
+        fisher_means: those of ``fishers`` whose mean over the training set is read, too.
     """
 
     teacher: bool = False
@@ -58,11 +153,11 @@ class Requires:
     def __post_init__(self) -> None:
         for name in ("teacher_features", "tails", "fishers"):
             if getattr(self, name) and not self.teacher:
-                raise ValueError(f"{name} without teacher=True: no teacher would be asked")
+                raise ValueError(f"{name} without teacher=True: no teacher would be run")
         if not set(self.heads) <= set(self.tails):
             raise ValueError("heads that are not in tails")
-        if alone := {of.tap for of in self.fishers} - set(self.teacher_features):
-            raise ValueError(f"fishers of {sorted(alone)}, which are not in teacher_features")
+        if missing := {of.tap for of in self.fishers} - set(self.teacher_features):
+            raise ValueError(f"fishers of {sorted(missing)}, which are not in teacher_features")
         if not set(self.fisher_means) <= set(self.fishers):
             raise ValueError("fisher_means of weights that are not in fishers")
 
@@ -72,8 +167,8 @@ class LossInputs:
     """One batch as a loss sees it.
 
     Attributes:
-        student: the student's answer.
-        teacher: the teacher's answer, where some loss reads it.
+        student: the student's output.
+        teacher: the teacher's output; None if no loss requires it.
         labels: int64 [B].
         index: the samples' indices in the training set, int64 [B].
         progress: fraction of the training done, in [0, 1).
@@ -86,26 +181,8 @@ class LossInputs:
     progress: float
 
     @property
-    def teacher_logits(self) -> Tensor:
-        """The teacher's logits, [B, K].
-
-        Raises:
-            RuntimeError: there is no teacher; a loss that reads one must declare it.
-        """
-        return self.taught.logits
-
-    @property
-    def teacher_features(self) -> Mapping[str, Tensor]:
-        """What the teacher gave at the taps that the losses read, [B, …] each.
-
-        Raises:
-            RuntimeError: there is no teacher; a loss that reads one must declare it.
-        """
-        return self.taught.features
-
-    @property
-    def taught(self) -> ModelOutput:
-        """All that the teacher says, for :meth:`ModelOutput.tail` and :meth:`ModelOutput.fisher`.
+    def teacher_output(self) -> ModelOutput:
+        """The teacher's output, with its features, tails and Fisher weights.
 
         Raises:
             RuntimeError: there is no teacher; a loss that reads one must declare it.
@@ -114,11 +191,21 @@ class LossInputs:
             raise RuntimeError("this loss reads the teacher but does not declare Requires(teacher=True)")
         return self.teacher
 
+    @property
+    def teacher_logits(self) -> Tensor:
+        """The teacher's logits, [B, K]; raises like :attr:`teacher_output`."""
+        return self.teacher_output.logits
+
+    @property
+    def teacher_features(self) -> Mapping[str, Tensor]:
+        """The teacher's features by tap, [B, …] each; raises like :attr:`teacher_output`."""
+        return self.teacher_output.features
+
 
 class Loss(nn.Module, Generic[ConfigT]):
-    """One term of the loss: a pure function with its options, its paper and what it reads.
+    """One term of the training loss: a pure function with its options, its citation and what it requires.
 
-    Subclass it with your own config as the type argument, declare ``reads`` (and ``paper``), write ``forward``::
+    Subclass it with a config as the type argument, declare ``reads`` (and ``paper``), write ``forward``::
 
         class MarginConfig(LossConfig):
             name: str = "margin"
@@ -130,28 +217,49 @@ class Loss(nn.Module, Generic[ConfigT]):
             def forward(self, inputs: LossInputs) -> Tensor:
                 return margin(inputs.student.logits, inputs.teacher_logits, margin=self.config.margin)
 
+    The class attributes below are flags: other code asks them, never the class or its name.
+
     Attributes:
-        paper: where the idea comes from, if anywhere.
-        reads: what must be said for it to be computed; one that looks for its taps itself says it once it has met
-            teacher and student.
+        paper: where it was published, if anywhere.
+        family: what it compares: labels, logits, features, or features weighed by gradients.
+        reads: what it requires; a loss that chooses its taps itself sets it in :meth:`meet`.
         per_sample: the batch's loss is the mean of its samples' losses, so that micro-batches may be accumulated.
+        has_temperature: it has the option ``temperature``, which softens logits; set from the config.
+        accepts_target: it has the option ``target``, the part of the teacher's answer to teach; set from the config.
+        kl_like: its teacher term is τ²·KL to the softened answer, so that its gradient does not fade with τ.
+        rescaling_part: the part of the loss ``a·CE + b·τ²·KL`` that it is, by whose gradients the rescaling ω is
+            defined; None of any other loss.
+        weighings: how exactly it weighs the gap to the teacher as a member of the KL family, by default first.
+        smoothing_option: the option that is the share of the labels spread over all classes.
+        label_free_option: the option, and its value, that leaves the labels out of a loss that otherwise reads them.
+        pairs: the taps it compares, (teacher's, student's), once it has met both models.
     """
 
     Config: ClassVar[type[LossConfig]] = LossConfig
     citation: ClassVar[Citation | None] = None
+    family: ClassVar[Family] = "other"
     requires: Requires = Requires()
     per_sample: ClassVar[bool] = True
+    has_temperature: ClassVar[bool] = False
+    accepts_target: ClassVar[bool] = False
+    kl_like: ClassVar[bool] = False
+    rescaling_part: ClassVar[Literal["labels", "teacher"] | None] = None
+    weighings: ClassVar[tuple[Weighing, ...]] = ()
+    smoothing_option: ClassVar[str | None] = None
+    label_free_option: ClassVar[tuple[str, Any] | None] = None
+    pairs: tuple[tuple[Any, Any], ...] = ()
 
     config: ConfigT
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for base in getattr(cls, "__orig_bases__", ()):
-            arguments = get_args(base)
-            origin = get_origin(base)
-            family = isinstance(origin, type) and issubclass(origin, Loss)
-            if family and arguments and isinstance(arguments[0], type):
+            arguments, origin = get_args(base), get_origin(base)
+            is_loss = isinstance(origin, type) and issubclass(origin, Loss)
+            if is_loss and arguments and isinstance(arguments[0], type):
                 cls.Config = arguments[0]
+                cls.has_temperature = "temperature" in cls.Config.model_fields
+                cls.accepts_target = "target" in cls.Config.model_fields
 
     def __init__(self, config: ConfigT | None = None, **options: Any) -> None:
         super().__init__()
@@ -167,15 +275,23 @@ class Loss(nn.Module, Generic[ConfigT]):
 
     @property
     def name(self) -> str:
-        """The name under which its loss is logged."""
+        """The name under which its value is logged."""
         return self.config.name
 
     def setup(self, setup_context: SetupContext) -> None:
         """See teacher and student before the training: choose taps, set ``reads``, make connectors. Here: nothing.
 
-        A run calls it once, before anything is trained, and takes ``reads`` and the parameters after it. Keep nothing
-        of the setup context's models: what a loss holds is trained, saved and moved with it.
+        A run calls it once, before anything is trained, and reads ``reads`` and the parameters afterwards. Keep no
+        reference to the models: what a loss holds is trained, saved and moved with it.
         """
+
+    def target_logits(self, inputs: LossInputs) -> Tensor:
+        """The logits to learn, [B, K]: the teacher's, or those whose softened answer is the ``target``."""
+        return inputs.teacher_logits
+
+    def describe_taps(self) -> str | None:
+        """Which taps it has chosen, in a line; None of a loss without taps."""
+        return None
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """The term's value for one batch, before its weight: a scalar."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput
-from stillroom.models.finding import Tap
+from stillroom.models.taps import Tap
 
 Grid = tuple[int, int]
 

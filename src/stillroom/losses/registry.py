@@ -1,30 +1,106 @@
-"""From a loss's config to the loss."""
+"""Finds the losses of this folder, reads their options from a recipe, and makes them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from inspect import isfunction
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
+from torch import Tensor
 
 from stillroom.config import bad_input
-from stillroom.errors import BadInput
-from stillroom.losses.base import Loss
-from stillroom.losses.blockwise import BlockLogit
-from stillroom.losses.config import CustomLossConfig, LossConfig
-from stillroom.losses.features import FeatureMSE
-from stillroom.losses.fisher import FeatureFisher, FeatureFullFisher
-from stillroom.losses.labels import CrossEntropy, LabelSmoothing
-from stillroom.losses.logits import KL, LogitFisher, LogitMSE
-from stillroom.models.own import find_callable
+from stillroom.errors import BadInput, nearest
+from stillroom.losses import loss_classes
+from stillroom.losses.base import FAMILIES, Loss, LossConfig
+from stillroom.models.custom import find_callable
 
-BUILT_IN: tuple[type[Loss[Any]], ...] = (
-    *(CrossEntropy, LabelSmoothing),
-    *(KL, LogitMSE, LogitFisher),
-    *(FeatureMSE, FeatureFisher, FeatureFullFisher),
-    BlockLogit,
-)
-_BY_CONFIG = {loss.Config: loss for loss in BUILT_IN}
+
+@cache
+def losses() -> dict[str, type[Loss[Any]]]:
+    """Every loss of this folder by its name, ordered by family.
+
+    Raises:
+        TypeError: a file's name, the default of its config's ``name`` and its function's name are not one.
+
+    >>> list(losses())[:3]
+    ['cross_entropy', 'label_smoothing', 'kl']
+    """
+    found: dict[str, type[Loss[Any]]] = {}
+    for class_name, module_name in loss_classes().items():
+        module = importlib.import_module(module_name)
+        kind, stem = getattr(module, class_name), module_name.rpartition(".")[2]
+        if kind.Config.model_fields["name"].default != stem or not callable(getattr(module, stem, None)):
+            raise TypeError(f"{module_name}: expected a function {stem!r}, and {stem!r} as the name in its config")
+        found[stem] = kind
+    return dict(sorted(found.items(), key=lambda item: (FAMILIES.index(item[1].family), item[0])))
+
+
+def functions() -> dict[str, Callable[..., Tensor]]:
+    """The public functions that the losses' files define, by name."""
+    modules = [sys.modules[kind.__module__] for kind in losses().values()]
+    return {
+        name: value
+        for module in modules
+        for name, value in vars(module).items()
+        if isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+class CustomLossConfig(LossConfig):
+    """A loss of your own, named module:Class."""
+
+    name: str = Field(pattern=r"^[\w.]+:[\w.<>]+$", description="module:Class of a Loss.")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of the class, checked by its own config."
+    )
+
+
+def _named(value: Any) -> Any:
+    name = value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"a mapping with a name, {nearest('', losses())}")
+    if ":" not in name and name not in losses():
+        raise ValueError(f"a loss that exists ({nearest(name, losses())}), or module:Class of your own")
+    return value
+
+
+def _tag(value: Any) -> str:
+    name = value["name"] if isinstance(value, dict) else value.name
+    return "tag:custom" if ":" in name else f"tag:{name}"
+
+
+def _any_loss() -> Any:
+    tagged = [Annotated[kind.Config, Tag(f"tag:{name}")] for name, kind in losses().items()]
+    tagged.append(Annotated[CustomLossConfig, Tag("tag:custom")])
+    return Annotated[Union[tuple(tagged)], Discriminator(_tag), BeforeValidator(_named)]  # noqa: UP007
+
+
+# An entry of a recipe's list of losses: the options of one of them, told apart by their name.
+if TYPE_CHECKING:
+    AnyLoss: TypeAlias = LossConfig
+else:
+    AnyLoss = _any_loss()
+
+
+def loss_class(config: LossConfig) -> type[Loss[Any]]:
+    """The class of a recipe's entry, for its flags.
+
+    A custom loss is not imported for that: it gives the base class, whose flags claim nothing.
+
+    >>> from stillroom.losses.kl import KLConfig
+    >>> loss_class(KLConfig()).kl_like
+    True
+    """
+    return losses().get(config.name, Loss)
+
+
+def is_custom(config: LossConfig) -> bool:
+    """Whether a recipe's entry names a class of the user's, module:Class."""
+    return isinstance(config, CustomLossConfig)
 
 
 def build_loss(config: LossConfig, field: str = "loss") -> Loss[Any]:
@@ -33,28 +109,37 @@ def build_loss(config: LossConfig, field: str = "loss") -> Loss[Any]:
     Raises:
         BadInput: a module:Class of your own that cannot be imported, is no Loss, or refuses its options.
 
-    >>> from stillroom.losses.config import KLConfig
+    >>> from stillroom.losses.kl import KLConfig
     >>> build_loss(KLConfig(temperature=2)).config.temperature
     2.0
     """
     if isinstance(config, CustomLossConfig):
         return _build_custom(config, field)
-    return _BY_CONFIG[type(config)](config)
+    return losses()[config.name](config)
 
 
 def build_losses(configs: Sequence[LossConfig]) -> list[Loss[Any]]:
-    """Make all terms of a loss, in order."""
+    """Make all terms of the training loss, in order."""
     return [build_loss(config, f"losses.{position}") for position, config in enumerate(configs)]
 
 
 def describe(loss: Loss[Any]) -> dict[str, Any]:
     """The recipe entry that makes this loss again."""
     dumped: dict[str, Any] = loss.config.model_dump(mode="json")
-    if type(loss) in BUILT_IN:
+    kind = type(loss)
+    if kind in losses().values():
         return dumped
     options = {key: value for key, value in dumped.items() if key not in ("name", "weight")}
-    kind = type(loss)
     return {"name": f"{kind.__module__}:{kind.__qualname__}", "weight": dumped["weight"], "options": options}
+
+
+def labels_alone() -> list[dict[str, Any]]:
+    """The entries of a recipe that learns from the labels alone.
+
+    >>> labels_alone()
+    [{'name': 'cross_entropy'}]
+    """
+    return [{"name": name} for name, kind in losses().items() if kind.rescaling_part == "labels"]
 
 
 def _build_custom(config: CustomLossConfig, field: str) -> Loss[Any]:

@@ -8,14 +8,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
+from stillroom.config import Config
 from stillroom.errors import BadInput, nearest
-from stillroom.losses.config import TapPair
 from stillroom.losses.connectors import connector
-from stillroom.models.finding import FEATURES, LOGITS, PRE, Tap, find_taps
-from stillroom.models.pairing import pair_taps
+from stillroom.models.reader import FEATURES, LOGITS, PRE
+from stillroom.models.taps import Tap, find_taps, pair_taps
 from stillroom.randomness import seeded
+
+
+class TapPair(Config):
+    """Two taps whose features are compared, both named."""
+
+    teacher: str = Field(min_length=1, description="Tap of the teacher: a module's path, PATH:pre, or features.")
+    student: str = Field(min_length=1, description="The like of the student.")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which part of a teacher's answer is taught: universe, domain, instance; and how that rescales each sample's gradient.
+"""Targets, the part of the teacher's answer to teach (universe, domain, instance), and the gradient rescaling ω.
 
 A target is a distribution ρ over the classes, [B, K]. Those made of the teacher's answer are worked out in logarithms,
 where 1 − p_y is the sum of the others: at a gap of 30 between logits float32 would round it to 0.
@@ -9,10 +9,17 @@ Paper: Tang et al., Understanding and Improving Knowledge Distillation, arXiv 20
 from __future__ import annotations
 
 import math
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from torch import Tensor
+
+from stillroom.config import Config
+from stillroom.errors import nearest
+from stillroom.losses.base import LossInputs, Requires
+from stillroom.models.reader import FEATURES
 
 __all__ = [
     "class_similarity",
@@ -208,8 +215,8 @@ def gradient_rescale(
     if not weight:
         # The ratio may be beyond all numbers, and 0 times that is none.
         return torch.ones_like(student[:, 0])
-    taught, softened, plain = (margin(z, labels) for z in (teacher / temperature, student / temperature, student))
-    return (1 - weight) + weight / temperature * rescaling(taught, softened, plain)
+    target, softened, plain = (margin(z, labels) for z in (teacher / temperature, student / temperature, student))
+    return (1 - weight) + weight / temperature * rescaling(target, softened, plain)
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -232,25 +239,25 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.gather(-1, place).squeeze(-1) - others
 
 
-def rescaling(taught: Tensor, softened: Tensor, plain: Tensor) -> Tensor:
+def rescaling(target: Tensor, softened: Tensor, plain: Tensor) -> Tensor:
     """The teacher's part of ω, before its weight.
 
     Formula: ``(p_y − q_{τ,y})/(1 − q_y)``, by σ(a) − σ(b) = σ(a)·σ(−b)·(1 − e^{b−a}), which loses no digits.
 
     Args:
-        taught: margin of what is taught at τ, [B].
+        target: margin of the target at τ, [B].
         softened: of the student's answer at τ.
         plain: of the student's answer at 1.
 
     Returns:
-        [B]; 0 where the student says at τ what is taught.
+        [B]; 0 where the student's probability at τ is the target's.
 
     >>> rescaling(torch.tensor([0.0]), torch.tensor([-40.0]), torch.tensor([-40.0]))
     tensor([0.5000])
     """
-    high, low = torch.maximum(taught, softened), torch.minimum(taught, softened)
+    high, low = torch.maximum(target, softened), torch.minimum(target, softened)
     size = F.logsigmoid(high) + F.logsigmoid(-low) + (-torch.expm1(low - high)).log() - F.logsigmoid(-plain)
-    return torch.sign(taught - softened) * size.exp()
+    return torch.sign(target - softened) * size.exp()
 
 
 def log_class_similarity(head_weight: Tensor, labels: Tensor, *, power: float, temperature: float) -> Tensor:
@@ -344,3 +351,187 @@ def _check_labels(labels: Tensor, shape: torch.Size) -> None:
 def _check_above_0(name: str, value: float) -> None:
     if not value > 0:
         raise ValueError(f"{name}: got {value!r}; expected a number above 0")
+
+
+# The whole answer: what is taught where no target is named.
+FULL = "full"
+
+
+class TargetConfig(Config):
+    """The options of a target: a name, and what :func:`target_logits` needs of it."""
+
+    requires: ClassVar[Requires]
+    # Whether the target derives from p at τ; one that does not is taught at temperature 1.
+    is_softened: ClassVar[bool] = True
+
+    name: str
+
+    def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
+        """log ρ, [B, K]."""
+        raise NotImplementedError
+
+
+class UniformConfig(TargetConfig):
+    """Every class alike, as label smoothing: universe knowledge alone. The teacher is not run."""
+
+    requires = Requires(labels=True)
+    is_softened = False
+
+    name: Literal["uniform"] = "uniform"
+
+    def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
+        """log ρ, [B, K]."""
+        logits = inputs.student.logits
+        return uniform(inputs.labels, logits.shape[1]).log().to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class _Similarity(TargetConfig):
+    requires = Requires(teacher=True, labels=True, tails=(FEATURES,), heads=(FEATURES,))
+
+    power: float = Field(
+        0.3, gt=0, description="a of softmax(sign(c)·|c|^a / b), c the cosines of rows of the teacher's last layer."
+    )
+    temperature: float = Field(
+        0.3, gt=0, description="b of it. The paper's range for both is .1 to .5, and its values are not certain: sweep."
+    )
+
+
+class ClassSimilarityConfig(_Similarity):
+    """How alike the teacher's last layer finds the classes: domain knowledge alone."""
+
+    is_softened = False
+
+    name: Literal["class_similarity"] = "class_similarity"
+
+    def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
+        """log ρ, [B, K]."""
+        return log_class_similarity(_head(inputs), inputs.labels, power=self.power, temperature=self.temperature)
+
+
+class TopKConfig(TargetConfig):
+    """The likeliest classes as the teacher sees them, the others alike: domain as far as reliable, and instance."""
+
+    requires = Requires(teacher=True)
+
+    name: Literal["top_k"] = "top_k"
+    k: int = Field(5, ge=1, description="Classes whose probability is kept, up to all of them.")
+
+    def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
+        """log ρ, [B, K]."""
+        return log_top_k(_log_softened(inputs, temperature), self.k)
+
+
+class TrueClassConfig(TargetConfig):
+    """The true class as the teacher sees it, the others alike: instance knowledge alone."""
+
+    requires = Requires(teacher=True, labels=True)
+
+    name: Literal["true_class"] = "true_class"
+
+    def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
+        """log ρ, [B, K]."""
+        return log_true_class(_log_softened(inputs, temperature), inputs.labels)
+
+
+class TrueClassSimilarityConfig(_Similarity):
+    """The true class as the teacher sees it, the others by their likeness to it: domain and instance."""
+
+    name: Literal["true_class_similarity"] = "true_class_similarity"
+
+    def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
+        """log ρ, [B, K]."""
+        logs, options = _log_softened(inputs, temperature), {"power": self.power, "temperature": self.temperature}
+        return log_true_class_similarity(logs, _head(inputs), inputs.labels, **options)
+
+
+def target_logits(inputs: LossInputs, target: TargetConfig, *, temperature: float) -> Tensor:
+    """The logits that teach a target: ``z = τ·log ρ``, so that softmax(z/τ) = ρ.
+
+    Args:
+        inputs: the batch.
+        target: which part of the teacher's answer.
+        temperature: τ > 0.
+
+    Returns:
+        [B, K].
+
+    Raises:
+        RuntimeError: the batch lacks what the target requires.
+
+    >>> from stillroom.teachers.knowledge import ModelOutput
+    >>> output = ModelOutput(torch.tensor([[0.0, 2.0, 0.0]]).log1p())
+    >>> inputs = LossInputs(output, output, torch.tensor([1]), torch.tensor([0]), 0.0)
+    >>> torch.softmax(target_logits(inputs, TopKConfig(k=1), temperature=1.0), 1)
+    tensor([[0.2000, 0.6000, 0.2000]])
+    """
+    return temperature * target.log_target(inputs, temperature)
+
+
+def _log_softened(inputs: LossInputs, temperature: float) -> Tensor:
+    """log p of the teacher at τ, softened before half precision, which has three digits, loses anything."""
+    logits = inputs.teacher_logits.detach()
+    return F.log_softmax((logits.float() if logits.dtype != torch.float64 else logits) / temperature, dim=1)
+
+
+def _head(inputs: LossInputs) -> Tensor:
+    head = inputs.teacher_output.tail(FEATURES).head
+    if head is None:
+        raise RuntimeError("the teacher ends in no linear layer: Requires(heads=…) has a run refuse it")
+    return head
+
+
+_TARGETS: dict[str, type[TargetConfig]] = {
+    str(config.model_fields["name"].default): config
+    for config in (UniformConfig, ClassSimilarityConfig, TopKConfig, TrueClassConfig, TrueClassSimilarityConfig)
+}
+NAMES: tuple[str, ...] = (*_TARGETS, FULL)
+
+
+def name_of(target: Any) -> str | None:
+    """The name of a target, however it is written: a word, a mapping or its config.
+
+    >>> name_of("top_k"), name_of({"name": "top_k", "k": 3}), name_of(TopKConfig(k=3)), name_of(5)
+    ('top_k', 'top_k', 'top_k', None)
+    """
+    found = target.get("name") if isinstance(target, dict) else getattr(target, "name", target)
+    return found if isinstance(found, str) else None
+
+
+def is_unsoftened(target: Any) -> bool:
+    """Whether a target, however it is written, is taught at temperature 1 alone."""
+    config = _TARGETS.get(name_of(target) or "")
+    return config is not None and not config.is_softened
+
+
+def _named(value: Any) -> Any:
+    if value is None:
+        return None
+    name = name_of(value)
+    if name is None:
+        raise ValueError(f"a name or a mapping with a name, {nearest('', NAMES)}")
+    if name not in NAMES:
+        raise ValueError(f"a target that exists ({nearest(name, NAMES)})")
+    if name == FULL:
+        if isinstance(value, dict) and len(value) > 1:
+            raise ValueError(f"{FULL} without options")
+        return None
+    return {"name": name} if isinstance(value, str) else value
+
+
+def name_in_schema(schema: dict[str, Any]) -> None:
+    """Add to a JSON schema that the name alone will do."""
+    schema["anyOf"].insert(0, {"enum": list(NAMES), "type": "string"})
+
+
+Target = Annotated[
+    Annotated[
+        Annotated[UniformConfig, Tag("tag:uniform")]
+        | Annotated[ClassSimilarityConfig, Tag("tag:class_similarity")]
+        | Annotated[TopKConfig, Tag("tag:top_k")]
+        | Annotated[TrueClassConfig, Tag("tag:true_class")]
+        | Annotated[TrueClassSimilarityConfig, Tag("tag:true_class_similarity")],
+        Discriminator(lambda value: f"tag:{name_of(value)}"),
+    ]
+    | None,
+    BeforeValidator(_named),
+]

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model is; the CPU for one that holds no tensor.
-
-    >>> device_of(nn.Flatten())
-    device(type='cpu')
-    """
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+from stillroom.models.modes import eval_mode, plain_attention
 
 
 def parameters(model: nn.Module) -> int:
@@ -47,14 +36,9 @@ def multiply_adds(model: nn.Module, example: Tensor) -> int:
     6
     """
     counter = FlopCounterMode(display=False)
-    fused = torch.backends.mha.get_fastpath_enabled()
     # Attention in its plain form: no version or device counts the products of all its fused ones.
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with evaluating(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-            model(example[:1])
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with eval_mode(model), torch.no_grad(), plain_attention(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(example[:1])
     return int(counter.get_total_flops()) // 2
 
 
@@ -75,7 +59,7 @@ def latency(model: nn.Module, example: Tensor, batch: int, *, repeats: int = 20)
         images = images.contiguous(memory_format=torch.channels_last)
     seconds = []
     # Not inference_mode: what a model keeps for later would be spoilt for its training.
-    with evaluating(model), torch.no_grad():
+    with eval_mode(model), torch.no_grad():
         for repeat in range(3 + repeats):
             _wait(images.device)
             start = time.perf_counter()
@@ -86,26 +70,6 @@ def latency(model: nn.Module, example: Tensor, batch: int, *, repeats: int = 20)
             if len(seconds) >= 3 and sum(seconds) > 0.5:
                 break
     return 1000 * statistics.median(seconds)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for a block, then each of its modules back into its own mode.
-
-    >>> net = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
-    >>> with evaluating(net):
-    ...     net[0].training
-    False
-    >>> net[0].training, net[1].training
-    (True, False)
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _wait(device: torch.device) -> None:

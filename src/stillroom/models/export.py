@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import write_bytes
+from stillroom.models.modes import suppress_output
 from stillroom.models.preprocess import Preprocess
-from stillroom.models.quiet import quietly
 from stillroom.models.weights import save_weights
 
 CHECKED_BATCHES = (1, 3, 16)
@@ -70,7 +70,7 @@ def export_onnx(
     whole = _Whole(model, pixels).eval()
     inputs = [_random(example, batch) for batch in CHECKED_BATCHES]
     try:
-        with quietly(), torch.no_grad():
+        with suppress_output(), torch.no_grad():
             program: Any = torch.onnx.export(
                 whole,
                 # A batch of 1 would be taken for a constant.

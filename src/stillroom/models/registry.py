@@ -9,13 +9,10 @@ from torch import nn
 
 from stillroom.config import Config, bad_input
 from stillroom.errors import BadInput, nearest
-from stillroom.models.catalogue import ZOO, MLPOptions, ResNetOptions, ViTOptions, WideResNetOptions, names
-from stillroom.models.config import ModelConfig
-from stillroom.models.mlp import MLP
-from stillroom.models.outside import build_outside, is_outside
-from stillroom.models.own import build_own
-from stillroom.models.resnet import ResNet
-from stillroom.models.vit import ViT, default_patch
+from stillroom.models.config import ZOO, MLPOptions, ModelConfig, ResNetOptions, ViTOptions, WideResNetOptions, names
+from stillroom.models.custom import build_custom
+from stillroom.models.external import build_external, is_external
+from stillroom.models.zoo import MLP, ResNet, ViT, default_patch
 
 __all__ = ["brings_weights", "build", "names"]
 
@@ -28,7 +25,7 @@ def brings_weights(name: str) -> bool:
     >>> brings_weights("my_models:teacher"), brings_weights("timm:resnet18"), brings_weights("resnet56")
     (True, False, False)
     """
-    return ":" in name and not is_outside(name)
+    return ":" in name and not is_external(name)
 
 
 def build(
@@ -59,8 +56,8 @@ def build(
     stillroom.errors.BadInput: student.name: got 'resnt8'; expected a model of the zoo or module:function (did you
     mean 'resnet8'?)
     """
-    if is_outside(config.name):
-        return build_outside(
+    if is_external(config.name):
+        return build_external(
             config.name,
             config.options,
             num_classes=num_classes,
@@ -69,7 +66,7 @@ def build(
             field=field,
         )
     if ":" in config.name:
-        return build_own(
+        return build_custom(
             config.name,
             config.options,
             {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size},

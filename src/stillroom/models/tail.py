@@ -1,4 +1,4 @@
-"""The rest of a model: from what a tap reads to the logits, cut out of its traced graph."""
+"""The rest of a model, from the features at a tap to the logits; and its last linear layer."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 from stillroom.errors import BadInput, nearest
-from stillroom.models.cost import evaluating
-from stillroom.models.finding import FEATURES, LOGITS, PRE, Tap
-from stillroom.models.replay import Replay, agree, replays
-from stillroom.models.taps import Taps
+from stillroom.models.modes import device_of, eval_mode, plain_attention
+from stillroom.models.reader import FEATURES, LOGITS, PRE, TapReader, tap_modules
 from stillroom.models.tracing import Traced, Untraceable, is_fresh, is_size, root_of, trace
-
-__all__ = ["Tail", "tail_of"]
-
 
 # In evaluation mode these give what they are given.
 _PASSED_ON = (
@@ -78,7 +75,7 @@ class Tail(nn.Module):
 
 
 def tail_of(
-    model: nn.Module, tap: str | Tap, example: Tensor, *, traced: Traced | None = None, field: str = "teacher"
+    model: nn.Module, tap: str, example: Tensor, *, traced: Traced | None = None, field: str = "teacher"
 ) -> Tail:
     """Cut a model at a tap, and keep what comes after: tail(features) = model(x), features what the tap reads of x.
 
@@ -87,7 +84,7 @@ def tail_of(
 
     Args:
         model: from images to logits [B, K]; it is left as it was.
-        tap: one that :func:`~stillroom.models.finding.find_taps` found, or a name.
+        tap: its name, such as those that :func:`~stillroom.models.taps.find_taps` gives.
         example: an input [B, …] as the model gets it, of images that are not all alike.
         traced: what :func:`~stillroom.models.tracing.trace` gave of this model, where several tails are cut.
         field: what messages call the model.
@@ -101,27 +98,26 @@ def tail_of(
     >>> torch.equal(tail(net[:2](x)), net(x)), len(tail.state_dict())
     (True, 0)
     """
-    name = tap if isinstance(tap, str) else tap.name
-    taps = Taps(model, [name], field=field)
+    taps = TapReader(model, [tap], field=field)
     try:
         traced = traced or trace(model, example)
-        node = _node(traced, name)
+        node = _node(traced, tap)
         if node not in traced.cuts():
             known = [path for path, given in traced.outputs.items() if given in traced.cuts()]
-            expected = f"a tap that every path to the logits crosses, as one leads past this ({nearest(name, known)})"
-            raise BadInput(f"{field} tap", name, expected)
-        tail = _cut(traced, node, name)
+            expected = f"a tap that every path to the logits crosses, as one leads past this ({nearest(tap, known)})"
+            raise BadInput(f"{field} tap", tap, expected)
+        tail = _cut(traced, node, tap)
         if not _says_the_same(tail, model, taps, example):
             raise Untraceable("the traced operations give other logits than the model")
         return tail
     except Untraceable as error:
-        if replays(model, name, example):
-            return Tail(name, Replay(model, name, example))
+        if replays(model, tap, example):
+            return Tail(tap, Replay(model, tap, example))
         expected = (
             f"a tap whose features decide the logits; the model cannot be traced ({error}), and run again with the "
             "features put in it gave other logits. Name another module, or make its forward pass free of branches"
         )
-        raise BadInput(f"{field} tap", name, expected) from None
+        raise BadInput(f"{field} tap", tap, expected) from None
 
 
 def _node(traced: Traced, name: str) -> fx.Node:
@@ -214,14 +210,156 @@ def _settle(rest: fx.GraphModule, device: torch.device) -> None:
         rest.recompile()
 
 
-def _says_the_same(tail: Tail, model: nn.Module, taps: Taps, example: Tensor) -> bool:
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+def _says_the_same(tail: Tail, model: nn.Module, taps: TapReader, example: Tensor) -> bool:
+    with eval_mode(model), torch.no_grad(), plain_attention():
+        with taps:
+            wanted = model(example)
+        features = taps.take()[tail.tap]
+        return agree(tail(features), wanted) and agree(tail(features[:1]), wanted[:1])
+
+
+class Replay(nn.Module):
+    """Runs a whole model on an image of noise and puts features in at a tap: the logits are those of the features.
+
+    It costs a whole pass, with gradients from the tap on alone. It is exact where the tap cuts the model, which
+    :func:`replays` tries out. The model is held by reference, its tensors are shared, and none is in a state dict.
+
+    Args:
+        model: the whole model.
+        tap: its name.
+        example: an input [B, …] as the model gets it.
+    """
+
+    def __init__(self, model: nn.Module, tap: str, example: Tensor) -> None:
+        super().__init__()
+        # In a list, so that it is no part of this module.
+        self._model = [model]
+        modules, self._side = tap_modules(model, tap)
+        self._modules_at = list(modules)
+        self._calls = 0
+        noise = torch.rand(example[:1].shape, generator=torch.Generator().manual_seed(0))
+        self._names: list[str] = []
+        self.register_buffer("noise", noise.to(example), persistent=False)
+        for place, (name, tensor) in enumerate([*model.named_parameters(), *model.named_buffers()]):
+            self._names.append(name)
+            self.register_buffer(f"tensor_{place}", tensor.detach(), persistent=False)
+        self._calls = self._run(None, self.noise)[1]
+
+    noise: Tensor
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, …] → logits [B, K]."""
+        logits, _ = self._run(features, self.noise.expand(len(features), *self.noise.shape[1:]))
+        return logits
+
+    def _run(self, features: Tensor | None, images: Tensor) -> tuple[Tensor, int]:
+        calls = 0
+
+        def put(module: nn.Module, *given: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if features is None or calls != self._calls:
+                return None
+            # A copy: a model that works in place must not change what it was given.
+            return features.clone() if self._side == "output" else (features.clone(), *given[0][1:])
+
+        model = self._model[0]
+        output = self._side == "output"
+        handles = [
+            module.register_forward_hook(put) if output else module.register_forward_pre_hook(put)
+            for module in self._modules_at
+        ]
+        tensors = {name: self.get_buffer(f"tensor_{place}") for place, name in enumerate(self._names)}
+        try:
+            with eval_mode(model), plain_attention():
+                logits = functional_call(model, tensors, (images,))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, calls
+
+
+def replays(model: nn.Module, tap: str, example: Tensor) -> bool:
+    """Whether what a tap reads decides the logits: put into a pass over other images, it gives the same ones.
+
+    False also where that cannot be told, as the model says the same of both images.
+
+    Args:
+        model: the model, which is left as it was.
+        tap: its name.
+        example: an input [B, …] as the model gets it.
+
+    >>> torch.manual_seed(0)
+    <torch._C.Generator object at ...>
+    >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    >>> replays(net, "1", torch.ones(1, 2))
+    True
+    """
+    taps = TapReader(model, [tap])
+    images = example.to(device_of(model))
     try:
-        with evaluating(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             with taps:
-                wanted = model(example)
-            features = taps.take()[tail.tap]
-            return agree(tail(features), wanted) and agree(tail(features[:1]), wanted[:1])
+                wanted = model(images)
+            again = Replay(model, tap, images)
+            features = taps.take()[tap]
+            said = again(features)
+            other = again._run(None, again.noise.expand(images.shape))[0]
+    except Exception:  # a model's own code can fail in any way where something else is put in
+        return False
+    if not isinstance(wanted, Tensor) or said.shape != wanted.shape or torch.equal(other, wanted):
+        return False
+    return agree(said, wanted)
+
+
+def agree(said: Tensor, wanted: Tensor) -> bool:
+    """Whether two batches of logits are the same but for rounding.
+
+    >>> agree(torch.tensor([1.0]), torch.tensor([1.00001])), agree(torch.tensor([1.0]), torch.tensor([1.1]))
+    (True, False)
+    """
+    # Wide enough for the shortened float32 of GPUs; what a wrong cut gives is of another size.
+    tolerance = 1e-3 if said.dtype in (torch.float32, torch.float64) else 3e-2
+    worst = (said.double() - wanted.double()).abs().max()
+    return bool(worst <= tolerance * wanted.double().abs().max().clamp_min(1e-12))
+
+
+def find_head(model: nn.Module, example: Tensor) -> str | None:
+    """Path of the linear layer whose output the logits are; None where they are made otherwise.
+
+    One pass tells it, where :func:`~stillroom.models.tail.tail_of` traces the whole model. A layer counts if the model
+    gives what it gave, and what it gave is W·h + b of its own weights: behind a temperature or an activation, or where
+    a layer normalises its weights, there is none.
+
+    Args:
+        model: from images to logits [B, K]; it is left as it was.
+        example: an input [B, …] as the model gets it.
+
+    >>> find_head(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.Dropout()), torch.ones(2, 2))
+    '2'
+    >>> find_head(nn.Sequential(nn.Linear(2, 3), nn.Tanh()), torch.ones(2, 2)) is None
+    True
+    """
+    seen: list[tuple[str, nn.Linear, Tensor, Tensor]] = []
+
+    def note(name: str, layer: nn.Linear) -> Any:
+        def read(module: nn.Module, inputs: Any, output: Any) -> None:
+            if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+                seen.append((name, layer, inputs[0], output))
+
+        return read
+
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    handles = [layer.register_forward_hook(note(name, layer)) for name, layer in layers]
+    try:
+        with eval_mode(model), torch.no_grad():
+            logits = model(example)
+            for name, layer, features, output in reversed(seen):
+                # The same memory: equal values alone could be of a layer to which nothing was added yet.
+                handed_on = output.shape == logits.shape and output.data_ptr() == logits.data_ptr()
+                if handed_on and features.dim() == 2 and agree(F.linear(features, layer.weight, layer.bias), logits):
+                    return name
     finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+        for handle in handles:
+            handle.remove()
+    return None

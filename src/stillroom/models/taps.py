@@ -1,163 +1,358 @@
-"""Reading what modules inside a model gave, while the model runs as ever."""
+"""Taps: places in a model where features can be read, found automatically, and paired between two models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from types import TracebackType
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from stillroom.errors import BadInput, RunFailed, nearest
+from stillroom.errors import BadInput, format_error
+from stillroom.models.modes import eval_mode, plain_attention
+from stillroom.models.reader import FEATURES, LOGITS, TapReader
+from stillroom.models.tail import replays
+from stillroom.models.tracing import Traced, Untraceable, is_activation, owner, trace
 
-FEATURES, LOGITS, PRE = "features", "logits", ":pre"
-
-# By name, as libraries write their own versions of PyTorch's.
-_ACTIVATIONS = frozenset(
-    {
-        *("relu", "relu6", "leakyrelu", "prelu", "rrelu", "elu", "selu", "celu", "gelu", "gelutanh", "quickgelu"),
-        *("silu", "swish", "mish", "hardswish", "hardsigmoid", "hardmish", "hardtanh", "sigmoid", "tanh", "softplus"),
-        *("softsign", "threshold", "starrelu"),
-    }
-)
+Kind = Literal["map", "token", "vector"]
 
 
-class Taps:
-    """Reads the outputs of named modules during the forward passes of a ``with`` block.
+@dataclass(frozen=True)
+class Tap:
+    """A place in a model where features are read.
 
-    ``name:pre`` is the input of the last activation module inside the module, ``features`` the input of the layer
-    that makes the logits, ``logits`` what the model gives. The hooks are there in the block alone: copies of the
-    model carry none, and it can be pickled. Where a later module overwrites in place what a tap read, the first pass
-    finds it out, and this tap is copied from then on.
-
-    Args:
-        model: the model.
-        names: module paths as ``named_modules`` gives them, such as ``layer2`` or ``layer2:pre``, or a reserved name.
-        field: what messages call the model.
-        on_read: called with a tap's name each time that it is read.
-
-    Raises:
-        BadInput: a name that the model does not have.
-
-    >>> import torch
-    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
-    >>> taps = Taps(net, ["0", "1:pre"])
-    >>> with taps:
-    ...     _ = net(torch.zeros(1, 2))
-    >>> {name: tuple(tensor.shape) for name, tensor in taps.take().items()}
-    {'0': (1, 3), '1:pre': (1, 3)}
+    Attributes:
+        name: module path whose output it is, ``path:pre``, ``features`` or ``logits``.
+        shape: of one image's features, without the batch, as they are read: C×H×W (H×W×C where
+            ``channels_last``), tokens×d, or d.
+        stage: number of its resolution, counted from 0; what comes after the last map has the number after it.
+        depth: share of the model's multiply-adds done when it is read, 0 to 1; of its layers, where it has none.
+        kind: ``map``, ``token`` or ``vector``.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        names: Iterable[str],
-        *,
-        field: str = "model",
-        on_read: Callable[[str], None] | None = None,
-    ) -> None:
-        self._places = {name: place_of(model, name, field=field) for name in sorted(set(names))}
-        self._handles: list[RemovableHandle] = []
-        self._read: dict[str, tuple[Tensor, int, Tensor | None]] = {}
-        # Whether a later module overwrites what a tap reads; not known before the first pass.
-        self._overwritten: dict[str, bool] = {}
-        self._on_read = on_read
+    name: str
+    shape: tuple[int, ...]
+    stage: int
+    depth: float
+    kind: Kind
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The taps, sorted."""
-        return tuple(self._places)
+    def channels_last(self) -> bool:
+        """Whether a map is laid out H×W×C, as Swin's are."""
+        return self.kind == "map" and self.shape[0] == self.shape[1] != self.shape[2]
 
-    def __enter__(self) -> Taps:
-        for name, (modules, side) in self._places.items():
-            for module in modules:
-                if side == "output":
-                    self._handles.append(module.register_forward_hook(self._reader(name)))
-                else:
-                    self._handles.append(module.register_forward_pre_hook(self._input_reader(name)))
-        return self
+    @property
+    def resolution(self) -> tuple[int, int] | None:
+        """Height and width of a map, or of the grid that tokens make, less class tokens; None for a vector.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-        if error is not None:
-            # What was read holds on to all that was computed before it.
-            self._read.clear()
-
-    def _reader(self, name: str) -> Any:
-        def read(module: nn.Module, inputs: Any, output: Any) -> None:
-            self._keep(name, output)
-
-        return read
-
-    def _input_reader(self, name: str) -> Any:
-        def read(module: nn.Module, inputs: Any) -> None:
-            if inputs:
-                self._keep(name, inputs[0])
-
-        return read
-
-    def _keep(self, name: str, tensor: Any) -> None:
-        if not isinstance(tensor, Tensor):
-            raise RunFailed(f"tap {name!r} gives {type(tensor).__name__}, not a tensor")
-        overwritten = self._overwritten.get(name)
-        if overwritten:
-            tensor = tensor.clone()
-        # The inputs of all layers pass by on the way to the last, which nothing comes after.
-        copy = tensor.clone() if overwritten is None and name != FEATURES else None
-        self._read[name] = tensor, tensor._version, copy
-        if self._on_read is not None:
-            self._on_read(name)
-
-    def take(self) -> dict[str, Tensor]:
-        """What the last forward pass gave at each tap; it is not held any longer.
-
-        Raises:
-            RunFailed: a module was not run, or a later one overwrote what it gave, unlike in the first pass.
+        >>> Tap("blocks.0", (197, 192), 0, 0.1, "token").resolution
+        (14, 14)
         """
-        taken = {}
-        for name in self.names:
-            if name not in self._read:
-                raise RunFailed(f"tap {name!r} was not run in the forward pass")
-            tensor, version, copy = self._read.pop(name)
-            changed = tensor._version != version
-            if changed and copy is None:
-                raise RunFailed(f"tap {name!r} was overwritten in place by a later module (an in-place activation?)")
-            if copy is not None:
-                self._overwritten[name] = changed
-            taken[name] = copy if changed and copy is not None else tensor
-        return taken
+        if self.kind == "map":
+            height, width = self.shape[:2] if self.channels_last else self.shape[1:]
+            return height, width
+        if self.kind == "token":
+            # A class token, one of a distilled model, up to four registers.
+            for extra in range(min(6, self.shape[0])):
+                side = math.isqrt(self.shape[0] - extra)
+                if side * side == self.shape[0] - extra:
+                    return side, side
+        return None
 
 
-def place_of(
-    model: nn.Module, name: str, *, field: str = "model"
-) -> tuple[tuple[nn.Module, ...], Literal["input", "output"]]:
-    """The modules that a tap is read at, and of which side of them; of several, the last that runs counts.
+@dataclass(frozen=True)
+class _Point:
+    """A tensor that every path crosses: the modules whose output it is, the outermost first."""
+
+    names: tuple[str, ...]
+    shape: tuple[int, ...]
+    activated: bool
+
+    @property
+    def tap(self) -> Tap:
+        return Tap(self.names[0], self.shape, 0, 0.0, _kind(self.shape))
+
+
+def find_taps(
+    model: nn.Module, example: Tensor, names: Sequence[str] | None = None, *, field: str = "model"
+) -> tuple[Tap, ...]:
+    """Find where a model's features can be read so that nothing passes by, and say what lies there.
+
+    Taken are, of the points that every path from the input to the logits crosses, the last of each resolution; of
+    models whose resolution does not change, the end of each block; then ``features``, what the layer that makes the
+    logits is given, and ``logits``. The points are those of the traced graph; where a model cannot be traced, modules
+    that are found to cut it when their output is put into a pass over other images.
+
+    Args:
+        model: from images to logits [B, K]; it is left as it was, and run in evaluation mode.
+        example: an input [B, …] as the model gets it.
+        names: taps by hand, which need not be such points; left out: found.
+        field: what messages call the model.
+
+    Returns:
+        The taps, shallow to deep.
 
     Raises:
-        BadInput: a name that the model does not have.
+        BadInput: a name that the model does not have, or that gives no features of each image.
 
-    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
-    >>> place_of(net, "1:pre")
-    ((ReLU(),), 'input')
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2))
+    >>> [(tap.name, tap.shape, tap.kind) for tap in find_taps(net, torch.zeros(1, 3, 8, 8))]
+    [('1', (4, 3, 3), 'map'), ('features', (36,), 'vector'), ('logits', (2,), 'vector')]
     """
-    if name == LOGITS:
-        return (model,), "output"
-    modules = dict(model.named_modules())
-    if name == FEATURES:
-        # A leaf with a matrix of weights; a norm has a vector.
-        layers = (m for m in modules.values() if not any(m.children()) and not isinstance(m, nn.LayerNorm))
-        return tuple(m for m in layers if any(p.dim() > 1 for p in m.parameters(recurse=False))), "input"
-    path = name.removesuffix(PRE)
-    if path not in modules or not path or path == FEATURES:
-        known = [key for key in modules if key and key != FEATURES]
-        raise BadInput(f"{field} tap", name, f"a module of the {field}: {nearest(path, [*known, FEATURES, LOGITS])}")
-    if path == name:
-        return (modules[path],), "output"
-    activations = [module for module in modules[path].modules() if type(module).__name__.lower() in _ACTIVATIONS]
-    if not activations:
-        raise BadInput(f"{field} tap", name, f"a module that holds an activation module; {path!r} holds none")
-    return tuple(activations), "input"
+    if names is None:
+        try:
+            traced = trace(model, example)
+            points, last = _traced_points(traced), _has_features(traced)
+        except Untraceable:
+            points, last = _tried_points(model, example), replays(model, FEATURES, example)
+        found = list(dict.fromkeys(_chosen(model, points)))
+        names = [*(n for n in found if n not in (FEATURES, LOGITS)), *([FEATURES] if last else []), LOGITS]
+    return _measured(model, example, names, field)
+
+
+def _kind(shape: tuple[int, ...]) -> Kind:
+    if len(shape) == 3 and shape[1:] != (1, 1):
+        return "map"
+    return "token" if len(shape) == 2 else "vector"
+
+
+def _traced_points(traced: Traced) -> list[_Point]:
+    batch = traced.image.meta["val"].shape[0]
+    classifier = traced.classifier()
+    # The vector that the logits are made of has a name of its own.
+    taken = {traced.logits, classifier, classifier.args[0] if classifier is not None else None}
+    points = []
+    for node in traced.cuts():
+        value = node.meta["val"]
+        shape = value.shape
+        fits = 2 <= len(shape) <= 4 and shape[0] == batch and all(isinstance(side, int) for side in shape[1:])
+        paths = [path for path, given in traced.outputs.items() if given is node and path != FEATURES]
+        if node not in taken and fits and value.is_floating_point() and paths:
+            names = tuple(sorted(paths, key=lambda path: path.count(".")))
+            points.append(_Point(names, tuple(shape[1:]), is_activation(node)))
+    return points
+
+
+def _has_features(traced: Traced) -> bool:
+    node = traced.classifier()
+    # What a model's own code multiplies, outside any layer, no hook can read.
+    return node is not None and node.args[0] in traced.cuts() and bool(owner(node))
+
+
+def _tried_points(model: nn.Module, example: Tensor) -> list[_Point]:
+    """Modules that cut the model when tried, for a model that cannot be traced: the last of each shape."""
+    given: list[tuple[str, Tensor]] = []
+    calls: dict[str, int] = {}
+
+    def note(name: str) -> Any:
+        def read(module: nn.Module, inputs: Any, output: Any) -> None:
+            calls[name] = calls.get(name, 0) + 1
+            if isinstance(output, Tensor) and 2 <= output.dim() <= 4 and len(output) == len(example):
+                given.append((name, output))
+
+        return read
+
+    handles = [m.register_forward_hook(note(name)) for name, m in model.named_modules() if name not in ("", FEATURES)]
+    try:
+        with eval_mode(model), torch.no_grad():
+            logits = model(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    rows = [(name, tuple(out.shape[1:])) for name, out in given if calls[name] == 1 and out is not logits]
+    points = []
+    for shape, group in groupby(rows, key=lambda row: row[1]):
+        # The outermost end last; a few tries find it.
+        for name, _ in list(group)[: -1 - 8 : -1]:
+            if _kind(shape) != "vector" and replays(model, name, example):
+                points.append(_Point((name,), shape, False))
+                break
+    return points
+
+
+def _chosen(model: nn.Module, points: Sequence[_Point]) -> Iterator[str]:
+    spatial = [point for point in points if point.tap.kind != "vector"]
+    if not spatial:
+        # A multilayer perceptron: what its activations give, or, where it has none, its layers.
+        yield from (point.names[0] for point in [p for p in points if p.activated] or points)
+        return
+    keyed = groupby(spatial, key=lambda point: (point.tap.kind, point.tap.resolution))
+    groups = [(key, list(group)) for key, group in keyed]
+    taken: list[str] = []
+    level = _level(spatial)
+    for place, ((kind, resolution), group) in enumerate(groups):
+        following = groups[place + 1][0] if place + 1 < len(groups) else None
+        if kind == "map" and following == ("token", resolution):
+            continue  # the patches, before they are tokens
+        ends = _blocks(model, group) if kind == "token" or _alone(groups) else []
+        # Not inside the block that changes the resolution, where whole stages end.
+        whole = [point for point in group if point.names[0].count(".") <= level]
+        names = ends or [_outermost((whole or group)[-1].names, taken)]
+        taken += names
+        yield from names
+
+
+def _level(points: Sequence[_Point]) -> int:
+    """How deep the modules lie whose siblings give the most resolutions: 0 for ``layer2``, 1 for ``stages.2``."""
+    seen: dict[str, set[Any]] = {}
+    for point in points:
+        for name in point.names:
+            seen.setdefault(name.rpartition(".")[0], set()).add(point.tap.resolution)
+    parent = max(seen, key=lambda path: (len(seen[path]), -len(path)), default="")
+    return parent.count(".") + 1 if parent else 0
+
+
+def _alone(groups: Sequence[tuple[Any, Sequence[_Point]]]) -> bool:
+    """Whether all maps have one resolution."""
+    return len({key for key, _ in groups}) == 1
+
+
+def _blocks(model: nn.Module, group: Sequence[_Point]) -> list[str]:
+    """The ends of the blocks of the longest sequence of modules that these points end."""
+    ends: dict[str, list[str]] = {}
+    for point in group:
+        for name in point.names:
+            parent = name.rpartition(".")[0]
+            # A block is more than one layer.
+            if any(model.get_submodule(name).children()) and isinstance(
+                model.get_submodule(parent), nn.Sequential | nn.ModuleList
+            ):
+                ends.setdefault(parent, []).append(name)
+    return max(ends.values(), key=len, default=[])
+
+
+def _outermost(names: Sequence[str], taken: Sequence[str]) -> str:
+    """The shortest of a point's names that holds none of the taps before it: ``stages.3`` rather than ``stages``."""
+    fitting = [name for name in names if not any(f"{other}.".startswith(f"{name}.") for other in taken)]
+    return (fitting or names)[0]
+
+
+def _measured(model: nn.Module, example: Tensor, names: Sequence[str], field: str) -> tuple[Tap, ...]:
+    counter = FlopCounterMode(display=False)
+    layers = 0
+    done: dict[str, tuple[int, int]] = {}
+
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal layers
+        layers += 1
+
+    taps = TapReader(
+        model, names, field=field, on_read=lambda name: done.update({name: (int(counter.get_total_flops()), layers)})
+    )
+    leaves = [module for module in model.modules() if not any(module.children())]
+    handles = [leaf.register_forward_hook(count) for leaf in leaves]
+    try:
+        with eval_mode(model), torch.no_grad(), plain_attention(), sdpa_kernel(SDPBackend.MATH), taps, counter:
+            model(example[:1])
+        read = taps.take()
+    except RuntimeError as error:
+        raise BadInput(
+            f"{field} tap", ", ".join(names), f"taps that can be read; it raised {format_error(error)}"
+        ) from None
+    finally:
+        for handle in handles:
+            handle.remove()
+    total, all_layers = int(counter.get_total_flops()), layers
+    unordered = []
+    if LOGITS in read and read[LOGITS].dim() != 2:
+        raise BadInput(
+            field, type(model).__name__, f"a model that gives logits [batch, classes], not {_sides(read[LOGITS])}"
+        )
+    for name in names:
+        if not 2 <= read[name].dim() <= 4 or len(read[name]) != 1:
+            expected = f"features [batch, …] of each image; it gives {_sides(read[name])} for one"
+            raise BadInput(f"{field} tap", name, expected)
+        depth = done[name][0] / total if total else done[name][1] / max(all_layers, 1)
+        shape = tuple(read[name].shape[1:])
+        unordered.append((done[name], Tap(name, shape, 0, depth, _kind(shape))))
+    unordered.sort(key=lambda row: (row[1].name == LOGITS, row[1].name == FEATURES, row[0]))
+    return _staged([tap for _, tap in unordered])
+
+
+def _sides(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape))
+
+
+def _staged(taps: Sequence[Tap]) -> tuple[Tap, ...]:
+    stage, before, staged = -1, object(), []
+    for tap in taps:
+        key: object = tap.resolution
+        if (tap.name != LOGITS and key != before) or stage < 0:
+            stage, before = stage + 1, key
+        staged.append(Tap(tap.name, tap.shape, stage, tap.depth, tap.kind))
+    return tuple(staged)
+
+
+def pair_taps(teacher_taps: Sequence[Tap], student_taps: Sequence[Tap]) -> list[tuple[Tap, Tap]]:
+    """Pair a teacher's taps with a student's: the same resolution first, then the nearest relative depth.
+
+    From the deepest to the shallowest, and without crossing: of two pairs, the one that is deeper in the teacher is
+    deeper in the student. Where one of them has more taps of a resolution, the nearest in relative depth are taken;
+    what is then left on both sides is paired by depth alone. ``features`` and ``logits`` pair with their like, a
+    vector never with a map.
+
+    Args:
+        teacher_taps: as :func:`~stillroom.models.taps.find_taps` gives them, shallow to deep.
+        student_taps: the same of the student.
+
+    Returns:
+        (teacher's, student's), shallow to deep; each tap is there once at most.
+
+    >>> teacher = [Tap(f"layer{n}", (8 * n, side, side), n, n / 3, "map") for n, side in ((1, 8), (2, 4), (3, 2))]
+    >>> student = [Tap("a", (4, 8, 8), 0, 0.5, "map"), Tap("b", (4, 2, 2), 1, 1.0, "map")]
+    >>> [(t.name, s.name) for t, s in pair_taps(teacher, student)]
+    [('layer1', 'a'), ('layer3', 'b')]
+    """
+    inner = [[tap for tap in taps if tap.name not in (FEATURES, LOGITS)] for taps in (teacher_taps, student_taps)]
+    pairs: list[tuple[int, int]] = []
+    for wanted in ("resolution", "depth"):
+        left = [[n for n in range(len(taps)) if n not in {p[side] for p in pairs}] for side, taps in enumerate(inner)]
+        for kind in dict.fromkeys(_group(inner[1][n], wanted) for n in reversed(left[1])):
+            teachers, students = ([n for n in left[side] if _group(inner[side][n], wanted) == kind] for side in (0, 1))
+            pairs += _nearest(inner, teachers, students, pairs)
+    found = [(inner[0][t], inner[1][s]) for t, s in sorted(pairs)]
+    for name in (FEATURES, LOGITS):
+        both = [next((tap for tap in taps if tap.name == name), None) for taps in (teacher_taps, student_taps)]
+        if both[0] is not None and both[1] is not None:
+            found.append((both[0], both[1]))
+    return found
+
+
+def _group(tap: Tap, wanted: str) -> object:
+    return (tap.kind == "vector", tap.resolution) if wanted == "resolution" else tap.kind == "vector"
+
+
+def _nearest(
+    inner: list[list[Tap]], teachers: list[int], students: list[int], pairs: list[tuple[int, int]]
+) -> list[tuple[int, int]]:
+    """Pair all of the shorter list, deepest first, each with the nearest depth that leaves enough for the rest."""
+    found: list[tuple[int, int]] = []
+    few, many = (students, teachers) if len(students) <= len(teachers) else (teachers, students)
+    few_side = 1 if few is students else 0
+    many = list(many)
+    for left, one in reversed(list(enumerate(few))):
+        fitting = [
+            place
+            for place, other in enumerate(many)
+            if place >= left and not _crosses(_ordered(one, other, few_side), [*pairs, *found])
+        ]
+        if not fitting:
+            continue
+        depth = inner[few_side][one].depth
+        best = min(fitting, key=lambda place: (abs(inner[1 - few_side][many[place]].depth - depth), -place))
+        found.append(_ordered(one, many[best], few_side))
+        del many[best:]
+    return found
+
+
+def _ordered(one: int, other: int, few_side: int) -> tuple[int, int]:
+    return (other, one) if few_side == 1 else (one, other)
+
+
+def _crosses(pair: tuple[int, int], pairs: list[tuple[int, int]]) -> bool:
+    return any((pair[0] < other[0]) != (pair[1] < other[1]) for other in pairs)

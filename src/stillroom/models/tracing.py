@@ -11,8 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from stillroom.models.cost import evaluating
-from stillroom.models.quiet import quietly
+from stillroom.models.modes import eval_mode, plain_attention, suppress_output
 
 
 class Untraceable(Exception):  # noqa: N818
@@ -96,11 +95,8 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     """
     # A batch of one is taken for a constant.
     images = (example if len(example) > 1 else torch.cat([example, example])).detach()
-    fused = torch.backends.mha.get_fastpath_enabled()
-    # PyTorch's fused attention for inference has no gradient.
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model), torch.no_grad(), quietly():
+        with eval_mode(model), torch.no_grad(), plain_attention(), suppress_output():
             program = torch.export.export(model, (images,), dynamic_shapes=({0: Dim.DYNAMIC},), strict=False)
         try:
             return _read(program)
@@ -113,8 +109,6 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
             raise Untraceable("what it does depends on the values of a tensor") from None
         lines = str(error).strip().splitlines() or [""]
         raise Untraceable(f"{type(error).__name__}: {lines[0]}"[:200]) from None
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 class _Overwrites(Untraceable):

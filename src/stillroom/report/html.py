@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,7 +13,7 @@ from markupsafe import Markup, escape
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.report.charts import DARK, LIGHT, TEMPLATE, Chart, css, dark_of_light
+from stillroom.report.charts import DARK, LIGHT, TEMPLATE, css, dark_of_light
 from stillroom.report.formats import short
 
 _PACKAGE = "stillroom.report"
@@ -28,16 +27,15 @@ POLICY = (
 POLICY_BESIDE = POLICY.replace("script-src", "script-src 'self' file:")
 
 
-def rendered(template: str, *, charts: Iterable[Chart], plotly_at: str | None = None, **context: Any) -> str:
+def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = None, **context: Any) -> str:
     """A page as text.
 
     Args:
         template: its name in ``templates``; it extends ``base.html.j2``.
-        charts: every plot of the page.
+        figures: the plots by key.
         plotly_at: the address of plotly, from the page; left out, it stands in the page where there are plots.
         context: what else the template lays out.
     """
-    figures = {chart.key: chart.figure for chart in charts}
     return str(
         _environment()
         .get_template(template)

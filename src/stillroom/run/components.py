@@ -6,49 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.sources import load
-from stillroom.errors import BadInput, format_error
+from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig, PreprocessConfig
-from stillroom.models.cost import device_of, evaluating, multiply_adds, parameters
-from stillroom.models.preprocess import Preprocess, class_index, resolve_preprocess
+from stillroom.models.prepared import logits_of, prepare_model
 from stillroom.models.registry import brings_weights, build
-from stillroom.models.weights import load_weights, state_bytes
+from stillroom.models.weights import load_weights
 from stillroom.randomness import seeded
 from stillroom.recipe import Recipe
-from stillroom.train.device import Processes, exact_float32, resolve_device
-from stillroom.train.evaluation import predict, score
-from stillroom.train.observer import Observer
-
-
-@dataclass(frozen=True)
-class PreparedModel:
-    """A model with what its input goes through: all that is needed to ask it about the data's images.
-
-    Attributes:
-        model: the model itself.
-        preprocess: settled; None gives it the images as they are.
-        is_pixels: whether the data's images are uint8.
-        name: what reports call it.
-    """
-
-    model: nn.Module
-    preprocess: PreprocessConfig | None
-    is_pixels: bool
-    name: str
-
-    def settled(self, config: ModelConfig) -> ModelConfig:
-        """The model's config with its preprocess written out."""
-        return config.model_copy(update={"preprocess": self.preprocess or "none"})
-
-    def pipe(self) -> Preprocess:
-        """A fresh module of its preprocess."""
-        return Preprocess(self.preprocess, is_pixels=self.is_pixels)
+from stillroom.runtime import Observer
+from stillroom.train.device import exact_float32, resolve_device
+from stillroom.train.evaluation import score
 
 
 @dataclass(frozen=True)
@@ -123,44 +96,6 @@ def build_components(recipe: Recipe, data: DataPair | None = None) -> RunCompone
     return RunComponents(data, student, losses, teacher)
 
 
-def prepare_model(
-    model: nn.Module, config: ModelConfig, data: ImageSet, field: str, classes: int | None = None
-) -> PreparedModel:
-    """A model with its preprocess resolved, tried on two images so that what does not fit is told before training.
-
-    Args:
-        model: the model.
-        config: its config.
-        data: images that it is for.
-        field: what messages call it.
-        classes: how many logits it gives; left out: one for each class of the data.
-
-    Raises:
-        BadInput: the model fails on the images, or gives a wrong number of logits.
-    """
-    settled = resolve_preprocess(config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field=field)
-    prepared = PreparedModel(model, settled, data.is_pixels, config.name)
-    classes = data.num_classes if classes is None else classes
-    pipe = prepared.pipe()
-    try:
-        with torch.no_grad(), evaluating(model):
-            logits = model(pipe(data.images[:2]).to(device_of(model)))
-    except Exception as error:
-        shape = "×".join(map(str, data.images.shape[1:]))
-        raise BadInput(
-            field, config.name, f"a model that takes images of {shape}; it raised {format_error(error)}"
-        ) from None
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise BadInput(field, config.name, f"a model that gives logits [batch, classes], not {got}")
-    if settled is not None and settled.class_order is not None:
-        class_index(settled.class_order, columns=logits.shape[1], classes=classes, field=field)
-    elif logits.shape[1] != classes:
-        wanted = f"{classes} logits, one a class of {data.name}, not {logits.shape[1]}"
-        raise BadInput(field, config.name, f"{wanted}; preprocess.class_order picks columns")
-    return prepared
-
-
 def evaluate_model(
     config: ModelConfig, data: ImageSet, *, device: str = "auto", observer: Observer | None = None
 ) -> dict[str, Any]:
@@ -173,33 +108,4 @@ def evaluate_model(
     here = resolve_device(device)
     with exact_float32():
         prepared = prepare_model(build_model(config, data, "model").to(here), config, data, "model")
-        return score(ask(prepared, data, here, observer, "evaluating"), data.labels).as_dict()
-
-
-def ask(
-    prepared: PreparedModel,
-    data: ImageSet,
-    device: torch.device,
-    observer: Observer,
-    what: str,
-    processes: Processes | None = None,
-) -> Tensor:
-    """The logits of a model for every image of a split, float32 [N, K] on the CPU, in the data's class order."""
-    return predict(
-        prepared.model,
-        prepared.pipe().to(device),
-        data.images,
-        device=device,
-        processes=processes,
-        on_batch=lambda done: observer.phase(what, done, len(data)),
-    )
-
-
-def size(prepared: PreparedModel, data: ImageSet) -> dict[str, int]:
-    """Parameters, multiply-adds of one image, and bytes of the weights on disk."""
-    example = prepared.pipe()(data.images[:1]).to(device_of(prepared.model))
-    return {
-        "parameters": parameters(prepared.model),
-        "multiply_adds": multiply_adds(prepared.model, example),
-        "bytes": state_bytes(prepared.model),
-    }
+        return score(logits_of(prepared, data, here, observer, "evaluating"), data.labels).as_dict()

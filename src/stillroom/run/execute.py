@@ -14,6 +14,7 @@ from stillroom.run.components import RunComponents, build_components
 from stillroom.run.one import Finished, OneRun, Prepared
 from stillroom.run.records import check_free, check_same_recipe
 from stillroom.run.setting import RunContext
+from stillroom.runtime import Observer
 from stillroom.train.device import (
     exact_float32,
     forget_peak_memory,
@@ -26,7 +27,6 @@ from stillroom.train.device import (
 )
 from stillroom.train.folder import NullRunFolder, RunFolder
 from stillroom.train.hooks import StepHook
-from stillroom.train.observer import Observer
 
 
 def execute(

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
-from stillroom.losses.features import TapLoss
 from stillroom.losses.setup_context import ModelInfo, SetupContext
-from stillroom.models.cost import device_of
-from stillroom.run.components import PreparedModel, prepare_model
+from stillroom.models.modes import device_of
+from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.run.setting import RunContext
 
 # Images that taps are found on: more than one, as they are not to be all alike.
@@ -45,8 +44,8 @@ def introduce(
         loss.setup(setup_context)
         if setting.known is not None:
             check_keeps(loss)
-        if isinstance(loss, TapLoss):
-            setting.observer.note(loss.told())
+        if (line := loss.describe_taps()) is not None:
+            setting.observer.note(line)
 
 
 def check_keeps(loss: Loss[Any]) -> None:
@@ -63,7 +62,8 @@ def check_keeps(loss: Loss[Any]) -> None:
     field = f"losses.{loss.name}"
     if reads.teacher and reads.labels:
         expected = "a term that does not set labels against the teacher's answer: it has no logits of the new classes"
-        hint = " (alpha: 0 leaves the labels to cross_entropy)" if loss.name == "block_logit" else ""
+        free = loss.label_free_option
+        hint = f" ({free[0]}: {free[1]} leaves the labels to another loss)" if free is not None else ""
         raise BadInput(field, loss.name, expected + hint)
     if reads.teacher and reads.index:
         expected = "a term that does not go by a sample's index: in each task it means another image"
@@ -84,4 +84,4 @@ def meeting_of(setting: RunContext, student: PreparedModel, teacher: PreparedMod
 
 def _examples(prepared: PreparedModel, setting: RunContext) -> Callable[[], Tensor]:
     images = setting.data.train.images
-    return lambda: prepared.pipe()(images[:_EXAMPLES]).to(device_of(prepared.model))
+    return lambda: prepared.preprocess()(images[:_EXAMPLES]).to(device_of(prepared.model))

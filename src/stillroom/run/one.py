@@ -14,14 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.augmentation import check_augmentable
-from stillroom.data.batches import Batches
-from stillroom.data.feeding import BatchLoader
+from stillroom.data.loader import BatchLoader, BatchSampler
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import canonical, digest, write_json, write_text
 from stillroom.memory import is_out_of_memory
+from stillroom.models.prepared import PreparedModel, logits_of, prepare_model, size_of
 from stillroom.models.weights import load_weights, save_weights, state_hash
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel, RunComponents, ask, prepare_model, size
+from stillroom.run.components import RunComponents
 from stillroom.run.introducing import introduce, prepare_teacher
 from stillroom.run.outcome import time_models, write_predictions
 from stillroom.run.records import environment, read_json
@@ -97,12 +97,12 @@ class OneRun:
         watch = None
         if recipe.training.record_gradient_rescaling:
             # By the index that batches have: of a part, that in the whole.
-            known = self.train.whole.truth
+            known = self.train.parent.truth
             margin = known.margin if known is not None else None
             rescaling = RecordGradientRescaling(self.losses, self.processes, margin)
             watch = rescaling.see
             self.hooks.append(rescaling)
-        pipe = self.student.pipe()
+        pipe = self.student.preprocess()
         step = DistillStep(self.student.model, self.losses, pipe, self.processes, watch, setting.known)
         self.step = step.to(device)
         self.step.check_accumulation(recipe.training.accumulate)
@@ -112,14 +112,14 @@ class OneRun:
         enabled = uses_cache(recipe, reads_teacher=self.reads_teacher, epochs=self.epochs)
         self.recipe = recipe.model_copy(
             update={
-                "student": self.student.settled(recipe.student),
+                "student": self.student.resolve_config(recipe.student),
                 "cache": recipe.cache.model_copy(update={"enabled": enabled}),
             }
         )
         setting = replace(setting, recipe=self.recipe)
         self.tutor = find_tutor(setting, teacher, self.losses)
         if self.tutor is not None and recipe.teacher is not None:
-            self.recipe = self.recipe.model_copy(update={"teacher": self.tutor.settled(recipe.teacher)})
+            self.recipe = self.recipe.model_copy(update={"teacher": self.tutor.resolve_config(recipe.teacher)})
         if recipe.training.compile:
             self.step.check_compilable()
         # Taken before training moves a weight: `init` is what every method of a seed must share.
@@ -231,8 +231,8 @@ class OneRun:
         folder.finish()
         return Finished(out, summary, self.student.model.eval())
 
-    def _batches(self, recipe: Recipe) -> Batches:
-        batches = Batches(len(self.train), recipe.data.batch_size, recipe.seed)
+    def _batches(self, recipe: Recipe) -> BatchSampler:
+        batches = BatchSampler(len(self.train), recipe.data.batch_size, recipe.seed)
         count = self.processes.count
         if batches.batch_size % count:
             raise BadInput("data.batch_size", batches.batch_size, f"a multiple of the {count} processes of the run")
@@ -257,7 +257,7 @@ class OneRun:
             Whether the student has parameters that its logits do not depend on.
         """
         count = max(self.batches.batch_size // self.processes.count // recipe.training.accumulate, 1)
-        images = self.student.pipe().to(self.device)(self.train.images[:count].to(self.device))
+        images = self.student.preprocess().to(self.device)(self.train.images[:count].to(self.device))
         trial = copy.deepcopy(self.student.model).train()
         try:
             trial(images).sum().backward()
@@ -281,7 +281,7 @@ class OneRun:
 
     def _student_logits(self, model: nn.Module) -> Tensor:
         prepared = replace(self.student, model=model)
-        return ask(prepared, self.test, self.device, self.observer, "evaluating", self.processes)
+        return logits_of(prepared, self.test, self.device, self.observer, "evaluating", self.processes)
 
     def _figures(self, student_logits: Tensor, teacher_logits: Tensor | None) -> dict[str, float]:
         if not bool(torch.isfinite(student_logits).all()):
@@ -310,7 +310,7 @@ class OneRun:
             "epochs": round(progress.step / self.batches.steps_per_epoch, 6),
             **figures,
             "model": self.student.name,
-            **size(trained, self.test),
+            **size_of(trained, self.test),
             "teacher": self.tutor.facts(teacher_logits, self.test) if self.tutor is not None else None,
             "taught": self.reads_teacher,
             "data": {

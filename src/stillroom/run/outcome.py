@@ -12,8 +12,9 @@ from torch import Tensor
 
 from stillroom.data.images import ImageSet
 from stillroom.files import write_bytes
-from stillroom.models.cost import device_of, latency
-from stillroom.run.components import PreparedModel
+from stillroom.models.cost import latency
+from stillroom.models.modes import device_of
+from stillroom.models.prepared import PreparedModel
 from stillroom.train.folder import RunFolder
 
 EXAMPLES = 36
@@ -56,7 +57,7 @@ def time_models(folder: RunFolder, models: Mapping[str, PreparedModel | None], d
     for who, prepared in models.items():
         if prepared is None:
             continue
-        example = prepared.pipe()(data.images[:1]).to(device_of(prepared.model))
+        example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
         took = {str(batch): round(latency(prepared.model, example, batch), 4) for batch in LATENCY_BATCHES}
         line = {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
         folder.append("timing.jsonl", line)

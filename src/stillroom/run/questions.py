@@ -11,14 +11,14 @@ import torch
 
 from stillroom.data.augmentation import check_augmentable
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.feeding import BatchLoader
 from stillroom.data.images import ImageSet
+from stillroom.data.loader import BatchLoader
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import replaced, write_json
 from stillroom.recipe import Recipe
+from stillroom.runtime import Observer
 from stillroom.teachers.answers import QUESTIONS, questions_of
-from stillroom.train.observer import Observer
 
 _AT_ONCE = 500
 

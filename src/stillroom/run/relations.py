@@ -20,9 +20,9 @@ from stillroom.class_relations import (
 from stillroom.data.images import ImageSet
 from stillroom.errors import RunFailed
 from stillroom.files import write_text
-from stillroom.models.cost import device_of
-from stillroom.models.head import find_head
-from stillroom.run.components import PreparedModel
+from stillroom.models.modes import device_of
+from stillroom.models.prepared import PreparedModel
+from stillroom.models.tail import find_head
 
 SCHEMA = 1
 # More classes than this have no figures, and more than this no maps: they would be a file of millions of numbers.
@@ -149,7 +149,7 @@ def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: Im
     elif (last := _head(teacher, data)) is None:
         why["teacher"] = "the teacher does not end in a linear layer"
     else:
-        theirs = class_cosines(_weights(teacher.model, last, teacher.pipe().order))
+        theirs = class_cosines(_weights(teacher.model, last, teacher.preprocess().order))
         if is_constant(theirs):
             why["teacher"] = "the teacher's last layer relates all classes alike"
     truth = data.truth.relations if data.truth is not None else None
@@ -167,11 +167,11 @@ def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: Im
         why["score"] = "in truth classes of one superclass are no more alike than classes of two"
         why["truth"] = "in truth classes are alike by chance alone: the superclasses are not in the true relations"
     basis = groups if "score" not in why else None
-    return Relations(head, student.pipe().order, data, theirs, truth, basis, why)
+    return Relations(head, student.preprocess().order, data, theirs, truth, basis, why)
 
 
 def _head(prepared: PreparedModel, data: ImageSet) -> str | None:
-    return find_head(prepared.model, prepared.pipe()(data.images[:_EXAMPLES]).to(device_of(prepared.model)))
+    return find_head(prepared.model, prepared.preprocess()(data.images[:_EXAMPLES]).to(device_of(prepared.model)))
 
 
 def _weights(model: nn.Module, head: str, columns: Tensor | None) -> Tensor:

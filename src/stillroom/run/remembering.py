@@ -8,15 +8,15 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from stillroom.data.feeding import Batch
+from stillroom.data.loader import Batch
 from stillroom.run.setting import RunContext
 from stillroom.run.tutor import Tally
-from stillroom.teachers.cache.building import Ask
-from stillroom.teachers.cache.teacher_cache import CacheSpec, StoredAnswers, TeacherCache
+from stillroom.runtime import Precision
+from stillroom.teachers.cache import Query, StoredOutputs, TeacherCache
+from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.knowledge import ModelOutput
 from stillroom.teachers.tails import TeacherTail
-from stillroom.train.device import Precision
 from stillroom.train.folder import RunFolder
 from stillroom.train.loop import Teacher
 
@@ -27,26 +27,26 @@ STALE = {"float32": 1e-3, "bfloat16": 0.05}
 def kept_answers(
     spec: CacheSpec,
     views: Sequence[int],
-    answer: Ask,
+    answer: Query,
     setting: RunContext,
     precision: Precision,
     what: str,
     tally: Tally,
     folder: RunFolder | None = None,
-) -> StoredAnswers:
+) -> StoredOutputs:
     """The answers of a cache: built by the main process where they are not there yet, read by all."""
     observer, main = setting.observer, setting.processes.is_main
     wanted = TeacherCache(spec, max_gb=setting.recipe.cache.max_gb, what=what)
     if main:
         cache = wanted.covering(views)
         built = cache.ensure(views, answer, note=observer.note, phase=observer.phase)
-        tally.answers += built.images_asked
+        tally.answers += built.images_queried
         if folder is not None:
-            line = {"event": "cache", "key": cache.spec.key, "views": len(views), "images": built.images_asked}
+            line = {"event": "cache", "key": cache.spec.key, "views": len(views), "images": built.images_queried}
             folder.append("timing.jsonl", {**line, "seconds": round(built.seconds, 4), "bytes": built.bytes})
     setting.processes.wait()
     kept = wanted.covering(views).open(views, setting.device, only=spec)
-    if main and built.images_asked < len(views) * spec.count:
+    if main and built.images_queried < len(views) * spec.count:
         # What another run left, in whole views or in blocks of one, may be of a teacher whose code has changed since.
 
         def again(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
@@ -85,7 +85,7 @@ class Remembered:
         one_view: whether the same is taught in every view.
     """
 
-    def __init__(self, answers: StoredAnswers, *, one_view: bool) -> None:
+    def __init__(self, answers: StoredOutputs, *, one_view: bool) -> None:
         self._answers = answers
         self._one_view = one_view
 

@@ -9,8 +9,7 @@ import torch
 from stillroom.data.images import DataPair
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe
-from stillroom.train.device import Precision, Processes
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer, Precision, Processes
 
 
 @dataclass(frozen=True)

@@ -12,26 +12,26 @@ import torch
 from torch import Tensor
 
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.feeding import BatchLoader
 from stillroom.data.images import ImageSet
+from stillroom.data.loader import BatchLoader
 from stillroom.errors import BadInput
 from stillroom.files import digest, find_input
 from stillroom.losses.base import Loss, Requires
 from stillroom.models.fold import left_unfolded
+from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, logits_of, predict
 from stillroom.models.weights import state_hash
-from stillroom.run.components import PreparedModel, ask
 from stillroom.run.remembering import Counted, Remembered, Whole, kept_answers
 from stillroom.run.setting import RunContext
 from stillroom.run.tutor import Tally, Tutor
+from stillroom.runtime import Precision
 from stillroom.teachers.answers import questions_of, read_answers
-from stillroom.teachers.cache.building import Ask
-from stillroom.teachers.cache.teacher_cache import CacheSpec
+from stillroom.teachers.cache import Query
+from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import TeacherConfig
 from stillroom.teachers.knowledge import ModelOutput
 from stillroom.teachers.live import LiveTeacher
 from stillroom.teachers.tails import cut_tails
-from stillroom.train.device import Precision, as_dtype
-from stillroom.train.evaluation import EVALUATION_BATCH, predict
+from stillroom.train.device import as_dtype
 from stillroom.train.folder import RunFolder
 from stillroom.train.loop import Teacher
 
@@ -62,7 +62,7 @@ class ModelTutor(Tutor):
         fishers = sorted({of for each in reads for of in each.fishers})
         self._tails = cut_tails(
             prepared.model,
-            prepared.pipe(),
+            prepared.preprocess(),
             [*(tap for each in reads for tap in each.tails), *(of.tap for of in fishers)],
             example=setting.data.train.images[:_EXAMPLES],
             device=setting.device,
@@ -74,9 +74,9 @@ class ModelTutor(Tutor):
         # Those of a linear head follow from the logits.
         self._fishers = tuple(of for of in fishers if self._tails[of.tap].head is None)
 
-    def settled(self, config: TeacherConfig) -> TeacherConfig:
+    def resolve_config(self, config: TeacherConfig) -> TeacherConfig:
         """Its config with the preprocess written out."""
-        return config.model_copy(update={"preprocess": self.prepared.preprocess or "none"})
+        return config.model_copy(update={"preprocess": self.prepared.preprocess_config or "none"})
 
     def on_test(self) -> Tensor | None:
         """Asked live, or once for all runs; not at all where it does not know all classes.
@@ -91,7 +91,8 @@ class ModelTutor(Tutor):
             logits = self._kept_on_test()
         else:
             what = "evaluating the teacher"
-            logits = ask(self.prepared, setting.data.test, setting.device, setting.observer, what, setting.processes)
+            test = setting.data.test
+            logits = logits_of(self.prepared, test, setting.device, setting.observer, what, setting.processes)
             self.tally.answers += len(setting.data.test)
         return _checked(logits, "teacher", self.name)
 
@@ -99,7 +100,7 @@ class ModelTutor(Tutor):
         """Live, or from the cache, which is built where it is not there yet."""
         setting = self._setting
         live, answer = self.asked_live(loader)
-        count = len(setting.data.train.whole)
+        count = len(setting.data.train.parent)
         if not setting.recipe.cache.enabled:
             counted = Counted(live, self.tally, setting.processes.count)
             self.tally.answers += count if self._means else 0
@@ -110,15 +111,15 @@ class ModelTutor(Tutor):
         kept = kept_answers(self.kept(), shown, answer, setting, setting.precision, what, self.tally, folder)
         return self._whole(Remembered(kept, one_view=views == 1), lambda view, rows: kept.read(rows, view), count)
 
-    def asked_live(self, loader: BatchLoader) -> tuple[LiveTeacher, Ask]:
+    def asked_live(self, loader: BatchLoader) -> tuple[LiveTeacher, Query]:
         """The teacher that is run on each batch, and the same asked about training images by view and index."""
         setting = self._setting
         # Where a part is held out, the answers to all of the images are kept, so that all runs share them.
-        whole = loader.whole()
+        whole = loader.parent()
         live = LiveTeacher(
             self.prepared.model,
-            self.prepared.pipe(),
-            example=setting.data.train.whole.images[:8],
+            self.prepared.preprocess(),
+            example=setting.data.train.parent.images[:8],
             device=setting.device,
             precision=as_dtype(setting.precision),
             taps=self._taps,
@@ -131,7 +132,7 @@ class ModelTutor(Tutor):
     def kept(self) -> CacheSpec:
         """Which cache holds its answers to the training images."""
         setting = self._setting
-        train = setting.data.train.whole
+        train = setting.data.train.parent
         parts = self._identity(train, setting.recipe.data.augmentation, setting.precision)
         if unfolded := left_unfolded(self.prepared.model, self._taps):
             # Its logits differ in their last bits from those that are asked for without these taps.
@@ -145,7 +146,7 @@ class ModelTutor(Tutor):
             fishers=self._fishers,
         )
 
-    def _whole(self, teacher: Teacher, answer: Ask, count: int) -> Teacher:
+    def _whole(self, teacher: Teacher, answer: Query, count: int) -> Teacher:
         """A teacher with its tails, and with the means of Fisher weights over the training set's first view."""
         if not self._tails:
             return teacher
@@ -160,7 +161,7 @@ class ModelTutor(Tutor):
     def _kept_on_test(self) -> Tensor:
         setting = self._setting
         test = setting.data.test
-        pipe = self.prepared.pipe().to(setting.device)
+        pipe = self.prepared.preprocess().to(setting.device)
 
         def answer(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
             images = test.images[torch.from_numpy(rows)]
@@ -177,6 +178,7 @@ class ModelTutor(Tutor):
         """All that an answer depends on."""
         config = self._setting.recipe.teacher
         assert config is not None
+        preprocess = self.prepared.preprocess_config
         return {
             "teacher": {
                 "name": config.name,
@@ -185,7 +187,7 @@ class ModelTutor(Tutor):
                 # Two modules of one's own may differ in nothing else: the same weights around another activation.
                 "structure": digest(repr(self.prepared.model).encode()),
             },
-            "preprocess": self.prepared.preprocess.model_dump(mode="json") if self.prepared.preprocess else None,
+            "preprocess": preprocess.model_dump(mode="json") if preprocess else None,
             "data": images.fingerprint,
             "augmentation": augmentation.model_dump(exclude={"views"}) if augmentation.changes else None,
             "precision": precision,
@@ -221,7 +223,7 @@ class AnswersTutor(Tutor):
         Raises:
             BadInput: they are not finite.
         """
-        origin = self._setting.data.test.origin
+        origin = self._setting.data.test.subset_info
         test = self._answers.test if origin is None else self._answers.as_they_are(origin.rows)
         if test is None:
             return None
@@ -235,7 +237,7 @@ class AnswersTutor(Tutor):
             return ModelOutput(torch.from_numpy(np.array(self._answers.train[view, rows], dtype=np.float32)))
 
         setting, what = self._setting, "teacher cache"
-        train = setting.data.train.whole
+        train = setting.data.train.parent
         parts = {"teacher": {"name": self.name, "answers": self.fingerprint}, "data": train.fingerprint}
         spec = CacheSpec.of(setting.recipe.cache, parts, count=len(train), classes=train.num_classes)
         # Reading a file is no teacher pass.

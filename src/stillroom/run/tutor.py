@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from stillroom.data.feeding import BatchLoader
 from stillroom.data.images import ImageSet
-from stillroom.run.components import PreparedModel, size
+from stillroom.data.loader import BatchLoader
+from stillroom.models.prepared import PreparedModel, size_of
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.evaluation import score
 from stillroom.train.folder import RunFolder
@@ -61,12 +61,12 @@ class Tutor(ABC):
     def in_training(self, loader: BatchLoader, epochs: int, folder: RunFolder) -> Teacher:
         """What answers the batches of the training, which ``loader`` gives for so many epochs."""
 
-    def settled(self, config: TeacherConfig) -> TeacherConfig:
+    def resolve_config(self, config: TeacherConfig) -> TeacherConfig:
         """Its config as it is written beside the run."""
         return config
 
     def facts(self, logits: Tensor | None, test: ImageSet) -> dict[str, Any]:
         """What the summary tells of it: of one whose answers nobody knows, no more than who it is."""
         scored = score(logits, test.labels).as_dict() if logits is not None else {}
-        sizes = size(self.prepared, test) if self.prepared is not None and logits is not None else {}
+        sizes = size_of(self.prepared, test) if self.prepared is not None and logits is not None else {}
         return {"model": self.name, **scored, **sizes, "weights_hash": self.fingerprint}

@@ -26,6 +26,7 @@ from stillroom.schema.base import (
     Share,
     read_jsonl,
 )
+from stillroom.schema.continual import IncrementalSummary
 
 SUMMARY = "summary.json"
 ENVIRONMENT = "environment.json"
@@ -115,26 +116,6 @@ class RelationFigures(JsonObject):
     truth: Correlation | None = None
     teacher: Correlation | None = None
     why: dict[str, str] = Field(default_factory=dict)
-
-
-class TaskSizes(JsonObject):
-    """What one task of class-incremental learning learned from and was tested on, in images."""
-
-    train: PositiveCount
-    test: PositiveCount
-    steps: PositiveCount
-
-
-class IncrementalSummary(JsonObject):
-    """What the tasks of a class-incremental run come to, in per cent and points."""
-
-    average: float
-    average_from_second: float | None = None
-    final: float
-    forgetting: float
-    class_order: Items[int]
-    tasks: Annotated[Items[TaskSizes], Field(min_length=2)]
-    memory: Count = 0
 
 
 class RunHashes(JsonObject):

@@ -25,6 +25,7 @@ from stillroom.schema.base import (
     read_json,
     read_text,
 )
+from stillroom.schema.continual import PairTasks
 from stillroom.schema.run import RunHashes
 
 RESULTS = "results.json"
@@ -324,45 +325,6 @@ class RanksResult(JsonObject):
         return self
 
 
-class MeanInterval(JsonObject):
-    """A mean over seeds with its interval."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
-class TaskMeans(JsonObject):
-    """A task of class-incremental learning, over the seeds of a method; in per cent."""
-
-    accuracy: MeanInterval
-    pooled: float | None
-    old: float | None
-    new: float | None
-    answered_new: float | None
-    are_new: float | None
-    exemplars: Count
-    bytes: Count
-
-
-class MethodTasks(JsonObject):
-    """A method's tasks over its seeds: ``matrix`` has the accuracy on each task after each."""
-
-    method: str
-    seeds: Items[int]
-    tasks: Items[TaskMeans]
-    matrix: Items[Items[float | None]]
-    omega: MeanInterval | None
-
-
-class PairIncremental(JsonObject):
-    """The methods of a pair whose classes come in tasks; ``offline`` names the one that learned jointly."""
-
-    pair: str
-    offline: str | None
-    methods: Items[MethodTasks]
-
-
 class TrialResult(JsonObject):
     """One trial: the options tried and what they reached; None where it failed."""
 
@@ -418,7 +380,7 @@ class StudyResults(JsonFile):
     cell_results: OptionalItems[CellResult] = Field(default=(), alias="cells")
     families: OptionalItems[PairFamilies] = ()
     ranks: RanksResult | None = None
-    incremental: OptionalItems[PairIncremental] = ()
+    incremental: OptionalItems[PairTasks] = ()
     conclusions: OptionalItems[str] = ()
     tuned: dict[str, dict[str, TunedMethod]] | None = None
     calibration: StepCalibration | None = None

@@ -18,10 +18,11 @@ from stillroom.config import bad_input
 from stillroom.errors import BadInput
 from stillroom.files import canonical, digest
 from stillroom.recipe import Recipe, parse_recipe
+from stillroom.schema.base import read_json as read_file
+from stillroom.schema.continual import INCREMENTAL_FILE, FinishedRecord, IncrementalSummary
 from stillroom.study.folder import StudyFolder
 from stillroom.study.measures import RELATIONS, TASKS
 from stillroom.study.plan import Cell, Plan
-from stillroom.study.tasks import IncrementalFacts, Record, read_record
 from stillroom.study.wording import plain
 
 Where = tuple[str, str, int]
@@ -95,7 +96,7 @@ class Summary(_Facts):
     teacher: TeacherFacts | None
     data: DataFacts
     relations: RelationFacts | None = None
-    incremental: IncrementalFacts | None = None
+    incremental: IncrementalSummary | None = None
     device: str
     precision: str
     threads: int = Field(ge=1)
@@ -171,7 +172,7 @@ class Run:
     evaluations: tuple[Evaluation, ...]
     answers: Answers
     environment: Mapping[str, Any]
-    record: Record | None = None
+    record: FinishedRecord | None = None
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ def read_run(path: Path, cell: Cell) -> Run:
         evaluations=tuple(_evaluations(path / "metrics.jsonl")),
         answers=read_answers(path / "predictions.safetensors"),
         environment=_object(path / "environment.json"),
-        record=read_record(path) if summary.incremental is not None else None,
+        record=read_file(FinishedRecord, path / INCREMENTAL_FILE) if summary.incremental is not None else None,
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from stillroom.errors import BadInput
 from stillroom.files import write_json
-from stillroom.losses.config import CrossEntropyConfig, KLConfig
+from stillroom.losses.base import LossConfig
+from stillroom.losses.registry import labels_alone, loss_class
 from stillroom.recipe import Recipe
 from stillroom.study.config import Study, parse_study
 from stillroom.study.folder import StudyFolder
@@ -89,12 +90,12 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
     """
     if recipe.teacher is None:
         raise BadInput("teacher", None, "a model: its answer is what is taken apart")
-    terms = {term.name: term for term in recipe.losses}
-    kl = terms.get("kl")
-    if not isinstance(kl, KLConfig) or not isinstance(kl.weight, float | int):
-        raise BadInput("losses", list(terms), "kl among them, of a weight that is a number: its target is varied")
-    labels = terms.get("cross_entropy", CrossEntropyConfig())
-    beside = float(labels.weight) if "cross_entropy" in terms and isinstance(labels.weight, float | int) else 0.0
+    kl = next((term for term in recipe.losses if loss_class(term).accepts_target), None)
+    if kl is None or kl.has_schedule:
+        names = [term.name for term in recipe.losses]
+        raise BadInput("losses", names, "kl among them, of a weight that is a number: its target is varied")
+    labels = [term for term in recipe.losses if loss_class(term).rescaling_part == "labels"]
+    beside = labels[0].weight_at(0.0) if labels and not labels[0].has_schedule else 0.0
     content = recipe.model_dump(mode="json", exclude_unset=True)
     lr = recipe.training.optimizer.lr
     study: dict[str, Any] = {
@@ -112,26 +113,27 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
 
 
 def _labels() -> dict[str, Any]:
-    return {"name": "labels", "note": "The labels alone.", "set": {"losses": [{"name": "cross_entropy"}]}}
+    return {"name": "labels", "note": "The labels alone.", "set": {"losses": labels_alone()}}
 
 
-def _method(level: Level, kl: KLConfig, beside: float, classes: int, trials: int) -> dict[str, Any]:
-    term: dict[str, Any] = {"name": "kl", "weight": kl.weight, "temperature": kl.temperature}
-    tune: dict[str, Any] = {"losses.kl.temperature": [2.0, 4.0, 8.0]}
+def _method(level: Level, kl: LossConfig, beside: float, classes: int, trials: int) -> dict[str, Any]:
+    key = f"losses.{kl.name}"
+    term: dict[str, Any] = {"name": kl.name, "weight": kl.weight, "temperature": kl.model_dump()["temperature"]}
+    tune: dict[str, Any] = {f"{key}.temperature": [2.0, 4.0, 8.0]}
     if level.name != "full":
         term["target"] = {"name": level.name}
     if level.name in ("uniform", "class_similarity"):
         # A share of the whole loss: nothing at τ = 1 is as large as a softened answer's term.
         term |= {"temperature": 1.0, "weight": 0.1 * (1 - beside) if beside < 1 else 0.1}
-        tune = {"losses.kl.weight": [0.05, 0.1, 0.3, 0.9]}
+        tune = {f"{key}.weight": [0.05, 0.1, 0.3, 0.9]}
         beside = 1 - 0.1 if beside < 1 else beside
     if level.name in ("class_similarity", "true_class_similarity"):
-        tune |= {"losses.kl.target.power": [0.1, 0.3, 0.5], "losses.kl.target.temperature": [0.1, 0.3, 0.5]}
+        tune |= {f"{key}.target.power": [0.1, 0.3, 0.5], f"{key}.target.temperature": [0.1, 0.3, 0.5]}
     if level.name == "top_k":
         ks = sorted({min(k, classes) for k in (2, 5, max(classes // 10, 2))})
         term["target"]["k"] = ks[-1]
-        tune |= {"losses.kl.target.k": ks} if len(ks) > 1 else {}
-    losses = [{"name": "cross_entropy", "weight": beside}] if beside else []
+        tune |= {f"{key}.target.k": ks} if len(ks) > 1 else {}
+    losses = [{**entry, "weight": beside} for entry in labels_alone() if beside]
     made = {"name": level.name, "note": level.note, "set": {"losses": [*losses, term]}}
     return made | ({"tune": tune} if trials else {})
 

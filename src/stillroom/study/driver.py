@@ -12,7 +12,6 @@ from typing import Any
 
 from stillroom.errors import BadInput, RunFailed
 from stillroom.files import write_json
-from stillroom.losses.config import FeatureConfig, FeatureFisherConfig
 from stillroom.recipe import parse_recipe
 from stillroom.run.records import read_json
 from stillroom.study.config import Method, Pair, Study
@@ -248,12 +247,7 @@ class Driver:
 
 def _reads(content: Content) -> int:
     """How much of a teacher a recipe reads beside its logits, roughly: it orders the builds and decides nothing."""
-    total = 0
-    for config in parse_recipe(content).losses:
-        if isinstance(config, FeatureConfig):
-            total += 100 if config.taps == "all" else len(config.taps) if isinstance(config.taps, tuple) else 1
-            total += isinstance(config, FeatureFisherConfig) and config.taps != "features"
-    return total
+    return sum(config.cached_features for config in parse_recipe(content).losses)
 
 
 def _steps_of(known: dict[str, dict[str, Any]]) -> dict[Where, int]:

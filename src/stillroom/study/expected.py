@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from stillroom.continual.hashes import budget_hash, chained
+from stillroom.continual.hashes import budget_hash, chain_hashes
 from stillroom.data.config import AugmentationConfig
 from stillroom.files import canonical, digest
 from stillroom.study.collect import Run
@@ -19,9 +19,9 @@ def trained_on(run: Run) -> list[int]:
 
 def steps_per_epoch(run: Run, images: int) -> int:
     """Whole batches of an epoch over so many images."""
-    from stillroom.data.batches import Batches  # brings torch, which foreseeing does without
+    from stillroom.data.loader import BatchSampler  # brings torch, which foreseeing does without
 
-    return Batches(images, run.recipe.data.batch_size, run.recipe.seed).steps_per_epoch
+    return BatchSampler(images, run.recipe.data.batch_size, run.recipe.seed).steps_per_epoch
 
 
 def total_steps(run: Run) -> int:
@@ -31,12 +31,12 @@ def total_steps(run: Run) -> int:
 
 def order_of(run: Run) -> str:
     """The hash of the order of images that the recipe gives."""
-    return chained([_order(images, run.recipe.seed, _epochs(run, images)) for images in trained_on(run)])
+    return chain_hashes([_order(images, run.recipe.seed, _epochs(run, images)) for images in trained_on(run)])
 
 
 def views_of(run: Run) -> str:
     """The hash of the views that the recipe gives."""
-    return chained([_views(run.recipe.data.augmentation, _epochs(run, images)) for images in trained_on(run)])
+    return chain_hashes([_views(run.recipe.data.augmentation, _epochs(run, images)) for images in trained_on(run)])
 
 
 def threads_of(run: Run) -> str:
@@ -64,7 +64,7 @@ def _epochs(run: Run, images: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _order(images: int, seed: int, epochs: int) -> str:
-    from stillroom.data.batches import epoch_order
+    from stillroom.data.loader import epoch_order
 
     found = ""
     for epoch in range(epochs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from stillroom.continual.metrics import after_each, average_incremental, final_accuracy, forgetting
+from stillroom.continual.metrics import accuracy_after_each_task, compute_metrics
 from stillroom.study.collect import FIGURES, Evaluation, Run
 from stillroom.study.config import Study
 from stillroom.study.expected import budget_of, order_of, threads_of, total_steps, views_of
@@ -136,11 +136,10 @@ def _tasks(run: Run) -> Iterator[tuple[str, str]]:
     if facts is None or record is None:
         return
     try:
-        means, matrix = after_each(record.matrix), record.matrix
+        means, given = accuracy_after_each_task(record.matrix), compute_metrics(record.matrix).as_dict()
     except ValueError as error:
         yield name, f"reported figures: {{names}} left no accuracies that can be read ({error})"
         return
-    given = {"average": average_incremental(matrix), "final": final_accuracy(matrix), "forgetting": forgetting(matrix)}
     other = [what for what, value in given.items() if getattr(facts, what) != value]
     if other or means != [task.accuracy for task in record.tasks]:
         told = f"{other[0]} {word(getattr(facts, other[0]))}" if other else "accuracies after each task"

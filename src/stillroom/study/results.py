@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stillroom.continual.metrics import aggregate_seeds
 from stillroom.files import write_json, write_text
+from stillroom.schema.continual import IncrementalRecord, MeanInterval, PairTasks
 from stillroom.study.axis import axis_of
 from stillroom.study.collect import Collected, Run, collect, read_optional
 from stillroom.study.conclusions import conclude, terms_of
@@ -16,7 +18,6 @@ from stillroom.study.cost import cost_table
 from stillroom.study.differs import differences
 from stillroom.study.equality import Inequality, compared, inequalities
 from stillroom.study.folder import StudyFolder
-from stillroom.study.incremental import incremental_results
 from stillroom.study.measures import MEASURES, RELATIONS, TASKS, Measured
 from stillroom.study.plan import Plan
 from stillroom.study.statistics import Family, Ranks, against_baseline, between_all, interval, ranks_across_pairs
@@ -90,7 +91,7 @@ def results_of(
     ranks, ranked = _ranks(study, stats, measure, unequal)
     families = {name: one.baseline for name, one in stats.items()}
     tested = ranked if len(stats) > 1 and ranks.friedman is not None else None
-    in_tasks = incremental_results(study, collected.runs, level)
+    in_tasks = _in_tasks(study, collected.runs, level)
     conclusions = conclude(study, measure, unequal, collected.missing, families, tested, collected.runs)
     return {
         "schema": SCHEMA,
@@ -136,7 +137,7 @@ def results_of(
             for pair, one in stats.items()
         ],
         "ranks": {**ranks.as_dict(), "told": ranked},
-        **({"incremental": in_tasks} if in_tasks is not None else {}),
+        **({"incremental": in_tasks} if in_tasks else {}),
         "conclusions": conclusions,
         "tuned": tuned,
         "calibration": _without_clocks(calibration),
@@ -297,3 +298,31 @@ def _without_clocks(calibration: Mapping[str, Any] | None) -> dict[str, Any] | N
             for pair, mine in sorted(pairs.items())
         },
     }
+
+
+def _in_tasks(study: Study, runs: Sequence[Run], level: float) -> list[dict[str, Any]]:
+    """Each pair's methods whose classes came in tasks, task by task over their seeds; none where no run is in tasks."""
+
+    def mean_interval(values: Sequence[float]) -> MeanInterval:
+        found = interval(values, level=level)
+        return MeanInterval(mean=found.mean, low=found.low, high=found.high)
+
+    pairs = []
+    for pair in study.all_pairs:
+        records: dict[str, dict[int, IncrementalRecord]] = {}
+        joint = None
+        for run in runs:
+            if run.cell.pair == pair.name and run.record is not None:
+                records.setdefault(run.cell.method, {})[run.cell.seed] = run.record
+                settings = run.recipe.incremental
+                if joint is None and settings is not None and settings.joint:
+                    joint = run.cell.method
+        if records:
+            bound = records.get(joint, {}) if joint is not None else {}
+            methods = tuple(
+                aggregate_seeds(one.name, records[one.name], bound, mean_interval)
+                for one in study.methods
+                if one.name in records
+            )
+            pairs.append(PairTasks(pair=pair.name, joint=joint, methods=methods).as_dict())
+    return pairs

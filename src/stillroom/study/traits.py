@@ -152,7 +152,7 @@ def _tasks(recipe: Recipe, cell: Cell, order: Sequence[int] | None = None) -> di
     settings = recipe.incremental
     if settings is None:
         return {"tasks": Trait({"tasks": 1}), "memory": Trait({"exemplars": "all"})}
-    seed = settings.shuffled_by(recipe.seed)
+    seed = settings.resolve_class_seed(recipe.seed)
     told = {"tasks": settings.tasks, "classes shuffled by": THE_STUDYS if seed == cell.seed else seed}
     key = digest(canonical([settings.tasks, *order])) if order is not None else ""
     kept: dict[str, Any] = {"exemplars": "all" if settings.joint else settings.memory}

@@ -38,7 +38,7 @@ def questions_of(data: DataPair, augmentation: AugmentationConfig, *, same_for_v
     views = 1 if same_for_views else augmentation.different_views
     if views == 0:
         raise BadInput("data.augmentation.views", 0, "1 or more: with 0 each epoch asks about new images")
-    train, test = data.train.whole, data.test
+    train, test = data.train.parent, data.test
     asked: dict[str, Any] = {
         "schema": SCHEMA,
         "augmentation": augmentation.model_dump(exclude={"views"}) if varied else None,
@@ -46,7 +46,7 @@ def questions_of(data: DataPair, augmentation: AugmentationConfig, *, same_for_v
         "train": {"images": len(train), "fingerprint": train.fingerprint},
     }
     # Images that are held out of the training split are no others than it has.
-    if test.origin is None:
+    if test.subset_info is None:
         asked["test"] = {"images": len(test), "fingerprint": test.fingerprint}
     return {**asked, "class_names": list(train.class_names)}
 

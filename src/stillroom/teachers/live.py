@@ -9,12 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.feeding import Batch
+from stillroom.data.loader import Batch
 from stillroom.memory import in_parts
-from stillroom.models.cost import device_of
 from stillroom.models.fold import fold_batchnorm
+from stillroom.models.modes import device_of
 from stillroom.models.preprocess import Preprocess
-from stillroom.models.taps import Taps
+from stillroom.models.reader import TapReader
 from stillroom.teachers.fisher import FisherOf, tail_fisher, uniform_draws
 from stillroom.teachers.knowledge import ModelOutput
 from stillroom.teachers.tails import TeacherTail
@@ -61,7 +61,7 @@ class LiveTeacher:
         self.preprocess = preprocess.to(device)
         copy.requires_grad_(False).eval().to(device)
         self.model = copy.to(memory_format=torch.channels_last) if example.dim() == 4 else copy  # type: ignore[call-overload]
-        self._taps = Taps(self.model, taps, field="teacher")
+        self._taps = TapReader(self.model, taps, field="teacher")
         self._fishers = tuple(fishers)
         self._tails = dict(tails or {})
         self._one_view = one_view
@@ -75,7 +75,7 @@ class LiveTeacher:
         Returns:
             Its ModelOutput, all in float32; logits [B, K] in the data's class order.
         """
-        parts = in_parts(lambda rows: [self._answer(batch.part(rows))], len(batch))
+        parts = in_parts(lambda rows: [self._answer(batch.subset(rows))], len(batch))
         if len(parts) == 1:
             return parts[0]
         features = {tap: torch.cat([part.features[tap] for part in parts]) for tap in parts[0].features}

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stillroom.models.cost import device_of
 from stillroom.models.fold import fold_batchnorm
+from stillroom.models.modes import device_of
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.tail import Tail, tail_of
 from stillroom.models.tracing import Untraceable, trace

@@ -6,25 +6,22 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput
+from stillroom.runtime import Precision, Processes
 
 try:
     import resource
 except ImportError:  # Windows counts memory otherwise; a run there reports none.
     resource = None  # type: ignore[assignment]
-
-Precision = Literal["float32", "bfloat16"]
 
 # Linux tells the most memory of a process, and forgets it when 5 is written.
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -156,57 +153,6 @@ def _whole(variable: str, otherwise: int) -> int:
     return int(text)
 
 
-class Processes:
-    """The processes that share a run: here one alone, so that everything is its own.
-
-    Attributes:
-        rank: this process's number, from 0; process 0 alone writes.
-        count: how many there are.
-    """
-
-    rank: int = 0
-    count: int = 1
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this process is the one that writes."""
-        return self.rank == 0
-
-    def share(self, rows: Sequence[Any] | npt.NDArray[Any]) -> Any:
-        """This process's part of a batch: an equal, unbroken stretch of it."""
-        each = len(rows) // self.count
-        return rows[self.rank * each : (self.rank + 1) * each]
-
-    def wrap(self, module: nn.Module, *, some_unused: bool) -> nn.Module:
-        """The module whose backward averages the gradients over the processes."""
-        return module
-
-    def alone(self, module: nn.Module) -> AbstractContextManager[object]:
-        """A context in which a wrapped module's backward keeps its gradients to this process."""
-        return nullcontext()
-
-    def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over the processes, the same on each."""
-        return tensor
-
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum over the processes, the same on each."""
-        return tensor
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        """The processes' tensors [B, …] one after another, [count·B, …]; gradients flow back to each."""
-        return tensor
-
-    def copy_buffers(self, module: nn.Module) -> None:
-        """Give every process the main process's buffers, such as batch norm's running statistics."""
-
-    def copy_weights(self, module: nn.Module) -> None:
-        """Give every process the main process's parameters and buffers: a model made in Python may have no seed."""
-
-    def wait(self) -> None:
-        """Wait until every process is here."""
-
-
 class Launched(Processes):
     """The processes of one ``accelerate launch``: gloo between CPUs, NCCL between GPUs.
 
@@ -233,7 +179,7 @@ class Launched(Processes):
         wrapped: nn.Module = self._accelerator.prepare_model(module)
         return wrapped
 
-    def alone(self, module: nn.Module) -> AbstractContextManager[object]:
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[object]:
         """DistributedDataParallel's ``no_sync``."""
         context: AbstractContextManager[object] = self._accelerator.no_sync(module)
         return context

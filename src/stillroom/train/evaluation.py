@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from stillroom.data.lazy import LazyImages
-from stillroom.memory import in_parts
-from stillroom.models.cost import evaluating
-from stillroom.models.preprocess import Preprocess
-from stillroom.models.vision_ops import declare_missing_ops
-from stillroom.train.device import Processes
+from stillroom.models.external import declare_missing_ops
 
 ECE_BINS = 15
-EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
@@ -48,56 +39,6 @@ class Score:
         if self.top5 is not None:
             figures["top5"] = self.top5
         return {**figures, "nll": self.nll, "ece": self.ece}
-
-
-@torch.no_grad()
-def predict(
-    model: nn.Module,
-    preprocess: Preprocess,
-    images: Tensor | LazyImages,
-    *,
-    device: torch.device,
-    batch_size: int = EVALUATION_BATCH,
-    processes: Processes | None = None,
-    on_batch: Callable[[int], None] | None = None,
-) -> Tensor:
-    """The model's logits for every image, in eval mode and float32; every module's mode is put back.
-
-    Args:
-        model: the model, on ``device``.
-        preprocess: what its input goes through; it also puts the logits in the data's class order.
-        images: [N, C, H, W] as the data gives them.
-        device: where the model is.
-        batch_size: images at a time; fewer where memory runs out.
-        processes: who shares the work; every one of them gets all the logits.
-        on_batch: told the number of images done, after each batch.
-
-    Returns:
-        float32 [N, K] on the CPU, the same for any number of processes.
-    """
-    processes = processes or Processes()
-    starts = range(0, len(images), batch_size)
-    parts: dict[int, Tensor] = {}
-    with evaluating(model):
-        # Whole batches are dealt out, so that each is computed as one process would.
-        for start in starts[processes.rank :: processes.count]:
-            batch = images[start : start + batch_size].to(device)
-            ask = partial(_answer, model, preprocess, batch)
-            parts[start] = torch.cat(in_parts(ask, len(batch)))
-            if on_batch is not None:
-                on_batch(min(start + batch_size * processes.count, len(images)))
-    if processes.count == 1:
-        return torch.cat(list(parts.values())).cpu()
-    # A process may have had no batch, and so not know the number of classes.
-    classes = torch.tensor(parts[0].shape[1] if processes.is_main else 0, device=device)
-    logits = torch.zeros(len(images), int(processes.total(classes)), device=device)
-    for start, part in parts.items():
-        logits[start : start + len(part)] = part
-    return processes.total(logits).cpu()
-
-
-def _answer(model: nn.Module, preprocess: Preprocess, batch: Tensor, rows: slice) -> list[Tensor]:
-    return [preprocess.reorder(model(preprocess(batch[rows])).float())]
 
 
 def score(logits: Tensor, labels: Tensor) -> Score:

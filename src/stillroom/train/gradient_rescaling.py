@@ -14,10 +14,8 @@ from torch import Tensor
 
 from stillroom.errors import BadInput, RunFailed
 from stillroom.losses.base import Loss, LossInputs
-from stillroom.losses.labels import CrossEntropy
-from stillroom.losses.logits import KL
 from stillroom.losses.targets import margin, rescaling
-from stillroom.train.device import Processes
+from stillroom.runtime import Processes
 from stillroom.train.hooks import StepHook, StepInfo
 
 Numbers = npt.NDArray[np.float64]
@@ -56,15 +54,15 @@ class RecordGradientRescaling(StepHook):
         processes: Processes | None = None,
         known: Tensor | None = None,
     ) -> None:
-        teaching = [term for term in losses if isinstance(term, KL)]
+        teaching = [term for term in losses if term.rescaling_part == "teacher"]
         if len(teaching) != 1:
             expected = f"false, or one loss kl, not {len(teaching)}: ω is how its teacher rescales the gradient"
             raise BadInput("training.record_gradient_rescaling", True, expected)
         if not teaching[0].requires.teacher:
             expected = "false, or a target of kl's that the teacher is asked for: ω is set against its answers"
             raise BadInput("training.record_gradient_rescaling", True, expected)
-        self._kl: KL = teaching[0]
-        self._labels = [term for term in losses if isinstance(term, CrossEntropy)]
+        self._kl = teaching[0]
+        self._labels = [term for term in losses if term.rescaling_part == "labels"]
         self._processes = processes or Processes()
         self._known = known
         # Margins with a and b: of this step; of this process since they were last exchanged.
@@ -84,8 +82,8 @@ class RecordGradientRescaling(StepHook):
         temperature = self._kl.config.temperature
         student, teacher = inputs.student.logits.detach().float(), inputs.teacher_logits.detach().float()
         answers = [teacher / temperature, student / temperature, student]
-        if self._kl.config.target is not None:
-            answers.append(self._kl.taught(inputs).float() / temperature)
+        if getattr(self._kl.config, "target", None) is not None:
+            answers.append(self._kl.target_logits(inputs).float() / temperature)
         a = sum((term.config.weight_at(inputs.progress) for term in self._labels), 0.0)
         b = self._kl.config.weight_at(inputs.progress)
         margins = margin(torch.stack(answers), inputs.labels)

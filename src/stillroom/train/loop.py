@@ -12,20 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.augmentation import view_of
-from stillroom.data.batches import Batches
-from stillroom.data.feeding import Batch, BatchLoader, Request
+from stillroom.data.loader import Batch, BatchLoader, BatchSampler, Request
 from stillroom.errors import BadInput, RunFailed, shorten
 from stillroom.files import canonical, digest
 from stillroom.memory import Snapshot, is_out_of_memory, release
 from stillroom.models.weights import save_weights
 from stillroom.randomness import derive_seed
+from stillroom.runtime import Observer, Precision, Processes
 from stillroom.teachers.knowledge import ModelOutput
 from stillroom.train.config import TrainingConfig
-from stillroom.train.device import Precision, Processes, autocast, seed_step
+from stillroom.train.device import autocast, seed_step
 from stillroom.train.folder import RunFolder
 from stillroom.train.hooks import StepHook, StepInfo
 from stillroom.train.meters import Clock, Meter
-from stillroom.train.observer import Observer
 from stillroom.train.optimisation import MovingAverage, build_optimizer, lr_factor, set_lr
 from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
 
@@ -91,7 +90,7 @@ class Trainer:
     step: DistillStep
     teacher: Teacher | None
     loader: BatchLoader
-    batches: Batches
+    batches: BatchSampler
     evaluate: Evaluator
     config: TrainingConfig
     device: torch.device
@@ -180,7 +179,7 @@ class Trainer:
         """Which images, in which view, each step from ``first`` on shows to this process."""
         for step in range(first, total):
             epoch, position = divmod(step, self.batches.steps_per_epoch)
-            rows = self.processes.share(self.batches.indices(epoch, position))
+            rows = self.processes.shard(self.batches.indices(epoch, position))
             yield rows, view_of(epoch, self.loader.augmentation)
 
     def _sign(self, progress: Progress, epoch: int) -> None:
@@ -246,11 +245,11 @@ class Trainer:
             wrapped.train()
         parts = min(progress.parts, whole)
         for chunk in range(parts):
-            part = batch.part(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
+            part = batch.subset(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
             share = len(part) / whole
             last = chunk == parts - 1
             knowledge = self.teacher(part) if self.teacher is not None else None
-            with nullcontext() if last else self.processes.alone(wrapped):
+            with nullcontext() if last else self.processes.no_sync(wrapped):
                 with autocast(self.device, self.precision):
                     value, values = wrapped(part.images, part.labels, part.index, knowledge, progress.step / total)
                 if progress.step < 2 and chunk == 0:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import RunFailed
-from stillroom.train.device import Processes, peak_memory
+from stillroom.runtime import Processes
+from stillroom.train.device import peak_memory
 
 
 class Meter:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from stillroom.errors import BadInput, RunFailed
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.models.preprocess import Preprocess
-from stillroom.models.taps import Taps
+from stillroom.models.reader import TapReader
+from stillroom.runtime import Processes
 from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.device import Processes
 
 _ORDINALS = ("first", "second")
 
@@ -49,7 +49,9 @@ class DistillStep(nn.Module):
         self._processes = processes or Processes()
         self._watch = watch
         self._known = known
-        self._taps = Taps(student, (tap for term in losses for tap in term.requires.student_features), field="student")
+        self._taps = TapReader(
+            student, (tap for term in losses for tap in term.requires.student_features), field="student"
+        )
         self._answer: Callable[[Tensor], Tensor] = self._run_student
 
     @property

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from stillroom.teachers.cache.teacher_cache import CacheSpec, TeacherCache
+from stillroom.teachers.cache import TeacherCache
+from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.knowledge import ModelOutput
 

@@ -19,7 +19,8 @@ import torch
 
 from stillroom import files
 from stillroom.errors import BadInput
-from stillroom.teachers.cache import building, shelf, store
+from stillroom.teachers import cache as cache_module
+from stillroom.teachers import cache_store
 from stillroom.teachers.knowledge import ModelOutput
 from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, begun, cache, contents, die, in_child, joined
 
@@ -60,9 +61,8 @@ def every_write(monkeypatch: pytest.MonkeyPatch, strike: Callable[[int], None]) 
 
         return stepped
 
-    monkeypatch.setattr(building, "_write_all", write)
-    monkeypatch.setattr(building, "write_json", around(building.write_json))
-    monkeypatch.setattr(shelf, "write_json", around(shelf.write_json))
+    monkeypatch.setattr(cache_module, "_write_all", write)
+    monkeypatch.setattr(cache_module, "write_json", around(cache_module.write_json))
     monkeypatch.setattr(files.Path, "replace", around(Path.replace))
 
 
@@ -133,13 +133,13 @@ def test_killed_from_outside_a_build_goes_on(tmp_path: Path, blocks: int) -> Non
     child = subprocess.Popen(
         [sys.executable, "-c", SLOW_BUILD, str(tmp_path / "killed")], env={**os.environ, "PYTHONPATH": tests}
     )
-    until(lambda: sum(kept._shelf.images_done(view) for view in VIEWS) >= blocks * BLOCK)
+    until(lambda: sum(kept._cache_folder.images_done(view) for view in VIEWS) >= blocks * BLOCK)
     child.send_signal(signal.SIGKILL)
     child.wait()
     with pytest.raises(BadInput, match=r"half-built, .* of 400 images|not built"):
         kept.open(VIEWS)
     talker = Talker(count=400)
-    assert kept.ensure(VIEWS, talker).images_asked == len(talker.asked) <= 800 - blocks * BLOCK
+    assert kept.ensure(VIEWS, talker).images_queried == len(talker.asked) <= 800 - blocks * BLOCK
     assert contents(kept.folder) == contents(whole.folder)
 
 
@@ -159,7 +159,7 @@ def test_a_damaged_block_of_a_half_built_view_is_asked_again_and_told(tmp_path: 
     talker, notes = Talker(), list[str]()
     kept.ensure([0], talker, note=notes.append)
     assert talker.asked[0] == (0, BLOCK)
-    assert any("damaged: asked again from image 8 on" in note for note in notes)
+    assert any("damaged: built again from image 8 on" in note for note in notes)
     read = kept.open([0]).read(np.arange(COUNT), 0).logits
     assert torch.equal(read, talker.all(0).logits.half().float())
 
@@ -208,7 +208,7 @@ def test_two_processes_at_once_build_one_cache(tmp_path: Path) -> None:
 def test_who_waits_is_told_and_takes_over_from_a_killed_builder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_POLL", 0.01)
+    monkeypatch.setattr(cache_store, "_POLL", 0.01)
     log = tmp_path / "asked"
 
     def ask(view: int, rows: Rows) -> ModelOutput:
@@ -219,7 +219,7 @@ def test_who_waits_is_told_and_takes_over_from_a_killed_builder(
     builder = begun(lambda: cache(tmp_path).ensure(VIEWS, ask))
     kept = cache(tmp_path)
     until((kept.folder / "view-0001.progress").exists)
-    assert cache(tmp_path).ensure([0], Talker()).images_asked == 0  # what is complete waits for nobody
+    assert cache(tmp_path).ensure([0], Talker()).images_queried == 0  # what is complete waits for nobody
     phases = []
 
     def phase(what: str, done: int, total: int) -> None:
@@ -228,7 +228,7 @@ def test_who_waits_is_told_and_takes_over_from_a_killed_builder(
             os.kill(builder, signal.SIGKILL)
 
     talker = Talker()
-    assert kept.ensure(VIEWS, talker, phase=phase).images_asked == COUNT
+    assert kept.ensure(VIEWS, talker, phase=phase).images_queried == COUNT
     assert joined(builder) == -signal.SIGKILL
     assert phases[0] == ("teacher cache: waiting for another process to build it", COUNT, 2 * COUNT)
     assert phases[-1] == ("teacher cache: building", COUNT, COUNT)
@@ -279,7 +279,7 @@ def test_a_file_that_may_not_grow_is_told_and_gone_on_with(tmp_path: Path, limit
 
 def test_too_little_room_is_told_before_the_teacher_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 600})
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(cache_store.shutil, "disk_usage", lambda path: usage)
     talker = Talker()
     with pytest.raises(BadInput, match=r"room for 644 bytes, of which 600 bytes are free"):
         cache(tmp_path).ensure(VIEWS, talker)
@@ -297,4 +297,4 @@ def test_an_error_of_the_teacher_is_its_own_and_what_was_built_stays(tmp_path: P
     with pytest.raises(OSError, match="the teacher's own disk"):
         cache(tmp_path).ensure([0], ask)
     talker = Talker()
-    assert cache(tmp_path).ensure([0], talker).images_asked == COUNT - BLOCK
+    assert cache(tmp_path).ensure([0], talker).images_queried == COUNT - BLOCK

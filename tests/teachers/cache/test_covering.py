@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stillroom.teachers.cache.teacher_cache import CacheSpec, TeacherCache
+from stillroom.teachers.cache import TeacherCache
+from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.knowledge import ModelOutput
 
@@ -39,7 +40,7 @@ def test_a_smaller_cache_is_read_out_of_a_larger(tmp_path: Path) -> None:
         assert all(torch.equal(read.features[tap], said.features[tap]) for tap in read.features)
         assert set(read.fishers) == set(wanted.spec.fishers)
         torch.testing.assert_close(read.fishers.get(OF, said.fishers[OF]), said.fishers[OF])
-        assert found.ensure([0, 1], ask).images_asked == 0
+        assert found.ensure([0, 1], ask).images_queried == 0
 
 
 def test_its_own_comes_first_and_what_covers_only_a_part_does_not_count(tmp_path: Path) -> None:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stillroom.errors import BadInput
-from stillroom.teachers.cache import stored
-from stillroom.teachers.cache.teacher_cache import CacheSpec, TeacherCache
+from stillroom.teachers import cache as cache_module
+from stillroom.teachers.cache import TeacherCache
+from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.knowledge import ModelOutput
 from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, in_child
 
@@ -37,7 +38,7 @@ def test_every_answer_is_read_back_to_storage_precision(tmp_path: Path, dtype: s
 def test_features_come_back_beside_the_logits(tmp_path: Path) -> None:
     talker = Talker(taps=TAPS)
     kept = cache(tmp_path, dtype="float32", taps=("layer1", "features"))
-    assert kept.ensure([0, 1], talker).images_asked == 2 * COUNT  # the first block is not asked twice
+    assert kept.ensure([0, 1], talker).images_queried == 2 * COUNT  # the first block is not asked twice
     assert len(talker.asked) == len(set(talker.asked)) == 2 * COUNT
     read = kept.open([0, 1]).read(np.array([22, 3, 3]), 1)
     said = talker.all(1)
@@ -61,7 +62,7 @@ def test_rows_may_come_in_any_order_twice_or_not_at_all(tmp_path: Path) -> None:
 def test_what_is_not_there_is_an_index_error(
     tmp_path: Path, rows: list[int], view: int, resident: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored, "_fits", lambda views, device: resident)
+    monkeypatch.setattr(cache_module, "_fits", lambda views, device: resident)
     kept = cache(tmp_path)
     kept.ensure([0], Talker())
     with pytest.raises(IndexError, match="expected"):
@@ -75,8 +76,8 @@ def test_arrays_on_the_device_give_what_the_map_gives(
     kept = cache(tmp_path, top_k=top_k, taps=tuple(TAPS))
     kept.ensure([0, 1], Talker(taps=TAPS))
     mapped = kept.open([0, 1])
-    monkeypatch.setattr(stored, "_fits", lambda views, device: True)
-    monkeypatch.setattr(stored, "_PIECE", 100)
+    monkeypatch.setattr(cache_module, "_fits", lambda views, device: True)
+    monkeypatch.setattr(cache_module, "_PIECE", 100)
     resident = kept.open([0, 1])
     assert resident.resident
     assert not mapped.resident
@@ -98,7 +99,7 @@ def test_a_gpu_reads_the_same_from_itself_and_from_the_map(
     resident = kept.open([0], "cuda")
     assert resident.resident
     assert torch.equal(resident.read(rows, 0).logits.cpu(), expected)
-    monkeypatch.setattr(stored, "_fits", lambda views, device: False)
+    monkeypatch.setattr(cache_module, "_fits", lambda views, device: False)
     read = kept.open([0], "cuda").read(rows, 0).logits
     assert read.is_cuda
     assert torch.equal(read.cpu(), expected)
@@ -109,7 +110,7 @@ def test_a_run_of_eight_views_uses_the_four_that_are_there(tmp_path: Path) -> No
     cache(tmp_path).ensure(range(4), talker)
     before = contents(cache(tmp_path).folder)
     built = cache(tmp_path).ensure(range(8), talker, note=notes.append)
-    assert built.images_asked == 4 * COUNT
+    assert built.images_queried == 4 * COUNT
     assert {view for view, _ in talker.asked[4 * COUNT :]} == {4, 5, 6, 7}
     after = contents(cache(tmp_path).folder)
     assert {name: after[name] for name in before} == before
@@ -126,7 +127,7 @@ def test_the_size_is_told_before_and_the_way_while_it_is_built(tmp_path: Path) -
     assert [done for _, done, _ in phases] == [0, 8, 16, 23, 23, 31, 39, 46]
     assert {(what, total) for what, _, total in phases} == {("teacher cache: building", 46)}
     notes.clear()
-    assert cache(tmp_path).ensure([1, 0, 1], talker, note=notes.append).images_asked == 0
+    assert cache(tmp_path).ensure([1, 0, 1], talker, note=notes.append).images_queried == 0
     assert notes == []
 
 
@@ -159,7 +160,7 @@ def test_a_read_only_folder_serves_what_is_complete() -> None:
             with pytest.raises(PermissionError):
                 (folder / "new").touch()
             kept = cache(root)
-            assert kept.ensure([0], talker).images_asked == 0
+            assert kept.ensure([0], talker).images_queried == 0
             read = kept.open([0]).read(np.arange(COUNT), 0).logits
             assert torch.equal(read, talker.all(0).logits.half().float())
             with pytest.raises(BadInput, match="a folder that can be written"):
@@ -197,7 +198,7 @@ def test_reading_equals_indexing_whatever_the_shapes(data: st.DataObject) -> Non
 def test_a_user_s_own_array_is_kept_like_a_teacher_s(tmp_path: Path) -> None:
     mine = np.random.default_rng(0).normal(size=(1200, 4)).astype(np.float32)
     kept = TeacherCache(CacheSpec({"data": "test"}, count=1200, classes=4, dtype="float32", block=500), root=tmp_path)
-    assert kept.ensure([0], lambda view, rows: ModelOutput(torch.from_numpy(mine[rows]))).images_asked == 1200
+    assert kept.ensure([0], lambda view, rows: ModelOutput(torch.from_numpy(mine[rows]))).images_queried == 1200
     assert np.array_equal(kept.open([0]).read(np.arange(1200), 0).logits.numpy(), mine)
 
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from stillroom.errors import BadInput
-from stillroom.teachers.cache.teacher_cache import CacheSpec, TeacherCache
+from stillroom.teachers.cache import TeacherCache
+from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.knowledge import ModelOutput
 from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, spec
 
@@ -213,7 +214,7 @@ def test_logits_beyond_float16_ask_for_float32(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"float32: the logits of image 20 in view 0 are beyond the 65,504") as told:
         cache(tmp_path).ensure([0], ask)
     assert told.value.field == "cache.dtype"
-    assert cache(tmp_path, dtype="float32").ensure([0], ask).images_asked == COUNT
+    assert cache(tmp_path, dtype="float32").ensure([0], ask).images_queried == COUNT
 
 
 def test_only_what_is_kept_must_fit_into_float16(tmp_path: Path) -> None:

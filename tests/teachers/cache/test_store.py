@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stillroom.errors import BadInput
-from stillroom.teachers.cache.store import cache_root, list_caches, locked, remove_cache
+from stillroom.teachers.cache_store import cache_root, list_caches, locked, remove_cache
 from teachers.cache.answering import Talker, cache
 
 
@@ -26,7 +26,7 @@ def test_the_root_is_named_by_the_variables_in_their_order(monkeypatch: pytest.M
     monkeypatch.setenv("STILLROOM_CACHE", "")
     assert cache_root() == Path("/var/cache/stillroom")
     monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path))
-    from stillroom.teachers.cache.teacher_cache import TeacherCache
+    from stillroom.teachers.cache import TeacherCache
 
     assert TeacherCache(cache(tmp_path).spec).folder.parent == tmp_path
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import kl_div
 
-from stillroom.teachers.cache.coding import split_top
-from stillroom.teachers.cache.teacher_cache import CacheSpec, TeacherCache
+from stillroom.teachers.cache import TeacherCache
+from stillroom.teachers.cache_format import CacheSpec, split_top
 from stillroom.teachers.knowledge import ModelOutput
 
 COUNT, CLASSES = 40, 100

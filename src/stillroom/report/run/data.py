@@ -10,8 +10,8 @@ import yaml
 
 from stillroom.errors import BadInput
 from stillroom.report.fidelity import FIDELITY, Fidelity, read_fidelity
-from stillroom.report.incremental.read import INCREMENTAL, OFFLINE, Incremental, read_incremental
 from stillroom.schema.base import clean, read_json, read_jsonl, read_object, read_optional, read_text
+from stillroom.schema.continual import INCREMENTAL_FILE, JOINT_FILE, FinishedRecord, JointComparison
 from stillroom.schema.predictions import PREDICTIONS, Predictions, read_predictions
 from stillroom.schema.run import (
     ENVIRONMENT,
@@ -52,6 +52,7 @@ class RunRecord:
         checkpoints: how many of the student's the folder holds.
         fidelity: the map of ``stillroom fidelity``.
         incremental: of a run whose classes came in tasks.
+        joint: that run beside joint training on the same tasks.
         relations: how the last layers relate the classes.
         relation_epochs: the same for the student after each epoch.
         rescaling: how the teacher rescaled the gradient of each sample, by epoch.
@@ -69,7 +70,8 @@ class RunRecord:
     predictions: Predictions | None
     checkpoints: int
     fidelity: Fidelity | None
-    incremental: Incremental | None
+    incremental: FinishedRecord | None
+    joint: JointComparison | None
     relations: ClassRelations | None
     relation_epochs: tuple[RelationEpoch, ...]
     rescaling: tuple[RescalingEpoch, ...]
@@ -144,7 +146,8 @@ def read_run(path: Path) -> RunRecord:
         else None,
         checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),
         fidelity=_fidelity(path / FIDELITY, summary.recipe_hash),
-        incremental=_incremental(path),
+        incremental=read_optional(FinishedRecord, path / INCREMENTAL_FILE),
+        joint=read_optional(JointComparison, path / JOINT_FILE),
         relations=read_optional(ClassRelations, path / RELATIONS),
         relation_epochs=tuple(read_jsonl(RelationEpoch, path / RELATION_EPOCHS)),
         rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING)),
@@ -153,13 +156,6 @@ def read_run(path: Path) -> RunRecord:
 
 def _fidelity(path: Path, recipe_hash: str) -> Fidelity | None:
     return read_fidelity(path, read_object(path), recipe_hash=recipe_hash) if path.is_file() else None
-
-
-def _incremental(path: Path) -> Incremental | None:
-    if not (path / INCREMENTAL).is_file():
-        return None
-    offline = read_object(path / OFFLINE) if (path / OFFLINE).is_file() else None
-    return read_incremental(path, read_object(path / INCREMENTAL), offline)
 
 
 def _recipe(path: Path) -> tuple[str | None, Row]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from stillroom.errors import BadInput
 from stillroom.report.blocks import PageContext, Tile
 from stillroom.report.charts import Chart, other
+from stillroom.report.continual import TasksSection, tasks_section
 from stillroom.report.depth import DepthMap, depth_map
 from stillroom.report.formats import (
     DASH,
@@ -25,7 +26,6 @@ from stillroom.report.formats import (
     whole,
 )
 from stillroom.report.html import rendered, write_page
-from stillroom.report.incremental.section import Tasks, tasks
 from stillroom.report.run import words
 from stillroom.report.run.charts import (
     ClassRow,
@@ -116,7 +116,7 @@ def render(runs: Sequence[RunRecord], context: PageContext | None = None, explai
     page = run_page(list(zip(words.run_names(runs), runs, strict=True)))
     return rendered(
         "run.html.j2",
-        charts=page.charts,
+        figures={chart.key: chart.figure for chart in page.charts},
         plotly_at=context.plotly if context is not None else None,
         page=page,
         home=context,
@@ -207,7 +207,7 @@ class RunPage:
     predictions: PredictionParts | None
     missing_predictions: str
     missing_images: str
-    tasks: Tasks | None
+    tasks: TasksSection | None
     rescaling: RescalingSection | None
     relations: RelationsSection | None
     depth: DepthMap | None
@@ -248,7 +248,7 @@ def run_page(runs: Sequence[tuple[str, RunRecord]]) -> RunPage:
         predictions=parts,
         missing_predictions="" if parts else _NO_PREDICTIONS,
         missing_images=_missing_images(run),
-        tasks=tasks(members),
+        tasks=tasks_section(members),
         rescaling=rescaling_section(run),
         relations=relations_section(members),
         depth=depth_map(run.fidelity) if run.fidelity is not None else None,
@@ -399,7 +399,9 @@ def side_by_side(run: RunRecord, others: Sequence[RunRecord]) -> list[MetricRow]
             rows.append(_metric_row(metric, values, write, ratio))
     for place, (metric, what, write, sides) in enumerate(cost):
         values = _values(run, others, what)
-        rows.append(_metric_row(metric, values, write, versus(values[0], values[1], *sides) or DASH, starts_group=place == 0))
+        rows.append(
+            _metric_row(metric, values, write, versus(values[0], values[1], *sides) or DASH, starts_group=place == 0)
+        )
     return rows
 
 

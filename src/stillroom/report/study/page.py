@@ -12,6 +12,7 @@ from stillroom.errors import BadInput
 from stillroom.files import write_text
 from stillroom.report.blocks import PageContext, Tile
 from stillroom.report.charts import Chart, SeriesStyle
+from stillroom.report.continual import PairTasksSection, study_tasks_sections
 from stillroom.report.formats import DASH, amount, counted, whole
 from stillroom.report.html import plotly_text, rendered, write_page
 from stillroom.report.run.data import read_run
@@ -36,7 +37,6 @@ from stillroom.report.study.costs import (
     study_costs,
     trade_offs,
 )
-from stillroom.report.study.incremental import PairTasks, in_tasks
 from stillroom.report.study.table import (
     NAMED,
     PAGE,
@@ -94,7 +94,8 @@ def render_study(folder: Path, page: Path) -> str:
         BadInput: the folder is missing, has no results yet or is damaged.
     """
     content = study_page(read_study(folder), folder, links(folder, page))
-    return rendered("study.html.j2", charts=content.charts, page=content, study=content.study)
+    figures = {chart.key: chart.figure for chart in content.charts}
+    return rendered("study.html.j2", figures=figures, page=content, study=content.study)
 
 
 def write_run_pages(folder: Path) -> int:
@@ -216,7 +217,7 @@ class StudyPage:
     removed: tuple[str, ...]
     sweep: SweepSection | None
     dissections: tuple[DissectionSection, ...]
-    in_tasks: tuple[PairTasks, ...]
+    in_tasks: tuple[PairTasksSection, ...]
     tables: tuple[PairTable, ...]
     styles: dict[str, SeriesStyle]
     trade_offs: tuple[TradeOff, ...]
@@ -288,7 +289,7 @@ def study_page(study: StudyResults, folder: Path, addresses: Links) -> StudyPage
         removed=tuple(run.run for run in study.runs if not (folder / run.run).is_dir()),
         sweep=sweep_section(study, styles),
         dissections=dissection_sections(folder),
-        in_tasks=in_tasks(study, styles),
+        in_tasks=study_tasks_sections(study, styles),
         tables=pair_tables(study, addresses),
         styles=styles,
         trade_offs=weighed,

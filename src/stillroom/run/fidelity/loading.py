@@ -12,15 +12,16 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.losses.setup_context import SetupContext
+from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import state_hash
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel, build_model, prepare_model
+from stillroom.run.components import build_model
 from stillroom.run.exporting import load_student
 from stillroom.run.introducing import meeting_of, prepare_teacher
 from stillroom.run.records import read_json
 from stillroom.run.setting import RunContext
-from stillroom.train.device import Processes, resolve_device
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer, Processes
+from stillroom.train.device import resolve_device
 
 _KEPT = re.compile(r"epoch-(\d+)\.safetensors")
 

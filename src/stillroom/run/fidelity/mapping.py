@@ -9,7 +9,7 @@ import numpy as np
 
 from stillroom.errors import BadInput
 from stillroom.files import write_json
-from stillroom.models.finding import LOGITS
+from stillroom.models.reader import LOGITS
 from stillroom.randomness import derive_seed
 from stillroom.run.fidelity.fitting import RIDGE
 from stillroom.run.fidelity.loading import Subject, load_subject
@@ -17,8 +17,8 @@ from stillroom.run.fidelity.measuring import Doubles, Measured, Opposite, measur
 from stillroom.run.fidelity.members import AT_LOGITS, AT_TAP, ON_SCALE_OF_KL, WEIGHINGS
 from stillroom.run.fidelity.statistics import Correlation, Prediction, predictions, resampled
 from stillroom.run.records import read_json
+from stillroom.runtime import Observer
 from stillroom.train.device import exact_float32, threads
-from stillroom.train.observer import Observer
 
 SCHEMA = 1
 NAME = "fidelity.json"

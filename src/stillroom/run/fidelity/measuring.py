@@ -11,15 +11,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.feeding import Batch
 from stillroom.data.images import ImageSet
+from stillroom.data.loader import Batch
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, laid_out, rows_of
 from stillroom.memory import in_parts, is_out_of_memory
-from stillroom.models.cost import evaluating, multiply_adds
-from stillroom.models.finding import LOGITS, Tap
+from stillroom.models.cost import multiply_adds
+from stillroom.models.modes import eval_mode
 from stillroom.models.preprocess import Preprocess
-from stillroom.models.taps import Taps
+from stillroom.models.reader import LOGITS, TapReader
+from stillroom.models.taps import Tap
 from stillroom.models.weights import load_weights
 from stillroom.run.fidelity.fitting import Affine, Moments
 from stillroom.run.fidelity.loading import Subject
@@ -132,7 +133,7 @@ class _Measuring:
         self.subject, self.temperature = subject, temperature
         self.device, self.observer = subject.setting.device, subject.setting.observer
         self.train, self.test = subject.data.train, subject.data.test
-        self.pipe = subject.student.pipe().to(self.device)
+        self.pipe = subject.student.preprocess().to(self.device)
 
     def done(self, images: int) -> Measured:
         rows = spread(len(self.test), images)
@@ -141,7 +142,7 @@ class _Measuring:
         teacher = self.subject.teacher
         self.live = LiveTeacher(
             teacher.model,
-            teacher.pipe(),
+            teacher.preprocess(),
             example=self.train.images[:_EXAMPLES],
             device=self.device,
             taps=[place.teacher.name for place in places],
@@ -173,8 +174,9 @@ class _Measuring:
             connected.append((at, of, connector.to(self.device)))
         example = self.train.images[:_EXAMPLES]
         names = [at.name for at, _, _ in connected]
-        tails = cut_tails(teacher.model, teacher.pipe(), names, example=example, device=self.device)
-        cost = images * self.train.num_classes * multiply_adds(teacher.model, teacher.pipe().to(self.device)(example))
+        tails = cut_tails(teacher.model, teacher.preprocess(), names, example=example, device=self.device)
+        inputs = teacher.preprocess().to(self.device)(example)
+        cost = images * self.train.num_classes * multiply_adds(teacher.model, inputs)
         places = []
         for at, of, connector in connected:
             afford = self.train.num_classes <= _ALL_OF or cost * (1 - at.depth) <= _AFFORDABLE
@@ -217,7 +219,7 @@ class _Measuring:
 
     def _asked(self, whole: Batch, part: slice) -> list[tuple[Tensor, Tensor]]:
         """Of some images, what each member says [taps, 4, C, B], and their part of the features' variance [taps, B]."""
-        batch = whole.part(part)
+        batch = whole.subset(part)
         said = self.live(batch)
         features, weights, variance = [], [], []
         for place in self.places:
@@ -269,7 +271,7 @@ def answer(
     model: nn.Module, pipe: Preprocess, images: Tensor, names: Sequence[str]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A model's logits [B, K] in the data's class order, and its features at taps, all float32."""
-    taps = Taps(model, names, field="student")
-    with evaluating(model), taps:
+    taps = TapReader(model, names, field="student")
+    with eval_mode(model), taps:
         logits = pipe.reorder(model(pipe(images)).float())
     return logits, {name: feature.float() for name, feature in taps.take().items()}

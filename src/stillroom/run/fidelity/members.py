@@ -6,20 +6,31 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from stillroom.losses import functional
+from stillroom.losses.base import Weighing
+from stillroom.losses.registry import losses
 from stillroom.teachers.tails import TeacherTail
 
-Weighing = Literal["identity", "diagonal", "full", "exact"]
+WEIGHINGS: tuple[Weighing, ...] = get_args(Weighing)
 
-# How exactly the gap is weighed, and the loss that does so: at a tap, and at the logits.
-WEIGHINGS: tuple[Weighing, ...] = ("identity", "diagonal", "full", "exact")
-AT_TAP = ("feature_mse", "feature_fisher", "feature_full_fisher", "block_logit")
-AT_LOGITS = ("logit_mse", "logit_fisher (diagonal)", "logit_fisher", "kl")
+
+def _member(weighing: Weighing, at_logits: bool) -> str:
+    """The loss that weighs the gap so, and how where that is not its default."""
+    name, kind = next(
+        (name, kind)
+        for name, kind in losses().items()
+        if weighing in kind.weighings and (kind.family == "logits") == at_logits
+    )
+    return name if weighing == kind.weighings[0] else f"{name} ({weighing})"
+
+
+# The loss of each weighing: at a tap, and at the logits.
+AT_TAP, AT_LOGITS = (tuple(_member(weighing, at_logits) for weighing in WEIGHINGS) for at_logits in (False, True))
 # The identity has units of its own.
 ON_SCALE_OF_KL: tuple[Weighing, ...] = ("diagonal", "full", "exact")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stillroom.data.threads import cores
+from stillroom.data.reading import num_cores
 from stillroom.errors import BadInput
 from stillroom.study.engine.base import Engine
 from stillroom.study.folder import StudyFolder
@@ -25,7 +25,7 @@ def engine_maker(name: str, workers: int | None, address: str | None) -> Callabl
     def local(folder: StudyFolder, threads: int) -> Engine:
         from stillroom.study.engine.local import LocalEngine
 
-        return LocalEngine(workers or max(cores() // threads, 1), folder.logs)
+        return LocalEngine(workers or max(num_cores() // threads, 1), folder.logs)
 
     def ray(folder: StudyFolder, threads: int) -> Engine:
         from stillroom.study.engine.ray import RayEngine

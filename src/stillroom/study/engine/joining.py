@@ -24,7 +24,7 @@ import psutil
 from stillroom.errors import BadInput
 from stillroom.files import DATA_VARIABLE
 from stillroom.study.engine.ray import where
-from stillroom.teachers.cache.store import ROOT_VARIABLE
+from stillroom.teachers.cache_store import ROOT_VARIABLE
 
 _ANSWER = 5.0  # seconds in which a machine takes a connection
 _JOIN = 60.0  # seconds in which a cluster that takes connections lets one in: a busy one takes its time

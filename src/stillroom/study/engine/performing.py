@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from stillroom.continual.run import execute_tasks
+from stillroom.continual.run import run_tasks
 from stillroom.data.config import DataConfig
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
@@ -109,7 +109,7 @@ def done(recipe: Recipe, out: Path) -> Finished:
     """
     # Others are at work on the same machine: latencies would tell of them.
     if recipe.incremental is not None:
-        return execute_tasks(recipe, out, resume=True, data=data_of(recipe), latency=False)
+        return run_tasks(recipe, out, resume=True, data=data_of(recipe), latency=False)
     return execute(recipe, out, resume=True, components=components_of(recipe), latency=False)
 
 

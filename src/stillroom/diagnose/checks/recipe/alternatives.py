@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from stillroom.diagnose.checks.recipe.reading import Reading, ready
 from stillroom.models.config import PreprocessConfig
-from stillroom.models.cost import evaluating, multiply_adds
+from stillroom.models.cost import multiply_adds
+from stillroom.models.modes import eval_mode
 from stillroom.models.preprocess import resolve_preprocess
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def recalibrate(model: nn.Module, inputs: Tensor) -> None:
     >>> norm.running_mean.item(), norm.running_var.item()
     (2.0, 2.0)
     """
-    with evaluating(model):
+    with eval_mode(model):
         norms = [m for m in model.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
         before = [norm.momentum for norm in norms]
         for norm in norms:

@@ -10,7 +10,6 @@ from stillroom.diagnose.checks.recipe.gradients import IMAGES
 from stillroom.diagnose.checks.recipe.remedies import key_of, scaled_weight
 from stillroom.diagnose.checks.recipe.softness import ONE_HOT, TEMPERATURES, between, left_over
 from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
-from stillroom.losses.config import BlockLogitConfig, KLConfig
 
 # The teacher's pull over the labels': below, it moves the weights less than another order of the images does; a run's
 # own diagnosis turns at the same shares.
@@ -114,9 +113,9 @@ class LossBalance(Check):
 def _sharp(case: Case) -> Remedy | None:
     """The remedy of a temperature at which Fisher weights vanish, if that is why a term is not heard."""
     for term in case.teaching:
-        temperature = getattr(term.config, "temperature", None)
-        if temperature is None or isinstance(term.config, KLConfig | BlockLogitConfig):
+        if term.kl_like or not term.has_temperature:
             continue
+        temperature: float = term.config.temperature
         if left_over(case.teacher_logits, temperature) < ONE_HOT:
             wanted = between(case.teacher_logits, TEMPERATURES)
             overrides = {key_of(case, term, "temperature"): wanted} if wanted is not None else {}

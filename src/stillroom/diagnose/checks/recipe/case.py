@@ -11,26 +11,24 @@ import torch
 from torch import Tensor
 
 from stillroom.data.augmentation import augment_batch
-from stillroom.data.batches import Batches
 from stillroom.data.config import AugmentationConfig
+from stillroom.data.loader import BatchSampler
 from stillroom.diagnose.checks.recipe.alternatives import explicit
 from stillroom.diagnose.checks.recipe.gradients import Gradients, measure
 from stillroom.diagnose.checks.recipe.mending import Mending, State, mend
 from stillroom.diagnose.checks.recipe.parts import Skip, part
 from stillroom.diagnose.checks.recipe.reading import Reading, ready
 from stillroom.diagnose.checks.recipe.sample import Sample, sample_of
-from stillroom.losses.base import Loss
-from stillroom.losses.config import LossConfig, WeightSchedule
+from stillroom.losses.base import Loss, LossConfig
 from stillroom.losses.setup_context import SetupContext
 from stillroom.models.config import PreprocessConfig
 from stillroom.models.cost import multiply_adds, parameters
+from stillroom.models.prepared import PreparedModel, predict
 from stillroom.models.preprocess import Preprocess
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel
 from stillroom.run.introducing import meeting_of
 from stillroom.run.setting import RunContext
 from stillroom.train.device import autocast
-from stillroom.train.evaluation import predict
 
 Form = Literal["logits", "probabilities", "sigmoids"]
 # Images at a time: few enough for the caches of a small machine, many enough for batch statistics.
@@ -91,9 +89,9 @@ class Case:
         return [term for term in self.losses if term.requires.labels and not term.requires.teacher]
 
     @part
-    def batches(self) -> Batches:
+    def batches(self) -> BatchSampler:
         """How the training images come in batches."""
-        return Batches(len(self.setting.data.train), self.recipe.data.batch_size, self.recipe.seed)
+        return BatchSampler(len(self.setting.data.train), self.recipe.data.batch_size, self.recipe.seed)
 
     @part
     def teacher(self) -> PreparedModel:
@@ -114,7 +112,7 @@ class Case:
     def given(self) -> State:
         """The teacher as the recipe has it."""
         teacher = self.teacher
-        config = teacher.preprocess
+        config = teacher.preprocess_config
         order = None
         if config is not None and config.class_order is not None:
             order = torch.tensor(config.class_order)
@@ -156,7 +154,7 @@ class Case:
         """What it says of the sample's first images, each in another view, float32 [count, K]."""
         train = self.setting.data.train
         rows = self.sample.rows[:count]
-        index = rows if train.origin is None else train.origin.rows[rows]
+        index = rows if train.subset_info is None else train.subset_info.rows[rows]
         views = augmentation.different_views or 4
         parts = torch.empty_like(self.sample.images[:count])
         for view in range(views):
@@ -231,7 +229,7 @@ class Case:
         """Parameters and multiply-adds of one image, of teacher and student."""
         told = {}
         for name, who in (("teacher", self.teacher), ("student", self.student)):
-            example = who.pipe()(self.sample.images[:1]).to(self.setting.device)
+            example = who.preprocess()(self.sample.images[:1]).to(self.setting.device)
             told[name] = (parameters(who.model), multiply_adds(who.model, example))
         return told
 
@@ -280,12 +278,13 @@ def form_of(said: Tensor) -> Form:
 def mean_weight(config: LossConfig) -> float:
     """A term's weight, of one that moves the mean over the training.
 
-    >>> from stillroom.losses.config import KLConfig
+    >>> from stillroom.losses.base import WeightSchedule
+    >>> from stillroom.losses.kl import KLConfig
     >>> mean_weight(KLConfig(weight=WeightSchedule(start=0, end=1)))
     0.5
     """
-    if not isinstance(config.weight, WeightSchedule):
-        return float(config.weight)
+    if not config.has_schedule:
+        return float(config.weight_at(0.0))
     steps = 20
     ends = (config.weight_at(0.0) + config.weight_at(1.0)) / 2
     return round((ends + sum(config.weight_at(step / steps) for step in range(1, steps))) / steps, 6)

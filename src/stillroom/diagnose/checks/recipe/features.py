@@ -12,18 +12,19 @@ from stillroom.diagnose.checks.recipe.check import Check, require_teaching
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.diagnose.checks.recipe.remedies import key_of
 from stillroom.diagnose.finding import Finding, Remedy, Verdict
-from stillroom.losses.features import TapLoss
-from stillroom.models.catalogue import ZOO
-from stillroom.models.cost import evaluating
-from stillroom.models.finding import FEATURES, LOGITS, PRE, Tap
+from stillroom.losses.base import Loss
+from stillroom.models.config import ZOO
+from stillroom.models.modes import eval_mode
+from stillroom.models.reader import FEATURES, LOGITS, PRE
+from stillroom.models.taps import Tap
 
 # Shares of a model's work that two places may be apart.
 _APART, _FAR = 0.25, 0.5
 
 
-def _reading(case: Case) -> list[TapLoss[Any]]:
+def _reading(case: Case) -> list[Loss[Any]]:
     require_teaching(case)
-    found = [term for term in case.losses if isinstance(term, TapLoss) and term.pairs]
+    found = [term for term in case.losses if term.pairs]
     if not found:
         raise Skip("No term of the loss compares features.")
     return found
@@ -40,7 +41,7 @@ def last_width(model: nn.Module, example: Tensor) -> int | None:
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     handles = [each.register_forward_hook(lambda module, given, answer: called.append(module)) for each in linear]
     try:
-        with evaluating(model):
+        with eval_mode(model):
             columns = model(example).shape[-1]
     finally:
         for handle in handles:
@@ -82,7 +83,6 @@ class PenultimateWidth(Check):
         pairs = [
             (term.name, teacher.shape[-1], student.shape[-1])
             for term in case.teaching
-            if isinstance(term, TapLoss)
             for teacher, student in term.pairs
             if FEATURES in (teacher.name, student.name)
         ]
@@ -90,10 +90,10 @@ class PenultimateWidth(Check):
             return min(pairs, key=lambda row: row[2])
         # Also who learns from logits alone can only say what its features have room for.
         example = case.sample.images[:2]
-        student = last_width(case.student_copy(), case.student.pipe()(example).to(case.setting.device))
+        student = last_width(case.student_copy(), case.student.preprocess()(example).to(case.setting.device))
         if student is None:
             raise Skip("Nobody knows which features are before the student's last layer.")
-        teacher = last_width(case.teacher.model, case.teacher.pipe()(example).to(case.setting.device))
+        teacher = last_width(case.teacher.model, case.teacher.preprocess()(example).to(case.setting.device))
         return case.teaching[0].name, teacher or case.classes - 1, student
 
     def _wider(self, case: Case, room: int) -> dict[str, Any]:
@@ -120,7 +120,7 @@ class Taps(Check):
 
     def examine(self, case: Case) -> Finding:
         """Compare the pairs with those that are found."""
-        worst: tuple[int, str, TapLoss[Any]] | None = None
+        worst: tuple[int, str, Loss[Any]] | None = None
         judged = []
         for term in _reading(case):
             if isinstance(term.config.taps, str):
@@ -164,7 +164,7 @@ class Taps(Check):
             return 0, ""
         return (2 if apart >= _FAR else 1 if apart >= _APART else 0), told
 
-    def _remedy(self, case: Case, term: TapLoss[Any]) -> Remedy:
+    def _remedy(self, case: Case, term: Loss[Any]) -> Remedy:
         opposite = {t.name: s.name for t, s in case.setup_context.pairs if t.name != LOGITS}
         wanted = list(dict.fromkeys(t.name.removesuffix(PRE) for t, _ in term.pairs))
         if all(name in opposite for name in wanted):

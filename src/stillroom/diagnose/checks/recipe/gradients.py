@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.feeding import Batch, BatchLoader
 from stillroom.data.images import DataPair, ImageSet
+from stillroom.data.loader import Batch, BatchLoader
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.losses.base import Loss
 from stillroom.randomness import seeded
 from stillroom.run.setting import RunContext
 from stillroom.run.teaching import ModelTutor
+from stillroom.runtime import Observer
 from stillroom.teachers.config import CacheConfig
 from stillroom.teachers.knowledge import ModelOutput
 from stillroom.train.folder import NullRunFolder
-from stillroom.train.observer import Observer
 from stillroom.train.step import DistillStep
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def measure(case: Case) -> Gradients:
     setting = case.setting
     student = case.student_copy()
     losses = [copy.deepcopy(term) for term in case.losses]
-    step = DistillStep(student, losses, case.student.pipe()).to(setting.device).train()
+    step = DistillStep(student, losses, case.student.preprocess()).to(setting.device).train()
     images = case.sample.images[:count].to(setting.device)
     labels = case.sample.labels[:count].to(setting.device)
     index = torch.from_numpy(case.sample.rows[:count]).to(setting.device)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from stillroom.data.feeding import BatchLoader
+from stillroom.data.loader import BatchLoader
 from stillroom.diagnose.checks.recipe.case import Case
 from stillroom.diagnose.checks.recipe.check import Check
 from stillroom.diagnose.checks.recipe.parts import Skip
@@ -15,8 +15,8 @@ from stillroom.errors import BadInput
 from stillroom.run.remembering import STALE
 from stillroom.run.setting import RunContext, uses_cache
 from stillroom.run.teaching import ModelTutor
-from stillroom.teachers.cache.store import list_caches
-from stillroom.teachers.cache.teacher_cache import TeacherCache
+from stillroom.teachers.cache import TeacherCache
+from stillroom.teachers.cache_store import list_caches
 
 # Files to read through for a fingerprint, at the most.
 _FILES = 20_000
@@ -66,7 +66,7 @@ class StaleCache(Check):
             return self.found("ok", "A run of this recipe keeps no answers to training images.")
         if not any(kept["teacher"] == config.name or kept["problem"] for kept in list_caches()):
             return self.found("ok", f"No answers of {config.name} are kept yet.")
-        images = setting.data.train.whole.images
+        images = setting.data.train.parent.images
         if not isinstance(images, Tensor) and len(images) > _FILES:
             raise Skip(f"To know the cache of {len(images):,} files, all of them would have to be read.")
         tutor = ModelTutor(teacher, setting, [term.requires for term in case.losses])

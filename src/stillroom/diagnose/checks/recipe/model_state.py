@@ -116,7 +116,8 @@ class ClassOrder(Check):
         teacher, mending = case.teacher, case.mending
         taken = mending.taken("class_order")
         evidence: dict[str, Any] = {"columns": case.columns, "classes": case.classes, "images": mending.images}
-        fits = case.columns == case.classes or (teacher.preprocess is not None and teacher.preprocess.class_order)
+        preprocess = teacher.preprocess_config
+        fits = case.columns == case.classes or (preprocess is not None and preprocess.class_order)
         if taken is None and not fits:
             told = (
                 f"The teacher has {case.columns:,} logits for {case.classes:,} classes, and no order of them fits "
@@ -154,7 +155,7 @@ class ClassOrder(Check):
         return self.found(verdict, told, evidence, remedy, [plot])  # type: ignore[arg-type]
 
     def _now(self, case: Case, position: int) -> int:
-        config = case.teacher.preprocess
+        config = case.teacher.preprocess_config
         order = config.class_order if config is not None else None
         return order[position] if order is not None else position
 
@@ -173,7 +174,7 @@ class TeacherLogits(Check):
     def examine(self, case: Case) -> Finding:
         """Look at the sums and the ends of a few answers."""
         student = case.student_copy().eval()
-        pipe = case.student.pipe().to(case.setting.device)
+        pipe = case.student.preprocess().to(case.setting.device)
         with torch.no_grad():
             said = student(pipe(case.sample.images[:16].to(case.setting.device)))
         has_model = case.recipe.teacher is not None and case.recipe.teacher.answers is None

@@ -8,22 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.augmentation import check_augmentable
-from stillroom.data.batches import Batches
 from stillroom.data.images import DataPair, ImageSet
+from stillroom.data.loader import BatchSampler
 from stillroom.data.sources import load
 from stillroom.diagnose.checks.recipe.case import Case
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
-from stillroom.models.cost import device_of, evaluating
+from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.preprocess import resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
 from stillroom.recipe import Recipe
-from stillroom.run.components import PreparedModel, RunComponents, build_components, prepare_model
+from stillroom.run.components import RunComponents, build_components
 from stillroom.run.introducing import introduce
 from stillroom.run.setting import RunContext, uses_cache
-from stillroom.train.device import Processes, resolve_device, resolve_precision
-from stillroom.train.observer import Observer
+from stillroom.runtime import Observer, Processes
+from stillroom.train.device import resolve_device, resolve_precision
 
 
 def open_case(
@@ -52,7 +53,7 @@ def open_case(
         components = _gathered(recipe, data)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
-    steps = Batches(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+    steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
     setting = RunContext(recipe, components.data, device, precision, Processes(), Observer())
     teacher, columns = None, None
@@ -132,6 +133,6 @@ def _dressed(model: nn.Module, config: ModelConfig, data: ImageSet) -> tuple[Pre
 
 
 def _columns(prepared: PreparedModel, data: ImageSet) -> int:
-    with torch.no_grad(), evaluating(prepared.model):
-        logits = prepared.model(prepared.pipe()(data.images[:2]).to(device_of(prepared.model)))
+    with torch.no_grad(), eval_mode(prepared.model):
+        logits = prepared.model(prepared.preprocess()(data.images[:2]).to(device_of(prepared.model)))
     return int(logits.shape[1]) if logits.dim() == 2 else data.num_classes

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.models.config import PreprocessConfig
-from stillroom.models.cost import device_of
 from stillroom.models.fold import fold_batchnorm
+from stillroom.models.modes import device_of
 from stillroom.models.preprocess import Preprocess
 
 Ask = Callable[[nn.Module, PreprocessConfig | None, Tensor, str], Tensor]

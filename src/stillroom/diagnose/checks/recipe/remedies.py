@@ -7,8 +7,8 @@ from typing import Any
 
 from stillroom.diagnose.checks.recipe.alternatives import explicit
 from stillroom.diagnose.checks.recipe.case import Case
-from stillroom.losses.base import Loss
-from stillroom.losses.config import CustomLossConfig, WeightSchedule
+from stillroom.losses.base import Loss, WeightSchedule
+from stillroom.losses.registry import is_custom
 from stillroom.models.config import PreprocessName
 from stillroom.models.preprocess import resolve_preprocess
 
@@ -34,14 +34,14 @@ def key_of(case: Case, term: Loss[Any], option: str) -> str:
     config = case.recipe.losses[place] if place < len(case.recipe.losses) else term.config
     # A name with dots in it would be taken for a path.
     where = str(place) if "." in config.name or ":" in config.name else config.name
-    own = isinstance(config, CustomLossConfig) and option not in ("weight", "name")
+    own = is_custom(config) and option not in ("weight", "name")
     return f"losses.{where}.options.{option}" if own else f"losses.{where}.{option}"
 
 
 def scaled_weight(term: Loss[Any], factor: float) -> Any:
     """A term's weight times a factor, to two digits; a schedule keeps its shape.
 
-    >>> from stillroom.losses.logits import KL
+    >>> from stillroom.losses.kl import KL
     >>> scaled_weight(KL(weight=300), 1 / 290)
     1.0
     """

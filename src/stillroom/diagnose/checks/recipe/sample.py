@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.images import ImageSet, balanced, rank_in_class
+from stillroom.data.images import ImageSet, balanced_rows, rank_in_class
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def sample_of(data: ImageSet, count: int) -> Sample:
     [0, 1, 0, 1]
     """
     labels = data.labels.cpu().numpy()
-    rows = balanced(labels, min(count, len(data)))
+    rows = balanced_rows(labels, min(count, len(data)))
     rows = rows[np.lexsort((labels[rows], rank_in_class(labels[rows])))]
     index = torch.from_numpy(rows)
     return Sample(data.images[index].cpu(), data.labels.cpu()[index], rows)

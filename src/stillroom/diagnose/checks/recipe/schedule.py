@@ -8,7 +8,7 @@ from stillroom.diagnose.checks.recipe.case import Case, mean_weight
 from stillroom.diagnose.checks.recipe.check import Check
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.diagnose.finding import Finding, Remedy, Verdict
-from stillroom.losses.config import LabelSmoothingConfig
+from stillroom.losses.registry import loss_class
 from stillroom.train.optimisation import full_rate_steps, lr_factor
 
 # Peak rates, those of sgd counted for a momentum of .9: usual is .1 and .001. Ten times that is beyond what warm-up
@@ -211,11 +211,11 @@ class Regularisation(Check):
             told = f"A moving average over {steps:,.0f} steps in a run of {total:,}"
             rows.append((told, steps / total, _AVERAGE, "training.ema", usual))
         for term in case.recipe.losses:
-            if isinstance(term, LabelSmoothingConfig):
-                key = "losses.label_smoothing.smoothing"
+            if (option := loss_class(term).smoothing_option) is not None:
+                smoothing = getattr(term, option)
                 # At the bound itself it is heavy already.
-                told = f"Labels smoothed by {term.smoothing:g}"
-                rows.append((told, term.smoothing + 1e-9, _SMOOTHING, key, 0.1))
+                told = f"Labels smoothed by {smoothing:g}"
+                rows.append((told, smoothing + 1e-9, _SMOOTHING, f"losses.{term.name}.{option}", 0.1))
         if side is not None:
             told = f"Crops moved by up to {augmentation.pad_crop} of {side} pixels"
             rows.append((told, augmentation.pad_crop / side, _CROP, "data.augmentation.pad_crop", max(side // 8, 1)))

@@ -16,8 +16,6 @@ from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.diagnose.checks.recipe.remedies import key_of, scaled_weight
 from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
 from stillroom.losses.base import Loss
-from stillroom.losses.config import BlockLogitConfig, KLConfig
-from stillroom.losses.target_config import is_unsoftened
 from stillroom.losses.targets import gradient_rescale
 
 # Temperatures that are looked at, and from which a remedy is taken.
@@ -60,17 +58,17 @@ def softened(case: Case) -> list[Softened]:
     found: list[Softened] = []
     require_teaching(case)
     for term in case.teaching:
-        temperature = getattr(term.config, "temperature", None)
-        if not isinstance(temperature, int | float) or is_unsoftened(getattr(term.config, "target", None)):
+        temperature = term.config.softening_temperature
+        if temperature is None:
             continue
         share = None
-        if isinstance(term.config, KLConfig | BlockLogitConfig):
-            alpha, beta = (term.config.alpha, term.config.beta) if isinstance(term.config, BlockLogitConfig) else (0, 1)
+        if term.kl_like:
+            alpha, beta = term.config.kl_shares
             weight = mean_weight(term.config)
             # These terms carry τ², so beside labels they count for λτ² where the formula has λ.
             taught = weight * beta * temperature**2
             share = taught / (labels + weight * alpha + taught) if taught else None
-        found.append(Softened(term, float(temperature), share))
+        found.append(Softened(term, temperature, share))
     if not found:
         raise Skip("No term of the loss softens the teacher's answer.")
     return found

@@ -13,6 +13,7 @@ from stillroom.diagnose.checks.recipe.check import Check, percent, require_teach
 from stillroom.diagnose.checks.recipe.mending import SICK
 from stillroom.diagnose.checks.recipe.sample import Sample
 from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
+from stillroom.losses.registry import labels_alone
 
 # Of one who has seen no image.
 _CHANCE = 1.5
@@ -73,7 +74,7 @@ class TeacherAccuracy(Check):
         }
         share = percent(correct / count)
         words = "Take a teacher that has learned this task; learn from labels until there is one."
-        remedy = Remedy(words, {"losses": [{"name": "cross_entropy"}]})
+        remedy = Remedy(words, {"losses": labels_alone()})
         names = ("teacher", "linear model", "chance")
         shares = (100 * correct / count, 100 * evidence["linear_model"], 100 * chance)
         plot = Plot("bars", "Right on test images", names, tuple(round(s, 2) for s in shares), "", "right, %")

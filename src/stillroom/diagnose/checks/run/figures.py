@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from numpy.typing import NDArray
 
 from stillroom.diagnose.checks.run.reading import Case, Row
 from stillroom.diagnose.finding import Plot
-from stillroom.losses.config import KLConfig, LabelSmoothingConfig, LossConfig
-from stillroom.schema.predictions import softmax
+from stillroom.losses.base import LossConfig
+from stillroom.losses.registry import loss_class
+from stillroom.report.measures import softmax
 
 _NORMAL_95 = 1.959964
 _CHUNK = 8192
@@ -93,13 +95,16 @@ def excess(case: Case, row: Row) -> float | None:
 def floor_of(term: LossConfig, classes: int | None) -> float:
     """The smallest value that a term can have.
 
+    >>> from stillroom.losses.label_smoothing import LabelSmoothingConfig
     >>> round(floor_of(LabelSmoothingConfig(smoothing=0.9), 10), 3)
     2.266
     """
-    if not isinstance(term, LabelSmoothingConfig) or not classes:
+    option = loss_class(term).smoothing_option
+    if option is None or not classes:
         return 0.0
-    other = term.smoothing / classes
-    true = 1 - term.smoothing + other
+    smoothing = getattr(term, option)
+    other = smoothing / classes
+    true = 1 - smoothing + other
     return -sum(share * math.log(share) * times for share, times in ((true, 1), (other, classes - 1)) if share > 0)
 
 
@@ -110,6 +115,7 @@ class Held:
     name: str
     train: float
     test: float
+    is_cross_entropy: bool = False
 
     @property
     def ratio(self) -> float:
@@ -119,45 +125,50 @@ class Held:
 
 def held(case: Case) -> Held | None:
     """The first term whose value on the test images is known, beside what it ended at in training."""
-    values: dict[str, Callable[[LossConfig], float | None]] = {
-        "cross_entropy": lambda _: case.student.nll if case.student is not None else None,
-        "kl": lambda term: _kl_on_test(case, term),
-        "label_smoothing": lambda term: _smoothed_on_test(case, term),
-    }
-    terms = {term.name: term for term in case.recipe.losses}
-    for name, value in values.items():
-        if name not in terms:
-            continue
-        ended = last(case.train, f"loss/{name}")
-        on_test = value(terms[name])
+    values: tuple[Callable[[LossConfig], float | None], ...] = (
+        lambda term: case.student.nll if is_cross_entropy(term) and case.student is not None else None,
+        lambda term: _kl_on_test(case, term),
+        lambda term: _smoothed_on_test(case, term),
+    )
+    for value, term in itertools.product(values, case.recipe.losses):
+        ended = last(case.train, f"loss/{term.name}")
+        on_test = value(term)
         if ended is not None and on_test is not None:
-            floor = floor_of(terms[name], case.classes)
-            return Held(name, max(ended - floor, 0.0), max(on_test - floor, 0.0))
+            floor = floor_of(term, case.classes)
+            return Held(term.name, max(ended - floor, 0.0), max(on_test - floor, 0.0), is_cross_entropy(term))
     return None
+
+
+def is_cross_entropy(term: LossConfig) -> bool:
+    """Whether a term is cross-entropy with the true labels, whose value on test images is their NLL."""
+    return loss_class(term).rescaling_part == "labels"
 
 
 def _kl_on_test(case: Case, term: LossConfig) -> float | None:
     found = case.predictions
     # A part of the teacher's answer is another loss than the whole.
-    if found is None or found.teacher_logits is None or not isinstance(term, KLConfig) or getattr(term, "target", None):
+    is_whole = loss_class(term).rescaling_part == "teacher" and not getattr(term, "target", None)
+    temperature = term.softening_temperature
+    if found is None or found.teacher_logits is None or not is_whole or temperature is None:
         return None
     total = 0.0
     for rows in _pieces(len(found.labels)):
-        p = softmax(found.teacher_logits[rows] / term.temperature)
-        q = softmax(found.student_logits[rows] / term.temperature)
+        p = softmax(found.teacher_logits[rows] / temperature)
+        q = softmax(found.student_logits[rows] / temperature)
         total += float((p * (np.log(np.maximum(p, _TINY)) - np.log(np.maximum(q, _TINY)))).sum())
-    return term.temperature**2 * total / len(found.labels)
+    return temperature**2 * total / len(found.labels)
 
 
 def _smoothed_on_test(case: Case, term: LossConfig) -> float | None:
     found = case.predictions
-    if found is None or not isinstance(term, LabelSmoothingConfig):
+    option = loss_class(term).smoothing_option
+    if found is None or option is None:
         return None
-    total = 0.0
+    smoothing, total = getattr(term, option), 0.0
     for rows in _pieces(len(found.labels)):
         log_q = np.log(np.maximum(softmax(found.student_logits[rows]), _TINY))
         true = np.take_along_axis(log_q, found.labels[rows, None], axis=1)[:, 0]
-        total -= float(((1 - term.smoothing) * true + term.smoothing * log_q.mean(1)).sum())
+        total -= float(((1 - smoothing) * true + smoothing * log_q.mean(1)).sum())
     return total / len(found.labels)
 
 

@@ -371,7 +371,7 @@ def over_fitting(case: Case) -> Finding:
         "equal losses would already be good."
     )
     source = "Where both losses are alike, more data or regularisation has nothing to give; where they part, it has."
-    mark = BY_HEART * held.train if held.name == "cross_entropy" else None
+    mark = BY_HEART * held.train if held.is_cross_entropy else None
     plot = figures.evaluation_plot(case, "nll", "Loss on the test images", "test NLL, nats", mark)
 
     def finding(verdict: Verdict, told: str, remedy: Remedy | None = None) -> Finding:

@@ -7,7 +7,6 @@ from typing import Any
 from stillroom.diagnose.checks.run.reading import Case
 from stillroom.diagnose.checks.run.regularisers import USUAL_DECAY
 from stillroom.diagnose.finding import Remedy
-from stillroom.losses.config import WeightSchedule
 
 # Rates below which a run is short of rate rather than of steps, and rates that most students learn at.
 LOW_RATE = {"sgd": 0.01, "adamw": 1e-4}
@@ -61,10 +60,10 @@ def longer(case: Case) -> Remedy:
 def milder(case: Case) -> Remedy:
     """The first of what the recipe lacks: a louder teacher, crops, weight decay; else fewer epochs."""
     augmentation, optimizer = case.recipe.data.augmentation, case.recipe.training.optimizer
-    terms = {term.name: term for term in case.recipe.losses}
-    plain = all(not isinstance(term.weight, WeightSchedule) for term in terms.values())
-    if {"cross_entropy", "kl"} <= terms.keys() and plain and case.weights["kl"] < case.weights["cross_entropy"]:
-        overrides = {"losses.kl.weight": 0.9, "losses.cross_entropy.weight": 0.1}
+    labels, kl = case.part("labels"), case.part("teacher")
+    plain = not any(term.has_schedule for term in case.recipe.losses)
+    if labels and kl and plain and case.weights[kl] < case.weights[labels]:
+        overrides = {f"losses.{kl}.weight": 0.9, f"losses.{labels}.weight": 0.1}
         return Remedy("Listen more to the teacher, whose soft answers are not so soon learned by heart.", overrides)
     # Of a smaller image even one pixel is much.
     if case.side and case.side >= SMALL and not augmentation.pad_crop:

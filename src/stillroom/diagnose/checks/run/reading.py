@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stillroom.errors import BadInput
-from stillroom.losses.config import LossConfig, WeightSchedule
+from stillroom.losses.registry import is_custom, loss_class
 from stillroom.recipe import Recipe
 from stillroom.report.fields import Fields, is_finite
 from stillroom.report.predictions import Predictions, read_predictions
@@ -18,9 +18,6 @@ from stillroom.schema.predictions import Answers, answers, margin_of_counts, pai
 from stillroom.study.collect import parse_object, read_text
 
 Row = dict[str, Any]
-
-# Terms that read labels alone; whatever else is built in reads the teacher.
-LABELS = ("cross_entropy", "label_smoothing")
 
 
 @dataclass(frozen=True)
@@ -126,13 +123,18 @@ class Case:
     @cached_property
     def weights(self) -> dict[str, float]:
         """The weight of each term, the largest where it follows a schedule."""
-        return {term.name: largest_weight(term) for term in self.recipe.losses}
+        return {term.name: term.largest_weight for term in self.recipe.losses}
+
+    def part(self, part: Literal["labels", "teacher"]) -> str | None:
+        """The name of the term that is cross-entropy (labels), or the divergence from the teacher; None without one."""
+        found = (term.name for term in self.recipe.losses if loss_class(term).rescaling_part == part)
+        return next(found, None)
 
     @cached_property
     def teaching(self) -> tuple[str, ...]:
         """The terms that read the teacher."""
-        built_in = [name for name in self.weights if ":" not in name and name not in LABELS]
-        own = [name for name in self.weights if ":" in name]
+        built_in = [term.name for term in self.recipe.losses if loss_class(term).requires.teacher]
+        own = [term.name for term in self.recipe.losses if is_custom(term)]
         # One of your own may read either: where the run was taught and nothing else does it, it was by these.
         return tuple(built_in + (own if self.taught and not built_in else []))
 
@@ -173,17 +175,6 @@ class Case:
         return float(sum(values)) if values else None
 
 
-def largest_weight(term: LossConfig) -> float:
-    """A term's weight, the largest that its schedule comes to.
-
-    >>> from stillroom.losses.config import KLConfig
-    >>> largest_weight(KLConfig(weight=WeightSchedule(start=0.9, end=0.1)))
-    0.9
-    """
-    weight = term.weight
-    return max(weight.start, weight.end) if isinstance(weight, WeightSchedule) else weight
-
-
 def read_case(path: Path) -> Case:
     """Read a run folder.
 
@@ -203,7 +194,7 @@ def read_case(path: Path) -> Case:
     logs = {name: tuple(_lines(path / f"{name}.jsonl", whole=finished)) for name in ("rescaling", "moves")}
     # Whoever is killed may leave half a line there; it takes nothing from the result.
     events = tuple(_lines(path / "timing.jsonl", whole=False))
-    taught = any(term.name not in LABELS for term in recipe.losses)
+    taught = any(is_custom(term) or loss_class(term).requires.teacher for term in recipe.losses)
     if not finished:
         return Case(path, recipe, False, train, test, None, None, taught, None, None, None, **logs, events=events)
     summary = Fields(path / "summary.json", parse_object(read_text(path / "summary.json"), path / "summary.json"))

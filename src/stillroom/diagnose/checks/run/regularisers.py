@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stillroom.diagnose.checks.run.reading import Case
-from stillroom.losses.config import LabelSmoothingConfig
+from stillroom.losses.registry import loss_class
 
 # Usual is 5e-5 (a rate of .1, a decay of 5e-4): a weight is then forgotten in 20,000 steps. Here it is in 1,000, and
 # under batch norm a step turns the weights by √(2·.001), 2.6 degrees, which is as coarse as a rate that is too high.
@@ -48,9 +48,10 @@ def heavy(case: Case) -> list[Heavy]:
         usual = float(f"{USUAL_DECAY / optimizer.lr:.1g}")
         found.append(Heavy(told, "training.optimizer.weight_decay", usual, forgets >= FAR * DECAY))
     for term in case.recipe.losses:
-        if isinstance(term, LabelSmoothingConfig) and term.smoothing >= SMOOTHING:
-            told = f"labels smoothed by {term.smoothing:g}"
-            found.append(Heavy(told, "losses.label_smoothing.smoothing", 0.1, term.smoothing >= 2 * SMOOTHING))
+        option = loss_class(term).smoothing_option
+        if option is not None and (smoothing := getattr(term, option)) >= SMOOTHING:
+            told = f"labels smoothed by {smoothing:g}"
+            found.append(Heavy(told, f"losses.{term.name}.{option}", 0.1, smoothing >= 2 * SMOOTHING))
     if training.ema is not None and case.planned and 1 / (1 - training.ema) > AVERAGE * case.planned:
         told = f"a moving average over {1 / (1 - training.ema):,.0f} steps in a run of {case.planned:,}"
         share = 1 / (1 - training.ema) / case.planned

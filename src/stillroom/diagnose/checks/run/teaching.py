@@ -7,9 +7,9 @@ from typing import Any
 
 from stillroom.diagnose.checks.run import figures
 from stillroom.diagnose.checks.run.learning import has_collapsed, skipped
-from stillroom.diagnose.checks.run.reading import LABELS, Case, Row
+from stillroom.diagnose.checks.run.reading import Case, Row
 from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
-from stillroom.losses.config import WeightSchedule
+from stillroom.losses.registry import labels_alone, loss_class
 from stillroom.report.fields import is_finite
 from stillroom.schema.predictions import paired_margin
 
@@ -48,7 +48,7 @@ def heard_late(case: Case) -> float | None:
     None where no weight follows a schedule: the first third then tells as much, and is less noisy.
     """
     terms = case.recipe.losses
-    scheduled = any(isinstance(term.weight, WeightSchedule) and term.name in case.teaching for term in terms)
+    scheduled = any(term.has_schedule and term.name in case.teaching for term in terms)
     if not scheduled or not case.planned:
         return None
     heard = total = 0.0
@@ -65,7 +65,7 @@ def heard_late(case: Case) -> float | None:
 def _plain(case: Case, names: Sequence[str]) -> bool:
     """Whether these terms have a number as weight, which an override can replace."""
     terms = {term.name: term for term in case.recipe.losses}
-    return all(name in terms and not isinstance(terms[name].weight, WeightSchedule) for name in names)
+    return all(name in terms and not terms[name].has_schedule for name in names)
 
 
 def kd_ignored(case: Case) -> Finding:
@@ -154,11 +154,12 @@ def _independent(case: Case) -> float | None:
 
 
 def _louder(case: Case, share: float) -> Remedy:
-    names = set(case.weights)
-    is_usual = case.weights.get("kl", 0.0) >= 0.9 and case.weights.get("cross_entropy", 1.0) <= 0.1
-    if names == {"cross_entropy", "kl"} and _plain(case, [*names]) and share < 0.5 and not is_usual:
-        overrides: dict[str, Any] = {"losses.kl.weight": 0.9, "losses.cross_entropy.weight": 0.1}
-        return Remedy("Weigh the teacher .9 and the labels .1, as is usual for kl at a temperature of 4.", overrides)
+    labels, kl = case.part("labels"), case.part("teacher")
+    is_pair = labels is not None and kl is not None and len(case.weights) == 2 and _plain(case, [labels, kl])
+    if is_pair and share < 0.5 and (case.weights[str(kl)] < 0.9 or case.weights[str(labels)] > 0.1):
+        overrides: dict[str, Any] = {f"losses.{kl}.weight": 0.9, f"losses.{labels}.weight": 0.1}
+        words = f"Weigh the teacher .9 and the labels .1, as is usual for {kl} at a temperature of 4."
+        return Remedy(words, overrides)
     if share < 0.5 and share > 0 and _plain(case, case.teaching):
         # So that both sides weigh alike.
         factor = (1 - share) / share
@@ -241,7 +242,7 @@ def _fairer(case: Case) -> Remedy:
     if not case.labelling:
         terms = [term.model_dump(mode="json") for term in case.recipe.losses]
         halved = [{**term, "weight": 0.5} for term in terms]
-        return Remedy(words, {"losses": [{"name": "cross_entropy", "weight": 0.5}, *halved]})
+        return Remedy(words, {"losses": [*({**term, "weight": 0.5} for term in labels_alone()), *halved]})
     overrides = {f"losses.{name}.weight": 0.5 for name in (*case.labelling, *case.teaching)}
     return Remedy(words, overrides)
 
@@ -281,7 +282,7 @@ def student_at_teacher(case: Case) -> Finding:
         told = f"No gap is left: both have {case.student.top1:.1f}%."
     if sick:
         words = "Take a better teacher; from this one, do without: learn from the labels."
-        overrides: Mapping[str, Any] = {"losses": [{"name": "cross_entropy"}]}
+        overrides: Mapping[str, Any] = {"losses": labels_alone()}
         told = f"The student is better than its teacher ({levels}, by {gap.told}): following it holds the student back."
         return Finding(check, "problem", told, evidence, threshold, Remedy(words, overrides), source, plot)
     if case.taught and gap.is_above:
@@ -331,8 +332,8 @@ def rescaling_gone(case: Case) -> Finding:
 
 def _softer(case: Case) -> Remedy:
     for term in case.recipe.losses:
-        temperature = getattr(term, "temperature", None)
-        if term.name not in LABELS and temperature is not None:
+        temperature = term.softening_temperature
+        if loss_class(term).requires.teacher and temperature is not None:
             key = f"losses.{term.name}.temperature"
             words = f"Soften the teacher: temperature {2 * temperature:g} in place of {temperature:g}."
             return Remedy(words, {key: 2 * temperature})

@@ -7,6 +7,7 @@ from typing import Any
 
 from stillroom.diagnose.checks.run.methods import Examined, Place
 from stillroom.diagnose.finding import Finding, Plot, Remedy
+from stillroom.losses.registry import labels_alone
 from stillroom.report.study.model import Comparison, Study
 from stillroom.study.statistics import PLANNING_CAUTION
 from stillroom.study.wording import counted, listed
@@ -122,7 +123,7 @@ def _with_or_without(
         )
     told = f"This student is better off without distillation: {name}{where}: {numbers}."
     words = "Train it from the labels, or mend first what is sick in its runs below."
-    remedy = Remedy(words, {"losses": [{"name": "cross_entropy"}]})
+    remedy = Remedy(words, {"losses": labels_alone()})
     return Finding(check, "problem", told, evidence, threshold, remedy, source, plot)
 
 

@@ -1,0 +1,251 @@
+"""Batches on the device: the order of an epoch, then the images of a view, read ahead where they are files."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stillroom.data.augmentation import augment, augment_batch
+from stillroom.data.config import AugmentationConfig
+from stillroom.data.images import ImageSet, LazyImages, fill
+from stillroom.data.reading import split_range
+from stillroom.randomness import permutation
+
+Request = tuple[npt.NDArray[np.int64], int]
+
+_AHEAD = 2  # batches that are read while one is trained on
+_JOB = 16  # files that a thread reads in one go
+
+
+def epoch_order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of one epoch, a permutation of 0 … size−1: int64 [size].
+
+    Args:
+        size: number of images.
+        seed: the run's seed.
+        epoch: its number, from 0.
+
+    >>> sorted(epoch_order(4, seed=0, epoch=1).tolist())
+    [0, 1, 2, 3]
+    """
+    return permutation(size, seed, "order", epoch)
+
+
+class BatchSampler:
+    """Sample indices of every step: a pure function of (seed, epoch, step), so that a run can start at any step.
+
+    An epoch's last batch is dropped where it is not full; a batch larger than the set is the whole set.
+
+    Args:
+        size: number of images.
+        batch_size: images a step.
+        seed: the run's seed.
+
+    Raises:
+        ValueError: size or batch_size is below 1.
+
+    >>> sampler = BatchSampler(size=10, batch_size=4, seed=0)
+    >>> sampler.steps_per_epoch, sampler.indices(epoch=3, step_in_epoch=1).shape
+    (2, (4,))
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+        if size < 1 or batch_size < 1:
+            raise ValueError(f"got {size} images in batches of {batch_size}; expected at least 1 of each")
+        self.size = size
+        self.batch_size = min(batch_size, size)
+        self.seed = seed
+        self._epoch: int | None = None
+        self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of full batches an epoch."""
+        return self.size // self.batch_size
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The order of an epoch, int64 [size], with the images that its last partial batch drops."""
+        return self._order_of(epoch).copy()
+
+    def indices(self, epoch: int, step_in_epoch: int) -> npt.NDArray[np.int64]:
+        """The samples of one step, int64 [B].
+
+        Args:
+            epoch: from 0.
+            step_in_epoch: 0 … steps_per_epoch−1.
+
+        Raises:
+            IndexError: the epoch has no such step.
+        """
+        if not 0 <= step_in_epoch < self.steps_per_epoch:
+            raise IndexError(f"step_in_epoch: got {step_in_epoch}; expected 0 to {self.steps_per_epoch - 1}")
+        start = step_in_epoch * self.batch_size
+        return self._order_of(epoch)[start : start + self.batch_size].copy()
+
+    def _order_of(self, epoch: int) -> npt.NDArray[np.int64]:
+        if epoch != self._epoch:
+            self._order = epoch_order(self.size, self.seed, epoch)
+            self._epoch = epoch
+        return self._order
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Augmented images, their labels and indices.
+
+    Attributes:
+        images: [B, C, H, W] as the data give them, on the device.
+        labels: int64 [B], on the device.
+        index: indices in the training set (of a subset: in its parent), int64 [B], on the device.
+        rows: the same on the CPU, for cached teacher outputs.
+        view: number of the augmentation.
+
+    >>> rows = np.array([4, 0, 2])
+    >>> batch = Batch(torch.zeros(3, 1, 8, 8), torch.tensor([1, 0, 1]), torch.from_numpy(rows), rows, view=0)
+    >>> len(batch), batch.subset(slice(1, 3)).index.tolist()
+    (3, [0, 2])
+    """
+
+    images: Tensor
+    labels: Tensor
+    index: Tensor
+    rows: npt.NDArray[np.int64]
+    view: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def subset(self, rows: slice) -> Batch:
+        """Some of the batch, counted within it, in the same order and without a copy."""
+        return Batch(self.images[rows], self.labels[rows], self.index[rows], self.rows[rows], self.view)
+
+
+class BatchLoader:
+    """Batches of a set: images in memory are moved to the device once, files are read ahead by threads.
+
+    The pixels of a sample depend on the augmentation's seed, the view and the sample's index alone: not on the number
+    of workers, the rest of the batch, or the order. A sample of a subset (:meth:`ImageSet.subset`) keeps the index, and
+    so the pixels, that it has in the parent set.
+
+    Args:
+        data: the images.
+        augmentation: what is done to them; ``AugmentationConfig()`` does nothing, for evaluation.
+        device: where batches are wanted.
+        workers: threads that read files; None: as the images say (``data.workers``).
+
+    >>> images = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
+    >>> data = ImageSet(images, torch.tensor([0, 1, 0, 1]), ("a", "b"), "mine")
+    >>> loader = BatchLoader(data, AugmentationConfig(), torch.device("cpu"))
+    >>> [batch.images.flatten().tolist() for batch in loader.batches([(np.array([3, 0]), 0), (np.array([1]), 1)])]
+    [[3, 0], [1]]
+    """
+
+    def __init__(
+        self, data: ImageSet, augmentation: AugmentationConfig, device: torch.device, workers: int | None = None
+    ) -> None:
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers: got {workers}; expected at least 1")
+        self.augmentation = augmentation
+        self.device = device
+        images = data.parent.images
+        self.images = images.to(device) if isinstance(images, Tensor) else images
+        self.labels = data.parent.labels.to(device)
+        self._workers = workers
+        self._rows = None if data.subset_info is None else data.subset_info.rows
+
+    def parent(self) -> BatchLoader:
+        """The loader of the parent set, by its own indices; nothing is copied."""
+        loader = copy.copy(self)
+        loader._rows = None
+        return loader
+
+    def batches(self, requests: Iterable[Request]) -> Generator[Batch, None, None]:
+        """The batch of each request (samples, view), in their order.
+
+        Files are read ahead: up to 2 more requests are taken than batches were given. Closed early (``with
+        contextlib.closing(loader.batches(…)) as batches``, or when it is collected), it drops what has not begun and
+        leaves no thread behind.
+
+        Args:
+            requests: for each batch the samples, int64 [B] from 0 to N−1 in the data given, and the number of the view.
+
+        Raises:
+            BadInput: a file cannot be read or decoded; the batches before it have come.
+            IndexError: there is no such sample.
+        """
+        if self._rows is not None:
+            requests = ((_take(self._rows, positions), view) for positions, view in requests)
+        if isinstance(self.images, Tensor):
+            for rows, view in requests:
+                yield self._batch(augment(self.images, rows, self.augmentation, view), rows, view)
+        else:
+            yield from self._read(self.images, requests)
+
+    def _batch(self, images: Tensor, rows: npt.NDArray[np.int64], view: int) -> Batch:
+        index = torch.from_numpy(rows).to(self.device, non_blocking=True)
+        return Batch(images, self.labels[index], index, rows, view)
+
+    def _read(self, images: LazyImages, requests: Iterable[Request]) -> Generator[Batch, None, None]:
+        workers = self._workers or images.workers
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="stillroom-feed")
+        pending: deque[_PendingBatch] = deque()
+        try:
+            for rows, view in requests:
+                pending.append(_PendingBatch(pool, workers, images, rows, view, pinned=self.device.type == "cuda"))
+                if len(pending) > _AHEAD:
+                    yield self._finish(pending.popleft())
+            while pending:
+                yield self._finish(pending.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _finish(self, pending: _PendingBatch) -> Batch:
+        # Augmented on the device, as images in memory are; the copy of pinned memory does not wait.
+        images = pending.images().to(self.device, non_blocking=True)
+        images = augment_batch(images, pending.rows, self.augmentation, pending.view)
+        return self._batch(images, pending.rows, pending.view)
+
+
+def _take(rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    _check_samples(positions, len(rows))
+    return rows[positions]
+
+
+def _check_samples(samples: npt.NDArray[np.int64], count: int) -> None:
+    if samples.size and not 0 <= samples.min() <= samples.max() < count:
+        raise IndexError(f"samples: got {samples.min()} to {samples.max()}; expected 0 to {count - 1}")
+
+
+class _PendingBatch:
+    """A batch whose files are being read."""
+
+    def __init__(
+        self,
+        pool: ThreadPoolExecutor,
+        workers: int,
+        images: LazyImages,
+        rows: npt.NDArray[np.int64],
+        view: int,
+        *,
+        pinned: bool,
+    ) -> None:
+        _check_samples(rows, len(images))
+        self.rows, self.view = rows, view
+        self._images = torch.empty(len(rows), *images.shape[1:], dtype=torch.uint8, pin_memory=pinned)
+        job = partial(fill, self._images.numpy(), images, rows)
+        self._jobs: list[Future[None]] = [pool.submit(job, part) for part in split_range(len(rows), _JOB, workers)]
+
+    def images(self) -> Tensor:
+        """The images, once all are read; raises what the first failed job raised."""
+        for job in self._jobs:
+            job.result()
+        return self._images

@@ -1,0 +1,50 @@
+"""``cross_entropy``: the true labels."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
+from stillroom.losses.label_smoothing import label_smoothing
+
+
+class CrossEntropyConfig(LossConfig):
+    """Cross-entropy with the true labels."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+
+def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of the student's answer with the true labels.
+
+    Formula: ``mean_b −log q_y``, q = softmax(z_s).
+
+    Args:
+        student_logits: z_s, [B, K].
+        labels: y, int64 [B].
+
+    Returns:
+        Scalar, in nats.
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    >>> import torch
+    >>> cross_entropy(torch.zeros(3, 4), torch.tensor([0, 1, 2])).item() - torch.tensor(4.0).log().item()
+    0.0
+    """
+    return label_smoothing(student_logits, labels, smoothing=0.0)
+
+
+class CrossEntropy(Loss[CrossEntropyConfig]):
+    """Cross-entropy with the true labels; see :func:`cross_entropy`."""
+
+    family = "labels"
+    requires = Requires(labels=True)
+    rescaling_part = "labels"
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """The loss of one batch."""
+        return cross_entropy(inputs.student.logits, inputs.labels)

@@ -1,0 +1,162 @@
+"""What losses on features share: options that name taps, the pairs of taps that are compared, their connectors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from torch import Tensor, nn
+
+from stillroom.config import by_shape
+from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
+from stillroom.losses.connectors import shape_of
+from stillroom.losses.setup_context import SetupContext, TapPair
+from stillroom.models.taps import Tap
+
+TapName = Annotated[
+    Annotated[str, Field(min_length=1), Tag("tag:name")] | Annotated[TapPair, Tag("tag:table")], by_shape("name")
+]
+TapList = Annotated[tuple[TapName, ...], Field(min_length=1), Tag("tag:list")]
+WORD_OR_LIST = Discriminator(lambda value: "tag:word" if isinstance(value, str) else "tag:list")
+
+
+def only_words(*words: str) -> BeforeValidator:
+    """Of an option that is a word or a list of taps: refuse other words, and say how a list is written."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and value not in words:
+            several = f"{', '.join(words)}, or a list of taps"
+            raise ValueError(f"{several} such as [layer2] or [{{teacher: layer2, student: blocks.1}}]")
+        return value
+
+    return BeforeValidator(check)
+
+
+class TapConfig(LossConfig):
+    """The options of every loss that reads the student's features."""
+
+    taps: str | tuple[str | TapPair, ...]
+    connector: Literal["auto", "identity"] = Field(
+        "auto",
+        description="What the student's features go through: auto learns a map to the teacher's shape, also where the "
+        "shapes are equal; identity takes them as they are, and needs equal shapes.",
+    )
+
+    @model_validator(mode="after")
+    def _taps_differ(self) -> TapConfig:
+        if isinstance(self.taps, str):
+            return self
+        for place, tap in enumerate(self.taps):
+            if tap in self.taps[:place]:
+                raise ValueError(
+                    f"each of taps once, but {tap if isinstance(tap, str) else tap.model_dump()} is there twice"
+                )
+            if "logits" in ((tap,) if isinstance(tap, str) else (tap.teacher, tap.student)):
+                raise ValueError("taps that are features; the losses on logits read the logits")
+        return self
+
+
+class FeatureConfig(TapConfig):
+    """The options of every loss that compares features of the student with the teacher's."""
+
+    taps: Annotated[
+        Annotated[Literal["features", "all"], Tag("tag:word")] | TapList, WORD_OR_LIST, only_words("features", "all")
+    ] = Field(
+        "features",
+        description="Where features are read: features (before the last layer), all (every pair that `stillroom taps` "
+        "shows but the logits), or a list. A name in it is a tap of the teacher, compared with the student's opposite "
+        "it; {teacher: NAME, student: NAME} names both.",
+    )
+
+    @property
+    def cached_features(self) -> int:
+        """One a tap; ``all`` counts as many."""
+        return len(self.taps) if isinstance(self.taps, tuple) else 100 if self.taps == "all" else 1
+
+
+TapConfigT = TypeVar("TapConfigT", bound=TapConfig)
+FeatureConfigT = TypeVar("FeatureConfigT", bound=FeatureConfig)
+
+
+class TapLoss(Loss[TapConfigT]):
+    """A loss that reads the student's features: it chooses pairs of taps when it meets both models.
+
+    The connectors learn with the student and are no part of it. Those that end in maps have batch norm, so that each
+    micro-batch is normalised by itself, as in the student's own batch norms.
+
+    Attributes:
+        pairs: (the teacher's tap, the student's), shallow to deep where found, else in the recipe's order.
+        connectors: from the student's features to the teacher's shape, one a pair; a list, because names of taps hold
+            dots, which names of modules cannot.
+        verb: what :meth:`describe_taps` says it does with the taps.
+    """
+
+    requires = Requires(teacher=True)
+    verb: ClassVar[str] = "compares"
+
+    pairs: tuple[tuple[Tap, Tap], ...] = ()
+    connectors: nn.ModuleList
+
+    def setup(self, setup_context: SetupContext) -> None:
+        """Choose the pairs and make their connectors.
+
+        Raises:
+            BadInput: no such tap, no model as teacher, or features that cannot be brought to the teacher's shape.
+        """
+        where = f"losses.{self.name}"
+        self.pairs = self.choose(setup_context, f"{where}.taps")
+        self.requires = self.read(setup_context)
+        kind = self.config.connector
+        made = [
+            setup_context.connector(student, teacher, kind, field=f"{where}.connector")
+            for teacher, student in self.pairs
+        ]
+        self.connectors = nn.ModuleList(made)
+
+    def choose(self, setup_context: SetupContext, field: str) -> tuple[tuple[Tap, Tap], ...]:
+        """The pairs that the options mean; ``field`` is what messages call them."""
+        return setup_context.choose(self.config.taps, field=field)
+
+    def read(self, setup_context: SetupContext) -> Requires:
+        """What it requires, now that its pairs are known."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what it requires")
+
+    def mapped(self, inputs: LossInputs) -> Iterator[tuple[Tap, Tensor]]:
+        """Of each pair: the teacher's tap, and the student's features in the shape of what is read there, [B, …].
+
+        Raises:
+            RuntimeError: it has not met teacher and student.
+        """
+        if not self.pairs:
+            raise RuntimeError(f"loss {self.name!r} has not met teacher and student: call setup() first")
+        for (teacher, student), connector in zip(self.pairs, self.connectors, strict=True):
+            yield teacher, connector(inputs.student.features[student.name])
+
+    def describe_taps(self) -> str:
+        """What it does with which taps, in a line."""
+        pairs = (f"{s.name} {shape_of(s)} → {t.name} {shape_of(t)}" for t, s in self.pairs)
+        return f"{self.name} {self.verb} (student → teacher) " + ", ".join(pairs)
+
+
+class FeatureLoss(TapLoss[FeatureConfigT]):
+    """A loss that compares features with the teacher's; a subclass takes ``self.features(inputs)``."""
+
+    family = "features"
+
+    def read(self, setup_context: SetupContext) -> Requires:
+        """The features of both at the pairs."""
+        return Requires(
+            teacher=True,
+            teacher_features=tuple(teacher.name for teacher, _ in self.pairs),
+            student_features=tuple(student.name for _, student in self.pairs),
+        )
+
+    def features(self, inputs: LossInputs) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each pair: the student's features through the connector, and the teacher's, of one shape [B, …].
+
+        Raises:
+            RuntimeError: it has not met teacher and student.
+        """
+        for teacher, mapped in self.mapped(inputs):
+            yield mapped, inputs.teacher_features[teacher.name]

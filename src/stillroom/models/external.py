@@ -1,0 +1,196 @@
+"""Models of timm and torchvision, by ``timm:NAME`` and ``torchvision:NAME``: random weights, no download."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.machinery
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stillroom.errors import BadInput, format_error
+
+LIBRARIES = ("timm", "torchvision")
+# Each of these would fetch weights or unpickle a file.
+_FETCHES = frozenset(
+    {"pretrained", "weights", "weights_backbone", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
+)
+
+
+def is_external(name: str) -> bool:
+    """Whether a model's name is one of another library's.
+
+    >>> is_external("timm:resnet18"), is_external("torchvision.models:resnet18")
+    (True, False)
+    """
+    return name.partition(":")[0] in LIBRARIES
+
+
+def build_external(
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    num_classes: int,
+    in_channels: int,
+    image_size: int | None,
+    field: str = "model",
+) -> nn.Module:
+    """Make a model of timm or torchvision with random weights; nothing is downloaded.
+
+    The size of the images is handed on to the models that ask for it, such as vision transformers.
+
+    Args:
+        name: ``timm:NAME`` or ``torchvision:NAME``, an image classifier.
+        options: keywords of the library's own function.
+        num_classes: number of logits.
+        in_channels: channels of the images; torchvision's models take 3.
+        image_size: side of the images in pixels; None where they differ.
+        field: what messages call this model.
+
+    Raises:
+        BadInput: the library is not installed, has no such model, or cannot make it so.
+    """
+    library, _, model = name.partition(":")
+    where = f"{field}.name"
+    for key in options:
+        if key in _FETCHES:
+            raise BadInput(
+                f"{field}.options.{key}",
+                options[key],
+                f"no such option: nothing is downloaded; {field}.weights names a file",
+            )
+    make, known = _timm(where, name) if library == "timm" else _torchvision(where, name)
+    if model.partition(".")[0] not in known:
+        raise BadInput(where, name, f"a model that {library} has ({_hint(model, known, library)})")
+    sizes: dict[str, Any] = {"num_classes": num_classes}
+    if library == "timm":
+        sizes |= {"in_chans": in_channels}
+    elif in_channels != 3:
+        raise BadInput(where, name, f"a model for {in_channels} channel(s); torchvision's take 3, timm's any number")
+    if image_size is not None:
+        sizes["img_size" if library == "timm" else "image_size"] = image_size
+    return _made(lambda keywords: make(model, **keywords), sizes, options, where, name)
+
+
+def _made(
+    make: Callable[[dict[str, Any]], nn.Module],
+    sizes: dict[str, Any],
+    options: Mapping[str, Any],
+    where: str,
+    name: str,
+) -> nn.Module:
+    """The model; without the size of the images where it says that it does not take it."""
+    keywords = {**sizes, **options}
+    before = torch.get_rng_state()
+    while True:
+        # Weights are the same whether or not a keyword had to be dropped first.
+        torch.set_rng_state(before)
+        try:
+            return make(keywords)
+        except Exception as error:
+            size = next((k for k in ("img_size", "image_size") if k in keywords and k not in options), None)
+            if isinstance(error, TypeError) and size and f"'{size}'" in str(error):
+                del keywords[size]
+                continue
+            raise BadInput(where, name, f"a model that can be made; it raised {format_error(error)}") from None
+
+
+def _timm(where: str, name: str) -> tuple[Callable[..., nn.Module], list[str]]:
+    timm = _imported("timm", where, name)
+
+    def make(model: str, **keywords: Any) -> nn.Module:
+        made: nn.Module = timm.create_model(model, pretrained=False, **keywords)
+        return made
+
+    return make, list(timm.list_models())
+
+
+def _torchvision(where: str, name: str) -> tuple[Callable[..., nn.Module], list[str]]:
+    models = _imported("torchvision.models", where, name)
+
+    def make(model: str, **keywords: Any) -> nn.Module:
+        made: nn.Module = models.get_model(model, weights=None, **keywords)
+        return made
+
+    # Classifiers alone: the others fetch a backbone of their own accord.
+    return make, list(models.list_models(module=models))
+
+
+def _imported(module: str, where: str, name: str) -> Any:
+    library = module.partition(".")[0]
+    declare_missing_ops()
+    try:
+        # A library that draws as it is imported must not move the weights drawn next.
+        with torch.random.fork_rng(devices=[]):
+            return importlib.import_module(module)
+    except ModuleNotFoundError:
+        expected = f"{library} to be installed: pip install 'stillroom[{library}]'"
+    except Exception as error:
+        expected = f"a {library} that can be imported; it raised {format_error(error)}"
+    raise BadInput(where, name, expected)
+
+
+def _hint(model: str, known: Iterable[str], library: str) -> str:
+    close = difflib.get_close_matches(model, list(known), n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(map(repr, close)) + "?"
+    return f"{library}{'' if library == 'timm' else '.models'}.list_models() names them"
+
+
+# What torchvision's own modules ask for as they are imported.
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+# Held for good: the declarations go when their library does.
+_declared: list[Any] = []
+
+
+def declare_missing_ops() -> bool:
+    """Declare the two operators without which torchvision cannot be imported, where its extension cannot be loaded.
+
+    The torchvision of PyPI is built for CUDA; beside a PyTorch for the CPU alone, importing it, timm or torchmetrics
+    raises ``operator torchvision::nms does not exist``. Its models need no operator of the extension: after this, all
+    three can be imported. It does nothing where torchvision is not installed or its extension loads.
+
+    Returns:
+        Whether the operators are declared here rather than in the extension.
+
+    >>> declare_missing_ops() == declare_missing_ops()
+    True
+    """
+    if _declared:
+        return True
+    spec = importlib.util.find_spec("torchvision")
+    if (
+        spec is None
+        or not spec.submodule_search_locations
+        or _extension_loads(Path(spec.submodule_search_locations[0]))
+    ):
+        return False
+    # A fragment: others may have declared some of them before.
+    untyped: Any = torch.library
+    library = untyped.Library("torchvision", "FRAGMENT")
+    for name, schema in _SCHEMAS.items():
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(schema)
+    _declared.append(library)
+    return True
+
+
+def _extension_loads(folder: Path) -> bool:
+    files = (folder / f"_C{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    found = next((file for file in files if file.is_file()), None)
+    if found is None:
+        return False
+    operators: Any = torch.ops
+    try:
+        operators.load_library(str(found))
+    except (ImportError, OSError):
+        return False
+    return True

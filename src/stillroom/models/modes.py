@@ -1,0 +1,76 @@
+"""How a model is run for a block: in evaluation mode, with plain attention, without output on the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is; the CPU for one that holds no tensor.
+
+    >>> device_of(nn.Flatten())
+    device(type='cpu')
+    """
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode for a block, then each of its modules back into its own mode.
+
+    >>> net = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    >>> with eval_mode(net):
+    ...     net[0].training
+    False
+    >>> net[0].training, net[1].training
+    (True, False)
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Multi-head attention as its separate operations for a block: PyTorch's fused inference path has no gradient."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def suppress_output() -> Iterator[None]:
+    """Nothing on the terminal: the exporter prints, warns and logs its steps, and pages of a graph where it gives up.
+
+    >>> with suppress_output():
+    ...     print("a page")
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,165 @@
+"""A model with the preprocess of its input: checked on the data, queried for logits, measured for size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.data.images import ImageSet, LazyImages
+from stillroom.errors import BadInput, format_error
+from stillroom.memory import in_parts
+from stillroom.models.config import ModelConfig, PreprocessConfig
+from stillroom.models.cost import multiply_adds, parameters
+from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.preprocess import Preprocess, class_index, resolve_preprocess
+from stillroom.models.weights import state_bytes
+from stillroom.runtime import Observer, Processes
+
+EVALUATION_BATCH = 500
+
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """A model with the preprocess of its input: all that a query about the data's images needs.
+
+    Attributes:
+        model: the model itself.
+        preprocess_config: resolved; None gives the model the images as they are.
+        is_pixels: whether the data's images are uint8.
+        name: what reports call it.
+    """
+
+    model: nn.Module
+    preprocess_config: PreprocessConfig | None
+    is_pixels: bool
+    name: str
+
+    def resolve_config(self, config: ConfigT) -> ConfigT:
+        """The model's config with its preprocess written out."""
+        return config.model_copy(update={"preprocess": self.preprocess_config or "none"})
+
+    def preprocess(self) -> Preprocess:
+        """A fresh module of its preprocess, on the CPU."""
+        return Preprocess(self.preprocess_config, is_pixels=self.is_pixels)
+
+
+def prepare_model(
+    model: nn.Module, config: ModelConfig, data: ImageSet, field: str, classes: int | None = None
+) -> PreparedModel:
+    """Resolve a model's preprocess and try the model on two images.
+
+    Args:
+        model: the model.
+        config: its config.
+        data: images that it is for.
+        field: what messages call it.
+        classes: how many logits it gives; left out: one for each class of the data.
+
+    Raises:
+        BadInput: the model fails on the images, or gives a wrong number of logits.
+    """
+    resolved = resolve_preprocess(config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field=field)
+    prepared = PreparedModel(model, resolved, data.is_pixels, config.name)
+    classes = data.num_classes if classes is None else classes
+    preprocess = prepared.preprocess()
+    try:
+        with torch.no_grad(), eval_mode(model):
+            logits = model(preprocess(data.images[:2]).to(device_of(model)))
+    except Exception as error:
+        shape = "×".join(map(str, data.images.shape[1:]))
+        expected = f"a model that takes images of {shape}; it raised {format_error(error)}"
+        raise BadInput(field, config.name, expected) from None
+    if not isinstance(logits, Tensor) or logits.dim() != 2:
+        got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise BadInput(field, config.name, f"a model that gives logits [batch, classes], not {got}")
+    if resolved is not None and resolved.class_order is not None:
+        class_index(resolved.class_order, columns=logits.shape[1], classes=classes, field=field)
+    elif logits.shape[1] != classes:
+        wanted = f"{classes} logits, one a class of {data.name}, not {logits.shape[1]}"
+        raise BadInput(field, config.name, f"{wanted}; preprocess.class_order picks columns")
+    return prepared
+
+
+@torch.no_grad()
+def predict(
+    model: nn.Module,
+    preprocess: Preprocess,
+    images: Tensor | LazyImages,
+    *,
+    device: torch.device,
+    batch_size: int = EVALUATION_BATCH,
+    processes: Processes | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Tensor:
+    """The model's logits for every image, in eval mode and float32; every module's mode is put back.
+
+    Args:
+        model: the model, on ``device``.
+        preprocess: what its input goes through; it also puts the logits in the data's class order.
+        images: [N, C, H, W] as the data gives them.
+        device: where the model is.
+        batch_size: images at a time; fewer where memory runs out.
+        processes: who shares the work; every one of them gets all the logits.
+        on_batch: called with the number of images done, after each batch.
+
+    Returns:
+        float32 [N, K] on the CPU, the same for any number of processes.
+    """
+    processes = processes or Processes()
+    starts = range(0, len(images), batch_size)
+    parts: dict[int, Tensor] = {}
+    with eval_mode(model):
+        # Whole batches are dealt out, so that each is computed as one process would.
+        for start in starts[processes.rank :: processes.count]:
+            batch = images[start : start + batch_size].to(device)
+            parts[start] = torch.cat(in_parts(partial(_logits, model, preprocess, batch), len(batch)))
+            if on_batch is not None:
+                on_batch(min(start + batch_size * processes.count, len(images)))
+    if processes.count == 1:
+        return torch.cat(list(parts.values())).cpu()
+    # A process may have had no batch, and so not know the number of classes.
+    classes = torch.tensor(parts[0].shape[1] if processes.is_main else 0, device=device)
+    logits = torch.zeros(len(images), int(processes.total(classes)), device=device)
+    for start, part in parts.items():
+        logits[start : start + len(part)] = part
+    return processes.total(logits).cpu()
+
+
+def _logits(model: nn.Module, preprocess: Preprocess, batch: Tensor, rows: slice) -> list[Tensor]:
+    return [preprocess.reorder(model(preprocess(batch[rows])).float())]
+
+
+def logits_of(
+    prepared: PreparedModel,
+    data: ImageSet,
+    device: torch.device,
+    observer: Observer,
+    what: str,
+    processes: Processes | None = None,
+) -> Tensor:
+    """The logits of a model for every image of a split, float32 [N, K] on the CPU, in the data's class order."""
+    return predict(
+        prepared.model,
+        prepared.preprocess().to(device),
+        data.images,
+        device=device,
+        processes=processes,
+        on_batch=lambda done: observer.phase(what, done, len(data)),
+    )
+
+
+def size_of(prepared: PreparedModel, data: ImageSet) -> dict[str, int]:
+    """Parameters, multiply-adds of one image, and bytes of the weights on disk."""
+    example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
+    return {
+        "parameters": parameters(prepared.model),
+        "multiply_adds": multiply_adds(prepared.model, example),
+        "bytes": state_bytes(prepared.model),
+    }

@@ -1,0 +1,325 @@
+"""The networks of the zoo: CIFAR ResNets, a multilayer perceptron, a small vision transformer."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PadShortcut(nn.Module):
+    """Shortcut of "option A": every second pixel, and zeros for the channels that are new. It has no parameters.
+
+    Shapes: [B, in_channels, H, W] → [B, out_channels, ⌈H/stride⌉, ⌈W/stride⌉].
+
+    Args:
+        in_channels: channels of its input.
+        out_channels: channels of its output; what is missing is split evenly before and after.
+        stride: 2 takes every second pixel, 1 all of them.
+
+    >>> import torch
+    >>> PadShortcut(2, 4)(torch.ones(1, 2, 5, 5))[0, :, 0, 0].tolist()
+    [0.0, 1.0, 1.0, 0.0]
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 2) -> None:
+        super().__init__()
+        self.stride = stride
+        missing = out_channels - in_channels
+        self.before = missing // 2
+        self.after = missing - self.before
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The same numbers as x[:, :, ::2, ::2], whose gradient would leave the channels-last layout: adding it to the
+        # other branch's, and the ReLU before it, then take twenty times as long, a fifth of ResNet-8's whole step.
+        kept = F.avg_pool2d(x, 1, stride=self.stride) if self.stride > 1 else x
+        return F.pad(kept, (0, 0, 0, 0, self.before, self.after))
+
+
+class GlobalAveragePool(nn.Module):
+    """The mean over all pixels: [B, C, H, W] → [B, C, 1, 1]; its gradient keeps the input's memory layout.
+
+    >>> import torch
+    >>> GlobalAveragePool()(torch.tensor([[[[1.0, 3.0]]]])).tolist()
+    [[[[2.0]]]]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(x, x.shape[-2:])
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut: relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)).
+
+    Shapes: [B, in_channels, H, W] → [B, out_channels, ⌈H/stride⌉, ⌈W/stride⌉].
+
+    Args:
+        in_channels: channels of its input.
+        out_channels: channels of its output.
+        stride: 1, or 2 to halve the resolution.
+        projection: where the shape changes, the shortcut is a 1×1 convolution with its norm ("option B"), not
+            pixels skipped and zeros added ("option A").
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, *, projection: bool = False) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        # Neither these nor the sum below work in place: what a hook read of a module stays what the module gave.
+        self.relu1 = nn.ReLU()
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.relu2 = nn.ReLU()
+        self.shortcut = _shortcut(in_channels, out_channels, stride, projection)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out)) + self.shortcut(x)
+        result: Tensor = self.relu2(out)
+        return result
+
+
+class ResNet(nn.Module):
+    """A residual network of 6n+2 layers for small images (He et al. 2015, arXiv:1512.03385).
+
+    One 3×3 convolution of ``stem`` channels, three stages of n blocks with ``width``, 2 ``width`` and 4 ``width``
+    channels, the mean over all pixels, one linear layer. Shapes: [B, in_channels, H, W] → logits [B, num_classes];
+    H and W of 8 or more. With ``penultimate=d`` the classifier is given relu(W·mean + b) ∈ ℝᵈ in place of the mean,
+    and nothing else changes: for the same seed the layers before it begin with the same weights, whatever d is.
+
+    ``ResNet(32, 100, width=64, stem=32, projection=True)`` is the resnet32x4 of the CRD benchmark (Tian et al. 2020,
+    arXiv:1910.10699).
+
+    Args:
+        depth: number of weighted layers, 6n+2: 8, 14, 20, 32, 44, 56, 110.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        width: channels of the first stage.
+        stem: channels of the first convolution; left out: ``width``.
+        projection: shortcuts where the shape changes are learned ("option B") rather than free of parameters.
+        penultimate: width of the features that the classifier is given; left out: 4 ``width``, the mean itself.
+
+    Raises:
+        ValueError: ``depth`` is not 6n+2.
+
+    >>> sum(p.numel() for p in ResNet(20).parameters())
+    269722
+    >>> ResNet(8, 100, penultimate=99).linear
+    Linear(in_features=99, out_features=100, bias=True)
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        width: int = 16,
+        *,
+        stem: int | None = None,
+        projection: bool = False,
+        penultimate: int | None = None,
+    ) -> None:
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth: got {depth}; expected 6n+2, such as 8, 20 or 56")
+        blocks = (depth - 2) // 6
+        stem = width if stem is None else stem
+        self.conv1 = nn.Conv2d(in_channels, stem, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(stem)
+        self.relu = nn.ReLU()
+        self.layer1 = _stage(stem, width, blocks, stride=1, projection=projection)
+        self.layer2 = _stage(width, 2 * width, blocks, stride=2, projection=projection)
+        self.layer3 = _stage(2 * width, 4 * width, blocks, stride=2, projection=projection)
+        self.pool = GlobalAveragePool()
+        self.flatten = nn.Flatten()
+        self.penultimate: nn.Module | None = None
+        self.linear = nn.Linear(4 * width, num_classes)
+        _initialise(self)
+        if penultimate is not None:
+            # Only now: what was drawn before is the same with and without it, so that widths can be compared.
+            del self.linear
+            self.penultimate = nn.Sequential(OrderedDict(linear=nn.Linear(4 * width, penultimate), relu=nn.ReLU()))
+            self.linear = nn.Linear(penultimate, num_classes)
+            _initialise(self.penultimate)
+            _initialise(self.linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        out = self.flatten(self.pool(out))
+        if self.penultimate is not None:
+            out = self.penultimate(out)
+        logits: Tensor = self.linear(out)
+        return logits
+
+
+def _initialise(part: nn.Module) -> None:
+    for module in part.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+
+
+def _stage(in_channels: int, out_channels: int, blocks: int, stride: int, projection: bool) -> nn.Sequential:
+    first = BasicBlock(in_channels, out_channels, stride, projection=projection)
+    return nn.Sequential(first, *(BasicBlock(out_channels, out_channels, 1) for _ in range(blocks - 1)))
+
+
+def _shortcut(in_channels: int, out_channels: int, stride: int, projection: bool) -> nn.Module:
+    if stride == 1 and in_channels == out_channels:
+        return nn.Identity()
+    if not projection:
+        return PadShortcut(in_channels, out_channels, stride)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
+    )
+
+
+class MLP(nn.Module):
+    """Hidden layers of linear → relu → dropout on the flattened input, then one linear layer.
+
+    Shapes: [B, …] with ``in_features`` numbers an image → logits [B, num_classes].
+
+    Args:
+        in_features: channels · height · width of an image.
+        num_classes: number of logits.
+        hidden: units of each hidden layer; empty for a linear classifier.
+        dropout: probability that a hidden unit is dropped in training.
+
+    >>> import torch
+    >>> MLP(3 * 8 * 8, 10, hidden=(32,))(torch.zeros(5, 3, 8, 8)).shape
+    torch.Size([5, 10])
+    """
+
+    def __init__(
+        self, in_features: int, num_classes: int, *, hidden: Sequence[int] = (256, 256), dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.flatten = nn.Flatten()
+        widths = [in_features, *hidden]
+        self.layers = nn.Sequential(*(_layer(before, after, dropout) for before, after in pairwise(widths)))
+        self.linear = nn.Linear(widths[-1], num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.linear(self.layers(self.flatten(x)))
+        return logits
+
+
+def _layer(before: int, after: int, dropout: float) -> nn.Sequential:
+    parts: OrderedDict[str, nn.Module] = OrderedDict(linear=nn.Linear(before, after), relu=nn.ReLU())
+    if dropout:
+        parts["dropout"] = nn.Dropout(dropout)
+    return nn.Sequential(parts)
+
+
+def default_patch(image_size: int) -> int:
+    """The divisor of the image's side that is nearest to an eighth of it: about 8×8 tokens; the larger of two.
+
+    >>> [default_patch(size) for size in (8, 28, 32, 64)]
+    [1, 4, 4, 8]
+    """
+    divisors = [side for side in range(1, image_size + 1) if image_size % side == 0]
+    return min(divisors, key=lambda side: (abs(side - image_size / 8), -side))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, softmax(q kᵀ/√(dim/heads)) v. Shapes: [B, N, dim] → [B, N, dim]."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.head_dim = dim // heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).unflatten(-1, (3, self.heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2])
+        result: Tensor = self.proj(mixed.transpose(1, 2).flatten(2))
+        return result
+
+
+class Block(nn.Module):
+    """A pre-norm block: x + attention(norm1(x)), then x + mlp(norm2(x)). Shapes: [B, N, dim] → [B, N, dim]."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float, dropout: float) -> None:
+        super().__init__()
+        hidden = max(1, int(dim * mlp_ratio))
+        self.norm1 = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.dropout1 = nn.Dropout(dropout)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.dropout2 = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.dropout1(self.attention(self.norm1(x)))
+        result: Tensor = x + self.dropout2(self.mlp(self.norm2(x)))
+        return result
+
+
+class ViT(nn.Module):
+    """A vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) with mean pooling in place of a class token.
+
+    Shapes: [B, in_channels, image_size, image_size] → logits [B, num_classes].
+
+    Args:
+        image_size: side of the images in pixels.
+        num_classes: number of logits.
+        in_channels: channels of the images.
+        patch: side of a patch in pixels; None takes :func:`default_patch`.
+        dim: width of a token.
+        depth: number of blocks.
+        heads: attention heads a block.
+        mlp_ratio: hidden units of a block's MLP, as a multiple of ``dim``.
+        dropout: probability of dropping after attention and MLP, in training.
+
+    Raises:
+        ValueError: ``patch`` does not divide ``image_size``, or ``heads`` does not divide ``dim``.
+
+    >>> ViT(32, 10)(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        image_size: int,
+        num_classes: int,
+        in_channels: int = 3,
+        *,
+        patch: int | None = None,
+        dim: int = 64,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        side = patch or default_patch(image_size)
+        if image_size % side:
+            raise ValueError(f"patch: got {side}; expected a divisor of the image's side ({image_size})")
+        if dim % heads:
+            raise ValueError(f"heads: got {heads}; expected a divisor of dim ({dim})")
+        self.patches = nn.Conv2d(in_channels, dim, side, stride=side)
+        self.positions = nn.Parameter(torch.empty(1, (image_size // side) ** 2, dim))
+        self.blocks = nn.Sequential(*(Block(dim, heads, mlp_ratio, dropout) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, num_classes)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        tokens = self.norm(self.blocks(tokens))
+        logits: Tensor = self.head(tokens.mean(1))
+        return logits

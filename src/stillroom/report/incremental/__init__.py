@@ -1,1 +1,0 @@
-"""What is shown of classes that came in tasks: on a run's page, and on a study's."""

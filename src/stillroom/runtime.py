@@ -1,0 +1,104 @@
+"""Where a run takes place: its device, its precision, the processes that share it, and who follows its progress."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class Observer:
+    """Follows the progress of a run; a progress bar overrides what it shows. Every method does nothing here."""
+
+    def run_started(self, title: str, total_steps: int, done: int) -> None:
+        """Training begins at step ``done``."""
+
+    def stepped(self, step: int) -> None:
+        """``step`` optimizer steps are done."""
+
+    def logged(self, line: dict[str, Any]) -> None:
+        """A line was added to metrics.jsonl."""
+
+    def phase(self, what: str, done: int, total: int) -> None:
+        """Something other than training goes on: ``done`` of ``total`` images."""
+
+    def note(self, text: str) -> None:
+        """A message for the user."""
+
+    def run_ended(self) -> None:
+        """Training is over, well or not."""
+
+
+class Processes:
+    """The processes that share a run: here a single one.
+
+    Attributes:
+        rank: this process's number, from 0; process 0 alone writes.
+        count: how many there are.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def shard(self, rows: Sequence[Any] | npt.NDArray[Any]) -> Any:
+        """This process's part of a batch: an equal, unbroken stretch of it."""
+        each = len(rows) // self.count
+        return rows[self.rank * each : (self.rank + 1) * each]
+
+    def wrap(self, module: nn.Module, *, some_unused: bool) -> nn.Module:
+        """The module whose backward averages the gradients over the processes."""
+        return module
+
+    def no_sync(self, module: nn.Module) -> AbstractContextManager[object]:
+        """A context in which a wrapped module's backward keeps its gradients to this process."""
+        return nullcontext()
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over the processes, the same on each."""
+        return tensor
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum over the processes, the same on each."""
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The processes' tensors [B, …] one after another, [count·B, …]; gradients flow back to each."""
+        return tensor
+
+    def copy_buffers(self, module: nn.Module) -> None:
+        """Give every process the main process's buffers, such as batch norm's running statistics."""
+
+    def copy_weights(self, module: nn.Module) -> None:
+        """Give every process the main process's parameters and buffers: a model made in Python may have no seed."""
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a run takes place.
+
+    Attributes:
+        device: where models run.
+        precision: of the training steps, and so of the teacher's outputs in them.
+        processes: who shares the work.
+        observer: follows the progress.
+    """
+
+    device: torch.device
+    precision: Precision
+    processes: Processes
+    observer: Observer

@@ -1,0 +1,262 @@
+"""Where caches lie on disk: finding, listing, locking and removing them, and errors of the disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypedDict
+
+from filelock import FileLock, Timeout
+
+from stillroom.errors import BadInput, nearest
+
+ROOT_VARIABLE = "STILLROOM_CACHE"
+IDENTITY = "cache.json"
+_KEY = re.compile(r"[0-9a-f]{32}")
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_POLL = 0.2  # seconds between two looks at a lock that another process holds
+
+
+class Listed(TypedDict):
+    """One cache, as ``list_caches`` gives it.
+
+    ``teacher`` and ``data`` are None, and ``problem`` says why, where its identity cannot be read.
+    """
+
+    key: str
+    teacher: str | None
+    data: Any
+    images: int | None
+    views: int
+    bytes: int
+    folder: str
+    problem: str | None
+
+
+def cache_root() -> Path:
+    """The folder of all caches: ``$STILLROOM_CACHE``, else ``$XDG_CACHE_HOME/stillroom``, else ``~/.cache/stillroom``.
+
+    >>> before = os.environ.get(ROOT_VARIABLE)
+    >>> os.environ[ROOT_VARIABLE] = "/scratch/answers"
+    >>> cache_root().as_posix()
+    '/scratch/answers'
+    >>> _ = os.environ.pop(ROOT_VARIABLE) if before is None else os.environ.update({ROOT_VARIABLE: before})
+    """
+    if named := os.environ.get(ROOT_VARIABLE):
+        return Path(named).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    base = Path(shared) if os.path.isabs(shared) else Path.home() / ".cache"
+    return base / "stillroom"
+
+
+def list_caches(root: Path | None = None) -> list[Listed]:
+    """Every cache under a root, in the order of their keys.
+
+    Args:
+        root: where they lie; :func:`cache_root` where left out.
+
+    Returns:
+        Of each: its key, the teacher's name, the data, the number of images, how many views are complete, its size in
+        bytes, its folder, and what is wrong with it, if its identity cannot be read.
+
+    >>> list_caches(Path("no-such-folder"))
+    []
+    """
+    root = root or cache_root()
+    return [_listed(root / key) for key in cache_keys(root)]
+
+
+def remove_cache(key: str, root: Path | None = None) -> Listed:
+    """Remove one cache from the disk.
+
+    Args:
+        key: its key, or the beginning of it, if no other begins so.
+        root: where it lies; :func:`cache_root` where left out.
+
+    Returns:
+        What it was.
+
+    Raises:
+        BadInput: there is none or more than one of that key, it is being built, or it cannot be removed.
+
+    >>> remove_cache("0123", Path("no-such-folder"))
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: cache: got '0123'; expected the key of a cache in no-such-folder; there is none
+    """
+    root = root or cache_root()
+    for left in root.glob(".removed-*"):  # by a removal that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    keys = cache_keys(root)
+    matching = [known for known in keys if key and known.startswith(key)]
+    if len(matching) != 1:
+        hint = "more of it: several begin so" if matching else nearest(key, keys) if keys else "there is none"
+        raise BadInput("cache", key, f"the key of a cache in {root}; {hint}")
+    folder = root / matching[0]
+    listed = _listed(folder)
+
+    def busy() -> bool:
+        raise BadInput("cache", key, "a cache that no process is building")
+
+    with locked(folder, busy), reporting_errors(folder):
+        # Renamed first, so that a kill half-way leaves no damaged cache under its name.
+        leaving = root / f".removed-{folder.name}-{os.getpid()}"
+        folder.rename(leaving)
+        shutil.rmtree(leaving)
+    return listed
+
+
+@contextmanager
+def locked(folder: Path, waiting: Callable[[], bool]) -> Iterator[bool]:
+    """Hold the lock of a cache's folder; the operating system gives it back if the holder dies.
+
+    The lock is a file beside the folder, so that it stays one lock when the folder is removed and made again.
+
+    Args:
+        folder: the cache's; its parent is made if it is not there.
+        waiting: called now and then while another process holds it; true ends the waiting without the lock.
+
+    Yields:
+        Whether the lock is held.
+
+    Raises:
+        BadInput: no lock can be had there.
+    """
+    lock = FileLock(folder.with_name(folder.name + ".lock"), timeout=0)
+    held = False
+    try:
+        with reporting_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        while not (held := _try(lock, folder)) and not waiting():
+            time.sleep(_POLL)
+        yield held
+    finally:
+        if held:
+            lock.release()
+
+
+def _try(lock: FileLock, folder: Path) -> bool:
+    try:
+        lock.acquire()
+    except Timeout:
+        return False
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or "it knows no locks"
+        expected = f"a folder that can be written and locked ({reason}); ${ROOT_VARIABLE} names another"
+        raise BadInput("cache", str(folder.parent), expected) from None
+    return True
+
+
+@contextmanager
+def reporting_errors(folder: Path, needed: int = 0) -> Iterator[None]:
+    """Tell what the disk refuses as bad input: a full disk with what is needed, anything else as what it is.
+
+    >>> with reporting_errors(Path("/cache/ab12"), needed=4_000_000):
+    ...     raise OSError(errno.ENOSPC, "No space left on device")
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: cache: got '/cache/ab12'; expected room for 4.0 MB more (No space left on device): free
+    some, or let $STILLROOM_CACHE name another folder; what is built so far is kept and goes on from there
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise BadInput(
+                "cache",
+                str(folder),
+                f"room for {in_words(needed)} more ({error.strerror}): free some, or let ${ROOT_VARIABLE} name another "
+                "folder; what is built so far is kept and goes on from there",
+            ) from None
+        expected = f"a folder that can be written ({error.strerror}); ${ROOT_VARIABLE} names another"
+        raise BadInput("cache", str(folder), expected) from None
+
+
+@contextmanager
+def readable(folder: Path) -> Iterator[None]:
+    """Tell a folder that may not be looked into as bad input."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput("cache", str(folder), f"a folder that can be read ({error.strerror})") from None
+
+
+def check_room(folder: Path, needed: int) -> None:
+    """Refuse what the disk has no room for.
+
+    Args:
+        folder: where it is to lie; its parent is there.
+        needed: bytes.
+
+    Raises:
+        BadInput: there is less.
+    """
+    with reporting_errors(folder):
+        free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise BadInput(
+            "cache",
+            str(folder),
+            f"room for {in_words(needed)}, of which {in_words(free)} are free: free some, let ${ROOT_VARIABLE} name "
+            "another folder, or set cache.enabled false",
+        )
+
+
+def in_words(size: int) -> str:
+    """A size in units of 1000 bytes.
+
+    >>> in_words(999), in_words(4_000_000), in_words(10_240_000_000)
+    ('999 bytes', '4.0 MB', '10.2 GB')
+    """
+    if size < 1000:
+        return f"{size} bytes"
+    for unit, factor in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
+        if size < 999.95 * factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1e12:.1f} TB"
+
+
+def cache_keys(root: Path) -> list[str]:
+    """The names of all caches under a root, sorted."""
+    with readable(root):
+        if not root.is_dir():
+            return []
+        return sorted(entry.name for entry in root.iterdir() if _KEY.fullmatch(entry.name) and entry.is_dir())
+
+
+def _listed(folder: Path) -> Listed:
+    identity: dict[str, Any] = {}
+    problem = None
+    try:
+        content = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
+        identity = content["identity"]
+        teacher, images = identity.get("teacher"), (identity.get("kept") or {}).get("images")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        teacher, images, problem = None, None, f"{IDENTITY} is missing or damaged"
+    name = teacher.get("name") if isinstance(teacher, dict) else teacher
+    return {
+        "key": folder.name,
+        "teacher": None if name is None else str(name),
+        "data": identity.get("data") if isinstance(identity, dict) else None,
+        "images": images,
+        "views": len(list(folder.glob("view-*.json"))),
+        "bytes": _bytes(folder),
+        "folder": str(folder),
+        "problem": problem,
+    }
+
+
+def _bytes(folder: Path) -> int:
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # a build that goes on removes files of its own
+            total += path.stat().st_size
+    return total
