@@ -39,8 +39,8 @@ def diagnose_study(path: Path) -> list[Finding]:
     examined: dict[Place, list[Examined]] = {}
     for run in study.runs:
         # One that was moved away keeps its line in the table. Of a case the findings stay, not its images.
-        if (path / run.path).is_dir() and not in_tasks(path / run.path):
-            case = read_case(path / run.path)
+        if (path / run.run).is_dir() and not in_tasks(path / run.run):
+            case = read_case(path / run.run)
             found = Examined(run, tuple(check(case) for check in checks), case.taught)
             examined.setdefault((run.pair, run.method), []).append(found)
     return [

@@ -265,7 +265,7 @@ def _is_labels_alone(recipe: Recipe) -> bool:
 
 def _results(folder: Path, results: Mapping[str, Any], fixes: Fixes) -> dict[str, Any]:
     study = read_study(folder)
-    pair = study.pairs[0].name
+    pair = study.model_pairs[0].name
     sign = 1 if study.measure.higher_is_better else -1
     means = {name: study.cells[pair, name].mean for name in study.names}
     known = {name: sign * mean for name, mean in means.items() if mean is not None}
@@ -280,10 +280,11 @@ def _results(folder: Path, results: Mapping[str, Any], fixes: Fixes) -> dict[str
     def against(name: str) -> dict[str, Any]:
         found = study.to_baseline.get((pair, name))
         gained = None if found is None or found.mean is None else sign * found.mean
-        ends = (None, None) if found is None else (found.low, found.high)
+        held = None if found is None else found.difference
+        ends = (None, None) if held is None else (held.low, held.high)
         low, high = (None if end is None else sign * end for end in (ends if sign > 0 else reversed(ends)))
         share = None if gained is None or not lost or lost <= 0 else gained / lost
-        verdict = "undecided" if found is None else found.verdict
+        verdict: str = "undecided" if found is None else found.verdict
         if sign < 0:
             verdict = {"higher": "lower", "lower": "higher"}.get(verdict, verdict)
         return {
@@ -293,7 +294,7 @@ def _results(folder: Path, results: Mapping[str, Any], fixes: Fixes) -> dict[str
             "holm_p": None if found is None else found.holm_p,
             "verdict": {"higher": "better", "lower": "worse"}.get(verdict, verdict),
             "share_of_loss": share,
-            "seeds_that_would_settle": None if found is None else found.seeds,
+            "seeds_that_would_settle": None if found is None or found.plan is None else found.plan.seeds,
         }
 
     def fixed(fix: Fix) -> dict[str, Any]:
@@ -316,6 +317,6 @@ def _results(folder: Path, results: Mapping[str, Any], fixes: Fixes) -> dict[str
         "lost": lost,
         "fixes": [fixed(fix) for fix in tried],
         "equal": study.equal,
-        "inequalities": list(study.inequalities),
+        "inequalities": [one.text for one in study.inequalities],
         "missing": [f"{one.method}, seed {one.seed}: {one.reason}" for one in study.missing],
     }

@@ -165,7 +165,7 @@ class RunSummary(JsonFile):
     incremental: IncrementalSummary | None = None
     hashes: RunHashes
 
-    @cached_property
+    @property
     def student(self) -> ModelScores:
         """The student's scores and size."""
         return ModelScores.model_validate({name: getattr(self, name) for name in ModelScores.model_fields})

@@ -276,6 +276,16 @@ class ComparisonResult(JsonObject):
         """The mean difference; None where they have no seed in common."""
         return None if self.difference is None else self.difference.mean
 
+    @property
+    def count(self) -> int:
+        """The seeds that both have."""
+        return 0 if self.difference is None else self.difference.count
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """The number of seeds that would decide it, where that is known."""
+        return None if self.plan is None else self.plan.seeds
+
 
 class ComparisonFamily(JsonObject):
     """Comparisons that are corrected together: each method with the baseline, or each with each."""

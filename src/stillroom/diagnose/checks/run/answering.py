@@ -12,7 +12,7 @@ from stillroom.diagnose.checks.run import figures
 from stillroom.diagnose.checks.run.learning import has_collapsed, skipped
 from stillroom.diagnose.checks.run.reading import Case
 from stillroom.diagnose.finding import Finding, Plot, Remedy, Verdict
-from stillroom.schema.predictions import BINS, answers, calibration, per_class
+from stillroom.schema.predictions import BINS, calibration, per_class, score_images
 
 # Expected calibration errors: of probabilities that nobody may use, and of ones to look at.
 WRONG, OFF = 0.10, 0.05
@@ -62,7 +62,7 @@ def miscalibrated(case: Case) -> Finding:
     lean = float((said.confidence - said.right).mean())
     noise = _ece_of_chance(said.confidence)
     factor = temperature_of(held.student_logits, held.labels)
-    after = calibration(answers(held.student_logits / factor, held.labels).confidence, said.right).ece
+    after = calibration(score_images(held.student_logits / factor, held.labels).confidence, said.right).ece
     evidence = {
         "ece": mine.ece,
         "teacher_ece": theirs,

@@ -14,7 +14,7 @@ from stillroom.diagnose.checks.run.reading import Case, Row
 from stillroom.diagnose.finding import Plot
 from stillroom.losses.base import LossConfig
 from stillroom.losses.registry import loss_class
-from stillroom.report.measures import softmax
+from stillroom.schema.predictions import softmax
 
 _NORMAL_95 = 1.959964
 _CHUNK = 8192

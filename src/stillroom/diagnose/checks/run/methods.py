@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stillroom.diagnose.finding import VERDICTS, Finding, Verdict
-from stillroom.report.study.model import Run, Study
+from stillroom.schema.study import RunResult, StudyResults
 from stillroom.study.wording import counted
 
 # A method on a pair.
@@ -18,12 +18,12 @@ Place = tuple[str, str]
 class Examined:
     """A run of a study, what each check says of it, and whether a term of its loss reads the teacher."""
 
-    run: Run
+    run: RunResult
     findings: tuple[Finding, ...]
     taught: bool
 
 
-def in_methods(study: Study, examined: Mapping[Place, Sequence[Examined]]) -> Iterator[Finding]:
+def in_methods(study: StudyResults, examined: Mapping[Place, Sequence[Examined]]) -> Iterator[Finding]:
     """The checks of runs, over the seeds of each method.
 
     Args:
@@ -68,7 +68,7 @@ def _in_none(name: str, together: Sequence[Finding]) -> Finding:
     return Finding(name, "ok", told, {"methods": names}, healthy[0].threshold, None, healthy[0].source)
 
 
-def _together(study: Study, place: Place, found: Sequence[tuple[Run, Finding]]) -> Finding:
+def _together(study: StudyResults, place: Place, found: Sequence[tuple[RunResult, Finding]]) -> Finding:
     """One check over a method's seeds: sick where most of its runs are, suspect where some are."""
     pair, method = place
     sick = [each for each in found if each[1].verdict == "problem"]
@@ -80,12 +80,12 @@ def _together(study: Study, place: Place, found: Sequence[tuple[Run, Finding]]) 
     elif sick or 2 * len(ailing) > len(found):
         verdict = "warning"
     run, shown = next(iter(sick or ailing or judged or found))
-    where = f"{method}{f' on {pair}' if len(study.pairs) > 1 else ''}"
+    where = f"{method}{f' on {pair}' if len(study.model_pairs) > 1 else ''}"
     evidence: dict[str, Any] = {
         "method": method,
         "pair": pair,
         "where": where,
-        "run": run.path,
+        "run": run.run,
         "summary": shown.summary,
         "seeds": len(found),
         "sick_seeds": [each.seed for each, one in found if one.verdict == "problem"],

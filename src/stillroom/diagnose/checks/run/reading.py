@@ -12,9 +12,15 @@ from stillroom.errors import BadInput
 from stillroom.losses.registry import is_custom, loss_class
 from stillroom.recipe import Recipe
 from stillroom.report.fields import Fields, is_finite
-from stillroom.report.predictions import Predictions, read_predictions
 from stillroom.run.records import load_run_recipe
-from stillroom.schema.predictions import Answers, answers, margin_of_counts, paired_margin
+from stillroom.schema.predictions import (
+    ImageScores,
+    Predictions,
+    margin_of_counts,
+    paired_margin,
+    read_predictions,
+    score_images,
+)
 from stillroom.study.collect import parse_object, read_text
 
 Row = dict[str, Any]
@@ -154,16 +160,16 @@ class Case:
         return Gap(points, margin_of_counts(self.teacher.top1, self.student.top1, self.student.count))
 
     @cached_property
-    def student_answers(self) -> Answers | None:
+    def student_answers(self) -> ImageScores | None:
         """What the student said of each test image."""
         held = self.predictions
-        return None if held is None else answers(held.student_logits, held.labels)
+        return None if held is None else score_images(held.student_logits, held.labels)
 
     @cached_property
-    def teacher_answers(self) -> Answers | None:
+    def teacher_answers(self) -> ImageScores | None:
         """What the teacher said of each test image."""
         held = self.predictions
-        return None if held is None or held.teacher_logits is None else answers(held.teacher_logits, held.labels)
+        return None if held is None or held.teacher_logits is None else score_images(held.teacher_logits, held.labels)
 
     def loss(self, row: Row, terms: Sequence[str] | None = None) -> float | None:
         """The weighted loss of a line of training, each term by its largest weight; of some terms where they are named.
@@ -204,7 +210,7 @@ def read_case(path: Path) -> Case:
     teacher = summary.maybe_inside("teacher")
     # One that could not be asked about the test images has a name alone.
     known = teacher is not None and "top1" in teacher.content
-    shape = data.wholes("shape")
+    shape, predictions = data.wholes("shape"), path / "predictions.safetensors"
     return Case(
         path=path,
         recipe=recipe,
@@ -216,7 +222,9 @@ def read_case(path: Path) -> Case:
         taught=summary.flag("taught", taught),
         classes=classes,
         side=min(shape[1:]) if len(shape) == 3 else None,
-        predictions=read_predictions(path / "predictions.safetensors", count=student.count, classes=classes),
+        predictions=read_predictions(predictions, count=student.count, classes=classes)
+        if predictions.is_file()
+        else None,
         **logs,
         events=events,
     )

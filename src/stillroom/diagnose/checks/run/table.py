@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stillroom.diagnose.finding import Finding, Remedy
-from stillroom.report.study.model import Study
+from stillroom.schema.study import StudyResults
 from stillroom.study.statistics import PLANNING_CAUTION
 from stillroom.study.wording import counted, listed
 
@@ -14,11 +14,11 @@ _HAND_TUNED = ("training.optimizer.", "training.schedule.", "data.batch_size", "
 _SHOWN = 3
 
 
-def unequal(study: Study) -> Finding:
+def unequal(study: StudyResults) -> Finding:
     """What keeps the runs from being an equal comparison, as the study itself found."""
     check = "unequal"
-    what = list(dict.fromkeys(told.partition(":")[0] for told in study.inequalities))
-    evidence = {"inequalities": list(study.inequalities), "checked": list(study.checked)}
+    what = list(dict.fromkeys(one.what for one in study.inequalities))
+    evidence = {"inequalities": [one.text for one in study.inequalities], "checked": list(study.checked)}
     threshold = (
         "Sick: anything but what the study asks about differs between methods; hashes that the runs left prove it."
     )
@@ -26,7 +26,7 @@ def unequal(study: Study) -> Finding:
     if study.equal:
         told = f"The runs were equal: {len(study.checked)} things were checked."
         return Finding(check, "ok", told, evidence, threshold, None, source)
-    told = study.inequalities[0] if study.inequalities else "the results do not say in what"
+    told = study.inequalities[0].text if study.inequalities else "the results do not say in what"
     more = f", and {len(study.inequalities) - 1} more" if len(study.inequalities) > 1 else ""
     if "reported epoch" in what:
         words = "Report the last epoch of every run: a best one chosen on the test images is partly luck."
@@ -40,10 +40,10 @@ def unequal(study: Study) -> Finding:
     )
 
 
-def failed_runs(study: Study) -> Finding:
+def failed_runs(study: StudyResults) -> Finding:
     check = "failed_runs"
     planned = len(study.runs) + len(study.missing)
-    failed = [one for one in study.missing if one.reason.startswith("failed")]
+    failed = [one for one in study.missing if one.status == "failed"]
     evidence = {
         "planned": planned,
         "missing": [f"{one.method} on {one.pair}, seed {one.seed}: {one.reason}" for one in study.missing],
@@ -55,7 +55,7 @@ def failed_runs(study: Study) -> Finding:
     if not study.missing:
         return Finding(check, "ok", f"All {planned:,} runs are there.", evidence, threshold, None, source)
     first = (failed or study.missing)[0]
-    where = f"{first.method}{f' on {first.pair}' if len(study.pairs) > 1 else ''}, seed {first.seed}"
+    where = f"{first.method}{f' on {first.pair}' if len(study.model_pairs) > 1 else ''}, seed {first.seed}"
     told = (
         f"{len(study.missing):,} of {planned:,} runs {'is' if len(study.missing) == 1 else 'are'} missing: {where}: "
         f"{first.reason}."
@@ -64,11 +64,13 @@ def failed_runs(study: Study) -> Finding:
     return Finding(check, "problem" if failed else "warning", told, evidence, threshold, remedy, source)
 
 
-def too_few_seeds(study: Study) -> Finding:
+def too_few_seeds(study: StudyResults) -> Finding:
     check = "too_few_seeds"
     seeds = len(study.seeds)
-    open_ones = [one for one in study.to_baseline.values() if one.verdict == "undecided" and one.seeds is not None]
-    needed = {one.method: one.seeds for one in open_ones}
+    open_ones = [
+        one for one in study.to_baseline.values() if one.verdict == "undecided" and one.seeds_needed is not None
+    ]
+    needed = {one.method: one.seeds_needed for one in open_ones}
     evidence = {"seeds": seeds, "undecided": len(open_ones), "seeds_that_would_settle": needed}
     threshold = (
         f"Sick: one seed, which shows no spread; suspect: fewer than {ENOUGH}, where Student's t is 12.7, or a "
@@ -84,7 +86,7 @@ def too_few_seeds(study: Study) -> Finding:
             check, "problem", told, evidence, threshold, Remedy(f"{words} Three is the least, five is better."), source
         )
     if open_ones:
-        least, most = (pick(one.seeds or 0 for one in open_ones) for pick in (min, max))
+        least, most = (pick(one.seeds_needed or 0 for one in open_ones) for pick in (min, max))
         about = f"about {least:,}" if least == most else f"about {least:,} to {most:,}"
         names = listed(dict.fromkeys(one.method for one in open_ones))
         told = f"{seeds} seeds leave {names} undecided; {about} in all would settle it."
@@ -103,11 +105,11 @@ def too_few_seeds(study: Study) -> Finding:
     )
 
 
-def baseline_not_tuned(study: Study) -> Finding:
+def baseline_not_tuned(study: StudyResults) -> Finding:
     check, baseline = "baseline_not_tuned", study.baseline
     trials = {
-        pair: {name: _trials(told) for name, told in mine.items()}
-        for pair, mine in study.tuned.items()
+        pair: {name: held.trials for name, held in mine.items()}
+        for pair, mine in (study.tuned or {}).items()
         if isinstance(mine, dict)
     }
     by_hand = {
@@ -131,7 +133,7 @@ def baseline_not_tuned(study: Study) -> Finding:
             who = next(name for name, count in counts.items() if count == most)
             told = (
                 f"{baseline} had {counted(mine, 'trial')}, {who} "
-                f"{most:,}{f' (pair {pair})' if len(study.pairs) > 1 else ''}."
+                f"{most:,}{f' (pair {pair})' if len(study.model_pairs) > 1 else ''}."
             )
             words = f"Give {baseline} as many trials: put what is searched in `tuning.space`, which all methods search."
             return Finding(check, "problem", told, evidence, threshold, Remedy(words), source)
@@ -147,8 +149,3 @@ def baseline_not_tuned(study: Study) -> Finding:
         else "Nobody was tuned: all run the recipe as it is written."
     )
     return Finding(check, "ok", told, evidence, threshold, None, source)
-
-
-def _trials(told: object) -> int:
-    count = told.get("trials") if isinstance(told, dict) else None
-    return count if isinstance(count, int) else 0

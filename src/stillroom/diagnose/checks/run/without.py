@@ -8,12 +8,12 @@ from typing import Any
 from stillroom.diagnose.checks.run.methods import Examined, Place
 from stillroom.diagnose.finding import Finding, Plot, Remedy
 from stillroom.losses.registry import labels_alone
-from stillroom.report.study.model import Comparison, Study
+from stillroom.schema.study import ComparisonResult, StudyResults
 from stillroom.study.statistics import PLANNING_CAUTION
 from stillroom.study.wording import counted, listed
 
 
-def better_without(study: Study, examined: Mapping[Place, Sequence[Examined]]) -> Iterator[Finding]:
+def better_without(study: StudyResults, examined: Mapping[Place, Sequence[Examined]]) -> Iterator[Finding]:
     """Each distilled method against the same student from labels alone."""
     check = "better_without"
     taught = {name: any(one.taught for one in held) for (_, name), held in examined.items()}
@@ -23,7 +23,7 @@ def better_without(study: Study, examined: Mapping[Place, Sequence[Examined]]) -
         return
     labels = study.baseline if study.baseline in plain else plain[0]
     kept: list[str] = []
-    for pair in study.pairs:
+    for pair in study.model_pairs:
         for name in study.names:
             if not taught.get(name):
                 continue
@@ -33,7 +33,7 @@ def better_without(study: Study, examined: Mapping[Place, Sequence[Examined]]) -
             one, sign = found
             finding = _with_or_without(study, pair.name, one, sign, name, labels, examined)
             if finding.verdict == "ok":
-                where = f"{name}{f' on {pair.name}' if len(study.pairs) > 1 else ''}"
+                where = f"{name}{f' on {pair.name}' if len(study.model_pairs) > 1 else ''}"
                 kept.append(where)
             else:
                 yield finding
@@ -42,7 +42,7 @@ def better_without(study: Study, examined: Mapping[Place, Sequence[Examined]]) -
         yield Finding(check, "ok", told, {"methods": kept, "against": labels})
 
 
-def _compared(study: Study, pair: str, name: str, labels: str) -> tuple[Comparison, int] | None:
+def _compared(study: StudyResults, pair: str, name: str, labels: str) -> tuple[ComparisonResult, int] | None:
     """The comparison of the two, and whether its sign must be turned: of the baseline's family where it is there."""
     if labels == study.baseline:
         found = study.to_baseline.get((pair, name))
@@ -54,17 +54,19 @@ def _compared(study: Study, pair: str, name: str, labels: str) -> tuple[Comparis
 
 
 def _with_or_without(
-    study: Study,
+    study: StudyResults,
     pair: str,
-    one: Comparison,
+    one: ComparisonResult,
     sign: int,
     name: str,
     labels: str,
     examined: Mapping[Place, Sequence[Examined]],
 ) -> Finding:
     check, measure = "better_without", study.measure
-    where = f" on {pair}" if len(study.pairs) > 1 else ""
-    low, high = (one.low, one.high) if sign > 0 or one.low is None or one.high is None else (-one.high, -one.low)
+    where = f" on {pair}" if len(study.model_pairs) > 1 else ""
+    low, high = (None, None) if one.difference is None else (one.difference.low, one.difference.high)
+    if sign < 0:
+        low, high = (None if high is None else -high), (None if low is None else -low)
     mean = None if one.mean is None else sign * one.mean
     run = next((one.run for one in examined.get((pair, name), ())), None)
     evidence: dict[str, Any] = {
@@ -78,14 +80,16 @@ def _with_or_without(
         "high": high,
         "holm_p": one.holm_p,
         "seeds": one.count,
-        "seeds_that_would_settle": one.seeds,
-        "run": run.path if run is not None else None,
+        "seeds_that_would_settle": one.seeds_needed,
+        "run": run.run if run is not None else None,
     }
     threshold = (
         f"Sick: worse than {labels} at Holm's p of {study.alpha:g} or less, paired by seed; suspect: undecided. A "
         "mean alone decides nothing."
     )
-    source = PLANNING_CAUTION if one.seeds is not None else "Distillation must beat the labels that it came with."
+    source = "Distillation must beat the labels that it came with."
+    if one.seeds_needed is not None:
+        source = PLANNING_CAUTION
     cells = [study.cells.get((pair, each)) for each in (name, labels)]
     if any(cell is not None and not cell.equal for cell in cells):
         told = f"{name}{where} and {labels} were not run on equal terms: nothing can be said of them."
@@ -103,7 +107,8 @@ def _with_or_without(
     if one.verdict == "undecided":
         side = (mean > 0) == measure.higher_is_better and mean != 0
         lean = "leans to" if side else "leans against"
-        settle = f"about {one.seeds:,} seeds in all would settle it" if one.seeds is not None else _no_plan(one)
+        needed = one.seeds_needed
+        settle = f"about {needed:,} seeds in all would settle it" if needed is not None else _no_plan(one)
         told = (
             f"Not decided whether {name}{where} is better with its teacher; it {lean} the teacher: {numbers}; {settle}."
         )
@@ -127,9 +132,11 @@ def _with_or_without(
     return Finding(check, "problem", told, evidence, threshold, remedy, source, plot)
 
 
-def _by_seed(study: Study, pair: str, name: str, labels: str) -> tuple[Plot, ...]:
+def _by_seed(study: StudyResults, pair: str, name: str, labels: str) -> tuple[Plot, ...]:
     """The difference in each seed that both have."""
-    mine, theirs = ({run.seed: run.value for run in study.runs_of(pair, each)} for each in (name, labels))
+    mine, theirs = (
+        {run.seed: run.value(study.measure.name) for run in study.runs_of(pair, each)} for each in (name, labels)
+    )
     both = [
         (seed, value, other)
         for seed, value in mine.items()
@@ -152,7 +159,9 @@ def _by_seed(study: Study, pair: str, name: str, labels: str) -> tuple[Plot, ...
     )
 
 
-def _no_plan(one: Comparison) -> str:
-    if one.why is not None:
-        return f"no telling how many seeds would settle it ({one.why})"
-    return f"more than {one.cap:,} seeds would settle it, if any" if one.cap else "no interval with one seed"
+def _no_plan(one: ComparisonResult) -> str:
+    if one.plan is None:
+        return "no interval with one seed"
+    if one.plan.why is not None:
+        return f"no telling how many seeds would settle it ({one.plan.why})"
+    return f"more than {one.plan.cap:,} seeds would settle it, if any"
