@@ -31,10 +31,9 @@ ORDER = [
     ["explain"],
     ["diagnose"],
     ["listing"],
-    ["console"],
-    ["live"],
-    ["api", "demo"],
+    ["demo"],
     ["cli"],
+    ["api"],
     ["__main__"],
 ]
 HEIGHT = {package: height for height, line in enumerate(ORDER) for package in line}

@@ -11,11 +11,11 @@ from typing import Any, Literal
 from torch import nn
 from torch.utils.data import Dataset
 
-from stillroom.console import ProgressBar
+from stillroom.cli.live import LiveStudy
+from stillroom.cli.terminal import ProgressBar
 from stillroom.data.dataset import from_dataset
 from stillroom.data.images import make_pair
 from stillroom.errors import BadInput
-from stillroom.live import LiveStudy
 from stillroom.losses.base import Loss
 from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.kl import KL

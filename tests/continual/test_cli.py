@@ -34,7 +34,7 @@ def test_killed_at_the_end_of_a_task_it_ends_byte_identical(
         [sys.executable, "-m", "stillroom", "incremental", "recipe.yaml", "--out", "killed"],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     # The first task's summary is there, and what follows from it is being made.
     while not (killed / "tasks" / "01" / "summary.json").exists():
         assert process.poll() is None, process.communicate()

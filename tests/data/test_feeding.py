@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -129,7 +130,8 @@ def test_no_more_than_a_few_batches_are_ever_read(lazy: ImageSet, monkeypatch: p
     )
     assert not read  # nothing begins before the first is asked for
     next(batches)
-    time.sleep(0.05)
+    while len(read) < 3:  # they are read while the first one is used
+        time.sleep(0.001)
     assert sorted(read) == [0, 1, 2]
     batches.close()
     assert len(read) == 3
@@ -175,15 +177,22 @@ def test_an_error_of_the_requests_ends_the_threads(lazy: ImageSet) -> None:
 
 def test_closing_does_not_read_what_has_not_begun(lazy: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
     read = 0
-    original = type(lazy.images).read
+    ended = threading.Event()
+    original, shutdown = type(lazy.images).read, ThreadPoolExecutor.shutdown
 
     def slow(self: object, row: int) -> np.ndarray:
         nonlocal read
         read += 1
-        time.sleep(0.01)
+        assert read <= 64 or ended.wait(600)
         return original(self, row)
 
+    def close(self: ThreadPoolExecutor, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        shutdown(self, wait=False, cancel_futures=cancel_futures)
+        ended.set()
+        shutdown(self, wait=wait)
+
     monkeypatch.setattr(type(lazy.images), "read", slow)
+    monkeypatch.setattr(ThreadPoolExecutor, "shutdown", close)
     batches = BatchLoader(lazy, AugmentationConfig(), CPU, workers=1).batches([(np.zeros(64, np.int64), 0)] * 3)
     first = next(batches)
     batches.close()

@@ -56,7 +56,10 @@ def test_a_healthy_recipe_is_left_in_peace(baseline: dict[str, Finding]) -> None
 
 @dataclass(frozen=True)
 class Planted:
-    """A sickness: how it is planted, which check must see it, and what mends it where no recipe can."""
+    """A sickness: how it is planted, which check must see it, and what mends it where no recipe can.
+
+    ``also`` are the checks that must see it too, ``maybe`` those that may.
+    """
 
     check: str
     plant: Callable[[Patient], Patient]
@@ -64,6 +67,7 @@ class Planted:
     mended: Callable[[Patient], Patient] | None = None
     name: str = ""
     also: frozenset[str] = frozenset()
+    maybe: frozenset[str] = frozenset()
 
 
 def _recalibrated(patient: Patient) -> Patient:
@@ -117,8 +121,8 @@ TABLE = [
         lambda p: p.with_teacher(patients.Turned),
         mended=lambda p: p.with_teacher(lambda t: t.inner),
         name="lying on their side",
-        # Digits twice as large are a little more alike upright and on their side.
-        also=frozenset({"teacher_resize"}),
+        # Digits twice as large may by chance be a little more alike upright and on their side.
+        maybe=frozenset({"teacher_resize"}),
     ),
     Planted("teacher_confidence", lambda p: p.with_teacher(patients.louder(4)).but("losses.kl.temperature=1")),
     Planted("temperature", lambda p: p.but("losses.kl.temperature=1000"), name="void"),
@@ -171,7 +175,7 @@ def test_each_sickness_is_found_alone_and_mended(
     findings = found(patient)
     finding = findings[planted.check]
     assert finding.verdict == planted.verdict, finding
-    assert sick(findings) - {planted.check} == planted.also
+    assert sick(findings) - {planted.check} - planted.maybe == planted.also
     assert finding.remedy is not None
     assert finding.remedy.words
     mended = planted.mended(patient) if planted.mended else patient.but(*finding.remedy.arguments())

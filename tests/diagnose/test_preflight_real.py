@@ -25,7 +25,7 @@ pytestmark = [
         (["teacher.preprocess=unit"], {"teacher_normalisation"}),
     ],
 )
-def test_a_real_teacher(overrides: list[str], sick: set[str]) -> None:
+def test_a_real_teacher(overrides: list[str], problem: set[str]) -> None:
     findings = diagnose_recipe(load_recipe(RECIPE, ["training.device=cpu", *overrides]), images=300)
-    assert {finding.check for finding in findings if finding.verdict == "problem"} == sick
+    assert {finding.check for finding in findings if finding.verdict == "problem"} == problem
     assert not [finding for finding in findings if finding.verdict == "warning"]

@@ -94,6 +94,7 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         reduced_motion="reduce",  # a page that glides moves away from under the pointer
         accept_downloads=True,
     )
+    context.set_default_timeout(300_000)  # ms: a busy machine draws slowly
     try:
         page = context.new_page()
         watched = Watched(page, path.resolve().as_uri())

@@ -48,7 +48,7 @@ def test_hovering_tells_the_numbers(taught: Watched, plot: str, across: float, s
     for shift in (0, 4):
         taught.page.mouse.move(place["x"] + place["width"] * across + shift, place["y"] + place["height"] * 0.1)
     label = box.locator(".hoverlayer text").first
-    label.wait_for(timeout=5000)
+    label.wait_for(timeout=120_000)
     assert said in box.locator(".hoverlayer").text_content()
 
 
@@ -152,7 +152,7 @@ def test_what_others_wrote_runs_nowhere(browser: Any, pages: dict[str, Path]) ->
         box = watched.page.locator("#plot-classes")
         box.scroll_into_view_if_needed()
         box.locator(".bars path").first.hover(force=True)  # plotly lays a sheet over them
-        box.locator(".hoverlayer text").first.wait_for(timeout=5000)
+        box.locator(".hoverlayer text").first.wait_for(timeout=120_000)
         assert "<img" in box.locator(".hoverlayer").text_content()
         assert watched.page.locator("[onerror]").count() == 0
         assert watched.page.locator("h1").text_content() == EVIL

@@ -281,7 +281,7 @@ def test_killed_and_begun_again_it_gives_the_same_tables(tmp_path: Path, whole: 
     line = command(study_file(tmp_path), out, "--workers", "2")
     environment = {**os.environ, "STILLROOM_CACHE": str(tmp_path / "cache")}
     process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(out.glob("runs/*/*/*/metrics.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -131,7 +131,7 @@ os._exit(0)
     # In a transaction, where it ends and after it, of the first trial and then of the second.
     for statement in (6, 14, 15, 16, 10, 27, 28):
         arguments = [str(folder), str(statement), str(Path(__file__).parent.parent)]
-        ends.append(subprocess.run([sys.executable, "-c", script, *arguments], check=False, timeout=60).returncode)
+        ends.append(subprocess.run([sys.executable, "-c", script, *arguments], check=False, timeout=900).returncode)
         there = make(folder, trials=4).told
         assert [(told.values, told.value) for told in there] == expected[: len(there)]
     assert set(ends) <= {0, 9}

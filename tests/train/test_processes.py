@@ -68,7 +68,7 @@ def launch(place: Path, commands: list[list[str]], processes: int = 2) -> subpro
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(place) + os.environ.get("ALSO", "")},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
 
 

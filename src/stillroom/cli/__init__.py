@@ -1,31 +1,44 @@
-"""The commands. Heavy imports wait inside them, so that --help, schema and a bad recipe answer at once."""
+"""The command line; nothing else knows about the terminal.
+
+Heavy imports wait inside the commands, so that ``--help``, ``schema`` and a bad recipe answer at once; the commands
+themselves are imported on the first call, so that :mod:`stillroom.api` can show a progress bar without them.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from types import FrameType
 
-import typer
-
-# Each of these puts its commands on the application, in the order in which --help lists them: alphabetical.
-from stillroom.cli import diagnose, dissect, explain, incremental, runs, show, studies, taps, teacher  # noqa: F401
-from stillroom.cli.app import app
 from stillroom.errors import BadInput, RunFailed
 
 DONE, NO, BAD, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 the answer is no, 2 bad input, 130 interrupted."""
+    """Run the command line in a process of its own and exit: 0 done, 1 the answer is no, 2 bad input, 130 interrupted.
+
+    Ctrl-C and SIGTERM interrupt. Under ``nohup``, or in the background of a shell without job control, a process starts
+    with Ctrl-C (SIGINT) ignored, and that is left so: it is meant for the command in the foreground. SIGTERM
+    (``kill PID``) always interrupts.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line on these arguments and return the exit code."""
+    import typer
+
+    # Each of these puts its commands on the application; --help lists them in this order.
+    from stillroom.cli import diagnose, dissect, explain, incremental, runs, show, studies, taps, teacher  # noqa: F401
+    from stillroom.cli.app import app
+
     # The base of usage errors, of whichever click this typer brings.
     usage_error: type[Exception] = typer.BadParameter.__mro__[2]
-    # Libraries warn about themselves; what a user must know is told by us, in a line.
+    # Libraries warn about themselves; what a user must know is an error or a note of ours.
     warnings.simplefilter("ignore")
     try:
         code = typer.main.get_command(app).main(args=list(arguments), prog_name="stillroom", standalone_mode=False)
@@ -40,12 +53,16 @@ def run(arguments: Sequence[str]) -> int:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", BAD)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command goes on, a single run's with --resume", INTERRUPTED)
+        return _fail("interrupted; the same command continues, a single run's with --resume", INTERRUPTED)
     except usage_error as error:
-        return _fail(f"{getattr(error, 'format_message', error.__str__)()} (stillroom --help shows how)", BAD)
+        message = getattr(error, "format_message", error.__str__)()
+        return _fail(f"{message} (see stillroom --help)", BAD)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> int:
-    line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

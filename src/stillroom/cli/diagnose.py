@@ -96,7 +96,7 @@ def _found(what: Path, kind: str, overrides: Sequence[str], images: int) -> tupl
 
     recipe = load_recipe(what, overrides)
     # Only now: a recipe that cannot be read is told at once.
-    from stillroom.console import ProgressBar
+    from stillroom.cli.terminal import ProgressBar
     from stillroom.diagnose.recipe import diagnose_recipe
 
     return recipe, diagnose_recipe(recipe, images=images, observer=ProgressBar())
@@ -123,9 +123,9 @@ def _kept(recipe: Recipe, out: Path) -> Path:
 
 
 def _tried(recipe: Recipe, findings: Sequence[Finding], out: Path) -> dict[str, Any]:
-    from stillroom.console import stderr
+    from stillroom.cli.live import LiveStudy
+    from stillroom.cli.terminal import stderr
     from stillroom.diagnose.trying import try_remedies
-    from stillroom.live import LiveStudy
 
     return try_remedies(recipe, findings, out, observer=LiveStudy(stderr))
 
@@ -166,7 +166,7 @@ def _tell(content: Mapping[str, Any], findings: Sequence[Finding], page: Path | 
 
 
 def _tell_tried(stdout: Console, tried: Mapping[str, Any]) -> None:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     def number(value: float | None, form: str = "{:.2f}") -> str:
         return form.format(value) if value is not None else "–"

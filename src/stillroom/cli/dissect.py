@@ -41,9 +41,9 @@ def dissect(
 
     Example: `stillroom dissect recipes/digits.yaml --out studies/dissected`
     """
-    from stillroom.console import stderr
+    from stillroom.cli.live import LiveStudy
+    from stillroom.cli.terminal import stderr
     from stillroom.data.sources import load
-    from stillroom.live import LiveStudy
     from stillroom.recipe import load_recipe
     from stillroom.report.study.page import write_run_pages, write_study_report
     from stillroom.study.compare import compare as run_study
@@ -80,7 +80,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _table(pair: dict[str, Any]) -> Table:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     def row(part: dict[str, Any]) -> list[str]:
         share = part.get("share")

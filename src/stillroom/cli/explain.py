@@ -80,7 +80,7 @@ def explain(
     Example: `stillroom explain runs/kl --baseline runs/labels`, or of a study, with its seeds:
     `stillroom explain studies/x/runs/all/kl --baseline studies/x/runs/all/labels`
     """
-    from stillroom.console import ProgressBar
+    from stillroom.cli.terminal import ProgressBar
     from stillroom.explain.explaining import NAME
     from stillroom.explain.explaining import explain as find
     from stillroom.explain.subject import runs_in
@@ -117,7 +117,7 @@ def explain(
 
 
 def _counts(content: dict[str, Any]) -> Table:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     rows = []
     for run in content["runs"]:
@@ -135,7 +135,7 @@ def _counts(content: dict[str, Any]) -> Table:
 
 
 def _hypotheses(content: dict[str, Any]) -> Table:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     rows = []
     for one in content["hypotheses"]:

@@ -61,7 +61,7 @@ def incremental(
 
     Example: `stillroom incremental recipes/incremental/digits.yaml --preset lwf --out runs/lwf`
     """
-    from stillroom.console import ProgressBar
+    from stillroom.cli.terminal import ProgressBar
     from stillroom.continual.config import preset_overrides
     from stillroom.continual.run import run_tasks
     from stillroom.continual.summary import compare_with_joint
@@ -89,7 +89,7 @@ def incremental(
 
 
 def _accuracy_table(record: FinishedRecord) -> Table:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     count = len(record.tasks)
     columns = ["after task", *(f"on {task}" for task in range(1, count + 1)), "mean", "old", "new", "exemplars"]

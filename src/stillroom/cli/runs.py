@@ -72,7 +72,7 @@ def _recipe(path: Path, overrides: list[str] | None) -> Recipe:
 def _run(
     recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
 ) -> None:
-    from stillroom.console import ProgressBar, summary_table
+    from stillroom.cli.terminal import ProgressBar, summary_table
     from stillroom.run.execute import execute
     from stillroom.run.records import fresh_folder
     from stillroom.train.device import is_main_process
@@ -121,7 +121,7 @@ def evaluate(
 
     Example: `stillroom evaluate --model resnet56 --weights W.th --data cifar10 --split test`
     """
-    from stillroom.console import ProgressBar, table
+    from stillroom.cli.terminal import ProgressBar, table
     from stillroom.data.sources import load_split, parse_data_argument
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import parse_preprocess

@@ -71,7 +71,7 @@ def fidelity(
 
     Example: `stillroom fidelity runs/kl`
     """
-    from stillroom.console import ProgressBar
+    from stillroom.cli.terminal import ProgressBar
     from stillroom.report.study.page import rewrite_run_page
     from stillroom.run.fidelity.mapping import NAME, map_fidelity
 
@@ -87,7 +87,7 @@ def fidelity(
 
 
 def _table(content: dict[str, Any], truth: str, title: str) -> Table:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
 
     taps = content["taps"]
     rows = [
@@ -113,24 +113,21 @@ def list_(
     from stillroom.cli.without_torch import without_torch
 
     with without_torch():
+        from stillroom.cli.terminal import table
         from stillroom.listing import listing
 
         lists = listing()
-    if what is not None:
-        if what not in lists:
-            from stillroom.errors import nearest
-
-            raise BadInput("list", what, f"something there is a list of ({nearest(what, lists)})")
-        lists = {what: lists[what]}
-    if as_json:
-        print_json(lists)
-        return
-    from stillroom.console import table
-
-    stdout = Console(highlight=False)
-    for kind, entries in lists.items():
-        columns = list(entries[0])
-        stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
+        if what is not None:
+            if what not in lists:
+                raise BadInput.unknown("list", what, lists)
+            lists = {what: lists[what]}
+        if as_json:
+            print_json(lists)
+            return
+        stdout = Console(highlight=False)
+        for kind, entries in lists.items():
+            columns = list(entries[0])
+            stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
 
 
 class SchemaOf(StrEnum):
@@ -168,7 +165,7 @@ def demo(
 
     Trains a teacher from labels, the student from labels alone, and the same student with the teacher's help.
     """
-    from stillroom.console import ProgressBar, stderr
+    from stillroom.cli.terminal import ProgressBar, stderr
     from stillroom.demo import run_demo
     from stillroom.run.records import fresh_folder
 

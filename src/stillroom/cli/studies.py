@@ -66,8 +66,8 @@ def compare(
 
     Example: `stillroom compare recipes/studies/digits.yaml --out studies/digits`
     """
-    from stillroom.console import stderr
-    from stillroom.live import LiveStudy
+    from stillroom.cli.live import LiveStudy
+    from stillroom.cli.terminal import stderr
     from stillroom.report.study.page import write_run_pages, write_study_report
     from stillroom.study.compare import compare as run_study
     from stillroom.study.config import load_study
@@ -90,7 +90,7 @@ def compare(
 
 
 def _tell(found: Compared, page: Path) -> None:
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
     from stillroom.study.tables import told_table
 
     stdout = Console(highlight=False)
@@ -118,7 +118,7 @@ def watch(
     """
     from dataclasses import asdict
 
-    from stillroom.live import shown, watching
+    from stillroom.cli.live import shown, watching
     from stillroom.study.folder import StudyFolder
     from stillroom.study.progress import read_progress
 

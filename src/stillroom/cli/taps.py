@@ -42,7 +42,7 @@ def taps(
 
     Example: `stillroom taps resnet56 resnet8`
     """
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
     from stillroom.models.taps import pair_taps
 
     if len(models) > 2:

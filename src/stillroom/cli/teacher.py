@@ -25,7 +25,7 @@ def questions(
 
     Example: `stillroom export-inputs recipes/digits.yaml --out answers/digits`
     """
-    from stillroom.console import ProgressBar
+    from stillroom.cli.terminal import ProgressBar
     from stillroom.recipe import load_recipe
     from stillroom.run.questions import write_questions
 
@@ -56,7 +56,7 @@ def cache(
 
     Example: `stillroom cache --remove all`
     """
-    from stillroom.console import table
+    from stillroom.cli.terminal import table
     from stillroom.teachers.cache_store import cache_root, list_caches, remove_cache
 
     if remove:

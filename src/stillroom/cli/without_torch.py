@@ -52,7 +52,7 @@ class _PlaceholderType(ABCMeta):
         return args[0] if len(args) == 1 and callable(args[0]) and not kwargs else cls
 
     def __getitem__(cls, item: Any) -> Any:
-        return cls if cls is Placeholder else cls.__class_getitem__(item)  # type: ignore[attr-defined]
+        return cls if cls is Placeholder else cls.__class_getitem__(item)
 
 
 class Placeholder(metaclass=_PlaceholderType):

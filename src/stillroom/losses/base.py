@@ -205,7 +205,7 @@ class LossInputs:
 class Loss(nn.Module, Generic[ConfigT]):
     """One term of the training loss: a pure function with its options, its citation and what it requires.
 
-    Subclass it with a config as the type argument, declare ``reads`` (and ``paper``), write ``forward``::
+    Subclass it with a config as the type argument, declare ``requires`` (and ``citation``), write ``forward``::
 
         class MarginConfig(LossConfig):
             name: str = "margin"
@@ -220,9 +220,9 @@ class Loss(nn.Module, Generic[ConfigT]):
     The class attributes below are flags: other code asks them, never the class or its name.
 
     Attributes:
-        paper: where it was published, if anywhere.
+        citation: where it was published, if anywhere.
         family: what it compares: labels, logits, features, or features weighed by gradients.
-        reads: what it requires; a loss that chooses its taps itself sets it in :meth:`meet`.
+        requires: what the run must provide; a loss that chooses its taps itself sets it in :meth:`setup`.
         per_sample: the batch's loss is the mean of its samples' losses, so that micro-batches may be accumulated.
         has_temperature: it has the option ``temperature``, which softens logits; set from the config.
         accepts_target: it has the option ``target``, the part of the teacher's answer to teach; set from the config.
@@ -232,7 +232,7 @@ class Loss(nn.Module, Generic[ConfigT]):
         weighings: how exactly it weighs the gap to the teacher as a member of the KL family, by default first.
         smoothing_option: the option that is the share of the labels spread over all classes.
         label_free_option: the option, and its value, that leaves the labels out of a loss that otherwise reads them.
-        pairs: the taps it compares, (teacher's, student's), once it has met both models.
+        pairs: the taps it compares, (teacher's, student's), set in :meth:`setup`.
     """
 
     Config: ClassVar[type[LossConfig]] = LossConfig
@@ -279,9 +279,9 @@ class Loss(nn.Module, Generic[ConfigT]):
         return self.config.name
 
     def setup(self, setup_context: SetupContext) -> None:
-        """See teacher and student before the training: choose taps, set ``reads``, make connectors. Here: nothing.
+        """Choose taps, set ``requires``, make connectors, from what teacher and student are. Here: nothing.
 
-        A run calls it once, before anything is trained, and reads ``reads`` and the parameters afterwards. Keep no
+        A run calls it once, before the training, and takes ``requires`` and the parameters afterwards. Keep no
         reference to the models: what a loss holds is trained, saved and moved with it.
         """
 

@@ -124,15 +124,15 @@ class BlockLogit(TapLoss[BlockLogitConfig]):
     label_free_option = ("alpha", 0)
     verb = "steps over"
 
-    def choose(self, setup_context: SetupContext, field: str) -> tuple[tuple[Tap, Tap], ...]:
+    def choose_pairs(self, setup_context: SetupContext, field: str) -> tuple[tuple[Tap, Tap], ...]:
         """The pairs that the options mean."""
         taps = self.config.taps
         if taps not in ("all", "light"):
             # Shallow to deep, in whatever order they are named: the deepest counts most.
             return tuple(
-                sorted(super().choose(setup_context, field), key=lambda p: (p[0].name == FEATURES, p[0].depth))
+                sorted(super().choose_pairs(setup_context, field), key=lambda p: (p[0].name == FEATURES, p[0].depth))
             )
-        pairs = setup_context.choose("all", field=field)
+        pairs = setup_context.choose_pairs("all", field=field)
         # Before the student's first layer, nothing of it would learn.
         pairs = tuple(pair for pair in pairs if pair[1].depth) or pairs
         last = pairs[-1][0]
@@ -141,7 +141,7 @@ class BlockLogit(TapLoss[BlockLogitConfig]):
             pairs = (*(pair for pair in pairs[:-1] if pair[0].depth < last.depth), pairs[-1])
         return pairs[len(pairs) // 2 :] if taps == "light" else pairs
 
-    def read(self, setup_context: SetupContext) -> Requires:
+    def requirements(self, setup_context: SetupContext) -> Requires:
         """The student's features, and the teacher from there on; of the teacher's own, none but the logits."""
         return Requires(
             teacher=True,
@@ -153,7 +153,7 @@ class BlockLogit(TapLoss[BlockLogitConfig]):
     def forward(self, inputs: LossInputs) -> Tensor:
         """The loss of one batch."""
         options = self.config
-        stones = [inputs.teacher_output.tail(teacher.name)(features) for teacher, features in self.mapped(inputs)]
+        stones = [inputs.teacher_output.tail(teacher.name)(features) for teacher, features in self.connected(inputs)]
         return block_logit(
             inputs.student.logits,
             inputs.teacher_logits,

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from stillroom.config import by_shape
-from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
+from stillroom.losses.base import Family, Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.connectors import shape_of
 from stillroom.losses.setup_context import SetupContext, TapPair
 from stillroom.models.taps import Tap
@@ -80,7 +80,7 @@ FeatureConfigT = TypeVar("FeatureConfigT", bound=FeatureConfig)
 
 
 class TapLoss(Loss[TapConfigT]):
-    """A loss that reads the student's features: it chooses pairs of taps when it meets both models.
+    """A loss that reads the student's features: it chooses pairs of taps in :meth:`setup`.
 
     The connectors learn with the student and are no part of it. Those that end in maps have batch norm, so that each
     micro-batch is normalised by itself, as in the student's own batch norms.
@@ -105,8 +105,8 @@ class TapLoss(Loss[TapConfigT]):
             BadInput: no such tap, no model as teacher, or features that cannot be brought to the teacher's shape.
         """
         where = f"losses.{self.name}"
-        self.pairs = self.choose(setup_context, f"{where}.taps")
-        self.requires = self.read(setup_context)
+        self.pairs = self.choose_pairs(setup_context, f"{where}.taps")
+        self.requires = self.requirements(setup_context)
         kind = self.config.connector
         made = [
             setup_context.connector(student, teacher, kind, field=f"{where}.connector")
@@ -114,22 +114,22 @@ class TapLoss(Loss[TapConfigT]):
         ]
         self.connectors = nn.ModuleList(made)
 
-    def choose(self, setup_context: SetupContext, field: str) -> tuple[tuple[Tap, Tap], ...]:
-        """The pairs that the options mean; ``field`` is what messages call them."""
-        return setup_context.choose(self.config.taps, field=field)
+    def choose_pairs(self, setup_context: SetupContext, field: str) -> tuple[tuple[Tap, Tap], ...]:
+        """The pairs that the options mean; ``field`` is the option's name in messages."""
+        return setup_context.choose_pairs(self.config.taps, field=field)
 
-    def read(self, setup_context: SetupContext) -> Requires:
-        """What it requires, now that its pairs are known."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what it requires")
+    def requirements(self, setup_context: SetupContext) -> Requires:
+        """What it requires, once its pairs are known."""
+        raise NotImplementedError(f"{type(self).__name__} has no requirements()")
 
-    def mapped(self, inputs: LossInputs) -> Iterator[tuple[Tap, Tensor]]:
-        """Of each pair: the teacher's tap, and the student's features in the shape of what is read there, [B, …].
+    def connected(self, inputs: LossInputs) -> Iterator[tuple[Tap, Tensor]]:
+        """Of each pair: the teacher's tap, and the student's features through the connector, [B, …].
 
         Raises:
-            RuntimeError: it has not met teacher and student.
+            RuntimeError: :meth:`setup` was not called.
         """
         if not self.pairs:
-            raise RuntimeError(f"loss {self.name!r} has not met teacher and student: call setup() first")
+            raise RuntimeError(f"loss {self.name!r} has not seen teacher and student: call setup() first")
         for (teacher, student), connector in zip(self.pairs, self.connectors, strict=True):
             yield teacher, connector(inputs.student.features[student.name])
 
@@ -140,11 +140,11 @@ class TapLoss(Loss[TapConfigT]):
 
 
 class FeatureLoss(TapLoss[FeatureConfigT]):
-    """A loss that compares features with the teacher's; a subclass takes ``self.features(inputs)``."""
+    """A loss that compares features with the teacher's; a subclass takes ``self.feature_pairs(inputs)``."""
 
-    family = "features"
+    family: ClassVar[Family] = "features"
 
-    def read(self, setup_context: SetupContext) -> Requires:
+    def requirements(self, setup_context: SetupContext) -> Requires:
         """The features of both at the pairs."""
         return Requires(
             teacher=True,
@@ -152,11 +152,11 @@ class FeatureLoss(TapLoss[FeatureConfigT]):
             student_features=tuple(student.name for _, student in self.pairs),
         )
 
-    def features(self, inputs: LossInputs) -> Iterator[tuple[Tensor, Tensor]]:
+    def feature_pairs(self, inputs: LossInputs) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each pair: the student's features through the connector, and the teacher's, of one shape [B, …].
 
         Raises:
-            RuntimeError: it has not met teacher and student.
+            RuntimeError: :meth:`setup` was not called.
         """
-        for teacher, mapped in self.mapped(inputs):
-            yield mapped, inputs.teacher_features[teacher.name]
+        for teacher, student in self.connected(inputs):
+            yield student, inputs.teacher_features[teacher.name]

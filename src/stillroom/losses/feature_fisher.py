@@ -96,19 +96,19 @@ class FeatureFisher(FeatureLoss[FeatureFisherConfig]):
     verb = "weighs by the teacher's gradients"
     weighings = ("diagonal",)
 
-    def read(self, setup_context: SetupContext) -> Requires:
+    def requirements(self, setup_context: SetupContext) -> Requires:
         """The features, and the weights that the teacher alone decides."""
-        reads = super().read(setup_context)
+        required = super().requirements(setup_context)
         samples = self.config.samples
         if isinstance(samples, str):
             samples = 0 if samples == "all" or setup_context.num_classes <= _ALL_OF else _DRAWN
-        fishers = tuple(FisherOf(tap, self.config.temperature, samples) for tap in reads.teacher_features)
-        return replace(reads, fishers=fishers, fisher_means=fishers if self.config.scale == "mse" else ())
+        fishers = tuple(FisherOf(tap, self.config.temperature, samples) for tap in required.teacher_features)
+        return replace(required, fishers=fishers, fisher_means=fishers if self.config.scale == "mse" else ())
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """The loss of one batch."""
         teacher, values = inputs.teacher_output, []
-        for of, pair in zip(self.requires.fishers, self.features(inputs), strict=True):
+        for of, pair in zip(self.requires.fishers, self.feature_pairs(inputs), strict=True):
             # A mean of 0: the teacher depends on none of these features, and all weights are 0.
             scale = teacher.fisher_means[of] or None if self.config.scale == "mse" else None
             values.append(feature_fisher(*pair, teacher.fisher(of), weight_scale=scale))

@@ -98,16 +98,16 @@ class FeatureFullFisher(FeatureLoss[FeatureFullFisherConfig]):
     verb = "carries through the teacher, to second order,"
     weighings = ("full",)
 
-    def read(self, setup_context: SetupContext) -> Requires:
+    def requirements(self, setup_context: SetupContext) -> Requires:
         """The features, and the teacher from there on."""
-        reads = super().read(setup_context)
-        return replace(reads, tails=reads.teacher_features)
+        required = super().requirements(setup_context)
+        return replace(required, tails=required.teacher_features)
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """The loss of one batch."""
         output, values = inputs.teacher_output, []
         p = torch.softmax(output.logits.detach() / self.config.temperature, 1)
-        for tap, (student, teacher) in zip(self.requires.tails, self.features(inputs), strict=True):
+        for tap, (student, teacher) in zip(self.requires.tails, self.feature_pairs(inputs), strict=True):
             student, teacher = check_features(student, teacher)
             moved = output.tail(tap).moved(teacher, student - teacher)
             values.append(half_variance(moved, p))

@@ -51,4 +51,4 @@ class FeatureMSE(FeatureLoss[FeatureMSEConfig]):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """The loss of one batch."""
-        return torch.stack([feature_mse(*pair) for pair in self.features(inputs)]).mean()
+        return torch.stack([feature_mse(*pair) for pair in self.feature_pairs(inputs)]).mean()

@@ -1,4 +1,4 @@
-"""Teacher and student as losses meet them, before anything is trained."""
+"""What a loss can see of teacher and student before the training: their taps, pairs of taps, connectors."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class TapPair(Config):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One of the two models, and where it can be read; nothing is traced before somebody asks.
+    """One of the two models; it is traced when its taps are first asked for.
 
     Attributes:
         model: the model; it is left as it was.
-        example: gives a few images as the model's input takes them, [B, …], on its device.
-        field: what messages call the model.
+        example: makes a small input batch for the model, [B, …], on its device.
+        field: the name of the model in messages.
     """
 
     model: nn.Module
@@ -46,10 +46,10 @@ class ModelInfo:
         return find_taps(self.model, self.example(), field=self.field)
 
     def tap(self, name: str) -> Tap:
-        """A tap by its name, found or not.
+        """A tap by its name, also one that :attr:`taps` does not hold.
 
         Raises:
-            BadInput: the model has no such place, or it gives no features of each image.
+            BadInput: the model has no such module, or its output is not one tensor [B, …].
         """
         return find_taps(self.model, self.example(), [name], field=self.field)[0]
 
@@ -62,13 +62,14 @@ class SetupContext:
         teacher: the model that teaches, where it is one that can be run here.
         num_classes: K.
         seed: the run's, for the connectors.
-        answers: where the teacher's answers lie, where these were made elsewhere.
+        answers: path of precomputed teacher logits, if these take the place of a model.
 
     >>> import torch
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
     >>> images = lambda: torch.zeros(2, 1, 2, 2)
-    >>> met = SetupContext(ModelInfo(net(5), images, "student"), ModelInfo(net(8), images, "teacher"), num_classes=3, seed=0)
-    >>> [(teacher.name, teacher.shape, student.shape) for teacher, student in met.choose("features")]
+    >>> student, teacher = ModelInfo(net(5), images, "student"), ModelInfo(net(8), images, "teacher")
+    >>> context = SetupContext(student, teacher, num_classes=3, seed=0)
+    >>> [(teacher.name, teacher.shape, student.shape) for teacher, student in context.choose_pairs("features")]
     [('features', (8,), (5,))]
     """
 
@@ -95,29 +96,19 @@ class SetupContext:
             raise BadInput("teacher", None, expected)
         return self._teacher
 
-    @property
-    def teacher_taps(self) -> tuple[Tap, ...]:
-        """Where the teacher can be read."""
-        return self.teacher.taps
-
-    @property
-    def student_taps(self) -> tuple[Tap, ...]:
-        """Where the student can be read."""
-        return self.student.taps
-
     @cached_property
     def pairs(self) -> tuple[tuple[Tap, Tap], ...]:
-        """Which tap of the teacher stands opposite which of the student; the logits are the last pair."""
-        return tuple(pair_taps(self.teacher_taps, self.student_taps))
+        """(teacher's tap, student's tap) of equal depth, shallow to deep; the logits are the last pair."""
+        return tuple(pair_taps(self.teacher.taps, self.student.taps))
 
-    def choose(self, taps: str | Sequence[str | TapPair], *, field: str = "taps") -> tuple[tuple[Tap, Tap], ...]:
+    def choose_pairs(self, taps: str | Sequence[str | TapPair], *, field: str = "taps") -> tuple[tuple[Tap, Tap], ...]:
         """The pairs that a recipe's ``taps`` mean.
 
         Args:
-            taps: ``features`` for the penultimate pair, ``all`` for every pair but the logits, or those named. A name
-                is the teacher's tap, with the student's opposite it; with ``:pre`` it means what both their last
-                activations are given.
-            field: what messages call the option.
+            taps: ``features`` for the penultimate pair, ``all`` for every pair but the logits, or a list. A name in it
+                is the teacher's tap, paired with the student's opposite it; ``:pre`` reads both before their last
+                activation.
+            field: the option's name in messages.
 
         Returns:
             (teacher's, student's).
@@ -134,21 +125,22 @@ class SetupContext:
             return named
         found = [pair for pair in self.pairs if pair[0].name != LOGITS and (taps == "all" or pair[0].name == FEATURES)]
         if not found:
-            has = (
-                f"the {who.field} has {', '.join(_names(who.taps)) or 'none'}" for who in (self.teacher, self.student)
+            names = {
+                each.field: ", ".join(tap.name for tap in each.taps if tap.name != LOGITS) or "none"
+                for each in (self.teacher, self.student)
+            }
+            has = "; ".join(f"the {model} has {taps}" for model, taps in names.items())
+            raise BadInput(
+                field, taps, f"[{{teacher: NAME, student: NAME}}]: no such taps are opposite each other: {has}"
             )
-            expected = (
-                f"[{{teacher: NAME, student: NAME}}], as no such taps stand opposite each other: {'; '.join(has)}"
-            )
-            raise BadInput(field, taps, expected)
         return tuple(found)
 
     def connector(
         self, student: Tap, teacher: Tap, kind: Literal["auto", "identity"] = "auto", *, field: str = "connector"
     ) -> nn.Module:
-        """A fresh connector whose first weights depend on the run's seed and the two taps' names and shapes alone.
+        """A new connector; its initial weights depend on the run's seed and on the taps' names and shapes alone.
 
-        So terms and methods that connect the same taps begin alike, whatever stands beside them.
+        So all losses and methods that connect the same taps begin with the same weights.
 
         Raises:
             BadInput: the student's features cannot be brought to the teacher's shape.
@@ -164,16 +156,11 @@ class SetupContext:
             plain = tap.removesuffix(PRE)
             opposite = {teacher.name: student.name for teacher, student in self.pairs if teacher.name != LOGITS}
             if plain not in opposite:
-                expected = (
-                    f"a tap of the teacher that one of the student stands opposite ({nearest(plain, opposite)}), "
-                )
-                raise BadInput(field, tap, expected + "or {teacher: NAME, student: NAME}")
+                known = nearest(plain, opposite)
+                expected = f"a tap of the teacher with one of the student opposite it ({known})"
+                raise BadInput(field, tap, f"{expected}, or {{teacher: NAME, student: NAME}}")
             names = tap, opposite[plain] + tap[len(plain) :]
         try:
             return self.teacher.tap(names[0]), self.student.tap(names[1])
         except BadInput as error:
             raise BadInput(field, error.value, error.expected) from None
-
-
-def _names(taps: Sequence[Tap]) -> list[str]:
-    return [tap.name for tap in taps if tap.name != LOGITS]

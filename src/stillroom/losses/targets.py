@@ -19,6 +19,7 @@ from torch import Tensor
 from stillroom.config import Config
 from stillroom.errors import nearest
 from stillroom.losses.base import LossInputs, Requires
+from stillroom.losses.numerics import check_pair, check_temperature, widen
 from stillroom.models.reader import FEATURES
 
 __all__ = [
@@ -171,7 +172,7 @@ def full(probabilities: Tensor) -> Tensor:
     tensor([[0.2500, 0.7500]])
     """
     _check_rows(probabilities)
-    return _widen(probabilities)
+    return widen(probabilities.detach())
 
 
 def gradient_rescale(
@@ -202,16 +203,11 @@ def gradient_rescale(
     >>> gradient_rescale(logits, 99 * logits, labels, temperature=1.0, weight=0.5)   # a sure teacher says no more
     tensor([1.])
     """
-    if student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"logits: got student {tuple(student_logits.shape)} and teacher {tuple(teacher_logits.shape)}; "
-            "expected the same [batch, classes] for both"
-        )
-    _check_rows(student_logits, labels)
-    _check_above_0("temperature", temperature)
+    student, teacher = check_pair(student_logits.detach(), teacher_logits)
+    _check_rows(student, labels)
+    check_temperature(temperature)
     if not 0 <= weight <= 1:
         raise ValueError(f"weight: got {weight!r}; expected a number in [0, 1]")
-    student, teacher = _widen(student_logits), _widen(teacher_logits)
     if not weight:
         # The ratio may be beyond all numbers, and 0 times that is none.
         return torch.ones_like(student[:, 0])
@@ -265,8 +261,9 @@ def log_class_similarity(head_weight: Tensor, labels: Tensor, *, power: float, t
     if head_weight.dim() != 2:
         raise ValueError(f"head_weight: got shape {tuple(head_weight.shape)}; expected [classes, features]")
     _check_labels(labels, labels.shape[:1])
-    _check_above_0("power", power)
-    _check_above_0("temperature", temperature)
+    if not power > 0:
+        raise ValueError(f"power: got {power!r}; expected a number above 0")
+    check_temperature(temperature)
     # A small power makes much of rounding errors near a cosine of 0.
     rows = head_weight.detach().to(_wide(head_weight))
     length = rows.norm(dim=1, keepdim=True)
@@ -274,7 +271,7 @@ def log_class_similarity(head_weight: Tensor, labels: Tensor, *, power: float, t
     with torch.autocast(rows.device.type, enabled=False):
         cosine = (rows[labels] @ rows.T).clamp(-1, 1).scatter(1, labels[:, None], 1.0)
     logits = cosine.sign() * cosine.abs() ** power / temperature
-    return F.log_softmax(logits, dim=1).to(_widen(head_weight).dtype)
+    return F.log_softmax(logits, dim=1).to(widen(head_weight).dtype)
 
 
 def log_top_k(log_probabilities: Tensor, k: int) -> Tensor:
@@ -283,7 +280,7 @@ def log_top_k(log_probabilities: Tensor, k: int) -> Tensor:
     classes = log_probabilities.shape[1]
     if not 1 <= k <= classes:
         raise ValueError(f"k: got {k!r}; expected 1 … {classes}, the number of classes")
-    logs = _widen(log_probabilities)
+    logs = widen(log_probabilities.detach())
     if k == classes:
         return logs
     # Stable, so that every device keeps the same ones of equals.
@@ -317,18 +314,12 @@ def log_true_class_similarity(
 def _split(log_probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log p, where in it the true classes stand, and log(1 − p_y) as the sum of the others, [B, 1]."""
     _check_rows(log_probabilities, labels)
-    logs, place = _widen(log_probabilities), labels[:, None]
+    logs, place = widen(log_probabilities.detach()), labels[:, None]
     return logs, place, logs.scatter(1, place, -math.inf).logsumexp(1, keepdim=True)
 
 
 def _logs(probabilities: Tensor) -> Tensor:
-    return _widen(probabilities).log()
-
-
-def _widen(x: Tensor) -> Tensor:
-    """Detached, half precision as float32."""
-    x = x.detach()
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    return widen(probabilities.detach()).log()
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -346,11 +337,6 @@ def _check_rows(rows: Tensor, labels: Tensor | None = None) -> None:
 def _check_labels(labels: Tensor, shape: torch.Size) -> None:
     if labels.dim() != 1 or labels.shape != shape:
         raise ValueError(f"labels: got shape {tuple(labels.shape)}; expected [batch], here {tuple(shape)}")
-
-
-def _check_above_0(name: str, value: float) -> None:
-    if not value > 0:
-        raise ValueError(f"{name}: got {value!r}; expected a number above 0")
 
 
 # The whole answer: what is taught where no target is named.
@@ -469,8 +455,7 @@ def target_logits(inputs: LossInputs, target: TargetConfig, *, temperature: floa
 
 def _log_softened(inputs: LossInputs, temperature: float) -> Tensor:
     """log p of the teacher at τ, softened before half precision, which has three digits, loses anything."""
-    logits = inputs.teacher_logits.detach()
-    return F.log_softmax((logits.float() if logits.dtype != torch.float64 else logits) / temperature, dim=1)
+    return F.log_softmax(widen(inputs.teacher_logits.detach()) / temperature, dim=1)
 
 
 def _head(inputs: LossInputs) -> Tensor:

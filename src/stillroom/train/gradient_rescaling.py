@@ -121,7 +121,9 @@ class RecordGradientRescaling(StepHook):
         known = None
         if self._known is not None:
             margins, known = margins[:-1], margins[-1].numpy()
-        return figures(margins, weights, temperature=self._kl.config.temperature, known=known)
+        temperature, target = self._kl.config.temperature, getattr(self._kl.config, "target", None)
+        recorded = {"loss": self._kl.name, "temperature": temperature, "target": target and target.name}
+        return {**recorded, **figures(margins, weights, temperature=temperature, known=known)}
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen of the epoch."""

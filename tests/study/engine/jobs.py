@@ -64,7 +64,7 @@ def endless(out: Path, seed: int = 0) -> Job:
     return job(out, recipe(seed=seed, epochs=1_000_000, save_seconds=0.1))
 
 
-def do(engine: Engine, jobs: Iterable[Job], patience: float = 240.0) -> dict[str, Outcome]:
+def do(engine: Engine, jobs: Iterable[Job], patience: float = 600.0) -> dict[str, Outcome]:
     """Have jobs done, as many side by side as the engine takes."""
     waiting, found, under_way = list(jobs), {}, 0
     deadline = time.monotonic() + patience
@@ -83,7 +83,7 @@ def one(engine: Engine, what: Job) -> Outcome:
     return do(engine, [what])[what.id]
 
 
-def until(true: Callable[[], bool], patience: float = 120.0) -> None:
+def until(true: Callable[[], bool], patience: float = 600.0) -> None:
     deadline = time.monotonic() + patience
     while not true():
         assert time.monotonic() < deadline, "it takes too long"

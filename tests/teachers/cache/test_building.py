@@ -116,9 +116,12 @@ SLOW_BUILD = """
 import sys, time
 from pathlib import Path
 from teachers.cache.answering import Talker, cache
-talker = Talker(count=400)
+talker, left = Talker(count=400), int(sys.argv[2]) + 5
 def ask(view, rows):
-    time.sleep(0.01)
+    global left
+    left -= 1
+    if left < 0:
+        time.sleep(3600)
     return talker(view, rows)
 cache(Path(sys.argv[1]), count=400).ensure([0, 1], ask)
 """
@@ -131,7 +134,8 @@ def test_killed_from_outside_a_build_goes_on(tmp_path: Path, blocks: int) -> Non
     kept = cache(tmp_path / "killed", count=400)
     tests = str(Path(__file__).parent.parent.parent)
     child = subprocess.Popen(
-        [sys.executable, "-c", SLOW_BUILD, str(tmp_path / "killed")], env={**os.environ, "PYTHONPATH": tests}
+        [sys.executable, "-c", SLOW_BUILD, str(tmp_path / "killed"), str(blocks)],
+        env={**os.environ, "PYTHONPATH": tests},
     )
     until(lambda: sum(kept._cache_folder.images_done(view) for view in VIEWS) >= blocks * BLOCK)
     child.send_signal(signal.SIGKILL)
@@ -173,7 +177,7 @@ def refused(work: Callable[[], object]) -> BadInput | None:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -213,7 +217,7 @@ def test_who_waits_is_told_and_takes_over_from_a_killed_builder(
 
     def ask(view: int, rows: Rows) -> ModelOutput:
         if view == 1:
-            time.sleep(60)
+            time.sleep(3600)
         return counted(log, 0)(view, rows)
 
     builder = begun(lambda: cache(tmp_path).ensure(VIEWS, ask))

@@ -148,7 +148,7 @@ class Taps(Check):
         name = teacher.name.removesuffix(PRE)
         opposite = {t.name: s for t, s in case.setup_context.pairs}.get(name)
         better = opposite or min(
-            (tap for tap in case.setup_context.student_taps if tap.name != LOGITS),
+            (tap for tap in case.setup_context.student.taps if tap.name != LOGITS),
             key=lambda tap: abs(tap.depth - teacher.depth),
         )
         if better.name == student.name.removesuffix(PRE):

@@ -102,7 +102,7 @@ def floor_of(term: LossConfig, classes: int | None) -> float:
     option = loss_class(term).smoothing_option
     if option is None or not classes:
         return 0.0
-    smoothing = getattr(term, option)
+    smoothing: float = getattr(term, option)
     other = smoothing / classes
     true = 1 - smoothing + other
     return -sum(share * math.log(share) * times for share, times in ((true, 1), (other, classes - 1)) if share > 0)

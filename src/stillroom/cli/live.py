@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from stillroom.console import stderr
+from stillroom.cli.terminal import stderr
 from stillroom.study.progress import JobState, Progress
 from stillroom.study.schedule import StudyObserver
 
