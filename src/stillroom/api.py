@@ -79,8 +79,8 @@ def distill(
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
 
     Args:
-        teacher: the model that teaches; or a folder of answers of one that cannot be run here (`stillroom export-inputs`);
-            None trains from labels alone.
+        teacher: the model that teaches; or a folder of answers of one that cannot be run here (see
+            `stillroom export-inputs`); None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label): PIL images, uint8 tensors or arrays, or float tensors; read once into memory.
         test: the like, for evaluation.

@@ -13,7 +13,6 @@ from stillroom.errors import BadInput
 from stillroom.report.study.page import write_run_pages, write_study_report
 from stillroom.schema.study import is_study
 
-
 GONE = {"pair": "cifar100", "method": "kl", "seed": 0, "reason": "failed", "status": "failed"}
 CELL = {"pair": "cifar100", "method": "labels", "count": 1, "mean": 1.0, "low": None, "high": None}
 

@@ -98,6 +98,9 @@ def rescaling(
     return {
         "step": int(50 * epoch),
         "epoch": epoch,
+        "loss": "kl",
+        "temperature": 4.0,
+        "target": None,
         "count": 200,
         "mean": 1.0,
         "spearman": spearman,

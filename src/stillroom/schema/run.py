@@ -304,12 +304,16 @@ class OmegaGroup(JsonObject):
 class RescalingEpoch(JsonObject):
     """A line of the log of gradient rescaling: ω of each sample over an epoch, the hardest group first.
 
-    ``spearman`` is the rank correlation of ω with the teacher's p_y, ``known_spearman`` with the true margin,
-    ``saturated`` the share of samples of which the teacher says no more than the label.
+    ``loss`` names the loss that reads the teacher, ``target`` what it makes of the teacher's answer, where it makes
+    something. ``spearman`` is the rank correlation of ω with the teacher's p_y, ``known_spearman`` with the true
+    margin, ``saturated`` the share of samples of which the teacher says no more than the label.
     """
 
     step: Count
     epoch: NonNegative
+    loss: str
+    temperature: float
+    target: str | None
     count: PositiveCount
     mean: float
     spearman: Correlation | None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, layout, line, over_epochs
 from stillroom.report.formats import amount, decimal, whole
-from stillroom.report.run.data import Row, RunRecord
+from stillroom.report.run.data import RunRecord
 from stillroom.schema.run import OmegaGroup, RescalingEpoch
 
 # Shares of saturated samples from which on the page says that some, and that most, of the signal is gone.
@@ -43,7 +43,6 @@ def rescaling_section(run: RunRecord) -> RescalingSection | None:
     places = sorted({0, len(found) // 2 if len(found) > 2 else 0, len(found) - 1})
     styles = _STYLES[-1:] if len(places) == 1 else (_STYLES[0], _STYLES[2]) if len(places) == 2 else _STYLES
     chosen = [(found[place], style) for place, style in zip(places, styles, strict=True)]
-    temperature = _temperature(run.recipe)
     known = any(each.known_deciles for each in found)
     title = "ω by how sure the teacher is"
     charts = [_by_group(chosen, "p", title, "teacher’s probability of the true class", lambda each: each.deciles)]
@@ -53,15 +52,15 @@ def rescaling_section(run: RunRecord) -> RescalingSection | None:
     if len(found) > 1:
         charts += [_ranks(found, known=known), _saturated(found)]
     return RescalingSection(
-        sentences=tuple(_sentences(found, temperature, known=known)),
-        advice=_advice(found[-1], temperature),
+        sentences=tuple(_sentences(found, known=known)),
+        advice=_advice(found[-1]),
         legend=tuple((_epoch(each), colour, _CSS_DASH[dash]) for each, (colour, dash, _) in chosen),
         charts=tuple(charts),
-        notes=tuple(_notes(run)),
+        notes=tuple(_notes(found[-1])),
     )
 
 
-def _sentences(found: Sequence[RescalingEpoch], temperature: float | None, *, known: bool) -> list[str]:
+def _sentences(found: Sequence[RescalingEpoch], *, known: bool) -> list[str]:
     last = found[-1]
     sentences = [_LEAD]
     hard, easy = last.deciles[0], last.deciles[-1]
@@ -84,11 +83,10 @@ def _sentences(found: Sequence[RescalingEpoch], temperature: float | None, *, kn
             f"How difficult each sample truly is, is known here: ω ranks them with {decimal(last.known_spearman, 2)}"
             f"{_before(found, found[0].known_spearman)}."
         )
-    at = f" at τ = {temperature:g}" if temperature is not None else ""
     share = _percent(last.saturated) if last.saturated else "none"
     sentences.append(
-        f"Saturated{at}: {share} of the samples. Of these the teacher’s doubt is less than a twentieth of the "
-        "student’s, so that it says no more than the bare label does."
+        f"Saturated at τ = {last.temperature:g}: {share} of the samples. Of these the teacher’s doubt is less than a "
+        "twentieth of the student’s, so that it says no more than the bare label does."
     )
     return sentences
 
@@ -97,8 +95,8 @@ def _before(found: Sequence[RescalingEpoch], first: float | None) -> str:
     return f", {decimal(first, 2)} in the first" if len(found) > 1 and first is not None else ""
 
 
-def _advice(last: RescalingEpoch, temperature: float | None) -> str:
-    now = f" (losses.kl.temperature, now {temperature:g})" if temperature is not None else ""
+def _advice(last: RescalingEpoch) -> str:
+    now = f" (losses.{last.loss}.temperature, now {last.temperature:g})"
     if last.saturated >= MOST:
         return (
             f"The teacher is too sure: for {_percent(last.saturated)} of the samples nothing is left of what it knows "
@@ -109,26 +107,15 @@ def _advice(last: RescalingEpoch, temperature: float | None) -> str:
     return ""
 
 
-def _notes(run: RunRecord) -> list[str]:
+def _notes(last: RescalingEpoch) -> list[str]:
     notes = [
         "Points are medians over a tenth of the epoch’s samples, at the tenth’s mean; bars are quartiles. A sample of "
         "which the student is surer than its teacher has a pull far below 0, which medians do not follow.",
-        "Terms other than cross_entropy and kl are left out of ω.",
+        f"Losses other than cross_entropy and {last.loss} are left out of ω.",
     ]
-    if isinstance(_kl(run.recipe).get("target"), dict):
+    if last.target is not None:
         notes.append("What is taught here is a target made of the teacher’s answer, and ω is that of the target.")
     return notes
-
-
-def _kl(recipe: Row) -> Row:
-    terms = recipe.get("losses")
-    held = terms if isinstance(terms, list) else []
-    return next((term for term in held if isinstance(term, dict) and term.get("name") == "kl"), {})
-
-
-def _temperature(recipe: Row) -> float | None:
-    value = _kl(recipe).get("temperature")
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _by_group(
