@@ -41,7 +41,7 @@ def pretend(
     for cell in plan.cells:
         value = numbers[cell.method].get(cell.seed)
         if value is None:
-            missing.append(Missing(cell, "failed: it broke"))
+            missing.append(Missing(cell, "failed: it broke", "failed"))
         else:
             runs.append(replace(a_run, cell=cell, summary=a_run.summary.model_copy(update={measure: value})))
     return results_of(StudyFolder(Path()), plan, Collected(tuple(runs), tuple(missing)), unequal)

@@ -181,6 +181,7 @@ class Missing:
 
     cell: Cell
     reason: str
+    status: Literal["failed", "unfinished", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,12 @@ def collect(folder: StudyFolder, plan: Plan, failures: Mapping[str, str] | None 
         else:
             reason = (failures or {}).get(cell.id)
             begun = (path / "recipe.yaml").exists()
-            why = _failed(reason, folder) if reason is not None else ("not finished yet" if begun else "not run yet")
-            missing.append(Missing(cell, why))
+            if reason is not None:
+                missing.append(Missing(cell, _failed(reason, folder), "failed"))
+            elif begun:
+                missing.append(Missing(cell, "not finished yet", "unfinished"))
+            else:
+                missing.append(Missing(cell, "not run yet", "waiting"))
     return Collected(tuple(runs), tuple(missing))
 
 

@@ -118,6 +118,7 @@ def results_of(
                 "method": one.cell.method,
                 "seed": one.cell.seed,
                 "reason": one.reason,
+                "status": one.status,
             }
             for one in collected.missing
         ],
