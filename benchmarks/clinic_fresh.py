@@ -15,7 +15,7 @@ from clinic_kinds import Kinds
 from clinic_ward import HERE, Content, Ward, last_layer
 from torch import Tensor
 
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import parse_recipe
 from stillroom.run.execute import execute
 from stillroom.runtime import Observer
@@ -45,7 +45,7 @@ class _Stop(Observer):
 def stopped(ward: Ward, epochs: int, step: int) -> tuple[Content, Path]:
     """A run that was stopped after so many steps: its recipe and its folder."""
     content = {**ward.recipe(f"training.epochs={epochs}"), "student": {"name": "resnet8", "options": {"width": 5}}}
-    folder = ward.case / f"stopped-{digest(canonical([content, step]))[:12]}"
+    folder = ward.case / f"stopped-{digest(canonical_json([content, step]))[:12]}"
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(KeyboardInterrupt):
         execute(parse_recipe(content), folder, observer=_Stop(step), latency=False)
@@ -214,10 +214,10 @@ def _(ward: Ward) -> Path:
 @KINDS.healthy("widths compared, as the study says", about="study")
 def _(ward: Ward) -> Path:
     wide = {"name": "wide", "set": {"student.options.width": ward.draw.choice([6, 7])}}
-    return study(ward, [{"name": "narrow"}, wide], "training.epochs=20", varies=["student"])
+    return study(ward, [{"name": "narrow"}, wide], "training.epochs=20", allowed_differences=["student"])
 
 
 @KINDS.healthy("twice as long, as the study says", about="study")
 def _(ward: Ward) -> Path:
     longer = {"name": "longer", "set": {"training.epochs": ward.draw.choice([36, 40])}}
-    return study(ward, [{"name": "kl"}, longer], "training.epochs=20", varies=["budget"])
+    return study(ward, [{"name": "kl"}, longer], "training.epochs=20", allowed_differences=["budget"])

@@ -12,7 +12,7 @@ from clinic_ward import Content, Ward, last_layer
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stillroom.files import replaced
+from stillroom.files import atomic_write
 from stillroom.models.weights import read_state
 
 KINDS = Kinds(fresh=True)
@@ -128,7 +128,7 @@ def _(ward: Ward) -> Path:
         own = read_state(model["weights"]).items()
         state |= {f"{place}.{key.removeprefix('module.')}": value.clone() for key, value in own}
     path = ward.case / "two.safetensors"
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file(state, temporary)
     options = {"model": one["name"], "other": two["name"], **one.get("options", {})}
     teacher = {"name": "clinic_fresh_models:two", "weights": str(path), "options": options}

@@ -212,7 +212,9 @@ def study(ward: Ward, methods: list[Content], *overrides: str, **more: object) -
     recipe["student"] = more.get("student", {"name": "resnet8", "options": {"width": 4}})
     del recipe["seed"]
     held = {"recipe": recipe, "methods": methods, "seeds": [0, 1, 2], "baseline": methods[0]["name"]}
-    return ward.studied({**held, **{key: value for key, value in more.items() if key in ("seeds", "varies")}})
+    return ward.studied(
+        {**held, **{key: value for key, value in more.items() if key in ("seeds", "allowed_differences")}}
+    )
 
 
 def _recipe_of(more: dict[str, object]) -> Content:
@@ -278,7 +280,7 @@ def _(ward: Ward) -> Path:
 @KINDS.healthy("augmentation compared, as the study says", about="study")
 def _(ward: Ward) -> Path:
     without = {"name": "kl-plain", "set": {"data.augmentation": {"pad_crop": 0}}}
-    return sound(ward, [TAUGHT, without], varies=["augmentation"])
+    return sound(ward, [TAUGHT, without], allowed_differences=["augmentation"])
 
 
 @KINDS.healthy("two temperatures", about="study")

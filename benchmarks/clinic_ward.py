@@ -25,14 +25,14 @@ from stillroom.data.config import DataConfig
 from stillroom.data.images import ImageSet
 from stillroom.data.sources import load, read_digits
 from stillroom.errors import RunFailed
-from stillroom.files import DATA_VARIABLE, canonical, digest, replaced, write_text
+from stillroom.files import DATA_VARIABLE, atomic_write, canonical_json, digest, write_text
 from stillroom.models.weights import read_state
 from stillroom.recipe import apply_override, parse_recipe
 from stillroom.run.execute import execute
 from stillroom.study.compare import compare
 from stillroom.study.config import parse_study
 from stillroom.study.engine.base import Engine, Job, Outcome
-from stillroom.study.engine.performing import attempt
+from stillroom.study.engine.jobs import attempt
 
 Content = dict[str, Any]
 Model = tuple[str, dict[str, Any]]
@@ -195,7 +195,7 @@ class Ward:
         path = self.case / f"{what}.safetensors"
         state = {key.removeprefix("module."): value.clone() for key, value in read_state(teacher["weights"]).items()}
         change(state)
-        with replaced(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(state, temporary)
         return {**teacher, "weights": str(path)}
 
@@ -209,7 +209,7 @@ class Ward:
     def studied(self, study: Content) -> Path:
         """The folder of a study, done once."""
         # A study goes on in its own folder alone.
-        folder = self.case / f"study-{digest(canonical(study))[:12]}"
+        folder = self.case / f"study-{digest(canonical_json(study))[:12]}"
         compare(parse_study({"name": "clinic", **study}), folder, lambda where, threads: Inline())
         return folder
 

@@ -250,12 +250,13 @@ def run_all(run: Commands, tree: Path) -> None:
 
     run("diagnose-recipe", "diagnose", kl, "losses.kl.temperature=1", "--images", "256", "--out", "diagnosis", "--json")
     wrong = run.write("wrong.yaml", recipe([*LABELS, {"name": "feature_mse", "weight": 100}], {"epochs": 1}))
-    run("diagnose-wrong", "diagnose", wrong, "teacher.preprocess.class_order=[1,0,2,3,4,5,6,7,8,9]", "--images", "256",
+    swapped = "{mean: [0.5], std: [0.5], class_order: [1, 0, 2, 3, 4, 5, 6, 7, 8, 9]}"
+    run("diagnose-wrong", "diagnose", wrong, f"teacher.preprocess={swapped}", "--images", "256",
         "--out", "diagnosis-wrong", "--json")  # fmt: skip
     run("diagnose-run", "diagnose", "runs/kl", "--json")
     run("diagnose-study", "diagnose", "studies/digits", "--json")
     run("dissect", "dissect", kl, "training.checkpoints=[]", "training.record_gradient_rescaling=false",
-        "training.epochs=2", "--out", "studies/dissect", "--seeds", "0,1", "--trials", "1", "--workers", "1", "--json",
+        "training.epochs=1", "--out", "studies/dissect", "--seeds", "0,1", "--trials", "1", "--workers", "1", "--json",
         may_end=(0, 1))  # fmt: skip
     run("fidelity", "fidelity", "runs/kl", "--images", "64", "--json")
     run("explain", "explain", "runs/kl", "--baseline", "runs/labels", "--images", "4", "--grid", "8", "--mask",
@@ -286,6 +287,8 @@ _JSON = {
     "gradient_rescaling.jsonl", "results.json", "incremental.json", "diagnosis.json", "fidelity.json", "explain.json",
     "dissection.json",
 }  # fmt: skip
+# Commands whose output is the result; others leave files.
+_PRINTED = {"evaluate", "export", "python-api", "diagnose-recipe", "diagnose-wrong", "diagnose-run", "diagnose-study"}
 _NEW = {old: new for new, old in OLD.items() if not new.startswith("--")}
 
 
@@ -299,7 +302,7 @@ def read_all(folder: Path, old: bool) -> dict[str, Any]:
             continue
         kept = str(Path(where).with_name(names.get(path.name, path.name)))
         if where.startswith("logs/"):
-            if path.suffix != ".err":
+            if path.name in _PRINTED:
                 record |= read_text(kept, path.read_text(), names)
         elif path.name == "predictions.safetensors":
             record[kept] = tensors(path)
@@ -353,7 +356,7 @@ def arrays(path: Path) -> list[str]:
     import numpy as np
 
     with np.load(path) as held:
-        return sorted(hashlib.sha256(held[name].tobytes()).hexdigest() for name in held.files)
+        return sorted(hashlib.sha256(held[name].tobytes()).hexdigest() for name in held.files if name != "key")
 
 
 def record(tree: Path, out: Path, old: bool, keep: Path | None) -> None:

@@ -26,11 +26,11 @@ from speed_report import table
 from stillroom.data.config import ShapesConfig
 from stillroom.data.synthetic import read_shapes
 from stillroom.errors import BadInput
-from stillroom.explain.explaining import explain
+from stillroom.explain.explanation import explain
 from stillroom.files import write_json, write_text
 from stillroom.recipe import parse_recipe
 from stillroom.run.execute import execute
-from stillroom.study.statistics.intervals import Interval, interval
+from stillroom.study.statistics import SeedMean, interval
 
 SEEDS = (0, 1, 2, 3, 4)
 IMAGES = 40
@@ -79,13 +79,13 @@ def looked_at(kind: str, seed: int, work: Path, quick: bool) -> dict[str, float]
     assert masks is not None
     grown = torch.nn.functional.max_pool2d(masks[:, None].float(), 2 * MARGIN + 1, stride=1, padding=MARGIN)
     np.save(work / "masks.npy", grown[:, 0].bool().numpy())
-    found = explain([folder], images=8 if quick else IMAGES, foreground=str(work / "masks.npy"))
+    found = explain([folder], images=8 if quick else IMAGES, mask=str(work / "masks.npy")).as_dict()
     last = found["runs"][0]["checkpoints"][-1]
     told = {key: last[key] for key in ("n_fg", "n_bg", "ratio")}
     return {"top1": 100 * found["runs"][0]["accuracy"], **told, "share": found["images"]["foreground_cells"]}
 
 
-def told(value: Interval, digits: int) -> str:
+def told(value: SeedMean, digits: int) -> str:
     """The mean with its interval."""
     if value.low is None or value.high is None:
         return f"{value.mean:.{digits}f}"

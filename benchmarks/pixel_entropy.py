@@ -33,11 +33,11 @@ from torch import Tensor, nn
 
 from stillroom.data.sources import load_split, parse_data_argument
 from stillroom.errors import BadInput, nearest
-from stillroom.explain import TapFeatures, published
-from stillroom.explain.asking import Asked
-from stillroom.explain.descent import entropy_of
+from stillroom.explain import TapFeatures
 from stillroom.explain.entropy import pixel_entropy_with_error
 from stillroom.explain.grid import make_grid
+from stillroom.explain.queries import CountingModel
+from stillroom.explain.search import DRAWS, entropy_of_sigma, search_published
 from stillroom.files import write_bytes, write_json, write_text
 from stillroom.models.config import ModelConfig
 from stillroom.models.fold import fold_batchnorm
@@ -134,9 +134,9 @@ def timed(ask: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 def fewer(features: TapFeatures, image: Tensor, index: int, weight: float, draws: int) -> tuple[Tensor, int]:
     """H by the published search with other draws a step, and its passes."""
-    asked = Asked(features, make_grid(16, 32, 32))
-    found, _ = published.search(asked, image, [index], weight=weight, stop=STOP, seed=SEED, draws=draws)
-    return entropy_of(found.sigma)[0], asked.passes
+    model = CountingModel(features, make_grid(16, 32, 32))
+    found, _ = search_published(model, image, [index], weight=weight, stop=STOP, seed=SEED, draws=draws)
+    return entropy_of_sigma(found.sigma)[0], model.passes
 
 
 def looked_at(network: Network, features: TapFeatures, image: Tensor, index: int, again: bool) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def looked_at(network: Network, features: TapFeatures, image: Tensor, index: int
     options: dict[str, Any] = {"weight": network.weight, "stop": STOP, "index": [index]}
     found, seconds = timed(lambda: pixel_entropy_with_error(features, image, method="published", seed=SEED, **options))
     maps["published"] = found.entropy[0]
-    row("published", published.DRAWS, found.passes, seconds)
+    row("published", DRAWS, found.passes, seconds)
     for budget in BUDGETS:
         found, seconds = timed(
             lambda b=budget: pixel_entropy_with_error(features, image, seed=SEED, passes=b, **options)

@@ -3,8 +3,8 @@
     python benchmarks/rescaling.py                      # ResNet-8, batch 64, cached answers, 60 pairs of 16 steps
 
 Steps are of a run as `stillroom distill` makes it with `training.record_gradient_rescaling`; in every other block of 16
-the recording looks away. What an epoch's end takes is timed by itself, and shared out among the steps whose samples it is
-about.
+Steps are of a run as `stillroom distill` makes it with `training.record_gradient_rescaling`; in every other block of
+16 about.
 """
 
 from __future__ import annotations

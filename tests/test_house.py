@@ -30,7 +30,6 @@ ORDER = [
     ["report"],
     ["explain"],
     ["diagnose"],
-    ["listing"],
     ["demo"],
     ["cli"],
     ["api"],

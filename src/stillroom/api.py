@@ -29,8 +29,8 @@ from stillroom.run.records import fresh_folder
 from stillroom.runtime import Observer
 from stillroom.study.compare import compare as run_study
 from stillroom.study.config import load_study, parse_study
-from stillroom.study.engine.choosing import engine_maker
-from stillroom.study.schedule import StudyObserver
+from stillroom.study.engine import engine_maker
+from stillroom.study.progress import StudyObserver
 from stillroom.train.hooks import StepHook
 
 

@@ -24,7 +24,7 @@ from stillroom.config import Config, bad_input
 from stillroom.continual.config import PRESETS, IncrementalConfig, apply_preset
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.losses.cross_entropy import CrossEntropyConfig
 from stillroom.losses.registry import AnyLoss
 from stillroom.models.config import ModelConfig, PreprocessConfig
@@ -96,7 +96,7 @@ class Recipe(Config):
 
     def hash(self) -> str:
         """SHA-256 of the recipe's content, 64 hex digits."""
-        return digest(canonical(self.model_dump(mode="json")))
+        return digest(canonical_json(self.model_dump(mode="json")))
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every field written out."""

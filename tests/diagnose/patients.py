@@ -21,7 +21,7 @@ from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, save_weights
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe, apply_override, parse_recipe
 from stillroom.run.components import RunComponents, build_model
 
@@ -108,7 +108,7 @@ class Patient:
     def components(self) -> RunComponents:
         """What the recipe names, its teacher being the one that was planted."""
         recipe = self.recipe
-        with seeded(recipe.seed, "student-init"):
+        with seed_rng(recipe.seed, "student-init"):
             student = build_model(recipe.student, self.data.train, "student")
         return RunComponents(self.data, student, build_losses(recipe.losses), copy.deepcopy(self.teacher))
 

@@ -102,7 +102,7 @@ def test_unequal_runs_are_told_and_not_compared(make: Make) -> None:
     assert unequal.verdict == "problem"
     assert "budget: kl has 5,616 steps" in unequal.summary
     assert unequal.remedy is not None
-    assert "`varies`" in unequal.remedy.words
+    assert "`allowed_differences`" in unequal.remedy.words
     (compared,) = found(study, "better_without")
     assert compared.verdict == "skipped"
     assert "equal terms" in compared.summary

@@ -17,8 +17,7 @@ from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.execute import execute
 from stillroom.study.config import Study
-from stillroom.study.folder import StudyFolder
-from stillroom.study.plan import plan_of
+from stillroom.study.plan import StudyFolder, plan_of
 from study.small import Here
 
 RECIPE: dict[str, Any] = {
@@ -59,7 +58,7 @@ def test_each_remedy_is_a_method_and_so_are_all_and_labels() -> None:
     assert list(found) == ["as-it-is", "fix-cold", "fix-slow", "all-fixes", "labels"]
     assert found["all-fixes"] == {"losses.kl.temperature": 2.0, "training.optimizer.lr": 0.3}
     assert found["labels"] == {"losses": [{"name": "cross_entropy"}]}
-    assert (study.against, study.seeds, study.varies) == ("as-it-is", (3, 4), ())
+    assert (study.baseline_name, study.seeds, study.allowed_differences) == ("as-it-is", (3, 4), ())
     cells = plan_of(study, StudyFolder(Path("s"))).cells
     made = {(cell.method, cell.seed): cell.recipe for cell in cells}
     assert made["fix-cold", 3].losses[1].model_dump()["temperature"] == 2
@@ -146,7 +145,7 @@ def test_a_study_is_told_what_its_remedies_change(key: str, what: str | None) ->
 def test_a_longer_run_in_the_other_unit_takes_the_place_of_its_length() -> None:
     fixes = fixes_of(recipe(), [finding("short", {"training.steps": 200})])
     study = study_of(recipe(), fixes, (0,))
-    assert study.varies == ("budget",)
+    assert study.allowed_differences == ("budget",)
     lengths = {
         cell.method: (cell.recipe.training.epochs, cell.recipe.training.steps)
         for cell in plan_of(study, StudyFolder(Path("s"))).cells

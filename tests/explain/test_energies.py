@@ -9,21 +9,20 @@ from torch import Tensor
 
 from explain.linear import Linear, correlation
 from stillroom.errors import BadInput
-from stillroom.explain.asking import Asked, FeatureFunction, stream
-from stillroom.explain.energies import Measured, measure
-from stillroom.explain.fast import pairs_within
+from stillroom.explain.energies import NoiseResponse, hadamard, lattice, measure_response, orders, signs
 from stillroom.explain.grid import make_grid
-from stillroom.explain.patterns import hadamard, lattice, orders, signs
+from stillroom.explain.queries import CountingModel, FeatureFunction, noise_generator
+from stillroom.explain.search import pairs_within
 
 
 def measured(
     feature_fn: FeatureFunction, image: Tensor, *, sigma: float = 0.01, grid: int = 16, pairs: int
-) -> Measured:
-    asked = Asked(feature_fn, make_grid(grid, *image.shape[-2:]))
+) -> NoiseResponse:
+    asked = CountingModel(feature_fn, make_grid(grid, *image.shape[-2:]))
     clean = asked.features(image).detach()
     where = torch.full((len(image), grid, grid), sigma)
-    generators = [stream(0, index, 2) for index in range(len(image))]
-    return measure(asked, image, clean, where, pairs=pairs, generators=generators, capture=True)
+    generators = [noise_generator(0, index, 2) for index in range(len(image))]
+    return measure_response(asked, image, clean, where, pairs=pairs, generators=generators, capture=True)
 
 
 def test_of_a_linear_network_they_are_the_squares_of_its_columns() -> None:

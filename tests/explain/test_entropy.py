@@ -18,11 +18,9 @@ from stillroom.explain import (
     pixel_entropy,
     pixel_entropy_with_error,
 )
-from stillroom.explain.asking import Asked
-from stillroom.explain.descent import descend
-from stillroom.explain.fast import search as fast_search
 from stillroom.explain.grid import make_grid
-from stillroom.explain.published import search as published_search
+from stillroom.explain.queries import CountingModel
+from stillroom.explain.search import descend, search_fast, search_published
 
 SPREADS = (0.5, 1.0, 2.0)
 
@@ -99,7 +97,7 @@ def test_other_stops_are_other_places_on_the_way() -> None:
     assert np.abs(np.asarray(entropy) - walked(net.energies, 7, -1.0)).mean() < 0.02
 
 
-def test_the_published_search_walks_the_same_way() -> None:
+def test_the_search_published_walks_the_same_way() -> None:
     net = Linear(1.0, channels=1, side=16, wide=64)
     for stop, error in ((-2.8, 0.015), (-1.0, 0.03)):
         entropy = pixel_entropy(net, net.images[:1], method="published", stop=stop)[0]
@@ -107,7 +105,7 @@ def test_the_published_search_walks_the_same_way() -> None:
         assert correlation(entropy, walked(net.energies, 7, stop)) > 0.99
 
 
-def test_the_published_search_without_a_stop_makes_all_steps_with_one_weight() -> None:
+def test_the_search_published_without_a_stop_makes_all_steps_with_one_weight() -> None:
     power = torch.tensor([[[1.0, 3.0], [2.0, 2.0]]])
 
     def gradient(sigma: Tensor, which: Tensor) -> Tensor:
@@ -152,7 +150,7 @@ def published() -> Tensor:
     return pixel_entropy(Bent(), pictures(2), method="published")
 
 
-def test_few_passes_find_what_the_published_search_finds(published: Tensor) -> None:
+def test_few_passes_find_what_the_search_published_finds(published: Tensor) -> None:
     found = pixel_entropy_with_error(Bent(), pictures(2))
     assert found.passes <= 232 <= 15457 / 50
     assert min(map(correlation, found.entropy, published)) > 0.97
@@ -206,12 +204,16 @@ def test_images_that_go_through_together_are_found_as_alone() -> None:
         return net(given) * ((given - silent).abs().flatten(1).amax(1) > 0.2)[:, None, None, None]
 
     options: dict[str, Any] = {"weight": 7.0, "stop": -2.8, "seed": 0}
-    for search, more in ((fast_search, {"pairs": 8}), (published_search, {"draws": 2})):
-        whole = Asked(blind_to_one, make_grid(16, 16, 16))
+    for search, more in ((search_fast, {"pairs": 8}), (search_published, {"draws": 2})):
+        whole = CountingModel(blind_to_one, make_grid(16, 16, 16))
         together = search(whole, images, [4, 5, 6], **options, **more)
         for place in (0, 2):
             alone = search(
-                Asked(blind_to_one, make_grid(16, 16, 16)), images[place : place + 1], [4 + place], **options, **more
+                CountingModel(blind_to_one, make_grid(16, 16, 16)),
+                images[place : place + 1],
+                [4 + place],
+                **options,
+                **more,
             )
             first, other = (each[0].sigma if isinstance(each, tuple) else each.sigma for each in (together, alone))
             assert torch.allclose(first[place], other[0], rtol=1e-3)
@@ -221,7 +223,7 @@ def test_images_that_go_through_together_are_found_as_alone() -> None:
 def test_what_does_not_go_through_at_once_goes_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     net, images = Bent(), pictures(1)
     whole = pixel_entropy_with_error(net, images, passes=232)
-    monkeypatch.setattr("stillroom.explain.asking._AT_ONCE", {"cpu": 10 * 256})
+    monkeypatch.setattr("stillroom.explain.queries._PASS_SIZE", {"cpu": 10 * 256})
     parts = pixel_entropy_with_error(net, images, passes=1 + 4 * 6 + 24 * 10)
     assert parts.passes == 1 + 4 * 6 + 24 * 10 == whole.passes + 24 * 2
     assert torch.allclose(parts.entropy, whole.entropy, atol=1e-3)

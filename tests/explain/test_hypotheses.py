@@ -1,4 +1,4 @@
-"""The three hypotheses: differences, intervals and verdicts of figures that are made."""
+"""The three hypotheses: differences, intervals and verdicts of made-up statistics."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import torch
 from scipy import stats
 
 from stillroom.explain import learning_speed, stability
-from stillroom.explain.figures import Figures, figures_of, told
-from stillroom.explain.hypotheses import judged
+from stillroom.explain.hypotheses import judge_hypotheses
+from stillroom.explain.metrics import ConceptStatistics, concept_statistics, summarise
 
 IMAGES = 40
 
 
-def figures(
-    n_fg: float = 10, n_bg: float = 5, reached: float | None = 1.0, kept: float = 0.8, seed: int = 0
-) -> Figures:
+def statistics(
+    n_fg: float = 10, n_bg: float = 5, distance: float | None = 1.0, kept: float = 0.8, seed: int = 0
+) -> ConceptStatistics:
     """Of one run whose images differ a little."""
     draw = np.random.default_rng(seed)
     fg, bg = (mean + draw.normal(0, 0.5, (2, IMAGES)) for mean in (n_fg, n_bg))
-    moved = None if reached is None else reached + draw.normal(0, 0.1, IMAGES)
+    moved = None if distance is None else distance + draw.normal(0, 0.1, IMAGES)
     stayed = kept + draw.normal(0, 0.05, IMAGES)
-    return Figures(torch.zeros(0), fg, bg, fg / (fg + bg), moved, stayed, np.zeros(2))
+    return ConceptStatistics(torch.zeros(0), fg, bg, fg / (fg + bg), moved, stayed, np.zeros(2))
 
 
-def verdicts(pairs: list[tuple[Figures, Figures]]) -> dict[str, Any]:
-    found = judged(pairs, seed=0)
+def verdicts(pairs: list[tuple[ConceptStatistics, ConceptStatistics]]) -> dict[str | int, Any]:
+    found = judge_hypotheses(pairs, seed=0)
     return {
-        **{one["hypothesis"]: one["verdict"] for one in found},
-        **{measure["measure"]: measure["verdict"] for one in found for measure in one["measures"]},
+        **{one.hypothesis: one.verdict for one in found},
+        **{measure.measure: measure.verdict for one in found for measure in one.measures},
     }
 
 
 def test_what_is_as_claimed_is_supported() -> None:
-    found = verdicts([(figures(14, 3, 0.5, 0.9, seed=2 * n), figures(seed=2 * n + 1)) for n in range(4)])
+    found = verdicts([(statistics(14, 3, 0.5, 0.9, seed=2 * n), statistics(seed=2 * n + 1)) for n in range(4)])
     assert (found["n_fg"], found["n_bg"], found["ratio"], found[1]) == ("supported",) * 4
     assert found["d_mean"] == "supported"
     assert (found["rho"], found[3]) == ("supported", "supported")
@@ -46,15 +46,15 @@ def test_what_is_as_claimed_is_supported() -> None:
 
 
 def test_the_opposite_is_refuted_and_a_mixture_undecided() -> None:
-    found = verdicts([(figures(6, 9, 1.5, 0.6), figures(seed=1))])
+    found = verdicts([(statistics(6, 9, 1.5, 0.6), statistics(seed=1))])
     assert (found["n_fg"], found["n_bg"], found["ratio"], found[1]) == ("refuted",) * 4
     assert (found["rho"], found[3]) == ("refuted", "refuted")
-    mixed = verdicts([(figures(14, 9), figures(seed=1))])
+    mixed = verdicts([(statistics(14, 9), statistics(seed=1))])
     assert (mixed["n_fg"], mixed["n_bg"], mixed[1]) == ("supported", "refuted", "undecided")
 
 
 def test_seeds_that_disagree_leave_it_undecided() -> None:
-    one, other = (figures(14), figures(seed=1)), (figures(6, seed=2), figures(seed=3))
+    one, other = (statistics(14), statistics(seed=1)), (statistics(6, seed=2), statistics(seed=3))
     assert verdicts([one])["n_fg"] == "supported"
     assert verdicts([other])["n_fg"] == "refuted"
     assert verdicts([one, other])["n_fg"] == "undecided"
@@ -62,55 +62,60 @@ def test_seeds_that_disagree_leave_it_undecided() -> None:
 
 def test_the_interval_is_that_of_paired_images() -> None:
     """A shift of all images by one number has no spread at all, however much images differ."""
-    base = figures(seed=1)
-    shifted = Figures(base.found, base.n_fg + 2, base.n_bg, base.ratio, base.reached, base.kept, base.background)
-    (first, _, _) = judged([(shifted, base)], seed=0)
-    measure = first["measures"][0]
-    assert measure["difference"] == measure["low"] == measure["high"] == 2.0
+    base = statistics(seed=1)
+    shifted = ConceptStatistics(
+        base.found, base.n_fg + 2, base.n_bg, base.ratio, base.distance, base.stability, base.background
+    )
+    (first, _, _) = judge_hypotheses([(shifted, base)], seed=0)
+    measure = first.measures[0]
+    assert measure.difference == measure.low == measure.high == 2.0
 
 
 def test_the_interval_of_seeds_is_no_narrower_than_students() -> None:
     """Images alike, three seeds that differ: all of the spread is theirs."""
     apart = np.array([1.0, 2.0, 4.5])
-    base = figures(seed=1)
+    base = statistics(seed=1)
 
-    def moved(by: float) -> Figures:
-        return Figures(base.found, base.n_fg + by, base.n_bg, base.ratio, base.reached, base.kept, base.background)
+    def moved(by: float) -> ConceptStatistics:
+        return ConceptStatistics(
+            base.found, base.n_fg + by, base.n_bg, base.ratio, base.distance, base.stability, base.background
+        )
 
-    measure = judged([(moved(by), base) for by in apart], seed=0)[0]["measures"][0]
+    measure = judge_hypotheses([(moved(by), base) for by in apart], seed=0)[0].measures[0]
     student = stats.t.interval(0.95, 2, apart.mean(), apart.std(ddof=1) / 3**0.5)
-    assert measure["difference"] == pytest.approx(2.5)
+    assert measure.difference == pytest.approx(2.5)
     # Three values can be drawn in ten ways, the ends of which come up once in 27 draws each.
-    assert measure["low"] < 2.5 - 0.5 * (student[1] - 2.5)
-    assert measure["high"] > 2.5 + 0.9 * (student[1] - 2.5)
-    assert measure["verdict"] == "undecided"
+    assert measure.low < 2.5 - 0.5 * (student[1] - 2.5)
+    assert measure.high > 2.5 + 0.9 * (student[1] - 2.5)
+    assert measure.verdict == "undecided"
 
 
 def test_without_moves_the_second_is_not_measured() -> None:
-    found = judged([(figures(reached=None), figures(reached=None, seed=1))], seed=0)[1]
-    assert found["verdict"] is None
-    assert all(measure["difference"] is None and measure["verdict"] is None for measure in found["measures"])
+    found = judge_hypotheses([(statistics(distance=None), statistics(distance=None, seed=1))], seed=0)[1]
+    assert found.verdict is None
+    assert all(measure.difference is None and measure.verdict is None for measure in found.measures)
 
 
 def test_images_without_concepts_are_left_out_of_the_ratio() -> None:
-    one, other = figures(seed=1), figures(seed=2)
+    one, other = statistics(seed=1), statistics(seed=2)
     one.ratio[:, :10] = np.nan
-    ratio = judged([(one, other)], seed=0)[0]["measures"][2]
-    assert ratio["distilled"] == pytest.approx(one.ratio[-1, 10:].mean(), rel=1e-4)
-    assert ratio["verdict"] is not None
+    ratio = judge_hypotheses([(one, other)], seed=0)[0].measures[2]
+    assert ratio.distilled == pytest.approx(one.ratio[-1, 10:].mean(), rel=1e-4)
+    assert ratio.verdict is not None
 
 
-def test_figures_of_images_average_to_the_metrics() -> None:
+def test_statistics_of_images_average_to_the_metrics() -> None:
     generator = torch.Generator().manual_seed(0)
     entropy = torch.randn(4, 12, 6, 6, generator=generator)
     foreground = torch.rand(12, 6, 6, generator=generator) < 0.4
     foreground[3] = False
     moves = (0.0, 0.7, 0.9, 2.0)
-    found = figures_of(entropy, foreground, moves, threshold=0.2)
-    shown = told(found, (0, 1, 2, 5), ("layer", moves))
+    found = concept_statistics(entropy, foreground, moves, threshold=0.2)
+    _, speed, kept = summarise(found, (0, 1, 2, 5), ("layer", moves))
+    assert speed is not None
     d_mean, d_std = learning_speed(torch.from_numpy(found.n_fg), torch.tensor(moves))
-    assert shown["speed"]["d_mean"] == pytest.approx(d_mean, rel=1e-5)
-    assert shown["speed"]["d_std"] == pytest.approx(d_std, rel=1e-5)
+    assert speed.d_mean == pytest.approx(d_mean, rel=1e-5)
+    assert speed.d_std == pytest.approx(d_std, rel=1e-5)
     rho, excluded = stability(found.found, foreground)
-    assert shown["stability"]["rho"] == pytest.approx(rho, rel=1e-5)
-    assert shown["stability"]["excluded"] == excluded == 1
+    assert kept.rho == pytest.approx(rho, rel=1e-5)
+    assert kept.excluded == excluded == 1

@@ -21,7 +21,7 @@ from stillroom.explain import (
     pixel_entropy,
     stability,
 )
-from stillroom.explain.foreground import checked
+from stillroom.explain.grid import check_masks
 
 LEFT = torch.tensor([[[True, False], [True, False]]])
 
@@ -162,12 +162,12 @@ def test_boxes_and_pixels_above_zero() -> None:
 def test_masks_that_do_not_fit_are_refused() -> None:
     images = torch.zeros(2, 3, 4, 4)
     half = torch.zeros(2, 4, 4, dtype=torch.bool)
-    assert checked(half, images) is half
+    assert check_masks(half, images) is half
     with pytest.raises(BadInput, match=r"masks: got \[2, 4, 5\]; expected \[2, 4, 4\]"):
-        checked(torch.zeros(2, 4, 5, dtype=torch.bool), images)
+        check_masks(torch.zeros(2, 4, 5, dtype=torch.bool), images)
     half[1] = True
     with pytest.raises(BadInput, match=r"masks: got 'all of images \[1\]'; expected some background in each image"):
-        checked(half, images)
+        check_masks(half, images)
     with pytest.raises(BadInput, match="masks"):
         on_grid(torch.zeros(2, 4, 4), 2)
     with pytest.raises(BadInput, match="grid: got 5"):

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from stillroom.explain.figures import figures_of, told
-from stillroom.explain.foreground import centre_box
-from stillroom.explain.hypotheses import judged
+from stillroom.explain.grid import centre_box
+from stillroom.explain.hypotheses import judge_hypotheses
+from stillroom.explain.metrics import concept_statistics, summarise
 
 TAPS = ("conv1", "layer1", "layer2", "layer3")
 
@@ -54,28 +54,28 @@ def explanation(fake: FakeExplanation) -> tuple[dict[str, Any], dict[str, np.nda
     roles = [(0, seed) for seed in fake.seeds] + [(1, seed) for seed in fake.seeds if fake.compared]
     entropy = [_entropies(fake, inside, role, seed) for role, seed in roles]
     moves = [0.1 * epoch for epoch in fake.epochs] if fake.moves else None
-    figures = [figures_of(each, foreground, moves, threshold=0.2) for each in entropy]
+    figures = [concept_statistics(each, foreground, moves, threshold=0.2) for each in entropy]
     runs = []
     for (role, seed), each in zip(roles, figures, strict=True):
         run = {
             "run": f"{'labels' if role else 'taught'}-{seed}",
             "name": "resnet8 from labels" if role else fake.name,
-            "role": "against" if role else "explained",
+            "role": "baseline" if role else "explained",
             "seed": seed,
             "tap": "layer3",
-            **told(each, fake.epochs, ("layer3.conv", tuple(moves)) if moves is not None else None),
+            **_described(each, fake.epochs, ("layer3.conv", tuple(moves)) if moves is not None else None),
             "entropy_error": [0.05] * len(fake.epochs),
         }
         if fake.beside:
             run["accuracy"] = 0.81 - 0.02 * role
         runs.append(run)
     pairs = list(zip(figures[: len(fake.seeds)], figures[len(fake.seeds) :], strict=False))
-    hypotheses = judged(pairs, 0) if pairs else []
+    hypotheses = [one.as_dict() for one in judge_hypotheses(pairs, 0)] if pairs else []
     arrays = _arrays(fake, entropy, figures, inside)
     of_teacher = None
     if fake.teacher:
-        found = figures_of(entropy[0][-1:] - 0.1, foreground, None, threshold=0.2)
-        of_teacher = {"name": "resnet56", **told(found, [0.0], None)["checkpoints"][0], "epoch": None}
+        found = concept_statistics(entropy[0][-1:] - 0.1, foreground, None, threshold=0.2)
+        of_teacher = {"name": "resnet56", **_described(found, [None], None)["checkpoints"][0]}
         arrays["entropy-teacher"] = (entropy[0][-1] - 0.1).numpy().astype(np.float16)
         arrays["concepts-teacher"] = found.found[0].numpy()
         if fake.attributions:
@@ -92,7 +92,7 @@ def explanation(fake: FakeExplanation) -> tuple[dict[str, Any], dict[str, np.nda
         "images": {
             "rows": [7 * place for place in range(fake.images)],
             "excluded": [3],
-            "foreground": "centre",
+            "mask": "centre",
             "without_foreground": 0,
             "foreground_cells": float(inside.mean()),
         },
@@ -101,6 +101,15 @@ def explanation(fake: FakeExplanation) -> tuple[dict[str, Any], dict[str, np.nda
     if fake.beside:
         content |= _beside(fake, len(runs))
     return content, arrays
+
+
+def _described(statistics: Any, epochs: Sequence[Any], weight_distance: Any) -> dict[str, Any]:
+    checkpoints, speed, stability = summarise(statistics, epochs, weight_distance)
+    return {
+        "checkpoints": [one.as_dict() for one in checkpoints],
+        "speed": None if speed is None else speed.as_dict(),
+        "stability": stability.as_dict(),
+    }
 
 
 def _arrays(
@@ -138,9 +147,16 @@ def _sensitivity(
         ("grid", 4, 0.2),
         ("selection", "published", 0.3),
     ):
-        figures = [figures_of(each, foreground, moves, threshold=threshold) for each in entropy]
+        figures = [concept_statistics(each, foreground, moves, threshold=threshold) for each in entropy]
         pairs = list(zip(figures[: len(fake.seeds)], figures[len(fake.seeds) :], strict=True))
-        found.append({"what": what, "value": value, "images": fake.images, "hypotheses": judged(pairs, 0)})
+        found.append(
+            {
+                "what": what,
+                "value": value,
+                "images": fake.images,
+                "hypotheses": [one.as_dict() for one in judge_hypotheses(pairs, 0)],
+            }
+        )
     return found
 
 

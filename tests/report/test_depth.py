@@ -217,24 +217,24 @@ def without(key: str) -> Callable[[dict[str, Any]], Any]:
 
 
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "another schema": (lambda c: c.update(schema=2), "schema: got 2; expected 1"),
+    "another schema": (lambda c: c.update(schema=2), "schema"),
     "another run's": (lambda c: c.update(recipe_hash="d0"), "it was made of another run"),
-    "no taps": (without("taps"), "3 checkpoints, 0 taps"),
-    "no checkpoints": (without("checkpoints"), "0 checkpoints, 4 taps"),
-    "taps that are none": (lambda c: c.update(taps=[1]), "taps: got [1]; expected a list of mappings"),
-    "a member less": (lambda c: c["taps"][1]["members"].pop(), "taps[1].members"),
+    "no taps": (without("taps"), "taps: missing"),
+    "no checkpoints": (without("checkpoints"), "checkpoints: missing"),
+    "taps that are none": (lambda c: c.update(taps=[1]), "taps.0: got 1"),
+    "a member less": (lambda c: c["taps"][1]["members"].pop(), "taps.1: members: got"),
     "no correlation": (
         lambda c: c["taps"][0]["members"][2]["gap"]["pooled"].update(value=1.5),
-        "taps[0].members[2].gap.pooled.value: got 1.5; expected a number from -1 to 1",
+        "taps.0.members.2.gap.pooled.value: got 1.5",
     ),
-    "a divergence less": (lambda c: c["taps"][0]["divergence"].pop(), "taps[0].divergence: got '2 numbers'"),
-    "a checkpoint less": (lambda c: c["taps"][0]["members"][0]["gap"].pop("by_checkpoint"), "by_checkpoint: got None"),
+    "a divergence less": (lambda c: c["taps"][0]["divergence"].pop(), "taps.0.divergence: got '2 numbers'"),
+    "a checkpoint less": (lambda c: c["taps"][0]["members"][0]["gap"].pop("by_checkpoint"), "by_checkpoint: missing"),
     "a last one that is none": (
         lambda c: c["taps"][0]["members"][0]["student"]["by_checkpoint"].__setitem__(-1, "x"),
-        "by_checkpoint.last: got 'x'; expected a number from -1 to 1",
+        "student.by_checkpoint.2: got 'x'",
     ),
-    "a depth beyond the end": (lambda c: c["taps"][0].update(depth=1.1), "taps[0].depth"),
-    "a name that is none": (lambda c: c["taps"][0].update(teacher=3), "taps[0].teacher: got 3; expected text"),
+    "a depth beyond the end": (lambda c: c["taps"][0].update(depth=1.1), "taps.0.depth"),
+    "a name that is none": (lambda c: c["taps"][0].update(teacher=3), "taps.0.teacher: got 3"),
 }
 
 

@@ -8,7 +8,6 @@ import json
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,12 @@ from report.explanations import FakeExplanation, write_fake_explanation
 from report.folders import EVIL
 from report.parsed import Parsed
 from stillroom.errors import BadInput
-from stillroom.report.explain.content import Content, content
-from stillroom.report.explain.maps import read_maps
-from stillroom.report.explain.page import write_explanation
-from stillroom.report.explain.pictures import BYTES, FEWEST, MOST, shown
+from stillroom.report.explain.maps import BYTES, FEWEST, MOST, read_maps, shown
+from stillroom.report.explain.page import ExplanationPage, content, headline, read_explanation, write_explanation
 from stillroom.report.explain.plots import turnover
-from stillroom.report.explain.read import read_explanation
-from stillroom.report.explain.words import headline
 from stillroom.report.html import POLICY
 from stillroom.report.run.page import write_report
+from stillroom.schema.explanation import Explanation
 
 Found = dict[str, Any]
 
@@ -57,7 +53,7 @@ def _evil(found: Found) -> None:
         run.update(run=EVIL, name=EVIL, tap=EVIL)
         run["speed"]["layer"] = EVIL
     found["teacher"]["name"] = EVIL
-    found["images"]["foreground"] = EVIL
+    found["images"]["mask"] = EVIL
     found["sensitivity"][0].update(what=EVIL, value=EVIL)
     found["cka"][0].update(one_taps=[EVIL] * 4, other_taps=[EVIL] * 4)
     found["attributions"] = {"method": EVIL, "library": EVIL}
@@ -91,7 +87,7 @@ def pages(folders: dict[str, Path]) -> dict[str, Parsed]:
     return {name: Parsed((at / "explain.html").read_text(encoding="utf-8")) for name, at in folders.items()}
 
 
-def told(folder: Path) -> Content:
+def told(folder: Path) -> ExplanationPage:
     found = read_explanation(folder)
     return content(found, read_maps(folder, found))
 
@@ -149,7 +145,7 @@ def test_the_verdicts_come_first(pages: dict[str, Parsed], folders: dict[str, Pa
     assert places == sorted(places)
     assert [claim.verdict for claim in told(folders["usual"]).claims] == [one.verdict for one in found.hypotheses]
     assert "1 left out: a network does not respond to them" in words
-    assert "told by a box in the centre" in words
+    assert "by a box in the centre" in words
 
 
 def test_nothing_is_claimed_where_nothing_was_compared(pages: dict[str, Parsed]) -> None:
@@ -187,9 +183,10 @@ def test_nothing_is_claimed_where_nothing_was_compared(pages: dict[str, Parsed])
 def test_the_headline_says_each_verdict(folders: dict[str, Path], verdicts: tuple[str | None, ...], words: str) -> None:
     found = read_explanation(folders["one seed"])
     hypotheses = tuple(
-        replace(one, verdict=verdict, measures=()) for one, verdict in zip(found.hypotheses, verdicts, strict=True)
+        one.model_copy(update={"verdict": verdict, "measures": ()})
+        for one, verdict in zip(found.hypotheses, verdicts, strict=True)
     )
-    assert headline(replace(found, hypotheses=hypotheses)) == words
+    assert headline(found.model_copy(update={"hypotheses": hypotheses})) == words
 
 
 def test_what_was_not_measured_is_said_to_be(pages: dict[str, Parsed], folders: dict[str, Path]) -> None:
@@ -216,11 +213,11 @@ def test_other_choices_are_held_against_the_verdict(folders: dict[str, Path]) ->
 def test_the_images_that_changed_most_come_first(folders: dict[str, Path]) -> None:
     folder = folders["usual"]
     found = read_explanation(folder)
-    maps, pictures = read_maps(folder, found), told(folder).pictures
+    maps, pictures = read_maps(folder, found), told(folder).gallery
     assert (len(pictures.cards), pictures.of) == (MOST, 30)
     differ = [maps.concepts[seed][-1] ^ maps.concepts[3 + seed][-1] for seed in SEEDS]
     total = np.mean([each.sum((1, 2)) for each in differ], axis=0)
-    by_row = dict(zip(found.rows, total.tolist(), strict=True))
+    by_row = dict(zip(found.images.rows, total.tolist(), strict=True))
     changes = [by_row[card.row] for card in pictures.cards]
     assert changes == sorted(total.tolist(), reverse=True)[:MOST]
     for card, change in zip(pictures.cards, changes, strict=True):
@@ -230,9 +227,9 @@ def test_the_images_that_changed_most_come_first(folders: dict[str, Path]) -> No
 def test_what_is_drawn_is_what_was_found(folders: dict[str, Path]) -> None:
     folder = folders["usual"]
     found = read_explanation(folder)
-    maps, pictures = read_maps(folder, found), told(folder).pictures
+    maps, pictures = read_maps(folder, found), told(folder).gallery
     held = pictures.held
-    chosen = [found.rows.index(card.row) for card in pictures.cards]
+    chosen = [found.images.rows.index(card.row) for card in pictures.cards]
     assert (held["grid"], held["epochs"], len(held["distilled"]), len(held["labels"])) == (8, [0, 2, 5, 10], 3, 3)
     step = (held["high"] - held["low"]) / 255
     assert step < 0.02
@@ -245,15 +242,19 @@ def test_what_is_drawn_is_what_was_found(folders: dict[str, Path]) -> None:
             assert np.array_equal(bits.reshape(4, MOST, 8, 8).astype(bool), maps.concepts[place][:, chosen])
 
 
+def with_grid(found: Explanation, grid: int) -> Explanation:
+    return found.model_copy(update={"search": found.search.model_copy(update={"grid": grid})})
+
+
 def test_a_page_stays_of_a_few_megabytes(folders: dict[str, Path]) -> None:
     found = read_explanation(folders["usual"])
     assert shown(found, 200) == MOST
-    assert shown(replace(found, grid=16), 200) == MOST
-    large = replace(found, grid=96)
-    held = large.grid**2 * len(found.epochs) * len(found.runs) * 4 / 3
+    assert shown(with_grid(found, 16), 200) == MOST
+    large = with_grid(found, 96)
+    held = large.search.grid**2 * len(found.epochs) * len(found.runs) * 4 / 3
     assert FEWEST < shown(large, 200) < MOST
     assert shown(large, 200) * held <= BYTES
-    assert shown(replace(found, grid=224), 200) == FEWEST
+    assert shown(with_grid(found, 224), 200) == FEWEST
     assert (folders["usual"] / "explain.html").stat().st_size < 6e6
 
 
@@ -273,12 +274,12 @@ def test_class_names_are_those_of_the_run(folders: dict[str, Path], tmp_path: Pa
     from safetensors.numpy import save_file
 
     folder = write_fake_explanation(tmp_path / "named", FakeExplanation())
-    assert {card.label for card in told(folder).pictures.cards} == {"class 0", "class 1", "class 2"}
+    assert {card.label for card in told(folder).gallery.cards} == {"class 0", "class 1", "class 2"}
     metadata = {"class_names": json.dumps(["cat", "<b>", "newt"])}
     save_file({"labels": np.zeros(1)}, folder / "predictions.safetensors", metadata)
-    assert {card.label for card in told(folder).pictures.cards} == {"cat", "<b>", "newt"}
+    assert {card.label for card in told(folder).gallery.cards} == {"cat", "<b>", "newt"}
     (folder / "predictions.safetensors").write_bytes(b"damaged")
-    assert told(folder).pictures.cards[0].label.startswith("class ")
+    assert told(folder).gallery.cards[0].label.startswith("class ")
 
 
 def test_the_same_explanation_gives_the_same_bytes(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -307,13 +308,16 @@ def test_a_runs_page_links_to_it_where_it_lies_beside(runs: dict[str, Path], tmp
         (lambda at: edit(at, lambda found: found.update(schema=2)), "schema"),
         (
             lambda at: edit(at, lambda found: found["runs"][3].update(role="explained")),
-            "one run to compare with for each, or none",
+            "one baseline for each run that is explained, or none",
         ),
         (lambda at: edit(at, lambda found: found["runs"][0]["checkpoints"].pop()), "the same checkpoints"),
-        (lambda at: edit(at, lambda found: found["hypotheses"][0].update(verdict="so so")), "supported or refuted"),
-        (lambda at: edit(at, lambda found: found["hypotheses"][0].update(hypothesis=4)), "from 1 to 3"),
+        (
+            lambda at: edit(at, lambda found: found["hypotheses"][0].update(verdict="so so")),
+            "unknown value 'so so'",
+        ),
+        (lambda at: edit(at, lambda found: found["hypotheses"][0].update(hypothesis=4)), "hypothesis: got 4"),
         (lambda at: edit(at, lambda found: found["cka"][0].update(values=[[1]])), "a number for each tap"),
-        (lambda at: edit(at, lambda found: found["agreement"][0].update(other=9)), "a whole number from 0 to 3"),
+        (lambda at: edit(at, lambda found: found["agreement"][0].update(other=9)), "the place of a run, 0 to 3"),
         (lambda at: (at / "explain-maps.npz").unlink(), "a run with explain-maps.npz"),
         (lambda at: (at / "explain-maps.npz").write_bytes(b"PK"), "a whole file of maps"),
         (lambda at: edit_maps(at, lambda held: held.pop("concepts-1")), "concepts-1 as true or false"),

@@ -60,7 +60,7 @@ def test_damaged_results(study: Path, text: str) -> None:
         ({"measure": []}, "measure: got []; expected a mapping"),
         ({"measure": {"name": "top1", "title": "x", "unit": "%", "digits": -1}}, "measure.digits: got -1"),
         ({"methods": []}, "methods: got []; expected at least one"),
-        ({"pairs": []}, "pairs: got []; expected at least one"),
+        ({"model_pairs": []}, "model_pairs: got []; expected at least one"),
         ({"baseline": "crd"}, "baseline: got 'crd'; expected labels or kl"),
         ({"alpha": "x"}, "alpha: got 'x'; expected a number"),
         ({"alpha": 2}, "alpha: got 2; expected less than or equal to 1"),
@@ -80,10 +80,10 @@ def test_damaged_results(study: Path, text: str) -> None:
         ({"tuned": {"cifar100": {"kl": {"all": 3}}}}, "tuned.cifar100.kl."),
         ({"calibration": {"seconds": 1, "pairs": {"cifar100": []}}}, "calibration.pairs.cifar100: got []"),
         ({"budget": {"epochs": "x"}}, "budget.epochs"),
-        ({"axis": axis({})}, "axis.values.cifar100: got None; expected a number"),
-        ({"axis": axis({"cifar100": 1e151})}, "axis.values.cifar100"),
-        ({"axis": axis({"cifar100": 0})}, "axis.values: got {'cifar100': 0}; expected another number in each pair"),
-        ({"axis": axis({"cifar100": 1}, (0, "x"))}, "and all above 0"),
+        ({"sweep": axis({})}, "sweep.values.cifar100: got None; expected a number"),
+        ({"sweep": axis({"cifar100": 1e151})}, "sweep.values.cifar100"),
+        ({"sweep": axis({"cifar100": 0})}, "sweep.values: got {'cifar100': 0}; expected another number in each pair"),
+        ({"sweep": axis({"cifar100": 1}, (0, "x"))}, "and all above 0"),
     ],
 )
 def test_a_wrong_value_is_named(study: Path, changes: dict[str, Any], said: str) -> None:

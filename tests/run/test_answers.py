@@ -50,7 +50,7 @@ def elsewhere(weights: Path, folder: Path, *, test: bool = True) -> None:
 
 
 def questions(*more: str) -> int:
-    return run(["questions", "recipe.yaml", *OPTIONS, *more, "--out", "answers"])
+    return run(["export-inputs", "recipe.yaml", *OPTIONS, *more, "--out", "answers"])
 
 
 def distill(out: str, *more: str) -> int:
@@ -177,13 +177,13 @@ def test_answers_to_something_else_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["questions", "recipe.yaml", "--out", "."], "--out: got '.'; expected a new or empty folder"),
+        (["export-inputs", "recipe.yaml", "--out", "."], "--out: got '.'; expected a new or empty folder"),
         (
-            ["questions", "recipe.yaml", "data.augmentation.views=0", "--out", "answers"],
+            ["export-inputs", "recipe.yaml", "data.augmentation.views=0", "--out", "answers"],
             "data.augmentation.views: got 0; expected 1 or more",
         ),
         (
-            ["questions", "recipe.yaml", "data.augmentation.pad_crop=9", "--out", "answers"],
+            ["export-inputs", "recipe.yaml", "data.augmentation.pad_crop=9", "--out", "answers"],
             "data.augmentation.pad_crop: got 9; expected less than the images' shorter side",
         ),
         (

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-import stillroom.run.fidelity.measuring as measuring
+import stillroom.run.fidelity.measure as measuring
 from stillroom.cli import run
 from stillroom.losses import functional
 from stillroom.losses.connectors import MapConnector, connector, laid_out, rows_of
@@ -24,11 +24,11 @@ from stillroom.models.tail import tail_of
 from stillroom.models.taps import Kind, Tap
 from stillroom.recipe import apply_override, parse_recipe
 from stillroom.run.execute import execute
-from stillroom.run.fidelity.fitting import Moments
 from stillroom.run.fidelity.mapping import map_fidelity
-from stillroom.run.fidelity.members import WEIGHINGS, at_logits, at_tap
-from stillroom.run.fidelity.statistics import predictions, resampled, standing
+from stillroom.run.fidelity.measure import LeastSquares, at_logits, at_tap
+from stillroom.run.fidelity.statistics import predictions, resampled, weighted_ranks
 from stillroom.runtime import Observer
+from stillroom.schema.fidelity import WEIGHINGS
 from stillroom.teachers.fisher import head_fisher, tail_fisher
 from stillroom.teachers.tails import TeacherTail
 
@@ -50,11 +50,11 @@ class Watching(Observer):
 # Statistics
 
 
-def test_standing_gives_spearmans_correlation_of_values_with_ties_that_are_there_several_times() -> None:
+def test_weighted_ranks_give_spearmans_correlation_of_values_with_ties_that_are_there_several_times() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 8, 40).astype(float), rng.normal(size=40)
     counts = resampled(40, 3, seed=1)
-    found = (standing(x, counts) * standing(y, counts)).sum(1)
+    found = (weighted_ranks(x, counts) * weighted_ranks(y, counts)).sum(1)
     for row, value in zip(counts.astype(int), found, strict=True):
         expected = spearmanr(np.repeat(x, row), np.repeat(y, row)).statistic
         assert value == pytest.approx(expected, abs=1e-12)
@@ -136,7 +136,7 @@ def test_members_are_the_losses_own_functions_of_each_image_alone() -> None:
     expected = [
         functional.feature_mse(student, teacher),
         functional.feature_fisher(student, teacher, w),
-        functional.half_variance(tail.moved(teacher, student - teacher), p),
+        functional.half_variance(tail.jvp(teacher, student - teacher), p),
         functional.kl(tail(student), z_t, temperature=3.0),
     ]
     torch.testing.assert_close(found.float(), torch.stack(expected), rtol=1e-4, atol=1e-6)
@@ -205,21 +205,21 @@ def test_the_map_is_the_least_squares_one_whatever_the_parts_it_was_shown_in() -
     torch.manual_seed(0)
     x = torch.randn(200, 3).double() + 5
     y = x @ torch.randn(3, 2).double() - 7 + 0.1 * torch.randn(200, 2)
-    moments = Moments()
+    moments = LeastSquares()
     for part in (slice(0, 50), slice(50, 200)):
         moments.add(x[part], y[part])
-    found = moments.fitted(ridge=0.0)
+    found = moments.solve(ridge=0.0)
     expected = torch.linalg.lstsq(torch.cat([x, torch.ones(200, 1)], 1), y).solution
     torch.testing.assert_close(torch.cat([found.weight, found.bias[None]]), expected)
-    held = moments.fitted(ridge=1e6)
+    held = moments.solve(ridge=1e6)
     assert held.weight.abs().max() < 1e-4
     torch.testing.assert_close(held(x)[0].float(), y.mean(0).float(), rtol=1e-3, atol=1e-3)
 
 
 def test_a_student_whose_features_are_constant_is_mapped_to_the_teachers_mean() -> None:
-    moments = Moments()
+    moments = LeastSquares()
     moments.add(torch.ones(4, 2), torch.arange(4.0)[:, None])
-    assert moments.fitted()(torch.ones(1, 2)).item() == pytest.approx(1.5)
+    assert moments.solve()(torch.ones(1, 2)).item() == pytest.approx(1.5)
 
 
 # Runs
@@ -268,7 +268,7 @@ def watching() -> Watching:
 
 @pytest.fixture(scope="module")
 def mapped(finished: Path, watching: Watching) -> dict[str, Any]:
-    return map_fidelity(finished, images=512, observer=watching)
+    return map_fidelity(finished, images=512, observer=watching).as_dict()
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_the_exact_member_is_the_divergence_and_kl_at_the_logits(finished: Path,
 def test_it_tells_how_far_it_is(mapped: dict[str, Any], watching: Watching) -> None:
     assert [each for each in watching.phases if each[1] == each[2]] == [
         ("fitting connectors", 80, 80),
-        ("asking teacher and student", 40, 40),
+        ("evaluating teacher and student", 40, 40),
     ]
     assert watching.said == []
 
@@ -309,7 +309,7 @@ def test_it_tells_how_far_it_is(mapped: dict[str, Any], watching: Watching) -> N
 def test_maps_are_followed_from_every_depth(maps: Path) -> None:
     """Between two ResNets, whose taps have no linear head behind them but the last."""
     observer = Watching()
-    told = map_fidelity(maps, images=16, temperature=2.0, observer=observer)
+    told = map_fidelity(maps, images=16, temperature=2.0, observer=observer).as_dict()
     assert told["temperature"] == 2.0
     assert "training.checkpoints=" in observer.said[0]
     assert len(told["checkpoints"]) == 1
@@ -322,7 +322,7 @@ def test_maps_are_followed_from_every_depth(maps: Path) -> None:
 def test_of_many_classes_some_are_drawn_where_all_would_take_long(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "_ALL_OF", 9)
     monkeypatch.setattr(measuring, "_AFFORDABLE", 0.0)
-    drawn = [each["drawn_classes"] for each in map_fidelity(maps, images=16)["taps"]]
+    drawn = [each["drawn_classes"] for each in map_fidelity(maps, images=16).as_dict()["taps"]]
     assert drawn[:2] == [4, 4]
     assert drawn[-2:] == [0, 0], "before the linear layer they are exact, and cost nothing"
 

@@ -224,7 +224,7 @@ def test_answers_from_elsewhere_serve_trials_too(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     options = [SHOWN if changes else "data.augmentation={}", "training.epochs=3", "cache.dtype=float32"]
     # Also where the recipe holds a part out, questions are about all images.
-    assert run(["questions", "recipe.yaml", *options, HELD, "--out", "elsewhere"]) == 0
+    assert run(["export-inputs", "recipe.yaml", *options, HELD, "--out", "elsewhere"]) == 0
     assert np.load(tmp_path / "elsewhere" / "train-images.npy").shape == (2 if changes else 1, 200, 1, 8, 8)
     elsewhere(teacher_weights, tmp_path / "elsewhere")
     there = "teacher={name: from elsewhere, answers: elsewhere}"

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from killing import killed_after_lines
 from run.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.models.config import ModelConfig
@@ -177,19 +174,8 @@ def test_killed_and_resumed_a_run_over_features_and_stones_ends_with_the_same_by
     content["losses"] = [{"name": "feature_mse", "taps": "all"}, {"name": "block_logit"}]
     content["training"] |= {"epochs": 6, "save_seconds": 0, "log_every": 1}
     recipe = written(Path(), content)
-    command = [sys.executable, "-m", "stillroom", "distill", recipe, "--out", "killed"]
-    killed = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    deadline = time.monotonic() + 600
-    log = Path("killed/metrics.jsonl")
-    while not log.exists() or len(log.read_text().splitlines()) < 8:
-        assert killed.poll() is None, killed.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    command = ["distill", recipe, "--out", "killed"]
+    assert killed_after_lines(Path("killed/metrics.jsonl"), 8, *command) == -signal.SIGKILL
     for out in ("killed", "whole"):
         assert run(["distill", recipe, "--out", out, "--resume"]) == 0
     assert "resume" in [line["event"] for line in read_lines(Path("killed/timing.jsonl"))]
@@ -295,7 +281,7 @@ MIDDLE = [{"teacher": "middle", "student": "layer1"}]
             ["teacher={name: elsewhere, answers: folder}", term("block_logit")],
             "teacher.answers: got 'folder'; expected a model: a loss reads its features",
         ),
-        (["teacher=null", term("block_logit")], "teacher: got None; expected a model that teaches"),
+        (["teacher=null", term("block_logit")], "teacher: got None; expected a teacher model"),
     ],
 )
 def test_what_cannot_be_heard_ends_with_a_line(

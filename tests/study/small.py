@@ -92,7 +92,7 @@ class Here(Engine):
         self._job = job
 
     def wait(self, timeout: float) -> list[Outcome]:
-        from stillroom.study.engine.performing import attempt
+        from stillroom.study.engine.jobs import attempt
 
         assert self._job is not None
         self.did.append(self._job.id)

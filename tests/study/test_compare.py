@@ -18,11 +18,11 @@ from filelock import FileLock
 
 from stillroom.cli import run
 from stillroom.errors import BadInput, RunFailed
-from stillroom.study.compare import Compared, compare
+from stillroom.study.compare import StudyOutcome, compare
 from stillroom.study.config import parse_study
 from stillroom.study.engine.base import Outcome
-from stillroom.study.folder import StudyFolder
-from stillroom.study.schedule import StudyObserver
+from stillroom.study.plan import StudyFolder
+from stillroom.study.progress import StudyObserver
 from study.small import Here, small, study_file, tables_of
 
 
@@ -36,7 +36,7 @@ class Heard(StudyObserver):
         self.alarms.append(text)
 
 
-def did(out: Path, observer: StudyObserver | None = None, **changes: Any) -> tuple[Compared, list[str]]:
+def did(out: Path, observer: StudyObserver | None = None, **changes: Any) -> tuple[StudyOutcome, list[str]]:
     """Do the small study in this process; what it came to, and the jobs that were done for it."""
     engine = Here()
     found = compare(parse_study(small(**changes)), out, lambda folder, threads: engine, observer)

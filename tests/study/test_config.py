@@ -29,7 +29,7 @@ CONTESTANT = {"name": "a"}
         ({"budget": {"epochs": 1, "steps": 2}}, "one of epochs, steps and seconds"),
         ({"budget": {"seconds": 0}}, "budget.seconds: got 0; expected greater than 0"),
         ({"measure": "top2"}, "measure: unknown value 'top2'"),
-        ({"pairs": [{"name": "x"}, {"name": "x"}]}, "each pair once"),
+        ({"model_pairs": [{"name": "x"}, {"name": "x"}]}, "each pair once"),
         ({"tuning": {"trials": 0}}, "tuning.trials: got 0"),
         ({"tuning": {"trials": 2, "space": {"a": {"low": 2, "high": 1}}}}, "low below high"),
         ({"methods": [{"name": "a", "tune": {"seed": [1]}}]}, "tuning.trials beside a method's tune"),

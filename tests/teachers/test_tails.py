@@ -54,7 +54,7 @@ def test_a_small_step_moves_the_logits_by_the_derivative(tap: str, branches: boo
     tail, (features, _) = tails(branches)[tap], read()
     h = features[tap]
     gap = torch.randn(h.shape, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    moved = tail.moved(h.clone().requires_grad_(), gap)
+    moved = tail.jvp(h.clone().requires_grad_(), gap)
     leaf = h.clone().requires_grad_()
     logits = tail(leaf)
     for k in range(5):
@@ -70,9 +70,9 @@ def test_a_step_is_not_moved_in_low_precision() -> None:
     features, _ = read()
     for tap in TAPS:
         gap = torch.ones_like(features[tap])
-        exact = tails()[tap].moved(features[tap], gap)
+        exact = tails()[tap].jvp(features[tap], gap)
         with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(tails()[tap].moved(features[tap], gap), exact)
+            assert torch.equal(tails()[tap].jvp(features[tap], gap), exact)
 
 
 def test_under_autocast_a_tail_takes_features_in_low_precision() -> None:
@@ -136,5 +136,5 @@ def test_tokens_and_attention_have_derivatives_both_ways() -> None:
     h, gap = (torch.randn(4, 3, 8, dtype=torch.float64) for _ in range(2))
     step = 1e-5
     wanted = (tail(h + step * gap) - tail(h - step * gap)) / (2 * step)
-    torch.testing.assert_close(tail.moved(h, gap), wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(tail.jvp(h, gap), wanted, rtol=1e-4, atol=1e-6)
     assert (tail_fisher(tail, h, temperature=4.0) > 0).all()

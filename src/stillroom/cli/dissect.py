@@ -48,8 +48,8 @@ def dissect(
     from stillroom.report.study.page import write_run_pages, write_study_report
     from stillroom.study.compare import compare as run_study
     from stillroom.study.dissect import dissecting, write_dissection
-    from stillroom.study.engine.choosing import engine_maker
-    from stillroom.study.folder import StudyFolder
+    from stillroom.study.engine import engine_maker
+    from stillroom.study.plan import StudyFolder
 
     settled = load_recipe(recipe, overrides or [])
     classes = load(settled.data).train.num_classes
@@ -64,9 +64,9 @@ def dissect(
         stdout = Console(highlight=False)
         for pair in told["pairs"]:
             stdout.print(_table(pair))
-            stdout.print(escape(pair["told"]), soft_wrap=True)
+            stdout.print(escape(pair["text"]), soft_wrap=True)
         for finding in found.results["inequalities"]:
-            stdout.print(f"[bold red]unequal: {escape(finding['told'])}[/bold red]", soft_wrap=True)
+            stdout.print(f"[bold red]unequal: {escape(finding['text'])}[/bold red]", soft_wrap=True)
         stdout.print(f"{found.seconds:.0f} s   report: {escape(str(page))}", soft_wrap=True)
     if not found.sound:
         raise typer.Exit(NO)

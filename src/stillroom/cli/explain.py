@@ -7,7 +7,7 @@ the weights had moved when an image had most of them, and how much images differ
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,6 +17,8 @@ from stillroom.cli.app import AsJson, app, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from stillroom.schema.explanation import Explanation
 
 _SYMBOLS = {"n_fg": "N_fg", "n_bg": "N_bg", "ratio": "λ", "d_mean": "D_mean", "d_std": "D_std", "rho": "ρ"}
 
@@ -31,7 +33,7 @@ def explain(
             metavar="RUN...",
         ),
     ],
-    against: Annotated[
+    baseline: Annotated[
         list[Path] | None,
         typer.Option(
             "--baseline",
@@ -47,11 +49,11 @@ def explain(
     weight: Annotated[
         float | None, typer.Option("--weight", help="λ of the search; left out: 6 for ResNets, 7 for others.")
     ] = None,
-    foreground: Annotated[
+    mask: Annotated[
         str,
         typer.Option(
             "--mask",
-            help="What is subject: the data's `masks`, a `centre` box, pixels `above-zero`, or a .npy file of the test "
+            help="Foreground mask: the data's `masks`, a `centre` box, `positive` pixels, or a .npy file of the test "
             "split's masks [N, H, W] or boxes [N, 4] (top, left, bottom, right); auto: masks, else centre.",
         ),
     ] = "auto",
@@ -81,20 +83,20 @@ def explain(
     `stillroom explain studies/x/runs/all/kl --baseline studies/x/runs/all/labels`
     """
     from stillroom.cli.terminal import ProgressBar
-    from stillroom.explain.explaining import NAME
-    from stillroom.explain.explaining import explain as find
-    from stillroom.explain.subject import runs_in
+    from stillroom.explain.explanation import explain as find
+    from stillroom.explain.runs import runs_in
     from stillroom.report.explain.page import write_explanation
+    from stillroom.schema.explanation import EXPLANATION
 
     runs = runs_in(runs)
-    content = find(
+    explanation = find(
         runs,
-        against or [],
+        baseline or [],
         tap=tap,
         images=images,
         grid=grid,
         weight=weight,
-        foreground=foreground,
+        mask=mask,
         passes=passes,
         seed=seed,
         attribute=attribute,
@@ -102,48 +104,47 @@ def explain(
     )
     page = write_explanation(runs[0])
     if as_json:
-        print_json({"run": str(runs[0]), "explain": str(runs[0] / NAME), "page": str(page), **content})
+        print_json(
+            {"run": str(runs[0]), "explain": str(runs[0] / EXPLANATION), "page": str(page), **explanation.as_dict()}
+        )
         return
     stdout = Console(highlight=False)
-    stdout.print(_counts(content))
-    if content["hypotheses"]:
-        stdout.print(_hypotheses(content))
-        for one in content["hypotheses"]:
-            verdict = one["verdict"] or "not measured, as no moves were recorded"
-            stdout.print(f"{one['hypothesis']}. {one['claim']}: {verdict}", soft_wrap=True)
-        if sum(run["role"] == "explained" for run in content["runs"]) == 1:
-            stdout.print("One seed: these intervals are over images alone; what another would say they do not hold.")
+    stdout.print(_counts(explanation))
+    if explanation.hypotheses:
+        stdout.print(_hypotheses(explanation))
+        for one in explanation.hypotheses:
+            verdict = one.verdict or "not measured, as no weight distance was recorded"
+            stdout.print(f"{one.hypothesis}. {one.claim}: {verdict}", soft_wrap=True)
+        if len(explanation.explained) == 1:
+            stdout.print("One seed: these intervals are over images alone, not over seeds.")
     stdout.print(f"written: {escape(str(page))}", soft_wrap=True)
 
 
-def _counts(content: dict[str, Any]) -> Table:
+def _counts(explanation: Explanation) -> Table:
     from stillroom.cli.terminal import table
 
     rows = []
-    for run in content["runs"]:
-        for place, checkpoint in enumerate(run["checkpoints"]):
-            name = f"{run['name']}, seed {run['seed']}" if place == 0 else ""
-            rows.append(
-                [name, f"{checkpoint['epoch']:g}", *(_number(checkpoint[key]) for key in ("n_fg", "n_bg", "ratio"))]
-            )
-    if content["teacher"]:
-        teacher = content["teacher"]
-        rows.append([f"teacher {teacher['name']}", "–", *(_number(teacher[key]) for key in ("n_fg", "n_bg", "ratio"))])
-    left = len(content["images"]["excluded"])
-    title = f"visual concepts, means of {len(content['images']['rows'])} images"
+    for run in explanation.runs:
+        for place, one in enumerate(run.checkpoints):
+            name = f"{run.name}, seed {run.seed}" if place == 0 else ""
+            rows.append([name, f"{one.epoch:g}", *map(_number, (one.n_fg, one.n_bg, one.ratio))])
+    if (teacher := explanation.teacher) is not None:
+        rows.append([f"teacher {teacher.name}", "–", *map(_number, (teacher.n_fg, teacher.n_bg, teacher.ratio))])
+    left = len(explanation.images.excluded)
+    title = f"visual concepts, means of {len(explanation.images.rows)} images"
     return table(title + (f" ({left} left out)" if left else ""), ["", "epoch", "N_fg", "N_bg", "λ"], rows)
 
 
-def _hypotheses(content: dict[str, Any]) -> Table:
+def _hypotheses(explanation: Explanation) -> Table:
     from stillroom.cli.terminal import table
 
     rows = []
-    for one in content["hypotheses"]:
-        for measure in one["measures"]:
-            name = f"{one['hypothesis']}. {_SYMBOLS[measure['measure']]} {measure['expected']}"
-            figures = [_number(measure[key]) for key in ("distilled", "labels", "difference")]
-            span = f"{_number(measure['low'])} … {_number(measure['high'])}"
-            rows.append([name, *figures, span, measure["verdict"] or "–"])
+    for one in explanation.hypotheses:
+        for measure in one.measures:
+            name = f"{one.hypothesis}. {_SYMBOLS[measure.measure]} {measure.expected}"
+            values = map(_number, (measure.distilled, measure.labels, measure.difference))
+            span = f"{_number(measure.low)} … {_number(measure.high)}"
+            rows.append([name, *values, span, measure.verdict or "–"])
     columns = ["", "distilled", "labels", "difference", "95% interval", "verdict"]
     return table("what distilling changed", columns, rows)
 

@@ -15,8 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stillroom.cli.terminal import stderr
-from stillroom.study.progress import JobState, Progress
-from stillroom.study.schedule import StudyObserver
+from stillroom.study.progress import JobState, StudyObserver, StudyProgress
 
 _REFRESH = 0.5  # seconds between two looks at what the jobs have logged
 
@@ -31,9 +30,9 @@ class LiveStudy(StudyObserver):
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or stderr
         self._live: Live | None = None
-        self._looked = 0.0
+        self._refreshed = 0.0
 
-    def started(self, progress: Progress) -> None:
+    def started(self, progress: StudyProgress) -> None:
         """Show an empty table."""
         if self._console.is_terminal:
             self._live = Live(shown(progress), console=self._console, auto_refresh=False, transient=True)
@@ -47,7 +46,7 @@ class LiveStudy(StudyObserver):
         """Print a line in red above the table."""
         self._console.print(f"[bold red]{escape(text)}[/bold red]", soft_wrap=True)
 
-    def ended(self, state: JobState, progress: Progress) -> None:
+    def ended(self, state: JobState, progress: StudyProgress) -> None:
         """A line for each job where there is no table; failures always."""
         if state.status == "failed":
             self.alarm(f"{state.id}: {state.reason}")
@@ -57,11 +56,11 @@ class LiveStudy(StudyObserver):
             value = f": {progress.measure} {state.value:.4g}" if state.value is not None else ""
             self._console.print(escape(f"[{done}/{len(alike)}] {state.id}{value} ({state.seconds:.0f} s)"))
 
-    def looked(self, progress: Progress) -> None:
+    def refresh(self, progress: StudyProgress) -> None:
         """Bring the table up to date."""
-        if self._live is not None and time.monotonic() - self._looked > _REFRESH:
+        if self._live is not None and time.monotonic() - self._refreshed > _REFRESH:
             self._live.update(shown(progress), refresh=True)
-            self._looked = time.monotonic()
+            self._refreshed = time.monotonic()
 
     def stopped(self) -> None:
         """Take the table away."""
@@ -71,13 +70,13 @@ class LiveStudy(StudyObserver):
 
 
 @contextmanager
-def watching(console: Console, progress: Progress) -> Iterator[Live]:
+def watching(console: Console, progress: StudyProgress) -> Iterator[Live]:
     """A live display for somebody who only looks."""
     with Live(shown(progress), console=console, auto_refresh=False) as live:
         yield live
 
 
-def shown(progress: Progress) -> RenderableType:
+def shown(progress: StudyProgress) -> RenderableType:
     """The state of a study: who has how many runs done, what is under way, how long it takes still."""
     runs = progress.of_kind("run")
     parts: list[RenderableType] = [Text(f"{progress.name}: {progress.phase or 'beginning'}", style="bold")]
@@ -90,7 +89,7 @@ def shown(progress: Progress) -> RenderableType:
     return Group(*parts)
 
 
-def _standings(progress: Progress, runs: list[JobState]) -> Table:
+def _standings(progress: StudyProgress, runs: list[JobState]) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("pair")
     table.add_column("method")
@@ -123,7 +122,7 @@ def _jobs(states: list[JobState]) -> Table:
     return table
 
 
-def _foot(progress: Progress) -> Text:
+def _foot(progress: StudyProgress) -> Text:
     done = sum(state.status == "done" for state in progress.jobs.values())
     left = progress.seconds_left()
     words = [

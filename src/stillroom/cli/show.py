@@ -1,10 +1,10 @@
-"""Commands to look at what there is and what came out."""
+"""``stillroom report``, ``fidelity``, ``list``, ``schema`` and ``demo``."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -13,22 +13,19 @@ from rich.markup import escape
 from stillroom.cli.app import AsJson, RunArgument, app, print_json
 from stillroom.errors import BadInput
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 @app.command()
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(help="A run, and others to show beside it; or the folder of a study.", metavar="RUN…"),
+        typer.Argument(help="A run, and others to compare with it; or the folder of a study.", metavar="RUN…"),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Page to write; left out: report.html in the first run.")
+        Path | None, typer.Option("--out", help="Page to write; default: report.html in the first run.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained HTML page: curves, teacher and student side by side, what changed, how to repeat it.
+    """Write a self-contained HTML page: curves, teacher against student, per-class changes, how to reproduce it.
 
     Example: `stillroom report runs/distilled runs/labels`
     """
@@ -71,50 +68,44 @@ def fidelity(
 
     Example: `stillroom fidelity runs/kl`
     """
-    from stillroom.cli.terminal import ProgressBar
+    from stillroom.cli.terminal import ProgressBar, table
     from stillroom.report.study.page import rewrite_run_page
-    from stillroom.run.fidelity.mapping import NAME, map_fidelity
+    from stillroom.run.fidelity.mapping import map_fidelity
+    from stillroom.schema.fidelity import FIDELITY, WEIGHINGS
 
-    content = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
+    found = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
     page = rewrite_run_page(run)
     if as_json:
-        print_json({"run": str(run), "fidelity": str(run / NAME), "report": str(page), **content})
+        print_json({"run": str(run), "fidelity": str(run / FIDELITY), "report": str(page), **found.as_dict()})
         return
     stdout = Console(highlight=False)
     for truth, title in (("gap", "the divergence of the gap itself"), ("student", "the student's own divergence")):
-        stdout.print(_table(content, truth, f"how each member ranks images against {title}"))
+        rows = []
+        for place, weighing in enumerate(WEIGHINGS):
+            members = [tap.members[place] for tap in found.taps]
+            values = [(one.gap if truth == "gap" else one.student).pooled.value for one in members]
+            rows.append([weighing, *("–" if value is None else f"{value:.2f}" for value in values)])
+        header = ["", *(tap.teacher for tap in found.taps)]
+        stdout.print(table(f"how each member ranks images against {title}", header, rows))
     stdout.print(f"report: {escape(str(page))}", soft_wrap=True)
-
-
-def _table(content: dict[str, Any], truth: str, title: str) -> Table:
-    from stillroom.cli.terminal import table
-
-    taps = content["taps"]
-    rows = [
-        [member["weighing"], *(_cell(tap["members"][place][truth]) for tap in taps)]
-        for place, member in enumerate(taps[0]["members"])
-    ]
-    return table(title, ["", *(tap["teacher"] for tap in taps)], rows)
-
-
-def _cell(prediction: dict[str, Any]) -> str:
-    value = prediction["pooled"]["value"]
-    return "–" if value is None else f"{value:.2f}"
 
 
 @app.command(name="list")
 def list_(
     what: Annotated[
-        str | None, typer.Argument(help="models, losses, data, optimizers or schedules; left out: all.")
+        str | None, typer.Argument(help="models, losses, data, optimizers or schedules; default: all.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the models, losses, data sources, optimizers and schedules that a recipe can name."""
+    """List the models, losses, data sources, optimizers and schedules that a recipe can name.
+
+    Example: `stillroom list losses`
+    """
     from stillroom.cli.without_torch import without_torch
 
     with without_torch():
+        from stillroom.cli.listing import listing
         from stillroom.cli.terminal import table
-        from stillroom.listing import listing
 
         lists = listing()
         if what is not None:
@@ -131,7 +122,7 @@ def list_(
 
 
 class SchemaOf(StrEnum):
-    """The files that there is a schema of."""
+    """The files that have a schema."""
 
     RECIPE = "recipe"
     STUDY = "study"
@@ -141,9 +132,11 @@ class SchemaOf(StrEnum):
 def schema(
     what: Annotated[SchemaOf, typer.Argument(help="recipe or study.", metavar="[recipe|study]")] = SchemaOf.RECIPE,
 ) -> None:
-    """Print the JSON Schema of a recipe or of a study, for editors.
+    """Print the JSON Schema of a recipe or of a study, for completion and checks in an editor.
 
-    Save it, and begin a recipe with `# yaml-language-server: $schema=recipe.schema.json` to get completion and checks.
+    Save it, and begin a recipe with the line `# yaml-language-server: $schema=recipe.schema.json`.
+
+    Example: `stillroom schema > recipe.schema.json`
     """
     from stillroom.cli.without_torch import without_torch
 
@@ -157,24 +150,26 @@ def schema(
 @app.command()
 def demo(
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the demo's runs; left out: a fresh one under runs/.")
+        Path | None, typer.Option("--out", help="Folder for the demo's runs; default: a new one under runs/.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Distil a real model on embedded data (handwritten digits), and write the report: no file, no download.
+    """Distil a small model on built-in data (handwritten digits) and write a report; needs no file and no download.
 
-    Trains a teacher from labels, the student from labels alone, and the same student with the teacher's help.
+    Trains a teacher from labels, a student from labels alone, and the same student with the teacher.
+
+    Example: `stillroom demo --out runs/demo`
     """
     from stillroom.cli.terminal import ProgressBar, stderr
     from stillroom.demo import run_demo
     from stillroom.run.records import fresh_folder
 
     folder = out if out is not None else fresh_folder(Path("runs"), "demo")
-    told = run_demo(folder, ProgressBar(), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
+    results = run_demo(folder, ProgressBar(), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
     if as_json:
-        print_json(told)
+        print_json(results)
         return
     stdout = Console(highlight=False)
-    for line in told["conclusion"]:
+    for line in results["conclusion"]:
         stdout.print(escape(line), soft_wrap=True)
-    stdout.print(f"report: {escape(told['report'])}", soft_wrap=True)
+    stdout.print(f"report: {escape(results['report'])}", soft_wrap=True)

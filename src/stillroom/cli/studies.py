@@ -15,7 +15,7 @@ from stillroom.cli.app import AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
-    from stillroom.study.compare import Compared
+    from stillroom.study.compare import StudyOutcome
 
 NO = 1
 
@@ -71,7 +71,7 @@ def compare(
     from stillroom.report.study.page import write_run_pages, write_study_report
     from stillroom.study.compare import compare as run_study
     from stillroom.study.config import load_study
-    from stillroom.study.engine.choosing import engine_maker
+    from stillroom.study.engine import engine_maker
 
     if address is not None and engine is not EngineName.RAY:
         raise BadInput("--address", address, "--engine ray beside it")
@@ -89,15 +89,15 @@ def compare(
         raise typer.Exit(NO)
 
 
-def _tell(found: Compared, page: Path) -> None:
+def _tell(found: StudyOutcome, page: Path) -> None:
     from stillroom.cli.terminal import table
-    from stillroom.study.tables import told_table
+    from stillroom.study.tables import terminal_table
 
     stdout = Console(highlight=False)
-    header, *rows = told_table(found.results)
+    header, *rows = terminal_table(found.results)
     stdout.print(table(found.results["name"], header, rows, right_from=2))
     for finding in found.results["inequalities"]:
-        stdout.print(f"[bold red]unequal: {escape(finding['told'])}[/bold red]", soft_wrap=True)
+        stdout.print(f"[bold red]unequal: {escape(finding['text'])}[/bold red]", soft_wrap=True)
     for gap in found.results["missing"]:
         where = f"{gap['method']} on {gap['pair']}, seed {gap['seed']}"
         stdout.print(f"[bold red]missing: {escape(where)}: {escape(gap['reason'])}[/bold red]", soft_wrap=True)
@@ -119,7 +119,7 @@ def watch(
     from dataclasses import asdict
 
     from stillroom.cli.live import shown, watching
-    from stillroom.study.folder import StudyFolder
+    from stillroom.study.plan import StudyFolder
     from stillroom.study.progress import read_progress
 
     path = StudyFolder(study).progress

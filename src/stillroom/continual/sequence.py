@@ -15,7 +15,7 @@ from stillroom.errors import BadInput
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import resolve_preprocess
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
 from stillroom.run.execute import prepare
@@ -108,7 +108,7 @@ class TaskSequence:
         """
         seen, seed = self.order.seen, self.recipe.seed
         student = student_for_task(self.recipe.student, data.train, seen(task), seed, before, task)
-        with seeded(seed, "connector-init"):
+        with seed_rng(seed, "connector-init"):
             losses = build_losses(self.task_recipe(task).losses)
         if before is None or not self.has_teacher:
             return RunComponents(data, student, losses)

@@ -16,8 +16,8 @@ from stillroom.recipe import Recipe, parse_recipe, set_value
 from stillroom.schema.study import read_study
 from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
-from stillroom.study.engine.choosing import engine_maker
-from stillroom.study.schedule import StudyObserver
+from stillroom.study.engine import engine_maker
+from stillroom.study.progress import StudyObserver
 from stillroom.study.wording import word
 
 AS_IT_IS, ALL, LABELS = "as-it-is", "all-fixes", "labels"
@@ -242,7 +242,7 @@ def study_of(recipe: Recipe, fixes: Fixes, seeds: Sequence[int]) -> Study:
             "methods": methods,
             "seeds": list(seeds),
             "baseline": AS_IT_IS,
-            "varies": sorted({told for key in keys if (told := varied(key)) is not None}),
+            "allowed_differences": sorted({told for key in keys if (told := varied(key)) is not None}),
         }
     )
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.explain.asking import Asked
-from stillroom.explain.patterns import signs
+from stillroom.explain.queries import CountingModel
 
 _SMALL, _TINY = 1e-12, 1e-300
 # Over how many cells the share of what the captured directions miss is taken to be alike.
@@ -28,14 +30,14 @@ _REACH = 1.5
 
 
 @dataclass(frozen=True)
-class Measured:
+class NoiseResponse:
     """What was measured of some images at one σ, in mean squares of a feature; P pairs, cells [g, g].
 
     Attributes:
         sigma: where, [B, g, g].
         captured: E‖S_i‖² and E‖D_i‖² in the directions that the features move in most, [2, B, g, g].
         rest: the same in all others, of each pair, [2, B, P, g, g].
-        aside: ‖S_i‖² in all others once more, as ε_i·o·S_i/σ_i tells it, [B, P, g, g]; None where nothing is captured.
+        aside: a second estimate of the same, from ε_i·o·S_i/σ_i, [B, P, g, g]; None where nothing is captured.
         kinks: ε_i·e·D_i/σ_i of each pair, [B, P, g, g].
         power: the mean square of o and of e, [2, B, P].
     """
@@ -68,7 +70,7 @@ class Measured:
 
     def slopes(self, rows: slice = slice(None)) -> Tensor:
         """E‖S_i‖², [B, g, g]."""
-        return self.captured[0] + _steadied(self._others()[:, rows], self.captured[0])
+        return self.captured[0] + _shrink(self._others()[:, rows], self.captured[0])
 
     def energies(self, rows: slice = slice(None)) -> Tensor:
         """a, [B, g, g] in float64.
@@ -101,8 +103,8 @@ class Measured:
         return one + (other - one) * share[:, None]
 
 
-def measure(
-    asked: Asked,
+def measure_response(
+    model: CountingModel,
     images: Tensor,
     clean: Tensor,
     sigma: Tensor,
@@ -110,7 +112,7 @@ def measure(
     pairs: int,
     generators: Sequence[torch.Generator],
     capture: bool,
-) -> Measured:
+) -> NoiseResponse:
     """Measure the energies of images at σ with P pairs of opposite draws.
 
     ‖S_i‖² = Σ_k (S_iᵀq_k)² over an orthonormal basis of the features. The P odd responses span the directions in which
@@ -120,11 +122,11 @@ def measure(
     where not all pairs go through the network at once.
 
     Args:
-        asked: the network.
+        model: the network.
         images: [B, C, H, W].
         clean: their features, [B, m].
         sigma: [B, g, g].
-        pairs: P, an order of :func:`~stillroom.explain.patterns.orders`.
+        pairs: P, an order of :func:`orders`.
         generators: one for each image.
         capture: whether to measure the main directions apart.
     """
@@ -134,8 +136,8 @@ def measure(
     random = torch.stack(
         [2 * torch.randint(0, 2, (pairs, wide), generator=each, dtype=torch.float32) - 1 for each in generators]
     ).to(images.device)
-    grid, spread = asked.grid, asked.grid.spread(sigma)[:, None, None]
-    step = max(1, asked.at_once(images[0]) // (2 * count))
+    grid, spread = model.grid, model.grid.spread(sigma)[:, None, None]
+    step = max(1, model.images_per_pass(images[0]) // (2 * count))
     parts = [slice(start, min(start + step, pairs)) for start in range(0, pairs, step)]
 
     def noisy(part: slice) -> Tensor:
@@ -150,11 +152,11 @@ def measure(
     held: tuple[Tensor, Tensor] | None = None
     if len(parts) == 1:
         inputs = noisy(parts[0]).requires_grad_()
-        held = inputs, asked.features(inputs)
+        held = inputs, model.features(inputs)
         odd, even = responses(held[1])
     else:
         with torch.no_grad():
-            found = [responses(asked.features(noisy(part))) for part in parts]
+            found = [responses(model.features(noisy(part))) for part in parts]
         odd, even = (torch.cat([one[kind] for one in found], 1) for kind in (0, 1))
     power = torch.stack([odd.square().mean(2), even.square().mean(2)]).double()
     factors = torch.linalg.qr(odd.transpose(1, 2) if capture else odd[:, :0].transpose(1, 2))
@@ -166,11 +168,11 @@ def measure(
     along_main, along_others, kinks = [], [], []
     for part in parts:
         inputs = held[0] if held else noisy(part).requires_grad_()
-        features = held[1] if held else asked.features(inputs)
+        features = held[1] if held else model.features(inputs)
 
         def halves(along: Tensor, *, last: bool = False, of: tuple[Tensor, Tensor] = (features, inputs)) -> Tensor:
             """S and D times a direction for each pair, [2, B, p, C, H, W]."""
-            pulled = asked.moved_by(*of, along.repeat(2, 1, 1).flatten(0, 1), last=last)
+            pulled = model.vjp(*of, along.repeat(2, 1, 1).flatten(0, 1), last=last)
             plus, minus = pulled.reshape(2, count, -1, channels, height, width)
             return torch.stack([plus + minus, plus - minus]) / 2
 
@@ -182,7 +184,7 @@ def measure(
     rest = torch.cat(along_others, 2)
     if not capture:
         none = torch.zeros(2, *sigma.shape, dtype=torch.float64, device=images.device)
-        return Measured(sigma, none, rest, None, torch.cat(kinks, 1), power)
+        return NoiseResponse(sigma, none, rest, None, torch.cat(kinks, 1), power)
     main = torch.cat(along_main, 2)
     share = torch.bincount(turn).double()[turn]
     captured = (grid.gather(main.square().sum(3)).double() / share[:, None, None]).sum(2) / wide
@@ -191,10 +193,10 @@ def measure(
         # o_p = Σ_k R_kp·q_k.
         pulled = torch.einsum("bkp,bkchw->bpchw", factors.R, main[0])
         aside = grid.gather((pulled / (spread * noise)).sum(2)).double() / wide - captured[0][:, None]
-    return Measured(sigma, captured, rest, aside, torch.cat(kinks, 1), power)
+    return NoiseResponse(sigma, captured, rest, aside, torch.cat(kinks, 1), power)
 
 
-def _steadied(rest: Tensor, captured: Tensor) -> Tensor:
+def _shrink(rest: Tensor, captured: Tensor) -> Tensor:
     """The mean over pairs [B, P, g, g] of what the main directions miss, steadied by what they capture [B, g, g].
 
     Both differ from cell to cell alike, so log(rest/captured) varies less than either. A cell's is shrunk towards that
@@ -207,16 +209,102 @@ def _steadied(rest: Tensor, captured: Tensor) -> Tensor:
     floor = 1e-9 * (scale + captured.mean((1, 2), keepdim=True)).clamp_min(_TINY)
     mean, captured = mean.clamp_min(0) + floor, captured + floor
     noise = rest.var(1) / rest.shape[1] / mean.square()
-    around = captured * _blurred(mean) / _blurred(captured)
+    around = captured * _blur(mean) / _blur(captured)
     apart = (mean / around).log()
     own = (apart.square() - noise).mean((1, 2), keepdim=True).clamp_min(0)
     shrunk = noise / (noise + own + _SMALL)
     return around * (apart * (1 - shrunk)).exp() - floor
 
 
-def _blurred(cells: Tensor) -> Tensor:
+def _blur(cells: Tensor) -> Tensor:
     """Each cell's mean with those around it, [B, g, g]."""
     place = torch.arange(cells.shape[-1], dtype=cells.dtype, device=cells.device)
     near = torch.exp(-0.5 * ((place[:, None] - place) / _REACH).square())
     near = near / near.sum(1, keepdim=True)
     return near @ cells @ near.T
+
+
+def signs(draws: int, channels: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Noise of ±1 [n, C, H, W] in which pixels near each other are orthogonal: Σ_d ε_d,p·ε_d,q = 0.
+
+    Each pixel and channel has one of n codes, a column of a Hadamard matrix, times a sign drawn at random. A channel
+    has ⌊n/C⌋ codes of its own, laid out in the lattice that keeps equal ones furthest apart; with more channels than
+    draws, channels share them.
+
+    What a pixel's noise does is measured among that of all others, which do more the nearer they are: they see the
+    same channels of the same layers. In independent draws each disturbs each.
+
+    Args:
+        draws: n, an order of :func:`orders`.
+        channels: C.
+        height: H.
+        width: W.
+        generator: draws the signs and the order of the draws.
+
+    >>> noise = signs(8, 1, 4, 4, torch.Generator().manual_seed(0)).flatten(1)
+    >>> (noise.T @ noise)[5, [4, 5, 6, 9]].tolist()
+    [0.0, 8.0, 0.0, 0.0]
+    """
+    own = max(1, draws // channels)
+    y, x = np.mgrid[:height, :width]
+    place = x + width * y if own >= height * width else (x + lattice(own) * y) % own
+    code = (place + own * np.arange(channels)[:, None, None]) % draws
+    order = torch.randperm(draws, generator=generator)
+    flips = 2 * torch.randint(0, 2, (channels, height, width), generator=generator) - 1
+    matrix = torch.from_numpy(hadamard(draws)).float()[order]
+    return matrix[:, torch.from_numpy(code)] * flips
+
+
+def orders(most: int) -> list[int]:
+    """The numbers of draws from 4 to ``most`` that there are signs for.
+
+    >>> orders(32)
+    [4, 8, 12, 16, 20, 24, 32]
+    """
+    return [order for order in range(4, most + 1, 4) if _exists(order)]
+
+
+@lru_cache(maxsize=8)
+def hadamard(order: int) -> npt.NDArray[np.int64]:
+    """A matrix of ±1 whose columns are orthogonal, [n, n]: Paley's where n − 1 is a prime, else twice a smaller one.
+
+    Args:
+        order: n, of :func:`orders`.
+
+    >>> bool((hadamard(12).T @ hadamard(12) == 12 * np.eye(12)).all())
+    True
+    """
+    if order in (1, 2):
+        return np.array([[1]]) if order == 1 else np.array([[1, 1], [1, -1]])
+    prime = order - 1
+    if not _is_prime(prime):
+        return np.kron(hadamard(2), hadamard(order // 2))
+    residue = np.full(prime, -1)
+    residue[np.arange(1, prime) ** 2 % prime] = 1
+    residue[0] = 0
+    skew = np.zeros((order, order), dtype=np.int64)
+    skew[0, 1:], skew[1:, 0] = 1, -1
+    skew[1:, 1:] = residue[np.subtract.outer(np.arange(prime), np.arange(prime)).T % prime]
+    return skew + np.eye(order, dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def lattice(codes: int) -> int:
+    """The b for which (x + b·y) mod n keeps equal codes furthest apart.
+
+    >>> lattice(5), lattice(10)
+    (2, 3)
+    """
+    reach = int(np.sqrt(1.2 * codes)) + 2
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    far = np.where((x == 0) & (y == 0), np.iinfo(np.int64).max, x * x + y * y)
+    nearest = [int(far[(x + b * y) % codes == 0].min()) for b in range(codes)]
+    return int(np.argmax(nearest))
+
+
+def _exists(order: int) -> bool:
+    return order in (1, 2) or (order % 4 == 0 and (_is_prime(order - 1) or _exists(order // 2)))
+
+
+def _is_prime(number: int) -> bool:
+    return number > 1 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))

@@ -1,4 +1,4 @@
-"""How much of each place of an image a layer has discarded: pixel-wise entropy."""
+"""Pixel-wise entropy: how much of each place of an image a layer has discarded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput, nearest
-from stillroom.explain import fast, published
-from stillroom.explain.asking import Asked, FeatureFunction
-from stillroom.explain.descent import START, entropy_of, follow
 from stillroom.explain.grid import make_grid
+from stillroom.explain.queries import CountingModel, FeatureFunction
+from stillroom.explain.search import (
+    DRAWS,
+    START,
+    descend_quadratic,
+    entropy_of_sigma,
+    pairs_within,
+    search_fast,
+    search_published,
+)
 
 Method = Literal["fast", "published"]
 METHODS = ("fast", "published")
@@ -151,29 +158,48 @@ def pixel_entropy_with_error(
     ([False], True)
     """
     _check(images, method, weight, stop)
-    if passes is not None and (method != "fast" or passes < 1):
-        raise BadInput("passes", passes, "none beside method=published" if method != "fast" else "1 or more")
+    fast = method == "fast"
+    if passes is not None and (not fast or passes < 1):
+        raise BadInput("passes", passes, "1 or more" if fast else "none beside method=published")
     places = list(range(len(images))) if index is None else [int(one) for one in index]
     if len(places) != len(images):
         raise BadInput("index", f"{len(places)} numbers", f"one for each of the {len(images)} images")
-    height, width = images.shape[-2:]
-    asked = Asked(feature_fn, make_grid(grid, height, width, images.device))
+    model = CountingModel(feature_fn, make_grid(grid, images.shape[-2], images.shape[-1], images.device))
     # Callers may have turned gradients off; what was made in inference mode could not have any.
     with torch.inference_mode(False), torch.enable_grad():
-        found = _searched(
-            asked, images.detach().clone().float(), places, method, weight=weight, stop=stop, seed=seed, passes=passes
-        )
-    entropy = entropy_of(found.sigma).float()
-    responds = found.sigma_f > 0
+        given = images.detach().clone().float()
+        per_pass = model.images_per_pass(given[0])
+        pairs = pairs_within(passes or (PASSES_TO_OPTIMUM if stop is None else PASSES), per_pass) if fast else 0
+        # Single images on a CPU, as more at once gain nothing; a GPU takes many.
+        together = 1 if given.device.type == "cpu" else max(1, per_pass // (2 * pairs if fast else DRAWS))
+        found: list[tuple[Tensor, ...]] = []
+        for start in range(0, len(given), together):
+            part = slice(start, start + together)
+            if fast:
+                one = search_fast(model, given[part], places[part], weight=weight, stop=stop, seed=seed, pairs=pairs)
+                found.append((one.sigma, one.sigma_f, one.halves, one.energies))
+            else:
+                descent, power = search_published(model, given[part], places[part], weight=weight, stop=stop, seed=seed)
+                found.append((descent.sigma, power))
+    sigma, sigma_f = (torch.cat([one[kind] for one in found]) for kind in (0, 1))
+    responds = sigma_f > 0
+    entropy = entropy_of_sigma(sigma).float()
     entropy[~responds] = torch.nan
-    error = None
-    if found.halves is not None:
-        first, second = entropy_of(found.halves)
+    error = energies = None
+    if fast:
+        energies = torch.cat([one[3] for one in found])
+        first, second = entropy_of_sigma(torch.cat([one[2] for one in found], 1))
         error = ((first - second).abs() / 2).float()
         error[~responds] = torch.nan
-    level = entropy.mean((1, 2))
-    passes_each = asked.passes / len(images)
-    return PixelEntropies(entropy, error, level, found.sigma_f.double(), found.energies, responds, passes_each)
+    return PixelEntropies(
+        entropy=entropy,
+        error=error,
+        level=entropy.mean((1, 2)),
+        sigma_f=sigma_f.double(),
+        energies=energies,
+        responds=responds,
+        passes=model.passes / len(images),
+    )
 
 
 def entropy_of_energies(
@@ -210,52 +236,10 @@ def entropy_of_energies(
     responds = sigma_f > 0
     found = torch.full_like(summed, torch.nan)
     if bool(responds.any()):
-        found[responds] = entropy_of(follow(summed[responds], sigma_f[responds], weight=weight, stop=stop))
+        found[responds] = entropy_of_sigma(
+            descend_quadratic(summed[responds], sigma_f[responds], weight=weight, stop=stop)
+        )
     return found.float()
-
-
-@dataclass(frozen=True)
-class _Searched:
-    sigma: Tensor
-    halves: Tensor | None
-    sigma_f: Tensor
-    energies: Tensor | None
-
-
-def _searched(
-    asked: Asked,
-    images: Tensor,
-    index: Sequence[int],
-    method: Method,
-    *,
-    weight: float,
-    stop: float | None,
-    seed: int,
-    passes: int | None,
-) -> _Searched:
-    at_once = asked.at_once(images[0])
-    pairs, draws = 0, published.DRAWS
-    if method == "fast":
-        pairs = fast.pairs_within(passes or (PASSES_TO_OPTIMUM if stop is None else PASSES), at_once)
-        draws = 2 * pairs
-    # Single images on a CPU, as more at once gain nothing; a GPU takes many.
-    together = 1 if images.device.type == "cpu" else max(1, at_once // draws)
-    sigmas, halves, powers, energies = [], [], [], []
-    for start in range(0, len(images), together):
-        given, numbers = images[start : start + together], index[start : start + together]
-        if method == "published":
-            descent, power = published.search(asked, given, numbers, weight=weight, stop=stop, seed=seed)
-            sigmas.append(descent.sigma)
-            powers.append(power)
-        else:
-            found = fast.search(asked, given, numbers, weight=weight, stop=stop, seed=seed, pairs=pairs)
-            sigmas.append(found.sigma)
-            powers.append(found.sigma_f)
-            halves.append(found.halves)
-            energies.append(found.energies)
-    if method == "published":
-        return _Searched(torch.cat(sigmas), None, torch.cat(powers), None)
-    return _Searched(torch.cat(sigmas), torch.cat(halves, 1), torch.cat(powers), torch.cat(energies))
 
 
 def _check(images: Tensor, method: str, weight: float, stop: float | None) -> None:
@@ -267,6 +251,6 @@ def _check(images: Tensor, method: str, weight: float, stop: float | None) -> No
         raise BadInput("method", method, f"fast or published ({nearest(method, METHODS)})")
     if not 0 < weight < float("inf"):
         raise BadInput("weight", weight, "a number above 0")
-    lowest = float(entropy_of(torch.tensor(START)))
+    lowest = float(entropy_of_sigma(torch.tensor(START)))
     if stop is not None and not lowest < stop < float("inf"):
         raise BadInput("stop", stop, f"above {lowest:.3f}, the entropy at σ = {START} where the search begins, or None")

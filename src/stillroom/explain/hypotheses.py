@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
-from stillroom.explain.figures import Doubles, Figures, rounded
+from stillroom.explain.metrics import ConceptStatistics, Doubles
+from stillroom.schema.base import six_digits_or_none
+from stillroom.schema.explanation import HypothesisMeasure, HypothesisTest, HypothesisVerdict, MeasureName
 
-Verdict = Literal["supported", "refuted", "undecided"]
 RESAMPLES = 2000
+# The student by distillation and the same from labels, of one seed.
+StudentPair = tuple[ConceptStatistics, ConceptStatistics]
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A figure that a hypothesis is about.
+class ConceptMeasure:
+    """A measure that a hypothesis is about.
 
     Attributes:
         name: as ``explain.json`` has it.
@@ -26,15 +28,15 @@ class Measure:
         value: of a run, for images counted as often as [R, I] says: [R].
     """
 
-    name: str
+    name: MeasureName
     hypothesis: int
     sign: int
-    value: Callable[[Figures, Doubles], Doubles]
+    value: Callable[[ConceptStatistics, Doubles], Doubles]
 
 
-def _mean(of: Callable[[Figures], Doubles | None]) -> Callable[[Figures, Doubles], Doubles]:
-    def value(figures: Figures, counts: Doubles) -> Doubles:
-        values = of(figures)
+def _mean(of: Callable[[ConceptStatistics], Doubles | None]) -> Callable[[ConceptStatistics, Doubles], Doubles]:
+    def value(run: ConceptStatistics, counts: Doubles) -> Doubles:
+        values = of(run)
         if values is None:
             return np.full(len(counts), np.nan)
         there = np.isfinite(values)
@@ -44,21 +46,21 @@ def _mean(of: Callable[[Figures], Doubles | None]) -> Callable[[Figures, Doubles
     return value
 
 
-def _spread(figures: Figures, counts: Doubles) -> Doubles:
-    if figures.reached is None:
+def _spread(run: ConceptStatistics, counts: Doubles) -> Doubles:
+    if run.distance is None:
         return np.full(len(counts), np.nan)
     total = counts.sum(1)
-    mean = counts @ figures.reached / total
-    return np.asarray(np.sqrt(np.maximum(counts @ figures.reached**2 / total - mean**2, 0)))
+    mean = counts @ run.distance / total
+    return np.asarray(np.sqrt(np.maximum(counts @ run.distance**2 / total - mean**2, 0)))
 
 
 MEASURES = (
-    Measure("n_fg", 1, 1, _mean(lambda run: run.n_fg[-1])),
-    Measure("n_bg", 1, -1, _mean(lambda run: run.n_bg[-1])),
-    Measure("ratio", 1, 1, _mean(lambda run: run.ratio[-1])),
-    Measure("d_mean", 2, -1, _mean(lambda run: run.reached)),
-    Measure("d_std", 2, -1, _spread),
-    Measure("rho", 3, 1, _mean(lambda run: run.kept)),
+    ConceptMeasure("n_fg", 1, 1, _mean(lambda run: run.n_fg[-1])),
+    ConceptMeasure("n_bg", 1, -1, _mean(lambda run: run.n_bg[-1])),
+    ConceptMeasure("ratio", 1, 1, _mean(lambda run: run.ratio[-1])),
+    ConceptMeasure("d_mean", 2, -1, _mean(lambda run: run.distance)),
+    ConceptMeasure("d_std", 2, -1, _spread),
+    ConceptMeasure("rho", 3, 1, _mean(lambda run: run.stability)),
 )
 CLAIMS = {
     1: "distillation makes the student learn more concepts of the subject and fewer of the background",
@@ -67,7 +69,7 @@ CLAIMS = {
 }
 
 
-def judged(pairs: Sequence[tuple[Figures, Figures]], seed: int) -> list[dict[str, Any]]:
+def judge_hypotheses(pairs: Sequence[StudentPair], seed: int) -> tuple[HypothesisTest, ...]:
     """Each hypothesis, with the difference of each of its measures and a 95% interval.
 
     Images and pairs are drawn again, ``RESAMPLES`` times; an image that is drawn counts in both networks of each pair.
@@ -92,37 +94,36 @@ def judged(pairs: Sequence[tuple[Figures, Figures]], seed: int) -> list[dict[str
         [np.ones((1, len(pairs))), draws.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=RESAMPLES)]
     )
     measured = {measure.name: _measured(measure, pairs, counts, of_pairs) for measure in MEASURES}
-    return [
-        {
-            "hypothesis": number,
-            "claim": claim,
-            "verdict": _together([each["verdict"] for each in of_this if each["verdict"] is not None]),
-            "measures": of_this,
-        }
-        for number, claim in CLAIMS.items()
-        for of_this in [[measured[one.name] for one in MEASURES if one.hypothesis == number]]
-    ]
+    tests = []
+    for number, claim in CLAIMS.items():
+        measures = tuple(measured[one.name] for one in MEASURES if one.hypothesis == number)
+        verdict = _combined([each.verdict for each in measures if each.verdict is not None])
+        tests.append(HypothesisTest(hypothesis=number, claim=claim, verdict=verdict, measures=measures))
+    return tuple(tests)
 
 
 def _measured(
-    measure: Measure, pairs: Sequence[tuple[Figures, Figures]], counts: Doubles, of_pairs: Doubles
-) -> dict[str, Any]:
+    measure: ConceptMeasure,
+    pairs: Sequence[StudentPair],
+    counts: Doubles,
+    of_pairs: Doubles,
+) -> HypothesisMeasure:
     distilled, labels = (np.stack([measure.value(pair[side], counts) for pair in pairs], 1) for side in (0, 1))
     apart = distilled - labels
     centre = _weighed(apart, np.ones_like(of_pairs))
     difference = centre + _wider(len(pairs)) * (_weighed(apart, of_pairs) - centre)
     drawn = difference[1:][np.isfinite(difference[1:])]
     low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (np.nan, np.nan)
-    return {
-        "measure": measure.name,
-        "expected": "higher" if measure.sign > 0 else "lower",
-        "distilled": rounded(float(np.mean(distilled[0]))),
-        "labels": rounded(float(np.mean(labels[0]))),
-        "difference": rounded(float(difference[0])),
-        "low": rounded(float(low)),
-        "high": rounded(float(high)),
-        "verdict": _verdict(measure.sign, float(low), float(high)),
-    }
+    return HypothesisMeasure(
+        measure=measure.name,
+        expected="higher" if measure.sign > 0 else "lower",
+        distilled=six_digits_or_none(float(np.mean(distilled[0]))),
+        labels=six_digits_or_none(float(np.mean(labels[0]))),
+        difference=six_digits_or_none(float(difference[0])),
+        low=six_digits_or_none(float(low)),
+        high=six_digits_or_none(float(high)),
+        verdict=_verdict(measure.sign, float(low), float(high)),
+    )
 
 
 def _wider(pairs: int) -> float:
@@ -143,7 +144,7 @@ def _weighed(values: Doubles, counts: Doubles) -> Doubles:
     return np.asarray(np.where(total > 0, (counts * np.where(there, values, 0)).sum(1) / np.maximum(total, 1), np.nan))
 
 
-def _verdict(sign: int, low: float, high: float) -> Verdict | None:
+def _verdict(sign: int, low: float, high: float) -> HypothesisVerdict | None:
     """None where there is nothing to judge."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return None
@@ -152,7 +153,7 @@ def _verdict(sign: int, low: float, high: float) -> Verdict | None:
     return "undecided"
 
 
-def _together(verdicts: Sequence[Verdict]) -> Verdict | None:
+def _combined(verdicts: Sequence[HypothesisVerdict]) -> HypothesisVerdict | None:
     if not verdicts:
         return None
     if all(verdict == "supported" for verdict in verdicts):

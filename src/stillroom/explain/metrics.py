@@ -1,11 +1,20 @@
-"""Visual concepts and what they tell: how many, where, how soon, how steadily."""
+"""Visual concepts and what they tell of a training: how many, where, how soon, how steadily."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput
+from stillroom.schema.base import six_digits, six_digits_or_none
+from stillroom.schema.explanation import ConceptCounts, ConceptStability, LearningSpeed
+
+Doubles = npt.NDArray[np.float64]
 
 
 def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> Tensor:
@@ -136,6 +145,100 @@ def stability(concepts: Tensor, foreground: Tensor) -> tuple[float, int]:
     there = ever > 0
     share = found[-1].sum((1, 2)).double()[there] / ever[there]
     return (float(share.mean()) if len(share) else float("nan")), int((~there).sum())
+
+
+@dataclass(frozen=True)
+class ConceptStatistics:
+    """Concepts of one run at M checkpoints in I images.
+
+    Attributes:
+        found: the concepts, bool [M, I, g, g].
+        n_fg: on the foreground, [M, I].
+        n_bg: on the background, [M, I].
+        ratio: λ, the share on the foreground, [M, I]; NaN where there are none.
+        distance: d(m̂), the weight distance at which an image had most foreground concepts, [I]; None if not recorded.
+        stability: |S_M|/|∪ S_m| of each image, [I]; NaN where its foreground never had a concept.
+        background: mean entropy of the background, [M].
+    """
+
+    found: Tensor
+    n_fg: Doubles
+    n_bg: Doubles
+    ratio: Doubles
+    distance: Doubles | None
+    stability: Doubles
+    background: Doubles
+
+
+def concept_statistics(
+    entropy: Tensor, foreground: Tensor, weight_distance: Sequence[float] | None, *, threshold: float
+) -> ConceptStatistics:
+    """Concepts of all checkpoints, and what they say of each image.
+
+    Args:
+        entropy: H [M, I, g, g].
+        foreground: bool [I, g, g].
+        weight_distance: cumulative, of each checkpoint.
+        threshold: b, in nats.
+    """
+    found = torch.stack([concepts(each, foreground, threshold=threshold) for each in entropy])
+    counts = [concept_counts(each, foreground) for each in found]
+    n_fg, n_bg, ratio = (torch.stack([each[kind] for each in counts]).numpy() for kind in range(3))
+    # Of one image, these two are what `learning_speed` and `stability` average over.
+    distance = None if weight_distance is None else np.asarray(weight_distance, dtype=np.float64)[n_fg.argmax(0)]
+    inside = found & foreground
+    ever = inside.any(0).sum((1, 2)).double()
+    kept = torch.where(ever > 0, inside[-1].sum((1, 2)) / ever.clamp_min(1), torch.nan).numpy()
+    background = entropy.double()[:, ~foreground].mean(1).numpy()
+    return ConceptStatistics(found, n_fg, n_bg, ratio, distance, kept, background)
+
+
+def summarise(
+    statistics: ConceptStatistics, epochs: Sequence[float | None], weight_distance: tuple[str, Sequence[float]] | None
+) -> tuple[tuple[ConceptCounts, ...], LearningSpeed | None, ConceptStability]:
+    """The means over images, as ``explain.json`` has them.
+
+    Args:
+        statistics: of one run.
+        epochs: of its checkpoints.
+        weight_distance: a layer and how far its weights had moved at each checkpoint.
+    """
+    checkpoints = tuple(
+        ConceptCounts(
+            epoch=epoch,
+            n_fg=six_digits(float(statistics.n_fg[m].mean())),
+            n_bg=six_digits(float(statistics.n_bg[m].mean())),
+            n_fg_quartiles=_quartiles(statistics.n_fg[m]),
+            n_bg_quartiles=_quartiles(statistics.n_bg[m]),
+            ratio=six_digits_or_none(mean_of_finite(statistics.ratio[m])),
+            without_concepts=int(np.isnan(statistics.ratio[m]).sum()),
+            background=six_digits_or_none(float(statistics.background[m])),
+        )
+        for m, epoch in enumerate(epochs)
+    )
+    speed = None
+    if weight_distance is not None and statistics.distance is not None:
+        speed = LearningSpeed(
+            layer=weight_distance[0],
+            weight_distance=tuple(six_digits(each) for each in weight_distance[1]),
+            d_mean=six_digits_or_none(float(statistics.distance.mean())),
+            d_std=six_digits_or_none(float(statistics.distance.std())),
+        )
+    excluded = int(np.isnan(statistics.stability).sum())
+    rho = six_digits_or_none(mean_of_finite(statistics.stability))
+    return checkpoints, speed, ConceptStability(rho=rho, excluded=excluded)
+
+
+def _quartiles(values: Doubles) -> tuple[float, float]:
+    """The first and the third over images."""
+    first, third = np.quantile(values, (0.25, 0.75))
+    return six_digits(first), six_digits(third)
+
+
+def mean_of_finite(values: Doubles) -> float:
+    """The mean of those that are no NaN; NaN where there are none."""
+    there = np.isfinite(values)
+    return float(values[there].mean()) if there.any() else float("nan")
 
 
 def _mask(mask: Tensor, shape: torch.Size, field: str) -> Tensor:

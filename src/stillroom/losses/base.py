@@ -108,7 +108,7 @@ class LossConfig(Config):
 
     @property
     def cached_features(self) -> int:
-        """Roughly how many features of the teacher it reads beside the logits: orders work, decides nothing."""
+        """Roughly how many features of the teacher it reads in addition to the logits; used to order work."""
         return 0
 
 

@@ -109,6 +109,6 @@ class FeatureFullFisher(FeatureLoss[FeatureFullFisherConfig]):
         p = torch.softmax(output.logits.detach() / self.config.temperature, 1)
         for tap, (student, teacher) in zip(self.requires.tails, self.feature_pairs(inputs), strict=True):
             student, teacher = check_features(student, teacher)
-            moved = output.tail(tap).moved(teacher, student - teacher)
+            moved = output.tail(tap).jvp(teacher, student - teacher)
             values.append(half_variance(moved, p))
         return torch.stack(values).mean()

@@ -79,7 +79,7 @@ def _any_loss() -> Any:
     return Annotated[Union[tuple(tagged)], Discriminator(_tag), BeforeValidator(_named)]  # noqa: UP007
 
 
-# An entry of a recipe's list of losses: the options of one of them, told apart by their name.
+# An entry of a recipe's list of losses: the options of one of them, discriminated by name.
 if TYPE_CHECKING:
     AnyLoss: TypeAlias = LossConfig
 else:
@@ -134,7 +134,7 @@ def describe(loss: Loss[Any]) -> dict[str, Any]:
 
 
 def labels_alone() -> list[dict[str, Any]]:
-    """The entries of a recipe that learns from the labels alone.
+    """The list of losses of a recipe that learns from labels only.
 
     >>> labels_alone()
     [{'name': 'cross_entropy'}]

@@ -16,7 +16,7 @@ from stillroom.errors import BadInput, nearest
 from stillroom.losses.connectors import connector
 from stillroom.models.reader import FEATURES, LOGITS, PRE
 from stillroom.models.taps import Tap, find_taps, pair_taps
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 
 
 class TapPair(Config):
@@ -146,7 +146,7 @@ class SetupContext:
             BadInput: the student's features cannot be brought to the teacher's shape.
         """
         names = hashlib.blake2b(f"{student.name}\n{teacher.name}".encode(), digest_size=8).digest()
-        with seeded(self.seed, "connector-init", int.from_bytes(names, "little")):
+        with seed_rng(self.seed, "connector-init", int.from_bytes(names, "little")):
             return connector(student, teacher, kind=kind, field=field)
 
     def _named(self, tap: str | TapPair, field: str) -> tuple[Tap, Tap]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from stillroom.report.fidelity import Fidelity, MemberFacts, Prediction, TapFacts, Told
 from stillroom.report.formats import DASH, MINUS, decimal, join, three_digits, whole
+from stillroom.schema.fidelity import Fidelity, FidelityMember, FidelityTap, MemberPrediction, RankCorrelation
 
 LOGITS = "logits"
 # Beyond so many taps the two maps stand one below the other.
@@ -24,46 +24,46 @@ _DEEPEST_SHADE = 52
 
 
 @dataclass(frozen=True)
-class Head:
+class DepthColumn:
     """A column: a tap of the teacher, the student's opposite it, its depth."""
 
     name: str
-    told: str
+    label: str
     depth: str
 
 
 @dataclass(frozen=True)
-class Square:
+class DepthCell:
     """One cell: its number, that within a checkpoint, all of it in words; ``shade`` in per cent colours it."""
 
     text: str
     small: str
-    told: str
+    label: str
     shade: int
     is_reversed: bool
 
 
 @dataclass(frozen=True)
-class Line:
+class DepthRow:
     """A row: how exactly the gap is weighed."""
 
     name: str
     what: str
-    squares: tuple[Square, ...]
+    squares: tuple[DepthCell, ...]
 
 
 @dataclass(frozen=True)
-class Heat:
+class DepthHeatmap:
     """One of the two maps."""
 
     key: str
     title: str
     caption: str
-    lines: tuple[Line, ...]
+    lines: tuple[DepthRow, ...]
 
 
 @dataclass(frozen=True)
-class Number:
+class DepthNumbers:
     """A row of the table of all numbers: a tap, a member, what it tells of the gap and of the student."""
 
     tap: str
@@ -85,14 +85,14 @@ class DepthMap:
     """All that the section shows."""
 
     sentences: tuple[str, ...]
-    heads: tuple[Head, ...]
-    maps: tuple[Heat, ...]
+    heads: tuple[DepthColumn, ...]
+    maps: tuple[DepthHeatmap, ...]
     is_beside: bool
     has_small: bool
     legend: tuple[tuple[str, int, bool], ...]
     notes: tuple[str, ...]
     epochs: tuple[str, ...]
-    numbers: tuple[Number, ...]
+    numbers: tuple[DepthNumbers, ...]
     gaps: tuple[GapRow, ...]
 
 
@@ -126,23 +126,23 @@ _STUDENT = (
 )
 
 
-def _heat(key: str, title: str, caption: str, taps: Sequence[TapFacts], several: bool) -> Heat:
+def _heat(key: str, title: str, caption: str, taps: Sequence[FidelityTap], several: bool) -> DepthHeatmap:
     lines = []
     for place, (name, what) in enumerate(_NAMES.values()):
         members = [tap.members[place] for tap in taps]
         squares = [_square(tap, m, attrgetter(key)(m), several) for tap, m in zip(taps, members, strict=True)]
-        lines.append(Line(name, what, tuple(squares)))
-    return Heat(key, title, caption, tuple(lines))
+        lines.append(DepthRow(name, what, tuple(squares)))
+    return DepthHeatmap(key, title, caption, tuple(lines))
 
 
-def _square(tap: TapFacts, member: MemberFacts, found: Prediction, several: bool) -> Square:
+def _square(tap: FidelityTap, member: FidelityMember, found: MemberPrediction, several: bool) -> DepthCell:
     value = found.pooled.value
     parts = [f"{member.loss} at {tap.teacher}: {_two(value)}{_interval(found.pooled, ', 95% ')}"]
     if several:
         parts.append(f"within a checkpoint {_two(found.within.value)}{_interval(found.within, ', 95% ')}")
     if found.ratio is not None:
         parts.append(f"usually {_factor(found.ratio)} of the divergence")
-    return Square(_two(value), _two(found.within.value) if several else "", "; ".join(parts), *_shade(value))
+    return DepthCell(_two(value), _two(found.within.value) if several else "", "; ".join(parts), *_shade(value))
 
 
 def _shade(value: float | None) -> tuple[int, bool]:
@@ -153,20 +153,20 @@ def _shade(value: float | None) -> tuple[int, bool]:
     return round(_DEEPEST_SHADE * value * value), value < 0
 
 
-def _head(tap: TapFacts) -> Head:
+def _head(tap: FidelityTap) -> DepthColumn:
     opposite = tap.teacher if tap.teacher == tap.student else f"teacher’s {tap.teacher}, student’s {tap.student}"
-    return Head(tap.teacher, opposite, f"{decimal(100 * tap.depth, 0)}%")
+    return DepthColumn(tap.teacher, opposite, f"{decimal(100 * tap.depth, 0)}%")
 
 
-def _number(tap: TapFacts, member: MemberFacts) -> Number:
+def _number(tap: FidelityTap, member: FidelityMember) -> DepthNumbers:
     cells = []
     for found in (member.gap, member.student):
-        cells += [(_two(told.value), _interval(told)) for told in (found.pooled, found.within)]
+        cells += [(_two(each.value), _interval(each)) for each in (found.pooled, found.within)]
         cells.append((_factor(found.ratio), ""))
-    return Number(tap.teacher, member.loss, tuple(cells), member is tap.members[0])
+    return DepthNumbers(tap.teacher, member.loss, tuple(cells), member is tap.members[0])
 
 
-def _gap(tap: TapFacts) -> GapRow:
+def _gap(tap: FidelityTap) -> GapRow:
     explained = [f"{decimal(100 * share, 0)}% explained" for share in tap.explained] or [""] * len(tap.divergence)
     return GapRow(tap.teacher, tuple(zip((_amount(value) for value in tap.divergence), explained, strict=True)))
 
@@ -184,12 +184,12 @@ def _sentences(fidelity: Fidelity) -> list[str]:
     return [_LEAD, *_of_gap(before, several=len(fidelity.epochs) > 1), *_of_student(before)]
 
 
-def _of_gap(taps: Sequence[TapFacts], *, several: bool) -> list[str]:
+def _of_gap(taps: Sequence[FidelityTap], *, several: bool) -> list[str]:
     """What weighing more exactly is worth, and where a second order is not enough."""
     last = taps[-1]
     identity, diagonal, full, _ = (member.gap.pooled.value for member in last.members)
-    ends = ", ".join(_two(member.gap.last) for member in last.members[:3])
-    told = [
+    ends = ", ".join(_two(member.gap.by_checkpoint[-1]) for member in last.members[:3])
+    sentences = [
         f"For the gap’s own divergence at {last.teacher}, the deepest tap before the logits, the plain distance "
         f"reaches {_two(identity)}, weighed by the Fisher diagonal {_two(diagonal)}, by the full Fisher {_two(full)}"
         + (f"; of the trained student alone {ends}." if several else ".")
@@ -198,17 +198,19 @@ def _of_gap(taps: Sequence[TapFacts], *, several: bool) -> list[str]:
     lost = [(tap, value) for tap, value in held if value is not None and value < _FAINT]
     close = [tap for tap, value in held if value is not None and value >= _CLOSE]
     if len(close) == len(taps) > 1:
-        told.append("At every tap the full Fisher keeps nearly all of it: the gap is small enough for a second order.")
+        sentences.append(
+            "At every tap the full Fisher keeps nearly all of it: the gap is small enough for a second order."
+        )
     elif lost:
         names = join([f"{tap.teacher} ({_two(value)})" for tap, value in lost])
-        told.append(
+        sentences.append(
             f"At {names} the full Fisher says next to nothing of it: the gap is too large there for a second order, "
             "and only the teacher’s own tail follows it."
         )
-    return told
+    return sentences
 
 
-def _of_student(taps: Sequence[TapFacts]) -> list[str]:
+def _of_student(taps: Sequence[FidelityTap]) -> list[str]:
     """From where, and by which member, the student's own divergence is told best and worst."""
     found = [
         (value, tap, member)
@@ -219,13 +221,13 @@ def _of_student(taps: Sequence[TapFacts]) -> list[str]:
     if not found:
         return []
     best, worst = max(found, key=lambda one: one[0]), min(found, key=lambda one: one[0])
-    told = (
+    sentence = (
         f"How far the student’s own answer is from its teacher’s is told best, before the logits, by "
         f"{best[2].loss} at {best[1].teacher} ({_two(best[0])})"
     )
     if worst[1:] != best[1:]:
-        told += f", worst by {worst[2].loss} at {worst[1].teacher} ({_two(worst[0])})"
-    return [f"{told}."]
+        sentence += f", worst by {worst[2].loss} at {worst[1].teacher} ({_two(worst[0])})"
+    return [f"{sentence}."]
 
 
 def _notes(fidelity: Fidelity) -> list[str]:
@@ -260,8 +262,8 @@ def _two(value: float | None) -> str:
     return decimal(value, 2)
 
 
-def _interval(told: Told, before: str = "") -> str:
-    return "" if told.low is None or told.high is None else f"{before}{_two(told.low)} to {_two(told.high)}"
+def _interval(found: RankCorrelation, before: str = "") -> str:
+    return "" if found.low is None or found.high is None else f"{before}{_two(found.low)} to {_two(found.high)}"
 
 
 def _factor(ratio: float | None) -> str:

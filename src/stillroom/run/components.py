@@ -17,7 +17,7 @@ from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.prepared import logits_of, prepare_model
 from stillroom.models.registry import brings_weights, build
 from stillroom.models.weights import load_weights
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.runtime import Observer
 from stillroom.train.device import exact_float32, resolve_device
@@ -89,9 +89,9 @@ def build_components(recipe: Recipe, data: DataPair | None = None) -> RunCompone
         if recipe.teacher.weights is None and not brings_weights(recipe.teacher.name):
             raise BadInput("teacher.weights", None, "a file of weights: a teacher with random weights teaches nothing")
         teacher = build_model(recipe.teacher, data.train, "teacher")
-    with seeded(recipe.seed, "student-init"):
+    with seed_rng(recipe.seed, "student-init"):
         student = build_model(recipe.student, data.train, "student")
-    with seeded(recipe.seed, "connector-init"):
+    with seed_rng(recipe.seed, "connector-init"):
         losses = build_losses(recipe.losses)
     return RunComponents(data, student, losses, teacher)
 

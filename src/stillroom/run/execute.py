@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stillroom.errors import BadInput, RunFailed, format_error
+from stillroom.errors import BadInput, OutOfMemory, RunFailed, format_error
 from stillroom.memory import is_out_of_memory
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.one import Finished, OneRun, Prepared
@@ -70,7 +70,7 @@ def execute(
                 if not is_out_of_memory(error):
                     raise
                 expected = "a smaller data.batch_size, student or teacher"
-                raise RunFailed(f"out of memory ({format_error(error)}); try {expected}") from None
+                raise OutOfMemory(f"out of memory ({format_error(error)}); try {expected}") from None
             finally:
                 run.observer.run_ended()
 
@@ -112,7 +112,7 @@ def _made(
     recipe = recipe.model_copy(update={"training": settled})
     reuse_memory()
     forget_peak_memory(device)
-    with threads(recipe.training.threads), exact_float32(), seeded(recipe.seed, "dropout"):
+    with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
         components = components or build_components(recipe)
         reading = [loss.name for loss in components.losses if loss.requires.teacher]
         if labels_alone and reading:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from stillroom.data.augmentation import check_augmentable
 from stillroom.data.loader import BatchLoader, BatchSampler
 from stillroom.errors import BadInput, RunFailed, format_error
-from stillroom.files import canonical, digest, write_json, write_text
+from stillroom.files import canonical_json, digest, write_json, write_text
 from stillroom.memory import is_out_of_memory
 from stillroom.models.prepared import PreparedModel, logits_of, prepare_model, size_of
 from stillroom.models.weights import load_weights, save_weights, state_hash
@@ -332,7 +332,7 @@ class OneRun:
                 "init": self.identity["init"],
                 "order": progress.order,
                 "views": progress.views,
-                "budget": digest(canonical(budget)),
-                "threads": digest(canonical(torch.get_num_threads())),
+                "budget": digest(canonical_json(budget)),
+                "threads": digest(canonical_json(torch.get_num_threads())),
             },
         }

@@ -15,7 +15,7 @@ from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchLoader
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
-from stillroom.files import replaced, write_json
+from stillroom.files import atomic_write, write_json
 from stillroom.recipe import Recipe
 from stillroom.runtime import Observer
 from stillroom.teachers.answers import QUESTIONS, questions_of
@@ -80,7 +80,7 @@ def _write(
     kind = np.dtype(np.uint8 if data.is_pixels else np.float32)
     header = {"descr": kind.str, "fortran_order": False, "shape": shape if views else shape[1:]}
     # Written from front to back, not through a memory map: a full disk is then an error, not the end of the process.
-    with replaced(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
         done = 0
         for batch in loader.batches((rows, view) for view in range(views or 1) for rows in blocks):

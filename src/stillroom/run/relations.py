@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillroom.class_relations import (
-    bears_out,
     class_cosines,
     class_order,
     is_constant,
     relation_agreement,
     relation_score,
+    shows_superclasses,
 )
 from stillroom.data.images import ImageSet
 from stillroom.errors import RunFailed
@@ -166,7 +166,7 @@ def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: Im
     elif is_constant(truth):
         why["truth"] = "in truth no two classes are more alike than any other two"
         why.setdefault("score", "in truth the superclasses are names alone: no two classes are more alike than others")
-    elif "score" not in why and groups is not None and not bears_out(truth, groups):
+    elif "score" not in why and groups is not None and not shows_superclasses(truth, groups):
         why["score"] = "in truth classes of one superclass are no more alike than classes of two"
         why["truth"] = "in truth classes are alike by chance alone: the superclasses are not in the true relations"
     basis = groups if "score" not in why else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -176,6 +177,20 @@ def json_line(line: JsonObject) -> str:
     '{"step": 3}\\n'
     """
     return json.dumps(line.as_dict(), allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def six_digits(value: float) -> float:
+    """A number to six significant digits: what lies beyond them is the machine's rounding.
+
+    >>> six_digits(0.12345678)
+    0.123457
+    """
+    return float(f"{value:.6g}")
+
+
+def six_digits_or_none(value: float | None) -> float | None:
+    """The same; None for None, NaN and infinity."""
+    return None if value is None or not math.isfinite(value) else six_digits(value)
 
 
 def read_text(path: Path) -> str:

@@ -152,7 +152,7 @@ class InequalityInfo(JsonObject):
     methods: Items[str]
     pairs: Items[str] = ()
     seeds: Items[int] = ()
-    text: str = Field(alias="told")
+    text: str
 
 
 class MissingRun(JsonObject):
@@ -223,7 +223,7 @@ class CellResult(JsonObject):
     high: float | None
     sd: float | None = None
     why: str | None = None
-    text: str = Field(default="", alias="told")
+    text: str = ""
     seeds: dict[str, float] = Field(default_factory=dict)
 
 
@@ -269,7 +269,7 @@ class ComparisonResult(JsonObject):
     plan: SeedPlan | None = None
     equal: bool = True
     better: bool | None = None
-    text: str = Field(default="", alias="told")
+    text: str = ""
 
     @property
     def mean(self) -> float | None:
@@ -294,7 +294,7 @@ class ComparisonFamily(JsonObject):
     baseline: str | None
     alpha: float
     comparisons: Items[ComparisonResult]
-    text: str = Field(default="", alias="told")
+    text: str = ""
 
 
 class PairFamilies(JsonObject):
@@ -326,7 +326,7 @@ class RanksResult(JsonObject):
     critical_difference: NonNegative | None = None
     bars: OptionalItems[Items[str]] = ()
     why: str | None = None
-    text: str = Field(default="", alias="told")
+    text: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> RanksResult:
@@ -379,11 +379,11 @@ class StudyResults(JsonFile):
     seeds: Items[int]
     budget: RunLength | None = None
     methods: Items[MethodInfo]
-    model_pairs: Items[PairInfo] = Field(alias="pairs")
-    sweep: SweepInfo | None = Field(default=None, alias="axis")
+    model_pairs: Items[PairInfo]
+    sweep: SweepInfo | None = None
     equal: bool
     checked: OptionalItems[str] = ()
-    allowed_differences: OptionalItems[str] = Field(default=(), alias="varies")
+    allowed_differences: OptionalItems[str] = ()
     inequalities: OptionalItems[InequalityInfo] = ()
     missing: OptionalItems[MissingRun] = ()
     runs: OptionalItems[RunResult] = ()
@@ -428,7 +428,7 @@ class StudyResults(JsonFile):
     @model_validator(mode="after")
     def _check(self) -> StudyResults:
         pairs = tuple(pair.name for pair in self.model_pairs)
-        for field, names in (("methods", self.names), ("pairs", pairs)):
+        for field, names in (("methods", self.names), ("model_pairs", pairs)):
             if not names or len(set(names)) < len(names):
                 raise BadInput(field, list(names), "at least one, each name once")
         _check_known("baseline", self.baseline, self.names)
@@ -455,12 +455,12 @@ class StudyResults(JsonFile):
     def _check_sweep(self, sweep: SweepInfo, pairs: tuple[str, ...]) -> None:
         for pair in pairs:
             if pair not in sweep.values:
-                raise BadInput(f"axis.values.{pair}", None, "a number for each pair")
+                raise BadInput(f"sweep.values.{pair}", None, "a number for each pair")
         values = [sweep.values[pair] for pair in pairs]
         wrong = [value for value in (*values, *(mark.at for mark in sweep.marks)) if sweep.log and value <= 0]
         if wrong or len(set(values)) < len(values):
             expected = "another number in each pair" + (", and all above 0" if sweep.log else "")
-            raise BadInput("axis.values", sweep.values, expected)
+            raise BadInput("sweep.values", sweep.values, expected)
 
 
 def _check_known(field: str, name: str, names: tuple[str, ...]) -> None:
@@ -488,7 +488,7 @@ class PairDissection(JsonObject):
     total: DissectionPart
     parts: Items[DissectionPart]
     gains: Items[DissectionPart]
-    text: str = Field(alias="told")
+    text: str
 
 
 class Dissection(JsonFile):

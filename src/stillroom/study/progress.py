@@ -1,4 +1,4 @@
-"""What a study does now: kept in a file, so that it can be watched from another terminal."""
+"""Hands jobs to an engine, starts again those that died, and keeps the state of the study in ``progress.json``."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.study.config import Measure
-from stillroom.study.engine.base import Job, Outcome
-from stillroom.study.measures import figure_of
+from stillroom.study.config import MEASURES, MeasureName
+from stillroom.study.engine.base import Engine, Job, Outcome
 
 Status = Literal["waiting", "running", "done", "failed"]
 _SILENT = 60.0  # seconds after which a driver that wrote nothing is taken for dead
 _TAIL = 4096  # bytes from a log's end in which its last whole line lies
+_WAIT = 0.25  # seconds between two calls of the observer
+_WRITE = 1.0  # seconds between two writes of the progress: of thousands of jobs one takes a fifth of a second
 
 
 @dataclass
@@ -54,7 +56,7 @@ class JobState:
         return self.id.partition("/")[0]
 
     @property
-    def whose(self) -> str:
+    def group(self) -> str:
         """Pair and method, whose trials and runs take about as long for each epoch or step; else the job itself."""
         return "/".join(self.id.split("/")[1:3]) if self.kind in ("trial", "run") else self.id
 
@@ -63,8 +65,13 @@ class JobState:
         """Epochs or steps; 1 where it has neither."""
         return next(iter(self.length.values()), 1)
 
+    def set_value(self, summary: dict[str, Any], measure: MeasureName) -> None:
+        """Take over the study's measure from a run's summary."""
+        value = MEASURES[measure].value_in(summary)
+        self.value = float(value) if isinstance(value, (int, float)) else None
+
     def share(self) -> float:
-        """How much of it is done, 0 to 1: of a running run, as its last logged step tells."""
+        """How much of it is done, 0 to 1: of a running run, by its last logged step."""
         if self.status in ("done", "failed"):
             return 1.0
         if self.status == "waiting" or not self.length:
@@ -75,7 +82,7 @@ class JobState:
 
 
 @dataclass
-class Progress:
+class StudyProgress:
     """Where a study stands.
 
     Attributes:
@@ -91,7 +98,7 @@ class Progress:
     """
 
     name: str
-    measure: Measure
+    measure: MeasureName
     workers: int
     phase: str = ""
     began: float = field(default_factory=time.time)
@@ -111,7 +118,7 @@ class Progress:
         return all(state.status == "done" for state in self.jobs.values())
 
     def add(self, jobs: Iterable[Job]) -> None:
-        """Tell of jobs to come; how far those known already are stays as it is."""
+        """Add jobs to come; those known already keep their state."""
         for job in jobs:
             training = job.recipe.get("training", {}) if job.kind in ("run", "trial") else {}
             state = self.jobs.setdefault(job.id, JobState(job.id))
@@ -126,37 +133,36 @@ class Progress:
             name: state for name, state in self.jobs.items() if (state.kind, state.status) != (kind, "waiting")
         }
 
-    def begun(self, job: Job) -> None:
+    def job_started(self, job: Job) -> None:
         """A job was handed to a process."""
         state = self.jobs[job.id]
         state.status, state.began, state.attempts = "running", time.time(), state.attempts + 1
 
-    def ended_with(self, outcome: Outcome, *, again: bool) -> None:
+    def job_ended(self, outcome: Outcome, *, again: bool) -> None:
         """A job ended; ``again`` where it will be started once more."""
         state = self.jobs[outcome.id]
         state.reason = outcome.reason
         state.seconds = outcome.seconds
         state.status = "waiting" if again else "done" if outcome.ending == "done" else "failed"
-        value = figure_of(outcome.result, self.measure)
-        state.value = float(value) if isinstance(value, (int, float)) else None
+        state.set_value(outcome.result, self.measure)
 
     def of_kind(self, kind: str) -> list[JobState]:
         """The jobs of a kind, in their order."""
         return [state for state in self.jobs.values() if state.kind == kind]
 
     def seconds_left(self) -> float | None:
-        """About how long all known jobs take still; None where nothing tells yet."""
+        """About how long all known jobs take still; None where nothing is known yet."""
         known: dict[str, list[float]] = {}
         for state in self.jobs.values():
             # Those found done were done by an earlier driver, which took its clock along.
             if state.status == "done" and state.attempts:
-                for group in (state.whose, state.kind):
-                    known.setdefault(group, []).append(state.seconds / state.size)
+                for key in (state.group, state.kind):
+                    known.setdefault(key, []).append(state.seconds / state.size)
         total = 0.0
         for state in self.jobs.values():
             if state.status in ("waiting", "running"):
                 share = state.share()
-                alike = known.get(state.whose) or known.get(state.kind)
+                alike = known.get(state.group) or known.get(state.kind)
                 if alike:
                     total += statistics.median(alike) * state.size * (1 - share)
                 elif share > 0.02:
@@ -171,7 +177,7 @@ class Progress:
         write_text(path, json.dumps(asdict(self)))
 
 
-def read_progress(path: Path) -> Progress:
+def read_progress(path: Path) -> StudyProgress:
     """Read what a driver wrote.
 
     Raises:
@@ -180,7 +186,7 @@ def read_progress(path: Path) -> Progress:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         jobs = {key: JobState(**value) for key, value in content.pop("jobs").items()}
-        return Progress(**content, jobs=jobs)
+        return StudyProgress(**content, jobs=jobs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         expected = f"the folder of a study that was begun ({type(error).__name__})"
         raise BadInput("study", str(path.parent), expected) from None
@@ -197,3 +203,106 @@ def last_line(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+# What to do next, by how a job ended.
+NextJobs = Callable[[Job, Outcome], Iterable[Job]]
+
+
+class StudyObserver:
+    """Called as a study goes; a live table overrides what it shows. Every method does nothing here."""
+
+    def started(self, progress: StudyProgress) -> None:
+        """The driver begins."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def alarm(self, text: str) -> None:
+        """Something that must not be overlooked."""
+
+    def ended(self, state: JobState, progress: StudyProgress) -> None:
+        """A job ended for good."""
+
+    def refresh(self, progress: StudyProgress) -> None:
+        """Called several times a second."""
+
+    def stopped(self) -> None:
+        """The driver stops, well or not."""
+
+
+class Scheduler:
+    """Does jobs on an engine.
+
+    Args:
+        engine: who does them.
+        retries: how often a job whose process died is begun again.
+        progress: kept up to date.
+        path: where the progress is written.
+        observer: called as it goes.
+    """
+
+    def __init__(
+        self, engine: Engine, retries: int, progress: StudyProgress, path: Path, observer: StudyObserver
+    ) -> None:
+        self._engine = engine
+        self._retries = retries
+        self._progress = progress
+        self._path = path
+        self._observer = observer
+        self._written = 0.0
+
+    def do(
+        self, phase: str, jobs: Iterable[Job], then: NextJobs | None = None, *, alone: bool = False
+    ) -> list[Outcome]:
+        """Do jobs, in their order as far as they go side by side.
+
+        Args:
+            phase: what is done, in words.
+            jobs: what to do.
+            then: called with each job that ended for good; what it returns is done as well, before what waits.
+            alone: one at a time, so that a clock shows what each takes by itself.
+
+        Returns:
+            How each ended, in the order in which they did.
+
+        Raises:
+            BadInput: the engine can do nothing any more.
+        """
+        waiting = deque(jobs)
+        under_way: dict[str, Job] = {}
+        found: list[Outcome] = []
+        slots = 1 if alone else self._engine.slots
+        self._progress.phase = phase
+        self._progress.add(waiting)
+        self._write()
+        while waiting or under_way:
+            while waiting and len(under_way) < slots:
+                job = waiting.popleft()
+                under_way[job.id] = job
+                self._progress.job_started(job)
+                self._engine.submit(job)
+            outcomes = self._engine.wait(_WAIT)
+            for outcome in outcomes:
+                job = under_way.pop(outcome.id)
+                again = outcome.ending == "crashed" and self._progress.jobs[job.id].attempts <= self._retries
+                self._progress.job_ended(outcome, again=again)
+                if again:
+                    self._observer.note(f"{job.id}: {outcome.reason}; started again")
+                    waiting.appendleft(job)
+                    continue
+                found.append(outcome)
+                self._observer.ended(self._progress.jobs[job.id], self._progress)
+                if then is not None:
+                    more = list(then(job, outcome))
+                    self._progress.add(more)
+                    waiting.extendleft(reversed(more))
+            if time.monotonic() - self._written > _WRITE:
+                self._write()
+            self._observer.refresh(self._progress)
+        self._write()
+        return found
+
+    def _write(self) -> None:
+        self._progress.write(self._path)
+        self._written = time.monotonic()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import DataPair
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 
 QUESTIONS = "questions.json"
 SCHEMA = 1
@@ -108,7 +108,7 @@ def read_answers(folder: Path, wanted: dict[str, Any]) -> OutsideAnswers:
     if "test" in wanted and (folder / "test-logits.npy").exists():
         test = _array(folder / "test-logits.npy")
         _check_shape(folder / "test-logits.npy", test, (wanted["test"]["images"], classes))
-    contents = [canonical(asked)]
+    contents = [canonical_json(asked)]
     contents += [_sha256(folder / name) for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
     return OutsideAnswers(train, test, digest(*contents), wanted["augmentation"] is None)
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput
-from stillroom.files import sweep_partial, write_json
+from stillroom.files import remove_partial, write_json
 from stillroom.teachers.cache_format import (
     FORMAT,
     Array,
@@ -766,7 +766,7 @@ class TeacherCache:
         check_room(self.folder, needed)
         with reporting_errors(self.folder, needed):
             self.folder.mkdir(exist_ok=True)
-            sweep_partial(self.folder)
+            remove_partial(self.folder)
             if not self._cache_folder.check_identity():
                 self._cache_folder.write_identity()
             for view in self._cache_folder.complete():  # a kill just after a view was completed leaves this behind

@@ -48,8 +48,8 @@ class TeacherTail(nn.Module):
         logits: Tensor = self._tail(features)
         return logits if self.order is None else logits.index_select(-1, self.order)
 
-    def moved(self, features: Tensor, gap: Tensor) -> Tensor:
-        """How a small step in the features moves the logits: J·δh, J = ∂z/∂h at the features.
+    def jvp(self, features: Tensor, gap: Tensor) -> Tensor:
+        """Jacobian-vector product: how a small step δh in the features changes the logits, J·δh, J = ∂z/∂h.
 
         Args:
             features: h, [B, …]; detached.
@@ -61,7 +61,7 @@ class TeacherTail(nn.Module):
         >>> net = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2, bias=False))
         >>> tail = TeacherTail(tail_of(net, "features", torch.rand(2, 3)))
         >>> gap = torch.tensor([[1.0, 0.5]])
-        >>> torch.allclose(tail.moved(torch.zeros(1, 2), gap), tail(gap))
+        >>> torch.allclose(tail.jvp(torch.zeros(1, 2), gap), tail(gap))
         True
         """
         with torch.autocast(gap.device.type, enabled=False):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from stillroom.data.augmentation import view_of
 from stillroom.data.loader import Batch, BatchLoader, BatchSampler, Request
-from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import canonical, digest
-from stillroom.memory import Snapshot, is_out_of_memory, release
+from stillroom.errors import BadInput, OutOfMemory, shorten
+from stillroom.files import canonical_json, digest
+from stillroom.memory import Snapshot, is_out_of_memory, release_memory
 from stillroom.models.weights import save_weights
 from stillroom.randomness import derive_seed
 from stillroom.runtime import Observer, Precision, Processes
@@ -184,13 +184,13 @@ class Trainer:
 
     def _sign(self, progress: Progress, epoch: int) -> None:
         """Add an epoch to the hashes that prove which images were shown, in which order and view."""
-        shown = canonical([self.loader.augmentation.model_dump(), view_of(epoch, self.loader.augmentation)])
+        shown = canonical_json([self.loader.augmentation.model_dump(), view_of(epoch, self.loader.augmentation)])
         progress.order = digest(progress.order.encode(), self.batches.order(epoch).tobytes())
         progress.views = digest(progress.views.encode(), shown)
 
     def _learn(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> Tensor:
         """Forward and backward of one batch, in smaller parts where memory runs out; the gradients stay in place."""
-        self._buffers.keep()
+        self._buffers.save()
         while True:
             for hook in self.hooks:
                 hook.before_step()
@@ -206,7 +206,7 @@ class Trainer:
             # Outside the handler: the error held on to what the failed attempt had made.
             self._split_further(progress, len(batch))
             # What came before the failure has counted this batch already, in running statistics for one.
-            self._buffers.put_back()
+            self._buffers.restore()
 
     def _split_further(self, progress: Progress, count: int) -> None:
         """Halve the micro-batches, and say so.
@@ -215,7 +215,7 @@ class Trainer:
             RunFailed: they cannot be halved.
         """
         self.step.zero_grad(set_to_none=True)
-        release()
+        release_memory()
         whole = self.step.whole_batch_terms
         reason = ""
         if whole:
@@ -225,7 +225,7 @@ class Trainer:
         elif progress.parts >= count:
             reason = "a single image is too much, so try a smaller student, teacher or image"
         if reason:
-            raise RunFailed(f"out of memory at step {progress.step + 1}: {reason}")
+            raise OutOfMemory(f"out of memory at step {progress.step + 1}: {reason}")
         progress.parts = min(2 * progress.parts, count)
         self.observer.note(
             f"out of memory at step {progress.step + 1}: from here on each batch of {count} goes through in "

@@ -18,9 +18,9 @@ import pytest
 
 from stillroom.errors import BadInput
 from stillroom.study.engine.base import Job
-from stillroom.study.engine.joining import Plan, _compare, locate
-from stillroom.study.engine.performing import perform
+from stillroom.study.engine.jobs import perform
 from stillroom.study.engine.ray import RayEngine
+from stillroom.study.engine.ray_client import Plan, _compare, locate
 from study.engine.jobs import do, endless, is_free, job, left_by, not_this_one, one, recipe, saved, until
 
 pytestmark = [

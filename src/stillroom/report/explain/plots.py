@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, nice, rounded
-from stillroom.report.explain.maps import Maps
-from stillroom.report.explain.read import TEACHER, Cka, Explanation
-from stillroom.report.explain.tables import mean_of, name_of, side
+from stillroom.report.explain.maps import ExplanationMaps, name_of, sides
 from stillroom.report.formats import amount
+from stillroom.schema.explanation import CkaTable, Explanation
 
 # Beyond so many taps their names would lie over one another.
 _MOST_NAMES = 24
@@ -20,36 +19,29 @@ _COURSES = {
     "n_bg": ("Concepts on the background, N_bg", "cells an image"),
     "ratio": ("The subject’s share, λ", "share"),
 }
-_COLOURS = ("student", "other-1")
 Means = NDArray[np.float64]
 
 
-def sides(told: Explanation) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Each way of learning: its name, its colour, the places of its runs."""
-    both = [(side(told, places[0]), places) for places in (told.distilled, told.labels) if places]
-    return [(name, colour, places) for (name, places), colour in zip(both, _COLOURS, strict=False)]
-
-
-def courses(told: Explanation) -> list[Chart]:
+def courses(explanation: Explanation) -> list[Chart]:
     """The counts over the training, mean over seeds, with the middle half of the images as a band."""
-    return [_course(told, key) for key in _COURSES]
+    return [_course(explanation, key) for key in _COURSES]
 
 
-def _course(told: Explanation, key: str) -> Chart:
+def _course(explanation: Explanation, key: str) -> Chart:
     title, label = _COURSES[key]
     traces: list[Figure] = []
     words = []
-    for name, colour, places in sides(told):
-        runs = [told.runs[place] for place in places]
+    for name, colour, places in sides(explanation):
+        runs = [explanation.runs[place] for place in places]
         columns = list(zip(*(run.checkpoints for run in runs), strict=True))
         means = [mean_of([getattr(one, key) for one in column]) for column in columns]
-        quartiles = [[one.quartiles.get(key) for one in column] for column in columns]
+        quartiles = [[getattr(one, f"{key}_quartiles", None) for one in column] for column in columns]
         if all(each is not None for column in quartiles for each in column):
             ends = [[mean_of([each[end] for each in column if each]) or 0.0 for column in quartiles] for end in (0, 1)]
-            traces.append(_area(told.epochs, ends[0], ends[1], colour))
+            traces.append(_area(explanation.epochs, ends[0], ends[1], colour))
         traces.append(
             line(
-                told.epochs,
+                explanation.epochs,
                 [float("nan") if mean is None else mean for mean in means],
                 name,
                 colour,
@@ -57,9 +49,9 @@ def _course(told: Explanation, key: str) -> Chart:
             )
         )
         words.append(f"{name}: from {amount(means[0])} to {amount(means[-1])}.")
-    level = getattr(told.teacher[1], key) if told.teacher is not None else None
+    level = getattr(explanation.teacher, key) if explanation.teacher is not None else None
     if level is not None:
-        ends_of = [told.epochs[0], told.epochs[-1]]
+        ends_of = [explanation.epochs[0], explanation.epochs[-1]]
         traces.append(
             line(ends_of, [level] * 2, "Teacher", "teacher", mode="lines", hovertemplate="%{y:.3~g}")
             | {"line": {"color": LIGHT["teacher"], "width": 2, "dash": "dash"}}
@@ -90,21 +82,21 @@ def _area(epochs: Sequence[float], low: Sequence[float], high: Sequence[float], 
     }
 
 
-def changes(told: Explanation, maps: Maps) -> list[Chart]:
+def changes(explanation: Explanation, maps: ExplanationMaps) -> list[Chart]:
     """How many concepts were born and died between checkpoints; none where there is but one."""
-    if len(told.epochs) < 2:
+    if len(explanation.epochs) < 2:
         return []
     places = (
         ("foreground", "On the subject", maps.foreground),
         ("background", "On the background", ~maps.foreground),
     )
     counted = [
-        (key, title, [turnover([maps.concepts[one] for one in runs], where) for _, _, runs in sides(told)])
+        (key, title, [turnover([maps.concepts[one] for one in runs], where) for _, _, runs in sides(explanation)])
         for key, title, where in places
     ]
     # One scale for both, so that they can be compared.
     room = [max(float(pair[end].max()) for _, _, of_sides in counted for pair in of_sides) for end in (0, 1)]
-    return [_change(told, key, title, of_sides, (room[0], room[1])) for key, title, of_sides in counted]
+    return [_change(explanation, key, title, of_sides, (room[0], room[1])) for key, title, of_sides in counted]
 
 
 def turnover(concepts: Sequence[NDArray[np.bool_]], where: NDArray[np.bool_]) -> tuple[Means, Means]:
@@ -127,13 +119,13 @@ def turnover(concepts: Sequence[NDArray[np.bool_]], where: NDArray[np.bool_]) ->
 
 
 def _change(
-    told: Explanation, key: str, title: str, of_sides: Sequence[tuple[Means, Means]], most: tuple[float, float]
+    explanation: Explanation, key: str, title: str, of_sides: Sequence[tuple[Means, Means]], most: tuple[float, float]
 ) -> Chart:
-    steps = list(range(1, len(told.epochs)))
+    steps = list(range(1, len(explanation.epochs)))
     width = 0.8 / len(of_sides)
     traces: list[Figure] = []
     words = []
-    for place, ((name, colour, _), (born, died)) in enumerate(zip(sides(told), of_sides, strict=True)):
+    for place, ((name, colour, _), (born, died)) in enumerate(zip(sides(explanation), of_sides, strict=True)):
         for sign, what, values in ((1, "born", born), (-1, "died", died)):
             traces.append(
                 {
@@ -158,7 +150,7 @@ def _change(
                 "up to epoch",
                 tickmode="array",
                 tickvals=steps,
-                ticktext=[f"{epoch:g}" for epoch in told.epochs[1:]],
+                ticktext=[f"{epoch:g}" for epoch in explanation.epochs[1:]],
                 fixedrange=True,
             ),
             yaxis=axis("died  ·  born, cells an image", range=rounded(ends), zeroline=True, fixedrange=True)
@@ -176,15 +168,15 @@ def _change(
     return Chart(f"change-{key}", title, " ".join(words), 300, figure)
 
 
-def alike(told: Explanation) -> list[Chart]:
+def alike(explanation: Explanation) -> list[Chart]:
     """Linear CKA of each pair of networks."""
-    return [_cka(told, place, one) for place, one in enumerate(told.cka)]
+    return [_cka(explanation, place, one) for place, one in enumerate(explanation.cka)]
 
 
-def _cka(told: Explanation, place: int, cka: Cka) -> Chart:
-    one, other = name_of(told, cka.one), name_of(told, cka.other)
+def _cka(explanation: Explanation, place: int, cka: CkaTable) -> Chart:
+    one, other = name_of(explanation, cka.one), name_of(explanation, cka.other)
     last = next((value for value in [cka.values[-1][-1]] if value is not None), None)
-    words = f"Rows: {one.lower()}. Columns: {other.lower() if cka.other != TEACHER else 'the teacher'}."
+    words = f"Rows: {one.lower()}. Columns: {other.lower() if cka.other != 'teacher' else 'the teacher'}."
     if last is not None:
         words += f" Last with last: {amount(last)}."
     figure = {
@@ -225,3 +217,13 @@ def _taps(names: Sequence[str]) -> Figure:
         "title": {"text": ""},
         "range": [-0.5, len(names) - 0.5],
     }
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """The mean of those that are known; None where there are none.
+
+    >>> mean_of([1.0, None, 2.0]), mean_of([None])
+    (1.5, None)
+    """
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

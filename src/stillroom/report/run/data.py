@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 
 from stillroom.errors import BadInput
-from stillroom.report.fidelity import FIDELITY, Fidelity, read_fidelity
-from stillroom.schema.base import clean, read_json, read_jsonl, read_object, read_optional, read_text
+from stillroom.schema.base import clean, read_json, read_jsonl, read_optional, read_text
 from stillroom.schema.continual import INCREMENTAL_FILE, JOINT_FILE, FinishedRecord, JointComparison
+from stillroom.schema.fidelity import FIDELITY, Fidelity, read_fidelity
 from stillroom.schema.predictions import PREDICTIONS, Predictions, read_predictions
 from stillroom.schema.run import (
     ENVIRONMENT,
@@ -145,17 +145,13 @@ def read_run(path: Path) -> RunRecord:
         if predictions.is_file()
         else None,
         checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),
-        fidelity=_fidelity(path / FIDELITY, summary.recipe_hash),
+        fidelity=read_fidelity(path / FIDELITY, summary.recipe_hash),
         incremental=read_optional(FinishedRecord, path / INCREMENTAL_FILE),
         joint=read_optional(JointComparison, path / JOINT_FILE),
         relations=read_optional(ClassRelations, path / RELATIONS),
         relation_epochs=tuple(read_jsonl(RelationEpoch, path / RELATION_EPOCHS)),
         rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING)),
     )
-
-
-def _fidelity(path: Path, recipe_hash: str) -> Fidelity | None:
-    return read_fidelity(path, read_object(path), recipe_hash=recipe_hash) if path.is_file() else None
 
 
 def _recipe(path: Path) -> tuple[str | None, Row]:

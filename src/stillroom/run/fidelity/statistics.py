@@ -1,42 +1,16 @@
-"""How well one number tells another over images and checkpoints: rank correlations, intervals, the usual ratio."""
+"""How well one number predicts another over images and checkpoints: rank correlations, intervals, median ratio."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from stillroom.schema.fidelity import MemberPrediction, RankCorrelation
 
 Doubles = NDArray[np.float64]
 
 # Numbers that are ranked in one go: resamples of all of them at once would fill the memory.
 _AT_ONCE = 2_000_000
-
-
-@dataclass(frozen=True)
-class Correlation:
-    """Spearman's correlation and its 95% interval over the draw of images; None where one of the two is constant."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """How well a member tells a divergence.
-
-    Attributes:
-        pooled: over images and checkpoints together.
-        within: over the images of a checkpoint, the mean over checkpoints.
-        by_checkpoint: the same of each.
-        ratio: the median of its value over the divergence's.
-    """
-
-    pooled: Correlation
-    within: Correlation
-    by_checkpoint: tuple[float | None, ...]
-    ratio: float | None
 
 
 def resampled(images: int, resamples: int, seed: int) -> Doubles:
@@ -58,8 +32,8 @@ def resampled(images: int, resamples: int, seed: int) -> Doubles:
     return np.concatenate([np.ones((1, images)), drawn.astype(np.float64)])
 
 
-def predictions(values: Doubles, truths: Doubles, counts: Doubles) -> list[list[Prediction]]:
-    """How well each of several members tells each of several divergences.
+def predictions(values: Doubles, truths: Doubles, counts: Doubles) -> list[list[MemberPrediction]]:
+    """How well each of several members predicts each of several divergences.
 
     Args:
         values: of each member, [V, C, I]: at C checkpoints for I images.
@@ -70,8 +44,8 @@ def predictions(values: Doubles, truths: Doubles, counts: Doubles) -> list[list[
         Of each divergence, one for each member.
 
     >>> truth = np.array([[1.0, 2.0, 3.0, 4.0]])
-    >>> (told,) = predictions(np.stack([2 * truth, -truth]), truth[None], resampled(4, 0, seed=0))
-    >>> [(one.pooled.value, one.ratio) for one in told]
+    >>> (found,) = predictions(np.stack([2 * truth, -truth]), truth[None], resampled(4, 0, seed=0))
+    >>> [(one.pooled.value, one.ratio) for one in found]
     [(1.0, 2.0), (-1.0, -1.0)]
     """
     checkpoints = values.shape[1]
@@ -82,20 +56,20 @@ def predictions(values: Doubles, truths: Doubles, counts: Doubles) -> list[list[
         rows = slice(start, start + step)
         weights = counts[rows]
         every = np.tile(weights, checkpoints)
-        goals = [standing(truth.reshape(-1), every) for truth in truths]
+        goals = [weighted_ranks(truth.reshape(-1), every) for truth in truths]
         for v, value in enumerate(values):
-            stands = standing(value.reshape(-1), every)
+            ranks = weighted_ranks(value.reshape(-1), every)
             for t, goal in enumerate(goals):
-                pooled[t, v, rows] = (stands * goal).sum(1)
+                pooled[t, v, rows] = (ranks * goal).sum(1)
         for c in range(checkpoints):
-            goals = [standing(truth[c], weights) for truth in truths]
+            goals = [weighted_ranks(truth[c], weights) for truth in truths]
             for v, value in enumerate(values):
-                stands = standing(value[c], weights)
+                ranks = weighted_ranks(value[c], weights)
                 for t, goal in enumerate(goals):
-                    within[t, v, c, rows] = (stands * goal).sum(1)
+                    within[t, v, c, rows] = (ranks * goal).sum(1)
     return [
         [
-            Prediction(
+            MemberPrediction(
                 pooled=_correlation(pooled[t, v]),
                 within=_correlation(_mean_of_defined(within[t, v])),
                 by_checkpoint=tuple(_or_none(float(each)) for each in within[t, v, :, 0]),
@@ -107,7 +81,7 @@ def predictions(values: Doubles, truths: Doubles, counts: Doubles) -> list[list[
     ]
 
 
-def standing(values: Doubles, weights: Doubles) -> Doubles:
+def weighted_ranks(values: Doubles, weights: Doubles) -> Doubles:
     """Ranks of values that are there several times each, made so that Σ a·b of two is Spearman's correlation.
 
     Values that are equal share the mean of their ranks.
@@ -120,7 +94,7 @@ def standing(values: Doubles, weights: Doubles) -> Doubles:
         [B, n]; NaN in rows where all values that are there are equal.
 
     >>> same, other = np.array([1.0, 5.0, 2.0]), np.array([10.0, 30.0, 20.0])
-    >>> round(float((standing(same, np.ones((1, 3))) * standing(other, np.ones((1, 3)))).sum()), 6)
+    >>> round(float((weighted_ranks(same, np.ones((1, 3))) * weighted_ranks(other, np.ones((1, 3)))).sum()), 6)
     1.0
     """
     order = np.argsort(values, kind="stable")
@@ -151,13 +125,13 @@ def median_ratio(values: Doubles, truth: Doubles) -> float | None:
     return float(np.median(values[there] / truth[there])) if there.any() else None
 
 
-def _correlation(samples: Doubles) -> Correlation:
+def _correlation(samples: Doubles) -> RankCorrelation:
     value, drawn = samples[0], samples[1:]
     drawn = drawn[np.isfinite(drawn)]
     if not np.isfinite(value) or not len(drawn):
-        return Correlation(_or_none(float(value)), None, None)
+        return RankCorrelation(value=_or_none(float(value)), low=None, high=None)
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return Correlation(_or_none(float(value)), _or_none(float(low)), _or_none(float(high)))
+    return RankCorrelation(value=_or_none(float(value)), low=_or_none(float(low)), high=_or_none(float(high)))
 
 
 def _mean_of_defined(samples: Doubles) -> Doubles:

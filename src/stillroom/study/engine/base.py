@@ -7,14 +7,14 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 
-Kind = Literal["calibrate", "cache", "trial", "run"]
-# bad_input and failed come from the job itself and come again; crashed: its process died or an unforeseen error rose.
-Ending = Literal["done", "bad_input", "failed", "crashed"]
+JobKind = Literal["calibrate", "cache", "trial", "run"]
+# bad_input, failed and out_of_memory come from the job itself; crashed: its process died, or an unexpected error.
+JobEnding = Literal["done", "bad_input", "failed", "out_of_memory", "crashed"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do in a process of its own, told in plain objects so that any process can do it.
+    """One thing to do in a process of its own, as plain objects so that any process can do it.
 
     Attributes:
         id: such as ``run/cifar10/kl/0``; no two jobs of a study have the same.
@@ -26,7 +26,7 @@ class Job:
     """
 
     id: str
-    kind: Kind
+    kind: JobKind
     recipe: dict[str, Any]
     out: str
     threads: int = 1
@@ -50,7 +50,7 @@ class Outcome:
     """
 
     id: str
-    ending: Ending
+    ending: JobEnding
     result: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     seconds: float = 0.0

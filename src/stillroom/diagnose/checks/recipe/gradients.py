@@ -17,7 +17,7 @@ from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import Batch, BatchLoader
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.losses.base import Loss
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.run.setting import RunContext
 from stillroom.run.teaching import ModelTutor
 from stillroom.runtime import Observer
@@ -62,7 +62,7 @@ def measure(case: Case) -> Gradients:
     seen: list[Tensor] = []
     handle = student.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
-        with seeded(case.recipe.seed, "dropout"):
+        with seed_rng(case.recipe.seed, "dropout"):
             _, values = step(images, labels, index, taught, 0.0)
     finally:
         handle.remove()

@@ -13,6 +13,7 @@ from stillroom.losses.registry import is_custom, loss_class
 from stillroom.recipe import Recipe
 from stillroom.report.fields import Fields, is_finite
 from stillroom.run.records import load_run_recipe
+from stillroom.schema.base import parse_object, read_text
 from stillroom.schema.predictions import (
     ImageScores,
     Predictions,
@@ -21,7 +22,6 @@ from stillroom.schema.predictions import (
     read_predictions,
     score_images,
 )
-from stillroom.study.collect import parse_object, read_text
 
 Row = dict[str, Any]
 
@@ -249,7 +249,7 @@ def _lines(path: Path, *, whole: bool) -> list[Row]:
     rows, lines = [], text.split("\n")
     for number, line in enumerate(lines, start=1):
         if line.strip() and (whole or number < len(lines)):
-            rows.append(parse_object(line, path, f" in line {number}"))
+            rows.append(parse_object(line, path, number))
     return rows
 
 

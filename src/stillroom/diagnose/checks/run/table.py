@@ -33,7 +33,7 @@ def unequal(study: StudyResults) -> Finding:
     else:
         words = (
             f"Give all methods the same {listed(what or ['terms'])}; where that is what the study asks about, "
-            "name it in the study's `varies`."
+            "name it in the study's `allowed_differences`."
         )
     return Finding(
         check, "problem", f"Not an equal comparison: {told}{more}.", evidence, threshold, Remedy(words), source

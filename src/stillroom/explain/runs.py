@@ -1,0 +1,252 @@
+"""Finished runs and test images to explain: the student at each checkpoint, the images and their foreground."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stillroom.data.images import ImageSet
+from stillroom.data.sources import load
+from stillroom.errors import BadInput
+from stillroom.explain.grid import above_zero, centre_box, check_masks, from_boxes, on_grid
+from stillroom.files import digest
+from stillroom.models.prepared import PreparedModel, prepare_model
+from stillroom.models.reader import FEATURES, LOGITS
+from stillroom.models.taps import find_taps
+from stillroom.recipe import Recipe
+from stillroom.run.components import build_model
+from stillroom.run.exporting import load_student
+from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
+from stillroom.run.records import read_json
+
+MaskName = Literal["auto", "masks", "centre", "positive"]
+MASK_NAMES: tuple[str, ...] = get_args(MaskName)
+
+_EXAMPLES = 4
+_KEEP = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
+
+
+@dataclass(frozen=True)
+class RunToExplain:
+    """A finished run.
+
+    Attributes:
+        path: its folder.
+        recipe: as it is written there.
+        student: a model for the weights of any of ``checkpoints``.
+        checkpoints: the student at the epochs that were kept, the end of the training last.
+        tap: where its features are read.
+        weight_distance: a layer, and how far its weights had moved at each checkpoint; None if not recorded.
+    """
+
+    path: Path
+    recipe: Recipe
+    student: PreparedModel
+    checkpoints: tuple[Checkpoint, ...]
+    tap: str
+    weight_distance: tuple[str, tuple[float, ...]] | None
+
+    @property
+    def epochs(self) -> tuple[float, ...]:
+        """Of the checkpoints."""
+        return tuple(checkpoint.epoch for checkpoint in self.checkpoints)
+
+
+@dataclass(frozen=True)
+class ImageSample:
+    """The test images on which all runs are compared.
+
+    Attributes:
+        rows: their places in the test split, int64 [I].
+        images: as they are stored, [I, C, H, W].
+        labels: int64 [I].
+        foreground: bool [I, g, g].
+        mask: what made it.
+        fingerprint: of the split they are from.
+    """
+
+    rows: tuple[int, ...]
+    images: Tensor
+    labels: Tensor
+    foreground: Tensor
+    mask: str
+    fingerprint: str
+
+    def select(self, chosen: Tensor) -> ImageSample:
+        """Those of the images that are chosen, bool [I]."""
+        rows = tuple(row for row, use in zip(self.rows, chosen.tolist(), strict=True) if use)
+        parts = {name: getattr(self, name)[chosen] for name in ("images", "labels", "foreground")}
+        return replace(self, rows=rows, **parts)
+
+
+def runs_in(paths: Sequence[Path]) -> list[Path]:
+    """The run folders that paths name: each itself, or where it holds ``seed-N`` folders, as a study's do, those."""
+    found = []
+    for path in paths:
+        seeds = [each for each in path.glob("seed-*") if each.name.removeprefix("seed-").isdecimal() and each.is_dir()]
+        alone = (path / "recipe.yaml").exists() or not seeds
+        found += [path] if alone else sorted(seeds, key=lambda each: int(each.name.removeprefix("seed-")))
+    return found
+
+
+def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
+    """Make ready runs that are to be compared, and see that they can be.
+
+    Args:
+        runs: their folders; the first decides.
+        tap: where features are read; left out: the last map or tokens before the pooling.
+
+    Raises:
+        BadInput: one is no finished run or kept no checkpoints, or they differ in data, student or epochs kept.
+    """
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise BadInput("run", [str(run) for run in runs], "each run once")
+    found: list[RunToExplain] = []
+    prints: list[object] = []
+    for run in runs:
+        model, recipe, facts = load_student(run)
+        if recipe.data.source == "python":
+            raise BadInput("data.source", "python", "a run made from a recipe: its images can be read again")
+        summary = read_json(run / "summary.json")
+        kept = saved_checkpoints(run, float(summary["epochs"]))
+        if len(kept) < 2:
+            raise BadInput("run", str(run), f"a run that kept checkpoints: {_KEEP}")
+        shape = (_EXAMPLES, *facts.shape)
+        zeros = torch.zeros(shape, dtype=torch.uint8 if facts.is_pixels else torch.float32)
+        data = ImageSet(
+            zeros, torch.zeros(len(zeros), dtype=torch.int64), tuple(map(str, range(facts.num_classes))), ""
+        )
+        student = prepare_model(model, recipe.student, data, "student")
+        place = found[0].tap if found else tap or last_stage(student, zeros)
+        find_taps(model, student.preprocess()(zeros), [place], field="student")
+        found.append(RunToExplain(run, recipe, student, kept, place, weight_distance_at(run, recipe, kept, place)))
+        prints.append((summary.get("data") or {}).get("fingerprint"))
+        first = found[0]
+        for what, mine, others in (
+            ("data", prints[-1], prints[0]),
+            ("student", recipe.student.model_dump(), first.recipe.student.model_dump()),
+            ("training.checkpoints", list(found[-1].epochs), list(first.epochs)),
+        ):
+            if mine != others:
+                raise BadInput("run", str(run), f"the same {what} as {first.path} has, to be compared with it")
+    return found
+
+
+def last_stage(student: PreparedModel, example: Tensor) -> str:
+    """The last tap of a model that still has places: its features are what the pooling is given.
+
+    Raises:
+        BadInput: it has none, as an MLP has not.
+    """
+    taps = find_taps(student.model, student.preprocess()(example), field="student")
+    spatial = [tap.name for tap in taps if tap.kind != "vector"]
+    if spatial:
+        return spatial[-1]
+    hidden = [tap.name for tap in taps if tap.name not in (FEATURES, LOGITS)]
+    return hidden[-1] if hidden else taps[-1].name
+
+
+def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
+    """The teacher that a run learned from, where it can be run here."""
+    config = run.recipe.teacher
+    if config is None or config.answers is not None:
+        return None
+    return prepare_model(build_model(config, data, "teacher").eval(), config, data, "teacher")
+
+
+def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple[ImageSample, ImageSet]:
+    """The test images that runs are asked about, evenly spread, and which of their cells are foreground.
+
+    Args:
+        run: one of the runs.
+        count: how many; all where there are no more.
+        grid: g.
+        mask: ``masks`` of the data, the ``centre`` box, pixels ``positive``; ``auto`` takes masks where there
+            are any, else the centre box; or a ``.npy`` file, of the test split's masks, bool [N, H, W], or its boxes,
+            int [N, 4].
+
+    Raises:
+        BadInput: the data are not what they were, have no places, or the foreground cannot be made of them.
+    """
+    own = Path(mask) if mask.endswith(".npy") else None
+    if own is None and mask not in MASK_NAMES:
+        raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
+    pair = load(run.recipe.data)
+    known = (read_json(run.path / "summary.json").get("data") or {}).get("fingerprint")
+    if known != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
+        raise BadInput("data", pair.test.name, "the images that the run had; these are others")
+    test = pair.test
+    if len(test.images.shape) != 4:
+        raise BadInput("data", list(test.images.shape[1:]), "images, whose places can be told apart")
+    rows = evenly_spread(len(test), count)
+    index = torch.from_numpy(rows)
+    images = test.images[index]
+    masks = test.masks[index] if test.masks is not None else None
+    rule = mask if mask != "auto" else "masks" if masks is not None else "centre"
+    if own is not None:
+        masks, rule = read_masks(own, test)
+        masks = masks[index]
+    elif rule == "positive":
+        masks = above_zero(images)
+    elif rule == "masks" and masks is None:
+        raise BadInput("--mask", "masks", "data with masks, such as shapes; else a .npy file, centre, positive")
+    if rule == "centre" or masks is None:
+        cells = centre_box(len(images), grid)
+    else:
+        cells = on_grid(check_masks(masks, images), grid)
+        full = torch.nonzero(cells.flatten(1).all(1))[:, 0]
+        if len(full):
+            raise BadInput("--mask", rule, f"some background in each image; all cells of {int(full[0])} are none")
+    return ImageSample(tuple(map(int, rows)), images, test.labels[index], cells, rule, test.fingerprint), test
+
+
+def read_masks(path: Path, test: ImageSet) -> tuple[Tensor, str]:
+    """Masks or boxes of a test split's images, in their order, from a ``.npy`` file.
+
+    Args:
+        path: the file: bool or 0 and 1 [N, H, W], or boxes in pixels, int [N, 4] (top, left, bottom, right).
+        test: the split.
+
+    Returns:
+        Masks, bool [N, H, W], and what they were made of: ``masks`` or ``boxes``.
+
+    Raises:
+        BadInput: no such file, or it does not fit the split.
+    """
+    try:
+        held = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise BadInput("--mask", str(path), f"a .npy file that can be read ({error})") from None
+    count, height, width = len(test), *test.images.shape[2:]
+    whole = held.dtype == np.bool_ or np.issubdtype(held.dtype, np.integer)
+    if whole and held.shape == (count, 4) and held.dtype != np.bool_:
+        return from_boxes(torch.from_numpy(held.astype(np.int64)), height, width), "boxes"
+    if not whole or held.shape != (count, height, width) or not bool(np.isin(held, (0, 1)).all()):
+        got = f"{held.dtype} {list(held.shape)}"
+        expected = f"masks of 0 and 1 {[count, height, width]} or boxes, whole numbers {[count, 4]}: of the test split"
+        raise BadInput("--mask", got, expected)
+    return torch.from_numpy(held.astype(np.bool_)), "masks"
+
+
+def weight_distance_at(
+    run: Path, recipe: Recipe, checkpoints: Sequence[Checkpoint], tap: str
+) -> tuple[str, tuple[float, ...]] | None:
+    """How far the probed layer's weights had moved at each checkpoint, interpolated in ``weight_distance.jsonl``.
+
+    The layer is the last one recorded within the tap, else the last one recorded.
+    """
+    layers, log = recipe.training.record_weight_distance, run / "weight_distance.jsonl"
+    if not layers or not log.exists():
+        return None
+    layer = ([layer for layer in layers if layer == tap or layer.startswith(f"{tap}.")] or list(layers))[-1]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    epochs = [0.0, *(float(line["epoch"]) for line in lines)]
+    distances = [0.0, *(float(line["moves"][layer]) for line in lines)]
+    return layer, tuple(float(each) for each in np.interp([one.epoch for one in checkpoints], epochs, distances))
