@@ -2,9 +2,9 @@
 
     python benchmarks/rescaling.py                      # ResNet-8, batch 64, cached answers, 60 pairs of 16 steps
 
-Steps are of a run as `stillroom distill` makes it with `training.record_gradient_rescaling`; in every other block of 16
 Steps are of a run as `stillroom distill` makes it with `training.record_gradient_rescaling`; in every other block of
-16 about.
+16 the recording looks away. What an epoch's end takes is timed by itself, and shared out among the steps whose
+samples it is about.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from stillroom.data.reading import num_cores
 from stillroom.losses.base import LossInputs
 from stillroom.models.weights import save_weights
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.train.gradient_rescaling import RecordGradientRescaling
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.train.recorders import StepHook, StepInfo
 
 BLOCK = 16
 IMAGES = 4096

@@ -112,7 +112,7 @@ def test_the_best_epoch_on_test_images_is_told_as_what_it_is(make: Make) -> None
     told = "reported epoch: kl tells of step 40 in place of the last, 60"
     study = make(
         equal=False,
-        inequalities=[{"what": "reported epoch", "pair": "cifar100", "seed": 0, "methods": ["kl"], "told": told}],
+        inequalities=[{"what": "reported epoch", "pair": "cifar100", "seed": 0, "methods": ["kl"], "text": told}],
     )
     (finding,) = found(study, "unequal")
     assert finding.remedy is not None
