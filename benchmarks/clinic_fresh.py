@@ -16,9 +16,9 @@ from clinic_ward import HERE, Content, Ward, last_layer
 from torch import Tensor
 
 from stillroom.files import canonical_json, digest
+from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
-from stillroom.runtime import Observer
+from stillroom.run.run import execute
 
 KINDS = Kinds(fresh=True)
 KINDS.all += clinic_fresh_sick.KINDS.all + clinic_fresh_healthy.KINDS.all

@@ -20,7 +20,7 @@ from torch import Tensor
 from stillroom.data.config import DataConfig
 from stillroom.data.sources import load
 from stillroom.recipe import load_recipe
-from stillroom.run.execute import prepare
+from stillroom.run.run import prepare
 
 KINDS = Kinds(fresh=True)
 CE: Content = {"name": "cross_entropy"}

@@ -11,7 +11,7 @@ from clinic_sick import ALL, reordered, with_teacher, wrapped
 from clinic_ward import Content, Ward
 
 from stillroom.recipe import load_recipe
-from stillroom.run.execute import prepare
+from stillroom.run.run import prepare
 
 KINDS = Kinds()
 CE = {"name": "cross_entropy"}

@@ -14,7 +14,7 @@ from clinic_ward import Content, Ward, last_layer, norms
 from torch import Tensor
 
 from stillroom.recipe import load_recipe
-from stillroom.run.execute import prepare
+from stillroom.run.run import prepare
 
 KINDS = Kinds()
 ALL = "digits cifar10 cifar100-part fashion-mnist"

@@ -28,7 +28,7 @@ from stillroom.errors import RunFailed
 from stillroom.files import DATA_VARIABLE, atomic_write, canonical_json, digest, write_text
 from stillroom.models.weights import read_state
 from stillroom.recipe import apply_override, parse_recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.study.compare import compare
 from stillroom.study.config import parse_study
 from stillroom.study.engine.base import Engine, Job, Outcome

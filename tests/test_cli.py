@@ -215,7 +215,7 @@ def test_distill_evaluate_export_and_report_follow_each_other(
 ) -> None:
     summary = said(capsys, *DISTILL)
     assert summary["run"] == "run"
-    assert summary["teacher"]["model"] == "resnet8"
+    assert summary["teachers"]["teacher"]["model"] == "resnet8"
     baseline = said(capsys, "train", "recipe.yaml", "losses=[{name: cross_entropy}]", "--out", "labels")
     assert baseline["hashes"] == summary["hashes"], "the same start, order, views, budget and threads"
 

@@ -110,7 +110,7 @@ class Patient:
         recipe = self.recipe
         with seed_rng(recipe.seed, "student-init"):
             student = build_model(recipe.student, self.data.train, "student")
-        return RunComponents(self.data, student, build_losses(recipe.losses), copy.deepcopy(self.teacher))
+        return RunComponents(self.data, student, build_losses(recipe.losses), {"teacher": copy.deepcopy(self.teacher)})
 
 
 class Turned(nn.Module):

@@ -31,7 +31,7 @@ from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights, state_hash
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import prepare
+from stillroom.run.run import prepare
 
 
 @pytest.fixture(scope="module")
@@ -161,11 +161,10 @@ def test_without_a_teacher_the_checks_of_one_are_skipped() -> None:
 
 def test_nothing_is_changed_by_a_diagnosis(patient: Patient) -> None:
     components = patient.components()
-    assert components.teacher is not None
-    before = state_hash(components.teacher), state_hash(components.student)
+    before = state_hash(components.teachers["teacher"]), state_hash(components.student)
     drawn = torch.get_rng_state()
     diagnose_recipe(patient.recipe, images=64, components=components)
-    assert (state_hash(components.teacher), state_hash(components.student)) == before
+    assert (state_hash(components.teachers["teacher"]), state_hash(components.student)) == before
     assert torch.equal(torch.get_rng_state(), drawn)
 
 

@@ -15,7 +15,7 @@ from stillroom.diagnose.trying import fixes_of, study_of, try_remedies, varied
 from stillroom.diagnose.writing import diagnosis_of, write_diagnosis
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.study.config import Study
 from stillroom.study.plan import StudyFolder, plan_of
 from study.small import Here

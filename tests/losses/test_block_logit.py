@@ -16,7 +16,7 @@ from stillroom.losses.base import LossInputs
 from stillroom.losses.block_logit import BlockLogit
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 
 def set_up(with_: SetupContext, **options: Any) -> BlockLogit:

@@ -16,7 +16,7 @@ from stillroom.losses.feature_full_fisher import FeatureFullFisher
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 
 def set_up(loss: Loss[Any], with_: SetupContext) -> Any:

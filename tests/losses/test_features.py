@@ -16,7 +16,7 @@ from stillroom.losses.base import LossInputs
 from stillroom.losses.feature_mse import FeatureMSE, FeatureMSEConfig
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 
 def chosen(loss: FeatureMSE) -> list[tuple[str, str]]:
@@ -109,7 +109,7 @@ def test_without_a_model_as_teacher_it_is_told() -> None:
     with pytest.raises(BadInput, match="teacher: got None; expected a model"):
         FeatureMSE().setup(alone)
     elsewhere = SetupContext(model_info(cnn(), "student"), None, num_classes=10, seed=0, answers="folder")
-    with pytest.raises(BadInput, match=r"teacher.answers: got 'folder'; expected a model"):
+    with pytest.raises(BadInput, match=r"teacher.logits: got 'folder'; expected a model"):
         FeatureMSE().setup(elsewhere)
 
 

@@ -22,7 +22,7 @@ from stillroom.losses.setup_context import SetupContext
 from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.teachers.fisher import head_fisher, tail_fisher, uniform_draws
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.tails import TeacherTail
 
 CLASSES = 5

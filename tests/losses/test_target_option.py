@@ -19,7 +19,7 @@ from stillroom.losses.targets import TopKConfig
 from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.tails import TeacherTail
 
 

@@ -18,7 +18,7 @@ from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.tails import TeacherTail
 
 # What of the student a loss under test reads; its tests move that.

@@ -64,7 +64,7 @@ def write_run(path: Path, fake: Fake | None = None) -> Path:
         "multiply_adds": 12_500_000,
         "bytes": 320_000,
         "model": "resnet8",
-        "teacher": None,
+        "teachers": {},
         "taught": fake.teacher,
         "data": {
             "name": f"cifar{len(fake.classes)}",
@@ -89,7 +89,7 @@ def write_run(path: Path, fake: Fake | None = None) -> Path:
     tensors: dict[str, Any] = {"labels": labels.astype(np.int64), "student_logits": student.astype(np.float32)}
     if fake.teacher:
         taught = measured(teacher, labels)
-        summary["teacher"] = {
+        summary["teachers"]["teacher"] = {
             "model": "resnet56",
             **taught,
             "parameters": 853_018,

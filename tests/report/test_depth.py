@@ -132,7 +132,7 @@ def test_the_sentences_say_what_the_numbers_do(run: Path) -> None:
     assert "at features, the deepest tap before the logits" in deepest
     assert "reaches 0.92, weighed by the Fisher diagonal 0.94, by the full Fisher 0.99;" in deepest
     assert deepest.endswith("of the trained student alone 0.83, 0.85, 0.89.")
-    assert lost.startswith("At layer1 (−0.10) the full Fisher says next to nothing")
+    assert lost.startswith("At layer1 (−0.10) the full Fisher predicts next to nothing")
     assert "by exact loss at layer1 (0.50), worst by full loss at layer1 (−0.05)" in student
 
 
@@ -218,7 +218,7 @@ def without(key: str) -> Callable[[dict[str, Any]], Any]:
 
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another schema": (lambda c: c.update(schema=2), "schema"),
-    "another run's": (lambda c: c.update(recipe_hash="d0"), "it was made of another run"),
+    "another run's": (lambda c: c.update(recipe_hash="d0"), "it was made from another run"),
     "no taps": (without("taps"), "taps: missing"),
     "no checkpoints": (without("checkpoints"), "checkpoints: missing"),
     "taps that are none": (lambda c: c.update(taps=[1]), "taps.0: got 1"),

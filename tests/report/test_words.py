@@ -35,12 +35,12 @@ def with_top1(run: RunRecord, student: float, teacher: float | None = None, coun
     found = run.summary.teacher
     if found is not None and teacher is not None:
         found = found.model_copy(update=measured(teacher))
-    return changed(run, **measured(student), teacher=found)
+    return changed(run, **measured(student), teachers={} if found is None else {"teacher": found})
 
 
 def alone(run: RunRecord) -> RunRecord:
     """The same student from labels alone."""
-    labels = changed(run, name="labels", teacher=None, taught=False)
+    labels = changed(run, name="labels", teachers={}, taught=False)
     return replace(labels, path=run.path.parent / "labels", latency={"student": run.latency["student"]})
 
 

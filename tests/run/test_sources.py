@@ -23,7 +23,7 @@ from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 
 Make = Callable[..., Recipe]
 VIT = {"name": "vit_mini", "options": {"dim": 16, "depth": 2}}
@@ -94,14 +94,13 @@ def test_nothing_of_the_teacher_is_in_any_save_and_it_is_bit_equal_after(recipe:
     options = ["training.save_seconds=0", "training.checkpoints=[1]", "training.precision=bfloat16"]
     made = recipe(EVERY, *options, "cache.enabled=false")
     components = build_components(made)
-    assert components.teacher is not None
-    components.teacher.train()
-    before = {name: value.clone() for name, value in components.teacher.state_dict().items()}
+    components.teachers["teacher"].train()
+    before = {name: value.clone() for name, value in components.teachers["teacher"].state_dict().items()}
     with pytest.raises(Stop):
         execute(made, tmp_path / "run", components=components, hooks=[StopAt(9)])
-    assert all(torch.equal(value, before[name]) for name, value in components.teacher.state_dict().items())
-    assert components.teacher.training
-    assert all(p.grad is None and p.requires_grad for p in components.teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in components.teachers["teacher"].state_dict().items())
+    assert components.teachers["teacher"].training
+    assert all(p.grad is None and p.requires_grad for p in components.teachers["teacher"].parameters())
     saved = torch.load(tmp_path / "run" / "state" / "last.pt", weights_only=True)
     kinds = {".".join(name.split(".")[: 1 if name.startswith("student") else 3]) for name in saved["model"]}
     connectors = {f"losses.{place}.connectors" for place in range(3)}
@@ -145,7 +144,7 @@ def test_the_mean_of_the_weights_is_one_constant_over_the_training_set(recipe: M
     execute(made, tmp_path / "kl")
     execute(recipe("losses=[{name: feature_fisher, scale: mse}]", *options), tmp_path / "mse")
     components = build_components(made)
-    teacher: Any = components.teacher
+    teacher: Any = components.teachers["teacher"]
     taps = TapReader(teacher.eval(), ["features"])
     with taps, torch.no_grad():
         logits = teacher(components.data.train.images[:].float().div(255).sub(0.5).div(0.5))
@@ -279,7 +278,7 @@ MIDDLE = [{"teacher": "middle", "student": "layer1"}]
         ),
         (
             ["teacher={name: elsewhere, answers: folder}", term("block_logit")],
-            "teacher.answers: got 'folder'; expected a model: a loss reads its features",
+            "teacher.logits: got 'folder'; expected a model: a loss reads its features",
         ),
         (["teacher=null", term("block_logit")], "teacher: got None; expected a teacher model"),
     ],

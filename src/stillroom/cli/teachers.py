@@ -28,11 +28,11 @@ def export_inputs(
     """
     from stillroom.cli.terminal import ProgressBar
     from stillroom.recipe import load_recipe
-    from stillroom.run.questions import write_questions
+    from stillroom.run.export import export_inputs
 
     observer = ProgressBar()
     try:
-        written = write_questions(load_recipe(recipe, overrides or []), out, observer)
+        written = export_inputs(load_recipe(recipe, overrides or []), out, observer)
     finally:
         observer.run_ended()
     if as_json:

@@ -13,7 +13,7 @@ from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
 from stillroom.randomness import seed_rng
 from stillroom.run.components import build_model
-from stillroom.run.exporting import SummaryFacts
+from stillroom.run.export import SummaryFacts
 
 State = Mapping[str, Tensor]
 

@@ -18,7 +18,7 @@ from stillroom.models.preprocess import resolve_preprocess
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
-from stillroom.run.execute import prepare
+from stillroom.run.run import prepare
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import resolve_device, resolve_precision
 
@@ -114,7 +114,7 @@ class TaskSequence:
             return RunComponents(data, student, losses)
         teacher = self.empty_student(task - 1)
         teacher.load_state_dict(dict(before))
-        return RunComponents(data, student, losses, teacher, seen(task - 1))
+        return RunComponents(data, student, losses, {"teacher": teacher}, seen(task - 1))
 
     def task_steps(self, task: int) -> tuple[int, int]:
         """A task's optimizer steps, and those of an epoch; the number of exemplars is known before they are chosen."""

@@ -11,9 +11,9 @@ from stillroom.diagnose.checks.recipe.opening import open_case
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.diagnose.finding import VERDICTS, Finding
 from stillroom.errors import format_error
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
-from stillroom.runtime import Observer
 from stillroom.train.device import exact_float32, reuse_memory, threads
 
 IMAGES = 1024

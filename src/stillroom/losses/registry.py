@@ -129,8 +129,9 @@ def describe(loss: Loss[Any]) -> dict[str, Any]:
     kind = type(loss)
     if kind in losses().values():
         return dumped
-    options = {key: value for key, value in dumped.items() if key not in ("name", "weight")}
-    return {"name": f"{kind.__module__}:{kind.__qualname__}", "weight": dumped["weight"], "options": options}
+    shared = {key: value for key, value in dumped.items() if key in ("weight", "teacher")}
+    options = {key: value for key, value in dumped.items() if key not in ("name", *shared)}
+    return {"name": f"{kind.__module__}:{kind.__qualname__}", **shared, "options": options}
 
 
 def labels_alone() -> list[dict[str, Any]]:
@@ -146,7 +147,7 @@ def _build_custom(config: CustomLossConfig, field: str) -> Loss[Any]:
     kind = find_callable(config.name, field=field)
     if not (isinstance(kind, type) and issubclass(kind, Loss)):
         raise BadInput(f"{field}.name", config.name, "a subclass of stillroom.Loss")
-    options: dict[str, Any] = {"weight": config.weight, **config.options}
+    options: dict[str, Any] = {"weight": config.weight, "teacher": config.teacher, **config.options}
     if kind.Config.model_fields["name"].is_required():
         options["name"] = config.name.partition(":")[2]
     try:

@@ -62,7 +62,7 @@ class SetupContext:
         teacher: the model that teaches, where it is one that can be run here.
         num_classes: K.
         seed: the run's, for the connectors.
-        answers: path of precomputed teacher logits, if these take the place of a model.
+        logits: folder of precomputed teacher logits, if these take the place of a model.
 
     >>> import torch
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
@@ -74,13 +74,13 @@ class SetupContext:
     """
 
     def __init__(
-        self, student: ModelInfo, teacher: ModelInfo | None, *, num_classes: int, seed: int, answers: str | None = None
+        self, student: ModelInfo, teacher: ModelInfo | None, *, num_classes: int, seed: int, logits: str | None = None
     ) -> None:
         self.student = student
         self._teacher = teacher
         self.num_classes = num_classes
         self.seed = seed
-        self._answers = answers
+        self._logits = logits
 
     @property
     def teacher(self) -> ModelInfo:
@@ -91,8 +91,8 @@ class SetupContext:
         """
         if self._teacher is None:
             expected = "a model: a loss reads its features"
-            if self._answers is not None:
-                raise BadInput("teacher.answers", self._answers, expected)
+            if self._logits is not None:
+                raise BadInput("teacher.logits", self._logits, expected)
             raise BadInput("teacher", None, expected)
         return self._teacher
 

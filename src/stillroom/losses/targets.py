@@ -444,7 +444,7 @@ def target_logits(inputs: LossInputs, target: TargetConfig, *, temperature: floa
     Raises:
         RuntimeError: the batch lacks what the target requires.
 
-    >>> from stillroom.teachers.knowledge import ModelOutput
+    >>> from stillroom.teachers.output import ModelOutput
     >>> output = ModelOutput(torch.tensor([[0.0, 2.0, 0.0]]).log1p())
     >>> inputs = LossInputs(output, output, torch.tensor([1]), torch.tensor([0]), 0.0)
     >>> torch.softmax(target_logits(inputs, TopKConfig(k=1), temperature=1.0), 1)

@@ -23,7 +23,7 @@ from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.tail import find_head
 from stillroom.schema.base import json_line
-from stillroom.schema.run import RELATIONS, ClassRelations, RelationAgreement, RelationMaps, RelationScores
+from stillroom.schema.run import RELATIONS, RelationAgreement, RelationMaps, RelationScores, RelationsRecord
 
 # More classes than this have no figures, and more than this no maps: they would be a file of millions of numbers.
 MOST_CLASSES, MOST_MAPPED = 1000, 200
@@ -32,7 +32,7 @@ _DECIMALS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Relations:
+class ClassRelations:
     """The relations of classes in a student's last layer: c_ij, the cosine of the weights of each two.
 
     Attributes:
@@ -56,15 +56,15 @@ class Relations:
     has_teacher: bool = False
 
     def line(self, student: nn.Module) -> dict[str, Any]:
-        """What is told of a student at the end of an epoch: a line of ``class_relations.jsonl``, beside step and epoch.
+        """Figures of a student at the end of an epoch: a line of ``class_relations.jsonl``, beside step and epoch.
 
         Raises:
             RunFailed: its last layer is not finite.
         """
         return self._figures(self._map(student))
 
-    def told(self, student: nn.Module) -> dict[str, Any]:
-        """What the summary tells of the trained student: the figures, and for those that are None why.
+    def summary(self, student: nn.Module) -> dict[str, Any]:
+        """For the summary of the trained student: the figures, and for those that are None why.
 
         Raises:
             RunFailed: its last layer is not finite.
@@ -83,7 +83,7 @@ class Relations:
         groups, mapped = self.data.superclasses, len(own) <= MOST_MAPPED
         known = {"truth": self.truth, "teacher": self.teacher, "student": own}
         telling = [who for who, c in known.items() if c is not None and not is_constant(c)]
-        content = ClassRelations(
+        content = RelationsRecord(
             classes=len(own),
             class_names=self.data.class_names,
             superclasses=groups,
@@ -134,8 +134,8 @@ class Relations:
         return {name: self.why.get(name, alike) for name, value in self._figures(own).items() if value is None}
 
 
-def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: ImageSet) -> Relations | None:
-    """What can be told of a run's relations; None where the student does not end in a linear layer, or has too many
+def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: ImageSet) -> ClassRelations | None:
+    """The relations of classes of a run; None where the student does not end in a linear layer, or has too many
     classes.
 
     Args:
@@ -170,7 +170,7 @@ def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: Im
         why["score"] = "in truth classes of one superclass are no more alike than classes of two"
         why["truth"] = "in truth classes are alike by chance alone: the superclasses are not in the true relations"
     basis = groups if "score" not in why else None
-    return Relations(head, student.preprocess().order, data, theirs, truth, basis, why, teacher is not None)
+    return ClassRelations(head, student.preprocess().order, data, theirs, truth, basis, why, teacher is not None)
 
 
 def _head(prepared: PreparedModel, data: ImageSet) -> str | None:

@@ -153,7 +153,7 @@ class RunSummary(JsonFile):
     parameters: Count
     multiply_adds: Count
     bytes: Count
-    teacher: TeacherSummary | None
+    teachers: dict[str, TeacherSummary]
     taught: bool
     data: DataSummary
     relations: RelationFigures | None = None
@@ -164,6 +164,11 @@ class RunSummary(JsonFile):
     accumulate: PositiveCount
     incremental: IncrementalSummary | None = None
     hashes: RunHashes
+
+    @property
+    def teacher(self) -> TeacherSummary | None:
+        """The only teacher; None where there is none, or several."""
+        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
 
     @property
     def student(self) -> ModelScores:
@@ -348,7 +353,7 @@ class RelationMaps(JsonObject):
     truth: Items[Items[float]] | None
 
 
-class ClassRelations(JsonFile):
+class RelationsRecord(JsonFile):
     """How the last layers of a run relate the classes, for student, teacher and truth.
 
     ``order`` is the order of classes in which maps show them. ``why`` gives the reason for each figure of the student
@@ -375,7 +380,7 @@ class ClassRelations(JsonFile):
         return {name: np.array(rows, dtype=np.float64) for name, rows in held.items() if rows is not None}
 
     @model_validator(mode="after")
-    def _check(self) -> ClassRelations:
+    def _check(self) -> RelationsRecord:
         for name in ("class_names", "superclasses"):
             found = getattr(self, name)
             if found is not None and len(found) != self.classes:

@@ -51,7 +51,7 @@ from stillroom.teachers.cache_store import (
     reporting_errors,
 )
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 Query = Callable[[int, npt.NDArray[np.int64]], ModelOutput]
 Note = Callable[[str], None]

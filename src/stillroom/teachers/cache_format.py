@@ -23,7 +23,7 @@ from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical_json, digest
 from stillroom.teachers.config import CacheConfig
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 FORMAT = 1
 

@@ -16,7 +16,7 @@ from stillroom.errors import BadInput, RunFailed
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.losses.targets import margin, rescaling
 from stillroom.runtime import Processes
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.train.recorders import StepHook, StepInfo
 
 Numbers = npt.NDArray[np.float64]
 
@@ -75,6 +75,11 @@ class RecordGradientRescaling(StepHook):
     def before_step(self) -> None:
         """Forget what an attempt that ran out of memory has seen."""
         self._seen.clear()
+
+    @property
+    def loss_name(self) -> str:
+        """The name of the loss whose inputs :meth:`see` is to be shown."""
+        return self._kl.name
 
     @torch.no_grad()
     def see(self, inputs: LossInputs) -> None:

@@ -95,8 +95,8 @@ def changes(explanation: Explanation, maps: ExplanationMaps) -> list[Chart]:
         for key, title, where in places
     ]
     # One scale for both, so that they can be compared.
-    room = [max(float(pair[end].max()) for _, _, of_sides in counted for pair in of_sides) for end in (0, 1)]
-    return [_change(explanation, key, title, of_sides, (room[0], room[1])) for key, title, of_sides in counted]
+    most = [max(float(pair[end].max()) for _, _, of_sides in counted for pair in of_sides) for end in (0, 1)]
+    return [_change(explanation, key, title, of_sides, (most[0], most[1])) for key, title, of_sides in counted]
 
 
 def turnover(concepts: Sequence[NDArray[np.bool_]], where: NDArray[np.bool_]) -> tuple[Means, Means]:

@@ -11,7 +11,7 @@ import numpy as np
 from stillroom.report.charts import LIGHT, Chart, Doubles, Figure, axis, escaped, layout, level, line, over_epochs
 from stillroom.report.formats import amount, join
 from stillroom.report.run.charts import Member, member_line
-from stillroom.schema.run import ClassRelations
+from stillroom.schema.run import RelationsRecord
 
 # Names beside a map: so many superclasses, or classes where there are none, have space.
 _MOST_GROUPS, _MOST_NAMES = 24, 20
@@ -99,7 +99,7 @@ def relations_section(members: Sequence[Member]) -> RelationsSection | None:
     )
 
 
-def _sentences(found: ClassRelations) -> list[str]:
+def _sentences(found: RelationsRecord) -> list[str]:
     sentences = [_LEAD]
     own = found.score.student
     if own is not None:
@@ -132,7 +132,7 @@ def _sentences(found: ClassRelations) -> list[str]:
     return sentences + [f"There is no {' and no '.join(whats)}: {why}." for why, whats in reasons.items()]
 
 
-def _notes(found: ClassRelations, maps: Sequence[_CosineMap], *, left_out: Sequence[str]) -> list[str]:
+def _notes(found: RelationsRecord, maps: Sequence[_CosineMap], *, left_out: Sequence[str]) -> list[str]:
     notes = []
     if maps:
         groups = found.superclasses
@@ -152,7 +152,7 @@ def _notes(found: ClassRelations, maps: Sequence[_CosineMap], *, left_out: Seque
     return notes
 
 
-def _maps(alike: Sequence[tuple[Member, ClassRelations]]) -> list[_CosineMap]:
+def _maps(alike: Sequence[tuple[Member, RelationsRecord]]) -> list[_CosineMap]:
     """The students' maps, then their teachers', each once, then the truth."""
     several = len(alike) > 1
     students: list[_CosineMap] = []
@@ -176,7 +176,7 @@ def _most(cosines: Doubles) -> float:
     return float(np.abs(cosines - np.diag(np.diag(cosines))).max(initial=0.0))
 
 
-def _map(place: int, shown: _CosineMap, subject: ClassRelations, most: float, height: int) -> Chart:
+def _map(place: int, shown: _CosineMap, subject: RelationsRecord, most: float, height: int) -> Chart:
     order = np.array(subject.order)
     names = [escaped(subject.class_names[number]) for number in order]
     rows: list[list[float | None]] = [
@@ -222,7 +222,7 @@ def _map(place: int, shown: _CosineMap, subject: ClassRelations, most: float, he
     return Chart(f"map-{place}", shown.title, score or "Cosine of each two classes.", height, figure)
 
 
-def _groups(subject: ClassRelations) -> list[tuple[str, int, int]]:
+def _groups(subject: RelationsRecord) -> list[tuple[str, int, int]]:
     """Each superclass, and its first and last place in the order of the maps."""
     if subject.superclasses is None:
         return []
@@ -245,7 +245,7 @@ def _labels(groups: Sequence[tuple[str, int, int]]) -> list[Figure]:
     return [{**place, "y": (low + high) / 2, "text": escaped(name, 15), "font": font} for name, low, high in groups]
 
 
-def _curve(key: str, alike: Sequence[tuple[Member, ClassRelations]]) -> Chart | None:
+def _curve(key: str, alike: Sequence[tuple[Member, RelationsRecord]]) -> Chart | None:
     title, label = _CURVES[key]
     traces: list[Figure] = []
     words = ""
@@ -268,7 +268,7 @@ def _curve(key: str, alike: Sequence[tuple[Member, ClassRelations]]) -> Chart | 
     return Chart(f"relation-{key}", title, words.strip(), _CURVE, figure)
 
 
-def _levels(key: str, found: ClassRelations) -> list[tuple[str, str, str, float]]:
+def _levels(key: str, found: RelationsRecord) -> list[tuple[str, str, str, float]]:
     """What the student's figure stands beside: name, role of the colour, dash, level."""
     levels = [("The teacher’s", "teacher", "dash", found.score.teacher)]
     if key == "score":

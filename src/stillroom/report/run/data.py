@@ -21,11 +21,11 @@ from stillroom.schema.run import (
     RESCALING,
     SUMMARY,
     TIMING,
-    ClassRelations,
     Environment,
     MetricsLine,
     ModelScores,
     RelationEpoch,
+    RelationsRecord,
     RescalingEpoch,
     RunSummary,
     read_timing,
@@ -72,7 +72,7 @@ class RunRecord:
     fidelity: Fidelity | None
     incremental: FinishedRecord | None
     joint: JointComparison | None
-    relations: ClassRelations | None
+    relations: RelationsRecord | None
     relation_epochs: tuple[RelationEpoch, ...]
     rescaling: tuple[RescalingEpoch, ...]
 
@@ -148,7 +148,7 @@ def read_run(path: Path) -> RunRecord:
         fidelity=read_fidelity(path / FIDELITY, summary.recipe_hash),
         incremental=read_optional(FinishedRecord, path / INCREMENTAL_FILE),
         joint=read_optional(JointComparison, path / JOINT_FILE),
-        relations=read_optional(ClassRelations, path / RELATIONS),
+        relations=read_optional(RelationsRecord, path / RELATIONS),
         relation_epochs=tuple(read_jsonl(RelationEpoch, path / RELATION_EPOCHS)),
         rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING)),
     )

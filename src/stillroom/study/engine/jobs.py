@@ -27,7 +27,7 @@ from stillroom.memory import release_memory
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import RunComponents, build_components
-from stillroom.run.execute import execute, prepare
+from stillroom.run.run import execute, prepare
 from stillroom.study.engine.base import Job, JobEnding, Outcome
 from stillroom.train.device import exact_float32, threads
 

@@ -26,8 +26,8 @@ from stillroom.models.cost import multiply_adds, parameters
 from stillroom.models.prepared import PreparedModel, predict
 from stillroom.models.preprocess import Preprocess
 from stillroom.recipe import Recipe
-from stillroom.run.introducing import meeting_of
-from stillroom.run.setting import RunContext
+from stillroom.run.build import setup_context_of
+from stillroom.run.context import RunContext
 from stillroom.train.device import autocast
 
 Form = Literal["logits", "probabilities", "sigmoids"]
@@ -101,7 +101,7 @@ class Case:
         config = self.recipe.teacher
         if config is None:
             raise Skip("The recipe has no teacher.")
-        raise Skip(f"The teacher's answers were made elsewhere ({config.answers}); there is no model to ask.")
+        raise Skip(f"The teacher's answers were made elsewhere ({config.logits}); there is no model to ask.")
 
     @property
     def columns(self) -> int:
@@ -222,7 +222,7 @@ class Case:
     @part
     def setup_context(self) -> SetupContext:
         """Teacher and student as losses meet them."""
-        return meeting_of(self.setting, self.student, self.teacher)
+        return setup_context_of(self.setting, self.student, self.teacher)
 
     @part
     def costs(self) -> dict[str, tuple[int, int]]:

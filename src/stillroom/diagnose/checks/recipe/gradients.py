@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,13 +16,12 @@ from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import Batch, BatchLoader
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.losses.base import Loss
+from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
-from stillroom.run.setting import RunContext
-from stillroom.run.teaching import ModelTutor
-from stillroom.runtime import Observer
+from stillroom.run.build import build_teacher, request_of
+from stillroom.run.context import RunContext
 from stillroom.teachers.config import CacheConfig
-from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.folder import NullRunFolder
+from stillroom.teachers.output import ModelOutput
 from stillroom.train.step import DistillStep
 
 if TYPE_CHECKING:
@@ -58,12 +56,12 @@ def measure(case: Case) -> Gradients:
     images = case.sample.images[:count].to(setting.device)
     labels = case.sample.labels[:count].to(setting.device)
     index = torch.from_numpy(case.sample.rows[:count]).to(setting.device)
-    taught = _taught(case, count) if case.teaching else None
+    outputs = {"teacher": _taught(case, count)} if case.teaching else {}
     seen: list[Tensor] = []
     handle = student.register_forward_hook(lambda module, inputs, output: seen.append(output))
     try:
         with seed_rng(case.recipe.seed, "dropout"):
-            _, values = step(images, labels, index, taught, 0.0)
+            _, values = step(images, labels, index, outputs, 0.0)
     finally:
         handle.remove()
     logits = step.preprocess.reorder(seen[-1])
@@ -101,12 +99,19 @@ def _taught(case: Case, count: int) -> ModelOutput:
     plain = case.recipe.data.model_copy(update={"augmentation": AugmentationConfig()})
     recipe = case.recipe.model_copy(update={"data": plain, "cache": CacheConfig(enabled=False)})
     here = case.setting
-    setting = RunContext(recipe, DataPair(batch, batch), here.device, "float32", here.processes, Observer())
-    tutor = ModelTutor(case.mended_teacher(), setting, [term.requires for term in case.losses])
+    context = RunContext(
+        recipe=recipe,
+        data=DataPair(batch, batch),
+        device=here.device,
+        precision="float32",
+        processes=here.processes,
+        observer=Observer(),
+    )
+    source = build_teacher(context, case.mended_teacher(), request_of(case.losses))
     loader = BatchLoader(batch, AugmentationConfig(), case.setting.device)
-    answers = tutor.in_training(loader, 1, NullRunFolder(Path()))
+    teacher = source.training_teacher(loader, 1)
     rows = torch.arange(count)
-    return answers(Batch(loader.images[:count], loader.labels, rows, rows.numpy(), 0))
+    return teacher(Batch(loader.images[:count], loader.labels, rows, rows.numpy(), 0))
 
 
 def _reads_inside(term: Loss[Any]) -> bool:

@@ -12,18 +12,20 @@ from stillroom.diagnose.checks.recipe.check import Check
 from stillroom.diagnose.checks.recipe.parts import Skip
 from stillroom.diagnose.finding import Finding, Remedy
 from stillroom.errors import BadInput
-from stillroom.run.remembering import STALE
-from stillroom.run.setting import RunContext, uses_cache
-from stillroom.run.teaching import ModelTutor
+from stillroom.run.build import build_teacher, request_of
+from stillroom.run.context import RunContext
+from stillroom.run.resolve import uses_cache
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_store import list_caches
+from stillroom.teachers.live import LiveTeacherSource
+from stillroom.teachers.source import STALE_TOLERANCE
 
 # Files to read through for a fingerprint, at the most.
 _FILES = 20_000
 
 
 def check_kept(
-    tutor: ModelTutor, setting: RunContext, loader: BatchLoader, views: Sequence[int]
+    source: LiveTeacherSource, setting: RunContext, loader: BatchLoader, views: Sequence[int]
 ) -> tuple[list[int], str]:
     """Ask a run's own teacher again about a few images of the views that are kept; nothing is built.
 
@@ -33,13 +35,13 @@ def check_kept(
     Raises:
         BadInput: what is kept is damaged, or no longer what the teacher says.
     """
-    spec = tutor.kept()
+    spec = source.cache_spec()
     cache = TeacherCache(spec).covering(views)
     missing = cache.missing(views)
     there = [view for view in views if view not in missing]
     if there:
-        _, answer = tutor.asked_live(loader)
-        cache.open(there, setting.device, only=spec).check(answer, tolerance=STALE[setting.precision])
+        _, query = source.live_teacher(loader)
+        cache.open(there, setting.device, only=spec).check(query, tolerance=STALE_TOLERANCE[setting.precision])
     return there, cache.spec.key
 
 
@@ -69,11 +71,11 @@ class StaleCache(Check):
         images = setting.data.train.parent.images
         if not isinstance(images, Tensor) and len(images) > _FILES:
             raise Skip(f"To know the cache of {len(images):,} files, all of them would have to be read.")
-        tutor = ModelTutor(teacher, setting, [term.requires for term in case.losses])
+        source = build_teacher(setting, teacher, request_of(case.losses))
         loader = BatchLoader(setting.data.train, recipe.data.augmentation, setting.device, recipe.data.workers)
         views = range(min(recipe.data.augmentation.different_views, epochs))
         try:
-            there, key = check_kept(tutor, setting, loader, views)
+            there, key = check_kept(source, setting, loader, views)
         except BadInput as error:
             words = f"Have the teacher asked again: stillroom cache --remove {error.value}; or do without what is kept."
             told = f"What is kept of this teacher's answers cannot be used: {error.expected}."

@@ -177,7 +177,7 @@ class TeacherLogits(Check):
         pipe = case.student.preprocess().to(case.setting.device)
         with torch.no_grad():
             said = student(pipe(case.sample.images[:16].to(case.setting.device)))
-        has_model = case.recipe.teacher is not None and case.recipe.teacher.answers is None
+        has_model = case.recipe.teacher is not None and case.recipe.teacher.logits is None
         forms = {"teacher": case.form if has_model else None, "student": form_of(said)}
         evidence = {f"{who}_gives": form for who, form in forms.items()}
         for who, form in forms.items():

@@ -19,11 +19,13 @@ from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.preprocess import resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
+from stillroom.run.build import setup_losses
 from stillroom.run.components import RunComponents, build_components
-from stillroom.run.introducing import introduce
-from stillroom.run.setting import RunContext, uses_cache
-from stillroom.runtime import Observer, Processes
+from stillroom.run.context import RunContext
+from stillroom.run.resolve import uses_cache
+from stillroom.runtime import Processes
 from stillroom.train.device import resolve_device, resolve_precision
 
 
@@ -42,6 +44,8 @@ def open_case(
         BadInput: a run would refuse it, and no check can say more than that.
     """
     observer = observer or Observer()
+    if recipe.teachers is not None:
+        raise BadInput("teachers", list(recipe.teachers), "one `teacher`: a diagnosis examines a single one")
     device = resolve_device(recipe.training.device)
     precision = resolve_precision(recipe.training.precision, device)
     if components is None:
@@ -55,11 +59,18 @@ def open_case(
     check_augmentable(train, recipe.data.augmentation)
     steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
-    setting = RunContext(recipe, components.data, device, precision, Processes(), Observer())
+    setting = RunContext(
+        recipe=recipe,
+        data=components.data,
+        device=device,
+        precision=precision,
+        processes=Processes(),
+        observer=Observer(),
+    )
     teacher, columns = None, None
-    if recipe.teacher is not None and components.teacher is not None and recipe.teacher.answers is None:
-        teacher, columns = _dressed(components.teacher.to(device), recipe.teacher, train)
-    introduce(components.losses, setting, student, teacher)
+    if recipe.teacher is not None and "teacher" in components.teachers and recipe.teacher.logits is None:
+        teacher, columns = _dressed(components.teachers["teacher"].to(device), recipe.teacher, train)
+    setup_losses(components.losses, setting, student, {"teacher": teacher} if teacher is not None else {})
     reads = any(term.requires.teacher for term in components.losses)
     if reads and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its answers")
@@ -75,7 +86,7 @@ def _gathered(recipe: Recipe, data: DataPair) -> RunComponents:
         wide = _of_other_classes(recipe, data.train) if error.field == "teacher.weights" else None
         if wide is None:
             raise
-        return replace(build_components(recipe.model_copy(update={"teacher": None}), data), teacher=wide)
+        return replace(build_components(recipe.model_copy(update={"teacher": None}), data), teachers={"teacher": wide})
 
 
 def _of_other_classes(recipe: Recipe, data: ImageSet) -> nn.Module | None:

@@ -207,7 +207,8 @@ def read_case(path: Path) -> Case:
     summary.one_of("schema", (1,))
     data = summary.inside("data")
     student, classes = _figures(summary), data.whole("classes", low=1)
-    teacher = summary.maybe_inside("teacher")
+    teachers = summary.inside("teachers")
+    teacher = teachers.maybe_inside("teacher")
     # One that could not be asked about the test images has a name alone.
     known = teacher is not None and "top1" in teacher.content
     shape, predictions = data.wholes("shape"), path / "predictions.safetensors"
@@ -218,7 +219,7 @@ def read_case(path: Path) -> Case:
         train=train,
         test=test,
         student=student,
-        teacher=_figures(summary.inside("teacher")) if known else None,
+        teacher=_figures(teachers.inside("teacher")) if known else None,
         taught=summary.flag("taught", taught),
         classes=classes,
         side=min(shape[1:]) if len(shape) == 3 else None,
