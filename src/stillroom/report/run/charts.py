@@ -27,7 +27,7 @@ from stillroom.report.charts import (
     thin,
 )
 from stillroom.report.formats import decimal, signed, three_digits
-from stillroom.report.run.data import Row, RunRecord
+from stillroom.report.run.data import Row, RunData
 from stillroom.schema.predictions import BINS, Calibration, ImageScores, Predictions
 
 # Of more classes than ALL_CLASSES, the SHOWN_CLASSES at either end are drawn; bins of fewer than FEW images are hollow.
@@ -41,7 +41,7 @@ class Member:
 
     name: str
     colour: str
-    run: RunRecord
+    run: RunData
 
 
 def curve_charts(members: Sequence[Member]) -> list[Chart]:
@@ -119,7 +119,7 @@ def _top1(members: Sequence[Member]) -> Chart | None:
     return Chart("top1", "Test top-1", _top1_words(subject), 380, figure)
 
 
-def _top1_words(run: RunRecord) -> str:
+def _top1_words(run: RunData) -> str:
     held = [(row["epoch"], row["top1"]) for row in run.test if "top1" in row]
     if not held:
         return "This run made no evaluation on the way."

@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class RunRecord:
+class RunData:
     """One finished run.
 
     Attributes:
@@ -97,7 +97,7 @@ class RunRecord:
         return self.summary.taught
 
 
-def read_run(path: Path) -> RunRecord:
+def read_run(path: Path) -> RunData:
     """Read a finished run.
 
     Args:
@@ -131,7 +131,7 @@ def read_run(path: Path) -> RunRecord:
     recipe_text, recipe = _recipe(path / "recipe.yaml")
     predictions = path / PREDICTIONS
     classes = summary.data.classes
-    return RunRecord(
+    return RunData(
         path=path,
         summary=summary,
         recipe_text=recipe_text,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, layout, line, over_epochs
 from stillroom.report.formats import amount, decimal, whole
-from stillroom.report.run.data import RunRecord
+from stillroom.report.run.data import RunData
 from stillroom.schema.run import OmegaGroup, RescalingEpoch
 
 # Shares of saturated samples from which on the page says that some, and that most, of the signal is gone.
@@ -34,7 +34,7 @@ class RescalingSection:
     notes: tuple[str, ...]
 
 
-def rescaling_section(run: RunRecord) -> RescalingSection | None:
+def rescaling_section(run: RunData) -> RescalingSection | None:
     """Lay out the section; None where the run recorded nothing."""
     found = run.rescaling
     if not found:

@@ -37,7 +37,7 @@ from stillroom.report.run.charts import (
     reliability,
 )
 from stillroom.report.run.class_relations import RelationsSection, relations_section
-from stillroom.report.run.data import RunRecord, read_run
+from stillroom.report.run.data import RunData, read_run
 from stillroom.report.run.gradient_rescaling import RescalingSection, rescaling_section
 from stillroom.report.run.words import TopOneGap, top1_gap
 from stillroom.schema.predictions import (
@@ -104,7 +104,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     return write_page(target, page)
 
 
-def render(runs: Sequence[RunRecord], context: PageContext | None = None, explained: str = "") -> str:
+def render(runs: Sequence[RunData], context: PageContext | None = None, explained: str = "") -> str:
     """The page as text; the same runs give the same text.
 
     Args:
@@ -192,7 +192,7 @@ class PredictionParts:
 class RunPage:
     """Everything the page shows, worked out before any HTML: the templates only lay it out."""
 
-    run: RunRecord
+    run: RunData
     headline: str
     against: tuple[str, ...]
     caveat: str
@@ -224,7 +224,7 @@ class RunPage:
         return [*self.curves, *held, *(chart for part in parts if part is not None for chart in part.charts)]
 
 
-def run_page(runs: Sequence[tuple[str, RunRecord]]) -> RunPage:
+def run_page(runs: Sequence[tuple[str, RunData]]) -> RunPage:
     """Work out what the page shows; the first run is what it is about, each run comes with its name."""
     run, others = runs[0][1], list(runs[1:])
     members = [
@@ -259,7 +259,7 @@ def run_page(runs: Sequence[tuple[str, RunRecord]]) -> RunPage:
     )
 
 
-def _tiles(run: RunRecord) -> list[Tile]:
+def _tiles(run: RunData) -> list[Tile]:
     student, teacher = run.student, run.teacher
     if teacher is None:
         return [
@@ -293,14 +293,14 @@ def _cost_tile(
     return Tile(found[0], f"{found[1]} {what}", detail) if found[1] else Tile("1×", f"the same {what}", detail)
 
 
-def _bars(run: RunRecord, members: Sequence[Member]) -> list[HeaderBar]:
+def _bars(run: RunData, members: Sequence[Member]) -> list[HeaderBar]:
     held = [(member.name, member.colour, member.run.student.top1) for member in members]
     if run.teacher is not None:
         held.insert(0, (f"Teacher: {run.teacher.model}", "teacher", run.teacher.top1))
     return [HeaderBar(name, colour, f"{decimal(top1)}%", round(top1, 2)) for name, colour, top1 in held]
 
 
-def _prediction_parts(run: RunRecord) -> PredictionParts | None:
+def _prediction_parts(run: RunData) -> PredictionParts | None:
     held = run.predictions
     if held is None:
         return None
@@ -340,7 +340,7 @@ def _confusion_row(confusion: Confusion, class_names: Sequence[str]) -> Confusio
     return ConfusionRow(f"{short(label)} → {short(guess)}", f"{label} → {guess}", confusion.before, confusion.after)
 
 
-def _depth_hint(run: RunRecord) -> str:
+def _depth_hint(run: RunData) -> str:
     """That a map could be made; empty where there is one, or nothing to make it of."""
     teacher, data = run.recipe.get("teacher"), run.recipe.get("data")
     runs_here = isinstance(teacher, dict) and teacher.get("answers") is None and teacher.get("logits") is None
@@ -350,13 +350,13 @@ def _depth_hint(run: RunRecord) -> str:
     return f"This run kept {counted(run.checkpoints, 'checkpoint')} of its student."
 
 
-def _command(run: RunRecord) -> str:
+def _command(run: RunData) -> str:
     if run.incremental is not None:
         return "incremental"
     return "distill" if run.taught else "train"
 
 
-def _missing_images(run: RunRecord) -> str:
+def _missing_images(run: RunData) -> str:
     """Why there are no images that changed; empty where there are some."""
     held = run.predictions
     if held is None:
@@ -370,7 +370,7 @@ def _missing_images(run: RunRecord) -> str:
     return ""
 
 
-def side_by_side(run: RunRecord, others: Sequence[RunRecord]) -> list[MetricRow]:
+def side_by_side(run: RunData, others: Sequence[RunData]) -> list[MetricRow]:
     """The comparison table, in the order of the glossary; rows that no run has a number for are left out."""
     percent = partial(_with_unit, digits=2, unit="%")
     quality: list[tuple[str, str, Callable[[float | None], str]]] = [
@@ -405,7 +405,7 @@ def side_by_side(run: RunRecord, others: Sequence[RunRecord]) -> list[MetricRow]
     return rows
 
 
-def _values(run: RunRecord, others: Sequence[RunRecord], what: str | int) -> list[float | None]:
+def _values(run: RunData, others: Sequence[RunData], what: str | int) -> list[float | None]:
     """A figure of the teacher, the student and each other student: a score by its name, a latency by its batch."""
     if isinstance(what, int):
         whose = [(run, "teacher"), (run, "student"), *((each, "student") for each in others)]
@@ -434,7 +434,7 @@ def _milliseconds(value: float | None) -> str:
     return DASH if value is None else f"{three_digits(value)} ms"
 
 
-def _table_notes(run: RunRecord, others: Sequence[tuple[str, RunRecord]]) -> list[str]:
+def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[str]:
     """What a reader of the comparison table should know beside it."""
     notes = []
     gap = top1_gap(run)
@@ -467,7 +467,7 @@ def _interval(gap: TopOneGap) -> str:
     return f"{signed(gap.points, 2)} ± {decimal(gap.margin, 2)} points"
 
 
-def notices(run: RunRecord, others: Sequence[tuple[str, RunRecord]]) -> list[Notice]:
+def notices(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[Notice]:
     """For each run beside this one, what keeps the comparison from being an equal one."""
     found = []
     for name, each in others:
@@ -482,7 +482,7 @@ def notices(run: RunRecord, others: Sequence[tuple[str, RunRecord]]) -> list[Not
     return found
 
 
-def _hash_rows(runs: Sequence[RunRecord]) -> list[HashRow]:
+def _hash_rows(runs: Sequence[RunData]) -> list[HashRow]:
     """The hashes that prove what runs had in common."""
     covers = {
         "data": "images and labels",

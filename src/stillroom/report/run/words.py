@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stillroom.report.formats import decimal, join, scaled, short, versus, whole
-from stillroom.report.run.data import RunRecord
+from stillroom.report.run.data import RunData
 from stillroom.schema.predictions import margin_of_counts, paired_margin
 
 # In the order of how much a difference matters.
@@ -35,7 +35,7 @@ class TopOneGap:
         return abs(self.points) > self.margin
 
 
-def run_names(runs: Sequence[RunRecord]) -> list[str]:
+def run_names(runs: Sequence[RunData]) -> list[str]:
     """A name for each run that no other has: its own, with the seed or the folder where that is needed."""
     found = [run.name for run in runs]
     for detail in (lambda run: f"seed {run.summary.seed}", lambda run: run.path.name, lambda run: str(run.path)):
@@ -48,7 +48,7 @@ def run_names(runs: Sequence[RunRecord]) -> list[str]:
     return found
 
 
-def top1_gap(run: RunRecord, other: RunRecord | None = None) -> TopOneGap | None:
+def top1_gap(run: RunData, other: RunData | None = None) -> TopOneGap | None:
     """The student's top-1 less the other run's student's, or less its own teacher's.
 
     Returns:
@@ -63,7 +63,7 @@ def top1_gap(run: RunRecord, other: RunRecord | None = None) -> TopOneGap | None
     return TopOneGap(run.student.top1 - scores.top1, margin)
 
 
-def _paired(run: RunRecord, other: RunRecord | None) -> float | None:
+def _paired(run: RunData, other: RunData | None) -> float | None:
     mine, theirs = run.predictions, (other or run).predictions
     if mine is None or theirs is None or not np.array_equal(mine.labels, theirs.labels):
         return None
@@ -73,7 +73,7 @@ def _paired(run: RunRecord, other: RunRecord | None) -> float | None:
     return paired_margin(mine.student_logits.argmax(axis=1) == mine.labels, logits.argmax(axis=1) == mine.labels)
 
 
-def differences(run: RunRecord, other: RunRecord) -> list[str]:
+def differences(run: RunData, other: RunData) -> list[str]:
     """What keeps a comparison of two runs from being an equal one, in words; nothing where all hashes agree."""
     mine, theirs = run.summary, other.summary
     found = []
@@ -85,7 +85,7 @@ def differences(run: RunRecord, other: RunRecord) -> list[str]:
     return found
 
 
-def reasons(run: RunRecord, other: RunRecord) -> list[str]:
+def reasons(run: RunData, other: RunData) -> list[str]:
     """What explains such differences: other data, another model, another seed, another length."""
     mine, theirs = run.summary, other.summary
     found = []
@@ -103,7 +103,7 @@ def reasons(run: RunRecord, other: RunRecord) -> list[str]:
     return found
 
 
-def another_seed(run: RunRecord, other: RunRecord) -> bool:
+def another_seed(run: RunData, other: RunData) -> bool:
     """Whether the other run is the same recipe with another seed, and nothing else differs than what a seed changes."""
     return (
         run.summary.seed != other.summary.seed
@@ -113,14 +113,14 @@ def another_seed(run: RunRecord, other: RunRecord) -> bool:
     )
 
 
-def teachers_differ(run: RunRecord, other: RunRecord) -> bool:
+def teachers_differ(run: RunData, other: RunData) -> bool:
     """Whether both runs had a teacher, and not the same one."""
     if run.teacher is None or other.teacher is None:
         return False
     return (run.teacher.model, run.teacher.correct) != (other.teacher.model, other.teacher.correct)
 
 
-def headline(run: RunRecord) -> str:
+def headline(run: RunData) -> str:
     """The student against its teacher, in one sentence that claims no more than the numbers do."""
     gap = top1_gap(run)
     if gap is None or run.teacher is None:
@@ -144,7 +144,7 @@ def headline(run: RunRecord) -> str:
     return f"The student keeps {kept}% of its teacher’s top-1 ({levels}: {points} lost){tail}"
 
 
-def _without_teacher(run: RunRecord) -> str:
+def _without_teacher(run: RunData) -> str:
     student = run.student
     size = [
         f"{scaled(student.parameters)} parameters" if student.parameters else "",
@@ -159,7 +159,7 @@ def _without_teacher(run: RunRecord) -> str:
     )
 
 
-def costs(run: RunRecord) -> str:
+def costs(run: RunData) -> str:
     """What the student saves or costs beside its teacher, in words.
 
     Returns:
@@ -178,7 +178,7 @@ def costs(run: RunRecord) -> str:
     return join([f"{ratio} {what}" for ratio, what in parts if ratio])
 
 
-def against(run: RunRecord, name: str, other: RunRecord) -> str:
+def against(run: RunData, name: str, other: RunData) -> str:
     """The student against another run's student, in one sentence; a loss is said as plainly as a gain."""
     gap = top1_gap(run, other)
     assert gap is not None  # a run always has a student
@@ -206,12 +206,12 @@ def against(run: RunRecord, name: str, other: RunRecord) -> str:
     return f"{worse} {what}: {_points(gap)} below its {level}{unresolved} {bound}."
 
 
-def same_student(run: RunRecord, other: RunRecord) -> bool:
+def same_student(run: RunData, other: RunData) -> bool:
     """Whether both runs trained a student of the same model and size."""
     return (run.student.model, run.student.parameters) == (other.student.model, other.student.parameters)
 
 
-def describe(run: RunRecord, name: str, other: RunRecord) -> str:
+def describe(run: RunData, name: str, other: RunData) -> str:
     """What the other run is, in words."""
     if same_student(run, other):
         if run.taught and not other.taught:
@@ -221,7 +221,7 @@ def describe(run: RunRecord, name: str, other: RunRecord) -> str:
     return f"“{name}”"
 
 
-def caveat(run: RunRecord, *, with_others: bool) -> str:
+def caveat(run: RunData, *, with_others: bool) -> str:
     """How far the numbers carry."""
     runs = "Each number comes from one run with one seed" if with_others else f"One run, one seed ({run.summary.seed})"
     gap = top1_gap(run)
@@ -241,7 +241,7 @@ def _points(gap: TopOneGap) -> str:
     return f"{text} point" if text == "1.0" else f"{text} points"
 
 
-def facts(run: RunRecord) -> list[str]:
+def facts(run: RunData) -> list[str]:
     """The run in keywords: data, models, losses, length, seed, precision."""
     summary = run.summary
     found = [
