@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from stillroom.recipe import Recipe
-    from stillroom.schema.diagnosis import Comparison, Diagnosis, Finding, Verification
+    from stillroom.schema.diagnosis import Diagnosis, Finding, RemedyComparison, Verification
 
 NO = 1
 _COLOURS = {"problem": "bold red", "warning": "yellow", "ok": "green", "skipped": "dim"}
@@ -186,7 +186,7 @@ def _print_verification(stdout: Console, verification: Verification) -> None:
         stdout.print(escape(line), soft_wrap=True)
 
 
-def _row(name: str, one: Comparison) -> list[str]:
+def _row(name: str, one: RemedyComparison) -> list[str]:
     interval = f"{_number(one.low, '+.2f')} … {_number(one.high, '+.2f')}" if one.low is not None else "–"
     return [name, _number(one.score.mean), _number(one.regained, "+.2f"), interval, one.verdict]
 

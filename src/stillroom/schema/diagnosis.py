@@ -155,7 +155,7 @@ class Finding:
         return self.verdict in ("problem", "warning")
 
 
-class Score(JsonObject):
+class RemedyScore(JsonObject):
     """A mean over seeds with its interval; None where no run finished, or one seed has no interval."""
 
     name: str = ""
@@ -165,7 +165,7 @@ class Score(JsonObject):
     seeds: Annotated[int, Field(ge=0)]
 
 
-class Measure(JsonObject):
+class RemedyMeasure(JsonObject):
     """The measure that methods are compared by."""
 
     name: str = ""
@@ -175,10 +175,10 @@ class Measure(JsonObject):
     higher_is_better: bool = True
 
 
-class Comparison(JsonObject):
+class RemedyComparison(JsonObject):
     """What a method scored, and its difference to the unchanged student in points, paired by seed."""
 
-    score: Score
+    score: RemedyScore
     regained: float | None
     low: float | None
     high: float | None
@@ -188,7 +188,7 @@ class Comparison(JsonObject):
     seeds_to_decide: int | None = None
 
 
-class VerifiedRemedy(Comparison):
+class VerifiedRemedy(RemedyComparison):
     """What one remedy brought.
 
     ``share_of_loss`` is the share of the difference to the best method; ``relative_steps`` compares lengths of runs.
@@ -212,9 +212,9 @@ class Verification(JsonObject):
 
     study: str = ""
     seeds: Items[int]
-    measure: Measure | None = None
-    unchanged: Score | None = None
-    labels: Comparison | None = None
+    measure: RemedyMeasure | None = None
+    unchanged: RemedyScore | None = None
+    labels: RemedyComparison | None = None
     best: str | None = None
     lost: float | None = None
     remedies: Items[VerifiedRemedy] = ()

@@ -16,10 +16,10 @@ from stillroom.schema.diagnosis import (
     LABELS,
     UNCHANGED,
     VERDICTS,
-    Comparison,
     Diagnosis,
     Finding,
-    Score,
+    RemedyComparison,
+    RemedyScore,
     Verification,
     VerifiedRemedy,
     read_diagnosis,
@@ -242,14 +242,14 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _score_row(name: str, title: str, note: str, score: Score, verification: Verification) -> RemedyRow:
+def _score_row(name: str, title: str, note: str, score: RemedyScore, verification: Verification) -> RemedyRow:
     interval = "no finished run"
     if score.mean is not None:
         interval = _bounds(score.low, score.high, verification.digits) or "one seed: no interval"
     return RemedyRow(name, title, note, amount(score.mean, verification.digits), interval, verification.best == name)
 
 
-def _row(one: Comparison, name: str, title: str, note: str, verification: Verification) -> RemedyRow:
+def _row(one: RemedyComparison, name: str, title: str, note: str, verification: Verification) -> RemedyRow:
     digits = verification.digits
     word = {"better": "better", "worse": "worse", "undecided": "not decided"}[one.verdict]
     p = f", Holm p {p_value(one.holm_p)}" if one.holm_p is not None else ""

@@ -23,9 +23,9 @@ from stillroom.diagnose.checks.recipe.gradients import (
     reads_features,
 )
 from stillroom.diagnose.checks.recipe.input_repair import (
-    ImageSample,
     InputRepair,
     OutputForm,
+    SplitSample,
     TeacherQueries,
     TeacherSetup,
     TeacherVariant,
@@ -89,8 +89,8 @@ class CheckContext:
         self.student = student
         self.losses = list(losses)
         self._teacher = teacher
-        self.sample: ImageSample = draw_sample(run_context.data.train, images)
-        self.test_sample: ImageSample = draw_sample(run_context.data.test, max(images // 2, 1))
+        self.sample: SplitSample = draw_sample(run_context.data.train, images)
+        self.test_sample: SplitSample = draw_sample(run_context.data.test, max(images // 2, 1))
         self.num_classes = run_context.data.train.num_classes
         self.num_logits = num_logits or self.num_classes
         self.queries = TeacherQueries(run_context, self.sample, self.num_classes, lambda: self.output_form, on_phase)

@@ -15,7 +15,7 @@ from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import Batch, BatchLoader
 from stillroom.diagnose.check import Skip
-from stillroom.diagnose.checks.recipe.input_repair import ImageSample
+from stillroom.diagnose.checks.recipe.input_repair import SplitSample
 from stillroom.losses.base import Loss
 from stillroom.models.prepared import PreparedModel
 from stillroom.observer import Observer
@@ -47,7 +47,7 @@ class GradientNorms:
 
 def measure_gradients(
     run_context: RunContext,
-    sample: ImageSample,
+    sample: SplitSample,
     student: PreparedModel,
     losses: Sequence[Loss[Any]],
     teacher_output: Callable[[int], ModelOutput | None],
@@ -111,7 +111,7 @@ def reads_features(losses: Sequence[Loss[Any]]) -> bool:
 
 
 def all_of_teacher(
-    run_context: RunContext, sample: ImageSample, losses: Sequence[Loss[Any]], teacher: PreparedModel, count: int
+    run_context: RunContext, sample: SplitSample, losses: Sequence[Loss[Any]], teacher: PreparedModel, count: int
 ) -> ModelOutput:
     """Everything of the teacher that the terms read, for the sample's first images."""
     data = run_context.data.train

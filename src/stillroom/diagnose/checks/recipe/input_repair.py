@@ -64,7 +64,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
-class ImageSample:
+class SplitSample:
     """Some images of a split, spread over its classes: the first few as well as all of them.
 
     Attributes:
@@ -86,7 +86,7 @@ class ImageSample:
         return torch.from_numpy(rank_in_class(self.labels.numpy()) % 2 == 1)
 
 
-def draw_sample(data: ImageSet, count: int) -> ImageSample:
+def draw_sample(data: ImageSet, count: int) -> SplitSample:
     """A fixed random sample of a split.
 
     Args:
@@ -101,7 +101,7 @@ def draw_sample(data: ImageSet, count: int) -> ImageSample:
     rows = balanced_rows(labels, min(count, len(data)))
     rows = rows[np.lexsort((labels[rows], rank_in_class(labels[rows])))]
     index = torch.from_numpy(rows)
-    return ImageSample(data.images[index].cpu(), data.labels.cpu()[index], rows)
+    return SplitSample(data.images[index].cpu(), data.labels.cpu()[index], rows)
 
 
 class TeacherQueries:
@@ -118,7 +118,7 @@ class TeacherQueries:
     def __init__(
         self,
         run_context: RunContext,
-        sample: ImageSample,
+        sample: SplitSample,
         num_classes: int,
         form: Callable[[], OutputForm],
         on_phase: Callable[[str, int, int], None],

@@ -14,7 +14,7 @@ from stillroom.data.config import AugmentationConfig
 from stillroom.diagnose.chance import ALPHA, difference_bound, is_larger, lower_bound, mcnemar
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext
-from stillroom.diagnose.checks.recipe.input_repair import GAIN, ImageSample
+from stillroom.diagnose.checks.recipe.input_repair import GAIN, SplitSample
 from stillroom.diagnose.checks.recipe.temperature import soft_terms
 from stillroom.losses.registry import labels_alone
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
@@ -73,7 +73,7 @@ CAPACITY = Limits(
 _SURE_TIMES, _SURE_TEACHER = 30.0, 0.95
 
 
-def linear_model(train: ImageSample, test: ImageSample, classes: int) -> Tensor:
+def linear_model(train: SplitSample, test: SplitSample, classes: int) -> Tensor:
     """Classes that a linear model of pixels predicts: ridge regression on one-hot labels, int64 [m].
 
     Args:

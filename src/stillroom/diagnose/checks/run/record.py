@@ -28,7 +28,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class ModelScores:
+class RunScores:
     """An evaluation of a model, in the units of ``summary.json``; None where it is not in there."""
 
     model: str
@@ -90,8 +90,8 @@ class RunRecord:
     finished: bool
     train: tuple[Row, ...]
     test: tuple[Row, ...]
-    student: ModelScores | None
-    teacher: ModelScores | None
+    student: RunScores | None
+    teacher: RunScores | None
     is_distilled: bool
     classes: int | None
     side: int | None
@@ -244,8 +244,8 @@ def read_run(path: Path) -> RunRecord:
     )
 
 
-def _scores(fields: Fields) -> ModelScores:
-    return ModelScores(
+def _scores(fields: Fields) -> RunScores:
+    return RunScores(
         model=fields.text("model"),
         top1=fields.number("top1", low=0, high=100),
         count=fields.whole("count", low=1),
