@@ -112,7 +112,8 @@ def test_unequal_runs_are_a_problem_and_not_compared(make: Make) -> None:
 
 def test_a_best_epoch_on_test_images_is_a_problem(make: Make) -> None:
     text = "reported epoch: kl tells of step 40 in place of the last, 60"
-    study = make(equal=False, inequalities=[{"what": "reported epoch", "text": text}])
+    one = {"what": "reported epoch", "pair": "cifar100", "seed": 0, "methods": ["kl"], "text": text}
+    study = make(equal=False, inequalities=[one])
     (finding,) = found(study, "unequal")
     assert finding.remedy is not None
     assert "last epoch" in finding.remedy.words
@@ -137,7 +138,11 @@ def test_seeds_are_counted(make: Make, seeds: tuple[int, ...], gap: float, verdi
 
 
 def _trials(**counts: int) -> dict[str, Any]:
-    return {"cifar100": {name: {"trials": count, "values": {}} for name, count in counts.items()}}
+    return {
+        "cifar100": {
+            name: {"trials": count, "values": {}, "value": 50.0, "measure": "top1"} for name, count in counts.items()
+        }
+    }
 
 
 @pytest.mark.parametrize(

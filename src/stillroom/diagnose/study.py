@@ -8,8 +8,8 @@ from stillroom.diagnose.checks.run.record import read_run
 from stillroom.diagnose.checks.run.training import unfinished
 from stillroom.diagnose.checks.study import methods, table
 from stillroom.diagnose.run import CHECKS, is_incremental
-from stillroom.report.study.read import read_study
 from stillroom.schema.diagnosis import Finding
+from stillroom.schema.study import read_study
 
 
 def diagnose_study(path: Path) -> list[Finding]:
@@ -37,8 +37,8 @@ def diagnose_study(path: Path) -> list[Finding]:
     checked: dict[methods.Place, list[methods.CheckedRun]] = {}
     for run in study.runs:
         # A run that was moved away keeps its line in the table. Findings are kept, images are not.
-        if (path / run.path).is_dir() and not is_incremental(path / run.path):
-            record = read_run(path / run.path)
+        if (path / run.run).is_dir() and not is_incremental(path / run.run):
+            record = read_run(path / run.run)
             found = methods.CheckedRun(run, tuple(check.run(record) for check in checks), record.is_distilled)
             checked.setdefault((run.pair, run.method), []).append(found)
     tables = (table.unequal, table.failed_runs, table.too_few_seeds, table.baseline_not_tuned)

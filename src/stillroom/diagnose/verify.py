@@ -12,8 +12,8 @@ from typing import Any
 from stillroom.errors import BadInput
 from stillroom.losses.registry import labels_alone, loss_class
 from stillroom.recipe import Recipe, parse_recipe, set_value
-from stillroom.report.study.read import read_study
 from stillroom.schema.diagnosis import ALL_REMEDIES, LABELS, UNCHANGED, VERDICTS, Finding, Verification, plain
+from stillroom.schema.study import read_study
 from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
 from stillroom.study.engine import engine_maker
@@ -253,7 +253,7 @@ def difference_of(key: str) -> str | None:
 
 def _results(folder: Path, results: Mapping[str, Any], plan: RemedyPlan) -> dict[str, Any]:
     study = read_study(folder)
-    pair = study.pairs[0].name
+    pair = study.model_pairs[0].name
     sign = 1 if study.measure.higher_is_better else -1
     means = {name: study.cells[pair, name].mean for name in study.names}
     scores = {name: sign * mean for name, mean in means.items() if mean is not None}
@@ -268,9 +268,10 @@ def _results(folder: Path, results: Mapping[str, Any], plan: RemedyPlan) -> dict
     def against_unchanged(name: str) -> dict[str, Any]:
         found = study.to_baseline.get((pair, name))
         gained = None if found is None or found.mean is None else sign * found.mean
-        ends = (None, None) if found is None else (found.low, found.high)
+        held = None if found is None else found.difference
+        ends = (None, None) if held is None else (held.low, held.high)
         low, high = (None if end is None else sign * end for end in (ends if sign > 0 else reversed(ends)))
-        verdict = "undecided" if found is None else found.verdict
+        verdict: str = "undecided" if found is None else found.verdict
         is_better = "higher" if sign > 0 else "lower"
         if verdict != "undecided":
             verdict = "better" if verdict == is_better else "worse"
@@ -282,7 +283,7 @@ def _results(folder: Path, results: Mapping[str, Any], plan: RemedyPlan) -> dict
             "holm_p": None if found is None else found.holm_p,
             "verdict": verdict,
             "share_of_loss": None if gained is None or not lost or lost <= 0 else gained / lost,
-            "seeds_to_decide": None if found is None else found.seeds,
+            "seeds_to_decide": None if found is None else found.seeds_needed,
         }
 
     def verified(one: RemedyMethod) -> dict[str, Any]:
@@ -299,6 +300,6 @@ def _results(folder: Path, results: Mapping[str, Any], plan: RemedyPlan) -> dict
         "lost": lost,
         "remedies": [verified(one) for one in plan.all],
         "equal": study.equal,
-        "inequalities": list(study.inequalities),
+        "inequalities": [one.text for one in study.inequalities],
         "missing": [f"{one.method}, seed {one.seed}: {one.reason}" for one in study.missing],
     }

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stillroom.report.charts import Chart
 from stillroom.report.diagnosis.plots import chart, threshold
-from stillroom.report.figures import Chart
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, p_value, times
+from stillroom.report.formats import DASH, MINUS, amount, change, counted, join, p_value, times
 from stillroom.report.html import rendered, write_page
-from stillroom.report.words import join
 from stillroom.schema.diagnosis import (
     ALL_REMEDIES,
     LABELS,

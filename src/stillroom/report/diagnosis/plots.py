@@ -8,10 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from stillroom.report.figures import Chart, Figure, axis, escaped, layout, line, rounded
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, rounded, thin
 from stillroom.report.formats import MINUS, amount
-from stillroom.report.measures import thin
-from stillroom.report.palette import LIGHT
 from stillroom.schema.diagnosis import Plot
 
 # Beyond so many bars a page would have to be scrolled to see one plot.

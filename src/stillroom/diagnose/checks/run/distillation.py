@@ -11,9 +11,9 @@ from stillroom.diagnose.checks.run.quantities import require_not_collapsed
 from stillroom.diagnose.checks.run.record import Row, RunRecord
 from stillroom.diagnose.remedies import path_in, two_digits
 from stillroom.losses.registry import labels_alone, loss_class
-from stillroom.report.fields import is_finite
-from stillroom.report.measures import paired_margin
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
+from stillroom.schema.predictions import paired_margin
+from stillroom.schema.run import is_finite
 
 TEACHER_SHARE = Limits(
     warning=0.1,

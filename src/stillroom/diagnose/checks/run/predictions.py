@@ -14,9 +14,8 @@ from stillroom.diagnose.checks.run.distillation import require_distillation
 from stillroom.diagnose.checks.run.quantities import require_trained
 from stillroom.diagnose.checks.run.record import RunRecord
 from stillroom.diagnose.remedies import path_in
-from stillroom.report.measures import BINS, Answers, answers, calibration, per_class
-from stillroom.report.predictions import Predictions
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
+from stillroom.schema.predictions import BINS, ImageScores, Predictions, calibration, per_class, score_images
 
 ECE = Limits(warning=0.05, problem=0.10, why="expected calibration error of probabilities that cannot be used")
 # Points below its teacher from which on a student's predictions show nothing but that.
@@ -37,7 +36,7 @@ _SHOWN = 12
 _ENOUGH = 2_000_000
 
 
-def _predictions(run: RunRecord) -> tuple[Predictions, Answers]:
+def _predictions(run: RunRecord) -> tuple[Predictions, ImageScores]:
     """The logits of the test images and the student's predictions.
 
     Raises:
@@ -51,7 +50,7 @@ def _predictions(run: RunRecord) -> tuple[Predictions, Answers]:
     return run.predictions, run.student_answers
 
 
-def _teacher_answers(run: RunRecord) -> Answers:
+def _teacher_answers(run: RunRecord) -> ImageScores:
     if run.teacher_answers is None:
         raise Skip("There is no teacher to compare with.")
     return run.teacher_answers
@@ -78,7 +77,7 @@ def miscalibrated(run: RunRecord) -> CheckResult:
     lean = float((student.confidence - student.right).mean())
     noise = _chance_ece(student.confidence)
     factor = best_temperature(found.student_logits, found.labels)
-    after = calibration(answers(found.student_logits / factor, found.labels).confidence, student.right).ece
+    after = calibration(score_images(found.student_logits / factor, found.labels).confidence, student.right).ece
     evidence = {
         "ece": mine.ece,
         "teacher_ece": theirs,

@@ -14,8 +14,8 @@ from stillroom.diagnose.check import Skip
 from stillroom.diagnose.checks.run.record import Row, RunRecord
 from stillroom.losses.base import LossConfig
 from stillroom.losses.registry import loss_class
-from stillroom.report.measures import softmax
 from stillroom.schema.diagnosis import Plot
+from stillroom.schema.predictions import softmax
 from stillroom.train.optimisation import full_rate_steps
 
 _NORMAL_95 = 1.959964

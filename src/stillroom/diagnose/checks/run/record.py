@@ -12,10 +12,17 @@ from stillroom.errors import BadInput
 from stillroom.losses.registry import is_custom, loss_class
 from stillroom.recipe import Recipe
 from stillroom.report.fields import Fields, is_finite
-from stillroom.report.measures import Answers, answers, margin_of_counts, paired_margin
-from stillroom.report.predictions import Predictions, read_predictions
 from stillroom.run.records import load_run_recipe
 from stillroom.schema.base import parse_object, read_text
+from stillroom.schema.predictions import (
+    PREDICTIONS,
+    ImageScores,
+    Predictions,
+    margin_of_counts,
+    paired_margin,
+    read_predictions,
+    score_images,
+)
 
 Row = dict[str, Any]
 
@@ -156,16 +163,18 @@ class RunRecord:
         return TeacherGap(points, margin_of_counts(self.teacher.top1, self.student.top1, self.student.count))
 
     @cached_property
-    def student_answers(self) -> Answers | None:
+    def student_answers(self) -> ImageScores | None:
         """The student's prediction for each test image."""
         found = self.predictions
-        return None if found is None else answers(found.student_logits, found.labels)
+        return None if found is None else score_images(found.student_logits, found.labels)
 
     @cached_property
-    def teacher_answers(self) -> Answers | None:
+    def teacher_answers(self) -> ImageScores | None:
         """The teacher's prediction for each test image."""
         found = self.predictions
-        return None if found is None or found.teacher_logits is None else answers(found.teacher_logits, found.labels)
+        return (
+            None if found is None or found.teacher_logits is None else score_images(found.teacher_logits, found.labels)
+        )
 
     def loss(self, row: Row, terms: Sequence[str] | None = None) -> float | None:
         """The weighted loss of a line of training, of all terms or of some, each by its largest weight.
@@ -215,7 +224,8 @@ def read_run(path: Path) -> RunRecord:
         shape = data.wholes("shape")
         side = min(shape[1:]) if len(shape) == 3 else None
         is_distilled = summary.flag("taught", is_distilled)
-        predictions = read_predictions(path / "predictions.safetensors", count=student.count, classes=classes)
+        if (path / PREDICTIONS).is_file():
+            predictions = read_predictions(path / PREDICTIONS, count=student.count, classes=classes)
     return RunRecord(
         path=path,
         recipe=recipe,

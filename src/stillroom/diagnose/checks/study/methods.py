@@ -9,8 +9,8 @@ from typing import Any
 from stillroom.diagnose.check import Check, CheckResult
 from stillroom.diagnose.checks.run.record import RunRecord
 from stillroom.losses.registry import labels_alone
-from stillroom.report.study.model import Comparison, Run, Study
 from stillroom.schema.diagnosis import VERDICTS, Finding, Plot, Remedy, Verdict
+from stillroom.schema.study import ComparisonResult, RunResult, StudyResults
 from stillroom.study.statistics import PLANNING_CAUTION
 from stillroom.study.wording import counted, listed
 
@@ -22,12 +22,12 @@ Place = tuple[str, str]
 class CheckedRun:
     """A run of a study, its findings, and whether a term of its loss reads the teacher."""
 
-    run: Run
+    run: RunResult
     findings: tuple[Finding, ...]
     is_distilled: bool
 
 
-def better_without(study: Study, checked: Mapping[Place, Sequence[CheckedRun]]) -> Iterator[Finding]:
+def better_without(study: StudyResults, checked: Mapping[Place, Sequence[CheckedRun]]) -> Iterator[Finding]:
     """Whether each distilled method is better than the same student trained on labels alone.
 
     Args:
@@ -45,7 +45,7 @@ def better_without(study: Study, checked: Mapping[Place, Sequence[CheckedRun]]) 
     labels = study.baseline if study.baseline in plain else plain[0]
     check = _better_without(study, labels)
     better: list[str] = []
-    for pair in study.pairs:
+    for pair in study.model_pairs:
         for name in study.names:
             found = _comparison(study, pair.name, name, labels) if is_distilled.get(name) else None
             if found is None:
@@ -53,7 +53,7 @@ def better_without(study: Study, checked: Mapping[Place, Sequence[CheckedRun]]) 
             run = next((one.run for one in checked.get((pair.name, name), ())), None)
             finding = _compare(check, study, pair.name, name, labels, found, run)
             if finding.verdict == "ok":
-                better.append(f"{name}{f' on {pair.name}' if len(study.pairs) > 1 else ''}")
+                better.append(f"{name}{f' on {pair.name}' if len(study.model_pairs) > 1 else ''}")
             else:
                 yield finding
     if better:
@@ -61,7 +61,7 @@ def better_without(study: Study, checked: Mapping[Place, Sequence[CheckedRun]]) 
         yield check.finding(CheckResult("ok", summary, {"methods": better, "against": labels}))
 
 
-def _better_without(study: Study, labels: str) -> Check[Any]:
+def _better_without(study: StudyResults, labels: str) -> Check[Any]:
     return Check(
         id="better_without",
         measure=lambda _: CheckResult("skipped", ""),
@@ -75,7 +75,7 @@ def _better_without(study: Study, labels: str) -> Check[Any]:
     )
 
 
-def _comparison(study: Study, pair: str, name: str, labels: str) -> tuple[Comparison, int] | None:
+def _comparison(study: StudyResults, pair: str, name: str, labels: str) -> tuple[ComparisonResult, int] | None:
     """The comparison of the two, and its sign: from the baseline's comparisons where it is there."""
     if labels == study.baseline:
         found = study.to_baseline.get((pair, name))
@@ -87,11 +87,19 @@ def _comparison(study: Study, pair: str, name: str, labels: str) -> tuple[Compar
 
 
 def _compare(
-    check: Check[Any], study: Study, pair: str, name: str, labels: str, found: tuple[Comparison, int], run: Run | None
+    check: Check[Any],
+    study: StudyResults,
+    pair: str,
+    name: str,
+    labels: str,
+    found: tuple[ComparisonResult, int],
+    run: RunResult | None,
 ) -> Finding:
     (one, sign), measure = found, study.measure
-    where = f"{name}{f' on {pair}' if len(study.pairs) > 1 else ''}"
-    low, high = (one.low, one.high) if sign > 0 or one.low is None or one.high is None else (-one.high, -one.low)
+    where = f"{name}{f' on {pair}' if len(study.model_pairs) > 1 else ''}"
+    low, high = (None, None) if one.difference is None else (one.difference.low, one.difference.high)
+    if sign < 0:
+        low, high = (None if high is None else -high), (None if low is None else -low)
     mean = None if one.mean is None else sign * one.mean
     evidence: dict[str, Any] = {
         "method": name,
@@ -104,10 +112,10 @@ def _compare(
         "high": high,
         "holm_p": one.holm_p,
         "seeds": one.count,
-        "seeds_that_would_settle": one.seeds,
-        "run": run.path if run is not None else None,
+        "seeds_that_would_settle": one.seeds_needed,
+        "run": run.run if run is not None else None,
     }
-    if one.seeds is not None:
+    if one.seeds_needed is not None:
         check = replace(check, source=PLANNING_CAUTION)
     cells = [study.cells.get((pair, each)) for each in (name, labels)]
     if any(cell is not None and not cell.equal for cell in cells):
@@ -125,7 +133,11 @@ def _compare(
     if one.verdict == "undecided":
         is_ahead = (mean > 0) == measure.higher_is_better and mean != 0
         lean = f"it leans {'to' if is_ahead else 'against'} the teacher"
-        settle = f"about {one.seeds:,} seeds in all would settle it" if one.seeds is not None else _no_plan(one)
+        settle = (
+            f"about {one.seeds_needed:,} seeds in all would settle it"
+            if one.seeds_needed is not None
+            else _no_plan(one)
+        )
         summary = f"Not decided whether {where} is better with its teacher; {lean}: {numbers}; {settle}."
         remedy = Remedy("Declare more seeds before looking again; until then claim no gain from this teacher.")
         # What is not decided is not named as a problem.
@@ -141,9 +153,11 @@ def _compare(
     return replace(finding, title=f"{check.problem}: {where}")
 
 
-def _plot_by_seed(study: Study, pair: str, name: str, labels: str) -> tuple[Plot, ...]:
+def _plot_by_seed(study: StudyResults, pair: str, name: str, labels: str) -> tuple[Plot, ...]:
     """The difference in each seed that both have."""
-    mine, theirs = ({run.seed: run.value for run in study.runs_of(pair, each)} for each in (name, labels))
+    mine, theirs = (
+        {run.seed: run.value(study.measure.name) for run in study.runs_of(pair, each)} for each in (name, labels)
+    )
     both = [
         (seed, value, other)
         for seed, value in mine.items()
@@ -158,14 +172,16 @@ def _plot_by_seed(study: Study, pair: str, name: str, labels: str) -> tuple[Plot
     return (Plot("bars", f"{name} less {labels}", seeds, differences, "", label),)
 
 
-def _no_plan(one: Comparison) -> str:
-    if one.why is not None:
-        return f"how many seeds would settle it is not known ({one.why})"
-    return f"more than {one.cap:,} seeds would settle it, if any" if one.cap else "no interval with one seed"
+def _no_plan(one: ComparisonResult) -> str:
+    if one.plan is None:
+        return "no interval with one seed"
+    if one.plan.why is not None:
+        return f"how many seeds would settle it is not known ({one.plan.why})"
+    return f"more than {one.plan.cap:,} seeds would settle it, if any"
 
 
 def check_methods(
-    study: Study, checks: Sequence[Check[RunRecord]], checked: Mapping[Place, Sequence[CheckedRun]]
+    study: StudyResults, checks: Sequence[Check[RunRecord]], checked: Mapping[Place, Sequence[CheckedRun]]
 ) -> Iterator[Finding]:
     """The checks of runs, over the seeds of each method.
 
@@ -217,7 +233,9 @@ def _none_affected(check: Check[RunRecord], merged: Sequence[Finding]) -> Findin
     return check.finding(CheckResult("ok", summary, {"methods": names}))
 
 
-def _over_seeds(study: Study, check: Check[RunRecord], place: Place, found: Sequence[tuple[Run, Finding]]) -> Finding:
+def _over_seeds(
+    study: StudyResults, check: Check[RunRecord], place: Place, found: Sequence[tuple[RunResult, Finding]]
+) -> Finding:
     """One check over a method's seeds: a problem where most of its runs have it, a warning where some have."""
     pair, method = place
     problems = [each for each in found if each[1].verdict == "problem"]
@@ -229,12 +247,12 @@ def _over_seeds(study: Study, check: Check[RunRecord], place: Place, found: Sequ
     elif problems or 2 * len(affected) > len(found):
         verdict = "warning"
     run, shown = next(iter(problems or affected or judged or found))
-    where = f"{method}{f' on {pair}' if len(study.pairs) > 1 else ''}"
+    where = f"{method}{f' on {pair}' if len(study.model_pairs) > 1 else ''}"
     evidence: dict[str, Any] = {
         "method": method,
         "pair": pair,
         "where": where,
-        "run": run.path,
+        "run": run.run,
         "summary": shown.summary,
         "seeds": len(found),
         "problem_seeds": [each.seed for each, one in found if one.verdict == "problem"],

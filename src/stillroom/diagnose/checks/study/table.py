@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from stillroom.diagnose.check import CheckResult, check
-from stillroom.report.study.model import Study
 from stillroom.schema.diagnosis import Remedy
+from stillroom.schema.study import StudyResults
 from stillroom.study.statistics import PLANNING_CAUTION
 from stillroom.study.wording import counted, listed
 
@@ -23,13 +23,13 @@ _SHOWN = 3
     problem="Not an equal comparison",
     title="Equality of the runs",
 )
-def unequal(study: Study) -> CheckResult:
+def unequal(study: StudyResults) -> CheckResult:
     """Whether the runs are an equal comparison, as the study itself found."""
-    what = list(dict.fromkeys(text.partition(":")[0] for text in study.inequalities))
-    evidence = {"inequalities": list(study.inequalities), "checked": list(study.checked)}
+    what = list(dict.fromkeys(one.what for one in study.inequalities))
+    evidence = {"inequalities": [one.text for one in study.inequalities], "checked": list(study.checked)}
     if study.equal:
         return CheckResult("ok", f"The runs were equal: {len(study.checked)} things were checked.", evidence)
-    first = study.inequalities[0] if study.inequalities else "the results do not say in what"
+    first = study.inequalities[0].text if study.inequalities else "the results do not say in what"
     more = f", and {len(study.inequalities) - 1} more" if len(study.inequalities) > 1 else ""
     words = (
         f"Give all methods the same {listed(what or ['terms'])}; where that is what the study compares, name it in the "
@@ -48,10 +48,10 @@ def unequal(study: Study) -> CheckResult:
     problem="Runs that are missing",
     title="Missing runs",
 )
-def failed_runs(study: Study) -> CheckResult:
+def failed_runs(study: StudyResults) -> CheckResult:
     """Whether all planned runs have finished."""
     planned = len(study.runs) + len(study.missing)
-    failed = [one for one in study.missing if one.reason.startswith("failed")]
+    failed = [one for one in study.missing if one.status == "failed"]
     evidence = {
         "planned": planned,
         "missing": [f"{one.method} on {one.pair}, seed {one.seed}: {one.reason}" for one in study.missing],
@@ -59,7 +59,7 @@ def failed_runs(study: Study) -> CheckResult:
     if not study.missing:
         return CheckResult("ok", f"All {planned:,} runs are there.", evidence)
     first = (failed or study.missing)[0]
-    where = f"{first.method}{f' on {first.pair}' if len(study.pairs) > 1 else ''}, seed {first.seed}"
+    where = f"{first.method}{f' on {first.pair}' if len(study.model_pairs) > 1 else ''}, seed {first.seed}"
     are = "is" if len(study.missing) == 1 else "are"
     summary = f"{len(study.missing):,} of {planned:,} runs {are} missing: {where}: {first.reason}."
     remedy = Remedy("The same `stillroom compare` tries them again; first fix what their reason names.")
@@ -75,14 +75,16 @@ def failed_runs(study: Study) -> CheckResult:
     problem="Too few seeds",
     title="Number of seeds",
 )
-def too_few_seeds(study: Study) -> CheckResult:
+def too_few_seeds(study: StudyResults) -> CheckResult:
     """Whether there are enough seeds to decide what is compared."""
     seeds = len(study.seeds)
-    undecided = [one for one in study.to_baseline.values() if one.verdict == "undecided" and one.seeds is not None]
+    undecided = [
+        one for one in study.to_baseline.values() if one.verdict == "undecided" and one.seeds_needed is not None
+    ]
     evidence = {
         "seeds": seeds,
         "undecided": len(undecided),
-        "seeds_that_would_settle": {one.method: one.seeds for one in undecided},
+        "seeds_that_would_settle": {one.method: one.seeds_needed for one in undecided},
     }
     words = "Declare the new number of seeds before looking again, and test the new ones by themselves."
     if len(study.names) < 2:
@@ -91,7 +93,7 @@ def too_few_seeds(study: Study) -> CheckResult:
         remedy = Remedy(f"{words} Three is the least, five is better.")
         return CheckResult("problem", "One seed: no interval, so nothing can be claimed.", evidence, remedy)
     if undecided:
-        least, most = (pick(one.seeds or 0 for one in undecided) for pick in (min, max))
+        least, most = (pick(one.seeds_needed or 0 for one in undecided) for pick in (min, max))
         about = f"about {least:,}" if least == most else f"about {least:,} to {most:,}"
         names = listed(dict.fromkeys(one.method for one in undecided))
         summary = f"{seeds} seeds leave {names} undecided; {about} in all would settle it."
@@ -113,12 +115,12 @@ def too_few_seeds(study: Study) -> CheckResult:
     problem="A baseline that was not tuned",
     title="Tuning",
 )
-def baseline_not_tuned(study: Study) -> CheckResult:
+def baseline_not_tuned(study: StudyResults) -> CheckResult:
     """Whether the baseline was tuned as much as the others."""
     baseline = study.baseline
     trials = {
-        pair: {name: _trials(content) for name, content in mine.items()}
-        for pair, mine in study.tuned.items()
+        pair: {name: held.trials for name, held in mine.items()}
+        for pair, mine in (study.tuned or {}).items()
         if isinstance(mine, dict)
     }
     by_hand = {
@@ -134,7 +136,7 @@ def baseline_not_tuned(study: Study) -> CheckResult:
         mine = counts.get(baseline, 0)
         if mine < most:
             other = next(name for name, count in counts.items() if count == most)
-            where = f" (pair {pair})" if len(study.pairs) > 1 else ""
+            where = f" (pair {pair})" if len(study.model_pairs) > 1 else ""
             words = f"Give {baseline} as many trials: put what is searched in `tuning.space`, which all methods search."
             summary = f"{baseline} had {counted(mine, 'trial')}, {other} {most:,}{where}."
             return CheckResult("problem", summary, evidence, Remedy(words))
@@ -148,8 +150,3 @@ def baseline_not_tuned(study: Study) -> CheckResult:
     if each:
         summary = f"All had the same {counted(each, 'trial')}."
     return CheckResult("ok", summary, evidence)
-
-
-def _trials(content: object) -> int:
-    count = content.get("trials") if isinstance(content, dict) else None
-    return count if isinstance(count, int) else 0
