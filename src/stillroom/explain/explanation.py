@@ -384,17 +384,6 @@ def entropies(
     """The entropies of one network, from its file where they are there, else found and kept, some images at a time.
 
     An image's noise depends on the seed and its row alone, so all networks see the same.
-
-    Args:
-        prepared: the network with its weights and preprocess.
-        tap: where its features are read.
-        sample: the images.
-        search: how.
-        path: the file.
-        advance: called with how many images are done.
-
-    Raises:
-        BadInput: features that are not finite, or cannot be used.
     """
     key = {
         "weights": state_hash(prepared.model),
@@ -439,11 +428,7 @@ def _read_entropies(path: Path, key: dict[str, Any]) -> dict[str, npt.NDArray[np
 
 
 def responding(maps: Sequence[EntropyMaps]) -> Tensor:
-    """Which images all networks respond to, bool [I].
-
-    Raises:
-        BadInput: fewer than two.
-    """
+    """Which images all networks respond to, bool [I]."""
     there = torch.stack([one.sigma_f > 0 for one in maps]).all(0)
     if int(there.sum()) < 2:
         expected = (
