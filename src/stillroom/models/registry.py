@@ -84,13 +84,7 @@ def build(
         wide = _options(kind, config, field)
         depth = int(config.name.removeprefix("resnet").removesuffix("x4"))
         return ResNet(
-            depth,
-            num_classes,
-            in_channels,
-            wide.width,
-            stem=wide.stem,
-            projection=True,
-            penultimate=wide.penultimate,
+            depth, num_classes, in_channels, wide.width, stem=wide.stem, projection=True, penultimate=wide.penultimate
         )
     if image_size is None:
         raise BadInput(f"{field}.name", config.name, "a model for images of any size, as these have no one size")
