@@ -41,7 +41,7 @@ class FriedmanTest:
 
 @dataclass(frozen=True)
 class AverageRanks:
-    """Average ranks of the methods, and which of them are not told apart: what a diagram draws.
+    """Average ranks of the methods, and which of them are not distinguished: what a diagram draws.
 
     Attributes:
         names: the methods, first rank first.
@@ -50,8 +50,8 @@ class AverageRanks:
         left_out: the pairs that some method lacks.
         alpha: the rate of false findings.
         friedman: the test that comes first; None where there is none.
-        critical_difference: average ranks this far apart are told apart; None likewise.
-        bars: groups of methods that are not told apart, each as large as can be: the diagram's bars.
+        critical_difference: average ranks this far apart are distinguished; None likewise.
+        bars: groups of methods that are not distinguished, each as large as can be: the diagram's bars.
         why: why there is no test; None where there is one.
     """
 
@@ -82,7 +82,7 @@ class AverageRanks:
                 if self.critical_difference > len(self.names) - 1:
                     words.append("too few pairs for ranks to tell any two apart")
                 bars = "; ".join(" – ".join(bar) for bar in self.bars)
-                words.append(f"not told apart: {bars}" if bars else "all told apart")
+                words.append(f"not distinguished: {bars}" if bars else "all distinguished")
         if self.left_out:
             words.append(f"left out, as a method lacks them: {', '.join(self.left_out)}")
         return "; ".join(words)
@@ -160,7 +160,7 @@ def friedman(ranks: Doubles) -> FriedmanTest:
 
 
 def nemenyi(methods: int, pairs: int, alpha: float = 0.05) -> float:
-    """How far apart average ranks must be to be told apart, over all comparisons of two at once.
+    """How far apart average ranks must be to be distinguished, over all comparisons of two at once.
 
     Formula: ``CD = q_α/√2 · √(k(k+1)/(6N))``, q of the studentized range with infinitely many degrees of freedom.
 
@@ -186,10 +186,10 @@ def nemenyi(methods: int, pairs: int, alpha: float = 0.05) -> float:
 def ranks_across_pairs(
     values: Mapping[str, Mapping[str, float]], *, higher_is_better: bool = True, alpha: float = 0.05
 ) -> AverageRanks:
-    """Average ranks of the methods over several pairs, and which of them are told apart.
+    """Average ranks of the methods over several pairs, and which of them are distinguished.
 
     Formula: on each pair the best has rank 1, ties averaged; Friedman's test with Iman and Davenport's F; where that
-    finds a difference, two are told apart whose average ranks differ by Nemenyi's critical difference or more.
+    finds a difference, two are distinguished whose average ranks differ by Nemenyi's critical difference or more.
 
     Args:
         values: method → {pair: value}, a value the mean over its seeds. Pairs that a method lacks are left
@@ -201,7 +201,7 @@ def ranks_across_pairs(
         What a critical-difference diagram draws; without test, and why, with fewer than two pairs or three
         methods. Both tests are approximations that want about ten pairs or more: of six methods that are
         alike, F finds a difference in 6% of studies of three to five pairs, not 5% (simulated); the two together, by
-        which methods are told apart here, in fewer than 5%.
+        which methods are distinguished here, in fewer than 5%.
 
     Raises:
         BadInput: there is no method, a value is not finite, or alpha is no rate.
