@@ -16,19 +16,12 @@ from stillroom.study.statistics.paired import Doubles, check_share, check_values
 
 @dataclass(frozen=True)
 class FriedmanTest:
-    """Friedman's test that all methods rank alike, with Iman and Davenport's correction.
+    """Friedman's test that all methods rank alike, with Iman and Davenport's correction."""
 
-    Attributes:
-        chi_square: Friedman's χ²_F, corrected for ties.
-        f: Iman and Davenport's F_F; None where all pairs rank alike, for it is infinite then.
-        degrees: degrees of freedom of F_F.
-        p: of F_F; where that is infinite, the exact chance that all pairs rank alike by accident.
-    """
-
-    chi_square: float
-    f: float | None
-    degrees: tuple[int, int]
-    p: float
+    chi_square: float  # Friedman's χ²_F, corrected for ties
+    f: float | None  # Iman and Davenport's F_F; None where all pairs rank alike, for it is infinite then
+    degrees: tuple[int, int]  # degrees of freedom of F_F
+    p: float  # of F_F; where that is infinite, the exact chance that all pairs rank alike by accident
 
     def describe(self) -> str:
         """The test in words."""
@@ -41,29 +34,18 @@ class FriedmanTest:
 
 @dataclass(frozen=True)
 class AverageRanks:
-    """Average ranks of the methods, and which of them are not distinguished: what a diagram draws.
+    """Average ranks of the methods, and which of them are not distinguished: what a diagram draws."""
 
-    Attributes:
-        names: the methods, first rank first.
-        average: their average ranks, 1 the first.
-        pairs: the pairs that were ranked.
-        left_out: the pairs that some method lacks.
-        alpha: the rate of false findings.
-        friedman: the test that comes first; None where there is none.
-        critical_difference: average ranks this far apart are distinguished; None likewise.
-        bars: groups of methods that are not distinguished, each as large as can be: the diagram's bars.
-        why: why there is no test; None where there is one.
-    """
-
-    names: tuple[str, ...]
-    average: tuple[float, ...]
-    pairs: tuple[str, ...]
-    left_out: tuple[str, ...]
-    alpha: float
-    friedman: FriedmanTest | None
-    critical_difference: float | None
+    names: tuple[str, ...]  # the methods, first rank first
+    average: tuple[float, ...]  # their average ranks, 1 the first
+    pairs: tuple[str, ...]  # the pairs that were ranked
+    left_out: tuple[str, ...]  # the pairs that some method lacks
+    alpha: float  # the rate of false findings
+    friedman: FriedmanTest | None  # the test that comes first; None where there is none
+    critical_difference: float | None  # average ranks this far apart are distinguished; None likewise
+    # groups of methods that are not distinguished, each as large as can be: the diagram's bars
     bars: tuple[tuple[str, ...], ...]
-    why: str | None
+    why: str | None  # why there is no test; None where there is one
 
     def describe(self, digits: int = 2) -> str:
         """The ranks in words, with so many decimals."""
