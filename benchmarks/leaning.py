@@ -29,7 +29,7 @@ from stillroom.errors import BadInput
 from stillroom.explain.explanation import explain
 from stillroom.files import write_json, write_text
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.study.statistics import SeedMean, interval
 
 SEEDS = (0, 1, 2, 3, 4)

@@ -27,8 +27,8 @@ from stillroom.errors import BadInput
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
-from stillroom.run.execute import Finished, execute
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.run.run import Finished, execute
+from stillroom.train.recorders import StepHook, StepInfo
 
 Make = Callable[..., Recipe]
 SHOWN = "data.augmentation={pad_crop: 1, flip: true, views: 2}"

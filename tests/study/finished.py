@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.study.collect import collect
 from stillroom.study.config import Study, parse_study
 from stillroom.study.equality import inequalities

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.study.collect import collect
 from stillroom.study.equality import checked_fields, inequalities
 from study.finished import KL, Made, edit, edit_tensors, lines_of, made, texts, write_lines
@@ -42,7 +42,7 @@ def recipe(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
         content = yaml.safe_load((run / "recipe.yaml").read_text())
         change(content)
         (run / "recipe.yaml").write_text(yaml.safe_dump(content))
-        edit(run / "summary.json", lambda found: found.update(recipe_hash=digest(canonical(content))))
+        edit(run / "summary.json", lambda found: found.update(recipe_hash=digest(canonical_json(content))))
 
     return tamper
 
@@ -66,7 +66,7 @@ def out_of_memory(run: Path) -> None:
         "data": found["data"]["fingerprint"], "reported": "last",
     }  # fmt: skip
     found |= {"accumulate": 4, "processes": 2}
-    found["hashes"]["budget"] = digest(canonical(budget))
+    found["hashes"]["budget"] = digest(canonical_json(budget))
     (run / "summary.json").write_text(json.dumps(found))
 
 

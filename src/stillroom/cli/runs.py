@@ -73,8 +73,8 @@ def _run(
     recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
 ) -> None:
     from stillroom.cli.terminal import ProgressBar, summary_table
-    from stillroom.run.execute import execute
     from stillroom.run.records import fresh_folder
+    from stillroom.run.run import execute
     from stillroom.train.device import is_main_process
 
     if resume and out is None:
@@ -126,7 +126,7 @@ def evaluate(
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import parse_preprocess
     from stillroom.models.registry import brings_weights
-    from stillroom.run.components import evaluate_model
+    from stillroom.run.export import evaluate_model
 
     if device not in ("auto", "cpu", "cuda"):
         raise BadInput.unknown("--device", device, ("auto", "cpu", "cuda"))
@@ -184,7 +184,7 @@ def export(
 
     Example: `stillroom export runs/first --format onnx --pixels`
     """
-    from stillroom.run.exporting import export_run
+    from stillroom.run.export import export_run
 
     exported = export_run(run, form.value, out, pixels=pixels)
     if as_json:

@@ -29,8 +29,9 @@ def report(
 
     Example: `stillroom report runs/distilled runs/labels`
     """
-    from stillroom.report.page import write_report
-    from stillroom.report.study.page import is_study, write_run_pages, write_study_report
+    from stillroom.report.run.page import write_report
+    from stillroom.report.study.page import write_run_pages, write_study_report
+    from stillroom.schema.study import is_study
 
     if len(runs) == 1 and is_study(runs[0]):
         write_run_pages(runs[0])
@@ -68,12 +69,12 @@ def fidelity(
     Example: `stillroom fidelity runs/kl`
     """
     from stillroom.cli.terminal import ProgressBar, table
-    from stillroom.report.again import make_again
+    from stillroom.report.study.page import rewrite_run_page
     from stillroom.run.fidelity.mapping import map_fidelity
     from stillroom.schema.fidelity import FIDELITY, WEIGHINGS
 
     found = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
-    page = make_again(run)
+    page = rewrite_run_page(run)
     if as_json:
         print_json({"run": str(run), "fidelity": str(run / FIDELITY), "report": str(page), **found.as_dict()})
         return
@@ -103,8 +104,8 @@ def list_(
     from stillroom.cli.without_torch import without_torch
 
     with without_torch():
+        from stillroom.cli.listing import listing
         from stillroom.cli.terminal import table
-        from stillroom.listing import listing
 
         lists = listing()
         if what is not None:

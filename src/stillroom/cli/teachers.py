@@ -28,11 +28,11 @@ def export_inputs(
     """
     from stillroom.cli.terminal import ProgressBar
     from stillroom.recipe import load_recipe
-    from stillroom.run.questions import write_questions
+    from stillroom.run.export import export_inputs
 
     observer = ProgressBar()
     try:
-        written = write_questions(load_recipe(recipe, overrides or []), out, observer)
+        written = export_inputs(load_recipe(recipe, overrides or []), out, observer)
     finally:
         observer.run_ended()
     if as_json:
@@ -57,7 +57,7 @@ def cache(
     Example: `stillroom cache --remove all`
     """
     from stillroom.cli.terminal import table
-    from stillroom.teachers.cache.store import cache_root, list_caches, remove_cache
+    from stillroom.teachers.cache_store import cache_root, list_caches, remove_cache
 
     if remove:
         keys = [entry["key"] for entry in list_caches()] if "all" in remove else remove

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from stillroom.runtime import Observer
+from stillroom.observer import Observer
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -103,7 +103,7 @@ def table(title: str, columns: list[str], rows: list[list[str]], right_from: int
 
 def summary_table(summary: dict[str, Any]) -> Table:
     """A run's result beside its teacher's."""
-    teacher = summary.get("teacher") or {}
+    teacher = summary["teachers"].get("teacher", {})
     rows = [
         ["top-1", *_pair(summary, teacher, "top1", "{:.2f}%")],
         ["top-5", *_pair(summary, teacher, "top5", "{:.2f}%")],

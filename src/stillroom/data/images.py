@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.randomness import permutation
 
 
@@ -271,7 +271,7 @@ class ImageSet:
             return digest(b"part", self.subset_info.parent.fingerprint.encode(), rows)
         header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
         content = _hash(self.images) if isinstance(self.images, Tensor) else self.images.content_hash()
-        return digest(canonical(header), content, _hash(self.labels))
+        return digest(canonical_json(header), content, _hash(self.labels))
 
     @property
     def parent(self) -> ImageSet:

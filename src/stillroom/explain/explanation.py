@@ -25,12 +25,12 @@ from stillroom.explain.metrics import ConceptStatistics, concept_statistics, con
 from stillroom.explain.queries import TapFeatures
 from stillroom.explain.runs import ImageSample, RunToExplain, last_stage, load_images, load_runs, load_teacher, runs_in
 from stillroom.explain.similarity import attributions, captum_version, compare_representations
-from stillroom.files import canonical, write_bytes
+from stillroom.files import canonical_json, write_bytes
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import load_weights, state_hash
+from stillroom.observer import Observer
 from stillroom.run.records import read_json
-from stillroom.runtime import Observer
 from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.explanation import (
     EXPLANATION,
@@ -384,23 +384,12 @@ def entropies(
     """The entropies of one network, from its file where they are there, else found and kept, some images at a time.
 
     An image's noise depends on the seed and its row alone, so all networks see the same.
-
-    Args:
-        prepared: the network with its weights and preprocess.
-        tap: where its features are read.
-        sample: the images.
-        search: how.
-        path: the file.
-        advance: called with how many images are done.
-
-    Raises:
-        BadInput: features that are not finite, or cannot be used.
     """
     key = {
         "weights": state_hash(prepared.model),
         "preprocess": config.model_dump(mode="json") if (config := prepared.preprocess_config) is not None else None,
         "tap": tap,
-        "images": hashlib.sha256(canonical([sample.fingerprint, list(sample.rows)])).hexdigest(),
+        "images": hashlib.sha256(canonical_json([sample.fingerprint, list(sample.rows)])).hexdigest(),
         "search": search.as_dict(),
     }
     held = _read_entropies(path, key)
@@ -419,7 +408,7 @@ def entropies(
         fresh = {name: getattr(found, name).double().cpu().numpy() for name in _FIELDS}
         held = {name: np.concatenate([held[name], fresh[name]]) for name in _FIELDS} if held else fresh
         buffer = io.BytesIO()
-        np.savez(buffer, key=np.frombuffer(canonical(key), dtype=np.uint8), **held)  # type: ignore[arg-type]
+        np.savez(buffer, key=np.frombuffer(canonical_json(key), dtype=np.uint8), **held)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getvalue())
         advance(len(held["sigma_f"]))
@@ -430,7 +419,7 @@ def _read_entropies(path: Path, key: dict[str, Any]) -> dict[str, npt.NDArray[np
     """What a file holds, where it is of the same key; nothing where it is not, or damaged."""
     try:
         with np.load(path) as file:
-            if bytes(file["key"]) != canonical(key):
+            if bytes(file["key"]) != canonical_json(key):
                 return {}
             held = {name: np.asarray(file[name]) for name in _FIELDS}
     except (OSError, ValueError, KeyError, BadZipFile):
@@ -439,11 +428,7 @@ def _read_entropies(path: Path, key: dict[str, Any]) -> dict[str, npt.NDArray[np
 
 
 def responding(maps: Sequence[EntropyMaps]) -> Tensor:
-    """Which images all networks respond to, bool [I].
-
-    Raises:
-        BadInput: fewer than two.
-    """
+    """Which images all networks respond to, bool [I]."""
     there = torch.stack([one.sigma_f > 0 for one in maps]).all(0)
     if int(there.sum()) < 2:
         expected = (

@@ -1,4 +1,4 @@
-"""The depth × fidelity map: from how deep, and how exactly weighed, a gap tells a divergence; and what that says."""
+"""The depth × fidelity map: how well the gap at each tap, weighed ever more exactly, predicts a divergence."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from stillroom.report.formats import DASH, MINUS, decimal, three_digits, whole
-from stillroom.report.words import join
+from stillroom.report.formats import DASH, MINUS, decimal, join, three_digits, whole
 from stillroom.schema.fidelity import Fidelity, FidelityMember, FidelityTap, MemberPrediction, RankCorrelation
 
 LOGITS = "logits"
@@ -65,7 +64,7 @@ class DepthHeatmap:
 
 @dataclass(frozen=True)
 class DepthNumbers:
-    """A row of the table of all numbers: a tap, a member, what it tells of the gap and of the student."""
+    """A row of the table of all numbers: a tap, a member, its correlations with both divergences."""
 
     tap: str
     loss: str
@@ -150,7 +149,7 @@ def _shade(value: float | None) -> tuple[int, bool]:
     """How deep a cell's colour is, in per cent, and whether it is that of the wrong way round."""
     if value is None:
         return 0, False
-    # By the share of the ranks' variance that is told: the eye then sees what .9 and 1 differ by.
+    # By the share of the ranks' variance that is explained, so that .9 and 1 look different.
     return round(_DEEPEST_SHADE * value * value), value < 0
 
 
@@ -173,8 +172,8 @@ def _gap(tap: FidelityTap) -> GapRow:
 
 
 _LEAD = (
-    "The gap between student and teacher can be seen from any depth, and weighed ever more exactly. Each cell tells "
-    "how well one way of seeing it orders test images by their true divergence, τ²·KL: 1 is the same order, 0 none."
+    "The gap between student and teacher can be seen from any depth, and weighed ever more exactly. Each cell shows "
+    "how well one way of weighing it orders test images by their true divergence, τ²·KL: 1 is the same order, 0 none."
 )
 
 
@@ -205,14 +204,14 @@ def _of_gap(taps: Sequence[FidelityTap], *, several: bool) -> list[str]:
     elif lost:
         names = join([f"{tap.teacher} ({_two(value)})" for tap, value in lost])
         sentences.append(
-            f"At {names} the full Fisher says next to nothing of it: the gap is too large there for a second order, "
-            "and only the teacher’s own tail follows it."
+            f"At {names} the full Fisher predicts next to nothing of it: the gap is too large there for a second "
+            "order, and only the teacher’s own tail follows it."
         )
     return sentences
 
 
 def _of_student(taps: Sequence[FidelityTap]) -> list[str]:
-    """From where, and by which member, the student's own divergence is told best and worst."""
+    """At which tap, and by which member, the student's own divergence is predicted best and worst."""
     found = [
         (value, tap, member)
         for tap in taps
@@ -223,7 +222,7 @@ def _of_student(taps: Sequence[FidelityTap]) -> list[str]:
         return []
     best, worst = max(found, key=lambda one: one[0]), min(found, key=lambda one: one[0])
     sentence = (
-        f"How far the student’s own answer is from its teacher’s is told best, before the logits, by "
+        f"How far the student’s own answer is from its teacher’s is predicted best, before the logits, by "
         f"{best[2].loss} at {best[1].teacher} ({_two(best[0])})"
     )
     if worst[1:] != best[1:]:

@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import NDArray
 
 from stillroom.errors import BadInput
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.schema.base import read_json, read_jsonl, read_text
 from stillroom.schema.continual import INCREMENTAL_FILE, FinishedRecord
@@ -183,7 +183,7 @@ def _read_recipe(path: Path) -> tuple[Recipe, str]:
     text = read_text(path)
     try:
         content = yaml.safe_load(text)
-        return parse_recipe(content), digest(canonical(content))
+        return parse_recipe(content), digest(canonical_json(content))
     except BadInput as error:
         raise error.within(str(path)) from None
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:

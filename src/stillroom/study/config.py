@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stillroom.config import Config, bad_input
 from stillroom.errors import BadInput, nearest
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import apply_override, read_yaml
 
 # A name is also a folder's and a column's.
@@ -326,7 +326,7 @@ class Study(Config):
 
     def hash(self) -> str:
         """SHA-256 of the study's content, 64 hex digits."""
-        return digest(canonical(self.as_dict()))
+        return digest(canonical_json(self.as_dict()))
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:

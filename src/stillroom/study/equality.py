@@ -21,7 +21,7 @@ from stillroom.continual.metrics import accuracy_after_each_task, compute_metric
 from stillroom.data.augmentation import view_of
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.loader import BatchSampler, epoch_order
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import Recipe
 from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun
 from stillroom.study.config import Method, ModelPair, Study
@@ -134,7 +134,7 @@ class FairnessField:
     @property
     def identity(self) -> str:
         """Equal where runs are equal in it."""
-        return self.key or digest(canonical(self.fields))
+        return self.key or digest(canonical_json(self.fields))
 
 
 @dataclass(frozen=True)
@@ -260,8 +260,8 @@ def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> di
     seed = own_seed(run.planned, recipe)
     order = {"training images": summary.data.train, "seed": seed}
     start = {f"student.{key}": value for key, value in flat(recipe.student.model_dump(mode="json")).items()}
-    of_student, of_data = {"student": digest(canonical(start))}, {"data": summary.data.fingerprint}
-    shuffled = digest(canonical([summary.data.train, recipe.seed]))
+    of_student, of_data = {"student": digest(canonical_json(start))}, {"data": summary.data.fingerprint}
+    shuffled = digest(canonical_json([summary.data.train, recipe.seed]))
     class_order = summary.incremental.class_order if summary.incremental is not None else None
     found = {
         "initial weights": FairnessField(
@@ -285,7 +285,7 @@ def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> di
         # Where its weights lie is no difference; what they are is.
         teacher = _teacher(recipe, study)
         known = {key: value for key, value in teacher.items() if key not in ("weights", "answers")}
-        found["teacher"] = FairnessField(teacher, digest(canonical([summary.teacher.weights_hash, known])))
+        found["teacher"] = FairnessField(teacher, digest(canonical_json([summary.teacher.weights_hash, known])))
         found["cache"] = FairnessField(_cache(recipe, run.planned))
     return found
 
@@ -338,7 +338,7 @@ def _tasks(recipe: Recipe, run: PlannedRun, order: Sequence[int] | None = None) 
         return {"tasks": FairnessField({"tasks": 1}), "memory": FairnessField({"exemplars": "all"})}
     seed = settings.resolve_class_seed(recipe.seed)
     tasks = {"tasks": settings.tasks, "classes shuffled by": THE_STUDYS if seed == run.seed else seed}
-    key = digest(canonical([settings.tasks, *order])) if order is not None else ""
+    key = digest(canonical_json([settings.tasks, *order])) if order is not None else ""
     kept: dict[str, Any] = {"exemplars": "all" if settings.joint else settings.memory}
     if settings.memory:
         kept["selection"] = settings.selection
@@ -578,7 +578,7 @@ def _hash_violations(run: FinishedRun) -> Iterator[_Violation]:
         yield "order of images", "did not see", "the order that the recipe gives"
     if hashes.views != chain_hashes([_views_hash(recipe.data.augmentation, count) for count in epochs]):
         yield "augmentation", "did not see", "the views that the recipe gives"
-    if hashes.threads != digest(canonical(recipe.training.threads)):
+    if hashes.threads != digest(canonical_json(recipe.training.threads)):
         yield "threads", "did not run on", "the threads that the recipe gives"
     budget = budget_hash(
         steps=steps,
@@ -629,7 +629,7 @@ def _order_hash(images: int, epochs: int, seed: int) -> str:
 def _views_hash(augmentation: AugmentationConfig, epochs: int) -> str:
     found = ""
     for epoch in range(epochs):
-        found = digest(found.encode(), canonical([augmentation.model_dump(), view_of(epoch, augmentation)]))
+        found = digest(found.encode(), canonical_json([augmentation.model_dump(), view_of(epoch, augmentation)]))
     return found
 
 

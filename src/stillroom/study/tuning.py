@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import canonical, digest, write_json
+from stillroom.files import canonical_json, digest, write_json
 from stillroom.recipe import Recipe, parse_recipe, set_value
 from stillroom.study.config import MEASURES, MeasureName, Method, ModelPair, Range, Space, Study, Tuning
 from stillroom.study.engine.base import Job, Outcome
@@ -521,7 +521,7 @@ class Tuner:
                     yield worst if trial.value is None else trial.value, params
 
     def _seed_of(self, number: int) -> int:
-        address = canonical([self._seed, self._pair, self._method, number])
+        address = canonical_json([self._seed, self._pair, self._method, number])
         return int(digest(address)[:8], 16)
 
     def _rounded(self, drawn: Mapping[str, Any]) -> Params:
@@ -595,7 +595,7 @@ class Tuner:
             return values == {} and trial.params == self._written
         # As JSON, which is how the database has them.
         same = trial.distributions == self._distributions()
-        return same and canonical(values) == canonical(self._values(trial.params))
+        return same and canonical_json(values) == canonical_json(self._values(trial.params))
 
 
 def score(summary: Mapping[str, Any], measure: MeasureName) -> float | None:

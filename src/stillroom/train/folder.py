@@ -14,7 +14,7 @@ from typing import IO, Any
 import torch
 
 from stillroom.errors import BadInput, RunFailed
-from stillroom.files import sweep_partial, write_bytes
+from stillroom.files import remove_partial, write_bytes
 
 try:
     import fcntl
@@ -75,7 +75,7 @@ class RunFolder:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     self._lock.close()
                     raise BadInput("--out", str(self.path), "a folder that no other process is writing") from None
-        sweep_partial(self.path)
+        remove_partial(self.path)
         self._mend("timing.jsonl")
         return self
 

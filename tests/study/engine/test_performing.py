@@ -10,7 +10,7 @@ import pytest
 
 import stillroom.study.engine.jobs as performing
 from stillroom.data.config import AugmentationConfig, DataConfig
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.study.engine.jobs import RecentData, attempt, crash_log, perform
 from study.engine.jobs import job, left_by, recipe
 

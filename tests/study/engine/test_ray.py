@@ -24,7 +24,6 @@ from stillroom.study.engine.ray_client import ClusterOptions, _compare, locate
 from study.engine.jobs import do, endless, is_free, job, left_by, not_this_one, one, recipe, saved, until
 
 pytestmark = [
-    pytest.mark.xdist_group("ray"),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed"),
 ]
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from stillroom.errors import BadInput
 from stillroom.models.reader import LOGITS
+from stillroom.observer import Observer
 from stillroom.randomness import derive_seed
 from stillroom.run.fidelity.measure import AT_LOGITS, AT_TAP, RIDGE, Doubles, TapPairValues, load_run, measure
 from stillroom.run.fidelity.statistics import predictions, resampled
 from stillroom.run.records import read_json
-from stillroom.runtime import Observer
 from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.fidelity import (
     FIDELITY,

@@ -22,12 +22,12 @@ from stillroom.data.config import DataConfig
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, OutOfMemory, RunFailed, format_error
-from stillroom.files import canonical, digest, find_input, write_text
-from stillroom.memory import release
-from stillroom.randomness import seeded
+from stillroom.files import canonical_json, digest, find_input, write_text
+from stillroom.memory import release_memory
+from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import RunComponents, build_components
-from stillroom.run.execute import execute, prepare
+from stillroom.run.run import execute, prepare
 from stillroom.study.engine.base import Job, JobEnding, Outcome
 from stillroom.train.device import exact_float32, threads
 
@@ -53,7 +53,7 @@ class RecentData:
         """
         # What the pixels depend on: all options but those of the batches, and the files as they are now.
         options = config.model_dump(mode="json", exclude={"batch_size", "augmentation"})
-        key = digest(canonical([options, *_file_stats(config)]))
+        key = digest(canonical_json([options, *_file_stats(config)]))
         if key not in self._pairs:
             while len(self._pairs) >= self._most:
                 self._pairs.popitem(last=False)
@@ -82,7 +82,7 @@ def _materials(recipe: Recipe) -> RunComponents:
     """As :func:`stillroom.run.components.gather`, with the data kept for the next job."""
     data = _DATA.get(recipe.data)
     # As a run that makes its own: a model of the user's may draw weights from whatever stream it finds.
-    with threads(recipe.training.threads), exact_float32(), seeded(recipe.seed, "dropout"):
+    with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
         return build_components(recipe, data)
 
 
@@ -131,7 +131,7 @@ def perform(job: Job) -> dict[str, Any]:
         # It compiles a model's code a few times at most in a process, and from then on does without.
         torch.compiler.reset()
     gc.collect()
-    release()
+    release_memory()
     if job.kind in ("run", "trial"):
         result = _run(parse_recipe(job.recipe), Path(job.out))
     else:
