@@ -1,4 +1,4 @@
-"""A study whose pairs differ in one number: what is no sweep is refused before anything runs, and the results hold it."""
+"""A study whose pairs differ in one number: a bad sweep is refused before anything runs; the results hold a good one."""
 
 from __future__ import annotations
 
