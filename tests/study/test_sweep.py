@@ -1,4 +1,4 @@
-"""A study whose pairs differ in one number: a bad sweep is refused before anything runs; the results hold a good one."""
+"""A study whose pairs differ in one number: a bad sweep is refused before anything runs."""
 
 from __future__ import annotations
 
