@@ -14,11 +14,10 @@ from report.folders import EVIL, Fake, write_run
 from report.parsed import Parsed
 from report.studies import FakeStudy, write_study
 from stillroom.errors import BadInput
-from stillroom.report.again import make_again
 from stillroom.report.depth import depth_map
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
-from stillroom.report.study.page import write_run_pages
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import write_report
+from stillroom.report.study.page import rewrite_run_page, write_run_pages
 
 EPOCHS = (0.0, 2.0, 12.0)
 # Of each tap: identity, diagonal, full.
@@ -205,7 +204,7 @@ def test_made_again_a_page_of_a_study_stays_the_studys(tmp_path: Path) -> None:
     before = (run / "report.html").read_text(encoding="utf-8")
     written = json.loads((run / "summary.json").read_text(encoding="utf-8"))["recipe_hash"]
     write_map(run, fidelity() | {"recipe_hash": written})
-    assert make_again(run) == run / "report.html"
+    assert rewrite_run_page(run) == run / "report.html"
     after = (run / "report.html").read_text(encoding="utf-8")
     assert "← Study" in before
     assert "← Study" in after

@@ -23,7 +23,7 @@ from stillroom.report.explain.maps import BYTES, FEWEST, MOST, read_maps, shown
 from stillroom.report.explain.page import ExplanationPage, content, headline, read_explanation, write_explanation
 from stillroom.report.explain.plots import turnover
 from stillroom.report.html import POLICY
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 from stillroom.schema.explanation import Explanation
 
 Found = dict[str, Any]

@@ -33,7 +33,7 @@ def run(arguments: Sequence[str]) -> int:
     import typer
 
     # Each of these puts its commands on the application; --help lists them in this order.
-    from stillroom.cli import diagnose, dissect, explain, incremental, runs, show, studies, taps, teachers  # noqa: F401
+    from stillroom.cli import diagnose, explain, incremental, runs, show, studies, taps, teachers  # noqa: F401
     from stillroom.cli.app import app
 
     # The base of usage errors, of whichever click this typer brings.

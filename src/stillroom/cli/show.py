@@ -29,8 +29,9 @@ def report(
 
     Example: `stillroom report runs/distilled runs/labels`
     """
-    from stillroom.report.page import write_report
-    from stillroom.report.study.page import is_study, write_run_pages, write_study_report
+    from stillroom.report.run.page import write_report
+    from stillroom.report.study.page import write_run_pages, write_study_report
+    from stillroom.schema.study import is_study
 
     if len(runs) == 1 and is_study(runs[0]):
         write_run_pages(runs[0])
@@ -47,33 +48,33 @@ def report(
 def fidelity(
     run: RunArgument,
     images: Annotated[
-        int, typer.Option("--images", help="Test images to ask about, evenly spread over the split; 16 or more.")
+        int, typer.Option("--images", help="Test images, evenly spread over the split; 16 or more.")
     ] = 512,
     temperature: Annotated[
-        float, typer.Option("--temperature", help="τ of all divergences, and of the teacher's answer in the weights.")
+        float,
+        typer.Option("--temperature", help="τ of the divergences and of the Fisher weights."),
     ] = 4.0,
     as_json: AsJson = False,
 ) -> None:
-    """Map how well each member of the KL family, at each depth, tells how far the student is from its teacher.
+    """Measure how well each loss of the KL family, at each depth, ranks images by the true teacher-student divergence.
 
-    The gap between the two can be seen from any tap, and weighed ever more exactly: as it is (`feature_mse`), by the
-    Fisher diagonal (`feature_fisher`), by the whole Fisher matrix (`feature_full_fisher`), or by the divergence itself,
-    through the teacher's own tail (`block_logit`; at the logits `kl`). For the student at each epoch that was kept,
-    each of these is ranked against the true divergence over test images: of 1, a member orders images just as the
-    divergence does; of 0, it says nothing of it.
+    The gap between the two can be measured at any tap, with ever more exact weights: none (`feature_mse`), the Fisher
+    diagonal (`feature_fisher`), the full Fisher matrix (`feature_full_fisher`), or the divergence itself, through the
+    teacher's tail (`block_logit`; at the logits `kl`). For the student at each checkpoint, each of these is correlated
+    with the true divergence over test images: 1, it ranks images as the divergence does; 0, it says nothing about it.
 
-    Writes `fidelity.json` into the run's folder and makes its report again. Keep checkpoints while training, or only
-    the trained student can be looked at: `stillroom distill … training.checkpoints=[0,1,2,5,10]`.
+    Writes `fidelity.json` into the run's folder and renews its report. Keep checkpoints while training, or only the
+    trained student can be measured: `stillroom distill … training.checkpoints=[0,1,2,5,10]`.
 
     Example: `stillroom fidelity runs/kl`
     """
     from stillroom.cli.terminal import ProgressBar, table
-    from stillroom.report.again import make_again
+    from stillroom.report.study.page import rewrite_run_page
     from stillroom.run.fidelity.mapping import map_fidelity
     from stillroom.schema.fidelity import FIDELITY, WEIGHINGS
 
     found = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
-    page = make_again(run)
+    page = rewrite_run_page(run)
     if as_json:
         print_json({"run": str(run), "fidelity": str(run / FIDELITY), "report": str(page), **found.as_dict()})
         return

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from stillroom.report.formats import DASH, MINUS, decimal, three_digits, whole
-from stillroom.report.words import join
+from stillroom.report.formats import DASH, MINUS, decimal, join, three_digits, whole
 from stillroom.schema.fidelity import Fidelity, FidelityMember, FidelityTap, MemberPrediction, RankCorrelation
 
 LOGITS = "logits"

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from stillroom.errors import BadInput
 from stillroom.report.formats import MINUS, amount
-from stillroom.report.images import png_uri
+from stillroom.report.run.charts import png_uri
 from stillroom.schema.base import clean
 from stillroom.schema.explanation import EXPLANATION_MAPS, Explanation, NetworkRef
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillroom.errors import BadInput
+from stillroom.report.charts import Chart
 from stillroom.report.explain.maps import ExplanationMaps, MapGallery, gallery, name_of, read_maps, side, sides
 from stillroom.report.explain.plots import alike, changes, courses
-from stillroom.report.figures import Chart
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, whole
+from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, join, whole
 from stillroom.report.html import embedded, rendered, write_page
-from stillroom.report.words import join
 from stillroom.schema.base import read_json
 from stillroom.schema.explanation import (
     EXPLANATION,

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, nice, rounded
 from stillroom.report.explain.maps import ExplanationMaps, name_of, sides
-from stillroom.report.figures import Chart, Figure, axis, escaped, layout, line, rounded
 from stillroom.report.formats import amount
-from stillroom.report.palette import LIGHT
-from stillroom.report.study.dots import nice
 from stillroom.schema.explanation import CkaTable, Explanation
 
 # Beyond so many taps their names would lie over one another.
