@@ -19,10 +19,6 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# One worker runs the demo once for all of these.
-pytestmark = pytest.mark.xdist_group("demo")
-
-
 def test_the_demo_distils_a_teacher_that_learned_and_a_student_that_learned(demo: Path) -> None:
     teacher, labels, distilled = (
         json.loads((demo / name / "summary.json").read_text()) for name in ("teacher", "labels", "distilled")

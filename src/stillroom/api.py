@@ -22,7 +22,7 @@ from stillroom.losses.kl import KL
 from stillroom.losses.registry import describe
 from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
 from stillroom.run.components import RunComponents
 from stillroom.run.records import fresh_folder

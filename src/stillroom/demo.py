@@ -11,7 +11,7 @@ from stillroom.errors import BadInput
 from stillroom.files import is_partial
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 from stillroom.run.run import Finished, execute
 
 _DATA = {"source": "digits", "batch_size": 64, "augmentation": {"pad_crop": 1}}

@@ -171,7 +171,7 @@ def test_low_precision_is_left_at_once() -> None:
 
 def test_what_nobody_declared_is_not_there() -> None:
     silent = ModelOutput(torch.zeros(1, 2))
-    with pytest.raises(RuntimeError, match=r"tail at 'layer2': Requires\(teacher=True, tails=\('layer2',\)\)"):
+    with pytest.raises(RuntimeError, match=r"tail at 'layer2': Reads\(teacher=True, tails=\('layer2',\)\)"):
         silent.tail("layer2")
     with pytest.raises(RuntimeError, match=r"Fisher weights of layer2 at τ = 4, all classes: .*fishers="):
         silent.fisher(FisherOf("layer2", 4.0))

@@ -157,7 +157,8 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
         "checked": CHECKED,
         "inequalities": [unequal | {"text": told}] if fake.unequal else [],
         "missing": [
-            {"pair": p, "method": c, "seed": s, "reason": reason} for (p, c, s), reason in fake.missing.items()
+            {"pair": p, "method": c, "seed": s, "reason": reason, "status": _status(reason)}
+            for (p, c, s), reason in fake.missing.items()
         ],
         "runs": [
             _run_entry(fake, pair, name, seed, value)
@@ -172,6 +173,10 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
         "tuned": _tuned(fake) if fake.tuned else None,
         "calibration": None,
     }
+
+
+def _status(reason: str) -> str:
+    return "failed" if reason.startswith("failed") else "waiting"
 
 
 def _method(fake: FakeStudy, name: str) -> dict[str, Any]:

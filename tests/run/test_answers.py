@@ -20,7 +20,7 @@ from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights
 from stillroom.recipe import Recipe
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 
 Make = Callable[..., Recipe]
 OPTIONS = ["data.augmentation={pad_crop: 1, flip: true, views: 2}", "training.epochs=3", "cache.dtype=float32"]

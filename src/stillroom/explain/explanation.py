@@ -295,11 +295,7 @@ def published_selection(entropy: Sequence[Tensor], foreground: Tensor) -> Tensor
 
 def _write_maps(path: Path, sample: ImageSample, entropy: dict[str, Tensor], attributed: dict[str, Tensor]) -> None:
     """For the page: the images, their foreground, and each network's entropies and concepts over its training."""
-    arrays = {
-        "images": sample.images.numpy(),
-        "labels": sample.labels.numpy(),
-        "foreground": sample.foreground.numpy(),
-    }
+    arrays = {"images": sample.images.numpy(), "labels": sample.labels.numpy(), "foreground": sample.foreground.numpy()}
     for name, each in entropy.items():
         maps = each if each.ndim == 4 else each[None]
         cells = torch.stack([concepts(one, sample.foreground, threshold=THRESHOLD) for one in maps])
@@ -384,17 +380,6 @@ def entropies(
     """The entropies of one network, from its file where they are there, else found and kept, some images at a time.
 
     An image's noise depends on the seed and its row alone, so all networks see the same.
-
-    Args:
-        prepared: the network with its weights and preprocess.
-        tap: where its features are read.
-        sample: the images.
-        search: how.
-        path: the file.
-        advance: called with how many images are done.
-
-    Raises:
-        BadInput: features that are not finite, or cannot be used.
     """
     key = {
         "weights": state_hash(prepared.model),
@@ -439,11 +424,7 @@ def _read_entropies(path: Path, key: dict[str, Any]) -> dict[str, npt.NDArray[np
 
 
 def responding(maps: Sequence[EntropyMaps]) -> Tensor:
-    """Which images all networks respond to, bool [I].
-
-    Raises:
-        BadInput: fewer than two.
-    """
+    """Which images all networks respond to, bool [I]."""
     there = torch.stack([one.sigma_f > 0 for one in maps]).all(0)
     if int(there.sum()) < 2:
         expected = (

@@ -97,15 +97,7 @@ def runs_in(paths: Sequence[Path]) -> list[Path]:
 
 
 def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
-    """Make ready runs that are to be compared, and see that they can be.
-
-    Args:
-        runs: their folders; the first decides.
-        tap: where features are read; left out: the last map or tokens before the pooling.
-
-    Raises:
-        BadInput: one is no finished run or kept no checkpoints, or they differ in data, student or epochs kept.
-    """
+    """Make ready runs that are to be compared, and see that they can be."""
     if len({run.resolve() for run in runs}) < len(runs):
         raise BadInput("run", [str(run) for run in runs], "each run once")
     found: list[RunToExplain] = []
@@ -140,11 +132,7 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
 
 
 def last_stage(student: PreparedModel, example: Tensor) -> str:
-    """The last tap of a model that still has places: its features are what the pooling is given.
-
-    Raises:
-        BadInput: it has none, as an MLP has not.
-    """
+    """The last tap of a model that still has places: its features are what the pooling is given."""
     taps = find_taps(student.model, student.preprocess()(example), field="student")
     spatial = [tap.name for tap in taps if tap.kind != "vector"]
     if spatial:
@@ -162,19 +150,7 @@ def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
 
 
 def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple[ImageSample, ImageSet]:
-    """The test images that runs are asked about, evenly spread, and which of their cells are foreground.
-
-    Args:
-        run: one of the runs.
-        count: how many; all where there are no more.
-        grid: g.
-        mask: ``masks`` of the data, the ``centre`` box, pixels ``positive``; ``auto`` takes masks where there
-            are any, else the centre box; or a ``.npy`` file, of the test split's masks, bool [N, H, W], or its boxes,
-            int [N, 4].
-
-    Raises:
-        BadInput: the data are not what they were, have no places, or the foreground cannot be made of them.
-    """
+    """Test images, evenly spread, and which of their cells are foreground."""
     own = Path(mask) if mask.endswith(".npy") else None
     if own is None and mask not in MASK_NAMES:
         raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
@@ -184,7 +160,7 @@ def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple
         raise BadInput("data", pair.test.name, "the images that the run had; these are others")
     test = pair.test
     if len(test.images.shape) != 4:
-        raise BadInput("data", list(test.images.shape[1:]), "images, whose places can be told apart")
+        raise BadInput("data", list(test.images.shape[1:]), "images [C, H, W]")
     rows = evenly_spread(len(test), count)
     index = torch.from_numpy(rows)
     images = test.images[index]
@@ -212,13 +188,9 @@ def read_masks(path: Path, test: ImageSet) -> tuple[Tensor, str]:
 
     Args:
         path: the file: bool or 0 and 1 [N, H, W], or boxes in pixels, int [N, 4] (top, left, bottom, right).
-        test: the split.
 
     Returns:
         Masks, bool [N, H, W], and what they were made of: ``masks`` or ``boxes``.
-
-    Raises:
-        BadInput: no such file, or it does not fit the split.
     """
     try:
         held = np.load(path, allow_pickle=False)

@@ -26,6 +26,7 @@ from stillroom.schema.base import (
     Share,
     read_jsonl,
 )
+from stillroom.schema.continual import IncrementalSummary
 
 SUMMARY = "summary.json"
 ENVIRONMENT = "environment.json"
@@ -122,26 +123,6 @@ class RelationFigures(JsonObject):
     why: dict[str, str] = Field(default_factory=dict)
 
 
-class TaskSizes(JsonObject):
-    """What one task of class-incremental learning learned from and was tested on, in images."""
-
-    train: PositiveCount
-    test: PositiveCount
-    steps: PositiveCount
-
-
-class IncrementalSummary(JsonObject):
-    """What the tasks of a class-incremental run come to, in per cent and points."""
-
-    average: float
-    average_from_second: float | None = None
-    final: float
-    forgetting: float
-    class_order: Items[int]
-    tasks: Annotated[Items[TaskSizes], Field(min_length=2)]
-    memory: Count = 0
-
-
 class RunHashes(JsonObject):
     """SHA-256 hashes that prove what runs had in common."""
 
@@ -194,7 +175,7 @@ class RunSummary(JsonFile):
         """The only teacher; None where there is none, or several."""
         return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
 
-    @cached_property
+    @property
     def student(self) -> ModelScores:
         """The student's scores and size."""
         return ModelScores.model_validate({name: getattr(self, name) for name in ModelScores.model_fields})
@@ -334,12 +315,16 @@ class OmegaGroup(JsonObject):
 class RescalingEpoch(JsonObject):
     """A line of the log of gradient rescaling: ω of each sample over an epoch, the hardest group first.
 
-    ``spearman`` is the rank correlation of ω with the teacher's p_y, ``known_spearman`` with the true margin,
-    ``saturated`` the share of samples of which the teacher says no more than the label.
+    ``loss`` names the loss that reads the teacher, ``target`` what it makes of the teacher's answer, where it makes
+    something. ``spearman`` is the rank correlation of ω with the teacher's p_y, ``known_spearman`` with the true
+    margin, ``saturated`` the share of samples of which the teacher says no more than the label.
     """
 
     step: Count
     epoch: NonNegative
+    loss: str
+    temperature: float
+    target: str | None
     count: PositiveCount
     mean: float
     spearman: Correlation | None
@@ -374,7 +359,7 @@ class RelationMaps(JsonObject):
     truth: Items[Items[float]] | None
 
 
-class ClassRelations(JsonFile):
+class RelationsRecord(JsonFile):
     """How the last layers of a run relate the classes, for student, teacher and truth.
 
     ``order`` is the order of classes in which maps show them. ``why`` gives the reason for each figure of the student
@@ -401,7 +386,7 @@ class ClassRelations(JsonFile):
         return {name: np.array(rows, dtype=np.float64) for name, rows in held.items() if rows is not None}
 
     @model_validator(mode="after")
-    def _check(self) -> ClassRelations:
+    def _check(self) -> RelationsRecord:
         for name in ("class_names", "superclasses"):
             found = getattr(self, name)
             if found is not None and len(found) != self.classes:

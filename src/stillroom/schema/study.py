@@ -25,6 +25,7 @@ from stillroom.schema.base import (
     read_json,
     read_text,
 )
+from stillroom.schema.continual import PairTasks
 from stillroom.schema.run import RunHashes
 
 RESULTS = "results.json"
@@ -151,7 +152,7 @@ class InequalityInfo(JsonObject):
     methods: Items[str]
     pairs: Items[str] = ()
     seeds: Items[int] = ()
-    text: str = Field(alias="told")
+    text: str
 
 
 class MissingRun(JsonObject):
@@ -222,7 +223,7 @@ class CellResult(JsonObject):
     high: float | None
     sd: float | None = None
     why: str | None = None
-    text: str = Field(default="", alias="told")
+    text: str = ""
     seeds: dict[str, float] = Field(default_factory=dict)
 
 
@@ -268,12 +269,22 @@ class ComparisonResult(JsonObject):
     plan: SeedPlan | None = None
     equal: bool = True
     better: bool | None = None
-    text: str = Field(default="", alias="told")
+    text: str = ""
 
     @property
     def mean(self) -> float | None:
         """The mean difference; None where they have no seed in common."""
         return None if self.difference is None else self.difference.mean
+
+    @property
+    def count(self) -> int:
+        """The seeds that both have."""
+        return 0 if self.difference is None else self.difference.count
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """The number of seeds that would decide it, where that is known."""
+        return None if self.plan is None else self.plan.seeds
 
 
 class ComparisonFamily(JsonObject):
@@ -283,7 +294,7 @@ class ComparisonFamily(JsonObject):
     baseline: str | None
     alpha: float
     comparisons: Items[ComparisonResult]
-    text: str = Field(default="", alias="told")
+    text: str = ""
 
 
 class PairFamilies(JsonObject):
@@ -315,52 +326,13 @@ class RanksResult(JsonObject):
     critical_difference: NonNegative | None = None
     bars: OptionalItems[Items[str]] = ()
     why: str | None = None
-    text: str = Field(default="", alias="told")
+    text: str = ""
 
     @model_validator(mode="after")
     def _check(self) -> RanksResult:
         if self.average and len(self.average) != len(self.names):
             raise BadInput("average", list(self.average), "one rank a name")
         return self
-
-
-class MeanInterval(JsonObject):
-    """A mean over seeds with its interval."""
-
-    mean: float
-    low: float | None
-    high: float | None
-
-
-class TaskMeans(JsonObject):
-    """A task of class-incremental learning, over the seeds of a method; in per cent."""
-
-    accuracy: MeanInterval
-    pooled: float | None
-    old: float | None
-    new: float | None
-    answered_new: float | None
-    are_new: float | None
-    exemplars: Count
-    bytes: Count
-
-
-class MethodTasks(JsonObject):
-    """A method's tasks over its seeds: ``matrix`` has the accuracy on each task after each."""
-
-    method: str
-    seeds: Items[int]
-    tasks: Items[TaskMeans]
-    matrix: Items[Items[float | None]]
-    omega: MeanInterval | None
-
-
-class PairIncremental(JsonObject):
-    """The methods of a pair whose classes come in tasks; ``offline`` names the one that learned jointly."""
-
-    pair: str
-    offline: str | None
-    methods: Items[MethodTasks]
 
 
 class TrialResult(JsonObject):
@@ -407,18 +379,18 @@ class StudyResults(JsonFile):
     seeds: Items[int]
     budget: RunLength | None = None
     methods: Items[MethodInfo]
-    model_pairs: Items[PairInfo] = Field(alias="pairs")
-    sweep: SweepInfo | None = Field(default=None, alias="axis")
+    model_pairs: Items[PairInfo]
+    sweep: SweepInfo | None = None
     equal: bool
     checked: OptionalItems[str] = ()
-    allowed_differences: OptionalItems[str] = Field(default=(), alias="varies")
+    allowed_differences: OptionalItems[str] = ()
     inequalities: OptionalItems[InequalityInfo] = ()
     missing: OptionalItems[MissingRun] = ()
     runs: OptionalItems[RunResult] = ()
     cell_results: OptionalItems[CellResult] = Field(default=(), alias="cells")
     families: OptionalItems[PairFamilies] = ()
     ranks: RanksResult | None = None
-    incremental: OptionalItems[PairIncremental] = ()
+    incremental: OptionalItems[PairTasks] = ()
     conclusions: OptionalItems[str] = ()
     tuned: dict[str, dict[str, TunedMethod]] | None = None
     calibration: StepCalibration | None = None
@@ -456,7 +428,7 @@ class StudyResults(JsonFile):
     @model_validator(mode="after")
     def _check(self) -> StudyResults:
         pairs = tuple(pair.name for pair in self.model_pairs)
-        for field, names in (("methods", self.names), ("pairs", pairs)):
+        for field, names in (("methods", self.names), ("model_pairs", pairs)):
             if not names or len(set(names)) < len(names):
                 raise BadInput(field, list(names), "at least one, each name once")
         _check_known("baseline", self.baseline, self.names)
@@ -483,12 +455,12 @@ class StudyResults(JsonFile):
     def _check_sweep(self, sweep: SweepInfo, pairs: tuple[str, ...]) -> None:
         for pair in pairs:
             if pair not in sweep.values:
-                raise BadInput(f"axis.values.{pair}", None, "a number for each pair")
+                raise BadInput(f"sweep.values.{pair}", None, "a number for each pair")
         values = [sweep.values[pair] for pair in pairs]
         wrong = [value for value in (*values, *(mark.at for mark in sweep.marks)) if sweep.log and value <= 0]
         if wrong or len(set(values)) < len(values):
             expected = "another number in each pair" + (", and all above 0" if sweep.log else "")
-            raise BadInput("axis.values", sweep.values, expected)
+            raise BadInput("sweep.values", sweep.values, expected)
 
 
 def _check_known(field: str, name: str, names: tuple[str, ...]) -> None:
@@ -516,7 +488,7 @@ class PairDissection(JsonObject):
     total: DissectionPart
     parts: Items[DissectionPart]
     gains: Items[DissectionPart]
-    text: str = Field(alias="told")
+    text: str
 
 
 class Dissection(JsonFile):

@@ -162,7 +162,7 @@ def figures(margins: Tensor, weights: Numbers, *, temperature: float, known: Num
 
     Args:
         margins: of the teacher's answer at τ, the student's at τ and at 1, and of what is taught at τ where that is
-            another than the teacher's, float64 [3 or 4, N]; see :func:`stillroom.losses.targets.margin`.
+            another than the teacher's, float64 [3 or 4, N]; see :func:`stillroom.targets.margin`.
         weights: a and b of each sample, [N, 2].
         temperature: τ > 0 of ``kl``.
         known: how far each sample's label leads in truth, [N], in the unit of the data's scores; None where that is

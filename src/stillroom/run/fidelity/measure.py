@@ -1,7 +1,7 @@
 """Each member's value for each image, at each pair of taps and checkpoint of a finished run.
 
 Features of the student come to the teacher's shape by the linear map that fits best, in closed form: a function of the
-two models alone, the same however the student was taught. A run's own connectors are not kept, and most runs have none.
+two models alone, however the student was trained. A run's own connectors are not kept, and most runs have none.
 """
 
 from __future__ import annotations
@@ -81,9 +81,9 @@ class FidelityRun:
     """A finished run, loaded again.
 
     Attributes:
-        recipe: as it is written beside the run.
+        recipe: as the run's folder has it.
         context: its data, and where models run now: in float32.
-        teacher: as it taught, its weights known to be the same.
+        teacher: the run's, checked to have the same weights.
         student: a model for the weights of any of ``checkpoints``.
         checkpoints: the student at the epochs that were kept, the end of the training last.
         setup_context: which taps of teacher and student are paired.
@@ -103,16 +103,7 @@ class FidelityRun:
 
 
 def load_run(run: Path, observer: Observer) -> FidelityRun:
-    """Load what a finished run was made of, and check that it is the same.
-
-    Args:
-        run: its folder.
-        observer: shows how it goes, and notes that no checkpoints were kept.
-
-    Raises:
-        BadInput: it is no finished run; it had no teacher, or one that cannot be run here; its data or its teacher are
-            not there any more, or not what they were.
-    """
+    """Load what a finished run was made of, and check that it is the same."""
     model, recipe, _ = load_student(run)
     summary = read_json(run / "summary.json")
     if recipe.teachers is not None:
@@ -145,12 +136,7 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
 
 
 def saved_checkpoints(run: Path, epochs: float) -> tuple[Checkpoint, ...]:
-    """The student's weights that a finished run kept, the trained student's last.
-
-    Args:
-        run: its folder.
-        epochs: its length.
-    """
+    """The student's weights that a finished run kept, the trained student's last."""
     found = [
         Checkpoint(float(match[1]), path)
         for path in (run / "checkpoints").glob("epoch-*.safetensors")
@@ -201,10 +187,7 @@ def at_tap(
     Args:
         student: r(h_s), [B, …], in the shape of the teacher's features.
         teacher: h_t, [B, …].
-        weight: w = diag(Jᵀ F J) at h_t, of the same shape.
-        tail: the teacher from there on.
         teacher_logits: z_t, [B, K].
-        temperature: τ of p = softmax(z_t/τ).
 
     Returns:
         float64 [4, B], in the order of ``WEIGHINGS``.
@@ -228,7 +211,6 @@ def at_logits(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     Args:
         student_logits: z_s, [B, K].
         teacher_logits: z_t, [B, K].
-        temperature: τ.
 
     Returns:
         float64 [4, B], in the order of ``WEIGHINGS``.
@@ -305,16 +287,13 @@ class LeastSquares:
 
         Formula: ``W = (Cov(x) + λI)⁻¹ Cov(x, y)``, λ = ridge · mean variance of x; b = mean(y) − mean(x)·W, so that a
         channel's mean is never held small.
-
-        Args:
-            ridge: 0 or more.
         """
         total_x, total_y, products, mixed = self._sums
         x, y = total_x / self.count, total_y / self.count
         covariance = products / self.count - torch.outer(x, x)
         size = covariance.diagonal().mean().clamp_min(0)
         if not size:
-            # A student whose channels are all constant says nothing: the teacher's mean is as near as it gets.
+            # All channels of the student are constant: the teacher's mean is the best fit.
             return AffineMap(torch.zeros_like(mixed), y, y)
         held = covariance + ridge * size * torch.eye(len(x), dtype=x.dtype, device=x.device)
         weight = torch.linalg.solve(held, mixed / self.count - torch.outer(x, y))
@@ -384,17 +363,7 @@ class _TapPair:
 
 
 def measure(run: FidelityRun, *, images: int, temperature: float) -> FidelityValues:
-    """Evaluate teacher and student, at each checkpoint, on the same images.
-
-    Args:
-        run: the run.
-        images: of the test split, evenly spread; all where it has no more.
-        temperature: τ.
-
-    Raises:
-        BadInput: weights that were kept are damaged, or teacher and student have no taps in common.
-        RunFailed: something in it is not finite, or the teacher's tail has no derivative that is needed.
-    """
+    """Evaluate teacher and student, at each checkpoint, on the same images."""
     return _Measuring(run, temperature).values_of(images)
 
 
