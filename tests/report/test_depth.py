@@ -150,7 +150,7 @@ def test_one_checkpoint_has_one_number_a_cell(run: Path) -> None:
     assert found is not None
     shown = depth_map(found)
     assert not shown.has_small
-    assert {one.small for map_ in shown.maps for line in map_.lines for one in line.squares} == {""}
+    assert {one.small for map_ in shown.maps for _, _, cells in map_.lines for one in cells} == {""}
     assert "the trained student alone" in shown.notes[0]
 
 

@@ -47,7 +47,7 @@ def tables_of(study: Path) -> dict[str, bytes]:
 
 
 class Scripted(Engine):
-    """An engine whose jobs end as they are told to, in the order in which they were begun.
+    """An engine whose jobs end as they are scripted, in the order in which they were begun.
 
     Args:
         slots: how many go side by side.

@@ -35,7 +35,7 @@ CONTESTANT = {"name": "a"}
         ({"methods": [{"name": "a", "tune": {"seed": [1]}}]}, "tuning.trials beside a method's tune"),
     ],
 )
-def test_a_bad_study_is_told_in_a_line(changes: dict[str, Any], words: str) -> None:
+def test_a_bad_study_is_reported_in_a_line(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_study(small(**changes))
     assert words in str(caught.value)

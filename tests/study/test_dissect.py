@@ -77,7 +77,7 @@ def test_no_more_classes_are_kept_than_there_are(classes: int) -> None:
         ({"losses": [{"name": "logit_mse"}]}, r"losses: got \['logit_mse'\]; expected kl among them"),
     ],
 )
-def test_a_recipe_that_cannot_be_taken_apart_is_told(changes: dict[str, Any], match: str) -> None:
+def test_a_recipe_that_cannot_be_taken_apart_is_reported(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(BadInput, match=match):
         dissecting(recipe(**changes), classes=10)
 

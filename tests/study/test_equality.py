@@ -312,7 +312,7 @@ FORESEEN = {
 
 
 @pytest.mark.parametrize("name", FORESEEN)
-def test_what_recipes_show_is_told_before_anything_runs(made: Made, tmp_path: Path, name: str) -> None:
+def test_what_recipes_show_is_reported_before_anything_runs(made: Made, tmp_path: Path, name: str) -> None:
     study = made.content()
     study["methods"][1]["set"] |= PLANTED[name][0]
     _, plan = made.study(tmp_path / "s", run=False, **study)
@@ -332,7 +332,7 @@ def test_answers_asked_live_are_not_cut_as_kept_ones_are(made: Made, tmp_path: P
 
 # What methods are.
 TREATMENT = ("losses", "training.optimizer", "training.schedule", "training.clip_norm")
-# What changes no result: names, what is told, shown and kept, how files are read.
+# What changes no result: names, what is reported, shown and kept, how files are read.
 WITHOUT_EFFECT = (
     "name",
     "data.in_memory",
@@ -397,7 +397,7 @@ def test_what_most_have_is_the_measure_and_in_a_tie_the_baselines(made: Made, tm
     assert texts(folder, plan) == ["threads: labels has 1, kl 2" + SEEDS]
 
 
-def test_several_that_differ_are_told_in_one_line(made: Made, tmp_path: Path) -> None:
+def test_several_that_differ_are_reported_in_one_line(made: Made, tmp_path: Path) -> None:
     study = made.content()
     study["methods"] += [{"name": name} for name in ("a", "b", "c")]
     folder, plan = made.planted(tmp_path / "s", {"training.threads": 2}, who=("kl", "mse"), **study)

@@ -123,7 +123,7 @@ def test_nobody_can_ask_for_a_comparison_with_the_best() -> None:
         against_baseline(FOUND, "best")
 
 
-def test_a_misspelt_baseline_is_told_its_nearest_name() -> None:
+def test_a_misspelt_baseline_is_reported_its_nearest_name() -> None:
     with pytest.raises(BadInput, match="did you mean 'labels'"):
         against_baseline(FOUND, "lables")
 
@@ -178,7 +178,7 @@ def test_one_seed_zero_differences_and_no_spread_in_words() -> None:
     assert one.describe().startswith("one − labels: +2.00 (one seed: no interval, no p): undecided")
 
 
-def test_what_is_undecided_is_told_how_many_seeds_it_wants_and_the_caution_once() -> None:
+def test_what_is_undecided_is_reported_how_many_seeds_it_wants_and_the_caution_once() -> None:
     found = against_baseline(FOUND, "labels")
     decided, undecided = found.comparisons
     assert decided.plan is None
@@ -203,6 +203,6 @@ def test_the_order_of_methods_and_seeds_changes_no_p(names: list[str], seeds: li
 def test_json_holds_finite_numbers_or_null() -> None:
     values = {**FOUND, "late": {8: 1.0}, "one": {0: 1.0}, "same": FOUND["labels"], "never": {}}
     for found in both(values):
-        told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-        assert len(told["comparisons"]) == len(found.comparisons)
-        assert {"holm_p", "verdict", "plan"} <= told["comparisons"][0].keys()
+        shown = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+        assert len(shown["comparisons"]) == len(found.comparisons)
+        assert {"holm_p", "verdict", "plan"} <= shown["comparisons"][0].keys()

@@ -195,7 +195,7 @@ def test_a_better_count_than_the_predictions_give_is_found(made: Made, tmp_path:
     assert found[1] == line
 
 
-def test_runs_of_one_method_with_another_torch_are_told_by_their_seeds(made: Made, tmp_path: Path) -> None:
+def test_runs_of_one_method_with_another_torch_are_reported_by_their_seeds(made: Made, tmp_path: Path) -> None:
     folder, plan = made.study(tmp_path / "s")
     for name in ("labels", "kl", "mse"):
         path = folder.run("all", name, 1) / "environment.json"

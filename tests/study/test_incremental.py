@@ -1,4 +1,4 @@
-"""Studies of classes that come in tasks: equal by what runs left, told over all tasks, tampering found."""
+"""Studies of classes that come in tasks: equal by what runs left, reported over all tasks, tampering found."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ def test_results_tell_of_all_tasks(done: Path) -> None:
         for name in ("finetune", "kl", "joint")
         for seed in (0, 1)
     }
-    (told,) = results["incremental"]
-    assert (told["pair"], told["joint"]) == ("all", "joint")
-    for one in told["methods"]:
+    (shown,) = results["incremental"]
+    assert (shown["pair"], shown["joint"]) == ("all", "joint")
+    for one in shown["methods"]:
         mine = [records[one["method"], seed] for seed in (0, 1)]
         for place, task in enumerate(one["tasks"]):
             assert task["accuracy"]["mean"] == pytest.approx(
@@ -94,7 +94,7 @@ def test_results_tell_of_all_tasks(done: Path) -> None:
     assert float(row["forgetting"]) == records["finetune", 0]["metrics"]["forgetting"]
 
 
-def test_what_tasks_cost_is_told_of_all_of_them(done: Path) -> None:
+def test_what_tasks_cost_is_reported_of_all_of_them(done: Path) -> None:
     with (done / "cost.csv").open() as table:
         row = next(row for row in csv.DictReader(table) if row["method"] == "kl")
     timing = (done / "runs/all/kl/seed-0/timing.jsonl").read_text().splitlines()
@@ -111,7 +111,7 @@ def test_what_tasks_cost_is_told_of_all_of_them(done: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "shown"),
     [
         ({"allowed_differences": []}, "memory: kl has exemplars 20"),
         (with_kl(**{"incremental.memory": 20, "incremental.class_seed": 7}), "tasks: kl has classes shuffled by 7"),
@@ -119,9 +119,9 @@ def test_what_tasks_cost_is_told_of_all_of_them(done: Path) -> None:
         (with_kl(**{"incremental": None, "losses": [{"name": "cross_entropy"}]}), "tasks: kl has"),
     ],
 )
-def test_methods_must_have_the_same_tasks_and_the_memory_they_say(changed: dict[str, Any], told: str) -> None:
+def test_methods_must_have_the_same_tasks_and_the_memory_they_say(changed: dict[str, Any], shown: str) -> None:
     plan = plan_of(parse_study(study(**changed)), StudyFolder(Path("s")))
-    assert any(told in line for line in planned_differences(plan)), planned_differences(plan)
+    assert any(shown in line for line in planned_differences(plan)), planned_differences(plan)
     assert planned_differences(plan_of(parse_study(study()), StudyFolder(Path("s")))) == []
 
 
@@ -167,7 +167,7 @@ def _best_on_test(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "told"),
+    ("tamper", "shown"),
     [
         (_other_order, "tasks: kl differs"),
         (_more_images, "order of images: kl did not see the order that the recipe gives"),
@@ -177,14 +177,14 @@ def _best_on_test(folder: Path) -> None:
     ],
 )
 def test_what_was_changed_afterwards_is_found(
-    done: Path, tmp_path: Path, tamper: Callable[[Path], None], told: str
+    done: Path, tmp_path: Path, tamper: Callable[[Path], None], shown: str
 ) -> None:
     folder = StudyFolder(Path(shutil.copytree(done, tmp_path / "s")))
     plan = plan_of(parse_study(study()), folder)
     assert inequalities(plan, collect(folder, plan).runs) == []
     tamper(folder.path)
     found = [one.text for one in inequalities(plan, collect(folder, plan).runs)]
-    assert any(told in line for line in found), found
+    assert any(shown in line for line in found), found
 
 
 def test_a_damaged_record_is_named(done: Path, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_what_is_not_decided_needs_one_seed_more_at_least() -> None:
     assert found.more == 1
 
 
-def test_a_tiny_difference_is_told_as_more_than_the_cap() -> None:
+def test_a_tiny_difference_is_reported_as_more_than_the_cap() -> None:
     found = seeds_to_settle([1.0, -1.01, 0.0])
     assert found is not None
     assert (found.seeds, found.more) == (None, None)

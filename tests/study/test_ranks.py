@@ -112,7 +112,7 @@ def test_everything_tied_is_no_difference() -> None:
     assert found.bars == (("C4.5", "m", "cf"),)
 
 
-def test_without_friedmans_word_no_two_are_told_apart() -> None:
+def test_without_friedmans_word_no_two_are_distinguished() -> None:
     found = ranked([[1, 2, 3], [3, 2, 1], [1, 3, 2]])
     assert found.friedman is not None
     assert found.friedman.p > 0.05
@@ -120,13 +120,13 @@ def test_without_friedmans_word_no_two_are_told_apart() -> None:
     assert "no difference shown" in found.describe()
 
 
-def test_all_told_apart_has_no_bars() -> None:
+def test_all_distinguished_has_no_bars() -> None:
     found = ranked([[1, 2, 3]] * 20)
     assert found.bars == ()
-    assert found.describe().endswith("all told apart")
+    assert found.describe().endswith("all distinguished")
 
 
-def test_few_pairs_are_told_that_ranks_cannot_tell_any_two_apart() -> None:
+def test_few_pairs_are_reported_that_ranks_cannot_tell_any_two_apart() -> None:
     found = ranked([[1, 2, 3, 4]] * 2, higher_is_better=False)
     assert found.friedman is not None
     assert found.friedman.p < 0.05
@@ -163,11 +163,11 @@ def test_pairs_that_a_method_lacks_are_left_out_for_all_and_named() -> None:
 def test_bars_are_as_large_as_can_be_and_none_lies_within_another() -> None:
     assert groups([1.0, 1.5, 2.2, 4.0], 1.0) == [(0, 2), (1, 3)]
     assert groups([1.0, 1.1, 1.2], 1.0) == [(0, 3)]
-    assert groups([1.0, 2.0], 1.0) == []  # exactly the critical difference is told apart
+    assert groups([1.0, 2.0], 1.0) == []  # exactly the critical difference is distinguished
 
 
 @given(st.lists(st.floats(1, 9), min_size=3, max_size=9).map(sorted), st.floats(0.1, 4))
-def test_two_share_a_bar_just_where_they_are_not_told_apart(average: list[float], apart: float) -> None:
+def test_two_share_a_bar_just_where_they_are_not_distinguished(average: list[float], apart: float) -> None:
     found = groups(average, apart)
     for i in range(len(average)):
         for j in range(i + 1, len(average)):
@@ -197,5 +197,5 @@ def test_what_is_no_number_no_rate_or_no_table_is_refused() -> None:
 
 def test_json_holds_finite_numbers_or_null() -> None:
     for table in (DEMSAR, [[1, 2, 3]], [[1, 2, 3]] * 3):
-        told = json.loads(json.dumps(ranked(table).as_dict(), allow_nan=False))
-        assert set(told) >= {"names", "average", "critical_difference", "bars", "friedman", "why"}
+        shown = json.loads(json.dumps(ranked(table).as_dict(), allow_nan=False))
+        assert set(shown) >= {"names", "average", "critical_difference", "bars", "friedman", "why"}

@@ -130,7 +130,7 @@ def test_written_again_nothing_changes_and_nothing_is_left_behind(made: Made, tm
     assert {path: path.read_bytes() for path in folder.path.iterdir() if path.is_file()} == before
 
 
-def test_an_unequal_study_is_told_first_and_claims_nothing_of_who_is_concerned(made: Made, tmp_path: Path) -> None:
+def test_an_unequal_study_is_reported_first_and_claims_nothing_of_who_is_concerned(made: Made, tmp_path: Path) -> None:
     folder, plan = made.planted(tmp_path / "s", {"training.epochs": 4})
     results = write_results(folder, plan)
     assert results["equal"] is False
@@ -143,7 +143,7 @@ def test_an_unequal_study_is_told_first_and_claims_nothing_of_who_is_concerned(m
     assert "not compared on equal terms" not in mse
 
 
-def test_what_is_missing_is_told_and_the_rest_is_paired(a_run: FinishedRun) -> None:
+def test_what_is_missing_is_reported_and_the_rest_is_paired(a_run: FinishedRun) -> None:
     gaps = {**FOUND, "kl": {0: 40.2, 2: 39.4, 3: 40.0}}
     results = pretend(a_run, gaps)
     assert results["missing"] == [
@@ -262,7 +262,7 @@ def test_pairs_with_unequal_runs_are_not_ranked_and_named(a_run: FinishedRun) ->
     assert not any("ranks" in line for line in found["conclusions"])
 
 
-def test_ranks_over_pairs_are_told(a_run: FinishedRun) -> None:
+def test_ranks_over_pairs_are_reported(a_run: FinishedRun) -> None:
     pairs = [{"name": name} for name in "pqr"]
     assert any(
         line.startswith("Average ranks over 3 pairs: kl 1.00")
@@ -302,7 +302,7 @@ def test_what_a_method_is_stands_beside_what_the_baseline_is(tmp_path: Path) -> 
     ]
 
 
-def test_losses_that_differ_in_an_option_are_told_by_it_and_timed_lengths_are_not(tmp_path: Path) -> None:
+def test_losses_that_differ_in_an_option_are_reported_by_it_and_timed_lengths_are_not(tmp_path: Path) -> None:
     folder = StudyFolder(tmp_path)
     study = study_of(
         budget={"seconds": 5},
@@ -348,8 +348,8 @@ def test_class_relations_are_compared_like_any_measure(made: Made, tmp_path: Pat
     results = write_results(folder, plan)
     for cell in results["cells"]:
         runs = [folder.run("all", cell["method"], seed) / "summary.json" for seed in (0, 1)]
-        told = [json.loads(path.read_text())["relations"]["teacher"] for path in runs]
-        assert cell["mean"] == pytest.approx(sum(told) / 2)
+        shown = [json.loads(path.read_text())["relations"]["teacher"] for path in runs]
+        assert cell["mean"] == pytest.approx(sum(shown) / 2)
     one = results["families"][0]["baseline"]["comparisons"][0]
     assert one["difference"]["count"] == 2
     assert (

@@ -115,7 +115,7 @@ def test_the_corrected_effect_size_is_right_on_average() -> None:
 
 
 @pytest.mark.parametrize("pairs", [3, 5, 14])
-def test_methods_that_are_alike_are_seldom_told_apart_by_their_ranks(pairs: int) -> None:
+def test_methods_that_are_alike_are_seldom_distinguished_by_their_ranks(pairs: int) -> None:
     average = stats.rankdata(studies(pairs), axis=1).mean(axis=-1)
     _, p = iman_davenport(chi_square(average, pairs), pairs, CONTESTANTS)
     apart = average.max(axis=-1) - average.min(axis=-1) >= nemenyi(CONTESTANTS, pairs)

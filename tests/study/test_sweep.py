@@ -1,4 +1,4 @@
-"""A study whose pairs differ in one number: what is no sweep is told before anything runs, and the results hold it."""
+"""A study whose pairs differ in one number: a bad sweep is refused before anything runs."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def test_fields_are_named_as_everywhere_and_the_title_may_be_left_out() -> None:
     pairs = [
         {"name": f"h{units}", "set": {"student": {"name": "mlp", "options": {"hidden": [units]}}}} for units in (3, 5)
     ]
-    told = found({"field": "student.options.hidden.0"}, model_pairs=pairs)
-    assert told is not None
-    assert (told["title"], told["log"], told["marks"]) == ("student.options.hidden.0", False, [])
-    assert told["values"] == {"h3": 3, "h5": 5}
+    shown = found({"field": "student.options.hidden.0"}, model_pairs=pairs)
+    assert shown is not None
+    assert (shown["title"], shown["log"], shown["marks"]) == ("student.options.hidden.0", False, [])
+    assert shown["values"] == {"h3": 3, "h5": 5}
     # A default is a number too.
     pairs = [{"name": "default"}, {"name": "double", "set": {"training.optimizer.lr": 0.2}}]
-    told = found({"field": "training.optimizer.lr"}, model_pairs=pairs)
-    assert told is not None
-    assert told["values"] == {"default": 0.1, "double": 0.2}
+    shown = found({"field": "training.optimizer.lr"}, model_pairs=pairs)
+    assert shown is not None
+    assert shown["values"] == {"default": 0.1, "double": 0.2}
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_fields_are_named_as_everywhere_and_the_title_may_be_left_out() -> None:
         ),
     ],
 )
-def test_what_is_no_axis_is_told_in_a_line(sweep: dict[str, Any], changes: dict[str, Any], words: str) -> None:
+def test_what_is_no_axis_is_reported_in_a_line(sweep: dict[str, Any], changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput) as caught:
         found({**AXIS, **sweep}, **changes)
     assert words in str(caught.value)
@@ -118,7 +118,7 @@ def test_what_is_no_axis_is_told_in_a_line(sweep: dict[str, Any], changes: dict[
         ({**AXIS, "log": 2}, "sweep.log: got 2"),
     ],
 )
-def test_a_bad_axis_is_told_when_the_study_is_read(sweep: dict[str, Any], words: str) -> None:
+def test_a_bad_axis_is_reported_when_the_study_is_read(sweep: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_study(small(sweep=sweep))
     assert words in str(caught.value)

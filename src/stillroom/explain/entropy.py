@@ -105,15 +105,7 @@ def pixel_entropy(
     True
     """
     found = pixel_entropy_with_error(
-        feature_fn,
-        images,
-        grid=grid,
-        method=method,
-        weight=weight,
-        stop=stop,
-        seed=seed,
-        passes=passes,
-        index=index,
+        feature_fn, images, grid=grid, method=method, weight=weight, stop=stop, seed=seed, passes=passes, index=index
     )
     if not bool(found.responds.all()):
         which = torch.nonzero(~found.responds)[:, 0].tolist()

@@ -295,11 +295,7 @@ def published_selection(entropy: Sequence[Tensor], foreground: Tensor) -> Tensor
 
 def _write_maps(path: Path, sample: ImageSample, entropy: dict[str, Tensor], attributed: dict[str, Tensor]) -> None:
     """For the page: the images, their foreground, and each network's entropies and concepts over its training."""
-    arrays = {
-        "images": sample.images.numpy(),
-        "labels": sample.labels.numpy(),
-        "foreground": sample.foreground.numpy(),
-    }
+    arrays = {"images": sample.images.numpy(), "labels": sample.labels.numpy(), "foreground": sample.foreground.numpy()}
     for name, each in entropy.items():
         maps = each if each.ndim == 4 else each[None]
         cells = torch.stack([concepts(one, sample.foreground, threshold=THRESHOLD) for one in maps])

@@ -95,10 +95,7 @@ def judge_hypotheses(pairs: Sequence[StudentPair], seed: int) -> tuple[Hypothesi
 
 
 def _measured(
-    measure: ConceptMeasure,
-    pairs: Sequence[StudentPair],
-    counts: Doubles,
-    of_pairs: Doubles,
+    measure: ConceptMeasure, pairs: Sequence[StudentPair], counts: Doubles, of_pairs: Doubles
 ) -> HypothesisMeasure:
     distilled, labels = (np.stack([measure.value(pair[side], counts) for pair in pairs], 1) for side in (0, 1))
     apart = distilled - labels

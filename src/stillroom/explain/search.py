@@ -45,11 +45,7 @@ def entropy_of_sigma(sigma: Tensor) -> Tensor:
 
 
 def descend(
-    gradient: Callable[[Tensor, Tensor], Tensor],
-    sigma: Tensor,
-    *,
-    weight: float,
-    stop: float | None,
+    gradient: Callable[[Tensor, Tensor], Tensor], sigma: Tensor, *, weight: float, stop: float | None
 ) -> DescentResult:
     """Minimise MSE(f(x + σ⊙ε), f(x))/σ_f − λ·mean_i H_i as published, each image by itself.
 

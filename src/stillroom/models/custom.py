@@ -81,11 +81,7 @@ def find_callable(name: str, *, field: str = "model") -> Callable[..., Any]:
 
 
 def _keywords(
-    function: Callable[..., Any],
-    name: str,
-    options: Mapping[str, Any],
-    offered: Mapping[str, int | None],
-    field: str,
+    function: Callable[..., Any], name: str, options: Mapping[str, Any], offered: Mapping[str, int | None], field: str
 ) -> tuple[dict[str, Any], list[str]]:
     """The keywords to call with, and those of them that may be dropped again if they turn out not to be expected."""
     try:

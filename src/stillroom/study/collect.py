@@ -55,44 +55,26 @@ class EvaluationRecord:
 
 @dataclass(frozen=True)
 class PredictionFigures:
-    """The figures that ``predictions.safetensors`` gives, computed again in double precision.
+    """The figures that ``predictions.safetensors`` gives, computed again in double precision."""
 
-    Attributes:
-        labels: SHA-256 of the labels that the run was evaluated with.
-        count: how many there are.
-        correct: how many top-1 answers are right.
-        figures: ``nll``, and with a teacher ``agreement`` and ``teacher_kl``.
-    """
-
-    labels: str
-    count: int
-    correct: int
-    figures: Mapping[str, float]
+    labels: str  # SHA-256 of the labels that the run was evaluated with
+    count: int  # how many there are
+    correct: int  # how many top-1 answers are right
+    figures: Mapping[str, float]  # `nll`, and with a teacher `agreement` and `teacher_kl`
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run of a study.
+    """A finished run of a study."""
 
-    Attributes:
-        planned: the run that the study asked for.
-        summary: what it came to.
-        recipe: the recipe beside the run.
-        recipe_hash: that recipe's hash, of the file as it is.
-        evaluations: on the test split, in the order of steps.
-        predictions: what its predictions come to.
-        environment: versions and machine.
-        record: of one whose classes came in tasks, what it says of each.
-    """
-
-    planned: PlannedRun
-    summary: RunSummary
-    recipe: Recipe
-    recipe_hash: str
-    evaluations: tuple[EvaluationRecord, ...]
-    predictions: PredictionFigures
-    environment: Environment
-    record: FinishedRecord | None = None
+    planned: PlannedRun  # the run that the study asked for
+    summary: RunSummary  # what it came to
+    recipe: Recipe  # the recipe beside the run
+    recipe_hash: str  # that recipe's hash, of the file as it is
+    evaluations: tuple[EvaluationRecord, ...]  # on the test split, in the order of steps
+    predictions: PredictionFigures  # what its predictions come to
+    environment: Environment  # versions and machine
+    record: FinishedRecord | None = None  # of one whose classes came in tasks, what it says of each
 
 
 @dataclass(frozen=True)
@@ -116,8 +98,6 @@ def collect(folder: StudyFolder, plan: StudyPlan, failures: Mapping[str, str] | 
     """Read the finished runs of a study.
 
     Args:
-        folder: the study's folder.
-        plan: its runs.
         failures: run id → why it failed; a run that is finished all the same counts as finished.
 
     Raises:
@@ -143,10 +123,6 @@ def collect(folder: StudyFolder, plan: StudyPlan, failures: Mapping[str, str] | 
 
 def read_run(path: Path, planned: PlannedRun) -> FinishedRun:
     """Read a finished run.
-
-    Args:
-        path: its folder.
-        planned: what it was to be.
 
     Raises:
         BadInput: a file is missing or damaged.

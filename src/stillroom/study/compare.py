@@ -56,19 +56,12 @@ _PLENTY = 1_000_000
 
 @dataclass(frozen=True)
 class StudyOutcome:
-    """A study that was done.
+    """A study that was done."""
 
-    Attributes:
-        path: its folder.
-        results: what ``results.json`` holds.
-        failures: why runs are missing, by their id.
-        seconds: of this call.
-    """
-
-    path: Path
-    results: dict[str, Any]
-    failures: dict[str, str]
-    seconds: float
+    path: Path  # its folder
+    results: dict[str, Any]  # what `results.json` holds
+    failures: dict[str, str]  # why runs are missing, by their id
+    seconds: float  # of this call
 
     @property
     def sound(self) -> bool:
@@ -80,10 +73,8 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
     """Do a study, or go on with one; what is done already is not done again.
 
     Args:
-        study: what to do.
         out: the study's folder: new, empty, or one in which this very study was begun.
         make_engine: makes the engine; called only where there is something left to do.
-        observer: called as it goes.
 
     Returns:
         The results; with runs missing where they failed, which are tried again by the next call.
@@ -167,23 +158,14 @@ def _check_folder(folder: StudyFolder, study: Study) -> None:
 
 @dataclass
 class StudyDriver:
-    """Does a study's jobs. A context manager: leaving it ends them.
+    """Does a study's jobs. A context manager: leaving it ends them."""
 
-    Attributes:
-        plan: its runs, as far as they are known before trials and calibration.
-        folder: where it lies; the caller holds its lock.
-        make_engine: makes the engine; called only where there is something left to do.
-        observer: called as it goes.
-        engine: who does the jobs, once there are any.
-        stuck: why methods cannot be run on a pair.
-    """
-
-    plan: StudyPlan
-    folder: StudyFolder
-    make_engine: EngineMaker
-    observer: StudyObserver
-    engine: Engine | None = None
-    stuck: dict[PairAndName, str] = field(default_factory=dict)
+    plan: StudyPlan  # its runs, as far as they are known before trials and calibration
+    folder: StudyFolder  # where it lies; the caller holds its lock
+    make_engine: EngineMaker  # makes the engine; called only where there is something left to do
+    observer: StudyObserver  # called as it goes
+    engine: Engine | None = None  # who does the jobs, once there are any
+    stuck: dict[PairAndName, str] = field(default_factory=dict)  # why methods cannot be run on a pair
 
     @property
     def study(self) -> Study:

@@ -49,27 +49,17 @@ MeasureName = Literal[
 
 @dataclass(frozen=True)
 class StudyMeasure:
-    """A measure of a run.
+    """A measure of a run."""
 
-    Attributes:
-        name: its name in ``summary.json``.
-        title: what tables call it.
-        unit: its unit; empty where it has none.
-        difference: the unit of a difference.
-        digits: decimals that are shown.
-        higher_is_better: which way is better.
-        part: the part of ``summary.json`` that holds it (``relations`` or ``incremental``); empty: the top.
-        key: its name there.
-    """
-
-    name: MeasureName
-    title: str
-    unit: str
-    difference: str
-    digits: int
-    higher_is_better: bool
+    name: MeasureName  # its name in `summary.json`
+    title: str  # what tables call it
+    unit: str  # its unit; empty where it has none
+    difference: str  # the unit of a difference
+    digits: int  # decimals that are shown
+    higher_is_better: bool  # which way is better
+    # the part of `summary.json` that holds it (`relations` or `incremental`); empty: the top
     part: Literal["", "relations", "incremental"] = ""
-    key: str = ""
+    key: str = ""  # its name there
 
     @property
     def header(self) -> str:
@@ -341,10 +331,6 @@ class Study(Config):
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study file; a recipe named by its path is read, beside the study file or from the working folder.
-
-    Args:
-        path: a YAML file.
-        overrides: such as ``budget.epochs=3`` or ``recipe.training.threads=2``.
 
     Raises:
         BadInput: a file cannot be read, is not YAML, or holds a bad value.

@@ -20,15 +20,10 @@ DISSECTION = "dissection.json"
 
 @dataclass(frozen=True)
 class AnswerLevel:
-    """A part of the teacher's answer that is taught alone.
+    """A part of the teacher's answer that is taught alone."""
 
-    Attributes:
-        name: the target's, and the method's.
-        note: what it isolates.
-    """
-
-    name: str
-    note: str
+    name: str  # the target's, and the method's
+    note: str  # what it isolates
 
 
 LEVELS = (
@@ -43,17 +38,11 @@ LEVELS = (
 
 @dataclass(frozen=True)
 class GainPart:
-    """A share of what the whole answer brings, as a difference of methods.
+    """A share of what the whole answer brings, as a difference of methods."""
 
-    Attributes:
-        name: what reports call it.
-        note: what it means.
-        of: methods and the factors of their figures.
-    """
-
-    name: str
-    note: str
-    of: Mapping[str, int]
+    name: str  # what reports call it
+    note: str  # what it means
+    of: Mapping[str, int]  # methods and the factors of their figures
 
 
 # The first five add up to the last: a two-by-two design of domain and instance on top of the universe.
@@ -81,7 +70,6 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
     Args:
         recipe: with a teacher, and ``kl`` among its losses.
         classes: K, the number of classes of its data.
-        seeds: of the runs, paired.
         trials: of each method; 0 takes the recipe's options as they are.
 
     Raises:
@@ -142,9 +130,6 @@ def attribution(results: Mapping[str, Any]) -> dict[str, Any]:
 
     Each part is a difference of methods, worked out seed by seed, with Student's interval over the seeds; its share
     is its mean over the whole's, and is given only where the whole's interval is clear of 0.
-
-    Args:
-        results: what ``results.json`` holds.
 
     Returns:
         What ``dissection.json`` holds.

@@ -77,23 +77,14 @@ Place = tuple[str, int | None]  # pair and seed; no seed where it is of all of t
 
 @dataclass(frozen=True)
 class Mismatch:
-    """Something in which methods were not equal, or a run not what its recipe says, at one place.
+    """Something in which methods were not equal, or a run not what its recipe says, at one place."""
 
-    Attributes:
-        what: one of :data:`CHECKED`.
-        methods: who differ from the others, or from their own recipe.
-        place: pair and seed.
-        verb: of the sentence about the methods, in the third person singular.
-        rest: the rest of that sentence.
-        label: what the sentence begins with; empty: ``what``.
-    """
-
-    what: str
-    methods: tuple[str, ...]
-    place: Place
-    verb: str
-    rest: str
-    label: str = ""
+    what: str  # one of `CHECKED`
+    methods: tuple[str, ...]  # who differ from the others, or from their own recipe
+    place: Place  # pair and seed
+    verb: str  # of the sentence about the methods, in the third person singular
+    rest: str  # the rest of that sentence
+    label: str = ""  # what the sentence begins with; empty: `what`
 
     def sentence(self, methods: Sequence[str]) -> str:
         """The mismatch of these methods in words."""
@@ -103,19 +94,12 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Inequality:
-    """A mismatch over all its places.
+    """A mismatch over all its places."""
 
-    Attributes:
-        what: one of :data:`CHECKED`.
-        methods: who differ.
-        places: pairs and seeds, in the order of the plan.
-        text: the whole in one line.
-    """
-
-    what: str
-    methods: tuple[str, ...]
-    places: tuple[Place, ...]
-    text: str
+    what: str  # one of `CHECKED`
+    methods: tuple[str, ...]  # who differ
+    places: tuple[Place, ...]  # pairs and seeds, in the order of the plan
+    text: str  # the whole in one line
 
     @property
     def pairs(self) -> tuple[str, ...]:
@@ -137,19 +121,14 @@ class Inequality:
 
 @dataclass(frozen=True)
 class FairnessField:
-    """One thing about a run that methods must be equal in.
+    """One thing about a run that methods must be equal in."""
 
-    Attributes:
-        fields: names and values that describe it.
-        key: what must be equal; the fields where left out.
-        reasoned: whether the fields are only reasons of a difference that the key shows.
-        follows: what it follows from, by name: runs that are meant to differ there are compared in this one only
-            where they are equal there.
-    """
-
-    fields: Mapping[str, Any]
-    key: str = ""
+    fields: Mapping[str, Any]  # names and values that describe it
+    key: str = ""  # what must be equal; the fields where left out
+    # whether the fields are only reasons of a difference that the key shows
     reasoned: bool = field(default=False, kw_only=True)
+    # what it follows from, by name: runs that are meant to differ there are compared in this one only where they are
+    # equal there
     follows: Mapping[str, str] = field(default_factory=dict, kw_only=True)
 
     @property
@@ -167,9 +146,6 @@ class _Row:
 
 def planned_differences(plan: StudyPlan) -> list[str]:
     """The inequalities that recipes show before anything is run.
-
-    Args:
-        plan: the study's runs.
 
     Returns:
         A line each, in the words of the finished table; empty where recipes show none.
@@ -196,14 +172,8 @@ def inequalities(
 ) -> list[Inequality]:
     """All that keeps the finished runs of a study from being an equal comparison.
 
-    Args:
-        plan: the study's runs.
-        runs: the finished ones.
-        tuned: ``tuned.json``, where there is one.
-        calibration: ``calibration.json``, where there is one.
-
     Returns:
-        In the order of :data:`CHECKED`; empty where runs were equal.
+        In the order of `CHECKED`; empty where runs were equal.
     """
     seconds = _seconds(plan)
     rows = [
@@ -256,8 +226,6 @@ def planned_fields(run: PlannedRun, study: Study, seconds: float | None) -> dict
     """What a recipe alone says, by the names that an inequality goes by.
 
     Args:
-        run: the run that is planned.
-        study: the study.
         seconds: the budget that its length comes from, where it is one in seconds.
     """
     recipe, training = run.recipe, run.recipe.training
@@ -269,14 +237,12 @@ def planned_fields(run: PlannedRun, study: Study, seconds: float | None) -> dict
         length = {"epochs": training.epochs or 10}
     found = {
         "student": FairnessField(_student(recipe) | {"weights": recipe.student.weights}),
-        "augmentation": FairnessField(recipe.data.augmentation.model_dump(mode="json")),
         "budget": FairnessField(length),
         **_settings(recipe),
         "micro-batches": FairnessField({"": training.accumulate}),
         **_tasks(recipe, run),
         "data": FairnessField(_data(recipe)),
         "precision": FairnessField({"": training.precision}),
-        "device": FairnessField({"": training.device}),
     }
     if recipe.teacher is not None:
         found["teacher"] = FairnessField(_teacher(recipe, study))
@@ -288,8 +254,6 @@ def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> di
     """What a finished run says, by the names that an inequality goes by.
 
     Args:
-        run: the run.
-        study: the study.
         seconds: the budget that its length comes from, where it is one in seconds.
     """
     recipe, summary = run.recipe, run.summary
@@ -305,7 +269,6 @@ def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> di
         ),
         "student": FairnessField(_student(recipe)),
         "order of images": FairnessField(order, shuffled, reasoned=True, follows=of_data),
-        "augmentation": FairnessField(recipe.data.augmentation.model_dump(mode="json")),
         "budget": FairnessField({"steps": summary.steps} if seconds is None else {"seconds": seconds}),
         **_settings(recipe),
         "micro-batches": FairnessField({"": summary.accumulate}),
@@ -315,7 +278,6 @@ def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> di
             {"count": run.predictions.count}, run.predictions.labels, reasoned=True, follows=of_data
         ),
         "precision": FairnessField({"": summary.precision}),
-        "device": FairnessField({"": recipe.training.device}),
         **_tasks(recipe, run.planned, class_order),
         "versions": FairnessField({"stillroom": run.environment.stillroom, "torch": run.environment.torch}),
     }
@@ -358,11 +320,14 @@ def timed(study: Study) -> frozenset[tuple[str, str]]:
 
 
 def _settings(recipe: Recipe) -> dict[str, FairnessField]:
+    training = recipe.training
     return {
+        "augmentation": FairnessField(recipe.data.augmentation.model_dump(mode="json")),
         "batch size": FairnessField({"": recipe.data.batch_size}),
-        "threads": FairnessField({"": recipe.training.threads}),
-        "moving average": FairnessField({"": recipe.training.ema}),
-        "compiled": FairnessField({"": recipe.training.compile}),
+        "threads": FairnessField({"": training.threads}),
+        "moving average": FairnessField({"": training.ema}),
+        "compiled": FairnessField({"": training.compile}),
+        "device": FairnessField({"": training.device}),
     }
 
 
@@ -607,11 +572,8 @@ def _changed(key: str, planned: Mapping[str, object], made: Mapping[str, object]
 def _hash_violations(run: FinishedRun) -> Iterator[_Violation]:
     """Whether the hashes are those that the recipe gives: that they agree with other runs' would prove too little."""
     recipe, summary, hashes = run.recipe, run.summary, run.summary.hashes
-    tasks = summary.incremental
-    # How many images it learned from: of each task, where its classes came in tasks.
-    images = [summary.data.train] if tasks is None else [task.train for task in tasks.tasks]
+    tasks, images, steps = summary.incremental, _trained_on(run), _total_steps(run)
     epochs = [_epochs(recipe, count) for count in images]
-    steps = _total_steps(run)
     if hashes.order != chain_hashes([_order_hash(*each, recipe.seed) for each in zip(images, epochs, strict=True)]):
         yield "order of images", "did not see", "the order that the recipe gives"
     if hashes.views != chain_hashes([_views_hash(recipe.data.augmentation, count) for count in epochs]):
@@ -635,6 +597,12 @@ def _hash_violations(run: FinishedRun) -> Iterator[_Violation]:
         yield "precision", "ran in", rest
 
 
+def _trained_on(run: FinishedRun) -> list[int]:
+    """How many images it learned from: of each task, where its classes came in tasks."""
+    tasks = run.summary.incremental
+    return [run.summary.data.train] if tasks is None else [task.train for task in tasks.tasks]
+
+
 def _steps_per_epoch(recipe: Recipe, images: int) -> int:
     return BatchSampler(images, recipe.data.batch_size, recipe.seed).steps_per_epoch
 
@@ -646,9 +614,7 @@ def _epochs(recipe: Recipe, images: int) -> int:
 
 def _total_steps(run: FinishedRun) -> int:
     """The length that the recipe gives, in optimizer steps."""
-    tasks = run.summary.incremental
-    images = [run.summary.data.train] if tasks is None else [task.train for task in tasks.tasks]
-    return sum(run.recipe.training.total_steps(_steps_per_epoch(run.recipe, count)) for count in images)
+    return sum(run.recipe.training.total_steps(_steps_per_epoch(run.recipe, count)) for count in _trained_on(run))
 
 
 @lru_cache(maxsize=4096)

@@ -27,7 +27,6 @@ _ABSENT = object()
 _LARGEST = 1e150  # further out, the distance between two places is no number any more
 
 
-@dataclass(frozen=True)
 class StudyFolder:
     """The paths of a study's folder ``path``; nothing is made or read by asking for one.
 
@@ -35,61 +34,18 @@ class StudyFolder:
     's/runs/cifar10/kl/seed-0'
     """
 
-    path: Path
-
-    @property
-    def study(self) -> Path:
-        """The resolved study, as YAML."""
-        return self.path / "study.yaml"
-
-    @property
-    def plan(self) -> Path:
-        """The runs that it comes to."""
-        return self.path / "plan.json"
-
-    @property
-    def tuned(self) -> Path:
-        """What the trials chose."""
-        return self.path / "tuned.json"
-
-    @property
-    def calibration(self) -> Path:
-        """Steps that a budget in seconds came to."""
-        return self.path / "calibration.json"
-
-    @property
-    def caches(self) -> Path:
-        """What building the teachers' caches asked and took."""
-        return self.path / "caches.json"
-
-    def preparation(self, pair: str, method: str) -> Path:
-        """Where a method's jobs before its runs on a pair write."""
-        return self.path / "state" / "preparing" / pair / method
-
-    @property
-    def progress(self) -> Path:
-        """What is being done, for whoever watches."""
-        return self.path / "progress.json"
-
-    @property
-    def results(self) -> Path:
-        """Every result, without clocks."""
-        return self.path / "results.json"
-
-    @property
-    def cost(self) -> Path:
-        """Clocks, teacher passes, memory."""
-        return self.path / "cost.csv"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the driver."""
-        return self.path / "state" / "lock"
-
-    @property
-    def logs(self) -> Path:
-        """What the workers print."""
-        return self.path / "state" / "logs"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.study = path / "study.yaml"  # the resolved study
+        self.plan = path / "plan.json"  # the runs that it comes to
+        self.tuned = path / "tuned.json"  # what the trials chose
+        self.calibration = path / "calibration.json"  # steps that a budget in seconds came to
+        self.caches = path / "caches.json"  # what building the teachers' caches asked and took
+        self.progress = path / "progress.json"  # the state of each job, for `stillroom watch`
+        self.results = path / "results.json"  # every result, without clocks
+        self.cost = path / "cost.csv"  # clocks, teacher passes, memory
+        self.lock = path / "state" / "lock"  # held by the driver
+        self.logs = path / "state" / "logs"  # what the workers print
 
     def table(self, name: str) -> Path:
         """``runs.csv``, ``table.csv``, ``comparisons.csv`` or ``table.tex``."""
@@ -99,13 +55,17 @@ class StudyFolder:
         """The folder of a run."""
         return self.path / "runs" / pair / method / f"seed-{seed}"
 
-    def teacher(self, name: str) -> Path:
-        """The folder of the run that trains a teacher."""
-        return self.path / "teachers" / name
+    def preparation(self, pair: str, method: str) -> Path:
+        """Where a method's jobs before its runs on a pair write."""
+        return self.path / "state" / "preparing" / pair / method
 
     def trial(self, pair: str, method: str, number: int) -> Path:
         """The folder of a trial's run."""
         return self.path / "trials" / pair / method / f"trial-{number}"
+
+    def teacher(self, name: str) -> Path:
+        """The folder of the run that trains a teacher."""
+        return self.path / "teachers" / name
 
 
 @contextmanager
@@ -121,21 +81,13 @@ def reading_own_file(path: Path, remedy: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a study.
+    """One run of a study."""
 
-    Attributes:
-        pair: the pair's name.
-        method: the method's name.
-        seed: the study's seed, by which differences are paired.
-        content: the run's recipe as plain objects.
-        recipe: the same, checked.
-    """
-
-    pair: str
-    method: str
-    seed: int
-    content: RecipeContent
-    recipe: Recipe
+    pair: str  # the pair's name
+    method: str  # the method's name
+    seed: int  # the study's seed, by which differences are paired
+    content: RecipeContent  # the run's recipe as plain objects
+    recipe: Recipe  # the same, checked
 
     @property
     def id(self) -> str:
@@ -154,16 +106,11 @@ class StudyPlan:
 def plan_of(
     study: Study, folder: StudyFolder, chosen: ChosenOptions | None = None, steps: CalibratedSteps | None = None
 ) -> StudyPlan:
-    """The runs that a study comes to.
+    """The runs that a study comes to; BadInput where a recipe cannot be used, naming method and pair.
 
     Args:
-        study: the study.
-        folder: where it lies.
         chosen: what trials chose; recipes as they are written where left out.
         steps: what a budget in seconds came to; one step a run where left out, to check recipes by.
-
-    Raises:
-        BadInput: a recipe cannot be used; the field names method and pair.
     """
     runs = []
     for pair in study.all_pairs:
@@ -183,17 +130,8 @@ def recipe_content(
 ) -> RecipeContent:
     """A method's recipe on a pair, as plain objects: the study's, its budget, the pair's changes, its own.
 
-    A method may so change what all should share, its length or its seed for one; the table then names it.
-
-    Args:
-        study: the study.
-        folder: where it lies.
-        pair: the pair.
-        method: the method.
-        steps: what a budget in seconds came to.
-
-    Raises:
-        BadInput: it names a teacher that the study does not train.
+    A method may so change what all should share, its length or its seed for one; the table then names it. BadInput
+    where it names a teacher that the study does not train.
     """
     content = copy.deepcopy(study.recipe)
     budget = study.budget
@@ -215,15 +153,7 @@ def recipe_content(
 
 
 def teacher_content(study: Study, teacher: TeacherRun) -> RecipeContent:
-    """The recipe that trains one of the study's own teachers, from labels, as plain objects.
-
-    Args:
-        study: the study.
-        teacher: which.
-
-    Raises:
-        BadInput: it cannot be used.
-    """
+    """The recipe that trains one of the study's own teachers, from labels; BadInput where it cannot be used."""
     content = copy.deepcopy(study.recipe)
     for key in ("teacher", "losses", "student", "cache"):
         content.pop(key, None)
@@ -341,13 +271,7 @@ def resolve_path(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
 
 
 def sweep_values(plan: StudyPlan) -> dict[str, Any] | None:
-    """A study's sweep as ``results.json`` holds it: what it is, and where on it each pair lies.
-
-    Args:
-        plan: the study's runs; what its trials search was checked.
-
-    Returns:
-        None where the study has no sweep.
+    """A study's sweep as ``results.json`` holds it: what it is, and where on it each pair lies; None without one.
 
     Raises:
         BadInput: a recipe does not have the field or no number there, two pairs have the same, methods of a pair

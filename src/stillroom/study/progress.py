@@ -26,29 +26,17 @@ _WRITE = 1.0  # seconds between two writes of the progress: of thousands of jobs
 
 @dataclass
 class JobState:
-    """Where a job stands.
+    """Where a job stands."""
 
-    Attributes:
-        id: the job's.
-        status: waiting, running, done or failed.
-        attempts: how often it was begun, by this driver.
-        began: clock time of its last start, in seconds; 0 before.
-        seconds: duration once it is done.
-        reason: why it failed, or what its last attempt died of.
-        value: what it came to, the study's measure for a run; None where there is none yet.
-        out: its folder.
-        length: of a run: its ``epochs`` or ``steps``.
-    """
-
-    id: str
-    status: Status = "waiting"
-    attempts: int = 0
-    began: float = 0.0
-    seconds: float = 0.0
-    reason: str = ""
-    value: float | None = None
-    out: str = ""
-    length: dict[str, int] = field(default_factory=dict)
+    id: str  # the job's
+    status: Status = "waiting"  # waiting, running, done or failed
+    attempts: int = 0  # how often it was begun, by this driver
+    began: float = 0.0  # clock time of its last start, in seconds; 0 before
+    seconds: float = 0.0  # duration once it is done
+    reason: str = ""  # why it failed, or what its last attempt died of
+    value: float | None = None  # what it came to, the study's measure for a run; None where there is none yet
+    out: str = ""  # its folder
+    length: dict[str, int] = field(default_factory=dict)  # of a run: its `epochs` or `steps`
 
     @property
     def kind(self) -> str:
@@ -83,29 +71,17 @@ class JobState:
 
 @dataclass
 class StudyProgress:
-    """Where a study stands.
+    """Where a study stands."""
 
-    Attributes:
-        name: the study's.
-        measure: what ``value`` is.
-        workers: how many jobs go side by side.
-        phase: what it does now, in words.
-        began: clock time of the driver's start, in seconds.
-        updated: clock time of the last change.
-        pid: the driver's process.
-        jobs: every job so far known, by its id.
-        ended: whether the driver has stopped.
-    """
-
-    name: str
-    measure: MeasureName
-    workers: int
-    phase: str = ""
-    began: float = field(default_factory=time.time)
-    updated: float = 0.0
-    pid: int = field(default_factory=os.getpid)
-    jobs: dict[str, JobState] = field(default_factory=dict)
-    ended: bool = False
+    name: str  # the study's
+    measure: MeasureName  # what `value` is
+    workers: int  # how many jobs go side by side
+    phase: str = ""  # what it does now, in words
+    began: float = field(default_factory=time.time)  # clock time of the driver's start, in seconds
+    updated: float = 0.0  # clock time of the last change
+    pid: int = field(default_factory=os.getpid)  # the driver's process
+    jobs: dict[str, JobState] = field(default_factory=dict)  # every job so far known, by its id
+    ended: bool = False  # whether the driver has stopped
 
     @property
     def alive(self) -> bool:
@@ -235,11 +211,7 @@ class Scheduler:
     """Does jobs on an engine.
 
     Args:
-        engine: who does them.
         retries: how often a job whose process died is begun again.
-        progress: kept up to date.
-        path: where the progress is written.
-        observer: called as it goes.
     """
 
     def __init__(
@@ -258,8 +230,6 @@ class Scheduler:
         """Do jobs, in their order as far as they go side by side.
 
         Args:
-            phase: what is done, in words.
-            jobs: what to do.
             then: called with each job that ended for good; what it returns is done as well, before what waits.
             alone: one at a time, so that a clock shows what each takes by itself.
 

@@ -54,7 +54,6 @@ def write_results(folder: StudyFolder, plan: StudyPlan, failures: Mapping[str, s
     """Read the runs of a study, prove them equal or say what is not, and write the results and tables.
 
     Args:
-        folder: the study's folder.
         plan: its runs, with what trials chose and what a budget in seconds came to.
         failures: run id → why it failed.
 
@@ -97,12 +96,7 @@ def results_of(
     """The content of ``results.json``.
 
     Args:
-        folder: the study's folder.
-        plan: its runs.
-        collected: what there is of them.
         unequal: what keeps them from being an equal comparison.
-        tuned: ``tuned.json``, where there is one.
-        calibration: ``calibration.json``, where there is one.
     """
     study, measure = plan.study, MEASURES[plan.study.measure]
     level = round(1 - study.alpha, 12)
@@ -257,25 +251,15 @@ def _family(family: HolmFamily, measure: StudyMeasure) -> dict[str, Any]:
 def _run_facts(run: FinishedRun, folder: StudyFolder) -> dict[str, Any]:
     planned, summary = run.planned, run.summary
     path = folder.run(planned.pair, planned.method, planned.seed).relative_to(folder.path)
-    figures = {
-        "top1": summary.top1,
-        "correct": summary.correct,
-        "count": summary.count,
-        "nll": summary.nll,
-        "ece": summary.ece,
-        **{name: value for name in _OPTIONAL if (value := measure_of(summary, name)) is not None},
-    }
+    optional = {name: measure_of(summary, name) for name in _OPTIONAL}
     return {
         "pair": planned.pair,
         "method": planned.method,
         "seed": planned.seed,
         "run": path.as_posix(),
-        **figures,
-        "steps": summary.steps,
-        "epochs": summary.epochs,
-        "parameters": summary.parameters,
-        "multiply_adds": summary.multiply_adds,
-        "bytes": summary.bytes,
+        **{name: getattr(summary, name) for name in ("top1", "correct", "count", "nll", "ece")},
+        **{name: value for name, value in optional.items() if value is not None},
+        **{name: getattr(summary, name) for name in ("steps", "epochs", "parameters", "multiply_adds", "bytes")},
         "hashes": summary.hashes.model_dump(),
     }
 
@@ -286,27 +270,21 @@ def _pair_facts(pair: ModelPair, plan: StudyPlan, runs: Sequence[FinishedRun]) -
     first = next((run for run in here if run.planned.method == plan.study.baseline_name), here[0] if here else None)
     # A method from labels alone may have been run without one.
     teacher = next((run.summary.teacher for run in here if run.summary.teacher is not None), None)
-    recipe = next(run.recipe for run in plan.runs if run.pair == pair.name)
+    recipes = [run.recipe for run in plan.runs if run.pair == pair.name]
+    named = next((recipe.teacher for recipe in recipes if recipe.teacher is not None), None)
     summary = first.summary if first is not None else None
-    teachers = [run.recipe.teacher for run in plan.runs if run.pair == pair.name and run.recipe.teacher is not None]
+    data = summary.data if summary is not None else None
     return {
         "name": pair.name,
         "note": pair.note,
-        "student": recipe.student.name,
-        "teacher": teacher.model if teacher else teachers[0].name if teachers else None,
-        "data": summary.data.name if summary else None,
-        "classes": summary.data.classes if summary else None,
-        "train": summary.data.train if summary else None,
-        "test": summary.data.test if summary else None,
-        "teacher_top1": teacher.top1 if teacher else None,
-        "teacher_parameters": teacher.parameters if teacher else None,
-        "teacher_multiply_adds": teacher.multiply_adds if teacher else None,
-        "parameters": summary.parameters if summary else None,
-        "multiply_adds": summary.multiply_adds if summary else None,
-        "steps": summary.steps if summary else None,
-        "epochs": summary.epochs if summary else None,
+        "student": recipes[0].student.name,
+        "teacher": teacher.model if teacher else named.name if named else None,
+        "data": data.name if data else None,
+        **{name: getattr(data, name, None) for name in ("classes", "train", "test")},
+        **{f"teacher_{name}": getattr(teacher, name, None) for name in ("top1", "parameters", "multiply_adds")},
+        **{name: getattr(summary, name, None) for name in ("parameters", "multiply_adds", "steps", "epochs")},
         "precision": summary.precision if summary else None,
-        "threads": recipe.training.threads,
+        "threads": recipes[0].training.threads,
     }
 
 
@@ -357,9 +335,6 @@ def _in_tasks(study: Study, runs: Sequence[FinishedRun], level: float) -> list[d
 
 def differences(plan: StudyPlan) -> dict[str, list[dict[str, str]]]:
     """How each method's recipes differ from the baseline's, options that trials chose included.
-
-    Args:
-        plan: the study's runs.
 
     Returns:
         For each method ``key``, ``value`` and ``baseline`` of each difference, as text; where pairs differ in it,
@@ -430,8 +405,6 @@ def conclude(
     """The study's findings as sentences.
 
     Args:
-        study: the study.
-        measure: what it compares.
         unequal: what keeps it from being an equal comparison; it comes first.
         missing: runs that are not there; they come next.
         families: by pair, the comparisons with the baseline; those of unequal runs without a claim.

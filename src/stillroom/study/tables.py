@@ -158,11 +158,7 @@ def comparison_of(results: Results, pair: str, method: str) -> dict[str, Any] | 
 
 
 def terminal_table(results: Results) -> list[list[str]]:
-    """The table for a terminal: a header, then a row for each pair and method, pair and method first.
-
-    Args:
-        results: what ``results.json`` holds.
-    """
+    """The table for a terminal: a header, then a row for each pair and method, pair and method first."""
     measure = MEASURES[results["measure"]["name"]]
     rows = [["pair", "method", measure.header, f"less {results['baseline']}", "Holm p", "verdict"]]
     for cell in results["cells"]:
@@ -223,11 +219,7 @@ def tex(text: str) -> str:
 
 
 def table_tex(results: Results) -> str:
-    """``table.tex``: a booktabs table, methods as rows and pairs as groups of columns; no winner is set in bold.
-
-    Args:
-        results: what ``results.json`` holds.
-    """
+    """``table.tex``: a booktabs table, methods as rows and pairs as groups of columns; no winner is set in bold."""
     measure = MEASURES[results["measure"]["name"]]
     pairs = [pair["name"] for pair in results["model_pairs"]]
     cells = {(cell["pair"], cell["method"]): cell for cell in results["cells"]}
@@ -313,10 +305,6 @@ def _planned(results: Results) -> list[tuple[str, str, int]]:
 def cost_table(folder: StudyFolder, plan: StudyPlan) -> str:
     """``cost.csv``: a line for each run that was begun, each trial, each pair's cache and each teacher trained.
 
-    Args:
-        folder: the study's folder.
-        plan: its runs.
-
     Raises:
         BadInput: ``caches.json`` is damaged.
     """
@@ -325,9 +313,6 @@ def cost_table(folder: StudyFolder, plan: StudyPlan) -> str:
 
 def cost_of(path: Path) -> dict[str, Any]:
     """What a run cost, from its ``timing.jsonl``; empty where the file has nothing.
-
-    Args:
-        path: the run's folder.
 
     Returns:
         ``training_seconds`` (summed over resumes, without evaluations and without what a kill lost),

@@ -97,7 +97,6 @@ def own_values(space: Space, content: Mapping[str, Any]) -> dict[str, Any] | Non
     """The point of a space that a recipe as it is written stands for; None where it lies outside.
 
     Args:
-        space: what is searched.
         content: the recipe; what it leaves out has its default.
 
     Raises:
@@ -146,8 +145,6 @@ def check_space(study: Study, method: Method, content: Mapping[str, Any]) -> Non
     do together is for the trials to find out.
 
     Args:
-        study: the study.
-        method: whose trials are meant.
         content: its recipe, as its runs have it.
 
     Raises:
@@ -343,30 +340,20 @@ def silent_optuna() -> Iterator[ModuleType]:
 
 @dataclass(frozen=True)
 class Proposal:
-    """What to try next.
+    """What to try next."""
 
-    Attributes:
-        number: of trials finished before it.
-        values: key.path to the value that the trial's recipe has there; none in trial 0, the recipe as written.
-    """
-
-    number: int
+    number: int  # of trials finished before it
+    # key.path to the value that the trial's recipe has there; none in trial 0, the recipe as written
     values: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """A trial that was made.
+    """A trial that was made."""
 
-    Attributes:
-        number: from 0.
-        values: as they were proposed.
-        value: the measure; None where the trial failed.
-    """
-
-    number: int
-    values: dict[str, Any]
-    value: float | None
+    number: int  # from 0
+    values: dict[str, Any]  # as they were proposed
+    value: float | None  # the measure; None where the trial failed
 
 
 class Tuner:
@@ -376,13 +363,8 @@ class Tuner:
     twice: a space of fewer points than trials is searched whole, and then the tuner is done.
 
     Args:
-        tuning: the study's.
         space: what is searched; with an empty one the tuner is done at once.
-        measure: what trials are judged by.
         study: a name that no other study has, such as its hash.
-        pair: the pair's name.
-        method: the method's.
-        store: where trials are kept.
         recipe: the method's recipe, for the point that trial 0 is; left out: outside the space.
 
     Attributes:
@@ -460,7 +442,6 @@ class Tuner:
         """Keep how a trial ended; one that was kept before stays as it was.
 
         Args:
-            number: its proposal's.
             value: the measure; None, or a number that is not finite: the trial failed, and counts as one.
 
         Raises:
@@ -622,10 +603,6 @@ def score(summary: Mapping[str, Any], measure: MeasureName) -> float | None:
 
     Higher is better for top1, top5, agreement and class relations, lower for nll, ece and teacher_kl.
 
-    Args:
-        summary: of the run, see ``summary.json``.
-        measure: which figure.
-
     Returns:
         The figure; None where there is none, or none that is finite: the trial failed.
 
@@ -647,10 +624,6 @@ def trial_content(
     """The recipe of a trial with nothing searched set: shorter, and judged on held-out training images.
 
     Args:
-        study: one with ``tuning``.
-        folder: where it lies.
-        pair: the pair.
-        method: the method.
         steps: what a budget in seconds came to.
     """
     assert study.tuning is not None
@@ -687,8 +660,6 @@ class Trials:
     """The searches of a study.
 
     Args:
-        study: one with ``tuning``.
-        folder: where it lies.
         steps: what a budget in seconds came to.
         leave_out: methods that cannot be run on a pair.
 

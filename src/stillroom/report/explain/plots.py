@@ -86,10 +86,7 @@ def changes(explanation: Explanation, maps: ExplanationMaps) -> list[Chart]:
     """How many concepts were born and died between checkpoints; none where there is but one."""
     if len(explanation.epochs) < 2:
         return []
-    places = (
-        ("foreground", "On the subject", maps.foreground),
-        ("background", "On the background", ~maps.foreground),
-    )
+    places = (("foreground", "On the subject", maps.foreground), ("background", "On the background", ~maps.foreground))
     counted = [
         (key, title, [turnover([maps.concepts[one] for one in runs], where) for _, _, runs in sides(explanation)])
         for key, title, where in places

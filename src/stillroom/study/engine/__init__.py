@@ -17,9 +17,7 @@ def engine_maker(name: str, workers: int | None, address: str | None) -> EngineM
     """The maker of an engine.
 
     Args:
-        name: ``local`` or ``ray``.
         workers: jobs side by side; left out: as many as the threads of each leave cores for.
-        address: of a Ray cluster.
 
     Raises:
         BadInput: there is no such engine.

@@ -39,9 +39,6 @@ class RecentData:
     """The data read last, for the next jobs of this process: a study's runs share them, and decoding takes long.
 
     Not ``functools.lru_cache``, which drops the oldest only after the new one is read: memory has to hold one more.
-
-    Args:
-        most: how many are kept.
     """
 
     def __init__(self, most: int = 2) -> None:

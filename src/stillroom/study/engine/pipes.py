@@ -27,7 +27,6 @@ class WorkerProcess:
     Args:
         module: what it runs, as ``python -m`` does.
         log: its standard error is added to this file.
-        environment: its environment variables.
         on_message: called with the process and each object that it sends, and with None once it is gone, from another
             thread.
     """

@@ -49,21 +49,13 @@ GiveUp = Callable[[BadInput], None]
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """What the process that speaks with Ray is asked for.
+    """What the process that speaks with Ray is asked for."""
 
-    Attributes:
-        address: of the cluster; None starts a Ray of our own.
-        cpus: how many cores our own shall have; None counts them.
-        folder: the study's.
-        patience: seconds without the cluster after which it is taken as gone.
-        cwd: the working folder that relative paths in recipes start from.
-    """
-
-    address: str | None
-    cpus: int | None
-    folder: str
-    patience: float
-    cwd: str
+    address: str | None  # of the cluster; None starts a Ray of our own
+    cpus: int | None  # how many cores our own shall have; None counts them
+    folder: str  # the study's
+    patience: float  # seconds without the cluster after which it is taken as gone
+    cwd: str  # the working folder that relative paths in recipes start from
 
 
 @contextmanager
@@ -71,7 +63,6 @@ def connect(options: ClusterOptions, give_up: GiveUp) -> Iterator[tuple[str, int
     """Be connected to the cluster for a block; a Ray of our own ends with it.
 
     Args:
-        options: which cluster.
         give_up: called with the error where Ray does not come back with one.
 
     Yields:
@@ -391,9 +382,7 @@ class _RayJobs:
     """The jobs under way on the cluster.
 
     Args:
-        options: what was asked for.
         address: host and port at which the cluster's head can be reached.
-        answers: receives how jobs ended.
     """
 
     def __init__(self, options: ClusterOptions, address: tuple[str, int], answers: JsonWriter) -> None:

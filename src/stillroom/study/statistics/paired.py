@@ -101,19 +101,12 @@ def _number(value: SupportsFloat) -> float | None:
 
 @dataclass(frozen=True)
 class PairedT:
-    """Arrays without the axis of the seeds.
+    """Arrays without the axis of the seeds."""
 
-    Attributes:
-        mean: the mean.
-        sd: the sample's standard deviation, n − 1 degrees of freedom; NaN with one seed.
-        margin: half the interval; NaN with one seed, and where the seeds show no spread.
-        p: two-sided p; NaN where there is no test.
-    """
-
-    mean: Doubles
-    sd: Doubles
-    margin: Doubles
-    p: Doubles
+    mean: Doubles  # the mean
+    sd: Doubles  # the sample's standard deviation, n − 1 degrees of freedom; NaN with one seed
+    margin: Doubles  # half the interval; NaN with one seed, and where the seeds show no spread
+    p: Doubles  # two-sided p; NaN where there is no test
 
 
 def student(values: Doubles, *, level: float = 0.95, size: Doubles | None = None) -> PairedT:
@@ -248,23 +241,14 @@ def power_of(effect: float, count: int, alpha: float = 0.05) -> float:
 
 @dataclass(frozen=True)
 class SeedMean:
-    """A mean over seeds with Student's interval.
+    """A mean over seeds with Student's interval."""
 
-    Attributes:
-        mean: the mean.
-        sd: the sample's standard deviation; None with one seed.
-        low: lower end of the interval; None with one seed, or where all values are equal.
-        high: its upper end; None likewise.
-        count: number of seeds.
-        level: coverage of the interval.
-    """
-
-    mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
-    count: int
-    level: float
+    mean: float  # the mean
+    sd: float | None  # the sample's standard deviation; None with one seed
+    low: float | None  # lower end of the interval; None with one seed, or where all values are equal
+    high: float | None  # its upper end; None likewise
+    count: int  # number of seeds
+    level: float  # coverage of the interval
 
     def describe(self, digits: int = 2) -> str:
         """The mean in words, with so many decimals."""
@@ -395,23 +379,14 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
 
 @dataclass(frozen=True)
 class SeedEstimate:
-    """How many seeds would settle a difference.
+    """How many seeds would settle a difference."""
 
-    Attributes:
-        count: the seeds there are.
-        seeds: the seeds in all that it would take; None beyond the cap, or where it cannot be said.
-        power: the chance that so many seeds find the difference, were it what it seems.
-        alpha: the p that would settle it.
-        cap: the largest number that was tried.
-        why: why it cannot be said; None where it can.
-    """
-
-    count: int
-    seeds: int | None
-    power: float
-    alpha: float
-    cap: int
-    why: str | None = None
+    count: int  # the seeds there are
+    seeds: int | None  # the seeds in all that it would take; None beyond the cap, or where it cannot be said
+    power: float  # the chance that so many seeds find the difference, were it what it seems
+    alpha: float  # the p that would settle it
+    cap: int  # the largest number that was tried
+    why: str | None = None  # why it cannot be said; None where it can
 
     @property
     def more(self) -> int | None:
@@ -500,38 +475,26 @@ def _plan_seeds(
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """One method less another, over the seeds that both have, as one of a family.
+    """One method less another, over the seeds that both have, as one of a family."""
 
-    Attributes:
-        method: whose values are meant by higher or lower.
-        against: whose values are subtracted.
-        difference: the paired difference, with an interval of its own that knows nothing of the family; None where
-            they have no seed in common.
-        seeds: the seeds that both have.
-        lacking: the seeds that the method lacks and the other has.
-        against_lacking: the seeds that the other lacks.
-        family: how many comparisons the family has, tested or not.
-        alpha: the rate of false findings that the whole family keeps.
-        holm_p: Holm's p, by which the verdict goes; None where there is no test.
-        family_low: lower end of Bonferroni's interval: those of a family hold all at once, with 1 − alpha.
-        family_high: its upper end.
-        plan: how many seeds would settle it; None where it is decided, or the family has more than
-            :data:`MOST_PLANNED` comparisons.
-        no_claim: why nothing is claimed of it whatever its p, such as runs that were not equal; None where it may be.
-    """
-
-    method: str
-    against: str
+    method: str  # whose values are meant by higher or lower
+    against: str  # whose values are subtracted
+    # the paired difference, with an interval of its own that knows nothing of the family; None where they have no
+    # seed in common
     difference: PairedDifference | None
-    seeds: tuple[int, ...]
-    lacking: tuple[int, ...]
-    against_lacking: tuple[int, ...]
-    family: int
-    alpha: float
-    holm_p: float | None = None
+    seeds: tuple[int, ...]  # the seeds that both have
+    lacking: tuple[int, ...]  # the seeds that the method lacks and the other has
+    against_lacking: tuple[int, ...]  # the seeds that the other lacks
+    family: int  # how many comparisons the family has, tested or not
+    alpha: float  # the rate of false findings that the whole family keeps
+    holm_p: float | None = None  # Holm's p, by which the verdict goes; None where there is no test
+    # lower end of Bonferroni's interval: those of a family hold all at once, with 1 − alpha
     family_low: float | None = None
-    family_high: float | None = None
+    family_high: float | None = None  # its upper end
+    # how many seeds would settle it; None where it is decided, or the family has more than :data:`MOST_PLANNED`
+    # comparisons
     plan: SeedEstimate | None = None
+    # why nothing is claimed of it whatever its p, such as runs that were not equal; None where it may be
     no_claim: str | None = None
 
     @property
@@ -595,19 +558,13 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class HolmFamily:
-    """Comparisons that share one rate of false findings.
+    """Comparisons that share one rate of false findings."""
 
-    Attributes:
-        kind: ``baseline`` (each against one, k − 1 of them) or ``all`` (each against each, k(k − 1)/2).
-        baseline: the one; None where there is none.
-        alpha: at most so many of such families without a true difference claim one.
-        comparisons: in the order of the methods.
-    """
-
+    # `baseline` (each against one, k − 1 of them) or `all` (each against each, k(k − 1)/2)
     kind: Literal["baseline", "all"]
-    baseline: str | None
-    alpha: float
-    comparisons: tuple[PairedComparison, ...]
+    baseline: str | None  # the one; None where there is none
+    alpha: float  # at most so many of such families without a true difference claim one
+    comparisons: tuple[PairedComparison, ...]  # in the order of the methods
 
     def describe(self, digits: int = 2) -> str:
         """The family in words: what its numbers mean, a line a comparison, and the caution where seeds are counted."""

@@ -16,19 +16,12 @@ from stillroom.study.statistics.paired import Doubles, check_share, check_values
 
 @dataclass(frozen=True)
 class FriedmanTest:
-    """Friedman's test that all methods rank alike, with Iman and Davenport's correction.
+    """Friedman's test that all methods rank alike, with Iman and Davenport's correction."""
 
-    Attributes:
-        chi_square: Friedman's χ²_F, corrected for ties.
-        f: Iman and Davenport's F_F; None where all pairs rank alike, for it is infinite then.
-        degrees: degrees of freedom of F_F.
-        p: of F_F; where that is infinite, the exact chance that all pairs rank alike by accident.
-    """
-
-    chi_square: float
-    f: float | None
-    degrees: tuple[int, int]
-    p: float
+    chi_square: float  # Friedman's χ²_F, corrected for ties
+    f: float | None  # Iman and Davenport's F_F; None where all pairs rank alike, for it is infinite then
+    degrees: tuple[int, int]  # degrees of freedom of F_F
+    p: float  # of F_F; where that is infinite, the exact chance that all pairs rank alike by accident
 
     def describe(self) -> str:
         """The test in words."""
@@ -41,29 +34,18 @@ class FriedmanTest:
 
 @dataclass(frozen=True)
 class AverageRanks:
-    """Average ranks of the methods, and which of them are not told apart: what a diagram draws.
+    """Average ranks of the methods, and which of them are not distinguished: what a diagram draws."""
 
-    Attributes:
-        names: the methods, first rank first.
-        average: their average ranks, 1 the first.
-        pairs: the pairs that were ranked.
-        left_out: the pairs that some method lacks.
-        alpha: the rate of false findings.
-        friedman: the test that comes first; None where there is none.
-        critical_difference: average ranks this far apart are told apart; None likewise.
-        bars: groups of methods that are not told apart, each as large as can be: the diagram's bars.
-        why: why there is no test; None where there is one.
-    """
-
-    names: tuple[str, ...]
-    average: tuple[float, ...]
-    pairs: tuple[str, ...]
-    left_out: tuple[str, ...]
-    alpha: float
-    friedman: FriedmanTest | None
-    critical_difference: float | None
+    names: tuple[str, ...]  # the methods, first rank first
+    average: tuple[float, ...]  # their average ranks, 1 the first
+    pairs: tuple[str, ...]  # the pairs that were ranked
+    left_out: tuple[str, ...]  # the pairs that some method lacks
+    alpha: float  # the rate of false findings
+    friedman: FriedmanTest | None  # the test that comes first; None where there is none
+    critical_difference: float | None  # average ranks this far apart are distinguished; None likewise
+    # groups of methods that are not distinguished, each as large as can be: the diagram's bars
     bars: tuple[tuple[str, ...], ...]
-    why: str | None
+    why: str | None  # why there is no test; None where there is one
 
     def describe(self, digits: int = 2) -> str:
         """The ranks in words, with so many decimals."""
@@ -82,7 +64,7 @@ class AverageRanks:
                 if self.critical_difference > len(self.names) - 1:
                     words.append("too few pairs for ranks to tell any two apart")
                 bars = "; ".join(" – ".join(bar) for bar in self.bars)
-                words.append(f"not told apart: {bars}" if bars else "all told apart")
+                words.append(f"not distinguished: {bars}" if bars else "all distinguished")
         if self.left_out:
             words.append(f"left out, as a method lacks them: {', '.join(self.left_out)}")
         return "; ".join(words)
@@ -160,7 +142,7 @@ def friedman(ranks: Doubles) -> FriedmanTest:
 
 
 def nemenyi(methods: int, pairs: int, alpha: float = 0.05) -> float:
-    """How far apart average ranks must be to be told apart, over all comparisons of two at once.
+    """How far apart average ranks must be to be distinguished, over all comparisons of two at once.
 
     Formula: ``CD = q_α/√2 · √(k(k+1)/(6N))``, q of the studentized range with infinitely many degrees of freedom.
 
@@ -186,10 +168,10 @@ def nemenyi(methods: int, pairs: int, alpha: float = 0.05) -> float:
 def ranks_across_pairs(
     values: Mapping[str, Mapping[str, float]], *, higher_is_better: bool = True, alpha: float = 0.05
 ) -> AverageRanks:
-    """Average ranks of the methods over several pairs, and which of them are told apart.
+    """Average ranks of the methods over several pairs, and which of them are distinguished.
 
     Formula: on each pair the best has rank 1, ties averaged; Friedman's test with Iman and Davenport's F; where that
-    finds a difference, two are told apart whose average ranks differ by Nemenyi's critical difference or more.
+    finds a difference, two are distinguished whose average ranks differ by Nemenyi's critical difference or more.
 
     Args:
         values: method → {pair: value}, a value the mean over its seeds. Pairs that a method lacks are left
@@ -201,7 +183,7 @@ def ranks_across_pairs(
         What a critical-difference diagram draws; without test, and why, with fewer than two pairs or three
         methods. Both tests are approximations that want about ten pairs or more: of six methods that are
         alike, F finds a difference in 6% of studies of three to five pairs, not 5% (simulated); the two together, by
-        which methods are told apart here, in fewer than 5%.
+        which methods are distinguished here, in fewer than 5%.
 
     Raises:
         BadInput: there is no method, a value is not finite, or alpha is no rate.
