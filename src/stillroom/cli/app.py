@@ -21,6 +21,15 @@ app = typer.Typer(
     add_completion=False,
 )
 
+# The groups of commands in --help.
+START, TRAIN, COMPARE, UNDERSTAND, TEACHER = (
+    "Get started",
+    "One model",
+    "Many runs",
+    "Find out why",
+    "Teacher outputs",
+)
+
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, app, print_json
+from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ NO = 1
 _COLOURS = {"problem": "bold red", "warning": "yellow", "ok": "green", "skipped": "dim"}
 
 
-@app.command()
+@app.command(rich_help_panel=UNDERSTAND)
 def diagnose(
     target: Annotated[
         Path,

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, app, print_json
+from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SYMBOLS = {"n_fg": "N_fg", "n_bg": "N_bg", "ratio": "λ", "d_mean": "D_mean", "d_std": "D_std", "rho": "ρ"}
 
 
-@app.command()
+@app.command(rich_help_panel=UNDERSTAND)
 def explain(
     runs: Annotated[
         list[Path],

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, Out, Overrides, RecipeFile, Resume, RunArgument, app, print_json
+from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, RunArgument, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class ExportFormat(StrEnum):
     ONNX = "onnx"
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def distill(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -45,7 +45,7 @@ def distill(
     _run(resolved, out, resume, as_json, f"{resolved.student.name}-from-{resolved.teacher.name}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -92,7 +92,7 @@ def _run(
     stdout.print(f"run: {shown}   look at it: stillroom report {shown}", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
     model: Annotated[str, typer.Option("--model", help="A model of `stillroom list models`, or module:function.")],
     data: Annotated[
@@ -167,7 +167,7 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def export(
     run: RunArgument,
     form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.SAFETENSORS,

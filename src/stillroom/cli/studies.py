@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, app, print_json
+from stillroom.cli.app import COMPARE, AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Workers = Annotated[
 OnEngine = Annotated[EngineName, typer.Option("--engine", help="Processes on this machine, or a Ray cluster.")]
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def compare(
     study: Annotated[Path, typer.Argument(help="Study file (YAML).", metavar="STUDY.yaml")],
     out: StudyOut,
@@ -106,7 +106,7 @@ def _print_results(found: StudyOutcome, page: Path) -> None:
     stdout.print(f"{found.seconds:.0f} s   report: {escape(str(page))}", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def watch(
     study: Annotated[Path, typer.Argument(help="Folder of a running study.", metavar="DIR")],
     once: Annotated[bool, typer.Option("--once", help="Show the progress once.")] = False,
@@ -140,7 +140,7 @@ def watch(
         stdout.print("the study is not running; the same `stillroom compare` continues it")
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def dissect(
     recipe: Annotated[Path, typer.Argument(help="Recipe of a distillation by kl (YAML).", metavar="RECIPE.yaml")],
     out: StudyOut,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from stillroom.cli.app import AsJson, app, print_json
+from stillroom.cli.app import START, AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
     from stillroom.models.taps import Tap
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def taps(
     models: Annotated[
         list[str],

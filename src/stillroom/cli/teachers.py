@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from stillroom.cli.app import AsJson, Overrides, RecipeFile, app, print_json
+from stillroom.cli.app import TEACHER, AsJson, Overrides, RecipeFile, app, print_json
 
 
-@app.command()
+@app.command(rich_help_panel=TEACHER)
 def export_inputs(
     recipe: RecipeFile,
     out: Annotated[Path, typer.Option("--out", help="A new folder for the inputs.", metavar="FOLDER")],
@@ -44,7 +44,7 @@ def export_inputs(
     print(f"and, to compare with the teacher, test-logits.npy [{test}, {classes}]")
 
 
-@app.command()
+@app.command(rich_help_panel=TEACHER)
 def cache(
     remove: Annotated[
         list[str] | None,

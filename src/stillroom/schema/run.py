@@ -67,7 +67,10 @@ class ModelScores(JsonObject):
 
 
 class TeacherSummary(JsonObject):
-    """The teacher in a run's summary; without scores where only its stored logits are known."""
+    """A teacher in a run's summary; without scores where it has no test logits.
+
+    ``agreement`` and ``teacher_kl`` are here where there are several teachers, else in the summary itself.
+    """
 
     model: str
     top1: Percent | None = None
@@ -80,6 +83,8 @@ class TeacherSummary(JsonObject):
     multiply_adds: Count | None = None
     bytes: Count | None = None
     weights_hash: str
+    agreement: Percent | None = None
+    teacher_kl: float | None = None
 
     @property
     def scores(self) -> ModelScores | None:
@@ -244,6 +249,7 @@ class Environment(JsonObject):
     platform: str | None = None
     processor: str | None = None
     device: str | None = None
+    cores: PositiveCount | None = None
     stillroom: str | None = None
     torch: str | None = None
 
