@@ -200,7 +200,6 @@ def test_a_teacher_of_other_normalisation_is_asked_in_its_own(recipe: Make, tmp_
     """The same function of the pixels, written for another normalisation, must teach the same."""
     made = recipe("teacher.preprocess={mean: [0.5], std: [0.5]}", "student.preprocess=unit")
     plain = build_components(made)
-    assert plain.teacher is not None
     a = execute(made, tmp_path / "a", components=plain)
 
     shifted = recipe("teacher.preprocess={mean: [0.25], std: [2.0]}")
@@ -215,7 +214,7 @@ def test_a_teacher_of_other_normalisation_is_asked_in_its_own(recipe: Make, tmp_
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(((x * 2.0 + 0.25) - 0.5) / 0.5)  # type: ignore[no-any-return]
 
-    other = replace(other, teacher=Undo(other.teacher))
+    other = replace(other, teachers={"teacher": Undo(other.teachers["teacher"])})
     b = execute(shifted, tmp_path / "b", components=other)
     first, second = (read_lines(run.path / "metrics.jsonl")[0]["loss/kl"] for run in (a, b))
     assert first == pytest.approx(second, rel=1e-4)
@@ -329,7 +328,9 @@ def test_steps_may_be_the_budget_and_end_mid_epoch(recipe: Make, tmp_path: Path)
 def test_a_student_that_equals_its_teacher_is_told(recipe: Make, tmp_path: Path) -> None:
     made = recipe("student={name: mlp}", "teacher.name=mlp", "teacher.options={}", "losses=[{name: logit_mse}]")
     components = build_components(recipe("teacher=null", "losses=[{name: cross_entropy}]"))
-    alike = replace(components, teacher=copy.deepcopy(components.student), losses=build_losses(made.losses))
+    alike = replace(
+        components, teachers={"teacher": copy.deepcopy(components.student)}, losses=build_losses(made.losses)
+    )
     with pytest.raises(RunFailed, match="'logit_mse' gives the student no gradient at the first step"):
         execute(made, tmp_path / "run", components=alike)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -513,7 +514,7 @@ def test_a_run_of_two_processes_is_not_gone_on_with_by_one(recipe: Make, tmp_pat
         execute(recipe("training.save_seconds=0"), tmp_path / "run", hooks=[StopAt(9)])
     path = tmp_path / "run" / "state" / "last.pt"
     state = torch.load(path, weights_only=True)
-    state["identity"]["processes"] = "2"
+    state["hashes"]["processes"] = "2"
     torch.save(state, path)
     with pytest.raises(BadInput, match="expected the same processes as when it was started"):
         execute(recipe("training.save_seconds=0"), tmp_path / "run", resume=True, hooks=[StopAt(-1)])

@@ -17,12 +17,12 @@ from stillroom.models.cost import latency
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, size_of
 from stillroom.run.build import RunParts
+from stillroom.schema.run import RunSummary
 from stillroom.teachers.source import TeacherSource
 from stillroom.train.evaluation import compare, score
 from stillroom.train.folder import RunFolder
 from stillroom.train.loop import Progress
 
-SCHEMA = 1
 EXAMPLES = 36
 LATENCY_BATCHES = (1, 64)
 
@@ -55,18 +55,19 @@ def run_summary(
         "data": parts.hashes["data"],
         "reported": "last",
     }
-    return {
-        "schema": SCHEMA,
+    content = {
+        "schema": 1,
         "name": _title(parts),
         "recipe_hash": recipe.hash(),
         "seed": recipe.seed,
         "steps": progress.step,
         "epochs": round(progress.step / parts.sampler.steps_per_epoch, 6),
-        **figures,
+        **{name: value for name, value in figures.items() if "/" not in name},
         "model": parts.student.name,
         **size_of(trained, test),
         "teachers": {
-            name: teacher_facts(source, teacher_logits[name], test) for name, source in parts.teachers.items()
+            name: teacher_facts(source, teacher_logits[name], test, _of_teacher(figures, name))
+            for name, source in parts.teachers.items()
         },
         "taught": parts.step.reads_teacher,
         "data": {
@@ -92,13 +93,21 @@ def run_summary(
             "threads": digest(canonical_json(torch.get_num_threads())),
         },
     }
+    return RunSummary.model_validate(content).as_dict()
 
 
-def teacher_facts(source: TeacherSource, logits: Tensor | None, test: ImageSet) -> dict[str, Any]:
+def teacher_facts(
+    source: TeacherSource, logits: Tensor | None, test: ImageSet, compared: Mapping[str, float]
+) -> dict[str, Any]:
     """What the summary says of a teacher; of one without test logits, its name and hash alone."""
     scored = score(logits, test.labels).as_dict() if logits is not None else {}
     sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
-    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint}
+    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **compared}
+
+
+def _of_teacher(figures: Mapping[str, float], name: str) -> dict[str, float]:
+    """The figures that compare the student with one of several teachers."""
+    return {key.partition("/")[0]: value for key, value in figures.items() if key.endswith(f"/{name}")}
 
 
 def compare_with_teachers(logits: Tensor, teacher_logits: TeacherLogits) -> dict[str, float]:

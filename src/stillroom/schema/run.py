@@ -20,7 +20,6 @@ from stillroom.schema.base import (
     JsonFile,
     JsonObject,
     NonNegative,
-    OptionalItems,
     Percent,
     PositiveCount,
     Share,
@@ -67,7 +66,10 @@ class ModelScores(JsonObject):
 
 
 class TeacherSummary(JsonObject):
-    """The teacher in a run's summary; without scores where only its stored logits are known."""
+    """A teacher in a run's summary; without scores where it has no test logits.
+
+    ``agreement`` and ``teacher_kl`` are here where there are several teachers, else in the summary itself.
+    """
 
     model: str
     top1: Percent | None = None
@@ -80,6 +82,8 @@ class TeacherSummary(JsonObject):
     multiply_adds: Count | None = None
     bytes: Count | None = None
     weights_hash: str
+    agreement: Percent | None = None
+    teacher_kl: float | None = None
 
     @property
     def scores(self) -> ModelScores | None:
@@ -244,6 +248,7 @@ class Environment(JsonObject):
     platform: str | None = None
     processor: str | None = None
     device: str | None = None
+    cores: PositiveCount | None = None
     stillroom: str | None = None
     torch: str | None = None
 
@@ -326,7 +331,7 @@ class RescalingEpoch(JsonObject):
     quantiles: dict[str, float]
     deciles: Annotated[Items[OmegaGroup], Field(min_length=1, max_length=_MOST_GROUPS)]
     known_spearman: Correlation | None = None
-    known_deciles: Annotated[OptionalItems[OmegaGroup], Field(max_length=_MOST_GROUPS)] = ()
+    known_deciles: Annotated[Items[OmegaGroup], Field(max_length=_MOST_GROUPS)] | None = None
 
 
 class RelationScores(JsonObject):
@@ -410,6 +415,14 @@ class RelationEpoch(JsonObject):
     score: Score | None = None
     truth: Correlation | None = None
     teacher: Correlation | None = None
+
+
+# Lines of the other logs may hold what hooks of the user's own add.
+LOG_MODELS: Mapping[str, type[JsonObject]] = {
+    METRICS: MetricsLine,
+    TIMING: TimingEvent,
+    RELATION_EPOCHS: RelationEpoch,
+}
 
 
 def is_finite(value: object) -> bool:
