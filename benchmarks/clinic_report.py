@@ -242,8 +242,8 @@ def _rules(clinic: Clinic) -> str:
         "was looked at. Thresholds were changed for what the development half showed, then frozen. The scored half "
         "shares neither kind nor seed with it; other models teach and learn there, too.",
         "- There are two cohorts of kinds, each dealt into halves by itself. The first is by the checks' own author. "
-        "The second (`clinic_second_runs*.py`) is by another hand, who had seen neither the checks nor what they say.",
-        "- Frozen: SHA-256 of the sources of all checks (`diagnose/checks/recipe`, `diagnose/checks/run`) is "
+        "The second (`clinic_second_*.py`) is by another hand, who had seen neither the checks nor what they say.",
+        "- Frozen: SHA-256 of the sources of all checks (`diagnose/checks`) is "
         f"`{clinic.digest}`. The scored half was {looked}.",
         "- The checks are older than the clinic, and were written with planted faults in view, many of them of "
         "these kinds: it shows how they hold up on models, data and sizes that nobody tuned them on, less how they "

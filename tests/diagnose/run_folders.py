@@ -101,11 +101,12 @@ def write_run(path: Path, fake: FakeRun | None = None) -> Path:
     student_logits = logits(fake.student, fake.confidence)
     figures = _figures(student_logits, fake)
     lines(path / "metrics.jsonl", _metrics(fake, figures))
-    rows = [{"epoch": float(place + 1), "step": 0, "saturated": share} for place, share in enumerate(fake.rescaling)]
-    lines(
-        path / "gradient_rescaling.jsonl",
-        [{**row, "mean": 1.0, "spearman": 0.4, "quantiles": {"50": 1.0}} for row in rows],
-    )
+    omega = {"omega_mean": 1.0, "omega_median": 1.0, "omega_std": 0.1}
+    group = {"p_low": 0.1, "p_high": 0.9, "p_mean": 0.5, "count": 100, **omega}
+    common = {"step": 0, "loss": "kl", "temperature": 4.0, "target": None, "deciles": [group]}
+    common |= {"count": 100, "mean": 1.0, "spearman": 0.4, "quantiles": {"50": 1.0}}
+    rows = [{**common, "epoch": epoch, "saturated": share} for epoch, share in enumerate(fake.rescaling, start=1)]
+    lines(path / "gradient_rescaling.jsonl", rows)
     lines(path / "weight_distance.jsonl", [{"step": 1, "epoch": 1.0, "moves": {"conv1": move}} for move in fake.moves])
     lines(path / "timing.jsonl", [{"event": "progress", "step": 10, "seconds": 1.5}])
     if fake.finished:
@@ -118,20 +119,43 @@ def _finish(path: Path, fake: FakeRun, student_logits: np.ndarray, figures: Row,
     teacher = None
     if fake.teacher is not None:
         tensors["teacher_logits"] = logits(fake.teacher, 0.94)
-        teacher = {**_score(tensors["teacher_logits"]), "model": "resnet56", "parameters": 853_018}
+        teacher = {
+            **_score(tensors["teacher_logits"]),
+            "model": "resnet56",
+            "parameters": 853_018,
+            "weights_hash": "f0" * 32,
+        }
     save_file(tensors, path / "predictions.safetensors", {"class_names": json.dumps([f"c{k}" for k in range(CLASSES)])})
     summary = {
         "schema": 1,
         "name": "made up",
+        "recipe_hash": "c0" * 32,
         "seed": 0,
+        "steps": fake.epochs * fake.per_epoch,
+        "epochs": float(fake.epochs),
         **figures,
         "count": COUNT,
         "correct": round(figures["top1"] * COUNT / 100),
         "model": "resnet8",
         "parameters": 78_042,
+        "multiply_adds": 12_500_000,
+        "bytes": 320_000,
         "teachers": {"teacher": teacher} if teacher is not None else {},
         "taught": taught,
-        "data": {"name": "cifar10", "classes": CLASSES, "train": 1280, "test": COUNT, "shape": [3, 32, 32]},
+        "data": {
+            "name": "cifar10",
+            "classes": CLASSES,
+            "train": 1280,
+            "test": COUNT,
+            "shape": [3, 32, 32],
+            "fingerprint": "f1" * 32,
+        },
+        "device": "cpu",
+        "precision": "float32",
+        "threads": 1,
+        "processes": 1,
+        "accumulate": 1,
+        "hashes": dict.fromkeys(("init", "order", "views", "budget", "threads"), "a0" * 32),
     }
     (path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 

@@ -195,7 +195,7 @@ def _written(name: str, text: str) -> Callable[[Path], object]:
         (_written("recipe.yaml", "student: {name: nosuch}\ntraining: {epohs: 3}"), "did you mean 'epochs'"),
         (_written("summary.json", "[]"), "a JSON object"),
         (_written("summary.json", '{"schema": 2}'), "expected 1"),
-        (_written("metrics.jsonl", '{"split": "train"}\n'), "a step, an epoch and a split"),
+        (_written("metrics.jsonl", '{"split": "train"}\n'), "line 1: step"),
         (_written("gradient_rescaling.jsonl", "nonsense\n"), "a JSON object in line 1"),
         (lambda run: (run / "metrics.jsonl").unlink(), "the metrics of a finished run"),
     ],

@@ -13,7 +13,6 @@ from stillroom.diagnose.remedies import path_in, two_digits
 from stillroom.losses.registry import labels_alone, loss_class
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 from stillroom.schema.predictions import paired_margin
-from stillroom.schema.run import is_finite
 
 TEACHER_SHARE = Limits(
     warning=0.1,
@@ -334,22 +333,20 @@ def student_at_teacher(run: RunRecord) -> CheckResult:
 def rescaling_gone(run: RunRecord) -> CheckResult:
     """Whether ω, by which the teacher rescales each sample's gradient, still differs between samples."""
     require_distillation(run)
-    rows = [row for row in run.rescaling if is_finite(row.get("saturated")) and is_finite(row.get("epoch"))]
-    if not rows:
+    if not run.rescaling:
         raise Skip("The run did not record it: set training.record_gradient_rescaling=true beside kl.")
-    epochs = tuple(float(row["epoch"]) for row in rows)
-    saturated = tuple(100 * float(row["saturated"]) for row in rows)
+    epochs = tuple(row.epoch for row in run.rescaling)
+    saturated = tuple(100 * row.saturated for row in run.rescaling)
     share = sum(saturated) / len(saturated) / 100
-    quantiles = rows[-1].get("quantiles")
     evidence = {
         "saturated": share,
         "first_saturated": saturated[0] / 100,
         "last_saturated": saturated[-1] / 100,
-        "last_quantiles": dict(quantiles) if isinstance(quantiles, dict) else None,
-        "last_spearman": rows[-1].get("spearman"),
+        "last_quantiles": run.rescaling[-1].quantiles,
+        "last_spearman": run.rescaling[-1].spearman,
     }
     title, mark = "Images for which the teacher's target is no softer than their label", 100 * SATURATED.problem
-    plots = [Plot("line", title, epochs, saturated, "epoch", "% of images", mark)] if len(rows) >= 3 else []
+    plots = [Plot("line", title, epochs, saturated, "epoch", "% of images", mark)] if len(epochs) >= 3 else []
     verdict = SATURATED.at_least(share)
     rest = "it tells the others apart" if verdict == "ok" else "it is too confident to teach"
     summary = f"On {share:.0%} of the images the teacher's target is no softer than their label: {rest}."

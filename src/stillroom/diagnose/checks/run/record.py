@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from stillroom.errors import BadInput
 from stillroom.losses.registry import is_custom, loss_class
 from stillroom.recipe import Recipe
-from stillroom.report.fields import Fields, is_finite
 from stillroom.run.records import load_run_recipe
-from stillroom.schema.base import parse_object, read_text
+from stillroom.schema.base import read_jsonl, read_optional
 from stillroom.schema.predictions import (
     PREDICTIONS,
     ImageScores,
@@ -23,19 +22,22 @@ from stillroom.schema.predictions import (
     read_predictions,
     score_images,
 )
+from stillroom.schema.run import (
+    METRICS,
+    RESCALING,
+    SUMMARY,
+    TIMING,
+    WEIGHT_DISTANCE,
+    MetricsLine,
+    ModelScores,
+    RescalingEpoch,
+    RunSummary,
+    WeightDistanceLine,
+    read_timing,
+)
 
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RunScores:
-    """An evaluation of a model, in the units of ``summary.json``; None where it is not in there."""
-
-    model: str
-    top1: float
-    count: int
-    nll: float | None = None
-    parameters: int | None = None
+# The figures of a line of metrics, by name.
+Row = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class RunRecord:
         predictions: the logits of both for the test images.
         rescaling: the lines about gradient rescaling.
         weight_distance: the lines about how far weights moved.
-        events: the lines of ``timing.jsonl``.
+        events: the names of the events in ``timing.jsonl``.
     """
 
     path: Path
@@ -90,15 +92,15 @@ class RunRecord:
     finished: bool
     train: tuple[Row, ...]
     test: tuple[Row, ...]
-    student: RunScores | None
-    teacher: RunScores | None
+    student: ModelScores | None
+    teacher: ModelScores | None
     is_distilled: bool
     classes: int | None
     side: int | None
     predictions: Predictions | None
-    rescaling: tuple[Row, ...]
-    weight_distance: tuple[Row, ...]
-    events: tuple[Row, ...]
+    rescaling: tuple[RescalingEpoch, ...]
+    weight_distance: tuple[WeightDistanceLine, ...]
+    events: tuple[str, ...]
 
     @property
     def steps(self) -> int:
@@ -205,74 +207,30 @@ def read_run(path: Path) -> RunRecord:
     if not (path / "recipe.yaml").is_file():
         raise BadInput("run", str(path), "a run folder, with recipe.yaml")
     recipe = load_run_recipe(path)
-    finished = (path / "summary.json").is_file()
-    train, test = _metrics(path / "metrics.jsonl", whole=finished)
-    rescaling = tuple(_lines(path / "gradient_rescaling.jsonl", whole=finished))
-    distance = tuple(_lines(path / "weight_distance.jsonl", whole=finished))
-    # A killed run may leave half a line there; it does not change the result.
-    events = tuple(_lines(path / "timing.jsonl", whole=False))
+    summary = read_optional(RunSummary, path / SUMMARY)
+    finished = summary is not None
+    if finished and not (path / METRICS).is_file():
+        raise BadInput("run", str(path / METRICS), "the metrics of a finished run")
+    # A killed run may leave half a line at the end of its logs.
+    metrics = read_jsonl(MetricsLine, path / METRICS, skip_damaged=not finished)
+    rows = [(line.split, {"step": line.step, "epoch": line.epoch, **line.figures}) for line in metrics]
     is_distilled = any(is_custom(term) or loss_class(term).requires.teacher for term in recipe.losses)
-    student = teacher = classes = side = predictions = None
-    if finished:
-        summary = Fields(path / "summary.json", parse_object(read_text(path / "summary.json"), path / "summary.json"))
-        summary.one_of("schema", (1,))
-        data = summary.inside("data")
-        student, classes = _scores(summary), data.whole("classes", low=1)
-        found = summary.inside("teachers").maybe_inside("teacher")
-        # One that could not be evaluated on the test images has a name alone.
-        teacher = _scores(found) if found is not None and "top1" in found.content else None
-        shape = data.wholes("shape")
-        side = min(shape[1:]) if len(shape) == 3 else None
-        is_distilled = summary.flag("taught", is_distilled)
-        if (path / PREDICTIONS).is_file():
-            predictions = read_predictions(path / PREDICTIONS, count=student.count, classes=classes)
+    predictions = None
+    if summary is not None and (path / PREDICTIONS).is_file():
+        predictions = read_predictions(path / PREDICTIONS, count=summary.count, classes=summary.data.classes)
     return RunRecord(
         path=path,
         recipe=recipe,
         finished=finished,
-        train=train,
-        test=test,
-        student=student,
-        teacher=teacher,
-        is_distilled=is_distilled,
-        classes=classes,
-        side=side,
+        train=tuple(row for split, row in rows if split == "train"),
+        test=tuple(row for split, row in rows if split == "test"),
+        student=summary.student if summary is not None else None,
+        teacher=summary.teacher.scores if summary is not None and summary.teacher is not None else None,
+        is_distilled=summary.taught if summary is not None else is_distilled,
+        classes=summary.data.classes if summary is not None else None,
+        side=min(summary.data.shape[1:]) if summary is not None and len(summary.data.shape) == 3 else None,
         predictions=predictions,
-        rescaling=rescaling,
-        weight_distance=distance,
-        events=events,
+        rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING, skip_damaged=not finished)),
+        weight_distance=tuple(read_jsonl(WeightDistanceLine, path / WEIGHT_DISTANCE, skip_damaged=not finished)),
+        events=tuple(event.event for event in read_timing(path / TIMING)),
     )
-
-
-def _scores(fields: Fields) -> RunScores:
-    return RunScores(
-        model=fields.text("model"),
-        top1=fields.number("top1", low=0, high=100),
-        count=fields.whole("count", low=1),
-        nll=fields.maybe_number("nll", low=0),
-        parameters=fields.maybe_whole("parameters"),
-    )
-
-
-def _lines(path: Path, *, whole: bool) -> list[Row]:
-    """The objects of a log; where the run did not end, the last may have been cut short by what ended it."""
-    if not path.is_file():
-        return []
-    text = read_text(path)
-    rows, lines = [], text.split("\n")
-    for number, line in enumerate(lines, start=1):
-        if line.strip() and (whole or number < len(lines)):
-            rows.append(parse_object(line, path, number))
-    return rows
-
-
-def _metrics(path: Path, *, whole: bool) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    if whole and not path.is_file():
-        raise BadInput("run", str(path), "the metrics of a finished run")
-    splits: dict[str, list[Row]] = {"train": [], "test": []}
-    for number, row in enumerate(_lines(path, whole=whole), start=1):
-        numbers = {key: value for key, value in row.items() if is_finite(value)}
-        if row.get("split") not in splits or not {"step", "epoch"} <= numbers.keys():
-            raise BadInput("run", str(path), f"a step, an epoch and a split, train or test, in line {number}")
-        splits[row["split"]].append(numbers)
-    return tuple(splits["train"]), tuple(splits["test"])

@@ -67,8 +67,7 @@ _SMALL = 16
 def unfinished(run: RunRecord) -> CheckResult:
     """Whether the run was trained to its end."""
     of = f" of {run.planned:,}" if run.planned else ""
-    events = [str(event.get("event")) for event in run.events]
-    evidence = {"steps": run.steps, "planned": run.planned, "resumed": events.count("resume")}
+    evidence = {"steps": run.steps, "planned": run.planned, "resumed": run.events.count("resume")}
     if run.finished:
         return CheckResult("ok", f"The run was trained to its end: {run.steps:,}{of} steps.", evidence)
     summary = f"The run did not end: {run.steps:,}{of} steps were logged, and only these are judged."
@@ -228,7 +227,7 @@ def under_training(run: RunRecord) -> CheckResult:
     dropped_early = quantities.dropped_early(run)
     if slope is None and run.epochs > 2 and not dropped_early:
         raise Skip("Too few lines of training were logged; set training.log_every lower.")
-    moved = sorted(run.weight_distance[-1].get("moves", {}).values()) if run.weight_distance else []
+    moved = sorted(run.weight_distance[-1].moves.values()) if run.weight_distance else []
     _, top1 = quantities.series(run.test, "top1")
     evidence: dict[str, Any] = {
         "fall_per_doubling": slope.share if slope is not None else None,
