@@ -247,7 +247,7 @@ def test_two_terms_of_one_name_are_reported(tmp_path: Path) -> None:
         distill(tmp_path / "run", losses=[sr.KL(), Mine(temperature=1)])
 
 
-def test_a_student_that_cannot_train_on_the_smallest_batch_is_reported_before_anything_is_written(
+def test_a_student_that_cannot_train_on_the_smallest_batch_is_reported(
     tmp_path: Path,
 ) -> None:
     normed = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))

@@ -1,4 +1,4 @@
-"""Recipes: what is wrong is reported in one line, what is right can be written out and read back."""
+"""Recipes: an error names what is wrong in one line, what is right can be written out and read back."""
 
 from __future__ import annotations
 
