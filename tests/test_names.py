@@ -29,7 +29,7 @@ RETIRED = {
     "Remembered, Counted, Whole": as_type("Remembered", "Counted", "Whole"),
     "Dressed, pipe, settled": r"\b[Dd]ress(?:ed)?\b|\.pipe\b|\.settled\b",
     "Materials": r"\bMaterials\b|\bmaterials\b|import (?:.*, )?gather\b",
-    "Setting, OneRun, go": as_type("Setting") + r"|\bsetting\b(?=[.,)]| =)|\bOneRun\b|\.go\(\)",
+    "Setting, OneRun, go": r"\bsetting\.(?:recipe|data|device|processes|precision|observer)\b|\bOneRun\b|\.go\(\)",
     "Lesson, Knowledge, Reads": r"\bLesson\b|" + as_type("Knowledge", "Reads"),
     "Meeting, Party": r"\bMeeting\b|\bmeeting\b|\bParty\b|\bmeet\(|\bintroduc(?:e|ing)\b",
     "Paper": as_type("Paper"),
