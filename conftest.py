@@ -10,6 +10,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Threads that wait for each other sleep, here and in the processes that tests start: the cores are shared.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 # A busy machine makes no example wrong. In CI the examples are the same each time.
 settings.register_profile(
     "stillroom",

@@ -1,11 +1,11 @@
-"""Does `stillroom diagnose` find what is wrong with a distillation, and leave in peace what is not?
+"""Does `stillroom diagnose` find what is wrong with a distillation, without false alarms?
 
     python benchmarks/clinic.py                     # everything: docs/results/clinic.{md,json}
     python benchmarks/clinic.py --digits-only       # no real images; printed only, unless --out names a folder
     python benchmarks/clinic.py --half development  # the half that thresholds may be tuned on, the other not looked at
     python benchmarks/clinic.py --quick             # one seed of each kind on digits, no remedies: does it run?
 
-Sick and healthy set-ups are made and diagnosed; what was done to them is told to nobody before the score. Each case's
+Faulty and correct set-ups are made and diagnosed; the checks do not see what was done to them. Each case's
 row is kept in the work folder as it comes: the same command goes on where it was stopped, and asks again only where the
 checks have changed since. Real images need $STILLROOM_DATA with cifar10, cifar100-part, fashion-mnist and weights; else
 those cases are left out, and said so. On a quiet core everything takes about 25 minutes, digits alone 10.
@@ -25,43 +25,45 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import clinic_fresh
-import clinic_healthy
-import clinic_left
-import clinic_sick
+import clinic_correct_recipes
+import clinic_faulty_recipes
+import clinic_runs
+import clinic_second_runs
 import torch
-from clinic_kinds import CaseOf, Kind, cases_of
 from clinic_remedies import TRIALS, tried
-from clinic_report import Clinic, Look, page
-from clinic_score import digest_of_checks, is_found
-from clinic_ward import WORLDS, Ward, has_real_images
+from clinic_report import Clinic, Look, digest_of_checks, is_found, page
+from clinic_setups import WORLDS, Case, Kind, SetupMaker, cases_of, has_real_images
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from speed import cores, shown_command, told_to_stop, when_and_what
 
-from stillroom.diagnose.finding import VERDICTS, Finding
 from stillroom.diagnose.recipe import diagnose_recipe
 from stillroom.diagnose.run import diagnose_run
 from stillroom.diagnose.study import diagnose_study
 from stillroom.files import write_json, write_text
 from stillroom.recipe import load_recipe
+from stillroom.schema.diagnosis import VERDICTS, Finding
 
-KINDS: list[Kind] = [*clinic_sick.KINDS.all, *clinic_healthy.KINDS.all, *clinic_left.KINDS.all, *clinic_fresh.KINDS.all]
+KINDS: list[Kind] = [
+    kind
+    for module in (clinic_faulty_recipes, clinic_correct_recipes, clinic_runs, clinic_second_runs)
+    for kind in module.KINDS.all
+]
 PAIR = Path(__file__).parents[1] / "recipes" / "cifar10-resnet56-resnet8.yaml"
 # Of the checks as they were imported: what changes on disk from here on is not what is asked.
 DIGEST = digest_of_checks()
 # What a reader of the score must know of how it came about.
 NOTES: tuple[str, ...] = (
     "Before the first look, remedies were tried of which some mend kinds of the scored half, and the accuracy of its "
-    "healthy set-ups was looked at: two kinds were made over, and a moving average is judged by the test images since.",
-    "After the looks told above these checks were changed: errors shared with the teacher are sick from 10% of all "
-    "images on, suspect from 5%; a moving average that remembers more than the run is told as such also where the "
-    "student stays at chance; a decay of .01 a step is sick though the loss still falls; a teacher's term below 1% of "
-    "the loss is sick though both answer alike. So kinds of the first cohort had been seen when the checks were frozen "
-    "for the last time, their seeds had not; of the second cohort's scored half neither had.",
+    "correct set-ups was looked at: two kinds were made over, and a moving average is judged by the test images since.",
+    "After the looks above these checks were changed: errors shared with the teacher are a problem from 10% of all "
+    "images on, a warning from 5%; a moving average that remembers more than the run is found also where the "
+    "student stays at chance; a decay of .01 a step is a problem though the loss still falls; a teacher's term below "
+    "1% of the loss is a problem though both agree. So kinds of the first cohort had been seen when the checks were "
+    "frozen for the last time, their seeds had not; of the second cohort's scored half neither had.",
     "After the look with `3e1ddc941672` nothing was changed but that a file of the checks was split in two; the same "
     "cases were then diagnosed again, with the same verdicts.",
-    "A temperature that is too high is sick by what it leaves of its purpose: students of digits lost nothing "
+    "A temperature that is too high is a problem by what it leaves of its purpose: students of digits lost nothing "
     "by it. A capacity gap of 300 times rests on published experience: on digits a teacher of 50 times its "
     "student's size still helped.",
 )
@@ -117,13 +119,13 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     return chosen
 
 
-def diagnosed(case: CaseOf, work: Path, images: int | None) -> dict[str, Any]:
+def diagnosed(case: Case, work: Path, images: int | None) -> dict[str, Any]:
     """Make a case and diagnose it; what went wrong with that, if so."""
     kind, row = case.kind, {"key": case.key, "kind": case.kind.name, "world": case.world, "seed": case.seed}
     row |= {"half": case.half, "about": kind.about, "expects": list(kind.expects), "digest": DIGEST}
-    row |= {"fresh": kind.is_fresh}
+    row |= {"second_cohort": kind.is_second_cohort}
     try:
-        path = kind.make(Ward(work, case.world, case.seed, kind.name))
+        path = kind.make(SetupMaker(work, case.world, case.seed, kind.name))
         began, spent = time.perf_counter(), time.process_time()
         findings = _findings(kind, path, images or (512 if case.world == "digits" else 320))
     except Exception as error:  # a case that cannot be made is a case that was missed
@@ -134,9 +136,13 @@ def diagnosed(case: CaseOf, work: Path, images: int | None) -> dict[str, Any]:
         # A study has a finding for each method that ails.
         worse = min(finding.verdict, verdicts.get(finding.check, "skipped"), key=VERDICTS.index)
         verdicts[finding.check] = worse
-    told = [one for one in findings if one.verdict == "sick" or one.check in kind.expects]
+    reported = [one for one in findings if one.verdict == "problem" or one.check in kind.expects]
     # What is published names no folder of this machine.
-    return {**row, "verdicts": verdicts, "said": {one.check: one.summary.replace(f"{work}/", "") for one in told}}
+    return {
+        **row,
+        "verdicts": verdicts,
+        "summaries": {one.check: one.summary.replace(f"{work}/", "") for one in reported},
+    }
 
 
 def _findings(kind: Kind, path: Path, images: int) -> list[Finding]:
@@ -183,7 +189,7 @@ def main(words: Sequence[str]) -> int:
                 bar.update(task, description=case.key)
                 if rows.held.get(case.key, {}).get("digest") != digest:
                     rows.add(diagnosed(case, work, chosen.images))
-                    _told(console, rows.held[case.key])
+                    _report(console, rows.held[case.key])
                 bar.advance(task)
             for trial in trials:
                 key = f"remedy/{trial.name}"
@@ -191,9 +197,9 @@ def main(words: Sequence[str]) -> int:
                 if rows.held.get(key, {}).get("digest") != digest:
                     rows.add({"key": key, "digest": digest, **tried(work, trial)})
                 bar.advance(task)
-            if chosen.real and chosen.remedies and rows.held.get("preflight", {}).get("digest") != digest:
-                bar.update(task, description="pre-flight of the CIFAR-10 pair")
-                rows.add({"key": "preflight", "digest": digest, **timed(PAIR)})
+            if chosen.real and chosen.remedies and rows.held.get("recipe_checks", {}).get("digest") != digest:
+                bar.update(task, description="checks of the CIFAR-10 pair")
+                rows.add({"key": "recipe_checks", "digest": digest, **timed(PAIR)})
     except KeyboardInterrupt:
         console.print("interrupted; the same command goes on")
         return 130
@@ -201,7 +207,7 @@ def main(words: Sequence[str]) -> int:
         KINDS,
         [rows.held[case.key] for case in cases],
         [rows.held[f"remedy/{trial.name}"] for trial in trials],
-        rows.held.get("preflight", {}) if chosen.real and chosen.remedies else {},
+        rows.held.get("recipe_checks", {}) if chosen.real and chosen.remedies else {},
         digest,
         _looks(rows.path),
         NOTES,
@@ -223,15 +229,15 @@ def _looks(path: Path) -> list[Look]:
     return [Look(digest, list(rows.values())) for digest, rows in found.items()]
 
 
-def _told(console: Console, row: dict[str, Any]) -> None:
+def _report(console: Console, row: dict[str, Any]) -> None:
     """A line for what is not as it should be, as it comes."""
-    alarms = [check for check, verdict in row["verdicts"].items() if verdict == "sick"]
+    alarms = [check for check, verdict in row["verdicts"].items() if verdict == "problem"]
     if "error" in row:
         console.print(f"{row['key']}: {row['error']}", markup=False, soft_wrap=True)
     elif row["expects"] and not is_found(row):
-        console.print(f"missed: {row['key']}: {', '.join(alarms) or 'nothing'} is sick", markup=False)
+        console.print(f"missed: {row['key']}: problems: {', '.join(alarms) or 'none'}", markup=False)
     elif not row["expects"] and alarms:
-        console.print(f"accused: {row['key']}: {', '.join(alarms)}", markup=False)
+        console.print(f"false alarm: {row['key']}: {', '.join(alarms)}", markup=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether remedies bring back what a sickness cost: digits, few images; the healthy, the sick, the mended set-up."""
+"""Whether remedies bring back what a fault cost: digits, few images; the correct, faulty and repaired set-up."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clinic_sick import reordered, sharper, wrapped
-from clinic_ward import KL, LABELS, Content, Ward, norms
+from clinic_faulty_recipes import reordered, sharper, wrapped
+from clinic_setups import KL, LABELS, Content, SetupMaker, norms
 from torch import Tensor
 
-from stillroom.diagnose.checks.recipe.alternatives import recalibrate
-from stillroom.diagnose.finding import Finding
+from stillroom.diagnose.checks.recipe.input_repair import recalibrate
 from stillroom.diagnose.recipe import diagnose_recipe
 from stillroom.diagnose.run import diagnose_run
 from stillroom.models.weights import save_weights
 from stillroom.recipe import parse_recipe, set_value
+from stillroom.schema.diagnosis import Finding
 
 SEEDS = (0, 1, 2)
 # Few images, so that a teacher has something to bring; steps enough to learn them.
@@ -29,29 +29,29 @@ IMAGES = 512
 
 @dataclass(frozen=True)
 class Trial:
-    """A sickness with its remedy.
+    """A fault with its remedy.
 
     Attributes:
         name: what is wrong.
-        checks: whose remedy is taken: of the first of these that is sick or suspect.
-        sick: makes the recipe sick, in place.
+        checks: whose remedy is taken: of the first of these that is a problem or a warning.
+        faulty: puts the fault into the recipe, in place.
         after: whether its run is diagnosed rather than the recipe.
         by_hand: what is done where no recipe can: in words, and the change.
-        healthy: changes the healthy recipe first, where the usual one will not do.
+        correct: changes the correct recipe first, where the usual one will not do.
     """
 
     name: str
     checks: tuple[str, ...]
-    sick: Callable[[Ward, Content], None]
+    faulty: Callable[[SetupMaker, Content], None]
     after: bool = False
-    by_hand: tuple[str, Callable[[Ward, Content], None]] | None = None
-    healthy: Callable[[Ward, Content], None] | None = None
+    by_hand: tuple[str, Callable[[SetupMaker, Content], None]] | None = None
+    correct: Callable[[SetupMaker, Content], None] | None = None
 
 
-def changing(**values: Any) -> Callable[[Ward, Content], None]:
+def changing(**values: Any) -> Callable[[SetupMaker, Content], None]:
     """Sets dotted keys, ``__`` for a dot."""
 
-    def change(ward: Ward, content: Content) -> None:
+    def change(maker: SetupMaker, content: Content) -> None:
         for key, value in values.items():
             place = key.replace("__", ".")
             set_value(content, place, copy.deepcopy(value))
@@ -62,17 +62,17 @@ def changing(**values: Any) -> Callable[[Ward, Content], None]:
     return change
 
 
-def taught_by(make: Callable[[Ward], Content]) -> Callable[[Ward, Content], None]:
+def taught_by(make: Callable[[SetupMaker], Content]) -> Callable[[SetupMaker, Content], None]:
     """Gives another teacher."""
 
-    def change(ward: Ward, content: Content) -> None:
-        content["teacher"] = make(ward)
+    def change(maker: SetupMaker, content: Content) -> None:
+        content["teacher"] = make(maker)
 
     return change
 
 
-def _weights(change: Callable[[dict[str, Tensor]], None], what: str) -> Callable[[Ward, Content], None]:
-    return taught_by(lambda ward: ward.changed(ward.teacher(), change, what))
+def _weights(change: Callable[[dict[str, Tensor]], None], what: str) -> Callable[[SetupMaker, Content], None]:
+    return taught_by(lambda maker: maker.changed(maker.teacher(), change, what))
 
 
 def _drift(state: dict[str, Tensor]) -> None:
@@ -81,30 +81,30 @@ def _drift(state: dict[str, Tensor]) -> None:
         state[f"{name}.running_var"] *= 4.0
 
 
-def _recalibrated(ward: Ward, content: Content) -> None:
+def _recalibrated(maker: SetupMaker, content: Content) -> None:
     """The drifted teacher with statistics taken anew, as the words of the remedy say."""
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import Preprocess, resolve_preprocess
     from stillroom.run.components import build_model
 
-    train = ward.split("train")
-    path = ward.case / "anew.safetensors"
+    train = maker.split("train")
+    path = maker.case / "anew.safetensors"
     model = build_model(ModelConfig(**content["teacher"]), train, "teacher")
     recalibrate(model, Preprocess(resolve_preprocess("half", channels=1, is_pixels=True))(train.images[:512]))
     save_weights(model, path)
     content["teacher"]["weights"] = str(path)
 
 
-def _poor(ward: Ward) -> Content:
-    return ward.teacher(data__train_limit=60, training__epochs=12)
+def _poor(maker: SetupMaker) -> Content:
+    return maker.teacher(data__train_limit=60, training__epochs=12)
 
 
-def _coloured(ward: Ward, content: Content) -> None:
-    data = {"path": ward.coloured(), "batch_size": 32, "train_limit": 300}
-    own = ward.teacher()
+def _coloured(maker: SetupMaker, content: Content) -> None:
+    data = {"path": maker.coloured(), "batch_size": 32, "train_limit": 300}
+    own = maker.teacher()
     model = {"name": "clinic_models:one_colour", "options": {"model": own["name"], "channel": 0, **own["options"]}}
     content["data"] = data
-    content["teacher"] = ward.teacher(student={**model, "preprocess": "half"}, data={**data, "train_limit": None})
+    content["teacher"] = maker.teacher(student={**model, "preprocess": "half"}, data={**data, "train_limit": None})
     content["student"] = {**content["student"], "preprocess": "half"}
 
 
@@ -118,14 +118,14 @@ def _kl(labels: float, weight: float, temperature: float = 4) -> list[Content]:
 
 _FEATURES = changing(losses=_mse("features"))
 _BACKWARDS = {"mean": [0.5] * 3, "std": [0.5] * 3, "channel_order": "bgr"}
-_AS_TRAINED = ("the teacher itself, restored", lambda ward, content: content.update(teacher=ward.teacher()))
+_AS_TRAINED = ("the teacher itself, restored", lambda maker, content: content.update(teacher=maker.teacher()))
 TRIALS = (
     Trial("wrong normalisation", ("teacher_normalisation",), changing(teacher__preprocess="none")),
     Trial(
         "channels the wrong way round",
         ("teacher_channel_order",),
         changing(teacher__preprocess=_BACKWARDS),
-        healthy=_coloured,
+        correct=_coloured,
     ),
     Trial("wrong size", ("teacher_resize",), changing(teacher__preprocess={"mean": [0.5], "std": [0.5], "size": 24})),
     Trial(
@@ -174,14 +174,14 @@ TRIALS = (
         "features too narrow to compare",
         ("penultimate_width",),
         changing(student__options__penultimate=3),
-        healthy=_FEATURES,
+        correct=_FEATURES,
     ),
     Trial("features too narrow for the logits", ("penultimate_width",), changing(student__options__penultimate=3)),
     Trial(
         "taps mispaired",
         ("taps",),
         changing(losses=_mse([{"teacher": "layer1", "student": "layer3"}], 10.0)),
-        healthy=changing(losses=_mse(["layer1"], 10.0)),
+        correct=changing(losses=_mse(["layer1"], 10.0)),
     ),
     Trial("rate that blows up", ("learning_rate",), changing(training__optimizer__lr=20.0)),
     Trial("rate that moves nothing", ("learning_rate",), changing(training__optimizer__lr=3e-5)),
@@ -198,14 +198,14 @@ TRIALS = (
             changing(losses=_kl(0.1, 0.9, 1))(w, c),
         )[0],
         by_hand=("a teacher in between", _AS_TRAINED[1]),
-        healthy=changing(student={"name": "clinic_models:shufflenet", "options": {"width": 8}}),
+        correct=changing(student={"name": "clinic_models:shufflenet", "options": {"width": 8}}),
     ),
     Trial(
         "run that blew up",
         ("diverged",),
         changing(training__optimizer__lr=4.0),
         after=True,
-        healthy=changing(student={"name": "mlp", "options": {"hidden": [64]}}),
+        correct=changing(student={"name": "mlp", "options": {"hidden": [64]}}),
     ),
     Trial("run far too short", ("under_training",), changing(training__epochs=2), after=True),
     Trial("run with a rate far too low", ("under_training",), changing(training__optimizer__lr=0.001), after=True),
@@ -214,7 +214,7 @@ TRIALS = (
         ("over_regularising",),
         changing(losses=[{"name": "label_smoothing", "smoothing": 0.95}]),
         after=True,
-        healthy=changing(losses=LABELS),
+        correct=changing(losses=LABELS),
     ),
     Trial("run averaged over more than itself", ("over_regularising",), changing(training__ema=0.9995), after=True),
     Trial("run that did not hear its teacher", ("kd_ignored",), changing(losses=_kl(1.0, 0.001)), after=True),
@@ -223,7 +223,7 @@ TRIALS = (
         ("labels_drowned", "teacher_errors_copied", "student_at_teacher"),
         changing(losses=_kl(0.001, 1.0)),
         after=True,
-        healthy=lambda w, c: (taught_by(_poor)(w, c), changing(losses=_kl(0.5, 0.5))(w, c))[0],
+        correct=lambda w, c: (taught_by(_poor)(w, c), changing(losses=_kl(0.5, 0.5))(w, c))[0],
     ),
 )
 
@@ -232,48 +232,56 @@ def tried(folder: Path, trial: Trial) -> dict[str, Any]:
     """Train the three set-ups of a trial with each seed, and tell what each came to.
 
     Returns:
-        Top-1 by seed of the ``healthy``, the ``sick`` and the ``mended`` one; the ``verdict`` and remedy of the check,
-        asked with the first seed; ``longer``: how many times as many steps the mended one makes.
+        Top-1 by seed of the ``correct``, the ``faulty`` and the ``repaired`` one; the ``verdict`` and remedy of the
+        check, asked with the first seed; ``longer``: how many times as many steps the repaired one makes.
     """
-    told: dict[str, Any] = {"name": trial.name, "checks": list(trial.checks), "healthy": [], "sick": [], "mended": []}
-    remedy: Callable[[Ward, Content], None] | None = None
+    row: dict[str, Any] = {
+        "name": trial.name,
+        "checks": list(trial.checks),
+        "correct": [],
+        "faulty": [],
+        "repaired": [],
+    }
+    remedy: Callable[[SetupMaker, Content], None] | None = None
     for seed in SEEDS:
         # One teacher for all seeds, as in a study; the students and their order of images differ.
-        ward = Ward(folder, "digits", 0, f"remedy {trial.name}")
-        well = {**ward.recipe(*FEW), "student": copy.deepcopy(STUDENT), "losses": copy.deepcopy(KL), "seed": seed}
-        if trial.healthy is not None:
-            trial.healthy(ward, well)
-        ill = copy.deepcopy(well)
-        trial.sick(ward, ill)
+        maker = SetupMaker(folder, "digits", 0, f"remedy {trial.name}")
+        well = {**maker.recipe(*FEW), "student": copy.deepcopy(STUDENT), "losses": copy.deepcopy(KL), "seed": seed}
+        if trial.correct is not None:
+            trial.correct(maker, well)
+        faulty = copy.deepcopy(well)
+        trial.faulty(maker, faulty)
         if remedy is None:
-            found = _found(ward, trial, ill)
+            found = _found(maker, trial, faulty)
             overrides = dict(found.remedy.overrides) if found.remedy is not None else {}
-            told |= {"verdict": found.verdict, "words": found.remedy.words if found.remedy is not None else ""}
-            told |= {"overrides": overrides, "by_hand": trial.by_hand[0] if trial.by_hand is not None else None}
+            row |= {"verdict": found.verdict, "words": found.remedy.words if found.remedy is not None else ""}
+            row |= {"overrides": overrides, "by_hand": trial.by_hand[0] if trial.by_hand is not None else None}
             remedy = trial.by_hand[1] if trial.by_hand is not None else changing(**overrides)
-        mended = copy.deepcopy(ill)
-        remedy(ward, mended)
-        for name, content in (("healthy", well), ("sick", ill), ("mended", mended)):
-            told[name].append(_top1(ward, content))
+        repaired = copy.deepcopy(faulty)
+        remedy(maker, repaired)
+        for name, content in (("correct", well), ("faulty", faulty), ("repaired", repaired)):
+            row[name].append(_top1(maker, content))
         # One whose loss was not finite had as many before it.
-        told["longer"] = _steps(ward, mended) / (_steps(ward, ill) or _steps(ward, mended))
-    return told
+        row["longer"] = _steps(maker, repaired) / (_steps(maker, faulty) or _steps(maker, repaired))
+    return row
 
 
-def _found(ward: Ward, trial: Trial, ill: Content) -> Finding:
-    findings = diagnose_run(ward.trained(ill)) if trial.after else diagnose_recipe(parse_recipe(ill), images=IMAGES)
+def _found(maker: SetupMaker, trial: Trial, faulty: Content) -> Finding:
+    findings = (
+        diagnose_run(maker.trained(faulty)) if trial.after else diagnose_recipe(parse_recipe(faulty), images=IMAGES)
+    )
     by_name = {finding.check: finding for finding in findings}
-    ailing = [by_name[name] for name in trial.checks if by_name[name].verdict in ("sick", "suspect")]
+    open_ones = [by_name[name] for name in trial.checks if by_name[name].verdict in ("problem", "warning")]
     # Of several the surest.
-    return min(ailing, key=lambda one: one.verdict != "sick") if ailing else by_name[trial.checks[0]]
+    return min(open_ones, key=lambda one: one.verdict != "problem") if open_ones else by_name[trial.checks[0]]
 
 
-def _top1(ward: Ward, content: Content) -> float:
+def _top1(maker: SetupMaker, content: Content) -> float:
     """Top-1 after the last epoch; chance where the loss was not finite and the run ended."""
-    path = ward.trained(content) / "summary.json"
-    return float(json.loads(path.read_text())["top1"]) if path.exists() else 100 / ward.classes
+    path = maker.trained(content) / "summary.json"
+    return float(json.loads(path.read_text())["top1"]) if path.exists() else 100 / maker.classes
 
 
-def _steps(ward: Ward, content: Content) -> int:
-    path = ward.trained(content) / "summary.json"
+def _steps(maker: SetupMaker, content: Content) -> int:
+    path = maker.trained(content) / "summary.json"
     return int(json.loads(path.read_text())["steps"]) if path.exists() else 0

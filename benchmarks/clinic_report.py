@@ -2,23 +2,114 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from clinic_kinds import Half, Kind, halves
-from clinic_score import (
-    Row,
-    alarms,
-    by_check,
-    clearly_lost,
-    is_found,
-    is_suspected,
-    recovered,
-    sensitivity,
-    specificity,
-)
+from clinic_setups import Half, Kind, halves
+from scipy.stats import binomtest
 from speed_report import table
+
+import stillroom.diagnose
+
+Row = Mapping[str, Any]
+ALL = ("recipe", "run", "study")
+
+
+@dataclass(frozen=True)
+class Share:
+    """So many of so many, with Wilson's 95% interval.
+
+    >>> Share(9, 10).text
+    '9 of 10, .90 [.60, .98]'
+    """
+
+    hits: int
+    of: int
+
+    @property
+    def text(self) -> str:
+        if not self.of:
+            return "–"
+        ends = binomtest(self.hits, self.of).proportion_ci(method="wilson")
+        share, low, high = (_share(value) for value in (self.hits / self.of, ends.low, ends.high))
+        return f"{self.hits} of {self.of}, {share} [{low}, {high}]"
+
+
+def _share(value: float) -> str:
+    return "1" if value > 0.995 else f"{value:.2f}".removeprefix("0")
+
+
+def digest_of_checks() -> str:
+    """SHA-256 of the checks with all their thresholds: names and content of what is in diagnose/checks/."""
+    root = Path(str(stillroom.diagnose.__file__)).parent
+    digest = hashlib.sha256()
+    for path in sorted((root / "checks").rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def is_found(row: Row) -> bool:
+    """Whether one of the expected checks reports a problem."""
+    return any(row["verdicts"].get(check) == "problem" for check in row["expects"])
+
+
+def has_warning(row: Row) -> bool:
+    """Whether none reports a problem, and one of them warns."""
+    return not is_found(row) and any(row["verdicts"].get(check) == "warning" for check in row["expects"])
+
+
+def alarms(row: Row, verdict: str = "problem") -> list[str]:
+    """The checks that say so."""
+    return [check for check, given in row["verdicts"].items() if given == verdict]
+
+
+def sensitivity(rows: Iterable[Row]) -> Share:
+    """Of the faulty set-ups, those of which an expected check says so."""
+    faulty = [row for row in rows if row["expects"]]
+    return Share(sum(map(is_found, faulty)), len(faulty))
+
+
+def specificity(rows: Iterable[Row]) -> Share:
+    """Of the correct set-ups, those of which no check reports a problem."""
+    well = [row for row in rows if not row["expects"]]
+    return Share(sum(not alarms(row) for row in well), len(well))
+
+
+def by_check(rows: Sequence[Row]) -> dict[str, dict[str, int]]:
+    """Each check's counts: hits and misses where it is expected, alarms and silence on correct set-ups."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        # Where one of several is expected and one of them spoke, the others missed nothing.
+        spoke = is_found(row)
+        for check, verdict in row["verdicts"].items():
+            counts = found.setdefault(check, dict.fromkeys(("tp", "fn", "fp", "tn", "skipped", "elsewhere"), 0))
+            if check in row["expects"]:
+                counts["tp" if verdict == "problem" else "skipped" if verdict == "skipped" else "fn"] += (
+                    verdict == "problem" or not spoke
+                )
+            elif row["expects"]:
+                counts["elsewhere"] += verdict == "problem"
+            else:
+                counts["skipped" if verdict == "skipped" else "fp" if verdict == "problem" else "tn"] += 1
+    return dict(sorted(found.items()))
+
+
+def recovered(row: Row) -> tuple[float, float | None]:
+    """What a fault cost in points, and the share of it that the remedy brought back; None where nothing was lost."""
+    correct, faulty, repaired = (sum(row[name]) / len(row[name]) for name in ("correct", "faulty", "repaired"))
+    lost = correct - faulty
+    return lost, (repaired - faulty) / lost if lost > 0 else None
+
+
+def clearly_lost(row: Row) -> bool:
+    """Whether the correct set-up is better by 2 points or more on the mean, and in every seed."""
+    pairs = zip(row["correct"], row["faulty"], strict=True)
+    return recovered(row)[0] >= 2 and all(correct > faulty for correct, faulty in pairs)
+
 
 WANTED, RECOVERED, OF = 0.9, 10, 14
 HALVES: tuple[Half, ...] = ("scored", "development")
@@ -43,21 +134,21 @@ class Look:
     rows: Sequence[Row]
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """The seeds, and how it went."""
         seeds: dict[str, set[int]] = {}
         for row in self.rows:
             seeds.setdefault("digits" if row["world"] == "digits" else "real images", set()).add(row["seed"])
         of = ", ".join(f"{' and '.join(map(str, sorted(held)))} on {world}" for world, held in sorted(seeds.items()))
         missed = [row for row in self.rows if row["expects"] and not is_found(row)]
-        accused = [row for row in self.rows if not row["expects"] and alarms(row)]
+        alarmed = [row for row in self.rows if not row["expects"] and alarms(row)]
         names = "; ".join(
             [f"missed: {row['kind']} ({row['world']})" for row in missed]
-            + [f"accused: {row['kind']} ({row['world']}): {', '.join(alarms(row))}" for row in accused]
+            + [f"false alarm: {row['kind']} ({row['world']}): {', '.join(alarms(row))}" for row in alarmed]
         )
         return (
-            f"`{self.digest[:12]}`, seeds {of}: sensitivity {sensitivity(self.rows).told}; specificity "
-            f"{specificity(self.rows).told}{f' ({names})' if names else ''}"
+            f"`{self.digest[:12]}`, seeds {of}: sensitivity {sensitivity(self.rows).text}; specificity "
+            f"{specificity(self.rows).text}{f' ({names})' if names else ''}"
         )
 
 
@@ -69,7 +160,7 @@ class Clinic:
         kinds: all kinds, also those that could not be tried.
         rows: a row a case.
         remedies: a row a trial of a remedy.
-        preflight: what ``stillroom diagnose`` took on the CIFAR-10 pair; empty where it was not there.
+        recipe_checks: what ``stillroom diagnose`` took on the CIFAR-10 pair; empty where it was not there.
         digest: of the checks.
         looks: what was ever found on scored cases, by version of the checks, the first first.
         notes: what else the reader must know.
@@ -78,7 +169,7 @@ class Clinic:
     kinds: Sequence[Kind]
     rows: Sequence[Row]
     remedies: Sequence[Row]
-    preflight: Mapping[str, float]
+    recipe_checks: Mapping[str, float]
     digest: str
     looks: Sequence[Look]
     notes: Sequence[str] = ()
@@ -98,7 +189,7 @@ class Clinic:
         """The raw numbers."""
         return {
             "digest": self.digest,
-            "looks": [{"digest": look.digest, "told": look.told, "cases": list(look.rows)} for look in self.looks[:-1]],
+            "looks": [{"digest": look.digest, "text": look.text, "cases": list(look.rows)} for look in self.looks[:-1]],
             "notes": list(self.notes),
             "kinds": [
                 {
@@ -114,26 +205,26 @@ class Clinic:
             "checks": by_check(self.chosen("scored")),
             "cases": list(self.rows),
             "remedies": list(self.remedies),
-            "preflight": dict(self.preflight),
+            "recipe_checks": dict(self.recipe_checks),
         }
 
 
 def page(clinic: Clinic, command: str, provenance: Sequence[str]) -> str:
     """The whole of ``clinic.md``."""
     head = [
-        "# The clinic: does `stillroom diagnose` find what is wrong, and leave in peace what is not?",
+        "# The clinic: does `stillroom diagnose` find what is wrong, without false alarms?",
         "",
         f"Command: `{command}`",
         "",
         *(f"- {line}" for line in provenance),
     ]
     parts = ["\n".join(head), _rules(clinic), _scores(clinic), _misses(clinic), _complaints(clinic)]
-    parts += [_checks(clinic), _remedies(clinic), _preflight(clinic), _kinds(clinic)]
+    parts += [_checks(clinic), _remedies(clinic), _recipe_checks(clinic), _kinds(clinic)]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _rules(clinic: Clinic) -> str:
-    sick = [kind for kind in clinic.kinds if kind.is_sick]
+    faulty = [kind for kind in clinic.kinds if kind.is_faulty]
     looks = [look.digest for look in clinic.looks]
     looked = f"looked at with {len(looks)} versions of the checks"
     if looks == [clinic.digest]:
@@ -141,23 +232,23 @@ def _rules(clinic: Clinic) -> str:
     elif looks and looks[-1] == clinic.digest:
         looked = "looked at before, see below; the seeds scored here were looked at once, with the checks as they are"
     lines = [
-        f"{len(sick)} kinds of sick set-up and {len(clinic.kinds) - len(sick)} of healthy ones. A case is a recipe's "
-        "file, a run's folder or a study's, made by a kind and a seed, which draw what exactly is done, and by which "
-        "models; it goes through what `stillroom diagnose` does, with no hint of what was done to it.",
+        f"{len(faulty)} kinds of faulty set-up and {len(clinic.kinds) - len(faulty)} of correct ones. A case is a "
+        "recipe's file, a run's folder or a study's, made by a kind and a seed, which draw what exactly is done, and "
+        "by which models; it goes through what `stillroom diagnose` does, with no hint of what was done to it.",
         "",
-        "- A sick set-up is **found** where a check that its kind declares is `sick`; `suspect` does not count. A "
-        "healthy one is **in peace** where no check at all is `sick`.",
-        "- Kinds were dealt into halves by a hash of their name (`clinic_kinds.py`), seeds by number, before anything "
+        "- A faulty set-up is **found** where a check that its kind declares reports a `problem`; a `warning` does not "
+        "count. A correct one **passes** where no check at all reports a `problem`.",
+        "- Kinds were dealt into halves by a hash of their name (`clinic_setups.py`), seeds by number, before anything "
         "was looked at. Thresholds were changed for what the development half showed, then frozen. The scored half "
         "shares neither kind nor seed with it; other models teach and learn there, too.",
         "- There are two cohorts of kinds, each dealt into halves by itself. The first is by the checks' own author. "
-        "The second (`clinic_fresh*.py`) is by another hand, who had seen neither the checks nor what they say.",
-        "- Frozen: SHA-256 of the sources of all checks (`diagnose/checks/recipe`, `diagnose/checks/run`) is "
+        "The second (`clinic_second_*.py`) is by another hand, who had seen neither the checks nor what they say.",
+        "- Frozen: SHA-256 of the sources of all checks (`diagnose/checks`) is "
         f"`{clinic.digest}`. The scored half was {looked}.",
-        "- The checks are older than the clinic, and were written with planted sicknesses in view, many of them of "
+        "- The checks are older than the clinic, and were written with planted faults in view, many of them of "
         "these kinds: it shows how they hold up on models, data and sizes that nobody tuned them on, less how they "
-        "do on ails nobody has thought of.",
-        *(f"- An earlier look: checks {look.told}." for look in clinic.looks[:-1]),
+        "do on faults nobody has thought of.",
+        *(f"- An earlier look: checks {look.text}." for look in clinic.looks[:-1]),
         *(f"- {note}" for note in clinic.notes),
     ]
     return "## The rules\n\n" + "\n".join(lines)
@@ -172,20 +263,20 @@ def _scores(clinic: Clinic) -> str:
             "all": every,
             "digits": clinic.chosen(half, real=False),
             "real images": clinic.chosen(half, real=True),
-            "first cohort": [row for row in every if not row["fresh"]],
-            "second cohort": [row for row in every if row["fresh"]],
+            "first cohort": [row for row in every if not row["second_cohort"]],
+            "second cohort": [row for row in every if row["second_cohort"]],
         }
         for where, held in groups.items():
             if held:
-                suspected = sum(map(is_suspected, held))
-                uneasy = sum(not row["expects"] and bool(alarms(row, "suspect")) for row in held)
-                rows.append([words, where, sensitivity(held).told, str(suspected), specificity(held).told, str(uneasy)])
-    head = ["", "on", "sensitivity", "of the rest, suspected", "specificity", "healthy, yet suspected"]
+                warned = sum(map(has_warning, held))
+                uneasy = sum(not row["expects"] and bool(alarms(row, "warning")) for row in held)
+                rows.append([words, where, sensitivity(held).text, str(warned), specificity(held).text, str(uneasy)])
+    head = ["", "on", "sensitivity", "of the rest, with a warning", "specificity", "correct, with a warning"]
     held = clinic.chosen("scored")
-    found, peace = sensitivity(held), specificity(held)
-    met = all(share.of and share.hits / share.of >= WANTED for share in (found, peace))
-    told = f"Wanted: both {WANTED:g} or more on the scored half: **{'met' if met else 'not met'}**."
-    return f"## How well\n\n{told} With Wilson's 95% intervals.\n\n{table(head, rows)}"
+    found, passed = sensitivity(held), specificity(held)
+    met = all(share.of and share.hits / share.of >= WANTED for share in (found, passed))
+    text = f"Wanted: both {WANTED:g} or more on the scored half: **{'met' if met else 'not met'}**."
+    return f"## How well\n\n{text} With Wilson's 95% intervals.\n\n{table(head, rows)}"
 
 
 def _misses(clinic: Clinic) -> str:
@@ -193,19 +284,19 @@ def _misses(clinic: Clinic) -> str:
     for half in HALVES:
         held = clinic.chosen(half)
         missed = [row for row in held if row["expects"] and not is_found(row)]
-        accused = [row for row in held if not row["expects"] and alarms(row)]
+        alarmed = [row for row in held if not row["expects"] and alarms(row)]
         lines += [f"The {half} half:", ""]
         for row in missed:
-            instead = f"sick: {', '.join(alarms(row))}" if alarms(row) else "nothing was sick"
-            hint = "suspected" if is_suspected(row) else "not even suspected"
-            lines.append(f"- missed ({hint}): {_told(clinic, row)}; {instead}")
-        lines += [f"- accused: {_told(clinic, row)}: {', '.join(alarms(row))}" for row in accused]
-        lines += ["- none missed, none accused"] if not missed and not accused else []
+            instead = f"problems: {', '.join(alarms(row))}" if alarms(row) else "no problem was reported"
+            hint = "with a warning" if has_warning(row) else "without a warning"
+            lines.append(f"- missed ({hint}): {_describe(clinic, row)}; {instead}")
+        lines += [f"- false alarm: {_describe(clinic, row)}: {', '.join(alarms(row))}" for row in alarmed]
+        lines += ["- none missed, no false alarm"] if not missed and not alarmed else []
         lines.append("")
-    return "## What was missed, who was accused\n\n" + "\n".join(lines).rstrip()
+    return "## What was missed, and false alarms\n\n" + "\n".join(lines).rstrip()
 
 
-def _told(clinic: Clinic, row: Row) -> str:
+def _describe(clinic: Clinic, row: Row) -> str:
     return f"{row['kind']} ({row['world']}, seed {row['seed']})"
 
 
@@ -216,10 +307,10 @@ def _complaints(clinic: Clinic) -> str:
             if kind.complaint == letter:
                 held = [row for row in clinic.rows if row["kind"] == kind.name]
                 spoke = sorted(
-                    {check for row in held for check in row["expects"] if row["verdicts"].get(check) == "sick"}
+                    {check for row in held for check in row["expects"] if row["verdicts"].get(check) == "problem"}
                 )
-                told = f"{sum(map(is_found, held))} of {len(held)}"
-                rows.append([words, f"{kind.name} ({kind.about})", clinic.of_kinds[kind.name], told, ", ".join(spoke)])
+                count = f"{sum(map(is_found, held))} of {len(held)}"
+                rows.append([words, f"{kind.name} ({kind.about})", clinic.of_kinds[kind.name], count, ", ".join(spoke)])
     head = ["what people report", "as a case", "half", "found", "by"]
     return "## The four complaints\n\n" + table(head, rows)
 
@@ -227,15 +318,15 @@ def _complaints(clinic: Clinic) -> str:
 def _checks(clinic: Clinic) -> str:
     counts = by_check(clinic.chosen("scored"))
     rows = [
-        [f"`{name}`", *(str(told[key]) for key in ("tp", "fn", "fp", "tn", "skipped", "elsewhere"))]
-        for name, told in counts.items()
+        [f"`{name}`", *(str(of[key]) for key in ("tp", "fn", "fp", "tn", "skipped", "elsewhere"))]
+        for name, of in counts.items()
     ]
-    head = ["check", "found", "missed", "false alarms", "in peace", "skipped", "sick beside another"]
-    told = (
-        "On the scored half. Found and missed: of set-ups that name the check; false alarms and in peace: of healthy "
-        "ones; sick beside another: on set-ups whose kind names other checks, where it may well be right."
+    head = ["check", "found", "missed", "false alarms", "passed", "skipped", "beside another"]
+    text = (
+        "On the scored half. Found and missed: of set-ups that name the check; false alarms and passed: of correct "
+        "ones; beside another: a problem on set-ups whose kind names other checks, where it may well be right."
     )
-    return f"## Check by check\n\n{told}\n\n{table(head, rows)}"
+    return f"## Check by check\n\n{text}\n\n{table(head, rows)}"
 
 
 def _remedies(clinic: Clinic) -> str:
@@ -249,9 +340,9 @@ def _remedies(clinic: Clinic) -> str:
         what = f"by hand: {what}" if row.get("by_hand") else what or "none that a recipe can say"
         if not row.get("by_hand") and row["longer"] > 1.01:
             what += f" ({row['longer']:.3g} times the steps)"
-        means = [f"{sum(row[name]) / len(row[name]):.1f}" for name in ("healthy", "sick", "mended")]
-        told = f"{100 * share:.0f}%" if clear and share is not None else "–"
-        rows.append([row["name"], *means, f"{lost:+.1f}", told, what])
+        means = [f"{sum(row[name]) / len(row[name]):.1f}" for name in ("correct", "faulty", "repaired")]
+        back = f"{100 * share:.0f}%" if clear and share is not None else "–"
+        rows.append([row["name"], *means, f"{lost:+.1f}", back, what])
         if not clear:
             lost_nothing.append(row["name"])
         elif not row.get("by_hand"):
@@ -260,22 +351,22 @@ def _remedies(clinic: Clinic) -> str:
             if share is None or share < 0.5:
                 short.append(row["name"])
     by_hand = [row for row in clinic.remedies if row.get("by_hand") and clearly_lost(row)]
-    mended = sum((recovered(row)[1] or 0) >= 0.5 for row in by_hand)
+    repaired = sum((recovered(row)[1] or 0) >= 0.5 for row in by_hand)
     verdict = "met" if half >= RECOVERED and by_recipe >= OF else "not met"
     lines = [
         "Digits, 300 training images, the same number of steps for all three set-ups unless it says otherwise, 3 "
         "seeds, top-1 after the last epoch on 500 test images. The remedy is the one that `stillroom diagnose` "
-        "proposed for the sick set-up, its overrides applied as they stand; where a remedy is nothing that a recipe "
-        "can say, what its words ask for was done by hand. Recovered: (mended − sick) / (healthy − sick), told where "
-        "the sick one lost 2 points or more, and lost in every seed.",
+        "proposed for the faulty set-up, its overrides applied as they stand; where a remedy is nothing that a recipe "
+        "can say, what its words ask for was done by hand. Recovered: (repaired − faulty) / (correct − faulty), given "
+        "where the faulty one lost 2 points or more, and lost in every seed.",
         "",
         f"Wanted: at least {RECOVERED} of {OF} recover half. **{verdict}**: of {by_recipe} that lost something and "
-        f"have overrides, {half} recovered half or more; of {len(by_hand)} mended by hand, {mended}."
+        f"have overrides, {half} recovered half or more; of {len(by_hand)} repaired by hand, {repaired}."
         + (f" Less than half: {', '.join(short)}." if short else ""),
     ]
     if lost_nothing:
         lines += ["", f"On digits these lost nothing that three seeds would show: {', '.join(lost_nothing)}."]
-    head = ["what is wrong", "healthy", "sick", "mended", "lost", "recovered", "remedy"]
+    head = ["what is wrong", "correct", "faulty", "repaired", "lost", "recovered", "remedy"]
     return "## What remedies bring back\n\n" + "\n".join(lines) + "\n\n" + table(head, rows)
 
 
@@ -289,32 +380,39 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _preflight(clinic: Clinic) -> str:
-    told = clinic.preflight
-    if not told:
+def _recipe_checks(clinic: Clinic) -> str:
+    took = clinic.recipe_checks
+    if not took:
         return ""
     return (
-        "## How long a pre-flight takes\n\n"
-        f"`stillroom diagnose recipes/cifar10-resnet56-resnet8.yaml --json` on {told['cores']:g} cores, reading 60,000 "
-        f"images included: {told['wall']:.1f} s ({told['cpu']:.1f} s of processor time); wanted: under 60 s."
+        "## How long the checks of a recipe take\n\n"
+        f"`stillroom diagnose recipes/cifar10-resnet56-resnet8.yaml --json` on {took['cores']:g} cores, reading 60,000 "
+        f"images included: {took['wall']:.1f} s ({took['cpu']:.1f} s of processor time); wanted: under 60 s."
     )
 
 
 def _kinds(clinic: Clinic) -> str:
     parts = []
     tests: list[tuple[str, bool, Callable[[Row], bool]]] = [
-        ("Sick set-ups, and how many were found", True, is_found),
-        ("Healthy set-ups, and how many were left in peace", False, lambda row: not alarms(row)),
+        ("Faulty set-ups, and how many were found", True, is_found),
+        ("Correct set-ups, and how many passed", False, lambda row: not alarms(row)),
     ]
-    for words, is_sick, is_right in tests:
+    for words, is_faulty, is_right in tests:
         rows = []
         for kind in clinic.kinds:
-            if kind.is_sick == is_sick:
+            if kind.is_faulty == is_faulty:
                 held = [row for row in clinic.rows if row["kind"] == kind.name]
                 count = f"{sum(map(is_right, held))}/{len(held)}" if held else "–"
                 worlds = " ".join(dict.fromkeys(row["world"] for row in held)) or "not tried"
-                checks = [", ".join(kind.expects)] if is_sick else []
+                checks = [", ".join(kind.expects)] if is_faulty else []
                 rows.append([kind.name, kind.about, clinic.of_kinds[kind.name], *checks, worlds, count])
-        head = ["kind", "a", "half", *(["expects one of"] if is_sick else []), "on", "found" if is_sick else "in peace"]
+        head = [
+            "kind",
+            "a",
+            "half",
+            *(["expects one of"] if is_faulty else []),
+            "on",
+            "found" if is_faulty else "passed",
+        ]
         parts.append(f"## {words}\n\n{table(head, rows)}")
     return "\n\n".join(parts)

@@ -25,7 +25,7 @@ from speed_report import table
 
 from stillroom.files import write_text
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 
 COUNTS = ((25, 15), (50, 15), (100, 15), (200, 15), (200, 3), (200, 8))
 QUICK = ((8, 3), (16, 3))

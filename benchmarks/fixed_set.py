@@ -36,22 +36,27 @@ OLD = {
     "record_gradient_rescaling": "record_rescaling",
     "methods": "contestants",
     "model_pairs": "pairs",
-    "sweep": "varies",
+    "sweep": "axis",
+    "allowed_differences": "varies",
     "--baseline": "--against",
     "--mask": "--foreground",
     "--joint": "--offline",
-    "centre": "centre",
     "weight_distance.jsonl": "moves.jsonl",
     "gradient_rescaling.jsonl": "rescaling.jsonl",
     "class_relations.jsonl": "geometry.jsonl",
     "class_relations.json": "geometry.json",
-    "weight_distance": "moves",
     "method": "contestant",
     "loss": "objective",
     "problem": "sick",
     "warning": "suspect",
     "ok": "healthy",
 }
+
+# The same for places in files.
+OLD_PLACES = (
+    ("summary.json:teachers:teacher:", "summary.json:teacher:"),
+    (":speed:weight_distance:", ":speed:moves:"),
+)
 
 STUDENT = {"name": "resnet8", "options": {"width": 4}}
 TEACHER = {"name": "resnet8", "options": {"width": 8}, "weights": "runs/teacher/student.safetensors"}
@@ -238,7 +243,7 @@ def run_all(run: Commands, tree: Path) -> None:
     del base["training"]["epochs"]
     base["teacher"] = {**TEACHER, "weights": str(run.folder / "runs/teacher/student.safetensors")}
     every = {"name": "every-loss", "seeds": [0], "budget": {"epochs": 2}, "recipe": base, "methods": methods}
-    every["sweep"] = ["cache", "moving average", "batch size"]
+    every["allowed_differences"] = ["cache", "moving average", "batch size"]
     run("every-loss", "compare", run.write("every-loss.yaml", every), "--out", "studies/every-loss", "--workers", "1",
         "--json", may_end=(0, 1))  # fmt: skip
 
@@ -312,6 +317,9 @@ def read_all(folder: Path, old: bool) -> dict[str, Any]:
             record[kept] = arrays(path)
         elif Path(kept).name in _JSON:
             record |= read_text(kept, path.read_text(), names)
+    if old:
+        for new_place, old_place in OLD_PLACES:
+            record = {where.replace(old_place, new_place): value for where, value in record.items()}
     return record
 
 
@@ -331,7 +339,7 @@ def numbers(content: Any, where: str, names: dict[str, str], key: str = "") -> I
     """Each number, with its path; words only where they are a result."""
     if isinstance(content, dict):
         for part, value in content.items():
-            part = "/".join(names.get(each, each) for each in part.split("/"))
+            part = re.sub(r"[^/.]+", lambda name: names.get(name[0], name[0]), part)
             if not _LEFT_OUT.search(part):
                 yield from numbers(value, f"{where}:{part}", names, part)
     elif isinstance(content, list):

@@ -29,8 +29,8 @@ from stillroom.errors import BadInput
 from stillroom.explain.explanation import explain
 from stillroom.files import write_json, write_text
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
-from stillroom.study.statistics.intervals import Interval, interval
+from stillroom.run.run import execute
+from stillroom.study.statistics import SeedMean, interval
 
 SEEDS = (0, 1, 2, 3, 4)
 IMAGES = 40
@@ -85,7 +85,7 @@ def looked_at(kind: str, seed: int, work: Path, quick: bool) -> dict[str, float]
     return {"top1": 100 * found["runs"][0]["accuracy"], **told, "share": found["images"]["foreground_cells"]}
 
 
-def told(value: Interval, digits: int) -> str:
+def told(value: SeedMean, digits: int) -> str:
     """The mean with its interval."""
     if value.low is None or value.high is None:
         return f"{value.mean:.{digits}f}"

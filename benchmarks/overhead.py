@@ -22,8 +22,8 @@ from speed_worker import BY_HAND, make_components, make_data, make_model, make_r
 
 from stillroom.data.reading import num_cores
 from stillroom.models.weights import save_weights
-from stillroom.run.execute import execute
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.run.run import execute
+from stillroom.train.recorders import StepHook, StepInfo
 
 STEPS = 20
 

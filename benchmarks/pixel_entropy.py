@@ -45,8 +45,8 @@ from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, state_hash
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
-from stillroom.run.exporting import load_student
+from stillroom.run.export import load_student
+from stillroom.run.run import execute
 
 # Passes an image of the fast method, and draws a step of the published one.
 BUDGETS = (57, 89, 121, 153, 185, 217, 281, 345, 409, 569, 697)

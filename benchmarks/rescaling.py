@@ -27,9 +27,9 @@ from stillroom.data.reading import num_cores
 from stillroom.losses.base import LossInputs
 from stillroom.models.weights import save_weights
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.train.gradient_rescaling import RecordGradientRescaling
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.train.recorders import StepHook, StepInfo
 
 BLOCK = 16
 IMAGES = 4096

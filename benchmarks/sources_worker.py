@@ -35,10 +35,10 @@ from stillroom.errors import BadInput
 from stillroom.losses.feature_base import TapLoss
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.run.components import RunComponents
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
 from stillroom.teachers.live import LiveTeacher
+from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.tails import TeacherTail, cut_tails
 from stillroom.train.device import (
     as_dtype,
@@ -49,7 +49,7 @@ from stillroom.train.device import (
     resolve_device,
     resolve_precision,
 )
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.train.recorders import StepHook, StepInfo
 
 # Steps after which a run's memory is as it stays, and steps whose peak is then taken.
 SETTLED, WEIGHED = 2, 10

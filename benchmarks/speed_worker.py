@@ -38,11 +38,11 @@ from stillroom.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess,
 from stillroom.models.weights import load_weights, save_weights
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import RunComponents, build_model
-from stillroom.run.execute import execute
 from stillroom.run.records import environment
+from stillroom.run.run import execute
 from stillroom.train.config import TrainingConfig
 from stillroom.train.device import autocast, has_native_bfloat16, resolve_device, resolve_precision
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.train.recorders import StepHook, StepInfo
 
 TAU = 4.0
 # Ours starts its one-cycle at 1/25 of .1 and stays there, for so long a run: all use this from the start.
@@ -235,7 +235,7 @@ def make_components(job: Job, recipe: Recipe) -> RunComponents:
     data = make_data(job)
     teacher = make_model(job.teacher, data, "teacher", job.weights) if recipe.teacher is not None else None
     student = make_model(job.student, data, "student")
-    return RunComponents(data, student, build_losses(recipe.losses), teacher)
+    return RunComponents(data, student, build_losses(recipe.losses), {"teacher": teacher})
 
 
 def augmentation(job: Job) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def test_five_lines_of_python_leave_a_run_and_a_report(tmp_path: Path) -> None:
     assert run.path == tmp_path / "run"
     assert not run.student.training
     assert run.summary == json.loads((run.path / "summary.json").read_text())
-    assert run.summary["teacher"]["parameters"] == 64 * 32 + 32 + 32 * CLASSES + CLASSES
+    assert run.summary["teachers"]["teacher"]["parameters"] == 64 * 32 + 32 + 32 * CLASSES + CLASSES
     page = run.report()
     assert page == run.path / "report.html"
     assert page.stat().st_size > 10_000
@@ -230,7 +230,7 @@ class Fixed(nn.Module):
 
 def test_a_teacher_of_buffers_alone_teaches(tmp_path: Path) -> None:
     run = distill(tmp_path / "run", teacher=Fixed(torch.arange(4.0)))
-    assert run.summary["teacher"]["parameters"] == 0
+    assert run.summary["teachers"]["teacher"]["parameters"] == 0
 
 
 def test_a_teacher_whose_answers_are_not_finite_is_told(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import torch
 from scipy import stats
 
 from stillroom.class_relations import (
-    bears_out,
     class_cosines,
     class_order,
     is_constant,
     relation_agreement,
     relation_score,
+    shows_superclasses,
 )
 from stillroom.data.config import SyntheticConfig
 from stillroom.data.synthetic import make_task, superclass_numbers
@@ -101,9 +101,9 @@ def test_a_rank_correlation_would_understate_known_relations() -> None:
 @pytest.mark.parametrize("dimension", [60, 36, 12])
 def test_superclasses_are_borne_out_by_a_truth_that_knows_them(dimension: int) -> None:
     truth, groups = truth_of(dimension=dimension, similarity=0.7)
-    assert bears_out(truth, groups)
-    assert not bears_out(truth, list(range(30)))
-    assert not bears_out(truth, [number % 5 for number in range(30)])
+    assert shows_superclasses(truth, groups)
+    assert not shows_superclasses(truth, list(range(30)))
+    assert not shows_superclasses(truth, [number % 5 for number in range(30)])
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -112,7 +112,7 @@ def test_without_similarity_superclasses_are_names_alone(dimension: int, seed: i
     # In few dimensions class vectors are a little alike by chance, which is no relation.
     truth, groups = truth_of(dimension=dimension, similarity=0.0, seed=seed)
     assert is_constant(truth) == (dimension == 60)
-    assert not bears_out(truth, groups)
+    assert not shows_superclasses(truth, groups)
 
 
 def test_the_order_keeps_together_what_belongs_together() -> None:

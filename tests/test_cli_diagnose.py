@@ -1,4 +1,4 @@
-"""`stillroom diagnose`: what it prints, its exit codes, and who looks at what."""
+"""`stillroom diagnose`: what it prints, its exit codes, and which door a path leads to."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from stillroom.cli import run
-from stillroom.diagnose.finding import Finding, Remedy
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
+from stillroom.schema.diagnosis import Finding, Remedy, Verification
 
 RECIPE: dict[str, Any] = {
     "data": {"train_limit": 200, "test_limit": 100, "batch_size": 32},
@@ -38,18 +38,18 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_json_is_one_object_and_a_sick_recipe_is_no_failure(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_is_one_object_and_a_problem_is_no_failure(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([*DIAGNOSE, "--json"]) == 0
     out = capsys.readouterr().out
-    told = json.loads(out)
+    content = json.loads(out)
     assert out.count("\n") == 1
-    verdicts = [finding["verdict"] for finding in told["findings"]]
+    verdicts = [finding["verdict"] for finding in content["findings"]]
     assert verdicts == sorted(verdicts, key=["problem", "warning", "ok", "skipped"].index)
-    sick = {finding["check"] for finding in told["findings"] if finding["verdict"] == "problem"}
-    assert sick == {"teacher_accuracy"}  # its weights are random
-    assert all({"check", "verdict", "evidence", "remedy", "threshold"} <= set(finding) for finding in told["findings"])
+    problems = {finding["check"] for finding in content["findings"] if finding["verdict"] == "problem"}
+    assert problems == {"teacher_accuracy"}  # its weights are random
+    assert all(
+        {"check", "verdict", "evidence", "remedy", "threshold"} <= set(finding) for finding in content["findings"]
+    )
     assert not any(path.suffix == ".json" for path in workplace.rglob("*"))
     assert run([*DIAGNOSE, "--strict", "--json"]) == 1
 
@@ -59,11 +59,11 @@ def test_a_person_sees_the_worst_first_and_a_remedy_to_paste(
 ) -> None:
     assert run([*DIAGNOSE, "training.optimizer.lr=5"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("sick     teacher_accuracy")
-    rate = next(n for n, line in enumerate(lines) if line.startswith("sick     learning_rate"))
+    assert lines[0].startswith("problem  teacher_accuracy")
+    rate = next(n for n, line in enumerate(lines) if line.startswith("problem  learning_rate"))
     assert "50 times what is usual for sgd" in lines[rate]
     assert lines[rate + 2].split() == ["training.optimizer.lr=0.1"]
-    assert sum(line.startswith("healthy ") for line in lines) == 1
+    assert sum(line.startswith("ok ") for line in lines) == 1
     skipped = next(line for line in lines if line.startswith("skipped") and "taps" in line)
     assert skipped.split(maxsplit=1)[1] == "taps: No term of the loss compares features."
     assert "teacher.preprocess" not in "".join(lines)
@@ -72,13 +72,13 @@ def test_a_person_sees_the_worst_first_and_a_remedy_to_paste(
 def test_what_is_written_holds_the_findings_and_commands_that_can_be_run(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run([*DIAGNOSE, "training.optimizer.lr=5", "--out", "told", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    written = json.loads((workplace / "told" / "diagnosis.json").read_text())
-    assert written["findings"] == told["findings"]
-    assert (workplace / told["report"]).exists()
+    assert run([*DIAGNOSE, "training.optimizer.lr=5", "--out", "out", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    written = json.loads((workplace / "out" / "diagnosis.json").read_text())
+    assert written["findings"] == content["findings"]
+    assert (workplace / content["report"]).exists()
     commands = [finding["command"] for finding in written["findings"] if finding["check"] == "learning_rate"]
-    assert commands == ["stillroom distill told/recipe.yaml training.optimizer.lr=0.1"]
+    assert commands == ["stillroom distill out/recipe.yaml training.optimizer.lr=0.1"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_is_written_holds_the_findings_and_commands_that_can_be_run(
         (["diagnose", "study", "--verify"], "a recipe or a run"),
     ],
 )
-def test_bad_input_is_told_as_ever(
+def test_bad_input_names_the_field(
     workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str
 ) -> None:
     (workplace / "study").mkdir()
@@ -105,7 +105,7 @@ def test_bad_input_is_told_as_ever(
     assert captured.out == ""
 
 
-def test_folders_go_to_those_who_know_them(
+def test_a_run_and_a_study_have_their_own_checks(
     workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, Path]] = []
@@ -125,20 +125,21 @@ def test_folders_go_to_those_who_know_them(
     assert asked == [("run", Path("run")), ("study", Path("study"))]
 
 
-def test_remedies_are_tried_where_asked(
+def test_remedies_are_verified_on_request(
     workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Any] = {}
 
-    def try_remedies(recipe: Any, findings: Any, out: Path, **options: Any) -> dict[str, Any]:
+    def verify_remedies(recipe: Any, findings: Any, out: Path, **options: Any) -> Verification:
         seen.update(recipe=recipe, checks=[finding.check for finding in findings], out=out)
-        return {"fixes": [], "conflicts": ["a line"], "not_tried": [{"check": "x", "why": "because"}]}
+        content = {"seeds": [0], "conflicts": ["a line"], "not_verified": [{"check": "x", "why": "because"}]}
+        return Verification.model_validate(content)
 
-    monkeypatch.setattr("stillroom.diagnose.trying.try_remedies", try_remedies)
-    assert run([*DIAGNOSE, "training.optimizer.lr=5", "--verify", "--out", "told"]) == 0
+    monkeypatch.setattr("stillroom.diagnose.verify.verify_remedies", verify_remedies)
+    assert run([*DIAGNOSE, "training.optimizer.lr=5", "--verify", "--out", "out"]) == 0
     out = capsys.readouterr().out
     assert "a line" in out
-    assert "x: not tried, because" in out
+    assert "x: not verified, because" in out
     assert seen["recipe"].training.optimizer.lr == 5
-    assert seen["out"] == Path("told")
-    assert json.loads((workplace / "told" / "diagnosis.json").read_text())["tried"]["conflicts"] == ["a line"]
+    assert seen["out"] == Path("out")
+    assert json.loads((workplace / "out" / "diagnosis.json").read_text())["verification"]["conflicts"] == ["a line"]

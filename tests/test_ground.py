@@ -11,8 +11,8 @@ import torch
 from scipy import stats
 
 from stillroom.errors import BadInput
-from stillroom.files import digest, find_input, replaced, sweep_partial, write_json, write_text
-from stillroom.randomness import PURPOSES, counter_uniform, derive_seed, permutation, seeded
+from stillroom.files import atomic_write, digest, find_input, remove_partial, write_json, write_text
+from stillroom.randomness import PURPOSES, counter_uniform, derive_seed, permutation, seed_rng
 from stillroom.study.statistics import paired_difference
 
 
@@ -37,10 +37,10 @@ def test_a_seeded_block_leaves_the_users_generator_alone() -> None:
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
-    with seeded(0, "student-init"):
+    with seed_rng(0, "student-init"):
         first = torch.rand(3)
     assert torch.equal(torch.rand(3), expected)
-    with seeded(0, "student-init"):
+    with seed_rng(0, "student-init"):
         assert torch.equal(torch.rand(3), first)
 
 
@@ -58,7 +58,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     write_text(path, "old")
 
     def fail() -> None:
-        with replaced(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError("stop")
 
@@ -71,7 +71,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 def test_what_a_killed_write_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / ".student.safetensors.abc.part").write_bytes(b"half")
     (tmp_path / "kept.part").write_bytes(b"a user's file")
-    sweep_partial(tmp_path)
+    remove_partial(tmp_path)
     assert [item.name for item in tmp_path.iterdir()] == ["kept.part"]
 
 

@@ -6,6 +6,7 @@ Words that are plain English too are looked for only where they stand as the nam
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,7 @@ LEFT: dict[str, int] = {
 }
 
 
+@cache
 def texts() -> dict[Path, list[str]]:
     found = {}
     for place in PLACES:
@@ -110,15 +112,12 @@ def texts() -> dict[Path, list[str]]:
     return found
 
 
-TEXTS = texts()
-
-
 @pytest.mark.parametrize("name", RETIRED)
 def test_a_retired_name_is_gone(name: str) -> None:
     pattern = re.compile(RETIRED[name])
     found = [
         f"{path}:{number}: {line.strip()[:160]}"
-        for path, lines in TEXTS.items()
+        for path, lines in texts().items()
         for number, line in enumerate(lines, 1)
         if pattern.search(line)
     ]

@@ -46,7 +46,7 @@ def test_the_real_recipe_distils_exports_and_reports(capsys: pytest.CaptureFixtu
     few = ["data.train_limit=1280", "data.test_limit=500", "training.epochs=2", "training.checkpoints=[]"]
     distilled, labels = str(tmp_path / "kl"), str(tmp_path / "labels")
     summary = said(capsys, "distill", str(RECIPE), *few, "--out", distilled)
-    assert summary["teacher"]["correct"] > 440
+    assert summary["teachers"]["teacher"]["correct"] > 440
     assert summary["top1"] > 15, "above chance after 40 steps"
     alone = said(capsys, "train", str(RECIPE), *few, "losses=[{name: cross_entropy}]", "--out", labels)
     assert alone["hashes"] == summary["hashes"]

@@ -56,7 +56,10 @@ BAD: list[tuple[Any, str]] = [
     (with_(losses=[{"name": "kl", "weight": {"start": 0, "end": 0}}]), "expected a weight above 0"),
     (with_(losses=[{"name": "kl", "weight": -1}]), "losses.0.weight: got -1"),
     (with_(losses=[{"name": "kl", "weight": {"strat": 0}}]), "losses.0.weight.strat: unknown field 'strat'"),
-    (with_(losses=[{"name": "kl"}, {"name": "kl"}]), "expected each loss once, but 'kl' is there 2 times"),
+    (
+        with_(losses=[{"name": "kl"}, {"name": "kl"}]),
+        "each loss once for each teacher, but 'kl' is there 2 times",
+    ),
     (with_(training={"epochs": 0}), "training.epochs: got 0"),
     (with_(training={"epochs": 1, "steps": 1}), "expected either epochs or steps, not both"),
     (with_(training={"optimizer": {"lr": float("nan")}}), "training.optimizer.lr: got nan; expected a finite number"),

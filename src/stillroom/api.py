@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,18 +20,18 @@ from stillroom.losses.base import Loss
 from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.kl import KL
 from stillroom.losses.registry import describe
+from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
 from stillroom.run.components import RunComponents
-from stillroom.run.execute import execute
 from stillroom.run.records import fresh_folder
-from stillroom.runtime import Observer
+from stillroom.run.run import execute
 from stillroom.study.compare import compare as run_study
 from stillroom.study.config import load_study, parse_study
-from stillroom.study.engine.choosing import engine_maker
-from stillroom.study.schedule import StudyObserver
-from stillroom.train.hooks import StepHook
+from stillroom.study.engine import engine_maker
+from stillroom.study.progress import StudyObserver
+from stillroom.train.recorders import StepHook
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Run:
     Attributes:
         path: its folder.
         student: the trained student, in eval mode.
-        summary: the result: ``top1``, ``agreement``, ``teacher`` and what else ``summary.json`` holds.
+        summary: the result: ``top1``, ``agreement``, ``teachers`` and what else ``summary.json`` holds.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class Run:
 
 
 def distill(
-    teacher: nn.Module | str | Path | None,
+    teacher: nn.Module | str | Path | Mapping[str, nn.Module | str | Path] | None,
     student: nn.Module,
     train: Dataset[Any],
     test: Dataset[Any],
@@ -79,8 +79,9 @@ def distill(
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
 
     Args:
-        teacher: the model that teaches; or a folder of answers of one that cannot be run here (`stillroom
-            export-inputs`); None trains from labels alone.
+        teacher: the model that teaches; or a folder of logits of one that cannot be run here (`stillroom
+            export-inputs`); or several of these by names, of which each loss then names its own (``KL(teacher="a")``);
+            None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label): PIL images, uint8 tensors or arrays, or float tensors; read once into memory.
         test: the like, for evaluation.
@@ -90,6 +91,7 @@ def distill(
         batch_size: images a step.
         augmentation: options of ``data.augmentation``, such as ``{"pad_crop": 4, "flip": True}``.
         teacher_preprocess: name or numbers of what the teacher's input goes through; see ``student.preprocess``.
+            Of several teachers a mapping by their names.
         student_preprocess: the like for the student.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
         cache: options of ``cache``, such as ``{"enabled": False}``; left out, the teacher is asked once about each view
@@ -113,7 +115,7 @@ def distill(
     ...     torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8), torch.arange(64) % 4)
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 4))
     >>> run = sr.distill(net(32), net(4), data, data, epochs=2, out=tempfile.mkdtemp(), progress=False)
-    >>> run.summary["steps"], run.summary["teacher"]["parameters"]
+    >>> run.summary["steps"], run.summary["teachers"]["teacher"]["parameters"]
     (2, 2212)
     """
     if losses is None:
@@ -126,11 +128,12 @@ def distill(
             if key in options:
                 raise BadInput(f"training.{key}", options[key], f"one value, but {key}={value} is given too")
             options[key] = value
+    teachers = _named_teachers(teacher)
     recipe = parse_recipe(
         {
             "name": name,
             "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
-            "teacher": _teacher_entry(teacher, teacher_preprocess),
+            **_teacher_entries(teachers, teacher_preprocess, several=isinstance(teacher, Mapping)),
             "student": _entry(student, student_preprocess),
             "losses": [describe(loss) for loss in losses],
             "training": options,
@@ -139,10 +142,14 @@ def distill(
         }
     )
     data = make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
-    model = teacher if isinstance(teacher, nn.Module) else None
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
-    components = RunComponents(data, copy.deepcopy(student), [copy.deepcopy(o) for o in losses], copy.deepcopy(model))
+    components = RunComponents(
+        data,
+        copy.deepcopy(student),
+        [copy.deepcopy(loss) for loss in losses],
+        {key: copy.deepcopy(model) for key, model in teachers.items() if isinstance(model, nn.Module)},
+    )
     finished = execute(
         recipe,
         Path(out) if out is not None else fresh_folder(Path("runs"), name or "run"),
@@ -222,7 +229,26 @@ def _entry(model: object, preprocess: str | dict[str, Any] | None) -> dict[str, 
     return {"name": f"{kind.__module__}:{kind.__qualname__}", "preprocess": preprocess}
 
 
+def _named_teachers(teacher: object) -> dict[str, object]:
+    """Every teacher by its name; a single one is named ``teacher``."""
+    if isinstance(teacher, Mapping):
+        return dict(teacher)
+    return {} if teacher is None else {"teacher": teacher}
+
+
+def _teacher_entries(
+    teachers: Mapping[str, object], preprocess: str | dict[str, Any] | None, *, several: bool
+) -> dict[str, Any]:
+    """The recipe's ``teacher``, or ``teachers``, whose preprocess then goes by their names."""
+    if not several:
+        return {"teacher": next((_teacher_entry(teacher, preprocess) for teacher in teachers.values()), None)}
+    if isinstance(preprocess, str):
+        raise BadInput("teacher_preprocess", preprocess, "a mapping by the teachers' names")
+    own = preprocess or {}
+    return {"teachers": {name: _teacher_entry(teacher, own.get(name)) for name, teacher in teachers.items()}}
+
+
 def _teacher_entry(teacher: object, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:
     if isinstance(teacher, str | Path):
-        return {"name": Path(teacher).name, "answers": str(teacher), "preprocess": preprocess}
+        return {"name": Path(teacher).name, "logits": str(teacher), "preprocess": preprocess}
     return _entry(teacher, preprocess)

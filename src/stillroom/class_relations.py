@@ -1,4 +1,4 @@
-"""How a model's last layer relates the classes: cosines of the rows of its weights, set against what is known of them.
+"""How a model's last layer relates the classes: cosines of the rows of its weights, compared with reference relations.
 
 Paper: Tang et al., Understanding and Improving Knowledge Distillation, arXiv 2002.03532.
 """
@@ -11,19 +11,19 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["bears_out", "class_cosines", "class_order", "is_constant", "relation_agreement", "relation_score"]
+__all__ = ["class_cosines", "class_order", "is_constant", "relation_agreement", "relation_score", "shows_superclasses"]
 
-# Cosines nearer to each other than this are the same: what is left of them is rounding.
+# Cosines nearer to each other than this count as equal: the difference is rounding.
 _SAME = 1e-9
 # Standard errors by which a truth's cosines within superclasses must lie above those between them.
 _CLEAR = 3.0
 
 
 def class_cosines(head_weight: Tensor) -> Tensor:
-    """How alike a linear logit layer finds each two classes.
+    """How similar each two classes are in a linear logit layer.
 
-    Formula: ``c_ij = w_i·w_j / (‖w_i‖·‖w_j‖)``, w_i the rows of W. A row of zeros has no direction: it is like itself
-    (1) and like no other (0).
+    Formula: ``c_ij = w_i·w_j / (‖w_i‖·‖w_j‖)``, w_i the rows of W. A row of zeros has
+    cosine 1 with itself and 0 with every other row.
 
     Args:
         head_weight: W, [K, d]; detached.
@@ -49,7 +49,7 @@ def class_cosines(head_weight: Tensor) -> Tensor:
 
 
 def relation_score(cosines: Tensor, groups: Sequence[Hashable]) -> float | None:
-    """How far classes of one superclass are more alike than classes of two.
+    """How much more similar classes of one superclass are than classes of two.
 
     Formula: mean of c_ij within superclasses − mean of c_ij between them, over i < j.
 
@@ -73,20 +73,19 @@ def relation_score(cosines: Tensor, groups: Sequence[Hashable]) -> float | None:
 
 
 def relation_agreement(cosines: Tensor, reference: Tensor) -> float | None:
-    """How far two maps tell the same relations, whatever each one's scale and level.
+    """How well two maps of relations agree, up to scale and level.
 
     Formula: Pearson's correlation of c_ij and r_ij over i < j.
 
-    Not a rank correlation: known relations take few values, and the ties among them bound Spearman's. Of relations
-    that are recovered in full, it would say no more than √(3s(1 − s)), s the share of the pairs within superclasses:
-    .48 of 50 classes in 10.
+    Not a rank correlation: reference relations take few values, and ties bound Spearman's. Fully recovered relations
+    would reach only √(3s(1 − s)), s the share of pairs within superclasses: .48 for 50 classes in 10.
 
     Args:
         cosines: c, [K, K], symmetric.
         reference: r, [K, K], symmetric: a teacher's cosines, or the truth.
 
     Returns:
-        A number in [−1, 1]; None where all c_ij, or all r_ij, are equal, as there are then no relations to agree on.
+        A number in [−1, 1]; None if all c_ij or all r_ij are equal.
 
     Raises:
         ValueError: the two are not of the same shape [K, K].
@@ -104,7 +103,7 @@ def relation_agreement(cosines: Tensor, reference: Tensor) -> float | None:
 
 
 def is_constant(cosines: Tensor) -> bool:
-    """Whether a map relates no two classes otherwise than any other two.
+    """Whether all entries off the diagonal are equal.
 
     >>> is_constant(torch.eye(4)), is_constant(torch.tensor([[1.0, 0.2, 0.0], [0.2, 1.0, 0.0], [0.0, 0.0, 1.0]]))
     (True, False)
@@ -113,11 +112,11 @@ def is_constant(cosines: Tensor) -> bool:
     return len(pairs) < 2 or bool(pairs.max() - pairs.min() <= _SAME)
 
 
-def bears_out(relations: Tensor, groups: Sequence[Hashable]) -> bool:
-    """Whether superclasses are in the known relations, or are names without anything behind them.
+def shows_superclasses(relations: Tensor, groups: Sequence[Hashable]) -> bool:
+    """Whether reference relations show the superclasses.
 
     Formula: the mean within superclasses lies above the mean between them, by more than 3·√(s_w²/n_w + s_b²/n_b), the
-    standard error of that difference: vectors in few dimensions are a little alike by chance.
+    standard error of that difference: in few dimensions random vectors have cosines off 0.
 
     Args:
         relations: the true cosines, [K, K], symmetric.
@@ -127,8 +126,8 @@ def bears_out(relations: Tensor, groups: Sequence[Hashable]) -> bool:
         ValueError: there is not one superclass a class.
 
     >>> related = torch.eye(4) + 0.5 * torch.tensor([[0.0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]])
-    >>> bears_out(related, "aabb"), bears_out(related, "abab"), bears_out(torch.eye(4), "aabb")
-    (True, False, False)
+    >>> shows_superclasses(related, "aabb"), shows_superclasses(related, "abab")
+    (True, False)
     """
     score = relation_score(relations, groups)
     if score is None:
@@ -138,7 +137,7 @@ def bears_out(relations: Tensor, groups: Sequence[Hashable]) -> bool:
 
 
 def class_order(groups: Sequence[Hashable] | None, *maps: Tensor | None) -> list[int]:
-    """An order of the classes in which a map shows what belongs together.
+    """An order of the classes that puts related ones side by side.
 
     Args:
         groups: the superclass of each class, where there are any: they stay together, each where its first class is.
@@ -156,13 +155,13 @@ def class_order(groups: Sequence[Hashable] | None, *maps: Tensor | None) -> list
     if groups is not None:
         first = {group: place for place, group in reversed(list(enumerate(groups)))}
         return sorted(range(len(groups)), key=lambda place: first[groups[place]])
-    known = [each for each in maps if each is not None]
-    telling = next((each for each in known if not is_constant(each)), None)
-    if telling is None:
-        return list(range(len(known[0]) if known else 0))
+    given = [each for each in maps if each is not None]
+    chosen = next((each for each in given if not is_constant(each)), None)
+    if chosen is None:
+        return list(range(len(given[0]) if given else 0))
     from scipy.cluster.hierarchy import leaves_list, linkage  # which most runs need not wait for
 
-    distances = (1 - _pairs(telling)).clamp(min=0)
+    distances = (1 - _pairs(chosen)).clamp(min=0)
     return [int(place) for place in leaves_list(linkage(distances.numpy(), "average", optimal_ordering=True))]
 
 

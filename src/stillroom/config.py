@@ -76,7 +76,7 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
     if kind == "value_error" and isinstance(context.get("error"), BadInput):
         # A validator that names the inner field itself.
         inner: BadInput = context["error"]
-        return inner.within(".".join([*([prefix] if prefix else []), *where])) if prefix or where else inner
+        return BadInput(".".join([*([prefix] if prefix else []), *where, inner.field]), inner.value, inner.expected)
     if kind == "value_error":
         return BadInput(field, value, str(context.get("error", first["msg"])))
     if kind in _PLAIN:

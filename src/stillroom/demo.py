@@ -9,11 +9,10 @@ from typing import Any
 
 from stillroom.errors import BadInput
 from stillroom.files import is_partial
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.report.page import write_report
-from stillroom.run.execute import execute
-from stillroom.run.one import Finished
-from stillroom.runtime import Observer
+from stillroom.report.run.page import write_report
+from stillroom.run.run import Finished, execute
 
 _DATA = {"source": "digits", "batch_size": 64, "augmentation": {"pad_crop": 1}}
 _STUDENT = {"name": "resnet8", "options": {"width": 4}}

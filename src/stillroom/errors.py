@@ -61,6 +61,10 @@ class RunFailed(RuntimeError):  # noqa: N818
     """
 
 
+class OutOfMemory(RunFailed):
+    """A run that would go on with more memory, or as what the message says to try."""
+
+
 def format_error(error: BaseException, limit: int = 200) -> str:
     """An exception in one line: its type and the first line of its message.
 

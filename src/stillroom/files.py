@@ -1,4 +1,4 @@
-"""Writing files so that a crash at any instant leaves the old file or the new one, never half of one."""
+"""Atomic writing, so that a crash leaves the old file or the new one, hashes of content, and finding input files."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ DATA_VARIABLE = "STILLROOM_DATA"
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; when the block ends well it replaces ``path`` in one step.
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path next to ``path``; when the block ends without an error, it replaces ``path`` in one step.
 
     Where the block raises, ``path`` is left as it was and the temporary file is removed.
     """
@@ -36,7 +36,7 @@ def replaced(path: Path) -> Iterator[Path]:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a file is what a write that was killed left.
+    """Whether a file was left by a write that was killed.
 
     >>> is_partial(Path("run/.recipe.yaml.x1.part")), is_partial(Path("run/my.part"))
     (True, False)
@@ -44,15 +44,15 @@ def is_partial(path: Path) -> bool:
     return path.name.startswith(".") and path.suffix == ".part"
 
 
-def sweep_partial(folder: Path) -> None:
-    """Remove what writes that were killed left in ``folder`` (its ``.NAME.*.part`` files)."""
+def remove_partial(folder: Path) -> None:
+    """Remove the files that killed writes left in ``folder`` (its ``.NAME.*.part`` files)."""
     for leftover in filter(is_partial, folder.rglob("*.part")):
         leftover.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write bytes atomically."""
-    with replaced(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -66,10 +66,10 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def canonical(content: Any) -> bytes:
+def canonical_json(content: Any) -> bytes:
     """JSON bytes that depend on the content alone: sorted keys, no spaces.
 
-    >>> canonical({"b": 1, "a": [1.5]})
+    >>> canonical_json({"b": 1, "a": [1.5]})
     b'{"a":[1.5],"b":1}'
     """
     return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8")

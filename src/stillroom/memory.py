@@ -1,4 +1,4 @@
-"""What to do when memory runs out: know the error, whatever raised it, and go on with less at once."""
+"""Out of memory: recognise the error, whatever raised it, and continue with smaller parts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# How the CPU's allocator and oneDNN tell it; a GPU's allocator has a type of its own.
-_TOLD = ("can't allocate memory", "cannot allocate memory", "out of memory", "could not create a memory")
+# Messages of the CPU's allocator and of oneDNN; a GPU's allocator has an error type of its own.
+_MESSAGES = ("can't allocate memory", "cannot allocate memory", "out of memory", "could not create a memory")
 
 Given = TypeVar("Given")
 
@@ -22,21 +22,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(told in str(error).lower() for told in _TOLD)
+    return isinstance(error, RuntimeError) and any(message in str(error).lower() for message in _MESSAGES)
 
 
-def release() -> None:
-    """Give what torch holds back to the device, so that a smaller attempt finds it."""
+def release_memory() -> None:
+    """Return cached GPU memory to the device, so that a smaller attempt finds it."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def in_parts(ask: Callable[[slice], list[Given]], count: int) -> list[Given]:
-    """Ask about ``count`` items at once, and by halves where memory runs out.
+    """Process ``count`` items at once, or by halves where memory runs out.
 
     Args:
-        ask: answers for a slice of them.
-        count: how many there are.
+        ask: processes a slice of them.
+        count: number of items.
 
     Raises:
         Exception: what ``ask`` raised, if it is something else, or a single item is too much.
@@ -56,7 +56,7 @@ def in_parts(ask: Callable[[slice], list[Given]], count: int) -> list[Given]:
             if stop - start < 2 or not is_out_of_memory(error):
                 raise
         # Outside the handler: the error held on to what the failed attempt had made.
-        release()
+        release_memory()
         middle = (start + stop) // 2
         return attempt(start, middle) + attempt(middle, stop)
 
@@ -64,14 +64,14 @@ def in_parts(ask: Callable[[slice], list[Given]], count: int) -> list[Given]:
 
 
 class Snapshot:
-    """Copies of some tensors, kept before something that may fail half-way.
+    """Copies of some tensors, to restore them after something that failed half-way.
 
     Args:
-        tensors: what is kept; the copies are made once and written over after that.
+        tensors: what is copied; the copies are allocated once and reused.
 
     >>> running = torch.tensor([1.0])
     >>> snapshot = Snapshot([running])
-    >>> snapshot.keep(); _ = running.add_(5); snapshot.put_back(); running
+    >>> snapshot.save(); _ = running.add_(5); snapshot.restore(); running
     tensor([1.])
     """
 
@@ -82,13 +82,13 @@ class Snapshot:
         self._pairs = [(group, [tensor.clone() for tensor in group]) for group in groups.values()]
 
     @torch.no_grad()
-    def keep(self) -> None:
-        """Copy what they hold now; one operation a kind, as a step's hot path goes through it."""
+    def save(self) -> None:
+        """Copy the tensors; one operation for each dtype and device, as every training step does this."""
         for tensors, copies in self._pairs:
             torch._foreach_copy_(copies, tensors)
 
     @torch.no_grad()
-    def put_back(self) -> None:
-        """Give them what they held."""
+    def restore(self) -> None:
+        """Write the copies back."""
         for tensors, copies in self._pairs:
             torch._foreach_copy_(tensors, copies)

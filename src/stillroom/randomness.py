@@ -67,8 +67,8 @@ def generator(seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
 
 
 @contextmanager
-def seeded(seed: int, purpose: Purpose, *counters: int) -> Iterator[None]:
-    """Run a block with torch's global generators at one point of a stream; they are put back afterwards."""
+def seed_rng(seed: int, purpose: Purpose, *counters: int) -> Iterator[None]:
+    """Run a block with torch's global generators seeded at one point of a stream; their state is restored after it."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, purpose, *counters))

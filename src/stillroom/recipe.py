@@ -1,9 +1,10 @@
-"""A recipe: everything that decides one run, read from YAML, changed by overrides, written back resolved."""
+"""A recipe: everything that decides one run. Read from YAML, changed by overrides, written back resolved."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,15 @@ from pydantic_core import PydanticSerializationError
 from stillroom.config import Config, bad_input
 from stillroom.continual.config import PRESETS, IncrementalConfig, apply_preset
 from stillroom.data.config import DataConfig
-from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical, digest
+from stillroom.errors import BadInput, nearest, shorten
+from stillroom.files import canonical_json, digest
 from stillroom.losses.cross_entropy import CrossEntropyConfig
 from stillroom.losses.registry import AnyLoss
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.train.config import TrainingConfig
 
+_NAME = re.compile(r"[\w-]+")
 _TERMS: TypeAdapter[tuple[AnyLoss, ...]] = TypeAdapter(tuple[AnyLoss, ...])
 
 
@@ -43,11 +45,16 @@ class Recipe(Config):
         description="What reports call this run; left out: student ← teacher, or student from labels.",
     )
     data: DataConfig = Field(default_factory=DataConfig, description="Where the images come from.")
-    teacher: TeacherConfig | None = Field(None, description="The model that teaches; left out: labels alone.")
+    teacher: TeacherConfig | None = Field(
+        None, description="The model that teaches; left out: labels alone, or several `teachers`."
+    )
+    teachers: dict[str, TeacherConfig] | None = Field(
+        None, description="Several models that teach, by names of yours; each loss names the one that it reads."
+    )
     student: ModelConfig = Field(description="The model that learns.")
     losses: tuple[AnyLoss, ...] = Field((CrossEntropyConfig(),), min_length=1, description="The terms of the loss.")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="How it is trained.")
-    cache: CacheConfig = Field(default_factory=CacheConfig, description="Whether the teacher's answers are kept.")
+    cache: CacheConfig = Field(default_factory=CacheConfig, description="Whether the teachers' outputs are stored.")
     incremental: IncrementalConfig | None = Field(
         None, description="Classes come in tasks, for `stillroom incremental`; left out: all at once."
     )
@@ -57,10 +64,23 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _losses_differ(self) -> Recipe:
-        names = [loss.name for loss in self.losses]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"each loss once, but {twice[0]!r} is there {names.count(twice[0])} times")
+        terms = [(loss.name, loss.teacher) for loss in self.losses]
+        for name, teacher in terms:
+            if (count := terms.count((name, teacher))) > 1:
+                raise ValueError(f"each loss once for each teacher, but {name!r} is there {count} times")
+            if teacher is not None and teacher not in self.all_teachers:
+                expected = nearest(teacher, self.all_teachers) if self.all_teachers else "the recipe has no teacher"
+                raise ValueError(f"losses.{name}.teacher that the recipe has ({expected}), not {teacher!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Recipe:
+        if self.teachers is not None:
+            if self.teacher is not None:
+                raise ValueError("either teacher, or teachers by names, not both")
+            wrong = next((name for name in self.teachers if not _NAME.fullmatch(name)), None)
+            if not self.teachers or wrong is not None:
+                raise ValueError(f"teachers by names of letters, digits, - and _, not {wrong or 'none'!r}")
         return self
 
     @model_validator(mode="before")
@@ -73,7 +93,7 @@ class Recipe(Config):
     def _fits_tasks(cls, incremental: IncrementalConfig | None, info: ValidationInfo) -> IncrementalConfig | None:
         if incremental is None:
             return None
-        if info.data.get("teacher") is not None and incremental.task is None:
+        if (info.data.get("teacher") or info.data.get("teachers")) and incremental.task is None:
             raise ValueError("no teacher in the recipe: the teacher of a task is the student of the task before")
         preset = PRESETS.get(incremental.preset or "")
         losses = _TERMS.validate_python(preset.losses) if preset is not None else ()
@@ -87,16 +107,34 @@ class Recipe(Config):
         return incremental
 
     @model_serializer(mode="wrap")
-    def _tasks_only_where_there_are_any(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes of all classes at once stay what they were before there were any tasks, to their bytes and their hash.
+    def _parts_only_where_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A recipe without tasks, and one of a single teacher, has neither key.
         written: dict[str, Any] = handler(self)
-        if self.incremental is None:
-            written.pop("incremental", None)
+        for key in ("incremental", "teachers"):
+            if getattr(self, key) is None:
+                written.pop(key, None)
         return written
+
+    @property
+    def all_teachers(self) -> dict[str, TeacherConfig]:
+        """Every teacher by its name; that of the short form ``teacher:`` is named ``teacher``."""
+        if self.teachers is not None:
+            return dict(self.teachers)
+        return {} if self.teacher is None else {"teacher": self.teacher}
+
+    def teacher_field(self, name: str) -> str:
+        """The path of a teacher's options, for messages: ``teacher``, or ``teachers.NAME``."""
+        return "teacher" if self.teachers is None else f"teachers.{name}"
+
+    def with_teachers(self, teachers: Mapping[str, TeacherConfig]) -> Recipe:
+        """The recipe with other options of its teachers, in the form that it has."""
+        if self.teachers is None:
+            return self.model_copy(update={"teacher": teachers.get("teacher")})
+        return self.model_copy(update={"teachers": dict(teachers)})
 
     def hash(self) -> str:
         """SHA-256 of the recipe's content, 64 hex digits."""
-        return digest(canonical(self.model_dump(mode="json")))
+        return digest(canonical_json(self.model_dump(mode="json")))
 
     def to_yaml(self) -> str:
         """The recipe as YAML, every field written out."""
@@ -203,19 +241,19 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     set_value(content, key.strip(), value, override)
 
 
-def set_value(content: dict[str, Any], key: str, value: Any, told: object = None) -> None:
+def set_value(content: dict[str, Any], key: str, value: Any, shown: object = None) -> None:
     """Set the value at ``a.b`` in place, making the mappings that lead there.
 
     Args:
         content: a recipe as plain objects.
         key: its path; items of a list go by position or by their name.
         value: what to put there.
-        told: what an error shows; the value where left out.
+        shown: what an error shows; the value where left out.
 
     Raises:
         BadInput: the path leads through something that has no fields, or to no item of a list.
     """
-    told = value if told is None else told
+    shown = value if shown is None else shown
     parts = key.split(".")
     place: Any = content
     for position, part in enumerate(parts[:-1]):
@@ -227,13 +265,13 @@ def set_value(content: dict[str, Any], key: str, value: Any, told: object = None
         elif isinstance(place, list):
             place = place[_position(place, part, here)]
         else:
-            raise BadInput(here, told, f"a field of a mapping, but {'.'.join(parts[:position])} is {shorten(place)}")
+            raise BadInput(here, shown, f"a field of a mapping, but {'.'.join(parts[:position])} is {shorten(place)}")
     if isinstance(place, dict):
         place[parts[-1]] = value
     elif isinstance(place, list):
         place[_position(place, parts[-1], key)] = value
     else:
-        raise BadInput(key, told, f"a field of a mapping, but {'.'.join(parts[:-1])} is {shorten(place)}")
+        raise BadInput(key, shown, f"a field of a mapping, but {'.'.join(parts[:-1])} is {shorten(place)}")
 
 
 def _position(items: list[Any], part: str, where: str) -> int:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from continual.test_run import CONTENT, everything
+from killing import killed_after_lines
 from stillroom.cli import run as command
 
 
@@ -30,19 +27,9 @@ def test_killed_at_the_end_of_a_task_it_ends_byte_identical(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     killed = workplace / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stillroom", "incremental", "recipe.yaml", "--out", "killed"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 600
     # The first task's summary is there, and what follows from it is being made.
-    while not (killed / "tasks" / "01" / "summary.json").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    summary = killed / "tasks" / "01" / "summary.json"
+    assert killed_after_lines(summary, 1, "incremental", "recipe.yaml", "--out", "killed") == -signal.SIGKILL
     assert not (killed / "summary.json").exists()
     assert command(["incremental", "recipe.yaml", "--out", "whole", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

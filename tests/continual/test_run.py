@@ -32,11 +32,11 @@ from stillroom.losses.logit_mse import LogitMSE
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import read_state, state_hash
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.run.execute import execute
-from stillroom.run.exporting import load_student
-from stillroom.runtime import Observer
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.run.export import load_student
+from stillroom.run.run import execute
+from stillroom.teachers.output import ModelOutput
 from stillroom.train.step import DistillStep, check_not_silent
 
 LABELS = [{"name": "cross_entropy"}]
@@ -82,7 +82,7 @@ def test_it_leaves_a_run_and_a_run_for_each_task(done: Path) -> None:
     for task in ("01", "02", "03"):
         assert whole | {"memory.json"} <= {item.name for item in (done / "tasks" / task).iterdir()}
     summary, record = json.loads((done / "summary.json").read_text()), record_of(done)
-    assert (summary["steps"], summary["count"], summary["data"]["train"], summary["teacher"]) == (12, 60, 120, None)
+    assert (summary["steps"], summary["count"], summary["data"]["train"], summary["teachers"]) == (12, 60, 120, {})
     assert summary["top1"] == 100 * summary["correct"] / 60
     assert {key: summary["incremental"][key] for key in record["metrics"]} == record["metrics"]
     assert [len(row) for row in record["matrix"]] == [1, 2, 3]
@@ -140,14 +140,14 @@ def test_the_old_model_is_untouched_with_the_head_it_had(done: Path, tmp_path: P
     before = read_state(done / "tasks" / "01" / "student.safetensors")
     kept = ExemplarMemory(tuple(map(tuple, json.loads((done / "tasks/01/memory.json").read_text())["rows"])))
     components = sequence.components(2, sequence.tasks.task_data(2, kept), before)
-    teacher, student = components.teacher, components.student
+    teacher, student = components.teachers["teacher"], components.student
     assert teacher is not None
     was = state_hash(teacher)
-    assert teacher.state_dict()["linear.weight"].shape[0] == components.known == 4
+    assert teacher.state_dict()["linear.weight"].shape[0] == components.num_teacher_classes == 4
     # The student begins as the teacher, with three more logits.
     assert torch.equal(student.state_dict()["linear.weight"][:4], teacher.state_dict()["linear.weight"])
     finished = execute(sequence.task_recipe(2), tmp_path / "second", components=components, latency=False)
-    assert state_hash(teacher) == was == finished.summary["teacher"]["weights_hash"]
+    assert state_hash(teacher) == was == finished.summary["teachers"]["teacher"]["weights_hash"]
     assert not torch.equal(student.state_dict()["linear.weight"][:4], teacher.state_dict()["linear.weight"])
     # And this is the very run that the sequence made.
     again = (tmp_path / "second" / "student.safetensors").read_bytes()
@@ -173,7 +173,7 @@ def test_terms_that_read_the_teacher_see_old_classes_alone() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
     images, labels, old = torch.rand(6, 1, 2, 2), torch.arange(6) % 5, torch.randn(6, 3)
-    step = DistillStep(net, [CrossEntropy(), KL(temperature=2)], Preprocess(None), known=3)
+    step = DistillStep(net, [CrossEntropy(), KL(temperature=2)], Preprocess(None), num_teacher_classes=3)
     _, values = step(images, labels, torch.arange(6), ModelOutput(old), 0.0)
     assert torch.equal(values[0], functional.cross_entropy(net(images), labels))
     assert torch.equal(values[1], functional.kl(net(images)[:, :3], old, temperature=2))
@@ -185,7 +185,7 @@ def test_terms_that_read_the_teacher_see_old_classes_alone() -> None:
 def test_a_student_that_begins_as_its_teacher_is_looked_at_one_step_later() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     images, labels = torch.rand(6, 1, 2, 2), torch.arange(6) % 3
-    step = DistillStep(net, [CrossEntropy(), LogitMSE()], Preprocess(None), known=2)
+    step = DistillStep(net, [CrossEntropy(), LogitMSE()], Preprocess(None), num_teacher_classes=2)
     _, values = step(images, labels, torch.arange(6), ModelOutput(net(images)[:, :2].detach()), 0.0)
     check_not_silent(step, values, 0)
     with pytest.raises(RunFailed, match="loss 'logit_mse' gives the student no gradient at the second step"):

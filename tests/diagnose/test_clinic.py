@@ -30,12 +30,12 @@ def row(*expects: str, **verdicts: str) -> dict[str, Any]:
 def test_halves_do_not_meet_and_hold_kinds_enough(clinic: ModuleType) -> None:
     kinds = clinic.KINDS
     assert len({kind.name for kind in kinds}) == len(kinds)
-    halves = sys.modules["clinic_kinds"].halves(kinds)
+    halves = sys.modules["clinic_setups"].halves(kinds)
     for half in ("development", "scored"):
         mine = [kind for kind in kinds if halves[kind.name] == half]
-        assert sum(kind.is_sick for kind in mine) >= 14
-        assert sum(not kind.is_sick for kind in mine) >= 14
-    cases = sys.modules["clinic_kinds"].cases_of(kinds, real=True)
+        assert sum(kind.is_faulty for kind in mine) >= 14
+        assert sum(not kind.is_faulty for kind in mine) >= 14
+    cases = sys.modules["clinic_setups"].cases_of(kinds, real=True)
     assert len({case.key for case in cases}) == len(cases)
     for one in ("kind", "seed"):
         seen: dict[str, set[Any]] = {"development": set(), "scored": set()}
@@ -46,8 +46,8 @@ def test_halves_do_not_meet_and_hold_kinds_enough(clinic: ModuleType) -> None:
     assert {kind.complaint for kind in kinds} - {""} == set("abcd")
 
 
-def test_suspicion_does_not_count_as_found_and_any_alarm_breaks_the_peace(clinic: ModuleType) -> None:
-    score = sys.modules["clinic_score"]
+def test_a_warning_does_not_count_as_found_and_any_problem_is_a_false_alarm(clinic: ModuleType) -> None:
+    score = sys.modules["clinic_report"]
     rows = [
         row("taps", taps="problem", budget="ok"),
         row("taps", "budget", taps="warning", budget="ok"),
@@ -56,29 +56,29 @@ def test_suspicion_does_not_count_as_found_and_any_alarm_breaks_the_peace(clinic
         row(taps="problem", budget="skipped"),
     ]
     assert (score.sensitivity(rows).hits, score.sensitivity(rows).of) == (1, 3)
-    assert [score.is_suspected(each) for each in rows] == [False, True, False, False, False]
+    assert [score.has_warning(each) for each in rows] == [False, True, False, False, False]
     assert (score.specificity(rows).hits, score.specificity(rows).of) == (1, 2)
     none = dict.fromkeys(("tp", "fn", "fp", "tn", "skipped", "elsewhere"), 0)
     assert score.by_check(rows) == {
         "taps": {**none, "tp": 1, "fn": 2, "fp": 1, "tn": 1},
         "budget": {**none, "fn": 1, "tn": 1, "skipped": 1, "elsewhere": 1},
     }
-    assert score.Share(0, 0).told == "–"
+    assert score.Share(0, 0).text == "–"
 
 
 def test_what_a_remedy_brought_back(clinic: ModuleType) -> None:
-    score = sys.modules["clinic_score"]
-    lost = {"ok": [90.0, 92.0], "problem": [50.0, 52.0], "mended": [80.0, 82.0]}
+    score = sys.modules["clinic_report"]
+    lost = {"correct": [90.0, 92.0], "faulty": [50.0, 52.0], "repaired": [80.0, 82.0]}
     assert score.recovered(lost) == (40.0, 0.75)
     assert score.clearly_lost(lost)
-    assert not score.clearly_lost({**lost, "problem": [89.0, 91.0]})
-    assert not score.clearly_lost({**lost, "problem": [20.0, 93.0]})
-    assert score.recovered({**lost, "problem": [95.0, 95.0]})[1] is None
+    assert not score.clearly_lost({**lost, "faulty": [89.0, 91.0]})
+    assert not score.clearly_lost({**lost, "faulty": [20.0, 93.0]})
+    assert score.recovered({**lost, "faulty": [95.0, 95.0]})[1] is None
 
 
-def test_a_case_is_made_diagnosed_and_told(clinic: ModuleType, tmp_path: Path) -> None:
+def test_a_case_is_made_diagnosed_and_reported(clinic: ModuleType, tmp_path: Path) -> None:
     (kind,) = [kind for kind in clinic.KINDS if kind.name == "labels alone, no teacher"]
-    case = sys.modules["clinic_kinds"].CaseOf(kind, "digits", 0, "development")
+    case = sys.modules["clinic_setups"].Case(kind, "digits", 0, "development")
     found = clinic.diagnosed(case, tmp_path, 64)
     assert "error" not in found
     assert found["verdicts"]["budget"] == "ok"

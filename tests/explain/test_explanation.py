@@ -17,9 +17,9 @@ from stillroom.errors import BadInput
 from stillroom.explain import concept_counts, concepts, learning_speed, on_grid, stability
 from stillroom.explain.explanation import explain
 from stillroom.explain.runs import load_images, load_runs, runs_in, weight_distance_at
+from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
-from stillroom.run.execute import execute
-from stillroom.runtime import Observer
+from stillroom.run.run import execute
 
 RECIPE: dict[str, Any] = {
     "data": {"source": "shapes", "shapes": {"image_size": 16, "train": 96, "test": 40}, "batch_size": 32},

@@ -1,4 +1,4 @@
-"""Small models of digits, and their meetings."""
+"""Small models of digits, and setup contexts of two of them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def images() -> Tensor:
     return torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-def party(net: nn.Module, field: Literal["teacher", "student"]) -> ModelInfo:
+def model_info(net: nn.Module, field: Literal["teacher", "student"]) -> ModelInfo:
     return ModelInfo(net, images, field)
 
 
 def setup_context(teacher: nn.Module, student: nn.Module, seed: int = 0) -> SetupContext:
-    return SetupContext(party(student, "student"), party(teacher, "teacher"), num_classes=10, seed=seed)
+    return SetupContext(model_info(student, "student"), model_info(teacher, "teacher"), num_classes=10, seed=seed)
 
 
 def cnn() -> nn.Module:
@@ -48,14 +48,14 @@ MODELS = {"cnn": cnn, "slim": slim, "vit": vit}
 
 
 @cache
-def known(teacher: str, student: str) -> SetupContext:
+def shared_context(teacher: str, student: str) -> SetupContext:
     """A context that several tests share: tracing two models takes time, and leaves them as they were."""
     return setup_context(MODELS[teacher](), MODELS[student]())
 
 
 @cache
 def tails_of(teacher: str) -> dict[str, TeacherTail]:
-    """The teacher of a shared setup_context from each of its taps on."""
-    model = known(teacher, "slim").teacher
+    """The teacher of a shared context from each of its taps on."""
+    model = shared_context(teacher, "slim").teacher
     names = [tap.name for tap in model.taps if tap.name != "logits"]
     return cut_tails(model.model, Preprocess(None), names, example=images(), device=torch.device("cpu"))

@@ -44,11 +44,11 @@ PAIRS = [
 ]
 
 
-def told(pair: tuple[Tap, Tap]) -> str:
+def label(pair: tuple[Tap, Tap]) -> str:
     return " to ".join(f"{side.kind} {'x'.join(map(str, side.shape))}" for side in pair)
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=told)
+@pytest.mark.parametrize("pair", PAIRS, ids=label)
 def test_every_pair_comes_to_the_teachers_shape_and_learns(pair: tuple[Tap, Tap]) -> None:
     student, teacher = pair
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def test_every_pair_comes_to_the_teachers_shape_and_learns(pair: tuple[Tap, Tap]
     assert all(p.grad is not None for p in module.parameters())
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids=told)
+@pytest.mark.parametrize("pair", PAIRS, ids=label)
 def test_under_bfloat16_it_stays_close(pair: tuple[Tap, Tap]) -> None:
     student, teacher = pair
     torch.manual_seed(0)
@@ -143,7 +143,7 @@ def test_class_tokens_are_kept_and_such_as_lack_are_the_mean_of_the_places() -> 
         (tap("map", 6, 4, 4), tap("token", 15, 5), r"6×4×4 .*15×5.*teacher's has tokens that make no square grid"),
     ],
 )
-def test_what_cannot_be_connected_is_told(student: Tap, teacher: Tap, match: str) -> None:
+def test_what_cannot_be_connected_is_refused(student: Tap, teacher: Tap, match: str) -> None:
     with pytest.raises(BadInput, match=match):
         connector(student, teacher)
 

@@ -1,4 +1,4 @@
-"""What losses on features choose when they meet two models, and that nothing else depends on it."""
+"""Which taps and connectors losses on features choose, and that nothing else depends on it."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from losses.pairs import cnn, known, model, party, setup_context, vit
+from losses.pairs import cnn, model, model_info, setup_context, shared_context, vit
 from stillroom.errors import BadInput
 from stillroom.losses.base import LossInputs
 from stillroom.losses.feature_mse import FeatureMSE, FeatureMSEConfig
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 
 def chosen(loss: FeatureMSE) -> list[tuple[str, str]]:
     return [(teacher.name, student.name) for teacher, student in loss.pairs]
 
 
-def met(loss: FeatureMSE, with_: SetupContext) -> FeatureMSE:
+def set_up(loss: FeatureMSE, with_: SetupContext) -> FeatureMSE:
     loss.setup(with_)
     return loss
 
 
 @pytest.mark.parametrize(("teacher", "student"), [("cnn", "vit"), ("vit", "cnn"), ("cnn", "slim")])
 def test_the_penultimate_pair_is_taken_of_any_two_models(teacher: str, student: str) -> None:
-    loss = met(FeatureMSE(), known(teacher, student))
+    loss = set_up(FeatureMSE(), shared_context(teacher, student))
     assert chosen(loss) == [("features", "features")]
     assert loss.requires.teacher_features == loss.requires.student_features == ("features",)
     assert FeatureMSE.requires.teacher_features == (), "the class is left as it was"
 
 
 def test_all_is_every_pair_but_the_logits() -> None:
-    loss = met(FeatureMSE(taps="all"), known("cnn", "slim"))
+    loss = set_up(FeatureMSE(taps="all"), shared_context("cnn", "slim"))
     assert chosen(loss) == [(name, name) for name in ("layer1", "layer2", "layer3", "features")]
     assert len(loss.connectors) == 4
-    mixed = met(FeatureMSE(taps="all"), known("cnn", "vit"))
+    mixed = set_up(FeatureMSE(taps="all"), shared_context("cnn", "vit"))
     assert mixed.requires.student_features[-1] == "features"
     assert len(mixed.pairs) > 1
 
 
 def test_taps_by_name() -> None:
     both = setup_context(cnn(), model("resnet14", width=4))
-    assert chosen(met(FeatureMSE(taps=["layer2"]), both)) == [("layer2", "layer2")]
-    loss = met(FeatureMSE(taps=["layer2:pre", {"teacher": "layer3", "student": "layer2.1.conv2"}]), both)
+    assert chosen(set_up(FeatureMSE(taps=["layer2"]), both)) == [("layer2", "layer2")]
+    loss = set_up(FeatureMSE(taps=["layer2:pre", {"teacher": "layer3", "student": "layer2.1.conv2"}]), both)
     assert chosen(loss) == [("layer2:pre", "layer2:pre"), ("layer3", "layer2.1.conv2")]
-    across = known("cnn", "vit")
-    opposite = dict(chosen(met(FeatureMSE(taps="all"), across)))
+    across = shared_context("cnn", "vit")
+    opposite = dict(chosen(set_up(FeatureMSE(taps="all"), across)))
     name = next(name for name in opposite if name != "features")
-    assert chosen(met(FeatureMSE(taps=[name]), across)) == [(name, opposite[name])]
+    assert chosen(set_up(FeatureMSE(taps=[name]), across)) == [(name, opposite[name])]
 
 
 @pytest.mark.parametrize(
@@ -68,9 +68,9 @@ def test_taps_by_name() -> None:
         ([{"teacher": "layer2", "student": "features"}], r"feature_mse.connector: got 'auto'; expected .*16×4×4"),
     ],
 )
-def test_taps_that_are_not_there_are_told(taps: list[Any], match: str) -> None:
+def test_taps_that_are_not_there_are_refused(taps: list[Any], match: str) -> None:
     with pytest.raises(BadInput, match=match):
-        FeatureMSE(taps=taps).setup(known("cnn", "slim"))
+        FeatureMSE(taps=taps).setup(shared_context("cnn", "slim"))
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_taps_that_are_not_there_are_told(taps: list[Any], match: str) -> None:
         (3, r"taps: got 3; expected a list"),
     ],
 )
-def test_options_that_mean_nothing_are_told(taps: Any, match: str) -> None:
+def test_options_that_mean_nothing_are_refused(taps: Any, match: str) -> None:
     entry = {"name": "feature_mse", "taps": taps}
     with pytest.raises(BadInput, match=match):
         parse_recipe({"student": {"name": "mlp"}, "teacher": {"name": "mlp"}, "losses": [entry]})
 
 
-def test_a_model_without_a_penultimate_place_is_told() -> None:
+def test_a_model_without_a_penultimate_place_is_refused() -> None:
     class Multiplies(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -104,16 +104,16 @@ def test_a_model_without_a_penultimate_place_is_told() -> None:
         FeatureMSE().setup(setup_context(cnn(), Multiplies()))
 
 
-def test_without_a_model_as_teacher_it_is_told() -> None:
-    alone = SetupContext(party(cnn(), "student"), None, num_classes=10, seed=0)
+def test_without_a_model_as_teacher_it_is_refused() -> None:
+    without = SetupContext(model_info(cnn(), "student"), None, num_classes=10, seed=0)
     with pytest.raises(BadInput, match="teacher: got None; expected a model"):
-        FeatureMSE().setup(alone)
-    elsewhere = SetupContext(party(cnn(), "student"), None, num_classes=10, seed=0, answers="folder")
-    with pytest.raises(BadInput, match=r"teacher.answers: got 'folder'; expected a model"):
+        FeatureMSE().setup(without)
+    elsewhere = SetupContext(model_info(cnn(), "student"), None, num_classes=10, seed=0, logits="folder")
+    with pytest.raises(BadInput, match=r"teacher.logits: got 'folder'; expected a model"):
         FeatureMSE().setup(elsewhere)
 
 
-def test_it_must_have_met_the_models() -> None:
+def test_setup_must_come_first() -> None:
     inputs = LossInputs(
         ModelOutput(torch.zeros(1, 2)), ModelOutput(torch.zeros(1, 2)), torch.zeros(1), torch.zeros(1), 0.0
     )
@@ -131,16 +131,16 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def test_first_weights_depend_on_the_seed_and_the_taps_alone() -> None:
     pair = {"teacher": "features", "student": "features"}
-    first = weights(met(FeatureMSE(), known("cnn", "vit")))
+    first = weights(set_up(FeatureMSE(), shared_context("cnn", "vit")))
     both = setup_context(cnn(), vit())
     torch.manual_seed(123)
     state = torch.get_rng_state()
-    again = met(FeatureMSE(taps=[pair]), both)
+    again = set_up(FeatureMSE(taps=[pair]), both)
     assert same(first, weights(again)), "by which name it is asked for, and what was drawn before, is nothing to it"
     assert torch.equal(state, torch.get_rng_state())
-    among = met(FeatureMSE(taps="all"), known("cnn", "vit"))
+    among = set_up(FeatureMSE(taps="all"), shared_context("cnn", "vit"))
     assert same({k.rpartition(".")[2]: v for k, v in first.items()}, weights_of_last(among))
-    assert not same(first, weights(met(FeatureMSE(), setup_context(cnn(), vit(), seed=1))))
+    assert not same(first, weights(set_up(FeatureMSE(), setup_context(cnn(), vit(), seed=1))))
 
 
 def weights_of_last(loss: FeatureMSE) -> dict[str, Tensor]:
@@ -148,18 +148,18 @@ def weights_of_last(loss: FeatureMSE) -> dict[str, Tensor]:
 
 
 def test_meeting_again_begins_again() -> None:
-    loss = met(FeatureMSE(), known("cnn", "vit"))
+    loss = set_up(FeatureMSE(), shared_context("cnn", "vit"))
     first = weights(loss)
     with torch.no_grad():
         for parameter in loss.parameters():
             parameter.zero_()
-    assert same(first, weights(met(loss, known("cnn", "vit"))))
+    assert same(first, weights(set_up(loss, shared_context("cnn", "vit"))))
 
 
 def test_the_models_are_left_as_they_were_and_not_held() -> None:
     teacher, student = cnn().train(), vit().train()
     before = [{k: v.clone() for k, v in net.state_dict().items()} for net in (teacher, student)]
-    loss = met(FeatureMSE(taps="all"), setup_context(teacher, student))
+    loss = set_up(FeatureMSE(taps="all"), setup_context(teacher, student))
     for net, state in zip((teacher, student), before, strict=True):
         assert same(state, net.state_dict())
         assert all(module.training for module in net.modules())
@@ -183,7 +183,7 @@ def test_nothing_is_traced_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_loss_is_the_mean_over_the_pairs_through_their_connectors() -> None:
-    loss = met(FeatureMSE(taps="all"), known("cnn", "slim"))
+    loss = set_up(FeatureMSE(taps="all"), shared_context("cnn", "slim"))
     draw = torch.Generator().manual_seed(3)
     student = {s.name: torch.randn(6, *s.shape, generator=draw) for _, s in loss.pairs}
     teacher = {t.name: torch.randn(6, *t.shape, generator=draw, requires_grad=True) for t, _ in loss.pairs}
@@ -204,4 +204,4 @@ def test_the_loss_is_the_mean_over_the_pairs_through_their_connectors() -> None:
 
 def test_a_family_class_takes_its_options_from_its_own_config() -> None:
     assert FeatureMSE.Config is FeatureMSEConfig
-    assert "features 16 → features 32" in met(FeatureMSE(), known("cnn", "vit")).describe_taps()
+    assert "features 16 → features 32" in set_up(FeatureMSE(), shared_context("cnn", "vit")).describe_taps()

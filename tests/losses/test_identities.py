@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from losses.pairs import known, tails_of
+from losses.pairs import shared_context, tails_of
 from losses.tester import last_layer, random_inputs, small_setup_context
 from stillroom.losses import functional
 from stillroom.losses.base import LossInputs
@@ -22,7 +22,7 @@ from stillroom.losses.setup_context import SetupContext
 from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.teachers.fisher import head_fisher, tail_fisher, uniform_draws
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.tails import TeacherTail
 
 CLASSES = 5
@@ -187,19 +187,19 @@ def test_the_diagonal_keeps_of_the_gap_what_lies_along_the_axes() -> None:
 
 @pytest.mark.parametrize(("teacher", "tap"), [("cnn", "layer2"), ("vit", "blocks.0")])
 def test_the_class_carries_the_gap_as_the_written_down_jacobian_does(teacher: str, tap: str) -> None:
-    tail, both = tails_of(teacher)[tap], known(teacher, "slim")
+    tail, both = tails_of(teacher)[tap], shared_context(teacher, "slim")
     draw = torch.Generator().manual_seed(2)
     shape = both.teacher.tap(tap).shape
     at, student = (torch.randn(3, *shape, generator=draw) for _ in range(2))
     student.requires_grad_()
-    knowledge = ModelOutput(tail(at), {tap: at}, tails={tap: tail})
+    output = ModelOutput(tail(at), {tap: at}, tails={tap: tail})
     inputs = LossInputs(
-        ModelOutput(knowledge.logits, {tap: student}), knowledge, torch.zeros(3), torch.arange(3), progress=0.0
+        ModelOutput(output.logits, {tap: student}), output, torch.zeros(3), torch.arange(3), progress=0.0
     )
     loss = FeatureFullFisher(taps=[{"teacher": tap, "student": tap}], connector="identity")
     loss.setup(SetupContext(both.teacher, both.teacher, num_classes=10, seed=0))
     value = loss(inputs)
-    p = torch.softmax(knowledge.logits / 4, 1)
+    p = torch.softmax(output.logits / 4, 1)
     written = functional.feature_full_fisher(student, at, jacobian(tail, at), p)
     assert value.item() == pytest.approx(written.item(), rel=1e-4)
     (by_class,) = torch.autograd.grad(value, student)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from losses.tester import DRAWN, MEAN, LossInputs, LossTester, Tensor, last_layer, said, saying
+from losses.tester import DRAWN, MEAN, LossInputs, LossTester, Tensor, last_layer, output_of, with_output
 from stillroom.losses import functional
 from stillroom.losses.block_logit import BlockLogit
 from stillroom.losses.cross_entropy import CrossEntropy
@@ -92,7 +92,7 @@ def plain_feature_mse(inputs: LossInputs, options: dict[str, Any]) -> float:
 
 def gaps(inputs: LossInputs) -> list[Any]:
     student, teacher = (
-        said(knowledge, "features").double().numpy() for knowledge in (inputs.student, inputs.teacher_output)
+        output_of(output, "features").double().numpy() for output in (inputs.student, inputs.teacher_output)
     )
     return list(student - teacher)
 
@@ -126,7 +126,7 @@ def plain_feature_full_fisher(inputs: LossInputs, options: dict[str, Any]) -> fl
 def plain_block_logit(inputs: LossInputs, options: dict[str, Any]) -> float:
     """Of one stone, which is all the stones' mean."""
     layer = last_layer(len(inputs.student.logits[0]))
-    stone = layer(said(inputs.student, "features"))
+    stone = layer(output_of(inputs.student, "features"))
     own = replace(inputs, teacher=replace(inputs.teacher_output, logits=stone))
     total = 0.0
     for logits in (inputs.student.logits, stone):
@@ -143,7 +143,7 @@ NOT_THE_TEACHERS = {"minimum": "it reads the labels, not the teacher"}
 class TestCrossEntropy(LossTester):
     loss = CrossEntropy
     reference = plain_cross_entropy
-    not_held = {**NOT_THE_TEACHERS, "paper": "older than papers on it"}
+    not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
 
 
 class TestLabelSmoothing(LossTester):
@@ -231,7 +231,7 @@ class TestBlockLogitOfTheTeacherAlone(LossTester):
     reference = plain_block_logit
 
     def with_student(self, inputs: LossInputs, value: Tensor) -> LossInputs:
-        other = saying(inputs.student, "features", value)
+        other = with_output(inputs.student, "features", value)
         return replace(inputs, student=replace(other, logits=inputs.teacher_output.logits.detach()))
 
 

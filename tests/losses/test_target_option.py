@@ -19,7 +19,7 @@ from stillroom.losses.targets import TopKConfig
 from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.tails import TeacherTail
 
 
@@ -59,7 +59,7 @@ def temperature_of(options: dict[str, Any]) -> float:
     return 1.0 if at_1 else options.get("temperature", 4.0)
 
 
-def taught(inputs: LossInputs, options: dict[str, Any]) -> list[list[float]]:
+def targets_of(inputs: LossInputs, options: dict[str, Any]) -> list[list[float]]:
     head, tau = inputs.teacher_output.tail(FEATURES).head, temperature_of(options)
     assert head is not None
     rows = zip(inputs.teacher_logits.tolist(), inputs.labels.tolist(), strict=True)
@@ -68,7 +68,7 @@ def taught(inputs: LossInputs, options: dict[str, Any]) -> list[list[float]]:
 
 def plain_kl(inputs: LossInputs, options: dict[str, Any]) -> float:
     tau, total = temperature_of(options), 0.0
-    for student, target in zip(inputs.student.logits.tolist(), taught(inputs, options), strict=True):
+    for student, target in zip(inputs.student.logits.tolist(), targets_of(inputs, options), strict=True):
         q = softmax(student, tau)
         total += tau**2 * sum(a * math.log(a / b) for a, b in zip(target, q, strict=True))
     return total / len(inputs.labels)
@@ -114,7 +114,7 @@ def test_likeness_is_that_of_the_rows_of_the_teachers_last_layer(name: str, powe
 @pytest.mark.parametrize("options", TestKLWithATarget.variants, ids=str)
 def test_least_where_the_student_says_the_target(options: dict[str, Any]) -> None:
     inputs, loss = random_inputs(), KL(**options)
-    z = temperature_of(options) * torch.tensor(taught(inputs, options), dtype=torch.float64).log()
+    z = temperature_of(options) * torch.tensor(targets_of(inputs, options), dtype=torch.float64).log()
     student = z.requires_grad_()
     value = loss(with_student(inputs, student))
     assert value.item() == pytest.approx(0, abs=1e-12)
@@ -163,7 +163,7 @@ def test_what_reads_the_last_layer_says_so() -> None:
         Requires(teacher=True, heads=(FEATURES,))
 
 
-def test_more_classes_than_there_are_is_told_when_they_meet() -> None:
+def test_more_classes_than_there_are_is_refused_in_setup() -> None:
     KL(target={"name": "top_k", "k": 5}).setup(small_setup_context())
     with pytest.raises(BadInput, match=r"losses\.kl\.target\.k: got 6; expected 5 or less, the number of classes"):
         KL(target={"name": "top_k", "k": 6}).setup(small_setup_context())
@@ -177,10 +177,10 @@ def recipe(**kl: Any) -> Recipe:
 def test_a_name_alone_takes_the_defaults(target: str) -> None:
     short, whole = recipe(target=target), recipe(target={"name": target})
     assert short == whole
-    told = short.model_dump(mode="json")
-    assert parse_recipe(told) == short
-    assert told["losses"][0]["target"]["name"] == target
-    assert told["losses"][0]["temperature"] == (1 if target in ("uniform", "class_similarity") else 4)
+    dumped = short.model_dump(mode="json")
+    assert parse_recipe(dumped) == short
+    assert dumped["losses"][0]["target"]["name"] == target
+    assert dumped["losses"][0]["temperature"] == (1 if target in ("uniform", "class_similarity") else 4)
 
 
 def test_a_recipe_without_a_target_reads_as_before_there_were_any() -> None:
@@ -198,15 +198,15 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"target": {"name": "full", "k": 3}}, "expected full without options"),
     ({"target": {"name": "class_similarity", "power": 0}}, "losses.0.target.power: got 0; expected greater than 0"),
     ({"target": {"name": "class_similarity", "powr": 1}}, "unknown field 'powr'; did you mean 'power'?"),
-    ({"target": "uniform", "temperature": 4}, "losses.0.target: got 'uniform'; expected a target that softens the"),
+    ({"target": "uniform", "temperature": 4}, "losses.0.target: got 'uniform'; expected a target that derives from"),
 ]
 
 
-@pytest.mark.parametrize(("options", "told"), BAD, ids=[told for _, told in BAD])
-def test_a_bad_target_is_told(options: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("options", "message"), BAD, ids=[message for _, message in BAD])
+def test_a_bad_target_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput) as error:
         recipe(**options)
-    assert told in str(error.value)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["logit_mse", "logit_fisher", "cross_entropy", "feature_mse"])

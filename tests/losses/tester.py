@@ -18,7 +18,7 @@ from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.tails import TeacherTail
 
 # What of the student a loss under test reads; its tests move that.
@@ -72,29 +72,29 @@ def random_inputs(batch: int = 6, classes: int = 5, seed: int = 0, dtype: torch.
     )
 
 
-def said(knowledge: ModelOutput | None, answer: Answer = "logits") -> Tensor:
-    assert knowledge is not None
-    return knowledge.logits if answer == "logits" else knowledge.features[FEATURES]
+def output_of(output: ModelOutput | None, answer: Answer = "logits") -> Tensor:
+    assert output is not None
+    return output.logits if answer == "logits" else output.features[FEATURES]
 
 
-def saying(knowledge: ModelOutput | None, answer: Answer, value: Tensor) -> ModelOutput:
-    """The same knowledge with another answer."""
-    assert knowledge is not None
+def with_output(output: ModelOutput | None, answer: Answer, value: Tensor) -> ModelOutput:
+    """The same output with other logits or features."""
+    assert output is not None
     if answer == "logits":
-        return replace(knowledge, logits=value)
-    return replace(knowledge, features={**knowledge.features, FEATURES: value})
+        return replace(output, logits=value)
+    return replace(output, features={**output.features, FEATURES: value})
 
 
 def with_student(inputs: LossInputs, value: Tensor, answer: Answer = "logits") -> LossInputs:
-    return replace(inputs, student=saying(inputs.student, answer, value))
+    return replace(inputs, student=with_output(inputs.student, answer, value))
 
 
-def taken(inputs: LossInputs, rows: Tensor) -> LossInputs:
-    def part(knowledge: ModelOutput | None) -> ModelOutput:
-        assert knowledge is not None
-        features = {tap: feature[rows] for tap, feature in knowledge.features.items()}
-        fishers = {of: weight[rows] for of, weight in knowledge.fishers.items()}
-        return replace(knowledge, logits=knowledge.logits[rows], features=features, fishers=fishers)
+def select(inputs: LossInputs, rows: Tensor) -> LossInputs:
+    def part(output: ModelOutput | None) -> ModelOutput:
+        assert output is not None
+        features = {tap: feature[rows] for tap, feature in output.features.items()}
+        fishers = {of: weight[rows] for of, weight in output.fishers.items()}
+        return replace(output, logits=output.logits[rows], features=features, fishers=fishers)
 
     return LossInputs(
         part(inputs.student), part(inputs.teacher), inputs.labels[rows], inputs.index[rows], inputs.progress
@@ -105,11 +105,11 @@ def taken(inputs: LossInputs, rows: Tensor) -> LossInputs:
 def small_setup_context(width: int = 5, classes: int = 5) -> SetupContext:
     """A teacher and a student of one hidden layer each, of one width; the same for all, as finding taps takes time."""
 
-    def party(field: Literal["teacher", "student"]) -> ModelInfo:
+    def model_info(field: Literal["teacher", "student"]) -> ModelInfo:
         net = nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, classes))
         return ModelInfo(net, lambda: torch.rand(2, 1, 2, 2), field)
 
-    return SetupContext(party("student"), party("teacher"), num_classes=classes, seed=0)
+    return SetupContext(model_info("student"), model_info("teacher"), num_classes=classes, seed=0)
 
 
 class LossTester:
@@ -137,10 +137,10 @@ class LossTester:
         return loss
 
     def student_of(self, inputs: LossInputs) -> Tensor:
-        return said(inputs.student, self.answer)
+        return output_of(inputs.student, self.answer)
 
     def teacher_of(self, inputs: LossInputs) -> Tensor:
-        return said(inputs.teacher, self.answer)
+        return output_of(inputs.teacher, self.answer)
 
     def with_student(self, inputs: LossInputs, value: Tensor) -> LossInputs:
         return with_student(inputs, value, self.answer)
@@ -177,25 +177,25 @@ class LossTester:
 
     def test_no_gradient_reaches_the_teacher(self, make: Loss[Any]) -> None:
         inputs = random_inputs()
-        taught = inputs.teacher_output
-        told = [taught.logits, *taught.features.values(), *taught.fishers.values()]
-        for answer in told:
+        teacher = inputs.teacher_output
+        outputs = [teacher.logits, *teacher.features.values(), *teacher.fishers.values()]
+        for answer in outputs:
             answer.requires_grad_()
         student = self.student_of(inputs).clone().requires_grad_()
         make(self.with_student(inputs, student)).backward()
-        assert all(answer.grad is None for answer in told)
+        assert all(answer.grad is None for answer in outputs)
         assert student.grad is not None
         assert student.grad.abs().max() > 0
 
     def test_order_of_the_batch_does_not_matter(self, make: Loss[Any]) -> None:
         inputs = random_inputs()
-        shuffled = taken(inputs, torch.tensor([3, 1, 5, 0, 4, 2]))
+        shuffled = select(inputs, torch.tensor([3, 1, 5, 0, 4, 2]))
         assert make(shuffled).item() == pytest.approx(make(inputs).item(), rel=1e-12)
 
     def test_batch_is_the_mean_of_its_samples(self, make: Loss[Any]) -> None:
         inputs = random_inputs()
-        alone = [make(taken(inputs, torch.tensor([row]))).item() for row in range(6)]
-        mean = sum(alone) / 6
+        values = [make(select(inputs, torch.tensor([row]))).item() for row in range(6)]
+        mean = sum(values) / 6
         assert (make(inputs).item() == pytest.approx(mean, rel=1e-9)) == self.loss.per_sample
 
     def test_bfloat16_stays_close(self, make: Loss[Any]) -> None:
@@ -223,7 +223,7 @@ class LossTester:
 
     def test_wide_logits_stay_finite_in_float32(self, make: Loss[Any]) -> None:
         narrow = random_inputs(dtype=torch.float32)
-        inputs = replace(narrow, teacher=saying(narrow.teacher, self.answer, 200 * self.teacher_of(narrow)))
+        inputs = replace(narrow, teacher=with_output(narrow.teacher, self.answer, 200 * self.teacher_of(narrow)))
         student = (200 * self.student_of(inputs)).requires_grad_()
         value = make(self.with_student(inputs, student))
         value.backward()
@@ -248,4 +248,4 @@ class LossTester:
 
     def test_says_what_it_is(self) -> None:
         assert self.loss.__doc__
-        assert self.loss.citation is not None or "paper" in self.not_held
+        assert self.loss.citation is not None or "citation" in self.not_held

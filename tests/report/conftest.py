@@ -8,7 +8,7 @@ import pytest
 
 from report.folders import EVIL, Fake, write_run
 from report.studies import FakeStudy, axis, write_study
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
 
 LABELS_ALONE = Fake(

@@ -64,7 +64,7 @@ def write_run(path: Path, fake: Fake | None = None) -> Path:
         "multiply_adds": 12_500_000,
         "bytes": 320_000,
         "model": "resnet8",
-        "teacher": None,
+        "teachers": {},
         "taught": fake.teacher,
         "data": {
             "name": f"cifar{len(fake.classes)}",
@@ -73,7 +73,11 @@ def write_run(path: Path, fake: Fake | None = None) -> Path:
             "test": len(labels),
             "fingerprint": fake.fingerprint,
         },
+        "device": "cpu",
         "precision": "bfloat16",
+        "threads": 1,
+        "processes": 1,
+        "accumulate": 1,
         "hashes": {
             "init": fake.init,
             "order": f"{fake.seed:02d}" * 32,
@@ -85,12 +89,13 @@ def write_run(path: Path, fake: Fake | None = None) -> Path:
     tensors: dict[str, Any] = {"labels": labels.astype(np.int64), "student_logits": student.astype(np.float32)}
     if fake.teacher:
         taught = measured(teacher, labels)
-        summary["teacher"] = {
+        summary["teachers"]["teacher"] = {
             "model": "resnet56",
             **taught,
             "parameters": 853_018,
             "multiply_adds": 125_490_000,
             "bytes": 3_460_000,
+            "weights_hash": "e0" * 32,
         }
         summary["agreement"] = round(100 * float((student.argmax(1) == teacher.argmax(1)).mean()), 2)
         summary["teacher_kl"] = _divergence(teacher, student)

@@ -126,7 +126,7 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
             if found is not None:
                 family[kind] = found.as_dict()
                 for each, told in zip(family[kind]["comparisons"], found.comparisons, strict=True):
-                    each["told"] = told.told(digits)
+                    each["text"] = told.describe(digits)
         families.append(family)
     means: dict[str, dict[str, float]] = {name: {} for name in fake.methods}
     cells = []
@@ -138,7 +138,7 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
     ranks = ranks_across_pairs(means, higher_is_better=measure["higher_is_better"]) if any(means.values()) else None
     unequal = {"what": "budget", "pair": fake.pairs[0], "seed": 0, "methods": ["kl"]}
     told = f"budget: kl has 5,616 steps, {baseline} and mse 2,808 (pair {fake.pairs[0]}, seeds 0, 1, 2)"
-    conclusions = [each["told"] for family in families for each in family["baseline"]["comparisons"]]
+    conclusions = [each["text"] for family in families for each in family["baseline"]["comparisons"]]
     return {
         "schema": 1,
         "name": fake.name,
@@ -151,13 +151,14 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
         "seeds": list(fake.seeds),
         "budget": {"epochs": fake.epochs},
         "methods": [_method(fake, name) for name in fake.methods],
-        "pairs": [_pair(fake, number, name) for number, name in enumerate(fake.pairs)],
-        **({"axis": fake.axis} if fake.axis is not None else {}),
+        "model_pairs": [_pair(fake, number, name) for number, name in enumerate(fake.pairs)],
+        **({"sweep": fake.axis} if fake.axis is not None else {}),
         "equal": not fake.unequal,
         "checked": CHECKED,
-        "inequalities": [unequal | {"told": told}] if fake.unequal else [],
+        "inequalities": [unequal | {"text": told}] if fake.unequal else [],
         "missing": [
-            {"pair": p, "method": c, "seed": s, "reason": reason} for (p, c, s), reason in fake.missing.items()
+            {"pair": p, "method": c, "seed": s, "reason": reason, "status": _status(reason)}
+            for (p, c, s), reason in fake.missing.items()
         ],
         "runs": [
             _run_entry(fake, pair, name, seed, value)
@@ -167,11 +168,15 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
         ],
         "cells": cells,
         "families": families,
-        "ranks": ranks.as_dict() | {"told": ranks.told(2)} if ranks is not None else None,
+        "ranks": ranks.as_dict() | {"text": ranks.describe(2)} if ranks is not None else None,
         "conclusions": conclusions[:8],
         "tuned": _tuned(fake) if fake.tuned else None,
         "calibration": None,
     }
+
+
+def _status(reason: str) -> str:
+    return "failed" if reason.startswith("failed") else "waiting"
 
 
 def _method(fake: FakeStudy, name: str) -> dict[str, Any]:
@@ -218,13 +223,13 @@ def _cell(pair: str, name: str, row: dict[int, float], digits: int, equal: bool)
     }
     if not row:
         nothing = dict.fromkeys(("mean", "low", "high", "sd"))
-        return cell | nothing | {"why": "no run finished", "told": "no run finished"}
+        return cell | nothing | {"why": "no run finished", "text": "no run finished"}
     found = interval(list(row.values()))
     why = None
     if found.low is None:
         why = "one seed: no interval" if len(row) == 1 else "no spread between the seeds: no interval"
     held = {"mean": found.mean, "low": found.low, "high": found.high, "sd": found.sd}
-    return cell | held | {"why": why, "told": found.told(digits)}
+    return cell | held | {"why": why, "text": found.describe(digits)}
 
 
 def _run_entry(fake: FakeStudy, pair: str, name: str, seed: int, value: float) -> dict[str, Any]:

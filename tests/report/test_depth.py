@@ -14,11 +14,10 @@ from report.folders import EVIL, Fake, write_run
 from report.parsed import Parsed
 from report.studies import FakeStudy, write_study
 from stillroom.errors import BadInput
-from stillroom.report.again import make_again
 from stillroom.report.depth import depth_map
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
-from stillroom.report.study.page import write_run_pages
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import write_report
+from stillroom.report.study.page import rewrite_run_page, write_run_pages
 
 EPOCHS = (0.0, 2.0, 12.0)
 # Of each tap: identity, diagonal, full.
@@ -133,7 +132,7 @@ def test_the_sentences_say_what_the_numbers_do(run: Path) -> None:
     assert "at features, the deepest tap before the logits" in deepest
     assert "reaches 0.92, weighed by the Fisher diagonal 0.94, by the full Fisher 0.99;" in deepest
     assert deepest.endswith("of the trained student alone 0.83, 0.85, 0.89.")
-    assert lost.startswith("At layer1 (−0.10) the full Fisher says next to nothing")
+    assert lost.startswith("At layer1 (−0.10) the full Fisher predicts next to nothing")
     assert "by exact loss at layer1 (0.50), worst by full loss at layer1 (−0.05)" in student
 
 
@@ -151,7 +150,7 @@ def test_one_checkpoint_has_one_number_a_cell(run: Path) -> None:
     assert found is not None
     shown = depth_map(found)
     assert not shown.has_small
-    assert {one.small for map_ in shown.maps for line in map_.lines for one in line.squares} == {""}
+    assert {one.small for map_ in shown.maps for _, _, cells in map_.lines for one in cells} == {""}
     assert "the trained student alone" in shown.notes[0]
 
 
@@ -205,7 +204,7 @@ def test_made_again_a_page_of_a_study_stays_the_studys(tmp_path: Path) -> None:
     before = (run / "report.html").read_text(encoding="utf-8")
     written = json.loads((run / "summary.json").read_text(encoding="utf-8"))["recipe_hash"]
     write_map(run, fidelity() | {"recipe_hash": written})
-    assert make_again(run) == run / "report.html"
+    assert rewrite_run_page(run) == run / "report.html"
     after = (run / "report.html").read_text(encoding="utf-8")
     assert "← Study" in before
     assert "← Study" in after
@@ -219,11 +218,11 @@ def without(key: str) -> Callable[[dict[str, Any]], Any]:
 
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another schema": (lambda c: c.update(schema=2), "schema"),
-    "another run's": (lambda c: c.update(recipe_hash="d0"), "it was made of another run"),
+    "another run's": (lambda c: c.update(recipe_hash="d0"), "it was made from another run"),
     "no taps": (without("taps"), "taps: missing"),
     "no checkpoints": (without("checkpoints"), "checkpoints: missing"),
     "taps that are none": (lambda c: c.update(taps=[1]), "taps.0: got 1"),
-    "a member less": (lambda c: c["taps"][1]["members"].pop(), "taps.1: members: got"),
+    "a member less": (lambda c: c["taps"][1]["members"].pop(), "taps.1.members: got"),
     "no correlation": (
         lambda c: c["taps"][0]["members"][2]["gap"]["pooled"].update(value=1.5),
         "taps.0.members.2.gap.pooled.value: got 1.5",

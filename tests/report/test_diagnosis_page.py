@@ -1,4 +1,4 @@
-"""The page of a diagnosis: the verdict first, sick before healthy, all of it text, nothing fetched, and quiet."""
+"""The page of a diagnosis: the verdict first, problems before the rest, all of it text, nothing fetched."""
 
 from __future__ import annotations
 
@@ -14,19 +14,16 @@ import pytest
 from report.browser import opened
 from report.folders import EVIL
 from report.parsed import Parsed
-from stillroom.diagnose.finding import Finding, Plot, Remedy
-from stillroom.diagnose.writing import diagnosis_of, write_diagnosis
 from stillroom.errors import BadInput
-from stillroom.report.diagnosis.content import content
-from stillroom.report.diagnosis.page import write_diagnosis_page
-from stillroom.report.diagnosis.read import read_diagnosis
+from stillroom.report.diagnosis.page import page_of, write_diagnosis_page
 from stillroom.report.html import POLICY
+from stillroom.schema.diagnosis import Diagnosis, Finding, Plot, Remedy, read_diagnosis
 
 LINE = Plot("line", "Training loss", (1.0, 2.0, 3.0), (2.0, 1.0, 0.5), "epoch", "loss", 1.5)
 BARS = Plot("bars", "Change by class", ("cat", "dog"), (-12.0, 3.0), "", "points", -5.0)
 COUNTS = Plot("histogram", "Confidence", (0.0, 0.5, 1.0), (3, 900), "confidence", "images", 0.4)
 FINDINGS = [
-    Finding("over_fitting", "ok", "Not learned by heart.", {"ratio": 1.25}, "Sick: 4 times.", None, "A book."),
+    Finding("over_fitting", "ok", "Not overfitted.", {"ratio": 1.25}, "Sick: 4 times.", None, "A book."),
     Finding(
         "miscalibrated", "warning", "Off: ECE 0.07.", {"ece": 0.07}, "Suspect: .05.", Remedy("Divide."), "", (COUNTS,)
     ),
@@ -45,41 +42,41 @@ FINDINGS = [
 ]
 
 
-def fix(name: str, regained: float, verdict: str = "better", **changes: Any) -> dict[str, Any]:
+def verified(name: str, regained: float, verdict: str = "better", **changes: Any) -> dict[str, Any]:
     return {
         "name": name,
         "checks": ["diverged"],
         "overrides": {},
-        "level": {"name": name, "mean": 80 + regained, "low": 79.0, "high": 99.0, "seeds": 3},
+        "score": {"name": name, "mean": 80 + regained, "low": 79.0, "high": 99.0, "seeds": 3},
         "regained": regained,
         "low": regained - 1,
         "high": regained + 1,
         "holm_p": 0.004,
         "verdict": verdict,
         "share_of_loss": regained / 10,
-        "times_the_steps": 1.0,
+        "relative_steps": 1.0,
         **changes,
     }
 
 
-TRIED: dict[str, Any] = {
+VERIFICATION: dict[str, Any] = {
     "study": "remedies",
     "seeds": [0, 1, 2],
     "measure": {"name": "top1", "title": "top-1", "unit": "%", "digits": 2, "higher_is_better": True},
-    "as_it_is": {"name": "as-it-is", "mean": 80.0, "low": 79.0, "high": 81.0, "seeds": 3},
-    "labels": {**fix("labels", 2.0), "checks": []},
-    "fixes": [
-        fix("fix-diverged", 8.0),
-        fix("fix-short", -1.0, "undecided", times_the_steps=2.0, seeds_that_would_settle=7),
-        fix("all-fixes", 10.0),
+    "unchanged": {"name": "unchanged", "mean": 80.0, "low": 79.0, "high": 81.0, "seeds": 3},
+    "labels": {**verified("labels", 2.0), "checks": []},
+    "remedies": [
+        verified("remedy-diverged", 8.0),
+        verified("remedy-short", -1.0, "undecided", relative_steps=2.0, seeds_to_decide=7),
+        verified("all-remedies", 10.0),
     ],
-    "best": "all-fixes",
+    "best": "all-remedies",
     "lost": 10.0,
     "conflicts": ["training.optimizer.lr: diverged wants 0.01, slow 0.3; the first is taken"],
-    "not_tried": [{"check": "miscalibrated", "why": "its remedy is nothing that a recipe can say"}],
+    "not_verified": [{"check": "miscalibrated", "why": "its remedy is nothing that a recipe can say"}],
     "equal": False,
-    "inequalities": ["budget: fix-short has 20 epochs, the others 10"],
-    "missing": ["all-fixes, seed 2: failed: not finite"],
+    "inequalities": ["budget: remedy-short has 20 epochs, the others 10"],
+    "missing": ["all-remedies, seed 2: failed: not finite"],
 }
 EVIL_FINDING = Finding(
     EVIL,
@@ -96,25 +93,33 @@ EVIL_FINDING = Finding(
 )
 
 
+def write_diagnosis(
+    folder: Path, target: str, findings: list[Finding], verification: dict[str, Any] | None = None
+) -> Path:
+    """Write a diagnosis and its page; return the page."""
+    Diagnosis.of(target, findings, verification).write(folder)
+    return write_diagnosis_page(folder)
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Diagnoses by what they are, with their pages."""
     home = tmp_path_factory.mktemp("diagnoses")
-    evil_tried = {
-        **TRIED,
-        "fixes": [{**fix(EVIL, 8.0), "checks": [EVIL]}],
+    evil_verification = {
+        **VERIFICATION,
+        "remedies": [{**verified(EVIL, 8.0), "checks": [EVIL]}],
         "conflicts": [EVIL],
-        "not_tried": [{"check": EVIL, "why": EVIL}],
+        "not_verified": [{"check": EVIL, "why": EVIL}],
         "inequalities": [EVIL],
         "missing": [EVIL],
     }
     made: dict[str, tuple[str, list[Finding], dict[str, Any] | None]] = {
-        "usual": ("runs/kl", FINDINGS, TRIED),
+        "usual": ("runs/kl", FINDINGS, VERIFICATION),
         "ok": ("runs/kl", FINDINGS[:1], None),
         "nothing": ("recipe.yaml", [], None),
-        "evil": (EVIL, [EVIL_FINDING, Finding(EVIL, "skipped", EVIL), Finding(EVIL, "ok", EVIL)], evil_tried),
+        "evil": (EVIL, [EVIL_FINDING, Finding(EVIL, "skipped", EVIL), Finding(EVIL, "ok", EVIL)], evil_verification),
     }
-    return {name: write_diagnosis(home / name, *told).parent for name, told in made.items()}
+    return {name: write_diagnosis(home / name, *parts).parent for name, parts in made.items()}
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +172,7 @@ def test_what_others_wrote_stays_text(pages: dict[str, Parsed]) -> None:
     assert "49" not in page.text
 
 
-def test_the_verdict_comes_first_and_sick_before_healthy(pages: dict[str, Parsed]) -> None:
+def test_the_verdict_comes_first_and_problems_before_the_rest(pages: dict[str, Parsed]) -> None:
     words = pages["usual"].words
     order = [
         "1 thing costs this student accuracy.",
@@ -176,55 +181,58 @@ def test_the_verdict_comes_first_and_sick_before_healthy(pages: dict[str, Parsed
         "What the remedies brought",
         "The loss blew up: 90 times.",
         "Off: ECE 0.07.",
-        "Not learned by heart.",
+        "Not overfitted.",
         "The run did not record it.",
     ]
     places = [words.index(text) for text in order]
     assert places == sorted(places)
-    assert words.count("The run did not record it.") == 1, "a reason that several share is told once"
+    assert words.count("The run did not record it.") == 1, "a reason that several share is shown once"
     assert words.count("training.optimizer.lr=0.01") == 1, "a command is shown once"
 
 
-def test_a_healthy_page_says_so(pages: dict[str, Parsed]) -> None:
+def test_a_page_without_a_problem_says_so(pages: dict[str, Parsed]) -> None:
     assert "Nothing is wrong with this run, as far as 1 check can tell." in pages["ok"].words
-    assert "No check could tell anything." in pages["nothing"].words
+    assert "No check could judge anything." in pages["nothing"].words
 
 
-def test_what_was_tried_is_told_with_interval_share_and_price(pages: dict[str, Parsed]) -> None:
+def test_what_a_remedy_regained_is_shown_with_interval_share_and_price(pages: dict[str, Parsed]) -> None:
     words = pages["usual"].words
     assert "All remedies together brought most: +10.00 points [9.00 to 11.00]" in words
-    assert all(told in words for told in ("+8.00", "7.00 to 9.00", "better, Holm p 0.004"))
+    assert all(text in words for text in ("+8.00", "7.00 to 9.00", "better, Holm p 0.004"))
     assert "80%" in words
     assert "2.0× the steps" in words
     assert "not decided, Holm p 0.004; about 7 seeds would" in words
     assert "is not at an equal budget" in words
-    assert "Conflict in all-fixes: training.optimizer.lr" in words
-    assert "Probabilities that do not hold was not tried" in words
-    assert "Not equal: budget: fix-short has 20 epochs" in words
-    assert "Missing: all-fixes, seed 2: failed" in words
+    assert "Conflict in all-remedies: training.optimizer.lr" in words
+    assert "Miscalibrated: not verified" in words
+    assert "Not equal: budget: remedy-short has 20 epochs" in words
+    assert "Missing: all-remedies, seed 2: failed" in words
 
 
-def test_a_student_that_is_better_off_without_is_told_so(tmp_path: Path) -> None:
-    tried = {**TRIED, "labels": {**fix("labels", 12.0), "checks": []}, "best": "labels"}
-    page = write_diagnosis(tmp_path, "runs/kl", FINDINGS, tried).read_text(encoding="utf-8")
+def test_a_student_that_is_better_off_without_is_shown_as_such(tmp_path: Path) -> None:
+    verification = {**VERIFICATION, "labels": {**verified("labels", 12.0), "checks": []}, "best": "labels"}
+    page = write_diagnosis(tmp_path, "runs/kl", FINDINGS, verification).read_text(encoding="utf-8")
     assert "it is better off without this teacher" in page
-    assert "From labels alone the same student is better still." in diagnosis_of("runs/kl", FINDINGS, tried)["headline"]
+    headline = Diagnosis.of("runs/kl", FINDINGS, verification).headline
+    assert "The same student from labels alone is better still." in headline
 
 
 @pytest.mark.parametrize(
     ("verdicts", "first"),
     [
-        ({"fix-diverged": "undecided", "fix-short": "undecided"}, "Diverged."),
-        ({"fix-diverged": "worse", "fix-short": "undecided"}, "Short."),
-        ({"fix-diverged": "undecided", "fix-short": "better"}, "Short."),
-        ({"fix-diverged": "worse", "fix-short": "worse"}, None),
+        ({"remedy-diverged": "undecided", "remedy-short": "undecided"}, "Diverged."),
+        ({"remedy-diverged": "worse", "remedy-short": "undecided"}, "Short."),
+        ({"remedy-diverged": "undecided", "remedy-short": "better"}, "Short."),
+        ({"remedy-diverged": "worse", "remedy-short": "worse"}, None),
     ],
 )
-def test_what_was_tried_decides_what_to_do_first(verdicts: dict[str, str], first: str | None) -> None:
+def test_what_remedies_regained_decides_what_to_do_first(verdicts: dict[str, str], first: str | None) -> None:
     found = [Finding(check, "problem", "It is.", remedy=Remedy(f"{check.title()}.")) for check in ("diverged", "short")]
-    fixes = [fix(name, 3.0, verdict, checks=[name.removeprefix("fix-")]) for name, verdict in verdicts.items()]
-    told = diagnosis_of("runs/kl", found, {**TRIED, "fixes": fixes, "best": "fix-diverged"})
-    assert told["do_first"] == first
+    remedies = [
+        verified(name, 3.0, verdict, checks=[name.removeprefix("remedy-")]) for name, verdict in verdicts.items()
+    ]
+    diagnosis = Diagnosis.of("runs/kl", found, {**VERIFICATION, "remedies": remedies, "best": "remedy-diverged"})
+    assert diagnosis.do_first == first
 
 
 @pytest.mark.parametrize(
@@ -237,8 +245,8 @@ def test_what_was_tried_decides_what_to_do_first(verdicts: dict[str, str], first
     ],
 )
 def test_the_lead_counts_what_costs_accuracy(what: str, checks: list[str], lead: str) -> None:
-    told = diagnosis_of(what, [Finding(check, "problem", "It is.") for check in checks])
-    assert told["lead"].startswith(lead)
+    diagnosis = Diagnosis.of(what, [Finding(check, "problem", "It is.") for check in checks])
+    assert diagnosis.lead.startswith(lead)
 
 
 def test_a_study_is_spoken_of_as_one(tmp_path: Path) -> None:
@@ -248,23 +256,23 @@ def test_a_study_is_spoken_of_as_one(tmp_path: Path) -> None:
     (run / "recipe.yaml").write_text("teacher: null\n")
     evidence = {"run": "runs/all/kl/seed-0"}
     found = Finding("under_training", "problem", "Short.", evidence, "", Remedy("Longer.", {"training.epochs": 9}))
-    told = diagnosis_of(str(tmp_path), [found, Finding("unequal", "problem", "No.")])
-    assert told["lead"] == "2 things are wrong with this study."
+    diagnosis = Diagnosis.of(str(tmp_path), [found, Finding("unequal", "problem", "No.")])
+    assert diagnosis.lead == "2 things are wrong with this study."
     # It has no teacher to distil from.
-    assert told["command"] == f"stillroom train {run}/recipe.yaml training.epochs=9"
+    assert diagnosis.command == f"stillroom train {run}/recipe.yaml training.epochs=9"
 
 
 def test_a_command_can_be_pasted_whatever_it_holds() -> None:
     remedy = Remedy("Labels.", {"losses": [{"name": "cross_entropy"}]})
-    told = diagnosis_of("my runs/a.yaml", [Finding("better_without", "problem", "Worse.", remedy=remedy)])
-    assert told["command"] == "stillroom distill 'my runs/a.yaml' 'losses=[{\"name\": \"cross_entropy\"}]'"
+    diagnosis = Diagnosis.of("my runs/a.yaml", [Finding("better_without", "problem", "Worse.", remedy=remedy)])
+    assert diagnosis.command == "stillroom distill 'my runs/a.yaml' 'losses=[{\"name\": \"cross_entropy\"}]'"
 
 
 def test_numbers_that_json_has_none_for_become_nothing() -> None:
     import numpy as np
 
     evidence = {"nan": float("nan"), "numpy": np.float32(0.5), "set": {1}, "path": Path("x")}
-    (finding,) = diagnosis_of("runs/x", [Finding("a", "problem", "b", evidence)])["findings"]
+    (finding,) = Diagnosis.of("runs/x", [Finding("a", "problem", "b", evidence)]).as_dict()["findings"]
     assert finding["evidence"] == {"nan": None, "numpy": 0.5, "set": [1], "path": "x"}
     json.dumps(finding, allow_nan=False)
 
@@ -275,8 +283,8 @@ def test_the_same_diagnosis_gives_the_same_bytes(folders: dict[str, Path], tmp_p
 
 
 def test_each_kind_of_plot_shows_its_threshold(folders: dict[str, Path]) -> None:
-    told = content(read_diagnosis(folders["usual"]))
-    shapes = {chart.title: chart.figure["layout"]["shapes"][0] for chart in told.charts}
+    page = page_of(read_diagnosis(folders["usual"]))
+    shapes = {chart.title: chart.figure["layout"]["shapes"][0] for chart in page.charts}
     assert (shapes["Training loss"]["y0"], shapes["Training loss"]["xref"]) == (1.5, "paper")
     assert (shapes["Change by class"]["x0"], shapes["Confidence"]["x0"]) == (-5.0, 0.4)
 
@@ -291,7 +299,7 @@ def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obje
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "text"),
     [
         (lambda path: path.unlink(), "a folder with diagnosis.json"),
         (lambda path: path.write_text("{"), "a JSON object"),
@@ -300,15 +308,15 @@ def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obje
         (_edited(lambda found: found["findings"][0]["plots"][0].update(kind="pie")), "kind"),
         (_edited(lambda found: found["findings"][0]["plots"][0].update(x=[1])), "a list of 3"),
         (_edited(lambda found: found["findings"][0]["plots"][0].update(x=["a", "b", "c"])), "finite numbers"),
-        (_edited(lambda found: found["tried"]["fixes"][0].update(verdict="so so")), "better or worse"),
+        (_edited(lambda found: found["verification"]["remedies"][0].update(verdict="so so")), "remedies.0.verdict"),
     ],
 )
-def test_damage_is_told_in_a_line(tmp_path: Path, damage: Callable[[Path], object], told: str) -> None:
-    folder = write_diagnosis(tmp_path, "runs/kl", FINDINGS, TRIED).parent
+def test_damage_is_one_line_of_error(tmp_path: Path, damage: Callable[[Path], object], text: str) -> None:
+    folder = write_diagnosis(tmp_path, "runs/kl", FINDINGS, VERIFICATION).parent
     damage(folder / "diagnosis.json")
     with pytest.raises(BadInput) as error:
         write_diagnosis_page(folder)
-    assert told in str(error.value)
+    assert text in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -23,7 +23,7 @@ from stillroom.report.explain.maps import BYTES, FEWEST, MOST, read_maps, shown
 from stillroom.report.explain.page import ExplanationPage, content, headline, read_explanation, write_explanation
 from stillroom.report.explain.plots import turnover
 from stillroom.report.html import POLICY
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 from stillroom.schema.explanation import Explanation
 
 Found = dict[str, Any]
@@ -136,7 +136,7 @@ def test_the_verdicts_come_first(pages: dict[str, Parsed], folders: dict[str, Pa
         "Where the information is",
         "Concepts over the training",
         "Concepts that were born and died",
-        "Would other choices have said the same?",
+        "Do other choices give the same verdicts?",
         "How often they give the same answer",
         "How alike their layers are",
         "How it was found",
@@ -151,7 +151,7 @@ def test_the_verdicts_come_first(pages: dict[str, Parsed], folders: dict[str, Pa
 def test_nothing_is_claimed_where_nothing_was_compared(pages: dict[str, Parsed]) -> None:
     words = pages["alone"].words
     assert "At the end, " in words
-    assert "this page says what the student has learned and not what distillation changed" in words
+    assert "this page shows what the student has learned and not what distillation changed" in words
     for claim in ("Distillation made", "Supported", "Refuted", "Undecided", "From labels", "hypotheses"):
         assert claim not in words
     for absent in ("Top-1", "CKA of", "Attribution", "Teacher"):
@@ -192,7 +192,7 @@ def test_the_headline_says_each_verdict(folders: dict[str, Path], verdicts: tupl
 def test_what_was_not_measured_is_said_to_be(pages: dict[str, Parsed], folders: dict[str, Path]) -> None:
     claim = told(folders["one seed"]).claims[1]
     assert (claim.verdict, claim.word, claim.details[0][0]) == ("unmeasured", "Not measured", "Not measured")
-    speed = told(folders["one seed"]).groups[1]
+    speed = told(folders["one seed"]).claims[1]
     assert [(row.word, row.interval, row.difference) for row in speed.rows] == [("Not measured", None, "–")] * 2
     assert "One seed: the intervals are over images alone." in pages["one seed"].words
 
@@ -349,7 +349,7 @@ def test_a_page_is_quiet_asks_for_nothing_and_fits(browser: Any, folders: dict[s
 def test_the_slider_moves_the_maps_and_nothing_leaves_the_page(browser: Any, folders: dict[str, Path]) -> None:
     with opened(browser, folders["usual"] / "explain.html") as watched:
         page = watched.page
-        label = page.locator("#when-told")
+        label = page.locator("#when-text")
         page.wait_for_function("() => document.querySelector('[data-found=distilled]').title !== ''")
 
         def drawn(side: str = "distilled") -> str:
@@ -384,6 +384,6 @@ def test_the_slider_moves_the_maps_and_nothing_leaves_the_page(browser: Any, fol
         page.locator("#more").click()
         assert page.locator(".sheet:visible").count() == MOST
         page.locator("#play").click()
-        page.wait_for_function("() => document.getElementById('when-told').textContent.startsWith('Epoch 10')")
+        page.wait_for_function("() => document.getElementById('when-text').textContent.startsWith('Epoch 10')")
         assert page.locator("#play").text_content() == "▶ Play"
         watched.assert_quiet()

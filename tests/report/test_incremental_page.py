@@ -13,10 +13,9 @@ from report.folders import EVIL, Fake, write_run
 from report.parsed import Parsed
 from report.studies import FakeStudy, edit_results, write_study
 from stillroom.errors import BadInput
-from stillroom.report.content import Content, content
 from stillroom.report.continual import TasksSection
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import RunPage, run_page, write_report
 from stillroom.report.study.page import write_study_report
 
 MATRIX = [[90.0], [60.0, 80.0], [70.0, 50.0, 100.0]]
@@ -65,8 +64,8 @@ def run_folder(path: Path, record: dict[str, Any] | None = None, **options: Any)
     return run
 
 
-def section(*runs: Path) -> tuple[Content, TasksSection]:
-    told = content([(f"run {place}", read_run(run)) for place, run in enumerate(runs)])
+def section(*runs: Path) -> tuple[RunPage, TasksSection]:
+    told = run_page([(f"run {place}", read_run(run)) for place, run in enumerate(runs)])
     assert told.tasks is not None
     return told, told.tasks
 

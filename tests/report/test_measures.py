@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stillroom.report.measures import (
+from stillroom.report.charts import thin
+from stillroom.schema.predictions import (
     Confusion,
-    answers,
     calibration,
     confusions,
     margin_of_counts,
     paired_margin,
     per_class,
+    score_images,
     softmax,
-    thin,
 )
 
 
@@ -25,7 +25,7 @@ def test_probabilities_of_large_logits_are_finite() -> None:
 
 def test_answers_tell_guess_confidence_and_the_true_class() -> None:
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.3, 0.1, 0.6]]))
-    found = answers(logits, np.array([0, 0]))
+    found = score_images(logits, np.array([0, 0]))
     assert found.guess.tolist() == [0, 2]
     assert found.right.tolist() == [True, False]
     assert found.confidence == pytest.approx([0.7, 0.6])
@@ -36,7 +36,7 @@ def test_answers_do_not_depend_on_the_pieces_they_are_worked_out_in() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(20_000, 3)), rng.integers(0, 3, 20_000)
     probabilities = softmax(logits)
-    found = answers(logits, labels)
+    found = score_images(logits, labels)
     assert found.confidence == pytest.approx(probabilities.max(1))
     assert found.true_probability == pytest.approx(probabilities[np.arange(20_000), labels])
 

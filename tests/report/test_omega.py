@@ -11,9 +11,9 @@ from report.folders import Fake, write_run
 from report.parsed import Parsed
 from report.told import lines, rescaling
 from stillroom.errors import BadInput
-from stillroom.report.omega import Omega, omega
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
+from stillroom.report.run.data import read_run
+from stillroom.report.run.gradient_rescaling import RescalingSection, rescaling_section
+from stillroom.report.run.page import write_report
 
 
 @pytest.fixture
@@ -21,21 +21,21 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run", Fake(each=20, examples=2))
 
 
-def section(run: Path, *rows: dict[str, Any]) -> Omega:
+def section(run: Path, *rows: dict[str, Any]) -> RescalingSection:
     lines(run / "gradient_rescaling.jsonl", list(rows))
-    found = omega(read_run(run))
+    found = rescaling_section(read_run(run))
     assert found is not None
     return found
 
 
 def test_a_run_that_recorded_nothing_has_no_section(run: Path) -> None:
-    assert omega(read_run(run)) is None
+    assert rescaling_section(read_run(run)) is None
     assert "omega" not in [a.get("id") for _, a in Parsed(write_report([run]).read_text(encoding="utf-8")).elements]
 
 
 def test_first_middle_and_last_epoch_are_drawn(run: Path) -> None:
     found = section(run, *(rescaling(float(epoch)) for epoch in range(1, 6)))
-    assert [one.name for one in found.shown] == ["epoch 1", "epoch 3", "epoch 5"]
+    assert [name for name, _, _ in found.legend] == ["epoch 1", "epoch 3", "epoch 5"]
     assert [chart.key for chart in found.charts] == ["omega-p", "omega-rank", "omega-saturated"]
     curves = found.charts[0].figure["data"]
     # Hardest first; the median of each tenth, its quartiles as bars.
@@ -49,7 +49,7 @@ def test_first_middle_and_last_epoch_are_drawn(run: Path) -> None:
 @pytest.mark.parametrize(("count", "names"), [(1, ["epoch 1"]), (2, ["epoch 1", "epoch 2"])])
 def test_of_few_epochs_there_are_fewer_curves(run: Path, count: int, names: list[str]) -> None:
     found = section(run, *(rescaling(float(epoch)) for epoch in range(1, count + 1)))
-    assert [one.name for one in found.shown] == names
+    assert [name for name, _, _ in found.legend] == names
     assert len(found.charts[0].figure["data"]) == count
     assert len(found.charts) == (1 if count == 1 else 3)
 
@@ -117,11 +117,11 @@ def test_outliers_do_not_flatten_the_rest(run: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"saturated": 1.5}, "line 2: saturated: got 1.5; expected a number from 0 to 1"),
+        ({"saturated": 1.5}, "line 2: saturated: got 1.5; expected less than or equal to 1"),
         ({"spearman": "much"}, "line 2: spearman: got 'much'"),
-        ({"deciles": []}, "line 2: deciles: got '0 groups'; expected 1 to 1000"),
-        ({"deciles": [{"p_mean": 0.1}]}, "line 2: deciles[0].p_low: got None"),
-        ({"known_deciles": [{"margin_mean": 0.1}]}, "line 2: known_deciles[0].margin_low"),
+        ({"deciles": []}, "line 2: deciles: got []; expected at least 1"),
+        ({"deciles": [{"p_mean": 0.1}]}, "line 2: deciles.0.omega_mean: missing"),
+        ({"known_deciles": [{"margin_mean": 0.1}]}, "line 2: known_deciles.0."),
         ({"epoch": None}, "line 2: epoch: got None"),
     ],
 )

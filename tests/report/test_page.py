@@ -15,12 +15,11 @@ from safetensors.numpy import load_file, save_file
 
 from report.folders import EVIL, Fake, write_run
 from report.parsed import Parsed
-from stillroom.report import palette
-from stillroom.report.compare import names
-from stillroom.report.content import content
+from stillroom.report.charts import DARK, LIGHT
 from stillroom.report.html import POLICY
-from stillroom.report.page import write_report
-from stillroom.report.read import read_run
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import run_page, write_report
+from stillroom.report.run.words import run_names
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +98,7 @@ def test_names_in_plots_hold_no_html_that_plotly_reads(runs: dict[str, Path]) ->
             return [text for item in part for text in texts(item)]
         return [part] if isinstance(part, str) else []
 
-    shown = [text for chart in content([(EVIL, run)]).charts for text in texts(chart.figure)]
+    shown = [text for chart in run_page([(EVIL, run)]).charts for text in texts(chart.figure)]
     assert any("&lt;" in text for text in shown)
     assert not any(re.search(r"<(?!b>|/b>|br>|extra>|/extra>)", text) for text in shown)
     assert not any("onerror" in text and "<" in text for text in shown)
@@ -177,7 +176,7 @@ def test_images_of_any_shape(tmp_path: Path) -> None:
 def test_figures_are_what_plotly_takes(runs: dict[str, Path]) -> None:
     for keys in (["taught", "labels", "seed1"], ["labels"], ["hundred"]):
         read = [read_run(runs[key]) for key in keys]
-        for chart in content(list(zip(names(read), read, strict=True))).charts:
+        for chart in run_page(list(zip(run_names(read), read, strict=True))).charts:
             go.Figure(chart.figure)
             assert chart.caption
 
@@ -185,14 +184,14 @@ def test_figures_are_what_plotly_takes(runs: dict[str, Path]) -> None:
 def test_long_curves_are_thinned(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", Fake(each=5, epochs=100, log_every=1)))
     assert len(run.train) == 5000
-    for chart in content([("run", run)]).charts:
+    for chart in run_page([("run", run)]).charts:
         assert all(len(trace["x"]) <= 2000 for trace in chart.figure["data"])
 
 
 def test_reading_runs_needs_no_torch() -> None:
     import subprocess
 
-    code = "import sys, stillroom.report.page; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
+    code = "import sys, stillroom.report.run.page; sys.exit('torch' in sys.modules or 'plotly' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -206,7 +205,7 @@ def _contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("shades", [palette.LIGHT, palette.DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("shades", [LIGHT, DARK], ids=["light", "dark"])
 def test_text_and_curves_stand_out_from_their_ground(shades: dict[str, str]) -> None:
     for ground in ("surface", "sunken", "page"):
         for ink in ("ink", "muted", "link", "lost-ink", "gained-ink"):
@@ -217,5 +216,5 @@ def test_text_and_curves_stand_out_from_their_ground(shades: dict[str, str]) -> 
 
 
 def test_each_light_colour_has_one_dark_one() -> None:
-    assert set(palette.LIGHT) == set(palette.DARK)
-    assert len(set(palette.LIGHT.values())) == len(palette.LIGHT)
+    assert set(LIGHT) == set(DARK)
+    assert len(set(LIGHT.values())) == len(LIGHT)

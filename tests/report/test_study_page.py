@@ -14,10 +14,9 @@ from report.folders import EVIL
 from report.parsed import Parsed
 from report.studies import CHECKED, FakeStudy, edit_results, write_study
 from stillroom.report.html import POLICY, POLICY_BESIDE
-from stillroom.report.study.content import content
-from stillroom.report.study.links import links
-from stillroom.report.study.page import is_study, write_run_pages, write_study_report
-from stillroom.report.study.read import read_study
+from stillroom.report.study.page import StudyPage, study_page, write_run_pages, write_study_report
+from stillroom.report.study.table import links
+from stillroom.schema.study import is_study, read_study
 
 NAMES = ("usual", "four", "many", "alone", "two", "unequal", "failed", "nll", "huge", "sweep", "evil")
 
@@ -27,8 +26,8 @@ def pages(studies: dict[str, Path]) -> dict[str, Parsed]:
     return {name: Parsed((path / "report.html").read_text(encoding="utf-8")) for name, path in studies.items()}
 
 
-def told(study: Path) -> object:
-    return content(read_study(study), links(study, study / "report.html"))
+def content(study: Path) -> StudyPage:
+    return study_page(read_study(study), study, links(study, study / "report.html"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -57,7 +56,7 @@ def test_nothing_is_fetched(pages: dict[str, Parsed], name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_figures_are_what_plotly_takes(studies: dict[str, Path], name: str) -> None:
-    for chart in told(studies[name]).charts:  # type: ignore[attr-defined]
+    for chart in content(studies[name]).charts:
         go.Figure(chart.figure)
         assert chart.caption
 
@@ -115,7 +114,7 @@ def test_an_unequal_study_is_alarming(pages: dict[str, Parsed], studies: dict[st
     (alarm,) = (attrs for _, attrs in page.elements if attrs.get("id") == "unequal")
     assert "alarm" in str(alarm["class"])
     results = json.loads((studies["unequal"] / "results.json").read_text())
-    assert all(each["told"] in page.words for each in results["inequalities"])
+    assert all(each["text"] in page.words for each in results["inequalities"])
     assert "not equal to the others" in page.words
     assert "things were checked" not in page.words
     assert "All methods of a seed started from the same" not in page.words
@@ -158,7 +157,7 @@ def test_one_student_has_no_plot_of_sizes(pages: dict[str, Parsed]) -> None:
 
 
 def test_the_diagram_of_ranks_or_why_not(pages: dict[str, Parsed], studies: dict[str, Path]) -> None:
-    told = json.loads((studies["four"] / "results.json").read_text())["ranks"]["told"]
+    told = json.loads((studies["four"] / "results.json").read_text())["ranks"]["text"]
     assert told in pages["four"].words
     assert any(attrs.get("class") == "ranks" for _, attrs in pages["four"].elements)
     assert "No diagram: one pair" in pages["usual"].words

@@ -10,7 +10,11 @@ import pytest
 
 from report.studies import FakeStudy, axis, edit_results, write_study
 from stillroom.errors import BadInput
-from stillroom.report.study.page import is_study, write_run_pages, write_study_report
+from stillroom.report.study.page import write_run_pages, write_study_report
+from stillroom.schema.study import is_study
+
+GONE = {"pair": "cifar100", "method": "kl", "seed": 0, "reason": "failed", "status": "failed"}
+CELL = {"pair": "cifar100", "method": "labels", "count": 1, "mean": 1.0, "low": None, "high": None}
 
 
 @pytest.fixture
@@ -54,30 +58,32 @@ def test_damaged_results(study: Path, text: str) -> None:
         ({"schema": 2}, "schema: got 2; expected 1"),
         ({"name": None}, "name: got None; expected text"),
         ({"measure": []}, "measure: got []; expected a mapping"),
-        ({"measure": {"name": "top1", "title": "x", "digits": -1}}, "measure.digits: got -1"),
-        ({"methods": []}, "methods: got []; expected at least one method"),
-        ({"pairs": None}, "pairs: got []; expected at least one pair"),
+        ({"measure": {"name": "top1", "title": "x", "unit": "%", "digits": -1}}, "measure.digits: got -1"),
+        ({"methods": []}, "methods: got []; expected at least one"),
+        ({"model_pairs": []}, "model_pairs: got []; expected at least one"),
         ({"baseline": "crd"}, "baseline: got 'crd'; expected labels or kl"),
-        ({"alpha": "x"}, "alpha: got 'x'; expected a number from 0 to 1"),
+        ({"alpha": "x"}, "alpha: got 'x'; expected a number"),
+        ({"alpha": 2}, "alpha: got 2; expected less than or equal to 1"),
         ({"level": 10**400}, "level: got 1000"),
-        ({"seeds": ["a"]}, "seeds: got ['a']; expected a list of whole numbers"),
-        ({"runs": [{"pair": "elsewhere"}]}, "runs[0].pair: got 'elsewhere'; expected cifar100"),
-        ({"cells": [{"pair": "cifar100", "method": "labels", "count": 1, "mean": "x"}]}, "cells[0].mean: got 'x'"),
-        ({"cells": [1]}, "cells: got [1]; expected a list of mappings"),
+        ({"seeds": ["a"]}, "seeds.0: got 'a'; expected a whole number"),
         (
-            {"families": [{"pair": "cifar100", "all": {"comparisons": [{}]}}]},
-            "families[0].all.comparisons[0].method",
+            {"missing": [{"pair": "elsewhere", "method": "kl", "seed": 0, "reason": "x"}]},
+            "missing.0.pair: got 'elsewhere'",
         ),
-        ({"ranks": {"names": ["x"], "average": [1.0]}}, "ranks.bars"),
-        ({"ranks": {"names": ["kl"], "average": [1.0, 2.0]}}, "ranks.average"),
-        ({"conclusions": "x"}, "conclusions: got 'x'; expected a list of texts"),
-        ({"tuned": {"cifar100": {"kl": {"all": 3}}}}, "cifar100.kl.all: got 3"),
-        ({"calibration": {"pairs": {"cifar100": []}}}, "pairs.cifar100: got []"),
-        ({"budget": {"epochs": None}}, "budget.epochs: got None"),
-        ({"axis": {"title": "d", "values": {}}}, "axis.values.cifar100: got None; expected a number"),
-        ({"axis": {"title": "d", "values": {"cifar100": 1e151}}}, "axis.values.cifar100: got 1e+151"),
-        ({"axis": axis({"cifar100": 0})}, "axis.values: got {'cifar100': 0}; expected another number in each pair"),
-        ({"axis": axis({"cifar100": 1}, (0, "x"))}, "and all above 0"),
+        ({"cells": [CELL | {"mean": "x"}]}, "cells.0.mean: got 'x'; expected a number"),
+        ({"cells": [CELL | {"method": "x"}]}, "cells.0.method: got 'x'; expected labels or kl"),
+        ({"cells": [1]}, "cells.0: got 1; expected a mapping"),
+        ({"families": [{"pair": "cifar100", "baseline": {"kind": "x"}}]}, "families.0.baseline.baseline: missing"),
+        ({"ranks": {"names": ["x"], "average": [1.0]}}, "ranks.names: got 'x'; expected labels or kl"),
+        ({"ranks": {"names": ["kl"], "average": [1.0, 2.0]}}, "ranks.average: got [1.0, 2.0]"),
+        ({"conclusions": "x"}, "conclusions: got 'x'; expected a list"),
+        ({"tuned": {"cifar100": {"kl": {"all": 3}}}}, "tuned.cifar100.kl."),
+        ({"calibration": {"seconds": 1, "pairs": {"cifar100": []}}}, "calibration.pairs.cifar100: got []"),
+        ({"budget": {"epochs": "x"}}, "budget.epochs"),
+        ({"sweep": axis({})}, "sweep.values.cifar100: got None; expected a number"),
+        ({"sweep": axis({"cifar100": 1e151})}, "sweep.values.cifar100"),
+        ({"sweep": axis({"cifar100": 0})}, "sweep.values: got {'cifar100': 0}; expected another number in each pair"),
+        ({"sweep": axis({"cifar100": 1}, (0, "x"))}, "and all above 0"),
     ],
 )
 def test_a_wrong_value_is_named(study: Path, changes: dict[str, Any], said: str) -> None:
@@ -97,8 +103,8 @@ def test_a_run_outside_the_folder(study: Path, path: str) -> None:
     [
         ("a,b\n1,2\n", "the columns kind, pair and method"),
         ("kind,pair,method,training_seconds\nrun,cifar100,kl,fast\n", "line 2: training_seconds: got 'fast'"),
-        ("kind,pair,method,training_seconds\nrun,cifar100,kl,-1\n", "a number of 0 or more"),
-        ("kind,pair,method,training_seconds\nrun,cifar100,kl,inf\n", "a number of 0 or more"),
+        ("kind,pair,method,training_seconds\nrun,cifar100,kl,-1\n", "greater than or equal to 0"),
+        ("kind,pair,method,training_seconds\nrun,cifar100,kl,inf\n", "a finite number"),
         ('kind,pair,method\n"run', "a CSV file"),
     ],
 )

@@ -8,142 +8,146 @@ from typing import Any
 
 import pytest
 
-from stillroom.report.compare import differences, names, reasons
-from stillroom.report.read import RunFolder, read_run
-from stillroom.report.tables import notices, side_by_side
-from stillroom.report.words import verdict
+from stillroom.report.run.data import RunData, read_run
+from stillroom.report.run.page import notices, side_by_side
+from stillroom.report.run.words import against, caveat, differences, headline, reasons, run_names
+from stillroom.schema.run import RunHashes
 
 
 @pytest.fixture(scope="module")
-def run(runs: dict[str, Path]) -> RunFolder:
+def run(runs: dict[str, Path]) -> RunData:
     """A run without predictions, so that its numbers can be chosen."""
     found = read_run(runs["taught"])
     return with_top1(replace(found, predictions=None), 84.3, 87.7)
 
 
-def with_top1(run: RunFolder, student: float, teacher: float | None = None, count: int = 10_000) -> RunFolder:
+def changed(run: RunData, **changes: Any) -> RunData:
+    """The same run with other fields in its summary."""
+    return replace(run, summary=run.summary.model_copy(update=changes))
+
+
+def with_top1(run: RunData, student: float, teacher: float | None = None, count: int = 10_000) -> RunData:
     """The same run with other accuracies."""
 
-    def measured(facts: Any, top1: float) -> Any:
-        return replace(facts, top1=top1, correct=round(top1 * count / 100), count=count)
+    def measured(top1: float) -> dict[str, Any]:
+        return {"top1": top1, "correct": round(top1 * count / 100), "count": count}
 
-    taught = run.teacher if teacher is None else measured(run.teacher, teacher)
-    return replace(run, student=measured(run.student, student), teacher=taught)
+    found = run.summary.teacher
+    if found is not None and teacher is not None:
+        found = found.model_copy(update=measured(teacher))
+    return changed(run, **measured(student), teachers={} if found is None else {"teacher": found})
 
 
-def alone(run: RunFolder) -> RunFolder:
+def alone(run: RunData) -> RunData:
     """The same student from labels alone."""
-    return replace(run, name="labels", teacher=None, taught=False, path=run.path.parent / "labels")
+    labels = changed(run, name="labels", teachers={}, taught=False)
+    return replace(labels, path=run.path.parent / "labels", latency={"student": run.latency["student"]})
 
 
-def test_a_student_below_its_teacher(run: RunFolder) -> None:
-    assert verdict(run, []).headline == (
+def test_a_student_below_its_teacher(run: RunData) -> None:
+    assert headline(run) == (
         "The student keeps 96.1% of its teacher’s top-1 (84.3% against 87.7%: 3.4 points lost), with 11× fewer "
         "parameters, 10× fewer multiply-adds and 4.2× lower latency at batch 1."
     )
 
 
-def test_a_student_above_its_teacher(run: RunFolder) -> None:
-    told = verdict(with_top1(run, 89.9, 87.7), []).headline
+def test_a_student_above_its_teacher(run: RunData) -> None:
+    told = headline(with_top1(run, 89.9, 87.7))
     assert told.startswith("The student beats its teacher on top-1 (89.9% against 87.7%: 2.2 points gained), with 11×")
 
 
 @pytest.mark.parametrize(("student", "side"), [(87.9, "0.2 points above"), (87.5, "0.2 points below")])
-def test_a_difference_that_the_test_images_cannot_tell(run: RunFolder, student: float, side: str) -> None:
-    told = verdict(with_top1(run, student, 87.7), []).headline
+def test_a_difference_that_the_test_images_cannot_tell(run: RunData, student: float, side: str) -> None:
+    told = headline(with_top1(run, student, 87.7))
     assert "level with its teacher" in told
     assert f"{side}, too little for 10,000 test images to tell apart" in told
 
 
-def test_equal_accuracies(run: RunFolder) -> None:
-    assert verdict(with_top1(run, 87.7, 87.7), []).headline.startswith(
-        "The student matches its teacher’s top-1 (87.7%)"
-    )
+def test_equal_accuracies(run: RunData) -> None:
+    assert headline(with_top1(run, 87.7, 87.7)).startswith("The student matches its teacher’s top-1 (87.7%)")
 
 
-def test_one_image_of_difference_is_not_called_zero_points(run: RunFolder) -> None:
-    assert "0.01 points below" in verdict(with_top1(run, 87.69, 87.70), []).headline
+def test_one_image_of_difference_is_not_called_zero_points(run: RunData) -> None:
+    assert "0.01 points below" in headline(with_top1(run, 87.69, 87.70))
 
 
-def test_a_teacher_that_is_always_wrong_divides_nothing_by_zero(run: RunFolder) -> None:
-    assert verdict(with_top1(run, 10.0, 0.0), []).headline.startswith("The student beats its teacher")
+def test_a_teacher_that_is_always_wrong_divides_nothing_by_zero(run: RunData) -> None:
+    assert headline(with_top1(run, 10.0, 0.0)).startswith("The student beats its teacher")
 
 
-def test_a_student_that_costs_more_is_told_so(run: RunFolder) -> None:
-    dear = replace(run.student, parameters=2 * 853_018, latency={1: 10.14})
-    told = verdict(replace(run, student=dear), []).headline
+def test_a_student_that_costs_more_is_told_so(run: RunData) -> None:
+    dear = changed(run, parameters=2 * 853_018)
+    told = headline(replace(dear, latency=run.latency | {"student": {1: 10.14}}))
     assert "2.0× more parameters" in told
     assert "2.0× higher latency at batch 1" in told
 
 
-def test_costs_that_were_not_measured_are_not_told(run: RunFolder) -> None:
+def test_costs_that_were_not_measured_are_not_told(run: RunData) -> None:
     assert run.teacher is not None
-    bare = replace(run.student, parameters=None, multiply_adds=None, latency={})
-    assert verdict(replace(run, student=bare), []).headline.endswith("3.4 points lost).")
+    bare = changed(run, parameters=0, multiply_adds=0)
+    assert headline(replace(bare, latency={})).endswith("3.4 points lost).")
 
 
-def test_without_a_teacher(run: RunFolder) -> None:
-    assert verdict(alone(run), []).headline == (
+def test_without_a_teacher(run: RunData) -> None:
+    assert headline(alone(run)) == (
         "The student reaches 84.3% top-1 (8,430 of 10,000 test images) with 78.0 k parameters and 12.5 M "
         "multiply-adds an image; it had no teacher to be measured against."
     )
 
 
-def test_above_the_same_student_from_labels_alone(run: RunFolder) -> None:
-    told = verdict(run, [("labels", with_top1(alone(run), 82.2))]).against
-    assert told == (
-        "2.1 points above the same student from labels alone (“labels”), 82.2% (one seed each: no interval).",
+def test_above_the_same_student_from_labels_alone(run: RunData) -> None:
+    assert against(run, "labels", with_top1(alone(run), 82.2)) == (
+        "2.1 points above the same student from labels alone (“labels”), 82.2% (one seed each: no interval)."
     )
 
 
-def test_a_teacher_that_was_only_compared_with_did_not_teach(run: RunFolder) -> None:
-    labels = replace(with_top1(run, 86.3), taught=False)
-    (told,) = verdict(run, [("labels", labels)]).against
+def test_a_teacher_that_was_only_compared_with_did_not_teach(run: RunData) -> None:
+    labels = changed(with_top1(run, 86.3), taught=False)
+    told = against(run, "labels", labels)
     assert told.startswith("Worse than the same student from labels alone (“labels”): 2.0 points below its 86.3%")
     assert told.endswith("teaching cost accuracy instead of adding it.")
 
 
-def test_below_the_same_student_from_labels_alone_is_said_plainly(run: RunFolder) -> None:
-    (told,) = verdict(run, [("labels", with_top1(alone(run), 86.3))]).against
+def test_below_the_same_student_from_labels_alone_is_said_plainly(run: RunData) -> None:
+    told = against(run, "labels", with_top1(alone(run), 86.3))
     assert told.startswith("Worse than the same student from labels alone (“labels”): 2.0 points below its 86.3%")
     assert "one seed each: no interval" in told
     assert told.endswith("teaching cost accuracy instead of adding it.")
 
 
-def test_a_small_difference_between_runs_is_not_called_worse(run: RunFolder) -> None:
-    (told,) = verdict(run, [("labels", with_top1(alone(run), 84.5))]).against
+def test_a_small_difference_between_runs_is_not_called_worse(run: RunData) -> None:
+    told = against(run, "labels", with_top1(alone(run), 84.5))
     assert told.startswith("Below the same student")
     assert "too little for the test images to tell apart" in told
 
 
-def test_a_labels_run_beside_a_taught_one(run: RunFolder) -> None:
-    (told,) = verdict(with_top1(alone(run), 82.2), [("taught", run)]).against
+def test_a_labels_run_beside_a_taught_one(run: RunData) -> None:
+    told = against(with_top1(alone(run), 82.2), "taught", run)
     assert told.startswith("Worse than the same student with a teacher (“taught”): 2.1 points below its 84.3%")
 
 
-def test_another_seed_of_the_same_recipe_is_a_spread_and_not_a_rival(run: RunFolder) -> None:
-    hashes = {**run.hashes, "init": "1", "order": "2"}
-    other = with_top1(replace(run, seed=1, hashes=hashes, recipe={**run.recipe, "seed": 1}), 84.9)
-    told = verdict(run, [("seed 1", other)])
-    assert told.against == (
+def test_another_seed_of_the_same_recipe_is_a_spread_and_not_a_rival(run: RunData) -> None:
+    hashes = run.summary.hashes.model_copy(update={"init": "1", "order": "2"})
+    other = with_top1(replace(changed(run, seed=1, hashes=hashes), recipe={**run.recipe, "seed": 1}), 84.9)
+    assert against(run, "seed 1", other) == (
         "The same recipe with seed 1 reaches 84.9%, 0.6 points more: a first look at the spread between seeds, no "
-        "interval.",
+        "interval."
     )
     (notice,) = notices(run, [("seed 1", other)])
     assert notice.by_design
     assert notice.differ == "initial weights, order of images"
 
 
-def test_the_caveat_always_speaks_of_the_seed(run: RunFolder) -> None:
-    assert "one seed" in verdict(run, []).caveat
-    assert "one seed" in verdict(run, [("labels", alone(run))]).caveat
+def test_the_caveat_always_speaks_of_the_seed(run: RunData) -> None:
+    assert "one seed" in caveat(run, with_others=False)
+    assert "one seed" in caveat(run, with_others=True)
 
 
-def test_what_makes_a_comparison_unequal_is_named(run: RunFolder) -> None:
-    other = replace(
+def test_what_makes_a_comparison_unequal_is_named(run: RunData) -> None:
+    other = changed(
         run,
-        data={**run.data, "fingerprint": "other"},
-        hashes={"init": "1", "order": "2", "views": "3", "budget": "4", "threads": "2"},
+        data=run.summary.data.model_copy(update={"fingerprint": "other"}),
+        hashes=RunHashes(init="1", order="2", views="3", budget="4", threads="2"),
         precision="float32",
         steps=1200,
         seed=3,
@@ -163,20 +167,18 @@ def test_what_makes_a_comparison_unequal_is_named(run: RunFolder) -> None:
     assert any("1,200" in reason for reason in reasons(run, other))
     (notice,) = notices(run, [("other", other)])
     assert not notice.by_design
-    assert verdict(run, [("other", other)]).against[0].count("not an equal comparison") == 1
+    assert against(run, "other", other).count("not an equal comparison") == 1
 
 
-def test_runs_of_one_name_are_told_apart(run: RunFolder) -> None:
-    again = replace(run, seed=1, path=Path("a"))
-    assert names([run, again]) == ["resnet8 ← resnet56, seed 0", "resnet8 ← resnet56, seed 1"]
-    assert names([run, replace(run, path=Path("b"))]) == ["resnet8 ← resnet56, taught", "resnet8 ← resnet56, b"]
-    assert len(set(names([run, again, replace(again, path=Path("c"))]))) == 3
+def test_runs_of_one_name_are_told_apart(run: RunData) -> None:
+    again = replace(changed(run, seed=1), path=Path("a"))
+    assert run_names([run, again]) == ["resnet8 ← resnet56, seed 0", "resnet8 ← resnet56, seed 1"]
+    assert run_names([run, replace(run, path=Path("b"))]) == ["resnet8 ← resnet56, taught", "resnet8 ← resnet56, b"]
+    assert len(set(run_names([run, again, replace(again, path=Path("c"))]))) == 3
 
 
-def test_the_table_has_a_dash_where_nothing_was_measured(run: RunFolder) -> None:
-    rows = {
-        row.metric: row for row in side_by_side(replace(run, student=replace(run.student, latency={})), [alone(run)])
-    }
+def test_the_table_has_a_dash_where_nothing_was_measured(run: RunData) -> None:
+    rows = {row.metric: row for row in side_by_side(replace(run, latency={}), [alone(run)])}
     assert rows["Latency, batch 1"].student == "–"
     assert rows["Latency, batch 1"].versus == "–"
     assert rows["Top-1"].versus == "−3.40 points"

@@ -47,6 +47,8 @@ def geometry(
             "teacher_truth": 0.95 if truth and teacher else None,
         },
         "why": {} if known else {"score": "the data name no superclasses"},
+        "has_teacher": teacher,
+        "has_truth": truth,
         "ordered_by": "superclasses" if known else "teacher",
         "order": sorted(range(len(names)), key=lambda place: first[held[place]]),
         "maps": {
@@ -96,6 +98,9 @@ def rescaling(
     return {
         "step": int(50 * epoch),
         "epoch": epoch,
+        "loss": "kl",
+        "temperature": 4.0,
+        "target": None,
         "count": 200,
         "mean": 1.0,
         "spearman": spearman,

@@ -14,7 +14,7 @@ from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.train.recorders import StepHook, StepInfo
 
 SAME_BYTES = (
     "student.safetensors",

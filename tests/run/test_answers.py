@@ -20,7 +20,7 @@ from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights
 from stillroom.recipe import Recipe
-from stillroom.report.page import write_report
+from stillroom.report.run.page import write_report
 
 Make = Callable[..., Recipe]
 OPTIONS = ["data.augmentation={pad_crop: 1, flip: true, views: 2}", "training.epochs=3", "cache.dtype=float32"]
@@ -50,17 +50,17 @@ def elsewhere(weights: Path, folder: Path, *, test: bool = True) -> None:
 
 
 def questions(*more: str) -> int:
-    return run(["questions", "recipe.yaml", *OPTIONS, *more, "--out", "answers"])
+    return run(["export-inputs", "recipe.yaml", *OPTIONS, *more, "--out", "answers"])
 
 
 def distill(out: str, *more: str) -> int:
-    teacher = "teacher={name: from elsewhere, answers: answers}"
+    teacher = "teacher={name: from elsewhere, logits: answers}"
     return run(["distill", "recipe.yaml", *OPTIONS, teacher, *more, "--out", out])
 
 
 def test_answers_from_elsewhere_teach_what_the_model_would(place: Path, teacher_weights: Path) -> None:
     assert questions() == 0
-    asked = json.loads((place / "answers" / "questions.json").read_text())
+    asked = json.loads((place / "answers" / "inputs.json").read_text())
     assert (asked["views"], asked["train"]["images"], asked["test"]["images"]) == (2, 200, 60)
     assert np.load(place / "answers" / "train-images.npy").shape == (2, 200, 1, 8, 8)
     elsewhere(teacher_weights, place / "answers")
@@ -71,8 +71,9 @@ def test_answers_from_elsewhere_teach_what_the_model_would(place: Path, teacher_
         for key, value in left.items():
             assert right[key] == (value if key == "split" else pytest.approx(value, rel=1e-4, abs=1e-6)), key
     summary = json.loads((place / "there" / "summary.json").read_text())
-    assert summary["teacher"]["model"] == "from elsewhere"
-    assert summary["teacher"]["top1"] == json.loads((place / "here" / "summary.json").read_text())["teacher"]["top1"]
+    assert summary["teachers"]["teacher"]["model"] == "from elsewhere"
+    live = json.loads((place / "here" / "summary.json").read_text())
+    assert summary["teachers"]["teacher"]["top1"] == live["teachers"]["teacher"]["top1"]
     assert write_report([place / "there", place / "here"]).exists()
     # A finished run is known by its answers.
     assert distill("there", "--resume") == 0
@@ -86,14 +87,14 @@ def test_without_answers_to_the_test_images_it_teaches_all_the_same(place: Path,
     elsewhere(teacher_weights, place / "answers", test=False)
     assert distill("run") == 0
     summary = json.loads((place / "run" / "summary.json").read_text())
-    assert "top1" not in summary["teacher"]
+    assert "top1" not in summary["teachers"]["teacher"]
     assert "agreement" not in summary
     assert summary["taught"] is True
     assert write_report([place / "run"]).exists()
 
 
 def test_one_answer_for_all_views_where_that_is_asked_for(place: Path, teacher_weights: Path) -> None:
-    same = "teacher={name: once, answers: answers, same_for_views: true}"
+    same = "teacher={name: once, logits: answers, same_for_views: true}"
     assert questions(same) == 0
     assert np.load(place / "answers" / "train-images.npy").shape == (1, 200, 1, 8, 8)
     elsewhere(teacher_weights, place / "answers")
@@ -106,19 +107,19 @@ def test_from_python_a_folder_is_a_teacher(place: Path, teacher_weights: Path) -
         torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), torch.arange(40) % 10
     )
     student = build(ModelConfig(name="mlp"), num_classes=10, in_channels=1, image_size=8)
-    with pytest.raises(sr.BadInput, match=r"teacher\.answers: got 'missing'; expected a folder with a readable"):
+    with pytest.raises(sr.BadInput, match=r"teacher\.logits: got 'missing'; expected a folder with a readable"):
         sr.distill("missing", student, data, data, epochs=1, progress=False, out=place / "run")
 
 
 def no_questions(folder: Path) -> None:
-    (folder / "questions.json").unlink()
+    (folder / "inputs.json").unlink()
 
 
 def other_data(folder: Path) -> None:
-    asked = json.loads((folder / "questions.json").read_text())
+    asked = json.loads((folder / "inputs.json").read_text())
     asked["train"]["fingerprint"] = "0" * 64
     asked["augmentation"]["seed"] = 5
-    (folder / "questions.json").write_text(json.dumps(asked))
+    (folder / "inputs.json").write_text(json.dumps(asked))
 
 
 def no_logits(folder: Path) -> None:
@@ -152,7 +153,7 @@ def odd_on_test(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (no_questions, "a folder with a readable questions.json"),
+        (no_questions, "a folder with a readable inputs.json"),
         (other_data, "augmentation is {'seed': 5"),
         (other_data, "train is {'images': 200, 'fingerprint': '0000"),
         (no_logits, "train-logits.npy"),
@@ -177,20 +178,20 @@ def test_answers_to_something_else_are_refused(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["questions", "recipe.yaml", "--out", "."], "--out: got '.'; expected a new or empty folder"),
+        (["export-inputs", "recipe.yaml", "--out", "."], "--out: got '.'; expected a new or empty folder"),
         (
-            ["questions", "recipe.yaml", "data.augmentation.views=0", "--out", "answers"],
+            ["export-inputs", "recipe.yaml", "data.augmentation.views=0", "--out", "answers"],
             "data.augmentation.views: got 0; expected 1 or more",
         ),
         (
-            ["questions", "recipe.yaml", "data.augmentation.pad_crop=9", "--out", "answers"],
+            ["export-inputs", "recipe.yaml", "data.augmentation.pad_crop=9", "--out", "answers"],
             "data.augmentation.pad_crop: got 9; expected less than the images' shorter side",
         ),
         (
             [
                 "distill",
                 "recipe.yaml",
-                "teacher={name: a, answers: answers}",
+                "teacher={name: a, logits: answers}",
                 "data.augmentation.views=0",
                 "--out",
                 "run",
@@ -198,12 +199,12 @@ def test_answers_to_something_else_are_refused(
             "data.augmentation.views: got 0; expected 1 or more",
         ),
         (
-            ["distill", "recipe.yaml", "teacher.answers=answers", "--out", "run"],
-            "answers alone, or a model with weights",
+            ["distill", "recipe.yaml", "teacher.logits=answers", "--out", "run"],
+            "logits alone, or a model with weights",
         ),
         (
-            ["distill", "recipe.yaml", "teacher={name: a, answers: answers}", "cache.enabled=false", "--out", "run"],
-            "cache.enabled: got False; expected true or auto beside teacher.answers",
+            ["distill", "recipe.yaml", "teacher={name: a, logits: answers}", "cache.enabled=false", "--out", "run"],
+            "cache.enabled: got False; expected true or auto beside teacher.logits",
         ),
     ],
 )

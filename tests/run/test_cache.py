@@ -25,7 +25,7 @@ from stillroom.errors import BadInput
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.teachers.cache_store import cache_root
 
 Make = Callable[..., Recipe]
@@ -283,7 +283,7 @@ def test_features_are_kept_where_a_loss_reads_them(recipe: Make, tmp_path: Path,
         made = recipe(*SEEN, option, "cache.dtype=float32")
         components = build_components(made)
         losses = [*components.losses, ReadsFeatures(name="reads_features")]
-        components = type(components)(components.data, components.student, losses, components.teacher)
+        components = type(components)(components.data, components.student, losses, components.teachers)
         finished = execute(made, tmp_path / name, components=components)
         assert not any(module._forward_hooks for module in finished.student.modules())
         summaries[name] = read_lines(tmp_path / name / "metrics.jsonl")
@@ -308,7 +308,7 @@ def test_a_tap_that_is_not_there_is_told(recipe: Make, tmp_path: Path) -> None:
 
     made = recipe(OFF)
     components = build_components(made)
-    components = type(components)(components.data, components.student, [Misses(name="misses")], components.teacher)
+    components = type(components)(components.data, components.student, [Misses(name="misses")], components.teachers)
     with pytest.raises(BadInput, match="teacher tap: got 'layer9'; expected a module of the teacher: did you mean"):
         execute(made, tmp_path / "run", components=components)
 

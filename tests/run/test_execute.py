@@ -24,9 +24,9 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.registry import build_losses
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import build_components
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.train.folder import RunFolder
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.train.recorders import StepHook, StepInfo
 
 Make = Callable[..., Recipe]
 
@@ -166,15 +166,14 @@ def test_resuming_a_finished_run_gives_it_back_untouched(recipe: Make, tmp_path:
 def test_the_teacher_is_bit_equal_after_a_run_and_in_no_file(recipe: Make, tmp_path: Path) -> None:
     made = recipe("training.save_seconds=0", "training.precision=bfloat16")
     components = build_components(made)
-    assert components.teacher is not None
-    components.teacher.train()
-    before = {name: value.clone() for name, value in components.teacher.state_dict().items()}
+    components.teachers["teacher"].train()
+    before = {name: value.clone() for name, value in components.teachers["teacher"].state_dict().items()}
     finished = execute(made, tmp_path / "run", components=components, hooks=[KeepStates(tmp_path / "run")])
-    after = components.teacher.state_dict()
+    after = components.teachers["teacher"].state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    assert components.teacher.training, "its mode is put back"
-    assert all(p.grad is None and p.requires_grad for p in components.teacher.parameters())
+    assert components.teachers["teacher"].training, "its mode is put back"
+    assert all(p.grad is None and p.requires_grad for p in components.teachers["teacher"].parameters())
     needles = [v.numpy().tobytes() for v in before.values() if v.is_floating_point() and v.numel() >= 64]
     assert len(needles) > 4
     files = [p for folder in (finished.path, tmp_path / "run" / "kept") for p in folder.rglob("*") if p.is_file()]
@@ -201,7 +200,6 @@ def test_a_teacher_of_other_normalisation_is_asked_in_its_own(recipe: Make, tmp_
     """The same function of the pixels, written for another normalisation, must teach the same."""
     made = recipe("teacher.preprocess={mean: [0.5], std: [0.5]}", "student.preprocess=unit")
     plain = build_components(made)
-    assert plain.teacher is not None
     a = execute(made, tmp_path / "a", components=plain)
 
     shifted = recipe("teacher.preprocess={mean: [0.25], std: [2.0]}")
@@ -216,11 +214,11 @@ def test_a_teacher_of_other_normalisation_is_asked_in_its_own(recipe: Make, tmp_
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(((x * 2.0 + 0.25) - 0.5) / 0.5)  # type: ignore[no-any-return]
 
-    other = replace(other, teacher=Undo(other.teacher))
+    other = replace(other, teachers={"teacher": Undo(other.teachers["teacher"])})
     b = execute(shifted, tmp_path / "b", components=other)
     first, second = (read_lines(run.path / "metrics.jsonl")[0]["loss/kl"] for run in (a, b))
     assert first == pytest.approx(second, rel=1e-4)
-    assert a.summary["teacher"]["nll"] == pytest.approx(b.summary["teacher"]["nll"], rel=1e-4)
+    assert a.summary["teachers"]["teacher"]["nll"] == pytest.approx(b.summary["teachers"]["teacher"]["nll"], rel=1e-4)
 
     wrong = recipe("teacher.preprocess=unit")
     c = execute(wrong, tmp_path / "c")
@@ -233,15 +231,14 @@ def test_a_teacher_of_other_class_order_is_put_in_the_datas(recipe: Make, tmp_pa
     order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
     shuffled = recipe(f"teacher.preprocess={{mean: [0.5], std: [0.5], class_order: {order}}}")
     components = build_components(shuffled)
-    assert components.teacher is not None
-    head = components.teacher.get_submodule("linear")
+    head = components.teachers["teacher"].get_submodule("linear")
     with torch.no_grad():
         for parameter in head.parameters():
             permuted = torch.empty_like(parameter)
             permuted[order] = parameter
             parameter.copy_(permuted)
     b = execute(shuffled, tmp_path / "b", components=components)
-    assert b.summary["teacher"]["correct"] == a.summary["teacher"]["correct"]
+    assert b.summary["teachers"]["teacher"]["correct"] == a.summary["teachers"]["teacher"]["correct"]
     assert load_file(a.path / "student.safetensors").keys() == load_file(b.path / "student.safetensors").keys()
     assert read_lines(a.path / "metrics.jsonl")[0]["loss/kl"] == pytest.approx(
         read_lines(b.path / "metrics.jsonl")[0]["loss/kl"], rel=1e-5
@@ -331,7 +328,9 @@ def test_steps_may_be_the_budget_and_end_mid_epoch(recipe: Make, tmp_path: Path)
 def test_a_student_that_equals_its_teacher_is_told(recipe: Make, tmp_path: Path) -> None:
     made = recipe("student={name: mlp}", "teacher.name=mlp", "teacher.options={}", "losses=[{name: logit_mse}]")
     components = build_components(recipe("teacher=null", "losses=[{name: cross_entropy}]"))
-    alike = replace(components, teacher=copy.deepcopy(components.student), losses=build_losses(made.losses))
+    alike = replace(
+        components, teachers={"teacher": copy.deepcopy(components.student)}, losses=build_losses(made.losses)
+    )
     with pytest.raises(RunFailed, match="'logit_mse' gives the student no gradient at the first step"):
         execute(made, tmp_path / "run", components=alike)
     assert not (tmp_path / "run" / "summary.json").exists()
@@ -466,9 +465,8 @@ def test_another_teacher_is_not_taken_for_the_one_a_run_was_started_with(recipe:
     with pytest.raises(Stop):
         execute(made, tmp_path / "run", hooks=[StopAt(10)])
     components = build_components(made)
-    assert components.teacher is not None
     with torch.no_grad():
-        components.teacher.get_parameter("linear.weight").mul_(1.01)
+        components.teachers["teacher"].get_parameter("linear.weight").mul_(1.01)
     with pytest.raises(BadInput, match="the same teacher as when it was started"):
         execute(made, tmp_path / "run", resume=True, components=components, hooks=[StopAt(-1)])
 
@@ -516,7 +514,7 @@ def test_a_run_of_two_processes_is_not_gone_on_with_by_one(recipe: Make, tmp_pat
         execute(recipe("training.save_seconds=0"), tmp_path / "run", hooks=[StopAt(9)])
     path = tmp_path / "run" / "state" / "last.pt"
     state = torch.load(path, weights_only=True)
-    state["identity"]["processes"] = "2"
+    state["hashes"]["processes"] = "2"
     torch.save(state, path)
     with pytest.raises(BadInput, match="expected the same processes as when it was started"):
         execute(recipe("training.save_seconds=0"), tmp_path / "run", resume=True, hooks=[StopAt(-1)])

@@ -20,11 +20,11 @@ from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
-from stillroom.run.execute import execute
-from stillroom.runtime import Observer
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.run.run import execute
+from stillroom.train.recorders import StepHook, StepInfo
 
 Make = Callable[..., Recipe]
 LABELS = "{name: cross_entropy, weight: 0.5}"
@@ -158,9 +158,8 @@ def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make
         "data.augmentation={}", "cache.enabled=false",
     )  # fmt: skip
     components = build_components(made)
-    assert components.teacher is not None
     with torch.no_grad():
-        for module in components.teacher.modules():
+        for module in components.teachers["teacher"].modules():
             if isinstance(module, nn.BatchNorm2d):
                 assert module.running_mean is not None
                 module.running_mean.uniform_(-0.1, 0.1)
@@ -171,7 +170,7 @@ def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make
         def after_step(self, info: StepInfo) -> None:
             seen.append(info.loss.detach().clone())
 
-    teacher, student = components.teacher, components.student
+    teacher, student = components.teachers["teacher"], components.student
     images = components.data.train.images
     from stillroom.data.loader import BatchSampler
 
@@ -194,12 +193,11 @@ def test_what_is_read_of_a_folded_teacher_is_what_the_teacher_gives(recipe: Make
 def test_the_teacher_is_bit_equal_after_a_run(recipe: Make, tmp_path: Path) -> None:
     made = recipe(ALL)
     components = build_components(made)
-    assert components.teacher is not None
-    components.teacher.train()
-    before = {name: value.clone() for name, value in components.teacher.state_dict().items()}
+    components.teachers["teacher"].train()
+    before = {name: value.clone() for name, value in components.teachers["teacher"].state_dict().items()}
     execute(made, tmp_path / "run", components=components)
-    assert all(torch.equal(value, before[name]) for name, value in components.teacher.state_dict().items())
-    assert components.teacher.training
+    assert all(torch.equal(value, before[name]) for name, value in components.teachers["teacher"].state_dict().items())
+    assert components.teachers["teacher"].training
 
 
 def test_nothing_is_traced_for_losses_that_read_no_features(
@@ -219,7 +217,7 @@ def test_without_a_teacher_model_it_is_told_before_anything_is_written(recipe: M
         execute(recipe(FEATURES, "teacher=null"), tmp_path / "run")
     (tmp_path / "folder").mkdir()
     answers = f"teacher={{name: elsewhere, answers: {tmp_path / 'folder'}}}"
-    with pytest.raises(BadInput, match=r"teacher.answers: got .*; expected a model"):
+    with pytest.raises(BadInput, match=r"teacher.logits: got .*; expected a model"):
         execute(recipe(FEATURES, answers), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -22,12 +22,12 @@ from stillroom.losses import functional
 from stillroom.losses.connectors import MapConnector, connector, laid_out, rows_of
 from stillroom.models.tail import tail_of
 from stillroom.models.taps import Kind, Tap
+from stillroom.observer import Observer
 from stillroom.recipe import apply_override, parse_recipe
-from stillroom.run.execute import execute
 from stillroom.run.fidelity.mapping import map_fidelity
 from stillroom.run.fidelity.measure import LeastSquares, at_logits, at_tap
 from stillroom.run.fidelity.statistics import predictions, resampled, weighted_ranks
-from stillroom.runtime import Observer
+from stillroom.run.run import execute
 from stillroom.schema.fidelity import WEIGHINGS
 from stillroom.teachers.fisher import head_fisher, tail_fisher
 from stillroom.teachers.tails import TeacherTail
@@ -360,14 +360,14 @@ def no_teacher(folder: Path) -> None:
 def elsewhere(folder: Path) -> None:
     text = (folder / "recipe.yaml").read_text()
     start, end = text.index("teacher:"), text.index("student:")
-    (folder / "recipe.yaml").write_text(f"{text[:start]}teacher: {{name: far, answers: far}}\n{text[end:]}")
+    (folder / "recipe.yaml").write_text(f"{text[:start]}teacher: {{name: far, logits: far}}\n{text[end:]}")
 
 
 BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ("unfinished", lambda folder: (folder / "summary.json").unlink(), "expected a finished run"),
     ("no recipe", lambda folder: (folder / "recipe.yaml").unlink(), "with a readable recipe.yaml"),
     ("no teacher", no_teacher, "teacher: got None; expected a run with a teacher"),
-    ("elsewhere", elsewhere, "teacher.answers: got 'far'; expected a teacher that can be run here"),
+    ("elsewhere", elsewhere, "teacher.logits: got 'far'; expected a teacher that can be run here"),
     (
         "in Python",
         lambda folder: altered(folder / "recipe.yaml", "source: auto", "source: python"),

@@ -27,8 +27,8 @@ from stillroom.errors import BadInput
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
-from stillroom.run.execute import Finished, execute
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.run.run import Finished, execute
+from stillroom.train.recorders import StepHook, StepInfo
 
 Make = Callable[..., Recipe]
 SHOWN = "data.augmentation={pad_crop: 1, flip: true, views: 2}"
@@ -224,7 +224,7 @@ def test_answers_from_elsewhere_serve_trials_too(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     options = [SHOWN if changes else "data.augmentation={}", "training.epochs=3", "cache.dtype=float32"]
     # Also where the recipe holds a part out, questions are about all images.
-    assert run(["questions", "recipe.yaml", *options, HELD, "--out", "elsewhere"]) == 0
+    assert run(["export-inputs", "recipe.yaml", *options, HELD, "--out", "elsewhere"]) == 0
     assert np.load(tmp_path / "elsewhere" / "train-images.npy").shape == (2 if changes else 1, 200, 1, 8, 8)
     elsewhere(teacher_weights, tmp_path / "elsewhere")
     there = "teacher={name: from elsewhere, answers: elsewhere}"

@@ -16,7 +16,7 @@ from stillroom.data.config import DataConfig
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 
 Make = Callable[..., Recipe]
 OPTIONS = ["data.augmentation={pad_crop: 1, flip: alternate, views: 2}", "training.epochs=3", "cache.enabled=true"]

@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 from run.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.errors import RunFailed
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.run.execute import execute
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.run.run import execute
+from stillroom.train.recorders import StepHook, StepInfo
 
 Make = Callable[..., Recipe]
 Numbers = npt.NDArray[np.float64]

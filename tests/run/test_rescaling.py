@@ -22,11 +22,11 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.kl import KL
 from stillroom.recipe import Recipe
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.runtime import Processes
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from stillroom.train.gradient_rescaling import RecordGradientRescaling, spearman
-from stillroom.train.hooks import StepInfo
+from stillroom.train.recorders import StepInfo
 
 Make = Callable[..., Recipe]
 Numbers = npt.NDArray[np.float64]

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +15,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from killing import killed_after_lines
 from run.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.models.config import ModelConfig
@@ -26,7 +23,7 @@ from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 
 Make = Callable[..., Recipe]
 VIT = {"name": "vit_mini", "options": {"dim": 16, "depth": 2}}
@@ -97,14 +94,13 @@ def test_nothing_of_the_teacher_is_in_any_save_and_it_is_bit_equal_after(recipe:
     options = ["training.save_seconds=0", "training.checkpoints=[1]", "training.precision=bfloat16"]
     made = recipe(EVERY, *options, "cache.enabled=false")
     components = build_components(made)
-    assert components.teacher is not None
-    components.teacher.train()
-    before = {name: value.clone() for name, value in components.teacher.state_dict().items()}
+    components.teachers["teacher"].train()
+    before = {name: value.clone() for name, value in components.teachers["teacher"].state_dict().items()}
     with pytest.raises(Stop):
         execute(made, tmp_path / "run", components=components, hooks=[StopAt(9)])
-    assert all(torch.equal(value, before[name]) for name, value in components.teacher.state_dict().items())
-    assert components.teacher.training
-    assert all(p.grad is None and p.requires_grad for p in components.teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in components.teachers["teacher"].state_dict().items())
+    assert components.teachers["teacher"].training
+    assert all(p.grad is None and p.requires_grad for p in components.teachers["teacher"].parameters())
     saved = torch.load(tmp_path / "run" / "state" / "last.pt", weights_only=True)
     kinds = {".".join(name.split(".")[: 1 if name.startswith("student") else 3]) for name in saved["model"]}
     connectors = {f"losses.{place}.connectors" for place in range(3)}
@@ -148,7 +144,7 @@ def test_the_mean_of_the_weights_is_one_constant_over_the_training_set(recipe: M
     execute(made, tmp_path / "kl")
     execute(recipe("losses=[{name: feature_fisher, scale: mse}]", *options), tmp_path / "mse")
     components = build_components(made)
-    teacher: Any = components.teacher
+    teacher: Any = components.teachers["teacher"]
     taps = TapReader(teacher.eval(), ["features"])
     with taps, torch.no_grad():
         logits = teacher(components.data.train.images[:].float().div(255).sub(0.5).div(0.5))
@@ -177,19 +173,8 @@ def test_killed_and_resumed_a_run_over_features_and_stones_ends_with_the_same_by
     content["losses"] = [{"name": "feature_mse", "taps": "all"}, {"name": "block_logit"}]
     content["training"] |= {"epochs": 6, "save_seconds": 0, "log_every": 1}
     recipe = written(Path(), content)
-    command = [sys.executable, "-m", "stillroom", "distill", recipe, "--out", "killed"]
-    killed = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    deadline = time.monotonic() + 600
-    log = Path("killed/metrics.jsonl")
-    while not log.exists() or len(log.read_text().splitlines()) < 8:
-        assert killed.poll() is None, killed.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    command = ["distill", recipe, "--out", "killed"]
+    assert killed_after_lines(Path("killed/metrics.jsonl"), 8, *command) == -signal.SIGKILL
     for out in ("killed", "whole"):
         assert run(["distill", recipe, "--out", out, "--resume"]) == 0
     assert "resume" in [line["event"] for line in read_lines(Path("killed/timing.jsonl"))]
@@ -293,9 +278,9 @@ MIDDLE = [{"teacher": "middle", "student": "layer1"}]
         ),
         (
             ["teacher={name: elsewhere, answers: folder}", term("block_logit")],
-            "teacher.answers: got 'folder'; expected a model: a loss reads its features",
+            "teacher.logits: got 'folder'; expected a model: a loss reads its features",
         ),
-        (["teacher=null", term("block_logit")], "teacher: got None; expected a model that teaches"),
+        (["teacher=null", term("block_logit")], "teacher: got None; expected a teacher model"),
     ],
 )
 def test_what_cannot_be_heard_ends_with_a_line(

@@ -16,12 +16,11 @@ from safetensors.torch import load_file, save_file
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
-from stillroom.run.execute import execute
+from stillroom.run.run import execute
 from stillroom.study.collect import collect
 from stillroom.study.config import Study, parse_study
 from stillroom.study.equality import inequalities
-from stillroom.study.folder import StudyFolder
-from stillroom.study.plan import Plan, plan_of
+from stillroom.study.plan import StudyFolder, StudyPlan, plan_of
 
 KL = [{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 0.5}]
 MSE = [{"name": "cross_entropy", "weight": 0.5}, {"name": "logit_mse", "weight": 0.5}]
@@ -75,7 +74,7 @@ class Made:
         """The study as plain objects."""
         return content(self.weights(), **changes)
 
-    def study(self, path: Path, *, run: bool = True, **changes: Any) -> tuple[StudyFolder, Plan]:
+    def study(self, path: Path, *, run: bool = True, **changes: Any) -> tuple[StudyFolder, StudyPlan]:
         """A study with its runs in a new folder."""
         folder = StudyFolder(path)
         plan = plan_of(parse_study(self.content(**changes)), folder)
@@ -83,9 +82,9 @@ class Made:
             self.run(folder, plan)
         return folder, plan
 
-    def run(self, folder: StudyFolder, plan: Plan) -> None:
+    def run(self, folder: StudyFolder, plan: StudyPlan) -> None:
         """Do the runs of a plan."""
-        for cell in plan.cells:
+        for cell in plan.runs:
             kept = self.home / "runs" / cell.recipe.hash()
             if not kept.exists():
                 execute(cell.recipe, kept)
@@ -93,7 +92,7 @@ class Made:
 
     def planted(
         self, path: Path, changes: Row, *, who: tuple[str, ...] = ("kl",), **more: Any
-    ) -> tuple[StudyFolder, Plan]:
+    ) -> tuple[StudyFolder, StudyPlan]:
         """A study in which these methods' recipes are changed."""
         study = self.content(**more)
         for method in study["methods"]:
@@ -126,9 +125,9 @@ def edit_tensors(path: Path, change: Callable[[Mapping[str, torch.Tensor]], dict
     save_file(change(load_file(path)), path)
 
 
-def told(folder: StudyFolder, plan: Plan, **known: Any) -> list[str]:
+def texts(folder: StudyFolder, plan: StudyPlan, **known: Any) -> list[str]:
     """What keeps a study's runs from being equal."""
-    return [one.told for one in inequalities(plan, collect(folder, plan).runs, **known)]
+    return [one.text for one in inequalities(plan, collect(folder, plan).runs, **known)]
 
 
 def study_of(**changes: Any) -> Study:

@@ -47,7 +47,7 @@ def tables_of(study: Path) -> dict[str, bytes]:
 
 
 class Scripted(Engine):
-    """An engine whose jobs end as they are told to, in the order in which they were begun.
+    """An engine whose jobs end as they are scripted, in the order in which they were begun.
 
     Args:
         slots: how many go side by side.
@@ -92,7 +92,7 @@ class Here(Engine):
         self._job = job
 
     def wait(self, timeout: float) -> list[Outcome]:
-        from stillroom.study.engine.performing import attempt
+        from stillroom.study.engine.jobs import attempt
 
         assert self._job is not None
         self.did.append(self._job.id)

@@ -17,10 +17,10 @@ __all__ = ["made"]
 def test_runs_come_in_the_order_of_the_plan_with_what_their_predictions_give(made: Made, tmp_path: Path) -> None:
     folder, plan = made.study(tmp_path / "s")
     found = collect(folder, plan)
-    assert [run.cell.id for run in found.runs] == [cell.id for cell in plan.cells]
+    assert [run.planned.id for run in found.runs] == [cell.id for cell in plan.runs]
     assert found.missing == ()
     for run in found.runs:
-        summary, answers = run.summary, run.answers
+        summary, answers = run.summary, run.predictions
         assert (answers.correct, answers.count) == (summary.correct, summary.count)
         assert answers.figures["nll"] == pytest.approx(summary.nll, rel=1e-5)
         assert answers.figures["agreement"] == summary.agreement
@@ -36,7 +36,7 @@ def test_what_is_not_finished_is_missing_with_the_reason(made: Made, tmp_path: P
     why = f"RunFailed: loss is not finite\n in {folder.path.resolve()}/runs/all/mse\x1b[0m"
     # A failure of an earlier try is no news of a run that is finished by now.
     found = collect(folder, plan, {"run/all/mse/1": why, "run/all/labels/0": "crashed"})
-    assert [(gap.cell.id, gap.reason) for gap in found.missing] == [
+    assert [(gap.planned.id, gap.reason) for gap in found.missing] == [
         ("run/all/kl/0", "not run yet"),
         ("run/all/kl/1", "not finished yet"),
         ("run/all/mse/1", "failed: RunFailed: loss is not finite in runs/all/mse [0m"),

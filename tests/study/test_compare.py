@@ -18,16 +18,16 @@ from filelock import FileLock
 
 from stillroom.cli import run
 from stillroom.errors import BadInput, RunFailed
-from stillroom.study.compare import Compared, compare
+from stillroom.study.compare import StudyOutcome, compare
 from stillroom.study.config import parse_study
 from stillroom.study.engine.base import Outcome
-from stillroom.study.folder import StudyFolder
-from stillroom.study.schedule import StudyObserver
+from stillroom.study.plan import StudyFolder
+from stillroom.study.progress import StudyObserver
 from study.small import Here, small, study_file, tables_of
 
 
 class Heard(StudyObserver):
-    """Remembers what it was told."""
+    """Remembers the warnings."""
 
     def __init__(self) -> None:
         self.alarms: list[str] = []
@@ -36,7 +36,7 @@ class Heard(StudyObserver):
         self.alarms.append(text)
 
 
-def did(out: Path, observer: StudyObserver | None = None, **changes: Any) -> tuple[Compared, list[str]]:
+def did(out: Path, observer: StudyObserver | None = None, **changes: Any) -> tuple[StudyOutcome, list[str]]:
     """Do the small study in this process; what it came to, and the jobs that were done for it."""
     engine = Here()
     found = compare(parse_study(small(**changes)), out, lambda folder, threads: engine, observer)
@@ -102,9 +102,9 @@ def test_an_unequal_study_says_what_differs(tmp_path: Path, change: dict[str, An
     methods.append({"name": "other", "set": change})
     found, _ = did(tmp_path / "s", heard, methods=methods, seeds=[0])
     assert not found.sound
-    told = [one for one in found.results["inequalities"] if one["what"] == what]
-    assert told
-    assert told[0]["methods"] == ["other"]
+    shown = [one for one in found.results["inequalities"] if one["what"] == what]
+    assert shown
+    assert shown[0]["methods"] == ["other"]
     assert any(alarm.startswith(f"unequal as planned: {what}") for alarm in heard.alarms)
 
 
@@ -167,7 +167,7 @@ def test_a_study_may_move_while_it_is_half_done(tmp_path: Path, whole: Path) -> 
         ("calibration.json", '{"pairs": {"all": {"kl": {}}}}'),
     ],
 )
-def test_a_damaged_file_of_the_study_is_told_in_a_line(tmp_path: Path, name: str, content: str) -> None:
+def test_a_damaged_file_of_the_study_is_reported_in_a_line(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / "s").mkdir()
     changes: dict[str, Any] = {"seeds": [0]}
     if name == "tuned.json":
@@ -216,9 +216,9 @@ def test_a_budget_in_seconds_is_turned_into_steps_once(tmp_path: Path) -> None:
     found, jobs = did(out, budget={"seconds": 0.05}, seeds=[0])
     assert found.sound, found.results["inequalities"]
     assert [job for job in jobs if job.startswith("calibrate/")] == ["calibrate/all/labels", "calibrate/all/kl"]
-    told = json.loads((out / "calibration.json").read_text())["pairs"]["all"]
+    shown = json.loads((out / "calibration.json").read_text())["pairs"]["all"]
     for one in found.results["runs"]:
-        assert one["steps"] == told[one["method"]]["steps"]
+        assert one["steps"] == shown[one["method"]]["steps"]
     assert not list((out / "state").rglob("metrics.jsonl"))
 
 
@@ -335,12 +335,14 @@ def test_a_refusal_is_one_line(
     options = [one for one in more if one not in overrides]
     code = run(["compare", str(study_file(tmp_path)), *overrides, "--out", str(tmp_path / "s"), *options])
     assert code == 2
-    told = capsys.readouterr().err
-    assert words in " ".join(told.split())
-    assert "Traceback" not in told
+    shown = capsys.readouterr().err
+    assert words in " ".join(shown.split())
+    assert "Traceback" not in shown
 
 
-def test_an_unequal_study_is_told_in_red_with_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unequal_study_is_reported_in_red_with_exit_code_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     methods = [{"name": "a"}, {"name": "b"}, {"name": "long", "set": {"training.epochs": 4}}]
     path = study_file(tmp_path, methods=methods, seeds=[0])
     assert run(["compare", str(path), "--out", str(tmp_path / "s"), "--workers", "1"]) == 1

@@ -29,13 +29,13 @@ CONTESTANT = {"name": "a"}
         ({"budget": {"epochs": 1, "steps": 2}}, "one of epochs, steps and seconds"),
         ({"budget": {"seconds": 0}}, "budget.seconds: got 0; expected greater than 0"),
         ({"measure": "top2"}, "measure: unknown value 'top2'"),
-        ({"pairs": [{"name": "x"}, {"name": "x"}]}, "each pair once"),
+        ({"model_pairs": [{"name": "x"}, {"name": "x"}]}, "each pair once"),
         ({"tuning": {"trials": 0}}, "tuning.trials: got 0"),
         ({"tuning": {"trials": 2, "space": {"a": {"low": 2, "high": 1}}}}, "low below high"),
         ({"methods": [{"name": "a", "tune": {"seed": [1]}}]}, "tuning.trials beside a method's tune"),
     ],
 )
-def test_a_bad_study_is_told_in_a_line(changes: dict[str, Any], words: str) -> None:
+def test_a_bad_study_is_reported_in_a_line(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_study(small(**changes))
     assert words in str(caught.value)

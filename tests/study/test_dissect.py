@@ -10,9 +10,8 @@ from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.study.config import Study
 from stillroom.study.dissect import LEVELS, PARTS, attribution, dissecting
-from stillroom.study.folder import StudyFolder
-from stillroom.study.plan import plan_of
-from stillroom.study.trials import check_spaces
+from stillroom.study.plan import StudyFolder, plan_of
+from stillroom.study.tuning import check_spaces
 
 VALUES = {
     "labels": [30.0, 31.0, 32.0],
@@ -46,19 +45,19 @@ def results(values: dict[str, list[float]], **changes: Any) -> dict[str, Any]:
         {"pair": "all", "method": name, "seeds": {str(seed): value for seed, value in enumerate(mine)}}
         for name, mine in values.items()
     ]
-    return {"pairs": [{"name": "all"}], "cells": cells, "level": 0.95, "equal": True, "missing": [], **changes}
+    return {"model_pairs": [{"name": "all"}], "cells": cells, "level": 0.95, "equal": True, "missing": [], **changes}
 
 
 def test_every_level_is_a_method_of_equal_trials(tmp_path: Any) -> None:
     study = dissecting(recipe(), classes=10, seeds=(4, 5))
     assert [one.name for one in study.methods] == ["labels", *(level.name for level in LEVELS)]
-    assert (study.against, study.seeds) == ("labels", (4, 5))
+    assert (study.baseline_name, study.seeds) == ("labels", (4, 5))
     assert terms(study, "full")[1] == {"name": "kl", "weight": 0.9, "temperature": 3.0}
     assert terms(study, "true_class")[1]["target"] == {"name": "true_class"}
     assert terms(study, "top_k")[1]["target"]["k"] == 5
     assert [term["weight"] for term in terms(study, "uniform")] == pytest.approx([0.9, 0.09])
     folder = StudyFolder(tmp_path / "study")
-    assert len(plan_of(study, folder).cells) == 14
+    assert len(plan_of(study, folder).runs) == 14
     check_spaces(study, folder)
     assert dissecting(recipe(), classes=10, trials=0).tuning is None
 
@@ -78,7 +77,7 @@ def test_no_more_classes_are_kept_than_there_are(classes: int) -> None:
         ({"losses": [{"name": "logit_mse"}]}, r"losses: got \['logit_mse'\]; expected kl among them"),
     ],
 )
-def test_a_recipe_that_cannot_be_taken_apart_is_told(changes: dict[str, Any], match: str) -> None:
+def test_a_recipe_that_cannot_be_taken_apart_is_reported(changes: dict[str, Any], match: str) -> None:
     with pytest.raises(BadInput, match=match):
         dissecting(recipe(**changes), classes=10)
 
@@ -99,7 +98,7 @@ def test_parts_by_hand_and_their_sum() -> None:
     assert sum(part["share"] for part in found["parts"]) == pytest.approx(1)
     # Student's t of two degrees of freedom, on 10, 10.5 and 9.
     assert (found["total"]["low"], found["total"]["high"]) == pytest.approx((7.936, 11.731), abs=1e-3)
-    assert found["told"].startswith("The whole answer brings +9.83 [+7.94, +11.73]. Clear of nothing: ")
+    assert found["text"].startswith("The whole answer brings +9.83 [+7.94, +11.73]. Clear of nothing: ")
 
 
 def test_parts_are_a_sum_whatever_the_figures() -> None:
@@ -113,7 +112,7 @@ def test_parts_are_a_sum_whatever_the_figures() -> None:
 def test_no_shares_of_a_gain_that_may_be_nothing() -> None:
     found = attribution(results(VALUES | {"full": [29.0, 32.0, 32.5]}))["pairs"][0]
     assert all(part["share"] is None for part in found["parts"])
-    assert "not clear of nothing" in found["told"]
+    assert "not clear of nothing" in found["text"]
 
 
 def test_missing_runs_leave_their_part_open() -> None:

@@ -13,12 +13,18 @@ import pytest
 
 from stillroom.config import Config
 from stillroom.study.collect import collect
-from stillroom.study.config import Varied, parse_study
-from stillroom.study.equality import CHECKED, foreseen, inequalities
-from stillroom.study.folder import StudyFolder
-from stillroom.study.plan import Plan, plan_of
-from stillroom.study.traits import THE_STUDYS, foreseen_traits, own_seed, traits_of
-from study.finished import KL, Made, made, study_of, told
+from stillroom.study.config import AllowedDifference, parse_study
+from stillroom.study.equality import (
+    CHECKED,
+    THE_STUDYS,
+    finished_fields,
+    inequalities,
+    own_seed,
+    planned_differences,
+    planned_fields,
+)
+from stillroom.study.plan import StudyFolder, StudyPlan, plan_of
+from study.finished import KL, Made, made, study_of, texts
 
 __all__ = ["made"]
 
@@ -37,8 +43,8 @@ def test_methods_that_differ_in_what_they_are_alone_are_equal(made: Made, tmp_pa
         {"name": "often", "set": {"training.evaluate_every": 2, "training.log_every": 1}},
     ]
     folder, plan = made.study(tmp_path / "s", **study)
-    assert told(folder, plan) == []
-    assert foreseen(plan) == []
+    assert texts(folder, plan) == []
+    assert planned_differences(plan) == []
 
 
 def test_what_shall_differ_is_no_inequality_and_all_else_still_is(made: Made, tmp_path: Path) -> None:
@@ -46,9 +52,9 @@ def test_what_shall_differ_is_no_inequality_and_all_else_still_is(made: Made, tm
         {"name": "plain"},
         {"name": "wider", "set": {"student.options.width": 3, "data.augmentation.flip": True}},
     ]
-    folder, plan = made.study(tmp_path / "s", methods=methods, varies=["student"], baseline="plain")
-    assert [line.partition(":")[0] for line in told(folder, plan)] == ["augmentation"]
-    assert [line.partition(":")[0] for line in foreseen(plan)] == ["augmentation"]
+    folder, plan = made.study(tmp_path / "s", methods=methods, allowed_differences=["student"], baseline="plain")
+    assert [line.partition(":")[0] for line in texts(folder, plan)] == ["augmentation"]
+    assert [line.partition(":")[0] for line in planned_differences(plan)] == ["augmentation"]
 
 
 def test_what_the_machine_settles_is_no_difference_to_the_plan(made: Made, tmp_path: Path) -> None:
@@ -56,13 +62,13 @@ def test_what_the_machine_settles_is_no_difference_to_the_plan(made: Made, tmp_p
     study["recipe"]["training"] |= {"precision": "auto", "device": "auto"}
     study["recipe"]["student"]["preprocess"] = "unit"
     folder, plan = made.study(tmp_path / "s", **study)
-    assert told(folder, plan) == []
+    assert texts(folder, plan) == []
 
 
 def test_pairs_are_not_compared_with_each_other(made: Made, tmp_path: Path) -> None:
     pairs = [{"name": "small"}, {"name": "large", "set": {"student.options.width": 3, "data.train_limit": 70}}]
-    folder, plan = made.study(tmp_path / "s", pairs=pairs)
-    assert told(folder, plan) == []
+    folder, plan = made.study(tmp_path / "s", model_pairs=pairs)
+    assert texts(folder, plan) == []
 
 
 def test_trials_may_choose_another_learning_rate_for_each(made: Made, tmp_path: Path) -> None:
@@ -71,9 +77,9 @@ def test_trials_may_choose_another_learning_rate_for_each(made: Made, tmp_path: 
     plan = plan_of(plan.study, folder, {("all", "kl"): {"training.optimizer.lr": 0.05}})
     made.run(folder, plan)
     tuned = {"all": {name: {"trials": 2, "values": {}} for name in ("labels", "kl", "mse")}}
-    assert told(folder, plan, tuned=tuned) == []
+    assert texts(folder, plan, tuned=tuned) == []
     tuned["all"]["kl"]["trials"] = 40
-    assert told(folder, plan, tuned=tuned) == ["tuning: kl has trials 40, labels and mse 2"]
+    assert texts(folder, plan, tuned=tuned) == ["tuning: kl has trials 40, labels and mse 2"]
 
 
 def tuned_by(**trials: int) -> dict[str, Any]:
@@ -85,11 +91,11 @@ def test_tuning_one_and_not_the_others_is_unequal_unless_that_is_the_question(ma
     study["methods"][1]["tune"] = {"training.optimizer.lr": {"low": 0.01, "high": 1.0}}
     folder, plan = made.study(tmp_path / "s", **study)
     found = ["tuning: kl has trials 8, labels and mse 0"]
-    assert told(folder, plan, tuned=tuned_by(labels=0, kl=8, mse=0)) == found
-    assert told(folder, plan, tuned=tuned_by(kl=8)) == found
-    assert foreseen(plan) == found
-    varied = plan_of(parse_study({**study, "varies": ["tuning"]}), folder)
-    assert told(folder, varied, tuned=tuned_by(labels=0, kl=8, mse=0)) == foreseen(varied) == []
+    assert texts(folder, plan, tuned=tuned_by(labels=0, kl=8, mse=0)) == found
+    assert texts(folder, plan, tuned=tuned_by(kl=8)) == found
+    assert planned_differences(plan) == found
+    varied = plan_of(parse_study({**study, "allowed_differences": ["tuning"]}), folder)
+    assert texts(folder, varied, tuned=tuned_by(labels=0, kl=8, mse=0)) == planned_differences(varied) == []
 
 
 def test_a_space_that_was_searched_whole_has_had_all_it_could(made: Made, tmp_path: Path) -> None:
@@ -100,13 +106,13 @@ def test_a_space_that_was_searched_whole_has_had_all_it_could(made: Made, tmp_pa
     kl["tune"] = {"training.optimizer.lr": [0.2, 0.05]}
     mse["tune"] = {"training.optimizer.lr": {"low": 0.01, "high": 1.0}}
     folder, plan = made.study(tmp_path / "s", **study)
-    assert told(folder, plan, tuned=tuned_by(labels=2, kl=3, mse=8)) == foreseen(plan) == []
-    assert told(folder, plan, tuned=tuned_by(labels=2, kl=2, mse=8)) == [
+    assert texts(folder, plan, tuned=tuned_by(labels=2, kl=3, mse=8)) == planned_differences(plan) == []
+    assert texts(folder, plan, tuned=tuned_by(labels=2, kl=2, mse=8)) == [
         "tuning: kl has trials 2, labels and mse 8 or all of a smaller space"
     ]
 
 
-def in_seconds(made: Made, path: Path, **changes: Any) -> tuple[StudyFolder, Plan, dict[str, Any]]:
+def in_seconds(made: Made, path: Path, **changes: Any) -> tuple[StudyFolder, StudyPlan, dict[str, Any]]:
     folder, plan = made.study(path, run=False, **{"budget": {"seconds": 60}, **changes})
     steps = {"labels": 9, "kl": 5, "mse": 6}
     plan = plan_of(plan.study, folder, steps={("all", name): count for name, count in steps.items()})
@@ -117,16 +123,16 @@ def in_seconds(made: Made, path: Path, **changes: Any) -> tuple[StudyFolder, Pla
 
 def test_a_budget_in_seconds_gives_each_its_own_steps(made: Made, tmp_path: Path) -> None:
     folder, plan, calibration = in_seconds(made, tmp_path / "s")
-    assert told(folder, plan, calibration=calibration) == []
-    assert foreseen(plan) == []
+    assert texts(folder, plan, calibration=calibration) == []
+    assert planned_differences(plan) == []
 
 
 def test_steps_that_are_not_the_calibrations_are_found(made: Made, tmp_path: Path) -> None:
     folder, plan, calibration = in_seconds(made, tmp_path / "s")
     calibration["pairs"]["all"]["kl"]["steps"] = 4
     found = ["budget: kl has 5 steps, the calibration says 4 steps (seeds 0, 1)"]
-    assert told(folder, plan, calibration=calibration) == found
-    assert "budget: labels has 9 steps, the calibration says nothing (seeds 0, 1)" in told(folder, plan)
+    assert texts(folder, plan, calibration=calibration) == found
+    assert "budget: labels has 9 steps, the calibration says nothing (seeds 0, 1)" in texts(folder, plan)
 
 
 @pytest.mark.parametrize(
@@ -144,12 +150,12 @@ def test_steps_that_the_time_of_a_step_does_not_give_are_found(
     folder, plan, calibration = in_seconds(made, tmp_path / "s")
     calibration["pairs"]["all"]["kl"]["seconds_per_step"] = each
     found = f"budget: kl has 5 steps, which the calibration does not give: {why} (seeds 0, 1)"
-    assert told(folder, plan, calibration=calibration) == [found]
+    assert texts(folder, plan, calibration=calibration) == [found]
 
 
 def test_a_calibration_of_another_budget_is_found(made: Made, tmp_path: Path) -> None:
     folder, plan, calibration = in_seconds(made, tmp_path / "s")
-    found = told(folder, plan, calibration={**calibration, "seconds": 30.0})
+    found = texts(folder, plan, calibration={**calibration, "seconds": 30.0})
     assert "budget: kl has 5 steps, which the calibration does not give: it is of 30 seconds, not 60" in found[1]
     assert len(found) == 3
 
@@ -158,10 +164,10 @@ def test_a_length_of_ones_own_beside_a_budget_in_seconds_is_found(made: Made, tm
     study = made.content()
     study["methods"][1]["set"]["training.epochs"] = 2
     folder, plan, calibration = in_seconds(made, tmp_path / "s", **{"methods": study["methods"]})
-    assert told(folder, plan, calibration=calibration) == [
+    assert texts(folder, plan, calibration=calibration) == [
         "budget: kl has 6 steps, labels and mse 60 seconds (seeds 0, 1)"
     ]
-    assert foreseen(plan) == ["budget: kl has 2 epochs, labels and mse 60 seconds (seeds 0, 1)"]
+    assert planned_differences(plan) == ["budget: kl has 2 epochs, labels and mse 60 seconds (seeds 0, 1)"]
 
 
 def test_a_study_that_was_moved_is_as_equal_as_before(made: Made, tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ def test_a_study_that_was_moved_is_as_equal_as_before(made: Made, tmp_path: Path
     _, plan = made.study(folder.path, **study)
     shutil.move(folder.path, tmp_path / "there")
     moved = StudyFolder(tmp_path / "there")
-    assert told(moved, plan_of(plan.study, moved)) == []
+    assert texts(moved, plan_of(plan.study, moved)) == []
 
 
 # -- planted by a method's recipe
@@ -285,7 +291,7 @@ def test_an_inequality_planted_by_a_recipe_is_found_and_named(made: Made, tmp_pa
     text = json.dumps(changes).replace("{teacher}", str(made.weights())).replace("{other}", str(made.weights(1)))
     folder, plan = made.planted(tmp_path / "s", json.loads(text))
     found = inequalities(plan, collect(folder, plan).runs)
-    assert [one.told for one in found] == [line + SEEDS for line in wanted]
+    assert [one.text for one in found] == [line + SEEDS for line in wanted]
     assert {one.methods for one in found} == {("kl",)}
     assert {one.what for one in found} <= set(CHECKED)
 
@@ -306,11 +312,11 @@ FORESEEN = {
 
 
 @pytest.mark.parametrize("name", FORESEEN)
-def test_what_recipes_show_is_told_before_anything_runs(made: Made, tmp_path: Path, name: str) -> None:
+def test_what_recipes_show_is_reported_before_anything_runs(made: Made, tmp_path: Path, name: str) -> None:
     study = made.content()
     study["methods"][1]["set"] |= PLANTED[name][0]
     _, plan = made.study(tmp_path / "s", run=False, **study)
-    assert foreseen(plan) == [FORESEEN[name] + SEEDS]
+    assert planned_differences(plan) == [FORESEEN[name] + SEEDS]
 
 
 def test_answers_asked_live_are_not_cut_as_kept_ones_are(made: Made, tmp_path: Path) -> None:
@@ -318,7 +324,7 @@ def test_answers_asked_live_are_not_cut_as_kept_ones_are(made: Made, tmp_path: P
     study["recipe"]["cache"] = {"top_k": 3}
     study["methods"][1]["set"] |= {"cache.enabled": False, "training.compile": True}
     _, plan = made.study(tmp_path / "s", run=False, **study)
-    assert foreseen(plan) == [
+    assert planned_differences(plan) == [
         "cache: kl has top_k none, labels and mse top_k 3 and off_top_k_temperature 4" + SEEDS,
         "compiled: kl has true, labels and mse false" + SEEDS,
     ]
@@ -326,7 +332,7 @@ def test_answers_asked_live_are_not_cut_as_kept_ones_are(made: Made, tmp_path: P
 
 # What methods are.
 TREATMENT = ("losses", "training.optimizer", "training.schedule", "training.clip_norm")
-# What changes no result: names, what is told, shown and kept, how files are read.
+# What changes no result: names, what is reported, shown and kept, how files are read.
 WITHOUT_EFFECT = (
     "name",
     "data.in_memory",
@@ -361,15 +367,15 @@ def test_every_field_of_a_recipe_is_looked_at_or_the_treatment_or_changes_no_res
     study["recipe"]["cache"] = {"top_k": 3}
     folder, plan = made.study(tmp_path / "s", **study)
     run = collect(folder, plan).runs[1]
-    planned = foreseen_traits(run.cell, plan.study, None)
-    assert planned.keys() <= traits_of(run, plan.study, None).keys() <= set(CHECKED)
+    planned = planned_fields(run.planned, plan.study, None)
+    assert planned.keys() <= finished_fields(run, plan.study, None).keys() <= set(CHECKED)
     # Whole, or not at all: those of its fields are looked at in test_incremental.py.
-    every = [key for key in fields(run.cell.recipe) if key != "incremental"]
+    every = [key for key in fields(run.planned.recipe) if key != "incremental"]
     assert len(every) > 50
     unseen = []
     for key in every:
-        cell = replace(run.cell, recipe=changed(run.cell.recipe, key))
-        found = foreseen_traits(cell, plan.study, None)
+        cell = replace(run.planned, recipe=changed(run.planned.recipe, key))
+        found = planned_fields(cell, plan.study, None)
         if own_seed(cell, cell.recipe) == THE_STUDYS and all(
             found[one].identity == planned[one].identity for one in planned
         ):
@@ -380,29 +386,29 @@ def test_every_field_of_a_recipe_is_looked_at_or_the_treatment_or_changes_no_res
 
 
 def test_whatever_may_be_varied_is_looked_at() -> None:
-    assert set(get_args(Varied)) < set(CHECKED)
+    assert set(get_args(AllowedDifference)) < set(CHECKED)
 
 
 def test_what_most_have_is_the_measure_and_in_a_tie_the_baselines(made: Made, tmp_path: Path) -> None:
     folder, plan = made.planted(tmp_path / "a", {"training.threads": 2}, who=("labels", "mse"))
-    assert told(folder, plan) == ["threads: kl has 1, labels and mse 2" + SEEDS]
+    assert texts(folder, plan) == ["threads: kl has 1, labels and mse 2" + SEEDS]
     two = made.content()["methods"][:2]
     folder, plan = made.planted(tmp_path / "b", {"training.threads": 2}, methods=two, baseline="kl")
-    assert told(folder, plan) == ["threads: labels has 1, kl 2" + SEEDS]
+    assert texts(folder, plan) == ["threads: labels has 1, kl 2" + SEEDS]
 
 
-def test_several_that_differ_are_told_in_one_line(made: Made, tmp_path: Path) -> None:
+def test_several_that_differ_are_reported_in_one_line(made: Made, tmp_path: Path) -> None:
     study = made.content()
     study["methods"] += [{"name": name} for name in ("a", "b", "c")]
     folder, plan = made.planted(tmp_path / "s", {"training.threads": 2}, who=("kl", "mse"), **study)
-    assert told(folder, plan) == ["threads: kl and mse have 2, the others 1" + SEEDS]
+    assert texts(folder, plan) == ["threads: kl and mse have 2, the others 1" + SEEDS]
 
 
 def test_seeds_and_pairs_are_merged_and_named(made: Made, tmp_path: Path) -> None:
     pairs = [{"name": "p"}, {"name": "q", "set": {"data.batch_size": 50}}]
-    folder, plan = made.planted(tmp_path / "s", {"training.threads": 2}, pairs=pairs)
+    folder, plan = made.planted(tmp_path / "s", {"training.threads": 2}, model_pairs=pairs)
     found = inequalities(plan, collect(folder, plan).runs)
-    assert [one.told for one in found] == ["threads: kl has 2, labels and mse 1 (pairs p and q, seeds 0, 1)"]
+    assert [one.text for one in found] == ["threads: kl has 2, labels and mse 1 (pairs p and q, seeds 0, 1)"]
     assert found[0].as_dict() == {
         "what": "threads",
         "pair": "p",
@@ -410,7 +416,7 @@ def test_seeds_and_pairs_are_merged_and_named(made: Made, tmp_path: Path) -> Non
         "methods": ["kl"],
         "pairs": ["p", "q"],
         "seeds": [0, 1],
-        "told": found[0].told,
+        "text": found[0].text,
     }
 
 

@@ -15,8 +15,8 @@ from scipy import stats
 
 from stillroom.errors import BadInput
 from stillroom.study import statistics
-from stillroom.study.statistics import PLANNING_CAUTION, Family, against_baseline, between_all, paired_difference
-from stillroom.study.statistics.core import holm
+from stillroom.study.statistics import PLANNING_CAUTION, HolmFamily, against_baseline, between_all, paired_difference
+from stillroom.study.statistics.paired import holm
 
 FOUND = {
     "labels": {0: 33.6, 1: 34.1, 2: 33.0, 3: 33.9},
@@ -26,7 +26,7 @@ FOUND = {
 shares = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
 
-def both(values: dict[str, dict[int, float]]) -> list[Family]:
+def both(values: dict[str, dict[int, float]]) -> list[HolmFamily]:
     return [against_baseline(values, next(iter(values))), between_all(values)]
 
 
@@ -67,7 +67,7 @@ def test_the_baseline_family_is_each_other_method_less_the_baseline() -> None:
     assert [(one.method, one.against) for one in found.comparisons] == [("kl", "labels"), ("mse", "labels")]
     ps = [stats.ttest_rel(list(FOUND[name].values()), list(FOUND["labels"].values())).pvalue for name in ("kl", "mse")]
     assert [one.difference and one.difference.p for one in found.comparisons] == pytest.approx(ps)
-    assert [one.adjusted for one in found.comparisons] == pytest.approx([2 * ps[0], ps[1]])
+    assert [one.holm_p for one in found.comparisons] == pytest.approx([2 * ps[0], ps[1]])
     assert [one.verdict for one in found.comparisons] == ["higher", "undecided"]
 
 
@@ -86,22 +86,22 @@ def test_a_family_of_hundreds_is_compared_without_plans_and_says_so() -> None:
     values = {f"c{k:02}": dict(enumerate(rng.normal(size=3).tolist())) for k in range(21)}
     found = between_all(values)
     assert {one.plan for one in found.comparisons} == {None}
-    assert "how many seeds would settle them is not worked out for more than 200:" in found.told().splitlines()[0]
-    assert PLANNING_CAUTION not in found.told()
+    assert "how many seeds would settle them is not worked out for more than 200:" in found.describe().splitlines()[0]
+    assert PLANNING_CAUTION not in found.describe()
     values.popitem()
     fewer = between_all(values)
     assert len(fewer.comparisons) == 190
     assert any(one.plan is not None for one in fewer.comparisons)
-    assert "not worked out" not in fewer.told()
+    assert "not worked out" not in fewer.describe()
 
 
 def test_what_is_barred_keeps_its_numbers_and_claims_nothing() -> None:
     decided, undecided = against_baseline(FOUND, "labels").comparisons
     for one in (decided, undecided):
         barred = one.without_claim("not equal")
-        assert (barred.difference, barred.adjusted, barred.family) == (one.difference, one.adjusted, one.family)
+        assert (barred.difference, barred.holm_p, barred.family) == (one.difference, one.holm_p, one.family)
         assert (barred.decided, barred.verdict, barred.plan) == (False, "undecided", None)
-        assert barred.told().endswith("4 seeds: no claim: not equal")
+        assert barred.describe().endswith("4 seeds: no claim: not equal")
 
 
 def test_bonferronis_intervals_are_those_of_the_family_and_wider() -> None:
@@ -123,7 +123,7 @@ def test_nobody_can_ask_for_a_comparison_with_the_best() -> None:
         against_baseline(FOUND, "best")
 
 
-def test_a_misspelt_baseline_is_told_its_nearest_name() -> None:
+def test_a_misspelt_baseline_is_reported_its_nearest_name() -> None:
     with pytest.raises(BadInput, match="did you mean 'labels'"):
         against_baseline(FOUND, "lables")
 
@@ -145,7 +145,7 @@ def test_no_method_is_refused_and_one_has_nothing_to_compare() -> None:
         between_all({})
     for found in both({"labels": {0: 1.0}}):
         assert found.comparisons == ()
-        assert found.told().endswith("one method, nothing to compare.")
+        assert found.describe().endswith("one method, nothing to compare.")
 
 
 def test_seeds_that_only_one_has_are_left_out_and_named() -> None:
@@ -153,14 +153,14 @@ def test_seeds_that_only_one_has_are_left_out_and_named() -> None:
     found = against_baseline(values, "labels").comparisons[0]
     assert found.seeds == (0, 1, 2)
     assert found.difference == paired_difference([1.0, 2.0, 2.5], [1.5, 3.0, 4.5])
-    assert found.told().endswith("(kl lacks seed 9, labels lacks seeds 5, 6)")
+    assert found.describe().endswith("(kl lacks seed 9, labels lacks seeds 5, 6)")
 
 
 def test_no_seed_in_common_is_no_test_but_stays_in_the_family() -> None:
     found = against_baseline({**FOUND, "late": {8: 1.0}, "never": {}}, "labels")
     assert [one.difference is None for one in found.comparisons] == [False, False, True, True]
     assert found.comparisons[0].family == 4
-    assert found.comparisons[2].told() == (
+    assert found.comparisons[2].describe() == (
         "late − labels: no seed in common: undecided (late lacks seeds 0, 1, 2, 3, labels lacks seed 8)"
     )
 
@@ -168,32 +168,32 @@ def test_no_seed_in_common_is_no_test_but_stays_in_the_family() -> None:
 def test_one_seed_zero_differences_and_no_spread_in_words() -> None:
     values = {"labels": {0: 80.0, 1: 81.0}, "same": {0: 80.0, 1: 81.0}, "shifted": {0: 80.5, 1: 81.5}, "one": {0: 82.0}}
     same, shifted, one = against_baseline(values, "labels").comparisons
-    assert (same.adjusted, same.verdict) == (1, "undecided")
-    assert same.told().endswith("p = 1, Holm p = 1, 2 seeds: undecided, no seed shows a difference")
-    assert (shifted.adjusted, shifted.verdict) == (None, "undecided")
-    assert shifted.told() == (
+    assert (same.holm_p, same.verdict) == (1, "undecided")
+    assert same.describe().endswith("p = 1, Holm p = 1, 2 seeds: undecided, no seed shows a difference")
+    assert (shifted.holm_p, shifted.verdict) == (None, "undecided")
+    assert shifted.describe() == (
         "shifted − labels: +0.50 (no spread between the 2 seeds, as if they were one: no interval, no p): undecided"
     )
-    assert (one.adjusted, one.verdict) == (None, "undecided")
-    assert one.told().startswith("one − labels: +2.00 (one seed: no interval, no p): undecided")
+    assert (one.holm_p, one.verdict) == (None, "undecided")
+    assert one.describe().startswith("one − labels: +2.00 (one seed: no interval, no p): undecided")
 
 
-def test_what_is_undecided_is_told_how_many_seeds_it_wants_and_the_caution_once() -> None:
+def test_what_is_undecided_is_reported_how_many_seeds_it_wants_and_the_caution_once() -> None:
     found = against_baseline(FOUND, "labels")
     decided, undecided = found.comparisons
     assert decided.plan is None
-    assert decided.told().endswith("4 seeds: higher")
+    assert decided.describe().endswith("4 seeds: higher")
     assert undecided.plan is not None
     assert undecided.plan.alpha == 0.05  # kl is decided, so that Holm tests mse at alpha itself
-    assert f"{undecided.plan.seeds} seeds in all" in undecided.told()
-    assert found.told().count(PLANNING_CAUTION) == 1
-    assert PLANNING_CAUTION not in against_baseline({n: FOUND[n] for n in ("labels", "kl")}, "labels").told()
+    assert f"{undecided.plan.seeds} seeds in all" in undecided.describe()
+    assert found.describe().count(PLANNING_CAUTION) == 1
+    assert PLANNING_CAUTION not in against_baseline({n: FOUND[n] for n in ("labels", "kl")}, "labels").describe()
 
 
 @given(st.permutations(list(FOUND)), st.permutations(range(4)))
 def test_the_order_of_methods_and_seeds_changes_no_p(names: list[str], seeds: list[int]) -> None:
-    def ps(family: Family) -> dict[frozenset[str], float]:
-        return {frozenset((one.method, one.against)): one.adjusted or 0.0 for one in family.comparisons}
+    def ps(family: HolmFamily) -> dict[frozenset[str], float]:
+        return {frozenset((one.method, one.against)): one.holm_p or 0.0 for one in family.comparisons}
 
     moved = {name: {seed: FOUND[name][seed] for seed in seeds} for name in names}
     assert ps(between_all(moved)) == pytest.approx(ps(between_all(FOUND)))
@@ -203,6 +203,6 @@ def test_the_order_of_methods_and_seeds_changes_no_p(names: list[str], seeds: li
 def test_json_holds_finite_numbers_or_null() -> None:
     values = {**FOUND, "late": {8: 1.0}, "one": {0: 1.0}, "same": FOUND["labels"], "never": {}}
     for found in both(values):
-        told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-        assert len(told["comparisons"]) == len(found.comparisons)
-        assert {"holm_p", "verdict", "plan"} <= told["comparisons"][0].keys()
+        shown = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+        assert len(shown["comparisons"]) == len(found.comparisons)
+        assert {"holm_p", "verdict", "plan"} <= shown["comparisons"][0].keys()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.study.collect import collect
-from stillroom.study.equality import compared, inequalities
-from study.finished import KL, Made, edit, edit_tensors, lines_of, made, told, write_lines
+from stillroom.study.equality import checked_fields, inequalities
+from study.finished import KL, Made, edit, edit_tensors, lines_of, made, texts, write_lines
 
 __all__ = ["made"]
 
@@ -42,7 +42,7 @@ def recipe(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]
         content = yaml.safe_load((run / "recipe.yaml").read_text())
         change(content)
         (run / "recipe.yaml").write_text(yaml.safe_dump(content))
-        edit(run / "summary.json", lambda found: found.update(recipe_hash=digest(canonical(content))))
+        edit(run / "summary.json", lambda found: found.update(recipe_hash=digest(canonical_json(content))))
 
     return tamper
 
@@ -66,22 +66,22 @@ def out_of_memory(run: Path) -> None:
         "data": found["data"]["fingerprint"], "reported": "last",
     }  # fmt: skip
     found |= {"accumulate": 4, "processes": 2}
-    found["hashes"]["budget"] = digest(canonical(budget))
+    found["hashes"]["budget"] = digest(canonical_json(budget))
     (run / "summary.json").write_text(json.dumps(found))
 
 
 TAMPERED: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     "the best epoch": (
         best_epoch,
-        ["best-on-test reporting: kl told the figures after step 3, not those after the last, 6"],
+        ["best-on-test reporting: kl reports the figures after step 3, not those after the last, 6"],
     ),
     "the end left out": (
         stopped_early,
-        ["best-on-test reporting: kl told the figures after step 3, not those after the last, 6"],
+        ["best-on-test reporting: kl reports the figures after step 3, not those after the last, 6"],
     ),
     "a figure out of thin air": (
         summary(lambda found: found.update(nll=0.125)),
-        ["reported epoch: kl told nll 0.125, the last evaluation says"],
+        ["reported epoch: kl reports nll 0.125, the last evaluation says"],
     ),
     "another order": (hashed("order"), ["order of images: kl did not see the order that the recipe gives"]),
     "other views": (hashed("views"), ["augmentation: kl did not see the views that the recipe gives"]),
@@ -92,7 +92,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "other initial weights": (
         hashed("init"),
-        ["initial weights: kl differs from labels and mse (the recipes do not tell why)"],
+        ["initial weights: kl differs from labels and mse (the recipes do not say why)"],
     ),
     "parts and processes": (
         out_of_memory,
@@ -100,7 +100,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], list[str]]] = {
     ),
     "another teacher of the same name": (
         summary(lambda found: found["teacher"].update(weights_hash="0" * 64)),
-        ["teacher: kl differs from labels and mse, and the recipes do not tell why"],
+        ["teacher: kl differs from labels and mse, and the recipes do not say why"],
     ),
     "another recipe": (
         recipe(lambda found: found["training"].update(clip_norm=1.0)),
@@ -114,18 +114,18 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], list[str]]] = {
             "augmentation: kl did not see the views that the recipe gives",
             "budget: kl did 6 steps in place of the recipe's 9",
             "budget: kl did not have the steps, the batch size and the data that the recipe gives",
-            "best-on-test reporting: kl told the figures after step 6, not those after the last, 9",
+            "best-on-test reporting: kl reports the figures after step 6, not those after the last, 9",
         ],
     ),
     "a recipe put there later": (
         summary(lambda found: found.update(recipe_hash="0" * 64)),
-        ["recipe: the recipe beside kl is not the one that the results were made by"],
+        ["recipe: kl has a recipe.yaml that its results were not made with"],
     ),
     "another run's seed": (
         summary(lambda found: found.update(seed=5)),
         ["recipe: kl ran with seed 5 in place of the recipe's 1"],
     ),
-    "other answers": (other_answers, ["reported figures: kl told "]),
+    "other answers": (other_answers, ["reported figures: kl reports "]),
     "another precision": (
         summary(lambda found: found.update(precision="bfloat16")),
         ["precision: kl has bfloat16, labels and mse float32", "precision: kl ran in bfloat16 in place of"],
@@ -144,13 +144,13 @@ def test_a_tampered_run_is_found_and_named(made: Made, tmp_path: Path, name: str
     tamper(folder.run("all", "kl", 1))
     found = inequalities(plan, collect(folder, plan).runs)
     for line in wanted:
-        assert any(one.told.startswith(line) for one in found), [one.told for one in found]
+        assert any(one.text.startswith(line) for one in found), [one.text for one in found]
     assert {(one.methods, one.places) for one in found} == {(("kl",), (("all", 1),))}
     if name in ("the best epoch", "the end left out", "a figure out of thin air"):
         # The predictions then tell another story, too.
         assert found.pop().what == "reported figures"
     if name != "other answers":
-        assert len(found) == len(wanted), [one.told for one in found]
+        assert len(found) == len(wanted), [one.text for one in found]
 
 
 def test_what_follows_from_what_shall_differ_is_compared_where_that_is_the_same(made: Made, tmp_path: Path) -> None:
@@ -163,25 +163,25 @@ def test_what_follows_from_what_shall_differ_is_compared_where_that_is_the_same(
         {"name": "few", "set": few},
         {"name": "few-kl", "set": {**few, "losses": KL}},
     ]
-    folder, plan = made.study(tmp_path / "s", methods=methods, varies=["student", "data"], seeds=[0])
-    assert told(folder, plan) == []
-    assert {"initial weights", "order of images", "test images"} <= set(compared(plan.study))
+    folder, plan = made.study(tmp_path / "s", methods=methods, allowed_differences=["student", "data"], seeds=[0])
+    assert texts(folder, plan) == []
+    assert {"initial weights", "order of images", "test images"} <= set(checked_fields(plan.study))
     hashed("init")(folder.run("all", "small-kl", 0))
     recipe(lambda found: found.update(seed=7))(folder.run("all", "few-kl", 0))
     other_labels(folder.run("all", "few-kl", 0))
-    found = [line for line in told(folder, plan) if " differs from " in line]
+    found = [line for line in texts(folder, plan) if " differs from " in line]
     assert found == [
-        "initial weights: small-kl differs from the others (the recipes do not tell why) (seed 0)",
+        "initial weights: small-kl differs from the others (the recipes do not say why) (seed 0)",
         "order of images: few-kl differs from few (seed 7 against the study's) (seed 0)",
-        "test images: few-kl differs from few (the recipes do not tell why) (seed 0)",
+        "test images: few-kl differs from few (the recipes do not say why) (seed 0)",
     ]
 
 
 def test_other_labels_are_found_though_their_figures_agree(made: Made, tmp_path: Path) -> None:
     folder, plan = made.study(tmp_path / "s")
     other_labels(folder.run("all", "kl", 1))
-    found = told(folder, plan)
-    assert "test images: kl differs from labels and mse (the recipes do not tell why) (seed 1)" in found
+    found = texts(folder, plan)
+    assert "test images: kl differs from labels and mse (the recipes do not say why) (seed 1)" in found
 
 
 def test_a_better_count_than_the_predictions_give_is_found(made: Made, tmp_path: Path) -> None:
@@ -189,29 +189,29 @@ def test_a_better_count_than_the_predictions_give_is_found(made: Made, tmp_path:
     run = folder.run("all", "mse", 0)
     right = json.loads((run / "summary.json").read_text())["correct"]
     edit(run / "summary.json", lambda found: found.update(correct=right + 1))
-    found = told(folder, plan)
+    found = texts(folder, plan)
     assert "which is not" in found[0]
-    told_line = f"reported figures: mse told {right + 1} of 60 right, the predictions give {right} of 60 (seed 0)"
-    assert found[1] == told_line
+    line = f"reported figures: mse reports {right + 1} of 60 right, the predictions give {right} of 60 (seed 0)"
+    assert found[1] == line
 
 
-def test_runs_of_one_method_with_another_torch_are_told_by_their_seeds(made: Made, tmp_path: Path) -> None:
+def test_runs_of_one_method_with_another_torch_are_reported_by_their_seeds(made: Made, tmp_path: Path) -> None:
     folder, plan = made.study(tmp_path / "s")
     for name in ("labels", "kl", "mse"):
         path = folder.run("all", name, 1) / "environment.json"
         edit(path, lambda found: found.update(torch="1.0"))
     edit(folder.run("all", "mse", 1) / "environment.json", lambda found: found.update(torch="2.0"))
-    assert [line.partition(",")[0] for line in told(folder, plan)] == [
+    assert [line.partition(",")[0] for line in texts(folder, plan)] == [
         "versions: labels and kl have torch 1.0",
         "versions: mse has torch 2.0",
     ]
-    assert "the other runs" in told(folder, plan)[0]
+    assert "the other runs" in texts(folder, plan)[0]
 
 
 def test_a_run_put_in_anothers_place_is_found(made: Made, tmp_path: Path) -> None:
     folder, plan = made.study(tmp_path / "s")
     shutil.rmtree(folder.run("all", "kl", 1))
     shutil.copytree(folder.run("all", "kl", 0), folder.run("all", "kl", 1))
-    found = told(folder, plan)
+    found = texts(folder, plan)
     assert found[0] == "recipe: kl ran with seed 0 in place of 1, which is not what the study asks for (seed 1)"
     assert any(line.startswith("initial weights: kl differs") for line in found)

@@ -1,4 +1,4 @@
-"""Studies of classes that come in tasks: equal by what runs left, told over all tasks, tampering found."""
+"""Studies of classes that come in tasks: equal by what runs left, reported over all tasks, tampering found."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from stillroom.errors import BadInput
 from stillroom.study.collect import collect
 from stillroom.study.compare import compare
 from stillroom.study.config import parse_study
-from stillroom.study.equality import foreseen, inequalities
-from stillroom.study.folder import StudyFolder
-from stillroom.study.plan import plan_of
-from stillroom.study.traits import foreseen_traits
+from stillroom.study.equality import inequalities, planned_differences, planned_fields
+from stillroom.study.plan import StudyFolder, plan_of
 from study.finished import edit
 from study.small import Here
 
@@ -32,7 +30,7 @@ STUDY: dict[str, Any] = {
     "budget": {"steps": 4},
     "baseline": "finetune",
     "measure": "average_incremental",
-    "varies": ["memory"],
+    "allowed_differences": ["memory"],
     "recipe": {
         "data": {"train_limit": 80, "test_limit": 40, "batch_size": 16},
         "student": {"name": "mlp", "options": {"hidden": [8]}},
@@ -75,9 +73,9 @@ def test_results_tell_of_all_tasks(done: Path) -> None:
         for name in ("finetune", "kl", "joint")
         for seed in (0, 1)
     }
-    (told,) = results["incremental"]
-    assert (told["pair"], told["joint"]) == ("all", "joint")
-    for one in told["methods"]:
+    (shown,) = results["incremental"]
+    assert (shown["pair"], shown["joint"]) == ("all", "joint")
+    for one in shown["methods"]:
         mine = [records[one["method"], seed] for seed in (0, 1)]
         for place, task in enumerate(one["tasks"]):
             assert task["accuracy"]["mean"] == pytest.approx(
@@ -96,7 +94,7 @@ def test_results_tell_of_all_tasks(done: Path) -> None:
     assert float(row["forgetting"]) == records["finetune", 0]["metrics"]["forgetting"]
 
 
-def test_what_tasks_cost_is_told_of_all_of_them(done: Path) -> None:
+def test_what_tasks_cost_is_reported_of_all_of_them(done: Path) -> None:
     with (done / "cost.csv").open() as table:
         row = next(row for row in csv.DictReader(table) if row["method"] == "kl")
     timing = (done / "runs/all/kl/seed-0/timing.jsonl").read_text().splitlines()
@@ -113,31 +111,31 @@ def test_what_tasks_cost_is_told_of_all_of_them(done: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "shown"),
     [
-        ({"varies": []}, "memory: kl has exemplars 20"),
+        ({"allowed_differences": []}, "memory: kl has exemplars 20"),
         (with_kl(**{"incremental.memory": 20, "incremental.class_seed": 7}), "tasks: kl has classes shuffled by 7"),
         (with_kl(**{"incremental.memory": 20, "incremental.tasks": 3}), "tasks: kl has tasks 3"),
         (with_kl(**{"incremental": None, "losses": [{"name": "cross_entropy"}]}), "tasks: kl has"),
     ],
 )
-def test_methods_must_have_the_same_tasks_and_the_memory_they_say(changed: dict[str, Any], told: str) -> None:
+def test_methods_must_have_the_same_tasks_and_the_memory_they_say(changed: dict[str, Any], shown: str) -> None:
     plan = plan_of(parse_study(study(**changed)), StudyFolder(Path("s")))
-    assert any(told in line for line in foreseen(plan)), foreseen(plan)
-    assert foreseen(plan_of(parse_study(study()), StudyFolder(Path("s")))) == []
+    assert any(shown in line for line in planned_differences(plan)), planned_differences(plan)
+    assert planned_differences(plan_of(parse_study(study()), StudyFolder(Path("s")))) == []
 
 
 def test_every_option_of_tasks_is_looked_at_or_is_the_treatment() -> None:
     plan = plan_of(parse_study(study()), StudyFolder(Path("s")))
-    cell = next(cell for cell in plan.cells if cell.method == "kl")
-    planned = foreseen_traits(cell, plan.study, None)
+    cell = next(cell for cell in plan.runs if cell.method == "kl")
+    planned = planned_fields(cell, plan.study, None)
     unseen = []
     assert cell.recipe.incremental is not None
     others = {"selection": "random", "predict_by": "nearest_mean", "joint": True, "preset": "icarl"}
     for name in type(cell.recipe.incremental).model_fields:
         options = cell.recipe.incremental.model_copy(update={name: others.get(name, 7)})
         other = replace(cell, recipe=cell.recipe.model_copy(update={"incremental": options}))
-        found = foreseen_traits(other, plan.study, None)
+        found = planned_fields(other, plan.study, None)
         if all(found[one].identity == planned[one].identity for one in planned):
             unseen.append(name)
     # How it answers is what a method is; the others are names of what else is set.
@@ -169,24 +167,24 @@ def _best_on_test(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tamper", "told"),
+    ("tamper", "shown"),
     [
         (_other_order, "tasks: kl differs"),
         (_more_images, "order of images: kl did not see the order that the recipe gives"),
-        (_better, "reported figures: kl told average 99"),
+        (_better, "reported figures: kl reports average 99"),
         (_better_everywhere, "which its accuracies on each task do not give"),
-        (_best_on_test, "reported epoch: kl told"),
+        (_best_on_test, "reported epoch: kl reports"),
     ],
 )
 def test_what_was_changed_afterwards_is_found(
-    done: Path, tmp_path: Path, tamper: Callable[[Path], None], told: str
+    done: Path, tmp_path: Path, tamper: Callable[[Path], None], shown: str
 ) -> None:
     folder = StudyFolder(Path(shutil.copytree(done, tmp_path / "s")))
     plan = plan_of(parse_study(study()), folder)
     assert inequalities(plan, collect(folder, plan).runs) == []
     tamper(folder.path)
-    found = [one.told for one in inequalities(plan, collect(folder, plan).runs)]
-    assert any(told in line for line in found), found
+    found = [one.text for one in inequalities(plan, collect(folder, plan).runs)]
+    assert any(shown in line for line in found), found
 
 
 def test_a_damaged_record_is_named(done: Path, tmp_path: Path) -> None:
@@ -215,8 +213,8 @@ def test_a_budget_in_seconds_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_study_without_tasks_does_not_speak_of_them() -> None:
-    from stillroom.study.equality import compared
+    from stillroom.study.equality import checked_fields
 
-    plain = study(varies=[], measure="top1", methods=[{"name": "a"}], baseline="a")
+    plain = study(allowed_differences=[], measure="top1", methods=[{"name": "a"}], baseline="a")
     plain["recipe"].pop("incremental")
-    assert not {"tasks", "memory"} & set(compared(parse_study(plain)))
+    assert not {"tasks", "memory"} & set(checked_fields(parse_study(plain)))

@@ -14,7 +14,7 @@ from scipy import stats
 import stillroom as sr
 from stillroom.errors import BadInput
 from stillroom.study.statistics import interval, paired_difference
-from stillroom.study.statistics.core import hedges
+from stillroom.study.statistics.paired import hedges
 
 # Accuracies as they are measured: a count of right answers among 10,000, in per cent.
 accuracies = st.integers(0, 10_000).map(lambda right: right / 100)
@@ -37,13 +37,13 @@ def test_interval_equals_scipys(level: float) -> None:
 def test_one_seed_has_no_interval_and_says_so() -> None:
     found = interval([80.0])
     assert (found.mean, found.sd, found.low, found.high, found.count) == (80.0, None, None, None, 1)
-    assert found.told(1) == "80.0 (one seed: no interval)"
+    assert found.describe(1) == "80.0 (one seed: no interval)"
 
 
 def test_equal_values_claim_no_interval_of_no_width() -> None:
     found = interval([0.1, 0.1, 0.1])
     assert (found.sd, found.low, found.high) == (0, None, None)
-    assert found.told() == "0.10 (no spread between the seeds: no interval)"
+    assert found.describe() == "0.10 (no spread between the seeds: no interval)"
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [1.0, math.inf], [1e200], [10**400], [None]])
@@ -104,7 +104,7 @@ def test_differences_that_only_rounding_tells_apart_are_no_spread() -> None:
     assert len({y - x for x, y in zip(a, b, strict=True)}) > 1
     found = paired_difference(a, b)
     assert (found.sd, found.low, found.p) == (0, None, None)
-    assert "no spread between the pairs" in found.told()
+    assert "no spread between the pairs" in found.describe()
 
 
 def test_effect_size_is_scipys_t_over_the_root_of_the_seeds_corrected() -> None:

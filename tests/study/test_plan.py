@@ -8,25 +8,23 @@ from typing import Any
 import pytest
 
 from stillroom.errors import BadInput
-from stillroom.study.axis import axis_of
 from stillroom.study.config import load_study, parse_study
-from stillroom.study.equality import foreseen
-from stillroom.study.folder import StudyFolder
-from stillroom.study.plan import plan_of, teacher_content
-from stillroom.study.trials import check_spaces, trial_content
+from stillroom.study.equality import planned_differences
+from stillroom.study.plan import StudyFolder, plan_of, sweep_values, teacher_content
+from stillroom.study.tuning import check_spaces, trial_content
 from study.small import small
 
 FOLDER = StudyFolder(Path("/x"))
 
 
 def recipes(**changes: Any) -> dict[str, dict[str, Any]]:
-    cells = plan_of(parse_study(small(**changes)), FOLDER).cells
+    cells = plan_of(parse_study(small(**changes)), FOLDER).runs
     return {f"{cell.method}/{cell.seed}": cell.recipe.model_dump(mode="json") for cell in cells}
 
 
 def test_every_pair_method_and_seed_has_a_cell_in_this_order() -> None:
-    study = parse_study(small(pairs=[{"name": "p"}, {"name": "q", "set": {"data.train_limit": 50}}]))
-    cells = plan_of(study, FOLDER).cells
+    study = parse_study(small(model_pairs=[{"name": "p"}, {"name": "q", "set": {"data.train_limit": 50}}]))
+    cells = plan_of(study, FOLDER).runs
     assert [cell.id for cell in cells[:5]] == [
         "run/p/labels/0",
         "run/p/labels/1",
@@ -54,8 +52,8 @@ def test_the_budget_rules_over_the_recipe_and_a_method_over_both() -> None:
 
 
 def test_a_pair_may_have_a_length_of_its_own() -> None:
-    study = parse_study(small(pairs=[{"name": "p", "set": {"training.steps": 5}}]))
-    training = plan_of(study, FOLDER).cells[0].recipe.training
+    study = parse_study(small(model_pairs=[{"name": "p", "set": {"training.steps": 5}}]))
+    training = plan_of(study, FOLDER).runs[0].recipe.training
     assert (training.steps, training.epochs) == (5, None)
 
 
@@ -64,7 +62,7 @@ def test_chosen_values_and_calibrated_steps_enter_the_recipes() -> None:
     plan = plan_of(
         study, FOLDER, {("all", "kl"): {"losses.kl.temperature": 2.0}}, {("all", "kl"): 12, ("all", "labels"): 30}
     )
-    by_name = {cell.method: cell.recipe for cell in plan.cells}
+    by_name = {cell.method: cell.recipe for cell in plan.runs}
     assert (by_name["labels"].training.steps, by_name["kl"].training.steps) == (30, 12)
     assert by_name["kl"].losses[1].temperature == 2.0
 
@@ -114,5 +112,5 @@ def test_the_studies_that_ship_are_equal_as_planned(path: Path) -> None:
     study = load_study(path)
     check_spaces(study, FOLDER)
     plan = plan_of(study, FOLDER)
-    assert foreseen(plan) == []
-    assert (axis_of(plan) is None) == (study.axis is None)
+    assert planned_differences(plan) == []
+    assert (sweep_values(plan) is None) == (study.sweep is None)

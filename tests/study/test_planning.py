@@ -13,7 +13,7 @@ from scipy import stats
 
 from stillroom.errors import BadInput
 from stillroom.study.statistics import PLANNING_CAUTION, seeds_to_settle
-from stillroom.study.statistics.planning import power_of
+from stillroom.study.statistics.paired import power_of
 
 
 def differences(effect: float) -> list[float]:
@@ -26,7 +26,7 @@ def test_seeds_are_those_of_the_published_tables(effect: float, seeds: int) -> N
     found = seeds_to_settle(differences(effect))
     assert found is not None
     assert (found.seeds, found.more) == (seeds, seeds - 2)
-    assert found.told() == f"about {seeds} seeds in all ({seeds - 2} more) would settle it with power 0.8"
+    assert found.describe() == f"about {seeds} seeds in all ({seeds - 2} more) would settle it with power 0.8"
 
 
 @pytest.mark.parametrize("effect", [0.0, 0.1, 0.7, 2.0, 5.0, 40.0])
@@ -66,11 +66,11 @@ def test_what_is_not_decided_needs_one_seed_more_at_least() -> None:
     assert found.more == 1
 
 
-def test_a_tiny_difference_is_told_as_more_than_the_cap() -> None:
+def test_a_tiny_difference_is_reported_as_more_than_the_cap() -> None:
     found = seeds_to_settle([1.0, -1.01, 0.0])
     assert found is not None
     assert (found.seeds, found.more) == (None, None)
-    assert found.told() == "more than 1,000 seeds would settle it, if any"
+    assert found.describe() == "more than 1,000 seeds would settle it, if any"
     capped = seeds_to_settle(differences(0.5), cap=33)
     assert capped is not None
     assert capped.seeds is None
@@ -87,7 +87,7 @@ def test_without_a_spread_there_is_no_telling(values: list[float], words: str) -
     found = seeds_to_settle(values)
     assert found is not None
     assert found.seeds is None
-    assert words in found.told()
+    assert words in found.describe()
     json.dumps(found.as_dict(), allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""Ranks across pairs: Demšar's published example, scipy's Friedman test, and when there is no test."""
+"""AverageRanks across pairs: Demšar's published example, scipy's Friedman test, and when there is no test."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from stillroom.errors import BadInput
-from stillroom.study.statistics import Ranks, friedman, nemenyi, ranks_across_pairs
-from stillroom.study.statistics.ranks import chi_square, groups, iman_davenport
+from stillroom.study.statistics import AverageRanks, friedman, nemenyi, ranks_across_pairs
+from stillroom.study.statistics.ranks import groups, iman_davenport
 
 # The ranks in table 6 of Demšar 2006: C4.5, with m, with cf, with both, on 14 data sets.
 DEMSAR = np.array([
@@ -24,7 +24,13 @@ DEMSAR = np.array([
 NAMES = ["C4.5", "m", "cf", "m+cf"]
 
 
-def ranked(table: Any, **options: Any) -> Ranks:
+def chi_square(average: Any, pairs: int) -> Any:
+    """Friedman's statistic of average ranks [..., k] that are not corrected for ties."""
+    k = average.shape[-1]
+    return 12 * pairs / (k * (k + 1)) * ((average - (k + 1) / 2) ** 2).sum(axis=-1)
+
+
+def ranked(table: Any, **options: Any) -> AverageRanks:
     rows = np.asarray(table, dtype=float)
     names = NAMES[: rows.shape[1]]
     values = {name: {f"pair{n}": float(row[place]) for n, row in enumerate(rows)} for place, name in enumerate(names)}
@@ -96,7 +102,7 @@ def test_pairs_that_all_rank_alike_have_the_exact_chance_of_it() -> None:
     tied = ranked([[1, 1, 3]] * 4)
     assert tied.friedman is not None
     assert tied.friedman.p == pytest.approx(1 / 27)
-    assert "all pairs rank alike, p = 0.037" in tied.told()
+    assert "all pairs rank alike, p = 0.037" in tied.describe()
 
 
 def test_everything_tied_is_no_difference() -> None:
@@ -106,26 +112,26 @@ def test_everything_tied_is_no_difference() -> None:
     assert found.bars == (("C4.5", "m", "cf"),)
 
 
-def test_without_friedmans_word_no_two_are_told_apart() -> None:
+def test_without_friedmans_word_no_two_are_distinguished() -> None:
     found = ranked([[1, 2, 3], [3, 2, 1], [1, 3, 2]])
     assert found.friedman is not None
     assert found.friedman.p > 0.05
     assert found.bars == (found.names,)
-    assert "no difference shown" in found.told()
+    assert "no difference shown" in found.describe()
 
 
-def test_all_told_apart_has_no_bars() -> None:
+def test_all_distinguished_has_no_bars() -> None:
     found = ranked([[1, 2, 3]] * 20)
     assert found.bars == ()
-    assert found.told().endswith("all told apart")
+    assert found.describe().endswith("all distinguished")
 
 
-def test_few_pairs_are_told_that_ranks_cannot_tell_any_two_apart() -> None:
+def test_few_pairs_are_reported_that_ranks_cannot_tell_any_two_apart() -> None:
     found = ranked([[1, 2, 3, 4]] * 2, higher_is_better=False)
     assert found.friedman is not None
     assert found.friedman.p < 0.05
     assert found.bars == (found.names,)
-    assert "too few pairs for ranks to tell any two apart" in found.told()
+    assert "too few pairs for ranks to tell any two apart" in found.describe()
 
 
 @pytest.mark.parametrize(
@@ -139,7 +145,7 @@ def test_few_pairs_are_told_that_ranks_cannot_tell_any_two_apart() -> None:
 def test_too_few_have_ranks_but_no_test_and_say_why(table: list[list[float]], why: str) -> None:
     found = ranked(table)
     assert (found.friedman, found.critical_difference, found.bars, found.why) == (None, None, (), why)
-    assert found.told().endswith(f"no test: {why}")
+    assert found.describe().endswith(f"no test: {why}")
     assert len(found.average) == len(table[0])
 
 
@@ -147,9 +153,9 @@ def test_pairs_that_a_method_lacks_are_left_out_for_all_and_named() -> None:
     values = {"a": {"x": 1.0, "y": 2.0}, "b": {"x": 2.0}, "c": {"x": 3.0, "y": 1.0}}
     found = ranks_across_pairs(values)
     assert (found.pairs, found.left_out) == (("x",), ("y",))
-    assert found.told().endswith("left out, as a method lacks them: y")
+    assert found.describe().endswith("left out, as a method lacks them: y")
     none = ranks_across_pairs({"a": {"x": 1.0}, "b": {"y": 1.0}})
-    assert none.told() == (
+    assert none.describe() == (
         "No ranks of a, b; no test: no pair that all methods have; left out, as a method lacks them: x, y"
     )
 
@@ -157,11 +163,11 @@ def test_pairs_that_a_method_lacks_are_left_out_for_all_and_named() -> None:
 def test_bars_are_as_large_as_can_be_and_none_lies_within_another() -> None:
     assert groups([1.0, 1.5, 2.2, 4.0], 1.0) == [(0, 2), (1, 3)]
     assert groups([1.0, 1.1, 1.2], 1.0) == [(0, 3)]
-    assert groups([1.0, 2.0], 1.0) == []  # exactly the critical difference is told apart
+    assert groups([1.0, 2.0], 1.0) == []  # exactly the critical difference is distinguished
 
 
 @given(st.lists(st.floats(1, 9), min_size=3, max_size=9).map(sorted), st.floats(0.1, 4))
-def test_two_share_a_bar_just_where_they_are_not_told_apart(average: list[float], apart: float) -> None:
+def test_two_share_a_bar_just_where_they_are_not_distinguished(average: list[float], apart: float) -> None:
     found = groups(average, apart)
     for i in range(len(average)):
         for j in range(i + 1, len(average)):
@@ -191,5 +197,5 @@ def test_what_is_no_number_no_rate_or_no_table_is_refused() -> None:
 
 def test_json_holds_finite_numbers_or_null() -> None:
     for table in (DEMSAR, [[1, 2, 3]], [[1, 2, 3]] * 3):
-        told = json.loads(json.dumps(ranked(table).as_dict(), allow_nan=False))
-        assert set(told) >= {"names", "average", "critical_difference", "bars", "friedman", "why"}
+        shown = json.loads(json.dumps(ranked(table).as_dict(), allow_nan=False))
+        assert set(shown) >= {"names", "average", "critical_difference", "bars", "friedman", "why"}

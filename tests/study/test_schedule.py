@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stillroom.study.engine.base import Job, Outcome
-from stillroom.study.progress import Progress, last_line, read_progress
-from stillroom.study.schedule import Schedule, StudyObserver
+from stillroom.study.progress import Scheduler, StudyObserver, StudyProgress, last_line, read_progress
 from study.small import Scripted
 
 
@@ -16,9 +15,9 @@ def jobs(*names: str) -> list[Job]:
 
 def done(
     engine: Scripted, tmp_path: Path, *names: str, retries: int = 1, **options: bool
-) -> tuple[list[Outcome], Progress]:
-    progress = Progress("s", "top1", engine.slots)
-    schedule = Schedule(engine, retries, progress, tmp_path / "progress.json", StudyObserver())
+) -> tuple[list[Outcome], StudyProgress]:
+    progress = StudyProgress("s", "top1", engine.slots)
+    schedule = Scheduler(engine, retries, progress, tmp_path / "progress.json", StudyObserver())
     return schedule.do("running", jobs(*names), **options), progress
 
 
@@ -65,20 +64,20 @@ def test_what_cannot_go_on_is_not_begun_again(tmp_path: Path) -> None:
 
 def test_what_follows_a_job_comes_before_what_waits(tmp_path: Path) -> None:
     engine = Scripted(1)
-    progress = Progress("s", "top1", 1)
-    schedule = Schedule(engine, 1, progress, tmp_path / "progress.json", StudyObserver())
+    progress = StudyProgress("s", "top1", 1)
+    schedule = Scheduler(engine, 1, progress, tmp_path / "progress.json", StudyObserver())
     schedule.do("trials", jobs("a", "b"), lambda job, _: jobs("a2") if job.id == "run/p/a/0" else [])
     assert engine.begun == ["run/p/a/0", "run/p/a2/0", "run/p/b/0"]
 
 
 def test_the_time_left_counts_what_runs_by_what_it_logged(tmp_path: Path) -> None:
-    progress = Progress("s", "top1", workers=2)
+    progress = StudyProgress("s", "top1", workers=2)
     first, second, third = jobs("a", "b", "c")
     progress.add([first, second, third])
     assert progress.seconds_left() is None
-    progress.begun(first)
-    progress.ended_with(Outcome(first.id, "done", {"top1": 1.0}, seconds=10.0), again=False)
-    progress.begun(second)
+    progress.job_started(first)
+    progress.job_ended(Outcome(first.id, "done", {"top1": 1.0}, seconds=10.0), again=False)
+    progress.job_started(second)
     progress.jobs[second.id].out = str(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "epoch": 1.0}\n{"step": 4, "epo')
     # Three quarters of one and all of the other, ten seconds each, two side by side.

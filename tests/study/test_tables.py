@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stillroom.study.cost import cost_of
 from stillroom.study.results import write_results
-from stillroom.study.tables import csv_text, table_csv, table_tex, tex, told_table
+from stillroom.study.tables import cost_of, csv_text, table_csv, table_tex, terminal_table, tex
 from study.finished import Made, made, write_lines
 
 __all__ = ["made"]
@@ -27,7 +26,7 @@ def results(made: Made, tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     pairs = [{"name": "p_1"}, {"name": "q", "set": {"data.batch_size": 50}}]
     path = tmp_path_factory.mktemp("tables") / "s"
     question = "Does 50% of {it} & #1_2^3 ~ $matter$ \\ at all?"
-    folder, plan = made.planted(path, {"training.epochs": 4}, pairs=pairs, question=question)
+    folder, plan = made.planted(path, {"training.epochs": 4}, model_pairs=pairs, question=question)
     (folder.run("q", "mse", 1) / "summary.json").unlink()
     found = write_results(folder, plan, {"run/q/mse/1": '=HYPERLINK("http://x","y"),\nlost'})
     return {**found, "folder": folder}
@@ -160,7 +159,7 @@ def test_any_text_is_escaped(text: str) -> None:
 
 
 def test_the_terminals_table_says_what_may_not_be_claimed(results: dict[str, Any]) -> None:
-    header, *rows = told_table(results)
+    header, *rows = terminal_table(results)
     assert header == ["pair", "method", "top-1 (%)", "less labels", "Holm p", "verdict"]
     assert all(len(row) == len(header) for row in rows)
     verdicts = {(row[0], row[1]): row[-1] for row in rows}

@@ -16,8 +16,8 @@ import pytest
 
 from stillroom.errors import BadInput, RunFailed
 from stillroom.recipe import parse_recipe, set_value
-from stillroom.study.config import Method, Range, Space, Tuning
-from stillroom.study.tuning import TrialStore, Tuner, check_space, merged_space, score
+from stillroom.study.config import Method, Range, Space, Study, Tuning
+from stillroom.study.tuning import TrialStore, Tuner, check_space, score
 
 SPACE: Space = {
     "training.optimizer.lr": Range(low=0.001, high=1, log=True),
@@ -38,6 +38,10 @@ def make(folder: Path, space: Space = SPACE, **options: Any) -> Tuner:
     named = {"measure": "top1", "study": "abc", "pair": "all", "method": "kl", **options}
     store = named.pop("store", None) or TrialStore(None, folder)
     return Tuner(tuning, space, store=store, **named)
+
+
+def study_with(method: Method, space: Space | None = None) -> Study:
+    return Study(name="x", recipe={}, methods=(method,), tuning=Tuning(trials=12, space=space or {}))
 
 
 def judged(values: dict[str, Any]) -> float | None:
@@ -79,11 +83,11 @@ def test_it_searches_where_it_was_good(tmp_path: Path) -> None:
     made = search(make(tmp_path, space, trials=30))
     rates = [values["training.optimizer.lr"] for values, _ in made[6:]]
     assert sum(abs(math.log(rate / 0.05)) < 1.5 for rate in rates) >= 10  # at random 5 of 24 lie there
-    # Trials that failed are told to the search, which would else never leave them.
+    # Trials that failed count as the worst in the search, which would else never leave them.
     assert sum(rate > 0.6 for rate in rates) <= 5
 
 
-@pytest.mark.parametrize("between", ["asked", "told"])
+@pytest.mark.parametrize("between", ["ask", "tell"])
 def test_a_search_that_is_killed_anywhere_goes_on_as_if_it_never_was(tmp_path: Path, between: str) -> None:
     whole = make(tmp_path / "whole")
     expected = search(whole)
@@ -91,7 +95,7 @@ def test_a_search_that_is_killed_anywhere_goes_on_as_if_it_never_was(tmp_path: P
     for number in range(12):
         tuner = make(tmp_path / "killed")  # a new process each time
         proposal = tuner.ask()
-        if between == "asked":
+        if between == "ask":
             assert make(tmp_path / "killed").ask() == proposal
             tuner = make(tmp_path / "killed")
         tuner.tell(number, judged(proposal.values))
@@ -99,7 +103,7 @@ def test_a_search_that_is_killed_anywhere_goes_on_as_if_it_never_was(tmp_path: P
     assert made == expected
     again = make(tmp_path / "killed")
     assert again.done
-    assert again.told == whole.told
+    assert again.finished == whole.finished
     assert again.best() == whole.best()
 
 
@@ -132,8 +136,8 @@ os._exit(0)
     for statement in (6, 14, 15, 16, 10, 27, 28):
         arguments = [str(folder), str(statement), str(Path(__file__).parent.parent)]
         ends.append(subprocess.run([sys.executable, "-c", script, *arguments], check=False, timeout=900).returncode)
-        there = make(folder, trials=4).told
-        assert [(told.values, told.value) for told in there] == expected[: len(there)]
+        there = make(folder, trials=4).finished
+        assert [(trial.values, trial.value) for trial in there] == expected[: len(there)]
     assert set(ends) <= {0, 9}
     assert ends.count(9) >= 5
     assert 0 < len(there) < 4
@@ -144,7 +148,7 @@ def search_rest(tuner: Tuner) -> list[tuple[dict[str, Any], float | None]]:
     while not tuner.done:
         proposal = tuner.ask()
         tuner.tell(proposal.number, judged(proposal.values))
-    return [(told.values, told.value) for told in tuner.told]
+    return [(trial.values, trial.value) for trial in tuner.finished]
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"pair": "cifar10"}, {"method": "dkd"}])
@@ -183,8 +187,8 @@ def test_ties_go_to_the_earlier_trial_and_the_measure_tells_what_is_better(tmp_p
         for number, value in enumerate(values):
             tuner.tell(number, value)
         assert tuner.done
-        assert tuner.best() == (tuner.told[expected].values, values[expected])
-        assert [told.value for told in tuner.told] == [None if v is None or v != v else v for v in values]
+        assert tuner.best() == (tuner.finished[expected].values, values[expected])
+        assert [trial.value for trial in tuner.finished] == [None if v is None or v != v else v for v in values]
 
 
 def test_trials_that_all_failed_name_the_method(tmp_path: Path) -> None:
@@ -197,7 +201,7 @@ def test_trials_that_all_failed_name_the_method(tmp_path: Path) -> None:
 
 def test_nothing_to_search_is_done_at_once_and_touches_no_database(tmp_path: Path) -> None:
     tuner = make(tmp_path, {}, recipe=RECIPE)
-    assert (tuner.trials, tuner.done, tuner.best(), tuner.told) == (0, True, ({}, None), ())
+    assert (tuner.trials, tuner.done, tuner.best(), tuner.finished) == (0, True, ({}, None), ())
 
 
 def test_a_small_space_is_searched_whole_and_no_point_twice(tmp_path: Path) -> None:
@@ -211,17 +215,17 @@ def test_a_small_space_is_searched_whole_and_no_point_twice(tmp_path: Path) -> N
     assert len(search(make(tmp_path / "outside", space, trials=99, recipe=outside))) == 7
 
 
-def test_a_trial_is_told_in_turn_and_once(tmp_path: Path) -> None:
+def test_a_trial_is_recorded_in_turn_and_once(tmp_path: Path) -> None:
     tuner = make(tmp_path)
     with pytest.raises(ValueError, match="number: got 1; expected 0"):
         tuner.tell(1, 50.0)
     tuner.tell(0, 50.0)
     tuner.tell(0, 60.0)
-    assert [told.value for told in tuner.told] == [50.0]
-    other = make(tmp_path)  # a second process, which is told first
+    assert [trial.value for trial in tuner.finished] == [50.0]
+    other = make(tmp_path)  # a second process, which comes first
     other.tell(1, 51.0)
     tuner.tell(1, 52.0)
-    assert [told.value for told in tuner.told] == [50.0, 51.0]
+    assert [trial.value for trial in tuner.finished] == [50.0, 51.0]
 
 
 def test_trials_of_another_search_under_the_same_name_are_refused(tmp_path: Path) -> None:
@@ -265,7 +269,7 @@ def test_any_url_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "expected"),
     [
         ("nonsense", "Could not parse"),
         ("oracle9://ann:s3cret@host/x", "Can't load plugin"),
@@ -278,12 +282,14 @@ def test_any_url_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("sqlite:///:memory:", "not one in memory"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_one_line_without_its_password(tmp_path: Path, url: str, told: str) -> None:
+def test_a_database_that_cannot_be_used_is_one_line_without_its_password(
+    tmp_path: Path, url: str, expected: str
+) -> None:
     with pytest.raises(BadInput) as refused:
         TrialStore(url, tmp_path)
     message = str(refused.value)
     assert message.startswith("tuning.storage: got ")
-    assert told in message
+    assert expected in message
     assert "s3cret" not in message
     assert "\n" not in message
     assert refused.value.__cause__ is None
@@ -321,7 +327,7 @@ def test_a_file_that_is_something_else_is_refused_and_left_alone(tmp_path: Path,
         assert (path.read_bytes() if path.is_file() else None) == before
 
 
-def test_a_database_that_goes_away_is_told_when_it_is_written(tmp_path: Path) -> None:
+def test_a_database_that_goes_away_is_reported_when_it_is_written(tmp_path: Path) -> None:
     tuner = make(tmp_path)
     path = tmp_path / "tuning.db"
     with sqlite3.connect(path) as database:
@@ -351,12 +357,12 @@ def test_the_module_comes_without_optuna() -> None:
 
 
 def test_a_methods_own_space_wins() -> None:
-    tuning = Tuning(trials=3, space={"a": (1, 2), "b": (3,)})
-    assert merged_space(tuning, Method(name="x", tune={"a": (9,)})) == {"a": (9,), "b": (3,)}
+    method = Method(name="x", tune={"a": (9,)})
+    assert study_with(method, {"a": (1, 2), "b": (3,)}).space_of(method) == {"a": (9,), "b": (3,)}
 
 
 @pytest.mark.parametrize(
-    ("key", "searched", "told"),
+    ("key", "searched", "expected"),
     [
         ("losses.kl.temprature", (1, 2), "unknown field 'temprature'; did you mean 'temperature'?"),
         ("losses.kl.temperature", {"low": -1, "high": 4}, "got -1.0; expected greater than 0"),
@@ -374,35 +380,35 @@ def test_a_methods_own_space_wins() -> None:
         ("losses.1.temperature", (2, 4), "'losses.kl.weight'"),
     ],
 )
-def test_what_cannot_be_searched_is_refused_by_its_name(key: str, searched: Any, told: str) -> None:
+def test_what_cannot_be_searched_is_refused_by_its_name(key: str, searched: Any, expected: str) -> None:
     recipe = json.loads(json.dumps(RECIPE))
     if "flip" in key:
         set_value(recipe, "data.augmentation.views", 3)
     tune: Any = {key: searched}
     if key == "losses.1.temperature":
-        tune, told = {"losses.kl.temperature": (1, 2), key: searched}, "'losses.kl.temperature' is searched too"
+        tune, expected = {"losses.kl.temperature": (1, 2), key: searched}, "'losses.kl.temperature' is searched too"
     method = Method(name="kl", tune=tune)
     before = json.dumps(recipe)
     with pytest.raises(BadInput) as refused:
-        check_space(Tuning(trials=3), method, recipe)
+        check_space(study_with(method), method, recipe)
     assert str(refused.value).startswith(f"methods.kl.tune.{key}: ")
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
     assert refused.value.field == f"methods.kl.tune.{key}"
     assert json.dumps(recipe) == before
 
 
 def test_a_space_of_all_names_the_method_that_it_does_not_fit() -> None:
-    tuning = Tuning(trials=3, space={"losses.kl.temperature": (1, 2)})
+    study = study_with(Method(name="kl"), {"losses.kl.temperature": (1, 2)})
     labels = {"student": {"name": "resnet8"}, "losses": [{"name": "cross_entropy"}]}
-    check_space(tuning, Method(name="kl"), RECIPE)
+    check_space(study, Method(name="kl"), RECIPE)
     with pytest.raises(BadInput, match=r"^tuning\.space\.losses\.kl\.temperature: .*\(method 'labels'\)$"):
-        check_space(tuning, Method(name="labels"), labels)
+        check_space(study, Method(name="labels"), labels)
 
 
 def test_every_proposal_of_a_space_that_was_checked_makes_a_recipe(tmp_path: Path) -> None:
     space = {key: searched for key, searched in SPACE.items() if key != "training.schedule.milestones"}
     space["training.schedule.milestones"] = ([0.5], [0.25, 0.5])
-    check_space(Tuning(trials=12, space=space), Method(name="kl"), RECIPE)
+    check_space(study_with(Method(name="kl"), space), Method(name="kl"), RECIPE)
     for values, _ in search(make(tmp_path, space, recipe=RECIPE)):
         content = json.loads(json.dumps(RECIPE))
         for key, value in values.items():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stillroom.files import canonical
+from stillroom.files import canonical_json
 from stillroom.randomness import counter_uniform
 from stillroom.teachers.fisher import FisherOf, drawn_classes, head_fisher, tail_fisher, uniform_draws
 
@@ -165,7 +165,7 @@ def test_the_ends_of_the_distribution_are_met(p: list[float], draw: float, wante
 def test_what_is_meant_has_one_name_whatever_number_it_is_written_with() -> None:
     one, other = FisherOf("layer2", 4), FisherOf("layer2", 4.0)
     assert one == other
-    assert canonical(one.as_dict()) == canonical(other.as_dict())
+    assert canonical_json(one.as_dict()) == canonical_json(other.as_dict())
     assert sorted([FisherOf("b", 1.0), FisherOf("a", 4.0, 2), FisherOf("a", 4.0)])[0] == FisherOf("a", 4.0)
 
 

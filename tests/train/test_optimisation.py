@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from stillroom.train.config import OptimizerConfig, ScheduleConfig
-from stillroom.train.optimisation import build_optimizer, lr_factor
+from stillroom.train.optimisation import MovingAverage, build_optimizer, lr_factor
 
 
 def test_one_cycle_equals_torchs_own() -> None:
@@ -65,3 +65,12 @@ def test_adamw_takes_its_betas() -> None:
     optimizer = build_optimizer([nn.Linear(2, 2)], OptimizerConfig(name="adamw", lr=0.01, betas=(0.8, 0.9)))
     assert isinstance(optimizer, torch.optim.AdamW)
     assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+
+
+def test_a_moving_average_keeps_the_share_that_its_decay_says() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    average = MovingAverage(net, decay=0.9)
+    for weight in (1.0, 3.0, 5.0):
+        nn.init.constant_(net.weight, weight)
+        average.update()
+    assert average.module.weight.item() == pytest.approx(0.9 * (0.9 * 1 + 0.1 * 3) + 0.1 * 5)

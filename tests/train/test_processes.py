@@ -15,11 +15,13 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+import stillroom
 from stillroom.cli import run
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
 
+TREE = str(Path(stillroom.__file__).parent.parent)
 MINE = """
 import stillroom as sr
 class Gram(sr.Loss[sr.LossConfig]):
@@ -37,6 +39,7 @@ class Quiet(sr.Loss[sr.LossConfig]):
 """
 SCRIPT = """
 import json, sys
+import stillroom
 from stillroom.cli import run
 codes = [run(arguments) for arguments in json.loads(open("commands.json").read())]
 sys.exit(max(codes))
@@ -59,13 +62,15 @@ CASES = {
 def launch(place: Path, commands: list[list[str]], processes: int = 2) -> subprocess.CompletedProcess[str]:
     (place / "commands.json").write_text(json.dumps(commands))
     (place / "several.py").write_text(SCRIPT)
+    # The tree under test comes before an installed package.
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     # On CPUs, too: `--cpu` starts a single process, unless it finds MPI.
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     fixed = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     return subprocess.run(
         [*launcher, *fixed, "several.py"],
         cwd=place,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(place) + os.environ.get("ALSO", "")},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(place), TREE, *paths])},
         capture_output=True,
         text=True,
         timeout=900,

@@ -32,8 +32,11 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line on these arguments and return the exit code."""
     import typer
 
-    # Each of these puts its commands on the application; --help lists them in this order.
-    from stillroom.cli import diagnose, dissect, explain, incremental, runs, show, studies, taps, teacher  # noqa: F401
+    # Each of these adds its commands to the application; --help lists them in this order.
+    # isort: off
+    from stillroom.cli import start, taps, runs, incremental, studies, diagnose, report, explain, teachers  # noqa: F401
+
+    # isort: on
     from stillroom.cli.app import app
 
     # The base of usage errors, of whichever click this typer brings.

@@ -1,4 +1,4 @@
-"""The application that the commands are put on, and the arguments that several of them share."""
+"""The application that commands are added to, and the arguments that several of them share."""
 
 from __future__ import annotations
 
@@ -12,12 +12,22 @@ from stillroom import __version__
 
 app = typer.Typer(
     name="stillroom",
-    help="Distil a PyTorch model into a smaller one, and know why it worked or why it did not.\n\n"
-    "Start with `stillroom demo`; then write a recipe (`stillroom schema` helps an editor) and `stillroom distill` it.",
+    help="Distil a PyTorch model into a smaller one, and find out why it worked or did not.\n\n"
+    "Start with `stillroom demo`. Then write a recipe (`stillroom schema` gives an editor completion), check it with "
+    "`stillroom diagnose RECIPE.yaml` and run it with `stillroom distill RECIPE.yaml`.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     add_completion=False,
+)
+
+# The groups of commands in --help.
+START, TRAIN, COMPARE, UNDERSTAND, TEACHER = (
+    "Get started",
+    "One model",
+    "Many runs",
+    "Find out why",
+    "Teacher outputs",
 )
 
 Overrides = Annotated[
@@ -30,10 +40,10 @@ Overrides = Annotated[
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE.yaml")]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")]
 Out = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the run; left out: a fresh one under runs/.", metavar="RUN")
+    Path | None, typer.Option("--out", help="Folder of the run; default: a new one under runs/.", metavar="RUN")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on where the run in --out was stopped; starts it where there is none.")
+    bool, typer.Option("--resume", help="Continue the run in --out where it was stopped; start it where there is none.")
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
@@ -42,7 +52,7 @@ AsJson = Annotated[
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
         print(f"stillroom {__version__}")

@@ -1,31 +1,31 @@
-"""The command that says what is wrong: with a recipe before it is run, with a run, with a study."""
+"""The command that says what is wrong: with a recipe before it is trained, with a run, with a study."""
 
 from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, app, print_json
+from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from stillroom.diagnose.finding import Finding
     from stillroom.recipe import Recipe
+    from stillroom.schema.diagnosis import Diagnosis, Finding, RemedyComparison, Verification
 
 NO = 1
 _COLOURS = {"problem": "bold red", "warning": "yellow", "ok": "green", "skipped": "dim"}
 
 
-@app.command()
+@app.command(rich_help_panel=UNDERSTAND)
 def diagnose(
-    what: Annotated[
+    target: Annotated[
         Path,
         typer.Argument(help="A recipe (YAML), or the folder of a run or a study.", metavar="RECIPE.yaml|RUN|STUDY"),
     ],
@@ -34,68 +34,68 @@ def diagnose(
         typer.Argument(help="Changes to a recipe, such as `losses.kl.temperature=2`.", metavar="KEY.PATH=VALUE"),
     ] = None,
     images: Annotated[
-        int, typer.Option("--images", min=32, help="Training images that a recipe's teacher is asked about.")
+        int, typer.Option("--images", min=32, help="Training images that a recipe's teacher classifies.")
     ] = 1024,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where something is sick.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a problem.")] = False,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for diagnosis.json and diagnosis.html; made where needed.", metavar="DIR"),
     ] = None,
-    try_them: Annotated[
+    verify: Annotated[
         bool,
         typer.Option(
-            "--verify", help="Train with each remedy and without, three seeds each, and tell what each brings back."
+            "--verify", help="Train with each remedy and without, three seeds each, and report what each regains."
         ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what is wrong with a recipe, a run or a study: evidence, a verdict, and a remedy to paste.
 
-    A recipe is diagnosed before it is run, and nothing is trained: its teacher is asked about some images, in the ways
-    that it may have been meant to be asked, too. With `--verify` the remedies are trained for as long as the recipe is.
+    A recipe is checked before it is run, and nothing is trained: its teacher classifies some images, with the inputs
+    that it may have been trained with, too. With `--verify` the remedies are trained for as long as the recipe is.
 
     Example: `stillroom diagnose recipes/cifar10-resnet56-resnet8.yaml losses.kl.temperature=1`
     """
-    from stillroom.diagnose.writing import diagnosis_of, kind_of, write_diagnosis
+    from stillroom.schema.diagnosis import Diagnosis, kind_of
 
-    kind = kind_of(str(what))
+    kind = kind_of(str(target))
     if overrides and kind != "recipe":
         raise BadInput("override", overrides[0], f"none beside the folder of a {kind}; only a recipe can be changed")
-    if try_them and kind == "study":
-        raise BadInput("--verify", str(what), "a recipe or a run; of a study, one of its runs/…/seed-N")
-    recipe, findings = _found(what, kind, overrides or [], images)
-    named, tried = str(what), None
-    if out is None and try_them:
-        out = _fresh(what)
+    if verify and kind == "study":
+        raise BadInput("--verify", str(target), "a recipe or a run; of a study, one of its runs/…/seed-N")
+    recipe, findings = _findings(target, kind, overrides or [], images)
+    name, verification = str(target), None
+    if out is None and verify:
+        out = _new_folder(target)
     if out is not None and overrides and recipe is not None:
-        # What the commands of the page shall begin from.
-        named = str(_kept(recipe, out))
-    if try_them:
+        # The recipe that the commands of the page begin from.
+        name = str(_write_recipe(recipe, out))
+    if verify:
         assert out is not None
-        tried = _tried(recipe or _recipe_of(what), findings, out)
-    page = write_diagnosis(out, named, findings, tried) if out is not None else None
+        verification = _verification(recipe or _recipe_of(target), findings, out)
+    diagnosis = Diagnosis.of(name, findings, verification)
+    page = _write(diagnosis, out) if out is not None else None
     if as_json:
-        content = diagnosis_of(named, findings, tried)
-        print_json({**content, "report": str(page)} if page is not None else content)
+        print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
     else:
-        _tell(content=diagnosis_of(named, findings, tried), findings=findings, page=page)
-    if strict and any(finding.verdict == "problem" for finding in findings):
+        _print(diagnosis, page)
+    if strict and diagnosis.problems:
         raise typer.Exit(NO)
 
 
-def _found(what: Path, kind: str, overrides: Sequence[str], images: int) -> tuple[Recipe | None, list[Finding]]:
+def _findings(target: Path, kind: str, overrides: Sequence[str], images: int) -> tuple[Recipe | None, list[Finding]]:
     if kind == "study":
         from stillroom.diagnose.study import diagnose_study
 
-        return None, diagnose_study(what)
+        return None, diagnose_study(target)
     if kind == "run":
         from stillroom.diagnose.run import diagnose_run
 
-        return None, diagnose_run(what)
+        return None, diagnose_run(target)
     from stillroom.recipe import load_recipe
 
-    recipe = load_recipe(what, overrides)
-    # Only now: a recipe that cannot be read is told at once.
+    recipe = load_recipe(target, overrides)
+    # Only now: a recipe that cannot be read fails at once.
     from stillroom.cli.terminal import ProgressBar
     from stillroom.diagnose.recipe import diagnose_recipe
 
@@ -108,13 +108,13 @@ def _recipe_of(run: Path) -> Recipe:
     return load_run_recipe(run)
 
 
-def _fresh(what: Path) -> Path:
+def _new_folder(target: Path) -> Path:
     from stillroom.run.records import fresh_folder
 
-    return fresh_folder(Path("runs"), f"diagnosis-{what.stem}")
+    return fresh_folder(Path("runs"), f"diagnosis-{target.stem}")
 
 
-def _kept(recipe: Recipe, out: Path) -> Path:
+def _write_recipe(recipe: Recipe, out: Path) -> Path:
     from stillroom.files import write_text
 
     path = out / "recipe.yaml"
@@ -122,34 +122,39 @@ def _kept(recipe: Recipe, out: Path) -> Path:
     return path
 
 
-def _tried(recipe: Recipe, findings: Sequence[Finding], out: Path) -> dict[str, Any]:
+def _write(diagnosis: Diagnosis, out: Path) -> Path:
+    from stillroom.report.diagnosis.page import write_diagnosis_page
+
+    try:
+        diagnosis.write(out)
+    except OSError as error:
+        raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
+    return write_diagnosis_page(out)
+
+
+def _verification(recipe: Recipe, findings: Sequence[Finding], out: Path) -> Verification:
     from stillroom.cli.live import LiveStudy
     from stillroom.cli.terminal import stderr
-    from stillroom.diagnose.trying import try_remedies
+    from stillroom.diagnose.verify import verify_remedies
 
-    return try_remedies(recipe, findings, out, observer=LiveStudy(stderr))
+    return verify_remedies(recipe, findings, out, observer=LiveStudy(stderr))
 
 
-def _tell(content: Mapping[str, Any], findings: Sequence[Finding], page: Path | None) -> None:
-    """The findings from sick to skipped: a line each with its remedy, healthy ones in one line together."""
-    from stillroom.diagnose.finding import VERDICTS
-
+def _print(diagnosis: Diagnosis, page: Path | None) -> None:
+    """The findings, problems first: a line each with its remedy; those that are ok in one line together."""
     stdout = Console(highlight=False)
+    findings = diagnosis.findings
     width = max((len(finding.check) for finding in findings), default=0)
-    for verdict in VERDICTS[:2]:
-        for finding in (each for each in findings if each.verdict == verdict):
-            stdout.print(
-                f"[{_COLOURS[verdict]}]{verdict:8}[/] {escape(finding.check):{width}}  {escape(finding.summary)}",
-                soft_wrap=True,
-            )
-            if finding.remedy is not None:
-                words = f"{'':8} {'':{width}}  → {finding.remedy.words}"
-                stdout.print(escape(words), soft_wrap=True)
-                for argument in finding.remedy.arguments():
-                    stdout.print(escape(f"{'':8} {'':{width}}    {shlex.quote(argument)}"), soft_wrap=True)
-    healthy = ", ".join(finding.check for finding in findings if finding.verdict == "ok")
-    if healthy:
-        stdout.print(f"[{_COLOURS['ok']}]{'ok':8}[/] {escape(healthy)}", soft_wrap=True)
+    for finding in (each for each in findings if each.needs_attention):
+        verdict = f"[{_COLOURS[finding.verdict]}]{finding.verdict:8}[/]"
+        stdout.print(f"{verdict} {escape(finding.check):{width}}  {escape(finding.summary)}", soft_wrap=True)
+        if finding.remedy is not None:
+            stdout.print(escape(f"{'':8} {'':{width}}  → {finding.remedy.words}"), soft_wrap=True)
+            for argument in finding.remedy.arguments():
+                stdout.print(escape(f"{'':8} {'':{width}}    {shlex.quote(argument)}"), soft_wrap=True)
+    passed = ", ".join(finding.check for finding in findings if finding.verdict == "ok")
+    if passed:
+        stdout.print(f"[{_COLOURS['ok']}]{'ok':8}[/] {escape(passed)}", soft_wrap=True)
     skipped: dict[str, list[str]] = {}
     for finding in findings:
         if finding.verdict == "skipped":
@@ -158,34 +163,33 @@ def _tell(content: Mapping[str, Any], findings: Sequence[Finding], page: Path | 
         stdout.print(
             f"[{_COLOURS['skipped']}]{'skipped':8}[/] {escape(', '.join(checks))}: {escape(why)}", soft_wrap=True
         )
-    if content["tried"] is not None:
-        _tell_tried(stdout, content["tried"])
-    stdout.print(escape(content["headline"]), soft_wrap=True)
+    if diagnosis.verification is not None:
+        _print_verification(stdout, diagnosis.verification)
+    stdout.print(escape(diagnosis.headline), soft_wrap=True)
     if page is not None:
         stdout.print(f"report: {escape(str(page))}", soft_wrap=True)
 
 
-def _tell_tried(stdout: Console, tried: Mapping[str, Any]) -> None:
+def _print_verification(stdout: Console, verification: Verification) -> None:
     from stillroom.cli.terminal import table
 
-    def number(value: float | None, form: str = "{:.2f}") -> str:
-        return form.format(value) if value is not None else "–"
-
     rows = []
-    if tried.get("as_it_is"):
-        rows.append(["as it is", number(tried["as_it_is"]["mean"]), "", "", ""])
-    if tried.get("labels"):
-        rows.append(_row("labels alone", tried["labels"], number))
-    rows += [_row(fix["name"], fix, number) for fix in tried["fixes"]]
+    if verification.unchanged is not None:
+        rows.append(["unchanged", _number(verification.unchanged.mean), "", "", ""])
+    if verification.labels is not None:
+        rows.append(_row("labels alone", verification.labels))
+    rows += [_row(one.name, one) for one in verification.remedies]
     if rows:
-        columns = ["remedy", "mean", "regained", "95% interval", "verdict"]
-        stdout.print(table("remedies, tried", columns, rows))
-    for line in (*tried["conflicts"], *(f"{each['check']}: not tried, {each['why']}" for each in tried["not_tried"])):
+        stdout.print(table("remedies, trained", ["remedy", "mean", "regained", "95% interval", "verdict"], rows))
+    not_verified = (f"{each.check}: not verified, {each.why}" for each in verification.not_verified)
+    for line in (*verification.conflicts, *not_verified):
         stdout.print(escape(line), soft_wrap=True)
 
 
-def _row(name: str, told: Mapping[str, Any], number: Any) -> list[str]:
-    interval = (
-        f"{number(told['low'], '{:+.2f}')} … {number(told['high'], '{:+.2f}')}" if told["low"] is not None else "–"
-    )
-    return [name, number(told["level"]["mean"]), number(told["regained"], "{:+.2f}"), interval, str(told["verdict"])]
+def _row(name: str, one: RemedyComparison) -> list[str]:
+    interval = f"{_number(one.low, '+.2f')} … {_number(one.high, '+.2f')}" if one.low is not None else "–"
+    return [name, _number(one.score.mean), _number(one.regained, "+.2f"), interval, one.verdict]
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return f"{value:{form}}" if value is not None else "–"

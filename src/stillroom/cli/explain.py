@@ -1,7 +1,7 @@
-"""The command that says what distillation changed inside the student.
+"""``stillroom explain``: what distillation changed inside the student.
 
-N_fg and N_bg count visual concepts on subject and background, λ is the subject's share; D_mean and D_std are how far
-the weights had moved when an image had most of them, and how much images differ in it; ρ is the share that stayed.
+N_fg and N_bg count visual concepts on foreground and background, λ is the foreground's share. D_mean and D_std are mean
+and spread, over images, of the weight distance at which an image had most of them. ρ is the share that stayed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, app, print_json
+from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 _SYMBOLS = {"n_fg": "N_fg", "n_bg": "N_bg", "ratio": "λ", "d_mean": "D_mean", "d_std": "D_std", "rho": "ρ"}
 
 
-@app.command()
+@app.command(rich_help_panel=UNDERSTAND)
 def explain(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of finished runs that kept checkpoints, one a seed; or one that holds them as seed-N, as a "
-            "study's method has.",
+            help="Folders of finished runs with checkpoints, one a seed; or one folder of seed-N, as a study's method "
+            "has.",
             metavar="RUN...",
         ),
     ],
@@ -42,12 +42,12 @@ def explain(
         ),
     ] = None,
     tap: Annotated[
-        str | None, typer.Option("--tap", help="Where features are read (`stillroom taps`); left out: the last stage.")
+        str | None, typer.Option("--tap", help="Where features are read (`stillroom taps`); default: the last stage.")
     ] = None,
     images: Annotated[int, typer.Option("--images", help="Test images, evenly spread.")] = 50,
     grid: Annotated[int, typer.Option("--grid", help="Cells along a side; at most the images' side in pixels.")] = 16,
     weight: Annotated[
-        float | None, typer.Option("--weight", help="λ of the search; left out: 6 for ResNets, 7 for others.")
+        float | None, typer.Option("--weight", help="λ of the search; default: 6 for ResNets, 7 for others.")
     ] = None,
     mask: Annotated[
         str,
@@ -58,7 +58,7 @@ def explain(
         ),
     ] = "auto",
     passes: Annotated[
-        int | None, typer.Option("--passes", help="Most network passes an image and checkpoint; left out: 232.")
+        int | None, typer.Option("--passes", help="Most network passes an image and checkpoint; default: 232.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise and of the intervals.")] = 0,
     attribute: Annotated[
@@ -66,18 +66,16 @@ def explain(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a student has learned where, how soon and how steadily, and what distilling changed in that.
+    """Explain what distillation changed in the student: which visual concepts it learned, how early, how steadily.
 
-    At each checkpoint that was kept, noise tells which places of an image the student's last stage has kept and which
-    it has discarded (pixel-wise entropy, Cheng et al. 2020). Places kept well beyond the background's mean are visual
-    concepts; their counts on subject and background, when most were there, and how many stayed, test three hypotheses
-    against the same student learned from labels: supported, refuted or undecided, with 95% intervals over images and
-    seeds.
+    At each checkpoint, noise shows which pixels of an image the student's last stage uses and which it discards
+    (pixel-wise entropy, Cheng et al. 2020). Pixels used well beyond the background's mean are visual concepts. Their
+    counts on foreground and background, when most of them appear, and how many stay, test three hypotheses against the
+    same student trained from labels: supported, refuted or undecided, with 95% intervals over images and seeds.
 
-    Writes the page `explain.html`, `explain.json` and `explain-maps.npz` into the first RUN. Stopped at any instant,
-    the same command goes on.
-    Keep checkpoints while training, and how far the probed layer moves: `stillroom distill …
-    training.checkpoints=[0,1,2,5,10] training.record_weight_distance=[layer3.0.conv1]`.
+    Writes `explain.html`, `explain.json` and `explain-maps.npz` into the first RUN. If it is stopped, the same command
+    continues. It needs checkpoints and the weight distance of the probed layer, recorded while training: `stillroom
+    distill … training.checkpoints=[0,1,2,5,10] training.record_weight_distance=[layer3.0.conv1]`.
 
     Example: `stillroom explain runs/kl --baseline runs/labels`, or of a study, with its seeds:
     `stillroom explain studies/x/runs/all/kl --baseline studies/x/runs/all/labels`
@@ -146,7 +144,7 @@ def _hypotheses(explanation: Explanation) -> Table:
             span = f"{_number(measure.low)} … {_number(measure.high)}"
             rows.append([name, *values, span, measure.verdict or "–"])
     columns = ["", "distilled", "labels", "difference", "95% interval", "verdict"]
-    return table("what distilling changed", columns, rows)
+    return table("what distillation changed", columns, rows)
 
 
 def _number(value: float | None) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, Out, Overrides, RecipeFile, Resume, app, print_json
+from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, app, print_json
 from stillroom.continual.config import PRESET_NAMES
 from stillroom.errors import BadInput
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PresetName = StrEnum("PresetName", {name.upper(): name for name in PRESET_NAMES})  # type: ignore[misc]
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def incremental(
     recipe: RecipeFile,
     overrides: Overrides = None,

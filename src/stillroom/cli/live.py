@@ -1,4 +1,4 @@
-"""What a person sees of a study while it goes on: a table that fills, jobs under way, the time left."""
+"""The display of a running study in the terminal: a table that fills, running jobs, time left."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from stillroom.cli.terminal import stderr
-from stillroom.study.progress import JobState, Progress
-from stillroom.study.schedule import StudyObserver
+from stillroom.study.progress import JobState, StudyObserver, StudyProgress
 
-_REFRESH = 0.5  # seconds between two looks at what the jobs have logged
+_REFRESH = 0.5  # seconds between two updates
 
 
 class LiveStudy(StudyObserver):
@@ -31,12 +30,12 @@ class LiveStudy(StudyObserver):
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or stderr
         self._live: Live | None = None
-        self._looked = 0.0
+        self._refreshed = 0.0
 
-    def started(self, progress: Progress) -> None:
+    def started(self, progress: StudyProgress) -> None:
         """Show an empty table."""
         if self._console.is_terminal:
-            self._live = Live(shown(progress), console=self._console, auto_refresh=False, transient=True)
+            self._live = Live(render_progress(progress), console=self._console, auto_refresh=False, transient=True)
             self._live.start()
 
     def note(self, text: str) -> None:
@@ -47,7 +46,7 @@ class LiveStudy(StudyObserver):
         """Print a line in red above the table."""
         self._console.print(f"[bold red]{escape(text)}[/bold red]", soft_wrap=True)
 
-    def ended(self, state: JobState, progress: Progress) -> None:
+    def ended(self, state: JobState, progress: StudyProgress) -> None:
         """A line for each job where there is no table; failures always."""
         if state.status == "failed":
             self.alarm(f"{state.id}: {state.reason}")
@@ -57,11 +56,11 @@ class LiveStudy(StudyObserver):
             value = f": {progress.measure} {state.value:.4g}" if state.value is not None else ""
             self._console.print(escape(f"[{done}/{len(alike)}] {state.id}{value} ({state.seconds:.0f} s)"))
 
-    def looked(self, progress: Progress) -> None:
+    def refresh(self, progress: StudyProgress) -> None:
         """Bring the table up to date."""
-        if self._live is not None and time.monotonic() - self._looked > _REFRESH:
-            self._live.update(shown(progress), refresh=True)
-            self._looked = time.monotonic()
+        if self._live is not None and time.monotonic() - self._refreshed > _REFRESH:
+            self._live.update(render_progress(progress), refresh=True)
+            self._refreshed = time.monotonic()
 
     def stopped(self) -> None:
         """Take the table away."""
@@ -71,31 +70,31 @@ class LiveStudy(StudyObserver):
 
 
 @contextmanager
-def watching(console: Console, progress: Progress) -> Iterator[Live]:
-    """A live display for somebody who only looks."""
-    with Live(shown(progress), console=console, auto_refresh=False) as live:
+def live_display(console: Console, progress: StudyProgress) -> Iterator[Live]:
+    """A live display for another process than the study's own."""
+    with Live(render_progress(progress), console=console, auto_refresh=False) as live:
         yield live
 
 
-def shown(progress: Progress) -> RenderableType:
-    """The state of a study: who has how many runs done, what is under way, how long it takes still."""
+def render_progress(progress: StudyProgress) -> RenderableType:
+    """The state of a study: finished runs of each method, running jobs, time left."""
     runs = progress.of_kind("run")
-    parts: list[RenderableType] = [Text(f"{progress.name}: {progress.phase or 'beginning'}", style="bold")]
+    parts: list[RenderableType] = [Text(f"{progress.name}: {progress.phase or 'starting'}", style="bold")]
     if runs:
-        parts.append(_standings(progress, runs))
-    under_way = [state for state in progress.jobs.values() if state.status == "running"]
-    if under_way:
-        parts.append(_jobs(under_way))
-    parts.append(_foot(progress))
+        parts.append(_method_table(progress, runs))
+    running = [state for state in progress.jobs.values() if state.status == "running"]
+    if running:
+        parts.append(_job_table(running))
+    parts.append(_footer(progress))
     return Group(*parts)
 
 
-def _standings(progress: Progress, runs: list[JobState]) -> Table:
+def _method_table(progress: StudyProgress, runs: list[JobState]) -> Table:
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("pair")
     table.add_column("method")
     table.add_column("runs done", justify="right")
-    # A mean without its interval invites to read a winner out of it: ranges of what is there, no more.
+    # The range of the finished runs; a mean without an interval would suggest a winner.
     table.add_column(f"{progress.measure} so far", justify="right")
     rows: dict[tuple[str, str], list[JobState]] = {}
     for state in runs:
@@ -107,28 +106,26 @@ def _standings(progress: Progress, runs: list[JobState]) -> Table:
         done = f"{sum(state.status == 'done' for state in states)}/{len(states)}" + (
             f", {failed} failed" if failed else ""
         )
-        told = (
-            "" if not values else f"{min(values):.2f}" if len(values) == 1 else f"{min(values):.2f} … {max(values):.2f}"
-        )
-        table.add_row(escape(pair), escape(method), done, told)
+        ends = sorted({min(values), max(values)}) if values else []
+        table.add_row(escape(pair), escape(method), done, " … ".join(f"{end:.2f}" for end in ends))
     return table
 
 
-def _jobs(states: list[JobState]) -> Table:
+def _job_table(states: list[JobState]) -> Table:
     table = Table(show_header=False, show_edge=False, box=None, pad_edge=False)
     for state in states:
-        again = f"attempt {state.attempts}" if state.attempts > 1 else ""
+        attempt = f"attempt {state.attempts}" if state.attempts > 1 else ""
         bar = ProgressBar(total=1.0, completed=state.share(), width=28)
-        table.add_row(escape(state.id), bar, _clock(time.time() - state.began), again)
+        table.add_row(escape(state.id), bar, _clock(time.time() - state.began), attempt)
     return table
 
 
-def _foot(progress: Progress) -> Text:
+def _footer(progress: StudyProgress) -> Text:
     done = sum(state.status == "done" for state in progress.jobs.values())
     left = progress.seconds_left()
     words = [
         f"{done} of {len(progress.jobs)} jobs done",
-        f"{progress.workers} side by side",
+        f"{progress.workers} at a time",
         f"{_clock(time.time() - progress.began)} so far",
     ]
     waits = any(state.status in ("waiting", "running") for state in progress.jobs.values())

@@ -1,4 +1,4 @@
-"""Commands that make, score and export one run."""
+"""``stillroom distill``, ``train``, ``evaluate`` and ``export``: one run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, Out, Overrides, RecipeFile, Resume, RunArgument, app, print_json
+from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, RunArgument, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class ExportFormat(StrEnum):
-    """What a student is exported to."""
+    """File formats of an exported student."""
 
     SAFETENSORS = "safetensors"
     ONNX = "onnx"
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def distill(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -32,20 +32,20 @@ def distill(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Distil a teacher into a student as a recipe says.
+    """Distil a teacher into a student, as a recipe says.
 
-    Leaves a run folder: the student's weights, every metric, the resolved recipe. Stopped at any instant (even killed),
-    the same command with `--resume` ends with the same bytes as if it had never been stopped.
+    Leaves a run folder: the student's weights, all metrics, the resolved recipe. If the run is stopped, or killed, the
+    same command with `--resume` continues and ends with the same bytes as a run that was never stopped.
 
     Example: `stillroom distill recipes/cifar10-resnet56-resnet8.yaml training.epochs=3 --out runs/first`
     """
-    settled = _recipe(recipe, overrides)
-    if settled.teacher is None:
-        raise BadInput("teacher", None, "a model that teaches; `stillroom train` learns from labels alone")
-    _run(settled, out, resume, as_json, f"{settled.student.name}-from-{settled.teacher.name}")
+    resolved = _load_recipe(recipe, overrides)
+    if resolved.teacher is None:
+        raise BadInput("teacher", None, "a teacher model; `stillroom train` trains from labels alone")
+    _run(resolved, out, resume, as_json, f"{resolved.student.name}-from-{resolved.teacher.name}")
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -53,17 +53,17 @@ def train(
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
-    """Train a model from labels alone: a teacher to be, or the baseline a distilled student must beat.
+    """Train a model from labels alone: a future teacher, or the baseline of a distilled student.
 
-    The recipe's `student` is what learns. Its `teacher`, if any, is only compared with.
+    Trains the recipe's `student`. Its `teacher`, if any, is only compared with.
 
     Example: `stillroom train recipes/digits.yaml --out runs/digits`
     """
-    settled = _recipe(recipe, overrides)
-    _run(settled, out, resume, as_json, settled.student.name, labels_alone=True)
+    resolved = _load_recipe(recipe, overrides)
+    _run(resolved, out, resume, as_json, resolved.student.name, labels_alone=True)
 
 
-def _recipe(path: Path, overrides: list[str] | None) -> Recipe:
+def _load_recipe(path: Path, overrides: list[str] | None) -> Recipe:
     from stillroom.recipe import load_recipe
 
     return load_recipe(path, overrides or [])
@@ -73,8 +73,8 @@ def _run(
     recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
 ) -> None:
     from stillroom.cli.terminal import ProgressBar, summary_table
-    from stillroom.run.execute import execute
     from stillroom.run.records import fresh_folder
+    from stillroom.run.run import execute
     from stillroom.train.device import is_main_process
 
     if resume and out is None:
@@ -92,23 +92,23 @@ def _run(
     stdout.print(f"run: {shown}   look at it: stillroom report {shown}", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def evaluate(
     model: Annotated[str, typer.Option("--model", help="A model of `stillroom list models`, or module:function.")],
     data: Annotated[
         str,
         typer.Option(
             "--data",
-            help="A folder of a known layout (parquet, idx, one folder a class), `digits`, `synthetic` or `shapes`.",
+            help="A folder (parquet, idx, or one folder a class), or `digits`, `synthetic`, `shapes`.",
         ),
     ],
     weights: Annotated[
-        str | None, typer.Option("--weights", help="File of weights: .safetensors, .pt, .pth, .th.")
+        str | None, typer.Option("--weights", help="Weights file: .safetensors, .pt, .pth or .th.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Split to evaluate on.")] = "test",
     option: Annotated[
         list[str] | None,
-        typer.Option("--option", help="A model option, such as width=32; may be repeated.", metavar="KEY=VALUE"),
+        typer.Option("--option", help="Model option, such as width=32; may be repeated.", metavar="KEY=VALUE"),
     ] = None,
     preprocess: Annotated[
         str | None,
@@ -117,7 +117,7 @@ def evaluate(
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score a model's weights on a split, in float32: top-1, top-5, negative log-likelihood, calibration.
+    """Evaluate a model on a split, in float32: top-1, top-5, negative log-likelihood, calibration error.
 
     Example: `stillroom evaluate --model resnet56 --weights W.th --data cifar10 --split test`
     """
@@ -126,24 +126,24 @@ def evaluate(
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import parse_preprocess
     from stillroom.models.registry import brings_weights
-    from stillroom.run.components import evaluate_model
+    from stillroom.run.export import evaluate_model
 
     if device not in ("auto", "cpu", "cuda"):
-        raise BadInput("--device", device, "auto, cpu or cuda")
+        raise BadInput.unknown("--device", device, ("auto", "cpu", "cuda"))
     if not model:
         raise BadInput("--model", model, "a model's name")
-    settled = ModelConfig(
+    config = ModelConfig(
         name=model,
         weights=weights,
         options=_options(option or []),
         preprocess=parse_preprocess(preprocess) if preprocess is not None else None,
     )
     if weights is None and not brings_weights(model):
-        raise BadInput("--weights", None, "a file of weights: random ones have nothing to score")
+        raise BadInput("--weights", None, "a weights file; there is nothing to measure in random weights")
     images = load_split(parse_data_argument(data), split)
     observer = ProgressBar()
     try:
-        result = evaluate_model(settled, images, device=device, observer=observer)
+        result = evaluate_model(config, images, device=device, observer=observer)
     finally:
         observer.run_ended()
     if as_json:
@@ -167,29 +167,30 @@ def _options(pairs: list[str]) -> dict[str, Any]:
     return options
 
 
-@app.command()
+@app.command(rich_help_panel=TRAIN)
 def export(
     run: RunArgument,
     form: Annotated[ExportFormat, typer.Option("--format", help="What to write.")] = ExportFormat.SAFETENSORS,
     out: Annotated[
-        Path | None, typer.Option("--out", help="File to write; left out: RUN/export/….", metavar="FILE")
+        Path | None, typer.Option("--out", help="File to write; default: in RUN/export/.", metavar="FILE")
     ] = None,
     pixels: Annotated[
-        bool, typer.Option("--pixels", help="ONNX that takes uint8 images and does the preprocess itself.")
+        bool,
+        typer.Option("--pixels", help="With ONNX: the model takes uint8 images and preprocesses them."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a run's student for use elsewhere; ONNX is read back in onnxruntime and compared number by number.
+    """Export a run's student as safetensors or ONNX; ONNX output is checked against PyTorch.
 
     Example: `stillroom export runs/first --format onnx --pixels`
     """
-    from stillroom.run.exporting import export_run
+    from stillroom.run.export import export_run
 
-    told = export_run(run, form.value, out, pixels=pixels)
+    exported = export_run(run, form.value, out, pixels=pixels)
     if as_json:
-        print_json(told)
+        print_json(exported)
         return
-    print(told["path"])
-    if "max_abs_error" in told:
-        relative = f"{told['max_rel_error']:.1e} of the largest logit, allowed {told['tolerance']:.0e}"
-        print(f"read back in onnxruntime: largest difference to PyTorch {told['max_abs_error']:.1e} ({relative})")
+    print(exported["path"])
+    if "max_abs_error" in exported:
+        relative = f"{exported['max_rel_error']:.1e} of the largest logit, allowed {exported['tolerance']:.0e}"
+        print(f"onnxruntime against PyTorch: largest difference {exported['max_abs_error']:.1e} ({relative})")

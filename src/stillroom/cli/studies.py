@@ -1,43 +1,43 @@
-"""Commands about studies: many runs, one question."""
+"""``stillroom compare``, ``watch`` and ``dissect``: studies of many runs."""
 
 from __future__ import annotations
 
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import AsJson, app, print_json
+from stillroom.cli.app import COMPARE, AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
-    from stillroom.study.compare import Compared
+    from rich.table import Table
+
+    from stillroom.study.compare import StudyOutcome
 
 NO = 1
 
 
 class EngineName(StrEnum):
-    """Who does the jobs."""
+    """Where the jobs of a study run."""
 
     LOCAL = "local"
     RAY = "ray"
 
 
-StudyOut = Annotated[
-    Path, typer.Option("--out", help="Folder of the study; one that was stopped goes on.", metavar="DIR")
-]
+StudyOut = Annotated[Path, typer.Option("--out", help="Folder of the study; a stopped study continues.", metavar="DIR")]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", min=1, help="Runs side by side; left out: as many as their threads leave cores for."),
+    typer.Option("--workers", min=1, help="Runs at a time; default: as many as the cores allow."),
 ]
-OnEngine = Annotated[EngineName, typer.Option("--engine", help="Processes of this machine, or a Ray cluster.")]
+OnEngine = Annotated[EngineName, typer.Option("--engine", help="Processes on this machine, or a Ray cluster.")]
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def compare(
     study: Annotated[Path, typer.Argument(help="Study file (YAML).", metavar="STUDY.yaml")],
     out: StudyOut,
@@ -53,16 +53,16 @@ def compare(
         str | None,
         typer.Option(
             "--address",
-            help="Address of the Ray cluster, such as 10.0.0.1:6379; left out: $RAY_ADDRESS, or one of our own.",
+            help="Address of the Ray cluster, such as 10.0.0.1:6379; default: $RAY_ADDRESS, or a new local one.",
         ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare ways to make a student: methods × pairs × seeds, equal budgets, intervals, a report.
+    """Compare training methods: methods × model pairs × seeds under one budget, with intervals and a report.
 
-    Every run of a seed has the same initial weights, order of images, augmentation, budget and threads as the others;
-    the table checks that by hashes and says what differs (exit code 1). Stopped at any instant, the same command goes
-    on. `stillroom watch DIR` looks on from another terminal.
+    All runs of a seed have the same initial weights, order of images, augmentation, budget and threads; hashes prove
+    it, and a difference is reported (exit code 1). If the study is stopped, the same command continues it. `stillroom
+    watch DIR` shows its progress in another terminal.
 
     Example: `stillroom compare recipes/studies/digits.yaml --out studies/digits`
     """
@@ -71,12 +71,12 @@ def compare(
     from stillroom.report.study.page import write_run_pages, write_study_report
     from stillroom.study.compare import compare as run_study
     from stillroom.study.config import load_study
-    from stillroom.study.engine.choosing import engine_maker
+    from stillroom.study.engine import engine_maker
 
     if address is not None and engine is not EngineName.RAY:
-        raise BadInput("--address", address, "--engine ray beside it")
-    settled = load_study(study, overrides or [])
-    found = run_study(settled, out, engine_maker(engine.value, workers, address), LiveStudy(stderr))
+        raise BadInput("--address", address, "--engine ray with it")
+    resolved = load_study(study, overrides or [])
+    found = run_study(resolved, out, engine_maker(engine.value, workers, address), LiveStudy(stderr))
     write_run_pages(out)
     page = write_study_report(out)
     if as_json:
@@ -84,20 +84,20 @@ def compare(
             {"study": str(out), "report": str(page), "sound": found.sound, "seconds": found.seconds, **found.results}
         )
     else:
-        _tell(found, page)
+        _print_results(found, page)
     if not found.sound:
         raise typer.Exit(NO)
 
 
-def _tell(found: Compared, page: Path) -> None:
+def _print_results(found: StudyOutcome, page: Path) -> None:
     from stillroom.cli.terminal import table
-    from stillroom.study.tables import told_table
+    from stillroom.study.tables import terminal_table
 
     stdout = Console(highlight=False)
-    header, *rows = told_table(found.results)
+    header, *rows = terminal_table(found.results)
     stdout.print(table(found.results["name"], header, rows, right_from=2))
     for finding in found.results["inequalities"]:
-        stdout.print(f"[bold red]unequal: {escape(finding['told'])}[/bold red]", soft_wrap=True)
+        stdout.print(f"[bold red]unequal: {escape(finding['text'])}[/bold red]", soft_wrap=True)
     for gap in found.results["missing"]:
         where = f"{gap['method']} on {gap['pair']}, seed {gap['seed']}"
         stdout.print(f"[bold red]missing: {escape(where)}: {escape(gap['reason'])}[/bold red]", soft_wrap=True)
@@ -106,20 +106,20 @@ def _tell(found: Compared, page: Path) -> None:
     stdout.print(f"{found.seconds:.0f} s   report: {escape(str(page))}", soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=COMPARE)
 def watch(
-    study: Annotated[Path, typer.Argument(help="Folder of a study that goes on.", metavar="DIR")],
-    once: Annotated[bool, typer.Option("--once", help="Show how far it is, and stop.")] = False,
+    study: Annotated[Path, typer.Argument(help="Folder of a running study.", metavar="DIR")],
+    once: Annotated[bool, typer.Option("--once", help="Show the progress once.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Watch a study from another terminal; it is not touched.
+    """Show the progress of a running study, from another terminal.
 
     Example: `stillroom watch studies/digits`
     """
     from dataclasses import asdict
 
-    from stillroom.cli.live import shown, watching
-    from stillroom.study.folder import StudyFolder
+    from stillroom.cli.live import live_display, render_progress
+    from stillroom.study.plan import StudyFolder
     from stillroom.study.progress import read_progress
 
     path = StudyFolder(study).progress
@@ -129,12 +129,92 @@ def watch(
         return
     stdout = Console(highlight=False)
     if once or not progress.alive or not stdout.is_terminal:
-        stdout.print(shown(progress))
+        stdout.print(render_progress(progress))
     else:
-        with watching(stdout, progress) as live:
+        with live_display(stdout, progress) as live:
             while progress.alive:
                 time.sleep(1.0)
                 progress = read_progress(path)
-                live.update(shown(progress), refresh=True)
+                live.update(render_progress(progress), refresh=True)
     if not progress.alive and not progress.complete:
-        stdout.print("nobody works on this study now: the same `stillroom compare` goes on with it")
+        stdout.print("the study is not running; the same `stillroom compare` continues it")
+
+
+@app.command(rich_help_panel=COMPARE)
+def dissect(
+    recipe: Annotated[Path, typer.Argument(help="Recipe of a distillation by kl (YAML).", metavar="RECIPE.yaml")],
+    out: StudyOut,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes to the recipe, such as `training.epochs=3`.", metavar="KEY.PATH=VALUE"),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="Seeds of each level, such as 0,1,2.", metavar="LIST")
+    ] = "0,1,2",
+    trials: Annotated[
+        int,
+        typer.Option("--trials", min=0, help="Tuning trials of each level, at half length; 0: no tuning."),
+    ] = 3,
+    workers: Workers = None,
+    engine: OnEngine = EngineName.LOCAL,
+    as_json: AsJson = False,
+) -> None:
+    """Ablate the teacher's output: how much accuracy does each level of its knowledge bring?
+
+    Trains the student from labels alone and from each level of the teacher's output (uniform, class_similarity,
+    true_class, true_class_similarity, top_k, full), with equal budgets, trials and paired seeds. The gain of the full
+    output is reported as a sum of universe, domain, instance, their interaction and a rest, with intervals.
+
+    Example: `stillroom dissect recipes/digits.yaml --out studies/dissected`
+    """
+    from stillroom.cli.live import LiveStudy
+    from stillroom.cli.terminal import stderr
+    from stillroom.data.sources import load
+    from stillroom.recipe import load_recipe
+    from stillroom.report.study.page import write_run_pages, write_study_report
+    from stillroom.study.compare import compare as run_study
+    from stillroom.study.dissect import dissecting, write_dissection
+    from stillroom.study.engine import engine_maker
+    from stillroom.study.plan import StudyFolder
+
+    resolved = load_recipe(recipe, overrides or [])
+    classes = load(resolved.data).train.num_classes
+    study = dissecting(resolved, classes=classes, seeds=_parse_seeds(seeds), trials=trials)
+    found = run_study(study, out, engine_maker(engine.value, workers, None), LiveStudy(stderr))
+    dissection = write_dissection(StudyFolder(out), found.results)
+    write_run_pages(out)
+    page = write_study_report(out)
+    if as_json:
+        print_json({"study": str(out), "report": str(page), **dissection})
+    else:
+        stdout = Console(highlight=False)
+        for pair in dissection["pairs"]:
+            stdout.print(_dissection_table(pair))
+            stdout.print(escape(pair["text"]), soft_wrap=True)
+        for finding in found.results["inequalities"]:
+            stdout.print(f"[bold red]unequal: {escape(finding['text'])}[/bold red]", soft_wrap=True)
+        stdout.print(f"{found.seconds:.0f} s   report: {escape(str(page))}", soft_wrap=True)
+    if not found.sound:
+        raise typer.Exit(NO)
+
+
+def _parse_seeds(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise BadInput("--seeds", text, "whole numbers of 0 or more, such as 0,1,2")
+    return [int(word) for word in words]
+
+
+def _dissection_table(pair: dict[str, Any]) -> Table:
+    from stillroom.cli.terminal import table
+
+    def row(part: dict[str, Any]) -> list[str]:
+        share = part.get("share")
+        spread = "–" if part["low"] is None else f"{part['low']:+.2f} … {part['high']:+.2f}"
+        mean = "–" if part["mean"] is None else f"{part['mean']:+.2f}"
+        return [part["name"], part["note"], mean, spread, "" if share is None else f"{share:.0%}"]
+
+    rows = [row(part) for part in (*pair["parts"], pair["total"])]
+    return table(
+        "gain from each part of the teacher's output", ["part", "meaning", "points", "95%", "share"], rows, right_from=2
+    )

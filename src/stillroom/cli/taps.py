@@ -1,4 +1,4 @@
-"""The command that shows where a model's features can be read, and which of two models' places are opposite."""
+"""``stillroom taps``: where a model's features can be read, and how a teacher's and a student's correspond."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from stillroom.cli.app import AsJson, app, print_json
+from stillroom.cli.app import START, AsJson, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
     from stillroom.models.taps import Tap
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def taps(
     models: Annotated[
         list[str],
@@ -27,18 +27,18 @@ def taps(
     data: Annotated[
         str | None,
         typer.Option(
-            "--data", help="Data that the models are for: a folder, `digits`, `synthetic`, `shapes`; it sets the rest."
+            "--data", help="Data set, which sets the other options: a folder, `digits`, `synthetic` or `shapes`."
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images, in pixels; else 32.")] = None,
-    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes; else 10.")] = None,
-    channels: Annotated[int | None, typer.Option("--channels", min=1, help="Channels of the images; else 3.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images in pixels; default 32.")] = None,
+    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes; default 10.")] = None,
+    channels: Annotated[int | None, typer.Option("--channels", min=1, help="Image channels; default 3.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show where a model's features can be read and given to a loss, and how a teacher's and a student's pair.
+    """List a model's taps: the places whose features a loss can read; for two models, which taps correspond.
 
-    A tap is named by the module whose output it is (`layer2`), or by `features`, what the layer that makes the logits
-    is given. `layer2:pre` is what its last activation is given. Depth: the share of multiply-adds done by then.
+    A tap has the name of the module whose output it is (`layer2`); `features` is the input of the logit layer,
+    `layer2:pre` the input of the last activation in `layer2`. Depth: the share of multiply-adds done by then.
 
     Example: `stillroom taps resnet56 resnet8`
     """
@@ -48,17 +48,17 @@ def taps(
     if len(models) > 2:
         raise BadInput("taps", models, "one model, or a teacher and a student")
     sizes = _sizes(data, size, classes, channels)
-    found = [_found(name, **sizes) for name in models]
+    found = [_find(name, **sizes) for name in models]
     pairs = pair_taps(found[0], found[1]) if len(found) == 2 else []
     if as_json:
-        told: dict[str, Any] = {
+        content: dict[str, Any] = {
             "models": [
                 {"name": name, "taps": [_row(tap) for tap in each]} for name, each in zip(models, found, strict=True)
             ]
         }
         if len(found) == 2:
-            told["pairs"] = [{"teacher": teacher.name, "student": student.name} for teacher, student in pairs]
-        print_json(told)
+            content["pairs"] = [{"teacher": teacher.name, "student": student.name} for teacher, student in pairs]
+        print_json(content)
         return
     stdout = Console(highlight=False)
     columns = ["tap", "kind", "shape", "stage", "depth"]
@@ -82,7 +82,7 @@ def _sizes(data: str | None, size: int | None, classes: int | None, channels: in
     return {"size": side, "classes": classes or images.num_classes, "channels": channels or images.channels}
 
 
-def _found(name: str, *, size: int, classes: int, channels: int) -> tuple[Tap, ...]:
+def _find(name: str, *, size: int, classes: int, channels: int) -> tuple[Tap, ...]:
     import torch
 
     from stillroom.errors import format_error

@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: a progress bar with the time left, tables. All but results on standard error."""
+"""Terminal output: the progress bar of a run, and tables. Everything but results goes to standard error."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from stillroom.runtime import Observer
+from stillroom.observer import Observer
 
 stderr = Console(stderr=True, highlight=False)
 
-# What of a line is worth a glance while a run goes, and how it is written.
+# The figures shown next to the bar, and their format.
 _GLANCE = {"loss": "loss {:.3f}", "top1": "top-1 {:.2f}%", "agreement": "agrees {:.1f}%"}
 
 
 class ProgressBar(Observer):
-    """Shows one run: steps, time left, the last loss and accuracy; a line an evaluation where it is no terminal."""
+    """Shows one run: steps, time left, last loss and accuracy; without a terminal, a line for each evaluation."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or stderr
@@ -69,7 +69,7 @@ class ProgressBar(Observer):
         self._console.print(escape(text))
 
     def run_ended(self) -> None:
-        """Take the bar away, leaving its last state."""
+        """Stop the bar, leaving its last state."""
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = self._phase = None
@@ -92,7 +92,7 @@ class ProgressBar(Observer):
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], right_from: int = 1) -> Table:
-    """A table whose text is shown as it is; columns from ``right_from`` on are aligned to the right."""
+    """A table of plain text; columns from ``right_from`` on are aligned to the right."""
     shown = Table(title=escape(title), title_justify="left", title_style="bold")
     for position, column in enumerate(columns):
         shown.add_column(escape(column), justify="right" if position >= right_from else "left", overflow="fold")
@@ -102,8 +102,8 @@ def table(title: str, columns: list[str], rows: list[list[str]], right_from: int
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
-    """A run's result beside its teacher's."""
-    teacher = summary.get("teacher") or {}
+    """A run's results next to its teacher's."""
+    teacher = summary["teachers"].get("teacher", {})
     rows = [
         ["top-1", *_pair(summary, teacher, "top1", "{:.2f}%")],
         ["top-5", *_pair(summary, teacher, "top5", "{:.2f}%")],

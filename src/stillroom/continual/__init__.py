@@ -1,1 +1,1 @@
-"""Classes that come task by task: what a task is made of, what is remembered of those before, how it is told."""
+"""Class-incremental learning: tasks, exemplars, the growing head, the sequence of runs, metrics and summary."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 
 
 def chain_hashes(hashes: Sequence[str]) -> str:
@@ -37,4 +37,4 @@ def budget_hash(
         "data": data,
         "reported": "last",
     }
-    return digest(canonical(content if tasks is None else {**content, "tasks": tasks}))
+    return digest(canonical_json(content if tasks is None else {**content, "tasks": tasks}))

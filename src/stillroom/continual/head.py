@@ -11,9 +11,9 @@ from stillroom.continual.exemplars import Rows
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.run.components import build_model
-from stillroom.run.exporting import SummaryFacts
+from stillroom.run.export import SummaryFacts
 
 State = Mapping[str, Tensor]
 
@@ -41,9 +41,9 @@ def student_for_task(
         BadInput: the number of classes changes more of the model than its logit layer.
     """
     if before is None:
-        with seeded(seed, "student-init"):
+        with seed_rng(seed, "student-init"):
             return build_for_classes(config, data, classes)
-    with seeded(seed, "student-init", task):
+    with seed_rng(seed, "student-init", task):
         model = build_for_classes(config.model_copy(update={"weights": None}), data, classes)
     model.load_state_dict(grow_head(before, model.state_dict(), field=config.name))
     return model

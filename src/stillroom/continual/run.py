@@ -39,12 +39,11 @@ from stillroom.errors import BadInput, shorten
 from stillroom.files import write_json, write_text
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import load_weights, read_state, save_weights
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
-from stillroom.run.execute import execute
-from stillroom.run.one import Finished, Prepared
-from stillroom.run.outcome import write_predictions
+from stillroom.run.artifacts import write_predictions
 from stillroom.run.records import check_free, check_same_recipe, environment, read_json
-from stillroom.runtime import Observer
+from stillroom.run.run import Finished, Prepared, execute
 from stillroom.schema.base import json_line, parse, write
 from stillroom.schema.continual import EXEMPLARS_FILE, INCREMENTAL_FILE, ExemplarRows, IncrementalRecord
 from stillroom.train.device import exact_float32, launched, threads
@@ -317,7 +316,7 @@ def _write_results(sequence: TaskSequence, out: Path, done: list[TaskResult], re
     model = sequence.empty_student(tasks.count)
     model.load_state_dict(reorder_head(before, last, sequence.order.positions))
     save_weights(model, out / "student.safetensors")
-    write_predictions(out, tasks.data.test, scores_in_data_order(done[-1].scores, tasks), None)
+    write_predictions(out, tasks.data.test, scores_in_data_order(done[-1].scores, tasks), {})
     write_text(out / "timing.jsonl", merge_timing(folders))
     write_json(out / "environment.json", environment(sequence.device))
     summary = build_summary(sequence.recipe, tasks, done, record, title=sequence.title, taught=sequence.has_teacher)

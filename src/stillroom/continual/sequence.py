@@ -15,10 +15,10 @@ from stillroom.errors import BadInput
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import resolve_preprocess
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
-from stillroom.run.execute import prepare
+from stillroom.run.run import prepare
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import resolve_device, resolve_precision
 
@@ -108,13 +108,13 @@ class TaskSequence:
         """
         seen, seed = self.order.seen, self.recipe.seed
         student = student_for_task(self.recipe.student, data.train, seen(task), seed, before, task)
-        with seeded(seed, "connector-init"):
+        with seed_rng(seed, "connector-init"):
             losses = build_losses(self.task_recipe(task).losses)
         if before is None or not self.has_teacher:
             return RunComponents(data, student, losses)
         teacher = self.empty_student(task - 1)
         teacher.load_state_dict(dict(before))
-        return RunComponents(data, student, losses, teacher, seen(task - 1))
+        return RunComponents(data, student, losses, {"teacher": teacher}, seen(task - 1))
 
     def task_steps(self, task: int) -> tuple[int, int]:
         """A task's optimizer steps, and those of an epoch; the number of exemplars is known before they are chosen."""

@@ -25,7 +25,6 @@ from stillroom.continual.tasks import TaskData
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.recipe import Recipe
-from stillroom.run.one import SCHEMA
 from stillroom.schema.base import read_json, write
 from stillroom.schema.continual import (
     INCREMENTAL_FILE,
@@ -179,7 +178,7 @@ def build_summary(
         memory=max(task.memory.exemplars for task in record.tasks),
     )
     return {
-        "schema": SCHEMA,
+        "schema": 1,
         "name": title,
         "recipe_hash": recipe.hash(),
         "seed": recipe.seed,
@@ -187,7 +186,7 @@ def build_summary(
         "epochs": round(sum(each.summary["epochs"] for each in done), 6),
         **done[-1].figures,
         **{key: last[key] for key in ("model", "parameters", "multiply_adds", "bytes")},
-        "teacher": None,
+        "teachers": {},
         "taught": taught,
         "data": {
             "name": train.name,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
+from stillroom.data.reading import path_error
 from stillroom.errors import BadInput
 
 _GREY_8 = ("L", "1")
@@ -127,7 +129,7 @@ def middle_square(image: Image.Image, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def decode_error(field: str, value: str, what: str, error: Exception) -> BadInput:
+def decode_error(path: Path, what: str, error: Exception) -> BadInput:
     """The error of ``what``, such as ``a picture in row 3``, that cannot be decoded, with the reason in one line."""
     if "cannot identify" in str(error):  # Pillow's message for an unknown format is the address of a buffer
         reason = "of no known format"
@@ -135,7 +137,7 @@ def decode_error(field: str, value: str, what: str, error: Exception) -> BadInpu
         reason = error.strerror
     else:
         reason = re.sub(r"\s+", " ", str(error)) or type(error).__name__
-    return BadInput(field, value, f"{what} that can be decoded ({reason})")
+    return path_error(path, f"{what} that can be decoded ({reason})")
 
 
 def _check_size(width: int, height: int) -> None:

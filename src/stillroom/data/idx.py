@@ -14,8 +14,7 @@ import numpy.typing as npt
 import torch
 
 from stillroom.data.images import ImageSet, number_classes
-from stillroom.data.reading import data_name, list_folder, read_error, require_memory, split_error
-from stillroom.errors import BadInput
+from stillroom.data.reading import data_name, list_folder, path_error, read_error, require_memory, split_error
 
 _NAME = re.compile(r"(?P<split>.+)-(?P<kind>images[-.]idx3|labels[-.]idx1)-ubyte(\.gz)?")
 # The magic number: two zero bytes, 8 for unsigned bytes, the number of dimensions.
@@ -56,11 +55,9 @@ def read_idx(folder: Path, split: str, field: str = "split") -> ImageSet:
     images = _read(_file(folder, split, "images", found), 3)
     labels = _read(_file(folder, split, "labels", found), 1)
     if len(images) != len(labels):
-        raise BadInput(
-            "data.path", str(folder), f"as many labels as images, but {split!r} has {len(labels)} and {len(images)}"
-        )
+        raise path_error(folder, f"as many labels as images, but {split!r} has {len(labels)} and {len(images)}")
     if not images.size:
-        raise BadInput("data.path", str(found[split]["images"]), f"at least 1 image, but it is {list(images.shape)}")
+        raise path_error(found[split]["images"], f"at least 1 image, but it is {list(images.shape)}")
     targets = torch.from_numpy(labels.astype(np.int64))
     return ImageSet(torch.from_numpy(images)[:, None], targets, number_classes(targets), data_name(folder))
 
@@ -78,7 +75,7 @@ def idx_class_names(folder: Path, split: str) -> tuple[str, ...]:
 def _file(folder: Path, split: str, kind: str, found: dict[str, dict[str, Path]]) -> Path:
     if kind not in found[split]:
         there = next(iter(found[split].values())).name
-        raise BadInput("data.path", str(folder), f"the {kind} of split {split!r} beside {there}")
+        raise path_error(folder, f"the {kind} of split {split!r} beside {there}")
     return found[split][kind]
 
 
@@ -97,9 +94,9 @@ def _parse(stream: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int) -> np
     magic = int.from_bytes(header[:4], "big")
     if len(header) < 4 or magic != _MAGIC[dimensions]:
         expected = f"an idx file of {_WHAT[dimensions]} (magic number {_MAGIC[dimensions]})"
-        raise BadInput("data.path", str(path), f"{expected}, but it begins with {magic}")
+        raise path_error(path, f"{expected}, but it begins with {magic}")
     if len(header) < 4 + 4 * dimensions:
-        raise BadInput("data.path", str(path), "a whole idx header, but the file ends within it")
+        raise path_error(path, "a whole idx header, but the file ends within it")
     shape = [int.from_bytes(header[start : start + 4], "big") for start in range(4, len(header), 4)]
     size = math.prod(shape)
     require_memory(size, "data.path", str(path))
@@ -112,5 +109,5 @@ def _parse(stream: IO[bytes] | gzip.GzipFile, path: Path, dimensions: int) -> np
         content += chunk
     if len(content) != size:
         found = f"only {len(content)}" if len(content) < size else "more"
-        raise BadInput("data.path", str(path), f"{size} bytes, as its header says {shape}, but found {found}")
+        raise path_error(path, f"{size} bytes, as its header says {shape}, but found {found}")
     return np.frombuffer(content, dtype=np.uint8).reshape(shape)

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from stillroom.data.decoding import decode_error, decode_photo, header
-from stillroom.data.images import ImageSet, Rows, balanced_rows, fill
+from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
     data_name,
     list_folder,
     map_in_order,
     num_cores,
+    path_error,
     read_error,
     require_memory,
     split_error,
@@ -41,7 +42,7 @@ _AUTO_IN_MEMORY = 4 * 10**9  # bytes of pixels
 _JOB = 64  # files that a thread reads in one go
 
 
-class ImageFiles:
+class ImageFiles(LazyImages):
     """Image files in place of a uint8 tensor [N, C, H, W]: a slice or an index reads those files alone.
 
     Args:
@@ -60,9 +61,6 @@ class ImageFiles:
     (torch.Size([1, 3, 4, 6]), torch.Size([1, 3, 4, 6]), tensor([7, 8, 9], dtype=torch.uint8))
     """
 
-    dtype = torch.uint8
-    ndim = 4
-
     def __init__(
         self,
         root: Path,
@@ -77,19 +75,10 @@ class ImageFiles:
         self._names = names
         self._side = side
 
-    def __len__(self) -> int:
-        return len(self._names)
-
     def __repr__(self) -> str:
         return f"ImageFiles({str(self._root)!r}: {len(self)} files of {'×'.join(map(str, self.shape[1:]))})"
 
     def __getitem__(self, rows: Rows | int) -> Tensor:
-        """Read some of the files: uint8 [n, C, H, W], or [C, H, W] for one whole number.
-
-        Raises:
-            BadInput: a file cannot be read or decoded, its size is not that of the others, or memory is too small.
-            IndexError: there is no such row.
-        """
         wanted = np.arange(len(self))[rows.cpu().numpy() if isinstance(rows, Tensor) else rows]
         if wanted.ndim == 0:
             return torch.from_numpy(self.read(int(wanted)).copy())
@@ -97,34 +86,27 @@ class ImageFiles:
             raise IndexError(f"rows: got {wanted.ndim} dimensions; expected 1")
         require_memory(len(wanted) * self.shape[1:].numel(), "data.path", str(self._root))
         batch = torch.empty(len(wanted), *self.shape[1:], dtype=torch.uint8)
-        job = partial(fill, batch.numpy(), self, wanted)
+        job = partial(self.fill, batch.numpy(), wanted)
         for _ in map_in_order(job, split_range(len(wanted), _JOB, self.workers), self.workers):
             pass
         return batch
 
     def read(self, row: int) -> npt.NDArray[np.uint8]:
-        """One image, uint8 [C, H, W].
-
-        Raises:
-            BadInput: its file cannot be read or decoded, or its size or colours are not those of the others.
-        """
         path = self._root / self._names[row]
         try:
             image = decode_photo(path.read_bytes(), self._side, FORMATS)
         except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-            raise decode_error("data.path", str(path), "a picture", error) from None
+            raise decode_error(path, "a picture", error) from None
         channels, height, width = self.shape[1:]
         if image.shape[1:] != (height, width) or image.shape[0] > channels:
             got, expected = ("×".join(map(str, shape)) for shape in (image.shape, self.shape[1:]))
-            raise BadInput(
-                "data.path",
-                str(path),
+            raise path_error(
+                path,
                 f"an image of {expected} (channels × height × width) as when the data were opened, but it is {got} now",
             )
         return image if image.shape[0] == channels else np.broadcast_to(image, (channels, height, width))
 
     def select(self, rows: npt.NDArray[np.int64]) -> Self:
-        """The files of these rows alone; nothing is read."""
         names = [self._names[row] for row in rows]
         channels, height, width = self.shape[1:]
         return type(self)(self._root, names, (channels, height, width), self._side, self.workers)
@@ -161,7 +143,7 @@ def read_header(path: Path) -> tuple[bool, int, int]:
     try:
         return header(path, FORMATS)
     except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-        raise decode_error("data.path", str(path), "a picture", error) from None
+        raise decode_error(path, "a picture", error) from None
 
 
 @dataclass(frozen=True)
@@ -216,7 +198,7 @@ def read_tree(root: Path, *, each_class: bool) -> ImageTree:
     classes = tuple(sorted(path.name for path in _folders(root)))
     if len(classes) < 2:
         found = ", ".join(path.name for path in list_folder(root)[:5]) or "nothing"
-        raise BadInput("data.path", str(root), f"at least 2 class folders, each with its image files; it holds {found}")
+        raise path_error(root, f"at least 2 class folders, each with its image files; it holds {found}")
     names: list[str] = []
     counts = []
     for name in classes:
@@ -231,7 +213,7 @@ def read_tree(root: Path, *, each_class: bool) -> ImageTree:
 
 
 def _no_files(folder: Path) -> BadInput:
-    return BadInput("data.path", str(folder), f"at least 1 image file ({', '.join(SUFFIXES)}), but there is none")
+    return path_error(folder, f"at least 1 image file ({', '.join(SUFFIXES)}), but there is none")
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -339,9 +321,8 @@ def _read_headers(root: Path, names: list[str], image_size: int | None, workers:
             all_grey = all_grey and grey
             first = first or (height, width)
             if image_size is None and (height, width) != first:
-                raise BadInput(
-                    "data.path",
-                    str(root),
+                raise path_error(
+                    root,
                     "images of one size (height × width), but "
                     f"{names[0]} is {first[0]}×{first[1]} and {names[row]} is {height}×{width}; "
                     "set data.image_size to bring all to one",

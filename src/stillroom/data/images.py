@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.randomness import permutation
 
 
@@ -50,62 +51,58 @@ class Truth:
         return replace(self, margin=self.margin[torch.from_numpy(rows)])
 
 
+MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class number
 Rows = slice | Tensor | npt.NDArray[np.int64]
 
 _HASH_CHUNK = 4096  # images at a time
 
 
-class LazyImages(Protocol):
+class LazyImages(ABC):
     """Takes the place of a uint8 tensor [N, C, H, W] without holding its pixels in memory.
 
     The same row gives the same pixels each time, on any thread.
+
+    Attributes:
+        shape: N, C, H, W.
+        dtype: of the images.
+        ndim: number of dimensions.
+        workers: default number of threads that read.
     """
 
-    @property
-    def shape(self) -> torch.Size:
-        """N, C, H, W."""
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Always uint8."""
-        ...
-
-    @property
-    def ndim(self) -> int:
-        """Always 4."""
-        ...
-
-    @property
-    def workers(self) -> int:
-        """Default number of threads that read."""
-        ...
+    shape: torch.Size
+    dtype = torch.uint8
+    ndim = 4
+    workers = 1
 
     def __len__(self) -> int:
-        """N."""
-        ...
+        return self.shape[0]
 
-    def __getitem__(self, rows: Rows) -> Tensor:
-        """Some of the images, uint8 [n, C, H, W] on the CPU; rows as a tensor takes them."""
-        ...
+    @abstractmethod
+    def __getitem__(self, rows: Rows | int) -> Tensor:
+        """Some of the images, uint8 [n, C, H, W] on the CPU, or [C, H, W] for one whole number."""
 
+    @abstractmethod
     def read(self, row: int) -> npt.NDArray[np.uint8]:
         """One image, uint8 [C, H, W]; called by several threads at once."""
-        ...
 
+    @abstractmethod
     def select(self, rows: npt.NDArray[np.int64]) -> Self:
         """The images of these rows alone; nothing is read."""
-        ...
 
+    @abstractmethod
     def content_hash(self) -> bytes:
         """SHA-256 of everything that the pixels come from: equal only for equal images."""
-        ...
+
+    def fill(self, batch: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], positions: range) -> None:
+        """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
+        for position in positions:
+            batch[position] = self.read(int(rows[position]))
 
 
 Images = Tensor | LazyImages
 
 
-class Subset:
+class Subset(LazyImages):
     """Some rows of images in memory, without a copy of them.
 
     Args:
@@ -117,8 +114,6 @@ class Subset:
     (3, [0, 2], [2])
     """
 
-    workers = 1
-
     def __init__(self, images: Tensor, rows: npt.NDArray[np.int64]) -> None:
         self._images = images
         self._rows = torch.from_numpy(rows)
@@ -126,40 +121,24 @@ class Subset:
         self.dtype = images.dtype
         self.ndim = images.ndim
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __repr__(self) -> str:
         return f"Subset({len(self)} of {len(self._images)} images of {'×'.join(map(str, self.shape[1:]))})"
 
     def __getitem__(self, rows: Rows | int) -> Tensor:
-        """A copy of some of them; rows as a tensor takes them."""
         wanted = torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows
         return self._images[self._rows[wanted.cpu() if isinstance(wanted, Tensor) else wanted]]
 
     def read(self, row: int) -> npt.NDArray[np.uint8]:
-        """One image, as an array."""
         return np.asarray(self[row].cpu().numpy())
 
-    def select(self, rows: npt.NDArray[np.int64]) -> Subset:
-        """The images of these rows alone."""
-        return Subset(self._images, self._rows.numpy()[rows])
+    def select(self, rows: npt.NDArray[np.int64]) -> Self:
+        return type(self)(self._images, self._rows.numpy()[rows])
 
     def content_hash(self) -> bytes:
-        """SHA-256 of the pixels, equal to that of a tensor of them."""
         total = hashlib.sha256()
         for start in range(0, len(self), _HASH_CHUNK):
             total.update(self[start : start + _HASH_CHUNK].cpu().contiguous().numpy().data.cast("B"))
         return total.digest()
-
-
-def fill(batch: npt.NDArray[np.uint8], images: LazyImages, rows: npt.NDArray[np.int64], positions: range) -> None:
-    """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
-    for position in positions:
-        batch[position] = images.read(int(rows[position]))
-
-
-MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class number
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -271,7 +250,7 @@ class ImageSet:
             return digest(b"part", self.subset_info.parent.fingerprint.encode(), rows)
         header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
         content = _hash(self.images) if isinstance(self.images, Tensor) else self.images.content_hash()
-        return digest(canonical(header), content, _hash(self.labels))
+        return digest(canonical_json(header), content, _hash(self.labels))
 
     @property
     def parent(self) -> ImageSet:
@@ -329,12 +308,7 @@ class ImageSet:
 
 @dataclass(frozen=True, eq=False)
 class SubsetInfo:
-    """Where the images of a subset come from.
-
-    Attributes:
-        parent: the set that they were taken from, which is no subset itself.
-        rows: the place of each image in it, int64 [n].
-    """
+    """The set that a subset was taken from, no subset itself, and the place of each image in it, int64 [n]."""
 
     parent: ImageSet
     rows: npt.NDArray[np.int64]

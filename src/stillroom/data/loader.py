@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stillroom.data.augmentation import augment, augment_batch
 from stillroom.data.config import AugmentationConfig
-from stillroom.data.images import ImageSet, LazyImages, fill
+from stillroom.data.images import ImageSet, LazyImages
 from stillroom.data.reading import split_range
 from stillroom.randomness import permutation
 
@@ -241,7 +241,7 @@ class _PendingBatch:
         _check_samples(rows, len(images))
         self.rows, self.view = rows, view
         self._images = torch.empty(len(rows), *images.shape[1:], dtype=torch.uint8, pin_memory=pinned)
-        job = partial(fill, self._images.numpy(), images, rows)
+        job = partial(images.fill, self._images.numpy(), rows)
         self._jobs: list[Future[None]] = [pool.submit(job, part) for part in split_range(len(rows), _JOB, workers)]
 
     def images(self) -> Tensor:

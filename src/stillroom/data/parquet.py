@@ -6,9 +6,9 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 
 from stillroom.data.decoding import decode, decode_error
 from stillroom.data.images import ImageSet, balanced_rows, number_classes
-from stillroom.data.reading import ArrayStack, data_name, list_folder, read_error, split_error
+from stillroom.data.reading import ArrayStack, data_name, list_folder, map_in_order, path_error, read_error, split_error
 from stillroom.errors import BadInput, nearest
 
 _PREFERRED_LABELS = ("label", "fine_label")
@@ -70,7 +70,7 @@ def _choose(
         raise BadInput(
             field, None, f"one of {', '.join(candidates)}: {path.name} has more than one that fits; set {field}"
         )
-    raise BadInput("data.path", str(path), f"a column of {wanted}; its columns are {', '.join(types) or 'none'}")
+    raise path_error(path, f"a column of {wanted}; its columns are {', '.join(types) or 'none'}")
 
 
 def _holds_bytes(kind: Any) -> bool:
@@ -189,7 +189,7 @@ def _open_split(
         first = opened[0][2]
         for path, _, columns in opened:
             if columns != first:
-                raise BadInput("data.path", str(path), f"the same columns and classes as in {paths[0].name}")
+                raise path_error(path, f"the same columns and classes as in {paths[0].name}")
         yield [(path, file) for path, file, _ in opened], first
     finally:
         for _, file, _ in opened:
@@ -201,15 +201,11 @@ def _check_shards(paths: list[Path], split: str) -> None:
     shards = [_NAME.fullmatch(path.name)["shard"] for path in paths]  # type: ignore[index]  # matched when listed
     if len(paths) > 1 and None in shards:
         names = ", ".join(path.name for path in paths)
-        raise BadInput(
-            "data.path", str(paths[0].parent), f"split {split!r} in one file or in shards, not both ({names})"
-        )
+        raise path_error(paths[0].parent, f"split {split!r} in one file or in shards, not both ({names})")
     totals = {int(match["total"]) for shard in shards if shard and (match := _SHARD_OF.fullmatch(shard))}
     if totals and totals != {len(paths)}:
         announced = " or ".join(map(str, sorted(totals)))
-        raise BadInput(
-            "data.path", str(paths[0].parent), f"all {announced} shards of split {split!r}, found {len(paths)}"
-        )
+        raise path_error(paths[0].parent, f"all {announced} shards of split {split!r}, found {len(paths)}")
 
 
 def _read_labels(files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColumns) -> npt.NDArray[np.int64]:
@@ -229,38 +225,38 @@ def _read_images(
     """The pictures of the wanted rows, which are numbered through all files and sorted."""
     stack = ArrayStack(len(wanted), "data.path", str(files[0][0].parent))
     before = 0  # rows of the files read so far
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for path, file in files:
-            row = 0
-            with _reporting_damage(path):
-                for batch in file.iter_batches(_ROWS, columns=[columns.image]):
-                    ends = np.searchsorted(wanted, [before + row, before + row + len(batch)])
-                    rows = wanted[ends[0] : ends[1]] - before
-                    pictures = batch.column(columns.image).take(pa.array(rows - row)).to_pylist()
-                    cells = list(zip(rows.tolist(), pictures, strict=True))
-                    jobs = [pool.submit(_decode_all, cells[at : at + _JOB], path) for at in range(0, len(cells), _JOB)]
-                    try:
-                        for job in jobs:
-                            for picture in job.result():
-                                stack.add(picture, mix_grey=True)
-                    finally:
-                        for job in jobs:
-                            job.cancel()
-                    row += len(batch)
-            before += row
+    for path, file in files:
+        with _reporting_damage(path):
+            decode_some = partial(_decode_all, path=path)
+            chunks = _chunks(file, columns.image, wanted[wanted >= before] - before)
+            with closing(map_in_order(decode_some, chunks, min(8, os.cpu_count() or 1))) as decoded:
+                for pictures in decoded:
+                    for picture in pictures:
+                        stack.add(picture, mix_grey=True)
+        before += file.metadata.num_rows
     return stack.finish()
+
+
+def _chunks(file: pq.ParquetFile, column: str, wanted: npt.NDArray[np.int64]) -> Iterator[list[tuple[int, Any]]]:
+    """The cells of the wanted rows of a file with their rows, some at a time."""
+    row = 0
+    for batch in file.iter_batches(_ROWS, columns=[column]):
+        first, last = np.searchsorted(wanted, [row, row + len(batch)])
+        rows = wanted[first:last]
+        cells = list(zip(rows.tolist(), batch.column(column).take(pa.array(rows - row)).to_pylist(), strict=True))
+        yield from (cells[at : at + _JOB] for at in range(0, len(cells), _JOB))
+        row += len(batch)
 
 
 def _labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64]:
     if column.null_count:
         first = row + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise BadInput("data.path", str(path), f"a label in every row, but row {first} has none")
+        raise path_error(path, f"a label in every row, but row {first} has none")
     labels = np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False), dtype=np.int64)
     if labels.size and labels.min() < 0:
         first = int(np.flatnonzero(labels < 0)[0])
-        raise BadInput(
-            "data.path",
-            str(path),
+        raise path_error(
+            path,
             f"class numbers from 0, but row {row + first} has {labels[first]} (a split without labels?)",
         )
     return labels
@@ -273,11 +269,11 @@ def _decode_all(cells: list[tuple[int, Any]], path: Path) -> list[npt.NDArray[np
 def _picture(cell: Any, path: Path, row: int) -> npt.NDArray[np.uint8]:
     content = cell.get("bytes") if isinstance(cell, dict) else cell
     if content is None:
-        raise BadInput("data.path", str(path), f"a picture's bytes in every row, but row {row} has none")
+        raise path_error(path, f"a picture's bytes in every row, but row {row} has none")
     try:
         return decode(content)
     except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-        raise decode_error("data.path", str(path), f"a picture in row {row}", error) from None
+        raise decode_error(path, f"a picture in row {row}", error) from None
 
 
 @contextmanager

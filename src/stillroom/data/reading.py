@@ -39,6 +39,11 @@ def read_error(path: Path, reason: Exception | str, field: str = "data.path") ->
     return BadInput(field, str(path), f"a file or folder that can be read ({message})")
 
 
+def path_error(path: Path, expected: str) -> BadInput:
+    """The error of a file or folder that is not what it should be."""
+    return BadInput("data.path", str(path), expected)
+
+
 def split_error(field: str, split: str, found: Iterable[str]) -> BadInput:
     """The error of a split that is not there, with those that are."""
     return BadInput(field, split, f"a split of the data, which has {', '.join(sorted(found)) or 'none'}")

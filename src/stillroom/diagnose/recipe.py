@@ -1,22 +1,52 @@
-"""What is wrong with a recipe, before it is run."""
+"""What is wrong with a recipe, before it is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from stillroom.diagnose.checks.recipe.case import Case
-from stillroom.diagnose.checks.recipe.check import Check
-from stillroom.diagnose.checks.recipe.checks import CHECKS
-from stillroom.diagnose.checks.recipe.opening import open_case
-from stillroom.diagnose.checks.recipe.parts import Skip
-from stillroom.diagnose.finding import VERDICTS, Finding
+from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.checks.recipe import (
+    features,
+    loss_balance,
+    stale_cache,
+    teacher_input,
+    teacher_quality,
+    temperature,
+    training,
+)
+from stillroom.diagnose.checks.recipe.context import CheckContext, open_context
 from stillroom.errors import format_error
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
-from stillroom.runtime import Observer
+from stillroom.schema.diagnosis import VERDICTS, Finding
 from stillroom.train.device import exact_float32, reuse_memory, threads
 
 IMAGES = 1024
+# Causes before what follows from them.
+CHECKS: tuple[Check[CheckContext], ...] = (
+    teacher_input.teacher_logits,
+    teacher_input.class_order,
+    teacher_input.teacher_normalisation,
+    teacher_input.teacher_channel_order,
+    teacher_input.teacher_resize,
+    teacher_input.teacher_batch_norm,
+    teacher_quality.teacher_accuracy,
+    teacher_quality.teacher_label_smoothing,
+    temperature.teacher_confidence,
+    temperature.temperature,
+    loss_balance.loss_balance,
+    training.learning_rate,
+    training.budget,
+    training.regularisation,
+    teacher_quality.augmentation,
+    teacher_quality.disputed_labels,
+    features.taps,
+    features.penultimate_width,
+    teacher_quality.capacity_gap,
+    stale_cache.stale_cache,
+)
 
 
 def diagnose_recipe(
@@ -25,23 +55,23 @@ def diagnose_recipe(
     images: int = IMAGES,
     observer: Observer | None = None,
     components: RunComponents | None = None,
-    checks: Sequence[Check] = CHECKS,
+    checks: Sequence[Check[CheckContext]] = CHECKS,
 ) -> list[Finding]:
-    """Look at a recipe's teacher, student, data and loss without training anything.
+    """Check a recipe's teacher, student, data and loss without training anything.
 
-    The teacher is asked about some training images and half as many test images, in the ways that it may have been
-    meant to be asked, too; each term of the loss is asked for its gradient in the student as it begins.
+    The teacher classifies some training images and half as many test images, with the inputs that it may have been
+    trained with, too; each term of the loss is differentiated once before training.
 
     Args:
         recipe: what would be run.
         images: how many training images are looked at, at the most; fewer prove less.
-        observer: told how it goes.
-        components: the objects that the recipe names; gathered from it where left out.
-        checks: what is asked.
+        observer: is given the progress.
+        components: the objects that the recipe names; built from it where left out.
+        checks: what is checked.
 
     Returns:
-        One finding a check, from sick to skipped, causes first. A part that is broken leaves skipped those checks alone
-        that need it.
+        One finding a check, problems first, causes before what follows from them. A part that is broken leaves only
+        those checks skipped that need it.
 
     Raises:
         BadInput: the recipe names something that cannot be found, read or made, as for a run.
@@ -57,21 +87,20 @@ def diagnose_recipe(
     try:
         # As its run would: more threads than cores are free make it slower, not faster.
         with threads(recipe.training.threads), exact_float32():
-            case = open_case(recipe, images=images, observer=observer, components=components)
+            context = open_context(recipe, images=images, observer=observer, components=components)
             findings = []
-            for place, check in enumerate(checks):
-                observer.phase("checks", place, len(checks))
-                findings.append(_examined(check, case))
+            for position, check in enumerate(checks):
+                observer.phase("checks", position, len(checks))
+                findings.append(_run(check, context))
             observer.phase("checks", len(checks), len(checks))
     finally:
         observer.run_ended()
     return sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict))
 
 
-def _examined(check: Check, case: Case) -> Finding:
+def _run(check: Check[CheckContext], context: CheckContext) -> Finding:
     try:
-        return check.examine(case)
-    except Skip as why:
-        return check.found("skipped", str(why))
+        finding = check.run(context)
     except Exception as error:  # a user's model or loss can fail in any way; the other checks go on
-        return check.found("skipped", f"It could not be made: {format_error(error)}")
+        finding = check.skipped(f"It could not be made: {format_error(error)}")
+    return replace(finding, evidence=rounded(finding.evidence))

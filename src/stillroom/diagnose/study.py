@@ -1,29 +1,27 @@
-"""What is wrong with a study: can its table be believed, who is better off without a teacher, what ails whom."""
+"""What is wrong with a study: whether its table can be believed, which methods are better off without a teacher."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from stillroom.diagnose.checks.run.ending import unfinished
-from stillroom.diagnose.checks.run.methods import Examined, Place, in_methods
-from stillroom.diagnose.checks.run.reading import read_case
-from stillroom.diagnose.checks.run.table import baseline_not_tuned, failed_runs, too_few_seeds, unequal
-from stillroom.diagnose.checks.run.without import better_without
-from stillroom.diagnose.finding import Finding
-from stillroom.diagnose.run import CHECKS, in_tasks
-from stillroom.report.study.read import read_study
+from stillroom.diagnose.checks.run.record import read_run
+from stillroom.diagnose.checks.run.training import unfinished
+from stillroom.diagnose.checks.study import methods, table
+from stillroom.diagnose.run import CHECKS, is_incremental
+from stillroom.schema.diagnosis import Finding
+from stillroom.schema.study import read_study
 
 
 def diagnose_study(path: Path) -> list[Finding]:
-    """Look at a study's results and at what each of its runs left.
+    """Check a study's results and the folders of its runs.
 
     Args:
         path: the study's folder, with results.
 
     Returns:
-        First whether the table can be believed; then each distilled method against the same student from labels
-        alone; then what ails each method: a check is sick where it is in most of its runs. Checks that no
-        method fails are told in one finding each.
+        First whether the table can be believed; then each distilled method against the same student from labels alone;
+        then the checks of runs: a problem of a method where most of its runs have it. A check that no method fails is
+        one finding.
 
     Raises:
         BadInput: the folder is missing, has no results yet, or a file in it is damaged.
@@ -36,18 +34,16 @@ def diagnose_study(path: Path) -> list[Finding]:
     study = read_study(path)
     # The study says itself which runs are missing.
     checks = [check for check in CHECKS if check is not unfinished]
-    examined: dict[Place, list[Examined]] = {}
+    checked: dict[methods.Place, list[methods.CheckedRun]] = {}
     for run in study.runs:
-        # One that was moved away keeps its line in the table. Of a case the findings stay, not its images.
-        if (path / run.path).is_dir() and not in_tasks(path / run.path):
-            case = read_case(path / run.path)
-            found = Examined(run, tuple(check(case) for check in checks), case.taught)
-            examined.setdefault((run.pair, run.method), []).append(found)
+        # A run that was moved away keeps its line in the table. Findings are kept, images are not.
+        if (path / run.run).is_dir() and not is_incremental(path / run.run):
+            record = read_run(path / run.run)
+            found = methods.CheckedRun(run, tuple(check.run(record) for check in checks), record.is_distilled)
+            checked.setdefault((run.pair, run.method), []).append(found)
+    tables = (table.unequal, table.failed_runs, table.too_few_seeds, table.baseline_not_tuned)
     return [
-        unequal(study),
-        failed_runs(study),
-        too_few_seeds(study),
-        baseline_not_tuned(study),
-        *better_without(study, examined),
-        *in_methods(study, examined),
+        *(check.run(study) for check in tables),
+        *methods.better_without(study, checked),
+        *methods.check_methods(study, checks, checked),
     ]

@@ -77,9 +77,6 @@ class NoiseResponse:
 
         E[ε_i·o·S_i]/σ_i is taken to be κ·E‖S_i‖² with κ = 1 − ½·Σσ²‖D‖²/Σσ²‖S‖², exactly 1 where nothing bends: half
         way between E‖S‖² and E[J₊·J₋].
-
-        Args:
-            rows: of the pairs, so that halves of them can be compared; what is captured is common to all.
         """
         slopes, changes = self.slopes(rows), self.captured[1] + self.rest[1][:, rows].mean(1)
         weights = self.sigma.double().square()
@@ -122,13 +119,9 @@ def measure_response(
     where not all pairs go through the network at once.
 
     Args:
-        model: the network.
         images: [B, C, H, W].
         clean: their features, [B, m].
         sigma: [B, g, g].
-        pairs: P, an order of :func:`orders`.
-        generators: one for each image.
-        capture: whether to measure the main directions apart.
     """
     count, channels, height, width = images.shape
     noise = torch.stack([signs(pairs, channels, height, width, each) for each in generators]).to(images.device)
@@ -234,13 +227,6 @@ def signs(draws: int, channels: int, height: int, width: int, generator: torch.G
     What a pixel's noise does is measured among that of all others, which do more the nearer they are: they see the
     same channels of the same layers. In independent draws each disturbs each.
 
-    Args:
-        draws: n, an order of :func:`orders`.
-        channels: C.
-        height: H.
-        width: W.
-        generator: draws the signs and the order of the draws.
-
     >>> noise = signs(8, 1, 4, 4, torch.Generator().manual_seed(0)).flatten(1)
     >>> (noise.T @ noise)[5, [4, 5, 6, 9]].tolist()
     [0.0, 8.0, 0.0, 0.0]
@@ -267,9 +253,6 @@ def orders(most: int) -> list[int]:
 @lru_cache(maxsize=8)
 def hadamard(order: int) -> npt.NDArray[np.int64]:
     """A matrix of ±1 whose columns are orthogonal, [n, n]: Paley's where n − 1 is a prime, else twice a smaller one.
-
-    Args:
-        order: n, of :func:`orders`.
 
     >>> bool((hadamard(12).T @ hadamard(12) == 12 * np.eye(12)).all())
     True

@@ -26,7 +26,7 @@ Method = Literal["fast", "published"]
 METHODS = ("fast", "published")
 # A fiftieth of what the published search takes where it breaks off after 60 steps.
 PASSES = 232
-# The optimum has no budget: what its error is below is said with it.
+# Enough for the optimum.
 PASSES_TO_OPTIMUM = 2100
 
 
@@ -35,13 +35,13 @@ class PixelEntropies:
     """Entropies of some images, and what is known of them.
 
     Attributes:
-        entropy: H [B, g, g] in nats; NaN throughout for images that ``responds`` tells.
+        entropy: H [B, g, g] in nats; NaN for images that do not respond.
         error: the standard error of H by the spread between halves of the draws, [B, g, g]; None for ``published``,
             whose draws are not repeated.
         level: the mean of H, [B], which is at ``stop`` within a step; NaN as above.
         sigma_f: the mean square that noise of .01 changes a feature by, float64 [B].
-        energies: a_i = (∂MSE/∂σ_i)/(2σ_i) as measured, float64 [B, g, g]; None for ``published``. With σ_f they tell
-            the entropies of other stops and of coarser grids: see :func:`entropy_of_energies`.
+        energies: a_i = (∂MSE/∂σ_i)/(2σ_i) as measured, float64 [B, g, g]; None for ``published``. Other stops and
+            coarser grids can be computed from these: see :func:`entropy_of_energies`.
         responds: whether the features move with the image at all (σ_f > 0), bool [B].
         passes: network passes an image, forward and backward one each, on average.
     """
@@ -105,15 +105,7 @@ def pixel_entropy(
     True
     """
     found = pixel_entropy_with_error(
-        feature_fn,
-        images,
-        grid=grid,
-        method=method,
-        weight=weight,
-        stop=stop,
-        seed=seed,
-        passes=passes,
-        index=index,
+        feature_fn, images, grid=grid, method=method, weight=weight, stop=stop, seed=seed, passes=passes, index=index
     )
     if not bool(found.responds.all()):
         which = torch.nonzero(~found.responds)[:, 0].tolist()
@@ -134,7 +126,7 @@ def pixel_entropy_with_error(
     passes: int | None = None,
     index: Sequence[int] | None = None,
 ) -> PixelEntropies:
-    """:func:`pixel_entropy` with its error, its cost, and images that do not respond told rather than refused.
+    """:func:`pixel_entropy` with its error and cost; images that do not respond are marked, not refused.
 
     Args:
         feature_fn: see :func:`pixel_entropy`, also for the other arguments.

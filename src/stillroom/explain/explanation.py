@@ -25,12 +25,11 @@ from stillroom.explain.metrics import ConceptStatistics, concept_statistics, con
 from stillroom.explain.queries import TapFeatures
 from stillroom.explain.runs import ImageSample, RunToExplain, last_stage, load_images, load_runs, load_teacher, runs_in
 from stillroom.explain.similarity import attributions, captum_version, compare_representations
-from stillroom.files import canonical, write_bytes
+from stillroom.files import canonical_json, write_bytes
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import load_weights, state_hash
-from stillroom.run.records import read_json
-from stillroom.runtime import Observer
+from stillroom.observer import Observer
 from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.explanation import (
     EXPLANATION,
@@ -151,7 +150,7 @@ def _explain(
     agreements, tables = compare_representations(ended, explained, teacher, data, observer)
     statistics_of_runs = comparison.statistics(comparison.entropy, sample.foreground, THRESHOLD)
     explanation = Explanation(
-        recipe_hash=read_json(runs[0].path / "summary.json").get("recipe_hash"),
+        recipe_hash=runs[0].summary.recipe_hash,
         search=search,
         threshold=THRESHOLD,
         resamples=RESAMPLES,
@@ -208,16 +207,15 @@ class _Comparison:
         found = []
         for place, (run, each) in enumerate(zip(self.runs, statistics, strict=True)):
             error = torch.stack([one.error for one in self.maps[place]]).square().mean((1, 2, 3)).sqrt()
-            summary = read_json(run.path / "summary.json")
             checkpoints, speed, stability = summarise(each, run.epochs, run.weight_distance)
             found.append(
                 ExplainedNetwork(
                     run=run.path.name,
-                    name=summary.get("name"),
+                    name=run.summary.name,
                     role="explained" if place < self.explained else "baseline",
                     seed=run.recipe.seed,
                     tap=run.tap,
-                    accuracy=six_digits(float(summary["top1"]) / 100),
+                    accuracy=six_digits(run.summary.top1 / 100),
                     checkpoints=checkpoints,
                     speed=speed,
                     stability=stability,
@@ -295,11 +293,7 @@ def published_selection(entropy: Sequence[Tensor], foreground: Tensor) -> Tensor
 
 def _write_maps(path: Path, sample: ImageSample, entropy: dict[str, Tensor], attributed: dict[str, Tensor]) -> None:
     """For the page: the images, their foreground, and each network's entropies and concepts over its training."""
-    arrays = {
-        "images": sample.images.numpy(),
-        "labels": sample.labels.numpy(),
-        "foreground": sample.foreground.numpy(),
-    }
+    arrays = {"images": sample.images.numpy(), "labels": sample.labels.numpy(), "foreground": sample.foreground.numpy()}
     for name, each in entropy.items():
         maps = each if each.ndim == 4 else each[None]
         cells = torch.stack([concepts(one, sample.foreground, threshold=THRESHOLD) for one in maps])
@@ -384,23 +378,12 @@ def entropies(
     """The entropies of one network, from its file where they are there, else found and kept, some images at a time.
 
     An image's noise depends on the seed and its row alone, so all networks see the same.
-
-    Args:
-        prepared: the network with its weights and preprocess.
-        tap: where its features are read.
-        sample: the images.
-        search: how.
-        path: the file.
-        advance: called with how many images are done.
-
-    Raises:
-        BadInput: features that are not finite, or cannot be used.
     """
     key = {
         "weights": state_hash(prepared.model),
         "preprocess": config.model_dump(mode="json") if (config := prepared.preprocess_config) is not None else None,
         "tap": tap,
-        "images": hashlib.sha256(canonical([sample.fingerprint, list(sample.rows)])).hexdigest(),
+        "images": hashlib.sha256(canonical_json([sample.fingerprint, list(sample.rows)])).hexdigest(),
         "search": search.as_dict(),
     }
     held = _read_entropies(path, key)
@@ -419,7 +402,7 @@ def entropies(
         fresh = {name: getattr(found, name).double().cpu().numpy() for name in _FIELDS}
         held = {name: np.concatenate([held[name], fresh[name]]) for name in _FIELDS} if held else fresh
         buffer = io.BytesIO()
-        np.savez(buffer, key=np.frombuffer(canonical(key), dtype=np.uint8), **held)  # type: ignore[arg-type]
+        np.savez(buffer, key=np.frombuffer(canonical_json(key), dtype=np.uint8), **held)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getvalue())
         advance(len(held["sigma_f"]))
@@ -430,7 +413,7 @@ def _read_entropies(path: Path, key: dict[str, Any]) -> dict[str, npt.NDArray[np
     """What a file holds, where it is of the same key; nothing where it is not, or damaged."""
     try:
         with np.load(path) as file:
-            if bytes(file["key"]) != canonical(key):
+            if bytes(file["key"]) != canonical_json(key):
                 return {}
             held = {name: np.asarray(file[name]) for name in _FIELDS}
     except (OSError, ValueError, KeyError, BadZipFile):
@@ -439,11 +422,7 @@ def _read_entropies(path: Path, key: dict[str, Any]) -> dict[str, npt.NDArray[np
 
 
 def responding(maps: Sequence[EntropyMaps]) -> Tensor:
-    """Which images all networks respond to, bool [I].
-
-    Raises:
-        BadInput: fewer than two.
-    """
+    """Which images all networks respond to, bool [I]."""
     there = torch.stack([one.sigma_f > 0 for one in maps]).all(0)
     if int(there.sum()) < 2:
         expected = (

@@ -45,17 +45,7 @@ class Grid:
 
 
 def make_grid(cells: int, height: int, width: int, device: torch.device | str = "cpu") -> Grid:
-    """Lay g×g cells over images of a size.
-
-    Args:
-        cells: g.
-        height: H, in pixels.
-        width: W, in pixels.
-        device: where its tensors lie.
-
-    Raises:
-        BadInput: a cell would have no pixel.
-    """
+    """Lay g×g cells over images of a size."""
     if not 1 <= cells <= min(height, width):
         raise BadInput("grid", cells, f"1 to {min(height, width)} cells along a side, as images have {height}×{width}")
     sides = []
@@ -97,9 +87,6 @@ def check_masks(masks: Tensor, images: Tensor) -> Tensor:
     Args:
         masks: bool [B, H, W].
         images: [B, C, H, W].
-
-    Raises:
-        BadInput: they are of another number or size, or all of an image is foreground.
 
     >>> check_masks(torch.ones(1, 4, 4, dtype=torch.bool), torch.zeros(1, 3, 4, 4))
     Traceback (most recent call last):

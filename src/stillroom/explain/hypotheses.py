@@ -24,8 +24,8 @@ class ConceptMeasure:
     Attributes:
         name: as ``explain.json`` has it.
         hypothesis: 1 more and better concepts, 2 learned faster and together, 3 a steadier way.
-        sign: 1 where distillation is said to raise it, −1 where to lower it.
-        value: of a run, for images counted as often as [R, I] says: [R].
+        sign: 1 if the hypothesis expects distillation to raise it, −1 if to lower it.
+        value: of a run, given how often each image is counted, [R, I]: [R].
     """
 
     name: MeasureName
@@ -74,16 +74,8 @@ def judge_hypotheses(pairs: Sequence[StudentPair], seed: int) -> tuple[Hypothesi
 
     Images and pairs are drawn again, ``RESAMPLES`` times; an image that is drawn counts in both networks of each pair.
     How far a draw of pairs moves the mean is made wider, as few draws of few pairs know too little of their spread:
-    √(n/(n − 1))·t_{n−1}/z, with which the pairs' part is as wide as Student's interval. One pair says nothing of other
-    seeds: its interval is over images alone. The concepts themselves stay as they are.
-
-    Args:
-        pairs: the student by distillation and the same from labels, of each seed.
-        seed: of the draws.
-
-    Returns:
-        ``explain.json``'s ``hypotheses``. A measure is supported or refuted where its interval lies on one side of 0,
-        a hypothesis where all of its measures are; where a measure is refuted and none supported, it is refuted.
+    √(n/(n − 1))·t_{n−1}/z, with which the pairs' part is as wide as Student's interval. With one pair
+    the interval is over images alone. The concepts themselves stay as they are.
     """
     images = pairs[0][0].n_fg.shape[1]
     draws = np.random.default_rng(seed)
@@ -103,10 +95,7 @@ def judge_hypotheses(pairs: Sequence[StudentPair], seed: int) -> tuple[Hypothesi
 
 
 def _measured(
-    measure: ConceptMeasure,
-    pairs: Sequence[StudentPair],
-    counts: Doubles,
-    of_pairs: Doubles,
+    measure: ConceptMeasure, pairs: Sequence[StudentPair], counts: Doubles, of_pairs: Doubles
 ) -> HypothesisMeasure:
     distilled, labels = (np.stack([measure.value(pair[side], counts) for pair in pairs], 1) for side in (0, 1))
     apart = distilled - labels

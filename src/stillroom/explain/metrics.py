@@ -1,4 +1,4 @@
-"""Visual concepts and what they tell of a training: how many, where, how soon, how steadily."""
+"""Visual concepts over a training: how many, where, how soon they are learned, how steadily."""
 
 from __future__ import annotations
 
@@ -178,8 +178,6 @@ def concept_statistics(
     Args:
         entropy: H [M, I, g, g].
         foreground: bool [I, g, g].
-        weight_distance: cumulative, of each checkpoint.
-        threshold: b, in nats.
     """
     found = torch.stack([concepts(each, foreground, threshold=threshold) for each in entropy])
     counts = [concept_counts(each, foreground) for each in found]
@@ -196,13 +194,7 @@ def concept_statistics(
 def summarise(
     statistics: ConceptStatistics, epochs: Sequence[float | None], weight_distance: tuple[str, Sequence[float]] | None
 ) -> tuple[tuple[ConceptCounts, ...], LearningSpeed | None, ConceptStability]:
-    """The means over images, as ``explain.json`` has them.
-
-    Args:
-        statistics: of one run.
-        epochs: of its checkpoints.
-        weight_distance: a layer and how far its weights had moved at each checkpoint.
-    """
+    """The means over images, as ``explain.json`` has them."""
     checkpoints = tuple(
         ConceptCounts(
             epoch=epoch,

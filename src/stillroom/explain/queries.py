@@ -35,11 +35,7 @@ class CountingModel:
     passes: int = 0
 
     def features(self, images: Tensor) -> Tensor:
-        """The features of images, [n, C, H, W] → [n, m] in float32.
-
-        Raises:
-            BadInput: they are no tensor of a row for each image, or not finite.
-        """
+        """The features of images, [n, C, H, W] → [n, m] in float32."""
         found = self.feature_fn(images)
         self.passes += len(images)
         if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(images):
@@ -53,10 +49,7 @@ class CountingModel:
         """The vector-Jacobian product Jᵀv of features with respect to images, [n, C, H, W].
 
         Args:
-            features: of the images, with their graph.
-            images: they were computed from these.
             vector: v, [n, m].
-            last: whether the graph is needed no longer.
         """
         self.passes += len(images)
         if not features.requires_grad:

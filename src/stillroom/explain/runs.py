@@ -22,9 +22,10 @@ from stillroom.models.reader import FEATURES, LOGITS
 from stillroom.models.taps import find_taps
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_model
-from stillroom.run.exporting import load_student
+from stillroom.run.export import load_student
 from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
-from stillroom.run.records import read_json
+from stillroom.schema.base import read_json
+from stillroom.schema.run import RunSummary
 
 MaskName = Literal["auto", "masks", "centre", "positive"]
 MASK_NAMES: tuple[str, ...] = get_args(MaskName)
@@ -40,6 +41,7 @@ class RunToExplain:
     Attributes:
         path: its folder.
         recipe: as it is written there.
+        summary: its ``summary.json``.
         student: a model for the weights of any of ``checkpoints``.
         checkpoints: the student at the epochs that were kept, the end of the training last.
         tap: where its features are read.
@@ -48,6 +50,7 @@ class RunToExplain:
 
     path: Path
     recipe: Recipe
+    summary: RunSummary
     student: PreparedModel
     checkpoints: tuple[Checkpoint, ...]
     tap: str
@@ -97,25 +100,16 @@ def runs_in(paths: Sequence[Path]) -> list[Path]:
 
 
 def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
-    """Make ready runs that are to be compared, and see that they can be.
-
-    Args:
-        runs: their folders; the first decides.
-        tap: where features are read; left out: the last map or tokens before the pooling.
-
-    Raises:
-        BadInput: one is no finished run or kept no checkpoints, or they differ in data, student or epochs kept.
-    """
+    """Make ready runs that are to be compared, and see that they can be."""
     if len({run.resolve() for run in runs}) < len(runs):
         raise BadInput("run", [str(run) for run in runs], "each run once")
     found: list[RunToExplain] = []
-    prints: list[object] = []
     for run in runs:
         model, recipe, facts = load_student(run)
         if recipe.data.source == "python":
             raise BadInput("data.source", "python", "a run made from a recipe: its images can be read again")
-        summary = read_json(run / "summary.json")
-        kept = saved_checkpoints(run, float(summary["epochs"]))
+        summary = read_json(RunSummary, run / "summary.json")
+        kept = saved_checkpoints(run, summary.epochs)
         if len(kept) < 2:
             raise BadInput("run", str(run), f"a run that kept checkpoints: {_KEEP}")
         shape = (_EXAMPLES, *facts.shape)
@@ -126,11 +120,12 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
         student = prepare_model(model, recipe.student, data, "student")
         place = found[0].tap if found else tap or last_stage(student, zeros)
         find_taps(model, student.preprocess()(zeros), [place], field="student")
-        found.append(RunToExplain(run, recipe, student, kept, place, weight_distance_at(run, recipe, kept, place)))
-        prints.append((summary.get("data") or {}).get("fingerprint"))
+        found.append(
+            RunToExplain(run, recipe, summary, student, kept, place, weight_distance_at(run, recipe, kept, place))
+        )
         first = found[0]
         for what, mine, others in (
-            ("data", prints[-1], prints[0]),
+            ("data", summary.data.fingerprint, first.summary.data.fingerprint),
             ("student", recipe.student.model_dump(), first.recipe.student.model_dump()),
             ("training.checkpoints", list(found[-1].epochs), list(first.epochs)),
         ):
@@ -140,11 +135,7 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
 
 
 def last_stage(student: PreparedModel, example: Tensor) -> str:
-    """The last tap of a model that still has places: its features are what the pooling is given.
-
-    Raises:
-        BadInput: it has none, as an MLP has not.
-    """
+    """The last tap of a model that still has places: its features are what the pooling is given."""
     taps = find_taps(student.model, student.preprocess()(example), field="student")
     spatial = [tap.name for tap in taps if tap.kind != "vector"]
     if spatial:
@@ -156,35 +147,22 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
 def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
     """The teacher that a run learned from, where it can be run here."""
     config = run.recipe.teacher
-    if config is None or config.answers is not None:
+    if config is None or config.logits is not None:
         return None
     return prepare_model(build_model(config, data, "teacher").eval(), config, data, "teacher")
 
 
 def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple[ImageSample, ImageSet]:
-    """The test images that runs are asked about, evenly spread, and which of their cells are foreground.
-
-    Args:
-        run: one of the runs.
-        count: how many; all where there are no more.
-        grid: g.
-        mask: ``masks`` of the data, the ``centre`` box, pixels ``positive``; ``auto`` takes masks where there
-            are any, else the centre box; or a ``.npy`` file, of the test split's masks, bool [N, H, W], or its boxes,
-            int [N, 4].
-
-    Raises:
-        BadInput: the data are not what they were, have no places, or the foreground cannot be made of them.
-    """
+    """Test images, evenly spread, and which of their cells are foreground."""
     own = Path(mask) if mask.endswith(".npy") else None
     if own is None and mask not in MASK_NAMES:
         raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
     pair = load(run.recipe.data)
-    known = (read_json(run.path / "summary.json").get("data") or {}).get("fingerprint")
-    if known != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
+    if run.summary.data.fingerprint != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
         raise BadInput("data", pair.test.name, "the images that the run had; these are others")
     test = pair.test
     if len(test.images.shape) != 4:
-        raise BadInput("data", list(test.images.shape[1:]), "images, whose places can be told apart")
+        raise BadInput("data", list(test.images.shape[1:]), "images [C, H, W]")
     rows = evenly_spread(len(test), count)
     index = torch.from_numpy(rows)
     images = test.images[index]
@@ -212,13 +190,9 @@ def read_masks(path: Path, test: ImageSet) -> tuple[Tensor, str]:
 
     Args:
         path: the file: bool or 0 and 1 [N, H, W], or boxes in pixels, int [N, 4] (top, left, bottom, right).
-        test: the split.
 
     Returns:
         Masks, bool [N, H, W], and what they were made of: ``masks`` or ``boxes``.
-
-    Raises:
-        BadInput: no such file, or it does not fit the split.
     """
     try:
         held = np.load(path, allow_pickle=False)

@@ -45,11 +45,7 @@ def entropy_of_sigma(sigma: Tensor) -> Tensor:
 
 
 def descend(
-    gradient: Callable[[Tensor, Tensor], Tensor],
-    sigma: Tensor,
-    *,
-    weight: float,
-    stop: float | None,
+    gradient: Callable[[Tensor, Tensor], Tensor], sigma: Tensor, *, weight: float, stop: float | None
 ) -> DescentResult:
     """Minimise MSE(f(x + σ⊙ε), f(x))/σ_f − λ·mean_i H_i as published, each image by itself.
 
@@ -60,8 +56,6 @@ def descend(
     Args:
         gradient: ∂(MSE/σ_f)/∂σ [b, g, g] at σ [b, g, g] of the images of an index [b].
         sigma: where to start, [B, g, g].
-        weight: λ.
-        stop: the mean entropy, in nats; None makes all 80 steps with λ and keeps the last σ.
 
     >>> start = torch.full((1, 16, 16), 0.01)
     >>> still = descend(lambda sigma, which: torch.zeros_like(sigma), start, weight=7, stop=-2.8)
@@ -101,8 +95,6 @@ def descend_quadratic(energies: Tensor, sigma_f: Tensor, *, weight: float, stop:
     Args:
         energies: a, [B, g, g].
         sigma_f: the error at σ = .01, [B].
-        weight: λ.
-        stop: the mean entropy to stop at, in nats.
 
     Returns:
         σ [B, g, g].
@@ -132,13 +124,7 @@ def search_published(
     """σ of some images as Cheng et al. published it: 80 steps, Gaussian draws in each.
 
     Args:
-        model: the network.
         images: [B, C, H, W].
-        index: each image's, which its noise is drawn by.
-        weight: λ.
-        stop: the mean entropy to stop at.
-        seed: of the noise.
-        draws: of noise in each step; published: 96.
 
     Returns:
         The descent, and σ_f [B]: the error at σ = .01 over as many draws. Where σ_f is 0, σ stays .01.
@@ -213,13 +199,6 @@ class FastSearchResult:
 def pairs_within(passes: int, at_once: int) -> int:
     """How many pairs of draws so many passes an image are enough for.
 
-    Args:
-        passes: most network passes an image.
-        at_once: images that go through the network together.
-
-    Raises:
-        BadInput: there are too few.
-
     >>> pairs_within(232, at_once=64), pairs_within(232, at_once=8)
     (24, 20)
     """
@@ -255,19 +234,10 @@ def search_fast(
     2. At the σ that the search will have on its way (with ``stop=None``: at its optimum), the others: the energies.
     3. The 80 steps with these, or the optimum in closed form.
 
-    σ_f is what was measured at the second σ says of .01; the few pairs there serve the look ahead alone.
+    σ_f is extrapolated from the second σ; the few pairs at .01 serve the look ahead alone.
 
     Args:
-        model: the network.
         images: [B, C, H, W].
-        index: each image's, which its noise is drawn by.
-        weight: λ.
-        stop: the mean entropy to stop at.
-        seed: of the noise.
-        pairs: of draws, as :func:`pairs_within` says.
-
-    Returns:
-        What was found. Where σ_f is 0, σ is .01.
     """
     cells = model.grid.cells
     with torch.no_grad():

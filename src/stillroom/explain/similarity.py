@@ -19,8 +19,8 @@ from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.reader import LOGITS
 from stillroom.models.taps import find_taps
+from stillroom.observer import Observer
 from stillroom.run.fidelity.measure import evenly_spread, read_features
-from stillroom.runtime import Observer
 from stillroom.schema.base import six_digits, six_digits_or_none
 from stillroom.schema.explanation import CkaTable, NetworkAgreement
 
@@ -117,16 +117,7 @@ def cka_table(one: Sequence[Tensor], other: Sequence[Tensor]) -> tuple[tuple[flo
 
 
 def agreement(one: Path, other: Path | None) -> tuple[float, float, int] | None:
-    """How often two runs' students predict the same class over the test split, or a run's student and its teacher.
-
-    Args:
-        one: a run's folder.
-        other: another's; None for the teacher of the first.
-
-    Returns:
-        The shares of images on which they agree, and are both right, and the number of images; None where
-        predictions are missing.
-    """
+    """How often two runs' students predict the same class over the test split, or a run's student and its teacher."""
     mine = _predictions(one)
     if mine is None:
         return None
@@ -155,11 +146,7 @@ def _predictions(run: Path) -> dict[str, Tensor] | None:
 
 
 def captum_version() -> str:
-    """The version of the library that attributes.
-
-    Raises:
-        BadInput: it is not installed.
-    """
+    """The version of the library that attributes."""
     try:
         return version("captum")
     except PackageNotFoundError:
@@ -172,10 +159,8 @@ def attributions(prepared: PreparedModel, images: Tensor, labels: Tensor, cells:
     The path begins at the mean colour, |·| is added up over channels and each cell's pixels, and each image sums to 1.
 
     Args:
-        prepared: the network with its preprocess.
         images: as they are stored, [I, C, H, W].
         labels: the data's classes, int64 [I].
-        cells: g.
 
     Returns:
         [I, g, g] on the CPU; of an image that moves nothing all cells alike.
@@ -210,15 +195,7 @@ def compare_representations(
     data: ImageSet,
     observer: Observer,
 ) -> tuple[tuple[NetworkAgreement, ...], tuple[CkaTable, ...]]:
-    """Agreement and CKA of the trained students: each explained one with its baseline, and with the teacher.
-
-    Args:
-        runs: their folders and trained students, those to explain first.
-        explained: how many these are.
-        teacher: of the first.
-        data: the test split.
-        observer: shows how it goes.
-    """
+    """Agreement and CKA of the trained students: each explained one with its baseline, and with the teacher."""
     networks = [student for _, student in runs] + ([teacher] if teacher is not None else [])
     # All students are built alike.
     taps = [tap_names(runs[0][1], data)] * len(runs) + ([tap_names(teacher, data)] if teacher is not None else [])

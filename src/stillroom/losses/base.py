@@ -7,13 +7,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
-from pydantic import Field, Tag, ValidationError, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from torch import Tensor, nn
 
 from stillroom.config import Config, bad_input, by_shape
 from stillroom.losses.setup_context import SetupContext
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 Family = Literal["labels", "logits", "features", "gradients", "other"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -67,6 +74,9 @@ class LossConfig(Config):
     weight: Weight = Field(
         1.0, description="Factor of this term in the loss: a number, or a schedule over the training."
     )
+    teacher: str | None = Field(
+        None, description="Name in `teachers` of the teacher that this term reads; left out: the only one."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -74,6 +84,13 @@ class LossConfig(Config):
         if isinstance(content, dict) and "target" in content and "target" not in cls.model_fields:
             raise ValueError("no target: this loss does not compare distributions over the classes, as kl does")
         return content
+
+    @model_serializer(mode="wrap")
+    def _teacher_only_where_named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        if self.teacher is None:
+            written.pop("teacher", None)
+        return written
 
     @model_validator(mode="after")
     def _weight_counts(self) -> LossConfig:
@@ -108,7 +125,7 @@ class LossConfig(Config):
 
     @property
     def cached_features(self) -> int:
-        """Roughly how many features of the teacher it reads beside the logits: orders work, decides nothing."""
+        """Roughly how many features of the teacher it reads in addition to the logits; used to order work."""
         return 0
 
 
@@ -275,8 +292,8 @@ class Loss(nn.Module, Generic[ConfigT]):
 
     @property
     def name(self) -> str:
-        """The name under which its value is logged."""
-        return self.config.name
+        """The name under which its value is logged: ``kl``, or ``kl@NAME`` where the config names its teacher."""
+        return self.config.name if self.config.teacher is None else f"{self.config.name}@{self.config.teacher}"
 
     def setup(self, setup_context: SetupContext) -> None:
         """Choose taps, set ``requires``, make connectors, from what teacher and student are. Here: nothing.

@@ -22,7 +22,7 @@ WORD_OR_LIST = Discriminator(lambda value: "tag:word" if isinstance(value, str) 
 
 
 def only_words(*words: str) -> BeforeValidator:
-    """Of an option that is a word or a list of taps: refuse other words, and say how a list is written."""
+    """The check of an option that is one of some words or a list of taps: it refuses other words."""
 
     def check(value: Any) -> Any:
         if isinstance(value, str) and value not in words:

@@ -20,7 +20,7 @@ _ALL_OF, _DRAWN = 16, 4
 
 
 class FeatureFisherConfig(FeatureConfig):
-    """The gap in features, each weighed by how much the teacher's answer depends on it."""
+    """Squared differences of features, each weighted by how much the teacher's answer depends on it."""
 
     name: Literal["feature_fisher"] = "feature_fisher"
     temperature: Temperature = 4.0
@@ -97,7 +97,7 @@ class FeatureFisher(FeatureLoss[FeatureFisherConfig]):
     weighings = ("diagonal",)
 
     def requirements(self, setup_context: SetupContext) -> Requires:
-        """The features, and the weights that the teacher alone decides."""
+        """The features, and the Fisher weights of the teacher's."""
         required = super().requirements(setup_context)
         samples = self.config.samples
         if isinstance(samples, str):

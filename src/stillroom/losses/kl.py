@@ -30,9 +30,9 @@ class KLConfig(LossConfig):
     temperature: Temperature = 4.0
     target: Target = Field(
         None,
-        description="Part of the teacher's answer that is taught: full (the whole, also where left out), uniform, "
+        description="Part of the teacher's answer to learn: full (all of it, the default), uniform, "
         "class_similarity, top_k, true_class, true_class_similarity, or {name: top_k, k: 5}. uniform and "
-        "class_similarity hold no softened answer, and are taught at temperature 1.",
+        "class_similarity do not derive from the softened answer and are used at temperature 1.",
         json_schema_extra=name_in_schema,
     )
 
@@ -47,7 +47,7 @@ class KLConfig(LossConfig):
     @classmethod
     def _at_1(cls, target: Target, info: ValidationInfo) -> Target:
         if is_unsoftened(target) and info.data.get("temperature", 1.0) != 1:
-            raise ValueError("a target that softens the teacher's answer, or temperature 1: this one holds none")
+            raise ValueError("a target that derives from the softened answer, or temperature 1")
         return target
 
     @model_serializer(mode="wrap")
@@ -59,7 +59,7 @@ class KLConfig(LossConfig):
 
     @property
     def softening_temperature(self) -> float | None:
-        """τ; None of a target in which there is no softened answer."""
+        """τ; None of a target that does not derive from the softened answer."""
         return None if is_unsoftened(self.target) else super().softening_temperature
 
 

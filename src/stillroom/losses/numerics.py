@@ -31,7 +31,7 @@ def check_features(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Features of one shape [B, …], widened; the teacher's detached, and both in one memory layout.
 
     Raises:
-        ValueError: the shapes differ, or have nothing beside the batch.
+        ValueError: the shapes differ, or have no dimension but the batch.
     """
     if student.dim() < 2 or student.shape != teacher.shape:
         raise ValueError(

@@ -79,7 +79,7 @@ def _any_loss() -> Any:
     return Annotated[Union[tuple(tagged)], Discriminator(_tag), BeforeValidator(_named)]  # noqa: UP007
 
 
-# An entry of a recipe's list of losses: the options of one of them, told apart by their name.
+# An entry of a recipe's list of losses: the options of one of them, discriminated by name.
 if TYPE_CHECKING:
     AnyLoss: TypeAlias = LossConfig
 else:
@@ -129,12 +129,13 @@ def describe(loss: Loss[Any]) -> dict[str, Any]:
     kind = type(loss)
     if kind in losses().values():
         return dumped
-    options = {key: value for key, value in dumped.items() if key not in ("name", "weight")}
-    return {"name": f"{kind.__module__}:{kind.__qualname__}", "weight": dumped["weight"], "options": options}
+    shared = {key: value for key, value in dumped.items() if key in ("weight", "teacher")}
+    options = {key: value for key, value in dumped.items() if key not in ("name", *shared)}
+    return {"name": f"{kind.__module__}:{kind.__qualname__}", **shared, "options": options}
 
 
 def labels_alone() -> list[dict[str, Any]]:
-    """The entries of a recipe that learns from the labels alone.
+    """The list of losses of a recipe that learns from labels only.
 
     >>> labels_alone()
     [{'name': 'cross_entropy'}]
@@ -146,7 +147,7 @@ def _build_custom(config: CustomLossConfig, field: str) -> Loss[Any]:
     kind = find_callable(config.name, field=field)
     if not (isinstance(kind, type) and issubclass(kind, Loss)):
         raise BadInput(f"{field}.name", config.name, "a subclass of stillroom.Loss")
-    options: dict[str, Any] = {"weight": config.weight, **config.options}
+    options: dict[str, Any] = {"weight": config.weight, "teacher": config.teacher, **config.options}
     if kind.Config.model_fields["name"].is_required():
         options["name"] = config.name.partition(":")[2]
     try:

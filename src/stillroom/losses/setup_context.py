@@ -16,7 +16,7 @@ from stillroom.errors import BadInput, nearest
 from stillroom.losses.connectors import connector
 from stillroom.models.reader import FEATURES, LOGITS, PRE
 from stillroom.models.taps import Tap, find_taps, pair_taps
-from stillroom.randomness import seeded
+from stillroom.randomness import seed_rng
 
 
 class TapPair(Config):
@@ -62,7 +62,7 @@ class SetupContext:
         teacher: the model that teaches, where it is one that can be run here.
         num_classes: K.
         seed: the run's, for the connectors.
-        answers: path of precomputed teacher logits, if these take the place of a model.
+        logits: folder of precomputed teacher logits, if these take the place of a model.
 
     >>> import torch
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
@@ -74,13 +74,13 @@ class SetupContext:
     """
 
     def __init__(
-        self, student: ModelInfo, teacher: ModelInfo | None, *, num_classes: int, seed: int, answers: str | None = None
+        self, student: ModelInfo, teacher: ModelInfo | None, *, num_classes: int, seed: int, logits: str | None = None
     ) -> None:
         self.student = student
         self._teacher = teacher
         self.num_classes = num_classes
         self.seed = seed
-        self._answers = answers
+        self._logits = logits
 
     @property
     def teacher(self) -> ModelInfo:
@@ -91,8 +91,8 @@ class SetupContext:
         """
         if self._teacher is None:
             expected = "a model: a loss reads its features"
-            if self._answers is not None:
-                raise BadInput("teacher.answers", self._answers, expected)
+            if self._logits is not None:
+                raise BadInput("teacher.logits", self._logits, expected)
             raise BadInput("teacher", None, expected)
         return self._teacher
 
@@ -146,7 +146,7 @@ class SetupContext:
             BadInput: the student's features cannot be brought to the teacher's shape.
         """
         names = hashlib.blake2b(f"{student.name}\n{teacher.name}".encode(), digest_size=8).digest()
-        with seeded(self.seed, "connector-init", int.from_bytes(names, "little")):
+        with seed_rng(self.seed, "connector-init", int.from_bytes(names, "little")):
             return connector(student, teacher, kind=kind, field=field)
 
     def _named(self, tap: str | TapPair, field: str) -> tuple[Tap, Tap]:

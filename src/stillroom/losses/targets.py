@@ -34,7 +34,7 @@ __all__ = [
 
 
 def uniform(labels: Tensor, num_classes: int) -> Tensor:
-    """The same for every class: what label smoothing teaches, universe knowledge alone.
+    """The same for every class: the target of label smoothing, universe knowledge only.
 
     Formula: ``ρ_i = 1/K``.
 
@@ -58,7 +58,7 @@ def uniform(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def class_similarity(head_weight: Tensor, labels: Tensor, *, power: float, temperature: float) -> Tensor:
-    """How alike the teacher's logit layer finds the classes (KD-sim): domain knowledge alone.
+    """How similar the classes are in the teacher's logit layer (KD-sim): domain knowledge only.
 
     Formula: ``ρ = softmax_i(sign(c_i)·|c_i|^a / b)``, c_i = cos(w_y, w_i). A row of zeros has no direction: it is like
     itself (c = 1) and like no other (c = 0).
@@ -84,14 +84,14 @@ def class_similarity(head_weight: Tensor, labels: Tensor, *, power: float, tempe
 
 
 def top_k(probabilities: Tensor, k: int) -> Tensor:
-    """The k likeliest classes as the teacher sees them, the others alike (KD-topk): domain, as far as it is reliable.
+    """The teacher's k likeliest classes, the others equal (KD-topk): the reliable part of domain, and instance.
 
     Formula: ``ρ_i = p_i`` of the k largest (of equals the first), ``(Σ_{others} p_j)/(K − k)`` of the others; k = K is
     the full answer.
 
     Args:
         probabilities: p, [B, K], rows that sum to 1; detached.
-        k: how many are kept, 1 to K.
+        k: number of classes that are kept, 1 to K.
 
     Returns:
         ρ, [B, K].
@@ -106,7 +106,7 @@ def top_k(probabilities: Tensor, k: int) -> Tensor:
 
 
 def true_class(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """The true class as the teacher sees it, the others alike (KD-pt): how hard it finds the sample, and no more.
+    """The teacher's probability of the true class, the others equal (KD-pt): the sample's difficulty only.
 
     Formula: ``ρ_y = p_y``, ``ρ_i = (1 − p_y)/(K − 1)`` of the others.
 
@@ -129,7 +129,7 @@ def true_class(probabilities: Tensor, labels: Tensor) -> Tensor:
 def true_class_similarity(
     probabilities: Tensor, head_weight: Tensor, labels: Tensor, *, power: float, temperature: float
 ) -> Tensor:
-    """The true class as the teacher sees it, the others by their likeness to it (pt+sim): instance and domain.
+    """The teacher's probability of the true class, the others by their similarity to it (pt+sim): instance and domain.
 
     Formula: ``ρ_y = p_y``, ``ρ_i = (1 − p_y)·S_i / Σ_{j≠y} S_j`` of the others, S = :func:`class_similarity`.
 
@@ -198,9 +198,9 @@ def gradient_rescale(
         ValueError: the shapes do not fit, τ is not above 0, or λ lies outside [0, 1].
 
     >>> logits, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([0])
-    >>> gradient_rescale(logits, logits, labels, temperature=1.0, weight=0.5)   # nothing left that the teacher adds
+    >>> gradient_rescale(logits, logits, labels, temperature=1.0, weight=0.5)   # the student is as sure as the teacher
     tensor([0.5000])
-    >>> gradient_rescale(logits, 99 * logits, labels, temperature=1.0, weight=0.5)   # a sure teacher says no more
+    >>> gradient_rescale(logits, 99 * logits, labels, temperature=1.0, weight=0.5)   # a saturated teacher
     tensor([1.])
     """
     student, teacher = check_pair(student_logits.detach(), teacher_logits)
@@ -339,7 +339,7 @@ def _check_labels(labels: Tensor, shape: torch.Size) -> None:
         raise ValueError(f"labels: got shape {tuple(labels.shape)}; expected [batch], here {tuple(shape)}")
 
 
-# The whole answer: what is taught where no target is named.
+# The teacher's whole answer, the default.
 FULL = "full"
 
 
@@ -347,7 +347,7 @@ class TargetConfig(Config):
     """The options of a target: a name, and what :func:`target_logits` needs of it."""
 
     requires: ClassVar[Requires]
-    # Whether the target derives from p at τ; one that does not is taught at temperature 1.
+    # Whether the target derives from p at τ; one that does not is used at temperature 1.
     is_softened: ClassVar[bool] = True
 
     name: str
@@ -358,7 +358,7 @@ class TargetConfig(Config):
 
 
 class UniformConfig(TargetConfig):
-    """Every class alike, as label smoothing: universe knowledge alone. The teacher is not run."""
+    """The same for every class, as label smoothing: universe knowledge only. The teacher is not run."""
 
     requires = Requires(labels=True)
     is_softened = False
@@ -383,7 +383,7 @@ class _Similarity(TargetConfig):
 
 
 class ClassSimilarityConfig(_Similarity):
-    """How alike the teacher's last layer finds the classes: domain knowledge alone."""
+    """How similar the classes are in the teacher's last layer: domain knowledge only."""
 
     is_softened = False
 
@@ -395,7 +395,7 @@ class ClassSimilarityConfig(_Similarity):
 
 
 class TopKConfig(TargetConfig):
-    """The likeliest classes as the teacher sees them, the others alike: domain as far as reliable, and instance."""
+    """The teacher's likeliest classes, the others equal: the reliable part of domain, and instance."""
 
     requires = Requires(teacher=True)
 
@@ -408,7 +408,7 @@ class TopKConfig(TargetConfig):
 
 
 class TrueClassConfig(TargetConfig):
-    """The true class as the teacher sees it, the others alike: instance knowledge alone."""
+    """The teacher's probability of the true class, the others equal: instance knowledge only."""
 
     requires = Requires(teacher=True, labels=True)
 
@@ -420,7 +420,7 @@ class TrueClassConfig(TargetConfig):
 
 
 class TrueClassSimilarityConfig(_Similarity):
-    """The true class as the teacher sees it, the others by their likeness to it: domain and instance."""
+    """The teacher's probability of the true class, the others by their similarity to it: domain and instance."""
 
     name: Literal["true_class_similarity"] = "true_class_similarity"
 
@@ -431,7 +431,7 @@ class TrueClassSimilarityConfig(_Similarity):
 
 
 def target_logits(inputs: LossInputs, target: TargetConfig, *, temperature: float) -> Tensor:
-    """The logits that teach a target: ``z = τ·log ρ``, so that softmax(z/τ) = ρ.
+    """The logits of a target: ``z = τ·log ρ``, so that softmax(z/τ) = ρ.
 
     Args:
         inputs: the batch.
@@ -444,7 +444,7 @@ def target_logits(inputs: LossInputs, target: TargetConfig, *, temperature: floa
     Raises:
         RuntimeError: the batch lacks what the target requires.
 
-    >>> from stillroom.teachers.knowledge import ModelOutput
+    >>> from stillroom.teachers.output import ModelOutput
     >>> output = ModelOutput(torch.tensor([[0.0, 2.0, 0.0]]).log1p())
     >>> inputs = LossInputs(output, output, torch.tensor([1]), torch.tensor([0]), 0.0)
     >>> torch.softmax(target_logits(inputs, TopKConfig(k=1), temperature=1.0), 1)
@@ -461,7 +461,7 @@ def _log_softened(inputs: LossInputs, temperature: float) -> Tensor:
 def _head(inputs: LossInputs) -> Tensor:
     head = inputs.teacher_output.tail(FEATURES).head
     if head is None:
-        raise RuntimeError("the teacher ends in no linear layer: Requires(heads=…) has a run refuse it")
+        raise RuntimeError("the teacher does not end in a linear layer")
     return head
 
 
@@ -483,7 +483,7 @@ def name_of(target: Any) -> str | None:
 
 
 def is_unsoftened(target: Any) -> bool:
-    """Whether a target, however it is written, is taught at temperature 1 alone."""
+    """Whether a target, however it is written, does not derive from the softened answer."""
     config = _TARGETS.get(name_of(target) or "")
     return config is not None and not config.is_softened
 
@@ -504,7 +504,7 @@ def _named(value: Any) -> Any:
 
 
 def name_in_schema(schema: dict[str, Any]) -> None:
-    """Add to a JSON schema that the name alone will do."""
+    """Let a JSON schema accept the name without options."""
     schema["anyOf"].insert(0, {"enum": list(NAMES), "type": "string"})
 
 

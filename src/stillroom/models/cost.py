@@ -29,7 +29,6 @@ def multiply_adds(model: nn.Module, example: Tensor) -> int:
     The model is left as it was.
 
     Args:
-        model: what is counted.
         example: an input [B, …] as the model gets it; its first image is taken.
 
     >>> multiply_adds(nn.Linear(3, 2), torch.zeros(5, 3))
@@ -46,10 +45,7 @@ def latency(model: nn.Module, example: Tensor, batch: int, *, repeats: int = 20)
     """Median time of one forward pass over a batch, in milliseconds; it is a clock, and differs from run to run.
 
     Args:
-        model: what is timed, in evaluation mode and without gradients.
         example: an input [B, …] on the model's device; its first image fills the batch.
-        batch: images in one pass.
-        repeats: passes that are timed, after three that are not; fewer, but three, once they took half a second.
 
     >>> latency(nn.Linear(3, 2), torch.zeros(1, 3), 64, repeats=3) > 0
     True

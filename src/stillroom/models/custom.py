@@ -22,20 +22,8 @@ def build_custom(
 ) -> nn.Module:
     """Call the user's ``module:function`` with those of the offered keywords that it accepts, and all the options.
 
-    A function with ``**kwargs`` is offered everything, less what it says it does not expect. Where an option has the
+    A function with ``**kwargs`` is offered everything, less the keywords that it refuses. Where an option has the
     name of an offered keyword, the option wins.
-
-    Args:
-        name: ``package.module:function``, importable from the working folder or the environment.
-        options: keywords the user wrote; each must be accepted.
-        offered: ``num_classes``, ``in_channels`` and ``image_size`` (None where unknown).
-        field: what messages call this model.
-
-    Returns:
-        What the function made.
-
-    Raises:
-        BadInput: it cannot be imported or found, does not accept an option, raises, or makes no ``nn.Module``.
 
     >>> build_custom("torch.nn:Linear", {"in_features": 4, "out_features": 2}, {"num_classes": 2})
     Linear(in_features=4, out_features=2, bias=True)
@@ -66,9 +54,6 @@ def build_custom(
 def find_callable(name: str, *, field: str = "model") -> Callable[..., Any]:
     """Import ``module:function`` with the working folder importable, and return the function.
 
-    Raises:
-        BadInput: the module cannot be imported, has no such attribute, or the attribute is not callable.
-
     >>> find_callable("math:sqrt")(9)
     3.0
     """
@@ -96,11 +81,7 @@ def find_callable(name: str, *, field: str = "model") -> Callable[..., Any]:
 
 
 def _keywords(
-    function: Callable[..., Any],
-    name: str,
-    options: Mapping[str, Any],
-    offered: Mapping[str, int | None],
-    field: str,
+    function: Callable[..., Any], name: str, options: Mapping[str, Any], offered: Mapping[str, int | None], field: str
 ) -> tuple[dict[str, Any], list[str]]:
     """The keywords to call with, and those of them that may be dropped again if they turn out not to be expected."""
     try:

@@ -41,12 +41,7 @@ def export_safetensors(model: nn.Module, path: str | Path) -> None:
 
 
 def export_onnx(
-    model: nn.Module,
-    path: str | Path,
-    *,
-    example: Tensor,
-    opset: int | None = None,
-    pixels: Preprocess | None = None,
+    model: nn.Module, path: str | Path, *, example: Tensor, opset: int | None = None, pixels: Preprocess | None = None
 ) -> ExportCheck:
     """Write a model as one ONNX file with a free batch size, after its logits were compared with the model's.
 

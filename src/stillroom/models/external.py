@@ -42,18 +42,7 @@ def build_external(
 ) -> nn.Module:
     """Make a model of timm or torchvision with random weights; nothing is downloaded.
 
-    The size of the images is handed on to the models that ask for it, such as vision transformers.
-
-    Args:
-        name: ``timm:NAME`` or ``torchvision:NAME``, an image classifier.
-        options: keywords of the library's own function.
-        num_classes: number of logits.
-        in_channels: channels of the images; torchvision's models take 3.
-        image_size: side of the images in pixels; None where they differ.
-        field: what messages call this model.
-
-    Raises:
-        BadInput: the library is not installed, has no such model, or cannot make it so.
+    The image size is passed to models that take it, such as vision transformers.
     """
     library, _, model = name.partition(":")
     where = f"{field}.name"
@@ -84,7 +73,7 @@ def _made(
     where: str,
     name: str,
 ) -> nn.Module:
-    """The model; without the size of the images where it says that it does not take it."""
+    """The model; without the image size where it refuses that."""
     keywords = {**sizes, **options}
     before = torch.get_rng_state()
     while True:
@@ -142,7 +131,7 @@ def _hint(model: str, known: Iterable[str], library: str) -> str:
     return f"{library}{'' if library == 'timm' else '.models'}.list_models() names them"
 
 
-# What torchvision's own modules ask for as they are imported.
+# Operators that torchvision's modules use while they are imported.
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -154,12 +143,9 @@ _declared: list[Any] = []
 def declare_missing_ops() -> bool:
     """Declare the two operators without which torchvision cannot be imported, where its extension cannot be loaded.
 
-    The torchvision of PyPI is built for CUDA; beside a PyTorch for the CPU alone, importing it, timm or torchmetrics
+    The torchvision of PyPI is built for CUDA; with a CPU-only PyTorch, importing it, timm or torchmetrics
     raises ``operator torchvision::nms does not exist``. Its models need no operator of the extension: after this, all
     three can be imported. It does nothing where torchvision is not installed or its extension loads.
-
-    Returns:
-        Whether the operators are declared here rather than in the extension.
 
     >>> declare_missing_ops() == declare_missing_ops()
     True

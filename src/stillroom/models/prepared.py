@@ -18,7 +18,8 @@ from stillroom.models.cost import multiply_adds, parameters
 from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.preprocess import Preprocess, class_index, resolve_preprocess
 from stillroom.models.weights import state_bytes
-from stillroom.runtime import Observer, Processes
+from stillroom.observer import Observer
+from stillroom.runtime import Processes
 
 EVALUATION_BATCH = 500
 

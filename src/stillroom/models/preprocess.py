@@ -70,9 +70,6 @@ def resolve_preprocess(
 def parse_preprocess(text: str, *, field: str = "--preprocess") -> PreprocessName | PreprocessConfig:
     """Read a preprocess as it is written on a command line: a name, or ``mean/std`` by numbers.
 
-    Raises:
-        BadInput: it is neither.
-
     >>> parse_preprocess("0.5,0.4,0.3/0.2,0.2,0.2").std
     (0.2, 0.2, 0.2)
     >>> parse_preprocess("imagnet")
@@ -159,15 +156,9 @@ def reorder_classes(logits: Tensor, class_order: Sequence[int] | Tensor | None, 
 
     Args:
         logits: [B, columns].
-        class_order: K columns; a tensor is one that :func:`class_index` made, and is not checked again (a check
-            would wait for the device); None leaves the logits.
-        field: what messages call the model.
 
     Returns:
         [B, K].
-
-    Raises:
-        BadInput: a column that is not there, or is there twice.
 
     >>> reorder_classes(torch.tensor([[1.0, 2.0, 3.0]]), (2, 0)).tolist()
     [[3.0, 1.0]]
@@ -183,15 +174,6 @@ def class_index(
     class_order: Sequence[int], *, columns: int | None = None, classes: int | None = None, field: str = "model"
 ) -> Tensor:
     """Check a class order and make it an index, int64 [K].
-
-    Args:
-        class_order: for each class of the data, a column of the model's logits.
-        columns: how many columns the model has, where known.
-        classes: how many classes the data has, where known.
-        field: what messages call the model.
-
-    Raises:
-        BadInput: a column that is not there, or is there twice; or not one for each class.
 
     >>> class_index((2, 2), columns=3)
     Traceback (most recent call last):

@@ -31,15 +31,6 @@ class TapReader:
     model carry none, and it can be pickled. Where a later module overwrites in place what a tap read, the first pass
     finds it out, and this tap is copied from then on.
 
-    Args:
-        model: the model.
-        names: module paths as ``named_modules`` gives them, such as ``layer2`` or ``layer2:pre``, or a reserved name.
-        field: what messages call the model.
-        on_read: called with a tap's name each time that it is read.
-
-    Raises:
-        BadInput: a name that the model does not have.
-
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> taps = TapReader(net, ["0", "1:pre"])
@@ -113,11 +104,7 @@ class TapReader:
             self._on_read(name)
 
     def take(self) -> dict[str, Tensor]:
-        """What the last forward pass gave at each tap; it is not held any longer.
-
-        Raises:
-            RunFailed: a module was not run, or a later one overwrote what it gave, unlike in the first pass.
-        """
+        """What the last forward pass gave at each tap; it is not held any longer."""
         taken = {}
         for name in self.names:
             if name not in self._read:
@@ -136,9 +123,6 @@ def tap_modules(
     model: nn.Module, name: str, *, field: str = "model"
 ) -> tuple[tuple[nn.Module, ...], Literal["input", "output"]]:
     """The modules that a tap is read at, and of which side of them; of several, the last that runs counts.
-
-    Raises:
-        BadInput: a name that the model does not have.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> tap_modules(net, "1:pre")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 from torch import nn
 
-from stillroom.config import Config, bad_input
+from stillroom.config import bad_input
 from stillroom.errors import BadInput, nearest
 from stillroom.models.config import ZOO, MLPOptions, ModelConfig, ResNetOptions, ViTOptions, WideResNetOptions, names
 from stillroom.models.custom import build_custom
@@ -15,8 +15,6 @@ from stillroom.models.external import build_external, is_external
 from stillroom.models.zoo import MLP, ResNet, ViT, default_patch
 
 __all__ = ["brings_weights", "build", "names"]
-
-Options = TypeVar("Options", bound=Config)
 
 
 def brings_weights(name: str) -> bool:
@@ -56,68 +54,31 @@ def build(
     stillroom.errors.BadInput: student.name: got 'resnt8'; expected a model of the zoo or module:function (did you
     mean 'resnet8'?)
     """
+    sizes: dict[str, Any] = {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size}
     if is_external(config.name):
-        return build_external(
-            config.name,
-            config.options,
-            num_classes=num_classes,
-            in_channels=in_channels,
-            image_size=image_size,
-            field=field,
-        )
+        return build_external(config.name, config.options, **sizes, field=field)
     if ":" in config.name:
-        return build_custom(
-            config.name,
-            config.options,
-            {"num_classes": num_classes, "in_channels": in_channels, "image_size": image_size},
-            field=field,
-        )
+        return build_custom(config.name, config.options, sizes, field=field)
     if config.name not in ZOO:
         hint = nearest(config.name, ZOO)
         raise BadInput(f"{field}.name", config.name, f"a model of the zoo or module:function ({hint})")
     kind = ZOO[config.name].options
-    if issubclass(kind, ResNetOptions):
-        resnet = _options(kind, config, field)
-        depth = int(config.name.removeprefix("resnet"))
-        return ResNet(depth, num_classes, in_channels, resnet.width, penultimate=resnet.penultimate)
-    if issubclass(kind, WideResNetOptions):
-        wide = _options(kind, config, field)
+    try:
+        options = kind.model_validate(config.options)
+    except ValidationError as error:
+        raise bad_input(error, kind, prefix=f"{field}.options") from None
+    if isinstance(options, ResNetOptions | WideResNetOptions):
         depth = int(config.name.removeprefix("resnet").removesuffix("x4"))
+        # The wide ones have learned shortcuts, and a width of their own for the first convolution.
         return ResNet(
-            depth,
-            num_classes,
-            in_channels,
-            wide.width,
-            stem=wide.stem,
-            projection=True,
-            penultimate=wide.penultimate,
+            depth, num_classes, in_channels, **dict(options), projection=isinstance(options, WideResNetOptions)
         )
     if image_size is None:
         raise BadInput(f"{field}.name", config.name, "a model for images of any size, as these have no one size")
-    if issubclass(kind, MLPOptions):
-        mlp = _options(kind, config, field)
-        return MLP(in_channels * image_size**2, num_classes, hidden=mlp.hidden, dropout=mlp.dropout)
-    if issubclass(kind, ViTOptions):
-        vit = _options(kind, config, field)
-        patch = vit.patch or default_patch(image_size)
-        if image_size % patch:
-            raise BadInput(f"{field}.options.patch", patch, f"a divisor of the image's side ({image_size})")
-        return ViT(
-            image_size,
-            num_classes,
-            in_channels,
-            patch=patch,
-            dim=vit.dim,
-            depth=vit.depth,
-            heads=vit.heads,
-            mlp_ratio=vit.mlp_ratio,
-            dropout=vit.dropout,
-        )
-    raise AssertionError(f"the zoo lists {config.name!r} but nothing builds it")
-
-
-def _options(kind: type[Options], config: ModelConfig, field: str) -> Options:
-    try:
-        return kind.model_validate(config.options)
-    except ValidationError as error:
-        raise bad_input(error, kind, prefix=f"{field}.options") from None
+    if isinstance(options, MLPOptions):
+        return MLP(in_channels * image_size**2, num_classes, **dict(options))
+    assert isinstance(options, ViTOptions), f"the zoo lists {config.name!r} but nothing builds it"
+    patch = options.patch or default_patch(image_size)
+    if image_size % patch:
+        raise BadInput(f"{field}.options.patch", patch, f"a divisor of the image's side ({image_size})")
+    return ViT(image_size, num_classes, in_channels, **{**dict(options), "patch": patch})

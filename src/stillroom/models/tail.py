@@ -29,11 +29,6 @@ class Tail(nn.Module):
     It shares its tensors with the model until it is moved, holds those after the tap alone, and has none in any state
     dict. They are constants: gradients flow to the features and to nothing else. ``train()`` changes nothing.
 
-    Args:
-        tap: name of the tap.
-        rest: the operations, taking features and then the tensors.
-        tensors: parameters and buffers of the model.
-
     Attributes:
         tap: name of the tap.
         replayed: whether the whole model is run, as it could not be traced.
@@ -69,7 +64,7 @@ class Tail(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Features as the tap reads them [B, …] → logits [B, K]."""
         if isinstance(self._rest, fx.GraphModule):
-            _settle(self._rest, features.device)
+            _move_constants(self._rest, features.device)
         logits: Tensor = self._rest(features, *(getattr(self, f"tensor_{place}") for place in range(self._count)))
         return logits
 
@@ -107,7 +102,7 @@ def tail_of(
             expected = f"a tap that every path to the logits crosses, as one leads past this ({nearest(tap, known)})"
             raise BadInput(f"{field} tap", tap, expected)
         tail = _cut(traced, node, tap)
-        if not _says_the_same(tail, model, taps, example):
+        if not _matches_model(tail, model, taps, example):
             raise Untraceable("the traced operations give other logits than the model")
         return tail
     except Untraceable as error:
@@ -201,7 +196,7 @@ def _size(graph: fx.Graph, batch: fx.Node, node: fx.Node, traced: Traced) -> fx.
     return batch if factor == 1 else graph.call_function(operator.mul, (batch, int(factor)))
 
 
-def _settle(rest: fx.GraphModule, device: torch.device) -> None:
+def _move_constants(rest: fx.GraphModule, device: torch.device) -> None:
     """Make constants where the features are: the graph names the device that it was traced on."""
     elsewhere = [node for node in rest.graph.nodes if node.kwargs.get("device", device) != device]
     for node in elsewhere:
@@ -210,12 +205,12 @@ def _settle(rest: fx.GraphModule, device: torch.device) -> None:
         rest.recompile()
 
 
-def _says_the_same(tail: Tail, model: nn.Module, taps: TapReader, example: Tensor) -> bool:
+def _matches_model(tail: Tail, model: nn.Module, taps: TapReader, example: Tensor) -> bool:
     with eval_mode(model), torch.no_grad(), plain_attention():
         with taps:
             wanted = model(example)
         features = taps.take()[tail.tap]
-        return agree(tail(features), wanted) and agree(tail(features[:1]), wanted[:1])
+        return logits_match(tail(features), wanted) and logits_match(tail(features[:1]), wanted[:1])
 
 
 class Replay(nn.Module):
@@ -225,8 +220,6 @@ class Replay(nn.Module):
     :func:`replays` tries out. The model is held by reference, its tensors are shared, and none is in a state dict.
 
     Args:
-        model: the whole model.
-        tap: its name.
         example: an input [B, …] as the model gets it.
     """
 
@@ -282,11 +275,9 @@ class Replay(nn.Module):
 def replays(model: nn.Module, tap: str, example: Tensor) -> bool:
     """Whether what a tap reads decides the logits: put into a pass over other images, it gives the same ones.
 
-    False also where that cannot be told, as the model says the same of both images.
+    False also where both images give the same logits, so that it cannot be decided.
 
     Args:
-        model: the model, which is left as it was.
-        tap: its name.
         example: an input [B, …] as the model gets it.
 
     >>> torch.manual_seed(0)
@@ -303,31 +294,31 @@ def replays(model: nn.Module, tap: str, example: Tensor) -> bool:
                 wanted = model(images)
             again = Replay(model, tap, images)
             features = taps.take()[tap]
-            said = again(features)
+            actual = again(features)
             other = again._run(None, again.noise.expand(images.shape))[0]
     except Exception:  # a model's own code can fail in any way where something else is put in
         return False
-    if not isinstance(wanted, Tensor) or said.shape != wanted.shape or torch.equal(other, wanted):
+    if not isinstance(wanted, Tensor) or actual.shape != wanted.shape or torch.equal(other, wanted):
         return False
-    return agree(said, wanted)
+    return logits_match(actual, wanted)
 
 
-def agree(said: Tensor, wanted: Tensor) -> bool:
+def logits_match(actual: Tensor, expected: Tensor) -> bool:
     """Whether two batches of logits are the same but for rounding.
 
-    >>> agree(torch.tensor([1.0]), torch.tensor([1.00001])), agree(torch.tensor([1.0]), torch.tensor([1.1]))
-    (True, False)
+    >>> logits_match(torch.tensor([1.0]), torch.tensor([1.00001]))
+    True
     """
     # Wide enough for the shortened float32 of GPUs; what a wrong cut gives is of another size.
-    tolerance = 1e-3 if said.dtype in (torch.float32, torch.float64) else 3e-2
-    worst = (said.double() - wanted.double()).abs().max()
-    return bool(worst <= tolerance * wanted.double().abs().max().clamp_min(1e-12))
+    tolerance = 1e-3 if actual.dtype in (torch.float32, torch.float64) else 3e-2
+    worst = (actual.double() - expected.double()).abs().max()
+    return bool(worst <= tolerance * expected.double().abs().max().clamp_min(1e-12))
 
 
 def find_head(model: nn.Module, example: Tensor) -> str | None:
     """Path of the linear layer whose output the logits are; None where they are made otherwise.
 
-    One pass tells it, where :func:`~stillroom.models.tail.tail_of` traces the whole model. A layer counts if the model
+    One pass suffices, where :func:`tail_of` traces the whole model. A layer counts if the model
     gives what it gave, and what it gave is W·h + b of its own weights: behind a temperature or an activation, or where
     a layer normalises its weights, there is none.
 
@@ -357,7 +348,11 @@ def find_head(model: nn.Module, example: Tensor) -> str | None:
             for name, layer, features, output in reversed(seen):
                 # The same memory: equal values alone could be of a layer to which nothing was added yet.
                 handed_on = output.shape == logits.shape and output.data_ptr() == logits.data_ptr()
-                if handed_on and features.dim() == 2 and agree(F.linear(features, layer.weight, layer.bias), logits):
+                if (
+                    handed_on
+                    and features.dim() == 2
+                    and logits_match(F.linear(features, layer.weight, layer.bias), logits)
+                ):
                     return name
     finally:
         for handle in handles:

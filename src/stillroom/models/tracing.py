@@ -86,9 +86,6 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
         model: from images to logits [B, K]; it is left as it was.
         example: an input [B, …] as the model gets it; its values do not matter.
 
-    Raises:
-        Untraceable: control flow that depends on values, a fixed batch size, or an output that is no tensor.
-
     >>> traced = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2))
     >>> [traced.outputs["0"] in traced.cuts(), traced.classifier() is traced.outputs["2"]]
     [True, True]

@@ -165,7 +165,7 @@ def read_state(path: str | Path, *, field: str = "weights") -> dict[str, Tensor]
     """Read the named tensors of a file of weights, on the CPU, whatever containers they are wrapped in.
 
     Args:
-        path: .safetensors, or what ``torch.save`` wrote; told apart by content, not by the suffix.
+        path: .safetensors, or what ``torch.save`` wrote; recognised by content, not by the suffix.
         field: what messages call the path.
 
     Returns:
@@ -211,7 +211,7 @@ def first_of(items: list[str]) -> str:
     'a, b, c, d, e and 2 more'
     """
     more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    # Names come from files of strangers: no line break or escape sequence of theirs reaches the terminal.
+    # Names come from files that are not trusted: no line break or escape sequence of theirs reaches the terminal.
     shown = [item if item.isprintable() and len(item) <= 160 else shorten(item) for item in items[:SHOWN]]
     return ", ".join(shown) + more
 

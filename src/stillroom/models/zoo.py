@@ -16,11 +16,6 @@ class PadShortcut(nn.Module):
 
     Shapes: [B, in_channels, H, W] → [B, out_channels, ⌈H/stride⌉, ⌈W/stride⌉].
 
-    Args:
-        in_channels: channels of its input.
-        out_channels: channels of its output; what is missing is split evenly before and after.
-        stride: 2 takes every second pixel, 1 all of them.
-
     >>> import torch
     >>> PadShortcut(2, 4)(torch.ones(1, 2, 5, 5))[0, :, 0, 0].tolist()
     [0.0, 1.0, 1.0, 0.0]
@@ -56,13 +51,6 @@ class BasicBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut: relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)).
 
     Shapes: [B, in_channels, H, W] → [B, out_channels, ⌈H/stride⌉, ⌈W/stride⌉].
-
-    Args:
-        in_channels: channels of its input.
-        out_channels: channels of its output.
-        stride: 1, or 2 to halve the resolution.
-        projection: where the shape changes, the shortcut is a 1×1 convolution with its norm ("option B"), not
-            pixels skipped and zeros added ("option A").
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, *, projection: bool = False) -> None:
@@ -93,18 +81,6 @@ class ResNet(nn.Module):
 
     ``ResNet(32, 100, width=64, stem=32, projection=True)`` is the resnet32x4 of the CRD benchmark (Tian et al. 2020,
     arXiv:1910.10699).
-
-    Args:
-        depth: number of weighted layers, 6n+2: 8, 14, 20, 32, 44, 56, 110.
-        num_classes: number of logits.
-        in_channels: channels of the images.
-        width: channels of the first stage.
-        stem: channels of the first convolution; left out: ``width``.
-        projection: shortcuts where the shape changes are learned ("option B") rather than free of parameters.
-        penultimate: width of the features that the classifier is given; left out: 4 ``width``, the mean itself.
-
-    Raises:
-        ValueError: ``depth`` is not 6n+2.
 
     >>> sum(p.numel() for p in ResNet(20).parameters())
     269722
@@ -182,12 +158,6 @@ class MLP(nn.Module):
     """Hidden layers of linear → relu → dropout on the flattened input, then one linear layer.
 
     Shapes: [B, …] with ``in_features`` numbers an image → logits [B, num_classes].
-
-    Args:
-        in_features: channels · height · width of an image.
-        num_classes: number of logits.
-        hidden: units of each hidden layer; empty for a linear classifier.
-        dropout: probability that a hidden unit is dropped in training.
 
     >>> import torch
     >>> MLP(3 * 8 * 8, 10, hidden=(32,))(torch.zeros(5, 3, 8, 8)).shape
@@ -269,20 +239,6 @@ class ViT(nn.Module):
     """A vision transformer (Dosovitskiy et al. 2020, arXiv:2010.11929) with mean pooling in place of a class token.
 
     Shapes: [B, in_channels, image_size, image_size] → logits [B, num_classes].
-
-    Args:
-        image_size: side of the images in pixels.
-        num_classes: number of logits.
-        in_channels: channels of the images.
-        patch: side of a patch in pixels; None takes :func:`default_patch`.
-        dim: width of a token.
-        depth: number of blocks.
-        heads: attention heads a block.
-        mlp_ratio: hidden units of a block's MLP, as a multiple of ``dim``.
-        dropout: probability of dropping after attention and MLP, in training.
-
-    Raises:
-        ValueError: ``patch`` does not divide ``image_size``, or ``heads`` does not divide ``dim``.
 
     >>> ViT(32, 10)(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 10])

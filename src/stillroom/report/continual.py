@@ -6,18 +6,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stillroom.report.curves import Member
-from stillroom.report.figures import Chart, Figure, axis, escaped, layout, line, rounded
-from stillroom.report.formats import DASH, counted, decimal, scaled, whole
-from stillroom.report.palette import LIGHT
-from stillroom.report.study.looks import Look
-from stillroom.report.study.model import Study
-from stillroom.report.words import join
-from stillroom.schema.base import JsonObject, OptionalItems, parse, read_object
+from stillroom.report.charts import DASHES, LIGHT, Chart, Figure, SeriesStyle, axis, escaped, layout, line, rounded
+from stillroom.report.formats import DASH, counted, decimal, join, scaled, whole
+from stillroom.report.run.charts import Member
 from stillroom.schema.continual import FinishedRecord, JointComparison, MethodTasks, PairTasks
+from stillroom.schema.study import StudyResults
 
 _DEEPEST_SHADE = 60
-_DASHES = ("solid", "dash", "dot", "dashdot")
 _BALANCE_WORDS = (
     "A student biased to the newest classes answers with them (dashed) more often than there are images of them "
     "(dotted), at the cost of old classes."
@@ -26,12 +21,6 @@ _COLUMNS = (
     "Learned, new", "Learned, old", "Test", "Mean, %", "Old, %", "New, %", "Answers on new, %", "Exemplars", "Memory",
 )  # fmt: skip
 _STUDY_COLUMNS = ("Old, %", "New, %", "Answers on new, %", "Ω", "Exemplars", "Memory")
-
-
-class _StudyResults(JsonObject):
-    """The part of ``results.json`` that is about tasks."""
-
-    incremental: OptionalItems[PairTasks] = ()
 
 
 @dataclass(frozen=True)
@@ -244,7 +233,7 @@ def _accuracy_lines(members: Sequence[Member]) -> list[AccuracyLine]:
                 low=tuple(min(column) for column in columns) if several else None,
                 high=tuple(max(column) for column in columns) if several else None,
                 colour=group[0].colour,
-                dash=_DASHES[place % len(_DASHES)],
+                dash=DASHES[place % len(DASHES)],
                 group=f"tasks-{place}",
             )
         )
@@ -349,21 +338,21 @@ class PairTasksSection:
     note: str
 
 
-def study_tasks_sections(study: Study, look: Mapping[str, Look]) -> tuple[PairTasksSection, ...]:
+def study_tasks_sections(study: StudyResults, styles: Mapping[str, SeriesStyle]) -> tuple[PairTasksSection, ...]:
     """The sections of a study's page, one a pair; none where no classes came in tasks.
 
     Raises:
         BadInput: ``results.json`` is damaged.
     """
-    path = study.path / "results.json"
-    pairs = parse(_StudyResults, read_object(path), path).incremental
-    return tuple(_pair_section(study, look, place, pair) for place, pair in enumerate(pairs))
+    return tuple(_pair_section(study, styles, place, pair) for place, pair in enumerate(study.incremental))
 
 
-def _pair_section(study: Study, look: Mapping[str, Look], place: int, pair: PairTasks) -> PairTasksSection:
+def _pair_section(
+    study: StudyResults, styles: Mapping[str, SeriesStyle], place: int, pair: PairTasks
+) -> PairTasksSection:
     by_name = {each.method: each for each in pair.methods}
     methods = {name: by_name[name] for name in study.names if name in by_name}
-    lines = [_method_line(study, look[name], each) for name, each in methods.items()]
+    lines = [_method_line(study, styles[name], each) for name, each in methods.items()]
     words = (
         "The mean over the tasks so far; every class seen is a possible answer. Lines are means over the seeds, bands "
         f"their {study.percent} intervals."
@@ -383,7 +372,7 @@ def _pair_section(study: Study, look: Mapping[str, Look], place: int, pair: Pair
     )
 
 
-def _method_line(study: Study, look: Look, method: MethodTasks) -> AccuracyLine:
+def _method_line(study: StudyResults, style: SeriesStyle, method: MethodTasks) -> AccuracyLine:
     means = [task.accuracy for task in method.tasks]
     # Seeds may all be alike after one task and not after another: no interval is no width.
     low = tuple(each.mean if each.low is None else max(each.low, 0.0) for each in means)
@@ -394,9 +383,9 @@ def _method_line(study: Study, look: Look, method: MethodTasks) -> AccuracyLine:
         mean=tuple(each.mean for each in means),
         low=low if banded else None,
         high=high if banded else None,
-        colour=look.colour,
-        dash=look.dash,
-        symbol=look.symbol,
+        colour=style.colour,
+        dash=style.dash,
+        symbol=style.symbol,
         group=f"run-{study.names.index(method.method)}",
     )
 

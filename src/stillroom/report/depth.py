@@ -1,4 +1,4 @@
-"""The depth × fidelity map: from how deep, and how exactly weighed, a gap tells a divergence; and what that says."""
+"""The depth × fidelity map: how well the gap at each tap, weighed ever more exactly, predicts a divergence."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
-from stillroom.report.formats import DASH, MINUS, decimal, three_digits, whole
-from stillroom.report.words import join
+from stillroom.report.formats import DASH, MINUS, decimal, join, three_digits, whole
 from stillroom.schema.fidelity import Fidelity, FidelityMember, FidelityTap, MemberPrediction, RankCorrelation
 
 LOGITS = "logits"
 # Beyond so many taps the two maps stand one below the other.
-BESIDE = 6
+SIDE_BY_SIDE = 6
 _NAMES = {
     "identity": ("Identity", "as it is"),
     "diagonal": ("Diagonal", "Fisher, each alone"),
@@ -22,15 +21,6 @@ _NAMES = {
 # Below this a rank correlation is next to nothing, and above it orders images much as the divergence does.
 _FAINT, _CLOSE = 0.3, 0.9
 _DEEPEST_SHADE = 52
-
-
-@dataclass(frozen=True)
-class DepthColumn:
-    """A column: a tap of the teacher, the student's opposite it, its depth."""
-
-    name: str
-    label: str
-    depth: str
 
 
 @dataclass(frozen=True)
@@ -45,40 +35,13 @@ class DepthCell:
 
 
 @dataclass(frozen=True)
-class DepthRow:
-    """A row: how exactly the gap is weighed."""
-
-    name: str
-    what: str
-    squares: tuple[DepthCell, ...]
-
-
-@dataclass(frozen=True)
 class DepthHeatmap:
-    """One of the two maps."""
+    """One of the two maps; a line has a name, what it weighs by, and a cell for each tap."""
 
     key: str
     title: str
     caption: str
-    lines: tuple[DepthRow, ...]
-
-
-@dataclass(frozen=True)
-class DepthNumbers:
-    """A row of the table of all numbers: a tap, a member, what it tells of the gap and of the student."""
-
-    tap: str
-    loss: str
-    cells: tuple[tuple[str, str], ...]
-    starts_group: bool
-
-
-@dataclass(frozen=True)
-class GapRow:
-    """What the gap is at each checkpoint, seen from one tap."""
-
-    tap: str
-    cells: tuple[tuple[str, str], ...]
+    lines: tuple[tuple[str, str, tuple[DepthCell, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -86,15 +49,15 @@ class DepthMap:
     """All that the section shows."""
 
     sentences: tuple[str, ...]
-    heads: tuple[DepthColumn, ...]
+    heads: tuple[tuple[str, str, str], ...]
     maps: tuple[DepthHeatmap, ...]
-    is_beside: bool
+    side_by_side: bool
     has_small: bool
     legend: tuple[tuple[str, int, bool], ...]
     notes: tuple[str, ...]
     epochs: tuple[str, ...]
-    numbers: tuple[DepthNumbers, ...]
-    gaps: tuple[GapRow, ...]
+    numbers: tuple[tuple[str, str, list[tuple[str, str]], bool], ...]
+    gaps: tuple[tuple[str, list[tuple[str, str]]], ...]
 
 
 def depth_map(fidelity: Fidelity) -> DepthMap:
@@ -107,7 +70,7 @@ def depth_map(fidelity: Fidelity) -> DepthMap:
             _heat("gap", "The gap’s own divergence", _GAP, fidelity.taps, several),
             _heat("student", "The student’s divergence", _STUDENT, fidelity.taps, several),
         ),
-        is_beside=len(fidelity.taps) <= BESIDE,
+        side_by_side=len(fidelity.taps) <= SIDE_BY_SIDE,
         has_small=several,
         legend=tuple((_two(value), *_shade(value)) for value in (-0.5, 0.0, 0.5, 0.8, 0.9, 1.0)),
         notes=tuple(_notes(fidelity)),
@@ -132,7 +95,7 @@ def _heat(key: str, title: str, caption: str, taps: Sequence[FidelityTap], sever
     for place, (name, what) in enumerate(_NAMES.values()):
         members = [tap.members[place] for tap in taps]
         squares = [_square(tap, m, attrgetter(key)(m), several) for tap, m in zip(taps, members, strict=True)]
-        lines.append(DepthRow(name, what, tuple(squares)))
+        lines.append((name, what, tuple(squares)))
     return DepthHeatmap(key, title, caption, tuple(lines))
 
 
@@ -150,31 +113,31 @@ def _shade(value: float | None) -> tuple[int, bool]:
     """How deep a cell's colour is, in per cent, and whether it is that of the wrong way round."""
     if value is None:
         return 0, False
-    # By the share of the ranks' variance that is told: the eye then sees what .9 and 1 differ by.
+    # By the share of the ranks' variance that is explained, so that .9 and 1 look different.
     return round(_DEEPEST_SHADE * value * value), value < 0
 
 
-def _head(tap: FidelityTap) -> DepthColumn:
+def _head(tap: FidelityTap) -> tuple[str, str, str]:
     opposite = tap.teacher if tap.teacher == tap.student else f"teacher’s {tap.teacher}, student’s {tap.student}"
-    return DepthColumn(tap.teacher, opposite, f"{decimal(100 * tap.depth, 0)}%")
+    return (tap.teacher, opposite, f"{decimal(100 * tap.depth, 0)}%")
 
 
-def _number(tap: FidelityTap, member: FidelityMember) -> DepthNumbers:
+def _number(tap: FidelityTap, member: FidelityMember) -> tuple[str, str, list[tuple[str, str]], bool]:
     cells = []
     for found in (member.gap, member.student):
         cells += [(_two(each.value), _interval(each)) for each in (found.pooled, found.within)]
         cells.append((_factor(found.ratio), ""))
-    return DepthNumbers(tap.teacher, member.loss, tuple(cells), member is tap.members[0])
+    return tap.teacher, member.loss, cells, member is tap.members[0]
 
 
-def _gap(tap: FidelityTap) -> GapRow:
+def _gap(tap: FidelityTap) -> tuple[str, list[tuple[str, str]]]:
     explained = [f"{decimal(100 * share, 0)}% explained" for share in tap.explained] or [""] * len(tap.divergence)
-    return GapRow(tap.teacher, tuple(zip((_amount(value) for value in tap.divergence), explained, strict=True)))
+    return tap.teacher, list(zip(map(_amount, tap.divergence), explained, strict=True))
 
 
 _LEAD = (
-    "The gap between student and teacher can be seen from any depth, and weighed ever more exactly. Each cell tells "
-    "how well one way of seeing it orders test images by their true divergence, τ²·KL: 1 is the same order, 0 none."
+    "The gap between student and teacher can be seen from any depth, and weighed ever more exactly. Each cell shows "
+    "how well one way of weighing it orders test images by their true divergence, τ²·KL: 1 is the same order, 0 none."
 )
 
 
@@ -205,14 +168,14 @@ def _of_gap(taps: Sequence[FidelityTap], *, several: bool) -> list[str]:
     elif lost:
         names = join([f"{tap.teacher} ({_two(value)})" for tap, value in lost])
         sentences.append(
-            f"At {names} the full Fisher says next to nothing of it: the gap is too large there for a second order, "
-            "and only the teacher’s own tail follows it."
+            f"At {names} the full Fisher predicts next to nothing of it: the gap is too large there for a second "
+            "order, and only the teacher’s own tail follows it."
         )
     return sentences
 
 
 def _of_student(taps: Sequence[FidelityTap]) -> list[str]:
-    """From where, and by which member, the student's own divergence is told best and worst."""
+    """At which tap, and by which member, the student's own divergence is predicted best and worst."""
     found = [
         (value, tap, member)
         for tap in taps
@@ -223,7 +186,7 @@ def _of_student(taps: Sequence[FidelityTap]) -> list[str]:
         return []
     best, worst = max(found, key=lambda one: one[0]), min(found, key=lambda one: one[0])
     sentence = (
-        f"How far the student’s own answer is from its teacher’s is told best, before the logits, by "
+        f"How far the student’s own answer is from its teacher’s is predicted best, before the logits, by "
         f"{best[2].loss} at {best[1].teacher} ({_two(best[0])})"
     )
     if worst[1:] != best[1:]:

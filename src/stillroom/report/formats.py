@@ -2,36 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 DASH = "–"
 MINUS = "\u2212"
-_CONTROL = dict.fromkeys(
-    [
-        *range(9),
-        *range(11, 32),
-        *range(127, 160),
-        *range(0x202A, 0x202F),
-        *range(0x2066, 0x206A),
-        *range(0xD800, 0xE000),
-    ],
-    "\ufffd",
-)
-
-
-def clean(content: Any) -> Any:
-    """Texts without characters that cannot be written or that turn the text around them; mappings and lists within.
-
-    >>> clean({"a\\x00": ["b\\ud800"]})
-    {'a\ufffd': ['b\ufffd']}
-    """
-    if isinstance(content, str):
-        return content.translate(_CONTROL)
-    if isinstance(content, dict):
-        return {clean(key): clean(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [clean(item) for item in content]
-    return content
 
 
 def short(text: str, limit: int = 28) -> str:
@@ -115,19 +87,26 @@ def times(ratio: float) -> str:
     return f"{ratio:,.0f}×" if ratio >= 9.95 else f"{ratio:.1f}×"
 
 
+def factor(teacher: float | None, student: float | None, less: str, more: str) -> tuple[str, str] | None:
+    """How a cost of the student compares to the teacher's, and which way; None where either is missing or zero.
+
+    >>> factor(853018, 78042, "fewer", "more"), factor(5, 5, "fewer", "more")
+    (('11×', 'fewer'), ('1.0×', ''))
+    """
+    if not teacher or not student:
+        return None
+    text = times(max(teacher, student) / min(teacher, student))
+    return text, "" if text == "1.0×" else less if teacher >= student else more
+
+
 def versus(teacher: float | None, student: float | None, less: str, more: str) -> str | None:
-    """How a cost of the student compares to the teacher's; None where either is missing or zero.
+    """The same in words.
 
     >>> versus(853018, 78042, "fewer", "more"), versus(2.0, 3.0, "lower", "higher"), versus(5, 5, "fewer", "more")
     ('11× fewer', '1.5× higher', 'the same')
     """
-    if not teacher or not student:
-        return None
-    if teacher >= student:
-        factor = times(teacher / student)
-        return "the same" if factor == "1.0×" else f"{factor} {less}"
-    factor = times(student / teacher)
-    return "the same" if factor == "1.0×" else f"{factor} {more}"
+    found = factor(teacher, student, less, more)
+    return None if found is None else f"{found[0]} {found[1]}" if found[1] else "the same"
 
 
 def amount(value: float | None, digits: int = 2) -> str:
@@ -171,3 +150,12 @@ def counted(count: int, what: str) -> str:
     ('1 seed', '1,200 seeds')
     """
     return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
+def join(parts: list[str]) -> str:
+    """Parts as a list in a sentence.
+
+    >>> join(["a", "b", "c"]), join(["a"])
+    ('a, b and c', 'a')
+    """
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""

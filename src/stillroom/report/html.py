@@ -13,9 +13,8 @@ from markupsafe import Markup, escape
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.report import palette
+from stillroom.report.charts import DARK, LIGHT, TEMPLATE, css, dark_of_light
 from stillroom.report.formats import short
-from stillroom.report.palette import css
 
 _PACKAGE = "stillroom.report"
 # Nothing is fetched and nothing is sent: styles and scripts are the page's own, images are data. Plotly hands a
@@ -42,14 +41,15 @@ def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = 
         .get_template(template)
         .render(
             policy=POLICY if plotly_at is None else POLICY_BESIDE,
-            light=Markup(css(palette.LIGHT)),
-            dark=Markup(css(palette.DARK)),
+            light=Markup(css(LIGHT)),
+            dark=Markup(css(DARK)),
             style=Markup(_text("style.css")),
             script=Markup(_text("page.js")),
             plotly=Markup(plotly_text()) if figures and plotly_at is None else None,
             plotly_at=plotly_at if figures else None,
             figures=embedded(figures),
-            shades=embedded(palette.dark_of_light()),
+            template=embedded(dict(TEMPLATE)),
+            shades=embedded(dark_of_light()),
             **context,
         )
     )

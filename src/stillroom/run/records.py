@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from importlib import metadata
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 # Where weights lie; what they are is in every save, by their hash.
 _PLACES = ("teacher.weights", "student.weights")
-_VERSIONS = ("torch", "numpy", "pydantic", "safetensors", "torchmetrics")
+_VERSIONS = ("torch", "numpy", "pydantic", "safetensors")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -48,6 +49,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": _processor(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "cores": os.cpu_count() or 1,
         **{name: metadata.version(name) for name in ("stillroom", *_VERSIONS)},
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from stillroom.class_relations import (
-    bears_out,
     class_cosines,
     class_order,
     is_constant,
     relation_agreement,
     relation_score,
+    shows_superclasses,
 )
 from stillroom.data.images import ImageSet
 from stillroom.errors import RunFailed
@@ -23,8 +22,9 @@ from stillroom.files import write_text
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.tail import find_head
+from stillroom.schema.base import json_line
+from stillroom.schema.run import RELATIONS, RelationAgreement, RelationMaps, RelationScores, RelationsRecord
 
-SCHEMA = 1
 # More classes than this have no figures, and more than this no maps: they would be a file of millions of numbers.
 MOST_CLASSES, MOST_MAPPED = 1000, 200
 _EXAMPLES = 2
@@ -32,7 +32,7 @@ _DECIMALS = 6
 
 
 @dataclass(frozen=True, eq=False)
-class Relations:
+class ClassRelations:
     """The relations of classes in a student's last layer: c_ij, the cosine of the weights of each two.
 
     Attributes:
@@ -43,6 +43,7 @@ class Relations:
         truth: the true relations, float64 [K, K], where the data know them.
         groups: the superclass of each class, where a score by them has a basis.
         why: for ``score``, ``truth`` and ``teacher``, in words, why there can be no such figure.
+        has_teacher: whether there is a teacher that can be run here.
     """
 
     head: str
@@ -52,17 +53,18 @@ class Relations:
     truth: Tensor | None
     groups: tuple[str, ...] | None
     why: dict[str, str] = field(default_factory=dict)
+    has_teacher: bool = False
 
     def line(self, student: nn.Module) -> dict[str, Any]:
-        """What is told of a student at the end of an epoch: a line of ``class_relations.jsonl``, beside step and epoch.
+        """Figures of a student at the end of an epoch: a line of ``class_relations.jsonl``, beside step and epoch.
 
         Raises:
             RunFailed: its last layer is not finite.
         """
         return self._figures(self._map(student))
 
-    def told(self, student: nn.Module) -> dict[str, Any]:
-        """What the summary tells of the trained student: the figures, and for those that are None why.
+    def summary(self, student: nn.Module) -> dict[str, Any]:
+        """For the summary of the trained student: the figures, and for those that are None why.
 
         Raises:
             RunFailed: its last layer is not finite.
@@ -81,24 +83,25 @@ class Relations:
         groups, mapped = self.data.superclasses, len(own) <= MOST_MAPPED
         known = {"truth": self.truth, "teacher": self.teacher, "student": own}
         telling = [who for who, c in known.items() if c is not None and not is_constant(c)]
-        content = {
-            "schema": SCHEMA,
-            "classes": len(own),
-            "class_names": list(self.data.class_names),
-            "superclasses": list(groups) if groups is not None else None,
-            "score": {who: self._score(c) for who, c in maps.items()},
-            "agreement": {
-                "truth": _agreement(own, self._believed),
-                "teacher": _agreement(own, self.teacher),
-                "teacher_truth": _agreement(self.teacher, self._believed),
-            },
-            "why": self._reasons(own),
-            "ordered_by": "superclasses" if groups is not None else telling[0] if telling else None,
-            "order": class_order(groups, *known.values()) if mapped else None,
-            "maps": {who: _rounded(c) for who, c in maps.items()} if mapped else None,
-        }
+        content = RelationsRecord(
+            classes=len(own),
+            class_names=self.data.class_names,
+            superclasses=groups,
+            score=RelationScores(**{who: self._score(c) for who, c in maps.items()}),
+            agreement=RelationAgreement(
+                truth=_agreement(own, self._believed),
+                teacher=_agreement(own, self.teacher),
+                teacher_truth=_agreement(self.teacher, self._believed),
+            ),
+            why=self._reasons(own),
+            has_teacher=self.has_teacher,
+            has_truth=self.truth is not None,
+            ordered_by="superclasses" if groups is not None else telling[0] if telling else None,
+            order=tuple(class_order(groups, *known.values())) if mapped else None,
+            maps=RelationMaps.model_validate({who: _rounded(c) for who, c in maps.items()}) if mapped else None,
+        )
         # Not indented: each cosine would be a line of its own.
-        write_text(out / "class_relations.json", json.dumps(content, allow_nan=False, ensure_ascii=False) + "\n")
+        write_text(out / RELATIONS, json_line(content))
 
     @property
     def _believed(self) -> Tensor | None:
@@ -131,8 +134,8 @@ class Relations:
         return {name: self.why.get(name, alike) for name, value in self._figures(own).items() if value is None}
 
 
-def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: ImageSet) -> Relations | None:
-    """What can be told of a run's relations; None where the student does not end in a linear layer, or has too many
+def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: ImageSet) -> ClassRelations | None:
+    """The relations of classes of a run; None where the student does not end in a linear layer, or has too many
     classes.
 
     Args:
@@ -163,11 +166,11 @@ def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: Im
     elif is_constant(truth):
         why["truth"] = "in truth no two classes are more alike than any other two"
         why.setdefault("score", "in truth the superclasses are names alone: no two classes are more alike than others")
-    elif "score" not in why and groups is not None and not bears_out(truth, groups):
+    elif "score" not in why and groups is not None and not shows_superclasses(truth, groups):
         why["score"] = "in truth classes of one superclass are no more alike than classes of two"
         why["truth"] = "in truth classes are alike by chance alone: the superclasses are not in the true relations"
     basis = groups if "score" not in why else None
-    return Relations(head, student.preprocess().order, data, theirs, truth, basis, why)
+    return ClassRelations(head, student.preprocess().order, data, theirs, truth, basis, why, teacher is not None)
 
 
 def _head(prepared: PreparedModel, data: ImageSet) -> str | None:

@@ -125,6 +125,8 @@ def read_fidelity(path: Path, recipe_hash: str | None) -> Fidelity | None:
         return None
     fidelity = read_json(Fidelity, path)
     if fidelity.recipe_hash != (recipe_hash or None):
-        expected = "that of summary.json beside it: it was made of another run; `stillroom fidelity` makes it again"
+        expected = (
+            "that of summary.json in the same folder: it was made from another run; `stillroom fidelity` makes it again"
+        )
         raise BadInput(f"{path}: recipe_hash", fidelity.recipe_hash, expected)
     return fidelity

@@ -1,8 +1,9 @@
-"""A study file: many runs, one question. Nothing here imports torch."""
+"""A study file (YAML) and the measures that a study can compare. Nothing here imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,13 +11,12 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stillroom.config import Config, bad_input
 from stillroom.errors import BadInput, nearest
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import apply_override, read_yaml
 
 # A name is also a folder's and a column's.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,47}$")]
-# What methods may be told to differ in; all of it is equal otherwise.
-Varied = Literal[
+AllowedDifference = Literal[
     "student",
     "augmentation",
     "budget",
@@ -32,9 +32,7 @@ Varied = Literal[
     "tasks",
     "memory",
 ]
-# Those of relations are of the student's last layer; the last two of classes that come in tasks; the others of the
-# student's answers to the test images.
-Measure = Literal[
+MeasureName = Literal[
     "top1",
     "top5",
     "nll",
@@ -47,6 +45,77 @@ Measure = Literal[
     "average_incremental",
     "forgetting",
 ]
+
+
+@dataclass(frozen=True)
+class StudyMeasure:
+    """A measure of a run."""
+
+    name: MeasureName  # its name in `summary.json`
+    title: str  # what tables call it
+    unit: str  # its unit; empty where it has none
+    difference: str  # the unit of a difference
+    digits: int  # decimals that are shown
+    higher_is_better: bool  # which way is better
+    # the part of `summary.json` that holds it (`relations` or `incremental`); empty: the top
+    part: Literal["", "relations", "incremental"] = ""
+    key: str = ""  # its name there
+
+    @property
+    def header(self) -> str:
+        """The title with the unit.
+
+        >>> MEASURES["top1"].header
+        'top-1 (%)'
+        """
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def better(self, verdict: str) -> bool | None:
+        """Whether ``higher`` or ``lower`` is better; None of what is undecided.
+
+        >>> MEASURES["nll"].better("lower"), MEASURES["nll"].better("undecided")
+        (True, None)
+        """
+        return None if verdict not in ("higher", "lower") else (verdict == "higher") == self.higher_is_better
+
+    def value_in(self, summary: Mapping[str, Any]) -> Any:
+        """The measure in a run's summary; None where there is none.
+
+        >>> MEASURES["relation_truth"].value_in({"relations": {"truth": 0.8}}), MEASURES["top1"].value_in({})
+        (0.8, None)
+        """
+        held = summary.get(self.part) if self.part else summary
+        return held.get(self.key or self.name) if isinstance(held, Mapping) else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields for ``results.json``."""
+        return {key: value for key, value in asdict(self).items() if key not in ("difference", "part", "key")}
+
+
+MEASURES: dict[str, StudyMeasure] = {
+    one.name: one
+    for one in (
+        StudyMeasure("top1", "top-1", "%", "points", 2, True),
+        StudyMeasure("top5", "top-5", "%", "points", 2, True),
+        StudyMeasure("nll", "negative log-likelihood", "nats", "nats", 4, False),
+        StudyMeasure("ece", "calibration error", "", "", 4, False),
+        StudyMeasure("agreement", "agreement with the teacher", "%", "points", 2, True),
+        StudyMeasure("teacher_kl", "divergence from the teacher", "nats", "nats", 4, False),
+        StudyMeasure(
+            "relation_score", "likeness within superclasses less between", "", "", 4, True, "relations", "score"
+        ),
+        StudyMeasure(
+            "relation_truth", "agreement with the true class relations", "", "", 4, True, "relations", "truth"
+        ),
+        StudyMeasure(
+            "relation_teacher", "agreement with the teacher's class relations", "", "", 4, True, "relations", "teacher"
+        ),
+        StudyMeasure(
+            "average_incremental", "average incremental accuracy", "%", "points", 2, True, "incremental", "average"
+        ),
+        StudyMeasure("forgetting", "forgetting", "points", "points", 2, False, "incremental", "forgetting"),
+    )
+}
 
 
 class Range(Config):
@@ -86,7 +155,7 @@ class Method(Config):
     note: str = Field("", max_length=400, description="A sentence about it, for the report.")
 
 
-class Pair(Config):
+class ModelPair(Config):
     """A teacher and a student, or data: every method is run on each pair."""
 
     name: Name = Field(description="What tables call it; also the name of its folder.")
@@ -94,14 +163,14 @@ class Pair(Config):
     note: str = Field("", max_length=400, description="A sentence about it, for the report.")
 
 
-class Mark(Config):
-    """A value of the axis that the figure shows by a line of its own."""
+class Threshold(Config):
+    """A value of the sweep that the figure shows by a line of its own."""
 
-    at: float = Field(ge=-1e150, le=1e150, description="Where it lies, in the axis's own numbers.")
+    at: float = Field(ge=-1e150, le=1e150, description="Where it lies, in the sweep's own numbers.")
     label: str = Field("", max_length=60, description="What the figure writes beside it.")
 
 
-class Axis(Config):
+class SweepConfig(Config):
     """The one number that a study's pairs differ in, such as a width: the report draws the measure along it."""
 
     field: str = Field(
@@ -111,13 +180,13 @@ class Axis(Config):
     )
     title: str = Field("", max_length=100, description="What the figure calls it; left out: the field.")
     log: bool = Field(False, description="Draw it by factors rather than by differences.")
-    marks: tuple[Mark, ...] = Field((), max_length=12, description="Values that the figure marks.")
+    marks: tuple[Threshold, ...] = Field((), max_length=12, description="Values that the figure marks.")
 
     @model_validator(mode="after")
-    def _marks_can_be_drawn(self) -> Axis:
+    def _marks_can_be_drawn(self) -> SweepConfig:
         wrong = next((mark.at for mark in self.marks if self.log and mark.at <= 0), None)
         if wrong is not None:
-            raise ValueError(f"marks above 0 on an axis that goes by factors, not {wrong:g}")
+            raise ValueError(f"marks above 0 in a sweep that goes by factors, not {wrong:g}")
         return self
 
 
@@ -131,7 +200,7 @@ class TeacherRun(Config):
     )
 
 
-class Budget(Config):
+class RunBudget(Config):
     """How long each run is: the same for every method."""
 
     epochs: int | None = Field(None, ge=1, description="Passes over the training images.")
@@ -144,7 +213,7 @@ class Budget(Config):
     )
 
     @model_validator(mode="after")
-    def _one_of_them(self) -> Budget:
+    def _one_of_them(self) -> RunBudget:
         if sum(value is not None for value in (self.epochs, self.steps, self.seconds)) != 1:
             raise ValueError("one of epochs, steps and seconds")
         return self
@@ -162,7 +231,7 @@ class Tuning(Config):
         0.2, gt=0, lt=1, description="Share of the training images that trials do not learn from and are judged on."
     )
     length: float = Field(1.0, gt=0, le=1, description="Length of a trial, as a share of a run's.")
-    measure: Measure | None = Field(None, description="What trials are judged by; left out: the study's measure.")
+    measure: MeasureName | None = Field(None, description="What trials are judged by; left out: the study's measure.")
     seed: int = Field(0, ge=0, description="Seed of the search and of the trials' runs.")
     storage: str | None = Field(
         None,
@@ -179,20 +248,24 @@ class Study(Config):
     recipe: dict[str, Any] = Field(description="What all runs share: a recipe, or the path of a recipe file.")
     methods: tuple[Method, ...] = Field(min_length=1, description="What is compared.")
     teachers: tuple[TeacherRun, ...] = Field((), description="Teachers that are trained first, from labels.")
-    pairs: tuple[Pair, ...] = Field((), description="Teachers and students, or data; left out: the recipe's own.")
-    axis: Axis | None = Field(None, description="The one number that the pairs differ in; left out: they have none.")
+    model_pairs: tuple[ModelPair, ...] = Field(
+        (), description="Teachers and students, or data; left out: the recipe's own."
+    )
+    sweep: SweepConfig | None = Field(
+        None, description="The one number that the pairs differ in; left out: they have none."
+    )
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 2), min_length=1, description="Seeds, fixed before looking; differences are paired by them."
     )
     baseline: str | None = Field(None, description="The method that the others are compared with; left out: the first.")
-    budget: Budget | None = Field(None, description="Length of each run; left out: the recipe's.")
+    budget: RunBudget | None = Field(None, description="Length of each run; left out: the recipe's.")
     tuning: Tuning | None = Field(None, description="Trials of each method; left out: recipes as they are written.")
-    varies: tuple[Varied, ...] = Field(
+    allowed_differences: tuple[AllowedDifference, ...] = Field(
         (),
         description="What methods differ in on purpose beside their losses, optimizer, schedule and clip_norm; "
         "left out: nothing, and a difference makes the study unequal.",
     )
-    measure: Measure = Field(
+    measure: MeasureName = Field(
         "top1",
         description="What is compared after the last epoch: on the test split, or, by relation_score, relation_truth "
         "and relation_teacher, in the student's last layer; or, by average_incremental and forgetting, over all tasks "
@@ -205,7 +278,7 @@ class Study(Config):
     def _names_differ(self) -> Study:
         named = {
             "method": [method.name for method in self.methods],
-            "pair": [pair.name for pair in self.pairs],
+            "pair": [pair.name for pair in self.model_pairs],
             "teacher": [teacher.name for teacher in self.teachers],
         }
         for what, names in named.items():
@@ -223,42 +296,41 @@ class Study(Config):
         return self
 
     @property
-    def against(self) -> str:
-        """The baseline's name."""
+    def baseline_name(self) -> str:
+        """The baseline, or the first method where none is named."""
         return self.baseline if self.baseline is not None else self.methods[0].name
 
     @property
-    def all_pairs(self) -> tuple[Pair, ...]:
+    def all_pairs(self) -> tuple[ModelPair, ...]:
         """The pairs, or the one that the recipe is."""
-        return self.pairs or (Pair(name="all"),)
+        return self.model_pairs or (ModelPair(name="all"),)
 
     @property
     def in_tasks(self) -> bool:
         """Whether some recipe of it has classes that come in tasks."""
-        sets = [*(pair.set for pair in self.pairs), *(method.set for method in self.methods)]
+        sets = [*(pair.set for pair in self.model_pairs), *(method.set for method in self.methods)]
         return any(key.split(".")[0] == "incremental" for each in (self.recipe, *sets) for key in each)
 
-    def told(self) -> dict[str, Any]:
+    def space_of(self, method: Method) -> Space:
+        """What a method's trials search: ``tuning.space`` and its own ``tune``, which wins; empty without tuning."""
+        return {**self.tuning.space, **method.tune} if self.tuning is not None else {}
+
+    def as_dict(self) -> dict[str, Any]:
         """The study for JSON and YAML; where its trials are stored is left out: it may hold a password."""
         content = self.model_dump(mode="json")
         if self.tuning is not None:
             del content["tuning"]["storage"]
-        if self.axis is None:
-            # Left out, so that a study without one is the study that it was before there were any.
-            del content["axis"]
+        if self.sweep is None:
+            del content["sweep"]  # as in results.json: the hash of a study without one does not know the field
         return content
 
     def hash(self) -> str:
         """SHA-256 of the study's content, 64 hex digits."""
-        return digest(canonical(self.told()))
+        return digest(canonical_json(self.as_dict()))
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
     """Read a study file; a recipe named by its path is read, beside the study file or from the working folder.
-
-    Args:
-        path: a YAML file.
-        overrides: such as ``budget.epochs=3`` or ``recipe.training.threads=2``.
 
     Raises:
         BadInput: a file cannot be read, is not YAML, or holds a bad value.

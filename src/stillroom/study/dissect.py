@@ -12,64 +12,52 @@ from stillroom.losses.base import LossConfig
 from stillroom.losses.registry import labels_alone, loss_class
 from stillroom.recipe import Recipe
 from stillroom.study.config import Study, parse_study
-from stillroom.study.folder import StudyFolder
+from stillroom.study.plan import StudyFolder
 from stillroom.study.statistics import interval
 
 DISSECTION = "dissection.json"
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Level:
-    """A part of the teacher's answer that is taught alone.
+class AnswerLevel:
+    """A part of the teacher's answer that is taught alone."""
 
-    Attributes:
-        name: the target's, and the method's.
-        note: what it isolates.
-    """
-
-    name: str
-    note: str
+    name: str  # the target's, and the method's
+    note: str  # what it isolates
 
 
 LEVELS = (
-    Level("uniform", "Universe: every class alike, as label smoothing."),
-    Level("class_similarity", "Domain: how alike the teacher's last layer finds the classes."),
-    Level("true_class", "Instance: how sure the teacher is of each image, the other classes alike."),
-    Level("true_class_similarity", "Domain and instance."),
-    Level("top_k", "The likeliest classes as the teacher sees them, the others alike."),
-    Level("full", "All of the teacher's answer."),
+    AnswerLevel("uniform", "Universe: every class alike, as label smoothing."),
+    AnswerLevel("class_similarity", "Domain: how alike the teacher's last layer finds the classes."),
+    AnswerLevel("true_class", "Instance: how sure the teacher is of each image, the other classes alike."),
+    AnswerLevel("true_class_similarity", "Domain and instance."),
+    AnswerLevel("top_k", "The likeliest classes as the teacher sees them, the others alike."),
+    AnswerLevel("full", "All of the teacher's answer."),
 )
 
 
 @dataclass(frozen=True)
-class Part:
-    """A share of what the whole answer brings, as a difference of methods.
+class GainPart:
+    """A share of what the whole answer brings, as a difference of methods."""
 
-    Attributes:
-        name: what reports call it.
-        note: what it means.
-        of: methods and the factors of their figures.
-    """
-
-    name: str
-    note: str
-    of: Mapping[str, int]
+    name: str  # what reports call it
+    note: str  # what it means
+    of: Mapping[str, int]  # methods and the factors of their figures
 
 
 # The first five add up to the last: a two-by-two design of domain and instance on top of the universe.
 PARTS = (
-    Part("universe", "smoothed labels against labels", {"uniform": 1, "labels": -1}),
-    Part("domain", "class relations beyond the universe", {"class_similarity": 1, "uniform": -1}),
-    Part("instance", "sureness of each image beyond the universe", {"true_class": 1, "uniform": -1}),
-    Part(
+    GainPart("universe", "smoothed labels against labels", {"uniform": 1, "labels": -1}),
+    GainPart("domain", "class relations beyond the universe", {"class_similarity": 1, "uniform": -1}),
+    GainPart("instance", "sureness of each image beyond the universe", {"true_class": 1, "uniform": -1}),
+    GainPart(
         "interaction",
         "domain and instance together, beyond what each brings alone",
         {"true_class_similarity": 1, "class_similarity": -1, "true_class": -1, "uniform": 1},
     ),
-    Part("what is left", "the whole answer beyond these", {"full": 1, "true_class_similarity": -1}),
+    GainPart("what is left", "the whole answer beyond these", {"full": 1, "true_class_similarity": -1}),
 )
-TOTAL = Part("all", "the whole answer against labels", {"full": 1, "labels": -1})
+TOTAL = GainPart("all", "the whole answer against labels", {"full": 1, "labels": -1})
 
 
 def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2), trials: int = 3) -> Study:
@@ -82,7 +70,6 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
     Args:
         recipe: with a teacher, and ``kl`` among its losses.
         classes: K, the number of classes of its data.
-        seeds: of the runs, paired.
         trials: of each method; 0 takes the recipe's options as they are.
 
     Raises:
@@ -116,7 +103,7 @@ def _labels() -> dict[str, Any]:
     return {"name": "labels", "note": "The labels alone.", "set": {"losses": labels_alone()}}
 
 
-def _method(level: Level, kl: LossConfig, beside: float, classes: int, trials: int) -> dict[str, Any]:
+def _method(level: AnswerLevel, kl: LossConfig, beside: float, classes: int, trials: int) -> dict[str, Any]:
     key = f"losses.{kl.name}"
     term: dict[str, Any] = {"name": kl.name, "weight": kl.weight, "temperature": kl.model_dump()["temperature"]}
     tune: dict[str, Any] = {f"{key}.temperature": [2.0, 4.0, 8.0]}
@@ -142,10 +129,7 @@ def attribution(results: Mapping[str, Any]) -> dict[str, Any]:
     """How much of what the whole answer brings each level brings, from a dissection's results.
 
     Each part is a difference of methods, worked out seed by seed, with Student's interval over the seeds; its share
-    is its mean over the whole's, and is told only where the whole's interval is clear of 0.
-
-    Args:
-        results: what ``results.json`` holds.
+    is its mean over the whole's, and is given only where the whole's interval is clear of 0.
 
     Returns:
         What ``dissection.json`` holds.
@@ -154,27 +138,27 @@ def attribution(results: Mapping[str, Any]) -> dict[str, Any]:
     ...     return {"pair": "all", "method": name, "seeds": {str(s): v for s, v in enumerate(values)}}
     >>> names = ["labels", "uniform", "class_similarity", "true_class", "true_class_similarity", "full"]
     >>> cells = [cell(name, 10.0 + 2 * place, 10.1 + 2.1 * place) for place, name in enumerate(names)]
-    >>> found = attribution({"pairs": [{"name": "all"}], "cells": cells, "level": 0.95, "equal": True, "missing": []})
+    >>> results = {"model_pairs": [{"name": "all"}], "cells": cells, "level": 0.95, "equal": True, "missing": []}
+    >>> found = attribution(results)
     >>> parts = found["pairs"][0]["parts"]
     >>> [round(part["mean"], 2) for part in parts], round(found["pairs"][0]["total"]["mean"], 2)
     ([2.05, 2.05, 4.1, 0.0, 2.05], 10.25)
     """
     level = float(results["level"])
     pairs = []
-    for pair in results["pairs"]:
+    for pair in results["model_pairs"]:
         values = {cell["method"]: cell["seeds"] for cell in results["cells"] if cell["pair"] == pair["name"]}
-        total = _told(TOTAL, values, level)
+        total = _part(TOTAL, values, level)
         clear = total["low"] is not None and (total["low"] > 0 or total["high"] < 0)
-        parts = [_told(part, values, level) for part in PARTS]
+        parts = [_part(part, values, level) for part in PARTS]
         for part in parts:
-            told = clear and part["mean"] is not None
-            part["share"] = part["mean"] / total["mean"] if told else None
-        gains = [_told(Part(one.name, one.note, {one.name: 1, "labels": -1}), values, level) for one in LEVELS]
+            part["share"] = part["mean"] / total["mean"] if clear and part["mean"] is not None else None
+        gains = [_part(GainPart(one.name, one.note, {one.name: 1, "labels": -1}), values, level) for one in LEVELS]
         pairs.append(
-            {"pair": pair["name"], "total": total, "parts": parts, "gains": gains, "told": _words(total, parts)}
+            {"pair": pair["name"], "total": total, "parts": parts, "gains": gains, "text": _words(total, parts)}
         )
     return {
-        "schema": SCHEMA,
+        "schema": 1,
         "measure": results.get("measure"),
         "level": level,
         "sound": bool(results["equal"]) and not results["missing"],
@@ -189,15 +173,15 @@ def write_dissection(folder: StudyFolder, results: Mapping[str, Any]) -> dict[st
     return found
 
 
-def _told(part: Part, values: Mapping[str, Mapping[str, float]], level: float) -> dict[str, Any]:
+def _part(part: GainPart, values: Mapping[str, Mapping[str, float]], level: float) -> dict[str, Any]:
     seeds = [seed for seed in values.get("labels", {}) if all(seed in values.get(name, {}) for name in part.of)]
-    told: dict[str, Any] = {"name": part.name, "note": part.note, "of": dict(part.of), "seeds": len(seeds)}
+    found: dict[str, Any] = {"name": part.name, "note": part.note, "of": dict(part.of), "seeds": len(seeds)}
     if not seeds:
-        return told | {"mean": None, "low": None, "high": None}
-    found = interval(
+        return found | {"mean": None, "low": None, "high": None}
+    gain = interval(
         [sum(factor * values[name][seed] for name, factor in part.of.items()) for seed in seeds], level=level
     )
-    return told | {"mean": found.mean, "low": found.low, "high": found.high}
+    return found | {"mean": gain.mean, "low": gain.low, "high": gain.high}
 
 
 def _words(total: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> str:
@@ -205,13 +189,13 @@ def _words(total: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> str:
         return "The runs with the whole answer or with labels are missing."
     gain = _number(total)
     if total["low"] is None or total["low"] <= 0 <= total["high"]:
-        return f"What the whole answer brings is not clear of nothing: {gain}. No shares are told."
+        return f"What the whole answer brings is not clear of nothing: {gain}. No shares are given."
     clear = [part for part in parts if part["low"] is not None and not part["low"] <= 0 <= part["high"]]
     shares = ", ".join(f"{part['name']} {_number(part)}, {part['share']:.0%} of it" for part in clear)
     return f"The whole answer brings {gain}. Clear of nothing: {shares or 'no part by itself'}."
 
 
-def _number(told: Mapping[str, Any]) -> str:
-    if told["low"] is None:
-        return f"{told['mean']:+.2f}"
-    return f"{told['mean']:+.2f} [{told['low']:+.2f}, {told['high']:+.2f}]"
+def _number(part: Mapping[str, Any]) -> str:
+    if part["low"] is None:
+        return f"{part['mean']:+.2f}"
+    return f"{part['mean']:+.2f} [{part['low']:+.2f}, {part['high']:+.2f}]"

@@ -1,24 +1,35 @@
-"""Whether methods were equal in all but what they are: proved by what their runs left, not promised."""
+"""Whether methods were equal in all but what they are: proved by what their runs left, not promised.
+
+Three proofs: the recipes of a pair agree in every field that is not the treatment (:func:`planned_differences` before
+the runs, :func:`inequalities` after them); the runs' hashes of initial weights, order of images, views and budget agree
+with each other and with what each run's own recipe gives; the reported figures are those of the last epoch, and the
+predictions give the same (:func:`integrity_violations`).
+"""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path, PurePath
 from typing import Any
 
-from stillroom.study.collect import Run
-from stillroom.study.config import Method, Pair, Study
-from stillroom.study.folder import StudyFolder
-from stillroom.study.honesty import dishonest
-from stillroom.study.plan import Plan, recipe_content
-from stillroom.study.space import merged_space, own_values, points
-from stillroom.study.traits import Trait, foreseen_traits, own_seed, timed, traits_of
-from stillroom.study.wording import counted, listed, places, word
+from stillroom.continual.hashes import budget_hash, chain_hashes
+from stillroom.continual.metrics import accuracy_after_each_task, compute_metrics
+from stillroom.data.augmentation import view_of
+from stillroom.data.config import AugmentationConfig
+from stillroom.data.loader import BatchSampler, epoch_order
+from stillroom.files import canonical_json, digest
+from stillroom.recipe import Recipe
+from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun
+from stillroom.study.config import Method, ModelPair, Study
+from stillroom.study.plan import OWN_TEACHER, PlannedRun, StudyFolder, StudyPlan, recipe_content
+from stillroom.study.tuning import own_values, points
+from stillroom.study.wording import counted, flat, listed, places, word
 
-# What is looked at, in the order in which it is told.
+# What is looked at, in the order in which it is reported.
 CHECKED = (
     "recipe",
     "seed",
@@ -51,51 +62,49 @@ _OF_A_SEED = ("initial weights", "order of images", "tasks")
 _OF_THE_STUDY = ("versions",)
 _COUNTED = ("steps", "epochs", "seconds")
 
-Place = tuple[str, int | None]
+THE_STUDYS = "the study's"
+# No study has so many steps: where it comes through into a recipe, nothing else has set the length.
+_MARKER_STEPS = 999_999_937
+# Which threads read files, and when, changes no pixel.
+_HANDLING = ("batch_size", "augmentation", "workers", "in_memory")
+# What a run settles for itself, where the plan left it open.
+_SETTLED = {"training.device": "auto", "training.precision": "auto", "cache.enabled": "auto"}
+_MOST_SHOWN = 3
+_PLURAL = {"has": "have", "differs": "differ", "reports": "report"}
+
+Place = tuple[str, int | None]  # pair and seed; no seed where it is of all of them
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something in which methods were not equal, at one place.
+class Mismatch:
+    """Something in which methods were not equal, or a run not what its recipe says, at one place."""
 
-    Attributes:
-        what: one of :data:`CHECKED`.
-        methods: who differ from the others, or from their own recipe.
-        told: it in words; ``{names}``, ``{has}`` and ``{differs}`` stand for the methods and their verbs.
-        place: pair and seed; no seed where it is of all of them.
-    """
+    what: str  # one of `CHECKED`
+    methods: tuple[str, ...]  # who differ from the others, or from their own recipe
+    place: Place  # pair and seed
+    verb: str  # of the sentence about the methods, in the third person singular
+    rest: str  # the rest of that sentence
+    label: str = ""  # what the sentence begins with; empty: `what`
 
-    what: str
-    methods: tuple[str, ...]
-    told: str
-    place: Place
+    def sentence(self, methods: Sequence[str]) -> str:
+        """The mismatch of these methods in words."""
+        verb = _PLURAL.get(self.verb, self.verb) if len(methods) > 1 else self.verb
+        return f"{self.label or self.what}: {listed(methods)} {verb} {self.rest}"
 
 
 @dataclass(frozen=True)
 class Inequality:
-    """A finding over all its places.
+    """A mismatch over all its places."""
 
-    Attributes:
-        what: one of :data:`CHECKED`.
-        methods: who differ.
-        places: pairs and seeds, in the order of the plan.
-        told: the whole in one line.
-    """
-
-    what: str
-    methods: tuple[str, ...]
-    places: tuple[Place, ...]
-    told: str
+    what: str  # one of `CHECKED`
+    methods: tuple[str, ...]  # who differ
+    places: tuple[Place, ...]  # pairs and seeds, in the order of the plan
+    text: str  # the whole in one line
 
     @property
     def pairs(self) -> tuple[str, ...]:
         """The pairs it is found on."""
         return tuple(dict.fromkeys(pair for pair, _ in self.places))
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds it is found in."""
-        return tuple(sorted({seed for _, seed in self.places if seed is not None}))
 
     def as_dict(self) -> dict[str, Any]:
         """The fields for JSON."""
@@ -105,23 +114,38 @@ class Inequality:
             "seed": self.places[0][1],
             "methods": list(self.methods),
             "pairs": list(self.pairs),
-            "seeds": list(self.seeds),
-            "told": self.told,
+            "seeds": sorted({seed for _, seed in self.places if seed is not None}),
+            "text": self.text,
         }
+
+
+@dataclass(frozen=True)
+class FairnessField:
+    """One thing about a run that methods must be equal in."""
+
+    fields: Mapping[str, Any]  # names and values that describe it
+    key: str = ""  # what must be equal; the fields where left out
+    # whether the fields are only reasons of a difference that the key shows
+    reasoned: bool = field(default=False, kw_only=True)
+    # what it follows from, by name: runs that are meant to differ there are compared in this one only where they are
+    # equal there
+    follows: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def identity(self) -> str:
+        """Equal where runs are equal in it."""
+        return self.key or digest(canonical_json(self.fields))
 
 
 @dataclass(frozen=True)
 class _Row:
     method: str
     place: Place
-    traits: Mapping[str, Trait]
+    fields: Mapping[str, FairnessField]
 
 
-def foreseen(plan: Plan) -> list[str]:
+def planned_differences(plan: StudyPlan) -> list[str]:
     """The inequalities that recipes show before anything is run.
-
-    Args:
-        plan: the study's runs.
 
     Returns:
         A line each, in the words of the finished table; empty where recipes show none.
@@ -129,121 +153,247 @@ def foreseen(plan: Plan) -> list[str]:
     seconds = _seconds(plan)
     rows = [
         _Row(
-            cell.method,
-            (cell.pair, cell.seed),
-            foreseen_traits(cell, plan.study, seconds.get((cell.pair, cell.method))),
+            run.method,
+            (run.pair, run.seed),
+            planned_fields(run, plan.study, seconds.get((run.pair, run.method))),
         )
-        for cell in plan.cells
+        for run in plan.runs
     ]
-    findings = [*_own_seeds(plan), *_compared(rows, plan.study, comparable=_same_terms), *_trials(plan)]
-    return [one.told for one in merged(findings, plan)]
+    found = [*_own_seeds(plan), *_compare(rows, plan.study, planned=True), *_compare_trials(plan)]
+    return [one.text for one in _merge(found, plan)]
 
 
 def inequalities(
-    plan: Plan,
-    runs: Sequence[Run],
+    plan: StudyPlan,
+    runs: Sequence[FinishedRun],
     *,
     tuned: Mapping[str, Any] | None = None,
     calibration: Mapping[str, Any] | None = None,
 ) -> list[Inequality]:
     """All that keeps the finished runs of a study from being an equal comparison.
 
-    Args:
-        plan: the study's runs.
-        runs: the finished ones.
-        tuned: ``tuned.json``, where there is one.
-        calibration: ``calibration.json``, where there is one.
-
     Returns:
-        In the order of :data:`CHECKED`; empty where runs were equal.
+        In the order of `CHECKED`; empty where runs were equal.
     """
     seconds = _seconds(plan)
     rows = [
         _Row(
-            run.cell.method,
-            (run.cell.pair, run.cell.seed),
-            traits_of(run, plan.study, seconds.get((run.cell.pair, run.cell.method))),
+            run.planned.method,
+            (run.planned.pair, run.planned.seed),
+            finished_fields(run, plan.study, seconds.get((run.planned.pair, run.planned.method))),
         )
         for run in runs
     ]
     found = [
         *_own_seeds(plan),
-        *_compared(rows, plan.study),
-        *_lengths(plan, calibration),
-        *(_trials(plan, tuned) if tuned is not None else []),
+        *_compare(rows, plan.study),
+        *_check_lengths(plan, calibration),
+        *(_compare_trials(plan, tuned) if tuned is not None else []),
+        *(violation for run in runs for violation in integrity_violations(run, plan.study)),
     ]
-    for run in runs:
-        place = (run.cell.pair, run.cell.seed)
-        found += [Finding(what, (run.cell.method,), told, place) for what, told in dishonest(run, plan.study)]
-    return merged(found, plan)
+    return _merge(found, plan)
 
 
-def merged(findings: Sequence[Finding], plan: Plan) -> list[Inequality]:
-    """Findings that say the same, in one line: of several methods, then over seeds and pairs."""
+def checked_fields(study: Study) -> list[str]:
+    """What methods must be equal in: all that is looked at, but what the study says shall differ."""
+    left_out = (*study.allowed_differences, *(() if study.in_tasks else ("tasks", "memory")))
+    return [what for what in CHECKED if what not in left_out]
+
+
+def _merge(mismatches: Sequence[Mismatch], plan: StudyPlan) -> list[Inequality]:
+    """Mismatches that say the same, in one line: of several methods, then over seeds and pairs."""
     names = [method.name for method in plan.study.methods]
-    order = {(cell.pair, cell.seed): position for position, cell in enumerate(plan.cells)}
-    together: dict[tuple[str, str, Place], set[str]] = {}
-    for one in findings:
-        together.setdefault((one.what, one.told, one.place), set()).update(one.methods)
-    everywhere: dict[tuple[str, str, tuple[str, ...]], list[Place]] = {}
-    for (what, told, place), who in together.items():
+    order = {(run.pair, run.seed): position for position, run in enumerate(plan.runs)}
+    by_place: dict[Mismatch, set[str]] = {}
+    for one in mismatches:
+        by_place.setdefault(replace(one, methods=()), set()).update(one.methods)
+    everywhere: dict[tuple[Mismatch, tuple[str, ...]], list[Place]] = {}
+    for one, who in by_place.items():
         methods = tuple(name for name in names if name in who)
-        everywhere.setdefault((what, told, methods), []).append(place)
+        everywhere.setdefault((replace(one, place=("", None)), methods), []).append(one.place)
     found = []
-    for (what, told, methods), where in everywhere.items():
+    for (one, methods), where in everywhere.items():
         spots = sorted(where, key=lambda place: order.get((place[0], place[1] or 0), 0))
-        line = _spoken(told, methods)
-        shown = places(spots, pairs=bool(plan.study.pairs))
-        found.append(Inequality(what, methods, tuple(spots), f"{line} ({shown})" if shown else line))
+        line, shown = one.sentence(methods), places(spots, pairs=bool(plan.study.model_pairs))
+        found.append(Inequality(one.what, methods, tuple(spots), f"{line} ({shown})" if shown else line))
     return sorted(found, key=lambda one: (CHECKED.index(one.what), [names.index(name) for name in one.methods]))
 
 
-def _spoken(told: str, methods: Sequence[str]) -> str:
-    several = len(methods) > 1
-    words = {
-        "{names}": listed(methods),
-        "{has}": "have" if several else "has",
-        "{differs}": "differ" if several else "differs",
+# -- what a recipe, and what a finished run, says
+
+
+def planned_fields(run: PlannedRun, study: Study, seconds: float | None) -> dict[str, FairnessField]:
+    """What a recipe alone says, by the names that an inequality goes by.
+
+    Args:
+        seconds: the budget that its length comes from, where it is one in seconds.
+    """
+    recipe, training = run.recipe, run.recipe.training
+    if seconds is not None:
+        length: dict[str, Any] = {"seconds": seconds}
+    elif training.steps is not None:
+        length = {"steps": training.steps}
+    else:
+        length = {"epochs": training.epochs or 10}
+    found = {
+        "student": FairnessField(_student(recipe) | {"weights": recipe.student.weights}),
+        "budget": FairnessField(length),
+        **_settings(recipe),
+        "micro-batches": FairnessField({"": training.accumulate}),
+        **_tasks(recipe, run),
+        "data": FairnessField(_data(recipe)),
+        "precision": FairnessField({"": training.precision}),
     }
-    for token, spoken in words.items():
-        told = told.replace(token, spoken)
-    return told
+    if recipe.teacher is not None:
+        found["teacher"] = FairnessField(_teacher(recipe, study))
+        found["cache"] = FairnessField(_cache(recipe, run))
+    return found
 
 
-def _seconds(plan: Plan) -> dict[tuple[str, str], float]:
+def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> dict[str, FairnessField]:
+    """What a finished run says, by the names that an inequality goes by.
+
+    Args:
+        seconds: the budget that its length comes from, where it is one in seconds.
+    """
+    recipe, summary = run.recipe, run.summary
+    seed = own_seed(run.planned, recipe)
+    order = {"training images": summary.data.train, "seed": seed}
+    start = {f"student.{key}": value for key, value in flat(recipe.student.model_dump(mode="json")).items()}
+    of_student, of_data = {"student": digest(canonical_json(start))}, {"data": summary.data.fingerprint}
+    shuffled = digest(canonical_json([summary.data.train, recipe.seed]))
+    class_order = summary.incremental.class_order if summary.incremental is not None else None
+    found = {
+        "initial weights": FairnessField(
+            {**start, "seed": seed}, summary.hashes.init, reasoned=True, follows=of_student
+        ),
+        "student": FairnessField(_student(recipe)),
+        "order of images": FairnessField(order, shuffled, reasoned=True, follows=of_data),
+        "budget": FairnessField({"steps": summary.steps} if seconds is None else {"seconds": seconds}),
+        **_settings(recipe),
+        "micro-batches": FairnessField({"": summary.accumulate}),
+        "processes": FairnessField({"": summary.processes}),
+        "data": FairnessField(_data(recipe), summary.data.fingerprint),
+        "test images": FairnessField(
+            {"count": run.predictions.count}, run.predictions.labels, reasoned=True, follows=of_data
+        ),
+        "precision": FairnessField({"": summary.precision}),
+        **_tasks(recipe, run.planned, class_order),
+        "versions": FairnessField({"stillroom": run.environment.stillroom, "torch": run.environment.torch}),
+    }
+    if summary.teacher is not None and recipe.teacher is not None:
+        # Where its weights lie is no difference; what they are is.
+        teacher = _teacher(recipe, study)
+        known = {key: value for key, value in teacher.items() if key not in ("weights", "answers")}
+        found["teacher"] = FairnessField(teacher, digest(canonical_json([summary.teacher.weights_hash, known])))
+        found["cache"] = FairnessField(_cache(recipe, run.planned))
+    return found
+
+
+def fields_of(recipe: Recipe, study: Study) -> dict[str, Any]:
+    """A recipe as ``a.b: value``; a teacher that the study trained goes by its name, wherever the study lies."""
+    content = flat(recipe.model_dump(mode="json"))
+    weights = content.get("teacher.weights")
+    for teacher in study.teachers:
+        place = StudyFolder(Path()).teacher(teacher.name) / "student.safetensors"
+        if isinstance(weights, str) and PurePath(weights).parts[-len(place.parts) :] == place.parts:
+            content["teacher.weights"] = OWN_TEACHER + teacher.name
+    return content
+
+
+def own_seed(run: PlannedRun, recipe: Recipe) -> int | str:
+    """The recipe's seed where it is not the study's."""
+    return THE_STUDYS if recipe.seed == run.seed else recipe.seed
+
+
+def timed(study: Study) -> frozenset[tuple[str, str]]:
+    """The (pair, method) whose length comes from a budget in seconds, which none of their own has replaced."""
+    if study.budget is None or study.budget.seconds is None:
+        return frozenset()
+    return frozenset(
+        (pair.name, method.name)
+        for pair in study.all_pairs
+        for method in study.methods
+        if recipe_content(study, StudyFolder(Path()), pair, method, _MARKER_STEPS)["training"].get("steps")
+        == _MARKER_STEPS
+    )
+
+
+def _settings(recipe: Recipe) -> dict[str, FairnessField]:
+    training = recipe.training
+    return {
+        "augmentation": FairnessField(recipe.data.augmentation.model_dump(mode="json")),
+        "batch size": FairnessField({"": recipe.data.batch_size}),
+        "threads": FairnessField({"": training.threads}),
+        "moving average": FairnessField({"": training.ema}),
+        "compiled": FairnessField({"": training.compile}),
+        "device": FairnessField({"": training.device}),
+    }
+
+
+def _tasks(recipe: Recipe, run: PlannedRun, order: Sequence[int] | None = None) -> dict[str, FairnessField]:
+    """Which classes come when, and what is kept of old ones; all classes at once are one task."""
+    settings = recipe.incremental
+    if settings is None:
+        return {"tasks": FairnessField({"tasks": 1}), "memory": FairnessField({"exemplars": "all"})}
+    seed = settings.resolve_class_seed(recipe.seed)
+    tasks = {"tasks": settings.tasks, "classes shuffled by": THE_STUDYS if seed == run.seed else seed}
+    key = digest(canonical_json([settings.tasks, *order])) if order is not None else ""
+    kept: dict[str, Any] = {"exemplars": "all" if settings.joint else settings.memory}
+    if settings.memory:
+        kept["selection"] = settings.selection
+    return {"tasks": FairnessField(tasks, key), "memory": FairnessField(kept)}
+
+
+def _student(recipe: Recipe) -> dict[str, Any]:
+    content = flat(recipe.student.model_dump(mode="json"))
+    return {key: value for key, value in content.items() if key != "weights"}
+
+
+def _teacher(recipe: Recipe, study: Study) -> dict[str, Any]:
+    content = fields_of(recipe, study)
+    return {key.partition(".")[2]: value for key, value in content.items() if key.startswith("teacher.")}
+
+
+def _cache(recipe: Recipe, run: PlannedRun) -> dict[str, Any]:
+    """What cached outputs lose; whether they are cached is no difference unless live ones lose less."""
+    cache = recipe.cache
+    if cache.top_k is None or run.recipe.cache.enabled is False:
+        return {"dtype": cache.dtype, "top_k": None}
+    return {"dtype": cache.dtype, "top_k": cache.top_k, "off_top_k_temperature": cache.off_top_k_temperature}
+
+
+def _data(recipe: Recipe) -> dict[str, Any]:
+    return {key: value for key, value in recipe.data.model_dump(mode="json").items() if key not in _HANDLING}
+
+
+# -- runs compared with each other
+
+
+def _seconds(plan: StudyPlan) -> dict[tuple[str, str], float]:
     budget = plan.study.budget
     if budget is None or budget.seconds is None:
         return {}
     return dict.fromkeys(timed(plan.study), budget.seconds)
 
 
-def _own_seeds(plan: Plan) -> list[Finding]:
-    found = []
-    for cell in plan.cells:
-        seed = own_seed(cell, cell.recipe)
+def _own_seeds(plan: StudyPlan) -> Iterator[Mismatch]:
+    for run in plan.runs:
+        seed = own_seed(run, run.recipe)
         if isinstance(seed, int):
-            told = f"seed: {{names}} {{has}} {seed} in place of the study's"
-            found.append(Finding("seed", (cell.method,), told, (cell.pair, cell.seed)))
-    return found
+            rest = f"{seed} in place of the study's"
+            yield Mismatch("seed", (run.method,), (run.pair, run.seed), "has", rest)
 
 
-def compared(study: Study) -> list[str]:
-    """What methods must be equal in: all that is looked at, but what the study says shall differ."""
-    left_out = (*study.varies, *(() if study.in_tasks else ("tasks", "memory")))
-    return [what for what in CHECKED if what not in left_out]
-
-
-def _compared(
-    rows: Sequence[_Row], study: Study, comparable: Callable[[Trait, Trait], bool] = lambda a, b: True
-) -> list[Finding]:
-    found: list[Finding] = []
-    for what in compared(study):
+def _compare(rows: Sequence[_Row], study: Study, *, planned: bool = False) -> list[Mismatch]:
+    found: list[Mismatch] = []
+    for what in checked_fields(study):
         scopes: dict[object, list[_Row]] = {}
         for row in rows:
-            if what in row.traits:
+            if what in row.fields:
                 scopes.setdefault(_scope(what, row, study), []).append(row)
         for scope in scopes.values():
-            found += _within(what, scope, study.against, comparable)
+            found += _compare_scope(what, scope, study.baseline_name, planned)
     return found
 
 
@@ -252,94 +402,85 @@ def _scope(what: str, row: _Row, study: Study) -> object:
         return None
     place = row.place if what in _OF_A_SEED else row.place[0]
     # What follows from something that methods are meant to differ in is compared where that is the same.
-    return place, *(row.traits[what].follows.get(varied) for varied in study.varies)
+    return place, *(row.fields[what].follows.get(varied) for varied in study.allowed_differences)
 
 
-def _within(
-    what: str, rows: Sequence[_Row], baseline: str, comparable: Callable[[Trait, Trait], bool]
-) -> list[Finding]:
+def _compare_scope(what: str, rows: Sequence[_Row], baseline: str, planned: bool) -> Iterator[Mismatch]:
     """Who differ from what most runs have; from what the baseline has, where as many have the one as the other."""
-    counts = Counter(row.traits[what].identity for row in rows)
-    most = [row for row in rows if counts[row.traits[what].identity] == max(counts.values())]
-    reference = next((row for row in most if row.method == baseline), most[0]).traits[what]
-    found = []
+    counts = Counter(row.fields[what].identity for row in rows)
+    most = [row for row in rows if counts[row.fields[what].identity] == max(counts.values())]
+    reference = next((row for row in most if row.method == baseline), most[0]).fields[what]
     for place in dict.fromkeys(row.place for row in rows):
         here = [row for row in rows if row.place == place]
-        peers = [row.method for row in here if row.traits[what].identity == reference.identity]
+        peers = [row.method for row in here if row.fields[what].identity == reference.identity]
         others: dict[str, list[_Row]] = {}
         for row in here:
             if row.method not in peers:
-                others.setdefault(row.traits[what].identity, []).append(row)
+                others.setdefault(row.fields[what].identity, []).append(row)
         for group in others.values():
-            trait = group[0].traits[what]
-            if comparable(trait, reference):
-                told = f"{what}: {_difference(trait, reference, _peers(peers, len(here) - len(group)))}"
-                found.append(Finding(what, tuple(row.method for row in group), told, place))
-    return found
+            mine = group[0].fields[what]
+            if planned and not _comparable(mine, reference):
+                continue
+            rest = len(here) - len(group)
+            if not peers:
+                names = "the other runs"
+            else:
+                names = "the others" if len(peers) == rest and rest > 2 else listed(peers)
+            verb, sentence = _describe(mine, reference, names)
+            yield Mismatch(what, tuple(row.method for row in group), place, verb, sentence)
 
 
-def _same_terms(one: Trait, other: Trait) -> bool:
-    """Whether recipes can tell: not epochs beside steps, nor what the machine is left to choose."""
+def _comparable(one: FairnessField, other: FairnessField) -> bool:
+    """Whether recipes show it: not epochs beside steps, nor what the machine is left to choose."""
     if "auto" in (one.fields.get(""), other.fields.get("")):
         return False
     return {*one.fields, *other.fields} != {"steps", "epochs"}
 
 
-def _peers(peers: Sequence[str], rest: int) -> str:
-    if not peers:
-        return "the other runs"
-    return "the others" if len(peers) == rest and rest > 2 else listed(peers)
-
-
-def _difference(trait: Trait, reference: Trait, peers: str) -> str:
-    keys = [key for key in {**trait.fields, **reference.fields} if _differs(trait.fields, reference.fields, key)]
-    if not keys and not trait.reasoned:
-        return f"{{names}} {{differs}} from {peers}, and the recipes do not tell why"
-    if trait.reasoned:
-        reasons = [f"{key} {word(trait.fields.get(key))} against {word(reference.fields.get(key))}" for key in keys]
-        return f"{{names}} {{differs}} from {peers} ({'; '.join(reasons) or 'the recipes do not tell why'})"
-    if len(keys) == 1 and keys[0] in trait.fields and keys[0] in reference.fields:
+def _describe(mine: FairnessField, reference: FairnessField, peers: str) -> tuple[str, str]:
+    """Verb and rest of the sentence about a difference."""
+    fields, others = mine.fields, reference.fields
+    keys = [key for key in {**fields, **others} if (key in fields) != (key in others) or fields[key] != others[key]]
+    unknown = "the recipes do not say why"
+    if mine.reasoned:
+        reasons = [f"{key} {word(fields.get(key))} against {word(others.get(key))}" for key in keys]
+        return "differs", f"from {peers} ({'; '.join(reasons) or unknown})"
+    if not keys:
+        return "differs", f"from {peers}, and {unknown}"
+    if len(keys) == 1 and keys[0] in fields and keys[0] in others:
         # The reference's unit goes without saying.
-        value = reference.fields[keys[0]]
-        told = f"{value:,}" if keys[0] in _COUNTED else word(value)
-        return f"{{names}} {{has}} {_shown(keys[0], trait.fields)}, {peers} {told}"
-    mine, theirs = ([_shown(key, one.fields) for key in keys if key in one.fields] for one in (trait, reference))
-    return f"{{names}} {{has}} {listed(mine or ['none'])}, {peers} {listed(theirs or ['none'])}"
-
-
-def _differs(mine: Mapping[str, Any], theirs: Mapping[str, Any], key: str) -> bool:
-    return (key in mine) != (key in theirs) or mine.get(key) != theirs.get(key)
+        value = others[keys[0]]
+        return "has", f"{_shown(keys[0], fields)}, {peers} {f'{value:,}' if keys[0] in _COUNTED else word(value)}"
+    shown, theirs = ([_shown(key, each) for key in keys if key in each] for each in (fields, others))
+    return "has", f"{listed(shown or ['none'])}, {peers} {listed(theirs or ['none'])}"
 
 
 def _shown(key: str, fields: Mapping[str, Any]) -> str:
     value = fields[key]
-    if key in _COUNTED:
-        return counted(value, key.removesuffix("s"))
-    return f"{key} {word(value)}".strip()
+    return counted(value, key.removesuffix("s")) if key in _COUNTED else f"{key} {word(value)}".strip()
 
 
-def _lengths(plan: Plan, calibration: Mapping[str, Any] | None) -> list[Finding]:
+def _check_lengths(plan: StudyPlan, calibration: Mapping[str, Any] | None) -> Iterator[Mismatch]:
     """Whether a budget in seconds became the steps that its calibration says."""
-    found = []
     seconds = _seconds(plan)
     measured = (calibration or {}).get("pairs") or {}
-    for cell in plan.cells:
-        if (cell.pair, cell.method) not in seconds:
+    for run in plan.runs:
+        where = (run.pair, run.method)
+        if where not in seconds:
             continue
-        entry = (measured.get(cell.pair) or {}).get(cell.method) or {}
-        known, steps = entry.get("steps"), cell.recipe.training.steps or 0
+        entry = (measured.get(run.pair) or {}).get(run.method) or {}
+        known, steps = entry.get("steps"), run.recipe.training.steps or 0
         doubt = None
         if known != steps:
             doubt = f"the calibration says {counted(known, 'step') if isinstance(known, int) else 'nothing'}"
-        elif (why := _not_given(entry, calibration or {}, seconds[cell.pair, cell.method])) is not None:
+        elif (why := _not_calibrated(entry, calibration or {}, seconds[where])) is not None:
             doubt = f"which the calibration does not give: {why}"
         if doubt is not None:
-            told = f"budget: {{names}} {{has}} {counted(steps, 'step')}, {doubt}"
-            found.append(Finding("budget", (cell.method,), told, (cell.pair, cell.seed)))
-    return found
+            rest = f"{counted(steps, 'step')}, {doubt}"
+            yield Mismatch("budget", (run.method,), (run.pair, run.seed), "has", rest)
 
 
-def _not_given(entry: Mapping[str, Any], calibration: Mapping[str, Any], seconds: float) -> str | None:
+def _not_calibrated(entry: Mapping[str, Any], calibration: Mapping[str, Any], seconds: float) -> str | None:
     """Why the time of a step that was measured does not come to the steps beside it; None where it does."""
     if calibration.get("seconds") != seconds:
         return f"it is of {word(calibration.get('seconds'))} seconds, not {word(seconds)}"
@@ -352,10 +493,10 @@ def _not_given(entry: Mapping[str, Any], calibration: Mapping[str, Any], seconds
     return f"{word(seconds)} seconds of {word(each)} a step are {counted(given, 'step')}"
 
 
-def _trials(plan: Plan, tuned: Mapping[str, Any] | None = None) -> list[Finding]:
+def _compare_trials(plan: StudyPlan, tuned: Mapping[str, Any] | None = None) -> list[Mismatch]:
     """Whether all were tuned by as many trials, or all that a smaller space has; as planned, where none were made."""
     study = plan.study
-    found: list[Finding] = []
+    found: list[Mismatch] = []
     for pair in study.all_pairs:
         most = {one.name: _most_trials(study, pair, one) for one in study.methods}
         made: dict[str, object] = dict(most)
@@ -369,21 +510,200 @@ def _trials(plan: Plan, tuned: Mapping[str, Any] | None = None) -> list[Finding]
             }
         full = [name for name, count in made.items() if count and count == most[name]]
         lengths = {most[name] for name in full}
-        told = f"{max(lengths)} or all of a smaller space" if len(lengths) > 1 else max(lengths, default=0)
-        traits = {name: Trait({"trials": count}) for name, count in made.items()}
-        traits |= dict.fromkeys(full, Trait({"trials": told}, "all that it could"))
-        found += _compared([_Row(name, (pair.name, None), {"tuning": one}) for name, one in traits.items()], study)
+        shown = f"{max(lengths)} or all of a smaller space" if len(lengths) > 1 else max(lengths, default=0)
+        fields = {name: FairnessField({"trials": count}) for name, count in made.items()}
+        fields |= dict.fromkeys(full, FairnessField({"trials": shown}, "all that it could"))
+        found += _compare([_Row(name, (pair.name, None), {"tuning": one}) for name, one in fields.items()], study)
     return found
 
 
-def _most_trials(study: Study, pair: Pair, method: Method) -> int:
+def _most_trials(study: Study, pair: ModelPair, method: Method) -> int:
     """How many trials a method's search has in all: fewer than the study's where its space has no more points."""
-    tuning = study.tuning
-    space = merged_space(tuning, method) if tuning is not None else {}
-    if tuning is None or not space:
+    space = study.space_of(method)
+    if study.tuning is None or not space:
         return 0
     count = points(space)
-    if count < tuning.trials:
+    if count < study.tuning.trials:
         # The first trial is the recipe as it is written, wherever that lies.
         count += own_values(space, recipe_content(study, StudyFolder(Path()), pair, method)) is None
-    return int(min(tuning.trials, count))
+    return int(min(study.tuning.trials, count))
+
+
+# -- a run against its own recipe
+
+
+def integrity_violations(run: FinishedRun, study: Study) -> Iterator[Mismatch]:
+    """What is wrong with a run by itself: it is not what its recipe gives, or does not report its last epoch."""
+    planned = run.planned
+    for what, verb, rest, *label in (*_recipe_violations(run, study), *_hash_violations(run), *_report_violations(run)):
+        yield Mismatch(what, (planned.method,), (planned.pair, planned.seed), verb, rest, *label)
+
+
+# What it is about, verb and rest of the sentence, and perhaps what the sentence begins with.
+_Violation = tuple[str, str, str] | tuple[str, str, str, str]
+
+
+def _recipe_violations(run: FinishedRun, study: Study) -> Iterator[_Violation]:
+    if run.recipe_hash != run.summary.recipe_hash:
+        yield "recipe", "has", "a recipe.yaml that its results were not made with"
+    planned, made = fields_of(run.planned.recipe, study), fields_of(run.recipe, study)
+    changed = [key for key in {**planned, **made} if _changed(key, planned, made)]
+    if changed:
+        values = [f"{key} {word(made.get(key))} in place of {word(planned.get(key))}" for key in changed[:_MOST_SHOWN]]
+        more = f" and {len(changed) - _MOST_SHOWN} more" if len(changed) > _MOST_SHOWN else ""
+        yield "recipe", "ran with", f"{listed(values)}{more}, which is not what the study asks for"
+    if run.summary.seed != run.recipe.seed:
+        yield "recipe", "ran with", f"seed {run.summary.seed} in place of the recipe's {run.recipe.seed}"
+
+
+def _changed(key: str, planned: Mapping[str, object], made: Mapping[str, object]) -> bool:
+    for model in ("student", "teacher"):
+        place = f"{model}.preprocess"
+        # Left open or named, it is written out in numbers.
+        if (key == place or key.startswith(f"{place}.")) and isinstance(planned.get(place, 0), str | None):
+            return False
+    if key in _SETTLED and planned.get(key) == _SETTLED[key]:
+        return False
+    if key == "cache.enabled" and "teacher" in made and made["teacher"] is None:
+        return False
+    return (key in planned) != (key in made) or planned.get(key) != made.get(key)
+
+
+def _hash_violations(run: FinishedRun) -> Iterator[_Violation]:
+    """Whether the hashes are those that the recipe gives: that they agree with other runs' would prove too little."""
+    recipe, summary, hashes = run.recipe, run.summary, run.summary.hashes
+    tasks, images, steps = summary.incremental, _trained_on(run), _total_steps(run)
+    epochs = [_epochs(recipe, count) for count in images]
+    if hashes.order != chain_hashes([_order_hash(*each, recipe.seed) for each in zip(images, epochs, strict=True)]):
+        yield "order of images", "did not see", "the order that the recipe gives"
+    if hashes.views != chain_hashes([_views_hash(recipe.data.augmentation, count) for count in epochs]):
+        yield "augmentation", "did not see", "the views that the recipe gives"
+    if hashes.threads != digest(canonical_json(recipe.training.threads)):
+        yield "threads", "did not run on", "the threads that the recipe gives"
+    budget = budget_hash(
+        steps=steps,
+        batch_size=recipe.data.batch_size,
+        accumulate=summary.accumulate,
+        processes=summary.processes,
+        data=summary.data.fingerprint,
+        tasks=None if tasks is None else len(tasks.tasks),
+    )
+    if hashes.budget != budget:
+        yield "budget", "did not have", "the steps, the batch size and the data that the recipe gives"
+    if summary.steps != steps:
+        yield "budget", "did", f"{counted(summary.steps, 'step')} in place of the recipe's {steps:,}"
+    if summary.precision != recipe.training.precision:
+        rest = f"{word(summary.precision)} in place of the recipe's {recipe.training.precision}"
+        yield "precision", "ran in", rest
+
+
+def _trained_on(run: FinishedRun) -> list[int]:
+    """How many images it learned from: of each task, where its classes came in tasks."""
+    tasks = run.summary.incremental
+    return [run.summary.data.train] if tasks is None else [task.train for task in tasks.tasks]
+
+
+def _steps_per_epoch(recipe: Recipe, images: int) -> int:
+    return BatchSampler(images, recipe.data.batch_size, recipe.seed).steps_per_epoch
+
+
+def _epochs(recipe: Recipe, images: int) -> int:
+    per_epoch = _steps_per_epoch(recipe, images)
+    return math.ceil(recipe.training.total_steps(per_epoch) / per_epoch)
+
+
+def _total_steps(run: FinishedRun) -> int:
+    """The length that the recipe gives, in optimizer steps."""
+    return sum(run.recipe.training.total_steps(_steps_per_epoch(run.recipe, count)) for count in _trained_on(run))
+
+
+@lru_cache(maxsize=4096)
+def _order_hash(images: int, epochs: int, seed: int) -> str:
+    found = ""
+    for epoch in range(epochs):
+        found = digest(found.encode(), epoch_order(images, seed, epoch).tobytes())
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _views_hash(augmentation: AugmentationConfig, epochs: int) -> str:
+    found = ""
+    for epoch in range(epochs):
+        found = digest(found.encode(), canonical_json([augmentation.model_dump(), view_of(epoch, augmentation)]))
+    return found
+
+
+def _report_violations(run: FinishedRun) -> Iterator[_Violation]:
+    yield from _epoch_violations(run)
+    yield from _figure_violations(run)
+    yield from _task_violations(run)
+
+
+def _epoch_violations(run: FinishedRun) -> Iterator[_Violation]:
+    """Whether the summary reports the last step of all."""
+    name, best_on_test = "reported epoch", "best-on-test reporting"
+    if not run.evaluations:
+        yield name, "left", "no evaluation on the test split"
+        return
+    last, end = run.evaluations[-1], _total_steps(run)
+    reported = {figure: getattr(run.summary, figure) for figure in TEST_FIGURES}
+    other = [figure for figure in TEST_FIGURES if reported[figure] != last.figures.get(figure)]
+    if other:
+
+        def agrees(one: EvaluationRecord) -> bool:
+            return all(one.figures.get(figure) == reported[figure] for figure in other)
+
+        earlier = next((one for one in run.evaluations[:-1] if agrees(one)), None)
+        if earlier is not None:
+            rest = f"the figures after step {earlier.step:,}, not those after the last, {last.step:,}"
+            yield name, "reports", rest, best_on_test
+        else:
+            value, given = reported[other[0]], last.figures.get(other[0])
+            yield name, "reports", f"{other[0]} {word(value)}, the last evaluation says {word(given)}"
+    if last.step != end:
+        rest = f"the figures after step {last.step:,}, not those after the last, {end:,}"
+        yield name, "reports", rest, best_on_test
+
+
+def _figure_violations(run: FinishedRun) -> Iterator[_Violation]:
+    """Whether the answers to the test images give what the summary reports."""
+    name, summary, found = "reported figures", run.summary, run.predictions
+    if summary.top1 != 100.0 * summary.correct / summary.count:
+        share = f"a top-1 of {word(summary.top1)}, which is not {summary.correct:,} of {summary.count:,}"
+        yield name, "reports", share
+    if summary.data.test != found.count:
+        images = f"{counted(summary.data.test, 'test image')}, the predictions are of {found.count:,}"
+        yield name, "reports", images
+    reported, given = [], []
+    if (summary.correct, summary.count) != (found.correct, found.count):
+        reported.append(f"{summary.correct:,} of {summary.count:,} right")
+        given.append(f"{found.correct:,} of {found.count:,}")
+    for figure, value in found.figures.items():
+        said = getattr(summary, figure)
+        # All but what is counted was summed in single precision.
+        close = {} if figure == "agreement" else {"rel_tol": 1e-3, "abs_tol": 1e-4}
+        if said is None or not math.isclose(said, value, **close):
+            reported.append(f"{figure} {word(said)}")
+            given.append(f"{value:.6g}")
+    for figure in ("agreement", "teacher_kl"):
+        if figure not in found.figures and getattr(summary, figure) is not None:
+            reported.append(f"{figure} {word(getattr(summary, figure))}")
+            given.append("none")
+    if reported:
+        yield name, "reports", f"{listed(reported)}, the predictions give {listed(given)}"
+
+
+def _task_violations(run: FinishedRun) -> Iterator[_Violation]:
+    """Whether the accuracies on each task after each give what is reported of all of them."""
+    name, summary, record = "reported figures", run.summary.incremental, run.record
+    if summary is None or record is None:
+        return
+    try:
+        means, given = accuracy_after_each_task(record.matrix), compute_metrics(record.matrix).as_dict()
+    except ValueError as error:
+        yield name, "left", f"no accuracies that can be read ({error})"
+        return
+    other = [what for what, value in given.items() if getattr(summary, what) != value]
+    if other or means != [task.accuracy for task in record.tasks]:
+        shown = f"{other[0]} {word(getattr(summary, other[0]))}" if other else "accuracies after each task"
+        yield name, "reports", f"{shown}, which its accuracies on each task do not give"

@@ -1,44 +1,93 @@
-"""From a study file to the recipe of every run, checked before anything is begun."""
+"""A study's folder, the recipe of each of its runs, and the number that its pairs differ in: known before any run."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from stillroom.errors import BadInput, nearest
 from stillroom.recipe import Recipe, parse_recipe, set_value
-from stillroom.study.config import Method, Pair, Study, TeacherRun
-from stillroom.study.folder import StudyFolder
+from stillroom.study.config import Method, ModelPair, Study, SweepConfig, TeacherRun
+from stillroom.study.wording import flat, word
 
-Content = dict[str, Any]
+RecipeContent = dict[str, Any]
+PairAndName = tuple[str, str]  # names of a pair and a method
 # What trials chose, by pair and method: key.path → value.
-Chosen = Mapping[tuple[str, str], Mapping[str, Any]]
+ChosenOptions = Mapping[PairAndName, Mapping[str, Any]]
 # Steps that a budget in seconds came to, by pair and method.
-Steps = Mapping[tuple[str, str], int]
+CalibratedSteps = Mapping[PairAndName, int]
 
-# What the weights of a teacher that the study trains begin with.
-OWN = "study:"
+OWN_TEACHER = "study:"  # what the weights of a teacher that the study trains begin with
+_ABSENT = object()
+_LARGEST = 1e150  # further out, the distance between two places is no number any more
+
+
+class StudyFolder:
+    """The paths of a study's folder ``path``; nothing is made or read by asking for one.
+
+    >>> StudyFolder(Path("s")).run("cifar10", "kl", 0).as_posix()
+    's/runs/cifar10/kl/seed-0'
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.study = path / "study.yaml"  # the resolved study
+        self.plan = path / "plan.json"  # the runs that it comes to
+        self.tuned = path / "tuned.json"  # what the trials chose
+        self.calibration = path / "calibration.json"  # steps that a budget in seconds came to
+        self.caches = path / "caches.json"  # what building the teachers' caches asked and took
+        self.progress = path / "progress.json"  # the state of each job, for `stillroom watch`
+        self.results = path / "results.json"  # every result, without clocks
+        self.cost = path / "cost.csv"  # clocks, teacher passes, memory
+        self.lock = path / "state" / "lock"  # held by the driver
+        self.logs = path / "state" / "logs"  # what the workers print
+
+    def table(self, name: str) -> Path:
+        """``runs.csv``, ``table.csv``, ``comparisons.csv`` or ``table.tex``."""
+        return self.path / name
+
+    def run(self, pair: str, method: str, seed: int) -> Path:
+        """The folder of a run."""
+        return self.path / "runs" / pair / method / f"seed-{seed}"
+
+    def preparation(self, pair: str, method: str) -> Path:
+        """Where a method's jobs before its runs on a pair write."""
+        return self.path / "state" / "preparing" / pair / method
+
+    def trial(self, pair: str, method: str, number: int) -> Path:
+        """The folder of a trial's run."""
+        return self.path / "trials" / pair / method / f"trial-{number}"
+
+    def teacher(self, name: str) -> Path:
+        """The folder of the run that trains a teacher."""
+        return self.path / "teachers" / name
+
+
+@contextmanager
+def reading_own_file(path: Path, remedy: str) -> Iterator[None]:
+    """Report any error in reading a file that the study wrote as :class:`BadInput`, with what to do then."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput("study", str(path), f"a file as the study wrote it ({type(error).__name__}); {remedy}") from None
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of a study.
+class PlannedRun:
+    """One run of a study."""
 
-    Attributes:
-        pair: the pair's name.
-        method: the method's name.
-        seed: the study's seed, by which differences are paired.
-        content: the run's recipe as plain objects.
-        recipe: the same, checked.
-    """
-
-    pair: str
-    method: str
-    seed: int
-    content: Content
-    recipe: Recipe
+    pair: str  # the pair's name
+    method: str  # the method's name
+    seed: int  # the study's seed, by which differences are paired
+    content: RecipeContent  # the run's recipe as plain objects
+    recipe: Recipe  # the same, checked
 
     @property
     def id(self) -> str:
@@ -47,26 +96,23 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """Every run of a study, in the order pair, method, seed."""
 
     study: Study
-    cells: tuple[Cell, ...]
+    runs: tuple[PlannedRun, ...]
 
 
-def plan_of(study: Study, folder: StudyFolder, chosen: Chosen | None = None, steps: Steps | None = None) -> Plan:
-    """The runs that a study comes to.
+def plan_of(
+    study: Study, folder: StudyFolder, chosen: ChosenOptions | None = None, steps: CalibratedSteps | None = None
+) -> StudyPlan:
+    """The runs that a study comes to; BadInput where a recipe cannot be used, naming method and pair.
 
     Args:
-        study: the study.
-        folder: where it lies.
         chosen: what trials chose; recipes as they are written where left out.
         steps: what a budget in seconds came to; one step a run where left out, to check recipes by.
-
-    Raises:
-        BadInput: a recipe cannot be used; the field names method and pair.
     """
-    cells = []
+    runs = []
     for pair in study.all_pairs:
         for method in study.methods:
             where = (pair.name, method.name)
@@ -75,24 +121,17 @@ def plan_of(study: Study, folder: StudyFolder, chosen: Chosen | None = None, ste
                 set_value(content, key, value)
             for seed in study.seeds:
                 seeded = with_seed(content, method, seed)
-                cells.append(Cell(*where, seed, seeded, _parsed(seeded, study, pair, method)))
-    return Plan(study, tuple(cells))
+                runs.append(PlannedRun(*where, seed, seeded, _parsed(seeded, study, pair, method)))
+    return StudyPlan(study, tuple(runs))
 
 
-def recipe_content(study: Study, folder: StudyFolder, pair: Pair, method: Method, steps: int | None = None) -> Content:
+def recipe_content(
+    study: Study, folder: StudyFolder, pair: ModelPair, method: Method, steps: int | None = None
+) -> RecipeContent:
     """A method's recipe on a pair, as plain objects: the study's, its budget, the pair's changes, its own.
 
-    A method may so change what all should share, its length or its seed for one; the table then names it.
-
-    Args:
-        study: the study.
-        folder: where it lies.
-        pair: the pair.
-        method: the method.
-        steps: what a budget in seconds came to.
-
-    Raises:
-        BadInput: it names a teacher that the study does not train.
+    A method may so change what all should share, its length or its seed for one; the table then names it. BadInput
+    where it names a teacher that the study does not train.
     """
     content = copy.deepcopy(study.recipe)
     budget = study.budget
@@ -108,21 +147,13 @@ def recipe_content(study: Study, folder: StudyFolder, pair: Pair, method: Method
             if _sets(changes, f"training.{unit}"):
                 content["training"][other] = None
     _find_teacher(study, folder, content)
-    _keep_answers(content)
-    content["name"] = method.name if not study.pairs else f"{method.name} on {pair.name}"
+    _cache_teacher(content)
+    content["name"] = method.name if not study.model_pairs else f"{method.name} on {pair.name}"
     return content
 
 
-def teacher_content(study: Study, teacher: TeacherRun) -> Content:
-    """The recipe that trains one of the study's own teachers, from labels, as plain objects.
-
-    Args:
-        study: the study.
-        teacher: which.
-
-    Raises:
-        BadInput: it cannot be used.
-    """
+def teacher_content(study: Study, teacher: TeacherRun) -> RecipeContent:
+    """The recipe that trains one of the study's own teachers, from labels; BadInput where it cannot be used."""
     content = copy.deepcopy(study.recipe)
     for key in ("teacher", "losses", "student", "cache"):
         content.pop(key, None)
@@ -135,23 +166,23 @@ def teacher_content(study: Study, teacher: TeacherRun) -> Content:
     return content
 
 
-def _find_teacher(study: Study, folder: StudyFolder, content: Content) -> None:
+def _find_teacher(study: Study, folder: StudyFolder, content: RecipeContent) -> None:
     """Put the path of the weights in the place of ``study:NAME``."""
     teacher = content.get("teacher")
     if not isinstance(teacher, dict):
         return
     weights = teacher.get("weights")
-    if isinstance(weights, str) and weights.startswith(OWN):
+    if isinstance(weights, str) and weights.startswith(OWN_TEACHER):
         names = [run.name for run in study.teachers]
-        name = weights.removeprefix(OWN)
+        name = weights.removeprefix(OWN_TEACHER)
         if name not in names:
             hint = nearest(name, names) if names else "the study has no `teachers`"
             raise BadInput("teacher.weights", weights, f"one of the study's teachers ({hint})")
         content["teacher"] = {**teacher, "weights": str(folder.teacher(name) / "student.safetensors")}
 
 
-def _keep_answers(content: Content) -> None:
-    """Have a teacher's answers kept wherever they can be: one run may not save passes by it, a study does."""
+def _cache_teacher(content: RecipeContent) -> None:
+    """Cache a teacher's outputs wherever they can be: one run may not save passes by it, a study does."""
     cache = content.setdefault("cache", {})
     augmentation = (content.get("data") or {}).get("augmentation") or {}
     fresh_each_epoch = isinstance(augmentation, dict) and augmentation.get("views") == 0
@@ -159,12 +190,12 @@ def _keep_answers(content: Content) -> None:
         cache.setdefault("enabled", True)
 
 
-def with_seed(content: Content, method: Method, seed: int) -> Content:
+def with_seed(content: RecipeContent, method: Method, seed: int) -> RecipeContent:
     """The recipe with a seed of the study, unless the method insists on its own."""
     return content if _sets(method.set, "seed") else {**content, "seed": seed}
 
 
-def merge(content: Content, changes: Mapping[str, Any]) -> None:
+def merge(content: RecipeContent, changes: Mapping[str, Any]) -> None:
     """Put changes into a recipe in place: mappings are merged, all else is replaced; keys may be paths.
 
     >>> recipe = {"training": {"epochs": 3, "threads": 1}}
@@ -179,7 +210,7 @@ def merge(content: Content, changes: Mapping[str, Any]) -> None:
             set_value(content, key, copy.deepcopy(value))
 
 
-def threads_of(content: Content) -> int:
+def threads_of(content: RecipeContent) -> int:
     """The CPU threads that a recipe's run takes."""
     return int((content.get("training") or {}).get("threads") or 1)
 
@@ -196,9 +227,113 @@ def _sets(changes: Mapping[str, Any], key: str) -> bool:
     return True
 
 
-def _parsed(content: Content, study: Study, pair: Pair, method: Method) -> Recipe:
+def _parsed(content: RecipeContent, study: Study, pair: ModelPair, method: Method) -> Recipe:
     try:
         return parse_recipe(content)
     except BadInput as error:
-        where = f"methods.{method.name}" + (f" on {pair.name}" if study.pairs else "")
+        where = f"methods.{method.name}" + (f" on {pair.name}" if study.model_pairs else "")
         raise error.within(where) from None
+
+
+def value_at(whole: Any, key: str, otherwise: Any = None) -> Any:
+    """The value at ``a.b`` of plain objects, items of a list by position or by name; what else where there is none.
+
+    >>> recipe = {"losses": [{"name": "kl", "temperature": 4.0}]}
+    >>> value_at(recipe, "losses.kl.temperature"), value_at(recipe, "losses.1.name", "none")
+    (4.0, 'none')
+    """
+    for part in key.split("."):
+        if isinstance(whole, list):
+            names = [item.get("name") if isinstance(item, dict) else None for item in whole]
+            if part.isdigit() and int(part) < len(whole):
+                whole = whole[int(part)]
+            else:
+                whole = whole[names.index(part)] if part in names else otherwise
+        else:
+            whole = whole.get(part, otherwise) if isinstance(whole, dict) else otherwise
+    return whole
+
+
+def resolve_path(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    """The path of a key with items of lists by their position: an item may be called by its name as well."""
+    path: list[str] = []
+    place: Any = content
+    for part in key.split("."):
+        if isinstance(place, list):
+            names = [item.get("name") if isinstance(item, dict) else None for item in place]
+            at = int(part) if part.isdigit() and int(part) < len(place) else names.index(part)
+            path.append(str(at))
+            place = place[at]
+        else:
+            path.append(part)
+            place = place.get(part) if isinstance(place, dict) else None
+    return tuple(path)
+
+
+def sweep_values(plan: StudyPlan) -> dict[str, Any] | None:
+    """A study's sweep as ``results.json`` holds it: what it is, and where on it each pair lies; None without one.
+
+    Raises:
+        BadInput: a recipe does not have the field or no number there, two pairs have the same, methods of a pair
+            do not, trials search it, or its logarithm is asked for and there is none.
+    """
+    sweep = plan.study.sweep
+    if sweep is None:
+        return None
+    names = [pair.name for pair in plan.study.all_pairs]
+    if len(names) < 2:
+        raise BadInput("model_pairs", [pair.name for pair in plan.study.model_pairs], "two or more, for a sweep")
+    values = {name: _number(sweep, name, [run for run in plan.runs if run.pair == name]) for name in names}
+    for place, name in enumerate(names):
+        twin = next((other for other in names[:place] if values[other] == values[name]), None)
+        if twin is not None:
+            both = f"both {twin!r} and {name!r} have {word(values[name])}"
+            raise BadInput("sweep.field", sweep.field, f"a number that is another in each pair, but {both}")
+        if sweep.log and values[name] <= 0:
+            expected = f"false, or numbers above 0, but {name!r} has {word(values[name])} as {sweep.field}"
+            raise BadInput("sweep.log", sweep.log, expected)
+    _check_trials(sweep, plan)
+    return {
+        "field": sweep.field,
+        "title": sweep.title or sweep.field,
+        "log": sweep.log,
+        "marks": [mark.model_dump() for mark in sweep.marks],
+        "values": values,
+    }
+
+
+def _number(sweep: SweepConfig, pair: str, runs: Sequence[PlannedRun]) -> float:
+    """The number that all methods have on a pair."""
+    contents = [_whole(run) for run in runs]
+    found = {run.method: value_at(content, sweep.field, _ABSENT) for run, content in zip(runs, contents, strict=True)}
+    first, value = next(iter(found.items()))
+    if all(one is _ABSENT for one in found.values()):
+        known = {key for content in contents for key in flat(content)}
+        close = difflib.get_close_matches(sweep.field, sorted(known), n=1, cutoff=0.6)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise BadInput("sweep.field", sweep.field, f"a field of every pair's recipe, but {pair!r} has none such{hint}")
+    for name, other in found.items():
+        if other != value:
+            one, two = ("none" if each is _ABSENT else word(each) for each in (value, other))
+            expected = f"one number for all methods of a pair, but on {pair!r} {first} has {one}, {name} {two}"
+            raise BadInput("sweep.field", sweep.field, expected)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise BadInput("sweep.field", sweep.field, f"a number in every pair, but {pair!r} has {word(value)} there")
+    return value
+
+
+def _check_trials(sweep: SweepConfig, plan: StudyPlan) -> None:
+    """Refuse what trials would change: a method's place on the sweep is the study's to set."""
+    contents = {run.method: _whole(run) for run in plan.runs}
+    for method in plan.study.methods:
+        content = contents[method.name]
+        mine = resolve_path(content, sweep.field)
+        for key in plan.study.space_of(method):
+            other = resolve_path(content, key)
+            if mine[: len(other)] == other:
+                expected = f"a field that no trial searches, but those of {method.name} search {key}"
+                raise BadInput("sweep.field", sweep.field, expected)
+
+
+def _whole(run: PlannedRun) -> Mapping[str, Any]:
+    return run.recipe.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""What a study does now: kept in a file, so that it can be watched from another terminal."""
+"""Hands jobs to an engine, starts again those that died, and keeps the state of the study in ``progress.json``."""
 
 from __future__ import annotations
 
@@ -6,47 +6,37 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.study.config import Measure
-from stillroom.study.engine.base import Job, Outcome
-from stillroom.study.measures import figure_of
+from stillroom.study.config import MEASURES, MeasureName
+from stillroom.study.engine.base import Engine, Job, Outcome
 
 Status = Literal["waiting", "running", "done", "failed"]
 _SILENT = 60.0  # seconds after which a driver that wrote nothing is taken for dead
 _TAIL = 4096  # bytes from a log's end in which its last whole line lies
+_WAIT = 0.25  # seconds between two calls of the observer
+_WRITE = 1.0  # seconds between two writes of the progress: of thousands of jobs one takes a fifth of a second
 
 
 @dataclass
 class JobState:
-    """Where a job stands.
+    """Where a job stands."""
 
-    Attributes:
-        id: the job's.
-        status: waiting, running, done or failed.
-        attempts: how often it was begun, by this driver.
-        began: clock time of its last start, in seconds; 0 before.
-        seconds: duration once it is done.
-        reason: why it failed, or what its last attempt died of.
-        value: what it came to, the study's measure for a run; None where there is none yet.
-        out: its folder.
-        length: of a run: its ``epochs`` or ``steps``.
-    """
-
-    id: str
-    status: Status = "waiting"
-    attempts: int = 0
-    began: float = 0.0
-    seconds: float = 0.0
-    reason: str = ""
-    value: float | None = None
-    out: str = ""
-    length: dict[str, int] = field(default_factory=dict)
+    id: str  # the job's
+    status: Status = "waiting"  # waiting, running, done or failed
+    attempts: int = 0  # how often it was begun, by this driver
+    began: float = 0.0  # clock time of its last start, in seconds; 0 before
+    seconds: float = 0.0  # duration once it is done
+    reason: str = ""  # why it failed, or what its last attempt died of
+    value: float | None = None  # what it came to, the study's measure for a run; None where there is none yet
+    out: str = ""  # its folder
+    length: dict[str, int] = field(default_factory=dict)  # of a run: its `epochs` or `steps`
 
     @property
     def kind(self) -> str:
@@ -54,7 +44,7 @@ class JobState:
         return self.id.partition("/")[0]
 
     @property
-    def whose(self) -> str:
+    def group(self) -> str:
         """Pair and method, whose trials and runs take about as long for each epoch or step; else the job itself."""
         return "/".join(self.id.split("/")[1:3]) if self.kind in ("trial", "run") else self.id
 
@@ -63,8 +53,13 @@ class JobState:
         """Epochs or steps; 1 where it has neither."""
         return next(iter(self.length.values()), 1)
 
+    def set_value(self, summary: dict[str, Any], measure: MeasureName) -> None:
+        """Take over the study's measure from a run's summary."""
+        value = MEASURES[measure].value_in(summary)
+        self.value = float(value) if isinstance(value, (int, float)) else None
+
     def share(self) -> float:
-        """How much of it is done, 0 to 1: of a running run, as its last logged step tells."""
+        """How much of it is done, 0 to 1: of a running run, by its last logged step."""
         if self.status in ("done", "failed"):
             return 1.0
         if self.status == "waiting" or not self.length:
@@ -75,30 +70,18 @@ class JobState:
 
 
 @dataclass
-class Progress:
-    """Where a study stands.
+class StudyProgress:
+    """Where a study stands."""
 
-    Attributes:
-        name: the study's.
-        measure: what ``value`` is.
-        workers: how many jobs go side by side.
-        phase: what it does now, in words.
-        began: clock time of the driver's start, in seconds.
-        updated: clock time of the last change.
-        pid: the driver's process.
-        jobs: every job so far known, by its id.
-        ended: whether the driver has stopped.
-    """
-
-    name: str
-    measure: Measure
-    workers: int
-    phase: str = ""
-    began: float = field(default_factory=time.time)
-    updated: float = 0.0
-    pid: int = field(default_factory=os.getpid)
-    jobs: dict[str, JobState] = field(default_factory=dict)
-    ended: bool = False
+    name: str  # the study's
+    measure: MeasureName  # what `value` is
+    workers: int  # how many jobs go side by side
+    phase: str = ""  # what it does now, in words
+    began: float = field(default_factory=time.time)  # clock time of the driver's start, in seconds
+    updated: float = 0.0  # clock time of the last change
+    pid: int = field(default_factory=os.getpid)  # the driver's process
+    jobs: dict[str, JobState] = field(default_factory=dict)  # every job so far known, by its id
+    ended: bool = False  # whether the driver has stopped
 
     @property
     def alive(self) -> bool:
@@ -111,7 +94,7 @@ class Progress:
         return all(state.status == "done" for state in self.jobs.values())
 
     def add(self, jobs: Iterable[Job]) -> None:
-        """Tell of jobs to come; how far those known already are stays as it is."""
+        """Add jobs to come; those known already keep their state."""
         for job in jobs:
             training = job.recipe.get("training", {}) if job.kind in ("run", "trial") else {}
             state = self.jobs.setdefault(job.id, JobState(job.id))
@@ -126,37 +109,36 @@ class Progress:
             name: state for name, state in self.jobs.items() if (state.kind, state.status) != (kind, "waiting")
         }
 
-    def begun(self, job: Job) -> None:
+    def job_started(self, job: Job) -> None:
         """A job was handed to a process."""
         state = self.jobs[job.id]
         state.status, state.began, state.attempts = "running", time.time(), state.attempts + 1
 
-    def ended_with(self, outcome: Outcome, *, again: bool) -> None:
+    def job_ended(self, outcome: Outcome, *, again: bool) -> None:
         """A job ended; ``again`` where it will be started once more."""
         state = self.jobs[outcome.id]
         state.reason = outcome.reason
         state.seconds = outcome.seconds
         state.status = "waiting" if again else "done" if outcome.ending == "done" else "failed"
-        value = figure_of(outcome.result, self.measure)
-        state.value = float(value) if isinstance(value, (int, float)) else None
+        state.set_value(outcome.result, self.measure)
 
     def of_kind(self, kind: str) -> list[JobState]:
         """The jobs of a kind, in their order."""
         return [state for state in self.jobs.values() if state.kind == kind]
 
     def seconds_left(self) -> float | None:
-        """About how long all known jobs take still; None where nothing tells yet."""
+        """About how long all known jobs take still; None where nothing is known yet."""
         known: dict[str, list[float]] = {}
         for state in self.jobs.values():
             # Those found done were done by an earlier driver, which took its clock along.
             if state.status == "done" and state.attempts:
-                for group in (state.whose, state.kind):
-                    known.setdefault(group, []).append(state.seconds / state.size)
+                for key in (state.group, state.kind):
+                    known.setdefault(key, []).append(state.seconds / state.size)
         total = 0.0
         for state in self.jobs.values():
             if state.status in ("waiting", "running"):
                 share = state.share()
-                alike = known.get(state.whose) or known.get(state.kind)
+                alike = known.get(state.group) or known.get(state.kind)
                 if alike:
                     total += statistics.median(alike) * state.size * (1 - share)
                 elif share > 0.02:
@@ -171,7 +153,7 @@ class Progress:
         write_text(path, json.dumps(asdict(self)))
 
 
-def read_progress(path: Path) -> Progress:
+def read_progress(path: Path) -> StudyProgress:
     """Read what a driver wrote.
 
     Raises:
@@ -180,7 +162,7 @@ def read_progress(path: Path) -> Progress:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         jobs = {key: JobState(**value) for key, value in content.pop("jobs").items()}
-        return Progress(**content, jobs=jobs)
+        return StudyProgress(**content, jobs=jobs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         expected = f"the folder of a study that was begun ({type(error).__name__})"
         raise BadInput("study", str(path.parent), expected) from None
@@ -197,3 +179,100 @@ def last_line(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+# What to do next, by how a job ended.
+NextJobs = Callable[[Job, Outcome], Iterable[Job]]
+
+
+class StudyObserver:
+    """Called as a study goes; a live table overrides what it shows. Every method does nothing here."""
+
+    def started(self, progress: StudyProgress) -> None:
+        """The driver begins."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def alarm(self, text: str) -> None:
+        """Something that must not be overlooked."""
+
+    def ended(self, state: JobState, progress: StudyProgress) -> None:
+        """A job ended for good."""
+
+    def refresh(self, progress: StudyProgress) -> None:
+        """Called several times a second."""
+
+    def stopped(self) -> None:
+        """The driver stops, well or not."""
+
+
+class Scheduler:
+    """Does jobs on an engine.
+
+    Args:
+        retries: how often a job whose process died is begun again.
+    """
+
+    def __init__(
+        self, engine: Engine, retries: int, progress: StudyProgress, path: Path, observer: StudyObserver
+    ) -> None:
+        self._engine = engine
+        self._retries = retries
+        self._progress = progress
+        self._path = path
+        self._observer = observer
+        self._written = 0.0
+
+    def do(
+        self, phase: str, jobs: Iterable[Job], then: NextJobs | None = None, *, alone: bool = False
+    ) -> list[Outcome]:
+        """Do jobs, in their order as far as they go side by side.
+
+        Args:
+            then: called with each job that ended for good; what it returns is done as well, before what waits.
+            alone: one at a time, so that a clock shows what each takes by itself.
+
+        Returns:
+            How each ended, in the order in which they did.
+
+        Raises:
+            BadInput: the engine can do nothing any more.
+        """
+        waiting = deque(jobs)
+        under_way: dict[str, Job] = {}
+        found: list[Outcome] = []
+        slots = 1 if alone else self._engine.slots
+        self._progress.phase = phase
+        self._progress.add(waiting)
+        self._write()
+        while waiting or under_way:
+            while waiting and len(under_way) < slots:
+                job = waiting.popleft()
+                under_way[job.id] = job
+                self._progress.job_started(job)
+                self._engine.submit(job)
+            outcomes = self._engine.wait(_WAIT)
+            for outcome in outcomes:
+                job = under_way.pop(outcome.id)
+                again = outcome.ending == "crashed" and self._progress.jobs[job.id].attempts <= self._retries
+                self._progress.job_ended(outcome, again=again)
+                if again:
+                    self._observer.note(f"{job.id}: {outcome.reason}; started again")
+                    waiting.appendleft(job)
+                    continue
+                found.append(outcome)
+                self._observer.ended(self._progress.jobs[job.id], self._progress)
+                if then is not None:
+                    more = list(then(job, outcome))
+                    self._progress.add(more)
+                    waiting.extendleft(reversed(more))
+            if time.monotonic() - self._written > _WRITE:
+                self._write()
+            self._observer.refresh(self._progress)
+        self._write()
+        return found
+
+    def _write(self) -> None:
+        self._progress.write(self._path)
+        self._written = time.monotonic()

@@ -1,18 +1,36 @@
-"""Tables of a study's results: CSV for machines, LaTeX for a paper, rows for a terminal."""
+"""Tables of a study: results as CSV, LaTeX and rows for a terminal; costs as CSV, apart, as no two machines agree."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
 from typing import Any
 
-from stillroom.study.measures import MEASURES, RELATIONS, TASKS, Measured
+from stillroom.schema.base import read_object
+from stillroom.schema.run import TimingEvent, read_timing
+from stillroom.study.config import MEASURES, StudyMeasure
+from stillroom.study.plan import StudyFolder, StudyPlan
 from stillroom.study.wording import counted, listed
 
 Results = Mapping[str, Any]
 
 NOT_EQUAL = "not equal"
+COST_COLUMNS = (
+    "kind",
+    "pair",
+    "method",
+    "seed",
+    "training_seconds",
+    "evaluation_seconds",
+    "teacher_answers",
+    "peak_memory_mb",
+    "images_per_second",
+    "cache_seconds",
+    "trial",
+)
 _FIGURES = ("top1", "correct", "count", "top5", "nll", "ece", "agreement", "teacher_kl")
 _SIZES = ("steps", "epochs", "parameters", "multiply_adds", "bytes")
 _HASHES = ("init", "order", "views", "budget", "threads")
@@ -68,17 +86,17 @@ def _field(value: object) -> str:
 def runs_csv(results: Results) -> str:
     """``runs.csv``: a line for each run of the plan, those that are missing with the reason."""
     # Where no run has any, there are no columns of them.
-    own = [name for name in (*RELATIONS, *TASKS) if any(name in run for run in results["runs"])]
+    own = [name for name, info in MEASURES.items() if info.part and any(name in run for run in results["runs"])]
     figures = [*_FIGURES, *own, *_SIZES]
     header = ["pair", "method", "seed", *figures, *(f"{name}_hash" for name in _HASHES), "run", "missing"]
     rows = {}
     for run in results["runs"]:
         hashes = [run["hashes"][name] for name in _HASHES]
-        rows[_where(run)] = [*_where(run), *(run.get(name) for name in figures), *hashes, run["run"], None]
+        rows[_place(run)] = [*_place(run), *(run.get(name) for name in figures), *hashes, run["run"], None]
     for gap in results["missing"]:
         empty = [None] * (len(figures) + len(_HASHES) + 1)
-        rows[_where(gap)] = [*_where(gap), *empty, gap["reason"]]
-    return csv_text(header, [rows[place] for place in _plan(results) if place in rows])
+        rows[_place(gap)] = [*_place(gap), *empty, gap["reason"]]
+    return csv_text(header, [rows[place] for place in _planned(results) if place in rows])
 
 
 def table_csv(results: Results) -> str:
@@ -107,7 +125,7 @@ def comparisons_csv(results: Results) -> str:
     """``comparisons.csv``: every paired difference, to the baseline and between all."""
     header = ["pair", "family", "method", "against", "count", "difference", "low", "high", "sd", "d_z", "p"]
     header += ["comparisons", "holm_p", "family_low", "family_high", "equal", "verdict", "better", "seeds_to_settle"]
-    header += ["told"]
+    header += ["text"]
     rows = []
     for family in results["families"]:
         for kind in ("baseline", "all"):
@@ -119,7 +137,7 @@ def comparisons_csv(results: Results) -> str:
                         *(found.get(name) for name in ("count", "mean", "low", "high", "sd", "effect", "p")),
                         *(one[name] for name in ("family", "holm_p", "family_low", "family_high", "equal")),
                         *(_claim(one), one["better"], plan.get("seeds")),
-                        one["told"],
+                        one["text"],
                     ]
                 )
     return csv_text(header, rows)
@@ -139,12 +157,8 @@ def comparison_of(results: Results, pair: str, method: str) -> dict[str, Any] | 
     return None
 
 
-def told_table(results: Results) -> list[list[str]]:
-    """The table for a terminal: a header, then a row for each pair and method, pair and method first.
-
-    Args:
-        results: what ``results.json`` holds.
-    """
+def terminal_table(results: Results) -> list[list[str]]:
+    """The table for a terminal: a header, then a row for each pair and method, pair and method first."""
     measure = MEASURES[results["measure"]["name"]]
     rows = [["pair", "method", measure.header, f"less {results['baseline']}", "Holm p", "verdict"]]
     for cell in results["cells"]:
@@ -154,7 +168,7 @@ def told_table(results: Results) -> list[list[str]]:
     return rows
 
 
-def _mean(cell: Mapping[str, Any], measure: Measured) -> str:
+def _mean(cell: Mapping[str, Any], measure: StudyMeasure) -> str:
     if cell["mean"] is None:
         return "–"
     mean = f"{cell['mean']:.{measure.digits}f}"
@@ -163,15 +177,15 @@ def _mean(cell: Mapping[str, Any], measure: Measured) -> str:
     return f"{mean} [{cell['low']:.{measure.digits}f}, {cell['high']:.{measure.digits}f}]"
 
 
-def _difference(one: Mapping[str, Any] | None, measure: Measured) -> tuple[str, str]:
+def _difference(one: Mapping[str, Any] | None, measure: StudyMeasure) -> tuple[str, str]:
     found = (one or {}).get("difference")
     if one is None or found is None:
         return "–", "–"
     mean = f"{found['mean']:+.{measure.digits}f}"
     if found["low"] is None:
         return mean, "–"
-    told = f"{mean} [{found['low']:+.{measure.digits}f}, {found['high']:+.{measure.digits}f}]"
-    return told, "–" if one["holm_p"] is None else f"{one['holm_p']:.3g}"
+    shown = f"{mean} [{found['low']:+.{measure.digits}f}, {found['high']:+.{measure.digits}f}]"
+    return shown, "–" if one["holm_p"] is None else f"{one['holm_p']:.3g}"
 
 
 def _verdict(results: Results, cell: Mapping[str, Any], one: Mapping[str, Any] | None) -> str:
@@ -205,13 +219,9 @@ def tex(text: str) -> str:
 
 
 def table_tex(results: Results) -> str:
-    """``table.tex``: a booktabs table, methods as rows and pairs as groups of columns; no winner is set in bold.
-
-    Args:
-        results: what ``results.json`` holds.
-    """
+    """``table.tex``: a booktabs table, methods as rows and pairs as groups of columns; no winner is set in bold."""
     measure = MEASURES[results["measure"]["name"]]
-    pairs = [pair["name"] for pair in results["pairs"]]
+    pairs = [pair["name"] for pair in results["model_pairs"]]
     cells = {(cell["pair"], cell["method"]): cell for cell in results["cells"]}
     groups = " & ".join(rf"\multicolumn{{2}}{{c}}{{{tex(pair)}}}" for pair in pairs)
     rules = " ".join(rf"\cmidrule(lr){{{2 * k + 2}-{2 * k + 3}}}" for k in range(len(pairs)))
@@ -238,7 +248,7 @@ def table_tex(results: Results) -> str:
     return "\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}", ""])
 
 
-def _caption(results: Results, measure: Measured) -> str:
+def _caption(results: Results, measure: StudyMeasure) -> str:
     seeds, level = len(results["seeds"]), f"{100 * results['level']:g}%"
     name, count = results["baseline"], len(results["methods"]) - 1
     parts = [f"{results['question']} " if results["question"] else ""]
@@ -260,7 +270,7 @@ def _caption(results: Results, measure: Measured) -> str:
     return said
 
 
-def _tex_mean(cell: Mapping[str, Any], measure: Measured) -> str:
+def _tex_mean(cell: Mapping[str, Any], measure: StudyMeasure) -> str:
     mark = "" if cell["equal"] else r"^{\dagger}"
     if cell["mean"] is None:
         return f"--${mark}$" if mark else "--"
@@ -268,7 +278,7 @@ def _tex_mean(cell: Mapping[str, Any], measure: Measured) -> str:
     return f"${cell['mean']:.{measure.digits}f}{half}{mark}$"
 
 
-def _tex_difference(results: Results, pair: str, method: str, measure: Measured) -> str:
+def _tex_difference(results: Results, pair: str, method: str, measure: StudyMeasure) -> str:
     one = comparison_of(results, pair, method)
     if one is None or one["difference"] is None:
         return "--"
@@ -276,14 +286,97 @@ def _tex_difference(results: Results, pair: str, method: str, measure: Measured)
     return f"${one['difference']['mean']:+.{measure.digits}f}{mark}$"
 
 
-def _where(entry: Mapping[str, Any]) -> tuple[str, str, int]:
+def _place(entry: Mapping[str, Any]) -> tuple[str, str, int]:
     return entry["pair"], entry["method"], entry["seed"]
 
 
-def _plan(results: Results) -> list[tuple[str, str, int]]:
+def _planned(results: Results) -> list[tuple[str, str, int]]:
     return [
         (pair["name"], method["name"], seed)
-        for pair in results["pairs"]
+        for pair in results["model_pairs"]
         for method in results["methods"]
         for seed in results["seeds"]
     ]
+
+
+# -- costs
+
+
+def cost_table(folder: StudyFolder, plan: StudyPlan) -> str:
+    """``cost.csv``: a line for each run that was begun, each trial, each pair's cache and each teacher trained.
+
+    Raises:
+        BadInput: ``caches.json`` is damaged.
+    """
+    return csv_text(COST_COLUMNS, [[row.get(column) for column in COST_COLUMNS] for row in _cost_rows(folder, plan)])
+
+
+def cost_of(path: Path) -> dict[str, Any]:
+    """What a run cost, from its ``timing.jsonl``; empty where the file has nothing.
+
+    Returns:
+        ``training_seconds`` (summed over resumes, without evaluations and without what a kill lost),
+        ``evaluation_seconds``, ``teacher_answers`` (images that the teacher was asked about), ``peak_memory_mb``,
+        ``images_per_second`` (the median), ``cache_seconds``.
+    """
+    events = read_timing(path / "timing.jsonl")
+    if not events:
+        return {}
+    kinds = {
+        kind: [one for one in events if one.event == kind] for kind in ("progress", "teacher", "cache", "evaluation")
+    }
+    # A run that asked nothing says 0; one that does not say is known by its caches alone.
+    if kinds["teacher"]:
+        asked = sum(one.answers or 0 for one in kinds["teacher"])
+    else:
+        asked = sum(one.images or 0 for one in kinds["cache"])
+    rates = [one.images_per_second for one in kinds["progress"] if one.images_per_second is not None]
+    memory = [one.peak_memory_mb for one in kinds["progress"] if one.peak_memory_mb is not None]
+    return {
+        "training_seconds": _training_seconds(events),
+        "evaluation_seconds": round(sum(one.seconds or 0.0 for one in kinds["evaluation"]), 4),
+        "teacher_answers": asked,
+        "peak_memory_mb": max(memory, default=None),
+        "images_per_second": round(median(rates), 1) if rates else None,
+        "cache_seconds": round(sum(one.seconds or 0.0 for one in kinds["cache"]), 4),
+    }
+
+
+def _cost_rows(folder: StudyFolder, plan: StudyPlan) -> Iterator[dict[str, Any]]:
+    for run in plan.runs:
+        cost = cost_of(folder.run(run.pair, run.method, run.seed))
+        if cost:
+            yield {"kind": "run", "pair": run.pair, "method": run.method, "seed": run.seed, **cost}
+    for pair in plan.study.all_pairs:
+        for method in plan.study.methods:
+            trials = folder.trial(pair.name, method.name, 0).parent.glob("trial-*")
+            numbers = (path.name.removeprefix("trial-") for path in trials)
+            for number in sorted(int(number) for number in numbers if number.isdecimal()):
+                cost = cost_of(folder.trial(pair.name, method.name, number))
+                yield {"kind": "trial", "pair": pair.name, "method": method.name, "trial": number, **cost}
+    caches = read_object(folder.caches) if folder.caches.is_file() else {}
+    for name, built in sorted(caches.items()):
+        if isinstance(built, Mapping):
+            cost = {"teacher_answers": built.get("answers"), "cache_seconds": built.get("seconds")}
+            yield {"kind": "cache", "pair": name, **cost}
+    for teacher in plan.study.teachers:
+        cost = cost_of(folder.teacher(teacher.name))
+        if cost:
+            yield {"kind": "teacher", "method": teacher.name, **cost}
+
+
+def _training_seconds(events: Sequence[TimingEvent]) -> float:
+    """The last clock of each start, the evaluations before it taken off.
+
+    The clock of a resumed run, and of the next task, begins anew, and says so or runs backwards.
+    """
+    total = last = before = evaluated = 0.0
+    for one in events:
+        seconds = one.seconds or 0.0
+        if one.event == "evaluation":
+            evaluated += seconds
+        elif one.event in ("resume", "task") or (one.event == "progress" and seconds < last):
+            total, last, before, evaluated = total + last - before, 0.0, 0.0, 0.0
+        if one.event == "progress":
+            last, before = seconds, evaluated
+    return round(max(total + last - before, 0.0), 4)

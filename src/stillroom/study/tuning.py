@@ -1,68 +1,359 @@
-"""Trials that choose a method's options: what to try next, how it is judged, what was best.
+"""Trials that choose a method's options: the space, what to try next, the database, the jobs.
 
-What comes next is a function of the search's seed, the pair's and the method's names and the trials told so far:
-no generator has a state and no trial is begun in the database, so that a study killed at any instant asks the same
+What comes next is a function of the search's seed, the pair's and the method's names and the finished trials: no
+generator has a state and no trial is begun in the database, so that a study killed at any instant asks the same
 questions again.
 
 A trial is a run of its own whose recipe is the method's with the trial's values set, ``data.holdout`` from
 ``tuning.holdout``, the run's length × ``tuning.length``, and ``seed`` from ``tuning.seed``: the test split's images are
-never looked at.
+never looked at. Nothing here imports torch; Optuna is imported when it is first needed.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import os
+import re
+import sqlite3
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from stillroom.errors import RunFailed
-from stillroom.files import canonical, digest
-from stillroom.study.config import Measure, Range, Space, Tuning
-from stillroom.study.measures import MEASURES, figure_of
-from stillroom.study.space import check_space, merged_space, own_values, place_of, points, readable
-from stillroom.study.trial_store import TrialStore
+from stillroom.errors import BadInput, RunFailed, shorten
+from stillroom.files import canonical_json, digest, write_json
+from stillroom.recipe import Recipe, parse_recipe, set_value
+from stillroom.study.config import MEASURES, MeasureName, Method, ModelPair, Range, Space, Study, Tuning
+from stillroom.study.engine.base import Job, Outcome
+from stillroom.study.plan import (
+    CalibratedSteps,
+    PairAndName,
+    RecipeContent,
+    StudyFolder,
+    reading_own_file,
+    recipe_content,
+    resolve_path,
+    threads_of,
+    value_at,
+    with_seed,
+)
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
+    from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
+    from sqlalchemy import URL
 
-__all__ = ["Proposal", "Told", "TrialStore", "Tuner", "check_space", "merged_space", "score"]
-
+_DIGITS = 6  # significant, of the numbers that trials try: recipes stay readable
+# What the study itself sets in a trial's recipe, or holds equal in all.
+_OF_THE_STUDY = ("seed", "data.holdout", "training.epochs", "training.steps", "training.threads")
+_WITHIN = (math.sqrt(5) - 1) / 2  # of the way from low to high: no whole number, where a field needs one
 _AT_RANDOM = 5  # trials before the search learns from them; Optuna's 10 are most of what a student is worth
 _DRAWS = 32  # before a trial that was made already is taken again
 _NUMBER, _VALUES = "number", "values"  # what a stored trial says of itself beside its parameters
+_DATABASE = "tuning.db"
+# Also where it is no URL after all, as somebody may have left the beginning out.
+_PASSWORD = re.compile(r"((?:://|^(?!.*://))[^:@/]*:)(.*)@")
 
 Params = dict[str, Any]
 
 
+# -- what is searched
+
+
+def points(space: Space) -> float:
+    """How many different trials a space has; infinite where numbers are searched that need not be whole.
+
+    >>> points({"a": ("x", "y"), "b": Range(low=1, high=3, whole=True)}), points({"a": Range(low=0, high=1)})
+    (6, inf)
+    """
+    total: float = 1
+    for search in space.values():
+        if not isinstance(search, Range):
+            total *= len(search)
+        else:
+            total *= int(search.high - search.low) + 1 if search.whole else math.inf
+    return total
+
+
+def readable(number: float, search: Range) -> int | float:
+    """A number as a recipe shall have it: whole, or of 6 significant digits, and within its range.
+
+    >>> readable(0.123456789, Range(low=0, high=1)), readable(0.123456789, Range(low=0, high=0.1234561))
+    (0.123457, 0.1234561)
+    """
+    if search.whole:
+        return int(number)
+    return min(max(float(f"{number:.{_DIGITS}g}"), search.low), search.high)
+
+
+def own_values(space: Space, content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The point of a space that a recipe as it is written stands for; None where it lies outside.
+
+    Args:
+        content: the recipe; what it leaves out has its default.
+
+    Raises:
+        BadInput: it is no recipe.
+
+    >>> recipe = {"student": {"name": "resnet8"}, "training": {"optimizer": {"lr": 0.05}}}
+    >>> own_values({"training.optimizer.lr": Range(low=0.01, high=1), "data.batch_size": (64, 128)}, recipe)
+    {'training.optimizer.lr': 0.05, 'data.batch_size': 128}
+    >>> own_values({"training.optimizer.lr": (0.1, 0.2)}, recipe) is None
+    True
+    """
+    whole = parse_recipe(dict(content)).model_dump(mode="json")
+    values = {}
+    for key, search in space.items():
+        value = value_at(whole, key)
+        if isinstance(search, Range):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                return None
+            if not search.low <= value <= search.high or (search.whole and value != int(value)):
+                return None
+            values[key] = int(value) if search.whole else float(value)
+        else:
+            place = place_of(value, search)
+            if place is None:
+                return None
+            values[key] = search[place]
+    return values
+
+
+def place_of(value: Any, choices: tuple[Any, ...]) -> int | None:
+    """Which of the choices a value is; true is not 1.
+
+    >>> place_of(1, (True, 1.0)), place_of("x", (True, 1.0))
+    (1, None)
+    """
+    for place, choice in enumerate(choices):
+        if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+            return place
+    return None
+
+
+def check_space(study: Study, method: Method, content: Mapping[str, Any]) -> None:
+    """Refuse what cannot be searched in a method's recipe, before anything runs.
+
+    Each choice, and of each range both ends and a number between them, is set in the recipe alone; what several of them
+    do together is for the trials to find out.
+
+    Args:
+        content: its recipe, as its runs have it.
+
+    Raises:
+        BadInput: the recipe has no such field or refuses such a value, a choice is there twice, two keys are one field,
+            or the field is one that the study sets; by ``methods.NAME.tune.KEY`` or ``tuning.space.KEY``.
+
+    >>> content = {"student": {"name": "resnet8"}}
+    >>> tuned = Method(name="kl", tune={"training.optimizer.lr": {"low": -1, "high": 1}})
+    >>> study = Study(name="x", recipe=content, methods=(tuned,), tuning={"trials": 8})
+    >>> check_space(study, tuned, content)
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: methods.kl.tune.training.optimizer.lr: got -1.0; expected greater than 0
+    """
+    recipe = parse_recipe(copy.deepcopy(dict(content)))
+    searched: dict[tuple[str, ...], str] = {}
+    for key, search in study.space_of(method).items():
+        own = key in method.tune
+        field = f"methods.{method.name}.tune.{key}" if own else f"tuning.space.{key}"
+        beside = "" if own else f" (method {method.name!r})"
+        for value in _values_to_check(search, field):
+            _check_value(content, recipe, key, value, field, beside)
+        path = resolve_path(content, key)
+        for other, name in searched.items():
+            if path[: len(other)] == other or other[: len(path)] == path:
+                raise BadInput(field, key, f"a field of its own: {name!r} is searched too{beside}")
+        searched[path] = key
+
+
+def _values_to_check(search: Range | tuple[Any, ...], field: str) -> list[Any]:
+    if isinstance(search, Range):
+        between = search.low + _WITHIN * (search.high - search.low)
+        return [readable(number, search) for number in (search.low, search.high, between)]
+    if not search:
+        raise BadInput(field, [], "at least 1 choice, or {low, high, log}")
+    for place, choice in enumerate(search):
+        if place_of(choice, search) != place:
+            raise BadInput(field, choice, "each choice once")
+    return list(search)
+
+
+def _check_value(content: Mapping[str, Any], recipe: Recipe, key: str, value: Any, field: str, beside: str) -> None:
+    changed = copy.deepcopy(dict(content))
+    try:
+        set_value(changed, key, copy.deepcopy(value))
+        tried = parse_recipe(changed)
+    except BadInput as error:
+        what = str(error).removeprefix(f"{error.field}: ")
+        # The recipe's word for the field may be another: the item's position, or a field that does not fit it.
+        elsewhere = "" if error.field.split(".")[-1] == key.split(".")[-1] else f" ({error.field} of the recipe)"
+        refused = BadInput(field, value, error.expected)
+        refused.args = (f"{field}: {what}{elsewhere}{beside}",)
+        raise refused from None
+    before, after = (whole.model_dump(mode="json") for whole in (recipe, tried))
+    for kept in _OF_THE_STUDY:
+        if value_at(before, kept) != value_at(after, kept):
+            raise BadInput(field, shorten(value), f"a field that the study leaves alone; it sets {kept} itself{beside}")
+
+
+def check_spaces(study: Study, folder: StudyFolder) -> None:
+    """Check what every method searches on every pair, see :func:`check_space`."""
+    for pair, method in pairs_and_methods(study):
+        check_space(study, method, recipe_content(study, folder, pair, method))
+
+
+def pairs_and_methods(study: Study) -> Iterator[tuple[ModelPair, Method]]:
+    """Every pair with every method."""
+    return ((pair, method) for pair in study.all_pairs for method in study.methods)
+
+
+# -- the database of trials
+
+
+class TrialStore:
+    """The database of a study's trials; one for all its tuners.
+
+    Args:
+        url: as SQLAlchemy writes it, such as ``postgresql://user:password@host/database``; None is a file of its own.
+        folder: the study's, where that file lies.
+
+    Attributes:
+        where: the URL without its password.
+        storage: Optuna's.
+
+    Raises:
+        BadInput: it cannot be opened or written, or holds something else.
+    """
+
+    def __init__(self, url: str | None, folder: Path) -> None:
+        url = os.path.expandvars(url) if url is not None else None  # so that a password need not be in the study file
+        self._url = url or ""
+        self.where = without_password(url) if url is not None else str(folder / _DATABASE)
+        with silent_optuna(), self._errors():
+            self.storage = self._storage(url if url is not None else _file_in(folder))
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
+    @contextmanager
+    def open(self) -> Iterator[ModuleType]:
+        """Optuna at work on it, without its log; what goes wrong becomes bad input.
+
+        Raises:
+            BadInput: the database cannot be read or written.
+        """
+        with silent_optuna() as optuna, self._errors():
+            yield optuna
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Report every way in which a database fails as bad input, in one line and without its password."""
+        try:
+            yield
+        except BadInput:
+            raise
+        except Exception as error:  # each driver has errors of its own
+            raise self.refused(f"a database that can be read and written ({self._reason(error)})") from None
+
+    def refused(self, expected: str) -> BadInput:
+        """The error of a database that holds something else than it should."""
+        return BadInput("tuning.storage", self.where, expected)
+
+    def _storage(self, url: str) -> RDBStorage:
+        from optuna.storages import RDBStorage
+        from sqlalchemy import make_url
+
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            self._check_sqlite(parsed)
+        return RDBStorage(url)
+
+    def _check_sqlite(self, url: URL) -> None:
+        if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
+            raise self.refused("a database that is still there when a study goes on, not one in memory")
+        path = Path(url.database)
+        if not path.exists() or not path.stat().st_size:
+            return
+        # Optuna would quietly add its tables to those of another program.
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and "studies" not in tables:
+            raise self.refused(f"a database of trials, but it is another program's, with {', '.join(sorted(tables))}")
+
+    def _reason(self, error: BaseException) -> str:
+        """The deepest cause that says something, one line."""
+        while error.__cause__ is not None:
+            error = error.__cause__
+        text = str(getattr(error, "orig", None) or error).strip().splitlines() or [type(error).__name__]
+        password = _PASSWORD.search(self._url)
+        line = text[0].replace(self._url, self.where) if self._url else text[0]
+        if password and password[2]:
+            line = line.replace(password[2], "***")
+        return line[:160]
+
+
+def _file_in(folder: Path) -> str:
+    from sqlalchemy import URL
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # Written by SQLAlchemy, as a folder's name may hold what means something in a URL.
+    return URL.create("sqlite", database=str(folder.absolute() / _DATABASE)).render_as_string()
+
+
+def without_password(url: str) -> str:
+    """A database's URL as it may be shown.
+
+    >>> without_password("postgresql://ann:s3cret@host/trials?sslpassword=abc&x=1")
+    'postgresql://ann:***@host/trials?sslpassword=***&x=1'
+    """
+    url = _PASSWORD.sub(r"\1***@", url)
+    return re.sub(r"(?i)([?&][^=&]*(?:password|passwd|pwd|secret|token)[^=&]*)=[^&]*", r"\1=***", url)
+
+
+@contextmanager
+def silent_optuna() -> Iterator[ModuleType]:
+    """Optuna, imported when it is first needed, without its log and its warnings; others' use of it keeps them."""
+    import optuna
+
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield optuna
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+# -- one search
+
+
 @dataclass(frozen=True)
 class Proposal:
-    """What to try next.
+    """What to try next."""
 
-    Attributes:
-        number: of trials told before it.
-        values: key.path to the value that the trial's recipe has there; none in trial 0, the recipe as written.
-    """
-
-    number: int
+    number: int  # of trials finished before it
+    # key.path to the value that the trial's recipe has there; none in trial 0, the recipe as written
     values: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Told:
-    """A trial that was made.
+class FinishedTrial:
+    """A trial that was made."""
 
-    Attributes:
-        number: from 0.
-        values: as they were proposed.
-        value: the measure; None where the trial failed.
-    """
-
-    number: int
-    values: dict[str, Any]
-    value: float | None
+    number: int  # from 0
+    values: dict[str, Any]  # as they were proposed
+    value: float | None  # the measure; None where the trial failed
 
 
 class Tuner:
@@ -72,13 +363,8 @@ class Tuner:
     twice: a space of fewer points than trials is searched whole, and then the tuner is done.
 
     Args:
-        tuning: the study's.
-        space: what is searched, see :func:`merged_space`; an empty one is done at once.
-        measure: what trials are judged by.
+        space: what is searched; with an empty one the tuner is done at once.
         study: a name that no other study has, such as its hash.
-        pair: the pair's name.
-        method: the method's.
-        store: where trials are kept.
         recipe: the method's recipe, for the point that trial 0 is; left out: outside the space.
 
     Attributes:
@@ -95,9 +381,9 @@ class Tuner:
     >>> for value in (70.0, 71.5, 71.5):
     ...     proposal = tuner.ask()
     ...     tuner.tell(proposal.number, value)
-    >>> tuner.done, sorted(str(told.values) for told in tuner.told)
+    >>> tuner.done, sorted(str(trial.values) for trial in tuner.finished)
     (True, ["{'training.optimizer.lr': 0.1}", "{'training.optimizer.lr': 0.2}", '{}'])
-    >>> tuner.best() == (tuner.told[1].values, 71.5)
+    >>> tuner.best() == (tuner.finished[1].values, 71.5)
     True
     """
 
@@ -106,7 +392,7 @@ class Tuner:
         tuning: Tuning,
         space: Space,
         *,
-        measure: Measure,
+        measure: MeasureName,
         study: str,
         pair: str,
         method: str,
@@ -122,10 +408,10 @@ class Tuner:
         written = own_values(space, recipe) if recipe is not None and space else None
         self._written = self._params(written) if written is not None else {}
         self.trials = int(min(tuning.trials, points(space) + (written is None))) if space else 0
-        self._told: tuple[Told, ...] = ()
+        self._finished: tuple[FinishedTrial, ...] = ()
         self._tried: tuple[Params, ...] = ()
         if space:
-            with store.opened() as optuna:
+            with store.open() as optuna:
                 self._kept = optuna.create_study(
                     storage=store.storage, study_name=self._name, direction=self._direction, load_if_exists=True
                 )
@@ -134,29 +420,28 @@ class Tuner:
     @property
     def done(self) -> bool:
         """Whether all trials were made, or there is nothing to search."""
-        return len(self._told) >= self.trials
+        return len(self._finished) >= self.trials
 
     @property
-    def told(self) -> tuple[Told, ...]:
+    def finished(self) -> tuple[FinishedTrial, ...]:
         """The trials that were made, in their order."""
-        return self._told
+        return self._finished
 
     def ask(self) -> Proposal:
-        """What to try next: the same until it is told of.
+        """What to try next: the same until its result is given to :meth:`tell`.
 
         Raises:
             RuntimeError: the tuner is done.
         """
         if self.done:
             raise RuntimeError(f"{self._name}: all {self.trials} trials were made")
-        number = len(self._told)
+        number = len(self._finished)
         return Proposal(number, self._values(self._proposed()) if number else {})
 
     def tell(self, number: int, value: float | None) -> None:
-        """Keep how a trial ended; one that was told of before stays as it was.
+        """Keep how a trial ended; one that was kept before stays as it was.
 
         Args:
-            number: its proposal's.
             value: the measure; None, or a number that is not finite: the trial failed, and counts as one.
 
         Raises:
@@ -164,14 +449,14 @@ class Tuner:
             ValueError: it is not the trial that was asked for.
         """
         self._read()
-        if number < len(self._told):
+        if number < len(self._finished):
             return
-        if number != len(self._told) or self.done:
-            raise ValueError(f"number: got {number}; expected {len(self._told)}, the trial that was asked for")
+        if number != len(self._finished) or self.done:
+            raise ValueError(f"number: got {number}; expected {len(self._finished)}, the trial that was asked for")
         params = self._proposed() if number else self._written
         values = self._values(params) if number else {}
         finite = value is not None and math.isfinite(value)
-        with self._store.opened() as optuna:
+        with self._store.open() as optuna:
             state = optuna.trial.TrialState.COMPLETE if finite else optuna.trial.TrialState.FAIL
             # One transaction: a kill leaves the whole trial or nothing of it.
             self._kept.add_trial(
@@ -197,20 +482,23 @@ class Tuner:
         if not self._space:
             return {}, None
         sign = -1 if self._direction == "minimize" else 1
-        ended = [told for told in self._told if told.value is not None]
+        ended = [trial for trial in self._finished if trial.value is not None]
         if not ended:
             raise RunFailed(
-                f"method {self._method!r} on pair {self._pair!r}: none of its {len(self._told)} trials gave a "
+                f"method {self._method!r} on pair {self._pair!r}: none of its {len(self._finished)} trials gave a "
                 "finite measure; try narrower ranges, or a recipe that trains as it is written"
             )
-        found = max(ended, key=lambda told: (sign * (told.value or 0.0), -told.number))
+        found = max(ended, key=lambda trial: (sign * (trial.value or 0.0), -trial.number))
         return dict(found.values), found.value
 
     def _proposed(self) -> Params:
-        """Parameters that were not tried yet, from a fresh search that has seen the trials told so far and no other."""
-        with self._store.opened() as optuna:
+        """Parameters that were not tried yet, from a fresh search that has seen the finished trials and no other."""
+        with self._store.open() as optuna:
             sampler = optuna.samplers.TPESampler(
-                seed=self._seed_of(len(self._told)), n_startup_trials=_AT_RANDOM, multivariate=True, constant_liar=False
+                seed=self._seed_of(len(self._finished)),
+                n_startup_trials=_AT_RANDOM,
+                multivariate=True,
+                constant_liar=False,
             )
             search = optuna.create_study(direction=self._direction, sampler=sampler)
             distributions = self._distributions()
@@ -225,15 +513,15 @@ class Tuner:
 
     def _seen(self) -> Iterator[tuple[float, Params]]:
         """What the search learns from: a trial that failed is as bad as the worst, or it would be tried for ever."""
-        values = [told.value for told in self._told if told.value is not None]
+        values = [trial.value for trial in self._finished if trial.value is not None]
         if values:
             worst = max(values) if self._direction == "minimize" else min(values)
-            for told, params in zip(self._told, self._tried, strict=True):
+            for trial, params in zip(self._finished, self._tried, strict=True):
                 if params:
-                    yield worst if told.value is None else told.value, params
+                    yield worst if trial.value is None else trial.value, params
 
     def _seed_of(self, number: int) -> int:
-        address = canonical([self._seed, self._pair, self._method, number])
+        address = canonical_json([self._seed, self._pair, self._method, number])
         return int(digest(address)[:8], 16)
 
     def _rounded(self, drawn: Mapping[str, Any]) -> Params:
@@ -283,41 +571,37 @@ class Tuner:
 
     def _read(self) -> None:
         """Take over the trials that the database holds, if they are as this search makes them."""
-        with self._store.opened():
+        with self._store.open():
             kept = self._kept.get_trials(deepcopy=False)
             direction = self._kept.direction.name.lower()
-        told: list[Told] = []
+        finished: list[FinishedTrial] = []
         tried: list[Params] = []
         # Anything else in there is not ours, such as a trial that somebody enqueued.
         for trial in sorted(
             (t for t in kept if _NUMBER in t.user_attrs), key=lambda t: (t.user_attrs[_NUMBER], t.number)
         ):
             number, values = trial.user_attrs[_NUMBER], trial.user_attrs.get(_VALUES)
-            if number < len(told):
-                continue  # two processes made it at once: the first that told counts
-            if number > len(told) or direction != self._direction or not self._is_ours(trial, number, values):
+            if number < len(finished):
+                continue  # two processes made it at once: the first counts
+            if number > len(finished) or direction != self._direction or not self._is_ours(trial, number, values):
                 raise self._store.refused(f"this search's own trials under the name {self._name!r}, not another's")
             proposed = self._values(trial.params) if number else {}
-            told.append(Told(number, proposed, trial.value if trial.state.name == "COMPLETE" else None))
+            finished.append(FinishedTrial(number, proposed, trial.value if trial.state.name == "COMPLETE" else None))
             tried.append(dict(trial.params))
-        self._told, self._tried = tuple(told), tuple(tried)
+        self._finished, self._tried = tuple(finished), tuple(tried)
 
     def _is_ours(self, trial: FrozenTrial, number: int, values: Any) -> bool:
         if number == 0:
             return values == {} and trial.params == self._written
         # As JSON, which is how the database has them.
         same = trial.distributions == self._distributions()
-        return same and canonical(values) == canonical(self._values(trial.params))
+        return same and canonical_json(values) == canonical_json(self._values(trial.params))
 
 
-def score(summary: Mapping[str, Any], measure: Measure) -> float | None:
+def score(summary: Mapping[str, Any], measure: MeasureName) -> float | None:
     """What a trial is judged by: a figure of its run's summary, on the images that were held out.
 
     Higher is better for top1, top5, agreement and class relations, lower for nll, ece and teacher_kl.
-
-    Args:
-        summary: of the run, see ``summary.json``.
-        measure: which figure.
 
     Returns:
         The figure; None where there is none, or none that is finite: the trial failed.
@@ -325,7 +609,184 @@ def score(summary: Mapping[str, Any], measure: Measure) -> float | None:
     >>> score({"top1": 71.5}, "top1"), score({"nll": float("nan")}, "nll"), score({}, "agreement")
     (71.5, None, None)
     """
-    value = figure_of(summary, measure)
+    value = MEASURES[measure].value_in(summary)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
+
+
+# -- the searches of a study
+
+
+def trial_content(
+    study: Study, folder: StudyFolder, pair: ModelPair, method: Method, steps: int | None = None
+) -> RecipeContent:
+    """The recipe of a trial with nothing searched set: shorter, and judged on held-out training images.
+
+    Args:
+        steps: what a budget in seconds came to.
+    """
+    assert study.tuning is not None
+    tuning = study.tuning
+    content = with_seed(recipe_content(study, folder, pair, method, steps), method, tuning.seed)
+    content["data"] = {**content.get("data", {}), "holdout": tuning.holdout}
+    training = dict(content.get("training", {}))
+    unit = "steps" if training.get("steps") else "epochs"
+    # What is kept for explaining a run is of no use in a trial.
+    content["training"] = {
+        **training,
+        unit: max(round((training.get(unit) or 10) * tuning.length), 1),
+        "checkpoints": [],
+        "record_weight_distance": [],
+        "record_gradient_rescaling": False,
+    }
+    return content
+
+
+def expected_trials(study: Study, folder: StudyFolder) -> list[Job]:
+    """The trials that are to come, as far as is known before the searches: a small space may need fewer."""
+    assert study.tuning is not None
+    kept = read_tuned(folder)
+    return [
+        Job(f"trial/{pair.name}/{method.name}/{number}", "trial", trial_content(study, folder, pair, method), "")
+        for pair, method in pairs_and_methods(study)
+        if method.name not in kept.get(pair.name, {})
+        for number in range(int(min(study.tuning.trials, points(study.space_of(method)) + 1)))
+        if study.space_of(method)
+    ]
+
+
+class Trials:
+    """The searches of a study.
+
+    Args:
+        steps: what a budget in seconds came to.
+        leave_out: methods that cannot be run on a pair.
+
+    Raises:
+        BadInput: the database of trials cannot be used.
+    """
+
+    def __init__(
+        self, study: Study, folder: StudyFolder, steps: CalibratedSteps, leave_out: Collection[PairAndName] = ()
+    ) -> None:
+        assert study.tuning is not None
+        self._study, self._folder = study, folder
+        self._measure = study.tuning.measure or study.measure
+        self._kept: dict[str, dict[str, Any]] = read_tuned(folder)
+        self._store = TrialStore(study.tuning.storage, folder.path)
+        self._contents: dict[PairAndName, RecipeContent] = {}
+        self._tuners: dict[PairAndName, Tuner] = {}
+        self._asked: dict[str, tuple[PairAndName, Proposal]] = {}
+        self.failed: dict[PairAndName, str] = {}
+        for pair, method in pairs_and_methods(study):
+            where = (pair.name, method.name)
+            if method.name in self._kept.get(pair.name, {}) or where in leave_out:
+                continue
+            self._contents[where] = trial_content(study, folder, pair, method, steps.get(where))
+            self._tuners[where] = Tuner(
+                study.tuning,
+                study.space_of(method),
+                measure=self._measure,
+                study=study.hash(),
+                pair=pair.name,
+                method=method.name,
+                store=self._store,
+                recipe=self._contents[where],
+            )
+
+    def first(self) -> list[Job]:
+        """The trial that comes next in each search."""
+        return [job for where in self._tuners for job in self._next(where)]
+
+    def next_jobs(self, job: Job, outcome: Outcome) -> list[Job]:
+        """Record how a trial of a search ended; returns the next one.
+
+        A trial that cannot go on, such as one whose loss is not finite, counts as one without a value. One whose
+        process died again and again, that ran out of memory or that did not find its data says nothing of its
+        options: the search waits for the study to be taken up again.
+        """
+        where, proposal = self._asked.pop(job.id)
+        if outcome.ending in ("crashed", "bad_input", "out_of_memory"):
+            self.failed[where] = f"a trial of it failed: {outcome.reason}"
+            return []
+        value = score(outcome.result, self._measure) if outcome.ending == "done" else None
+        self._tuners[where].tell(proposal.number, value)
+        return self._next(where)
+
+    def chosen(self) -> dict[PairAndName, dict[str, Any]]:
+        """What the searches that are done chose; kept in ``tuned.json`` for good."""
+        for where, tuner in self._tuners.items():
+            if not tuner.done:
+                continue
+            try:
+                values, value = tuner.best()
+            except RunFailed as error:
+                self.failed[where] = str(error)
+                continue
+            pair, method = where
+            self._kept.setdefault(pair, {})[method] = {
+                "trials": tuner.trials,
+                "values": values,
+                "value": value,
+                "measure": self._measure,
+                "all": [asdict(trial) for trial in tuner.finished],
+            }
+        # In the study's order, whichever search ended first.
+        ordered: dict[str, dict[str, Any]] = {}
+        for pair_, method_ in pairs_and_methods(self._study):
+            if method_.name in self._kept.get(pair_.name, {}):
+                ordered.setdefault(pair_.name, {})[method_.name] = self._kept[pair_.name][method_.name]
+        write_json(self._folder.tuned, ordered)
+        return chosen_of(ordered)
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self._store.close()
+
+    def _next(self, where: PairAndName) -> list[Job]:
+        tuner = self._tuners[where]
+        while not tuner.done:
+            proposal = tuner.ask()
+            content = copy.deepcopy(self._contents[where])
+            for key, value in proposal.values.items():
+                set_value(content, key, value)
+            try:
+                parse_recipe(content)
+            except BadInput:
+                # Values that are fine one by one may not be so together.
+                tuner.tell(proposal.number, None)
+                continue
+            return [self._job(where, proposal, content)]
+        return []
+
+    def _job(self, where: PairAndName, proposal: Proposal, content: RecipeContent) -> Job:
+        pair, method = where
+        job = Job(
+            id=f"trial/{pair}/{method}/{proposal.number}",
+            kind="trial",
+            recipe=content,
+            out=str(self._folder.trial(pair, method, proposal.number).resolve()),
+            threads=threads_of(content),
+        )
+        self._asked[job.id] = (where, proposal)
+        return job
+
+
+def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
+    """What trials chose before; empty where none did.
+
+    Raises:
+        BadInput: the file is damaged.
+    """
+    with reading_own_file(folder.tuned, "remove it to read the trials again"):
+        found = json.loads(folder.tuned.read_text(encoding="utf-8")) if folder.tuned.exists() else {}
+        for mine in found.values():
+            for entry in mine.values():
+                dict(entry["values"])
+        return dict(found)
+
+
+def chosen_of(tuned: Mapping[str, Mapping[str, Any]]) -> dict[PairAndName, dict[str, Any]]:
+    """The chosen values by pair and method, from ``tuned.json``."""
+    return {(pair, name): found["values"] for pair, mine in tuned.items() for name, found in mine.items()}

@@ -1,4 +1,4 @@
-"""Values, names and places in words: the same everywhere a study tells something."""
+"""Values, names and places in words: the same everywhere a study writes something."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ def places(where: Sequence[tuple[str, int | None]], *, pairs: bool) -> str:
     alike: dict[tuple[int, ...], list[str]] = {}
     for pair, those in seeds.items():
         alike.setdefault(tuple(sorted(set(those))), []).append(pair)
-    told = []
+    shown = []
     for those_seeds, those_pairs in alike.items():
         parts = [f"pair{'s' * (len(those_pairs) > 1)} {listed(those_pairs)}"] if pairs else []
         if those_seeds:
             parts.append(f"seed{'s' * (len(those_seeds) > 1)} {', '.join(map(str, those_seeds))}")
-        told.append(", ".join(parts))
-    return "; ".join(part for part in told if part)
+        shown.append(", ".join(parts))
+    return "; ".join(part for part in shown if part)
 
 
 def loss(terms: Sequence[Mapping[str, Any]]) -> str:
@@ -93,7 +93,7 @@ def loss(terms: Sequence[Mapping[str, Any]]) -> str:
     >>> loss([{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 1.0, "temperature": 4.0}])
     '0.5 cross_entropy + kl (temperature 4)'
     """
-    told = []
+    shown = []
     for term in terms:
         weight = term.get("weight", 1.0)
         if isinstance(weight, Mapping):
@@ -101,8 +101,8 @@ def loss(terms: Sequence[Mapping[str, Any]]) -> str:
         else:
             factor = "" if weight == 1 else f"{word(weight)} "
         options = [f"{key} {word(value)}" for key, value in term.items() if key not in ("name", "weight")]
-        told.append(f"{factor}{term['name']}" + (f" ({', '.join(options)})" if options else ""))
-    return " + ".join(told)
+        shown.append(f"{factor}{term['name']}" + (f" ({', '.join(options)})" if options else ""))
+    return " + ".join(shown)
 
 
 def flat(content: object, prefix: str = "") -> dict[str, Any]:

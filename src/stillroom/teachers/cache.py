@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput
-from stillroom.files import sweep_partial, write_json
+from stillroom.files import remove_partial, write_json
 from stillroom.teachers.cache_format import (
     FORMAT,
     Array,
@@ -51,7 +51,7 @@ from stillroom.teachers.cache_store import (
     reporting_errors,
 )
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 Query = Callable[[int, npt.NDArray[np.int64]], ModelOutput]
 Note = Callable[[str], None]
@@ -766,7 +766,7 @@ class TeacherCache:
         check_room(self.folder, needed)
         with reporting_errors(self.folder, needed):
             self.folder.mkdir(exist_ok=True)
-            sweep_partial(self.folder)
+            remove_partial(self.folder)
             if not self._cache_folder.check_identity():
                 self._cache_folder.write_identity()
             for view in self._cache_folder.complete():  # a kill just after a view was completed leaves this behind

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from stillroom.config import Config
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical, digest
+from stillroom.files import canonical_json, digest
 from stillroom.teachers.config import CacheConfig
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 FORMAT = 1
 
@@ -121,13 +121,13 @@ class CacheSpec:
         }
         if self.fishers:
             kept["fishers"] = [of.as_dict() for of in self.fishers]
-        identity: dict[str, Any] = json.loads(canonical({"format": FORMAT, **self.parts, "kept": kept}))
+        identity: dict[str, Any] = json.loads(canonical_json({"format": FORMAT, **self.parts, "kept": kept}))
         return identity
 
     @cached_property
     def key(self) -> str:
         """The name of its folder: the first 32 hex digits of a SHA-256 of the identity."""
-        return digest(canonical(self.identity))[:32]
+        return digest(canonical_json(self.identity))[:32]
 
     def blocks(self) -> Iterator[range]:
         """The images of each block, in order.

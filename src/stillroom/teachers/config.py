@@ -1,4 +1,4 @@
-"""The options of the teacher: the model that answers, answers made elsewhere, the cache. Nothing here imports torch."""
+"""The options of a teacher: a model, or logits computed elsewhere; and those of the cache."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from stillroom.models.config import ModelConfig
 
 
 class TeacherConfig(ModelConfig):
-    """The model that teaches, or the answers of one that cannot be run here."""
+    """The model that teaches, or the logits of one that cannot be run here."""
 
-    answers: str | None = Field(
+    logits: str | None = Field(
         None,
-        description="Folder of answers made elsewhere, by a teacher that cannot be run here; `stillroom export-inputs` "
-        "writes what it must answer. `name` is then only what reports call it.",
+        description="Folder of logits computed elsewhere, by a teacher that cannot be run here; "
+        "`stillroom export-inputs` writes the images that they must be for. `name` is then only what reports call it.",
     )
     same_for_views: bool = Field(
         False,
-        description="Teach one stored answer an image under every augmentation of it: an approximation, and only "
-        "for `answers`.",
+        description="Teach the logits of the unchanged image under every augmentation of it: an approximation, and "
+        "only for `logits`.",
     )
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherConfig:
-        if self.answers is not None and (self.weights is not None or self.options or self.preprocess is not None):
-            raise ValueError("answers alone, or a model with weights, options and preprocess, not both")
-        if self.same_for_views and self.answers is None:
-            raise ValueError("same_for_views beside answers only: a model is asked about every view")
+        if self.logits is not None and (self.weights is not None or self.options or self.preprocess is not None):
+            raise ValueError("logits alone, or a model with weights, options and preprocess, not both")
+        if self.same_for_views and self.logits is None:
+            raise ValueError("same_for_views beside logits only: a model is run on every view")
         return self
 
 
 class CacheConfig(Config):
-    """What the teacher says of each view of each image, said once and kept; it lies in $STILLROOM_CACHE."""
+    """Whether and how the outputs of teachers are stored; the cache lies in $STILLROOM_CACHE."""
 
     enabled: Literal["auto", True, False] = Field(
         "auto",
-        description="Whether to keep the teacher's answers; auto keeps them where that saves teacher passes: not "
+        description="Whether to store the teacher's outputs; auto stores them where that saves teacher passes: not "
         "where a term of the loss reads the teacher for no more epochs than there are views.",
     )
     dtype: Literal["float16", "float32"] = Field(
-        "float16", description="Number format of the kept logits and features."
+        "float16", description="Number format of the stored logits and features."
     )
     top_k: int | None = Field(
         None,
         ge=1,
-        description="Keep only this many largest logits of each image, for data of many classes; the other classes "
+        description="Store only this many largest logits of each image, for data of many classes; the other classes "
         "share their mass evenly.",
     )
     off_top_k_temperature: float = Field(

@@ -1,23 +1,47 @@
-"""The teacher that is run on every batch: frozen, in eval mode, its batch norms folded, in low precision if asked."""
+"""A teacher that is a model: frozen, in eval mode, batch norms folded; run on each batch, or once to fill the cache."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.loader import Batch
+from stillroom.data.config import AugmentationConfig
+from stillroom.data.images import DataPair, ImageSet
+from stillroom.data.loader import Batch, BatchLoader
+from stillroom.errors import BadInput
+from stillroom.files import digest
 from stillroom.memory import in_parts
-from stillroom.models.fold import fold_batchnorm
+from stillroom.models.fold import fold_batchnorm, left_unfolded
 from stillroom.models.modes import device_of
+from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, logits_of, predict
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import TapReader
+from stillroom.models.weights import state_hash
+from stillroom.runtime import Precision, Runtime
+from stillroom.teachers.cache import Query
+from stillroom.teachers.cache_format import CacheSpec
+from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.teachers.fisher import FisherOf, tail_fisher, uniform_draws
-from stillroom.teachers.knowledge import ModelOutput
-from stillroom.teachers.tails import TeacherTail
+from stillroom.teachers.output import ModelOutput
+from stillroom.teachers.source import (
+    CachedTeacher,
+    Log,
+    Teacher,
+    TeacherRequest,
+    TeacherSource,
+    check_finite,
+    open_cache,
+)
+from stillroom.teachers.tails import TeacherTail, cut_tails
+
+# Images that tails are tried on; images queried at once for a mean over all.
+_EXAMPLES, _MEAN_BATCH = 4, 256
 
 
 class LiveTeacher:
@@ -33,9 +57,9 @@ class LiveTeacher:
         device: where it runs.
         precision: ``torch.bfloat16`` runs it under autocast; ``torch.float32`` exactly.
         taps: modules whose outputs are read beside the logits.
-        fishers: Fisher weights that are worked out of each answer; their taps are among ``taps``.
+        fishers: Fisher weights that are computed from each output; their taps are among ``taps``.
         tails: the teacher from these taps on.
-        one_view: whether an image is the same in every view, so that the same classes are drawn of its answer, too.
+        one_view: whether an image is the same in every view, so that the same classes are drawn for it, too.
 
     Attributes:
         folded: whether the batch norms were folded into the convolutions.
@@ -67,15 +91,15 @@ class LiveTeacher:
         self._one_view = one_view
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        """What the teacher says of a batch, by parts where memory runs out.
+        """The teacher's output for a batch, by parts where memory runs out.
 
         Args:
             batch: images as the data gives them, on the teacher's device.
 
         Returns:
-            Its ModelOutput, all in float32; logits [B, K] in the data's class order.
+            All in float32; logits [B, K] in the data's class order.
         """
-        parts = in_parts(lambda rows: [self._answer(batch.subset(rows))], len(batch))
+        parts = in_parts(lambda rows: [self._output(batch.subset(rows))], len(batch))
         if len(parts) == 1:
             return parts[0]
         features = {tap: torch.cat([part.features[tap] for part in parts]) for tap in parts[0].features}
@@ -83,7 +107,7 @@ class LiveTeacher:
         return ModelOutput(torch.cat([part.logits for part in parts]), features, fishers)
 
     @torch.no_grad()
-    def _answer(self, batch: Batch) -> ModelOutput:
+    def _output(self, batch: Batch) -> ModelOutput:
         with self._taps, torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = self.model(self.preprocess(batch.images))
         features = {tap: feature.float() for tap, feature in self._taps.take().items()}
@@ -94,3 +118,179 @@ class LiveTeacher:
     def _fisher(self, of: FisherOf, features: Tensor, rows: npt.NDArray[np.int64], view: int) -> Tensor:
         draws = uniform_draws(of.samples, rows, view).to(features.device) if of.samples else None
         return tail_fisher(self._tails[of.tap], features, temperature=of.temperature, draws=draws)
+
+
+class LiveTeacherSource(TeacherSource):
+    """A model as the teacher of a run: run on each batch, or once for each view of each image where there is a cache.
+
+    Args:
+        prepared: the model with its preprocess.
+        config: the recipe's entry of it.
+        request: what the losses require.
+        runtime: where it runs.
+        data: both splits.
+        augmentation: of the training images.
+        cache: the recipe's cache options, ``enabled`` resolved.
+        num_teacher_classes: how many classes it knows, the first ones; None for all of the data's.
+
+    Raises:
+        BadInput: a tail is required and no exact one can be made, or a linear last layer and there is none.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedModel,
+        config: TeacherConfig,
+        request: TeacherRequest,
+        *,
+        runtime: Runtime,
+        data: DataPair,
+        augmentation: AugmentationConfig,
+        cache: CacheConfig,
+        num_teacher_classes: int | None = None,
+    ) -> None:
+        super().__init__(prepared.name, state_hash(prepared.model))
+        self.prepared: PreparedModel = prepared
+        self._config, self._runtime, self._data = config, runtime, data
+        self._augmentation, self._cache = augmentation, cache
+        self._num_teacher_classes = num_teacher_classes
+        self._taps = tuple(sorted(set(request.taps)))
+        self._means = sorted(set(request.fisher_means))
+        fishers = sorted(set(request.fishers))
+        self._tails = cut_tails(
+            prepared.model,
+            prepared.preprocess(),
+            [*request.tails, *(of.tap for of in fishers)],
+            example=data.train.images[:_EXAMPLES],
+            device=runtime.device,
+        )
+        for tap in request.heads:
+            if self._tails[tap].head is None:
+                expected = "a model that ends in a linear layer: a loss reads the rows of its weights"
+                raise BadInput("teacher", self.name, expected)
+        # Those of a linear head follow from the logits.
+        self._fishers = tuple(of for of in fishers if self._tails[of.tap].head is None)
+
+    def resolve_config(self, config: TeacherConfig) -> TeacherConfig:
+        """Its config with the preprocess written out."""
+        return self.prepared.resolve_config(config)
+
+    def test_logits(self) -> Tensor | None:
+        """Computed now, or once for all runs; None where the teacher does not know all classes."""
+        test, runtime = self._data.test, self._runtime
+        if self._num_teacher_classes is not None:
+            return None
+        if self._cache.enabled:
+            logits = self._cached_test_logits()
+        else:
+            what = "evaluating the teacher"
+            logits = logits_of(self.prepared, test, runtime.device, runtime.observer, what, runtime.processes)
+            self.counter.answers += len(test)
+        return check_finite(logits, "teacher", self.name)
+
+    def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
+        """Live, or from the cache, which is built where it is not there yet."""
+        live, query = self.live_teacher(loader)
+        count = len(self._data.train.parent)
+        if not self._cache.enabled:
+            processes = self._runtime.processes.count
+            self.counter.answers += count if self._means else 0
+
+            def counting(batch: Batch) -> ModelOutput:
+                self.counter.answers += len(batch) * processes
+                return live(batch)
+
+            return self._with_tails(counting, query, count)
+        views = self._augmentation.different_views
+        # A run shorter than its views does not come to the last ones.
+        shown = range(min(views, epochs))
+        outputs = open_cache(
+            self.cache_spec(), shown, query, runtime=self._runtime, config=self._cache, counter=self.counter, log=log
+        )
+        cached = CachedTeacher(outputs, one_view=views == 1)
+        return self._with_tails(cached, lambda view, rows: outputs.read(rows, view), count)
+
+    def live_teacher(self, loader: BatchLoader) -> tuple[LiveTeacher, Query]:
+        """The teacher that is run on each batch, and the same as a query of training images by view and index."""
+        # Where a part is held out, the outputs for all of the images are stored, so that all runs share them.
+        parent = loader.parent()
+        live = LiveTeacher(
+            self.prepared.model,
+            self.prepared.preprocess(),
+            example=self._data.train.parent.images[:8],
+            device=self._runtime.device,
+            precision=torch.bfloat16 if self._runtime.precision == "bfloat16" else torch.float32,
+            taps=self._taps,
+            fishers=self._fishers,
+            tails=self._tails,
+            one_view=self._augmentation.different_views == 1,
+        )
+        return live, lambda view, rows: live(next(iter(parent.batches([(rows, view)]))))
+
+    def cache_spec(self) -> CacheSpec:
+        """The cache of its outputs for the training images."""
+        train = self._data.train.parent
+        parts = self._identity(train, self._augmentation, self._runtime.precision)
+        if unfolded := left_unfolded(self.prepared.model, self._taps):
+            # Its logits differ in their last bits from those that are computed without these taps.
+            parts["unfolded"] = list(unfolded)
+        classes = self._num_teacher_classes or train.num_classes
+        return CacheSpec.of(
+            self._cache, parts, count=len(train), classes=classes, taps=self._taps, fishers=self._fishers
+        )
+
+    def _with_tails(self, teacher: Teacher, query: Query, count: int) -> Teacher:
+        """A teacher whose outputs also hold its tails, and means of Fisher weights over the training set's view 0."""
+        if not self._tails:
+            return teacher
+        totals = dict.fromkeys(self._means, 0.0)
+        for start in range(0, count if totals else 0, _MEAN_BATCH):
+            rows = np.arange(start, min(start + _MEAN_BATCH, count), dtype=np.int64)
+            output = replace(query(0, rows), tails=self._tails)
+            for of in totals:
+                totals[of] += output.fisher(of).flatten(1).mean(1).double().sum().item()
+        means = {of: total / count for of, total in totals.items()}
+        return lambda batch: replace(teacher(batch), tails=self._tails, fisher_means=means)
+
+    def _cached_test_logits(self) -> Tensor:
+        test, device = self._data.test, self._runtime.device
+        preprocess = self.prepared.preprocess().to(device)
+
+        def query(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
+            images = test.images[torch.from_numpy(rows)]
+            return ModelOutput(predict(self.prepared.model, preprocess, images, device=device))
+
+        parts = self._identity(test, AugmentationConfig(), "float32")
+        # In blocks of the size that evaluation uses, so that cached logits are bit by bit those of an evaluation.
+        spec = CacheSpec(parts, len(test), test.num_classes, block=EVALUATION_BATCH, dtype="float32")
+        outputs = open_cache(
+            spec,
+            range(1),
+            query,
+            runtime=self._runtime,
+            config=self._cache,
+            counter=self.counter,
+            what="the teacher's answers to the test images",
+            precision="float32",
+        )
+        return outputs.read(np.arange(len(test)), 0).logits.cpu()
+
+    def _identity(self, images: ImageSet, augmentation: AugmentationConfig, precision: Precision) -> dict[str, Any]:
+        """All that an output depends on."""
+        preprocess = self.prepared.preprocess_config
+        return {
+            "teacher": {
+                "name": self._config.name,
+                "options": self._config.options,
+                "weights": self.fingerprint,
+                # Two modules of a user may differ in nothing else: the same weights around another activation.
+                "structure": digest(repr(self.prepared.model).encode()),
+            },
+            "preprocess": preprocess.model_dump(mode="json") if preprocess else None,
+            "data": images.fingerprint,
+            "augmentation": augmentation.model_dump(exclude={"views"}) if augmentation.changes else None,
+            "precision": precision,
+            # Other kernels give other last bits; the same recipe gives the same bytes, whoever built the cache.
+            "device": self._runtime.device.type,
+            "torch": torch.__version__,
+        }

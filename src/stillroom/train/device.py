@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput
-from stillroom.runtime import Precision, Processes
+from stillroom.observer import Observer
+from stillroom.runtime import Precision, Processes, Runtime
+from stillroom.train.config import TrainingConfig
 
 try:
     import resource
@@ -60,11 +62,6 @@ def resolve_precision(name: str, device: torch.device) -> Precision:
     if name == "auto":
         return "bfloat16" if has_native_bfloat16(device) else "float32"
     return "bfloat16" if name == "bfloat16" else "float32"
-
-
-def as_dtype(precision: Precision) -> torch.dtype:
-    """The torch dtype of a precision."""
-    return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
@@ -226,7 +223,7 @@ def _end_with_launcher() -> None:
 
 
 @lru_cache(maxsize=1)
-def _joined(device: torch.device) -> Launched:
+def _launched_processes(device: torch.device) -> Launched:
     return Launched(device)
 
 
@@ -243,4 +240,16 @@ def processes_of(device: torch.device) -> Processes:
     if missing:
         expected = f"1, or a launcher that also sets {', '.join(missing)}, such as `accelerate launch`"
         raise BadInput("WORLD_SIZE", count, expected)
-    return _joined(device)
+    return _launched_processes(device)
+
+
+def runtime_of(config: TrainingConfig, observer: Observer) -> Runtime:
+    """Where a run with these training options takes place; only the main process speaks.
+
+    Raises:
+        BadInput: there is no such device, or the launcher's variables are incomplete.
+    """
+    device = resolve_device(config.device)
+    processes = processes_of(device)
+    observer = observer if processes.is_main else Observer()
+    return Runtime(device, resolve_precision(config.precision, device), processes, observer)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from stillroom.models.external import declare_missing_ops
 
 ECE_BINS = 15
 
@@ -47,18 +46,14 @@ def score(logits: Tensor, labels: Tensor) -> Score:
     >>> score(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 0])).top1
     50.0
     """
-    # torchmetrics imports torchvision where that is installed, whether it can be or not.
-    declare_missing_ops()
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
     count, classes = logits.shape
     correct = int((logits.argmax(1) == labels).sum())
     top5 = None
     if classes > 5:
         top5 = 100.0 * int((logits.topk(5, dim=1).indices == labels[:, None]).any(1).sum()) / count
     probabilities = logits.softmax(1)
-    # torchmetrics reads one column as a binary answer; a single class is always calibrated and always right.
-    ece = float(multiclass_calibration_error(probabilities, labels, classes, ECE_BINS)) if classes > 1 else 0.0
+    # A single class is always calibrated and always right.
+    ece = expected_calibration_error(probabilities, labels) if classes > 1 else 0.0
     return Score(
         top1=100.0 * correct / count,
         correct=correct,
@@ -67,6 +62,36 @@ def score(logits: Tensor, labels: Tensor) -> Score:
         nll=float(F.cross_entropy(logits, labels)),
         ece=ece,
     )
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
+    """How far confidence is from accuracy: Σ_b n_b/N · |accuracy_b − confidence_b| over bins of equal width.
+
+    Args:
+        probabilities: [N, K].
+        labels: [N].
+        bins: of the largest probability, from 0 to 1.
+
+    Returns:
+        A number in [0, 1].
+
+    Paper: Guo et al., On Calibration of Modern Neural Networks, arXiv 1706.04599.
+
+    >>> round(expected_calibration_error(torch.tensor([[0.8, 0.2], [0.7, 0.3]]), torch.tensor([0, 1])), 6)
+    0.45
+    """
+    confidence, guess = probabilities.max(dim=1)
+    confidence, right = confidence.float(), guess.eq(labels).float()
+    edges = torch.linspace(0, 1, bins + 1, device=confidence.device)
+    # A confidence of exactly 1 has a bin of its own.
+    place = torch.bucketize(confidence, edges, right=True) - 1
+
+    def sums(values: Tensor) -> Tensor:
+        return torch.zeros(bins + 1, device=confidence.device).scatter_add_(0, place, values)
+
+    count = sums(torch.ones_like(confidence))
+    accuracy, mean = (torch.nan_to_num(sums(values) / count) for values in (right, confidence))
+    return float(((accuracy - mean).abs() * (count / count.sum())).sum())
 
 
 def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:

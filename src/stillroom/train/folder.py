@@ -14,7 +14,8 @@ from typing import IO, Any
 import torch
 
 from stillroom.errors import BadInput, RunFailed
-from stillroom.files import sweep_partial, write_bytes
+from stillroom.files import remove_partial, write_bytes
+from stillroom.schema.run import LOG_MODELS
 
 try:
     import fcntl
@@ -75,7 +76,7 @@ class RunFolder:
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     self._lock.close()
                     raise BadInput("--out", str(self.path), "a folder that no other process is writing") from None
-        sweep_partial(self.path)
+        remove_partial(self.path)
         self._mend("timing.jsonl")
         return self
 
@@ -99,6 +100,9 @@ class RunFolder:
 
         A number that is not finite is refused by ``json`` rather than written: the page and other readers choke on NaN.
         """
+        model = LOG_MODELS.get(name)
+        if model is not None:
+            line = model.model_validate(line).as_dict()
         text = json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n"
         with (self.path / name).open("a", encoding="utf-8") as log:
             log.write(text)

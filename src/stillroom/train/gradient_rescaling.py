@@ -16,7 +16,7 @@ from stillroom.errors import BadInput, RunFailed
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.losses.targets import margin, rescaling
 from stillroom.runtime import Processes
-from stillroom.train.hooks import StepHook, StepInfo
+from stillroom.train.recorders import StepHook, StepInfo
 
 Numbers = npt.NDArray[np.float64]
 
@@ -75,6 +75,11 @@ class RecordGradientRescaling(StepHook):
     def before_step(self) -> None:
         """Forget what an attempt that ran out of memory has seen."""
         self._seen.clear()
+
+    @property
+    def loss_name(self) -> str:
+        """The name of the loss whose inputs :meth:`see` is to be shown."""
+        return self._kl.name
 
     @torch.no_grad()
     def see(self, inputs: LossInputs) -> None:
@@ -157,7 +162,7 @@ def figures(margins: Tensor, weights: Numbers, *, temperature: float, known: Num
 
     Args:
         margins: of the teacher's answer at τ, the student's at τ and at 1, and of what is taught at τ where that is
-            another than the teacher's, float64 [3 or 4, N]; see :func:`stillroom.losses.targets.margin`.
+            another than the teacher's, float64 [3 or 4, N]; see :func:`stillroom.targets.margin`.
         weights: a and b of each sample, [N, 2].
         temperature: τ > 0 of ``kl``.
         known: how far each sample's label leads in truth, [N], in the unit of the data's scores; None where that is

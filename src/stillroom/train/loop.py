@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stillroom.data.augmentation import view_of
 from stillroom.data.loader import Batch, BatchLoader, BatchSampler, Request
-from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import canonical, digest
-from stillroom.memory import Snapshot, is_out_of_memory, release
+from stillroom.errors import BadInput, OutOfMemory, shorten
+from stillroom.files import canonical_json, digest
+from stillroom.memory import Snapshot, is_out_of_memory, release_memory
 from stillroom.models.weights import save_weights
 from stillroom.randomness import derive_seed
-from stillroom.runtime import Observer, Precision, Processes
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.runtime import Runtime
+from stillroom.teachers.source import Teacher
 from stillroom.train.config import TrainingConfig
 from stillroom.train.device import autocast, seed_step
 from stillroom.train.folder import RunFolder
-from stillroom.train.hooks import StepHook, StepInfo
-from stillroom.train.meters import Clock, Meter
 from stillroom.train.optimisation import MovingAverage, build_optimizer, lr_factor, set_lr
+from stillroom.train.recorders import Clock, Meter, StepHook, StepInfo
 from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
-
-
-class Teacher(Protocol):
-    """Whatever answers a batch with ModelOutput: a model that is run, or what it said before."""
-
-    def __call__(self, batch: Batch) -> ModelOutput: ...
-
-
-class Evaluator(Protocol):
-    """Evaluates the student; gives the figures of one line of metrics.jsonl."""
-
-    def __call__(self, student: nn.Module) -> dict[str, float]: ...
-
-
-class Surveyor(Protocol):
-    """Looks at the student's weights; gives the figures of one line of class_relations.jsonl."""
-
-    def __call__(self, student: nn.Module) -> dict[str, Any]: ...
 
 
 @dataclass
@@ -66,43 +47,37 @@ class Progress:
 
 @dataclass
 class Trainer:
-    """All that one run needs, put together elsewhere.
+    """All that one training needs.
 
     Attributes:
         step: student and losses.
-        teacher: answers batches; None where no term reads it.
+        teachers: answer batches; those that a loss reads, by their names.
         loader: gives the images to learn from.
-        batches: which of them make each step.
-        evaluate: gives the figures of the student on the test split.
-        config: the training's options; device and precision already chosen.
-        device: where it runs.
-        precision: of the steps.
+        sampler: which of them make each step.
+        evaluate: gives the figures of the student on the test split, for a line of metrics.jsonl.
+        config: the training's options, resolved.
+        runtime: where it runs.
         seed: of dropout.
         folder: where it is written.
         hooks: called after each step.
-        observer: told how it goes.
-        identity: hashes of what a save belongs to, such as the data; a save of anything else is refused.
-        processes: who shares the work; each takes an equal part of every batch.
+        hashes: of what a save belongs to, such as the data; a save of anything else is refused.
         some_unused: whether the student has parameters that no loss reaches.
-        survey: looks at the student before the first step and after each epoch; None for nothing.
+        relations: gives a line of class_relations.jsonl before the first step and after each epoch.
     """
 
     step: DistillStep
-    teacher: Teacher | None
+    teachers: Mapping[str, Teacher]
     loader: BatchLoader
-    batches: BatchSampler
-    evaluate: Evaluator
+    sampler: BatchSampler
+    evaluate: Callable[[nn.Module], dict[str, float]]
     config: TrainingConfig
-    device: torch.device
-    precision: Precision
+    runtime: Runtime
     seed: int
     folder: RunFolder
     hooks: Sequence[StepHook] = ()
-    observer: Observer = field(default_factory=Observer)
-    identity: dict[str, str] = field(default_factory=dict)
-    processes: Processes = field(default_factory=Processes)
+    hashes: Mapping[str, str] = field(default_factory=dict)
     some_unused: bool = False
-    survey: Surveyor | None = None
+    relations: Callable[[nn.Module], dict[str, Any]] | None = None
 
     def fit(self) -> tuple[nn.Module, Progress, dict[str, float]]:
         """Train to the last step, from the last save where there is one.
@@ -113,7 +88,7 @@ class Trainer:
         Raises:
             RunFailed: a term is silent at the first step, or the loss is not finite.
         """
-        per_epoch = self.batches.steps_per_epoch
+        per_epoch = self.sampler.steps_per_epoch
         total = self.config.total_steps(per_epoch)
         student = self.step.student
         self._buffers = Snapshot(self.step.buffers())
@@ -123,19 +98,19 @@ class Trainer:
         for hook in self.hooks:
             hook.start(student)
         progress, figures = self._restore(optimizer, average)
-        wrapped = self.processes.wrap(self.step, some_unused=self.some_unused)
-        meter = Meter(self.step.names, self.device, self.processes)
+        wrapped = self.runtime.processes.wrap(self.step, some_unused=self.some_unused)
+        meter = Meter(self.step.names, self.runtime.device, self.runtime.processes)
         clock = Clock(progress.step)
         if self.config.compile:
             self.step.compile_student()
         if progress.step == 0 and 0 in self.config.checkpoints:
             self._keep_checkpoint(kept, 0)
         if progress.step == 0:
-            self._log_survey(kept, 0, per_epoch)
+            self._log_relations(kept, 0, per_epoch)
 
         # Once, as it goes through every module; evaluation puts each back into its own mode.
         wrapped.train()
-        self.observer.run_started("training", total, progress.step)
+        self.runtime.observer.run_started("training", total, progress.step)
         with closing(self.loader.batches(self._requests(progress.step, total))) as stream:
             for batch in stream:
                 epoch, position = divmod(progress.step, per_epoch)
@@ -155,7 +130,7 @@ class Trainer:
                     self._report_warm_up(clock, progress.step)
                 for hook in self.hooks:
                     hook.after_step(StepInfo(progress.step, epoch, student, losses[0]))
-                self.observer.stepped(progress.step)
+                self.runtime.observer.stepped(progress.step)
 
                 at_end = progress.step == total
                 whole_epochs = progress.step // per_epoch if progress.step % per_epoch == 0 else None
@@ -164,7 +139,7 @@ class Trainer:
                     self._log(meter, optimizer, progress.step, per_epoch, clock)
                 if at_end or whole_epochs is not None:
                     self._log_epoch(progress.step, per_epoch)
-                    self._log_survey(kept, progress.step, per_epoch)
+                    self._log_relations(kept, progress.step, per_epoch)
                 if whole_epochs is not None and whole_epochs in self.config.checkpoints:
                     self._keep_checkpoint(kept, whole_epochs)
                 if evaluates:
@@ -178,19 +153,19 @@ class Trainer:
     def _requests(self, first: int, total: int) -> Generator[Request]:
         """Which images, in which view, each step from ``first`` on shows to this process."""
         for step in range(first, total):
-            epoch, position = divmod(step, self.batches.steps_per_epoch)
-            rows = self.processes.shard(self.batches.indices(epoch, position))
+            epoch, position = divmod(step, self.sampler.steps_per_epoch)
+            rows = self.runtime.processes.shard(self.sampler.indices(epoch, position))
             yield rows, view_of(epoch, self.loader.augmentation)
 
     def _sign(self, progress: Progress, epoch: int) -> None:
         """Add an epoch to the hashes that prove which images were shown, in which order and view."""
-        shown = canonical([self.loader.augmentation.model_dump(), view_of(epoch, self.loader.augmentation)])
-        progress.order = digest(progress.order.encode(), self.batches.order(epoch).tobytes())
+        shown = canonical_json([self.loader.augmentation.model_dump(), view_of(epoch, self.loader.augmentation)])
+        progress.order = digest(progress.order.encode(), self.sampler.order(epoch).tobytes())
         progress.views = digest(progress.views.encode(), shown)
 
     def _learn(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> Tensor:
         """Forward and backward of one batch, in smaller parts where memory runs out; the gradients stay in place."""
-        self._buffers.keep()
+        self._buffers.save()
         while True:
             for hook in self.hooks:
                 hook.before_step()
@@ -206,7 +181,7 @@ class Trainer:
             # Outside the handler: the error held on to what the failed attempt had made.
             self._split_further(progress, len(batch))
             # What came before the failure has counted this batch already, in running statistics for one.
-            self._buffers.put_back()
+            self._buffers.restore()
 
     def _split_further(self, progress: Progress, count: int) -> None:
         """Halve the micro-batches, and say so.
@@ -215,19 +190,19 @@ class Trainer:
             RunFailed: they cannot be halved.
         """
         self.step.zero_grad(set_to_none=True)
-        release()
+        release_memory()
         whole = self.step.whole_batch_terms
         reason = ""
         if whole:
             reason = f"loss {whole[0]!r} compares the samples of a whole batch, so try a smaller data.batch_size"
-        elif self.processes.count > 1:
+        elif self.runtime.processes.count > 1:
             reason = f"processes must split alike, so try training.accumulate={2 * progress.parts}"
         elif progress.parts >= count:
             reason = "a single image is too much, so try a smaller student, teacher or image"
         if reason:
-            raise RunFailed(f"out of memory at step {progress.step + 1}: {reason}")
+            raise OutOfMemory(f"out of memory at step {progress.step + 1}: {reason}")
         progress.parts = min(2 * progress.parts, count)
-        self.observer.note(
+        self.runtime.observer.note(
             f"out of memory at step {progress.step + 1}: from here on each batch of {count} goes through in "
             f"{progress.parts} parts (batch norm, if any, sees one part at a time)"
         )
@@ -237,10 +212,10 @@ class Trainer:
     def _backward(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> Tensor:
         """The weighted loss and each term's own value, [1 + terms] on the device."""
         whole = len(batch)
-        losses = torch.zeros(1 + len(self.step.names), device=self.device)
+        losses = torch.zeros(1 + len(self.step.names), device=self.runtime.device)
         # Dropout draws from the global generator: addressing it by step leaves no state to save.
-        rank = [self.processes.rank] if self.processes.rank else []
-        seed_step(derive_seed(self.seed, "dropout", progress.step, *rank), self.device)
+        rank = [self.runtime.processes.rank] if self.runtime.processes.rank else []
+        seed_step(derive_seed(self.seed, "dropout", progress.step, *rank), self.runtime.device)
         if not self.step.student.training:
             wrapped.train()
         parts = min(progress.parts, whole)
@@ -248,10 +223,10 @@ class Trainer:
             part = batch.subset(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
             share = len(part) / whole
             last = chunk == parts - 1
-            knowledge = self.teacher(part) if self.teacher is not None else None
-            with nullcontext() if last else self.processes.no_sync(wrapped):
-                with autocast(self.device, self.precision):
-                    value, values = wrapped(part.images, part.labels, part.index, knowledge, progress.step / total)
+            outputs = {name: teacher(part) for name, teacher in self.teachers.items()}
+            with nullcontext() if last else self.runtime.processes.no_sync(wrapped):
+                with autocast(self.runtime.device, self.runtime.precision):
+                    value, values = wrapped(part.images, part.labels, part.index, outputs, progress.step / total)
                 if progress.step < 2 and chunk == 0:
                     check_not_silent(self.step, values, progress.step)
                 (value * share).backward()
@@ -259,21 +234,21 @@ class Trainer:
         return losses
 
     def _report_warm_up(self, clock: Clock, step: int) -> None:
-        seconds = clock.lap(step, self.device)
+        seconds = clock.lap(step, self.runtime.device)
         self.folder.append("timing.jsonl", {"event": "compile", "step": step, "seconds": seconds})
-        self.observer.note(f"compiled the student: the first step took {seconds:.1f} s")
+        self.runtime.observer.note(f"compiled the student: the first step took {seconds:.1f} s")
 
     def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, step: int, per_epoch: int, clock: Clock) -> None:
         line: dict[str, Any] = {"step": step, "epoch": _epoch(step, per_epoch), "split": "train"}
         line |= meter.read(step)
         line["lr"] = optimizer.param_groups[0]["lr"]
         self.folder.append("metrics.jsonl", line)
-        self.observer.logged(line)
+        self.runtime.observer.logged(line)
         for hook in self.hooks:
             extra = hook.line()
             if extra is not None:
                 self.folder.append("weight_distance.jsonl", {"step": step, "epoch": line["epoch"], **extra})
-        self.folder.append("timing.jsonl", clock.progress(step, self.batches.batch_size, self.device))
+        self.folder.append("timing.jsonl", clock.progress(step, self.sampler.batch_size, self.runtime.device))
 
     def _log_epoch(self, step: int, per_epoch: int) -> None:
         for hook in self.hooks:
@@ -282,24 +257,24 @@ class Trainer:
                 line = {"step": step, "epoch": _epoch(step, per_epoch), **extra}
                 self.folder.append("gradient_rescaling.jsonl", line)
 
-    def _log_survey(self, kept: nn.Module, step: int, per_epoch: int) -> None:
-        if self.survey is not None:
-            line = {"step": step, "epoch": _epoch(step, per_epoch), **self.survey(kept)}
+    def _log_relations(self, kept: nn.Module, step: int, per_epoch: int) -> None:
+        if self.relations is not None:
+            line = {"step": step, "epoch": _epoch(step, per_epoch), **self.relations(kept)}
             self.folder.append("class_relations.jsonl", line)
 
     def _evaluate(self, kept: nn.Module, step: int, per_epoch: int) -> dict[str, float]:
         began = time.perf_counter()
-        self.processes.copy_buffers(kept)
+        self.runtime.processes.copy_buffers(kept)
         figures = self.evaluate(kept)
         shown = {key: value for key, value in figures.items() if key not in ("correct", "count")}
         line = {"step": step, "epoch": _epoch(step, per_epoch), "split": "test", **shown}
         self.folder.append("metrics.jsonl", line)
         self.folder.append("timing.jsonl", {"event": "evaluation", "step": step, "seconds": _since(began)})
-        self.observer.logged(line)
+        self.runtime.observer.logged(line)
         return figures
 
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
-        if self.processes.is_main:
+        if self.runtime.processes.is_main:
             save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors")
 
     def _save(
@@ -311,7 +286,7 @@ class Trainer:
     ) -> None:
         self.folder.save(
             {
-                "identity": self.identity,
+                "hashes": dict(self.hashes),
                 "progress": vars(progress).copy(),
                 "figures": figures,
                 "model": self.step.state_dict(),
@@ -327,7 +302,7 @@ class Trainer:
         state = self.folder.load()
         if state is None:
             return Progress(parts=self.config.accumulate), {}
-        other = [key for key, value in self.identity.items() if state["identity"].get(key) != value]
+        other = [key for key, value in self.hashes.items() if state["hashes"].get(key) != value]
         if other:
             raise BadInput("--resume", str(self.folder.path), f"the same {' and '.join(other)} as when it was started")
         self.step.load_state_dict(state["model"])
@@ -342,7 +317,7 @@ class Trainer:
             hook.load_state_dict(saved)
         progress = Progress(**state["progress"])
         self.folder.append("timing.jsonl", {"event": "resume", "step": progress.step})
-        self.observer.note(f"resumed at step {progress.step}")
+        self.runtime.observer.note(f"resumed at step {progress.step}")
         return progress, state["figures"]
 
 

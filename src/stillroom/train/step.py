@@ -1,9 +1,9 @@
-"""One batch through the student: the only module that is wrapped, so that every parameter is seen."""
+"""One batch through student and losses: the only module that is wrapped, so that every parameter is seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,22 +14,24 @@ from stillroom.losses.base import Loss, LossInputs
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import TapReader
 from stillroom.runtime import Processes
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 _ORDINALS = ("first", "second")
 
 
 class DistillStep(nn.Module):
-    """Student, connectors and losses: a batch and the teacher's Knowledge in, the losses out.
+    """Student, connectors and losses: a batch and the teachers' outputs in, the losses out.
 
     Args:
         student: the model that learns.
         losses: the terms of the loss.
         preprocess: what the student's own input goes through.
         processes: who else works on the batch; terms that compare samples see the others' too.
-        watch: shown each inputs, of this process's part of the batch.
-        known: how many classes the teacher knows, the first ones: terms that read it see the student's logits of no
-            others; None for all.
+        watch: of some losses, by name, a function that is called with their inputs, of this process's part of the
+            batch.
+        num_teacher_classes: how many classes the teacher knows, the first ones: terms that read it see the student's
+            logits of no others; None for all.
+        teacher_names: of each loss, the name of the teacher that it reads; left out: all read the only one.
     """
 
     def __init__(
@@ -37,9 +39,11 @@ class DistillStep(nn.Module):
         student: nn.Module,
         losses: Sequence[Loss[Any]],
         preprocess: Preprocess,
+        *,
         processes: Processes | None = None,
-        watch: Callable[[LossInputs], None] | None = None,
-        known: int | None = None,
+        watch: Mapping[str, Callable[[LossInputs], None]] | None = None,
+        num_teacher_classes: int | None = None,
+        teacher_names: Sequence[str | None] | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -47,12 +51,13 @@ class DistillStep(nn.Module):
         self.preprocess = preprocess
         self._terms = list(losses)
         self._processes = processes or Processes()
-        self._watch = watch
-        self._known = known
+        self._watch = dict(watch or {})
+        self._num_teacher_classes = num_teacher_classes
+        self.teacher_names = list(teacher_names or [None] * len(losses))
         self._taps = TapReader(
             student, (tap for term in losses for tap in term.requires.student_features), field="student"
         )
-        self._answer: Callable[[Tensor], Tensor] = self._run_student
+        self._run: Callable[[Tensor], Tensor] = self._run_student
 
     @property
     def names(self) -> list[str]:
@@ -61,13 +66,13 @@ class DistillStep(nn.Module):
 
     @property
     def reads_teacher(self) -> bool:
-        """Whether any term needs the teacher's answer."""
+        """Whether any term reads a teacher."""
         return any(term.requires.teacher for term in self._terms)
 
     @property
-    def looked_at(self) -> list[int]:
+    def checked_after(self) -> list[int]:
         """For each term, how many steps are done when it must give a gradient; see :func:`check_not_silent`."""
-        return [int(self._known is not None and term.requires.teacher) for term in self._terms]
+        return [int(self._num_teacher_classes is not None and term.requires.teacher) for term in self._terms]
 
     @property
     def whole_batch_terms(self) -> list[str]:
@@ -79,7 +84,7 @@ class DistillStep(nn.Module):
 
         The losses stay outside: their weights change with every step, and each change would compile anew.
         """
-        self._answer = torch.compile(self._run_student, dynamic=False)
+        self._run = torch.compile(self._run_student, dynamic=False)
 
     def check_compilable(self) -> None:
         """Refuse to compile under taps: a layer that works in place would spoil what they read, unnoticed.
@@ -102,7 +107,7 @@ class DistillStep(nn.Module):
             raise BadInput("training.accumulate", accumulate, f"1: {whole[0]} compares the samples of a whole batch")
 
     def forward(
-        self, images: Tensor, labels: Tensor, index: Tensor, teacher: ModelOutput | None, progress: float
+        self, images: Tensor, labels: Tensor, index: Tensor, teachers: Mapping[str, ModelOutput], progress: float
     ) -> tuple[Tensor, list[Tensor]]:
         """The weighted loss, and each term's own value.
 
@@ -110,20 +115,22 @@ class DistillStep(nn.Module):
             images: [B, C, H, W] as the data gives them.
             labels: int64 [B].
             index: the samples' indices in the training set, int64 [B].
-            teacher: the teacher's answer, or None where no term reads it.
+            teachers: the output of each teacher that a term reads, by its name.
             progress: fraction of the training done, in [0, 1).
 
         Returns:
             The scalar Σ weight·term, and the terms in order, before their weights.
         """
         with self._taps:
-            logits = self._answer(images)
-        inputs = LossInputs(ModelOutput(logits, self._taps.take()), teacher, labels, index, progress)
-        if self._watch is not None:
-            self._watch(inputs)
-        everyone = self._gathered(inputs) if self._processes.count > 1 and self.whole_batch_terms else inputs
-        seen = {per_sample: (each, self._old(each)) for per_sample, each in ((True, inputs), (False, everyone))}
-        values: list[Tensor] = [term(seen[term.per_sample][term.requires.teacher]) for term in self._terms]
+            logits = self._run(images)
+        part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index)
+        whole = part.gathered(self._processes) if self._processes.count > 1 and self.whole_batch_terms else part
+        values: list[Tensor] = []
+        for term, name in zip(self._terms, self.teacher_names, strict=True):
+            inputs = self._inputs(term, part if term.per_sample else whole, name, progress)
+            if term.name in self._watch:
+                self._watch[term.name](inputs)
+            values.append(term(inputs))
         total = logits.new_zeros((), dtype=values[0].dtype)
         for term, value in zip(self._terms, values, strict=True):
             total = total + term.config.weight_at(progress) * value
@@ -132,28 +139,36 @@ class DistillStep(nn.Module):
     def _run_student(self, images: Tensor) -> Tensor:
         return self.preprocess.reorder(self.student(self.preprocess(images)))
 
-    def _old(self, inputs: LossInputs) -> LossInputs:
-        """The inputs as those see it who read the teacher: of the classes that it knows."""
-        if self._known is None:
-            return inputs
-        return replace(inputs, student=replace(inputs.student, logits=inputs.student.logits[:, : self._known]))
+    def _inputs(self, term: Loss[Any], batch: _Batch, name: str | None, progress: float) -> LossInputs:
+        """A term's inputs: its own teacher, and beside it the student's logits of the classes that this knows."""
+        student = batch.student
+        if self._num_teacher_classes is not None and term.requires.teacher:
+            student = replace(student, logits=student.logits[:, : self._num_teacher_classes])
+        teacher = next(iter(batch.teachers.values()), None) if name is None else batch.teachers.get(name)
+        return LossInputs(student, teacher, batch.labels, batch.index, progress)
 
-    def _gathered(self, inputs: LossInputs) -> LossInputs:
-        """The inputs of the whole batch, of which each process has a part."""
-        gather = self._processes.gather
 
-        def all_of(knowledge: ModelOutput) -> ModelOutput:
-            features = {tap: gather(feature) for tap, feature in knowledge.features.items()}
-            fishers = {of: gather(weight) for of, weight in knowledge.fishers.items()}
-            return replace(knowledge, logits=gather(knowledge.logits), features=features, fishers=fishers)
+@dataclass(frozen=True)
+class _Batch:
+    """What a step knows of a batch, or of this process's part of it."""
 
-        return replace(
-            inputs,
-            student=all_of(inputs.student),
-            teacher=all_of(inputs.teacher) if inputs.teacher is not None else None,
-            labels=gather(inputs.labels),
-            index=gather(inputs.index),
-        )
+    student: ModelOutput
+    teachers: Mapping[str, ModelOutput]
+    labels: Tensor
+    index: Tensor
+
+    def gathered(self, processes: Processes) -> _Batch:
+        """The whole batch, of which each process has a part."""
+        gather = processes.gather
+
+        def gathered(output: ModelOutput) -> ModelOutput:
+            features = {tap: gather(feature) for tap, feature in output.features.items()}
+            fishers = {of: gather(weight) for of, weight in output.fishers.items()}
+            return replace(output, logits=gather(output.logits), features=features, fishers=fishers)
+
+        student = gathered(self.student)
+        teachers = {name: gathered(output) for name, output in self.teachers.items()}
+        return _Batch(student, teachers, gather(self.labels), gather(self.index))
 
 
 def is_compile_error(error: Exception) -> bool:
@@ -167,8 +182,8 @@ def is_compile_error(error: Exception) -> bool:
 def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0) -> None:
     """Stop a run one of whose terms teaches nothing: every term must give the student a gradient at the first step.
 
-    A student that begins as its teacher, which knows some of the classes, has nothing to keep yet: terms that read it
-    are looked at one step later.
+    A student that begins as its teacher of some of the classes has nothing to keep yet: terms that read that teacher
+    are checked one step later.
 
     Args:
         step: student and terms.
@@ -181,7 +196,7 @@ def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0)
     parameters = [p for p in step.student.parameters() if p.requires_grad]
     if not parameters:
         raise RunFailed("the student has no trainable parameter")
-    for name, value, at in zip(step.names, values, step.looked_at, strict=True):
+    for name, value, at in zip(step.names, values, step.checked_after, strict=True):
         if at != done:
             continue
         gradients = (
@@ -191,5 +206,5 @@ def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0)
             raise RunFailed(
                 f"loss {name!r} gives the student no gradient at the {_ORDINALS[done]} step (its value is "
                 f"{value.item():.6g}): it would silently do nothing. "
-                "Does the student equal the teacher, or is its answer detached?"
+                "Does the student equal the teacher, or are its logits detached?"
             )

@@ -13,7 +13,7 @@ import torch
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
-from stillroom.study.engine.base import Engine, Job, Kind, Outcome
+from stillroom.study.engine.base import Engine, Job, JobKind, Outcome
 
 APART = {"timing.jsonl", "environment.json"}  # what depends on clocks and on the machine
 
@@ -55,7 +55,7 @@ def recipe(*, seed: int = 0, threads: int = 1, data: dict[str, Any] | None = Non
     }
 
 
-def job(out: Path, content: dict[str, Any] | None = None, *, kind: Kind = "run", **options: Any) -> Job:
+def job(out: Path, content: dict[str, Any] | None = None, *, kind: JobKind = "run", **options: Any) -> Job:
     content = recipe() if content is None else content
     return Job(f"{kind}/{out.name}", kind, content, str(out), threads=content["training"]["threads"], options=options)
 

@@ -15,7 +15,7 @@ import yaml
 from stillroom.cli import run
 from stillroom.study.engine.base import Job
 from stillroom.study.engine.local import LocalEngine
-from stillroom.study.engine.pipes import in_words
+from stillroom.study.engine.pipes import describe_exit
 from stillroom.study.engine.worker import take_gpu, visible_gpus
 from study.engine.jobs import do, endless, is_free, job, left_by, not_this_one, one, recipe, saved, until
 
@@ -35,7 +35,7 @@ TWO = recipe(threads=2, epochs=None, steps=3)
 
 
 def pid_of(engine: LocalEngine, what: Job) -> int:
-    return next(w.child.pid for w in engine._workers.values() if w.job is not None and w.job.id == what.id)
+    return next(w.process.pid for w in engine._workers.values() if w.job is not None and w.job.id == what.id)
 
 
 def test_a_run_is_the_same_first_third_and_alone(place: Path) -> None:
@@ -87,8 +87,8 @@ def test_prints_and_processes_of_a_library_do_not_reach_the_protocol(place: Path
         outcome = one(engine, job(place / "run", {**recipe(), "student": {"name": "noisy_models:noisy"}}))
         assert (outcome.ending, outcome.reason) == ("done", "")
         # One that died while nobody waited for it is replaced.
-        os.kill(engine._workers[0].child.pid, signal.SIGKILL)
-        until(lambda: not engine._workers[0].child.alive)
+        os.kill(engine._workers[0].process.pid, signal.SIGKILL)
+        until(lambda: not engine._workers[0].process.alive)
         assert one(engine, job(place / "next")).ending == "done"
     log = (place / "logs" / "worker-0.log").read_text()
     assert "print\n" in log
@@ -149,5 +149,5 @@ def test_a_machine_without_gpus_is_left_alone(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_deaths_in_words() -> None:
-    assert in_words(-signal.SIGSEGV) == "its process was killed by SIGSEGV"
-    assert in_words(-200) == "its process was killed by signal 200"
+    assert describe_exit(-signal.SIGSEGV) == "its process was killed by SIGSEGV"
+    assert describe_exit(-200) == "its process was killed by signal 200"

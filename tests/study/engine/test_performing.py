@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-import stillroom.study.engine.performing as performing
+import stillroom.study.engine.jobs as performing
 from stillroom.data.config import AugmentationConfig, DataConfig
-from stillroom.run.execute import execute
-from stillroom.study.engine.performing import KeptData, attempt, crash_log, perform
+from stillroom.run.run import execute
+from stillroom.study.engine.jobs import RecentData, attempt, crash_log, perform
 from study.engine.jobs import job, left_by, recipe
 
 MINE = """
@@ -71,7 +71,7 @@ def test_a_crash_leaves_its_traceback_until_the_job_is_done(place: Path, monkeyp
 
 
 def test_data_are_kept_by_what_decides_their_pixels() -> None:
-    kept = KeptData(most=2)
+    kept = RecentData(most=2)
     small, large = DataConfig(train_limit=20), DataConfig(train_limit=30)
     first = kept.get(small)
     assert kept.get(small.model_copy(update={"batch_size": 4})) is first
@@ -92,7 +92,7 @@ def test_data_that_were_replaced_are_read_again(tmp_path: Path) -> None:
         for name, shade in (("a", 0), ("b", 255)):
             (tmp_path / split / name).mkdir(parents=True)
             Image.new("L", (4, 4), shade).save(tmp_path / split / name / "1.png")
-    kept = KeptData()
+    kept = RecentData()
     config = DataConfig(path=str(tmp_path))
     first = kept.get(config)
     assert kept.get(config) is first

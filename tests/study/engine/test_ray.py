@@ -18,13 +18,12 @@ import pytest
 
 from stillroom.errors import BadInput
 from stillroom.study.engine.base import Job
-from stillroom.study.engine.joining import Plan, _compare, locate
-from stillroom.study.engine.performing import perform
+from stillroom.study.engine.jobs import perform
 from stillroom.study.engine.ray import RayEngine
+from stillroom.study.engine.ray_client import ClusterOptions, _compare, locate
 from study.engine.jobs import do, endless, is_free, job, left_by, not_this_one, one, recipe, saved, until
 
 pytestmark = [
-    pytest.mark.xdist_group("ray"),
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed"),
 ]
 
@@ -84,7 +83,7 @@ def test_a_run_is_the_same_on_a_cluster_and_on_this_machine(
         pass  # the cluster is still there
 
 
-def test_a_process_that_dies_on_the_cluster_is_told_and_what_is_closed_goes_on(place: Path, cluster: str) -> None:
+def test_a_process_that_dies_on_the_cluster_is_reported_and_what_is_closed_goes_on(place: Path, cluster: str) -> None:
     content = recipe(epochs=20)
     killed, whole, busy = job(place / "killed", content), job(place / "whole", content), endless(place / "busy")
     with RayEngine(cluster, 2, place / "study", threads=1) as engine:
@@ -104,7 +103,7 @@ def test_a_process_that_dies_on_the_cluster_is_told_and_what_is_closed_goes_on(p
     assert left_by(killed) == left_by(whole)
 
 
-def test_a_ray_of_our_own_listens_to_this_machine_alone_and_its_loss_is_told(
+def test_a_ray_of_our_own_listens_to_this_machine_alone_and_its_loss_is_reported(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -132,22 +131,22 @@ def test_a_ray_of_our_own_listens_to_this_machine_alone_and_its_loss_is_told(
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "shown"),
     [
         ("127.0.0.1:PORT", "a Ray cluster that answers there (Connection refused)"),
         ("ray://127.0.0.1:PORT", "a Ray cluster that answers there (Connection refused)"),
         ("somewhere", "auto, host:port or ray://host:port"),
     ],
 )
-def test_a_cluster_that_is_not_there_is_told_at_once(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], address: str, told: str
+def test_a_cluster_that_is_not_there_is_reported_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], address: str, shown: str
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = address.replace("PORT", str(free.getsockname()[1]))
     with pytest.raises(BadInput) as error:
         RayEngine(address, 2, tmp_path)
-    assert str(error.value) == f"--address: got {address!r}; expected {told}"
+    assert str(error.value) == f"--address: got {address!r}; expected {shown}"
     assert capfd.readouterr() == ("", ""), "Ray's own words are not for the terminal"
 
 
@@ -165,7 +164,7 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("there", "told"),
+    ("there", "shown"),
     [
         ({"torch": "2.6.0"}, "torch 2.7.0 on every node: node b (10.0.0.2) has torch 2.6.0"),
         ({"stillroom": None}, "stillroom 0.1.0 on every node: node b (10.0.0.2) has no stillroom"),
@@ -173,10 +172,10 @@ def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Monk
         ({"seen": ""}, "a folder that every node of the cluster sees: node b (10.0.0.2) does not"),
     ],
 )
-def test_a_node_that_differs_is_named(there: dict[str, str | None], told: str) -> None:
+def test_a_node_that_differs_is_named(there: dict[str, str | None], shown: str) -> None:
     here = {"stillroom": "0.1.0", "torch": "2.7.0", "code": "d", "seen": "token"}
-    plan = Plan(address="a:1", cpus=None, folder="/study", patience=20, cwd=os.getcwd())
+    plan = ClusterOptions(address="a:1", cpus=None, folder="/study", patience=20, cwd=os.getcwd())
     _compare(plan, "node b (10.0.0.2)", here, here)
     with pytest.raises(BadInput) as error:
         _compare(plan, "node b (10.0.0.2)", here | there, here)
-    assert error.value.expected == told
+    assert error.value.expected == shown

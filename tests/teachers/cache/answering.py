@@ -15,7 +15,7 @@ import torch
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 COUNT, CLASSES, BLOCK = 23, 7, 8
 Rows = npt.NDArray[np.int64]

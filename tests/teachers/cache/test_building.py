@@ -21,7 +21,7 @@ from stillroom import files
 from stillroom.errors import BadInput
 from stillroom.teachers import cache as cache_module
 from stillroom.teachers import cache_store
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, begun, cache, contents, die, in_child, joined
 
 VIEWS = [0, 1]

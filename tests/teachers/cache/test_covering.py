@@ -11,7 +11,7 @@ import torch
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 SPEC = CacheSpec({"data": "abc"}, count=5, classes=3, dtype="float32")
 OF = FisherOf("b", 4.0)

@@ -15,7 +15,7 @@ from stillroom.errors import BadInput
 from stillroom.teachers import cache as cache_module
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.fisher import FisherOf
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, die, in_child, spec
 
 TAPS = {"features": (5,), "layer1": (2, 3, 3)}

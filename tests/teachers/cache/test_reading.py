@@ -16,7 +16,7 @@ from stillroom.errors import BadInput
 from stillroom.teachers import cache as cache_module
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_format import CacheSpec
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, in_child
 
 TAPS = {"layer1": (2, 3, 3), "features": (5,)}

@@ -17,7 +17,7 @@ import torch
 from stillroom.errors import BadInput
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_format import CacheSpec
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, spec
 
 DATA, RECORD, IDENTITY = "view-0001.logits.bin", "view-0001.json", "cache.json"

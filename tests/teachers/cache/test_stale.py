@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stillroom.errors import BadInput
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 from teachers.cache.answering import COUNT, Rows, Talker, cache
 
 

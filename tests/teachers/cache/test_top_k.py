@@ -13,7 +13,7 @@ from torch.nn.functional import kl_div
 
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_format import CacheSpec, split_top
-from stillroom.teachers.knowledge import ModelOutput
+from stillroom.teachers.output import ModelOutput
 
 COUNT, CLASSES = 40, 100
 

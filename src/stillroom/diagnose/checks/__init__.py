@@ -1,1 +1,1 @@
-"""What is wrong with a recipe, before it is run, and with a run, after it."""
+"""The checks of a recipe, of a run and of a study, by what they measure."""

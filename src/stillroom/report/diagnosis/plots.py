@@ -8,11 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from stillroom.report.diagnosis.read import Plot
-from stillroom.report.figures import Chart, Figure, axis, escaped, layout, line, rounded
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, rounded, thin
 from stillroom.report.formats import MINUS, amount
-from stillroom.report.measures import thin
-from stillroom.report.palette import LIGHT
+from stillroom.schema.diagnosis import Plot
 
 # Beyond so many bars a page would have to be scrolled to see one plot.
 MOST = 30
@@ -172,10 +170,10 @@ def threshold(plot: Plot) -> str:
     """What the dashed line is; empty where there is none."""
     if plot.mark is None:
         return ""
-    told = (
+    text = (
         amount(plot.mark, _digits([plot.mark])) if abs(plot.mark) >= 0.1 else f"{plot.mark:.3g}".replace("-", MINUS, 1)
     )
-    return f"Dashed: the threshold, {told}."
+    return f"Dashed: the threshold, {text}."
 
 
 def _digits(values: Sequence[float]) -> int:
@@ -190,16 +188,16 @@ def _words(plot: Plot) -> str:
         return "No values."
     digits = _digits(plot.y)
     if plot.kind == "line":
-        told = (
+        text = (
             f"From {amount(plot.y[0], digits)} to {amount(plot.y[-1], digits)}, lowest {amount(min(plot.y), digits)}."
         )
     elif plot.kind == "bars":
         low, high = (pick(range(len(plot.y)), key=lambda place: plot.y[place]) for pick in (min, max))
-        told = f"Highest: {plot.x[high]}, {amount(plot.y[high], digits)}."
+        text = f"Highest: {plot.x[high]}, {amount(plot.y[high], digits)}."
         if low != high:
-            told += f" Lowest: {plot.x[low]}, {amount(plot.y[low], digits)}."
+            text += f" Lowest: {plot.x[low]}, {amount(plot.y[low], digits)}."
         if len(plot.y) > MOST:
-            told += f" The first {MOST} of {len(plot.y)}."
+            text += f" The first {MOST} of {len(plot.y)}."
     else:
-        told = f"{amount(sum(plot.y), 0)} values from {amount(float(plot.x[0]))} to {amount(float(plot.x[-1]))}."
-    return told if plot.mark is None else f"{told} {threshold(plot)}"
+        text = f"{amount(sum(plot.y), 0)} values from {amount(float(plot.x[0]))} to {amount(float(plot.x[-1]))}."
+    return text if plot.mark is None else f"{text} {threshold(plot)}"

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from stillroom.errors import BadInput
 from stillroom.report.formats import MINUS, amount
-from stillroom.report.images import png_uri
+from stillroom.report.run.charts import png_uri
 from stillroom.schema.base import clean
 from stillroom.schema.explanation import EXPLANATION_MAPS, Explanation, NetworkRef
 
@@ -52,15 +52,7 @@ class ExplanationMaps:
 
 
 def read_maps(folder: Path, explanation: Explanation) -> ExplanationMaps:
-    """Read the maps of a run.
-
-    Args:
-        folder: of the run.
-        explanation: its ``explain.json``, which says how many there are.
-
-    Raises:
-        BadInput: there are none, they are damaged, or do not fit the explanation.
-    """
+    """Read the maps of a run."""
     path = folder / EXPLANATION_MAPS
     if not path.is_file():
         raise BadInput("maps", str(folder), f"a run with {EXPLANATION_MAPS}; `stillroom explain` writes it")
@@ -294,7 +286,7 @@ def _nats(value: float) -> str:
 
 
 def _quantised(values: Floats, low: float, high: float) -> str:
-    """A byte a cell: a shade of 256 is finer than what an entropy's own error tells apart."""
+    """A byte a cell: 256 shades are finer than the entropies' own error."""
     shades = np.clip(np.rint(255 * (values - low) / (high - low)), 0, 255).astype(np.uint8)
     return base64.b64encode(shades.tobytes()).decode("ascii")
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stillroom.errors import BadInput
+from stillroom.report.charts import Chart
 from stillroom.report.explain.maps import ExplanationMaps, MapGallery, gallery, name_of, read_maps, side, sides
 from stillroom.report.explain.plots import alike, changes, courses
-from stillroom.report.figures import Chart
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, whole
+from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, join, whole
 from stillroom.report.html import embedded, rendered, write_page
-from stillroom.report.words import join
 from stillroom.schema.base import read_json
 from stillroom.schema.explanation import (
     EXPLANATION,
@@ -27,7 +26,7 @@ from stillroom.schema.explanation import (
 )
 
 OUTCOMES = {"supported": "Supported", "refuted": "Refuted", "undecided": "Undecided", None: "Not measured"}
-# Of each hypothesis: its name, and what distillation is said to make the student do.
+# Of each hypothesis: its name, and what it claims that distillation makes the student do.
 CLAIMS = {
     1: (
         "More concepts on the subject, fewer on the background",
@@ -55,18 +54,6 @@ MASKS = {
     "positive": "pixels above zero",
     "boxes": "the data’s boxes",
 }
-
-
-@dataclass(frozen=True)
-class ClaimCard:
-    """One of the three hypotheses at the head of the page."""
-
-    number: int
-    title: str
-    verdict: str
-    word: str
-    details: tuple[tuple[str, str], ...]
-    held: str
 
 
 def headline(explanation: Explanation) -> str:
@@ -128,16 +115,17 @@ def _mean(checkpoints: Sequence[ConceptCounts]) -> tuple[float, float]:
     return sum(one.n_fg for one in checkpoints) / count, sum(one.n_bg for one in checkpoints) / count
 
 
-def claims(explanation: Explanation) -> tuple[ClaimCard, ...]:
+def claims(explanation: Explanation) -> tuple[HypothesisCard, ...]:
     """The hypotheses, each with what was shown, what points the other way, and what is open."""
     return tuple(
-        ClaimCard(
+        HypothesisCard(
             one.hypothesis,
             CLAIMS[one.hypothesis][0],
             one.verdict or "unmeasured",
             OUTCOMES[one.verdict],
             tuple(_details(one)),
             _held(explanation, one),
+            tuple(_row(measure) for measure in one.measures),
         )
         for one in explanation.hypotheses
     )
@@ -191,7 +179,7 @@ def caveats(explanation: Explanation) -> tuple[str, ...]:
     """How far the verdicts carry."""
     if not explanation.baselines:
         return (
-            "Nothing is compared here, so this page says what the student has learned and not what distillation "
+            "Nothing is compared here, so this page shows what the student has learned and not what distillation "
             "changed: “stillroom explain RUN --baseline RUN”, with the same student from labels, does.",
         )
     seeds = len(explanation.explained)
@@ -272,7 +260,7 @@ _SIGNS = {"supported": "✓", "refuted": "✗", "undecided": "·", None: DASH}
 
 @dataclass(frozen=True)
 class IntervalMark:
-    """A difference and its 95% interval as places in pixels, 0 in the middle; ``side`` is where it is said to lie."""
+    """A difference and its 95% interval as places in pixels, 0 in the middle; ``side`` is where it is expected."""
 
     x: float
     low: float | None
@@ -300,13 +288,15 @@ class MeasureRow:
 
 
 @dataclass(frozen=True)
-class HypothesisGroup:
-    """A hypothesis in that table."""
+class HypothesisCard:
+    """One of the three hypotheses: at the head of the page what was shown, in the table its measures."""
 
     number: int
     title: str
     verdict: str
     word: str
+    details: tuple[tuple[str, str], ...]
+    held: str
     rows: tuple[MeasureRow, ...]
 
 
@@ -329,40 +319,6 @@ class ChoiceRow:
     cells: tuple[VerdictCell, ...]
 
 
-@dataclass(frozen=True)
-class NetworkRow:
-    """A row of the table of networks: who, what it is made of, its numbers as text."""
-
-    name: str
-    detail: str
-    numbers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class AgreementRow:
-    """A row of the table of agreement."""
-
-    one: str
-    other: str
-    agree: str
-    both_right: str
-    count: str
-
-
-def groups(explanation: Explanation) -> tuple[HypothesisGroup, ...]:
-    """The table of hypotheses."""
-    return tuple(
-        HypothesisGroup(
-            one.hypothesis,
-            CLAIMS[one.hypothesis][0],
-            one.verdict or "unmeasured",
-            OUTCOMES[one.verdict],
-            tuple(_row(measure) for measure in one.measures),
-        )
-        for one in explanation.hypotheses
-    )
-
-
 def _row(measure: HypothesisMeasure) -> MeasureRow:
     letter, below, plain, meaning = SYMBOLS[measure.measure]
     places = digits([measure.distilled, measure.labels])
@@ -376,7 +332,7 @@ def _row(measure: HypothesisMeasure) -> MeasureRow:
         below=below,
         plain=plain,
         meaning=meaning,
-        expected=f"said to be {measure.expected}",
+        expected=f"expected to be {measure.expected}",
         distilled=amount(measure.distilled, places),
         labels=amount(measure.labels, places),
         difference=difference,
@@ -440,9 +396,9 @@ def _cell(hypothesis: HypothesisTest, usual: dict[int, str | None]) -> VerdictCe
     )
 
 
-def networks(explanation: Explanation) -> tuple[NetworkRow, ...]:
+def networks(explanation: Explanation) -> tuple[tuple[str, str, tuple[str, ...]], ...]:
     """Each network at the end of its training."""
-    found = []
+    found: list[tuple[str, str, tuple[str, ...]]] = []
     numbers: tuple[str, ...]
     for place, run in enumerate(explanation.runs):
         last = run.checkpoints[-1]
@@ -458,18 +414,18 @@ def networks(explanation: Explanation) -> tuple[NetworkRow, ...]:
             amount(error, 3),
         )
         detail = run.run if run.name in (None, run.run) else f"{run.name} · {run.run}"
-        found.append(NetworkRow(f"{side(explanation, place)}, seed {run.seed}", detail, numbers))
+        found.append((f"{side(explanation, place)}, seed {run.seed}", detail, numbers))
     if explanation.teacher is not None:
         teacher = explanation.teacher
         numbers = (DASH, amount(teacher.n_fg, 1), amount(teacher.n_bg, 1), amount(teacher.ratio, 3), *[DASH] * 4)
-        found.append(NetworkRow("Teacher", teacher.name, numbers))
+        found.append(("Teacher", teacher.name, numbers))
     return tuple(found)
 
 
-def pairs(explanation: Explanation) -> tuple[AgreementRow, ...]:
+def pairs(explanation: Explanation) -> tuple[tuple[str, ...], ...]:
     """How often two networks say the same."""
     return tuple(
-        AgreementRow(
+        (
             name_of(explanation, one.one),
             name_of(explanation, one.other),
             f"{decimal(100 * one.agree)}%",
@@ -481,34 +437,24 @@ def pairs(explanation: Explanation) -> tuple[AgreementRow, ...]:
 
 
 @dataclass(frozen=True)
-class ExplanationTile:
-    """A number at the head of the page."""
-
-    value: str
-    what: str
-    detail: str
-
-
-@dataclass(frozen=True)
 class ExplanationPage:
     """What the template lays out."""
 
     title: str
     headline: str
     compared: bool
-    claims: tuple[ClaimCard, ...]
+    claims: tuple[HypothesisCard, ...]
     caveats: tuple[str, ...]
-    tiles: tuple[ExplanationTile, ...]
-    groups: tuple[HypothesisGroup, ...]
+    tiles: tuple[tuple[str, str, str], ...]
     gallery: MapGallery
     legend: tuple[tuple[str, str, str], ...]
     banded: bool
     courses: tuple[Chart, ...]
     changes: tuple[Chart, ...]
     choices: tuple[ChoiceRow, ...]
-    networks: tuple[NetworkRow, ...]
+    networks: tuple[tuple[str, str, tuple[str, ...]], ...]
     has_accuracy: bool
-    pairs: tuple[AgreementRow, ...]
+    pairs: tuple[tuple[str, ...], ...]
     cka: tuple[Chart, ...]
     cka_images: str
     attributions: str
@@ -534,7 +480,6 @@ def content(explanation: Explanation, maps: ExplanationMaps) -> ExplanationPage:
         claims=claims(explanation),
         caveats=caveats(explanation),
         tiles=tuple(_tiles(explanation)),
-        groups=groups(explanation),
         gallery=gallery(explanation, maps),
         legend=tuple(legend),
         banded=any(one.n_fg_quartiles for run in explanation.runs for one in run.checkpoints),
@@ -557,7 +502,7 @@ def _attributions(explanation: Explanation) -> str:
     return "" if by is None else " with ".join(filter(None, (by.method, by.library)))
 
 
-def _tiles(explanation: Explanation) -> list[ExplanationTile]:
+def _tiles(explanation: Explanation) -> list[tuple[str, str, str]]:
     images, epochs = explanation.images, explanation.epochs
     seeds = [explanation.runs[place].seed for place in explanation.explained]
     excluded = len(images.excluded)
@@ -568,10 +513,10 @@ def _tiles(explanation: Explanation) -> list[ExplanationTile]:
     kept = f"epochs {', '.join(f'{epoch:g}' for epoch in epochs)}" if len(epochs) <= 16 else "kept"
     seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {', '.join(map(str, seeds))}"
     return [
-        ExplanationTile(whole(len(images.rows)), "test images", left_out),
-        ExplanationTile(whole(len(seeds)), "seed" if len(seeds) == 1 else "seeds", seed),
-        ExplanationTile(whole(len(epochs)), "checkpoints", kept),
-        ExplanationTile(f"{decimal(100 * images.foreground_cells, 0)}%", "of the cells are foreground", masked_by),
+        (whole(len(images.rows)), "test images", left_out),
+        (whole(len(seeds)), "seed" if len(seeds) == 1 else "seeds", seed),
+        (whole(len(epochs)), "checkpoints", kept),
+        (f"{decimal(100 * images.foreground_cells, 0)}%", "of the cells are foreground", masked_by),
     ]
 
 
@@ -646,7 +591,7 @@ def _glossary(explanation: Explanation) -> dict[str, str]:
         for letter, below, plain, meaning in SYMBOLS.values()
     }
     others = {
-        "CKA": "Centred kernel alignment: how alike two layers tell the same images apart. 1: the same up to rotation "
+        "CKA": "Centred kernel alignment: how similarly two layers distinguish images. 1: the same up to rotation "
         "and scale; about 0: unrelated.",
         "Agreement": "On which share of the test images two networks give the same answer, right or wrong.",
     }
@@ -661,7 +606,7 @@ def write_explanation(folder: Path, out: Path | None = None) -> Path:
 
     Args:
         folder: of the run.
-        out: the file to write; left out: ``explain.html`` beside them.
+        out: the file to write; left out: ``explain.html`` in the same folder.
 
     Returns:
         The file that was written.
@@ -682,11 +627,7 @@ def write_explanation(folder: Path, out: Path | None = None) -> Path:
 
 
 def read_explanation(folder: Path) -> Explanation:
-    """Read ``explain.json`` of a run.
-
-    Raises:
-        BadInput: there is none, or it is damaged.
-    """
+    """Read ``explain.json`` of a run."""
     if not (folder / EXPLANATION).is_file():
         raise BadInput("explanation", str(folder), f"a run with {EXPLANATION}; `stillroom explain` writes it")
     return read_json(Explanation, folder / EXPLANATION)

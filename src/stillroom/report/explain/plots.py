@@ -7,11 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, nice, rounded
 from stillroom.report.explain.maps import ExplanationMaps, name_of, sides
-from stillroom.report.figures import Chart, Figure, axis, escaped, layout, line, rounded
 from stillroom.report.formats import amount
-from stillroom.report.palette import LIGHT
-from stillroom.report.study.dots import nice
 from stillroom.schema.explanation import CkaTable, Explanation
 
 # Beyond so many taps their names would lie over one another.
@@ -88,17 +86,14 @@ def changes(explanation: Explanation, maps: ExplanationMaps) -> list[Chart]:
     """How many concepts were born and died between checkpoints; none where there is but one."""
     if len(explanation.epochs) < 2:
         return []
-    places = (
-        ("foreground", "On the subject", maps.foreground),
-        ("background", "On the background", ~maps.foreground),
-    )
+    places = (("foreground", "On the subject", maps.foreground), ("background", "On the background", ~maps.foreground))
     counted = [
         (key, title, [turnover([maps.concepts[one] for one in runs], where) for _, _, runs in sides(explanation)])
         for key, title, where in places
     ]
     # One scale for both, so that they can be compared.
-    room = [max(float(pair[end].max()) for _, _, of_sides in counted for pair in of_sides) for end in (0, 1)]
-    return [_change(explanation, key, title, of_sides, (room[0], room[1])) for key, title, of_sides in counted]
+    most = [max(float(pair[end].max()) for _, _, of_sides in counted for pair in of_sides) for end in (0, 1)]
+    return [_change(explanation, key, title, of_sides, (most[0], most[1])) for key, title, of_sides in counted]
 
 
 def turnover(concepts: Sequence[NDArray[np.bool_]], where: NDArray[np.bool_]) -> tuple[Means, Means]:

@@ -2,21 +2,66 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
+from stillroom.report.blocks import PageContext, Tile
+from stillroom.report.charts import Chart, SeriesStyle
+from stillroom.report.continual import PairTasksSection, study_tasks_sections
+from stillroom.report.formats import DASH, amount, counted, whole
 from stillroom.report.html import plotly_text, rendered, write_page
-from stillroom.report.page import Home, render
-from stillroom.report.read import SUMMARY, read_run
-from stillroom.report.study.content import content
-from stillroom.report.study.links import PAGE, links
-from stillroom.report.study.read import is_study, read_study
+from stillroom.report.run.data import read_run
+from stillroom.report.run.page import render, write_report
+from stillroom.report.study.charts import (
+    DissectionSection,
+    StudyCurves,
+    SweepSection,
+    dissection_sections,
+    series_styles,
+    study_curves,
+    sweep_section,
+)
+from stillroom.report.study.costs import (
+    COLUMNS,
+    KINDS,
+    StudyCosts,
+    TradeOff,
+    cost_notes,
+    cost_rows,
+    first_choice,
+    study_costs,
+    trade_offs,
+)
+from stillroom.report.study.table import (
+    NAMED,
+    PAGE,
+    Links,
+    Matrix,
+    PairTable,
+    RankDiagram,
+    links,
+    matrices,
+    pair_tables,
+    rank_diagram,
+)
+from stillroom.schema.base import clean, read_text
+from stillroom.schema.run import SUMMARY
+from stillroom.schema.study import STUDY, MissingRun, StudyResults, TunedMethod, is_study, read_study
 
 # Three hundred pages that each held it would be 1.4 GB.
 PLOTLY = "plotly.js"
-__all__ = ["is_study", "render_study", "write_run_pages", "write_study_report"]
+_HASHES = {
+    "init": "Initial weights",
+    "order": "Order of images",
+    "views": "Views",
+    "budget": "Budget",
+    "threads": "Threads",
+}
 
 
 def write_study_report(folder: Path, out: Path | None = None) -> Path:
@@ -48,9 +93,9 @@ def render_study(folder: Path, page: Path) -> str:
     Raises:
         BadInput: the folder is missing, has no results yet or is damaged.
     """
-    told = content(read_study(folder), links(folder, page))
-    figures = {chart.key: chart.figure for chart in told.charts}
-    return rendered("study/study.html.j2", figures=figures, page=told, study=told.study)
+    content = study_page(read_study(folder), folder, links(folder, page))
+    figures = {chart.key: chart.figure for chart in content.charts}
+    return rendered("study.html.j2", figures=figures, page=content, study=content.study)
 
 
 def write_run_pages(folder: Path) -> int:
@@ -71,14 +116,13 @@ def write_run_pages(folder: Path) -> int:
     """
     study = read_study(folder)
     written = 0
-    for path in dict.fromkeys(run.path for run in study.runs):
+    for path in dict.fromkeys(run.run for run in study.runs):
         run = folder / path
         if (run / PAGE).exists() or not (run / SUMMARY).is_file():
             continue
         up = Path(os.path.relpath(folder, run)).as_posix()
-        home = Home(study.name, f"{up}/{PAGE}", f"{up}/{PLOTLY}")
         try:
-            page = render([read_run(run)], home)
+            page = render([read_run(run)], PageContext(study.name, f"{up}/{PAGE}", f"{up}/{PLOTLY}"))
         except BadInput:
             continue
         if not written:
@@ -88,6 +132,28 @@ def write_run_pages(folder: Path) -> int:
     return written
 
 
+def rewrite_run_page(run: Path) -> Path:
+    """Write a run's page again, after something was added to its folder.
+
+    Args:
+        run: the run's folder; the page of a study's run goes on belonging to the study's.
+
+    Returns:
+        The page.
+
+    Raises:
+        BadInput: the folder, or its study's, is damaged, or the page cannot be written.
+    """
+    page = run / PAGE
+    study = next((folder for folder in run.resolve().parents if is_study(folder)), None)
+    if study is None:
+        return write_report([run])
+    page.unlink(missing_ok=True)
+    write_run_pages(study)
+    # A run that lies in a study's folder without being one of its runs.
+    return page if page.is_file() else write_report([run])
+
+
 def _write_plotly(path: Path) -> None:
     text = plotly_text()
     try:
@@ -95,3 +161,264 @@ def _write_plotly(path: Path) -> None:
             write_text(path, text)
     except OSError as error:
         raise BadInput(PLOTLY, str(path), f"a place that can be written ({error.strerror})") from None
+
+
+@dataclass(frozen=True)
+class MissingGroup:
+    """Runs without a result that share a reason."""
+
+    reason: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial: its number, its values, what it reached, whether it was chosen."""
+
+    number: int
+    values: tuple[str, ...]
+    value: str
+    sort: str
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
+class TunedRow:
+    """What a method's trials on a pair chose."""
+
+    pair: str
+    name: str
+    measure: str
+    keys: tuple[str, ...]
+    chosen: tuple[tuple[str, str], ...]
+    value: str
+    trials: tuple[TrialRow, ...]
+
+
+@dataclass(frozen=True)
+class EqualityRow:
+    """The hashes of a seed's runs on a pair: one where all agree, or each with who has it."""
+
+    pair: str
+    seed: int
+    runs: int
+    cells: tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]
+
+
+@dataclass(frozen=True)
+class StudyPage:
+    """Everything the page shows, worked out before any HTML: the templates only lay it out."""
+
+    study: StudyResults
+    text: str | None
+    tiles: tuple[Tile, ...]
+    absences: tuple[MissingGroup, ...]
+    planned: int
+    removed: tuple[str, ...]
+    sweep: SweepSection | None
+    dissections: tuple[DissectionSection, ...]
+    in_tasks: tuple[PairTasksSection, ...]
+    tables: tuple[PairTable, ...]
+    styles: dict[str, SeriesStyle]
+    trade_offs: tuple[TradeOff, ...]
+    first_cost: str
+    curves: StudyCurves
+    diagram: RankDiagram | None
+    matrices: tuple[Matrix, ...]
+    is_named: bool
+    tuned: tuple[TunedRow, ...]
+    calibrated: tuple[tuple[str, str, str], ...]
+    proofs: tuple[EqualityRow, ...]
+    hashes: tuple[str, ...]
+    costs: StudyCosts
+    cost_kinds: tuple[tuple[str, str], ...]
+    cost_columns: tuple[str, ...]
+    cost_rows: tuple[tuple[str, str, tuple[str, ...]], ...]
+    cost_notes: tuple[str, ...]
+    files: tuple[tuple[str, str, str], ...]
+
+    @property
+    def several(self) -> bool:
+        """Whether there are several pairs."""
+        return len(self.study.model_pairs) > 1
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether there was something to be equal, and it was."""
+        return self.study.equal and bool(self.study.runs) and len(self.study.methods) > 1
+
+    @property
+    def has_undecided(self) -> bool:
+        """Whether a comparison with the baseline is undecided."""
+        return any(each.verdict == "undecided" for each in self.study.to_baseline.values())
+
+    @property
+    def has_plans(self) -> bool:
+        """Whether some number of seeds is shown, beside which a caution belongs."""
+        plans = [each.plan for each in self.study.to_baseline.values()]
+        return any(plan is not None and plan.seeds is not None for plan in plans)
+
+    @property
+    def charts(self) -> list[Chart]:
+        """Every plot of the page."""
+        choices = [choice for each in self.trade_offs for choice in each.choices]
+        held = [self.sweep, *self.dissections, *self.in_tasks, *choices]
+        return [*self.curves.charts, *(each.chart for each in held if each is not None and each.chart is not None)]
+
+
+def study_page(study: StudyResults, folder: Path, addresses: Links) -> StudyPage:
+    """Work out what the page shows.
+
+    Args:
+        study: the results.
+        folder: the study's folder.
+        addresses: of its files, from the page.
+
+    Raises:
+        BadInput: ``cost.csv`` or ``dissection.json`` is damaged.
+    """
+    costs, styles = study_costs(study, folder), series_styles(study)
+    weighed = trade_offs(study, costs, styles)
+    planned = len(study.runs) + len(study.missing)
+    return StudyPage(
+        study=study,
+        text=clean(read_text(folder / STUDY)) if (folder / STUDY).is_file() else None,
+        tiles=_tiles(study, planned),
+        absences=_absences(study.missing, several_pairs=len(study.model_pairs) > 1),
+        planned=planned,
+        removed=tuple(run.run for run in study.runs if not (folder / run.run).is_dir()),
+        sweep=sweep_section(study, styles),
+        dissections=dissection_sections(folder),
+        in_tasks=study_tasks_sections(study, styles),
+        tables=pair_tables(study, addresses),
+        styles=styles,
+        trade_offs=weighed,
+        first_cost=first_choice(weighed),
+        curves=study_curves(study, folder, styles),
+        diagram=rank_diagram(study.ranks),
+        matrices=matrices(study),
+        is_named=len(study.names) <= NAMED,
+        tuned=_tuned(study),
+        calibrated=_calibrated(study),
+        proofs=_proofs(study),
+        hashes=tuple(_HASHES.values()),
+        costs=costs,
+        cost_kinds=tuple((kind.key, kind.title) for kind in KINDS),
+        cost_columns=tuple(title for title, _, _ in COLUMNS),
+        cost_rows=cost_rows(study, costs),
+        cost_notes=cost_notes(study, costs),
+        files=tuple(addresses.files()),
+    )
+
+
+def _tiles(study: StudyResults, planned: int) -> tuple[Tile, ...]:
+    seeds = ", ".join(map(str, study.seeds))
+    pairs = [pair.name for pair in study.model_pairs]
+    done = "all finished" if not study.missing else f"of {whole(planned)} finished"
+    rows = (
+        ("method", len(study.names), f"against {study.baseline}" if len(study.names) > 1 else study.baseline),
+        ("pair", len(pairs), ", ".join(pairs)),
+        ("seed", len(study.seeds), f"{seeds}: fixed beforehand"),
+        ("run", len(study.runs), f"{done}; {_budget(study)}"),
+    )
+    return tuple(Tile(whole(count), what if count == 1 else f"{what}s", detail) for what, count, detail in rows)
+
+
+def _budget(study: StudyResults) -> str:
+    """The length of each run, in words."""
+    held = study.budget
+    if held is None:
+        return "the recipe’s own length"
+    lengths = {"epoch": held.epochs, "step": held.steps, "second": held.seconds}
+    for what, value in lengths.items():
+        if value is not None:
+            return f"{counted(int(value), what) if value == int(value) else f'{value:g} {what}s'} a run"
+    return "the recipe’s own length"
+
+
+def _absences(missing: tuple[MissingRun, ...], *, several_pairs: bool) -> tuple[MissingGroup, ...]:
+    """The missing runs by reason: what failed first, then what waits for its turn."""
+    by_reason: dict[tuple[bool, str], dict[str, list[int]]] = {}
+    for each in missing:
+        where = f"{each.method} on {each.pair}" if several_pairs else each.method
+        by_reason.setdefault((each.status == "waiting", each.reason), {}).setdefault(where, []).append(each.seed)
+    ordered = sorted(by_reason.items(), key=lambda item: item[0][0])
+    return tuple(
+        MissingGroup(
+            reason, tuple(f"{name}, seed{'s' * (len(s) > 1)} {', '.join(map(str, s))}" for name, s in held.items())
+        )
+        for (_, reason), held in ordered
+    )
+
+
+def _tuned(study: StudyResults) -> tuple[TunedRow, ...]:
+    """What trials chose, in the order of pairs and methods."""
+    return tuple(
+        _tuned_row(pair.name, name, held, study.measure.digits)
+        for pair in study.model_pairs
+        for name in study.names
+        if (held := (study.tuned or {}).get(pair.name, {}).get(name)) is not None
+    )
+
+
+def _tuned_row(pair: str, name: str, held: TunedMethod, digits: int) -> TunedRow:
+    keys = tuple(dict.fromkeys([*held.values, *(key for trial in held.all for key in trial.values)]))
+    best = next((place for place, trial in enumerate(held.all) if trial.values == held.values), None)
+    return TunedRow(
+        pair=pair,
+        name=name,
+        measure=held.measure,
+        keys=keys,
+        chosen=tuple((key, _text(value)) for key, value in held.values.items()),
+        value=amount(held.value, digits),
+        trials=tuple(
+            TrialRow(
+                number=trial.number,
+                values=tuple(_text(trial.values[key]) if key in trial.values else DASH for key in keys),
+                value=amount(trial.value, digits),
+                sort="" if trial.value is None else repr(trial.value),
+                is_chosen=place == best,
+            )
+            for place, trial in enumerate(held.all)
+        ),
+    )
+
+
+def _text(value: Any) -> str:
+    """A recipe's value as short text.
+
+    >>> _text(0.0012345), _text("cosine"), _text([1, 2]), _text(None)
+    ('0.0012345', 'cosine', '[1, 2]', 'none')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return value
+    return f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
+
+
+def _calibrated(study: StudyResults) -> tuple[tuple[str, str, str], ...]:
+    """Pair, method and the steps that a budget in seconds came to."""
+    held = study.calibration.pairs if study.calibration is not None else {}
+    return tuple(
+        (pair.name, name, whole(found.steps))
+        for pair in study.model_pairs
+        for name in study.names
+        if (found := held.get(pair.name, {}).get(name)) is not None
+    )
+
+
+def _proofs(study: StudyResults) -> tuple[EqualityRow, ...]:
+    """A line for each seed of each pair that has a finished run."""
+    found = []
+    for pair in study.model_pairs:
+        for seed in sorted({run.seed for run in study.runs if run.pair == pair.name}):
+            runs = [run for run in study.runs if (run.pair, run.seed) == (pair.name, seed)]
+            cells = []
+            for key in _HASHES:
+                held: dict[str, list[str]] = {}
+                for run in runs:
+                    held.setdefault(getattr(run.hashes, key), []).append(run.method)
+                cells.append(tuple((value, tuple(names)) for value, names in held.items()))
+            found.append(EqualityRow(pair.name, seed, len(runs), tuple(cells)))
+    return tuple(found)

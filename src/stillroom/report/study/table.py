@@ -1,25 +1,152 @@
-"""The table: each method on each pair, with its interval, its difference to the baseline, and its runs."""
+"""The tables of a study's page, and what they link to: each method with its interval, each against each, ranks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
 
-from stillroom.report.formats import DASH, amount, change, counted, decimal, p_value, scaled, signed, whole
-from stillroom.report.study.dots import Dot, Scale, scale
-from stillroom.report.study.links import Links
-from stillroom.report.study.model import Cell, Comparison, Measure, Pair, Run, Study
+from stillroom.report.blocks import Number
+from stillroom.report.charts import nice
+from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, p_value, short, signed, whole
+from stillroom.schema.study import (
+    CellResult,
+    ComparisonResult,
+    MeasureInfo,
+    PairInfo,
+    RanksResult,
+    RunResult,
+    StudyResults,
+)
 
-NO_BREAK = "\u00a0"
+PAGE = "report.html"
+_FILES = {
+    "table.csv": "the table, one line a method and pair",
+    "table.tex": "the same for LaTeX",
+    "runs.csv": "one line a run",
+    "comparisons.csv": "every paired difference",
+    "cost.csv": "clocks, teacher answers, memory, one line a run",
+    "results.json": "everything on this page but clocks",
+    "study.yaml": "the study, every field written out",
+    "tuned.json": "what trials chose, and every trial",
+}
+_NO_BREAK = "\u00a0"
+# The drawing of a mean with its interval, in pixels.
+_WIDTH, _EDGE = 200.0, 10.0
+# Further out than this many times the spread of the means, an interval is cut: with two seeds one can be so wide that
+# every other would shrink to a point.
+_REACH = 1.5
+_TICK_LETTERS = 18
+# With more methods the columns of a matrix carry numbers in place of names, and the cells their p alone.
+NAMED = 8
+# The critical-difference diagram, in pixels.
+_LEFT, _RIGHT, _AXIS, _BAR, _NAME, _LETTERS = 280.0, 660.0, 58.0, 9.0, 21.0, 26
 
 
 @dataclass(frozen=True)
-class Number:
-    """A number as it is shown, the small print below it, what its column is sorted by; empty where there is none."""
+class Links:
+    """Addresses of a study's files.
 
-    text: str
-    small: str = ""
-    sort: str = ""
+    Attributes:
+        folder: the study's folder.
+        start: the address of that folder from the page; empty where the page lies in it.
+    """
+
+    folder: Path
+    start: str
+
+    def of(self, run: str) -> tuple[str | None, str]:
+        """The address of a run's page, and the words that link to it; of its folder where it has no page.
+
+        Args:
+            run: the run's path from the study's folder.
+        """
+        folder = self.folder / run
+        if (folder / PAGE).is_file():
+            return f"{self.start}{quote(run)}/{PAGE}", "Report"
+        if folder.is_dir():
+            return f"{self.start}{quote(run)}/", "Folder"
+        return None, "removed"
+
+    def files(self) -> list[tuple[str, str, str]]:
+        """Address, name and content of the files beside the page."""
+        return [(f"{self.start}{name}", name, what) for name, what in _FILES.items() if (self.folder / name).is_file()]
+
+
+def links(folder: Path, page: Path) -> Links:
+    """The addresses from a page to a study's folder.
+
+    >>> links(Path("s"), Path("s/report.html")).start, links(Path("s"), Path("pages/s.html")).start
+    ('', '../s/')
+    """
+    start = Path(os.path.relpath(folder.resolve(), page.resolve().parent)).as_posix()
+    return Links(folder, "" if start == "." else f"{quote(start)}/")
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A mean and its interval in pixels; ``None`` where there is none, cut where it leaves the drawing."""
+
+    x: float
+    low: float | None
+    high: float | None
+    cut_low: bool
+    cut_high: bool
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to pixels, and the ticks worth a number."""
+
+    low: float
+    high: float
+    ticks: tuple[tuple[float, str], ...]
+
+    def at(self, value: float) -> float:
+        """Where a value is drawn, within the drawing."""
+        share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
+        return round(_EDGE + (_WIDTH - 2 * _EDGE) * min(max(share, 0.0), 1.0), 1)
+
+    def dot(self, mean: float, low: float | None, high: float | None) -> Dot:
+        """A mean and its interval in pixels."""
+        if low is None or high is None:
+            return Dot(self.at(mean), None, None, False, False)
+        return Dot(self.at(mean), self.at(low), self.at(high), low < self.low, high > self.high)
+
+
+def scale(values: Sequence[tuple[float, float | None, float | None]]) -> Scale:
+    """The scale that holds these means, and their intervals where those are not much wider than the means' spread.
+
+    Args:
+        values: mean, low, high; at least one.
+    """
+    means = [mean for mean, _, _ in values]
+    margins = sorted(mean - low for mean, low, _ in values if low is not None)
+    spread = max(max(means) - min(means), margins[len(margins) // 2] if margins else 0.0)
+    lows = [low for _, low, _ in values if low is not None]
+    highs = [high for _, _, high in values if high is not None]
+    start = max(min([*means, *lows]), min(means) - _REACH * spread)
+    end = min(max([*means, *highs]), max(means) + _REACH * spread)
+    if not end > start or not math.isfinite(end - start):
+        return Scale(means[0], means[0], ((_WIDTH / 2, _tick(means[0], 0.0)),))
+    plain = Scale(start, end, ())
+    for most in (4, 2, 1):
+        ticks = [(plain.at(tick), _tick(tick, end - start)) for tick in nice(start, end, most)]
+        if sum(len(text) for _, text in ticks) <= _TICK_LETTERS:
+            break
+    return Scale(start, end, tuple(ticks))
+
+
+def _tick(value: float, span: float) -> str:
+    if abs(value) >= 1e6 or (value and abs(value) < 1e-4):
+        text = f"{value:.2g}"
+    else:
+        digits = max(0, -math.floor(math.log10(span / 4))) if span > 0 else 2
+        text = f"{value:.{min(digits, 6)}f}"
+    return text.replace("-", MINUS, 1) if value < 0 else text
 
 
 @dataclass(frozen=True)
@@ -35,7 +162,7 @@ class RunRow:
 
 
 @dataclass(frozen=True)
-class Row:
+class MethodRow:
     """A method on a pair."""
 
     key: str
@@ -50,46 +177,45 @@ class Row:
     effect: Number
     verdict: Number
     tone: str
-    told: str
+    text: str
     seeds: Number
     runs: tuple[RunRow, ...]
     absent: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Table:
+class PairTable:
     """The table of a pair: its facts, its scale, its rows."""
 
-    pair: Pair
+    pair: PairInfo
     facts: tuple[str, ...]
     scale: Scale | None
     baseline_at: float | None
-    rows: tuple[Row, ...]
+    rows: tuple[MethodRow, ...]
 
 
-def tables(study: Study, links: Links) -> tuple[Table, ...]:
+def pair_tables(study: StudyResults, links: Links) -> tuple[PairTable, ...]:
     """The tables, in the order of the pairs."""
-    return tuple(_table(study, place, pair, links) for place, pair in enumerate(study.pairs))
+    return tuple(_table(study, place, pair, links) for place, pair in enumerate(study.model_pairs))
 
 
-def _table(study: Study, place: int, pair: Pair, links: Links) -> Table:
-    cells = {name: study.cells.get((pair.name, name)) for name in study.names}
-    drawn = [(c.mean, c.low, c.high) for c in cells.values() if c is not None and c.mean is not None]
+def _table(study: StudyResults, place: int, pair: PairInfo, links: Links) -> PairTable:
+    cells = [study.cells.get((pair.name, name)) for name in study.names]
+    drawn = [(c.mean, c.low, c.high) for c in cells if c is not None and c.mean is not None]
     scaling = scale(drawn) if drawn else None
-    base = cells[study.baseline]
-    rows = [
-        _row(study, pair, name, f"{place}-{number}", cells, scaling, links) for number, name in enumerate(study.names)
-    ]
-    return Table(
+    base = study.cells.get((pair.name, study.baseline))
+    return PairTable(
         pair=pair,
-        facts=tuple(facts(pair)),
+        facts=tuple(_facts(pair)),
         scale=scaling,
         baseline_at=scaling.at(base.mean) if scaling and base is not None and base.mean is not None else None,
-        rows=tuple(rows),
+        rows=tuple(
+            _row(study, pair.name, name, f"{place}-{number}", scaling, links) for number, name in enumerate(study.names)
+        ),
     )
 
 
-def facts(pair: Pair) -> list[str]:
+def _facts(pair: PairInfo) -> list[str]:
     """What a pair is, in a few words each."""
     teacher = pair.teacher
     if teacher is not None and pair.teacher_top1 is not None:
@@ -111,24 +237,15 @@ def facts(pair: Pair) -> list[str]:
     return [fact for fact in found if fact]
 
 
-def _row(
-    study: Study,
-    pair: Pair,
-    name: str,
-    key: str,
-    cells: Mapping[str, Cell | None],
-    scaling: Scale | None,
-    links: Links,
-) -> Row:
-    cell, measure = cells[name], study.measure
-    found = study.to_baseline.get((pair.name, name))
+def _row(study: StudyResults, pair: str, name: str, key: str, scaling: Scale | None, links: Links) -> MethodRow:
+    measure = study.measure
+    cell, found = study.cells.get((pair, name)), study.to_baseline.get((pair, name))
     is_baseline = name == study.baseline
-    runs = study.runs_of(pair.name, name)
-    absent = [
-        f"seed {each.seed}: {each.reason}" for each in study.missing if (each.pair, each.method) == (pair.name, name)
-    ]
+    absent = [f"seed {each.seed}: {each.reason}" for each in study.missing if (each.pair, each.method) == (pair, name)]
+    count = cell.count if cell else 0
     has_mean = cell is not None and cell.mean is not None
-    return Row(
+    effect = found.difference.effect if found is not None and found.difference is not None else None
+    return MethodRow(
         key=key,
         name=name,
         note=next(each.note for each in study.methods if each.name == name),
@@ -138,16 +255,12 @@ def _row(
         mean=mean_number(cell, measure),
         difference=_difference(found, measure),
         holm_p=_number(found.holm_p if found else None, p_value),
-        effect=_number(found.effect if found else None, lambda value: signed(value, 2)),
-        verdict=Number("baseline", "", "") if is_baseline else verdict(found, measure, study.baseline, has_mean),
+        effect=_number(effect, lambda value: signed(value, 2)),
+        verdict=Number("baseline") if is_baseline else verdict(found, measure, study.baseline, has_mean),
         tone=tone(found, measure),
-        told=found.told if found else "",
-        seeds=Number(
-            f"{cell.count if cell else 0}",
-            f"of {len(study.seeds)}" if absent else "",
-            str(cell.count if cell else 0),
-        ),
-        runs=tuple(_run(run, measure, links) for run in runs),
+        text=found.text if found else "",
+        seeds=Number(str(count), f"of {len(study.seeds)}" if absent else "", str(count)),
+        runs=tuple(_run(run, measure, links) for run in study.runs_of(pair, name)),
         absent=tuple(absent),
     )
 
@@ -156,67 +269,214 @@ def _number(value: float | None, written: Callable[[float], str]) -> Number:
     return Number(DASH) if value is None else Number(written(value), "", repr(value))
 
 
-def mean_number(cell: Cell | None, measure: Measure) -> Number:
+def mean_number(cell: CellResult | None, measure: MeasureInfo) -> Number:
     """A mean over its interval; why there is none."""
     if cell is None or cell.mean is None:
         return Number(DASH, (cell.why if cell else None) or "no run finished")
     small = cell.why or ""
     if cell.low is not None and cell.high is not None:
-        small = f"[{amount(cell.low, measure.digits)},{NO_BREAK}{amount(cell.high, measure.digits)}]"
+        small = f"[{amount(cell.low, measure.digits)},{_NO_BREAK}{amount(cell.high, measure.digits)}]"
     return Number(amount(cell.mean, measure.digits), small, repr(cell.mean))
 
 
-def _difference(found: Comparison | None, measure: Measure) -> Number:
-    if found is None or found.mean is None:
+def _difference(found: ComparisonResult | None, measure: MeasureInfo) -> Number:
+    if found is None or found.difference is None:
         return Number(DASH)
-    small = "no interval"
-    if found.low is not None and found.high is not None:
-        small = f"[{change(found.low, measure.digits)},{NO_BREAK}{change(found.high, measure.digits)}]"
-    return Number(change(found.mean, measure.digits), small, repr(found.mean))
+    held, small = found.difference, "no interval"
+    if held.low is not None and held.high is not None:
+        small = f"[{change(held.low, measure.digits)},{_NO_BREAK}{change(held.high, measure.digits)}]"
+    return Number(change(held.mean, measure.digits), small, repr(held.mean))
 
 
-def verdict(found: Comparison | None, measure: Measure, baseline: str, has_mean: bool = True) -> Number:
+def verdict(found: ComparisonResult | None, measure: MeasureInfo, baseline: str, has_mean: bool = True) -> Number:
     """What a comparison says, in a word; where it says nothing, what would settle it. Nobody is called the best."""
     if found is None:
         return Number(DASH, "" if has_mean else "no run finished")
     if found.verdict != "undecided":
         side = "better" if (found.verdict == "higher") == measure.higher_is_better else "worse"
         return Number(found.verdict, f"{side} than {baseline}", "1" if found.verdict == "higher" else "-1")
-    small = ""
-    if found.mean is None:
+    small, plan = "", found.plan
+    if found.difference is None:
         small = "no seed in common"
-    elif found.seeds is not None:
-        small = f"about {counted(found.seeds, 'seed')} would settle it"
-    elif found.why is not None:
-        small = found.why
-    elif found.cap is not None:
-        small = f"more than {counted(found.cap, 'seed')} would settle it, if any"
+    elif plan is not None and plan.seeds is not None:
+        small = f"about {counted(plan.seeds, 'seed')} would settle it"
+    elif plan is not None:
+        small = plan.why or f"more than {counted(plan.cap, 'seed')} would settle it, if any"
     return Number("undecided", small, "0")
 
 
-def tone(found: Comparison | None, measure: Measure) -> str:
+def tone(found: ComparisonResult | None, measure: MeasureInfo) -> str:
     """How a verdict is coloured: gained, lost, or not at all."""
     if found is None or found.verdict == "undecided":
         return ""
     return "gained" if (found.verdict == "higher") == measure.higher_is_better else "lost"
 
 
-def _run(run: Run, measure: Measure, links: Links) -> RunRow:
-    address, link = links.of(run.path)
+def _run(run: RunResult, measure: MeasureInfo, links: Links) -> RunRow:
+    address, link = links.of(run.run)
     return RunRow(
         seed=run.seed,
-        value=amount(run.value, measure.digits),
+        value=amount(run.value(measure.name), measure.digits),
         steps=whole(run.steps),
-        hashes=tuple(run.hashes.get(key, DASH) for key in ("init", "order", "views")),
+        hashes=(run.hashes.init, run.hashes.order, run.hashes.views),
         address=address,
         link=link,
     )
 
 
-def sizes(study: Study, pair: str) -> list[str]:
-    """The students' sizes on a pair in words: one line where all have one."""
-    found: dict[tuple[int | None, int | None], list[str]] = {}
-    for name in study.names:
-        for run in study.runs_of(pair, name)[:1]:
-            found.setdefault((run.parameters, run.multiply_adds), []).append(name)
-    return [f"{scaled(size[0])} parameters, {scaled(size[1])} multiply-adds an image" for size in found]
+@dataclass(frozen=True)
+class MatrixCell:
+    """The row's method less the column's; ``tone`` and ``strength`` (0 to 3) colour it."""
+
+    text: str
+    small: str
+    title: str
+    tone: str
+    strength: int
+
+
+@dataclass(frozen=True)
+class MatrixRow:
+    """A method against each; None against itself."""
+
+    number: int
+    name: str
+    cells: tuple[MatrixCell | None, ...]
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All comparisons on a pair."""
+
+    pair: PairInfo
+    count: int
+    decided: int
+    rows: tuple[MatrixRow, ...]
+
+
+def matrices(study: StudyResults) -> tuple[Matrix, ...]:
+    """The matrices, in the order of the pairs; none where there is nothing to compare."""
+    if len(study.methods) < 2:
+        return ()
+    return tuple(_matrix(study, pair) for pair in study.model_pairs)
+
+
+def _matrix(study: StudyResults, pair: PairInfo) -> Matrix:
+    found = study.between.get(pair.name, ())
+    by_names = {(each.method, each.against): each for each in found}
+    rows = [
+        MatrixRow(
+            number,
+            name,
+            tuple(None if name == other else _cell(study, name, other, by_names) for other in study.names),
+        )
+        for number, name in enumerate(study.names, start=1)
+    ]
+    return Matrix(pair, len(found), sum(each.verdict != "undecided" for each in found), tuple(rows))
+
+
+def _cell(study: StudyResults, name: str, other: str, found: dict[tuple[str, str], ComparisonResult]) -> MatrixCell:
+    straight, turned = found.get((name, other)), found.get((other, name))
+    each = straight or turned
+    if each is None or each.mean is None:
+        return MatrixCell("–", "", f"{name} − {other}: no seed in common", "", 0)
+    mean = each.mean if straight is not None else -each.mean
+    colour = tone(each, study.measure)
+    if straight is None and colour:
+        colour = "lost" if colour == "gained" else "gained"
+    p = each.holm_p
+    small = f"p {p_value(p)}" if p is not None else "no p"
+    text = change(mean, study.measure.digits)
+    strength = 0 if not colour or p is None else 3 if p <= study.alpha / 50 else 2 if p <= study.alpha / 5 else 1
+    return MatrixCell(text, small, f"{name} − {other}: {text}{study.measure.points}, Holm {small}", colour, strength)
+
+
+@dataclass(frozen=True)
+class RankName:
+    """A method: where its rank is on the axis, and the row and side that its name stands in."""
+
+    text: str
+    whole: str
+    rank: str
+    x: float
+    y: float
+    is_left: bool
+
+
+@dataclass(frozen=True)
+class RankBar:
+    """A stretch of the axis whose methods are not told apart."""
+
+    start: float
+    end: float
+    y: float
+
+
+@dataclass(frozen=True)
+class RankDiagram:
+    """The critical-difference diagram: everything the template draws, in pixels."""
+
+    height: float
+    axis: float
+    left: float
+    right: float
+    ticks: tuple[tuple[float, str], ...]
+    ruler: tuple[float, float] | None
+    ruler_text: str
+    names: tuple[RankName, ...]
+    bars: tuple[RankBar, ...]
+
+
+def rank_diagram(ranks: RanksResult | None) -> RankDiagram | None:
+    """The diagram; None where there is no test, so that no picture claims what no test has found."""
+    if ranks is None or ranks.critical_difference is None or len(ranks.names) < 2 or not ranks.average:
+        return None
+    count = len(ranks.names)
+    per_rank = (_RIGHT - _LEFT) / (count - 1)
+
+    def at(rank: float) -> float:
+        return round(_LEFT + (min(max(rank, 1.0), float(count)) - 1) * per_rank, 1)
+
+    places = dict(zip(ranks.names, ranks.average, strict=True))
+    bars = _bars([(at(min(held)), at(max(held))) for held in ([places[n] for n in bar] for bar in ranks.bars) if held])
+    levels = len({bar.y for bar in bars})
+    first = _AXIS + 14 + levels * _BAR + 16
+    half = (count + 1) // 2
+    names = [
+        RankName(
+            text=short(name, _LETTERS),
+            whole=name,
+            rank=f"{rank:.2f}",
+            x=at(rank),
+            # Those further out stand higher, so that no line crosses another.
+            y=first + _NAME * (number if number < half else count - 1 - number),
+            is_left=number < half,
+        )
+        for number, (name, rank) in enumerate(places.items())
+    ]
+    step = max(1, -(-(count - 1) // 15))
+    fits = ranks.critical_difference <= count - 1
+    length = min(ranks.critical_difference * per_rank, _RIGHT - _LEFT)
+    text = f"critical difference {ranks.critical_difference:.2f}"
+    return RankDiagram(
+        height=max(name.y for name in names) + 14,
+        axis=_AXIS,
+        left=_LEFT,
+        right=_RIGHT,
+        ticks=tuple((at(rank), str(rank)) for rank in range(1, count + 1, step)),
+        ruler=(_LEFT, round(_LEFT + length, 1)) if fits else None,
+        ruler_text=text if fits else f"{text}, longer than the axis",
+        names=tuple(names),
+        bars=bars,
+    )
+
+
+def _bars(spans: list[tuple[float, float]]) -> tuple[RankBar, ...]:
+    """The bars, each on the first level where it touches no other."""
+    levels: list[float] = []
+    found = []
+    for start, end in sorted(spans):
+        level = next((place for place, taken in enumerate(levels) if taken < start - 8), len(levels))
+        levels[level : level + 1] = [end]
+        found.append(RankBar(start - 4, end + 4, _AXIS + 12 + level * _BAR))
+    return tuple(found)

@@ -6,6 +6,7 @@
   const all = (selector, within = document) => [...within.querySelectorAll(selector)];
   const held = (id) => JSON.parse(document.getElementById(id).textContent);
   const figures = held("figures");
+  const template = held("template");
   const shades = held("shades");
   const hidden = new Set();
   const drawn = new Set();
@@ -73,6 +74,9 @@
       return undefined;
     }
     const figure = structuredClone(figures[box.dataset.plot]);
+    figure.layout.template = template;
+    /* What the reader zoomed into stays when colours change. */
+    figure.layout.uirevision = "kept";
     const { data, layout } = isDark() ? shaded(figure) : figure;
     for (const trace of data) {
       const isOff = hidden.has(trace.legendgroup) || (trace.meta === "band" && hidden.has("bands"));

@@ -1,1 +1,1 @@
-"""How well each member of the KL family, at each depth, tells a student's true divergence from its teacher."""
+"""How well each member of the KL family, at each depth, predicts a student's true divergence from its teacher."""

@@ -1,7 +1,7 @@
 """Each member's value for each image, at each pair of taps and checkpoint of a finished run.
 
 Features of the student come to the teacher's shape by the linear map that fits best, in closed form: a function of the
-two models alone, the same however the student was taught. A run's own connectors are not kept, and most runs have none.
+two models alone, however the student was trained. A run's own connectors are not kept, and most runs have none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,14 +35,16 @@ from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import LOGITS, TapReader
 from stillroom.models.taps import Tap
 from stillroom.models.weights import load_weights, state_hash
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
+from stillroom.run.build import setup_context_of
 from stillroom.run.components import build_model
-from stillroom.run.exporting import load_student
-from stillroom.run.introducing import meeting_of, prepare_teacher
-from stillroom.run.records import read_json
-from stillroom.run.setting import RunContext
-from stillroom.runtime import Observer, Processes
+from stillroom.run.context import RunContext
+from stillroom.run.export import load_student
+from stillroom.runtime import Processes
+from stillroom.schema.base import read_json
 from stillroom.schema.fidelity import WEIGHINGS, Weighing
+from stillroom.schema.run import RunSummary
 from stillroom.teachers.fisher import head_fisher, tail_fisher, uniform_draws
 from stillroom.teachers.live import LiveTeacher
 from stillroom.teachers.tails import TeacherTail, cut_tails
@@ -80,15 +81,17 @@ class FidelityRun:
     """A finished run, loaded again.
 
     Attributes:
-        recipe: as it is written beside the run.
+        recipe: as the run's folder has it.
+        recipe_hash: its hash, by the summary.
         context: its data, and where models run now: in float32.
-        teacher: as it taught, its weights known to be the same.
+        teacher: the run's, checked to have the same weights.
         student: a model for the weights of any of ``checkpoints``.
         checkpoints: the student at the epochs that were kept, the end of the training last.
         setup_context: which taps of teacher and student are paired.
     """
 
     recipe: Recipe
+    recipe_hash: str
     context: RunContext
     teacher: PreparedModel
     student: PreparedModel
@@ -102,50 +105,42 @@ class FidelityRun:
 
 
 def load_run(run: Path, observer: Observer) -> FidelityRun:
-    """Load what a finished run was made of, and check that it is the same.
-
-    Args:
-        run: its folder.
-        observer: shows how it goes, and notes that no checkpoints were kept.
-
-    Raises:
-        BadInput: it is no finished run; it had no teacher, or one that cannot be run here; its data or its teacher are
-            not there any more, or not what they were.
-    """
+    """Load what a finished run was made of, and check that it is the same."""
     model, recipe, _ = load_student(run)
-    summary = read_json(run / "summary.json")
+    summary = read_json(RunSummary, run / "summary.json")
+    if recipe.teachers is not None:
+        raise BadInput("teachers", list(recipe.teachers), "a run with one teacher")
     if recipe.teacher is None:
         raise BadInput("teacher", None, "a run with a teacher: the student is compared with it")
-    if recipe.teacher.answers is not None:
+    if recipe.teacher.logits is not None:
         expected = "a teacher that can be run here: its features are read, and its answers alone do not hold them"
-        raise BadInput("teacher.answers", recipe.teacher.answers, expected)
+        raise BadInput("teacher.logits", recipe.teacher.logits, expected)
     if recipe.data.source == "python":
         expected = "a run made from a recipe: images and a teacher that were given in Python are not kept"
         raise BadInput("data.source", "python", expected)
     data = load(recipe.data)
-    if _fingerprint(summary, "data") != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
+    if summary.data.fingerprint != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
         raise BadInput("data", data.train.name, "the images that the run had; these are others")
     device = resolve_device("auto")
-    context = RunContext(recipe, data, device, "float32", Processes(), observer)
-    teacher = prepare_teacher(context, build_model(recipe.teacher, data.train, "teacher"))
-    assert teacher is not None
-    if _fingerprint(summary, "teacher", "weights_hash") != state_hash(teacher.model):
+    context = RunContext(
+        recipe=recipe, data=data, device=device, precision="float32", processes=Processes(), observer=observer
+    )
+    teacher = build_model(recipe.teacher, data.train, "teacher").to(device)
+    prepared = prepare_model(teacher, recipe.teacher, data.train, "teacher")
+    if summary.teachers["teacher"].weights_hash != state_hash(teacher):
         raise BadInput("teacher.weights", recipe.teacher.weights, "the weights that the run's teacher had")
     student = prepare_model(model.to(device), recipe.student, data.train, "student")
-    kept = saved_checkpoints(run, _number(summary, "epochs"))
+    kept = saved_checkpoints(run, summary.epochs)
     if len(kept) == 1:
         more = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
         observer.note(f"no checkpoints in {run}: the map is of the trained student alone; {more}")
-    return FidelityRun(recipe, context, teacher, student, kept, meeting_of(context, student, teacher))
+    return FidelityRun(
+        recipe, summary.recipe_hash, context, prepared, student, kept, setup_context_of(context, student, prepared)
+    )
 
 
 def saved_checkpoints(run: Path, epochs: float) -> tuple[Checkpoint, ...]:
-    """The student's weights that a finished run kept, the trained student's last.
-
-    Args:
-        run: its folder.
-        epochs: its length.
-    """
+    """The student's weights that a finished run kept, the trained student's last."""
     found = [
         Checkpoint(float(match[1]), path)
         for path in (run / "checkpoints").glob("epoch-*.safetensors")
@@ -154,18 +149,6 @@ def saved_checkpoints(run: Path, epochs: float) -> tuple[Checkpoint, ...]:
     # A checkpoint of the last epoch is the trained student.
     before = sorted((kept for kept in found if kept.epoch < epochs), key=lambda kept: kept.epoch)
     return *before, Checkpoint(epochs, run / "student.safetensors")
-
-
-def _fingerprint(summary: dict[str, Any], part: str, key: str = "fingerprint") -> object:
-    inside = summary.get(part)
-    return inside.get(key) if isinstance(inside, dict) else None
-
-
-def _number(summary: dict[str, Any], key: str) -> float:
-    value = summary.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadInput(key, value, "a number, as a finished run's summary.json holds it")
-    return float(value)
 
 
 # --- the members, for each image by itself ---
@@ -196,10 +179,7 @@ def at_tap(
     Args:
         student: r(h_s), [B, …], in the shape of the teacher's features.
         teacher: h_t, [B, …].
-        weight: w = diag(Jᵀ F J) at h_t, of the same shape.
-        tail: the teacher from there on.
         teacher_logits: z_t, [B, K].
-        temperature: τ of p = softmax(z_t/τ).
 
     Returns:
         float64 [4, B], in the order of ``WEIGHINGS``.
@@ -223,7 +203,6 @@ def at_logits(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     Args:
         student_logits: z_s, [B, K].
         teacher_logits: z_t, [B, K].
-        temperature: τ.
 
     Returns:
         float64 [4, B], in the order of ``WEIGHINGS``.
@@ -300,16 +279,13 @@ class LeastSquares:
 
         Formula: ``W = (Cov(x) + λI)⁻¹ Cov(x, y)``, λ = ridge · mean variance of x; b = mean(y) − mean(x)·W, so that a
         channel's mean is never held small.
-
-        Args:
-            ridge: 0 or more.
         """
         total_x, total_y, products, mixed = self._sums
         x, y = total_x / self.count, total_y / self.count
         covariance = products / self.count - torch.outer(x, x)
         size = covariance.diagonal().mean().clamp_min(0)
         if not size:
-            # A student whose channels are all constant says nothing: the teacher's mean is as near as it gets.
+            # All channels of the student are constant: the teacher's mean is the best fit.
             return AffineMap(torch.zeros_like(mixed), y, y)
         held = covariance + ridge * size * torch.eye(len(x), dtype=x.dtype, device=x.device)
         weight = torch.linalg.solve(held, mixed / self.count - torch.outer(x, y))
@@ -379,17 +355,7 @@ class _TapPair:
 
 
 def measure(run: FidelityRun, *, images: int, temperature: float) -> FidelityValues:
-    """Evaluate teacher and student, at each checkpoint, on the same images.
-
-    Args:
-        run: the run.
-        images: of the test split, evenly spread; all where it has no more.
-        temperature: τ.
-
-    Raises:
-        BadInput: weights that were kept are damaged, or teacher and student have no taps in common.
-        RunFailed: something in it is not finite, or the teacher's tail has no derivative that is needed.
-    """
+    """Evaluate teacher and student, at each checkpoint, on the same images."""
     return _Measuring(run, temperature).values_of(images)
 
 

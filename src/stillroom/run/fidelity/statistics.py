@@ -16,11 +16,6 @@ _AT_ONCE = 2_000_000
 def resampled(images: int, resamples: int, seed: int) -> Doubles:
     """How often each image is drawn: once each in the first row, with replacement in those after it.
 
-    Args:
-        images: their number.
-        resamples: rows beyond the first.
-        seed: of the draws.
-
     Returns:
         [1 + resamples, images]; each row adds up to the number of images.
 
@@ -39,9 +34,6 @@ def predictions(values: Doubles, truths: Doubles, counts: Doubles) -> list[list[
         values: of each member, [V, C, I]: at C checkpoints for I images.
         truths: the divergences, [T, C, I].
         counts: how often each image is counted, [1 + R, I]: see :func:`resampled`.
-
-    Returns:
-        Of each divergence, one for each member.
 
     >>> truth = np.array([[1.0, 2.0, 3.0, 4.0]])
     >>> (found,) = predictions(np.stack([2 * truth, -truth]), truth[None], resampled(4, 0, seed=0))

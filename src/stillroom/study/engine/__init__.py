@@ -1,1 +1,39 @@
 """Who does a study's jobs: processes of this machine, or a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stillroom.data.reading import num_cores
+from stillroom.errors import BadInput
+from stillroom.study.engine.base import Engine
+from stillroom.study.plan import StudyFolder
+
+# Makes the engine once the study's folder and the threads of its jobs are known.
+EngineMaker = Callable[[StudyFolder, int], Engine]
+
+
+def engine_maker(name: str, workers: int | None, address: str | None) -> EngineMaker:
+    """The maker of an engine.
+
+    Args:
+        workers: jobs side by side; left out: as many as the threads of each leave cores for.
+
+    Raises:
+        BadInput: there is no such engine.
+    """
+
+    def local(folder: StudyFolder, threads: int) -> Engine:
+        from stillroom.study.engine.local import LocalEngine
+
+        return LocalEngine(workers or max(num_cores() // threads, 1), folder.logs)
+
+    def ray(folder: StudyFolder, threads: int) -> Engine:
+        from stillroom.study.engine.ray import RayEngine
+
+        return RayEngine(address, workers, folder.path, threads=threads)
+
+    makers = {"local": local, "ray": ray}
+    if name not in makers:
+        raise BadInput("engine", name, "local or ray")
+    return makers[name]

@@ -7,30 +7,21 @@ from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 
-Kind = Literal["calibrate", "cache", "trial", "run"]
-# bad_input and failed come from the job itself and come again; crashed: its process died or an unforeseen error rose.
-Ending = Literal["done", "bad_input", "failed", "crashed"]
+JobKind = Literal["calibrate", "cache", "trial", "run"]
+# bad_input, failed and out_of_memory come from the job itself; crashed: its process died, or an unexpected error.
+JobEnding = Literal["done", "bad_input", "failed", "out_of_memory", "crashed"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One thing to do in a process of its own, told in plain objects so that any process can do it.
+    """One thing to do in a process of its own, as plain objects so that any process can do it."""
 
-    Attributes:
-        id: such as ``run/cifar10/kl/0``; no two jobs of a study have the same.
-        kind: what is done.
-        recipe: the recipe's content, see :func:`stillroom.recipe.parse_recipe`.
-        out: folder that the job writes to, absolute.
-        threads: CPU threads that it takes.
-        options: further options of the kind.
-    """
-
-    id: str
-    kind: Kind
-    recipe: dict[str, Any]
-    out: str
-    threads: int = 1
-    options: dict[str, Any] = field(default_factory=dict)
+    id: str  # such as `run/cifar10/kl/0`; no two jobs of a study have the same
+    kind: JobKind  # what is done
+    recipe: dict[str, Any]  # the recipe's content, see :func:`stillroom.recipe.parse_recipe`
+    out: str  # folder that the job writes to, absolute
+    threads: int = 1  # CPU threads that it takes
+    options: dict[str, Any] = field(default_factory=dict)  # further options of the kind
 
     def as_dict(self) -> dict[str, Any]:
         """The job for JSON; ``Job(**…)`` makes it again."""
@@ -39,21 +30,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended.
+    """How a job ended."""
 
-    Attributes:
-        id: the job's.
-        ending: done, or why not.
-        result: what it gave, plain objects; empty unless it is done.
-        reason: one line about what went wrong; empty where it is done.
-        seconds: from its start in the process to its end, without waiting for a free one.
-    """
-
-    id: str
-    ending: Ending
-    result: dict[str, Any] = field(default_factory=dict)
-    reason: str = ""
-    seconds: float = 0.0
+    id: str  # the job's
+    ending: JobEnding  # done, or why not
+    result: dict[str, Any] = field(default_factory=dict)  # what it gave, plain objects; empty unless it is done
+    reason: str = ""  # one line about what went wrong; empty where it is done
+    seconds: float = 0.0  # from its start in the process to its end, without waiting for a free one
 
 
 class Engine(ABC):

@@ -9,17 +9,17 @@ from pathlib import Path
 from queue import Empty, Queue
 
 from stillroom.study.engine.base import Engine, Job, Outcome
-from stillroom.study.engine.pipes import Child, Said
+from stillroom.study.engine.pipes import Message, WorkerProcess
 from stillroom.study.engine.worker import SLOT_VARIABLE
 
-_WORKER = "stillroom.study.engine.worker"
+_WORKER_MODULE = "stillroom.study.engine.worker"
 
 
 @dataclass
-class _Worker:
-    """A process with what it does."""
+class _Slot:
+    """A worker with the job that it does."""
 
-    child: Child
+    process: WorkerProcess
     job: Job | None = None
     since: float = 0.0
 
@@ -37,8 +37,8 @@ class LocalEngine(Engine):
     def __init__(self, slots: int, logs: Path) -> None:
         self.slots = slots
         self._logs = logs
-        self._workers: dict[int, _Worker] = {}
-        self._heard: Queue[tuple[Child, Said | None]] = Queue()
+        self._workers: dict[int, _Slot] = {}
+        self._messages: Queue[tuple[WorkerProcess, Message | None]] = Queue()
 
     def warm(self, jobs: int) -> None:
         """Start as many workers as there are jobs for: each takes seconds to import PyTorch."""
@@ -48,12 +48,12 @@ class LocalEngine(Engine):
 
     def submit(self, job: Job) -> None:
         """Give the job to a worker that has none."""
-        slot = next(slot for slot in range(self.slots) if self._is_free(slot))
+        slot = next(slot for slot in range(self.slots) if slot not in self._workers or self._workers[slot].job is None)
         worker = self._workers.get(slot)
-        if worker is None or not worker.child.alive:
+        if worker is None or not worker.process.alive:
             worker = self._workers[slot] = self._start(slot)
         worker.job, worker.since = job, time.perf_counter()
-        worker.child.say(job.as_dict())
+        worker.process.send(job.as_dict())
 
     def wait(self, timeout: float) -> list[Outcome]:
         """The jobs that ended since; returned as soon as there is one, and at once where none is under way."""
@@ -62,48 +62,42 @@ class LocalEngine(Engine):
         while ended or any(worker.job for worker in self._workers.values()):
             try:
                 # One that ended may have brought others along.
-                child, said = self._heard.get(timeout=0 if ended else max(deadline - time.monotonic(), 0))
+                process, message = self._messages.get(timeout=0 if ended else max(deadline - time.monotonic(), 0))
             except Empty:
-                # A child of a worker may hold its pipe open, so that its death is not heard.
-                ended += [
-                    self._died(worker) for worker in self._workers.values() if worker.job and not worker.child.alive
-                ]
+                # A child of a worker may hold its pipe open, so that its death sends no message.
+                ended += [_crashed(one) for one in self._workers.values() if one.job and not one.process.alive]
                 break
-            if (outcome := self._outcome(child, said)) is not None:
-                ended.append(outcome)
+            worker = next((one for one in self._workers.values() if one.process is process), None)
+            if worker is None or worker.job is None:
+                continue
+            if message is None:
+                ended.append(_crashed(worker))
+            else:
+                worker.job = None
+                ended.append(Outcome(**message))
         return ended
 
     def close(self) -> None:
         """End all workers, whatever they do."""
         for worker in self._workers.values():
-            worker.child.terminate()
+            worker.process.terminate()
         for worker in self._workers.values():
-            worker.child.end(patience=2.0)
+            worker.process.stop(patience=2.0)
         self._workers.clear()
 
-    def _is_free(self, slot: int) -> bool:
-        return slot not in self._workers or self._workers[slot].job is None
-
-    def _start(self, slot: int) -> _Worker:
+    def _start(self, slot: int) -> _Slot:
         # Each run sets its own threads; what is done around it shall not take every core from the others.
         environment = {"OMP_NUM_THREADS": "1", **os.environ, SLOT_VARIABLE: str(slot)}
-        return _Worker(Child(_WORKER, self._logs / f"worker-{slot}.log", environment, self._hear))
+        log = self._logs / f"worker-{slot}.log"
+        return _Slot(
+            WorkerProcess(
+                _WORKER_MODULE, log, environment, lambda process, message: self._messages.put((process, message))
+            )
+        )
 
-    def _hear(self, child: Child, said: Said | None) -> None:
-        self._heard.put((child, said))
 
-    def _outcome(self, child: Child, said: Said | None) -> Outcome | None:
-        """What a worker says, or its death, means for its job; None where it had none."""
-        worker = next((worker for worker in self._workers.values() if worker.child is child), None)
-        if worker is None or worker.job is None:
-            return None
-        if said is None:
-            return self._died(worker)
-        worker.job = None
-        return Outcome(**said)
-
-    def _died(self, worker: _Worker) -> Outcome:
-        assert worker.job is not None
-        job, worker.job = worker.job, None
-        seconds = round(time.perf_counter() - worker.since, 4)
-        return Outcome(job.id, "crashed", reason=worker.child.how_it_ended(), seconds=seconds)
+def _crashed(worker: _Slot) -> Outcome:
+    assert worker.job is not None
+    job, worker.job = worker.job, None
+    seconds = round(time.perf_counter() - worker.since, 4)
+    return Outcome(job.id, "crashed", reason=worker.process.describe_end(), seconds=seconds)

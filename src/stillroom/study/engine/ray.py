@@ -11,20 +11,20 @@ from time import monotonic
 
 from stillroom.errors import BadInput
 from stillroom.study.engine.base import Engine, Job, Outcome
-from stillroom.study.engine.pipes import Child, Said
+from stillroom.study.engine.pipes import Message, WorkerProcess
 
-_CLUSTER = "stillroom.study.engine.cluster"
+_CLIENT_MODULE = "stillroom.study.engine.ray_client"
 _LEAVE = 10.0  # seconds that the jobs' end and a private Ray's take at most
 
 
 class RayEngine(Engine):
-    """Each job is a Ray task. A process of its own speaks with Ray, see :mod:`stillroom.study.engine.cluster`.
+    """Each job is a Ray task. A process of its own uses Ray, see :mod:`stillroom.study.engine.ray_client`.
 
     Args:
         address: ``auto``, ``host:port`` or ``ray://host:port``; left out: ``$RAY_ADDRESS``, or else a Ray that is
             started for this study alone and listens to this machine alone.
         slots: how many jobs go side by side; left out: as many as the cluster's cores allow.
-        study_folder: every node must see it; ``state/logs/ray.log`` in it holds what Ray says.
+        study_folder: every node must see it; ``state/logs/ray.log`` in it holds what Ray prints.
         threads: CPU threads of a job, for the number of slots.
         patience: seconds without the cluster after which it is taken as gone.
 
@@ -45,15 +45,17 @@ class RayEngine(Engine):
         self._address = None if address == "local" else address
         self._under_way: set[str] = set()
         self._lost: BadInput | None = None
-        self._heard: Queue[Said | None] = Queue()
+        self._messages: Queue[Message | None] = Queue()
         folder = study_folder.absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        self._child = Child(_CLUSTER, folder / "state" / "logs" / "ray.log", self._environment(), self._hear)
+        self._client = WorkerProcess(
+            _CLIENT_MODULE, folder / "state" / "logs" / "ray.log", self._environment(), self._receive
+        )
         try:
             cpus = slots * threads if slots is not None and self._address is None else None
             plan = {"address": self._address, "cpus": cpus, "folder": str(folder), "patience": patience}
-            self._child.say({**plan, "cwd": str(Path.cwd())})
-            ready = self._checked(self._heard.get())["ready"]
+            self._client.send({**plan, "cwd": str(Path.cwd())})
+            ready = self._check(self._messages.get())["ready"]
         except BaseException:
             self.close()
             raise
@@ -62,7 +64,7 @@ class RayEngine(Engine):
     def submit(self, job: Job) -> None:
         """Hand the job to the cluster, which begins it where there is room."""
         self._under_way.add(job.id)
-        self._child.say({"job": job.as_dict()})
+        self._client.send({"job": job.as_dict()})
 
     def wait(self, timeout: float) -> list[Outcome]:
         """The jobs that ended since; returned as soon as there is one, and at once where none is under way."""
@@ -73,26 +75,26 @@ class RayEngine(Engine):
         while self._under_way:
             try:
                 # One that ended may have brought others along.
-                said = self._heard.get(timeout=0 if ended else max(deadline - monotonic(), 0))
+                message = self._messages.get(timeout=0 if ended else max(deadline - monotonic(), 0))
             except Empty:
                 break
-            if ended and (said is None or "refused" in said):
-                # What ended is told first; the next call tells this.
-                self._heard.put(said)
+            if ended and (message is None or "refused" in message):
+                # What ended is returned first; the next call raises this.
+                self._messages.put(message)
                 break
-            outcome = Outcome(**self._checked(said)["outcome"])
+            outcome = Outcome(**self._check(message)["outcome"])
             self._under_way.discard(outcome.id)
             ended.append(outcome)
         return ended
 
     def close(self) -> None:
         """End what is under way, and a Ray that was started here; a cluster that was there before stays."""
-        self._child.hang_up()
-        self._child.end(patience=_LEAVE)
+        self._client.close_input()
+        self._client.stop(patience=_LEAVE)
         self._under_way.clear()
 
     def _environment(self) -> dict[str, str]:
-        # Nothing is sent home; and `uv run` would have Ray copy the working folder to every node.
+        # No telemetry; and `uv run` would have Ray copy the working folder to every node.
         environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
         if self._address is None:
             environment.pop("RAY_ADDRESS", None)
@@ -102,27 +104,27 @@ class RayEngine(Engine):
             environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         return environment
 
-    def _hear(self, child: Child, said: Said | None) -> None:
-        self._heard.put(said)
+    def _receive(self, child: WorkerProcess, message: Message | None) -> None:
+        self._messages.put(message)
 
-    def _checked(self, said: Said | None) -> Said:
-        """What the other process says, unless it is that it cannot go on."""
-        if said is None:
-            self._lost = BadInput(*where(self._address), f"{STAYS}; {self._child.how_it_ended()}")
-        elif "refused" in said:
-            self._lost = BadInput(*said["refused"])
+    def _check(self, message: Message | None) -> Message:
+        """The message, unless it is that the other process cannot go on."""
+        if message is None:
+            self._lost = BadInput(*option_of(self._address), f"{GONE}; {self._client.describe_end()}")
+        elif "refused" in message:
+            self._lost = BadInput(*message["refused"])
         else:
-            return said
+            return message
         raise self._lost
 
 
-STAYS = "a Ray cluster that stays: it is gone; finished runs are kept, run the same command again"
+GONE = "a Ray cluster that stays: it is gone; finished runs are kept, run the same command again"
 
 
-def where(address: str | None) -> tuple[str, str]:
+def option_of(address: str | None) -> tuple[str, str]:
     """The option that an error about the cluster names, and its value.
 
-    >>> where("auto"), where(None)
+    >>> option_of("auto"), option_of(None)
     (('--address', 'auto'), ('--engine', 'ray'))
     """
     return ("--address", address) if address is not None else ("--engine", "ray")

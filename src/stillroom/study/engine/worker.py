@@ -1,7 +1,7 @@
 """``python -m stillroom.study.engine.worker``: does jobs, one after another, for the process that started it.
 
-Jobs come as lines of JSON on standard input, outcomes go as lines of JSON to what was standard output. Where standard
-input ends, nobody waits for the jobs any more, and the process ends at once.
+Jobs come as lines of JSON on standard input, outcomes go as lines of JSON to standard output. When standard input ends,
+nobody waits for the jobs any more, and the process ends at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from queue import SimpleQueue
 from typing import IO
 
 from stillroom.study.engine.base import Job
-from stillroom.study.engine.pipes import take_pipes
+from stillroom.study.engine.pipes import claim_standard_streams
 
 SLOT_VARIABLE = "STILLROOM_SLOT"
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -32,22 +32,22 @@ def main() -> None:
     # Ctrl-C reaches every process of the terminal; whoever started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
-    incoming, mouth = take_pipes()
+    incoming, answers = claim_standard_streams()
     jobs: SimpleQueue[bytes] = SimpleQueue()
-    threading.Thread(target=_listen, args=(incoming, jobs), daemon=True).start()
+    threading.Thread(target=_read, args=(incoming, jobs), daemon=True).start()
     take_gpu(os.environ)
     # Here, not above: torch must find the GPU chosen, and the seconds that it takes pass while a job is on its way.
-    from stillroom.study.engine.performing import attempt
+    from stillroom.study.engine.jobs import attempt
 
     while True:
         outcome = attempt(Job(**json.loads(jobs.get())))
         try:
-            mouth.say(asdict(outcome))
+            answers.send(asdict(outcome))
         except OSError:
             os._exit(0)
 
 
-def _listen(incoming: IO[bytes], jobs: SimpleQueue[bytes]) -> None:
+def _read(incoming: IO[bytes], jobs: SimpleQueue[bytes]) -> None:
     for line in incoming:
         jobs.put(line)
     # Whatever goes on: a run goes on from its last save when somebody wants it again.
@@ -60,7 +60,7 @@ def take_gpu(environment: MutableMapping[str, str]) -> None:
     Args:
         environment: the process's, changed in place; torch reads it when it first looks for GPUs.
     """
-    gpus = visible_gpus(environment.get(_VISIBLE), None if _VISIBLE in environment else _listing())
+    gpus = visible_gpus(environment.get(_VISIBLE), None if _VISIBLE in environment else _nvidia_smi())
     slot = environment.get(SLOT_VARIABLE, "")
     if len(gpus) > 1 and slot.isdecimal():
         environment[_VISIBLE] = gpus[int(slot) % len(gpus)]
@@ -90,7 +90,7 @@ def visible_gpus(named: str | None, listing: str | None) -> list[str]:
     return found
 
 
-def _listing() -> str | None:
+def _nvidia_smi() -> str | None:
     # Asked of the driver's own tool: torch, once it has looked, no longer reads the environment.
     program = shutil.which("nvidia-smi")
     if program is None:

@@ -11,62 +11,43 @@ import numpy as np
 from scipy import stats
 
 from stillroom.errors import BadInput
-from stillroom.study.statistics.checks import check_alpha, checked
-from stillroom.study.statistics.core import Doubles
+from stillroom.study.statistics.paired import Doubles, check_share, check_values
 
 
 @dataclass(frozen=True)
-class Friedman:
-    """Friedman's test that all methods rank alike, with Iman and Davenport's correction.
+class FriedmanTest:
+    """Friedman's test that all methods rank alike, with Iman and Davenport's correction."""
 
-    Attributes:
-        chi_square: Friedman's χ²_F, corrected for ties.
-        f: Iman and Davenport's F_F; None where all pairs rank alike, for it is infinite then.
-        degrees: degrees of freedom of F_F.
-        p: of F_F; where that is infinite, the exact chance that all pairs rank alike by accident.
-    """
+    chi_square: float  # Friedman's χ²_F, corrected for ties
+    f: float | None  # Iman and Davenport's F_F; None where all pairs rank alike, for it is infinite then
+    degrees: tuple[int, int]  # degrees of freedom of F_F
+    p: float  # of F_F; where that is infinite, the exact chance that all pairs rank alike by accident
 
-    chi_square: float
-    f: float | None
-    degrees: tuple[int, int]
-    p: float
-
-    def told(self) -> str:
+    def describe(self) -> str:
         """The test in words."""
         found = "all pairs rank alike" if self.f is None else f"F({self.degrees[0]}, {self.degrees[1]}) = {self.f:.3g}"
         return f"Friedman {found}, p = {self.p:.3g}"
 
     def __str__(self) -> str:
-        return self.told()
+        return self.describe()
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """Average ranks of the methods, and which of them are not told apart: all that a diagram draws.
+class AverageRanks:
+    """Average ranks of the methods, and which of them are not distinguished: what a diagram draws."""
 
-    Attributes:
-        names: the methods, first rank first.
-        average: their average ranks, 1 the first.
-        pairs: the pairs that were ranked.
-        left_out: the pairs that some method lacks.
-        alpha: the rate of false findings.
-        friedman: the test that comes first; None where there is none.
-        critical_difference: average ranks this far apart are told apart; None likewise.
-        bars: groups of methods that are not told apart, each as large as can be: the diagram's bars.
-        why: why there is no test; None where there is one.
-    """
-
-    names: tuple[str, ...]
-    average: tuple[float, ...]
-    pairs: tuple[str, ...]
-    left_out: tuple[str, ...]
-    alpha: float
-    friedman: Friedman | None
-    critical_difference: float | None
+    names: tuple[str, ...]  # the methods, first rank first
+    average: tuple[float, ...]  # their average ranks, 1 the first
+    pairs: tuple[str, ...]  # the pairs that were ranked
+    left_out: tuple[str, ...]  # the pairs that some method lacks
+    alpha: float  # the rate of false findings
+    friedman: FriedmanTest | None  # the test that comes first; None where there is none
+    critical_difference: float | None  # average ranks this far apart are distinguished; None likewise
+    # groups of methods that are not distinguished, each as large as can be: the diagram's bars
     bars: tuple[tuple[str, ...], ...]
-    why: str | None
+    why: str | None  # why there is no test; None where there is one
 
-    def told(self, digits: int = 2) -> str:
+    def describe(self, digits: int = 2) -> str:
         """The ranks in words, with so many decimals."""
         count = f"over {len(self.pairs)} pair{'s' * (len(self.pairs) != 1)}"
         # Without a pair there are names but no ranks.
@@ -75,7 +56,7 @@ class Ranks:
         if self.friedman is None or self.critical_difference is None:
             words.append(f"no test: {self.why}")
         else:
-            words.append(self.friedman.told())
+            words.append(self.friedman.describe())
             words.append(f"critical difference {self.critical_difference:.{digits}f} (Nemenyi, {self.alpha:g})")
             if self.friedman.p > self.alpha:
                 words.append("no difference shown, so none is looked for between two")
@@ -83,7 +64,7 @@ class Ranks:
                 if self.critical_difference > len(self.names) - 1:
                     words.append("too few pairs for ranks to tell any two apart")
                 bars = "; ".join(" – ".join(bar) for bar in self.bars)
-                words.append(f"not told apart: {bars}" if bars else "all told apart")
+                words.append(f"not distinguished: {bars}" if bars else "all distinguished")
         if self.left_out:
             words.append(f"left out, as a method lacks them: {', '.join(self.left_out)}")
         return "; ".join(words)
@@ -93,33 +74,11 @@ class Ranks:
         return asdict(self)
 
     def __str__(self) -> str:
-        return self.told()
-
-
-def chi_square(average: Doubles, pairs: int, ties: Doubles | float = 0.0) -> Doubles:
-    """Friedman's statistic of average ranks.
-
-    Formula: ``χ²_F = 12N/(k(k+1)) · Σ_j (R_j − (k+1)/2)² / (1 − ties)``.
-
-    Args:
-        average: R, [..., k] methods.
-        pairs: N.
-        ties: Σ(t³ − t) over all groups of t tied, as a share of N(k³ − k); [...].
-
-    Returns:
-        [...], 0 where all are tied.
-
-    >>> float(chi_square(np.array([3.143, 2.000, 2.893, 1.964]), 14).round(2))
-    9.28
-    """
-    k = average.shape[-1]
-    spread = 12 * pairs / (k * (k + 1)) * ((average - (k + 1) / 2) ** 2).sum(axis=-1)
-    kept = 1 - np.asarray(ties)
-    return np.asarray(np.where(kept > 1e-12, spread / np.where(kept > 1e-12, kept, 1.0), 0.0))
+        return self.describe()
 
 
 def iman_davenport(statistic: Doubles, pairs: int, methods: int) -> tuple[Doubles, Doubles]:
-    """F_F and its p, which Friedman's χ² alone makes too large.
+    """F_F and its p; Friedman's χ² alone gives a p that is too large, and scipy has no other.
 
     Formula: ``F_F = (N−1)χ²_F / (N(k−1) − χ²_F)``, of F with k−1 and (k−1)(N−1) degrees of freedom.
 
@@ -147,7 +106,7 @@ def iman_davenport(statistic: Doubles, pairs: int, methods: int) -> tuple[Double
     return np.asarray(found), np.asarray(p)
 
 
-def friedman(ranks: Doubles) -> Friedman:
+def friedman(ranks: Doubles) -> FriedmanTest:
     """Friedman's test over the ranks of each pair, corrected for ties, with Iman and Davenport's F.
 
     Args:
@@ -170,19 +129,20 @@ def friedman(ranks: Doubles) -> Friedman:
     if ranks.ndim != 2 or ranks.shape[0] < 2 or ranks.shape[1] < 3:
         raise BadInput("ranks", ranks.shape, "at least 2 pairs and 3 methods")
     pairs, k = ranks.shape
-    groups = [np.unique(row, return_counts=True)[1] for row in ranks]
-    ties = sum(float((sizes**3 - sizes).sum()) for sizes in groups) / (pairs * (k**3 - k))
-    statistic = chi_square(ranks.mean(axis=0), pairs, ties)
-    found, p = iman_davenport(statistic, pairs, k)
+    # scipy divides by 0 where every method is tied on every pair.
+    all_tied = bool((ranks == ranks[:, :1]).all())
+    statistic = 0.0 if all_tied else float(stats.friedmanchisquare(*ranks.T).statistic)
+    found, p = iman_davenport(np.asarray(statistic), pairs, k)
     degrees = (k - 1, (k - 1) * (pairs - 1))
     if math.isfinite(found):
-        return Friedman(float(statistic), float(found), degrees, float(p))
-    ways = math.factorial(k) / math.prod(math.factorial(int(size)) for size in groups[0])
-    return Friedman(float(statistic), None, degrees, ways ** (1 - pairs))
+        return FriedmanTest(statistic, float(found), degrees, float(p))
+    tied = np.unique(ranks[0], return_counts=True)[1]
+    ways = math.factorial(k) / math.prod(math.factorial(int(size)) for size in tied)
+    return FriedmanTest(statistic, None, degrees, ways ** (1 - pairs))
 
 
 def nemenyi(methods: int, pairs: int, alpha: float = 0.05) -> float:
-    """How far apart average ranks must be to be told apart, over all comparisons of two at once.
+    """How far apart average ranks must be to be distinguished, over all comparisons of two at once.
 
     Formula: ``CD = q_α/√2 · √(k(k+1)/(6N))``, q of the studentized range with infinitely many degrees of freedom.
 
@@ -207,11 +167,11 @@ def nemenyi(methods: int, pairs: int, alpha: float = 0.05) -> float:
 
 def ranks_across_pairs(
     values: Mapping[str, Mapping[str, float]], *, higher_is_better: bool = True, alpha: float = 0.05
-) -> Ranks:
-    """Average ranks of the methods over several pairs, and which of them are told apart.
+) -> AverageRanks:
+    """Average ranks of the methods over several pairs, and which of them are distinguished.
 
     Formula: on each pair the best has rank 1, ties averaged; Friedman's test with Iman and Davenport's F; where that
-    finds a difference, two are told apart whose average ranks differ by Nemenyi's critical difference or more.
+    finds a difference, two are distinguished whose average ranks differ by Nemenyi's critical difference or more.
 
     Args:
         values: method → {pair: value}, a value the mean over its seeds. Pairs that a method lacks are left
@@ -223,7 +183,7 @@ def ranks_across_pairs(
         What a critical-difference diagram draws; without test, and why, with fewer than two pairs or three
         methods. Both tests are approximations that want about ten pairs or more: of six methods that are
         alike, F finds a difference in 6% of studies of three to five pairs, not 5% (simulated); the two together, by
-        which methods are told apart here, in fewer than 5%.
+        which methods are distinguished here, in fewer than 5%.
 
     Raises:
         BadInput: there is no method, a value is not finite, or alpha is no rate.
@@ -236,13 +196,13 @@ def ranks_across_pairs(
     >>> print(found)
     Average ranks over 1 pair: kl 1.00, mse 2.00, labels 3.00; no test: one pair, which shows no spread of the ranks
     """
-    rows = checked(values, "pair")
-    check_alpha(alpha)
+    rows = check_values(values, "pair")
+    check_share("alpha", alpha)
     every = list(dict.fromkeys(pair for row in rows.values() for pair in row))
     pairs = tuple(pair for pair in every if all(pair in row for row in rows.values()))
     left_out = tuple(pair for pair in every if pair not in pairs)
     if not pairs:
-        return Ranks(tuple(rows), (), (), left_out, alpha, None, None, (), "no pair that all methods have")
+        return AverageRanks(tuple(rows), (), (), left_out, alpha, None, None, (), "no pair that all methods have")
     table = np.array([[row[pair] for row in rows.values()] for pair in pairs])
     ranks = _ranked(-table if higher_is_better else table)
     average = ranks.mean(axis=0)
@@ -250,10 +210,10 @@ def ranks_across_pairs(
     names, sorted_ranks = tuple(list(rows)[place] for place in order), tuple(average[order].tolist())
     why = _why_not(len(rows), len(pairs))
     if why is not None:
-        return Ranks(names, sorted_ranks, pairs, left_out, alpha, None, None, (), why)
+        return AverageRanks(names, sorted_ranks, pairs, left_out, alpha, None, None, (), why)
     test, apart = friedman(ranks), nemenyi(len(rows), len(pairs), alpha)
     bars = (names,) if test.p > alpha else tuple(names[start:stop] for start, stop in groups(sorted_ranks, apart))
-    return Ranks(names, sorted_ranks, pairs, left_out, alpha, test, apart, bars, None)
+    return AverageRanks(names, sorted_ranks, pairs, left_out, alpha, test, apart, bars, None)
 
 
 def groups(average: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:

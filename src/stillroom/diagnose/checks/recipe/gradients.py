@@ -1,12 +1,11 @@
-"""How hard each term of the loss pulls at the student as it begins."""
+"""Gradient norms of the loss terms in the student's weights, before training."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,31 +14,29 @@ from torch import Tensor
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import Batch, BatchLoader
-from stillroom.diagnose.checks.recipe.parts import Skip
+from stillroom.diagnose.check import Skip
+from stillroom.diagnose.checks.recipe.input_repair import SplitSample
 from stillroom.losses.base import Loss
-from stillroom.randomness import seeded
-from stillroom.run.setting import RunContext
-from stillroom.run.teaching import ModelTutor
-from stillroom.runtime import Observer
+from stillroom.models.prepared import PreparedModel
+from stillroom.observer import Observer
+from stillroom.randomness import seed_rng
+from stillroom.run.build import build_teacher, request_of
+from stillroom.run.context import RunContext
 from stillroom.teachers.config import CacheConfig
-from stillroom.teachers.knowledge import ModelOutput
-from stillroom.train.folder import NullRunFolder
+from stillroom.teachers.output import ModelOutput
 from stillroom.train.step import DistillStep
-
-if TYPE_CHECKING:
-    from stillroom.diagnose.checks.recipe.case import Case
 
 # As many images as a large batch: a gradient's noise is then well below its size.
 IMAGES = 128
 
 
 @dataclass(frozen=True)
-class Gradients:
+class GradientNorms:
     """Norms of gradients in the student's weights, over one batch, each before its weight in the loss.
 
     Attributes:
         terms: of each term of the loss, by its name.
-        plain: of the labels' cross-entropy alone, which the usual learning rates were found with.
+        plain: of cross-entropy with the labels alone, for which the usual learning rates are.
         cosines: of each term's gradient with that one.
     """
 
@@ -48,36 +45,53 @@ class Gradients:
     cosines: dict[str, float]
 
 
-def measure(case: Case) -> Gradients:
-    """The gradients of the student's first step, each term apart; nothing is changed by it."""
-    count = min(IMAGES, len(case.sample))
-    setting = case.setting
-    student = case.student_copy()
-    losses = [copy.deepcopy(term) for term in case.losses]
-    step = DistillStep(student, losses, case.student.preprocess()).to(setting.device).train()
-    images = case.sample.images[:count].to(setting.device)
-    labels = case.sample.labels[:count].to(setting.device)
-    index = torch.from_numpy(case.sample.rows[:count]).to(setting.device)
-    taught = _taught(case, count) if case.teaching else None
-    seen: list[Tensor] = []
-    handle = student.register_forward_hook(lambda module, inputs, output: seen.append(output))
+def measure_gradients(
+    run_context: RunContext,
+    sample: SplitSample,
+    student: PreparedModel,
+    losses: Sequence[Loss[Any]],
+    teacher_output: Callable[[int], ModelOutput | None],
+) -> GradientNorms:
+    """The gradients of the student's first step, one for each term; nothing is changed by it.
+
+    Args:
+        run_context: device and recipe of the run.
+        sample: training images.
+        student: the student before training.
+        losses: the terms, set up with both models.
+        teacher_output: what the teacher gives for so many of the images; None where no term reads it.
+    """
+    count = min(IMAGES, len(sample))
+    model = copy.deepcopy(student.model).train()
+    step = (
+        DistillStep(model, [copy.deepcopy(term) for term in losses], student.preprocess())
+        .to(run_context.device)
+        .train()
+    )
+    images = sample.images[:count].to(run_context.device)
+    labels = sample.labels[:count].to(run_context.device)
+    index = torch.from_numpy(sample.rows[:count]).to(run_context.device)
+    given = teacher_output(count)
+    teachers = {"teacher": given} if given is not None else {}
+    outputs: list[Tensor] = []
+    handle = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        with seeded(case.recipe.seed, "dropout"):
-            _, values = step(images, labels, index, taught, 0.0)
+        with seed_rng(run_context.recipe.seed, "dropout"):
+            _, values = step(images, labels, index, teachers, 0.0)
     finally:
         handle.remove()
-    logits = step.preprocess.reorder(seen[-1])
-    weights = [p for p in student.parameters() if p.requires_grad]
+    logits = step.preprocess.reorder(outputs[-1])
+    weights = [p for p in model.parameters() if p.requires_grad]
     plain = _gradient(F.cross_entropy(logits.float(), labels), weights)
-    terms, cosines = {}, {}
+    norms, cosines = {}, {}
     for name, value in zip(step.names, values, strict=True):
-        pull = _gradient(value, weights)
-        size = float(pull.norm())
-        if not pull.isfinite().all():
-            raise Skip(f"The gradient of {name} is not finite as the student begins.")
-        terms[name] = size
-        cosines[name] = float(pull @ plain) / max(size * float(plain.norm()), 1e-30)
-    return Gradients(terms, float(plain.norm()), cosines)
+        gradient = _gradient(value, weights)
+        norm = float(gradient.norm())
+        if not gradient.isfinite().all():
+            raise Skip(f"The gradient of {name} is not finite before training.")
+        norms[name] = norm
+        cosines[name] = float(gradient @ plain) / max(norm * float(plain.norm()), 1e-30)
+    return GradientNorms(norms, float(plain.norm()), cosines)
 
 
 def _gradient(value: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -91,24 +105,30 @@ def _gradient(value: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return torch.cat(flat)
 
 
-def _taught(case: Case, count: int) -> ModelOutput:
-    """What the mended teacher says of the batch: all that the terms read."""
-    if not any(_reads_inside(term) for term in case.losses):
-        return ModelOutput(case.teacher_logits[:count].to(case.setting.device))
-    data = case.setting.data.train
-    # A set of its own, so that means over all images are means over these.
-    batch = ImageSet(case.sample.images[:count], case.sample.labels[:count], data.class_names, data.name)
-    plain = case.recipe.data.model_copy(update={"augmentation": AugmentationConfig()})
-    recipe = case.recipe.model_copy(update={"data": plain, "cache": CacheConfig(enabled=False)})
-    here = case.setting
-    setting = RunContext(recipe, DataPair(batch, batch), here.device, "float32", here.processes, Observer())
-    tutor = ModelTutor(case.mended_teacher(), setting, [term.requires for term in case.losses])
-    loader = BatchLoader(batch, AugmentationConfig(), case.setting.device)
-    answers = tutor.in_training(loader, 1, NullRunFolder(Path()))
+def reads_features(losses: Sequence[Loss[Any]]) -> bool:
+    """Whether a term reads more of the teacher than its logits."""
+    return any(term.requires.teacher_features or term.requires.tails or term.requires.fishers for term in losses)
+
+
+def all_of_teacher(
+    run_context: RunContext, sample: SplitSample, losses: Sequence[Loss[Any]], teacher: PreparedModel, count: int
+) -> ModelOutput:
+    """Everything of the teacher that the terms read, for the sample's first images."""
+    data = run_context.data.train
+    # A data set of its own, so that means over all images are means over these.
+    batch = ImageSet(sample.images[:count], sample.labels[:count], data.class_names, data.name)
+    plain = run_context.recipe.data.model_copy(update={"augmentation": AugmentationConfig()})
+    recipe = run_context.recipe.model_copy(update={"data": plain, "cache": CacheConfig(enabled=False)})
+    own = RunContext(
+        recipe=recipe,
+        data=DataPair(batch, batch),
+        device=run_context.device,
+        precision="float32",
+        processes=run_context.processes,
+        observer=Observer(),
+    )
+    source = build_teacher(own, teacher, request_of(losses))
+    loader = BatchLoader(batch, AugmentationConfig(), run_context.device)
+    teacher_outputs = source.training_teacher(loader, 1)
     rows = torch.arange(count)
-    return answers(Batch(loader.images[:count], loader.labels, rows, rows.numpy(), 0))
-
-
-def _reads_inside(term: Loss[Any]) -> bool:
-    reads = term.requires
-    return bool(reads.teacher_features or reads.tails or reads.fishers)
+    return teacher_outputs(Batch(loader.images[:count], loader.labels, rows, rows.numpy(), 0))

@@ -7,7 +7,7 @@
   const grid = held.grid;
   const cells = grid * grid;
   const slider = document.getElementById("when");
-  const told = document.getElementById("when-told");
+  const shownText = document.getElementById("when-text");
   const play = document.getElementById("play");
   const beneath = document.getElementById("beneath");
   const chosen = { look: "entropy", seed: 0 };
@@ -209,7 +209,7 @@
     const epoch = held.epochs[when];
     const isFirst = epoch === 0 ? " (start)" : "";
     const words = `Epoch ${epoch}${isFirst}, after ${when + 1} of ${held.epochs.length} checkpoints`;
-    told.textContent = words;
+    shownText.textContent = words;
     slider.setAttribute("aria-valuetext", words);
     cancelAnimationFrame(waiting);
     waiting = requestAnimationFrame(() => {

@@ -1,0 +1,99 @@
+"""``stillroom demo``, ``list`` and ``schema``."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from stillroom.cli.app import START, AsJson, app, print_json
+from stillroom.errors import BadInput
+
+
+@app.command(rich_help_panel=START)
+def demo(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the demo's runs; default: a new one under runs/.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Distil a small model on built-in data (handwritten digits) and write a report; needs no file and no download.
+
+    Trains a teacher from labels, a student from labels alone, and the same student with the teacher.
+
+    Example: `stillroom demo --out runs/demo`
+    """
+    from stillroom.cli.terminal import ProgressBar, stderr
+    from stillroom.demo import run_demo
+    from stillroom.run.records import fresh_folder
+
+    folder = out if out is not None else fresh_folder(Path("runs"), "demo")
+    results = run_demo(folder, ProgressBar(), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
+    if as_json:
+        print_json(results)
+        return
+    stdout = Console(highlight=False)
+    for line in results["conclusion"]:
+        stdout.print(escape(line), soft_wrap=True)
+    stdout.print(f"report: {escape(results['report'])}", soft_wrap=True)
+
+
+@app.command(name="list", rich_help_panel=START)
+def list_(
+    what: Annotated[
+        str | None, typer.Argument(help="models, losses, data, optimizers or schedules; default: all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the models, losses, data sources, optimizers and schedules that a recipe can name.
+
+    Example: `stillroom list losses`
+    """
+    from stillroom.cli.without_torch import without_torch
+
+    with without_torch():
+        from stillroom.cli.listing import listing
+        from stillroom.cli.terminal import table
+
+        lists = listing()
+        if what is not None:
+            if what not in lists:
+                raise BadInput.unknown("list", what, lists)
+            lists = {what: lists[what]}
+        if as_json:
+            print_json(lists)
+            return
+        stdout = Console(highlight=False)
+        for kind, entries in lists.items():
+            columns = list(entries[0])
+            stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
+
+
+class SchemaOf(StrEnum):
+    """The files that have a schema."""
+
+    RECIPE = "recipe"
+    STUDY = "study"
+
+
+@app.command(rich_help_panel=START)
+def schema(
+    what: Annotated[SchemaOf, typer.Argument(help="recipe or study.", metavar="[recipe|study]")] = SchemaOf.RECIPE,
+) -> None:
+    """Print the JSON Schema of a recipe or of a study, for completion and checks in an editor.
+
+    Save it, and begin a recipe with the line `# yaml-language-server: $schema=recipe.schema.json`.
+
+    Example: `stillroom schema > recipe.schema.json`
+    """
+    from stillroom.cli.without_torch import without_torch
+
+    with without_torch():
+        from stillroom.recipe import Recipe, schema_of
+        from stillroom.study.config import Study
+
+        print(schema_of(Study if what is SchemaOf.STUDY else Recipe, f"stillroom {what.value}"))

@@ -1,0 +1,611 @@
+"""Whether another input, class order or batch statistics would make a teacher more accurate.
+
+A wrong normalisation, another order of classes and wrong batch statistics all end in the same low accuracy, and each
+change helps a little against the others' causes. So each round tries every single change, takes the one after which the
+teacher classifies most images correctly, if that is more than chance, and goes on from there.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from stillroom.data.images import ImageSet, balanced_rows, rank_in_class
+from stillroom.diagnose.chance import ALPHA, mcnemar
+from stillroom.diagnose.check import Limits, Skip
+from stillroom.errors import format_error
+from stillroom.models.config import PreprocessConfig
+from stillroom.models.cost import multiply_adds
+from stillroom.models.fold import fold_batchnorm
+from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.prepared import predict
+from stillroom.models.preprocess import Preprocess, resolve_preprocess
+from stillroom.run.context import RunContext
+from stillroom.train.device import autocast
+
+OutputForm = Literal["logits", "probabilities", "sigmoids"]
+Kind = Literal["normalisation", "channel_order", "resize", "class_order", "batch_norm"]
+
+GAIN = Limits(
+    warning=0.02,
+    problem=0.05,
+    why="share of all images that a change must gain; normalisations as near as those of ImageNet and of CIFAR move a "
+    "correctly set up teacher by less than a point",
+)
+# Images after which a change that has gained nothing is given up.
+_FIRST = 128
+# Share of the images of reassigned classes that must then be classified correctly: what is left by chance where a
+# broken teacher gives one class for nearly all images is far less.
+_CLEAR = 0.4
+# Below this accuracy more than one thing may be wrong.
+_LOW_ACCURACY = 0.5
+_ROUNDS = 3
+# Gains that count as the same.
+_NEAR = 0.03
+# Images at a time: few enough for the caches of a small machine, many enough for batch statistics.
+_BATCH = 256
+# Image sizes that public models are trained at, and multiples of the data's own size.
+SIZES = (32, 64, 224)
+TIMES = (0.5, 2, 4)
+# Multiply-adds that another size may cost in all: some seconds of two cores. The model's declared size gets more.
+_COST, _NATIVE_COST = 1e11, 3e11
+# Fewer images would prove nothing.
+_LEAST = 32
+# Images that batch statistics are taken over.
+_STATISTICS = 256
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+@dataclass(frozen=True)
+class SplitSample:
+    """Some images of a split, spread over its classes: the first few as well as all of them.
+
+    Attributes:
+        images: [n, C, H, W] as the data gives them: one of each class, then the second of each, and so on.
+        labels: int64 [n].
+        rows: their positions in the split, int64 [n].
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def halves(self) -> Tensor:
+        """Which of two halves each image is in, both spread over the classes: bool [n]."""
+        return torch.from_numpy(rank_in_class(self.labels.numpy()) % 2 == 1)
+
+
+def draw_sample(data: ImageSet, count: int) -> SplitSample:
+    """A fixed random sample of a split.
+
+    Args:
+        data: the split.
+        count: how many images, or all where there are fewer.
+
+    >>> data = ImageSet(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1]), ("a", "b"), "x")
+    >>> draw_sample(data, 4).labels.tolist()
+    [0, 1, 0, 1]
+    """
+    labels = data.labels.cpu().numpy()
+    rows = balanced_rows(labels, min(count, len(data)))
+    rows = rows[np.lexsort((labels[rows], rank_in_class(labels[rows])))]
+    index = torch.from_numpy(rows)
+    return SplitSample(data.images[index].cpu(), data.labels.cpu()[index], rows)
+
+
+class TeacherQueries:
+    """Computes logits of a teacher's variants for images, as a run would.
+
+    Args:
+        run_context: device, precision and data of the run.
+        sample: training images.
+        num_classes: K of the data.
+        form: tells what the teacher's outputs are; probabilities and sigmoids are turned back into logits.
+        on_phase: is given what goes on, images done and images in all.
+    """
+
+    def __init__(
+        self,
+        run_context: RunContext,
+        sample: SplitSample,
+        num_classes: int,
+        form: Callable[[], OutputForm],
+        on_phase: Callable[[str, int, int], None],
+    ) -> None:
+        self.run_context = run_context
+        self.sample = sample
+        self.num_classes = num_classes
+        self._form = form
+        self._on_phase = on_phase
+
+    def logits(self, model: nn.Module, config: PreprocessConfig | None, images: Tensor, what: str) -> Tensor:
+        """Logits, float32 [n, columns], in the model's own class order.
+
+        Args:
+            model: the teacher.
+            config: its preprocess; a class order in it is left out.
+            images: as the data gives them.
+            what: what progress calls the images; empty for no progress.
+        """
+        outputs = self.outputs(model, config, images, what)
+        form = self._form()
+        # Logarithms of probabilities are logits, and so is what a sigmoid was taken of.
+        if form == "sigmoids":
+            return outputs.double().logit(1e-7).float()
+        return outputs.clamp_min(1e-30).log() if form == "probabilities" else outputs
+
+    def outputs(self, model: nn.Module, config: PreprocessConfig | None, images: Tensor, what: str) -> Tensor:
+        """What the model gives, in whatever form, float32 [n, columns]."""
+        run_context = self.run_context
+        label, total = f"asking the teacher about {what}", len(images)
+        if what:
+            self._on_phase(label, 0, total)
+        try:
+            with autocast(run_context.device, run_context.precision):
+                return predict(
+                    model,
+                    self.preprocess(config).to(run_context.device),
+                    images,
+                    device=run_context.device,
+                    batch_size=_BATCH,
+                    on_batch=(lambda done: self._on_phase(label, done, total)) if what else None,
+                )
+        finally:
+            if what:
+                self._on_phase(label, total, total)
+
+    def preprocess(self, config: PreprocessConfig | None) -> Preprocess:
+        """The module that makes the teacher's input; it leaves the class order as it is."""
+        return Preprocess(without_class_order(config), is_pixels=self.run_context.data.train.is_pixels)
+
+    def prepare(self, model: nn.Module, config: PreprocessConfig | None) -> nn.Module:
+        """A copy as a run uses it: batch norms folded where that is exact, frozen, laid out for speed."""
+        images, device = self.sample.images[:8], self.run_context.device
+        folded, _ = fold_batchnorm(model, self.preprocess(config)(images).to(device_of(model)))
+        folded.requires_grad_(False).eval().to(device)
+        return folded.to(memory_format=torch.channels_last) if images.dim() == 4 else folded  # type: ignore[call-overload]
+
+
+def without_class_order(config: PreprocessConfig | None) -> PreprocessConfig | None:
+    """The same input without a class order."""
+    return config.model_copy(update={"class_order": None}) if config is not None else None
+
+
+class TeacherVariant:
+    """A teacher with one way to make its input; its logits for the sample are kept.
+
+    Args:
+        queries: computes the logits.
+        model: the model, prepared.
+        preprocess: how its input is made, without a class order.
+    """
+
+    def __init__(self, queries: TeacherQueries, model: nn.Module, preprocess: PreprocessConfig | None) -> None:
+        self.model = model
+        self.preprocess = preprocess
+        self._queries = queries
+        self._logits: Tensor | None = None
+
+    def logits(self, count: int) -> Tensor:
+        """Logits of the sample's first images, in the model's own class order: float32 [count, columns]."""
+        have = 0 if self._logits is None else len(self._logits)
+        if have < count:
+            images = self._queries.sample.images[have:count]
+            more = self._queries.logits(self.model, self.preprocess, images, "training images")
+            self._logits = more if self._logits is None else torch.cat([self._logits, more])
+        assert self._logits is not None
+        return self._logits[:count]
+
+
+@dataclass(frozen=True)
+class TeacherSetup:
+    """A teacher, its input and its class order.
+
+    Attributes:
+        variant: the model with its input.
+        class_order: for each class of the data, a column of the logits; None where they agree, empty where unknown.
+        model: the model as a run would be given it.
+    """
+
+    variant: TeacherVariant
+    class_order: Tensor | None
+    model: nn.Module
+
+    def reorder(self, columns: Tensor) -> Tensor:
+        """Columns of the model's logits in the order of the data's classes."""
+        return columns if self.class_order is None else columns.index_select(1, self.class_order)
+
+    def is_correct(self, labels: Tensor, count: int) -> Tensor:
+        """Which of the sample's first images are classified correctly, bool [count]; none without a class order."""
+        logits = self.reorder(self.variant.logits(count))
+        if not logits.shape[1]:
+            return torch.zeros(count, dtype=torch.bool)
+        return logits.argmax(1) == labels[:count]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A change to try.
+
+    Attributes:
+        name: what messages call it.
+        make: makes the changed teacher.
+        images: how many images it may be tried on.
+        model: the changed model, where it is the model that changes.
+        why_not: why it cannot be tried, if so.
+    """
+
+    name: str
+    make: Callable[[], TeacherVariant]
+    images: int
+    model: nn.Module | None = None
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
+class RepairTrial:
+    """One change, tried on the sample's first images.
+
+    Attributes:
+        kind: what was changed.
+        name: to what, such as ``half``.
+        images: how many images it was tried on.
+        correct: of these, classified correctly after the change.
+        before: of these, classified correctly before it.
+        p: McNemar's p of the gain.
+        setup: the teacher after the change.
+        why_not: why it could not be tried, if so.
+    """
+
+    kind: Kind
+    name: str
+    images: int = 0
+    correct: int = 0
+    before: int = 0
+    p: float = 1.0
+    setup: TeacherSetup | None = None
+    why_not: str | None = None
+
+    @property
+    def gain(self) -> float:
+        """The share of images that it gains."""
+        return (self.correct - self.before) / self.images if self.images else 0.0
+
+    @property
+    def accuracy(self) -> tuple[float, float]:
+        """Accuracy before and after the change, on the same images."""
+        return self.before / self.images, self.correct / self.images
+
+
+@dataclass(frozen=True)
+class InputRepair:
+    """The changes that make a teacher more accurate.
+
+    Attributes:
+        accuracy: the teacher's accuracy on the sample as the recipe sets it up.
+        repaired: the teacher after all changes.
+        changes: the changes that were taken, in order.
+        trials: all changes of a kind that were tried when it was last in question.
+        images: size of the sample.
+    """
+
+    accuracy: float
+    repaired: TeacherSetup
+    changes: tuple[RepairTrial, ...]
+    trials: dict[Kind, tuple[RepairTrial, ...]]
+    images: int
+
+    def change(self, kind: Kind) -> RepairTrial | None:
+        """The change of a kind that was taken."""
+        return next((trial for trial in self.changes if trial.kind == kind), None)
+
+
+def repair_input(queries: TeacherQueries, original: TeacherSetup) -> InputRepair:
+    """Try what could be wrong with a teacher's input and class order; take what helps most until nothing does."""
+    labels, count = queries.sample.labels, len(queries.sample)
+    setup = original
+    accuracy = float(setup.is_correct(labels, count).double().mean())
+    changes: list[RepairTrial] = []
+    trials: dict[Kind, tuple[RepairTrial, ...]] = {}
+    for _ in range(_ROUNDS):
+        correct = setup.is_correct(labels, count)
+        has_order = setup.class_order is None or len(setup.class_order)
+        if 1 - float(correct.double().mean()) < GAIN.warning and has_order:
+            break  # nothing can gain enough to matter
+        tried = [*_try_all(queries, setup, correct, {change.kind for change in changes})]
+        for kind in {trial.kind for trial in tried}:
+            trials[kind] = tuple(trial for trial in tried if trial.kind == kind)
+        # Of several, one is the best by chance alone.
+        allowed = ALPHA / max(len(tried), 1)
+        helps = [t for t in tried if t.setup is not None and t.gain >= GAIN.warning and t.p < allowed]
+        best = [_likeliest(helps)] if helps else _two_at_once(queries, correct, tried, allowed)
+        if not best:
+            break
+        changes += best
+        assert best[-1].setup is not None
+        setup = best[-1].setup
+    return InputRepair(accuracy, setup, tuple(changes), trials, count)
+
+
+def _likeliest(helps: Sequence[RepairTrial]) -> RepairTrial:
+    """The change that helps most; batch statistics only where no other change comes near.
+
+    Batch statistics undo whatever scale the input has, and so a wrong normalisation, too.
+    """
+    most = max(trial.gain for trial in helps)
+    inputs = [trial for trial in helps if trial.kind != "batch_norm" and trial.gain >= most - _NEAR]
+    return max(inputs or helps, key=lambda trial: trial.gain)
+
+
+def _try_all(
+    queries: TeacherQueries, setup: TeacherSetup, correct: Tensor, changed: set[Kind]
+) -> Iterator[RepairTrial]:
+    if "class_order" not in changed:
+        yield from _try_class_order(queries, setup, correct)
+    if setup.class_order is not None and not len(setup.class_order):
+        return  # an input is judged by the classes that it leads to
+    kinds: Sequence[tuple[Kind, Iterator[Candidate]]] = (
+        ("normalisation", _normalisations(queries, setup)),
+        ("channel_order", _channel_orders(queries, setup)),
+        ("resize", _sizes(queries, setup)),
+        ("batch_norm", _batch_statistics(queries, setup)),
+    )
+    for kind, candidates in kinds:
+        if kind not in changed:
+            yield from (_try(queries, setup, correct, kind, candidate) for candidate in candidates)
+
+
+def _two_at_once(
+    queries: TeacherQueries, correct: Tensor, tried: Sequence[RepairTrial], allowed: float
+) -> list[RepairTrial]:
+    """Another input and another class order, where neither helps without the other; empty if nothing helps."""
+    if float(correct.double().mean()) >= _LOW_ACCURACY:
+        return []
+    best: list[RepairTrial] = []
+    for trial in tried:
+        if trial.setup is None or trial.kind in ("class_order", "resize"):
+            continue
+        for order in _try_class_order(queries, trial.setup, correct):
+            better = not best or order.gain > best[1].gain
+            if order.setup is not None and order.gain >= GAIN.warning and order.p < allowed and better:
+                both = replace(trial, images=order.images, correct=order.correct, before=order.before, p=order.p)
+                best = [both, order]
+    return best
+
+
+def _try(
+    queries: TeacherQueries, setup: TeacherSetup, correct: Tensor, kind: Kind, candidate: Candidate
+) -> RepairTrial:
+    """Compare a change of the input or the model with the teacher before it, on the same images."""
+    if candidate.why_not is not None:
+        return RepairTrial(kind, candidate.name, why_not=candidate.why_not)
+    labels, most = queries.sample.labels, min(candidate.images, len(queries.sample))
+    try:
+        changed = TeacherSetup(candidate.make(), setup.class_order, candidate.model or setup.model)
+        for count in sorted({min(_FIRST, most), most}):
+            now, before = changed.is_correct(labels, count), correct[:count]
+            p = mcnemar(int((now & ~before).sum()), int((before & ~now).sum()))
+            trial = RepairTrial(kind, candidate.name, count, int(now.sum()), int(before.sum()), p, changed)
+            if trial.gain <= 0:
+                break
+    except Skip as why:
+        return RepairTrial(kind, candidate.name, why_not=str(why))
+    except Exception as error:  # a model for one size refuses others in its own words
+        return RepairTrial(kind, candidate.name, why_not=format_error(error))
+    return trial
+
+
+def _try_class_order(queries: TeacherQueries, setup: TeacherSetup, correct: Tensor) -> Iterator[RepairTrial]:
+    """Another class order: fitted on one half of the images, judged on the other, and the other way round."""
+    labels, count, num_classes = queries.sample.labels, len(queries.sample), queries.num_classes
+    columns = setup.variant.logits(count)
+    num_logits = columns.shape[1]
+    if num_logits < num_classes:
+        why = f"the teacher has {num_logits:,} logits for {num_classes:,} classes"
+        yield RepairTrial("class_order", "assignment", why_not=why)
+        return
+    guess, halves = columns.argmax(1), queries.sample.halves
+    now = torch.zeros(count, dtype=torch.bool)
+    for half in (False, True):
+        fitted = _assign(guess[halves != half], labels[halves != half], num_classes, num_logits, setup.class_order)
+        judged = halves == half
+        now[judged] = guess[judged] == fitted[labels[judged]]
+    order = _assign(guess, labels, num_classes, num_logits, setup.class_order)
+    before = setup.class_order if setup.class_order is not None else torch.arange(num_classes)
+    moved = order != before if len(before) else torch.ones(num_classes, dtype=torch.bool)
+    of_moved = moved[labels]
+    is_clear = bool(of_moved.any()) and float(now[of_moved].double().mean()) >= _CLEAR
+    p = mcnemar(int((now & ~correct).sum()), int((correct & ~now).sum())) if is_clear else 1.0
+    is_same = order.tolist() == list(range(num_logits))
+    changed = replace(setup, class_order=None if is_same else order)
+    yield RepairTrial("class_order", "assignment", count, int(now.sum()), int(correct.sum()), p, changed)
+
+
+def _assign(guess: Tensor, labels: Tensor, num_classes: int, num_logits: int, order: Tensor | None) -> Tensor:
+    """For each class a column of its own, so that as many images as possible are classified correctly: int64 [K]."""
+    # Slow to import, and needed here alone.
+    from scipy.optimize import linear_sum_assignment
+
+    counts = torch.bincount(labels * num_logits + guess, minlength=num_classes * num_logits)
+    counts = counts.view(num_classes, num_logits).double()
+    now = torch.arange(num_classes) if order is None else order
+    if len(now):
+        # Of equals, the present order stays.
+        counts[torch.arange(num_classes), now] += 0.5
+    _, chosen = linear_sum_assignment(counts.numpy(), maximize=True)
+    return torch.from_numpy(chosen)
+
+
+def explicit(config: PreprocessConfig | None, channels: int, *, is_pixels: bool) -> PreprocessConfig:
+    """A preprocess as numbers, also where pixels go in as they are.
+
+    >>> explicit(None, 1, is_pixels=False).std
+    (1.0,)
+    """
+    if config is not None:
+        return config
+    # x/255 divided by 1/255 is x again.
+    return PreprocessConfig(mean=(0.0,) * channels, std=((1 / 255) if is_pixels else 1.0,) * channels)
+
+
+def _explicit_now(queries: TeacherQueries, setup: TeacherSetup) -> PreprocessConfig:
+    data = queries.run_context.data.train
+    return explicit(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
+
+
+def _candidate(queries: TeacherQueries, setup: TeacherSetup, name: str, config: PreprocessConfig) -> Candidate:
+    model = setup.variant.model
+    return Candidate(name, lambda: TeacherVariant(queries, model, config), len(queries.sample))
+
+
+def _normalisations(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
+    """The other normalisations; size and channel order stay."""
+    data = queries.run_context.data.train
+    if data.images.ndim != 4:
+        return
+    now = _explicit_now(queries, setup)
+    # Powers mean something where the deviations are those of pixels/255.
+    if all(1e-3 < each < 1 for each in now.std):
+        # Variances were written for deviations, or their roots were taken twice.
+        for name, power in (("by the roots of its deviations", 0.5), ("by the squares of its deviations", 2.0)):
+            std = tuple(float(f"{each**power:.4g}") for each in now.std)
+            if not _is_near(std, now.std):
+                yield _candidate(queries, setup, name, now.model_copy(update={"std": std}))
+    for name, config in _named_normalisations(queries).items():
+        mean, std = (tuple(reversed(n)) if now.channel_order == "bgr" else n for n in (config.mean, config.std))
+        if not (_is_near(mean, now.mean) and _is_near(std, now.std)):
+            yield _candidate(queries, setup, name, now.model_copy(update={"mean": mean, "std": std}))
+
+
+def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig]:
+    """The usual normalisations, and that of the data themselves."""
+    data = queries.run_context.data.train
+    channels, is_pixels = data.channels, data.is_pixels
+    names: list[Any] = [*(["imagenet"] if channels == 3 else []), *(["half", "unit"] if is_pixels else []), "none"]
+    found = {
+        str(name): explicit(
+            resolve_preprocess(name, channels=channels, is_pixels=is_pixels), channels, is_pixels=is_pixels
+        )
+        for name in names
+    }
+    # Mean and deviation of each channel, in the units of a preprocess.
+    x = queries.sample.images.double() / (255 if is_pixels else 1)
+    over = [axis for axis in range(x.dim()) if axis != 1]
+    mean, std = (tuple(round(v, 4) for v in values.tolist()) for values in (x.mean(over), x.std(over).clamp_min(1e-3)))
+    found["the data's own"] = PreprocessConfig(mean=mean, std=std)
+    return found
+
+
+def _channel_orders(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
+    """The other order of the colours: the numbers of each colour moved with it, or left where they are."""
+    if queries.run_context.data.train.channels != 3:
+        return
+    now = _explicit_now(queries, setup)
+    other = "rgb" if now.channel_order == "bgr" else "bgr"
+    turned = now.model_copy(update={"channel_order": other})
+    with_numbers = turned.model_copy(update={"mean": now.mean[::-1], "std": now.std[::-1]})
+    yield _candidate(queries, setup, other, with_numbers)
+    if with_numbers != turned:
+        yield _candidate(queries, setup, f"{other}, mean and std as they are", turned)
+
+
+def _sizes(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
+    """Other sizes: the images' own, multiples of it, the usual ones, the model's own; where cheap enough."""
+    side = queries.run_context.data.train.image_size
+    if side is None:
+        return
+    now = _explicit_now(queries, setup)
+    native = native_size(setup.model)
+    multiples = {int(side * times) for times in TIMES if side * times >= 4}
+    for other in sorted({side, *multiples, *SIZES, *([native] if native else [])} - {now.size or side}):
+        config = now.model_copy(update={"size": None if other == side else other})
+        candidate = _candidate(queries, setup, f"{other} pixels", config)
+        if not _is_convolutional(setup.model):
+            yield replace(candidate, images=0, why_not="the model's input has a fixed size")
+            continue
+        try:
+            example = queries.preprocess(config)(queries.sample.images[:1]).to(queries.run_context.device)
+            cost = multiply_adds(setup.model, example)
+        except Exception as error:  # in whatever words a model refuses another size
+            why = f"the model does not take it ({type(error).__name__})"
+            yield replace(candidate, images=0, why_not=why)
+            continue
+        images = int((_NATIVE_COST if other == native else _COST) / max(cost, 1))
+        yield replace(candidate, images=images, why_not="too expensive to be tried here" if images < _LEAST else None)
+
+
+def _batch_statistics(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
+    """The same model with running statistics recomputed from images as it gets them."""
+    if not has_running_statistics(setup.model):
+        return
+    config = setup.variant.preprocess
+    device = queries.run_context.device
+    fresh = copy.deepcopy(setup.model)
+    preprocess = queries.preprocess(config).to(device)
+    recalibrate(fresh, preprocess(queries.sample.images[:_STATISTICS].to(device)))
+    make = lambda: TeacherVariant(queries, queries.prepare(fresh, config), config)  # noqa: E731
+    yield Candidate("batch statistics", make, len(queries.sample), fresh)
+
+
+def has_running_statistics(model: nn.Module) -> bool:
+    """Whether a model normalises by running statistics.
+
+    >>> has_running_statistics(nn.BatchNorm2d(3)), has_running_statistics(nn.LayerNorm(3))
+    (True, False)
+    """
+    return any(isinstance(m, _NORMS) and m.running_mean is not None for m in model.modules())
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, inputs: Tensor) -> None:
+    """Recompute a model's running statistics from one batch of its input; nothing else of it changes.
+
+    >>> norm = nn.BatchNorm1d(1)
+    >>> recalibrate(norm, torch.tensor([[1.0], [3.0]]))
+    >>> norm.running_mean.item(), norm.running_var.item()
+    (2.0, 2.0)
+    """
+    with eval_mode(model):
+        norms = [m for m in model.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
+        before = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            # Of one batch, that batch's statistics.
+            norm.momentum = 1.0
+            norm.train()
+        try:
+            model(inputs)
+        finally:
+            for norm, momentum in zip(norms, before, strict=True):
+                norm.momentum = momentum
+
+
+def native_size(model: nn.Module) -> int | None:
+    """The image size that a model declares, as timm's do."""
+    for name in ("pretrained_cfg", "default_cfg"):
+        config = getattr(model, name, None)
+        given = config.get("input_size") if isinstance(config, Mapping) else None
+        if isinstance(given, tuple | list) and len(given) == 3:
+            return int(given[-1])
+    return None
+
+
+def _is_convolutional(model: nn.Module) -> bool:
+    """Whether its first layer is a convolution, so that it may take other sizes."""
+    layers = (m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    return isinstance(next(layers, None), nn.Conv2d)
+
+
+def _is_near(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return all(abs(a - b) <= 0.01 * max(abs(a), abs(b), 0.01) for a, b in zip(one, other, strict=True))

@@ -1,0 +1,182 @@
+"""A finished run folder, read and checked: what is wrong becomes one line and never reaches the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stillroom.errors import BadInput
+from stillroom.schema.base import clean, read_json, read_jsonl, read_optional, read_text
+from stillroom.schema.continual import INCREMENTAL_FILE, JOINT_FILE, FinishedRecord, JointComparison
+from stillroom.schema.fidelity import FIDELITY, Fidelity, read_fidelity
+from stillroom.schema.predictions import PREDICTIONS, Predictions, read_predictions
+from stillroom.schema.run import (
+    ENVIRONMENT,
+    METRICS,
+    RELATION_EPOCHS,
+    RELATIONS,
+    RESCALING,
+    SUMMARY,
+    TIMING,
+    Environment,
+    MetricsLine,
+    ModelScores,
+    RelationEpoch,
+    RelationsRecord,
+    RescalingEpoch,
+    RunSummary,
+    read_timing,
+)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """One finished run.
+
+    Attributes:
+        path: the folder.
+        summary: what the run came to.
+        recipe_text: ``recipe.yaml`` as it is written, where it is there.
+        recipe: the same, parsed.
+        train: the figures of each line of training, with ``step`` and ``epoch``.
+        test: those of each evaluation.
+        latency: for ``student`` and ``teacher`` milliseconds by batch size.
+        latency_threads: the CPU threads that these were measured with.
+        environment: versions and machine, as text.
+        predictions: of the test images.
+        checkpoints: how many of the student's the folder holds.
+        fidelity: the map of ``stillroom fidelity``.
+        incremental: of a run whose classes came in tasks.
+        joint: that run beside joint training on the same tasks.
+        relations: how the last layers relate the classes.
+        relation_epochs: the same for the student after each epoch.
+        rescaling: how the teacher rescaled the gradient of each sample, by epoch.
+    """
+
+    path: Path
+    summary: RunSummary
+    recipe_text: str | None
+    recipe: Row
+    train: tuple[Row, ...]
+    test: tuple[Row, ...]
+    latency: dict[str, dict[int, float]]
+    latency_threads: tuple[int, ...]
+    environment: dict[str, str]
+    predictions: Predictions | None
+    checkpoints: int
+    fidelity: Fidelity | None
+    incremental: FinishedRecord | None
+    joint: JointComparison | None
+    relations: RelationsRecord | None
+    relation_epochs: tuple[RelationEpoch, ...]
+    rescaling: tuple[RescalingEpoch, ...]
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return self.summary.name
+
+    @property
+    def student(self) -> ModelScores:
+        """The student on the test split."""
+        return self.summary.student
+
+    @property
+    def teacher(self) -> ModelScores | None:
+        """The teacher on the test split; None where there is none, or where it has no logits there."""
+        return None if self.summary.teacher is None else self.summary.teacher.scores
+
+    @property
+    def taught(self) -> bool:
+        """Whether the student learned from the teacher, who may also be there for comparison alone."""
+        return self.summary.taught
+
+
+def read_run(path: Path) -> RunData:
+    """Read a finished run.
+
+    Args:
+        path: the run folder.
+
+    Returns:
+        What its files say. Files that a run may lack (predictions, timing, environment, fidelity) leave their part
+        empty.
+
+    Raises:
+        BadInput: the folder is missing, is not a run folder, holds an unfinished run, or a file in it is damaged.
+    """
+    if not path.is_dir():
+        raise BadInput("run", str(path), "a run folder" if path.exists() else "a folder that exists")
+    if not (path / SUMMARY).is_file():
+        begun = any((path / name).exists() for name in ("recipe.yaml", METRICS, "state"))
+        raise BadInput(
+            "run", str(path), "a finished run; continue it with --resume" if begun else f"a run folder, with {SUMMARY}"
+        )
+    summary = read_json(RunSummary, path / SUMMARY)
+    splits: dict[str, list[Row]] = {"train": [], "test": []}
+    for line in read_jsonl(MetricsLine, path / METRICS):
+        splits[line.split].append({"step": line.step, "epoch": line.epoch, **line.figures})
+    events = [event for event in read_timing(path / TIMING) if event.event == "latency" and event.milliseconds]
+    latency = {
+        event.who: {int(b): ms for b, ms in (event.milliseconds or {}).items() if b.isdigit() and ms > 0}
+        for event in events
+        if event.who is not None
+    }
+    environment = read_optional(Environment, path / ENVIRONMENT)
+    recipe_text, recipe = _recipe(path / "recipe.yaml")
+    predictions = path / PREDICTIONS
+    classes = summary.data.classes
+    return RunData(
+        path=path,
+        summary=summary,
+        recipe_text=recipe_text,
+        recipe=recipe,
+        train=tuple(splits["train"]),
+        test=tuple(splits["test"]),
+        latency=latency,
+        latency_threads=tuple(sorted({event.threads for event in events if event.threads is not None})),
+        environment={} if environment is None else _flat(environment.as_dict()),
+        predictions=read_predictions(predictions, count=summary.count, classes=classes)
+        if predictions.is_file()
+        else None,
+        checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),
+        fidelity=read_fidelity(path / FIDELITY, summary.recipe_hash),
+        incremental=read_optional(FinishedRecord, path / INCREMENTAL_FILE),
+        joint=read_optional(JointComparison, path / JOINT_FILE),
+        relations=read_optional(RelationsRecord, path / RELATIONS),
+        relation_epochs=tuple(read_jsonl(RelationEpoch, path / RELATION_EPOCHS)),
+        rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING)),
+    )
+
+
+def _recipe(path: Path) -> tuple[str | None, Row]:
+    if not path.is_file():
+        return None, {}
+    text = read_text(path)
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise BadInput(path.name, str(path), "valid YAML") from None
+    return str(clean(text)), content if isinstance(content, dict) else {}
+
+
+def _flat(content: Row, prefix: str = "") -> dict[str, str]:
+    """Nested mappings as dotted keys, everything as text.
+
+    >>> _flat({"a": {"b": 1}, "c": None})
+    {'a.b': '1', 'c': '–'}
+    """
+    rows: dict[str, str] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            rows |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            rows[f"{prefix}{key}"] = ", ".join(map(str, value))
+        else:
+            rows[f"{prefix}{key}"] = "–" if value is None else str(value)
+    return rows

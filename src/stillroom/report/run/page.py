@@ -1,0 +1,505 @@
+"""One self-contained HTML page from finished run folders: how good the student is, what it costs, where it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from stillroom.errors import BadInput
+from stillroom.report.blocks import PageContext, Tile
+from stillroom.report.charts import Chart, other
+from stillroom.report.continual import TasksSection, tasks_section
+from stillroom.report.depth import DepthMap, depth_map
+from stillroom.report.formats import (
+    DASH,
+    counted,
+    decimal,
+    factor,
+    join,
+    scaled,
+    short,
+    signed,
+    three_digits,
+    versus,
+    whole,
+)
+from stillroom.report.html import rendered, write_page
+from stillroom.report.run import words
+from stillroom.report.run.charts import (
+    ClassRow,
+    ExampleImage,
+    Member,
+    class_changes,
+    curve_charts,
+    example_images,
+    reliability,
+)
+from stillroom.report.run.class_relations import RelationsSection, relations_section
+from stillroom.report.run.data import RunData, read_run
+from stillroom.report.run.gradient_rescaling import RescalingSection, rescaling_section
+from stillroom.report.run.words import TopOneGap, top1_gap
+from stillroom.schema.predictions import (
+    Confusion,
+    ImageScores,
+    Integers,
+    calibration,
+    confusions,
+    per_class,
+    score_images,
+)
+
+EXPLAINED = "explain.html"
+GLOSSARY = {
+    "Top-1": "Share of test images whose most probable class is the true one. Higher is better.",
+    "Top-5": "Share of test images whose true class is among the five most probable. Higher is better.",
+    "NLL": "Negative log-likelihood: mean of −log of the probability given to the true class, in nats. "
+    "Lower is better; it punishes confident mistakes.",
+    "ECE": "Expected calibration error: how far confidence is from accuracy on average over 15 bins of equal width, "
+    "0 to 1. Lower is better.",
+    "Agreement": "Share of test images on which student and teacher make the same top guess, right or wrong.",
+    "KL to teacher": "Mean Kullback-Leibler divergence from the teacher’s probabilities to the student’s at "
+    "temperature 1, in nats. 0 means the same answers.",
+    "Parameters": "Numbers learnt by the model.",
+    "Multiply-adds": "Multiplications with an addition for one image; the usual measure of compute.",
+    "Size on disk": "Bytes of the weights in their file (1 kB = 1,000 bytes).",
+    "Latency, batch 1": "Time for one image through the model, in milliseconds, on the machine under Environment.",
+    "Latency, batch 64": "Time for 64 images at once, in milliseconds, on the machine under Environment.",
+}
+_NO_PREDICTIONS = "This run folder holds no predictions.safetensors."
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write one HTML page about finished runs.
+
+    Args:
+        runs: run folders; the page is about the first, the others are compared beside it.
+        out: the file to write; left out: ``report.html`` in the first run's folder.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        BadInput: a folder is missing, unfinished or damaged, or the page cannot be written.
+
+    >>> write_report([])
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: runs: got []; expected at least one run folder
+    """
+    if not runs:
+        raise BadInput("runs", [], "at least one run folder")
+    seen: set[Path] = set()
+    for run in runs:
+        if run.resolve() in seen:
+            raise BadInput("runs", str(run), "each run folder once")
+        seen.add(run.resolve())
+    target = out if out is not None else runs[0] / "report.html"
+    if target.is_dir():
+        raise BadInput("out", str(target), "a file, not a folder")
+    # What `stillroom explain` wrote beside this page; a page elsewhere would not find it.
+    is_explained = target.parent.resolve() == runs[0].resolve() and (runs[0] / EXPLAINED).is_file()
+    page = render([read_run(Path(run)) for run in runs], explained=EXPLAINED if is_explained else "")
+    return write_page(target, page)
+
+
+def render(runs: Sequence[RunData], context: PageContext | None = None, explained: str = "") -> str:
+    """The page as text; the same runs give the same text.
+
+    Args:
+        runs: the page is about the first, the others are compared beside it.
+        context: the study whose folder holds the run: the page links to it and takes plotly from there, so that three
+            hundred pages do not each hold it.
+        explained: the address of the page that says what the student has learned, where there is one.
+    """
+    page = run_page(list(zip(words.run_names(runs), runs, strict=True)))
+    return rendered(
+        "run.html.j2",
+        figures={chart.key: chart.figure for chart in page.charts},
+        plotly_at=context.plotly if context is not None else None,
+        page=page,
+        home=context,
+        explained=explained,
+    )
+
+
+@dataclass(frozen=True)
+class HeaderBar:
+    """One bar of the header: a model's name, the role of its colour, its top-1 in per cent."""
+
+    name: str
+    colour: str
+    percent: str
+    width: float
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Why the comparison with a run is not an equal one."""
+
+    name: str
+    differ: str
+    because: str
+    by_design: bool
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One line of the comparison: the metric, its meaning, and a cell for each column."""
+
+    metric: str
+    meaning: str
+    teacher: str
+    student: str
+    versus: str
+    others: tuple[str, ...]
+    starts_group: bool = False
+
+
+@dataclass(frozen=True)
+class HashRow:
+    """One proof of equality: its name, what it covers, a cell for each run, and which cells differ from the first."""
+
+    name: str
+    covers: str
+    cells: tuple[tuple[str, bool], ...]
+
+
+@dataclass(frozen=True)
+class ConfusionRow:
+    """A confusion with the classes' names, cut where they are long, and whole; counts of teacher and student."""
+
+    short: str
+    whole: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class PredictionParts:
+    """What the page shows of the predictions."""
+
+    reliability: Chart
+    classes: Chart
+    class_rows: tuple[ClassRow, ...]
+    confusions: tuple[ConfusionRow, ...]
+    examples: tuple[ExampleImage, ...]
+    with_teacher: bool
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """Everything the page shows, worked out before any HTML: the templates only lay it out."""
+
+    run: RunData
+    headline: str
+    against: tuple[str, ...]
+    caveat: str
+    facts: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+    bars: tuple[HeaderBar, ...]
+    members: tuple[Member, ...]
+    notices: tuple[Notice, ...]
+    rows: tuple[MetricRow, ...]
+    notes: tuple[str, ...]
+    curves: tuple[Chart, ...]
+    predictions: PredictionParts | None
+    missing_predictions: str
+    missing_images: str
+    tasks: TasksSection | None
+    rescaling: RescalingSection | None
+    relations: RelationsSection | None
+    depth: DepthMap | None
+    depth_hint: str
+    command: str
+    hashes: tuple[HashRow, ...]
+    glossary: dict[str, str]
+
+    @property
+    def charts(self) -> list[Chart]:
+        """Every plot of the page."""
+        parts = (self.tasks, self.rescaling, self.relations)
+        held = [self.predictions.reliability, self.predictions.classes] if self.predictions is not None else []
+        return [*self.curves, *held, *(chart for part in parts if part is not None for chart in part.charts)]
+
+
+def run_page(runs: Sequence[tuple[str, RunData]]) -> RunPage:
+    """Work out what the page shows; the first run is what it is about, each run comes with its name."""
+    run, others = runs[0][1], list(runs[1:])
+    members = [
+        Member(name if place else f"Student: {name}", other(place - 1) if place else "student", each)
+        for place, (name, each) in enumerate(runs)
+    ]
+    parts = _prediction_parts(run)
+    return RunPage(
+        run=run,
+        headline=words.headline(run),
+        against=tuple(words.against(run, name, each) for name, each in others),
+        caveat=words.caveat(run, with_others=bool(others)),
+        facts=tuple(words.facts(run)),
+        tiles=tuple(_tiles(run)),
+        bars=tuple(_bars(run, members)),
+        members=tuple(members),
+        notices=tuple(notices(run, others)),
+        rows=tuple(side_by_side(run, [each for _, each in others])),
+        notes=tuple(_table_notes(run, others)),
+        curves=tuple(curve_charts(members)),
+        predictions=parts,
+        missing_predictions="" if parts else _NO_PREDICTIONS,
+        missing_images=_missing_images(run),
+        tasks=tasks_section(members),
+        rescaling=rescaling_section(run),
+        relations=relations_section(members),
+        depth=depth_map(run.fidelity) if run.fidelity is not None else None,
+        depth_hint=_depth_hint(run),
+        command=f"stillroom {_command(run)} recipe.yaml --out RUN",
+        hashes=tuple(_hash_rows([each for _, each in runs])),
+        glossary=GLOSSARY,
+    )
+
+
+def _tiles(run: RunData) -> list[Tile]:
+    student, teacher = run.student, run.teacher
+    if teacher is None:
+        return [
+            Tile(f"{decimal(student.top1)}%", "top-1", f"{whole(student.correct)} of {whole(student.count)}"),
+            Tile(decimal(student.nll, 3), "NLL", "nats an image"),
+            Tile(scaled(student.parameters), "parameters", student.model),
+            Tile(scaled(student.multiply_adds), "multiply-adds", "an image"),
+        ]
+    kept = f"{decimal(100 * student.top1 / teacher.top1)}%" if teacher.top1 else DASH
+    before, after = (run.latency.get(who, {}).get(1) for who in ("teacher", "student"))
+    return [
+        Tile(kept, "of the teacher’s top-1 kept", f"{signed(student.top1 - teacher.top1, 2)} points"),
+        _cost_tile("parameters", ("fewer", "more"), teacher.parameters, student.parameters, scaled),
+        _cost_tile("multiply-adds", ("fewer", "more"), teacher.multiply_adds, student.multiply_adds, scaled),
+        _cost_tile("latency at batch 1", ("lower", "higher"), before, after, _milliseconds, "not measured"),
+    ]
+
+
+def _cost_tile(
+    what: str,
+    sides: tuple[str, str],
+    before: float | None,
+    after: float | None,
+    written: Callable[[float | None], str],
+    missing: str = "not recorded",
+) -> Tile:
+    found = factor(before, after, *sides)
+    if found is None:
+        return Tile(DASH, what, missing)
+    detail = f"{written(before)} to {written(after)}"
+    return Tile(found[0], f"{found[1]} {what}", detail) if found[1] else Tile("1×", f"the same {what}", detail)
+
+
+def _bars(run: RunData, members: Sequence[Member]) -> list[HeaderBar]:
+    held = [(member.name, member.colour, member.run.student.top1) for member in members]
+    if run.teacher is not None:
+        held.insert(0, (f"Teacher: {run.teacher.model}", "teacher", run.teacher.top1))
+    return [HeaderBar(name, colour, f"{decimal(top1)}%", round(top1, 2)) for name, colour, top1 in held]
+
+
+def _prediction_parts(run: RunData) -> PredictionParts | None:
+    held = run.predictions
+    if held is None:
+        return None
+    student = score_images(held.student_logits, held.labels)
+    logits = held.teacher_logits if run.teacher is not None else None
+    teacher = score_images(logits, held.labels) if logits is not None else None
+    bins = [("Student", "student", calibration(student.confidence, student.right))]
+    if teacher is not None:
+        bins.append(("Teacher", "teacher", calibration(teacher.confidence, teacher.right)))
+    rows = _class_rows(student, teacher, held.labels, held.class_names)
+    before = teacher.guess if teacher is not None else None
+    found = confusions(held.labels, before, student.guess, len(held.class_names))
+    return PredictionParts(
+        reliability=reliability(bins),
+        classes=class_changes(rows),
+        class_rows=tuple(sorted(rows, key=lambda row: row.change)),
+        confusions=tuple(_confusion_row(one, held.class_names) for one in found),
+        examples=tuple(example_images(held, student, teacher)) if teacher is not None else (),
+        with_teacher=teacher is not None,
+    )
+
+
+def _class_rows(
+    student: ImageScores, teacher: ImageScores | None, labels: Integers, class_names: Sequence[str]
+) -> list[ClassRow]:
+    after, counts = per_class(student.right, labels, len(class_names))
+    before = per_class(teacher.right, labels, len(class_names))[0] if teacher is not None else None
+    return [
+        ClassRow(name, int(counts[c]), float(after[c]), float(before[c]) if before is not None else None)
+        for c, name in enumerate(class_names)
+        if counts[c]
+    ]
+
+
+def _confusion_row(confusion: Confusion, class_names: Sequence[str]) -> ConfusionRow:
+    label, guess = class_names[confusion.label], class_names[confusion.guess]
+    return ConfusionRow(f"{short(label)} → {short(guess)}", f"{label} → {guess}", confusion.before, confusion.after)
+
+
+def _depth_hint(run: RunData) -> str:
+    """That a map could be made; empty where there is one, or nothing to make it of."""
+    teacher, data = run.recipe.get("teacher"), run.recipe.get("data")
+    runs_here = isinstance(teacher, dict) and teacher.get("answers") is None and teacher.get("logits") is None
+    named = isinstance(data, dict) and data.get("source") != "python"
+    if run.fidelity is not None or run.teacher is None or not (run.checkpoints and runs_here and named):
+        return ""
+    return f"This run kept {counted(run.checkpoints, 'checkpoint')} of its student."
+
+
+def _command(run: RunData) -> str:
+    if run.incremental is not None:
+        return "incremental"
+    return "distill" if run.taught else "train"
+
+
+def _missing_images(run: RunData) -> str:
+    """Why there are no images that changed; empty where there are some."""
+    held = run.predictions
+    if held is None:
+        return _NO_PREDICTIONS
+    if run.teacher is None:
+        return "Which images changed most is told against a teacher, and this run had none."
+    if held.teacher_logits is None:
+        return "The predictions of this run hold no answers of the teacher."
+    if held.example_images is None or not len(held.example_images):
+        return "The predictions of this run hold no images."
+    return ""
+
+
+def side_by_side(run: RunData, others: Sequence[RunData]) -> list[MetricRow]:
+    """The comparison table, in the order of the glossary; rows that no run has a number for are left out."""
+    percent = partial(_with_unit, digits=2, unit="%")
+    quality: list[tuple[str, str, Callable[[float | None], str]]] = [
+        ("Top-1", "top1", percent),
+        ("Top-5", "top5", percent),
+        ("NLL", "nll", partial(decimal, digits=3)),
+        ("ECE", "ece", partial(decimal, digits=4)),
+        ("Agreement", "agreement", percent),
+        ("KL to teacher", "teacher_kl", partial(decimal, digits=3)),
+    ]
+    cost: list[tuple[str, str | int, Callable[[float | None], str], tuple[str, str]]] = [
+        ("Parameters", "parameters", whole, ("fewer", "more")),
+        ("Multiply-adds", "multiply_adds", scaled, ("fewer", "more")),
+        ("Size on disk", "bytes", partial(scaled, unit="B"), ("smaller", "larger")),
+        ("Latency, batch 1", 1, _milliseconds, ("lower", "higher")),
+        ("Latency, batch 64", 64, _milliseconds, ("lower", "higher")),
+    ]
+    rows = []
+    for metric, key, write in quality:
+        values = _values(run, others, key)
+        teacher, student = values[:2]
+        ratio = versus(teacher, student, "lower", "higher") or DASH
+        if key in ("top1", "top5") and teacher is not None and student is not None:
+            ratio = f"{signed(student - teacher, 2)} points"
+        if any(value is not None for value in values):
+            rows.append(_metric_row(metric, values, write, ratio))
+    for place, (metric, what, write, sides) in enumerate(cost):
+        values = _values(run, others, what)
+        rows.append(
+            _metric_row(metric, values, write, versus(values[0], values[1], *sides) or DASH, starts_group=place == 0)
+        )
+    return rows
+
+
+def _values(run: RunData, others: Sequence[RunData], what: str | int) -> list[float | None]:
+    """A figure of the teacher, the student and each other student: a score by its name, a latency by its batch."""
+    if isinstance(what, int):
+        whose = [(run, "teacher"), (run, "student"), *((each, "student") for each in others)]
+        return [each.latency.get(who, {}).get(what) for each, who in whose]
+    scores = [run.teacher, run.student, *(each.student for each in others)]
+    return [None if each is None else getattr(each, what) for each in scores]
+
+
+def _metric_row(
+    metric: str,
+    values: Sequence[float | None],
+    write: Callable[[float | None], str],
+    ratio: str,
+    *,
+    starts_group: bool = False,
+) -> MetricRow:
+    teacher, student, *others = map(write, values)
+    return MetricRow(metric, GLOSSARY[metric], teacher, student, ratio, tuple(others), starts_group)
+
+
+def _with_unit(value: float | None, *, digits: int, unit: str) -> str:
+    return DASH if value is None else decimal(value, digits) + unit
+
+
+def _milliseconds(value: float | None) -> str:
+    return DASH if value is None else f"{three_digits(value)} ms"
+
+
+def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[str]:
+    """What a reader of the comparison table should know beside it."""
+    notes = []
+    gap = top1_gap(run)
+    if gap is not None:
+        notes.append(f"Top-1, student less teacher: {_interval(gap)}.")
+    for name, each in others:
+        found = top1_gap(run, each)
+        if found is not None:
+            notes.append(f"Top-1, student less “{name}”: {_interval(found)}.")
+    if gap is not None or others:
+        notes.append(
+            "± is the 95% interval over the draw of test images alone. For the spread between seeds, one run has none."
+        )
+    notes += [
+        f"“{name}” had another teacher: its agreement and KL are to that one."
+        for name, each in others
+        if words.teachers_differ(run, each)
+    ]
+    threads = sorted({count for each in (run, *(each for _, each in others)) for count in each.latency_threads})
+    if run.latency.get("student"):
+        what = "thread" if threads == [1] else "threads"
+        with_threads = f", with {join(list(map(str, threads)))} CPU {what}" if threads else ""
+        notes.append(f"Latency is of the machine that ran it{with_threads}; between machines it cannot be compared.")
+    else:
+        notes.append("Latency was not measured in this run.")
+    return notes
+
+
+def _interval(gap: TopOneGap) -> str:
+    return f"{signed(gap.points, 2)} ± {decimal(gap.margin, 2)} points"
+
+
+def notices(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[Notice]:
+    """For each run beside this one, what keeps the comparison from being an equal one."""
+    found = []
+    for name, each in others:
+        differ = words.differences(run, each)
+        if differ:
+            because = "; ".join(words.reasons(run, each))
+            text = f"{because[0].upper()}{because[1:]}." if because else ""
+            by_design = words.another_seed(run, each)
+            if by_design:
+                text += " This shows how far a seed moves the result, not what a setting does."
+            found.append(Notice(name, ", ".join(differ), text, by_design))
+    return found
+
+
+def _hash_rows(runs: Sequence[RunData]) -> list[HashRow]:
+    """The hashes that prove what runs had in common."""
+    covers = {
+        "data": "images and labels",
+        "init": "the student’s initial weights",
+        "order": "the order of images actually used",
+        "views": "the augmentation and the views actually used",
+        "budget": "steps, batch size, accumulation, evaluation split",
+        "threads": "CPU threads",
+        "recipe": "every field of the recipe",
+    }
+    hashes = [
+        {"data": run.summary.data.fingerprint, **run.summary.hashes.by_name, "recipe": run.summary.recipe_hash}
+        for run in runs
+    ]
+    rows = []
+    for key, what in covers.items():
+        values = [held[key] or DASH for held in hashes]
+        if any(text != DASH for text in values):
+            rows.append(HashRow(key, what, tuple((text, text != values[0]) for text in values)))
+    return rows

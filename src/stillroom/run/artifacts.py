@@ -1,0 +1,180 @@
+"""What a finished run leaves: its summary, its test logits, the latencies of its models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from stillroom.data.images import ImageSet
+from stillroom.files import canonical_json, digest, write_bytes
+from stillroom.models.cost import latency
+from stillroom.models.modes import device_of
+from stillroom.models.prepared import PreparedModel, size_of
+from stillroom.run.build import RunParts
+from stillroom.schema.run import RunSummary
+from stillroom.teachers.source import TeacherSource
+from stillroom.train.evaluation import compare, score
+from stillroom.train.folder import RunFolder
+from stillroom.train.loop import Progress
+
+EXAMPLES = 36
+LATENCY_BATCHES = (1, 64)
+
+TeacherLogits = Mapping[str, Tensor | None]
+
+
+def run_summary(
+    parts: RunParts,
+    trained: PreparedModel,
+    progress: Progress,
+    figures: Mapping[str, float],
+    teacher_logits: TeacherLogits,
+) -> dict[str, Any]:
+    """``summary.json`` of a finished run.
+
+    Args:
+        parts: what it is made of.
+        trained: the student.
+        progress: where the training ended.
+        figures: of the last evaluation.
+        teacher_logits: of each teacher, for the test split.
+    """
+    recipe, train, test = parts.recipe, parts.train, parts.test
+    processes = parts.context.processes.count
+    budget = {
+        "steps": parts.total_steps,
+        "batch_size": recipe.data.batch_size,
+        "accumulate": progress.parts,
+        "processes": processes,
+        "data": parts.hashes["data"],
+        "reported": "last",
+    }
+    content = {
+        "schema": 1,
+        "name": _title(parts),
+        "recipe_hash": recipe.hash(),
+        "seed": recipe.seed,
+        "steps": progress.step,
+        "epochs": round(progress.step / parts.sampler.steps_per_epoch, 6),
+        **{name: value for name, value in figures.items() if "/" not in name},
+        "model": parts.student.name,
+        **size_of(trained, test),
+        "teachers": {
+            name: teacher_facts(source, teacher_logits[name], test, _of_teacher(figures, name))
+            for name, source in parts.teachers.items()
+        },
+        "taught": parts.step.reads_teacher,
+        "data": {
+            "name": train.name,
+            "classes": train.num_classes,
+            "train": len(train),
+            "test": len(test),
+            "shape": list(train.images.shape[1:]),
+            "pixels": train.is_pixels,
+            "fingerprint": parts.hashes["data"],
+        },
+        "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
+        "device": recipe.training.device,
+        "precision": recipe.training.precision,
+        "threads": torch.get_num_threads(),
+        "processes": processes,
+        "accumulate": progress.parts,
+        "hashes": {
+            "init": parts.hashes["init"],
+            "order": progress.order,
+            "views": progress.views,
+            "budget": digest(canonical_json(budget)),
+            "threads": digest(canonical_json(torch.get_num_threads())),
+        },
+    }
+    return RunSummary.model_validate(content).as_dict()
+
+
+def teacher_facts(
+    source: TeacherSource, logits: Tensor | None, test: ImageSet, compared: Mapping[str, float]
+) -> dict[str, Any]:
+    """What the summary says of a teacher; of one without test logits, its name and hash alone."""
+    scored = score(logits, test.labels).as_dict() if logits is not None else {}
+    sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
+    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **compared}
+
+
+def _of_teacher(figures: Mapping[str, float], name: str) -> dict[str, float]:
+    """The figures that compare the student with one of several teachers."""
+    return {key.partition("/")[0]: value for key, value in figures.items() if key.endswith(f"/{name}")}
+
+
+def compare_with_teachers(logits: Tensor, teacher_logits: TeacherLogits) -> dict[str, float]:
+    """How close a student's logits are to its teacher's: ``agreement`` and ``teacher_kl``; see :func:`compare`.
+
+    With several teachers each key ends in ``/NAME``.
+    """
+    figures: dict[str, float] = {}
+    for name, theirs in teacher_logits.items():
+        if theirs is not None:
+            found = compare(logits, theirs)
+            figures |= found if len(teacher_logits) == 1 else {f"{key}/{name}": found[key] for key in found}
+    return figures
+
+
+def _title(parts: RunParts) -> str:
+    """What reports call the run."""
+    if parts.recipe.name:
+        return parts.recipe.name
+    if read := parts.teachers_read:
+        return f"{parts.student.name} ← {' + '.join(source.name for source in read.values())}"
+    return f"{parts.student.name} from labels"
+
+
+def write_predictions(out: Path, test: ImageSet, logits: Tensor, teacher_logits: TeacherLogits) -> None:
+    """Write ``predictions.safetensors``: labels and logits, and the images whose true class changed most.
+
+    ``teacher_logits`` and the images compare with the only teacher; of several, each has ``teacher_logits/NAME``.
+    """
+    tensors = {"labels": test.labels, "student_logits": logits}
+    known = {name: theirs for name, theirs in teacher_logits.items() if theirs is not None}
+    if len(teacher_logits) > 1:
+        tensors |= {f"teacher_logits/{name}": theirs for name, theirs in known.items()}
+    for theirs in known.values() if len(teacher_logits) == 1 else ():
+        tensors["teacher_logits"] = theirs
+        if test.is_pixels:
+            rows = test.labels[:, None]
+            before = theirs.softmax(1).gather(1, rows)
+            after = logits.softmax(1).gather(1, rows)
+            changed = changed_most((after - before).squeeze(1), EXAMPLES)
+            tensors["example_indices"] = changed
+            tensors["example_images"] = test.images[changed].contiguous()
+    names = json.dumps(list(test.class_names), ensure_ascii=False)
+    write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}))
+
+
+def changed_most(change: Tensor, count: int) -> Tensor:
+    """Indices of the largest losses and of the largest gains, half and half, the largest change first.
+
+    Were both ranked together, a weaker student would show losses alone.
+
+    >>> changed_most(torch.tensor([-0.9, -0.8, 0.1, 0.3, -0.7]), 4).tolist()
+    [0, 1, 3, 2]
+    """
+    # Stable, so that ties fall the same way in every run.
+    ranked = change.sort(stable=True).indices
+    count = min(count, len(change))
+    ends = torch.cat([ranked[: count - count // 2], ranked[len(ranked) - count // 2 :]])
+    return ends[change[ends].abs().sort(descending=True, stable=True).indices]
+
+
+def time_models(folder: RunFolder, models: Mapping[str, PreparedModel | None], data: ImageSet) -> None:
+    """Write the median latency of each model, as it would be used in float32, to ``timing.jsonl``."""
+    for who, prepared in models.items():
+        if prepared is None:
+            continue
+        example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
+        took = {str(batch): round(latency(prepared.model, example, batch), 4) for batch in LATENCY_BATCHES}
+        line = {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
+        folder.append("timing.jsonl", line)

@@ -1,0 +1,331 @@
+"""The parts of a run, made of a resolved recipe and its components: models, losses, teachers, the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from stillroom.data.images import ImageSet
+from stillroom.data.loader import BatchLoader, BatchSampler
+from stillroom.errors import BadInput, nearest
+from stillroom.files import canonical_json, digest
+from stillroom.losses.base import Loss
+from stillroom.losses.setup_context import ModelInfo, SetupContext
+from stillroom.models.modes import device_of
+from stillroom.models.prepared import PreparedModel, prepare_model
+from stillroom.models.weights import state_hash
+from stillroom.recipe import Recipe
+from stillroom.run.components import RunComponents
+from stillroom.run.context import RunContext
+from stillroom.run.relations import ClassRelations, relations_of
+from stillroom.runtime import Runtime
+from stillroom.teachers.live import LiveTeacherSource
+from stillroom.teachers.precomputed import PrecomputedLogits
+from stillroom.teachers.source import TeacherRequest, TeacherSource
+from stillroom.train.gradient_rescaling import RecordGradientRescaling
+from stillroom.train.recorders import RecordWeightDistance, StepHook
+from stillroom.train.step import DistillStep
+
+# Images that taps are found on: more than one, as they are not to be all alike.
+_EXAMPLES = 4
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """All parts of a run.
+
+    Attributes:
+        context: the resolved recipe and the data, on a runtime.
+        student: the model that learns.
+        losses: the terms of the loss, set up.
+        teachers: of each teacher by its name, where its outputs come from.
+        sampler: which training images make each batch.
+        step: student and losses as one module.
+        hooks: called after each step.
+        relations: of the student's classes, where it ends in a linear layer.
+        hashes: ``init``, ``data`` and ``teacher``: what a save of the run belongs to.
+    """
+
+    context: RunContext
+    student: PreparedModel
+    losses: Sequence[Loss[Any]]
+    teachers: Mapping[str, TeacherSource]
+    sampler: BatchSampler
+    step: DistillStep
+    hooks: Sequence[StepHook]
+    relations: ClassRelations | None
+    hashes: Mapping[str, str]
+
+    @property
+    def recipe(self) -> Recipe:
+        """The resolved recipe."""
+        return self.context.recipe
+
+    @property
+    def train(self) -> ImageSet:
+        """The training images."""
+        return self.context.data.train
+
+    @property
+    def test(self) -> ImageSet:
+        """The test images."""
+        return self.context.data.test
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.recipe.training.total_steps(self.sampler.steps_per_epoch)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the run, one that is not whole counted."""
+        return math.ceil(self.total_steps / self.sampler.steps_per_epoch)
+
+    @property
+    def teachers_read(self) -> dict[str, TeacherSource]:
+        """Those of the teachers that a loss reads."""
+        read = {name for loss, name in zip(self.losses, self.step.teacher_names, strict=True) if loss.requires.teacher}
+        return {name: source for name, source in self.teachers.items() if name in read}
+
+    def loader(self) -> BatchLoader:
+        """Gives the training batches."""
+        data = self.recipe.data
+        return BatchLoader(self.train, data.augmentation, self.context.device, data.workers)
+
+
+def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Sequence[StepHook] = ()) -> RunParts:
+    """Make the parts of a run.
+
+    Args:
+        recipe: resolved.
+        components: the objects that it names; the models move to the runtime's device.
+        runtime: where the run takes place.
+        hooks: the user's, before those of the recipe.
+
+    Raises:
+        BadInput: models, losses and data do not fit each other.
+    """
+    context = RunContext(
+        **vars(runtime), recipe=recipe, data=components.data, num_teacher_classes=components.num_teacher_classes
+    )
+    train, test = components.data.train, components.data.test
+    runtime.processes.copy_weights(components.student.to(runtime.device))
+    student = prepare_model(components.student, recipe.student, train, "student")
+    models = prepare_teachers(context, components)
+    names = teacher_names(components.losses, recipe)
+    setup_losses(components.losses, context, student, models)
+    hooks = [*hooks]
+    if recipe.training.record_weight_distance:
+        hooks.append(RecordWeightDistance(recipe.training.record_weight_distance))
+    only = next(iter(models.values())) if len(models) == 1 and context.num_teacher_classes is None else None
+    relations = relations_of(student, only, train)
+    watch: dict[str, Callable[..., None]] = {}
+    if recipe.training.record_gradient_rescaling:
+        # By the index that batches have: of a subset, that in the whole.
+        truth = train.parent.truth
+        rescaling = RecordGradientRescaling(components.losses, runtime.processes, truth.margin if truth else None)
+        watch[rescaling.loss_name] = rescaling.see
+        hooks.append(rescaling)
+    step = DistillStep(
+        student.model,
+        components.losses,
+        student.preprocess(),
+        processes=runtime.processes,
+        watch=watch,
+        num_teacher_classes=context.num_teacher_classes,
+        teacher_names=names,
+    ).to(runtime.device)
+    teachers = build_teachers(context, components.losses, models)
+    fingerprints = {name: source.fingerprint for name, source in teachers.items()}
+    return RunParts(
+        context=context,
+        student=student,
+        losses=components.losses,
+        teachers=teachers,
+        sampler=BatchSampler(len(train), recipe.data.batch_size, recipe.seed),
+        step=step,
+        hooks=hooks,
+        relations=relations,
+        # Taken before training moves a weight: `init` is what every method of a seed must share.
+        hashes={
+            "init": state_hash(student.model),
+            "data": digest(train.fingerprint.encode(), test.fingerprint.encode()),
+            "teacher": teachers_hash(fingerprints),
+        },
+    )
+
+
+def teachers_hash(fingerprints: Mapping[str, str]) -> str:
+    """One hash of a run's teachers: that of the only one, or of all of them by their names."""
+    if len(fingerprints) < 2:
+        return next(iter(fingerprints.values()), "")
+    return digest(canonical_json(dict(fingerprints)))
+
+
+def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str, PreparedModel]:
+    """The teachers that are models, on the run's device, the same in every process.
+
+    Raises:
+        BadInput: one does not fit the data.
+    """
+    prepared = {}
+    for name, config in context.recipe.all_teachers.items():
+        model = components.teachers.get(name)
+        if model is not None and config.logits is None:
+            context.processes.copy_weights(model.to(context.device))
+            field = context.recipe.teacher_field(name)
+            prepared[name] = prepare_model(model, config, context.data.train, field, context.num_target_classes)
+    return prepared
+
+
+def teacher_names(losses: Sequence[Loss[Any]], recipe: Recipe) -> list[str | None]:
+    """Of each loss, the name of the teacher that it reads: the one that its config names, else the only one.
+
+    Raises:
+        BadInput: a loss requires a teacher and there is none, or it must say which; or it names one and reads none.
+    """
+    teachers = recipe.all_teachers
+    only = next(iter(teachers)) if len(teachers) == 1 else None
+    names: list[str | None] = []
+    for loss in losses:
+        named, field = loss.config.teacher, f"losses.{loss.config.name}.teacher"
+        if not loss.requires.teacher:
+            if named is not None:
+                raise BadInput(field, named, "none: this loss reads no teacher")
+        elif not teachers:
+            raise BadInput("teacher", None, f"a model: loss {loss.name!r} reads its answers")
+        elif named is None and only is None:
+            raise BadInput(field, None, f"the name of the teacher that it reads: one of {', '.join(teachers)}")
+        if named is not None and named not in teachers:
+            raise BadInput(field, named, nearest(named, teachers))
+        names.append(named or only)
+    return names
+
+
+def setup_losses(
+    losses: Sequence[Loss[Any]], context: RunContext, student: PreparedModel, teachers: Mapping[str, PreparedModel]
+) -> None:
+    """Let each loss see the student and its own teacher, and note which taps it has chosen.
+
+    Raises:
+        BadInput: one of them cannot be computed from these models.
+    """
+    contexts: dict[str | None, SetupContext] = {}
+    for loss, name in zip(losses, teacher_names(losses, context.recipe), strict=True):
+        if name not in contexts:
+            contexts[name] = setup_context_of(context, student, teachers.get(name or ""), name)
+        loss.setup(contexts[name])
+        if context.num_teacher_classes is not None:
+            check_partial_teacher(loss)
+        if (line := loss.describe_taps()) is not None:
+            context.observer.note(line)
+
+
+def setup_context_of(
+    context: RunContext, student: PreparedModel, teacher: PreparedModel | None, name: str | None = "teacher"
+) -> SetupContext:
+    """Student and teacher as losses see them at set-up: their taps, and which stand opposite each other."""
+    config = context.recipe.all_teachers.get(name or "")
+    return SetupContext(
+        ModelInfo(student.model, _examples(student, context), "student"),
+        ModelInfo(teacher.model, _examples(teacher, context), "teacher") if teacher is not None else None,
+        num_classes=context.num_target_classes,
+        seed=context.recipe.seed,
+        logits=config.logits if config is not None else None,
+    )
+
+
+def check_partial_teacher(loss: Loss[Any]) -> None:
+    """Refuse a loss that cannot be computed with a teacher of only some of the classes.
+
+    Args:
+        loss: set up.
+
+    Raises:
+        BadInput: it reads the teacher together with labels, some of which the teacher does not know, or with sample
+            indices, which mean another image in each task.
+    """
+    requires, field = loss.requires, f"losses.{loss.name}"
+    if requires.teacher and requires.labels:
+        expected = "a term that does not set labels against the teacher's answer: it has no logits of the new classes"
+        option = loss.label_free_option
+        hint = f" ({option[0]}: {option[1]} leaves the labels to another loss)" if option is not None else ""
+        raise BadInput(field, loss.name, expected + hint)
+    if requires.teacher and requires.index:
+        expected = "a term that does not go by a sample's index: in each task it means another image"
+        raise BadInput(field, loss.name, expected)
+
+
+def request_of(losses: Sequence[Loss[Any]]) -> TeacherRequest:
+    """What some losses, once set up, require of one teacher."""
+    requires = [loss.requires for loss in losses]
+    return TeacherRequest(
+        taps=tuple(tap for each in requires for tap in each.teacher_features),
+        tails=tuple(tap for each in requires for tap in each.tails),
+        heads=tuple(tap for each in requires for tap in each.heads),
+        fishers=tuple(of for each in requires for of in each.fishers),
+        fisher_means=tuple(of for each in requires for of in each.fisher_means),
+    )
+
+
+def build_teachers(
+    context: RunContext, losses: Sequence[Loss[Any]], models: Mapping[str, PreparedModel]
+) -> dict[str, TeacherSource]:
+    """Of each teacher of the recipe, where its outputs come from.
+
+    Args:
+        context: with a resolved recipe.
+        losses: set up.
+        models: the teachers that are models.
+
+    Raises:
+        BadInput: a loss requires more of a teacher than its logits, and these are all that there is.
+    """
+    recipe = context.recipe
+    names = teacher_names(losses, recipe)
+    found: dict[str, TeacherSource] = {}
+    for name, config in recipe.all_teachers.items():
+        mine = [loss for loss, teacher in zip(losses, names, strict=True) if teacher == name]
+        if config.logits is None:
+            if name not in models:
+                raise BadInput(recipe.teacher_field(name), config.name, "its model among the components")
+            found[name] = build_teacher(context, models[name], request_of(mine), name)
+            continue
+        for loss in mine:
+            for tap in (*loss.requires.teacher_features, *loss.requires.tails):
+                expected = f"a model: loss {loss.name!r} reads its features at {tap!r}"
+                raise BadInput(f"{recipe.teacher_field(name)}.logits", config.logits, expected)
+        found[name] = PrecomputedLogits(
+            config,
+            runtime=context,
+            data=context.data,
+            augmentation=recipe.data.augmentation,
+            cache=recipe.cache,
+        )
+    return found
+
+
+def build_teacher(
+    context: RunContext, prepared: PreparedModel, request: TeacherRequest, name: str = "teacher"
+) -> LiveTeacherSource:
+    """The teacher that a model is, with the recipe's options of its name."""
+    recipe = context.recipe
+    return LiveTeacherSource(
+        prepared,
+        recipe.all_teachers[name],
+        request,
+        runtime=context,
+        data=context.data,
+        augmentation=recipe.data.augmentation,
+        cache=recipe.cache,
+        num_teacher_classes=context.num_teacher_classes,
+    )
+
+
+def _examples(prepared: PreparedModel, context: RunContext) -> Callable[[], Tensor]:
+    images = context.data.train.images
+    return lambda: prepared.preprocess()(images[:_EXAMPLES]).to(device_of(prepared.model))

@@ -1,0 +1,198 @@
+"""Use outside of training: a finished run's student, the images for a teacher elsewhere, a model scored on a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from stillroom.data.augmentation import check_augmentable
+from stillroom.data.config import AugmentationConfig
+from stillroom.data.images import ImageSet
+from stillroom.data.loader import BatchLoader
+from stillroom.data.sources import load
+from stillroom.errors import BadInput
+from stillroom.files import atomic_write, write_json
+from stillroom.models.config import ModelConfig
+from stillroom.models.export import export_onnx, export_safetensors
+from stillroom.models.prepared import logits_of, prepare_model
+from stillroom.models.preprocess import Preprocess, resolve_preprocess
+from stillroom.models.weights import load_weights
+from stillroom.observer import Observer
+from stillroom.recipe import Recipe
+from stillroom.run.components import build_model
+from stillroom.run.records import load_run_recipe, read_json
+from stillroom.teachers.precomputed import INPUTS, inputs_of
+from stillroom.train.device import exact_float32, resolve_device
+from stillroom.train.evaluation import score
+
+# Images written at a time.
+_BLOCK = 500
+
+
+@dataclass(frozen=True)
+class SummaryFacts:
+    """What a finished run's summary says of its data."""
+
+    num_classes: int
+    shape: tuple[int, ...]
+    is_pixels: bool
+
+    @property
+    def channels(self) -> int:
+        """First dimension of a sample."""
+        return self.shape[0]
+
+    @property
+    def image_size(self) -> int | None:
+        """The side in pixels; None where the samples are not square images."""
+        return self.shape[2] if len(self.shape) == 3 and self.shape[1] == self.shape[2] else None
+
+
+def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
+    """The trained student of a finished run, in eval mode, with its recipe and what it must know of the data.
+
+    Raises:
+        BadInput: the folder is no finished run, or its student cannot be made again from the recipe.
+    """
+    if not run.is_dir():
+        raise BadInput("run", str(run), "a run folder")
+    recipe = load_run_recipe(run)
+    if not (run / "summary.json").exists():
+        raise BadInput("run", str(run), "a finished run; go on with it by --resume")
+    data = read_json(run / "summary.json").get("data")
+    try:
+        facts = SummaryFacts(data["classes"], tuple(data["shape"]), data["pixels"])  # type: ignore[index]
+    except (TypeError, KeyError):
+        raise BadInput("run", str(run / "summary.json"), "a summary with its data's shape") from None
+    model = build_model(recipe.student.model_copy(update={"weights": None}), facts, "student")
+    load_weights(model, run / "student.safetensors", field="student")
+    return model.eval(), recipe, facts
+
+
+def export_run(run: Path, form: str, out: Path | None, *, pixels: bool = False) -> dict[str, Any]:
+    """Write the student of a finished run.
+
+    Args:
+        run: its folder.
+        form: ``safetensors`` or ``onnx``.
+        out: the file; left out: ``RUN/export/student.<form>``.
+        pixels: for onnx, take uint8 images and do the preprocess inside.
+
+    Returns:
+        ``path``, ``bytes``, and for onnx how far its logits are from PyTorch's.
+
+    Raises:
+        BadInput: the run or the file cannot be used.
+        RunFailed: the exported model does not answer as the student does; nothing was written.
+    """
+    if pixels and form != "onnx":
+        raise BadInput("--pixels", form, "--format onnx: a file of weights does no preprocess")
+    if out is not None and out.is_dir():
+        raise BadInput("--out", str(out), "a file, not a folder")
+    model, recipe, facts = load_student(run)
+    path = out if out is not None else run / "export" / f"student.{form}"
+    result: dict[str, Any] = {"path": str(path)}
+    if form == "safetensors":
+        export_safetensors(model, path)
+    else:
+        if pixels and not facts.is_pixels:
+            raise BadInput("--pixels", str(run), "a run on uint8 images; this one's were floats")
+        resolved = resolve_preprocess(recipe.student.preprocess, channels=facts.channels, is_pixels=facts.is_pixels)
+        pipe = Preprocess(resolved, is_pixels=facts.is_pixels)
+        images = torch.zeros(1, *facts.shape, dtype=torch.uint8 if facts.is_pixels else torch.float32)
+        check = export_onnx(model, path, example=images if pixels else pipe(images), pixels=pipe if pixels else None)
+        result |= {
+            "max_abs_error": check.max_abs_error,
+            "max_rel_error": check.max_rel_error,
+            "tolerance": check.tolerance,
+        }
+    return result | {"bytes": path.stat().st_size}
+
+
+def evaluate_model(
+    config: ModelConfig, data: ImageSet, *, device: str = "auto", observer: Observer | None = None
+) -> dict[str, Any]:
+    """Score a pretrained model on a split, in float32.
+
+    Returns:
+        ``top1``, ``correct``, ``count``, ``top5``, ``nll``, ``ece``, with their units of :class:`Score`.
+    """
+    observer = observer or Observer()
+    here = resolve_device(device)
+    with exact_float32():
+        prepared = prepare_model(build_model(config, data, "model").to(here), config, data, "model")
+        return score(logits_of(prepared, data, here, observer, "evaluating"), data.labels).as_dict()
+
+
+def export_inputs(recipe: Recipe, out: Path, observer: Observer) -> dict[str, Any]:
+    """Write the images that a teacher elsewhere computes logits for, in each view, as arrays.
+
+    These are ``train-images.npy`` [V, N, C, H, W] and ``test-images.npy`` [M, C, H, W]. The logits go beside them:
+    ``train-logits.npy`` [V, N, K], and ``test-logits.npy`` [M, K] for the comparison at the end; the classes in the
+    order of ``class_names`` in ``inputs.json``.
+
+    Args:
+        recipe: whose data and augmentation are meant; ``teacher.same_for_views`` shows each image once.
+        out: a new or empty folder.
+        observer: follows the progress.
+
+    Returns:
+        ``folder``, ``views``, ``train``, ``test``, ``classes`` and ``bytes``.
+
+    Raises:
+        BadInput: the folder holds something, or each epoch has a view of its own.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput("--out", str(out), "a new or empty folder")
+    # All of them: a run that holds a part out finds its logits among them.
+    data = load(recipe.data.model_copy(update={"holdout": None}))
+    check_augmentable(data.train, recipe.data.augmentation)
+    same = recipe.teacher is not None and recipe.teacher.same_for_views
+    inputs = inputs_of(data, recipe.data.augmentation, same_for_views=same)
+    shown = AugmentationConfig() if same else recipe.data.augmentation
+    total = inputs["views"] * len(data.train) + len(data.test)
+
+    def report(done: int) -> None:
+        observer.phase("writing images", done, total)
+
+    written = _write_images(out / "train-images.npy", data.train, shown, inputs["views"], report)
+    done_before, unchanged = total - len(data.test), AugmentationConfig()
+    written += _write_images(
+        out / "test-images.npy", data.test, unchanged, None, lambda done: report(done_before + done)
+    )
+    write_json(out / INPUTS, inputs)
+    return {
+        "folder": str(out),
+        "views": inputs["views"],
+        "train": len(data.train),
+        "test": len(data.test),
+        "classes": data.train.num_classes,
+        "bytes": written,
+    }
+
+
+def _write_images(
+    path: Path, data: ImageSet, augmentation: AugmentationConfig, views: int | None, report: Callable[[int], None]
+) -> int:
+    """One array of images, written as it is made: it may be larger than memory."""
+    loader = BatchLoader(data, augmentation, torch.device("cpu"))
+    starts = range(0, len(data), _BLOCK)
+    blocks = [np.arange(start, min(start + _BLOCK, len(data))) for start in starts]
+    shape = (views or 1, len(data), *data.images.shape[1:])
+    kind = np.dtype(np.uint8 if data.is_pixels else np.float32)
+    header = {"descr": kind.str, "fortran_order": False, "shape": shape if views else shape[1:]}
+    # Written from front to back, not through a memory map: a full disk is then an error, not the end of the process.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        done = 0
+        for batch in loader.batches((rows, view) for view in range(views or 1) for rows in blocks):
+            file.write(batch.images.contiguous().numpy().data)
+            done += len(batch)
+            report(done)
+    return int(np.prod(shape)) * kind.itemsize

@@ -1,0 +1,87 @@
+"""Everything that a recipe leaves open, written out: device, precision, preprocess, whether teachers are cached.
+
+Nothing is resolved later or elsewhere: the recipe that this gives is the one that is run and written beside the run.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from stillroom.data.images import ImageSet
+from stillroom.data.loader import BatchSampler
+from stillroom.errors import BadInput
+from stillroom.models.config import ModelConfig
+from stillroom.models.preprocess import resolve_preprocess
+from stillroom.recipe import Recipe
+from stillroom.run.components import RunComponents
+from stillroom.train.device import resolve_device, resolve_precision
+
+ConfigT = TypeVar("ConfigT", bound=ModelConfig)
+
+
+def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
+    """Write out all that a recipe leaves open.
+
+    Args:
+        recipe: as the user wrote it.
+        components: the form of the training images decides the preprocess; their number and what the losses require
+            decide the cache.
+
+    Returns:
+        The recipe with ``training.device``, ``training.precision``, ``cache.enabled`` and the ``preprocess`` of each
+        model written out.
+
+    Raises:
+        BadInput: there is no such device, or the options of cache and views contradict each other.
+    """
+    train = components.data.train
+    device = resolve_device(recipe.training.device)
+    precision = resolve_precision(recipe.training.precision, device)
+    steps_per_epoch = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+    epochs = -(-recipe.training.total_steps(steps_per_epoch) // steps_per_epoch)
+    reads_teacher = any(loss.requires.teacher for loss in components.losses)
+    cached = uses_cache(recipe, reads_teacher=reads_teacher, epochs=epochs)
+    teachers = {
+        name: config if config.logits is not None else _with_preprocess(config, train, recipe.teacher_field(name))
+        for name, config in recipe.all_teachers.items()
+    }
+    return recipe.with_teachers(teachers).model_copy(
+        update={
+            "student": _with_preprocess(recipe.student, train, "student"),
+            "training": recipe.training.model_copy(update={"device": device.type, "precision": precision}),
+            "cache": recipe.cache.model_copy(update={"enabled": cached}),
+        }
+    )
+
+
+def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
+    """Whether a run stores its teachers' outputs: what the recipe says, and for ``auto`` whether it saves passes.
+
+    Args:
+        recipe: with ``cache.enabled`` as the user left it.
+        reads_teacher: whether a loss reads a teacher's outputs for training images.
+        epochs: length of the run, one that is not whole counted.
+
+    Raises:
+        BadInput: outputs are to be stored, but each epoch shows new images.
+    """
+    teachers = recipe.all_teachers
+    if not teachers:
+        return False
+    views = recipe.data.augmentation.different_views
+    enabled = recipe.cache.enabled
+    if any(config.logits is not None for config in teachers.values()):
+        if enabled is False:
+            expected = "true or auto beside teacher.logits: there is no model to run live"
+            raise BadInput("cache.enabled", enabled, expected)
+        return True
+    if enabled is True and reads_teacher and not views:
+        raise BadInput("cache.enabled", True, "data.augmentation.views of 1 or more: with 0 no view comes twice")
+    if enabled != "auto":
+        return enabled
+    return not reads_teacher or 0 < views < epochs
+
+
+def _with_preprocess(config: ConfigT, train: ImageSet, field: str) -> ConfigT:
+    resolved = resolve_preprocess(config.preprocess, channels=train.channels, is_pixels=train.is_pixels, field=field)
+    return config.model_copy(update={"preprocess": resolved or "none"})

@@ -1,0 +1,63 @@
+"""Whether a run can be done as its recipe says, found out before anything is written or trained."""
+
+from __future__ import annotations
+
+import copy
+
+from stillroom.data.augmentation import check_augmentable
+from stillroom.errors import BadInput, format_error
+from stillroom.memory import is_out_of_memory
+from stillroom.run.build import RunParts
+from stillroom.train.recorders import RecordWeightDistance
+
+
+def validate(parts: RunParts) -> None:
+    """Check the parts of a run against each other and against the recipe.
+
+    Raises:
+        BadInput: naming the option that does not fit.
+    """
+    training, processes, sampler = parts.recipe.training, parts.context.processes, parts.sampler
+    names = [loss.name for loss in parts.losses]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise BadInput("losses", twice, "a name of its own for each loss: losses are logged by it")
+    check_augmentable(parts.train, parts.recipe.data.augmentation)
+    if not any(p.requires_grad for p in parts.student.model.parameters()):
+        raise BadInput("student", parts.student.name, "a model with at least one trainable parameter")
+    if sampler.batch_size % processes.count:
+        expected = f"a multiple of the {processes.count} processes of the run"
+        raise BadInput("data.batch_size", sampler.batch_size, expected)
+    last_epoch = parts.total_steps // sampler.steps_per_epoch
+    late = [epoch for epoch in training.checkpoints if epoch > last_epoch]
+    if late:
+        raise BadInput("training.checkpoints", late[0], f"epochs of the run, 0 … {last_epoch}")
+    for hook in parts.hooks:
+        if isinstance(hook, RecordWeightDistance):
+            hook.check(parts.student.model)
+    parts.step.check_accumulation(training.accumulate)
+    if training.compile:
+        parts.step.check_compilable()
+
+
+def try_smallest_batch(parts: RunParts) -> bool:
+    """Train a copy of the student on the smallest micro-batch once: batch norm, for one, refuses a batch of one.
+
+    Returns:
+        Whether the student has parameters that its logits do not depend on.
+
+    Raises:
+        BadInput: the student cannot train on so few images.
+    """
+    context, student = parts.context, parts.student
+    count = max(parts.sampler.batch_size // context.processes.count // parts.recipe.training.accumulate, 1)
+    images = student.preprocess().to(context.device)(parts.train.images[:count].to(context.device))
+    trial = copy.deepcopy(student.model).train()
+    try:
+        trial(images).sum().backward()
+    except Exception as error:
+        if is_out_of_memory(error):
+            return True
+        expected = f"a model that can train on {count} images at once; it raised {format_error(error)}"
+        raise BadInput("student", student.name, expected) from None
+    return any(p.requires_grad and p.grad is None for p in trial.parameters())

@@ -1,0 +1,429 @@
+"""``diagnosis.json``: what each check found, what to do first, and what the remedies brought."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic.dataclasses import dataclass
+
+from stillroom.errors import BadInput
+from stillroom.schema.base import Items, JsonFile, JsonObject, read_json, write
+
+NAME = "diagnosis.json"
+Verdict = Literal["problem", "warning", "ok", "skipped"]
+# The order in which findings are shown.
+VERDICTS: tuple[Verdict, ...] = ("problem", "warning", "ok", "skipped")
+Kind = Literal["recipe", "run", "study"]
+# Method names in the study that verifies remedies.
+UNCHANGED, ALL_REMEDIES, LABELS = "unchanged", "all-remedies", "labels"
+
+# Problems that cost no accuracy.
+_NOT_ACCURACY = ("miscalibrated",)
+_FINITE = ConfigDict(allow_inf_nan=False)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: lists for tuples and sets, Python numbers for numpy's, None for NaN and infinity.
+
+    >>> plain({"share": float("nan"), "images": (1, 2)})
+    {'share': None, 'images': [1, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if hasattr(value, "item"):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return str(value)
+
+
+Plain = Annotated[dict[str, Any], BeforeValidator(plain)]
+
+
+@dataclass(frozen=True, config=_FINITE)
+class Remedy:
+    """What to change, in words and as recipe overrides.
+
+    Attributes:
+        words: one sentence that says what to do.
+        overrides: dotted recipe keys to new values; empty where no recipe can make the change.
+
+    >>> Remedy("Use the teacher's own normalisation.", {"teacher.preprocess": "imagenet"}).arguments()
+    ['teacher.preprocess=imagenet']
+    """
+
+    words: str
+    overrides: Plain = Field(default_factory=dict)
+
+    def arguments(self) -> list[str]:
+        """The overrides as command line arguments."""
+        values = {key: value if isinstance(value, str) else json.dumps(value) for key, value in self.overrides.items()}
+        return [f"{key}={value}" for key, value in values.items()]
+
+
+@dataclass(frozen=True, config=_FINITE)
+class Plot:
+    """Evidence to draw.
+
+    Attributes:
+        kind: ``bars`` (a value for each label), ``line`` (y against x) or ``histogram`` (counts between edges).
+        title: what it shows.
+        x: labels, positions, or the n + 1 edges.
+        y: n values.
+        x_label: name and unit of the x axis.
+        y_label: name and unit of the y axis.
+        mark: where the threshold lies on the axis of the values, if it has one.
+    """
+
+    kind: Literal["bars", "line", "histogram"]
+    title: str
+    x: Items[Any]
+    y: Items[Annotated[float, Strict()]]
+    x_label: str = ""
+    y_label: str = ""
+    mark: float | None = None
+
+    @model_validator(mode="after")
+    def _x_fits_y(self) -> Plot:
+        wanted = len(self.y) + (self.kind == "histogram")
+        if len(self.x) != wanted:
+            raise ValueError(f"x: a list of {wanted}")
+        if self.kind != "bars" and not all(_is_finite(value) for value in self.x):
+            raise ValueError("x: finite numbers")
+        return self
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+@dataclass(frozen=True, config=_FINITE)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: its id.
+        verdict: ``problem`` (it costs accuracy), ``warning`` (it may), ``ok``, or ``skipped`` (it could not be judged).
+        summary: one sentence with the number that decided.
+        evidence: the measured numbers, by name.
+        threshold: where the verdict turns, and why there.
+        remedy: what to do; None where nothing needs to be done.
+        location: file and line of the user's code; None where there is none.
+        source: the paper or the reason behind the check.
+        plots: the evidence as plots.
+        title: what the page calls the finding; empty for the check's id in words.
+        command: the command line that trains with the remedy; None where a recipe cannot say it.
+    """
+
+    check: str
+    verdict: Verdict
+    summary: str
+    evidence: Plain = Field(default_factory=dict)
+    threshold: str = ""
+    remedy: Remedy | None = None
+    source: str = ""
+    plots: Items[Plot] = ()
+    location: str | None = None
+    title: str = ""
+    command: str | None = None
+
+    @property
+    def heading(self) -> str:
+        """The title, or the check's id in words.
+
+        >>> Finding("head_mismatch", "ok", "").heading
+        'Head mismatch'
+        """
+        words = self.check.replace("_", " ").strip()
+        return self.title or words[:1].upper() + words[1:]
+
+    @property
+    def needs_attention(self) -> bool:
+        """Whether it is a problem or a warning."""
+        return self.verdict in ("problem", "warning")
+
+
+class RemedyScore(JsonObject):
+    """A mean over seeds with its interval; None where no run finished, or one seed has no interval."""
+
+    name: str = ""
+    mean: float | None
+    low: float | None
+    high: float | None
+    seeds: Annotated[int, Field(ge=0)]
+
+
+class RemedyMeasure(JsonObject):
+    """The measure that methods are compared by."""
+
+    name: str = ""
+    title: str
+    unit: str | None = None
+    digits: Annotated[int, Field(ge=0, le=12)]
+    higher_is_better: bool = True
+
+
+class RemedyComparison(JsonObject):
+    """What a method scored, and its difference to the unchanged student in points, paired by seed."""
+
+    score: RemedyScore
+    regained: float | None
+    low: float | None
+    high: float | None
+    holm_p: Annotated[float, Field(ge=0, le=1)] | None
+    verdict: Literal["better", "worse", "undecided"]
+    share_of_loss: float | None
+    seeds_to_decide: int | None = None
+
+
+class VerifiedRemedy(RemedyComparison):
+    """What one remedy brought.
+
+    ``share_of_loss`` is the share of the difference to the best method; ``relative_steps`` compares lengths of runs.
+    """
+
+    name: str
+    checks: Items[str]
+    overrides: dict[str, Any] = Field(default_factory=dict)
+    relative_steps: float | None = None
+
+
+class Unverified(JsonObject):
+    """A check whose remedy could not be trained, and why."""
+
+    check: str
+    why: str
+
+
+class Verification(JsonObject):
+    """A study of the remedies: the unchanged student, each remedy, all of them, and labels alone."""
+
+    study: str = ""
+    seeds: Items[int]
+    measure: RemedyMeasure | None = None
+    unchanged: RemedyScore | None = None
+    labels: RemedyComparison | None = None
+    best: str | None = None
+    lost: float | None = None
+    remedies: Items[VerifiedRemedy] = ()
+    conflicts: Items[str] = ()
+    not_verified: Items[Unverified] = ()
+    equal: bool = True
+    inequalities: Items[str] = ()
+    missing: Items[str] = ()
+
+    @property
+    def digits(self) -> int:
+        """Decimals of the measure."""
+        return self.measure.digits if self.measure is not None else 2
+
+    @property
+    def unit(self) -> str:
+        """Unit of a difference, with a space before it."""
+        unit = self.measure.unit if self.measure is not None else None
+        return " points" if unit == "%" else f" {unit}" if unit else ""
+
+    @property
+    def best_remedy(self) -> VerifiedRemedy | None:
+        """The remedy that regained most, of those that are shown to help."""
+        better = [one for one in self.remedies if one.verdict == "better" and one.regained is not None]
+        return max(better, key=lambda one: one.regained or 0.0, default=None)
+
+    @property
+    def labels_are_best(self) -> bool:
+        """Whether the same student trained on labels alone is shown to be better, and scores best of all."""
+        return self.best == LABELS and self.labels is not None and self.labels.verdict == "better"
+
+
+class Diagnosis(JsonFile):
+    """All findings on a recipe, a run or a study.
+
+    Attributes:
+        target: what was diagnosed, as the user named it.
+        kind: whether that is a recipe, a run or a study.
+        verdict: the worst verdict.
+        headline: the diagnosis in a line: how much is wrong, what to do first, what that brought where it was verified.
+        lead: how much is wrong.
+        do_first: the remedy to begin with.
+        command: the command line that trains with it.
+        findings: what the checks found, problems first.
+        verification: what the remedies brought; None where they were not trained.
+    """
+
+    target: str
+    kind: Kind
+    verdict: Verdict
+    headline: str = ""
+    lead: str
+    do_first: str | None = None
+    command: str | None = None
+    findings: Items[Finding]
+    verification: Verification | None = None
+
+    @property
+    def problems(self) -> tuple[Finding, ...]:
+        """The findings that are problems."""
+        return tuple(one for one in self.findings if one.verdict == "problem")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The JSON object to write, every field of a finding in it."""
+        content = self.model_dump(mode="json", exclude={"version", "verification"})
+        verification = self.verification.as_dict() if self.verification is not None else None
+        return {"schema": self.version, **content, "verification": verification}
+
+    @classmethod
+    def of(
+        cls, target: str, findings: Iterable[Finding], verification: Mapping[str, Any] | Verification | None = None
+    ) -> Diagnosis:
+        """Order findings, say what to do first, and give each the command that trains with its remedy.
+
+        Args:
+            target: what was diagnosed: a recipe file, or the folder of a run or a study.
+            findings: what the checks found, causes first.
+            verification: what the remedies brought.
+
+        >>> Diagnosis.of("runs/kl", [Finding("diverged", "ok", "It did not.")]).headline
+        'Nothing is wrong with this run, as far as 1 check can tell.'
+        """
+        if isinstance(verification, Mapping):
+            verification = Verification.model_validate(plain(verification))
+        kind = kind_of(target)
+        ordered = [
+            _with_command(target, kind, one) for one in sorted(findings, key=lambda one: VERDICTS.index(one.verdict))
+        ]
+        lead, first = _lead(kind, ordered), _first(ordered, verification)
+        do_first = first.remedy.words if first is not None and first.remedy is not None else None
+        advice = f" Do this first: {do_first}" if do_first is not None else ""
+        return cls(
+            target=target,
+            kind=kind,
+            verdict=ordered[0].verdict if ordered else "skipped",
+            headline=f"{lead}{advice}{_regained(verification)}",
+            lead=lead,
+            do_first=do_first,
+            command=first.command if first is not None else None,
+            findings=tuple(ordered),
+            verification=verification,
+        )
+
+    def write(self, folder: Path) -> Path:
+        """Write ``diagnosis.json`` into a folder; make the folder where needed.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        write(folder / NAME, self)
+        return folder / NAME
+
+
+def read_diagnosis(folder: Path) -> Diagnosis:
+    """Read ``diagnosis.json`` of a folder.
+
+    Raises:
+        BadInput: there is none, or it is damaged.
+    """
+    if not (folder / NAME).is_file():
+        raise BadInput("diagnosis", str(folder), f"a folder with {NAME}; `stillroom diagnose` writes it")
+    return read_json(Diagnosis, folder / NAME)
+
+
+def kind_of(target: str) -> Kind:
+    """Whether a path is a recipe, a run or a study; a run where nothing lies there.
+
+    >>> kind_of("recipes/digits.yaml")
+    'recipe'
+    """
+    path = Path(target)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        return "recipe"
+    return "study" if (path / "study.yaml").is_file() else "run"
+
+
+def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
+    """How much is wrong."""
+    problems = [one for one in findings if one.verdict == "problem"]
+    warnings = sum(one.verdict == "warning" for one in findings)
+    costly = sum(one.check not in _NOT_ACCURACY for one in problems)
+    judged = sum(one.verdict != "skipped" for one in findings)
+    if not judged:
+        return "No check could judge anything."
+    if kind == "study" and problems:
+        return f"{_things(len(problems))} {'is' if len(problems) == 1 else 'are'} wrong with this study."
+    if costly:
+        verb = "will cost" if kind == "recipe" else "costs" if costly == 1 else "cost"
+        also = "; its probabilities cannot be used either" if costly < len(problems) else ""
+        return f"{_things(costly)} {verb} this student accuracy{also}."
+    if problems:
+        return "Nothing was found that costs this student accuracy, but its probabilities cannot be used."
+    if warnings:
+        may = "be wrong with this study" if kind == "study" else "cost this student accuracy"
+        return f"Nothing is surely wrong; {_things(warnings)} may {may}."
+    return f"Nothing is wrong with this {kind}, as far as {'1 check' if judged == 1 else f'{judged} checks'} can tell."
+
+
+def _things(count: int) -> str:
+    return "1 thing" if count == 1 else f"{count} things"
+
+
+def _first(findings: Sequence[Finding], verification: Verification | None) -> Finding | None:
+    """The finding whose remedy comes first: the one that regained most, else the first problem that costs accuracy.
+
+    A remedy that made the student worse is never the first.
+    """
+    single = [one for one in (verification.remedies if verification else ()) if one.name != ALL_REMEDIES]
+    worse = {check for one in single if one.verdict == "worse" for check in one.checks}
+    better = [one for one in single if one.verdict == "better"]
+    best = max(better, key=lambda one: one.regained or 0.0).checks if better else ()
+    open_ones = [one for one in findings if one.needs_attention and one.remedy is not None and one.check not in worse]
+    verified = [one for one in open_ones if one.check in best]
+    costly = [one for one in open_ones if one.verdict == "problem" and one.check not in _NOT_ACCURACY]
+    return next(iter(verified or costly or open_ones), None)
+
+
+def _regained(verification: Verification | None) -> str:
+    """What the best remedy regained, for the headline."""
+    if verification is None or not verification.remedies:
+        return ""
+    best = verification.best_remedy
+    if best is None:
+        return " No remedy is shown to help yet."
+    unit = " points" if verification.unit == " points" else ""
+    text = f" Verified: {best.name} regained {best.regained:.{verification.digits}f}{unit}."
+    return f"{text} The same student from labels alone is better still." if verification.labels_are_best else text
+
+
+def _with_command(target: str, kind: Kind, finding: Finding) -> Finding:
+    """The finding with the command line that trains with its remedy."""
+    if finding.remedy is None or not finding.remedy.overrides:
+        return finding
+    path = Path(target)
+    if kind == "study":
+        run = finding.evidence.get("run")
+        if not isinstance(run, str):
+            return finding
+        path = path / run / "recipe.yaml"
+    elif kind == "run":
+        path = path / "recipe.yaml"
+    verb = "distill" if _has_teacher(path) else "train"
+    command = shlex.join(["stillroom", verb, path.as_posix(), *finding.remedy.arguments()])
+    return replace(finding, command=command)
+
+
+def _has_teacher(path: Path) -> bool:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return True
+    return not isinstance(content, dict) or content.get("teacher") is not None

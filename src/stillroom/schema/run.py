@@ -1,0 +1,439 @@
+"""What a run writes: summary.json, its logs, environment.json, class_relations.json."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, model_validator
+
+from stillroom.errors import BadInput
+from stillroom.schema.base import (
+    Correlation,
+    Count,
+    Items,
+    JsonFile,
+    JsonObject,
+    NonNegative,
+    Percent,
+    PositiveCount,
+    Share,
+    read_jsonl,
+)
+from stillroom.schema.continual import IncrementalSummary
+
+SUMMARY = "summary.json"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+RELATIONS, RELATION_EPOCHS = "class_relations.json", "class_relations.jsonl"
+RESCALING = "gradient_rescaling.jsonl"
+WEIGHT_DISTANCE = "weight_distance.jsonl"
+
+# A run writes no larger maps of cosines, and a page of larger ones would not open.
+MOST_MAPPED_CLASSES = 200
+# How much two cosines that are equal but for rounding to four decimals may differ.
+_ROUNDED = 1.5e-4
+_MOST_GROUPS = 1000
+
+Score = Annotated[float, Field(ge=-2, le=2)]
+
+
+class ModelScores(JsonObject):
+    """A model on the test split, and its size.
+
+    ``top1``, ``top5``, ``agreement`` in per cent; ``nll``, ``teacher_kl`` in nats; ``ece`` from 0 to 1; ``bytes`` of
+    the weights on disk.
+    """
+
+    model: str
+    top1: Percent
+    correct: Count
+    count: PositiveCount
+    top5: Percent | None = None
+    nll: NonNegative
+    ece: Share
+    agreement: Percent | None = None
+    teacher_kl: float | None = None
+    parameters: Count | None = None
+    multiply_adds: Count | None = None
+    bytes: Count | None = None
+
+
+class TeacherSummary(JsonObject):
+    """A teacher in a run's summary; without scores where it has no test logits.
+
+    ``agreement`` and ``teacher_kl`` are here where there are several teachers, else in the summary itself.
+    """
+
+    model: str
+    top1: Percent | None = None
+    correct: Count | None = None
+    count: PositiveCount | None = None
+    top5: Percent | None = None
+    nll: NonNegative | None = None
+    ece: Share | None = None
+    parameters: Count | None = None
+    multiply_adds: Count | None = None
+    bytes: Count | None = None
+    weights_hash: str
+    agreement: Percent | None = None
+    teacher_kl: float | None = None
+
+    @property
+    def scores(self) -> ModelScores | None:
+        """Its scores; None where it was not scored."""
+        return None if self.count is None else ModelScores.model_validate(self.model_dump(exclude={"weights_hash"}))
+
+    @model_validator(mode="after")
+    def _check(self) -> TeacherSummary:
+        held = {"top1": self.top1, "correct": self.correct, "count": self.count, "nll": self.nll, "ece": self.ece}
+        missing = [name for name, value in held.items() if value is None]
+        if 0 < len(missing) < len(held):
+            raise BadInput(missing[0], None, "a number, as other scores of the teacher are there")
+        if self.correct is not None and self.count is not None and self.correct > self.count:
+            raise BadInput("correct", self.correct, f"at most count, {self.count}")
+        return self
+
+
+class DataSummary(JsonObject):
+    """The data of a run: images of each split, their shape [C, H, W]."""
+
+    name: str
+    classes: PositiveCount
+    train: PositiveCount
+    test: PositiveCount
+    shape: Items[int] = ()
+    pixels: bool | None = None
+    fingerprint: str
+
+
+class RelationFigures(JsonObject):
+    """How the student's last layer relates the classes; ``why`` gives the reason for each figure that is None."""
+
+    score: Score | None = None
+    truth: Correlation | None = None
+    teacher: Correlation | None = None
+    why: dict[str, str] = Field(default_factory=dict)
+
+
+class RunHashes(JsonObject):
+    """SHA-256 hashes that prove what runs had in common."""
+
+    init: str
+    order: str
+    views: str
+    budget: str
+    threads: str
+
+    @property
+    def by_name(self) -> dict[str, str]:
+        """The hashes by their names."""
+        return self.model_dump()
+
+
+class RunSummary(JsonFile):
+    """``summary.json``: what a finished run came to. Units as in :class:`ModelScores`."""
+
+    name: str
+    recipe_hash: str
+    seed: int
+    steps: Count
+    epochs: NonNegative
+    top1: Percent
+    correct: Count
+    count: PositiveCount
+    top5: Percent | None = None
+    nll: NonNegative
+    ece: Share
+    agreement: Percent | None = None
+    teacher_kl: float | None = None
+    model: str
+    parameters: Count
+    multiply_adds: Count
+    bytes: Count
+    teachers: dict[str, TeacherSummary]
+    taught: bool
+    data: DataSummary
+    relations: RelationFigures | None = None
+    device: str
+    precision: str
+    threads: PositiveCount
+    processes: PositiveCount
+    accumulate: PositiveCount
+    incremental: IncrementalSummary | None = None
+    hashes: RunHashes
+
+    @property
+    def teacher(self) -> TeacherSummary | None:
+        """The only teacher; None where there is none, or several."""
+        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
+
+    @property
+    def student(self) -> ModelScores:
+        """The student's scores and size."""
+        return ModelScores.model_validate({name: getattr(self, name) for name in ModelScores.model_fields})
+
+    @model_validator(mode="after")
+    def _check(self) -> RunSummary:
+        if self.correct > self.count:
+            raise BadInput("correct", self.correct, f"at most count, {self.count}")
+        return self
+
+
+class MetricsLine(JsonObject):
+    """A line of ``metrics.jsonl``: means since the last line of training, or an evaluation on the test split.
+
+    Beside the fields there are figures by name: ``loss``, ``loss/NAME``, ``lr``, ``top1``, ``nll`` …
+    """
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+
+    step: Count
+    epoch: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    split: Literal["train", "test"]
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The figures that are finite numbers."""
+        return {key: value for key, value in (self.__pydantic_extra__ or {}).items() if is_finite(value)}
+
+
+class TimingEvent(JsonObject):
+    """A line of ``timing.jsonl``: what happened, and what of time, memory and teacher passes it took.
+
+    ``progress`` has seconds since the start, images_per_second, peak_memory_mb; ``evaluation`` and ``compile`` seconds;
+    ``cache`` images asked of the teacher, seconds, bytes; ``teacher`` answers given live; ``latency`` milliseconds by
+    batch size; ``out_of_memory`` parts; ``resume``, ``task`` and ``finish`` only where.
+    """
+
+    event: str
+    task: Count | None = None
+    key: str | None = None
+    views: Count | None = None
+    images: Count | None = None
+    step: Count | None = None
+    parts: Count | None = None
+    seconds: float | None = None
+    bytes: Count | None = None
+    images_per_second: float | None = None
+    peak_memory_mb: float | None = None
+    answers: Count | None = None
+    checks: Count | None = None
+    who: str | None = None
+    milliseconds: dict[str, float] | None = None
+    threads: Count | None = None
+
+
+def read_timing(path: Path) -> list[TimingEvent]:
+    """The events of ``timing.jsonl``; half lines, as a killed run leaves them, are left out.
+
+    Args:
+        path: the file; none means no events.
+    """
+    return read_jsonl(TimingEvent, path, skip_damaged=True)
+
+
+class Environment(JsonObject):
+    """``environment.json``: the machine and the versions of packages, which are further fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    python: str | None = None
+    platform: str | None = None
+    processor: str | None = None
+    device: str | None = None
+    cores: PositiveCount | None = None
+    stillroom: str | None = None
+    torch: str | None = None
+
+
+class WeightDistanceLine(JsonObject):
+    """A line of the log of weight distances: how far each recorded layer has moved, Σ‖w_k − w_{k−1}‖/‖w_0‖."""
+
+    step: Count
+    epoch: NonNegative
+    moves: dict[str, float]
+
+
+class OmegaGroup(JsonObject):
+    """ω over a tenth of an epoch's samples, grouped by the teacher's p_y or by the true margin of the label."""
+
+    margin_low: float | None = None
+    margin_high: float | None = None
+    margin_mean: float | None = None
+    p_low: float | None = None
+    p_high: float | None = None
+    p_mean: float
+    omega_mean: float
+    omega_median: float
+    omega_low: float | None = None
+    omega_high: float | None = None
+    omega_std: float
+    count: PositiveCount
+
+    @property
+    def by_margin(self) -> bool:
+        """Whether the samples are grouped by their margin, else by p_y."""
+        return self.margin_mean is not None
+
+    @property
+    def at(self) -> float:
+        """The mean of what the samples are grouped by."""
+        return self.p_mean if self.margin_mean is None else self.margin_mean
+
+    @property
+    def low(self) -> float:
+        """The smallest of what the samples are grouped by."""
+        return cast(float, self.margin_low if self.by_margin else self.p_low)
+
+    @property
+    def high(self) -> float:
+        """The largest of what the samples are grouped by."""
+        return cast(float, self.margin_high if self.by_margin else self.p_high)
+
+    @property
+    def quartiles(self) -> tuple[float, float] | None:
+        """The quartiles of ω, where they were recorded."""
+        return None if self.omega_low is None or self.omega_high is None else (self.omega_low, self.omega_high)
+
+    @model_validator(mode="after")
+    def _check(self) -> OmegaGroup:
+        names = ("margin_low", "margin_high") if self.by_margin else ("p_low", "p_high")
+        for name in names:
+            if getattr(self, name) is None:
+                raise BadInput(name, None, "a number")
+        return self
+
+
+class RescalingEpoch(JsonObject):
+    """A line of the log of gradient rescaling: ω of each sample over an epoch, the hardest group first.
+
+    ``loss`` names the loss that reads the teacher, ``target`` what it makes of the teacher's answer, where it makes
+    something. ``spearman`` is the rank correlation of ω with the teacher's p_y, ``known_spearman`` with the true
+    margin, ``saturated`` the share of samples of which the teacher says no more than the label.
+    """
+
+    step: Count
+    epoch: NonNegative
+    loss: str
+    temperature: float
+    target: str | None
+    count: PositiveCount
+    mean: float
+    spearman: Correlation | None
+    saturated: Share
+    quantiles: dict[str, float]
+    deciles: Annotated[Items[OmegaGroup], Field(min_length=1, max_length=_MOST_GROUPS)]
+    known_spearman: Correlation | None = None
+    known_deciles: Annotated[Items[OmegaGroup], Field(max_length=_MOST_GROUPS)] | None = None
+
+
+class RelationScores(JsonObject):
+    """The mean cosine within superclasses less that between them, of each map."""
+
+    student: Score | None
+    teacher: Score | None
+    truth: Score | None
+
+
+class RelationAgreement(JsonObject):
+    """Pearson's correlation of the student's map with the true one and the teacher's, and of these two."""
+
+    truth: Correlation | None
+    teacher: Correlation | None
+    teacher_truth: Correlation | None
+
+
+class RelationMaps(JsonObject):
+    """Cosines of each two classes, [K][K]."""
+
+    student: Items[Items[float]]
+    teacher: Items[Items[float]] | None
+    truth: Items[Items[float]] | None
+
+
+class RelationsRecord(JsonFile):
+    """How the last layers of a run relate the classes, for student, teacher and truth.
+
+    ``order`` is the order of classes in which maps show them. ``why`` gives the reason for each figure of the student
+    that is None; ``has_teacher`` and ``has_truth`` say whether there is a teacher model and whether the true relations
+    are known at all.
+    """
+
+    classes: PositiveCount
+    class_names: Items[str]
+    superclasses: Items[str] | None
+    score: RelationScores
+    agreement: RelationAgreement
+    why: dict[str, str] = Field(default_factory=dict)
+    has_teacher: bool
+    has_truth: bool
+    ordered_by: str | None = None
+    order: Items[int] | None
+    maps: RelationMaps | None
+
+    @cached_property
+    def cosines(self) -> Mapping[str, NDArray[np.float64]]:
+        """The maps that are there, by whose they are, each [K, K]."""
+        held = {} if self.maps is None else {name: getattr(self.maps, name) for name in RelationMaps.model_fields}
+        return {name: np.array(rows, dtype=np.float64) for name, rows in held.items() if rows is not None}
+
+    @model_validator(mode="after")
+    def _check(self) -> RelationsRecord:
+        for name in ("class_names", "superclasses"):
+            found = getattr(self, name)
+            if found is not None and len(found) != self.classes:
+                raise BadInput(name, f"{len(found)} names", f"one for each of the {self.classes} classes")
+        if self.maps is None:
+            return self
+        if self.classes > MOST_MAPPED_CLASSES:
+            raise BadInput("maps", f"{self.classes} classes", f"none of more than {MOST_MAPPED_CLASSES} classes")
+        if sorted(self.order or ()) != list(range(self.classes)):
+            raise BadInput("order", self.order, f"each of the {self.classes} class numbers once")
+        expected = f"{self.classes} rows of {self.classes} cosines, the same above the diagonal as below it"
+        for name in RelationMaps.model_fields:
+            rows = getattr(self.maps, name)
+            if rows is not None and {len(rows), *map(len, rows)} != {self.classes}:
+                raise BadInput(f"maps.{name}", f"{len(rows)} rows", expected)
+        for name, cosines in self.cosines.items():
+            if not bool((np.abs(cosines) <= 1).all() and (np.abs(cosines - cosines.T) <= _ROUNDED).all()):
+                raise BadInput(f"maps.{name}", "what is no cosine", expected)
+        return self
+
+
+class RelationEpoch(JsonObject):
+    """A line of the log of class relations: the figures of the student after an epoch."""
+
+    step: Count = 0
+    epoch: NonNegative
+    score: Score | None = None
+    truth: Correlation | None = None
+    teacher: Correlation | None = None
+
+
+# Lines of the other logs may hold what hooks of the user's own add.
+LOG_MODELS: Mapping[str, type[JsonObject]] = {
+    METRICS: MetricsLine,
+    TIMING: TimingEvent,
+    RELATION_EPOCHS: RelationEpoch,
+}
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value of a JSON file is a number that a float can hold.
+
+    >>> is_finite(1.5), is_finite(True), is_finite(float("nan")), is_finite(10**400)
+    (True, False, False, False)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False

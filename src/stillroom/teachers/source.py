@@ -1,0 +1,190 @@
+"""The teacher of a run as a run sees it: its test logits, its outputs for training batches, its identity.
+
+Two kinds implement it: a model (``live.py``), run live or cached, and logits computed elsewhere (``precomputed.py``).
+A loss cannot tell which it reads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stillroom.data.loader import Batch, BatchLoader
+from stillroom.errors import BadInput
+from stillroom.models.prepared import PreparedModel
+from stillroom.runtime import Precision, Runtime
+from stillroom.teachers.cache import Query, StoredOutputs, TeacherCache
+from stillroom.teachers.cache_format import CacheSpec
+from stillroom.teachers.config import CacheConfig, TeacherConfig
+from stillroom.teachers.fisher import FisherOf
+from stillroom.teachers.output import ModelOutput
+
+# The function that answers each training batch.
+Teacher = Callable[[Batch], ModelOutput]
+# Appends a line to the run's timing.jsonl.
+Log = Callable[[dict[str, Any]], None]
+
+# How far a teacher's outputs may be from those stored, relative to its largest logit: rounding alone.
+STALE_TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.05}
+
+
+@dataclass(frozen=True)
+class TeacherRequest:
+    """What the losses of a run require of one teacher beside its logits.
+
+    Attributes:
+        taps: modules whose outputs are read.
+        tails: taps from which on the teacher is run.
+        heads: those of them that must be one linear layer.
+        fishers: diagonals of its Fisher matrix in features at ``taps``.
+        fisher_means: those of them whose mean over the training set is read.
+    """
+
+    taps: tuple[str, ...] = ()
+    tails: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ()
+    fishers: tuple[FisherOf, ...] = ()
+    fisher_means: tuple[FisherOf, ...] = ()
+
+
+@dataclass
+class QueryCounter:
+    """How often a teacher was queried.
+
+    Attributes:
+        answers: images whose outputs the run uses, each view counted: in training, for the cache, of the test split.
+        checks: images queried again, to see that stored outputs are still the teacher's.
+    """
+
+    answers: int = 0
+    checks: int = 0
+
+    def pop(self) -> QueryCounter:
+        """The counts since this was last called."""
+        counted = QueryCounter(self.answers, self.checks)
+        self.answers = self.checks = 0
+        return counted
+
+
+class TeacherSource(ABC):
+    """A teacher as a run sees it.
+
+    Attributes:
+        name: what reports call it.
+        fingerprint: SHA-256 of its weights or logits; a save of a run with another teacher is refused.
+        prepared: the model, where there is one that can be run here.
+        counter: how often it was queried so far.
+    """
+
+    name: str
+    fingerprint: str
+    prepared: PreparedModel | None = None
+
+    def __init__(self, name: str, fingerprint: str) -> None:
+        self.name = name
+        self.fingerprint = fingerprint
+        self.counter = QueryCounter()
+
+    @abstractmethod
+    def test_logits(self) -> Tensor | None:
+        """Its logits for the test split, float32 [M, K]; None where there are none.
+
+        Raises:
+            BadInput: they are not finite.
+        """
+
+    @abstractmethod
+    def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
+        """The function that answers training batches.
+
+        Args:
+            loader: gives the batches.
+            epochs: for how many epochs.
+            log: called with what building a cache took.
+        """
+
+    def resolve_config(self, config: TeacherConfig) -> TeacherConfig:
+        """Its config with all written out."""
+        return config
+
+
+class CachedTeacher:
+    """Answers training batches from the cache.
+
+    Args:
+        outputs: the cache, open for reading.
+        one_view: whether the outputs of view 0 serve every view.
+    """
+
+    def __init__(self, outputs: StoredOutputs, *, one_view: bool) -> None:
+        self._outputs = outputs
+        self._one_view = one_view
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        """The stored output for a batch."""
+        return self._outputs.read(batch.rows, 0 if self._one_view else batch.view)
+
+
+def open_cache(
+    spec: CacheSpec,
+    views: Sequence[int],
+    query: Query,
+    *,
+    runtime: Runtime,
+    config: CacheConfig,
+    counter: QueryCounter,
+    what: str = "teacher cache",
+    precision: Precision | None = None,
+    log: Log | None = None,
+) -> StoredOutputs:
+    """Open a cache for reading: the main process builds what is missing, all processes read.
+
+    Args:
+        spec: which outputs.
+        views: the views' numbers.
+        query: the teacher.
+        runtime: where the outputs are read.
+        config: the recipe's cache options.
+        counter: counts the images queried.
+        what: what notes call it.
+        precision: of the teacher's arithmetic; the runtime's where left out.
+        log: called with what the building took.
+    """
+    observer, main = runtime.observer, runtime.processes.is_main
+    wanted = TeacherCache(spec, max_gb=config.max_gb, what=what)
+    if main:
+        cache = wanted.covering(views)
+        built = cache.ensure(views, query, note=observer.note, phase=observer.phase)
+        counter.answers += built.images_queried
+        if log is not None:
+            line = {"event": "cache", "key": cache.spec.key, "views": len(views), "images": built.images_queried}
+            log({**line, "seconds": round(built.seconds, 4), "bytes": built.bytes})
+    runtime.processes.wait()
+    outputs = wanted.covering(views).open(views, runtime.device, only=spec)
+    if main and built.images_queried < len(views) * spec.count:
+        # Stored by another run, in whole views or in blocks of one: the code of its teacher may have changed since.
+
+        def again(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
+            counter.checks += len(rows)
+            return query(view, rows)
+
+        outputs.check(again, tolerance=STALE_TOLERANCE[precision or runtime.precision])
+    return outputs
+
+
+def check_finite(logits: Tensor, field: str, value: str) -> Tensor:
+    """Test logits, if they are finite.
+
+    Raises:
+        BadInput: they are not.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise BadInput(field, value, "finite logits for every test image")
+    return logits

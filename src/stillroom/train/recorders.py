@@ -1,0 +1,207 @@
+"""What a run records while it trains: means of the losses, time and memory, weight distances, a user's own hooks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.errors import BadInput, RunFailed, nearest
+from stillroom.runtime import Processes
+from stillroom.train.device import peak_memory
+
+
+class Meter:
+    """Means of the losses since the last reading, summed on the device so that the loop never waits for it."""
+
+    def __init__(self, names: Sequence[str], device: torch.device, processes: Processes | None = None) -> None:
+        self.names = ["loss", *(f"loss/{name}" for name in names)]
+        self._processes = processes or Processes()
+        self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
+        self._count = 0
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was added since the last reading."""
+        return self._count == 0
+
+    def add(self, losses: Tensor) -> None:
+        """Add one step's: the weighted loss, then each term's own."""
+        self._sums += losses
+        self._count += 1
+
+    def read(self, step: int) -> dict[str, float]:
+        """The means over the steps and the processes, and start anew.
+
+        Raises:
+            RunFailed: one of them is not finite.
+        """
+        means = (self._processes.mean(self._sums) / self._count).tolist()
+        for name, mean in zip(self.names, means, strict=True):
+            if not math.isfinite(mean):
+                raise RunFailed(
+                    f"{name} is not finite between steps {step - self._count + 1} and {step}; "
+                    "try a lower training.optimizer.lr, or training.clip_norm=1"
+                )
+        self._sums.zero_()
+        self._count = 0
+        return dict(zip(self.names, means, strict=True))
+
+
+class Clock:
+    """What goes to timing.jsonl: time, throughput, memory."""
+
+    def __init__(self, step: int) -> None:
+        self._start = self._save = self._mark = time.perf_counter()
+        self._marked_step = self._first = step
+
+    def first(self, step: int) -> bool:
+        """Whether ``step`` steps done means that this process has done one."""
+        return step == self._first + 1
+
+    def lap(self, step: int, device: torch.device) -> float:
+        """Seconds from the start to this step, once the device is done; the throughput's window starts anew."""
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.restart()
+        self._marked_step = step
+        return round(self._mark - self._start, 4)
+
+    def since_save(self) -> float:
+        """Seconds since the last save."""
+        return time.perf_counter() - self._save
+
+    def restart(self) -> None:
+        """A save was made or a warm-up ended: the throughput's window starts anew, as it is a figure of training."""
+        self._save = self._mark = time.perf_counter()
+
+    def progress(self, step: int, batch_size: int, device: torch.device) -> dict[str, Any]:
+        """One line: throughput since the last line, the process's memory."""
+        now = time.perf_counter()
+        rate = (step - self._marked_step) * batch_size / max(now - self._mark, 1e-9)
+        self._mark, self._marked_step = now, step
+        return {
+            "event": "progress",
+            "step": step,
+            "seconds": round(now - self._start, 4),
+            "images_per_second": round(rate, 1),
+            "peak_memory_mb": round(peak_memory(device) / 2**20, 1),
+        }
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """One optimizer step that has just been made.
+
+    Attributes:
+        step: optimizer steps done, this one included.
+        epoch: the epoch it belongs to, from 0.
+        student: the student after the step.
+        loss: the step's weighted loss, still on the device; reading it waits for the device. Of several processes each
+            has its own part's.
+    """
+
+    step: int
+    epoch: int
+    student: nn.Module
+    loss: Tensor
+
+
+class StepHook:
+    """Subclass it and override what you need; its state is saved with the run's, so that a resumed run is exact."""
+
+    def start(self, student: nn.Module) -> None:
+        """Called once, with the student as it was initialised."""
+
+    def before_step(self) -> None:
+        """Called before each attempt at a step; there are several where memory runs out."""
+
+    def after_step(self, info: StepInfo) -> None:
+        """Called after every optimizer step; keep results on the device here, and read them in ``line``."""
+
+    def line(self) -> dict[str, Any] | None:
+        """What to append to ``weight_distance.jsonl`` at a log step, beside step and epoch; None for nothing."""
+        return None
+
+    def epoch_line(self) -> dict[str, Any] | None:
+        """What to append to ``gradient_rescaling.jsonl`` at an epoch's last step, beside step and epoch; or None."""
+        return None
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: tensors, numbers, text, lists and dicts of these."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where ``state_dict`` left."""
+
+
+class RecordWeightDistance(StepHook):
+    """Records each layer's cumulative movement Σ_k ‖w_k − w_{k−1}‖/‖w_0‖ over optimizer steps (Cheng et al. 2020).
+
+    Args:
+        layers: names of modules (their own weight) or of parameters.
+    """
+
+    def __init__(self, layers: tuple[str, ...]) -> None:
+        self.layers = layers
+        self._before: dict[str, Tensor] = {}
+        self._origin: dict[str, Tensor] = {}
+        self._moved: dict[str, Tensor] = {}
+
+    def check(self, student: nn.Module) -> None:
+        """Refuse layers that the student does not have, or that start at zero.
+
+        Raises:
+            BadInput: naming the layer and the nearest one.
+        """
+        for layer, weight in self._weights(student).items():
+            if not bool(weight.detach().any()):
+                expected = "a layer that does not start at zero: distances are relative"
+                raise BadInput("training.record_weight_distance", layer, expected)
+
+    @torch.no_grad()
+    def start(self, student: nn.Module) -> None:
+        """Remember the first weights."""
+        for layer, weight in self._weights(student).items():
+            self._before[layer] = weight.detach().clone()
+            self._origin[layer] = weight.norm()
+            self._moved[layer] = torch.zeros((), device=weight.device)
+
+    @torch.no_grad()
+    def after_step(self, info: StepInfo) -> None:
+        """Add the step's movement, on the device."""
+        for layer, weight in self._weights(info.student).items():
+            self._moved[layer] += (weight - self._before[layer]).norm() / self._origin[layer]
+            self._before[layer].copy_(weight)
+
+    def line(self) -> dict[str, Any]:
+        """The movements so far."""
+        return {"moves": {layer: float(moved) for layer, moved in self._moved.items()}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights before the next step, the first weights' norms, the sums."""
+        return {"before": self._before, "origin": self._origin, "moved": self._moved}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where ``state_dict`` left."""
+        for mine, saved in ((self._before, "before"), (self._origin, "origin"), (self._moved, "moved")):
+            for layer, value in state[saved].items():
+                mine[layer] = value.to(mine[layer].device)
+
+    def _weights(self, student: nn.Module) -> dict[str, Tensor]:
+        parameters = dict(student.named_parameters())
+        found: dict[str, Tensor] = {}
+        for layer in self.layers:
+            name = layer if layer in parameters else f"{layer}.weight"
+            if name not in parameters:
+                layers = [known.removesuffix(".weight") for known in parameters if known.endswith(".weight")]
+                raise BadInput(
+                    "training.record_weight_distance", layer, f"a layer of the student: {nearest(layer, layers)}"
+                )
+            found[layer] = parameters[name]
+        return found
