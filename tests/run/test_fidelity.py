@@ -380,7 +380,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ),
     (
         "another teacher",
-        lambda folder: edited(folder / "summary.json", teacher={"weights_hash": "0" * 64}),
+        lambda folder: edited(folder / "summary.json", teachers={"teacher": {"model": "x", "weights_hash": "0" * 64}}),
         "expected the weights that the run's teacher had",
     ),
     (

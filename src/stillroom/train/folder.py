@@ -19,7 +19,7 @@ from stillroom.schema.run import LOG_MODELS
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; two writers are then not told apart.
+except ImportError:  # Windows has no flock; two writers are then not noticed.
     fcntl = None  # type: ignore[assignment]
 
 # Their lengths are in every save; a resumed run cuts them back to it, so that lines are neither lost nor doubled.
@@ -27,7 +27,7 @@ LOGS = ("metrics.jsonl", "weight_distance.jsonl", "gradient_rescaling.jsonl", "c
 
 
 def is_being_written(path: Path) -> bool | None:
-    """Whether a process holds a run's folder; None where that cannot be told.
+    """Whether a process holds a run's folder; None where the system has no locks.
 
     >>> is_being_written(Path("nowhere")) is None
     True
