@@ -22,7 +22,7 @@ _HOME = {
     "LossInputs": "losses.base",
     "Recipe": "recipe",
     "Requires": "losses.base",
-    "Run": "api",
+    "DistillResult": "api",
     "RunFailed": "errors",
     "StepHook": "train.recorders",
     "StepInfo": "train.recorders",

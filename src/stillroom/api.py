@@ -35,7 +35,7 @@ from stillroom.train.recorders import StepHook
 
 
 @dataclass(frozen=True)
-class Run:
+class DistillResult:
     """A finished run.
 
     Attributes:
@@ -48,9 +48,9 @@ class Run:
     student: nn.Module
     summary: dict[str, Any]
 
-    def report(self, *against: Run | Path | str) -> Path:
+    def report(self, *against: DistillResult | Path | str) -> Path:
         """Write the page ``report.html`` of this run, beside other runs if given; returns its path."""
-        others = [run.path if isinstance(run, Run) else Path(run) for run in against]
+        others = [run.path if isinstance(run, DistillResult) else Path(run) for run in against]
         return write_report([self.path, *others])
 
 
@@ -75,7 +75,7 @@ def distill(
     resume: bool = False,
     hooks: Sequence[StepHook] = (),
     progress: bool = True,
-) -> Run:
+) -> DistillResult:
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
 
     Args:
@@ -158,7 +158,7 @@ def distill(
         components=components,
         hooks=hooks,
     )
-    return Run(finished.path, finished.student, finished.summary)
+    return DistillResult(finished.path, finished.student, finished.summary)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def diagnose_study(path: Path) -> list[Finding]:
     study = read_study(path)
     # The study says itself which runs are missing.
     checks = [check for check in CHECKS if check is not unfinished]
-    checked: dict[methods.Place, list[methods.CheckedRun]] = {}
+    checked: dict[methods.PairAndMethod, list[methods.CheckedRun]] = {}
     for run in study.runs:
         # A run that was moved away keeps its line in the table. Findings are kept, images are not.
         if (path / run.run).is_dir() and not is_incremental(path / run.run):
