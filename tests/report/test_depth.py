@@ -222,7 +222,7 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no taps": (without("taps"), "taps: missing"),
     "no checkpoints": (without("checkpoints"), "checkpoints: missing"),
     "taps that are none": (lambda c: c.update(taps=[1]), "taps.0: got 1"),
-    "a member less": (lambda c: c["taps"][1]["members"].pop(), "taps.1: members: got"),
+    "a member less": (lambda c: c["taps"][1]["members"].pop(), "taps.1.members: got"),
     "no correlation": (
         lambda c: c["taps"][0]["members"][2]["gap"]["pooled"].update(value=1.5),
         "taps.0.members.2.gap.pooled.value: got 1.5",

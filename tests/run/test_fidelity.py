@@ -360,7 +360,7 @@ def no_teacher(folder: Path) -> None:
 def elsewhere(folder: Path) -> None:
     text = (folder / "recipe.yaml").read_text()
     start, end = text.index("teacher:"), text.index("student:")
-    (folder / "recipe.yaml").write_text(f"{text[:start]}teacher: {{name: far, answers: far}}\n{text[end:]}")
+    (folder / "recipe.yaml").write_text(f"{text[:start]}teacher: {{name: far, logits: far}}\n{text[end:]}")
 
 
 BAD: list[tuple[str, Callable[[Path], object], str]] = [

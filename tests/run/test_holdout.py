@@ -178,7 +178,7 @@ class NotesIndices(Loss[LossConfig]):
         return nn.functional.cross_entropy(inputs.student.logits, inputs.labels)
 
 
-def test_a_loss_is_told_the_samples_of_the_whole_set(recipe: Make, tmp_path: Path) -> None:
+def test_a_loss_gets_the_samples_of_the_whole_set(recipe: Make, tmp_path: Path) -> None:
     made = recipe(*OPTIONS, HELD)
     found = build_components(made)
     NotesIndices.seen.clear()

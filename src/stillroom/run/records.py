@@ -106,8 +106,10 @@ def check_same_recipe(recipe: Recipe, out: Path) -> None:
     now = flatten(recipe.model_dump(mode="json"))
     changed = [key for key in now | before if now.get(key) != before.get(key) and key not in _PLACES]
     if changed:
-        told = "; ".join(f"{key} is {shorten(now.get(key))}, was {shorten(before.get(key))}" for key in changed[:3])
-        raise BadInput("--resume", str(out), f"the recipe that this run was started with: {told}")
+        differences = "; ".join(
+            f"{key} is {shorten(now.get(key))}, was {shorten(before.get(key))}" for key in changed[:3]
+        )
+        raise BadInput("--resume", str(out), f"the recipe that this run was started with: {differences}")
 
 
 def flatten(content: Any, prefix: str = "") -> dict[str, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,9 +41,10 @@ from stillroom.run.build import setup_context_of
 from stillroom.run.components import build_model
 from stillroom.run.context import RunContext
 from stillroom.run.export import load_student
-from stillroom.run.records import read_json
 from stillroom.runtime import Processes
+from stillroom.schema.base import read_json
 from stillroom.schema.fidelity import WEIGHINGS, Weighing
+from stillroom.schema.run import RunSummary
 from stillroom.teachers.fisher import head_fisher, tail_fisher, uniform_draws
 from stillroom.teachers.live import LiveTeacher
 from stillroom.teachers.tails import TeacherTail, cut_tails
@@ -82,6 +82,7 @@ class FidelityRun:
 
     Attributes:
         recipe: as the run's folder has it.
+        recipe_hash: its hash, by the summary.
         context: its data, and where models run now: in float32.
         teacher: the run's, checked to have the same weights.
         student: a model for the weights of any of ``checkpoints``.
@@ -90,6 +91,7 @@ class FidelityRun:
     """
 
     recipe: Recipe
+    recipe_hash: str
     context: RunContext
     teacher: PreparedModel
     student: PreparedModel
@@ -105,7 +107,7 @@ class FidelityRun:
 def load_run(run: Path, observer: Observer) -> FidelityRun:
     """Load what a finished run was made of, and check that it is the same."""
     model, recipe, _ = load_student(run)
-    summary = read_json(run / "summary.json")
+    summary = read_json(RunSummary, run / "summary.json")
     if recipe.teachers is not None:
         raise BadInput("teachers", list(recipe.teachers), "a run with one teacher")
     if recipe.teacher is None:
@@ -117,7 +119,7 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
         expected = "a run made from a recipe: images and a teacher that were given in Python are not kept"
         raise BadInput("data.source", "python", expected)
     data = load(recipe.data)
-    if _fingerprint(summary, "data") != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
+    if summary.data.fingerprint != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
         raise BadInput("data", data.train.name, "the images that the run had; these are others")
     device = resolve_device("auto")
     context = RunContext(
@@ -125,14 +127,16 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
     )
     teacher = build_model(recipe.teacher, data.train, "teacher").to(device)
     prepared = prepare_model(teacher, recipe.teacher, data.train, "teacher")
-    if _fingerprint(summary["teachers"], "teacher", "weights_hash") != state_hash(teacher):
+    if summary.teachers["teacher"].weights_hash != state_hash(teacher):
         raise BadInput("teacher.weights", recipe.teacher.weights, "the weights that the run's teacher had")
     student = prepare_model(model.to(device), recipe.student, data.train, "student")
-    kept = saved_checkpoints(run, _number(summary, "epochs"))
+    kept = saved_checkpoints(run, summary.epochs)
     if len(kept) == 1:
         more = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
         observer.note(f"no checkpoints in {run}: the map is of the trained student alone; {more}")
-    return FidelityRun(recipe, context, prepared, student, kept, setup_context_of(context, student, prepared))
+    return FidelityRun(
+        recipe, summary.recipe_hash, context, prepared, student, kept, setup_context_of(context, student, prepared)
+    )
 
 
 def saved_checkpoints(run: Path, epochs: float) -> tuple[Checkpoint, ...]:
@@ -145,18 +149,6 @@ def saved_checkpoints(run: Path, epochs: float) -> tuple[Checkpoint, ...]:
     # A checkpoint of the last epoch is the trained student.
     before = sorted((kept for kept in found if kept.epoch < epochs), key=lambda kept: kept.epoch)
     return *before, Checkpoint(epochs, run / "student.safetensors")
-
-
-def _fingerprint(summary: dict[str, Any], part: str, key: str = "fingerprint") -> object:
-    inside = summary.get(part)
-    return inside.get(key) if isinstance(inside, dict) else None
-
-
-def _number(summary: dict[str, Any], key: str) -> float:
-    value = summary.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadInput(key, value, "a number, as a finished run's summary.json holds it")
-    return float(value)
 
 
 # --- the members, for each image by itself ---
