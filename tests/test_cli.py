@@ -175,7 +175,7 @@ BAD: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments)[:70] for arguments, _ in BAD])
-def test_bad_input_is_one_line_with_exit_code_2_and_loses_nothing(
+def test_bad_input_is_reported_in_one_line_with_exit_code_2_and_loses_nothing(
     workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     before = listing(workplace)
@@ -204,7 +204,7 @@ def stillroom(*arguments: str, **options: Any) -> subprocess.CompletedProcess[st
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
-def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     """Run a command with --json in this process, and read the one object it printed."""
     assert run([*arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
@@ -213,23 +213,23 @@ def json_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, An
 def test_distill_evaluate_export_and_report_follow_each_other(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    summary = json_of(capsys, *DISTILL)
+    summary = said(capsys, *DISTILL)
     assert summary["run"] == "run"
     assert summary["teachers"]["teacher"]["model"] == "resnet8"
-    baseline = json_of(capsys, "train", "recipe.yaml", "losses=[{name: cross_entropy}]", "--out", "labels")
+    baseline = said(capsys, "train", "recipe.yaml", "losses=[{name: cross_entropy}]", "--out", "labels")
     assert baseline["hashes"] == summary["hashes"], "the same start, order, views, budget and threads"
 
     student = ["--model", "resnet8", "--option", "width=2", "--weights", "run/student.safetensors", "--data", "digits"]
-    whole = json_of(capsys, "evaluate", *student)
+    whole = said(capsys, "evaluate", *student)
     assert whole["count"] == 500
     assert set(whole) == {"top1", "correct", "count", "top5", "nll", "ece"}
-    assert json_of(capsys, "evaluate", *student, "--preprocess", ".5/.5") == whole
-    assert json_of(capsys, "evaluate", *student, "--preprocess", "unit") != whole
+    assert said(capsys, "evaluate", *student, "--preprocess", ".5/.5") == whole
+    assert said(capsys, "evaluate", *student, "--preprocess", "unit") != whole
 
-    exported = json_of(capsys, "export", "run", "--out", "student.safetensors")
+    exported = said(capsys, "export", "run", "--out", "student.safetensors")
     assert Path("student.safetensors").read_bytes() == Path("run/student.safetensors").read_bytes()
     assert exported["bytes"] == Path("student.safetensors").stat().st_size
-    page = json_of(capsys, "report", "run", "labels", "--out", "page.html")["report"]
+    page = said(capsys, "report", "run", "labels", "--out", "page.html")["report"]
     assert "<html" in Path(page).read_text()
 
 
@@ -238,8 +238,8 @@ def test_onnx_export_answers_as_the_student_does(
     workplace: Path, capsys: pytest.CaptureFixture[str], pixels: bool
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
-    json_of(capsys, *DISTILL)
-    exported = json_of(capsys, "export", "run", "--format", "onnx", *(["--pixels"] if pixels else []))
+    said(capsys, *DISTILL)
+    exported = said(capsys, "export", "run", "--format", "onnx", *(["--pixels"] if pixels else []))
     assert exported["max_abs_error"] <= 1e-3
     session = onnxruntime.InferenceSession(exported["path"])
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
@@ -249,17 +249,17 @@ def test_onnx_export_answers_as_the_student_does(
 
 
 def test_a_loss_and_a_model_of_ones_own_in_one_file(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    summary = json_of(
+    summary = said(
         capsys, *DISTILL, "student={name: mine:good, options: {hidden: 4}}", "losses=[{name: mine:Half, weight: 2}]"
     )
     assert summary["parameters"] == 64 * 4 + 4 + 4 * 10 + 10
     first = json.loads(Path("run/metrics.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(2 * first["loss/Half"], rel=1e-5)
-    assert json_of(capsys, "export", "run")["bytes"] > 0
+    assert said(capsys, "export", "run")["bytes"] > 0
 
 
 def test_list_and_schema_print_what_a_recipe_can_hold(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lists = json_of(capsys, "list")
+    lists = said(capsys, "list")
     assert set(lists) == {"models", "losses", "data", "optimizers", "schedules"}
     assert {"resnet8", "resnet110", "mlp", "vit_tiny"} <= {entry["name"] for entry in lists["models"]}
     assert {e["name"] for e in lists["losses"]} == {
@@ -290,7 +290,7 @@ def test_json_is_alone_on_standard_output(workplace: Path, capfd: pytest.Capture
     assert "epoch 1" in printed.err
 
 
-def test_a_full_disk_is_an_error_that_loses_nothing(workplace: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(workplace: Path) -> None:
     command = [sys.executable, "-m", "stillroom", *DISTILL, "training.save_seconds=0"]
     limited = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command]
     full = subprocess.run(limited, capture_output=True, text=True, check=False)
@@ -365,7 +365,7 @@ def test_killed_at_three_random_instants_a_run_ends_byte_identical(
     assert not list((workplace / "killed").rglob("*.part"))
 
 
-def test_without_a_compiler_the_error_says_what_to_set(workplace: Path) -> None:
+def test_a_machine_without_a_compiler_is_reported_what_to_set(workplace: Path) -> None:
     command = [sys.executable, "-m", "stillroom", *DISTILL, "training.compile=true"]
     environment = {**os.environ, "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(workplace / "compiled")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

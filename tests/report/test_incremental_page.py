@@ -1,4 +1,4 @@
-"""What a page shows of classes that came in tasks: every number where it belongs, damage refused, names escaped."""
+"""What a page shows of classes that came in tasks: every number where it belongs, damage reported, names escaped."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_the_page_is_whole_and_takes_no_name_for_html(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "text"),
     [
         ({"matrix": [[1.0]]}, "matrix: got [[1.0]]; expected 3 rows of 1, 2, … numbers"),
         ({"matrix": [[1.0], [1.0, 2.0], [1.0, 2.0, 101.0]]}, "matrix.2.2: got 101.0"),
@@ -120,10 +120,10 @@ def test_the_page_is_whole_and_takes_no_name_for_html(tmp_path: Path) -> None:
         ({"schema": 2}, "schema: got 2; expected 1"),
     ],
 )
-def test_damage_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_damage_is_reported(change: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         read_run(run_folder(tmp_path / "run", {**RECORD, **change}))
-    assert message in str(caught.value)
+    assert text in str(caught.value)
 
 
 def test_a_studys_page_shows_each_methods_course(tmp_path: Path) -> None:
