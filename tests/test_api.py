@@ -128,7 +128,7 @@ class Flipping(Pictures):
         return image + torch.randint(0, 50, (), dtype=torch.uint8), int(label)
 
 
-def test_a_dataset_that_transforms_at_random_is_told(tmp_path: Path) -> None:
+def test_a_dataset_that_transforms_at_random_is_reported(tmp_path: Path) -> None:
     with pytest.raises(sr.BadInput, match=r"train: got 'Flipping'.*random transforms.*set augmentation"):
         distill(tmp_path / "run", train=Flipping("tensor"))
     assert not (tmp_path / "run").exists()
@@ -172,7 +172,7 @@ def test_rows_of_a_table_are_distilled_too(tmp_path: Path) -> None:
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "-".join(value),
 )
-def test_bad_input_is_told_and_writes_nothing(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_bad_input_is_reported_and_writes_nothing(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(sr.BadInput) as caught:
         distill(tmp_path / "run", **options)
     assert message in str(caught.value)
@@ -233,13 +233,13 @@ def test_a_teacher_of_buffers_alone_teaches(tmp_path: Path) -> None:
     assert run.summary["teachers"]["teacher"]["parameters"] == 0
 
 
-def test_a_teacher_whose_answers_are_not_finite_is_told(tmp_path: Path) -> None:
+def test_a_teacher_whose_answers_are_not_finite_is_reported(tmp_path: Path) -> None:
     masked = torch.tensor([0.0, 0.0, 0.0, float("-inf")])
     with pytest.raises(sr.BadInput, match="expected finite logits: those of image 0 in view 0 are not"):
         distill(tmp_path / "run", teacher=Fixed(masked), losses=[sr.CrossEntropy()])
 
 
-def test_two_terms_of_one_name_are_told(tmp_path: Path) -> None:
+def test_two_terms_of_one_name_are_reported(tmp_path: Path) -> None:
     class Mine(sr.KL):
         """Another kl."""
 
@@ -247,7 +247,9 @@ def test_two_terms_of_one_name_are_told(tmp_path: Path) -> None:
         distill(tmp_path / "run", losses=[sr.KL(), Mine(temperature=1)])
 
 
-def test_a_student_that_cannot_train_on_the_smallest_batch_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_student_that_cannot_train_on_the_smallest_batch_is_reported(
+    tmp_path: Path,
+) -> None:
     normed = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, CLASSES))
     for options in ({"batch_size": 1}, {"training": {"accumulate": 16}}):
         with pytest.raises(sr.BadInput, match="a model that can train on 1 images at once; it raised ValueError"):

@@ -1,4 +1,4 @@
-"""Recipes: what is wrong is told in one line, what is right can be written out and read back."""
+"""Recipes: an error names what is wrong in one line, what is right can be written out and read back."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_overrides_set_one_value(override: str, path: tuple[Any, ...], value: An
         "a=2020-99-99",
     ],
 )
-def test_a_bad_override_is_told(override: str) -> None:
+def test_a_bad_override_is_reported(override: str) -> None:
     with pytest.raises(BadInput):
         apply_override({"losses": [{"name": "kl"}], "seed": 1}, override)
 
@@ -154,14 +154,14 @@ def test_a_bad_override_is_told(override: str) -> None:
         ("student: {name: mlp, options: {x: !!binary /w==}}", "options of text, numbers"),
     ],
 )
-def test_a_file_that_is_no_recipe_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_no_recipe_is_reported(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     with pytest.raises(BadInput, match=message):
         load_recipe(path)
 
 
-def test_a_missing_binary_or_folder_file_is_told(tmp_path: Path) -> None:
+def test_a_missing_binary_or_folder_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x80")
     for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "binary.yaml"):
         with pytest.raises(BadInput, match="a readable recipe file"):

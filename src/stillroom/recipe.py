@@ -161,7 +161,7 @@ def parse_recipe(content: object) -> Recipe:
     try:
         recipe.hash()
     except (PydanticSerializationError, UnicodeError, TypeError, ValueError):
-        # Free options are the one place where YAML's stranger types get through.
+        # Free options are the one place where other types of YAML, such as dates, get through.
         raise BadInput("recipe", content, "options of text, numbers, true/false, lists and mappings alone") from None
     return recipe
 
@@ -183,7 +183,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 class _NoDuplicates(yaml.SafeLoader):
-    """YAML whose mappings name each key once: the safe loader would quietly keep the last."""
+    """YAML whose mappings name each key once: the safe loader would keep the last without an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()

@@ -157,13 +157,13 @@ def test_the_loss_is_of_the_stones_through_their_connectors_and_the_teachers_las
         ({"taps": ["layer2", "layer2"]}, "each of taps once, but layer2 is there twice"),
     ],
 )
-def test_options_that_mean_nothing_are_told(options: dict[str, Any], match: str) -> None:
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], match: str) -> None:
     content = {"student": {"name": "mlp"}, "teacher": {"name": "mlp"}}
     with pytest.raises(BadInput, match=match):
         parse_recipe({**content, "losses": [{"name": "block_logit", **options}]})
 
 
-def test_one_pair_by_two_names_is_told() -> None:
+def test_one_pair_by_two_names_is_refused() -> None:
     both = shared_context("cnn", "slim")
     taps = ["layer2", {"teacher": "layer2", "student": "layer2"}]
     with pytest.raises(BadInput, match=r"block_logit.taps: got .*'layer2'.*; expected each pair of taps once"):

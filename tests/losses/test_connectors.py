@@ -143,7 +143,7 @@ def test_class_tokens_are_kept_and_such_as_lack_are_the_mean_of_the_places() -> 
         (tap("map", 6, 4, 4), tap("token", 15, 5), r"6×4×4 .*15×5.*teacher's has tokens that make no square grid"),
     ],
 )
-def test_what_cannot_be_connected_is_told(student: Tap, teacher: Tap, match: str) -> None:
+def test_what_cannot_be_connected_is_refused(student: Tap, teacher: Tap, match: str) -> None:
     with pytest.raises(BadInput, match=match):
         connector(student, teacher)
 

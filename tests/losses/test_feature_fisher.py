@@ -59,7 +59,7 @@ def test_the_mean_of_the_weights_is_read_where_they_are_divided_by_it() -> None:
         ({"temperature": 0}, r"temperature: got 0"),
     ],
 )
-def test_options_that_mean_nothing_are_told(options: dict[str, Any], match: str) -> None:
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], match: str) -> None:
     content = {"student": {"name": "mlp"}, "teacher": {"name": "mlp"}}
     with pytest.raises(ValueError, match=match):
         parse_recipe({**content, "losses": [{"name": "feature_fisher", **options}]})
@@ -146,7 +146,7 @@ def test_weights_in_another_memory_layout_weigh_the_same() -> None:
     torch.testing.assert_close(in_squared_units, ((student - teacher).square() * weight / 0.25).mean())
 
 
-def test_what_has_not_the_right_shape_is_told() -> None:
+def test_what_has_not_the_right_shape_is_refused() -> None:
     h, p = torch.zeros(2, 3), torch.full((2, 4), 0.25)
     with pytest.raises(ValueError, match=r"weight: got \(2, 4\); expected one weight a feature, \(2, 3\)"):
         functional.feature_fisher(h, h, torch.zeros(2, 4))
@@ -171,7 +171,7 @@ def test_low_precision_is_left_at_once() -> None:
 
 def test_what_nobody_declared_is_not_there() -> None:
     silent = ModelOutput(torch.zeros(1, 2))
-    with pytest.raises(RuntimeError, match=r"tail at 'layer2': Reads\(teacher=True, tails=\('layer2',\)\)"):
+    with pytest.raises(RuntimeError, match=r"tail at 'layer2': Requires\(teacher=True, tails=\('layer2',\)\)"):
         silent.tail("layer2")
     with pytest.raises(RuntimeError, match=r"Fisher weights of layer2 at τ = 4, all classes: .*fishers="):
         silent.fisher(FisherOf("layer2", 4.0))

@@ -68,7 +68,7 @@ def test_taps_by_name() -> None:
         ([{"teacher": "layer2", "student": "features"}], r"feature_mse.connector: got 'auto'; expected .*16×4×4"),
     ],
 )
-def test_taps_that_are_not_there_are_told(taps: list[Any], match: str) -> None:
+def test_taps_that_are_not_there_are_refused(taps: list[Any], match: str) -> None:
     with pytest.raises(BadInput, match=match):
         FeatureMSE(taps=taps).setup(shared_context("cnn", "slim"))
 
@@ -85,13 +85,13 @@ def test_taps_that_are_not_there_are_told(taps: list[Any], match: str) -> None:
         (3, r"taps: got 3; expected a list"),
     ],
 )
-def test_options_that_mean_nothing_are_told(taps: Any, match: str) -> None:
+def test_options_that_mean_nothing_are_refused(taps: Any, match: str) -> None:
     entry = {"name": "feature_mse", "taps": taps}
     with pytest.raises(BadInput, match=match):
         parse_recipe({"student": {"name": "mlp"}, "teacher": {"name": "mlp"}, "losses": [entry]})
 
 
-def test_a_model_without_a_penultimate_place_is_told() -> None:
+def test_a_model_without_a_penultimate_place_is_refused() -> None:
     class Multiplies(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -104,16 +104,16 @@ def test_a_model_without_a_penultimate_place_is_told() -> None:
         FeatureMSE().setup(setup_context(cnn(), Multiplies()))
 
 
-def test_without_a_model_as_teacher_it_is_told() -> None:
-    alone = SetupContext(model_info(cnn(), "student"), None, num_classes=10, seed=0)
+def test_without_a_model_as_teacher_it_is_refused() -> None:
+    without = SetupContext(model_info(cnn(), "student"), None, num_classes=10, seed=0)
     with pytest.raises(BadInput, match="teacher: got None; expected a model"):
-        FeatureMSE().setup(alone)
-    elsewhere = SetupContext(model_info(cnn(), "student"), None, num_classes=10, seed=0, answers="folder")
+        FeatureMSE().setup(without)
+    elsewhere = SetupContext(model_info(cnn(), "student"), None, num_classes=10, seed=0, logits="folder")
     with pytest.raises(BadInput, match=r"teacher.logits: got 'folder'; expected a model"):
         FeatureMSE().setup(elsewhere)
 
 
-def test_it_must_have_met_the_models() -> None:
+def test_setup_must_come_first() -> None:
     inputs = LossInputs(
         ModelOutput(torch.zeros(1, 2)), ModelOutput(torch.zeros(1, 2)), torch.zeros(1), torch.zeros(1), 0.0
     )

@@ -163,7 +163,7 @@ def test_what_reads_the_last_layer_says_so() -> None:
         Requires(teacher=True, heads=(FEATURES,))
 
 
-def test_more_classes_than_there_are_is_told_when_they_meet() -> None:
+def test_more_classes_than_there_are_is_refused_in_setup() -> None:
     KL(target={"name": "top_k", "k": 5}).setup(small_setup_context())
     with pytest.raises(BadInput, match=r"losses\.kl\.target\.k: got 6; expected 5 or less, the number of classes"):
         KL(target={"name": "top_k", "k": 6}).setup(small_setup_context())

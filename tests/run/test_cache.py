@@ -156,7 +156,7 @@ def make_stale(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (flip_a_byte, ["view-0001.logits.bin", "damaged"]),
         (cut_short, ["view-0000.logits.bin", "cut short"]),
@@ -166,7 +166,7 @@ def make_stale(folder: Path) -> None:
     ids=["damaged", "truncated", "foreign", "stale"],
 )
 def test_a_cache_that_is_not_this_runs_own_is_refused_by_name(
-    recipe: Make, tmp_path: Path, empty_cache: Path, harm: Callable[[Path], None], told: list[str]
+    recipe: Make, tmp_path: Path, empty_cache: Path, harm: Callable[[Path], None], message: list[str]
 ) -> None:
     made = recipe(*SEEN, ON)
     execute(made, tmp_path / "first")
@@ -175,7 +175,7 @@ def test_a_cache_that_is_not_this_runs_own_is_refused_by_name(
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(BadInput) as refused:
         execute(made, tmp_path / "second")
-    assert all(part in str(refused.value) for part in told), refused.value
+    assert all(part in str(refused.value) for part in message), refused.value
     assert f"remove the folder {folder}" in str(refused.value)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     shutil.rmtree(folder)
@@ -302,7 +302,7 @@ def test_features_are_not_read_from_a_compiled_student(recipe: Make, tmp_path: P
         execute(made, tmp_path / "run", components=components)
 
 
-def test_a_tap_that_is_not_there_is_told(recipe: Make, tmp_path: Path) -> None:
+def test_a_tap_that_is_not_there_is_reported(recipe: Make, tmp_path: Path) -> None:
     class Misses(ReadsFeatures):
         requires = Requires(teacher=True, teacher_features=("layer9",))
 

@@ -204,7 +204,6 @@ def test_a_teacher_of_other_normalisation_is_asked_in_its_own(recipe: Make, tmp_
 
     shifted = recipe("teacher.preprocess={mean: [0.25], std: [2.0]}")
     other = build_components(shifted)
-    assert other.teacher is not None
 
     class Undo(nn.Module):
         def __init__(self, inner: nn.Module) -> None:
@@ -325,7 +324,7 @@ def test_steps_may_be_the_budget_and_end_mid_epoch(recipe: Make, tmp_path: Path)
     assert read_lines(finished.path / "metrics.jsonl")[-1]["step"] == 8
 
 
-def test_a_student_that_equals_its_teacher_is_told(recipe: Make, tmp_path: Path) -> None:
+def test_a_student_that_equals_its_teacher_is_reported(recipe: Make, tmp_path: Path) -> None:
     made = recipe("student={name: mlp}", "teacher.name=mlp", "teacher.options={}", "losses=[{name: logit_mse}]")
     components = build_components(recipe("teacher=null", "losses=[{name: cross_entropy}]"))
     alike = replace(
@@ -345,7 +344,7 @@ class Detached(Loss[LossConfig]):
         return (inputs.student.logits.detach() - inputs.teacher_logits).square().mean()
 
 
-def test_a_loss_that_teaches_nothing_is_told_by_name(recipe: Make, tmp_path: Path) -> None:
+def test_a_loss_that_teaches_nothing_is_reported_by_name(recipe: Make, tmp_path: Path) -> None:
     made = recipe("losses=[{name: cross_entropy}]")
     silent = Detached(name="detached")
     components = build_components(made)
@@ -359,22 +358,22 @@ def test_a_loss_that_is_not_finite_stops_the_run(recipe: Make, tmp_path: Path) -
     assert not (tmp_path / "run" / "summary.json").exists()
 
 
-def test_two_writers_on_one_folder_are_told_apart(recipe: Make, tmp_path: Path) -> None:
+def test_two_writers_on_one_folder_are_kept_apart(recipe: Make, tmp_path: Path) -> None:
     class Second(StepHook):
-        told = ""
+        seen = ""
 
         def after_step(self, info: StepInfo) -> None:
             if info.step == 2:
                 with pytest.raises(BadInput, match="no other process is writing"):
                     execute(made, tmp_path / "run", resume=True)
-                Second.told = "yes"
+                Second.seen = "yes"
 
     made = recipe()
     execute(made, tmp_path / "run", hooks=[Second()])
-    assert Second.told == "yes"
+    assert Second.seen == "yes"
 
 
-def test_a_damaged_save_is_told_and_nothing_is_lost(recipe: Make, tmp_path: Path) -> None:
+def test_a_damaged_save_is_reported_and_nothing_is_lost(recipe: Make, tmp_path: Path) -> None:
     made = recipe("training.save_seconds=0")
     with pytest.raises(Stop):
         execute(made, tmp_path / "run", hooks=[StopAt(10)])
@@ -399,7 +398,7 @@ def test_a_line_of_timing_that_a_kill_cut_short_is_taken_away(recipe: Make, tmp_
     assert events[whole] == {"event": "resume", "step": 8}
 
 
-def test_a_log_that_is_gone_is_told(recipe: Make, tmp_path: Path) -> None:
+def test_a_log_that_is_gone_is_reported(recipe: Make, tmp_path: Path) -> None:
     made = recipe("training.save_seconds=0")
     with pytest.raises(Stop):
         execute(made, tmp_path / "run", hooks=[StopAt(10)])
@@ -408,7 +407,7 @@ def test_a_log_that_is_gone_is_told(recipe: Make, tmp_path: Path) -> None:
         execute(made, tmp_path / "run", resume=True, hooks=[StopAt(-1)])
 
 
-def test_other_hooks_than_the_run_was_started_with_are_told(recipe: Make, tmp_path: Path) -> None:
+def test_other_hooks_than_the_run_was_started_with_are_reported(recipe: Make, tmp_path: Path) -> None:
     made = recipe("training.save_seconds=0", "training.record_weight_distance=[linear]")
     with pytest.raises(Stop):
         execute(made, tmp_path / "run", hooks=[StopAt(10)])
@@ -416,7 +415,7 @@ def test_other_hooks_than_the_run_was_started_with_are_told(recipe: Make, tmp_pa
         execute(made, tmp_path / "run", resume=True)
 
 
-def test_a_hooks_state_that_could_not_be_read_back_is_told_at_the_first_save(recipe: Make, tmp_path: Path) -> None:
+def test_a_hooks_state_that_could_not_be_read_back_is_reported_at_the_first_save(recipe: Make, tmp_path: Path) -> None:
     class Odd(StepHook):
         def state_dict(self) -> dict[str, Any]:
             return {"path": tmp_path}

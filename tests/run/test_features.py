@@ -79,9 +79,9 @@ def test_any_two_models_through_the_command_line_without_naming_a_layer(
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "run"
     recipe.write_text(yaml.safe_dump(content))
     assert run(["distill", str(recipe), "--out", str(out), "--json"]) == 0
-    told = capsys.readouterr()
-    assert "feature_mse compares (student → teacher) " in told.err
-    assert json.loads(told.out)["run"] == str(out)
+    captured = capsys.readouterr()
+    assert "feature_mse compares (student → teacher) " in captured.err
+    assert json.loads(captured.out)["run"] == str(out)
     feature_losses = losses(out)
     assert feature_losses[-1] < feature_losses[0]
     weights = load_file(out / "student.safetensors")
@@ -212,7 +212,7 @@ def test_nothing_is_traced_for_losses_that_read_no_features(
     assert not [text for text in notes.said if "compares" in text]
 
 
-def test_without_a_teacher_model_it_is_told_before_anything_is_written(recipe: Make, tmp_path: Path) -> None:
+def test_without_a_teacher_model_it_is_reported_before_anything_is_written(recipe: Make, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="teacher: got None; expected a model"):
         execute(recipe(FEATURES, "teacher=null"), tmp_path / "run")
     (tmp_path / "folder").mkdir()

@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from run.test_answers import elsewhere
 from torch import Tensor, nn
 
 from run.conftest import bytes_of, read_lines
-from run.test_answers import elsewhere
 from stillroom.cli import run
 from stillroom.data.augmentation import augment
 from stillroom.data.config import DataConfig
@@ -178,7 +178,7 @@ class NotesIndices(Loss[LossConfig]):
         return nn.functional.cross_entropy(inputs.student.logits, inputs.labels)
 
 
-def test_a_loss_is_told_the_samples_of_the_whole_set(recipe: Make, tmp_path: Path) -> None:
+def test_a_loss_gets_the_samples_of_the_whole_set(recipe: Make, tmp_path: Path) -> None:
     made = recipe(*OPTIONS, HELD)
     found = build_components(made)
     NotesIndices.seen.clear()

@@ -65,11 +65,11 @@ def test_each_epoch_tells_of_the_weights_as_they_were_then(tmp_path: Path) -> No
         assert line["score"] == pytest.approx(score(own, groups), abs=1e-6)
         assert line["truth"] == pytest.approx(agreement(own, truth), abs=1e-6)
         assert line["teacher"] is None
-    told = json.loads((tmp_path / "run" / "summary.json").read_text())["relations"]
-    assert {key: told[key] for key in ("score", "truth", "teacher")} == {
+    relations = json.loads((tmp_path / "run" / "summary.json").read_text())["relations"]
+    assert {key: relations[key] for key in ("score", "truth", "teacher")} == {
         key: lines[-1][key] for key in ("score", "truth", "teacher")
     }
-    assert told["why"] == {"teacher": "there is no teacher whose last layer could be read"}
+    assert relations["why"] == {"teacher": "there is no teacher whose last layer could be read"}
     content = json.loads((tmp_path / "run" / "class_relations.json").read_text())
     assert np.abs(np.array(content["maps"]["student"]) - own).max() < 1e-4
     assert np.abs(np.array(content["maps"]["truth"]) - truth).max() < 1e-4
@@ -90,10 +90,10 @@ def test_without_similarity_nothing_is_claimed(tmp_path: Path, dimension: int) -
     assert all(
         line["score"] is line["truth"] is None for line in read_lines(tmp_path / "run" / "class_relations.jsonl")
     )
-    told = json.loads((tmp_path / "run" / "summary.json").read_text())["relations"]
-    assert told["score"] is told["truth"] is None
-    assert "in truth" in told["why"]["score"]
-    assert "in truth" in told["why"]["truth"]
+    relations = json.loads((tmp_path / "run" / "summary.json").read_text())["relations"]
+    assert relations["score"] is relations["truth"] is None
+    assert "in truth" in relations["why"]["score"]
+    assert "in truth" in relations["why"]["truth"]
     content = json.loads((tmp_path / "run" / "class_relations.json").read_text())
     assert set(content["score"].values()) == {None}
     assert content["maps"]["truth"] is not None
@@ -117,8 +117,8 @@ def test_the_teacher_is_read_in_the_datas_class_order(recipe: Make, tmp_path: Pa
     )
     teacher = np.array(straight["maps"]["teacher"])
     assert np.array(turned["maps"]["teacher"]).tolist() == teacher[np.ix_(order, order)].tolist()
-    told = agreement(np.array(turned["maps"]["student"]), teacher[np.ix_(order, order)])
-    assert turned["agreement"]["teacher"] == pytest.approx(told, abs=1e-3)
+    relations = agreement(np.array(turned["maps"]["student"]), teacher[np.ix_(order, order)])
+    assert turned["agreement"]["teacher"] == pytest.approx(relations, abs=1e-3)
 
 
 def test_a_stopped_run_tells_the_same(tmp_path: Path) -> None:
@@ -132,10 +132,10 @@ def test_a_stopped_run_tells_the_same(tmp_path: Path) -> None:
 
 def test_real_classes_without_superclasses_have_the_teachers_relations_alone(recipe: Make, tmp_path: Path) -> None:
     finished = execute(recipe("training.epochs=1"), tmp_path / "run")
-    told = finished.summary["relations"]
-    assert told["score"] is told["truth"] is None
-    assert -1 <= told["teacher"] <= 1
-    assert told["why"] == {
+    relations = finished.summary["relations"]
+    assert relations["score"] is relations["truth"] is None
+    assert -1 <= relations["teacher"] <= 1
+    assert relations["why"] == {
         "score": "the data name no superclasses",
         "truth": "the true relations of these data are not known",
     }

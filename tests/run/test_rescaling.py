@@ -73,7 +73,7 @@ def by_hand(
     a: float = 0.3,
     b: Callable[[float], float] = lambda progress: 0.7,
     temperature: float = 4.0,
-    taught: Callable[[Numbers], Numbers] = lambda p: p,
+    target: Callable[[Numbers], Numbers] = lambda p: p,
 ) -> dict[str, Any]:
     """What the file must tell, from the formula alone; logits small enough for 1 − q_y to be taken as it stands."""
     omega, at, saturated = [], [], []
@@ -82,7 +82,7 @@ def by_hand(
         p, soft, plain = (
             softmax(*each)[rows, y] for each in ((teacher, temperature), (student, temperature), (student, 1))
         )
-        rho = taught(p)
+        rho = target(p)
         omega += list(a + b(progress) * temperature * (rho - soft) / (1 - plain))
         saturated += list((1 - rho) < 0.05 * (1 - soft))
         at += list(p)
@@ -132,7 +132,7 @@ def same(found: Any, wanted: Any, rel: float = 1e-4, abs: float = 1e-6) -> None:
 RECORDED = ("training.record_gradient_rescaling=true", "training.epochs=1")
 
 
-def told(line: dict[str, Any]) -> dict[str, Any]:
+def without_names(line: dict[str, Any]) -> dict[str, Any]:
     """The figures of a line, less when they were recorded and of which loss."""
     return {k: v for k, v in line.items() if k not in ("step", "epoch", "loss", "temperature", "target")}
 
@@ -149,7 +149,7 @@ def test_the_command_line_writes_what_a_second_computation_finds(
     assert len(SEEN) == 6
     assert [d["count"] for d in line["deciles"]] == [20, 20, *[19] * 8]
     assert line["deciles"] == sorted(line["deciles"], key=lambda d: d["p_low"])
-    same(told(line), by_hand(SEEN))
+    same(without_names(line), by_hand(SEEN))
     assert read_lines(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 6
 
 
@@ -167,14 +167,14 @@ def test_each_epoch_has_a_line_and_one_cut_short_too(recipe: Make, tmp_path: Pat
         (15, 2.5, 96),
     ]
     for line, seen in zip(lines, (SEEN[:12], SEEN[12:24], SEEN[24:]), strict=True):
-        same(told(line), by_hand(seen, temperature=1.0))
+        same(without_names(line), by_hand(seen, temperature=1.0))
 
 
 def test_weights_that_move_count_as_they_are_at_each_step(recipe: Make, tmp_path: Path) -> None:
     moving = {"weight": {"start": 0, "end": 1}, "target": "true_class"}
     execute(recipe(seen_beside(**moving), *RECORDED), tmp_path / "run")
     (line,) = read_lines(tmp_path / "run" / "gradient_rescaling.jsonl")
-    same(told(line), by_hand(SEEN, b=lambda progress: progress))
+    same(without_names(line), by_hand(SEEN, b=lambda progress: progress))
 
 
 def test_of_a_target_what_is_taught_is_what_counts(recipe: Make, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_of_a_target_what_is_taught_is_what_counts(recipe: Make, tmp_path: Path)
         most = p.max(1)
         taught.append(np.where(p.argmax(1) == labels.numpy(), most, (1 - most) / 9))
     rest = iter(taught)
-    same(told(line), by_hand(SEEN, taught=lambda p: next(rest)))
+    same(without_names(line), by_hand(SEEN, target=lambda p: next(rest)))
     assert (line["loss"], line["temperature"], line["target"]) == ("kl", 4.0, "top_k")
 
 
@@ -235,7 +235,7 @@ def test_what_an_attempt_without_memory_saw_is_forgotten(recipe: Make, tmp_path:
     execute(recipe(seen_beside(), *RECORDED, "training.accumulate=2"), tmp_path / "run")
     (line,) = read_lines(tmp_path / "run" / "gradient_rescaling.jsonl")
     assert len(SEEN) == 2 + 2 + 5 * 4
-    same(told(line), by_hand(SEEN[:2] + SEEN[4:]))
+    same(without_names(line), by_hand(SEEN[:2] + SEEN[4:]))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_without_kl_or_a_teacher_it_is_refused(recipe: Make, tmp_path: Path, ove
     assert not (tmp_path / "run").exists()
 
 
-def test_a_last_layer_that_is_not_linear_is_told_before_anything_is_written(
+def test_a_last_layer_that_is_not_linear_is_reported_before_anything_is_written(
     recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "scaled.py").write_text(
@@ -320,7 +320,7 @@ def test_fewer_samples_than_deciles_are_a_group_each(count: int) -> None:
     json.dumps(line, allow_nan=False)
 
 
-def test_a_student_that_is_surer_by_any_gap_is_told_in_numbers() -> None:
+def test_a_student_that_is_surer_by_any_gap_is_reported_in_numbers() -> None:
     student, teacher = torch.tensor([[1e6, 0.0], [900.0, 0.0], [1.0, 0.0]]), torch.zeros(3, 2)
     line = figures_of(teacher, student, torch.zeros(3, dtype=torch.long), 4.0)
     json.dumps(line, allow_nan=False)
@@ -385,7 +385,7 @@ def test_omega_is_set_against_what_is_known_of_each_sample(target: str | None) -
         assert line == again.epoch_line()
         lines.append(line)
         assert without["known_spearman"] is without["known_deciles"] is None
-        assert {**line, "known_spearman": None, "known_deciles": None} == without, "nothing else is told otherwise"
+        assert {**line, "known_spearman": None, "known_deciles": None} == without, "nothing else differs"
     p, q, plain_q = (
         (z.double() / t).softmax(1)[range(40), labels] for z, t in ((teacher, 2), (student, 2), (student, 1))
     )

@@ -74,9 +74,9 @@ def test_every_source_between_any_two_models_without_naming_a_layer(
     content["training"]["schedule"] = {"name": "constant"}
     out = tmp_path / "run"
     assert run(["distill", written(tmp_path, content), "--out", str(out), "--json"]) == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out)["taught"] is True
-    assert (f"{source} " in told.err) == (source != "kl"), "what it does with which taps is said"
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["taught"] is True
+    assert (f"{source} " in captured.err) == (source != "kl"), "what it does with which taps is said"
     assert (out / "summary.json").exists()
     values = losses(out, source)
     assert all(math.isfinite(value) for value in values)
@@ -287,14 +287,14 @@ def test_what_cannot_be_heard_ends_with_a_line(
     place: Path, capfd: pytest.CaptureFixture[str], overrides: list[str], message: str
 ) -> None:
     assert run(["distill", "recipe.yaml", *overrides, "--out", "run"]) == 2
-    told = capfd.readouterr()
-    assert told.out == ""
+    captured = capfd.readouterr()
+    assert captured.out == ""
     # A note of what was chosen may stand before it.
-    last = told.err.strip().splitlines()[-1]
+    last = captured.err.strip().splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
-    assert told.err.count("error: ") == 1
-    assert "Traceback" not in told.err
+    assert captured.err.count("error: ") == 1
+    assert "Traceback" not in captured.err
     assert not (place / "run").exists()
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from stillroom.schema.base import parse
+from stillroom.schema.study import StudyResults
 from stillroom.study.collect import CollectedRuns, FinishedRun, UnfinishedRun, collect
 from stillroom.study.equality import Inequality
 from stillroom.study.plan import StudyFolder, StudyPlan, plan_of
@@ -90,6 +92,13 @@ def test_results_hold_what_the_contract_says(made: Made, tmp_path: Path) -> None
     assert results["ranks"]["pairs"] == ["p", "q"]
     assert "text" in results["ranks"]
     assert {path.name for path in folder.path.iterdir()} >= {*SAME_TABLES, "cost.csv"}
+
+
+def test_the_schema_describes_every_field_of_the_results(made: Made, a_run: FinishedRun, tmp_path: Path) -> None:
+    whole = write_results(*made.study(tmp_path / "s"))
+    gaps = json.loads(json.dumps(pretend(a_run, FOUND)))
+    for results in (whole, gaps):
+        assert json.dumps(parse(StudyResults, results, "results.json").as_dict()) == json.dumps(results)
 
 
 def test_numbers_are_those_of_the_statistics(a_run: FinishedRun) -> None:

@@ -76,8 +76,8 @@ def test_the_batch_is_split_until_it_fits_as_if_it_had_been_asked_for(tmp_path: 
 
 def test_it_is_said_aloud(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     sr.distill(None, Hungry(most=8), data(), data(), steps=1, batch_size=16, out=tmp_path / "run")
-    told = " ".join(capfd.readouterr().err.split())
-    assert "out of memory at step 1: from here on each batch of 16 goes through in 2 parts" in told
+    message = " ".join(capfd.readouterr().err.split())
+    assert "out of memory at step 1: from here on each batch of 16 goes through in 2 parts" in message
 
 
 def test_a_single_image_that_is_too_much_ends_the_run_in_words(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_what_a_loss_counts_is_put_back_too(tmp_path: Path) -> None:
 
     seen: list[float] = []
 
-    class Look(sr.StepHook):
+    class CountSteps(sr.StepHook):
         def __init__(self, counts: nn.Module) -> None:
             self.counts = counts
 
@@ -125,7 +125,7 @@ def test_what_a_loss_counts_is_put_back_too(tmp_path: Path) -> None:
             return self
 
     counts = Kept(name="counts")
-    learn(Hungry(most=100), tmp_path / "run", counts, hooks=[Look(counts)])
+    learn(Hungry(most=100), tmp_path / "run", counts, hooks=[CountSteps(counts)])
     assert seen[0] == 16
 
 

@@ -1,4 +1,4 @@
-"""Several processes: the same run as one, told from the command line by a real launcher."""
+"""Several processes: the same run as one, started from the command line by a real launcher."""
 
 from __future__ import annotations
 
@@ -185,16 +185,16 @@ def test_a_batch_that_cannot_be_shared_and_a_run_without_a_folder_are_refused(pl
 
 
 @pytest.mark.parametrize(
-    ("size", "told"),
+    ("size", "message"),
     [
         ("2", "WORLD_SIZE: got 2; expected 1, or a launcher that also sets RANK"),
         ("two", "WORLD_SIZE: got 'two'; expected a whole number"),
     ],
 )
-def test_an_incomplete_launch_is_told(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, size: str, told: str
+def test_an_incomplete_launch_is_reported(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, size: str, message: str
 ) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setenv("WORLD_SIZE", size)
     assert run(command("live", "half")) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err

@@ -30,7 +30,6 @@ from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import load_weights, state_hash
 from stillroom.observer import Observer
-from stillroom.run.records import read_json
 from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.explanation import (
     EXPLANATION,
@@ -151,7 +150,7 @@ def _explain(
     agreements, tables = compare_representations(ended, explained, teacher, data, observer)
     statistics_of_runs = comparison.statistics(comparison.entropy, sample.foreground, THRESHOLD)
     explanation = Explanation(
-        recipe_hash=read_json(runs[0].path / "summary.json").get("recipe_hash"),
+        recipe_hash=runs[0].summary.recipe_hash,
         search=search,
         threshold=THRESHOLD,
         resamples=RESAMPLES,
@@ -208,16 +207,15 @@ class _Comparison:
         found = []
         for place, (run, each) in enumerate(zip(self.runs, statistics, strict=True)):
             error = torch.stack([one.error for one in self.maps[place]]).square().mean((1, 2, 3)).sqrt()
-            summary = read_json(run.path / "summary.json")
             checkpoints, speed, stability = summarise(each, run.epochs, run.weight_distance)
             found.append(
                 ExplainedNetwork(
                     run=run.path.name,
-                    name=summary.get("name"),
+                    name=run.summary.name,
                     role="explained" if place < self.explained else "baseline",
                     seed=run.recipe.seed,
                     tap=run.tap,
-                    accuracy=six_digits(float(summary["top1"]) / 100),
+                    accuracy=six_digits(run.summary.top1 / 100),
                     checkpoints=checkpoints,
                     speed=speed,
                     stability=stability,

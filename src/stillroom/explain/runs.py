@@ -24,7 +24,8 @@ from stillroom.recipe import Recipe
 from stillroom.run.components import build_model
 from stillroom.run.export import load_student
 from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
-from stillroom.run.records import read_json
+from stillroom.schema.base import read_json
+from stillroom.schema.run import RunSummary
 
 MaskName = Literal["auto", "masks", "centre", "positive"]
 MASK_NAMES: tuple[str, ...] = get_args(MaskName)
@@ -40,6 +41,7 @@ class RunToExplain:
     Attributes:
         path: its folder.
         recipe: as it is written there.
+        summary: its ``summary.json``.
         student: a model for the weights of any of ``checkpoints``.
         checkpoints: the student at the epochs that were kept, the end of the training last.
         tap: where its features are read.
@@ -48,6 +50,7 @@ class RunToExplain:
 
     path: Path
     recipe: Recipe
+    summary: RunSummary
     student: PreparedModel
     checkpoints: tuple[Checkpoint, ...]
     tap: str
@@ -101,13 +104,12 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
     if len({run.resolve() for run in runs}) < len(runs):
         raise BadInput("run", [str(run) for run in runs], "each run once")
     found: list[RunToExplain] = []
-    prints: list[object] = []
     for run in runs:
         model, recipe, facts = load_student(run)
         if recipe.data.source == "python":
             raise BadInput("data.source", "python", "a run made from a recipe: its images can be read again")
-        summary = read_json(run / "summary.json")
-        kept = saved_checkpoints(run, float(summary["epochs"]))
+        summary = read_json(RunSummary, run / "summary.json")
+        kept = saved_checkpoints(run, summary.epochs)
         if len(kept) < 2:
             raise BadInput("run", str(run), f"a run that kept checkpoints: {_KEEP}")
         shape = (_EXAMPLES, *facts.shape)
@@ -118,11 +120,12 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
         student = prepare_model(model, recipe.student, data, "student")
         place = found[0].tap if found else tap or last_stage(student, zeros)
         find_taps(model, student.preprocess()(zeros), [place], field="student")
-        found.append(RunToExplain(run, recipe, student, kept, place, weight_distance_at(run, recipe, kept, place)))
-        prints.append((summary.get("data") or {}).get("fingerprint"))
+        found.append(
+            RunToExplain(run, recipe, summary, student, kept, place, weight_distance_at(run, recipe, kept, place))
+        )
         first = found[0]
         for what, mine, others in (
-            ("data", prints[-1], prints[0]),
+            ("data", summary.data.fingerprint, first.summary.data.fingerprint),
             ("student", recipe.student.model_dump(), first.recipe.student.model_dump()),
             ("training.checkpoints", list(found[-1].epochs), list(first.epochs)),
         ):
@@ -155,8 +158,7 @@ def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple
     if own is None and mask not in MASK_NAMES:
         raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
     pair = load(run.recipe.data)
-    known = (read_json(run.path / "summary.json").get("data") or {}).get("fingerprint")
-    if known != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
+    if run.summary.data.fingerprint != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
         raise BadInput("data", pair.test.name, "the images that the run had; these are others")
     test = pair.test
     if len(test.images.shape) != 4:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from stillroom.errors import BadInput, shorten
-from stillroom.files import is_partial
+from stillroom.files import canonical_json, digest, is_partial
 from stillroom.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
@@ -112,8 +113,10 @@ def check_same_recipe(recipe: Recipe, out: Path) -> None:
     now = flatten(recipe.model_dump(mode="json"))
     changed = [key for key in now | before if now.get(key) != before.get(key) and key not in _PLACES]
     if changed:
-        told = "; ".join(f"{key} is {shorten(now.get(key))}, was {shorten(before.get(key))}" for key in changed[:3])
-        raise BadInput("--resume", str(out), f"the recipe that this run was started with: {told}")
+        differences = "; ".join(
+            f"{key} is {shorten(now.get(key))}, was {shorten(before.get(key))}" for key in changed[:3]
+        )
+        raise BadInput("--resume", str(out), f"the recipe that this run was started with: {differences}")
 
 
 def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
@@ -150,3 +153,36 @@ def fresh_folder(parent: Path, stem: str) -> Path:
         number += 1
         candidate = parent / f"{safe}-{number}"
     return candidate
+
+
+def chain_hashes(hashes: Sequence[str]) -> str:
+    """One hash for those of several tasks in their order; of one alone, its own.
+
+    >>> chain_hashes(["a"]), chain_hashes(["a", "b"]) == chain_hashes(["b", "a"])
+    ('a', False)
+    """
+    return hashes[0] if len(hashes) == 1 else digest(*(one.encode() for one in hashes))
+
+
+def budget_hash(
+    *, steps: int, batch_size: int, accumulate: int, processes: int, data: str, tasks: int | None = None
+) -> str:
+    """The hash of a run's budget.
+
+    Args:
+        steps: optimizer steps, of all tasks.
+        batch_size: images a step.
+        accumulate: micro-batches of each batch at the end.
+        processes: how many shared the work.
+        data: the data's fingerprint: of the whole of it, whichever images a memory kept.
+        tasks: how many; None of an ordinary run.
+    """
+    content = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "processes": processes,
+        "data": data,
+        "reported": "last",
+    }
+    return digest(canonical_json(content if tasks is None else {**content, "tasks": tasks}))

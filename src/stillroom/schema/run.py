@@ -20,7 +20,6 @@ from stillroom.schema.base import (
     JsonFile,
     JsonObject,
     NonNegative,
-    OptionalItems,
     Percent,
     PositiveCount,
     Share,
@@ -332,7 +331,7 @@ class RescalingEpoch(JsonObject):
     quantiles: dict[str, float]
     deciles: Annotated[Items[OmegaGroup], Field(min_length=1, max_length=_MOST_GROUPS)]
     known_spearman: Correlation | None = None
-    known_deciles: Annotated[OptionalItems[OmegaGroup], Field(max_length=_MOST_GROUPS)] = ()
+    known_deciles: Annotated[Items[OmegaGroup], Field(max_length=_MOST_GROUPS)] | None = None
 
 
 class RelationScores(JsonObject):
@@ -416,6 +415,14 @@ class RelationEpoch(JsonObject):
     score: Score | None = None
     truth: Correlation | None = None
     teacher: Correlation | None = None
+
+
+# Lines of the other logs may hold what hooks of the user's own add.
+LOG_MODELS: Mapping[str, type[JsonObject]] = {
+    METRICS: MetricsLine,
+    TIMING: TimingEvent,
+    RELATION_EPOCHS: RelationEpoch,
+}
 
 
 def is_finite(value: object) -> bool:

@@ -104,11 +104,7 @@ class CacheFolder:
         self.spec = spec
 
     def check_identity(self) -> bool:
-        """Whether the folder holds a cache of this identity; False where it holds none yet.
-
-        Raises:
-            BadInput: it holds another's, of another format, or its identity is missing or damaged.
-        """
+        """Whether the folder holds a cache of this identity; False where it holds none yet."""
         path = self.folder / IDENTITY
         if not path.exists():
             orphans = any(self.folder.glob("view-*"))
@@ -136,11 +132,7 @@ class CacheFolder:
         write_json(self.folder / IDENTITY, {"format": FORMAT, "identity": self.spec.identity})
 
     def record(self, view: int) -> ViewRecord | None:
-        """What a complete view says of itself; None where the view is half-built or not there.
-
-        Raises:
-            BadInput: its JSON is damaged, or missing beside data that no build was stopped in.
-        """
+        """What a complete view says of itself; None where the view is half-built or not there."""
         path = self.record_path(view)
         if not path.exists():
             building = self.progress_path(view).exists()
@@ -159,11 +151,7 @@ class CacheFolder:
             raise refusal(self.folder, path.name, str(error)) from None
 
     def is_complete(self, view: int) -> bool:
-        """Whether a view is all there, by its JSON and the sizes of its files.
-
-        Raises:
-            BadInput: its record says so, but a file is missing or of another size.
-        """
+        """Whether a view is all there, by its JSON and the sizes of its files."""
         record = self.record(view)
         if record is None:
             return False
@@ -187,11 +175,7 @@ class CacheFolder:
         return arrays_of(self.spec, record.features(self.spec))
 
     def map(self, view: int, names: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of a complete view, or some of them, every block verified, memory-mapped.
-
-        Raises:
-            BadInput: the view is not there, half-built or damaged.
-        """
+        """The arrays of a complete view, or some of them, every block verified, memory-mapped."""
         record = self.record(view)
         if record is None:
             raise self._unfinished(view)
@@ -264,19 +248,7 @@ class ViewBuilder:
         self._sums: list[list[int]] = []
 
     def build(self, query: Query, done: Callable[[int], None], note: Note) -> int:
-        """Query about the images that are not there yet and complete the view.
-
-        Args:
-            query: the teacher; called for missing blocks only.
-            done: called with the number of images of each block that is done.
-            note: called with a warning where existing blocks are damaged.
-
-        Returns:
-            Images queried.
-
-        Raises:
-            BadInput: an output cannot be stored, or the disk is full.
-        """
+        """Query about the images that are not there yet and complete the view."""
         progress = self._cache_folder.progress_path(self._view)
         with ExitStack() as stack:
             with reporting_errors(self._cache_folder.folder, self._needed):
@@ -504,11 +476,7 @@ class StoredOutputs:
     def _both(
         self, output: ModelOutput, rows: npt.NDArray[np.int64], view: int
     ) -> list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:
-        """Stored outputs and those of now, in the same form, with a name for each pair.
-
-        Fisher weights are not among it: they follow from the features and the tail, which are the answers' own, and
-        one drawn class may change with the last bit of a probability.
-        """
+        """Stored outputs and those of now, in the same form, with a name for each pair."""
         maps = {name: array[rows] for name, array in self._maps[view].items()}
         logits = _as_array(output.logits)
         if logits.shape != (len(rows), self.spec.classes):

@@ -91,14 +91,7 @@ class LiveTeacher:
         self._one_view = one_view
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        """The teacher's output for a batch, by parts where memory runs out.
-
-        Args:
-            batch: images as the data gives them, on the teacher's device.
-
-        Returns:
-            All in float32; logits [B, K] in the data's class order.
-        """
+        """The teacher's output for a batch, by parts where memory runs out."""
         parts = in_parts(lambda rows: [self._output(batch.subset(rows))], len(batch))
         if len(parts) == 1:
             return parts[0]

@@ -213,10 +213,7 @@ class Launched(Processes):
 
 
 def _end_with_launcher() -> None:
-    """Have the system end this process when its launcher is killed.
-
-    It would else wait for the others for ever, and the run's folder, which it holds, could not be resumed.
-    """
+    """Have the system end this process when its launcher is killed."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

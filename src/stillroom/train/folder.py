@@ -15,10 +15,11 @@ import torch
 
 from stillroom.errors import BadInput, RunFailed
 from stillroom.files import remove_partial, write_bytes
+from stillroom.schema.run import LOG_MODELS
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; two writers are then not told apart.
+except ImportError:  # Windows has no flock; two writers are then not noticed.
     fcntl = None  # type: ignore[assignment]
 
 # Their lengths are in every save; a resumed run cuts them back to it, so that lines are neither lost nor doubled.
@@ -26,7 +27,7 @@ LOGS = ("metrics.jsonl", "weight_distance.jsonl", "gradient_rescaling.jsonl", "c
 
 
 def is_being_written(path: Path) -> bool | None:
-    """Whether a process holds a run's folder; None where that cannot be told.
+    """Whether a process holds a run's folder; None where the system has no locks.
 
     >>> is_being_written(Path("nowhere")) is None
     True
@@ -99,6 +100,9 @@ class RunFolder:
 
         A number that is not finite is refused by ``json`` rather than written: the page and other readers choke on NaN.
         """
+        model = LOG_MODELS.get(name)
+        if model is not None:
+            line = model.model_validate(line).as_dict()
         text = json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n"
         with (self.path / name).open("a", encoding="utf-8") as log:
             log.write(text)

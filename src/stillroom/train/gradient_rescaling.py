@@ -158,7 +158,7 @@ class RecordGradientRescaling(StepHook):
 
 
 def figures(margins: Tensor, weights: Numbers, *, temperature: float, known: Numbers | None = None) -> dict[str, Any]:
-    """What is told of the samples of an epoch; see docs/architecture.md, ``gradient_rescaling.jsonl``.
+    """Figures of ω over the samples of an epoch, a line of ``gradient_rescaling.jsonl``.
 
     Args:
         margins: of the teacher's answer at τ, the student's at τ and at 1, and of what is taught at τ where that is
@@ -171,9 +171,9 @@ def figures(margins: Tensor, weights: Numbers, *, temperature: float, known: Num
     Returns:
         JSON: numbers, and None where a rank correlation is not defined.
 
-    >>> told = figures(torch.tensor([[50.0, 50.0, -1.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]], dtype=torch.float64),
+    >>> found = figures(torch.tensor([[50.0, 50.0, -1.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]], dtype=torch.float64),
     ...                np.array([[0.5, 0.5]] * 3), temperature=1.0)
-    >>> round(told["saturated"], 3), round(told["quantiles"]["50"], 3), round(told["spearman"], 3)
+    >>> round(found["saturated"], 3), round(found["quantiles"]["50"], 3), round(found["spearman"], 3)
     (0.667, 1.0, 1.0)
     """
     teacher, softened, plain = margins[:3]

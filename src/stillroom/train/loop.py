@@ -80,14 +80,7 @@ class Trainer:
     relations: Callable[[nn.Module], dict[str, Any]] | None = None
 
     def fit(self) -> tuple[nn.Module, Progress, dict[str, float]]:
-        """Train to the last step, from the last save where there is one.
-
-        Returns:
-            The model to keep (the moving average where there is one), where the run ended, and the last evaluation.
-
-        Raises:
-            RunFailed: a term is silent at the first step, or the loss is not finite.
-        """
+        """Train to the last step, from the last save where there is one."""
         per_epoch = self.sampler.steps_per_epoch
         total = self.config.total_steps(per_epoch)
         student = self.step.student
@@ -184,11 +177,7 @@ class Trainer:
             self._buffers.restore()
 
     def _split_further(self, progress: Progress, count: int) -> None:
-        """Halve the micro-batches, and say so.
-
-        Raises:
-            RunFailed: they cannot be halved.
-        """
+        """Halve the micro-batches, and say so."""
         self.step.zero_grad(set_to_none=True)
         release_memory()
         whole = self.step.whole_batch_terms

@@ -36,11 +36,7 @@ class Meter:
         self._count += 1
 
     def read(self, step: int) -> dict[str, float]:
-        """The means over the steps and the processes, and start anew.
-
-        Raises:
-            RunFailed: one of them is not finite.
-        """
+        """The means over the steps and the processes, and start anew."""
         means = (self._processes.mean(self._sums) / self._count).tolist()
         for name, mean in zip(self.names, means, strict=True):
             if not math.isfinite(mean):

@@ -71,7 +71,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def in_child(work: Callable[[], object]) -> int:
     """Do something in a process of its own: its exit code, or minus the signal that killed it."""
-    return joined(begun(work))
+    return exit_code(begun(work))
 
 
 def begun(work: Callable[[], object]) -> int:
@@ -86,7 +86,7 @@ def begun(work: Callable[[], object]) -> int:
     return child
 
 
-def joined(child: int) -> int:
+def exit_code(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

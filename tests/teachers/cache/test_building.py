@@ -22,7 +22,7 @@ from stillroom.errors import BadInput
 from stillroom.teachers import cache as cache_module
 from stillroom.teachers import cache_store
 from stillroom.teachers.output import ModelOutput
-from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, begun, cache, contents, die, in_child, joined
+from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, begun, cache, contents, die, exit_code, in_child
 
 VIEWS = [0, 1]
 TAPS = {"layer1": (2, 2)}
@@ -147,7 +147,7 @@ def test_killed_from_outside_a_build_goes_on(tmp_path: Path, blocks: int) -> Non
     assert contents(kept.folder) == contents(whole.folder)
 
 
-def test_a_damaged_block_of_a_half_built_view_is_asked_again_and_told(tmp_path: Path) -> None:
+def test_a_damaged_block_of_a_half_built_view_is_asked_again_and_reported(tmp_path: Path) -> None:
     kept = cache(tmp_path)
 
     def ask(view: int, rows: Rows) -> ModelOutput:
@@ -171,8 +171,8 @@ def test_a_damaged_block_of_a_half_built_view_is_asked_again_and_told(tmp_path: 
 def refused(work: Callable[[], object]) -> BadInput | None:
     try:
         work()
-    except BadInput as told:
-        return told
+    except BadInput as error:
+        return error
     return None
 
 
@@ -204,12 +204,12 @@ def test_two_processes_at_once_build_one_cache(tmp_path: Path) -> None:
             assert torch.equal(read, Talker().all(view).logits.half().float())
 
     children = [begun(use) for _ in range(3)]
-    assert [joined(child) for child in children] == [0, 0, 0]
+    assert [exit_code(child) for child in children] == [0, 0, 0]
     asked = log.read_text().splitlines()
     assert len(asked) == len(set(asked)) == 2 * BLOCKS
 
 
-def test_who_waits_is_told_and_takes_over_from_a_killed_builder(
+def test_who_waits_is_reported_and_takes_over_from_a_killed_builder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_store, "_POLL", 0.01)
@@ -233,13 +233,13 @@ def test_who_waits_is_told_and_takes_over_from_a_killed_builder(
 
     talker = Talker()
     assert kept.ensure(VIEWS, talker, phase=phase).images_queried == COUNT
-    assert joined(builder) == -signal.SIGKILL
+    assert exit_code(builder) == -signal.SIGKILL
     assert phases[0] == ("teacher cache: waiting for another process to build it", COUNT, 2 * COUNT)
     assert phases[-1] == ("teacher cache: building", COUNT, COUNT)
     assert {view for view, _ in talker.asked} == {1}
 
 
-def test_a_full_disk_is_told_and_loses_nothing(
+def test_a_full_disk_is_reported_and_loses_nothing(
     tmp_path: Path, unkilled: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     number = 0
@@ -253,19 +253,19 @@ def test_a_full_disk_is_told_and_loses_nothing(
 
         with monkeypatch.context() as patched:
             every_write(patched, strike)
-            told = refused(lambda kept=kept: kept.ensure(VIEWS, Talker(taps=TAPS)))
-        if told is None:
+            error = refused(lambda kept=kept: kept.ensure(VIEWS, Talker(taps=TAPS)))
+        if error is None:
             break
-        assert told.field == "cache"
-        assert str(kept.folder) == told.value
-        assert "No space left" in told.expected
+        assert error.field == "cache"
+        assert str(kept.folder) == error.value
+        assert "No space left" in error.expected
         kept.ensure(VIEWS, Talker(taps=TAPS))
         assert {n: c for n, c in contents(kept.folder).items() if not n.endswith(".progress")} == unkilled
     assert number > 2 * (2 + 2 * BLOCKS)
 
 
 @pytest.mark.parametrize("limit", [10, 300, 3000])
-def test_a_file_that_may_not_grow_is_told_and_gone_on_with(tmp_path: Path, limit: int) -> None:
+def test_a_file_that_may_not_grow_is_reported_and_gone_on_with(tmp_path: Path, limit: int) -> None:
     kept = cache(tmp_path, count=400)
 
     def build() -> None:
@@ -281,7 +281,7 @@ def test_a_file_that_may_not_grow_is_told_and_gone_on_with(tmp_path: Path, limit
     assert torch.equal(read, talker.all(0).logits.half().float())
 
 
-def test_too_little_room_is_told_before_the_teacher_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_is_reported_before_a_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 600})
     monkeypatch.setattr(cache_store.shutil, "disk_usage", lambda path: usage)
     talker = Talker()

@@ -113,9 +113,9 @@ def test_a_killed_build_goes_on_and_ends_the_same(tmp_path: Path, kept: TeacherC
 def test_a_damaged_file_of_weights_is_refused(kept: TeacherCache, harm: Any, wrong: str) -> None:
     path = kept.folder / DATA
     path.write_bytes(harm(path.read_bytes()))
-    with pytest.raises(BadInput, match=re.escape(wrong)) as told:
+    with pytest.raises(BadInput, match=re.escape(wrong)) as caught:
         kept.open([0, 1])
-    assert told.value.value == DATA
+    assert caught.value.value == DATA
     path.unlink()
     with pytest.raises(BadInput, match="the file is missing"):
         kept.open([0, 1])
@@ -138,18 +138,18 @@ def test_a_record_that_lacks_them_is_no_record_of_this_cache(kept: TeacherCache,
         (None, "teacher", r"its Fisher weights of layer1 at τ = 4, all classes beside its logits"),
     ],
 )
-def test_weights_that_cannot_be_kept_are_told(tmp_path: Path, weight: float | None, field: str, match: str) -> None:
+def test_weights_that_cannot_be_kept_are_reported(tmp_path: Path, weight: float | None, field: str, match: str) -> None:
     def ask(view: int, rows: Rows) -> ModelOutput:
         said = talker()(view, rows)
         weights = {} if weight is None else {of: torch.full_like(w, weight) for of, w in said.fishers.items()}
         return ModelOutput(said.logits, said.features, weights)
 
-    with pytest.raises(BadInput, match=match) as told:
+    with pytest.raises(BadInput, match=match) as caught:
         cache(tmp_path, **{**KEPT, "fishers": (ALL,)}).ensure([0], ask)
-    assert told.value.field == field
+    assert caught.value.field == field
 
 
-def test_they_count_towards_the_size_that_is_told(tmp_path: Path) -> None:
+def test_they_count_towards_the_size_that_is_announced(tmp_path: Path) -> None:
     notes = list[str]()
     complete = cache(tmp_path, **KEPT)
     built = complete.ensure([0], talker(), note=notes.append)

@@ -118,9 +118,9 @@ def test_a_run_of_eight_views_uses_the_four_that_are_there(tmp_path: Path) -> No
     assert built.bytes == 8 * COUNT * 7 * 2
 
 
-def test_the_size_is_told_before_and_the_way_while_it_is_built(tmp_path: Path) -> None:
+def test_the_size_is_announced_before_and_the_way_while_it_is_built(tmp_path: Path) -> None:
     talker, notes, phases = Talker(), list[str](), list[tuple[str, int, int]]()
-    cache(tmp_path).ensure([0, 1], talker, note=notes.append, phase=lambda *told: phases.append(told))
+    cache(tmp_path).ensure([0, 1], talker, note=notes.append, phase=lambda *phase: phases.append(phase))
     assert notes == [
         f"teacher cache: 2 views of 23 images, 7 logits each in float16: 644 bytes in {cache(tmp_path).folder}"
     ]

@@ -1,4 +1,4 @@
-"""What is not exactly what was written is refused, and told: the file, what is wrong, what to do."""
+"""What is not exactly what was written is refused, with an error that names the file, what is wrong, what to do."""
 
 from __future__ import annotations
 
@@ -90,11 +90,11 @@ def test_damage_is_refused_by_building_and_by_opening(kept: TeacherCache, damage
     before = contents(kept.folder)
     talker = Talker()
     for use in (lambda: kept.ensure([0, 1], talker), lambda: kept.open([0, 1])):
-        with pytest.raises(BadInput, match=re.escape(wrong)) as told:
+        with pytest.raises(BadInput, match=re.escape(wrong)) as caught:
             use()
-        assert told.value.field == "cache"
-        assert told.value.value == name
-        assert f"remove the folder {kept.folder}" in told.value.expected
+        assert caught.value.field == "cache"
+        assert caught.value.value == name
+        assert f"remove the folder {kept.folder}" in caught.value.expected
     assert talker.asked == []
     assert contents(kept.folder) == before
 
@@ -121,9 +121,9 @@ def test_damage_that_only_checksums_show_is_refused_by_opening(kept: TeacherCach
     harm, name, wrong = SUBTLE[damage]
     harm(kept.folder)
     kept.open([0])
-    with pytest.raises(BadInput, match=re.escape(wrong)) as told:
+    with pytest.raises(BadInput, match=re.escape(wrong)) as caught:
         kept.open([0, 1])
-    assert told.value.value == name
+    assert caught.value.value == name
 
 
 def test_one_flipped_byte_in_the_middle_of_a_big_file_is_found(tmp_path: Path) -> None:
@@ -139,12 +139,12 @@ def test_a_foreign_cache_is_refused_and_each_difference_named(kept: TeacherCache
     mine = cache(tmp_path, parts=other, dtype="float32")
     shutil.copytree(kept.folder, mine.folder)
     for use in (lambda: mine.ensure([0], Talker()), lambda: mine.open([0])):
-        with pytest.raises(BadInput, match="foreign") as told:
+        with pytest.raises(BadInput, match="foreign") as caught:
             use()
-        assert "teacher.weights is 'a1', this run has 'b2b2" in told.value.expected
-        assert "kept.dtype is 'float16', this run has 'float32'" in told.value.expected
-        assert told.value.expected.count(", this run has ") == 2
-        assert "b2" * 60 not in told.value.expected  # shortened
+        assert "teacher.weights is 'a1', this run has 'b2b2" in caught.value.expected
+        assert "kept.dtype is 'float16', this run has 'float32'" in caught.value.expected
+        assert caught.value.expected.count(", this run has ") == 2
+        assert "b2" * 60 not in caught.value.expected  # shortened
 
 
 def test_views_under_a_forged_identity_are_known_by_their_own_key(kept: TeacherCache, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_each_part_of_the_identity_has_a_folder_of_its_own(tmp_path: Path) -> No
     assert replace(base, taps=("b", "a")).key == replace(base, taps=("a", "b", "a")).key
 
 
-def test_what_is_not_built_is_told_by_opening(tmp_path: Path) -> None:
+def test_what_is_not_built_is_reported_by_opening(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="a complete view 0: it is not built"):
         cache(tmp_path).open([0])
     assert list(tmp_path.iterdir()) == []
@@ -202,18 +202,18 @@ def test_answers_that_are_not_finite_are_refused(tmp_path: Path, value: float, w
         (logits if where == "logits" else features)[rows == 12] = value
         return ModelOutput(logits, {"layer1": features})
 
-    with pytest.raises(BadInput, match=f"finite {where}: those of image 12 in view 2 .* broken") as told:
+    with pytest.raises(BadInput, match=f"finite {where}: those of image 12 in view 2 .* broken") as caught:
         cache(tmp_path, taps=("layer1",)).ensure([2], ask)
-    assert told.value.field == "teacher"
+    assert caught.value.field == "teacher"
 
 
 def test_logits_beyond_float16_ask_for_float32(tmp_path: Path) -> None:
     def ask(view: int, rows: Rows) -> ModelOutput:
         return ModelOutput(torch.where(torch.from_numpy(rows == 20)[:, None], -7e4, 1.0).expand(-1, 7))
 
-    with pytest.raises(BadInput, match=r"float32: the logits of image 20 in view 0 are beyond the 65,504") as told:
+    with pytest.raises(BadInput, match=r"float32: the logits of image 20 in view 0 are beyond the 65,504") as caught:
         cache(tmp_path).ensure([0], ask)
-    assert told.value.field == "cache.dtype"
+    assert caught.value.field == "cache.dtype"
     assert cache(tmp_path, dtype="float32").ensure([0], ask).images_queried == COUNT
 
 
@@ -248,10 +248,10 @@ def test_a_cache_beyond_max_gb_is_refused_before_anything_is_built(tmp_path: Pat
     small = TeacherCache(spec(), max_gb=600e-9, root=tmp_path)
     with pytest.raises(
         BadInput, match=r"cache.max_gb: got 6e-07; expected room for 644 bytes, 2 views .*top_k"
-    ) as told:
+    ) as caught:
         small.ensure([0, 1], talker, note=notes.append)
-    assert "cache.enabled false" in told.value.expected
-    assert "fewer" in told.value.expected
+    assert "cache.enabled false" in caught.value.expected
+    assert "fewer" in caught.value.expected
     assert len(notes) == 1
     assert talker.asked == []
     assert not small.folder.exists()

@@ -47,9 +47,9 @@ def test_a_teacher_that_says_something_else_is_stale(tmp_path: Path, view: int, 
     answers = kept.open(range(4))
     row = COUNT - 1
     by = 0.1
-    with pytest.raises(BadInput, match=f"stale: .* image {row} in view {view}: max.Δ. of its logits is 0.1") as told:
+    with pytest.raises(BadInput, match=f"stale: .* image {row} in view {view}: max.Δ. of its logits is 0.1") as caught:
         answers.check(Changed(view, row, by))
-    assert f"remove the folder {kept.folder}" in told.value.expected
+    assert f"remove the folder {kept.folder}" in caught.value.expected
     answers.check(Changed(view, row, by), tolerance=0.1)
     with pytest.raises(BadInput, match="stale"):
         answers.check(Changed(view, row, float("nan")), tolerance=10.0)

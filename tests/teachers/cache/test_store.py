@@ -73,7 +73,7 @@ def test_only_a_cache_that_is_there_can_be_removed(tmp_path: Path) -> None:
     assert kept.open([0])
 
 
-def test_a_root_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     talker = Talker()
     with pytest.raises(BadInput, match=re.escape("a folder that can be")):

@@ -48,7 +48,9 @@ def rescaling_section(run: RunData) -> RescalingSection | None:
     charts = [_by_group(chosen, "p", title, "teacher’s probability of the true class", lambda each: each.deciles)]
     if known:
         title = "ω by how difficult samples truly are"
-        charts.append(_by_group(chosen, "known", title, "true lead of the label", lambda each: each.known_deciles))
+        charts.append(
+            _by_group(chosen, "known", title, "true lead of the label", lambda each: each.known_deciles or ())
+        )
     if len(found) > 1:
         charts += [_ranks(found, known=known), _saturated(found)]
     return RescalingSection(
@@ -71,7 +73,7 @@ def _sentences(found: Sequence[RescalingEpoch], *, known: bool) -> list[str]:
             f"of ({_percent(easy.at)}) with {amount(easy.omega_median)}."
         )
     if last.spearman is None:
-        sentences.append("All samples were pulled alike: the teacher told none from another.")
+        sentences.append("All samples were pulled alike: the teacher makes no difference between them.")
     else:
         word = "closely" if last.spearman >= 0.7 else "roughly" if last.spearman >= _FAINT else "hardly"
         sentences.append(

@@ -12,7 +12,6 @@ from stillroom.observer import Observer
 from stillroom.randomness import derive_seed
 from stillroom.run.fidelity.measure import AT_LOGITS, AT_TAP, RIDGE, Doubles, TapPairValues, load_run, measure
 from stillroom.run.fidelity.statistics import predictions, resampled
-from stillroom.run.records import read_json
 from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.fidelity import (
     FIDELITY,
@@ -67,7 +66,7 @@ def map_fidelity(
             observer.note(f"no map connects {skipped}")
         counts = resampled(values.images, RESAMPLES, derive_seed(loaded.recipe.seed, "bootstrap"))
         fidelity = Fidelity(
-            recipe_hash=read_json(run / "summary.json").get("recipe_hash"),
+            recipe_hash=loaded.recipe_hash,
             temperature=float(temperature),
             images=values.images,
             fitted_on=values.fitted,

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +24,7 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import digest
 from stillroom.losses import functional
-from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, laid_out, rows_of
+from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, from_rows, to_rows
 from stillroom.losses.registry import losses
 from stillroom.losses.setup_context import SetupContext
 from stillroom.memory import in_parts, is_out_of_memory
@@ -42,9 +41,10 @@ from stillroom.run.build import setup_context_of
 from stillroom.run.components import build_model
 from stillroom.run.context import RunContext
 from stillroom.run.export import load_student
-from stillroom.run.records import read_json
 from stillroom.runtime import Processes
+from stillroom.schema.base import read_json
 from stillroom.schema.fidelity import WEIGHINGS, Weighing
+from stillroom.schema.run import RunSummary
 from stillroom.teachers.fisher import head_fisher, tail_fisher, uniform_draws
 from stillroom.teachers.live import LiveTeacher
 from stillroom.teachers.tails import TeacherTail, cut_tails
@@ -82,6 +82,7 @@ class FidelityRun:
 
     Attributes:
         recipe: as the run's folder has it.
+        recipe_hash: its hash, by the summary.
         context: its data, and where models run now: in float32.
         teacher: the run's, checked to have the same weights.
         student: a model for the weights of any of ``checkpoints``.
@@ -90,6 +91,7 @@ class FidelityRun:
     """
 
     recipe: Recipe
+    recipe_hash: str
     context: RunContext
     teacher: PreparedModel
     student: PreparedModel
@@ -105,7 +107,7 @@ class FidelityRun:
 def load_run(run: Path, observer: Observer) -> FidelityRun:
     """Load what a finished run was made of, and check that it is the same."""
     model, recipe, _ = load_student(run)
-    summary = read_json(run / "summary.json")
+    summary = read_json(RunSummary, run / "summary.json")
     if recipe.teachers is not None:
         raise BadInput("teachers", list(recipe.teachers), "a run with one teacher")
     if recipe.teacher is None:
@@ -117,7 +119,7 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
         expected = "a run made from a recipe: images and a teacher that were given in Python are not kept"
         raise BadInput("data.source", "python", expected)
     data = load(recipe.data)
-    if _fingerprint(summary, "data") != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
+    if summary.data.fingerprint != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
         raise BadInput("data", data.train.name, "the images that the run had; these are others")
     device = resolve_device("auto")
     context = RunContext(
@@ -125,14 +127,16 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
     )
     teacher = build_model(recipe.teacher, data.train, "teacher").to(device)
     prepared = prepare_model(teacher, recipe.teacher, data.train, "teacher")
-    if _fingerprint(summary["teachers"], "teacher", "weights_hash") != state_hash(teacher):
+    if summary.teachers["teacher"].weights_hash != state_hash(teacher):
         raise BadInput("teacher.weights", recipe.teacher.weights, "the weights that the run's teacher had")
     student = prepare_model(model.to(device), recipe.student, data.train, "student")
-    kept = saved_checkpoints(run, _number(summary, "epochs"))
+    kept = saved_checkpoints(run, summary.epochs)
     if len(kept) == 1:
         more = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
         observer.note(f"no checkpoints in {run}: the map is of the trained student alone; {more}")
-    return FidelityRun(recipe, context, prepared, student, kept, setup_context_of(context, student, prepared))
+    return FidelityRun(
+        recipe, summary.recipe_hash, context, prepared, student, kept, setup_context_of(context, student, prepared)
+    )
 
 
 def saved_checkpoints(run: Path, epochs: float) -> tuple[Checkpoint, ...]:
@@ -145,18 +149,6 @@ def saved_checkpoints(run: Path, epochs: float) -> tuple[Checkpoint, ...]:
     # A checkpoint of the last epoch is the trained student.
     before = sorted((kept for kept in found if kept.epoch < epochs), key=lambda kept: kept.epoch)
     return *before, Checkpoint(epochs, run / "student.safetensors")
-
-
-def _fingerprint(summary: dict[str, Any], part: str, key: str = "fingerprint") -> object:
-    inside = summary.get(part)
-    return inside.get(key) if isinstance(inside, dict) else None
-
-
-def _number(summary: dict[str, Any], key: str) -> float:
-    value = summary.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise BadInput(key, value, "a number, as a finished run's summary.json holds it")
-    return float(value)
 
 
 # --- the members, for each image by itself ---
@@ -440,10 +432,10 @@ class _Measuring:
         moments = [[LeastSquares() for _ in self.run.checkpoints] for _ in self.places]
         for batch in self._batches(self.train, rows, "fitting connectors"):
             features = self.live(batch).features
-            wanted = [rows_of(features[place.teacher.name], place.teacher).flatten(0, 1) for place in self.places]
+            wanted = [to_rows(features[place.teacher.name], place.teacher).flatten(0, 1) for place in self.places]
             for c, (_, seen) in enumerate(self._students(batch.images)):
                 for place, target, each in zip(self.places, wanted, moments, strict=True):
-                    x = place.connector.gathered(seen[place.student.name])
+                    x = place.connector.linear_input(seen[place.student.name])
                     each[c].add(x.flatten(0, 1), target)
         for place, each in zip(self.places, moments, strict=True):
             place.maps = [one.solve() for one in each] if len(rows) else []
@@ -477,14 +469,14 @@ class _Measuring:
             h = output.features[place.teacher.name]
             features.append(h)
             weights.append(place.weights(h, output.logits, batch.rows, self.temperature))
-            centred = rows_of(h, place.teacher).double() - place.maps[0].mean
+            centred = to_rows(h, place.teacher).double() - place.maps[0].mean
             variance.append(centred.square().flatten(1).mean(1))
         found = []
         for c, (logits, seen) in enumerate(self._students(batch.images)):
             of_taps = []
             for place, h, w in zip(self.places, features, weights, strict=True):
-                mapped = place.maps[c](place.connector.gathered(seen[place.student.name]))
-                student = laid_out(mapped, place.teacher)
+                mapped = place.maps[c](place.connector.linear_input(seen[place.student.name]))
+                student = from_rows(mapped, place.teacher)
                 tau = self.temperature
                 of_taps.append(at_tap(student, h, w, place.tail, output.logits, temperature=tau))
             of_taps.append(at_logits(logits, output.logits, temperature=self.temperature))

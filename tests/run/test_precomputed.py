@@ -49,7 +49,7 @@ def elsewhere(weights: Path, folder: Path, *, test: bool = True) -> None:
             np.save(folder / "test-logits.npy", teacher(pipe(shown)).numpy())
 
 
-def questions(*more: str) -> int:
+def export(*more: str) -> int:
     return run(["export-inputs", "recipe.yaml", *OPTIONS, *more, "--out", "answers"])
 
 
@@ -59,7 +59,7 @@ def distill(out: str, *more: str) -> int:
 
 
 def test_answers_from_elsewhere_teach_what_the_model_would(place: Path, teacher_weights: Path) -> None:
-    assert questions() == 0
+    assert export() == 0
     asked = json.loads((place / "answers" / "inputs.json").read_text())
     assert (asked["views"], asked["train"]["images"], asked["test"]["images"]) == (2, 200, 60)
     assert np.load(place / "answers" / "train-images.npy").shape == (2, 200, 1, 8, 8)
@@ -83,7 +83,7 @@ def test_answers_from_elsewhere_teach_what_the_model_would(place: Path, teacher_
 
 
 def test_without_answers_to_the_test_images_it_teaches_all_the_same(place: Path, teacher_weights: Path) -> None:
-    assert questions() == 0
+    assert export() == 0
     elsewhere(teacher_weights, place / "answers", test=False)
     assert distill("run") == 0
     summary = json.loads((place / "run" / "summary.json").read_text())
@@ -95,7 +95,7 @@ def test_without_answers_to_the_test_images_it_teaches_all_the_same(place: Path,
 
 def test_one_answer_for_all_views_where_that_is_asked_for(place: Path, teacher_weights: Path) -> None:
     same = "teacher={name: once, logits: answers, same_for_views: true}"
-    assert questions(same) == 0
+    assert export(same) == 0
     assert np.load(place / "answers" / "train-images.npy").shape == (1, 200, 1, 8, 8)
     elsewhere(teacher_weights, place / "answers")
     assert distill("run") == 2, "answers to unaugmented images are not answers to augmented ones"
@@ -151,7 +151,7 @@ def odd_on_test(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
         (no_questions, "a folder with a readable inputs.json"),
         (other_data, "augmentation is {'seed': 5"),
@@ -165,18 +165,18 @@ def odd_on_test(folder: Path) -> None:
     ],
 )
 def test_answers_to_something_else_are_refused(
-    place: Path, teacher_weights: Path, capsys: Any, harm: Callable[[Path], None], told: str
+    place: Path, teacher_weights: Path, capsys: Any, harm: Callable[[Path], None], message: str
 ) -> None:
-    assert questions() == 0
+    assert export() == 0
     elsewhere(teacher_weights, place / "answers")
     harm(place / "answers")
     capsys.readouterr()
     assert distill("run") == 2
-    assert told in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["export-inputs", "recipe.yaml", "--out", "."], "--out: got '.'; expected a new or empty folder"),
         (
@@ -208,6 +208,6 @@ def test_answers_to_something_else_are_refused(
         ),
     ],
 )
-def test_bad_input_is_told(place: Path, capsys: Any, arguments: list[str], told: str) -> None:
+def test_bad_input_is_reported(place: Path, capsys: Any, arguments: list[str], message: str) -> None:
     assert run(arguments) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
