@@ -174,7 +174,7 @@ def test_terms_that_read_the_teacher_see_old_classes_alone() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
     images, labels, old = torch.rand(6, 1, 2, 2), torch.arange(6) % 5, torch.randn(6, 3)
     step = DistillStep(net, [CrossEntropy(), KL(temperature=2)], Preprocess(None), num_teacher_classes=3)
-    _, values = step(images, labels, torch.arange(6), ModelOutput(old), 0.0)
+    _, values = step(images, labels, torch.arange(6), {"teacher": ModelOutput(old)}, 0.0)
     assert torch.equal(values[0], functional.cross_entropy(net(images), labels))
     assert torch.equal(values[1], functional.kl(net(images)[:, :3], old, temperature=2))
     gradient = torch.autograd.grad(values[1], net[1].weight)[0]
@@ -186,7 +186,8 @@ def test_a_student_that_begins_as_its_teacher_is_looked_at_one_step_later() -> N
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     images, labels = torch.rand(6, 1, 2, 2), torch.arange(6) % 3
     step = DistillStep(net, [CrossEntropy(), LogitMSE()], Preprocess(None), num_teacher_classes=2)
-    _, values = step(images, labels, torch.arange(6), ModelOutput(net(images)[:, :2].detach()), 0.0)
+    teachers = {"teacher": ModelOutput(net(images)[:, :2].detach())}
+    _, values = step(images, labels, torch.arange(6), teachers, 0.0)
     check_not_silent(step, values, 0)
     with pytest.raises(RunFailed, match="loss 'logit_mse' gives the student no gradient at the second step"):
         check_not_silent(step, values, 1)

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stillroom.continual.exemplars import ExemplarMemory
-from stillroom.continual.hashes import budget_hash, chain_hashes
 from stillroom.continual.metrics import (
     accuracy_after_each_task,
     accuracy_row,
@@ -25,6 +24,7 @@ from stillroom.continual.tasks import TaskData
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.recipe import Recipe
+from stillroom.run.records import budget_hash, chain_hashes
 from stillroom.schema.base import read_json, write
 from stillroom.schema.continual import (
     INCREMENTAL_FILE,
