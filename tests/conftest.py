@@ -1,4 +1,4 @@
-"""What tests of several rooms share."""
+"""Fixtures of several folders of tests."""
 
 from __future__ import annotations
 

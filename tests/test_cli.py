@@ -175,7 +175,7 @@ BAD: list[tuple[list[str], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), BAD, ids=[" ".join(arguments)[:70] for arguments, _ in BAD])
-def test_bad_input_is_told_in_one_line_with_exit_code_2_and_loses_nothing(
+def test_bad_input_is_reported_in_one_line_with_exit_code_2_and_loses_nothing(
     workplace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     before = listing(workplace)
@@ -239,9 +239,9 @@ def test_onnx_export_answers_as_the_student_does(
 ) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     said(capsys, *DISTILL)
-    told = said(capsys, "export", "run", "--format", "onnx", *(["--pixels"] if pixels else []))
-    assert told["max_abs_error"] <= 1e-3
-    session = onnxruntime.InferenceSession(told["path"])
+    exported = said(capsys, "export", "run", "--format", "onnx", *(["--pixels"] if pixels else []))
+    assert exported["max_abs_error"] <= 1e-3
+    session = onnxruntime.InferenceSession(exported["path"])
     images = torch.randint(0, 256, (5, 1, 8, 8), dtype=torch.uint8)
     given = images if pixels else (images.float() / 255 - 0.5) / 0.5
     (answer,) = session.run(None, {session.get_inputs()[0].name: given.numpy()})
@@ -290,7 +290,7 @@ def test_json_is_alone_on_standard_output(workplace: Path, capfd: pytest.Capture
     assert "epoch 1" in printed.err
 
 
-def test_a_full_disk_is_told_and_loses_nothing(workplace: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(workplace: Path) -> None:
     command = [sys.executable, "-m", "stillroom", *DISTILL, "training.save_seconds=0"]
     limited = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command]
     full = subprocess.run(limited, capture_output=True, text=True, check=False)
@@ -365,7 +365,7 @@ def test_killed_at_three_random_instants_a_run_ends_byte_identical(
     assert not list((workplace / "killed").rglob("*.part"))
 
 
-def test_a_machine_without_a_compiler_is_told_what_to_set(workplace: Path) -> None:
+def test_a_machine_without_a_compiler_is_reported_what_to_set(workplace: Path) -> None:
     command = [sys.executable, "-m", "stillroom", *DISTILL, "training.compile=true"]
     environment = {**os.environ, "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(workplace / "compiled")}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -11,9 +11,9 @@ from stillroom.cli import run
 
 def test_taps_of_a_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["taps", "resnet14", "resnet8", "--size", "16", "--classes", "5", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [model["name"] for model in told["models"]] == ["resnet14", "resnet8"]
-    layer2, logits = told["models"][0]["taps"][1], told["models"][0]["taps"][-1]
+    printed = json.loads(capsys.readouterr().out)
+    assert [model["name"] for model in printed["models"]] == ["resnet14", "resnet8"]
+    layer2, logits = printed["models"][0]["taps"][1], printed["models"][0]["taps"][-1]
     assert {**layer2, "depth": None} == {
         "name": "layer2",
         "kind": "map",
@@ -26,7 +26,7 @@ def test_taps_of_a_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert 0 < layer2["depth"] < logits["depth"] == 1
     assert logits["shape"] == [5]
     names = ["layer1", "layer2", "layer3", "features", "logits"]
-    assert told["pairs"] == [{"teacher": name, "student": name} for name in names]
+    assert printed["pairs"] == [{"teacher": name, "student": name} for name in names]
 
 
 def test_the_tables_show_shapes_and_depths(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,9 +38,9 @@ def test_the_tables_show_shapes_and_depths(capsys: pytest.CaptureFixture[str]) -
 
 def test_one_model_has_no_pairs(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["taps", "mlp", "--channels", "1", "--size", "8", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told) == {"models"}
-    assert [tap["name"] for tap in told["models"][0]["taps"]] == ["layers.0", "features", "logits"]
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed) == {"models"}
+    assert [tap["name"] for tap in printed["models"][0]["taps"]] == ["layers.0", "features", "logits"]
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_one_model_has_no_pairs(capsys: pytest.CaptureFixture[str]) -> None:
         (["resnet8", "--size", "0"], "--size"),
     ],
 )
-def test_what_cannot_be_shown_is_told_in_a_line(
+def test_what_cannot_be_shown_is_reported_in_a_line(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert run(["taps", *arguments]) == 2
-    told = capsys.readouterr()
-    assert not told.out
-    assert message in told.err
-    assert told.err.startswith("error: ")
-    assert told.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert message in printed.err
+    assert printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The demo as a stranger runs it, and the page it leaves, opened in a browser."""
+"""The demo as a new user runs it, and the page it leaves, opened in a browser."""
 
 from __future__ import annotations
 
@@ -61,6 +61,6 @@ def test_a_demo_killed_while_it_wrote_its_page_goes_on(demo: Path) -> None:
 def test_a_demo_that_is_there_is_not_run_again(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (demo / "distilled" / "student.safetensors").stat().st_mtime_ns
     assert run(["demo", "--out", str(demo), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert Path(told["report"]) == demo / "report.html"
+    printed = json.loads(capsys.readouterr().out)
+    assert Path(printed["report"]) == demo / "report.html"
     assert (demo / "distilled" / "student.safetensors").stat().st_mtime_ns == before

@@ -174,7 +174,7 @@ def test_terms_that_read_the_teacher_see_old_classes_alone() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 5))
     images, labels, old = torch.rand(6, 1, 2, 2), torch.arange(6) % 5, torch.randn(6, 3)
     step = DistillStep(net, [CrossEntropy(), KL(temperature=2)], Preprocess(None), num_teacher_classes=3)
-    _, values = step(images, labels, torch.arange(6), ModelOutput(old), 0.0)
+    _, values = step(images, labels, torch.arange(6), {"teacher": ModelOutput(old)}, 0.0)
     assert torch.equal(values[0], functional.cross_entropy(net(images), labels))
     assert torch.equal(values[1], functional.kl(net(images)[:, :3], old, temperature=2))
     gradient = torch.autograd.grad(values[1], net[1].weight)[0]
@@ -186,7 +186,8 @@ def test_a_student_that_begins_as_its_teacher_is_looked_at_one_step_later() -> N
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     images, labels = torch.rand(6, 1, 2, 2), torch.arange(6) % 3
     step = DistillStep(net, [CrossEntropy(), LogitMSE()], Preprocess(None), num_teacher_classes=2)
-    _, values = step(images, labels, torch.arange(6), ModelOutput(net(images)[:, :2].detach()), 0.0)
+    teachers = {"teacher": ModelOutput(net(images)[:, :2].detach())}
+    _, values = step(images, labels, torch.arange(6), teachers, 0.0)
     check_not_silent(step, values, 0)
     with pytest.raises(RunFailed, match="loss 'logit_mse' gives the student no gradient at the second step"):
         check_not_silent(step, values, 1)
@@ -235,7 +236,7 @@ class ByIndex(Loss[LossConfig]):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"losses": [{"name": "kl"}]}, "losses: got ['kl']; expected a term that reads labels alone"),
         ({"losses": [*LABELS, {"name": "kl", "target": "true_class"}]}, "losses.kl: got 'kl'; expected a term"),
@@ -252,10 +253,10 @@ class ByIndex(Loss[LossConfig]):
         ({"data": {"train_limit": 120, "test_limit": 5}}, "data.test_split: got 'digits'; expected test images of"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_told_before_the_first_task(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_refused_before_the_first_task(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         run_tasks(recipe(**changes), tmp_path / "run")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     # The corrected command finds a free folder.
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
@@ -304,8 +305,8 @@ def test_a_resumed_sequence_is_the_one_that_was_begun(tmp_path: Path) -> None:
         run_tasks(recipe(), out, observer=StopAt(note="task 1 of 3"))
     with pytest.raises(BadInput, match="a new or empty folder"):
         run_tasks(recipe(), out)
-    for other, told in ((recipe(seed=1), "seed is 1, was 0"), (_with(class_seed=3), "incremental.class_seed is 3")):
-        with pytest.raises(BadInput, match=told):
+    for other, message in ((recipe(seed=1), "seed is 1, was 0"), (_with(class_seed=3), "incremental.class_seed is 3")):
+        with pytest.raises(BadInput, match=message):
             run_tasks(other, out, resume=True)
     record = record_of(out)
     swapped = {**record, "class_order": record["class_order"][::-1]}
@@ -347,15 +348,15 @@ def test_random_exemplars_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert [np.unique(labels[each]).tolist() for each in rows] == [[number] for number in order]
 
 
-def test_omega_is_told_against_joint_training(done: Path, tmp_path: Path) -> None:
+def test_omega_compares_with_joint_training(done: Path, tmp_path: Path) -> None:
     joint = run_tasks(recipe(losses=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "joint").path
     assert record_of(joint)["tasks"][0]["old"] == 0
     assert sum(task["new"] for task in record_of(joint)["tasks"]) == 120
     assert record_of(joint)["tasks"][2]["train"] == 120
     run = shutil.copytree(done, tmp_path / "run")
-    told = compare_with_joint(run, joint)
+    comparison = compare_with_joint(run, joint)
     mine, theirs = ([task["accuracy"] for task in record_of(folder)["tasks"]] for folder in (run, joint))
-    assert told.omega == pytest.approx(np.mean(np.array(mine) / np.array(theirs)))
+    assert comparison.omega == pytest.approx(np.mean(np.array(mine) / np.array(theirs)))
     assert compare_with_joint(joint, joint).omega == 1
     with pytest.raises(BadInput, match="a run of joint training"):
         compare_with_joint(joint, run)

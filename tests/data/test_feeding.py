@@ -137,7 +137,7 @@ def test_no_more_than_a_few_batches_are_ever_read(lazy: ImageSet, monkeypatch: p
     assert len(read) == 3
 
 
-def test_a_damaged_file_is_told_after_the_batches_before_it(pet_folder: Path, lazy: ImageSet) -> None:
+def test_a_damaged_file_is_reported_after_the_batches_before_it(pet_folder: Path, lazy: ImageSet) -> None:
     (pet_folder / "train" / "cat" / "06.png").write_bytes(b"damaged")
     for workers in (1, 5):
         batches = BatchLoader(lazy, CONFIGS[1], CPU, workers).batches([(np.array([row]), 0) for row in range(8)])

@@ -55,12 +55,12 @@ def test_a_missing_split_lists_those_found(folder: Path) -> None:
     refused(folder, "got 'dev'; expected a split of the data, which has train", split="dev")
 
 
-def test_a_missing_file_of_a_split_is_told(folder: Path) -> None:
+def test_a_missing_file_of_a_split_is_reported(folder: Path) -> None:
     (folder / TARGETS).unlink()
     refused(folder, f"the labels of split 'train' beside {IMAGES}")
 
 
-def test_images_and_labels_that_were_swapped_are_told(folder: Path) -> None:
+def test_images_and_labels_that_were_swapped_are_reported(folder: Path) -> None:
     images, labels = folder / IMAGES, folder / TARGETS
     images.rename(folder / "aside")
     labels.rename(images)
@@ -71,13 +71,13 @@ def test_images_and_labels_that_were_swapped_are_told(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "magic", "match"), [(IMAGES, b"\x00\x00\x0d\x03", "3331"), (TARGETS, b"\x00\x00\x08\x03", "labels.*2051")]
 )
-def test_a_wrong_magic_number_is_told(folder: Path, name: str, magic: bytes, match: str) -> None:
+def test_a_wrong_magic_number_is_reported(folder: Path, name: str, magic: bytes, match: str) -> None:
     repack(folder / name, lambda content: magic + content[4:])
     refused(folder, match)
 
 
 @pytest.mark.parametrize("name", [IMAGES, TARGETS])
-def test_content_that_ends_early_or_late_is_told(folder: Path, name: str) -> None:
+def test_content_that_ends_early_or_late_is_reported(folder: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
     repack(folder / name, lambda content: content[:-1])
     refused(folder, "bytes, as its header says .*found only")
@@ -91,7 +91,7 @@ def test_content_that_ends_early_or_late_is_told(folder: Path, name: str) -> Non
     refused(folder, "magic number")
 
 
-def test_every_truncation_of_a_packed_file_is_told(folder: Path) -> None:
+def test_every_truncation_of_a_packed_file_is_reported(folder: Path) -> None:
     path = folder / IMAGES
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
@@ -99,7 +99,7 @@ def test_every_truncation_of_a_packed_file_is_told(folder: Path) -> None:
         refused(folder, "data.path: got .*train-images")
 
 
-def test_damage_within_a_packed_file_is_told(folder: Path) -> None:
+def test_damage_within_a_packed_file_is_reported(folder: Path) -> None:
     path = folder / IMAGES
     whole = path.read_bytes()
     for place in range(10, len(whole), 11):  # after the header of gzip, whose time and flags change nothing
@@ -115,17 +115,17 @@ def test_a_header_cannot_make_the_reader_allocate(folder: Path, monkeypatch: pyt
     refused(folder, "found only 240")
 
 
-def test_counts_that_differ_are_told(folder: Path, greys: np.ndarray, write_idx: WriteIdx) -> None:
+def test_counts_that_differ_are_reported(folder: Path, greys: np.ndarray, write_idx: WriteIdx) -> None:
     write_idx(folder, "train", greys[:11], LABELS)
     refused(folder, "as many labels as images, but 'train' has 12 and 11")
 
 
-def test_no_images_are_told(folder: Path, write_idx: WriteIdx) -> None:
+def test_no_images_are_reported(folder: Path, write_idx: WriteIdx) -> None:
     write_idx(folder, "train", np.zeros((0, 5, 4)), np.zeros(0))
     refused(folder, "at least 1 image")
 
 
-def test_a_folder_in_the_place_of_a_file_is_told(folder: Path) -> None:
+def test_a_folder_in_the_place_of_a_file_is_reported(folder: Path) -> None:
     (folder / IMAGES).unlink()
     (folder / IMAGES).mkdir()
     refused(folder, "can be read")

@@ -119,7 +119,7 @@ def test_any_change_of_a_file_changes_the_fingerprint(pet_folder: Path) -> None:
     assert len(set(prints)) == 6 + 1
 
 
-def test_a_file_that_changed_since_is_told(pet_folder: Path) -> None:
+def test_a_file_that_changed_since_is_reported(pet_folder: Path) -> None:
     _, lazy = both(pet_folder)
     path = pet_folder / "train" / "cat" / "02.png"
     Image.new("RGB", (6, 6)).save(path)
@@ -131,7 +131,7 @@ def test_a_file_that_changed_since_is_told(pet_folder: Path) -> None:
             use()
 
 
-def test_the_first_of_several_errors_is_told_whoever_was_faster(pet_folder: Path) -> None:
+def test_the_first_of_several_errors_is_reported_whoever_was_faster(pet_folder: Path) -> None:
     for workers in (1, 5):
         _, lazy = both(pet_folder, workers=workers)
         for name in ("dog/01.png", "cat/06.png"):

@@ -89,7 +89,7 @@ def test_links_are_followed_but_not_in_circles(pet_folder: Path, tmp_path: Path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_a_broken_link_is_told(pet_folder: Path) -> None:
+def test_a_broken_link_is_reported(pet_folder: Path) -> None:
     (pet_folder / "train" / "cat" / "gone.png").symlink_to("nowhere.png")
     assert "gone.png" in str(refused(pet_folder, "No such file").value)
 
@@ -288,7 +288,7 @@ def test_a_file_that_is_no_picture(pet_folder: Path, content: bytes, in_memory: 
     assert str(error.value).endswith("04.png")
 
 
-def test_pixels_that_are_floats_are_told_before_training(pet_folder: Path, write_images: Write) -> None:
+def test_pixels_that_are_floats_are_reported_before_training(pet_folder: Path, write_images: Write) -> None:
     write_images(pet_folder / "train", {"cat/00.tif": np.zeros((5, 4), np.float32)})
     refused(pet_folder, "pixels are floats", in_memory=False)
 

@@ -104,7 +104,7 @@ def test_many_rows_keep_their_order(tmp_path: Path, write_parquet: Write, png: P
     assert torch.equal(images.labels, torch.arange(count) % 7)
 
 
-def test_splits_are_told_by_the_names_of_files(tmp_path: Path) -> None:
+def test_splits_are_found_by_the_names_of_files(tmp_path: Path) -> None:
     for name in ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet", "test.parquet", "README.md"):
         (tmp_path / name).touch()
     (tmp_path / "data").mkdir()
@@ -129,12 +129,12 @@ def test_a_missing_split_lists_those_found(tmp_path: Path) -> None:
     refused(tmp_path, "got 'train'; expected a split of the data, which has dev, test", "split")
 
 
-def test_a_missing_shard_is_told(tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png) -> None:
+def test_a_missing_shard_is_reported(tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png) -> None:
     write_parquet(tmp_path / "train-00000-of-00002.parquet", [png(colours[0])], [0], names=["a"])
     refused(tmp_path, "all 2 shards of split 'train', found 1")
 
 
-def test_a_split_that_lies_there_twice_is_told(
+def test_a_split_that_lies_there_twice_is_reported(
     tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png
 ) -> None:
     for name in ("train.parquet", "train-00000-of-00001.parquet"):
@@ -142,7 +142,9 @@ def test_a_split_that_lies_there_twice_is_told(
     refused(tmp_path, "in one file or in shards, not both")
 
 
-def test_shards_that_do_not_agree_are_told(tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png) -> None:
+def test_shards_that_do_not_agree_are_reported(
+    tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png
+) -> None:
     write_parquet(tmp_path / "train-0.parquet", [png(colours[0])], [0], names=["a", "b"])
     write_parquet(tmp_path / "train-1.parquet", [png(colours[1])], [0], names=["b", "a"])
     refused(tmp_path, "train-1.parquet.*same columns and classes as in train-0.parquet")
@@ -212,7 +214,7 @@ def test_a_named_column_must_exist_and_fit(two_of_each: Callable[..., Path]) -> 
     refused(folder, "'mask'.*whole numbers.*binary", "data.label_column", image_column="image", label_column="mask")
 
 
-def test_a_file_without_pictures_or_labels_is_told(tmp_path: Path, colours: np.ndarray, png: Png) -> None:
+def test_a_file_without_pictures_or_labels_is_reported(tmp_path: Path, colours: np.ndarray, png: Png) -> None:
     pq.write_table(pa.table({"label": LABELS, "text": ["x"] * 12}), tmp_path / "train.parquet")
     refused(tmp_path, "a column of encoded pictures .*its columns are label, text")
     table = pa.table({"image": [png(each) for each in colours], "label": ["cat"] * 12})
@@ -223,7 +225,7 @@ def test_a_file_without_pictures_or_labels_is_told(tmp_path: Path, colours: np.n
 # Rows.
 
 
-def test_pictures_of_two_sizes_are_told_with_both(
+def test_pictures_of_two_sizes_are_reported_with_both(
     tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png
 ) -> None:
     pictures = [png(colours[0]), png(colours[1]), png(colours[2][:3])]
@@ -232,7 +234,7 @@ def test_pictures_of_two_sizes_are_told_with_both(
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n", b"RIFF\x04\x00\x00\x00WEBP"])
-def test_a_picture_that_cannot_be_decoded_is_told_by_row(
+def test_a_picture_that_cannot_be_decoded_is_reported_by_row(
     tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png, content: bytes
 ) -> None:
     write_parquet(tmp_path / "train.parquet", [png(colours[0]), png(colours[1]), content], [0, 0, 0], names=["a"])
@@ -247,7 +249,7 @@ def test_rows_are_counted_through_the_whole_file(tmp_path: Path, write_parquet: 
     refused(tmp_path, "row 2100 has -1")
 
 
-def test_half_a_picture_is_told_by_row(tmp_path: Path, write_parquet: Write, png: Png) -> None:
+def test_half_a_picture_is_reported_by_row(tmp_path: Path, write_parquet: Write, png: Png) -> None:
     noise = png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     write_parquet(tmp_path / "train.parquet", [noise, noise[: len(noise) // 2]], [0, 0], names=["a"])
     refused(tmp_path, "a picture in row 1 that can be decoded")
@@ -272,7 +274,7 @@ def test_more_than_fits_into_memory_is_refused(
     refused(tmp_path, "data that fit into memory")
 
 
-def test_a_row_without_picture_or_label_is_told(
+def test_a_row_without_picture_or_label_is_reported(
     tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png
 ) -> None:
     write_parquet(tmp_path / "train.parquet", [png(colours[0]), None], [0, 0], names=["a"])
@@ -281,7 +283,7 @@ def test_a_row_without_picture_or_label_is_told(
     refused(tmp_path, "a label in every row, but row 1 has none")
 
 
-def test_labels_out_of_range_are_told(tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png) -> None:
+def test_labels_out_of_range_are_reported(tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png) -> None:
     pictures = [png(each) for each in colours[:3]]
     write_parquet(tmp_path / "train.parquet", pictures, [0, 1, -1], names=["a", "b"])
     refused(tmp_path, "row 2 has -1")
@@ -291,7 +293,7 @@ def test_labels_out_of_range_are_told(tmp_path: Path, colours: np.ndarray, write
     refused(tmp_path, "class numbers counted from 0", "data.labels")
 
 
-def test_an_empty_file_of_rows_is_told(tmp_path: Path, write_parquet: Write) -> None:
+def test_an_empty_file_of_rows_is_reported(tmp_path: Path, write_parquet: Write) -> None:
     write_parquet(tmp_path / "train.parquet", [], [], names=["a"])
     refused(tmp_path, "at least 1 sample")
 
@@ -299,7 +301,7 @@ def test_an_empty_file_of_rows_is_told(tmp_path: Path, write_parquet: Write) -> 
 # Files.
 
 
-def test_what_is_no_parquet_file_is_told(tmp_path: Path) -> None:
+def test_what_is_no_parquet_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
     for content in (b"", b"PAR1", b"not parquet at all, but long enough to look at", b"PAR1" + bytes(50) + b"PAR1"):
         path.write_bytes(content)
@@ -309,7 +311,7 @@ def test_what_is_no_parquet_file_is_told(tmp_path: Path) -> None:
     refused(tmp_path, "can be read")
 
 
-def test_a_truncated_file_is_told(tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png) -> None:
+def test_a_truncated_file_is_reported(tmp_path: Path, colours: np.ndarray, write_parquet: Write, png: Png) -> None:
     path = write_parquet(tmp_path / "train.parquet", [png(each) for each in colours], LABELS, names=list("abc"))
     path.write_bytes(path.read_bytes()[:-20])
     refused(tmp_path, "can be read")
@@ -334,7 +336,7 @@ def test_a_damaged_file_never_ends_in_a_traceback(
     assert ends["refused"] > 50, ends
 
 
-def test_a_damaged_page_with_checksums_is_told(tmp_path: Path, colours: np.ndarray) -> None:
+def test_a_damaged_page_with_checksums_is_reported(tmp_path: Path, colours: np.ndarray) -> None:
     raw = io.BytesIO()
     Image.fromarray(colours[0]).save(raw, "BMP")  # a picture without checks of its own
     path = tmp_path / "train.parquet"

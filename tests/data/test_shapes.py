@@ -64,11 +64,11 @@ def test_shapes_are_as_their_names_say() -> None:
 @pytest.mark.parametrize("correlation", [0.0, 0.6, 1.0])
 def test_the_background_gives_the_class_away_as_often_as_asked(correlation: float) -> None:
     images = read_shapes(small(train=2000, correlation=correlation, noise=0), "train")
-    # Backgrounds are told by their mean colour alone, learned from pictures that have their class's own.
+    # Backgrounds are recognised by their mean colour alone, learned from pictures that have their class's own.
     own = read_shapes(small(train=500, correlation=1, noise=0, seed=1), "train")
     telling = torch.stack([_behind(own)[own.labels == kind].mean(0) for kind in range(4)])
-    told = torch.cdist(_behind(images), telling).argmin(1)
-    agree = float((told == images.labels).float().mean())
+    recognised = torch.cdist(_behind(images), telling).argmin(1)
+    agree = float((recognised == images.labels).float().mean())
     assert agree == pytest.approx(correlation + (1 - correlation) / 4, abs=0.03)
 
 

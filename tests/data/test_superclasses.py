@@ -102,7 +102,7 @@ def test_they_stand_beside_image_files_and_idx_files_too(
     assert load(DataConfig(path=str(clothes))).test.superclasses == ("even", "odd", "even", "odd")
 
 
-def test_a_bad_file_is_told_before_anything_is_trained(garden: Path) -> None:
+def test_a_bad_file_is_reported_before_anything_is_trained(garden: Path) -> None:
     write(garden, {"animals": ["cat", "dgo"], "trees": ["oak"]})
     for options in ({}, {"holdout": 0.25}):
         with pytest.raises(BadInput, match="not 'dgo'"):

@@ -132,7 +132,7 @@ def test_the_label_is_the_largest_score_and_the_margin_its_lead(similarity: floa
     assert torch.allclose(truth_of(images).margin.double(), largest[:, 0] - largest[:, 1], atol=1e-6)
 
 
-def test_of_classes_that_cannot_be_told_apart_the_first_is_the_label() -> None:
+def test_of_classes_that_cannot_be_distinguished_the_first_is_the_label() -> None:
     # More classes than a matrix product takes in one go, whatever the machine.
     images = read_synthetic(SyntheticConfig(dimension=30, classes=59, superclasses=3, similarity=1, noise=0), "test")
     assert set(images.labels.tolist()) == {0, 20, 40}

@@ -79,8 +79,8 @@ def axis(
     values: dict[str, float], *marks: tuple[float, str], log: bool = True, title: str = "Width d"
 ) -> dict[str, Any]:
     """An axis as results.json has it."""
-    told = [{"at": at, "label": label} for at, label in marks]
-    return {"field": "student.options.penultimate", "title": title, "log": log, "marks": told, "values": values}
+    text = [{"at": at, "label": label} for at, label in marks]
+    return {"field": "student.options.penultimate", "title": title, "log": log, "marks": text, "values": values}
 
 
 def edit_results(study: Path, **changes: Any) -> None:
@@ -125,8 +125,8 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
             family[kind] = {"kind": kind, "baseline": None, "alpha": 0.05, "comparisons": []}
             if found is not None:
                 family[kind] = found.as_dict()
-                for each, told in zip(family[kind]["comparisons"], found.comparisons, strict=True):
-                    each["text"] = told.describe(digits)
+                for each, text in zip(family[kind]["comparisons"], found.comparisons, strict=True):
+                    each["text"] = text.describe(digits)
         families.append(family)
     means: dict[str, dict[str, float]] = {name: {} for name in fake.methods}
     cells = []
@@ -137,7 +137,7 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
                 means[name][pair] = cells[-1]["mean"]
     ranks = ranks_across_pairs(means, higher_is_better=measure["higher_is_better"]) if any(means.values()) else None
     unequal = {"what": "budget", "pair": fake.pairs[0], "seed": 0, "methods": ["kl"]}
-    told = f"budget: kl has 5,616 steps, {baseline} and mse 2,808 (pair {fake.pairs[0]}, seeds 0, 1, 2)"
+    text = f"budget: kl has 5,616 steps, {baseline} and mse 2,808 (pair {fake.pairs[0]}, seeds 0, 1, 2)"
     conclusions = [each["text"] for family in families for each in family["baseline"]["comparisons"]]
     return {
         "schema": 1,
@@ -155,7 +155,7 @@ def _results(fake: FakeStudy, values: dict[str, dict[str, dict[int, float]]]) ->
         **({"sweep": fake.axis} if fake.axis is not None else {}),
         "equal": not fake.unequal,
         "checked": CHECKED,
-        "inequalities": [unequal | {"text": told}] if fake.unequal else [],
+        "inequalities": [unequal | {"text": text}] if fake.unequal else [],
         "missing": [
             {"pair": p, "method": c, "seed": s, "reason": reason, "status": _status(reason)}
             for (p, c, s), reason in fake.missing.items()

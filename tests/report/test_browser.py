@@ -162,13 +162,13 @@ def test_what_others_wrote_runs_nowhere(browser: Any, pages: dict[str, Path]) ->
 
 def test_the_policy_refuses_what_a_script_would_fetch(browser: Any, pages: dict[str, Path]) -> None:
     with opened(browser, pages["labels"]) as watched:
-        told = watched.page.evaluate(
+        text = watched.page.evaluate(
             """() => new Promise((done) => {
                 addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
                 fetch("https://example.invalid/").catch(() => {});
             })"""
         )
-        assert told == "connect-src"
+        assert text == "connect-src"
 
 
 def test_keyboard_focus_is_seen(taught: Watched) -> None:

@@ -1,4 +1,4 @@
-"""The depth × fidelity map on the page: what it shows, when it is hinted at, and what a damaged file is told as."""
+"""The depth × fidelity map on the page: what it shows, when it is hinted at, and how a damaged file is reported."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TAPS = {
 }
 
 
-def told(value: float | None) -> dict[str, float | None]:
+def correlation(value: float | None) -> dict[str, float | None]:
     return {"value": value, "low": None, "high": None} if value is None else interval(value)
 
 
@@ -39,7 +39,12 @@ def interval(value: float) -> dict[str, float | None]:
 
 def prediction(value: float | None, ratio: float | None, checkpoints: int) -> dict[str, Any]:
     less = None if value is None else 0.9 * value
-    return {"pooled": told(value), "within": told(less), "by_checkpoint": [less] * checkpoints, "ratio": ratio}
+    return {
+        "pooled": correlation(value),
+        "within": correlation(less),
+        "by_checkpoint": [less] * checkpoints,
+        "ratio": ratio,
+    }
 
 
 def fidelity(
@@ -239,7 +244,7 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_file_is_told_in_a_line(run: Path, name: str) -> None:
+def test_a_damaged_file_is_reported_in_one_line(run: Path, name: str) -> None:
     damage, expected = DAMAGED[name]
     content = fidelity()
     damage(content)
@@ -252,7 +257,7 @@ def test_a_damaged_file_is_told_in_a_line(run: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1e999}', "\x00"])
-def test_what_is_no_object_is_told_in_a_line(run: Path, text: str) -> None:
+def test_what_is_no_object_is_reported_in_one_line(run: Path, text: str) -> None:
     (run / "fidelity.json").write_text(text)
     with pytest.raises(BadInput, match=r"fidelity\.json"):
         write_report([run])

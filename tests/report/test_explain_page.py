@@ -87,7 +87,7 @@ def pages(folders: dict[str, Path]) -> dict[str, Parsed]:
     return {name: Parsed((at / "explain.html").read_text(encoding="utf-8")) for name, at in folders.items()}
 
 
-def told(folder: Path) -> ExplanationPage:
+def page_of(folder: Path) -> ExplanationPage:
     found = read_explanation(folder)
     return content(found, read_maps(folder, found))
 
@@ -143,7 +143,7 @@ def test_the_verdicts_come_first(pages: dict[str, Parsed], folders: dict[str, Pa
     ]
     places = [words.index(text) for text in told_first]
     assert places == sorted(places)
-    assert [claim.verdict for claim in told(folders["usual"]).claims] == [one.verdict for one in found.hypotheses]
+    assert [claim.verdict for claim in page_of(folders["usual"]).claims] == [one.verdict for one in found.hypotheses]
     assert "1 left out: a network does not respond to them" in words
     assert "by a box in the centre" in words
 
@@ -190,16 +190,16 @@ def test_the_headline_says_each_verdict(folders: dict[str, Path], verdicts: tupl
 
 
 def test_what_was_not_measured_is_said_to_be(pages: dict[str, Parsed], folders: dict[str, Path]) -> None:
-    claim = told(folders["one seed"]).claims[1]
+    claim = page_of(folders["one seed"]).claims[1]
     assert (claim.verdict, claim.word, claim.details[0][0]) == ("unmeasured", "Not measured", "Not measured")
-    speed = told(folders["one seed"]).claims[1]
+    speed = page_of(folders["one seed"]).claims[1]
     assert [(row.word, row.interval, row.difference) for row in speed.rows] == [("Not measured", None, "–")] * 2
     assert "One seed: the intervals are over images alone." in pages["one seed"].words
 
 
 def test_other_choices_are_held_against_the_verdict(folders: dict[str, Path]) -> None:
     found = read_explanation(folders["usual"])
-    rows = told(folders["usual"]).choices
+    rows = page_of(folders["usual"]).choices
     assert len(rows) == 1 + len(found.sensitivity)
     assert not any(cell.differs for cell in rows[0].cells)
     for row, other in zip(rows[1:], found.sensitivity, strict=True):
@@ -213,7 +213,7 @@ def test_other_choices_are_held_against_the_verdict(folders: dict[str, Path]) ->
 def test_the_images_that_changed_most_come_first(folders: dict[str, Path]) -> None:
     folder = folders["usual"]
     found = read_explanation(folder)
-    maps, pictures = read_maps(folder, found), told(folder).gallery
+    maps, pictures = read_maps(folder, found), page_of(folder).gallery
     assert (len(pictures.cards), pictures.of) == (MOST, 30)
     differ = [maps.concepts[seed][-1] ^ maps.concepts[3 + seed][-1] for seed in SEEDS]
     total = np.mean([each.sum((1, 2)) for each in differ], axis=0)
@@ -227,7 +227,7 @@ def test_the_images_that_changed_most_come_first(folders: dict[str, Path]) -> No
 def test_what_is_drawn_is_what_was_found(folders: dict[str, Path]) -> None:
     folder = folders["usual"]
     found = read_explanation(folder)
-    maps, pictures = read_maps(folder, found), told(folder).gallery
+    maps, pictures = read_maps(folder, found), page_of(folder).gallery
     held = pictures.held
     chosen = [found.images.rows.index(card.row) for card in pictures.cards]
     assert (held["grid"], held["epochs"], len(held["distilled"]), len(held["labels"])) == (8, [0, 2, 5, 10], 3, 3)
@@ -265,7 +265,7 @@ def test_births_and_deaths_add_up(folders: dict[str, Path]) -> None:
     born, died = turnover([maps.concepts[0]], maps.foreground)
     counts = [one.n_fg for one in found.runs[0].checkpoints]
     assert (born - died).tolist() == pytest.approx(np.diff(counts).tolist(), abs=1e-4)
-    charts = told(folder).changes
+    charts = page_of(folder).changes
     assert [chart.title for chart in charts] == ["On the subject", "On the background"]
     assert len(charts[0].figure["data"]) == 4
 
@@ -274,12 +274,12 @@ def test_class_names_are_those_of_the_run(folders: dict[str, Path], tmp_path: Pa
     from safetensors.numpy import save_file
 
     folder = write_fake_explanation(tmp_path / "named", FakeExplanation())
-    assert {card.label for card in told(folder).gallery.cards} == {"class 0", "class 1", "class 2"}
+    assert {card.label for card in page_of(folder).gallery.cards} == {"class 0", "class 1", "class 2"}
     metadata = {"class_names": json.dumps(["cat", "<b>", "newt"])}
     save_file({"labels": np.zeros(1)}, folder / "predictions.safetensors", metadata)
-    assert {card.label for card in told(folder).gallery.cards} == {"cat", "<b>", "newt"}
+    assert {card.label for card in page_of(folder).gallery.cards} == {"cat", "<b>", "newt"}
     (folder / "predictions.safetensors").write_bytes(b"damaged")
-    assert told(folder).gallery.cards[0].label.startswith("class ")
+    assert page_of(folder).gallery.cards[0].label.startswith("class ")
 
 
 def test_the_same_explanation_gives_the_same_bytes(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -326,7 +326,7 @@ def test_a_runs_page_links_to_it_where_it_lies_beside(runs: dict[str, Path], tmp
         (lambda at: edit_maps(at, lambda held: held.update(images=held["images"][:1])), "6 images"),
     ],
 )
-def test_damage_is_told_in_a_line(tmp_path: Path, damage: Callable[[Path], object], expected: str) -> None:
+def test_damage_is_reported_in_one_line(tmp_path: Path, damage: Callable[[Path], object], expected: str) -> None:
     folder = write_fake_explanation(tmp_path / "run", FakeExplanation(seeds=(0, 1)))
     damage(folder)
     with pytest.raises(BadInput) as error:

@@ -1,4 +1,4 @@
-"""What a page shows of classes that came in tasks: every number where it belongs, damage told, names escaped."""
+"""What a page shows of classes that came in tasks: every number where it belongs, damage reported, names escaped."""
 
 from __future__ import annotations
 
@@ -65,14 +65,14 @@ def run_folder(path: Path, record: dict[str, Any] | None = None, **options: Any)
 
 
 def section(*runs: Path) -> tuple[RunPage, TasksSection]:
-    told = run_page([(f"run {place}", read_run(run)) for place, run in enumerate(runs)])
-    assert told.tasks is not None
-    return told, told.tasks
+    page = run_page([(f"run {place}", read_run(run)) for place, run in enumerate(runs)])
+    assert page.tasks is not None
+    return page, page.tasks
 
 
 def test_every_number_is_where_it_belongs(tmp_path: Path) -> None:
-    told, tasks = section(run_folder(tmp_path / "run"))
-    assert told.command.startswith("stillroom incremental recipe.yaml")
+    page, tasks = section(run_folder(tmp_path / "run"))
+    assert page.command.startswith("stillroom incremental recipe.yaml")
     (line,) = tasks.accuracy.figure["data"]
     assert (line["x"], line["y"]) == ([1.0, 2.0, 3.0], pytest.approx(MEANS, rel=1e-4))
     shown = {trace["name"]: trace["y"] for trace in tasks.balance.figure["data"]}
@@ -112,7 +112,7 @@ def test_the_page_is_whole_and_takes_no_name_for_html(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "text"),
     [
         ({"matrix": [[1.0]]}, "matrix: got [[1.0]]; expected 3 rows of 1, 2, … numbers"),
         ({"matrix": [[1.0], [1.0, 2.0], [1.0, 2.0, 101.0]]}, "matrix.2.2: got 101.0"),
@@ -120,10 +120,10 @@ def test_the_page_is_whole_and_takes_no_name_for_html(tmp_path: Path) -> None:
         ({"schema": 2}, "schema: got 2; expected 1"),
     ],
 )
-def test_damage_is_told(change: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_damage_is_reported(change: dict[str, Any], text: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         read_run(run_folder(tmp_path / "run", {**RECORD, **change}))
-    assert told in str(caught.value)
+    assert text in str(caught.value)
 
 
 def test_a_studys_page_shows_each_methods_course(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_a_studys_page_shows_each_methods_course(tmp_path: Path) -> None:
     edit_results(study, incremental=[{"pair": "cifar100", "joint": "joint", "methods": [one]}])
     page = Parsed(write_study_report(study).read_text(encoding="utf-8"))
     assert page.open == []
-    for told in ("Task by task", "0.912 [0.900, 0.924]", "55.0 of 50.0", "9.00 kB", "as a share of joint’s"):
-        assert told in page.text
+    for text in ("Task by task", "0.912 [0.900, 0.924]", "55.0 of 50.0", "9.00 kB", "as a share of joint’s"):
+        assert text in page.text
     edit_results(study, incremental=[{"pair": "cifar100", "joint": None, "methods": [{**one, "matrix": [[1]]}]}])
     with pytest.raises(BadInput, match="matrix"):
         write_study_report(study)

@@ -23,7 +23,7 @@ def test_probabilities_of_large_logits_are_finite() -> None:
     assert found.tolist() == [[1.0, 0.0], [0.5, 0.5]]
 
 
-def test_answers_tell_guess_confidence_and_the_true_class() -> None:
+def test_answers_give_guess_confidence_and_the_true_class() -> None:
     logits = np.log(np.array([[0.7, 0.2, 0.1], [0.3, 0.1, 0.6]]))
     found = score_images(logits, np.array([0, 0]))
     assert found.guess.tolist() == [0, 2]

@@ -9,7 +9,7 @@ import pytest
 
 from report.folders import Fake, write_run
 from report.parsed import Parsed
-from report.told import lines, rescaling
+from report.recorded import lines, rescaling
 from stillroom.errors import BadInput
 from stillroom.report.run.data import read_run
 from stillroom.report.run.gradient_rescaling import RescalingSection, rescaling_section
@@ -72,7 +72,7 @@ def test_the_words_say_what_the_numbers_do(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("saturated", "told"),
+    ("saturated", "text"),
     [
         (0.0, ""),
         (0.04, ""),
@@ -84,16 +84,16 @@ def test_the_words_say_what_the_numbers_do(run: Path) -> None:
         (1.0, "Raise τ (losses.kl.temperature, now 4)"),
     ],
 )
-def test_a_saturated_teacher_is_told_what_to_do(run: Path, saturated: float, told: str) -> None:
+def test_a_saturated_teacher_gets_advice(run: Path, saturated: float, text: str) -> None:
     found = section(run, rescaling(1.0, saturated=saturated))
-    assert told in found.advice
-    assert bool(found.advice) == bool(told)
+    assert text in found.advice
+    assert bool(found.advice) == bool(text)
     assert ("none of the samples" in found.sentences[-1]) == (saturated == 0)
 
 
-def test_samples_that_are_pulled_alike_are_told_so(run: Path) -> None:
+def test_samples_that_are_pulled_alike_is_stated(run: Path) -> None:
     found = section(run, rescaling(1.0, spearman=None), rescaling(2.0, spearman=None, saturated=1.0))
-    assert "All samples were pulled alike: the teacher told none from another." in found.sentences
+    assert "All samples were pulled alike: the teacher makes no difference between them." in found.sentences
     assert found.charts[1].figure["data"][0]["y"] == []
 
 
@@ -125,7 +125,7 @@ def test_outliers_do_not_flatten_the_rest(run: Path) -> None:
         ({"epoch": None}, "line 2: epoch: got None"),
     ],
 )
-def test_a_damaged_line_is_told(run: Path, change: dict[str, Any], expected: str) -> None:
+def test_a_damaged_line_is_reported(run: Path, change: dict[str, Any], expected: str) -> None:
     lines(run / "gradient_rescaling.jsonl", [rescaling(1.0), rescaling(2.0) | change])
     with pytest.raises(BadInput) as caught:
         write_report([run])

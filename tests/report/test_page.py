@@ -128,7 +128,7 @@ def test_an_equal_comparison_is_not_flagged(runs: dict[str, Path], tmp_path: Pat
 def test_a_run_without_a_teacher_says_what_it_lacks(pages: dict[str, Parsed]) -> None:
     words = pages["labels"].words
     assert "it had no teacher to be measured against" in words
-    assert "told against a teacher, and this run had none" in words
+    assert "measured against a teacher, and this run had none" in words
     assert "stillroom train recipe.yaml --out RUN" in words
     assert "Accuracy by class" in words
     assert "Student against teacher" not in words

@@ -1,4 +1,4 @@
-"""A folder that cannot be used is told in one line, with what was expected; nothing is written."""
+"""A folder that cannot be used is reported in one line, with what was expected; nothing is written."""
 
 from __future__ import annotations
 

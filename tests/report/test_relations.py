@@ -1,4 +1,4 @@
-"""The classes' relations on the page: what is shown beside what, in which order, and what a damaged file is told as."""
+"""The classes' relations on the page: what is shown beside what, in which order, and how a damaged file is reported."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from report.browser import check_page
 from report.folders import CIFAR10, EVIL, Fake, write_run
 from report.parsed import Parsed
+from report.recorded import geometry, lines, rescaling, write_geometry
 from report.studies import FakeStudy, write_study
-from report.told import geometry, lines, rescaling, write_geometry
 from stillroom.errors import BadInput
 from stillroom.report.run.class_relations import RelationsSection
 from stillroom.report.run.data import read_run
@@ -45,7 +45,7 @@ def test_without_the_files_there_is_no_section(run: Path) -> None:
     assert "Relations" not in page.words
 
 
-def test_the_numbers_are_told_in_words(run: Path) -> None:
+def test_the_numbers_are_put_in_words(run: Path) -> None:
     page = page_of(write_geometry(run, geometry(CIFAR10, KINDS, truth=True)))
     assert page.open == []
     for text in (
@@ -158,7 +158,7 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_file_is_told_in_a_line(run: Path, name: str) -> None:
+def test_a_damaged_file_is_reported_in_one_line(run: Path, name: str) -> None:
     damage, expected = DAMAGED[name]
     held = geometry(CIFAR10, KINDS)
     write_geometry(run, held)
@@ -172,7 +172,7 @@ def test_a_damaged_file_is_told_in_a_line(run: Path, name: str) -> None:
     assert not (run / "report.html").exists()
 
 
-def test_a_damaged_line_is_told_by_its_number(run: Path) -> None:
+def test_a_damaged_line_is_reported_by_its_number(run: Path) -> None:
     write_geometry(run, geometry(CIFAR10, KINDS))
     lines(run / "class_relations.jsonl", [{"epoch": 0.0, "score": 0.1}, {"epoch": 1.0, "score": "much"}])
     with pytest.raises(BadInput, match=r"class_relations\.jsonl: line 2: score: got 'much'"):

@@ -157,8 +157,8 @@ def test_one_student_has_no_plot_of_sizes(pages: dict[str, Parsed]) -> None:
 
 
 def test_the_diagram_of_ranks_or_why_not(pages: dict[str, Parsed], studies: dict[str, Path]) -> None:
-    told = json.loads((studies["four"] / "results.json").read_text())["ranks"]["text"]
-    assert told in pages["four"].words
+    text = json.loads((studies["four"] / "results.json").read_text())["ranks"]["text"]
+    assert text in pages["four"].words
     assert any(attrs.get("class") == "ranks" for _, attrs in pages["four"].elements)
     assert "No diagram: one pair" in pages["usual"].words
     assert not any(attrs.get("class") == "ranks" for _, attrs in pages["usual"].elements)
@@ -170,7 +170,7 @@ def test_trials_are_all_there(pages: dict[str, Parsed]) -> None:
     assert "No trials: recipes are as they were written" in pages["alone"].words
 
 
-def test_run_folders_that_are_gone_are_told(studies: dict[str, Path], tmp_path: Path) -> None:
+def test_run_folders_that_are_gone_are_reported(studies: dict[str, Path], tmp_path: Path) -> None:
     study = tmp_path / "study"
     shutil.copytree(studies["usual"], study)
     shutil.rmtree(study / "runs" / "cifar100" / "kl")

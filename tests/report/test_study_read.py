@@ -1,4 +1,4 @@
-"""A study's folder that cannot be used is told in one line; nothing is written."""
+"""A study's folder that cannot be used is reported in one line; nothing is written."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def test_labels_that_would_lie_over_one_another_get_rows_and_numbers_are_left_ou
 
 
 @pytest.mark.parametrize(("level", "drawn"), [(60.0, True), (10.0, False)])
-def test_a_teacher_far_off_is_told_and_does_not_flatten_the_lines(tmp_path: Path, level: float, drawn: bool) -> None:
+def test_a_teacher_far_off_does_not_flatten_the_lines(tmp_path: Path, level: float, drawn: bool) -> None:
     study, found = made(tmp_path, level=level, gap=0.5)
     assert ("Teacher" in lines(found)) == drawn
     low, high = found.chart.figure["layout"]["yaxis"]["range"]
@@ -88,7 +88,7 @@ def test_a_teacher_far_off_is_told_and_does_not_flatten_the_lines(tmp_path: Path
         assert "The teacher’s 68.26% to 76.26% lies outside the frame." in found.chart.caption
 
 
-def test_gaps_and_single_seeds_are_told(tmp_path: Path) -> None:
+def test_gaps_and_single_seeds_are_reported(tmp_path: Path) -> None:
     gone = {("d24", "mse", 0): "failed: it broke"}
     _, found = made(tmp_path, seeds=(0,), missing=gone)
     line = lines(found)["mse"]

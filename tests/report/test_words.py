@@ -52,15 +52,15 @@ def test_a_student_below_its_teacher(run: RunData) -> None:
 
 
 def test_a_student_above_its_teacher(run: RunData) -> None:
-    told = headline(with_top1(run, 89.9, 87.7))
-    assert told.startswith("The student beats its teacher on top-1 (89.9% against 87.7%: 2.2 points gained), with 11×")
+    text = headline(with_top1(run, 89.9, 87.7))
+    assert text.startswith("The student beats its teacher on top-1 (89.9% against 87.7%: 2.2 points gained), with 11×")
 
 
 @pytest.mark.parametrize(("student", "side"), [(87.9, "0.2 points above"), (87.5, "0.2 points below")])
 def test_a_difference_that_the_test_images_cannot_tell(run: RunData, student: float, side: str) -> None:
-    told = headline(with_top1(run, student, 87.7))
-    assert "level with its teacher" in told
-    assert f"{side}, too little for 10,000 test images to tell apart" in told
+    text = headline(with_top1(run, student, 87.7))
+    assert "level with its teacher" in text
+    assert f"{side}, too little for 10,000 test images to tell apart" in text
 
 
 def test_equal_accuracies(run: RunData) -> None:
@@ -75,14 +75,14 @@ def test_a_teacher_that_is_always_wrong_divides_nothing_by_zero(run: RunData) ->
     assert headline(with_top1(run, 10.0, 0.0)).startswith("The student beats its teacher")
 
 
-def test_a_student_that_costs_more_is_told_so(run: RunData) -> None:
+def test_a_student_that_costs_more_is_stated(run: RunData) -> None:
     dear = changed(run, parameters=2 * 853_018)
-    told = headline(replace(dear, latency=run.latency | {"student": {1: 10.14}}))
-    assert "2.0× more parameters" in told
-    assert "2.0× higher latency at batch 1" in told
+    text = headline(replace(dear, latency=run.latency | {"student": {1: 10.14}}))
+    assert "2.0× more parameters" in text
+    assert "2.0× higher latency at batch 1" in text
 
 
-def test_costs_that_were_not_measured_are_not_told(run: RunData) -> None:
+def test_costs_that_were_not_measured_are_left_out(run: RunData) -> None:
     assert run.teacher is not None
     bare = changed(run, parameters=0, multiply_adds=0)
     assert headline(replace(bare, latency={})).endswith("3.4 points lost).")
@@ -103,27 +103,27 @@ def test_above_the_same_student_from_labels_alone(run: RunData) -> None:
 
 def test_a_teacher_that_was_only_compared_with_did_not_teach(run: RunData) -> None:
     labels = changed(with_top1(run, 86.3), taught=False)
-    told = against(run, "labels", labels)
-    assert told.startswith("Worse than the same student from labels alone (“labels”): 2.0 points below its 86.3%")
-    assert told.endswith("teaching cost accuracy instead of adding it.")
+    text = against(run, "labels", labels)
+    assert text.startswith("Worse than the same student from labels alone (“labels”): 2.0 points below its 86.3%")
+    assert text.endswith("teaching cost accuracy instead of adding it.")
 
 
 def test_below_the_same_student_from_labels_alone_is_said_plainly(run: RunData) -> None:
-    told = against(run, "labels", with_top1(alone(run), 86.3))
-    assert told.startswith("Worse than the same student from labels alone (“labels”): 2.0 points below its 86.3%")
-    assert "one seed each: no interval" in told
-    assert told.endswith("teaching cost accuracy instead of adding it.")
+    text = against(run, "labels", with_top1(alone(run), 86.3))
+    assert text.startswith("Worse than the same student from labels alone (“labels”): 2.0 points below its 86.3%")
+    assert "one seed each: no interval" in text
+    assert text.endswith("teaching cost accuracy instead of adding it.")
 
 
 def test_a_small_difference_between_runs_is_not_called_worse(run: RunData) -> None:
-    told = against(run, "labels", with_top1(alone(run), 84.5))
-    assert told.startswith("Below the same student")
-    assert "too little for the test images to tell apart" in told
+    text = against(run, "labels", with_top1(alone(run), 84.5))
+    assert text.startswith("Below the same student")
+    assert "too little for the test images to tell apart" in text
 
 
 def test_a_labels_run_beside_a_taught_one(run: RunData) -> None:
-    told = against(with_top1(alone(run), 82.2), "taught", run)
-    assert told.startswith("Worse than the same student with a teacher (“taught”): 2.1 points below its 84.3%")
+    text = against(with_top1(alone(run), 82.2), "taught", run)
+    assert text.startswith("Worse than the same student with a teacher (“taught”): 2.1 points below its 84.3%")
 
 
 def test_another_seed_of_the_same_recipe_is_a_spread_and_not_a_rival(run: RunData) -> None:
@@ -153,7 +153,7 @@ def test_what_makes_a_comparison_unequal_is_named(run: RunData) -> None:
         seed=3,
     )
     assert differences(run, run) == []
-    told = ", ".join(differences(run, other))
+    text = ", ".join(differences(run, other))
     for word in (
         "data",
         "budget",
@@ -163,14 +163,14 @@ def test_what_makes_a_comparison_unequal_is_named(run: RunData) -> None:
         "CPU threads",
         "precision",
     ):
-        assert word in told
+        assert word in text
     assert any("1,200" in reason for reason in reasons(run, other))
     (notice,) = notices(run, [("other", other)])
     assert not notice.by_design
     assert against(run, "other", other).count("not an equal comparison") == 1
 
 
-def test_runs_of_one_name_are_told_apart(run: RunData) -> None:
+def test_runs_of_one_name_differ(run: RunData) -> None:
     again = replace(changed(run, seed=1), path=Path("a"))
     assert run_names([run, again]) == ["resnet8 ← resnet56, seed 0", "resnet8 ← resnet56, seed 1"]
     assert run_names([run, replace(run, path=Path("b"))]) == ["resnet8 ← resnet56, taught", "resnet8 ← resnet56, b"]

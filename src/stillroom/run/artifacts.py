@@ -17,6 +17,7 @@ from stillroom.models.cost import latency
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, size_of
 from stillroom.run.build import RunParts
+from stillroom.run.records import budget_hash
 from stillroom.schema.run import RunSummary
 from stillroom.teachers.source import TeacherSource
 from stillroom.train.evaluation import compare, score
@@ -47,14 +48,13 @@ def run_summary(
     """
     recipe, train, test = parts.recipe, parts.train, parts.test
     processes = parts.context.processes.count
-    budget = {
-        "steps": parts.total_steps,
-        "batch_size": recipe.data.batch_size,
-        "accumulate": progress.parts,
-        "processes": processes,
-        "data": parts.hashes["data"],
-        "reported": "last",
-    }
+    budget = budget_hash(
+        steps=parts.total_steps,
+        batch_size=recipe.data.batch_size,
+        accumulate=progress.parts,
+        processes=processes,
+        data=parts.hashes["data"],
+    )
     content = {
         "schema": 1,
         "name": _title(parts),
@@ -89,7 +89,7 @@ def run_summary(
             "init": parts.hashes["init"],
             "order": progress.order,
             "views": progress.views,
-            "budget": digest(canonical_json(budget)),
+            "budget": budget,
             "threads": digest(canonical_json(torch.get_num_threads())),
         },
     }

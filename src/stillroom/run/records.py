@@ -6,6 +6,8 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from stillroom.errors import BadInput, shorten
-from stillroom.files import is_partial
+from stillroom.files import canonical_json, digest, is_partial
 from stillroom.recipe import Recipe, parse_recipe
 
 if TYPE_CHECKING:
@@ -50,8 +52,13 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "cores": os.cpu_count() or 1,
-        **{name: metadata.version(name) for name in ("stillroom", *_VERSIONS)},
+        **_versions(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("stillroom", *_VERSIONS)}
 
 
 def _processor() -> str:
@@ -146,3 +153,36 @@ def fresh_folder(parent: Path, stem: str) -> Path:
         number += 1
         candidate = parent / f"{safe}-{number}"
     return candidate
+
+
+def chain_hashes(hashes: Sequence[str]) -> str:
+    """One hash for those of several tasks in their order; of one alone, its own.
+
+    >>> chain_hashes(["a"]), chain_hashes(["a", "b"]) == chain_hashes(["b", "a"])
+    ('a', False)
+    """
+    return hashes[0] if len(hashes) == 1 else digest(*(one.encode() for one in hashes))
+
+
+def budget_hash(
+    *, steps: int, batch_size: int, accumulate: int, processes: int, data: str, tasks: int | None = None
+) -> str:
+    """The hash of a run's budget.
+
+    Args:
+        steps: optimizer steps, of all tasks.
+        batch_size: images a step.
+        accumulate: micro-batches of each batch at the end.
+        processes: how many shared the work.
+        data: the data's fingerprint: of the whole of it, whichever images a memory kept.
+        tasks: how many; None of an ordinary run.
+    """
+    content = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "accumulate": accumulate,
+        "processes": processes,
+        "data": data,
+        "reported": "last",
+    }
+    return digest(canonical_json(content if tasks is None else {**content, "tasks": tasks}))

@@ -214,7 +214,7 @@ def confusions(
         before: the teacher's guesses [N]; None counts the student's confusions alone.
         after: the student's guesses [N].
         classes: the number of classes.
-        top: how many pairs at most; only pairs that grew are told.
+        top: how many pairs at most; only pairs that grew are listed.
 
     >>> confusions(np.array([0, 0, 1]), np.array([0, 0, 1]), np.array([1, 1, 1]), 2)
     [Confusion(label=0, guess=1, before=0, after=2)]

@@ -16,13 +16,13 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-from stillroom.continual.hashes import budget_hash, chain_hashes
 from stillroom.continual.metrics import accuracy_after_each_task, compute_metrics
 from stillroom.data.augmentation import view_of
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.loader import BatchSampler, epoch_order
 from stillroom.files import canonical_json, digest
 from stillroom.recipe import Recipe
+from stillroom.run.records import budget_hash, chain_hashes
 from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.plan import OWN_TEACHER, PlannedRun, StudyFolder, StudyPlan, recipe_content

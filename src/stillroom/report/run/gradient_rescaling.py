@@ -73,7 +73,7 @@ def _sentences(found: Sequence[RescalingEpoch], *, known: bool) -> list[str]:
             f"of ({_percent(easy.at)}) with {amount(easy.omega_median)}."
         )
     if last.spearman is None:
-        sentences.append("All samples were pulled alike: the teacher told none from another.")
+        sentences.append("All samples were pulled alike: the teacher makes no difference between them.")
     else:
         word = "closely" if last.spearman >= 0.7 else "roughly" if last.spearman >= _FAINT else "hardly"
         sentences.append(

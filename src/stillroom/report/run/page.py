@@ -362,7 +362,7 @@ def _missing_images(run: RunData) -> str:
     if held is None:
         return _NO_PREDICTIONS
     if run.teacher is None:
-        return "Which images changed most is told against a teacher, and this run had none."
+        return "Which images changed most is measured against a teacher, and this run had none."
     if held.teacher_logits is None:
         return "The predictions of this run hold no answers of the teacher."
     if held.example_images is None or not len(held.example_images):

@@ -405,7 +405,7 @@ class RankName:
 
 @dataclass(frozen=True)
 class RankBar:
-    """A stretch of the axis whose methods are not told apart."""
+    """A stretch of the axis whose methods the test does not tell apart."""
 
     start: float
     end: float

@@ -188,8 +188,8 @@
       cards.forEach((card) => { card.hidden = show !== "all" && card.dataset.group !== show; });
       all("[data-show]").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
       const count = cards.filter((card) => !card.hidden).length;
-      const told = show === "all" ? `all ${count}` : `${count} of ${cards.length}`;
-      document.getElementById("shown").textContent = `Showing ${told} images.`;
+      const shown = show === "all" ? `all ${count}` : `${count} of ${cards.length}`;
+      document.getElementById("shown").textContent = `Showing ${shown} images.`;
     });
   }
 
