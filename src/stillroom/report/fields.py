@@ -59,7 +59,7 @@ class Fields:
         return None if self.content.get(key) is None else self.whole(key, low)
 
     def flag(self, key: str, otherwise: bool) -> bool:
-        """True or false, or what else holds where it is not told."""
+        """True or false, or what else holds where it is not reported."""
         value = self.content.get(key, otherwise)
         if not isinstance(value, bool):
             raise self._bad(key, "true or false")
