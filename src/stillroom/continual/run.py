@@ -319,7 +319,9 @@ def _write_results(sequence: TaskSequence, out: Path, done: list[TaskResult], re
     write_predictions(out, tasks.data.test, scores_in_data_order(done[-1].scores, tasks), {})
     write_text(out / "timing.jsonl", merge_timing(folders))
     write_json(out / "environment.json", environment(sequence.device))
-    summary = build_summary(sequence.recipe, tasks, done, record, title=sequence.title, taught=sequence.has_teacher)
+    summary = build_summary(
+        sequence.recipe, tasks, done, record, title=sequence.title, has_teacher=sequence.has_teacher
+    )
     write_json(out / "summary.json", summary)
     shutil.rmtree(out / "state", ignore_errors=True)
     return Finished(out, summary, model.eval())
