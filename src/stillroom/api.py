@@ -36,7 +36,7 @@ from stillroom.train.recorders import StepHook
 
 @dataclass(frozen=True)
 class DistillResult:
-    """A finished run.
+    """What :func:`distill` returns: a finished run.
 
     Attributes:
         path: its folder.
@@ -48,10 +48,10 @@ class DistillResult:
     student: nn.Module
     summary: dict[str, Any]
 
-    def report(self, *against: DistillResult | Path | str) -> Path:
-        """Write the page ``report.html`` of this run, beside other runs if given; returns its path."""
-        others = [run.path if isinstance(run, DistillResult) else Path(run) for run in against]
-        return write_report([self.path, *others])
+    def report(self, *others: DistillResult | Path | str) -> Path:
+        """Write the page ``report.html`` of this run, compared with others if given; returns its path."""
+        paths = [run.path if isinstance(run, DistillResult) else Path(run) for run in others]
+        return write_report([self.path, *paths])
 
 
 def distill(
