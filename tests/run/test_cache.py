@@ -258,7 +258,9 @@ def test_a_half_built_view_of_a_teacher_that_changed_is_refused(
 
     def go(teacher: nn.Module, out: str) -> None:
         found = build_components(made)
-        execute(made, tmp_path / out, components=type(found)(found.data, found.student, found.losses, teacher))
+        execute(
+            made, tmp_path / out, components=type(found)(found.data, found.student, found.losses, {"teacher": teacher})
+        )
 
     with pytest.raises(KeyboardInterrupt):
         go(Moody(1.0, patience=2), "first")
@@ -273,7 +275,9 @@ def test_two_teachers_that_differ_in_structure_alone_have_a_cache_each(recipe: M
         torch.manual_seed(0)
         teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), activation, nn.Linear(16, 10))
         found = build_components(made)
-        execute(made, tmp_path / name, components=type(found)(found.data, found.student, found.losses, teacher))
+        execute(
+            made, tmp_path / name, components=type(found)(found.data, found.student, found.losses, {"teacher": teacher})
+        )
         assert asked(tmp_path / name) == 400
 
 
@@ -297,7 +301,7 @@ def test_features_are_kept_where_a_loss_reads_them(recipe: Make, tmp_path: Path,
 def test_features_are_not_read_from_a_compiled_student(recipe: Make, tmp_path: Path) -> None:
     made = recipe(OFF, "training.compile=true")
     found = build_components(made)
-    components = type(found)(found.data, found.student, [ReadsFeatures(name="reads_features")], found.teacher)
+    components = type(found)(found.data, found.student, [ReadsFeatures(name="reads_features")], found.teachers)
     with pytest.raises(BadInput, match="expected false: a loss reads"):
         execute(made, tmp_path / "run", components=components)
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import stillroom.run.fidelity.measure as measuring
 from stillroom.cli import run
 from stillroom.losses import functional
-from stillroom.losses.connectors import MapConnector, connector, laid_out, rows_of
+from stillroom.losses.connectors import MapConnector, connector, from_rows, to_rows
 from stillroom.models.tail import tail_of
 from stillroom.models.taps import Kind, Tap
 from stillroom.observer import Observer
@@ -195,10 +195,10 @@ def test_places_are_brought_together_as_connectors_do(pair: tuple[Tap, Tap]) -> 
         made.norm = nn.Identity()
     weight = learned.weight.detach().flatten(1)
     features = torch.randn(2, *student.shape)
-    rows = made.gathered(features) @ weight.T + (0 if learned.bias is None else learned.bias)
-    torch.testing.assert_close(laid_out(rows, teacher), made(features), rtol=1e-4, atol=1e-5)
+    rows = made.linear_input(features) @ weight.T + (0 if learned.bias is None else learned.bias)
+    torch.testing.assert_close(from_rows(rows, teacher), made(features), rtol=1e-4, atol=1e-5)
     wanted = torch.randn(2, *teacher.shape)
-    torch.testing.assert_close(laid_out(rows_of(wanted, teacher), teacher), wanted)
+    torch.testing.assert_close(from_rows(to_rows(wanted, teacher), teacher), wanted)
 
 
 def test_the_map_is_the_least_squares_one_whatever_the_parts_it_was_shown_in() -> None:
@@ -380,7 +380,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     ),
     (
         "another teacher",
-        lambda folder: edited(folder / "summary.json", teacher={"weights_hash": "0" * 64}),
+        lambda folder: edited(folder / "summary.json", teachers={"teacher": {"model": "x", "weights_hash": "0" * 64}}),
         "expected the weights that the run's teacher had",
     ),
     (

@@ -20,20 +20,19 @@ def connector(
 ) -> nn.Module:
     """A map from the student's features [B, …] to the shape of the teacher's, [B, …].
 
-    To a vector: the mean over places, where there are any, and a linear layer. To a map: a 1×1 convolution and batch
-    norm; resolutions are brought together by averaging down and by bilinear interpolation up. To tokens: a linear
-    layer on each; grids are brought together in the same way, class tokens are kept, and such as the student lacks are
-    made from the mean of its places. Tokens and maps stand for each other by the grid of the tokens.
+    To a vector: mean over places, then a linear layer. To a map: 1×1 convolution and batch norm, resized by average
+    pooling down and bilinear interpolation up. To tokens: a linear layer on each, the grid resized in the same way;
+    class tokens are kept, and missing ones are the mean over places. Tokens become a map by their square grid.
 
     Args:
         student_tap: where the student is read.
         teacher_tap: where the teacher is read.
-        kind: ``auto`` learns a map, also between equal shapes: what a channel means differs between two networks.
+        kind: ``auto`` learns a map, also between equal shapes, because channels differ in meaning between networks;
             ``identity`` compares features as they are.
-        field: what messages call the option.
+        field: the option's name in messages.
 
     Raises:
-        BadInput: a vector, or tokens that make no grid, opposite places; or ``identity`` between unequal shapes.
+        BadInput: a map or tokens opposite a vector, tokens without a square grid, ``identity`` of unequal shapes.
 
     >>> vit = Tap("blocks.3", (65, 32), 0, 1.0, "token")
     >>> cnn = Tap("layer3", (64, 4, 4), 2, 1.0, "map")
@@ -72,8 +71,8 @@ class VectorConnector(nn.Module):
         mapped: Tensor = self.linear(self._pooled(features))
         return mapped.reshape(-1, *self._shape)
 
-    def gathered(self, features: Tensor) -> Tensor:
-        """What the linear map is given, [B, 1, d of the student]."""
+    def linear_input(self, features: Tensor) -> Tensor:
+        """The linear layer's input, [B, 1, d of the student]."""
         return self._pooled(features)[:, None]
 
     def _pooled(self, features: Tensor) -> Tensor:
@@ -98,7 +97,7 @@ class MapConnector(nn.Module):
         normed = math.prod(self._grid) > 1
         self.conv = nn.Conv2d(channels_of(student), out, 1, bias=not normed)
         self.norm = nn.BatchNorm2d(out) if normed else nn.Identity()
-        # The same map either way, as both are linear and the weights of interpolation sum to 1; this way is cheaper.
+        # Convolution and resizing commute, as both are linear and interpolation weights sum to 1: the cheaper order.
         self._conv_first = math.prod(self._grid) > math.prod(_grid(student))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -107,8 +106,8 @@ class MapConnector(nn.Module):
         mapped: Tensor = self.norm(x)
         return mapped.permute(0, 2, 3, 1) if self._last else mapped
 
-    def gathered(self, features: Tensor) -> Tensor:
-        """What the linear map is given of each place of the teacher's, [B, places, channels of the student]."""
+    def linear_input(self, features: Tensor) -> Tensor:
+        """The convolution's input at each place of the teacher's, [B, places, channels of the student]."""
         return resize(_as_map(features, self._student), self._grid).flatten(2).transpose(1, 2)
 
 
@@ -119,18 +118,18 @@ class TokenConnector(nn.Module):
         super().__init__()
         self._student = student
         self._teacher = teacher
-        self._as_they_are = _same_tokens(student, teacher)
+        self._same_tokens = _same_tokens(student, teacher)
         self.linear = nn.Linear(channels_of(student), channels_of(teacher))
 
     def forward(self, features: Tensor) -> Tensor:
-        mapped: Tensor = self.linear(self.gathered(features))
+        mapped: Tensor = self.linear(self.linear_input(features))
         return mapped
 
-    def gathered(self, features: Tensor) -> Tensor:
-        """What the linear map is given of each token of the teacher's, [B, tokens, d of the student]."""
-        return features if self._as_they_are else self._regridded(features)
+    def linear_input(self, features: Tensor) -> Tensor:
+        """The linear layer's input for each token of the teacher's, [B, tokens, d of the student]."""
+        return features if self._same_tokens else self._resized(features)
 
-    def _regridded(self, features: Tensor) -> Tensor:
+    def _resized(self, features: Tensor) -> Tensor:
         """As many tokens as the teacher has, class tokens first, of the student's width."""
         places = resize(_as_map(features, self._student), _grid(self._teacher)).flatten(2).transpose(1, 2)
         wanted = _class_tokens(self._teacher)
@@ -141,7 +140,7 @@ class TokenConnector(nn.Module):
 
 
 def resize(x: Tensor, grid: Grid) -> Tensor:
-    """Bring a map to another resolution: averaged where it shrinks, interpolated bilinearly where it grows.
+    """A map at another resolution: average pooling down, bilinear interpolation up.
 
     Args:
         x: [B, C, H, W].
@@ -172,8 +171,8 @@ def channels_of(tap: Tap) -> int:
     return tap.shape[0] if tap.kind == "map" and not tap.channels_last else tap.shape[-1]
 
 
-def rows_of(features: Tensor, tap: Tap) -> Tensor:
-    """Features as one row of channels for each place: what a connector's linear map gives.
+def to_rows(features: Tensor, tap: Tap) -> Tensor:
+    """Features as one row of channels for each place.
 
     Args:
         features: [B, …] as the tap reads them.
@@ -182,7 +181,7 @@ def rows_of(features: Tensor, tap: Tap) -> Tensor:
     Returns:
         [B, places, channels].
 
-    >>> rows_of(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]), Tap("a", (2, 1, 2), 0, 0.5, "map")).tolist()
+    >>> to_rows(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]), Tap("a", (2, 1, 2), 0, 0.5, "map")).tolist()
     [[[1.0, 3.0], [2.0, 4.0]]]
     """
     if tap.kind == "map":
@@ -190,8 +189,8 @@ def rows_of(features: Tensor, tap: Tap) -> Tensor:
     return features if tap.kind == "token" else features.flatten(1)[:, None]
 
 
-def laid_out(rows: Tensor, tap: Tap) -> Tensor:
-    """Rows of channels as the tap reads features: the inverse of :func:`rows_of`.
+def from_rows(rows: Tensor, tap: Tap) -> Tensor:
+    """Rows of channels as features of a tap: the inverse of :func:`to_rows`.
 
     Args:
         rows: [B, places, channels].

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stillroom.losses.base import Citation, LossInputs, Requires, Temperature
 from stillroom.losses.feature_base import FeatureConfig, FeatureLoss
-from stillroom.losses.numerics import batch_mean, check_features, laid_out_as, mean_of_each, widen
+from stillroom.losses.numerics import batch_mean, check_features, match_layout, mean_of_each, widen
 from stillroom.losses.setup_context import SetupContext
 from stillroom.teachers.fisher import FisherOf
 
@@ -80,7 +80,7 @@ def feature_fisher(
     if weight.shape != teacher.shape:
         raise ValueError(f"weight: got {tuple(weight.shape)}; expected one weight a feature, {tuple(teacher.shape)}")
     gap = student - teacher
-    weighed = gap.square() * laid_out_as(gap, widen(weight).detach().to(gap))
+    weighed = gap.square() * match_layout(gap, widen(weight).detach().to(gap))
     if weight_scale is None:
         return batch_mean(0.5 * weighed.sum(tuple(range(1, weighed.dim()))))
     return batch_mean(mean_of_each(weighed)) / weight_scale

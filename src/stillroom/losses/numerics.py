@@ -38,10 +38,10 @@ def check_features(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
             f"features: got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; "
             "expected the same [batch, …] for both"
         )
-    return widen(student), widen(laid_out_as(student, teacher.detach()))
+    return widen(student), widen(match_layout(student, teacher.detach()))
 
 
-def laid_out_as(like: Tensor, x: Tensor) -> Tensor:
+def match_layout(like: Tensor, x: Tensor) -> Tensor:
     """A tensor in another's memory layout: what a cache gives may have another than what a model gives.
 
     An operation on two layouts takes twenty times as long as on one.

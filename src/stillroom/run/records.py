@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,8 +52,13 @@ def environment(device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "cores": os.cpu_count() or 1,
-        **{name: metadata.version(name) for name in ("stillroom", *_VERSIONS)},
+        **_versions(),
     }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("stillroom", *_VERSIONS)}
 
 
 def _processor() -> str:

@@ -24,6 +24,8 @@ from stillroom.study.wording import plain
 
 TEST_FIGURES = ("top1", "top5", "nll", "ece", "agreement", "teacher_kl")
 _CHUNK = 8192
+# The C parser, where it was built: eight times as fast, which counts in a study of hundreds of runs.
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def measure_of(summary: RunSummary, measure: str) -> float | None:
@@ -182,7 +184,7 @@ def _log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
 def _read_recipe(path: Path) -> tuple[Recipe, str]:
     text = read_text(path)
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
         return parse_recipe(content), digest(canonical_json(content))
     except BadInput as error:
         raise error.within(str(path)) from None

@@ -60,6 +60,29 @@ def job(out: Path, content: dict[str, Any] | None = None, *, kind: JobKind = "ru
     return Job(f"{kind}/{out.name}", kind, content, str(out), threads=content["training"]["threads"], options=options)
 
 
+DYING = """
+import os, signal
+from pathlib import Path
+from torch import nn
+class Dying(nn.Sequential):
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+        self.steps = 0
+    def forward(self, images):
+        self.steps += self.training
+        if self.steps == 9 and not Path("died").exists():
+            Path("died").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(images)
+"""
+
+
+def dying(place: Path) -> dict[str, Any]:
+    """A recipe whose student kills its process in the second epoch, once: no clock decides when."""
+    (place / "dying_models.py").write_text(DYING)
+    return {**recipe(epochs=3, save_seconds=0), "student": {"name": "dying_models:Dying"}}
+
+
 def endless(out: Path, seed: int = 0) -> Job:
     return job(out, recipe(seed=seed, epochs=1_000_000, save_seconds=0.1))
 

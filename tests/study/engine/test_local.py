@@ -17,7 +17,7 @@ from stillroom.study.engine.base import Job
 from stillroom.study.engine.local import LocalEngine
 from stillroom.study.engine.pipes import describe_exit
 from stillroom.study.engine.worker import take_gpu, visible_gpus
-from study.engine.jobs import do, endless, is_free, job, left_by, not_this_one, one, recipe, saved, until
+from study.engine.jobs import do, dying, endless, is_free, job, left_by, not_this_one, one, recipe, saved, until
 
 NOISY = """
 import os, subprocess, sys
@@ -56,28 +56,17 @@ def test_a_run_is_the_same_first_third_and_alone(place: Path) -> None:
     assert left_by(two) == left_by(place / "two-fresh")
 
 
-def test_a_worker_that_is_killed_harms_no_other_and_its_job_goes_on(place: Path) -> None:
-    killed, other = (job(place / name, recipe(epochs=20, seed=7)) for name in ("killed", "other"))
+def test_a_worker_that_dies_harms_no_other_and_its_job_goes_on(place: Path) -> None:
+    content = dying(place)
+    dies, other, whole = job(place / "dies", content), job(place / "other"), job(place / "whole", content)
     with LocalEngine(2, place / "logs") as engine:
-        engine.submit(killed)
-        engine.submit(other)
-        until(lambda: saved(killed))
-        os.kill(pid_of(engine, killed), signal.SIGSTOP)  # or it might be done before the other has begun
-        until(lambda: saved(other))
-        os.kill(pid_of(engine, killed), signal.SIGKILL)
-        ended = []
-        while not ended:
-            ended = engine.wait(10)
-        assert [(outcome.id, outcome.ending) for outcome in ended] == [(killed.id, "crashed")]
-        assert ended[0].reason.startswith("its process was killed by SIGKILL, as when memory ran out; ")
-        engine.submit(killed)
-        ended = []
-        while len(ended) < 2:
-            ended += engine.wait(10)
-        assert {outcome.ending for outcome in ended} == {"done"}
-    events = [json.loads(line)["event"] for line in (place / "killed" / "timing.jsonl").read_text().splitlines()]
+        ended = do(engine, [dies, other])
+        assert (ended[dies.id].ending, ended[other.id].ending) == ("crashed", "done")
+        assert ended[dies.id].reason.startswith("its process was killed by SIGKILL, as when memory ran out; ")
+        assert {outcome.ending for outcome in do(engine, [dies, whole]).values()} == {"done"}
+    events = [json.loads(line)["event"] for line in (place / "dies" / "timing.jsonl").read_text().splitlines()]
     assert "resume" in events
-    assert left_by(killed) == left_by(other)
+    assert left_by(dies) == left_by(whole)
 
 
 def test_prints_and_processes_of_a_library_do_not_reach_the_protocol(place: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -17,11 +16,10 @@ import psutil
 import pytest
 
 from stillroom.errors import BadInput
-from stillroom.study.engine.base import Job
 from stillroom.study.engine.jobs import perform
 from stillroom.study.engine.ray import RayEngine
 from stillroom.study.engine.ray_client import ClusterOptions, _compare, locate
-from study.engine.jobs import do, endless, is_free, job, left_by, not_this_one, one, recipe, saved, until
+from study.engine.jobs import do, dying, endless, is_free, job, left_by, not_this_one, one, recipe, saved, until
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra `ray` is not installed"),
@@ -52,12 +50,6 @@ def cluster() -> Iterator[str]:
                 process.kill()
 
 
-def task_of(what: Job) -> psutil.Process:
-    """The process that does a job: Ray calls it by the task."""
-    lines = ((process, process.info["cmdline"] or [""]) for process in psutil.process_iter(["cmdline"]))
-    return next(process for process, line in lines if line[0] == f"ray::{what.id}")
-
-
 def test_a_run_is_the_same_on_a_cluster_and_on_this_machine(
     place: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,13 +76,12 @@ def test_a_run_is_the_same_on_a_cluster_and_on_this_machine(
 
 
 def test_a_process_that_dies_on_the_cluster_is_reported_and_what_is_closed_goes_on(place: Path, cluster: str) -> None:
-    content = recipe(epochs=20)
+    content = dying(place)
     killed, whole, busy = job(place / "killed", content), job(place / "whole", content), endless(place / "busy")
     with RayEngine(cluster, 2, place / "study", threads=1) as engine:
-        engine.submit(killed)
         engine.submit(busy)
-        until(lambda: saved(killed) and saved(busy))
-        task_of(killed).send_signal(signal.SIGKILL)
+        until(lambda: saved(busy))
+        engine.submit(killed)
         ended = []
         while not ended:
             ended = engine.wait(10)
@@ -111,7 +102,7 @@ def test_a_ray_of_our_own_listens_to_this_machine_alone_and_its_loss_is_reported
     with RayEngine(None, 3, place / "study", patience=2) as engine:
         assert engine.slots == 3
         assert one(engine, job(place / "run")).ending == "done"
-        family = psutil.Process(engine._child.pid).children(recursive=True)
+        family = psutil.Process(engine._client.pid).children(recursive=True)
         open_to = {c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
         assert open_to <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
         assert open_to

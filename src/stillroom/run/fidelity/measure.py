@@ -24,7 +24,7 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import digest
 from stillroom.losses import functional
-from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, laid_out, rows_of
+from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, from_rows, to_rows
 from stillroom.losses.registry import losses
 from stillroom.losses.setup_context import SetupContext
 from stillroom.memory import in_parts, is_out_of_memory
@@ -432,10 +432,10 @@ class _Measuring:
         moments = [[LeastSquares() for _ in self.run.checkpoints] for _ in self.places]
         for batch in self._batches(self.train, rows, "fitting connectors"):
             features = self.live(batch).features
-            wanted = [rows_of(features[place.teacher.name], place.teacher).flatten(0, 1) for place in self.places]
+            wanted = [to_rows(features[place.teacher.name], place.teacher).flatten(0, 1) for place in self.places]
             for c, (_, seen) in enumerate(self._students(batch.images)):
                 for place, target, each in zip(self.places, wanted, moments, strict=True):
-                    x = place.connector.gathered(seen[place.student.name])
+                    x = place.connector.linear_input(seen[place.student.name])
                     each[c].add(x.flatten(0, 1), target)
         for place, each in zip(self.places, moments, strict=True):
             place.maps = [one.solve() for one in each] if len(rows) else []
@@ -469,14 +469,14 @@ class _Measuring:
             h = output.features[place.teacher.name]
             features.append(h)
             weights.append(place.weights(h, output.logits, batch.rows, self.temperature))
-            centred = rows_of(h, place.teacher).double() - place.maps[0].mean
+            centred = to_rows(h, place.teacher).double() - place.maps[0].mean
             variance.append(centred.square().flatten(1).mean(1))
         found = []
         for c, (logits, seen) in enumerate(self._students(batch.images)):
             of_taps = []
             for place, h, w in zip(self.places, features, weights, strict=True):
-                mapped = place.maps[c](place.connector.gathered(seen[place.student.name]))
-                student = laid_out(mapped, place.teacher)
+                mapped = place.maps[c](place.connector.linear_input(seen[place.student.name]))
+                student = from_rows(mapped, place.teacher)
                 tau = self.temperature
                 of_taps.append(at_tap(student, h, w, place.tail, output.logits, temperature=tau))
             of_taps.append(at_logits(logits, output.logits, temperature=self.temperature))

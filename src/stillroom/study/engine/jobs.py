@@ -12,6 +12,7 @@ import time
 import traceback
 from collections import OrderedDict
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def perform(job: Job) -> dict[str, Any]:
     if "torch._dynamo" in sys.modules:
         # It compiles a model's code a few times at most in a process, and from then on does without.
         torch.compiler.reset()
+    _freeze_imports()
     gc.collect()
     release_memory()
     if job.kind in ("run", "trial"):
@@ -139,6 +141,13 @@ def perform(job: Job) -> dict[str, Any]:
     # As JSON brings it to another process.
     plain: dict[str, Any] = json.loads(json.dumps(result, allow_nan=False))
     return plain
+
+
+@cache
+def _freeze_imports() -> None:
+    """Leave what was imported out of the collections between jobs, which take 0.2 s each with it."""
+    gc.collect()
+    gc.freeze()
 
 
 def _run(recipe: Recipe, out: Path) -> dict[str, Any]:
