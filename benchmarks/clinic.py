@@ -31,8 +31,8 @@ import clinic_runs
 import clinic_second_runs
 import torch
 from clinic_remedies import TRIALS, tried
-from clinic_report import Clinic, Look, digest_of_checks, is_found, page
-from clinic_setups import WORLDS, Case, Kind, SetupMaker, cases_of, has_real_images
+from clinic_report import Clinic, ScoredVersion, digest_of_checks, is_found, page
+from clinic_setups import WORLDS, ClinicCase, Kind, SetupMaker, cases_of, has_real_images
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from speed import cores, shown_command, told_to_stop, when_and_what
@@ -119,13 +119,13 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     return chosen
 
 
-def diagnosed(case: Case, work: Path, images: int | None) -> dict[str, Any]:
+def diagnosed(case: ClinicCase, work: Path, images: int | None) -> dict[str, Any]:
     """Make a case and diagnose it; what went wrong with that, if so."""
     kind, row = case.kind, {"key": case.key, "kind": case.kind.name, "world": case.world, "seed": case.seed}
     row |= {"half": case.half, "about": kind.about, "expects": list(kind.expects), "digest": DIGEST}
     row |= {"second_cohort": kind.is_second_cohort}
     try:
-        path = kind.make(SetupMaker(work, case.world, case.seed, kind.name))
+        path = kind.make(SetupMaker(work, case.world, case.seed, kind.dealt_name))
         began, spent = time.perf_counter(), time.process_time()
         findings = _findings(kind, path, images or (512 if case.world == "digits" else 320))
     except Exception as error:  # a case that cannot be made is a case that was missed
@@ -209,7 +209,7 @@ def main(words: Sequence[str]) -> int:
         [rows.held[f"remedy/{trial.name}"] for trial in trials],
         rows.held.get("recipe_checks", {}) if chosen.real and chosen.remedies else {},
         digest,
-        _looks(rows.path),
+        _scored_versions(rows.path),
         NOTES,
     )
     text = page(clinic, shown_command(words, "clinic.py"), lines)
@@ -220,13 +220,13 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _looks(path: Path) -> list[Look]:
+def _scored_versions(path: Path) -> list[ScoredVersion]:
     """What was ever found on scored cases, by the checks that they were diagnosed with; in order."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
         if line.endswith("}") and (row := json.loads(line)).get("half") == "scored":
             found.setdefault(row["digest"], {})[row["key"]] = row
-    return [Look(digest, list(rows.values())) for digest, rows in found.items()]
+    return [ScoredVersion(digest, list(rows.values())) for digest, rows in found.items()]
 
 
 def _report(console: Console, row: dict[str, Any]) -> None:

@@ -189,7 +189,7 @@ def _(maker: SetupMaker) -> Path:
     return maker.written({**maker.recipe(), "losses": terms})
 
 
-@KINDS.correct("another order of classes, told", worlds="digits cifar10")
+@KINDS.correct("another order of classes, declared", worlds="digits cifar10")
 def _(maker: SetupMaker) -> Path:
     order = list(range(maker.classes))
     maker.draw.shuffle(order)
@@ -201,14 +201,14 @@ def _(maker: SetupMaker) -> Path:
     return with_teacher(maker, {**teacher, "preprocess": {**shown, "class_order": places}})
 
 
-@KINDS.correct("more logits than classes, told")
+@KINDS.correct("more logits than classes, declared")
 def _(maker: SetupMaker) -> Path:
     teacher = maker.changed(maker.teacher(), reordered([-1, *range(10), -1]), "wide")
     shown = {"mean": [0.5], "std": [0.5], "class_order": list(range(1, 11))}
     return with_teacher(maker, {**teacher, "preprocess": shown})
 
 
-@KINDS.correct("another size, told")
+@KINDS.correct("another size, declared")
 def _(maker: SetupMaker) -> Path:
     own = maker.teacher()
     model = {"name": own["name"], "options": own["options"]}
@@ -217,7 +217,7 @@ def _(maker: SetupMaker) -> Path:
     return with_teacher(maker, {**teacher, "preprocess": shown})
 
 
-@KINDS.correct("blue, green, red, told")
+@KINDS.correct("blue, green, red, declared")
 def _(maker: SetupMaker) -> Path:
     data = {"path": maker.coloured(), "batch_size": 64}
     own = maker.teacher()

@@ -122,7 +122,7 @@ COMPLAINTS = {
 
 
 @dataclass(frozen=True)
-class Look:
+class ScoredVersion:
     """What was found on scored cases with one version of the checks.
 
     Attributes:
@@ -162,7 +162,7 @@ class Clinic:
         remedies: a row a trial of a remedy.
         recipe_checks: what ``stillroom diagnose`` took on the CIFAR-10 pair; empty where it was not there.
         digest: of the checks.
-        looks: what was ever found on scored cases, by version of the checks, the first first.
+        versions: what was ever found on scored cases, by version of the checks, the first first.
         notes: what else the reader must know.
     """
 
@@ -171,7 +171,7 @@ class Clinic:
     remedies: Sequence[Row]
     recipe_checks: Mapping[str, float]
     digest: str
-    looks: Sequence[Look]
+    versions: Sequence[ScoredVersion]
     notes: Sequence[str] = ()
 
     @property
@@ -189,7 +189,10 @@ class Clinic:
         """The raw numbers."""
         return {
             "digest": self.digest,
-            "looks": [{"digest": look.digest, "text": look.text, "cases": list(look.rows)} for look in self.looks[:-1]],
+            "earlier_versions": [
+                {"digest": version.digest, "text": version.text, "cases": list(version.rows)}
+                for version in self.versions[:-1]
+            ],
             "notes": list(self.notes),
             "kinds": [
                 {
@@ -225,11 +228,11 @@ def page(clinic: Clinic, command: str, provenance: Sequence[str]) -> str:
 
 def _rules(clinic: Clinic) -> str:
     faulty = [kind for kind in clinic.kinds if kind.is_faulty]
-    looks = [look.digest for look in clinic.looks]
-    looked = f"looked at with {len(looks)} versions of the checks"
-    if looks == [clinic.digest]:
+    versions = [version.digest for version in clinic.versions]
+    looked = f"looked at with {len(versions)} versions of the checks"
+    if versions == [clinic.digest]:
         looked = "looked at once, with the checks as they are here"
-    elif looks and looks[-1] == clinic.digest:
+    elif versions and versions[-1] == clinic.digest:
         looked = "looked at before, see below; the seeds scored here were looked at once, with the checks as they are"
     lines = [
         f"{len(faulty)} kinds of faulty set-up and {len(clinic.kinds) - len(faulty)} of correct ones. A case is a "
@@ -248,7 +251,7 @@ def _rules(clinic: Clinic) -> str:
         "- The checks are older than the clinic, and were written with planted faults in view, many of them of "
         "these kinds: it shows how they hold up on models, data and sizes that nobody tuned them on, less how they "
         "do on faults nobody has thought of.",
-        *(f"- An earlier look: checks {look.text}." for look in clinic.looks[:-1]),
+        *(f"- An earlier look: checks {version.text}." for version in clinic.versions[:-1]),
         *(f"- {note}" for note in clinic.notes),
     ]
     return "## The rules\n\n" + "\n".join(lines)

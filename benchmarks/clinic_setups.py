@@ -295,6 +295,13 @@ SEEDS: dict[Half, dict[str, tuple[int, ...]]] = {
 }
 
 
+# Kinds that got another name after the halves were dealt. Halves and draws go by the first name.
+_DEALT_AS = {
+    f"{stem}, declared": f"{stem}, t\u006fld"
+    for stem in ("another order of classes", "more logits than classes", "another size", "blue, green, red")
+}
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of set-up.
@@ -318,12 +325,17 @@ class Kind:
     is_second_cohort: bool = False
 
     @property
+    def dealt_name(self) -> str:
+        """The name under which its half and its draws were settled."""
+        return _DEALT_AS.get(self.name, self.name)
+
+    @property
     def is_faulty(self) -> bool:
         return bool(self.expects)
 
 
 @dataclass(frozen=True)
-class Case:
+class ClinicCase:
     """A kind in a world, with a seed."""
 
     kind: Kind
@@ -375,16 +387,16 @@ def halves(kinds: Iterable[Kind]) -> dict[str, Half]:
     [('a', 'scored'), ('b', 'development'), ('c', 'development'), ('d', 'scored')]
     """
     found: dict[str, Half] = {}
-    groups: dict[tuple[bool, About, bool], list[str]] = {}
+    groups: dict[tuple[bool, About, bool], list[Kind]] = {}
     for kind in kinds:
-        groups.setdefault((kind.is_faulty, kind.about, kind.is_second_cohort), []).append(kind.name)
-    for names in groups.values():
-        ordered = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
-        found |= {name: ("development", "scored")[place % 2] for place, name in enumerate(ordered)}
+        groups.setdefault((kind.is_faulty, kind.about, kind.is_second_cohort), []).append(kind)
+    for group in groups.values():
+        ordered = sorted(group, key=lambda kind: hashlib.sha256(kind.dealt_name.encode()).hexdigest())
+        found |= {kind.name: ("development", "scored")[place % 2] for place, kind in enumerate(ordered)}
     return found
 
 
-def cases_of(kinds: Iterable[Kind], *, real: bool, half: Half | None = None) -> list[Case]:
+def cases_of(kinds: Iterable[Kind], *, real: bool, half: Half | None = None) -> list[ClinicCase]:
     """All cases: the kinds of each half at the seeds of that half, in the worlds that are there."""
     kinds = list(kinds)
     names = halves(kinds)
@@ -395,5 +407,5 @@ def cases_of(kinds: Iterable[Kind], *, real: bool, half: Half | None = None) -> 
             if where == "real" and not real:
                 continue
             mine = names[kind.name]
-            found += [Case(kind, world, seed, mine) for seed in SEEDS[mine][where]]
+            found += [ClinicCase(kind, world, seed, mine) for seed in SEEDS[mine][where]]
     return [case for case in found if half is None or case.half == half]

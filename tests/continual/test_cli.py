@@ -32,9 +32,9 @@ def test_killed_at_the_end_of_a_task_it_ends_byte_identical(
     assert killed_after_lines(summary, 1, "incremental", "recipe.yaml", "--out", "killed") == -signal.SIGKILL
     assert not (killed / "summary.json").exists()
     assert command(["incremental", "recipe.yaml", "--out", "whole", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["run"] == "whole"
-    assert [len(row) for row in told["matrix"]] == [1, 2, 3]
+    output = json.loads(capsys.readouterr().out)
+    assert output["run"] == "whole"
+    assert [len(row) for row in output["matrix"]] == [1, 2, 3]
     assert command(["incremental", "recipe.yaml", "--out", "killed", "--resume"]) == 0
     shown = capsys.readouterr()
     assert "accuracy on the classes of each task" in shown.out
@@ -47,14 +47,14 @@ def test_killed_at_the_end_of_a_task_it_ends_byte_identical(
 def test_its_help_teaches(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert command(["incremental", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    output = " ".join(capsys.readouterr().out.split())
     for word in (
         "teacher is the student of the task before",
         "--preset",
         "--joint",
         "recipes/incremental/digits.yaml",
     ):
-        assert word in told
+        assert word in output
 
 
 def test_a_diagnosis_is_of_a_task_not_of_their_sequence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def test_the_command_lines_preset_is_stronger_than_the_recipe(preset: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"incremental": {}}, "incremental.tasks: missing"),
         ({"incremental": {"tasks": 1}}, "incremental.tasks: got 1; expected greater than or equal to 2"),
@@ -84,7 +84,7 @@ def test_the_command_lines_preset_is_stronger_than_the_recipe(preset: str, tmp_p
         ),
     ],
 )
-def test_what_does_not_fit_is_told_in_a_line(changes: dict[str, Any], told: str) -> None:
+def test_options_that_do_not_fit_give_a_one_line_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(BadInput) as caught:
         parse_recipe({"student": STUDENT, **changes})
-    assert told in str(caught.value)
+    assert message in str(caught.value)

@@ -236,7 +236,7 @@ class ByIndex(Loss[LossConfig]):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"losses": [{"name": "kl"}]}, "losses: got ['kl']; expected a term that reads labels alone"),
         ({"losses": [*LABELS, {"name": "kl", "target": "true_class"}]}, "losses.kl: got 'kl'; expected a term"),
@@ -253,10 +253,10 @@ class ByIndex(Loss[LossConfig]):
         ({"data": {"train_limit": 120, "test_limit": 5}}, "data.test_split: got 'digits'; expected test images of"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_done_is_told_before_the_first_task(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+def test_refused_before_the_first_task(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         run_tasks(recipe(**changes), tmp_path / "run")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     # The corrected command finds a free folder.
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
 
@@ -305,8 +305,8 @@ def test_a_resumed_sequence_is_the_one_that_was_begun(tmp_path: Path) -> None:
         run_tasks(recipe(), out, observer=StopAt(note="task 1 of 3"))
     with pytest.raises(BadInput, match="a new or empty folder"):
         run_tasks(recipe(), out)
-    for other, told in ((recipe(seed=1), "seed is 1, was 0"), (_with(class_seed=3), "incremental.class_seed is 3")):
-        with pytest.raises(BadInput, match=told):
+    for other, message in ((recipe(seed=1), "seed is 1, was 0"), (_with(class_seed=3), "incremental.class_seed is 3")):
+        with pytest.raises(BadInput, match=message):
             run_tasks(other, out, resume=True)
     record = record_of(out)
     swapped = {**record, "class_order": record["class_order"][::-1]}
@@ -348,15 +348,15 @@ def test_random_exemplars_are_drawn_by_the_seed(tmp_path: Path) -> None:
     assert [np.unique(labels[each]).tolist() for each in rows] == [[number] for number in order]
 
 
-def test_omega_is_told_against_joint_training(done: Path, tmp_path: Path) -> None:
+def test_omega_compares_with_joint_training(done: Path, tmp_path: Path) -> None:
     joint = run_tasks(recipe(losses=None, incremental={"tasks": 3, "preset": "joint"}), tmp_path / "joint").path
     assert record_of(joint)["tasks"][0]["old"] == 0
     assert sum(task["new"] for task in record_of(joint)["tasks"]) == 120
     assert record_of(joint)["tasks"][2]["train"] == 120
     run = shutil.copytree(done, tmp_path / "run")
-    told = compare_with_joint(run, joint)
+    comparison = compare_with_joint(run, joint)
     mine, theirs = ([task["accuracy"] for task in record_of(folder)["tasks"]] for folder in (run, joint))
-    assert told.omega == pytest.approx(np.mean(np.array(mine) / np.array(theirs)))
+    assert comparison.omega == pytest.approx(np.mean(np.array(mine) / np.array(theirs)))
     assert compare_with_joint(joint, joint).omega == 1
     with pytest.raises(BadInput, match="a run of joint training"):
         compare_with_joint(joint, run)

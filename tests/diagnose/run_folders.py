@@ -81,7 +81,7 @@ class FakeRun:
     done: float = 1.0
     finished: bool = True
     rate: float = 0.1
-    taught: bool | None = None
+    distilled: bool | None = None
 
 
 def write_run(path: Path, fake: FakeRun | None = None) -> Path:
@@ -110,7 +110,7 @@ def write_run(path: Path, fake: FakeRun | None = None) -> Path:
     lines(path / "weight_distance.jsonl", [{"step": 1, "epoch": 1.0, "moves": {"conv1": move}} for move in fake.moves])
     lines(path / "timing.jsonl", [{"event": "progress", "step": 10, "seconds": 1.5}])
     if fake.finished:
-        _finish(path, fake, student_logits, figures, fake.taught if fake.taught is not None else taught)
+        _finish(path, fake, student_logits, figures, fake.distilled if fake.distilled is not None else taught)
     return path
 
 

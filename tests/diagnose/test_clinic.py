@@ -78,7 +78,7 @@ def test_what_a_remedy_brought_back(clinic: ModuleType) -> None:
 
 def test_a_case_is_made_diagnosed_and_reported(clinic: ModuleType, tmp_path: Path) -> None:
     (kind,) = [kind for kind in clinic.KINDS if kind.name == "labels alone, no teacher"]
-    case = sys.modules["clinic_setups"].Case(kind, "digits", 0, "development")
+    case = sys.modules["clinic_setups"].ClinicCase(kind, "digits", 0, "development")
     found = clinic.diagnosed(case, tmp_path, 64)
     assert "error" not in found
     assert found["verdicts"]["budget"] == "ok"
@@ -89,7 +89,7 @@ def test_a_case_is_made_diagnosed_and_reported(clinic: ModuleType, tmp_path: Pat
     assert clinic.Rows(rows.path).held == {found["key"]: found}
     report = sys.modules["clinic_report"]
     page = report.page(
-        report.Clinic(clinic.KINDS, [found], [], {}, "d1gest", [report.Look("d1gest", [])]),
+        report.Clinic(clinic.KINDS, [found], [], {}, "d1gest", [report.ScoredVersion("d1gest", [])]),
         "python clinic.py",
         ["a line"],
     )

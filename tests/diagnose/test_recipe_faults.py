@@ -180,7 +180,7 @@ def test_two_faults_that_hide_each_other_are_both_found(correct: Setup) -> None:
     assert problems(found(setup.but(*remedy.arguments()))) == set()
 
 
-def test_a_smoothed_teacher_is_told_from_another(correct: Setup, smoothed: Setup) -> None:
+def test_a_smoothed_teacher_is_found(correct: Setup, smoothed: Setup) -> None:
     assert problems(found(smoothed)) == {"teacher_label_smoothing"}
     assert found(correct, "teacher_label_smoothing")["teacher_label_smoothing"].verdict == "ok"
 

@@ -17,7 +17,7 @@ from stillroom.diagnose.study import diagnose_study
 from stillroom.errors import BadInput
 from stillroom.schema.diagnosis import Finding
 
-LABELS = FakeRun(losses=ALONE, loss_curves={"cross_entropy": falling(2.4, 0.25)}, taught=False)
+LABELS = FakeRun(losses=ALONE, loss_curves={"cross_entropy": falling(2.4, 0.25)}, distilled=False)
 CORRECT = FakeStudy(methods=("labels", "kl", "mse"), gap=2.0, noise=0.1, epochs=2)
 Make = Callable[..., Path]
 

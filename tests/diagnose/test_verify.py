@@ -13,7 +13,7 @@ from stillroom.diagnose.run import diagnose_run
 from stillroom.diagnose.verify import difference_of, plan_remedies, study_of, verify_remedies
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe
-from stillroom.report.diagnosis.page import write_diagnosis_page
+from stillroom.report.diagnosis import write_diagnosis_page
 from stillroom.run.run import execute
 from stillroom.schema.diagnosis import Diagnosis, Finding, Remedy, Verdict, Verification
 from stillroom.study.config import Study
@@ -59,7 +59,7 @@ def test_each_remedy_is_a_method_and_so_are_all_and_labels() -> None:
     assert found["all-remedies"] == {"losses.kl.temperature": 2.0, "training.optimizer.lr": 0.3}
     assert found["labels"] == {"losses": [{"name": "cross_entropy"}]}
     assert (study.baseline_name, study.seeds, study.allowed_differences) == ("unchanged", (3, 4), ())
-    cells = plan_of(study, StudyFolder(Path("s"))).cells
+    cells = plan_of(study, StudyFolder(Path("s"))).runs
     made = {(cell.method, cell.seed): cell.recipe for cell in cells}
     assert made["remedy-cold", 3].losses[1].model_dump()["temperature"] == 2
     assert made["all-remedies", 4].training.optimizer.lr == 0.3
@@ -155,7 +155,7 @@ def test_a_longer_run_in_the_other_unit_takes_the_place_of_its_length() -> None:
     assert study.allowed_differences == ("budget",)
     lengths = {
         cell.method: (cell.recipe.training.epochs, cell.recipe.training.steps)
-        for cell in plan_of(study, StudyFolder(Path("s"))).cells
+        for cell in plan_of(study, StudyFolder(Path("s"))).runs
     }
     assert lengths == {"unchanged": (8, None), "remedy-short": (None, 200)}
 

@@ -15,7 +15,7 @@ from report.browser import opened
 from report.folders import EVIL
 from report.parsed import Parsed
 from stillroom.errors import BadInput
-from stillroom.report.diagnosis.page import page_of, write_diagnosis_page
+from stillroom.report.diagnosis import page_of, write_diagnosis_page
 from stillroom.report.html import POLICY
 from stillroom.schema.diagnosis import Diagnosis, Finding, Plot, Remedy, read_diagnosis
 

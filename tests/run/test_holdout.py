@@ -14,10 +14,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from run.test_answers import elsewhere
 from torch import Tensor, nn
 
 from run.conftest import bytes_of, read_lines
+from run.test_precomputed import elsewhere
 from stillroom.cli import run
 from stillroom.data.augmentation import augment
 from stillroom.data.config import DataConfig

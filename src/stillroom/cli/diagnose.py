@@ -123,7 +123,7 @@ def _write_recipe(recipe: Recipe, out: Path) -> Path:
 
 
 def _write(diagnosis: Diagnosis, out: Path) -> Path:
-    from stillroom.report.diagnosis.page import write_diagnosis_page
+    from stillroom.report.diagnosis import write_diagnosis_page
 
     try:
         diagnosis.write(out)

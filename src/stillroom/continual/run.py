@@ -36,7 +36,7 @@ from stillroom.continual.summary import (
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, shorten
-from stillroom.files import write_json, write_text
+from stillroom.files import write_text
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import load_weights, read_state, save_weights
 from stillroom.observer import Observer
@@ -44,7 +44,7 @@ from stillroom.recipe import Recipe
 from stillroom.run.artifacts import write_predictions
 from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.run import Finished, Prepared, execute
-from stillroom.schema.base import json_line, read_json, write
+from stillroom.schema.base import json_line, parse, read_json, write
 from stillroom.schema.continual import EXEMPLARS_FILE, INCREMENTAL_FILE, ExemplarRows, IncrementalRecord
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
 from stillroom.train.device import exact_float32, launched, threads
@@ -320,7 +320,9 @@ def _write_results(sequence: TaskSequence, out: Path, done: list[TaskResult], re
     write_predictions(out, tasks.data.test, scores_in_data_order(done[-1].scores, tasks), {})
     write_text(out / "timing.jsonl", merge_timing(folders))
     write(out / ENVIRONMENT, environment(sequence.device))
-    summary = build_summary(sequence.recipe, tasks, done, record, title=sequence.title, taught=sequence.has_teacher)
-    write_json(out / SUMMARY, summary)
+    summary = build_summary(
+        sequence.recipe, tasks, done, record, title=sequence.title, has_teacher=sequence.has_teacher
+    )
+    write(out / SUMMARY, parse(RunSummary, summary, out / SUMMARY))
     shutil.rmtree(out / "state", ignore_errors=True)
     return Finished(out, summary, model.eval())

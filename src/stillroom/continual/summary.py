@@ -152,9 +152,8 @@ def build_summary(
     tasks: TaskData,
     done: Sequence[TaskResult],
     record: IncrementalRecord,
-    *,
     title: str,
-    taught: bool,
+    has_teacher: bool,
 ) -> dict[str, Any]:
     """``summary.json`` of the whole: that of an ordinary run over all classes, and the metrics of its tasks.
 
@@ -164,7 +163,7 @@ def build_summary(
         done: all tasks, in their order.
         record: of all tasks.
         title: the run's name.
-        taught: whether a term read a teacher.
+        has_teacher: whether a term read a teacher.
     """
     first, last = done[0].summary, done[-1].summary
     train, test = tasks.data.train, tasks.data.test
@@ -187,7 +186,7 @@ def build_summary(
         **done[-1].figures,
         **{key: last[key] for key in ("model", "parameters", "multiply_adds", "bytes")},
         "teachers": {},
-        "taught": taught,
+        "taught": has_teacher,
         "data": {
             "name": train.name,
             "classes": train.num_classes,

@@ -9,7 +9,7 @@ from stillroom.diagnose.checks.run.training import unfinished
 from stillroom.diagnose.checks.study import methods, table
 from stillroom.diagnose.run import CHECKS, is_incremental
 from stillroom.schema.diagnosis import Finding
-from stillroom.schema.study import read_study
+from stillroom.schema.study import CellKey, read_study
 
 
 def diagnose_study(path: Path) -> list[Finding]:
@@ -34,7 +34,7 @@ def diagnose_study(path: Path) -> list[Finding]:
     study = read_study(path)
     # The study says itself which runs are missing.
     checks = [check for check in CHECKS if check is not unfinished]
-    checked: dict[methods.Place, list[methods.CheckedRun]] = {}
+    checked: dict[CellKey, list[methods.CheckedRun]] = {}
     for run in study.runs:
         # A run that was moved away keeps its line in the table. Findings are kept, images are not.
         if (path / run.run).is_dir() and not is_incremental(path / run.run):

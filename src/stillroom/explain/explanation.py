@@ -128,7 +128,9 @@ def _explain(
 ) -> Explanation:
     teacher = load_teacher(runs[0], data)
     maps, teacher_maps = _all_entropies(runs, teacher, tap, sample, search, observer)
-    usable = responding([*(one for run in maps for one in run), *([teacher_maps] if teacher_maps is not None else [])])
+    usable = responding_images(
+        [*(one for run in maps for one in run), *([teacher_maps] if teacher_maps is not None else [])]
+    )
     if not bool(usable.all()):
         left_out = int((~usable).sum())
         observer.note(f"{left_out} of {len(usable)} images are left out: a network does not respond to them")
@@ -421,7 +423,7 @@ def _read_entropies(path: Path, key: dict[str, Any]) -> dict[str, npt.NDArray[np
     return held if len({len(each) for each in held.values()}) == 1 else {}
 
 
-def responding(maps: Sequence[EntropyMaps]) -> Tensor:
+def responding_images(maps: Sequence[EntropyMaps]) -> Tensor:
     """Which images all networks respond to, bool [I]."""
     there = torch.stack([one.sigma_f > 0 for one in maps]).all(0)
     if int(there.sum()) < 2:

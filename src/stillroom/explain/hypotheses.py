@@ -85,22 +85,22 @@ def judge_hypotheses(pairs: Sequence[StudentPair], seed: int) -> tuple[Hypothesi
     of_pairs = np.concatenate(
         [np.ones((1, len(pairs))), draws.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=RESAMPLES)]
     )
-    measured = {measure.name: _measured(measure, pairs, counts, of_pairs) for measure in MEASURES}
+    measured = {measure.name: _test_measure(measure, pairs, counts, of_pairs) for measure in MEASURES}
     tests = []
     for number, claim in CLAIMS.items():
         measures = tuple(measured[one.name] for one in MEASURES if one.hypothesis == number)
-        verdict = _combined([each.verdict for each in measures if each.verdict is not None])
+        verdict = _combine([each.verdict for each in measures if each.verdict is not None])
         tests.append(HypothesisTest(hypothesis=number, claim=claim, verdict=verdict, measures=measures))
     return tuple(tests)
 
 
-def _measured(
+def _test_measure(
     measure: ConceptMeasure, pairs: Sequence[StudentPair], counts: Doubles, of_pairs: Doubles
 ) -> HypothesisMeasure:
     distilled, labels = (np.stack([measure.value(pair[side], counts) for pair in pairs], 1) for side in (0, 1))
     apart = distilled - labels
-    centre = _weighed(apart, np.ones_like(of_pairs))
-    difference = centre + _wider(len(pairs)) * (_weighed(apart, of_pairs) - centre)
+    centre = _weighted_mean(apart, np.ones_like(of_pairs))
+    difference = centre + _widening(len(pairs)) * (_weighted_mean(apart, of_pairs) - centre)
     drawn = difference[1:][np.isfinite(difference[1:])]
     low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (np.nan, np.nan)
     return HypothesisMeasure(
@@ -115,10 +115,10 @@ def _measured(
     )
 
 
-def _wider(pairs: int) -> float:
+def _widening(pairs: int) -> float:
     """Student's interval over the percentiles' of a bootstrap.
 
-    >>> [round(_wider(pairs), 2) for pairs in (1, 3, 5, 100)]
+    >>> [round(_widening(pairs), 2) for pairs in (1, 3, 5, 100)]
     [1.0, 2.69, 1.58, 1.02]
     """
     if pairs == 1:
@@ -126,7 +126,7 @@ def _wider(pairs: int) -> float:
     return float((pairs / (pairs - 1)) ** 0.5 * stats.t.ppf(0.975, pairs - 1) / stats.norm.ppf(0.975))
 
 
-def _weighed(values: Doubles, counts: Doubles) -> Doubles:
+def _weighted_mean(values: Doubles, counts: Doubles) -> Doubles:
     """The mean over pairs [R, P] of those that are known, each counted as drawn."""
     there = np.isfinite(values) & (counts > 0)
     total = (counts * there).sum(1)
@@ -142,7 +142,7 @@ def _verdict(sign: int, low: float, high: float) -> HypothesisVerdict | None:
     return "undecided"
 
 
-def _combined(verdicts: Sequence[HypothesisVerdict]) -> HypothesisVerdict | None:
+def _combine(verdicts: Sequence[HypothesisVerdict]) -> HypothesisVerdict | None:
     if not verdicts:
         return None
     if all(verdict == "supported" for verdict in verdicts):

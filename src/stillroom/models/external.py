@@ -63,10 +63,10 @@ def build_external(
         raise BadInput(where, name, f"a model for {in_channels} channel(s); torchvision's take 3, timm's any number")
     if image_size is not None:
         sizes["img_size" if library == "timm" else "image_size"] = image_size
-    return _made(lambda keywords: make(model, **keywords), sizes, options, where, name)
+    return _make(lambda keywords: make(model, **keywords), sizes, options, where, name)
 
 
-def _made(
+def _make(
     make: Callable[[dict[str, Any]], nn.Module],
     sizes: dict[str, Any],
     options: Mapping[str, Any],
@@ -90,7 +90,7 @@ def _made(
 
 
 def _timm(where: str, name: str) -> tuple[Callable[..., nn.Module], list[str]]:
-    timm = _imported("timm", where, name)
+    timm = _import("timm", where, name)
 
     def make(model: str, **keywords: Any) -> nn.Module:
         made: nn.Module = timm.create_model(model, pretrained=False, **keywords)
@@ -100,7 +100,7 @@ def _timm(where: str, name: str) -> tuple[Callable[..., nn.Module], list[str]]:
 
 
 def _torchvision(where: str, name: str) -> tuple[Callable[..., nn.Module], list[str]]:
-    models = _imported("torchvision.models", where, name)
+    models = _import("torchvision.models", where, name)
 
     def make(model: str, **keywords: Any) -> nn.Module:
         made: nn.Module = models.get_model(model, weights=None, **keywords)
@@ -110,7 +110,7 @@ def _torchvision(where: str, name: str) -> tuple[Callable[..., nn.Module], list[
     return make, list(models.list_models(module=models))
 
 
-def _imported(module: str, where: str, name: str) -> Any:
+def _import(module: str, where: str, name: str) -> Any:
     library = module.partition(".")[0]
     declare_missing_ops()
     try:

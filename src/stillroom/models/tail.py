@@ -106,7 +106,7 @@ def tail_of(
             raise Untraceable("the traced operations give other logits than the model")
         return tail
     except Untraceable as error:
-        if replays(model, tap, example):
+        if can_replay(model, tap, example):
             return Tail(tap, Replay(model, tap, example))
         expected = (
             f"a tap whose features decide the logits; the model cannot be traced ({error}), and run again with the "
@@ -132,7 +132,7 @@ def _node(traced: Traced, name: str) -> fx.Node:
 
 
 def _cut(traced: Traced, cut: fx.Node, name: str) -> Tail:
-    needed = _needed(traced, cut)
+    needed = _required_nodes(traced, cut)
     graph = fx.Graph()
     new = {cut: graph.placeholder("features")}
     kept = [node for node in traced.graph.nodes if node in needed and node in traced.tensors]
@@ -166,7 +166,7 @@ def _cut(traced: Traced, cut: fx.Node, name: str) -> Tail:
     return Tail(name, fx.GraphModule(holder, graph), [traced.tensors[node] for node in kept])
 
 
-def _needed(traced: Traced, cut: fx.Node) -> set[fx.Node]:
+def _required_nodes(traced: Traced, cut: fx.Node) -> set[fx.Node]:
     """What the logits are made of, from the cut on."""
     shape = cut.meta["val"].shape
     if not len(shape) or shape[0] != traced.image.meta["val"].shape[0]:
@@ -217,7 +217,7 @@ class Replay(nn.Module):
     """Runs a whole model on an image of noise and puts features in at a tap: the logits are those of the features.
 
     It costs a whole pass, with gradients from the tap on alone. It is exact where the tap cuts the model, which
-    :func:`replays` tries out. The model is held by reference, its tensors are shared, and none is in a state dict.
+    :func:`can_replay` tries out. The model is held by reference, its tensors are shared, and none is in a state dict.
 
     Args:
         example: an input [B, …] as the model gets it.
@@ -272,7 +272,7 @@ class Replay(nn.Module):
         return logits, calls
 
 
-def replays(model: nn.Module, tap: str, example: Tensor) -> bool:
+def can_replay(model: nn.Module, tap: str, example: Tensor) -> bool:
     """Whether what a tap reads decides the logits: put into a pass over other images, it gives the same ones.
 
     False also where both images give the same logits, so that it cannot be decided.
@@ -283,7 +283,7 @@ def replays(model: nn.Module, tap: str, example: Tensor) -> bool:
     >>> torch.manual_seed(0)
     <torch._C.Generator object at ...>
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
-    >>> replays(net, "1", torch.ones(1, 2))
+    >>> can_replay(net, "1", torch.ones(1, 2))
     True
     """
     taps = TapReader(model, [tap])

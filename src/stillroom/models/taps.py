@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from stillroom.errors import BadInput, format_error
 from stillroom.models.modes import eval_mode, plain_attention
 from stillroom.models.reader import FEATURES, LOGITS, TapReader
-from stillroom.models.tail import replays
+from stillroom.models.tail import can_replay
 from stillroom.models.tracing import Traced, Untraceable, is_activation, owner, trace
 
 Kind = Literal["map", "token", "vector"]
@@ -107,12 +107,12 @@ def find_taps(
     if names is None:
         try:
             traced = trace(model, example)
-            points, last = _traced_points(traced), _has_features(traced)
+            points, last = _points_of_graph(traced), _has_features(traced)
         except Untraceable:
-            points, last = _tried_points(model, example), replays(model, FEATURES, example)
-        found = list(dict.fromkeys(_chosen(model, points)))
+            points, last = _points_by_trial(model, example), can_replay(model, FEATURES, example)
+        found = list(dict.fromkeys(_select(model, points)))
         names = [*(n for n in found if n not in (FEATURES, LOGITS)), *([FEATURES] if last else []), LOGITS]
-    return _measured(model, example, names, field)
+    return _read_taps(model, example, names, field)
 
 
 def _kind(shape: tuple[int, ...]) -> Kind:
@@ -121,7 +121,7 @@ def _kind(shape: tuple[int, ...]) -> Kind:
     return "token" if len(shape) == 2 else "vector"
 
 
-def _traced_points(traced: Traced) -> list[_Point]:
+def _points_of_graph(traced: Traced) -> list[_Point]:
     batch = traced.image.meta["val"].shape[0]
     classifier = traced.classifier()
     # The vector that the logits are made of has a name of its own.
@@ -144,7 +144,7 @@ def _has_features(traced: Traced) -> bool:
     return node is not None and node.args[0] in traced.cuts() and bool(owner(node))
 
 
-def _tried_points(model: nn.Module, example: Tensor) -> list[_Point]:
+def _points_by_trial(model: nn.Module, example: Tensor) -> list[_Point]:
     """Modules that cut the model when tried, for a model that cannot be traced: the last of each shape."""
     given: list[tuple[str, Tensor]] = []
     calls: dict[str, int] = {}
@@ -169,13 +169,13 @@ def _tried_points(model: nn.Module, example: Tensor) -> list[_Point]:
     for shape, group in groupby(rows, key=lambda row: row[1]):
         # The outermost end last; a few tries find it.
         for name, _ in list(group)[: -1 - 8 : -1]:
-            if _kind(shape) != "vector" and replays(model, name, example):
+            if _kind(shape) != "vector" and can_replay(model, name, example):
                 points.append(_Point((name,), shape, False))
                 break
     return points
 
 
-def _chosen(model: nn.Module, points: Sequence[_Point]) -> Iterator[str]:
+def _select(model: nn.Module, points: Sequence[_Point]) -> Iterator[str]:
     spatial = [point for point in points if point.tap.kind != "vector"]
     if not spatial:
         # A multilayer perceptron: what its activations give, or, where it has none, its layers.
@@ -184,12 +184,12 @@ def _chosen(model: nn.Module, points: Sequence[_Point]) -> Iterator[str]:
     keyed = groupby(spatial, key=lambda point: (point.tap.kind, point.tap.resolution))
     groups = [(key, list(group)) for key, group in keyed]
     taken: list[str] = []
-    level = _level(spatial)
+    level = _stage_depth(spatial)
     for place, ((kind, resolution), group) in enumerate(groups):
         following = groups[place + 1][0] if place + 1 < len(groups) else None
         if kind == "map" and following == ("token", resolution):
             continue  # the patches, before they are tokens
-        ends = _blocks(model, group) if kind == "token" or _alone(groups) else []
+        ends = _blocks(model, group) if kind == "token" or _one_resolution(groups) else []
         # Not inside the block that changes the resolution, where whole stages end.
         whole = [point for point in group if point.names[0].count(".") <= level]
         names = ends or [_outermost((whole or group)[-1].names, taken)]
@@ -197,7 +197,7 @@ def _chosen(model: nn.Module, points: Sequence[_Point]) -> Iterator[str]:
         yield from names
 
 
-def _level(points: Sequence[_Point]) -> int:
+def _stage_depth(points: Sequence[_Point]) -> int:
     """How deep the modules lie whose siblings give the most resolutions: 0 for ``layer2``, 1 for ``stages.2``."""
     seen: dict[str, set[Any]] = {}
     for point in points:
@@ -207,7 +207,7 @@ def _level(points: Sequence[_Point]) -> int:
     return parent.count(".") + 1 if parent else 0
 
 
-def _alone(groups: Sequence[tuple[Any, Sequence[_Point]]]) -> bool:
+def _one_resolution(groups: Sequence[tuple[Any, Sequence[_Point]]]) -> bool:
     """Whether all maps have one resolution."""
     return len({key for key, _ in groups}) == 1
 
@@ -232,7 +232,7 @@ def _outermost(names: Sequence[str], taken: Sequence[str]) -> str:
     return (fitting or names)[0]
 
 
-def _measured(model: nn.Module, example: Tensor, names: Sequence[str], field: str) -> tuple[Tap, ...]:
+def _read_taps(model: nn.Module, example: Tensor, names: Sequence[str], field: str) -> tuple[Tap, ...]:
     counter = FlopCounterMode(display=False)
     layers = 0
     done: dict[str, tuple[int, int]] = {}
@@ -271,14 +271,14 @@ def _measured(model: nn.Module, example: Tensor, names: Sequence[str], field: st
         shape = tuple(read[name].shape[1:])
         unordered.append((done[name], Tap(name, shape, 0, depth, _kind(shape))))
     unordered.sort(key=lambda row: (row[1].name == LOGITS, row[1].name == FEATURES, row[0]))
-    return _staged([tap for _, tap in unordered])
+    return _number_stages([tap for _, tap in unordered])
 
 
 def _sides(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape))
 
 
-def _staged(taps: Sequence[Tap]) -> tuple[Tap, ...]:
+def _number_stages(taps: Sequence[Tap]) -> tuple[Tap, ...]:
     stage, before, staged = -1, object(), []
     for tap in taps:
         key: object = tap.resolution
@@ -339,18 +339,18 @@ def _nearest(
         fitting = [
             place
             for place, other in enumerate(many)
-            if place >= left and not _crosses(_ordered(one, other, few_side), [*pairs, *found])
+            if place >= left and not _crosses(_in_order(one, other, few_side), [*pairs, *found])
         ]
         if not fitting:
             continue
         depth = inner[few_side][one].depth
         best = min(fitting, key=lambda place: (abs(inner[1 - few_side][many[place]].depth - depth), -place))
-        found.append(_ordered(one, many[best], few_side))
+        found.append(_in_order(one, many[best], few_side))
         del many[best:]
     return found
 
 
-def _ordered(one: int, other: int, few_side: int) -> tuple[int, int]:
+def _in_order(one: int, other: int, few_side: int) -> tuple[int, int]:
     return (other, one) if few_side == 1 else (one, other)
 
 

@@ -46,7 +46,7 @@ def load_weights(model: nn.Module, path: str | Path, *, field: str = "model") ->
     """
     where = f"{field}.weights"
     wanted = _tensors(model)
-    found = _without_prefixes(read_state(path, field=where), wanted)
+    found = _strip_prefixes(read_state(path, field=where), wanted)
     storages = {wanted[name].untyped_storage().data_ptr() for name in wanted if name in found}
     missing = [
         name
@@ -81,7 +81,7 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
         model: what is saved.
         path: the file; its folder is made where needed.
     """
-    content = _prepared(model)
+    content = _storable(model)
     write_bytes(Path(path), safetensors.torch.save(content, metadata=_METADATA))
 
 
@@ -91,7 +91,7 @@ def state_bytes(model: nn.Module) -> int:
     >>> state_bytes(nn.Linear(256, 4)) > 4 * (256 * 4 + 4)
     True
     """
-    return len(safetensors.torch.save(_prepared(model), metadata=_METADATA))
+    return len(safetensors.torch.save(_storable(model), metadata=_METADATA))
 
 
 def state_hash(model: nn.Module) -> str:
@@ -121,7 +121,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
 
 
-def _prepared(model: nn.Module) -> dict[str, Tensor]:
+def _storable(model: nn.Module) -> dict[str, Tensor]:
     """The state as safetensors wants it: on the CPU, contiguous, no two tensors in one storage."""
     seen: set[int] = set()
     content: dict[str, Tensor] = {}
@@ -133,7 +133,7 @@ def _prepared(model: nn.Module) -> dict[str, Tensor]:
     return content
 
 
-def _without_prefixes(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefixes(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Strip the shortest chain of wrappers' prefixes, of at most ``WRAPPED``, that makes the most names fit."""
     best, most = found, sum(name in wanted for name in found)
     chains = [found]

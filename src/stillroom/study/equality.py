@@ -244,7 +244,7 @@ def planned_fields(run: PlannedRun, study: Study, seconds: float | None) -> dict
         "data": FairnessField(_data(recipe)),
         "precision": FairnessField({"": training.precision}),
     }
-    if recipe.teacher is not None:
+    if recipe.teacher is not None or recipe.teachers is not None:
         found["teacher"] = FairnessField(_teacher(recipe, study))
         found["cache"] = FairnessField(_cache(recipe, run))
     return found
@@ -281,11 +281,12 @@ def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> di
         **_tasks(recipe, run.planned, class_order),
         "versions": FairnessField({"stillroom": run.environment.stillroom, "torch": run.environment.torch}),
     }
-    if summary.teacher is not None and recipe.teacher is not None:
-        # Where its weights lie is no difference; what they are is.
+    if summary.teachers:
+        # Where weights or logits lie is no difference; what they are is.
         teacher = _teacher(recipe, study)
-        known = {key: value for key, value in teacher.items() if key not in ("weights", "answers")}
-        found["teacher"] = FairnessField(teacher, digest(canonical_json([summary.teacher.weights_hash, known])))
+        rest = {key: value for key, value in teacher.items() if key.rpartition(".")[2] not in ("weights", "logits")}
+        hashes = {name: facts.weights_hash for name, facts in summary.teachers.items()}
+        found["teacher"] = FairnessField(teacher, digest(canonical_json([hashes, rest])))
         found["cache"] = FairnessField(_cache(recipe, run.planned))
     return found
 
@@ -352,7 +353,8 @@ def _student(recipe: Recipe) -> dict[str, Any]:
 
 def _teacher(recipe: Recipe, study: Study) -> dict[str, Any]:
     content = fields_of(recipe, study)
-    return {key.partition(".")[2]: value for key, value in content.items() if key.startswith("teacher.")}
+    several = {key: value for key, value in content.items() if key.partition(".")[0] == "teachers"}
+    return several or {key.partition(".")[2]: value for key, value in content.items() if key.startswith("teacher.")}
 
 
 def _cache(recipe: Recipe, run: PlannedRun) -> dict[str, Any]:

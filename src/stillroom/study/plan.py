@@ -186,7 +186,7 @@ def _cache_teacher(content: RecipeContent) -> None:
     cache = content.setdefault("cache", {})
     augmentation = (content.get("data") or {}).get("augmentation") or {}
     fresh_each_epoch = isinstance(augmentation, dict) and augmentation.get("views") == 0
-    if content.get("teacher") and not fresh_each_epoch and isinstance(cache, dict):
+    if (content.get("teacher") or content.get("teachers")) and not fresh_each_epoch and isinstance(cache, dict):
         cache.setdefault("enabled", True)
 
 

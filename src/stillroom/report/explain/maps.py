@@ -63,10 +63,10 @@ def read_maps(folder: Path, explanation: Explanation) -> ExplanationMaps:
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput("maps", str(path), f"a whole file of maps ({reason})") from None
-    return _checked(path, held, explanation)
+    return _check_maps(path, held, explanation)
 
 
-def _checked(path: Path, held: dict[str, Array], explanation: Explanation) -> ExplanationMaps:
+def _check_maps(path: Path, held: dict[str, Array], explanation: Explanation) -> ExplanationMaps:
     images, grid, checkpoints = len(explanation.images.rows), explanation.search.grid, len(explanation.epochs)
     cells = (images, grid, grid)
 
@@ -172,11 +172,11 @@ def gallery(explanation: Explanation, maps: ExplanationMaps) -> MapGallery:
     share = max((float(np.quantile(each, 0.995)) for each in shares.values()), default=0.0) or 1.0
 
     def attribution(name: str) -> str | None:
-        return _quantised(shares[name], 0.0, share) if name in shares else None
+        return _quantise(shares[name], 0.0, share) if name in shares else None
 
     def network(place: int) -> dict[str, Any]:
         return {
-            "entropy": _quantised(entropy[place], low, high),
+            "entropy": _quantise(entropy[place], low, high),
             "concepts": _bits(maps.concepts[place][:, chosen]),
             "attribution": attribution(str(place)),
         }
@@ -196,7 +196,7 @@ def gallery(explanation: Explanation, maps: ExplanationMaps) -> MapGallery:
     }
     if of_teacher is not None:
         held["teacher"] = {
-            "entropy": _quantised(of_teacher[0], low, high),
+            "entropy": _quantise(of_teacher[0], low, high),
             "concepts": _bits(of_teacher[1]),
             "attribution": attribution("teacher"),
         }
@@ -285,7 +285,7 @@ def _nats(value: float) -> str:
     return f"{value:.1f}".replace("-", MINUS, 1)
 
 
-def _quantised(values: Floats, low: float, high: float) -> str:
+def _quantise(values: Floats, low: float, high: float) -> str:
     """A byte a cell: 256 shades are finer than the entropies' own error."""
     shades = np.clip(np.rint(255 * (values - low) / (high - low)), 0, 255).astype(np.uint8)
     return base64.b64encode(shades.tobytes()).decode("ascii")

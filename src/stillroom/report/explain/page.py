@@ -59,7 +59,7 @@ MASKS = {
 def headline(explanation: Explanation) -> str:
     """What was found, in a few sentences."""
     if not explanation.baselines:
-        return _alone(explanation)
+        return _without_baseline(explanation)
     by_verdict: dict[str | None, list[str]] = {}
     for one in explanation.hypotheses:
         by_verdict.setdefault(one.verdict, []).append(CLAIMS[one.hypothesis][1])
@@ -93,7 +93,7 @@ def _list(parts: Sequence[str], word: str) -> str:
     return f"{', '.join(parts[:-1])}, {word} {parts[-1]}" if len(parts) > 1 else parts[0]
 
 
-def _alone(explanation: Explanation) -> str:
+def _without_baseline(explanation: Explanation) -> str:
     first, last = (
         _mean([explanation.runs[place].checkpoints[end] for place in explanation.explained]) for end in (0, -1)
     )
@@ -124,14 +124,14 @@ def claims(explanation: Explanation) -> tuple[HypothesisCard, ...]:
             one.verdict or "unmeasured",
             OUTCOMES[one.verdict],
             tuple(_details(one)),
-            _held(explanation, one),
+            _agreement_of_choices(explanation, one),
             tuple(_row(measure) for measure in one.measures),
         )
         for one in explanation.hypotheses
     )
 
 
-def _held(explanation: Explanation, hypothesis: HypothesisTest) -> str:
+def _agreement_of_choices(explanation: Explanation, hypothesis: HypothesisTest) -> str:
     """Under how many other choices the verdict is the same; empty where none was tried."""
     verdicts = [
         one.verdict
@@ -153,10 +153,10 @@ def _details(hypothesis: HypothesisTest) -> Iterator[tuple[str, str]]:
     ):
         of_this = [one for one in hypothesis.measures if one.verdict == verdict]
         if of_this:
-            yield start, join([_in_words(one) for one in of_this])
+            yield start, join([_describe(one) for one in of_this])
 
 
-def _in_words(measure: HypothesisMeasure) -> str:
+def _describe(measure: HypothesisMeasure) -> str:
     higher, lower, about = _SHOWN[measure.measure]
     if measure.verdict not in ("supported", "refuted") or measure.difference is None:
         return about

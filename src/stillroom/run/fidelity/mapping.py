@@ -101,15 +101,15 @@ def _tap(pair: TapPairValues, divergence: Doubles, counts: Doubles) -> FidelityT
             FidelityMember(
                 weighing=weighing,
                 loss=loss,
-                gap=_rounded(first, with_ratio=weighing in _ON_SCALE_OF_KL),
-                student=_rounded(second, with_ratio=weighing in _ON_SCALE_OF_KL),
+                gap=_round(first, with_ratio=weighing in _ON_SCALE_OF_KL),
+                student=_round(second, with_ratio=weighing in _ON_SCALE_OF_KL),
             )
             for weighing, loss, first, second in zip(WEIGHINGS, losses, of_gap, of_student, strict=True)
         ),
     )
 
 
-def _rounded(prediction: MemberPrediction, *, with_ratio: bool) -> MemberPrediction:
+def _round(prediction: MemberPrediction, *, with_ratio: bool) -> MemberPrediction:
     pooled, within = (
         RankCorrelation(**{name: six_digits_or_none(value) for name, value in found})
         for found in (prediction.pooled, prediction.within)

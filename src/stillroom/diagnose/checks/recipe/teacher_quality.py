@@ -28,7 +28,7 @@ FLATNESS = Limits(
     warning=0.63,
     problem=0.65,
     why="entropy of the probabilities of all classes but the true one, as a share of log(K − 1), in the median image. "
-    "Chosen on 64 teachers of digits (ResNets and MLPs, 6 and 15 epochs, smoothing 0, .05, .1 and .2; two seeds): "
+    "Picked on 64 teachers of digits (ResNets and MLPs, 6 and 15 epochs, smoothing 0, .05, .1 and .2; two seeds): "
     "without smoothing at most .59, with .1 or more at least .65. Of teachers that it was not chosen on (two more "
     "seeds of these, MLPs of Fashion-MNIST and of a synthetic task of 50 classes, ResNets of CIFAR-10) all that had .1 "
     "or more are problems, most that had .05, and none that had none is even a warning; nor are the public ResNets of "

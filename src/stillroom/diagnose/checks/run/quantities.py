@@ -207,10 +207,10 @@ def train_test_loss(run: RunRecord) -> TrainTestLoss | None:
     )
     for value, term in itertools.product(values, run.recipe.losses):
         ended = last(run.train, f"loss/{term.name}")
-        on_test = value(term)
-        if ended is not None and on_test is not None:
+        test_value = value(term)
+        if ended is not None and test_value is not None:
             bound = lower_bound(term, run.classes)
-            train, test = max(ended - bound, 0.0), max(on_test - bound, 0.0)
+            train, test = max(ended - bound, 0.0), max(test_value - bound, 0.0)
             return TrainTestLoss(term.name, train, test, is_cross_entropy(term))
     return None
 

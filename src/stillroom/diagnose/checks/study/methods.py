@@ -10,12 +10,9 @@ from stillroom.diagnose.check import Check, CheckResult
 from stillroom.diagnose.checks.run.record import RunRecord
 from stillroom.losses.registry import labels_alone
 from stillroom.schema.diagnosis import VERDICTS, Finding, Plot, Remedy, Verdict
-from stillroom.schema.study import ComparisonResult, RunResult, StudyResults
+from stillroom.schema.study import CellKey, ComparisonResult, RunResult, StudyResults
 from stillroom.study.statistics import PLANNING_CAUTION
 from stillroom.study.wording import counted, listed
-
-# A method on a model pair: (pair, method).
-Place = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class CheckedRun:
     is_distilled: bool
 
 
-def better_without(study: StudyResults, checked: Mapping[Place, Sequence[CheckedRun]]) -> Iterator[Finding]:
+def better_without(study: StudyResults, checked: Mapping[CellKey, Sequence[CheckedRun]]) -> Iterator[Finding]:
     """Whether each distilled method is better than the same student trained on labels alone.
 
     Args:
@@ -181,7 +178,7 @@ def _no_plan(one: ComparisonResult) -> str:
 
 
 def check_methods(
-    study: StudyResults, checks: Sequence[Check[RunRecord]], checked: Mapping[Place, Sequence[CheckedRun]]
+    study: StudyResults, checks: Sequence[Check[RunRecord]], checked: Mapping[CellKey, Sequence[CheckedRun]]
 ) -> Iterator[Finding]:
     """The checks of runs, over the seeds of each method.
 
@@ -234,7 +231,7 @@ def _none_affected(check: Check[RunRecord], merged: Sequence[Finding]) -> Findin
 
 
 def _over_seeds(
-    study: StudyResults, check: Check[RunRecord], place: Place, found: Sequence[tuple[RunResult, Finding]]
+    study: StudyResults, check: Check[RunRecord], place: CellKey, found: Sequence[tuple[RunResult, Finding]]
 ) -> Finding:
     """One check over a method's seeds: a problem where most of its runs have it, a warning where some have."""
     pair, method = place
