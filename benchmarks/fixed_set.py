@@ -47,6 +47,7 @@ OLD = {
     "class_relations.json": "geometry.json",
     "method": "contestant",
     "loss": "objective",
+    "problem_seeds": "sick_seeds",
     "problem": "sick",
     "warning": "suspect",
     "ok": "healthy",
@@ -56,6 +57,7 @@ OLD = {
 OLD_PLACES = (
     ("summary.json:teachers:teacher:", "summary.json:teacher:"),
     (":speed:weight_distance:", ":speed:moves:"),
+    ("dissection.json:pairs:", "dissection.json:model_pairs:"),
 )
 
 STUDENT = {"name": "resnet8", "options": {"width": 4}}

@@ -33,7 +33,7 @@ def pixels(count: int = 96, seed: int = 0) -> TensorDataset:
     return TensorDataset(images, labels)
 
 
-def distill(out: Path, **options: Any) -> sr.Run:
+def distill(out: Path, **options: Any) -> sr.DistillResult:
     torch.manual_seed(0)
     arguments: dict[str, Any] = {
         "teacher": net(32), "student": net(3), "train": pixels(), "test": pixels(40, 1),
@@ -339,7 +339,7 @@ def test_importing_stillroom_is_cheap_and_everything_named_is_there() -> None:
 
 
 def test_it_runs_outside_the_main_thread(tmp_path: Path) -> None:
-    done: list[sr.Run] = []
+    done: list[sr.DistillResult] = []
     thread = threading.Thread(target=lambda: done.append(distill(tmp_path / "run", epochs=1)))
     thread.start()
     thread.join(60)

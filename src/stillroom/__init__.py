@@ -17,12 +17,12 @@ __version__ = "0.1.0"
 _HOME = {
     "BadInput": "errors",
     "Citation": "losses.base",
+    "DistillResult": "api",
     "Loss": "losses.base",
     "LossConfig": "losses.base",
     "LossInputs": "losses.base",
     "Recipe": "recipe",
     "Requires": "losses.base",
-    "Run": "api",
     "RunFailed": "errors",
     "StepHook": "train.recorders",
     "StepInfo": "train.recorders",

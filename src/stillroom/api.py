@@ -35,8 +35,8 @@ from stillroom.train.recorders import StepHook
 
 
 @dataclass(frozen=True)
-class Run:
-    """A finished run.
+class DistillResult:
+    """What :func:`distill` returns: a finished run.
 
     Attributes:
         path: its folder.
@@ -48,10 +48,10 @@ class Run:
     student: nn.Module
     summary: dict[str, Any]
 
-    def report(self, *against: Run | Path | str) -> Path:
-        """Write the page ``report.html`` of this run, beside other runs if given; returns its path."""
-        others = [run.path if isinstance(run, Run) else Path(run) for run in against]
-        return write_report([self.path, *others])
+    def report(self, *others: DistillResult | Path | str) -> Path:
+        """Write the page ``report.html`` of this run, compared with others if given; returns its path."""
+        paths = [run.path if isinstance(run, DistillResult) else Path(run) for run in others]
+        return write_report([self.path, *paths])
 
 
 def distill(
@@ -75,7 +75,7 @@ def distill(
     resume: bool = False,
     hooks: Sequence[StepHook] = (),
     progress: bool = True,
-) -> Run:
+) -> DistillResult:
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
 
     Args:
@@ -158,7 +158,7 @@ def distill(
         components=components,
         hooks=hooks,
     )
-    return Run(finished.path, finished.student, finished.summary)
+    return DistillResult(finished.path, finished.student, finished.summary)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def data() -> torch.utils.data.TensorDataset:
     return torch.utils.data.TensorDataset(images, torch.arange(64) % 4)
 
 
-def learn(student: nn.Module, out: Path, *losses: sr.Loss[Any], accumulate: int = 1, **more: Any) -> sr.Run:
+def learn(student: nn.Module, out: Path, *losses: sr.Loss[Any], accumulate: int = 1, **more: Any) -> sr.DistillResult:
     return sr.distill(
         None,
         student,
@@ -57,7 +57,7 @@ def learn(student: nn.Module, out: Path, *losses: sr.Loss[Any], accumulate: int 
     )
 
 
-def weights(run: sr.Run) -> list[Tensor]:
+def weights(run: sr.DistillResult) -> list[Tensor]:
     return [value for value in run.student.state_dict().values() if value.is_floating_point()]
 
 

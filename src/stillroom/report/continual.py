@@ -319,7 +319,7 @@ def _notes(record: FinishedRecord) -> list[str]:
 
 
 @dataclass(frozen=True)
-class MethodRow:
+class MethodTasksRow:
     """A method's line in the table of balance and memory."""
 
     name: str
@@ -334,7 +334,7 @@ class PairTasksSection:
     chart: Chart
     heats: tuple[HeatMap, ...]
     columns: tuple[str, ...]
-    rows: tuple[MethodRow, ...]
+    rows: tuple[MethodTasksRow, ...]
     note: str
 
 
@@ -367,7 +367,7 @@ def _pair_section(
         chart=Chart(f"tasks-{place}", "Accuracy after each task", words, 420, accuracy_figure(lines)),
         heats=tuple(heat_map(name, each.matrix) for name, each in methods.items()),
         columns=_STUDY_COLUMNS,
-        rows=tuple(MethodRow(name, _method_cells(each)) for name, each in methods.items()),
+        rows=tuple(MethodTasksRow(name, _method_cells(each)) for name, each in methods.items()),
         note=note,
     )
 
