@@ -240,7 +240,7 @@ def write(settings: list[Setting], chosen: argparse.Namespace, words: Sequence[s
 
 
 @contextmanager
-def told_to_stop() -> Iterator[None]:
+def stop_on_signals() -> Iterator[None]:
     """A terminal that closes and a polite kill end the workers, too."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -268,7 +268,7 @@ def main(words: Sequence[str]) -> int:
     settings: list[Setting] = []
     try:
         with (
-            told_to_stop(),
+            stop_on_signals(),
             tempfile.TemporaryDirectory(prefix="stillroom-speed-") as folder,
             Progress(*columns, *clocks, console=console, disable=not console.is_terminal) as bar,
         ):

@@ -29,7 +29,7 @@ EPOCHS = (12, 60)
 class Spread:
     """Median and quartiles.
 
-    >>> Spread.of([1.0, 2.0, 3.0, 4.0, 5.0]).told(1)
+    >>> Spread.of([1.0, 2.0, 3.0, 4.0, 5.0]).format(1)
     '3.0 [2.0, 4.0]'
     """
 
@@ -45,7 +45,7 @@ class Spread:
         low, median, high = statistics.quantiles(values, n=4, method="inclusive")
         return Spread(median, low, high)
 
-    def told(self, digits: int) -> str:
+    def format(self, digits: int) -> str:
         """As the tables print it."""
         return f"{self.median:,.{digits}f} [{self.low:,.{digits}f}, {self.high:,.{digits}f}]"
 
@@ -170,7 +170,7 @@ def _rates(setting: Setting) -> str:
         if rate is None:
             continue
         last = setting.race.last[name]
-        row = [name, rate.told(0)]
+        row = [name, rate.format(0)]
         row += [_ratio(setting, name, base) for base in (PLAIN, ALONE)]
         row += [f"{last['peak_mb']:,.0f}", f"{last['held_mb']:,.0f}" if "held_mb" in last else "–"]
         rows.append([*row, f"{last['gpu_mb']:,.0f}"] if on_gpu else row)
@@ -179,7 +179,7 @@ def _rates(setting: Setting) -> str:
 
 def _ratio(setting: Setting, ours: str, theirs: str) -> str:
     ratio = setting.ratio(ours, theirs)
-    return "–" if ratio is None or ours == theirs else ratio.told(2)
+    return "–" if ratio is None or ours == theirs else ratio.format(2)
 
 
 def _notes(setting: Setting) -> str:
@@ -215,10 +215,10 @@ def _verdict(setting: Setting, bar: Bar) -> str:
     ratio = setting.overhead() if "overhead" in bar.words else setting.ratio(bar.ours, bar.theirs)
     if ratio is None:
         return f"- {bar.words}: not measured"
-    told = _overhead(ratio) if "overhead" in bar.words else ratio.told(2)
+    reported = _overhead(ratio) if "overhead" in bar.words else ratio.format(2)
     if not setting.has_bars:
-        return f"- {bar.ours} / {bar.theirs}: {told}"
-    return f"- {bar.words}: **{'met' if ratio.median >= bar.least else 'not met'}**, {told}"
+        return f"- {bar.ours} / {bar.theirs}: {reported}"
+    return f"- {bar.words}: **{'met' if ratio.median >= bar.least else 'not met'}**, {reported}"
 
 
 def _overhead(ratio: Spread) -> str:
@@ -243,11 +243,11 @@ def _totals(setting: Setting) -> str:
             f"({1e6 * seconds / answers:,.0f} µs an answer, {answers / seconds:,.0f} answers/s) and "
             f"{setting.build['bytes'] / 2**20:.1f} MiB on disk; measured once, with nothing beside it. "
         )
-    told = (
+    reported = (
         "What follows is arithmetic on the median rates, epochs × images / rate, with the build"
         f"{' and the compilation' if COMPILED in setting.race.seconds else ''} where there is one; no evaluations."
     )
-    return built + told + "\n\n" + table(["", "build, s", *(f"{epochs} epochs, s" for epochs in EPOCHS)], rows)
+    return built + reported + "\n\n" + table(["", "build, s", *(f"{epochs} epochs, s" for epochs in EPOCHS)], rows)
 
 
 def _ablation(setting: Setting) -> str:
@@ -255,7 +255,7 @@ def _ablation(setting: Setting) -> str:
     for name in ABLATION:
         rate = setting.rate(name)
         if rate is not None:
-            rows.append([name, rate.told(0), _ratio(setting, BARE_LIVE, name)])
+            rows.append([name, rate.format(0), _ratio(setting, BARE_LIVE, name)])
     if not rows:
         return ""
     head = "What each piece of the live step brings: the step by hand with all of them, then without one at a time."

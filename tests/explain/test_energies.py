@@ -69,9 +69,9 @@ def test_halves_of_the_draws_differ_by_their_noise() -> None:
     net = Linear(1.0, wide=2000)
     found = measured(net, net.images[:1], pairs=48)
     first, second = (found.energies(slice(half, None, 2))[0] for half in (0, 1))
-    told = float(((first - second) / 2).square().mean().sqrt())
+    reported = float(((first - second) / 2).square().mean().sqrt())
     made = float((found.energies()[0] - torch.from_numpy(net.energies)).square().mean().sqrt())
-    assert 0.5 < told / made < 2
+    assert 0.5 < reported / made < 2
 
 
 # Signs

@@ -72,7 +72,7 @@ _SETTLED = {"training.device": "auto", "training.precision": "auto", "cache.enab
 _MOST_SHOWN = 3
 _PLURAL = {"has": "have", "differs": "differ", "reports": "report"}
 
-Place = tuple[str, int | None]  # pair and seed; no seed where it is of all of them
+PairAndSeed = tuple[str, int | None]  # pair and seed; no seed where it is of all of them
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Mismatch:
 
     what: str  # one of `CHECKED`
     methods: tuple[str, ...]  # who differ from the others, or from their own recipe
-    place: Place  # pair and seed
+    place: PairAndSeed  # pair and seed
     verb: str  # of the sentence about the methods, in the third person singular
     rest: str  # the rest of that sentence
     label: str = ""  # what the sentence begins with; empty: `what`
@@ -98,7 +98,7 @@ class Inequality:
 
     what: str  # one of `CHECKED`
     methods: tuple[str, ...]  # who differ
-    places: tuple[Place, ...]  # pairs and seeds, in the order of the plan
+    places: tuple[PairAndSeed, ...]  # pairs and seeds, in the order of the plan
     text: str  # the whole in one line
 
     @property
@@ -140,7 +140,7 @@ class FairnessField:
 @dataclass(frozen=True)
 class _Row:
     method: str
-    place: Place
+    place: PairAndSeed
     fields: Mapping[str, FairnessField]
 
 
@@ -207,7 +207,7 @@ def _merge(mismatches: Sequence[Mismatch], plan: StudyPlan) -> list[Inequality]:
     by_place: dict[Mismatch, set[str]] = {}
     for one in mismatches:
         by_place.setdefault(replace(one, methods=()), set()).update(one.methods)
-    everywhere: dict[tuple[Mismatch, tuple[str, ...]], list[Place]] = {}
+    everywhere: dict[tuple[Mismatch, tuple[str, ...]], list[PairAndSeed]] = {}
     for one, who in by_place.items():
         methods = tuple(name for name in names if name in who)
         everywhere.setdefault((replace(one, place=("", None)), methods), []).append(one.place)
