@@ -30,8 +30,6 @@ from stillroom.schema.run import RunHashes
 
 RESULTS = "results.json"
 STUDY = "study.yaml"
-TUNED = "tuned.json"
-CALIBRATION = "calibration.json"
 DISSECTION = "dissection.json"
 COST = "cost.csv"
 
