@@ -142,7 +142,7 @@ def test_making_a_model_draws_from_torchs_generator_alone(own) -> None:
         (".relative:f", {}, "expected module:function"),
     ],
 )
-def test_what_cannot_be_used_is_told_in_a_line(own, name, options, message) -> None:
+def test_what_cannot_be_used_is_reported_in_a_line(own, name, options, message) -> None:
     with pytest.raises(BadInput, match=message) as caught:
         made(name.replace("OWN", own), **options)
     assert "\n" not in str(caught.value)

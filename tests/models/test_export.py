@@ -106,7 +106,7 @@ def test_a_graph_that_gives_other_logits_is_not_written(make, tmp_path, monkeypa
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_model_that_cannot_be_exported_is_told_in_a_line(tmp_path, capfd) -> None:
+def test_a_model_that_cannot_be_exported_is_reported_in_a_line(tmp_path, capfd) -> None:
     class Branches(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1) if x.sum() > 0 else -x.flatten(1)

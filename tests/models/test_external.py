@@ -90,7 +90,9 @@ def test_a_family_is_tapped_and_run_from_a_tap_on(name: str) -> None:
         ("timm:resnet10t", {"depth": "x"}, 3, "it raised"),
     ],
 )
-def test_what_cannot_be_made_is_told_in_a_line(name: str, options: dict[str, Any], channels: int, message: str) -> None:
+def test_what_cannot_be_made_is_reported_in_a_line(
+    name: str, options: dict[str, Any], channels: int, message: str
+) -> None:
     with pytest.raises(BadInput, match=message) as caught:
         build(ModelConfig(name=name, options=options), num_classes=7, in_channels=channels, image_size=32)
     assert "\n" not in str(caught.value)

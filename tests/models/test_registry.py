@@ -1,4 +1,4 @@
-"""From a name and options to a model; and every way of getting them wrong told in one line."""
+"""From a name and options to a model; and every way of getting them wrong result in one line."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_these_can_be_traced(make, name) -> None:
         ("vit_tiny", {"dim": float("nan")}, 32, r"student.options.dim: got nan"),
     ],
 )
-def test_bad_names_and_options_are_told_in_a_line(name, options, size, message) -> None:
+def test_bad_names_and_options_are_reported_in_a_line(name, options, size, message) -> None:
     config = ModelConfig(name=name, options=options)
     with pytest.raises(BadInput, match=message) as caught:
         build(config, num_classes=10, in_channels=3, image_size=size, field="student")

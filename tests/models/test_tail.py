@@ -189,13 +189,13 @@ def test_a_tail_knows_whether_it_is_one_linear_layer(way: Callable[[nn.Module, T
         torch.testing.assert_close(tail(h + gap) - tail(h), gap @ tail.head.T)
 
 
-def test_a_model_that_cannot_be_traced_is_told_by_the_error_alone(
+def test_a_model_that_cannot_be_traced_is_reported_by_the_error_alone(
     settle: Settle, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = settle(Skips(branches=True))
     assert tail_of(model, "act", IMAGES).head is None
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as result:
         tail_of(model, "middle", IMAGES)
-    assert len(str(told.value).splitlines()) == 1
+    assert len(str(result.value).splitlines()) == 1
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]

@@ -86,12 +86,12 @@ def test_taps_by_hand_need_not_cut() -> None:
     ("name", "message"),
     [("midle", "did you mean 'middle'"), ("down:pre", "holds an activation"), ("feature", "'features'")],
 )
-def test_an_unknown_tap_is_told_with_the_nearest(name: str, message: str) -> None:
+def test_an_unknown_tap_is_reported_with_the_nearest(name: str, message: str) -> None:
     with pytest.raises(BadInput, match=message):
         find_taps(Skips(), IMAGES, [name])
 
 
-def test_a_tap_that_gives_nothing_of_each_image_is_told() -> None:
+def test_a_tap_that_gives_nothing_of_each_image_is_reported() -> None:
     model = nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (1, -1)), nn.LazyLinear(3))
     model(IMAGES[:1])
     with pytest.raises(BadInput, match="features \\[batch"):

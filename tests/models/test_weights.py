@@ -1,4 +1,4 @@
-"""Weights from files of every kind, what does not fit told by name, and files that must not be opened."""
+"""Weights from files of every kind, what does not fit result by name, and files that must not be opened."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_the_hash_sees_every_bit_name_shape_and_buffer(make) -> None:
 # --- what does not fit ---------------------------------------------------------------------------------------------
 
 
-def test_another_number_of_classes_is_told_with_both_shapes(make, tmp_path) -> None:
+def test_another_number_of_classes_is_reported_with_both_shapes(make, tmp_path) -> None:
     target = make("resnet8", width=4)
     before = state_hash(target)
     save_weights(other(make, classes=7), tmp_path / "net.safetensors")
@@ -256,7 +256,7 @@ def saved(tmp_path: Path, *, safe: bool = False, old: bool = False) -> bytes:
 
 @pytest.mark.parametrize("part", [0.01, 0.5, 0.9, 0.999])
 @pytest.mark.parametrize("kind", ["zip", "old", "safetensors"])
-def test_a_file_cut_short_is_told_as_damaged(tmp_path, kind, part) -> None:
+def test_a_file_cut_short_is_reported_as_damaged(tmp_path, kind, part) -> None:
     whole = saved(tmp_path, safe=kind == "safetensors", old=kind == "old")
     file = tmp_path / ("net.safetensors" if kind == "safetensors" else "net.pt")
     file.write_bytes(whole)
@@ -281,7 +281,7 @@ def test_a_file_cut_short_is_told_as_damaged(tmp_path, kind, part) -> None:
         ("net.pt", b"PK\x03\x04" + bytes(50), "damaged or cut short"),
     ],
 )
-def test_what_is_no_file_of_weights_is_told(tmp_path, name, content, message) -> None:
+def test_what_is_no_file_of_weights_is_reported(tmp_path, name, content, message) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(BadInput, match=message) as caught:
         read_state(tmp_path / name)
