@@ -35,7 +35,7 @@ from clinic_report import Clinic, ScoredVersion, digest_of_checks, is_found, pag
 from clinic_setups import WORLDS, ClinicCase, Kind, SetupMaker, cases_of, has_real_images
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from speed import cores, shown_command, told_to_stop, when_and_what
+from speed import cores, shown_command, stop_on_signals, when_and_what
 
 from stillroom.diagnose.recipe import diagnose_recipe
 from stillroom.diagnose.run import diagnose_run
@@ -183,7 +183,7 @@ def main(words: Sequence[str]) -> int:
     sys.path.insert(0, str(Path(__file__).parent))
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn(), TimeElapsedColumn())
     try:
-        with told_to_stop(), Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        with stop_on_signals(), Progress(*columns, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("", total=len(cases) + len(trials) + bool(chosen.real and chosen.remedies))
             for case in cases:
                 bar.update(task, description=case.key)

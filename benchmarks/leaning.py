@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from speed import shown_command, told_to_stop, when_and_what
+from speed import shown_command, stop_on_signals, when_and_what
 from speed_report import table
 
 from stillroom.data.config import ShapesConfig
@@ -81,11 +81,11 @@ def looked_at(kind: str, seed: int, work: Path, quick: bool) -> dict[str, float]
     np.save(work / "masks.npy", grown[:, 0].bool().numpy())
     found = explain([folder], images=8 if quick else IMAGES, mask=str(work / "masks.npy")).as_dict()
     last = found["runs"][0]["checkpoints"][-1]
-    told = {key: last[key] for key in ("n_fg", "n_bg", "ratio")}
-    return {"top1": 100 * found["runs"][0]["accuracy"], **told, "share": found["images"]["foreground_cells"]}
+    reported = {key: last[key] for key in ("n_fg", "n_bg", "ratio")}
+    return {"top1": 100 * found["runs"][0]["accuracy"], **reported, "share": found["images"]["foreground_cells"]}
 
 
-def told(value: SeedMean, digits: int) -> str:
+def format_mean(value: SeedMean, digits: int) -> str:
     """The mean with its interval."""
     if value.low is None or value.high is None:
         return f"{value.mean:.{digits}f}"
@@ -99,7 +99,9 @@ def page(rows: dict[str, list[dict[str, float]]], command: str, lines: Sequence[
         digits = 3 if key == "ratio" else 1
         of = {kind: [row[key] for row in held] for kind, held in rows.items()}
         apart = [a - b for a, b in zip(of["leaning"], of["clean"], strict=True)]
-        cells.append([name, *(told(interval(of[kind]), digits) for kind in KINDS), told(interval(apart), digits)])
+        cells.append(
+            [name, *(format_mean(interval(of[kind]), digits) for kind in KINDS), format_mean(interval(apart), digits)]
+        )
     share = rows["clean"][0]["share"]
     chance = {kind: interval([row["ratio"] - share for row in held]) for kind, held in rows.items()}
     text = [
@@ -119,7 +121,7 @@ def page(rows: dict[str, list[dict[str, float]]], command: str, lines: Sequence[
         table(["", "clean", "leaning", "leaning − clean"], cells),
         "",
         f"{100 * share:.1f} % of the cells are subject: concepts strewn at random would have λ = {share:.3f}. λ less "
-        f"that: clean {told(chance['clean'], 3)}, leaning {told(chance['leaning'], 3)}.",
+        f"that: clean {format_mean(chance['clean'], 3)}, leaning {format_mean(chance['leaning'], 3)}.",
     ]
     return "\n".join(text) + "\n"
 
@@ -132,7 +134,7 @@ def main(words: Sequence[str]) -> int:
     torch.set_num_threads(1)
     rows: dict[str, list[dict[str, float]]] = {kind: [] for kind in KINDS}
     try:
-        with told_to_stop():
+        with stop_on_signals():
             for seed in SEEDS[: 1 if chosen.quick else None]:
                 for kind, held in rows.items():
                     held.append(looked_at(kind, seed, chosen.work, chosen.quick))

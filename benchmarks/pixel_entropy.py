@@ -28,7 +28,7 @@ import torch
 from pixel_entropy_report import page, summarised
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from speed import shown_command, told_to_stop, when_and_what
+from speed import shown_command, stop_on_signals, when_and_what
 from torch import Tensor, nn
 
 from stillroom.data.sources import load_split, parse_data_argument
@@ -186,10 +186,10 @@ def kept(path: Path, key: dict[str, Any], make: Callable[[], dict[str, Any]]) ->
 
 
 def measured(
-    network: Network, count: int, state: Path, told: Callable[[str, int], None]
+    network: Network, count: int, state: Path, report: Callable[[str, int], None]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The images of one network, evenly spread over the test split."""
-    told(f"{network.name}: making ready", 0)
+    report(f"{network.name}: making ready", 0)
     features, known = prepared(network, state)
     test = load_split(parse_data_argument("cifar10"), "test")
     pipe = Preprocess(resolve_preprocess("imagenet", channels=3, is_pixels=True))
@@ -218,7 +218,7 @@ def measured(
                 lambda image=image, index=index, again=again: looked_at(network, features, image, index, again),
             ),
         )
-        told(f"{network.name}: image {place + 1} of {count}", 1)
+        report(f"{network.name}: image {place + 1} of {count}", 1)
 
 
 def main(words: Sequence[str]) -> int:
@@ -237,11 +237,11 @@ def main(words: Sequence[str]) -> int:
     found: dict[str, Any] = {}
     text = ""
     try:
-        with told_to_stop(), Progress(*columns, *clocks, console=console, disable=not console.is_terminal) as bar:
+        with stop_on_signals(), Progress(*columns, *clocks, console=console, disable=not console.is_terminal) as bar:
             task = bar.add_task("", total=sum(counts.values()))
             for name, count in counts.items():
-                told = lambda what, done: bar.update(task, description=what, advance=done)  # noqa: E731
-                images = dict(measured(NETWORKS[name], count, chosen.state, told))
+                report = lambda what, done: bar.update(task, description=what, advance=done)  # noqa: E731
+                images = dict(measured(NETWORKS[name], count, chosen.state, report))
                 found[name] = summarised(images, NETWORKS[name].weight)
                 text = page(found, command, lines)
                 if chosen.out is not None:

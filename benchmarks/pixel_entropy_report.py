@@ -25,7 +25,7 @@ METHOD = (
     "against the most.",
     "Correlation is Pearson's over the cells of an image, with the published map; concepts are decided with b = .2 and "
     "the centre box, κ is Cohen's over all cells of all images. Time is of the processor, one thread; each image's "
-    "methods run right after one another. *Error told* is the rms that `fast` says of itself over the rms it makes "
+    "methods run right after one another. *Error reported* is the rms that `fast` says of itself over the rms it makes "
     "against the published map, which has noise of its own.",
     "*Published, fewer draws* is the published search with 1, 2, 3 or 6 draws a step in place of 96.",
 )
@@ -50,7 +50,7 @@ def decided(maps: np.ndarray) -> np.ndarray:
 
 
 def summarised(images: dict[int, dict[str, Any]], weight: float) -> dict[str, Any]:
-    """What is told of a network: each method with its passes, agreement and time."""
+    """What is reported of a network: each method with its passes, agreement and time."""
     every = list(images.values())
 
     def maps(name: str, of: Sequence[dict[str, Any]] = every) -> np.ndarray:
@@ -79,7 +79,7 @@ def summarised(images: dict[int, dict[str, Any]], weight: float) -> dict[str, An
             "rms": float(np.sqrt(np.square(apart).mean())),
         }
         if first["method"] == "fast":
-            way["told_rms"] = float(np.sqrt(np.square(maps(f"error-{first['draws']}")).mean()))
+            way["reported_rms"] = float(np.sqrt(np.square(maps(f"error-{first['draws']}")).mean()))
         ways.append(way)
     took = ways[0]["passes"]
     for way in ways:
@@ -125,14 +125,14 @@ def page(found: dict[str, Any], command: str, provenance: Sequence[str]) -> str:
     parts.append(table(["network", "what", "measured", "at least", "verdict"], held))
     for name, network in found.items():
         parts += [f"## {name}, {len(network['images'])} images, λ = {network['weight']:g}", _curve(network)]
-        parts.append(_told(network))
+        parts.append(_reported(network))
     return "\n\n".join(parts) + "\n"
 
 
 def _curve(network: dict[str, Any]) -> str:
     rows = []
     for way in network["ways"][1:]:
-        told = f"{way['told_rms'] / way['rms']:.2f}" if "told_rms" in way else "–"
+        reported = f"{way['reported_rms'] / way['rms']:.2f}" if "reported_rms" in way else "–"
         rows.append(
             [
                 _NAMES[way["method"]],
@@ -144,14 +144,14 @@ def _curve(network: dict[str, Any]) -> str:
                 f"{way['kappa']:.3f}",
                 f"{way['times_less_cpu']:.0f}×",
                 f"{way['cpu_seconds']:.2f}",
-                told,
+                reported,
             ]
         )
     heads = ["method", "passes", "fewer", "of 15,457", "correlation", "least of an image", "κ", "less time", "seconds"]
-    return table([*heads, "error told"], rows)
+    return table([*heads, "error reported"], rows)
 
 
-def _told(network: dict[str, Any]) -> str:
+def _reported(network: dict[str, Any]) -> str:
     fast = [way for way in network["ways"] if way["method"] == "fast"]
     good = [way for way in fast if way["correlation"] >= LEAST_CORRELATION and way["kappa"] >= LEAST_KAPPA]
     bad = [way for way in fast if way not in good]

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from sources_job import MEMBERS, PAIRS, STONES, WEIGHTS, SourceJob, tail_name
 from sources_report import Findings, page, slowest_wait
-from speed import WORTH_QUOTING, cores, shown_command, told_to_stop, when_and_what
+from speed import WORTH_QUOTING, cores, shown_command, stop_on_signals, when_and_what
 from speed_job import Pair
 from speed_race import Failed, Race, ask_once, run_race
 
@@ -208,7 +208,7 @@ def main(words: Sequence[str]) -> int:
     text = ""
     try:
         with (
-            told_to_stop(),
+            stop_on_signals(),
             tempfile.TemporaryDirectory(prefix="stillroom-sources-") as folder,
             Progress(*columns, *clocks, console=console, disable=not console.is_terminal) as bar,
         ):
@@ -216,11 +216,11 @@ def main(words: Sequence[str]) -> int:
             bench = Bench(chosen, Path(folder), lambda what: bar.update(task, description=what, advance=1))
             for found in bench.findings():
                 findings.append(found)
-                told = [*lines, slowest_wait(findings)]
-                text = page(findings, command, told, method)
+                reported = [*lines, slowest_wait(findings)]
+                text = page(findings, command, reported, method)
                 if chosen.out is not None:
                     write_text(chosen.out / "sources-cost.md", text)
-                    raw = {"command": command, "provenance": told, "pairs": [found.as_dict() for found in findings]}
+                    raw = {"command": command, "provenance": reported, "pairs": [found.as_dict() for found in findings]}
                     write_json(chosen.out / "sources-cost.json", raw)
     except Failed as failure:
         console.print(f"error: {failure}", markup=False, soft_wrap=True)

@@ -147,7 +147,7 @@ def bars(findings: Sequence[Findings]) -> list[tuple[str, Pair, Spread, float]]:
 
 def _bars(findings: Sequence[Findings]) -> str:
     rows = [
-        [words, str(pair), ratio.told(3), f"{most:g}", "**met**" if ratio.median <= most else "**not met**"]
+        [words, str(pair), ratio.format(3), f"{most:g}", "**met**" if ratio.median <= most else "**not met**"]
         for words, pair, ratio, most in bars(findings)
     ]
     return table(["step / step", "pair", "ratio", "at most", "by the median"], rows)
@@ -158,10 +158,10 @@ def _stones(found: Findings) -> str:
     parts = max((found.parts(name) for name in names), key=len)
     rows = []
     for part in parts:
-        told = found.part_times(part).told(2)
-        rows.append([part, *(told if part in found.parts(name) else "–" for name in names)])
-    rows.append(["the step with stones", *(found.times(name).told(2) for name in names)])
-    rows.append(["of it, beyond these parts", *(found.stone_rest(name).told(2) for name in names)])
+        reported = found.part_times(part).format(2)
+        rows.append([part, *(reported if part in found.parts(name) else "–" for name in names)])
+    rows.append(["the step with stones", *(found.times(name).format(2) for name in names)])
+    rows.append(["of it, beyond these parts", *(found.stone_rest(name).format(2) for name in names)])
     head = (
         "A step with stepping stones and its parts, in ms: what is beyond them is connectors, losses, the stones' mean "
         "answer, and adding up the gradients at the taps."
@@ -178,17 +178,17 @@ def _members(found: Findings) -> str:
     head += [f"{memory}, MiB", "above kl, MiB", "cache, bytes an image and view"]
     rows = []
     for name in names:
-        row = [name, found.times(name).told(2), "–" if name == KL else found.ratio(name, KL).told(2)]
+        row = [name, found.times(name).format(2), "–" if name == KL else found.ratio(name, KL).format(2)]
         for key in ("peak_mb",) if on_gpu else ("tensors_mb", "peak_mb"):
             weighed = found.weighed[name][key]
             row += [f"{weighed:,.1f}", "–" if name == KL else _more(weighed - found.weighed[KL][key])]
         rows.append([*row, _bytes(found, name)])
-    told = (
+    reported = (
         "Each member's step, its memory and its cache. "
         + ("The peak is `torch.cuda.max_memory_allocated`. " if on_gpu else _ON_CPU)
         + "The cache holds the logits, too."
     )
-    return told + "\n\n" + table(head, rows)
+    return reported + "\n\n" + table(head, rows)
 
 
 def _more(difference: float) -> str:
@@ -209,14 +209,14 @@ def _weights(found: Findings) -> str:
     for name, (tap, samples) in WEIGHTS.items():
         took = Spread.of([scale * second for second in seconds[name]])
         if name == ANSWER:
-            rows.append([f"{name}, with the features", tap, took.told(2), "–"])
+            rows.append([f"{name}, with the features", tap, took.format(2), "–"])
             continue
         extra = took
         if name != CLOSED:
             extra = Spread.of([scale * (a - b) for a, b in zip(seconds[name], seconds[ANSWER], strict=True)])
         classes = found.pair.classes
         shown = f"{name} ({classes} backward passes)" if samples == 0 and name == EVERY else name
-        rows.append([shown, tap, "–" if name == CLOSED else took.told(2), extra.told(4 if name == CLOSED else 2)])
+        rows.append([shown, tap, "–" if name == CLOSED else took.format(2), extra.format(4 if name == CLOSED else 2)])
     head = (
         "What working out Fisher weights costs, in seconds for 1,000 images: once for each view, as the cache is "
         "built. The closed form needs no backward pass and nothing in the cache, but a linear layer after the tap; "

@@ -111,8 +111,8 @@ class Scales(StepHook):
             self._end(max(args["Total Allocated"] for args in said))
 
     def _end(self, tensors: int | None) -> None:
-        told = {} if tensors is None else {"tensors_mb": tensors / 2**20}
-        self._baton.tell(peak_mb=self._peak / 2**20, **told)
+        reported = {} if tensors is None else {"tensors_mb": tensors / 2**20}
+        self._baton.tell(peak_mb=self._peak / 2**20, **reported)
         raise Over
 
 

@@ -127,7 +127,7 @@ def run_race(
         warmup: rounds that are not counted.
         rounds: rounds that are.
         steps: steps of each method in each round.
-        tick: told who goes next.
+        tick: called with who goes next.
     """
     race = Race()
     order = random.Random(0)

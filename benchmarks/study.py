@@ -76,7 +76,7 @@ class Way:
 
 def killed(way: Way, kills: int, took: float, draw: random.Random) -> list[str]:
     """Do the study, killing the driver or a worker at random instants; what was killed, and when."""
-    told = []
+    hits = []
     process = way.start()
     for number in range(kills):
         time.sleep(draw.uniform(0.08, 0.3) * took)
@@ -86,15 +86,15 @@ def killed(way: Way, kills: int, took: float, draw: random.Random) -> list[str]:
         if number % 2 == 0 or not workers:
             process.kill()
             process.wait()
-            told.append("driver")
+            hits.append("driver")
             time.sleep(1.0)
             process = way.start()
         else:
             draw.choice(workers).send_signal(signal.SIGKILL)
-            told.append("worker")
+            hits.append("worker")
     if code := process.wait():
         sys.exit(f"{way.name} ended with exit code {code}; see {way.log}")
-    return told
+    return hits
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def main() -> None:
     two = Way("two", arguments, "--workers", "2")
     walls["two workers"] = two.to_the_end()
     hit = Way("killed", arguments, "--workers", "2")
-    told = killed(hit, arguments.kills, walls["two workers"], random.Random(arguments.seed))
+    hits = killed(hit, arguments.kills, walls["two workers"], random.Random(arguments.seed))
     with cluster() as address:
         ray = Way("ray", arguments, "--engine", "ray", "--address", address, "--workers", "2")
         walls["Ray, two at a time"] = ray.to_the_end()
@@ -144,7 +144,7 @@ def main() -> None:
         f"Command: `{shlex.join(['python', *sys.argv])}`",
         "",
         f"- The tables ({', '.join(TABLES)}) compared with one worker's, byte for byte: two workers "
-        f"{_word(same['two'])}; killed {len(told)} times ({', '.join(told)}; seed {arguments.seed}) and begun again "
+        f"{_word(same['two'])}; killed {len(hits)} times ({', '.join(hits)}; seed {arguments.seed}) and begun again "
         f"{_word(same['killed'])}; a Ray cluster {_word(same['ray'])}.",
         f"- Teacher passes, two workers: {two.answers()}; the builds asked {built}.",
         f"- Wall time of two workers {walls['two workers']:.1f} s, from the command's start to its end, the report "

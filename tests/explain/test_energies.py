@@ -18,11 +18,11 @@ from stillroom.explain.search import pairs_within
 def measured(
     feature_fn: FeatureFunction, image: Tensor, *, sigma: float = 0.01, grid: int = 16, pairs: int
 ) -> NoiseResponse:
-    model = CountingModel(feature_fn, make_grid(grid, *image.shape[-2:]))
-    clean = model.features(image).detach()
+    asked = CountingModel(feature_fn, make_grid(grid, *image.shape[-2:]))
+    clean = asked.features(image).detach()
     where = torch.full((len(image), grid, grid), sigma)
     generators = [noise_generator(0, index, 2) for index in range(len(image))]
-    return measure_response(model, image, clean, where, pairs=pairs, generators=generators, capture=True)
+    return measure_response(asked, image, clean, where, pairs=pairs, generators=generators, capture=True)
 
 
 def test_of_a_linear_network_they_are_the_squares_of_its_columns() -> None:
@@ -69,9 +69,9 @@ def test_halves_of_the_draws_differ_by_their_noise() -> None:
     net = Linear(1.0, wide=2000)
     found = measured(net, net.images[:1], pairs=48)
     first, second = (found.energies(slice(half, None, 2))[0] for half in (0, 1))
-    result = float(((first - second) / 2).square().mean().sqrt())
+    reported = float(((first - second) / 2).square().mean().sqrt())
     made = float((found.energies()[0] - torch.from_numpy(net.energies)).square().mean().sqrt())
-    assert 0.5 < result / made < 2
+    assert 0.5 < reported / made < 2
 
 
 # Signs

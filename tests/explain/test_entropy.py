@@ -125,9 +125,9 @@ def test_energies_tell_other_stops_and_coarser_grids() -> None:
     assert found.energies is not None
     assert torch.equal(entropy_of_energies(found.energies, found.sigma_f), found.entropy)
     for stop, grid in ((-3.0, 16), (-2.6, 8), (-2.8, 4)):
-        result = entropy_of_energies(found.energies, found.sigma_f, stop=stop, grid=grid)[0]
+        reported = entropy_of_energies(found.energies, found.sigma_f, stop=stop, grid=grid)[0]
         sums = net.energies.reshape(grid, 16 // grid, grid, 16 // grid).sum((1, 3))
-        assert np.abs(np.asarray(result) - walked(sums, 7, stop)).mean() < 0.02
+        assert np.abs(np.asarray(reported) - walked(sums, 7, stop)).mean() < 0.02
     with pytest.raises(BadInput, match="grid: got 5; expected a divisor of the 16 cells"):
         entropy_of_energies(found.energies, found.sigma_f, grid=5)
 
@@ -162,16 +162,16 @@ def test_few_passes_find_what_the_search_published_finds(published: Tensor) -> N
 
 
 def test_it_tells_its_own_error(published: Tensor) -> None:
-    result, made = [], []
+    reported, made = [], []
     for seed in range(3):
         found = pixel_entropy_with_error(Bent(), pictures(2), seed=seed)
         assert found.error is not None
-        result.append(float(found.error.square().mean().sqrt()))
+        reported.append(float(found.error.square().mean().sqrt()))
         made.append(float((found.entropy - published).square().mean().sqrt()))
-    assert 0.5 < np.mean(result) / np.mean(made) < 1.5
+    assert 0.5 < np.mean(reported) / np.mean(made) < 1.5
     more = pixel_entropy_with_error(Bent(), pictures(2), passes=1000)
     assert more.error is not None
-    assert float(more.error.square().mean().sqrt()) < 0.6 * np.mean(result)
+    assert float(more.error.square().mean().sqrt()) < 0.6 * np.mean(reported)
 
 
 # Noise, batches, sizes

@@ -60,28 +60,28 @@ def test_it_writes_what_the_maps_say(runs: dict[str, Path]) -> None:
     assert content["images"]["rows"] == [0, 6, 13, 20, 26, 33]
     assert (content["images"]["mask"], content["images"]["excluded"]) == ("masks", [])
     assert [run["role"] for run in content["runs"]] == ["explained", "baseline"]
-    for run, result in zip((runs["taught"], runs["labels"]), content["runs"], strict=True):
+    for run, reported in zip((runs["taught"], runs["labels"]), content["runs"], strict=True):
         answers = load_file(run / "predictions.safetensors")
         right = answers["student_logits"].argmax(1) == answers["labels"]
-        assert result["accuracy"] == pytest.approx(float(right.double().mean()), rel=1e-5)
+        assert reported["accuracy"] == pytest.approx(float(right.double().mean()), rel=1e-5)
     with np.load(runs["taught"] / "explain-maps.npz") as maps:
         foreground = torch.from_numpy(maps["foreground"])
-        for place, result in enumerate(content["runs"]):
-            assert result["tap"] == "layer3"
-            assert [each["epoch"] for each in result["checkpoints"]] == [0, 1, 2]
+        for place, reported in enumerate(content["runs"]):
+            assert reported["tap"] == "layer3"
+            assert [each["epoch"] for each in reported["checkpoints"]] == [0, 1, 2]
             entropy = torch.from_numpy(maps[f"entropy-{place}"].astype(np.float32))
             assert entropy.shape == (3, 6, 8, 8)
             # Maps are kept in half precision, so that a cell at the very threshold may fall otherwise.
             found = torch.stack([concepts(each, foreground) for each in entropy])
             counts = [concept_counts(each, foreground) for each in found]
-            for each, (n_fg, n_bg, _) in zip(result["checkpoints"], counts, strict=True):
+            for each, (n_fg, n_bg, _) in zip(reported["checkpoints"], counts, strict=True):
                 assert each["n_fg"] == pytest.approx(float(n_fg.mean()), abs=0.34)
                 assert each["n_bg"] == pytest.approx(float(n_bg.mean()), abs=0.34)
-            moves = torch.tensor(result["speed"]["weight_distance"])
+            moves = torch.tensor(reported["speed"]["weight_distance"])
             d_mean, _ = learning_speed(torch.stack([each[0] for each in counts]), moves)
-            assert result["speed"]["layer"] == "layer3.0.conv2"
-            assert result["speed"]["d_mean"] == pytest.approx(d_mean, abs=0.3 * float(moves[-1]))
-            assert result["stability"]["rho"] == pytest.approx(stability(found, foreground)[0], abs=0.1)
+            assert reported["speed"]["layer"] == "layer3.0.conv2"
+            assert reported["speed"]["d_mean"] == pytest.approx(d_mean, abs=0.3 * float(moves[-1]))
+            assert reported["stability"]["rho"] == pytest.approx(stability(found, foreground)[0], abs=0.1)
     assert [one["hypothesis"] for one in content["hypotheses"]] == [1, 2, 3]
     assert {one["what"] for one in content["sensitivity"]} >= {"threshold", "stop", "grid"}
     # The teacher is the student from labels, trained to the end.
@@ -172,12 +172,12 @@ def test_what_is_there_is_not_done_again_but_for_other_options(
     first = explain([runs["labels"]], **OPTIONS)
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("computed again")
+        raise AssertionError("asked again")
 
     with monkeypatch.context() as patch:
         patch.setattr("stillroom.explain.explanation.pixel_entropy_with_error", refuse)
         assert explain([runs["labels"]], **OPTIONS) == first
-        with pytest.raises(AssertionError, match="computed again"):
+        with pytest.raises(AssertionError, match="asked again"):
             explain([runs["labels"]], **{**OPTIONS, "seed": 1})
     (runs["labels"] / "explain/epoch-1.npz").write_bytes(b"damaged")
     assert explain([runs["labels"]], **OPTIONS) == first
@@ -187,8 +187,8 @@ def test_the_command_prints_it(runs: dict[str, Path], capsys: pytest.CaptureFixt
     words = ["explain", str(runs["taught"]), "--baseline", str(runs["labels"])]
     words += ["--images", "6", "--grid", "8", "--passes", "57", "--tap", "layer3"]
     assert command([*words, "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["explain"].endswith("explain.json")
+    reported = json.loads(capsys.readouterr().out)
+    assert reported["explain"].endswith("explain.json")
     assert command(words) == 0
     shown = capsys.readouterr().out
     assert "N_fg" in shown

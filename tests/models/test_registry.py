@@ -1,4 +1,4 @@
-"""From a name and options to a model; and every way of getting them wrong result in one line."""
+"""From a name and options to a model; and every way of getting them wrong reported in one line."""
 
 from __future__ import annotations
 

@@ -194,8 +194,8 @@ def test_a_model_that_cannot_be_traced_is_reported_by_the_error_alone(
 ) -> None:
     model = settle(Skips(branches=True))
     assert tail_of(model, "act", IMAGES).head is None
-    with pytest.raises(BadInput) as result:
+    with pytest.raises(BadInput) as reported:
         tail_of(model, "middle", IMAGES)
-    assert len(str(result.value).splitlines()) == 1
+    assert len(str(reported.value).splitlines()) == 1
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]

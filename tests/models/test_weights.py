@@ -1,4 +1,4 @@
-"""Weights from files of every kind, what does not fit result by name, and files that must not be opened."""
+"""Weights from files of every kind, what does not fit reported by name, and files that must not be opened."""
 
 from __future__ import annotations
 

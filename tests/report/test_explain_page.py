@@ -129,7 +129,7 @@ def test_the_verdicts_come_first(pages: dict[str, Parsed], folders: dict[str, Pa
     words = pages["usual"].words
     found = read_explanation(folders["usual"])
     assert found.hypotheses[0].verdict == "supported", "of this fake"
-    told_first = [
+    reported_first = [
         "Distillation made this student learn more concepts on the subject and fewer on the background",
         "Intervals are over 30 images and 3 seeds.",
         "The three hypotheses, measure by measure",
@@ -141,7 +141,7 @@ def test_the_verdicts_come_first(pages: dict[str, Parsed], folders: dict[str, Pa
         "How alike their layers are",
         "How it was found",
     ]
-    places = [words.index(text) for text in told_first]
+    places = [words.index(text) for text in reported_first]
     assert places == sorted(places)
     assert [claim.verdict for claim in page_of(folders["usual"]).claims] == [one.verdict for one in found.hypotheses]
     assert "1 left out: a network does not respond to them" in words

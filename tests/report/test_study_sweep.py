@@ -100,7 +100,7 @@ def test_gaps_and_single_seeds_are_reported(tmp_path: Path) -> None:
     assert "Bars are" not in found.chart.caption
 
 
-def test_an_interval_that_two_seeds_make_wide_is_cut_and_told(tmp_path: Path) -> None:
+def test_an_interval_that_two_seeds_make_wide_is_cut_and_reported(tmp_path: Path) -> None:
     _, found = made(tmp_path, seeds=(0, 1), noise=3.0, gap=0.0)
     low, high = found.chart.figure["layout"]["yaxis"]["range"]
     assert low >= 0

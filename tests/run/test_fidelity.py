@@ -309,13 +309,13 @@ def test_it_tells_how_far_it_is(mapped: dict[str, Any], watching: Watching) -> N
 def test_maps_are_followed_from_every_depth(maps: Path) -> None:
     """Between two ResNets, whose taps have no linear head behind them but the last."""
     observer = Watching()
-    result = map_fidelity(maps, images=16, temperature=2.0, observer=observer).as_dict()
-    assert result["temperature"] == 2.0
+    reported = map_fidelity(maps, images=16, temperature=2.0, observer=observer).as_dict()
+    assert reported["temperature"] == 2.0
     assert "training.checkpoints=" in observer.said[0]
-    assert len(result["checkpoints"]) == 1
-    assert [each["teacher"] for each in result["taps"]] == ["layer1", "layer2", "layer3", "features", "logits"]
-    assert all(each["drawn_classes"] == 0 for each in result["taps"])
-    pooled, within = (result["taps"][0]["members"][2]["gap"][key] for key in ("pooled", "within"))
+    assert len(reported["checkpoints"]) == 1
+    assert [each["teacher"] for each in reported["taps"]] == ["layer1", "layer2", "layer3", "features", "logits"]
+    assert all(each["drawn_classes"] == 0 for each in reported["taps"])
+    pooled, within = (reported["taps"][0]["members"][2]["gap"][key] for key in ("pooled", "within"))
     assert pooled == within, "of one checkpoint, both are the same"
 
 
@@ -335,10 +335,10 @@ def test_the_command_gives_the_same_bytes_and_makes_the_page_again(
 ) -> None:
     (copy / "fidelity.json").unlink(missing_ok=True)
     assert run(["fidelity", str(copy), "--images", "40", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert {key: result[key] for key in mapped} == mapped
-    assert Path(result["fidelity"]).read_bytes() == (finished / "fidelity.json").read_bytes()
-    assert "From how deep, how exactly" in Path(result["report"]).read_text(encoding="utf-8")
+    reported = json.loads(capsys.readouterr().out)
+    assert {key: reported[key] for key in mapped} == mapped
+    assert Path(reported["fidelity"]).read_bytes() == (finished / "fidelity.json").read_bytes()
+    assert "From how deep, how exactly" in Path(reported["report"]).read_text(encoding="utf-8")
 
 
 def edited(path: Path, **changes: Any) -> None:
@@ -392,9 +392,9 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "result"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])
+@pytest.mark.parametrize(("damage", "reported"), [bad[1:] for bad in BAD], ids=[bad[0] for bad in BAD])
 def test_a_run_that_cannot_be_looked_at(
-    copy: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object], result: str
+    copy: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object], reported: str
 ) -> None:
     damage(copy)
     (copy / "fidelity.json").unlink(missing_ok=True)
@@ -402,13 +402,13 @@ def test_a_run_that_cannot_be_looked_at(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
-    assert result in err
+    assert reported in err
     assert err.count("\n") <= 1
     assert not (copy / "fidelity.json").exists()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "result"),
+    ("arguments", "reported"),
     [
         (["nowhere"], "run: got 'nowhere'; expected a run folder"),
         (["nowhere", "--images", "15"], "--images: got 15; expected 16 or more"),
@@ -417,6 +417,6 @@ def test_a_run_that_cannot_be_looked_at(
         ([], "Missing argument 'RUN'"),
     ],
 )
-def test_arguments_that_cannot_be_used(arguments: list[str], result: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_that_cannot_be_used(arguments: list[str], reported: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["fidelity", *arguments]) == 2
-    assert result in capsys.readouterr().err
+    assert reported in capsys.readouterr().err

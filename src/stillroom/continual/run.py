@@ -36,16 +36,17 @@ from stillroom.continual.summary import (
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, shorten
-from stillroom.files import write_json, write_text
+from stillroom.files import write_text
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.weights import load_weights, read_state, save_weights
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import write_predictions
-from stillroom.run.records import check_free, check_same_recipe, environment, read_json
+from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.run import Finished, Prepared, execute
-from stillroom.schema.base import json_line, parse, write
+from stillroom.schema.base import json_line, parse, read_json, write
 from stillroom.schema.continual import EXEMPLARS_FILE, INCREMENTAL_FILE, ExemplarRows, IncrementalRecord
+from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
 from stillroom.train.device import exact_float32, launched, threads
 from stillroom.train.evaluation import score
 from stillroom.train.folder import RunFolder
@@ -212,23 +213,23 @@ def _run(sequence: TaskSequence, out: Path, observer: Observer, *, latency: bool
 
 def _load_finished(sequence: TaskSequence, out: Path, observer: Observer) -> Finished:
     """Return what was finished before, if it was made of the same data."""
-    summary = read_json(out / "summary.json")
-    if (summary.get("data") or {}).get("fingerprint") != data_fingerprint(sequence.tasks):
+    summary = read_json(RunSummary, out / SUMMARY)
+    if summary.data.fingerprint != data_fingerprint(sequence.tasks):
         raise BadInput("--resume", str(out), "the same data as the finished tasks there")
     observer.note("all tasks are finished already")
     # A kill between the summary and the end leaves this behind.
     shutil.rmtree(out / "state", ignore_errors=True)
     model = sequence.empty_student(sequence.tasks.count)
     load_weights(model, out / "student.safetensors", field="student")
-    return Finished(out, summary, model.eval())
+    return Finished(out, summary.as_dict(), model.eval())
 
 
 def _check_order(sequence: TaskSequence, out: Path) -> None:
     """Refuse to continue with another order of classes; write this one down where none is yet."""
-    path, order = out / INCREMENTAL_FILE, list(sequence.order.classes)
+    path, order = out / INCREMENTAL_FILE, tuple(sequence.order.classes)
     if not path.exists():
         write(path, build_record(sequence.recipe, sequence.tasks, []))
-    elif (before := read_json(path).get("class_order")) != order:
+    elif (before := read_json(IncrementalRecord, path).class_order) != order:
         expected = f"the class order that it was started with, {shorten(before, 60)}; now it is {shorten(order, 60)}"
         raise BadInput("--resume", str(out), expected)
 
@@ -281,7 +282,7 @@ def _choose_exemplars(
 
 def _read_exemplars(path: Path, classes: int, images: int) -> ExemplarMemory:
     try:
-        rows = parse(ExemplarRows, read_json(path), path).rows
+        rows = read_json(ExemplarRows, path).rows
     except BadInput:
         rows = ()
     if len(rows) != classes or not all(each and max(each) < images for each in rows):
@@ -318,10 +319,10 @@ def _write_results(sequence: TaskSequence, out: Path, done: list[TaskResult], re
     save_weights(model, out / "student.safetensors")
     write_predictions(out, tasks.data.test, scores_in_data_order(done[-1].scores, tasks), {})
     write_text(out / "timing.jsonl", merge_timing(folders))
-    write_json(out / "environment.json", environment(sequence.device))
+    write(out / ENVIRONMENT, environment(sequence.device))
     summary = build_summary(
         sequence.recipe, tasks, done, record, title=sequence.title, has_teacher=sequence.has_teacher
     )
-    write_json(out / "summary.json", summary)
+    write(out / SUMMARY, parse(RunSummary, summary, out / SUMMARY))
     shutil.rmtree(out / "state", ignore_errors=True)
     return Finished(out, summary, model.eval())

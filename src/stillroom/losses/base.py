@@ -70,6 +70,9 @@ Weight = Annotated[
 class LossConfig(Config):
     """The options that every loss has: a name, and the weight of its term in the sum."""
 
+    # Options that are not written when they are None, so that a recipe without them keeps its bytes and its hash.
+    left_out: ClassVar[tuple[str, ...]] = ("teacher",)
+
     name: str
     weight: Weight = Field(
         1.0, description="Factor of this term in the loss: a number, or a schedule over the training."
@@ -86,11 +89,9 @@ class LossConfig(Config):
         return content
 
     @model_serializer(mode="wrap")
-    def _teacher_only_where_named(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _leave_out_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         written: dict[str, Any] = handler(self)
-        if self.teacher is None:
-            written.pop("teacher", None)
-        return written
+        return {key: value for key, value in written.items() if value is not None or key not in self.left_out}
 
     @model_validator(mode="after")
     def _weight_counts(self) -> LossConfig:

@@ -6,14 +6,7 @@ import weakref
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from stillroom.errors import BadInput
@@ -25,6 +18,8 @@ from stillroom.losses.targets import Target, TopKConfig, is_unsoftened, name_in_
 
 class KLConfig(LossConfig):
     """Kullback-Leibler divergence to the teacher's softened answer, or to a part of it."""
+
+    left_out = ("teacher", "target")
 
     name: Literal["kl"] = "kl"
     temperature: Temperature = 4.0
@@ -49,13 +44,6 @@ class KLConfig(LossConfig):
         if is_unsoftened(target) and info.data.get("temperature", 1.0) != 1:
             raise ValueError("a target that derives from the softened answer, or temperature 1")
         return target
-
-    @model_serializer(mode="wrap")
-    def _without_an_empty_target(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = handler(self)
-        if content.get("target") is None:
-            content.pop("target", None)
-        return content
 
     @property
     def softening_temperature(self) -> float | None:

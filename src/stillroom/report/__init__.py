@@ -1,1 +1,1 @@
-"""One self-contained page from run folders; imports no other room."""
+"""One self-contained page from run folders; imports no other package but schema."""

@@ -26,7 +26,9 @@ from stillroom.models.weights import load_weights
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_model
-from stillroom.run.records import load_run_recipe, read_json
+from stillroom.run.records import load_run_recipe
+from stillroom.schema.base import read_json
+from stillroom.schema.run import SUMMARY, RunSummary
 from stillroom.teachers.precomputed import INPUTS, inputs_of
 from stillroom.train.device import exact_float32, resolve_device
 from stillroom.train.evaluation import score
@@ -65,11 +67,10 @@ def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
     recipe = load_run_recipe(run)
     if not (run / "summary.json").exists():
         raise BadInput("run", str(run), "a finished run; go on with it by --resume")
-    data = read_json(run / "summary.json").get("data")
-    try:
-        facts = SummaryFacts(data["classes"], tuple(data["shape"]), data["pixels"])  # type: ignore[index]
-    except (TypeError, KeyError):
-        raise BadInput("run", str(run / "summary.json"), "a summary with its data's shape") from None
+    data = read_json(RunSummary, run / SUMMARY).data
+    if not data.shape or data.pixels is None:
+        raise BadInput("run", str(run / SUMMARY), "a summary with its data's shape")
+    facts = SummaryFacts(data.classes, data.shape, data.pixels)
     model = build_model(recipe.student.model_copy(update={"weights": None}), facts, "student")
     load_weights(model, run / "student.safetensors", field="student")
     return model.eval(), recipe, facts

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
 from collections.abc import Sequence
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ import yaml
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical_json, digest, is_partial
 from stillroom.recipe import Recipe, parse_recipe
+from stillroom.schema.run import Environment
 
 if TYPE_CHECKING:
     import torch
@@ -26,39 +25,20 @@ _PLACES = ("teacher.weights", "student.weights")
 _VERSIONS = ("torch", "numpy", "pydantic", "safetensors")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a run left.
-
-    Raises:
-        BadInput: it is missing or damaged.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput("run", str(path), f"a readable JSON file ({type(error).__name__})") from None
-    if not isinstance(content, dict):
-        raise BadInput("run", str(path), "a JSON object")
-    return content
-
-
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device) -> Environment:
     """Versions and machine, for the report."""
     # Here, not above: whoever only reads records need not wait for it.
     import torch
 
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-        "cores": os.cpu_count() or 1,
-        **_versions(),
-    }
-
-
-@cache
-def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in ("stillroom", *_VERSIONS)}
+    versions: dict[str, Any] = {name: metadata.version(name) for name in ("stillroom", *_VERSIONS)}
+    return Environment(
+        python=sys.version.split()[0],
+        platform=platform.platform(),
+        processor=_processor(),
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        cores=os.cpu_count() or 1,
+        **versions,
+    )
 
 
 def _processor() -> str:

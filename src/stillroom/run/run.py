@@ -23,9 +23,11 @@ from stillroom.recipe import Recipe
 from stillroom.run.artifacts import compare_with_teachers, run_summary, time_models, write_predictions
 from stillroom.run.build import RunParts, build, teachers_hash
 from stillroom.run.components import RunComponents, build_components
-from stillroom.run.records import check_free, check_same_recipe, environment, read_json
+from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.resolve import resolve
 from stillroom.run.validate import try_smallest_batch, validate
+from stillroom.schema.base import read_json, write
+from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
 from stillroom.train.device import (
     exact_float32,
     forget_peak_memory,
@@ -182,7 +184,7 @@ class Run:
         if context.processes.is_main:
             write_text(out / "recipe.yaml", recipe.to_yaml())
             if not (out / "environment.json").exists():
-                write_json(out / "environment.json", environment(context.device))
+                write(out / ENVIRONMENT, environment(context.device))
         last: list[Tensor] = []
 
         def evaluate(student: nn.Module) -> dict[str, float]:
@@ -222,7 +224,7 @@ class Run:
                 time_models(folder, models, parts.test)
             folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
             # Last: it says that the run is finished.
-            write_json(out / "summary.json", summary)
+            write_json(out / SUMMARY, summary)
         folder.finish()
         # None goes on before all is written, and none leaves a partner behind that still needs it.
         context.processes.wait()
@@ -243,12 +245,11 @@ class Run:
     def finished(self, folder: RunFolder) -> Finished:
         """Give back a run that was finished before, if it was made of the same things."""
         out = folder.path
-        summary = read_json(out / "summary.json")
-        teachers = summary.get("teachers") or {}
+        summary = read_json(RunSummary, out / SUMMARY)
         made_of = {
-            "init": (summary.get("hashes") or {}).get("init"),
-            "data": (summary.get("data") or {}).get("fingerprint"),
-            "teacher": teachers_hash({name: facts.get("weights_hash", "") for name, facts in teachers.items()}),
+            "init": summary.hashes.init,
+            "data": summary.data.fingerprint,
+            "teacher": teachers_hash({name: teacher.weights_hash for name, teacher in summary.teachers.items()}),
         }
         other = [what for what, known in made_of.items() if known != self.parts.hashes[what]]
         if other:
@@ -258,7 +259,7 @@ class Run:
         self.parts.context.observer.note("this run is finished already")
         # A kill between the summary and the end leaves this behind.
         folder.finish()
-        return Finished(out, summary, student.eval())
+        return Finished(out, summary.as_dict(), student.eval())
 
     def _log_queries(self, folder: RunFolder) -> None:
         """Write down how often the teachers were queried since the last time, so that a kill loses little of it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -156,16 +156,6 @@ def write(path: Path, document: JsonObject) -> None:
         ValueError: a number in it is not finite.
     """
     write_text(path, json.dumps(document.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
-
-
-def write_jsonl(path: Path, lines: Iterable[JsonObject]) -> None:
-    """Write a log of one JSON object a line, atomically.
-
-    Args:
-        path: the file.
-        lines: its lines.
-    """
-    write_text(path, "".join(json_line(line) for line in lines))
 
 
 def json_line(line: JsonObject) -> str:

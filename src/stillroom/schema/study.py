@@ -30,14 +30,12 @@ from stillroom.schema.run import RunHashes
 
 RESULTS = "results.json"
 STUDY = "study.yaml"
-TUNED = "tuned.json"
-CALIBRATION = "calibration.json"
 DISSECTION = "dissection.json"
 COST = "cost.csv"
 
 # Further out, the distance of two places on an axis is no number any more.
 _FAR = 1e150
-Place = Annotated[int | float, Field(ge=-_FAR, le=_FAR)]
+SweepPosition = Annotated[int | float, Field(ge=-_FAR, le=_FAR)]
 # Whole numbers stay whole when they are written again.
 Number = int | float
 # (pair, method)
@@ -129,7 +127,7 @@ class PairInfo(JsonObject):
 class SweepMark(JsonObject):
     """A value on the axis of a sweep that plots mark with a line."""
 
-    at: Place
+    at: SweepPosition
     label: str = ""
 
 
@@ -140,7 +138,7 @@ class SweepInfo(JsonObject):
     title: str
     log: bool
     marks: OptionalItems[SweepMark] = ()
-    values: dict[str, Place]
+    values: dict[str, SweepPosition]
 
 
 class InequalityInfo(JsonObject):

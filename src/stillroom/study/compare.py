@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 from stillroom.errors import BadInput, RunFailed, shorten
 from stillroom.files import is_partial, write_json, write_text
 from stillroom.recipe import parse_recipe
-from stillroom.run.records import flatten, read_json
+from stillroom.run.records import flatten
+from stillroom.schema.base import read_object
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.engine import EngineMaker
 from stillroom.study.engine.base import Engine, Job, Outcome
@@ -233,7 +234,7 @@ class StudyDriver:
             state = self.progress.jobs[run.id]
             if _finished(self.folder, run):
                 state.status = "done"
-                state.set_value(read_json(out / "summary.json"), self.study.measure)
+                state.set_value(read_object(out / "summary.json"), self.study.measure)
             elif reason is not None:
                 failures[run.id] = reason
                 state.status, state.reason = "failed", reason

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from stillroom.errors import BadInput
-from stillroom.files import write_json
 from stillroom.losses.base import LossConfig
 from stillroom.losses.registry import labels_alone, loss_class
 from stillroom.recipe import Recipe
+from stillroom.schema.base import parse, write
+from stillroom.schema.study import DISSECTION, Dissection
 from stillroom.study.config import Study, parse_study
 from stillroom.study.plan import StudyFolder
 from stillroom.study.statistics import interval
-
-DISSECTION = "dissection.json"
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,8 @@ def attribution(results: Mapping[str, Any]) -> dict[str, Any]:
 def write_dissection(folder: StudyFolder, results: Mapping[str, Any]) -> dict[str, Any]:
     """Work the attribution out, and write ``dissection.json`` into the study's folder."""
     found = attribution(results)
-    write_json(folder.table(DISSECTION), found)
+    path = folder.table(DISSECTION)
+    write(path, parse(Dissection, found, path))
     return found
 
 

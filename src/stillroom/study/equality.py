@@ -72,7 +72,7 @@ _SETTLED = {"training.device": "auto", "training.precision": "auto", "cache.enab
 _MOST_SHOWN = 3
 _PLURAL = {"has": "have", "differs": "differ", "reports": "report"}
 
-Place = tuple[str, int | None]  # pair and seed; no seed where it is of all of them
+PairAndSeed = tuple[str, int | None]  # pair and seed; no seed where it is of all of them
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Mismatch:
 
     what: str  # one of `CHECKED`
     methods: tuple[str, ...]  # who differ from the others, or from their own recipe
-    place: Place  # pair and seed
+    place: PairAndSeed  # pair and seed
     verb: str  # of the sentence about the methods, in the third person singular
     rest: str  # the rest of that sentence
     label: str = ""  # what the sentence begins with; empty: `what`
@@ -98,7 +98,7 @@ class Inequality:
 
     what: str  # one of `CHECKED`
     methods: tuple[str, ...]  # who differ
-    places: tuple[Place, ...]  # pairs and seeds, in the order of the plan
+    places: tuple[PairAndSeed, ...]  # pairs and seeds, in the order of the plan
     text: str  # the whole in one line
 
     @property
@@ -140,7 +140,7 @@ class FairnessField:
 @dataclass(frozen=True)
 class _Row:
     method: str
-    place: Place
+    place: PairAndSeed
     fields: Mapping[str, FairnessField]
 
 
@@ -207,7 +207,7 @@ def _merge(mismatches: Sequence[Mismatch], plan: StudyPlan) -> list[Inequality]:
     by_place: dict[Mismatch, set[str]] = {}
     for one in mismatches:
         by_place.setdefault(replace(one, methods=()), set()).update(one.methods)
-    everywhere: dict[tuple[Mismatch, tuple[str, ...]], list[Place]] = {}
+    everywhere: dict[tuple[Mismatch, tuple[str, ...]], list[PairAndSeed]] = {}
     for one, who in by_place.items():
         methods = tuple(name for name in names if name in who)
         everywhere.setdefault((replace(one, place=("", None)), methods), []).append(one.place)
@@ -294,11 +294,13 @@ def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> di
 def fields_of(recipe: Recipe, study: Study) -> dict[str, Any]:
     """A recipe as ``a.b: value``; a teacher that the study trained goes by its name, wherever the study lies."""
     content = flat(recipe.model_dump(mode="json"))
-    weights = content.get("teacher.weights")
+    fields = [f"{recipe.teacher_field(name)}.weights" for name in recipe.all_teachers]
     for teacher in study.teachers:
         place = StudyFolder(Path()).teacher(teacher.name) / "student.safetensors"
-        if isinstance(weights, str) and PurePath(weights).parts[-len(place.parts) :] == place.parts:
-            content["teacher.weights"] = OWN_TEACHER + teacher.name
+        for key in fields:
+            weights = content.get(key)
+            if isinstance(weights, str) and PurePath(weights).parts[-len(place.parts) :] == place.parts:
+                content[key] = OWN_TEACHER + teacher.name
     return content
 
 
@@ -559,14 +561,13 @@ def _recipe_violations(run: FinishedRun, study: Study) -> Iterator[_Violation]:
 
 
 def _changed(key: str, planned: Mapping[str, object], made: Mapping[str, object]) -> bool:
-    for model in ("student", "teacher"):
-        place = f"{model}.preprocess"
-        # Left open or named, it is written out in numbers.
-        if (key == place or key.startswith(f"{place}.")) and isinstance(planned.get(place, 0), str | None):
-            return False
+    model, preprocess, _ = key.partition(".preprocess")
+    # Left open or named, it is written out in numbers.
+    if preprocess and isinstance(planned.get(model + preprocess, 0), str | None):
+        return False
     if key in _SETTLED and planned.get(key) == _SETTLED[key]:
         return False
-    if key == "cache.enabled" and "teacher" in made and made["teacher"] is None:
+    if key == "cache.enabled" and not any(each.startswith(("teacher.", "teachers.")) for each in made):
         return False
     return (key in planned) != (key in made) or planned.get(key) != made.get(key)
 

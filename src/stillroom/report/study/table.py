@@ -162,7 +162,7 @@ class RunRow:
 
 
 @dataclass(frozen=True)
-class MethodRow:
+class MethodTableRow:
     """A method on a pair."""
 
     key: str
@@ -191,7 +191,7 @@ class PairTable:
     facts: tuple[str, ...]
     scale: Scale | None
     baseline_at: float | None
-    rows: tuple[MethodRow, ...]
+    rows: tuple[MethodTableRow, ...]
 
 
 def pair_tables(study: StudyResults, links: Links) -> tuple[PairTable, ...]:
@@ -237,7 +237,7 @@ def _facts(pair: PairInfo) -> list[str]:
     return [fact for fact in found if fact]
 
 
-def _row(study: StudyResults, pair: str, name: str, key: str, scaling: Scale | None, links: Links) -> MethodRow:
+def _row(study: StudyResults, pair: str, name: str, key: str, scaling: Scale | None, links: Links) -> MethodTableRow:
     measure = study.measure
     cell, found = study.cells.get((pair, name)), study.to_baseline.get((pair, name))
     is_baseline = name == study.baseline
@@ -245,7 +245,7 @@ def _row(study: StudyResults, pair: str, name: str, key: str, scaling: Scale | N
     count = cell.count if cell else 0
     has_mean = cell is not None and cell.mean is not None
     effect = found.difference.effect if found is not None and found.difference is not None else None
-    return MethodRow(
+    return MethodTableRow(
         key=key,
         name=name,
         note=next(each.note for each in study.methods if each.name == name),

@@ -376,7 +376,7 @@ class _Measuring:
         self.run, self.temperature = run, temperature
         self.device, self.observer = run.context.device, run.context.observer
         self.train, self.test = run.data.train, run.data.test
-        self.pipe = run.student.preprocess().to(self.device)
+        self.student_preprocess = run.student.preprocess().to(self.device)
 
     def values_of(self, images: int) -> FidelityValues:
         rows = evenly_spread(len(self.test), images)
@@ -490,7 +490,7 @@ class _Measuring:
         for kept in self.run.checkpoints:
             # Read again for each batch: however many there are, one is in memory.
             load_weights(model, kept.path, field="student")
-            yield read_features(model, self.pipe, images, names)
+            yield read_features(model, self.student_preprocess, images, names)
 
     def _batches(self, data: ImageSet, rows: Rows, what: str) -> Iterator[Batch]:
         for start in range(0, len(rows), _BATCH):
