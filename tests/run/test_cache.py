@@ -69,7 +69,7 @@ def test_cache_on_is_cache_off(recipe: Make, tmp_path: Path, dtype: str, augment
         assert right["loss"] == pytest.approx(left["loss"], rel=close) if "loss" in left else True
     summaries = [json.loads((tmp_path / who / "summary.json").read_text()) for who in ("off", "on")]
     assert summaries[0]["hashes"] == summaries[1]["hashes"]
-    assert summaries[0]["teacher"] == summaries[1]["teacher"]
+    assert summaries[0]["teachers"] == summaries[1]["teachers"]
 
 
 def test_it_is_built_once_for_all_runs_and_a_longer_list_of_views_finds_the_shorter(

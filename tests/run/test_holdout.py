@@ -227,7 +227,7 @@ def test_answers_from_elsewhere_serve_trials_too(
     assert run(["export-inputs", "recipe.yaml", *options, HELD, "--out", "elsewhere"]) == 0
     assert np.load(tmp_path / "elsewhere" / "train-images.npy").shape == (2 if changes else 1, 200, 1, 8, 8)
     elsewhere(teacher_weights, tmp_path / "elsewhere")
-    there = "teacher={name: from elsewhere, answers: elsewhere}"
+    there = "teacher={name: from elsewhere, logits: elsewhere}"
     assert run(["distill", "recipe.yaml", *options, there, "--out", "whole"]) == 0
     assert run(["distill", "recipe.yaml", *options, there, HELD, "--out", "trial"]) == 0
     assert run(["distill", "recipe.yaml", *options, HELD, "--out", "here"]) == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,6 @@ from stillroom.runtime import Processes
 
 EVALUATION_BATCH = 500
 
-ConfigT = TypeVar("ConfigT", bound=ModelConfig)
-
 
 @dataclass(frozen=True)
 class PreparedModel:
@@ -41,10 +38,6 @@ class PreparedModel:
     preprocess_config: PreprocessConfig | None
     is_pixels: bool
     name: str
-
-    def resolve_config(self, config: ConfigT) -> ConfigT:
-        """The model's config with its preprocess written out."""
-        return config.model_copy(update={"preprocess": self.preprocess_config or "none"})
 
     def preprocess(self) -> Preprocess:
         """A fresh module of its preprocess, on the CPU."""

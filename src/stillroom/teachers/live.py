@@ -164,10 +164,6 @@ class LiveTeacherSource(TeacherSource):
         # Those of a linear head follow from the logits.
         self._fishers = tuple(of for of in fishers if self._tails[of.tap].head is None)
 
-    def resolve_config(self, config: TeacherConfig) -> TeacherConfig:
-        """Its config with the preprocess written out."""
-        return self.prepared.resolve_config(config)
-
     def test_logits(self) -> Tensor | None:
         """Computed now, or once for all runs; None where the teacher does not know all classes."""
         test, runtime = self._data.test, self._runtime

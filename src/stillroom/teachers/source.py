@@ -22,7 +22,7 @@ from stillroom.models.prepared import PreparedModel
 from stillroom.runtime import Precision, Runtime
 from stillroom.teachers.cache import Query, StoredOutputs, TeacherCache
 from stillroom.teachers.cache_format import CacheSpec
-from stillroom.teachers.config import CacheConfig, TeacherConfig
+from stillroom.teachers.config import CacheConfig
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.output import ModelOutput
 
@@ -109,10 +109,6 @@ class TeacherSource(ABC):
             epochs: for how many epochs.
             log: called with what building a cache took.
         """
-
-    def resolve_config(self, config: TeacherConfig) -> TeacherConfig:
-        """Its config with all written out."""
-        return config
 
 
 class CachedTeacher:
