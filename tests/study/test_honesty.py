@@ -99,7 +99,7 @@ TAMPERED: dict[str, tuple[Callable[[Path], None], list[str]]] = {
         ["micro-batches: kl has 4, labels and mse 1", "processes: kl has 2, labels and mse 1"],
     ),
     "another teacher of the same name": (
-        summary(lambda found: found["teacher"].update(weights_hash="0" * 64)),
+        summary(lambda found: found["teachers"]["teacher"].update(weights_hash="0" * 64)),
         ["teacher: kl differs from labels and mse, and the recipes do not say why"],
     ),
     "another recipe": (

@@ -1,4 +1,4 @@
-"""Requires what modules inside a model compute, while the model runs unchanged."""
+"""Reads what modules inside a model compute, while the model runs unchanged."""
 
 from __future__ import annotations
 

@@ -294,11 +294,13 @@ def finished_fields(run: FinishedRun, study: Study, seconds: float | None) -> di
 def fields_of(recipe: Recipe, study: Study) -> dict[str, Any]:
     """A recipe as ``a.b: value``; a teacher that the study trained goes by its name, wherever the study lies."""
     content = flat(recipe.model_dump(mode="json"))
-    weights = content.get("teacher.weights")
+    fields = [f"{recipe.teacher_field(name)}.weights" for name in recipe.all_teachers]
     for teacher in study.teachers:
         place = StudyFolder(Path()).teacher(teacher.name) / "student.safetensors"
-        if isinstance(weights, str) and PurePath(weights).parts[-len(place.parts) :] == place.parts:
-            content["teacher.weights"] = OWN_TEACHER + teacher.name
+        for key in fields:
+            weights = content.get(key)
+            if isinstance(weights, str) and PurePath(weights).parts[-len(place.parts) :] == place.parts:
+                content[key] = OWN_TEACHER + teacher.name
     return content
 
 
@@ -559,14 +561,13 @@ def _recipe_violations(run: FinishedRun, study: Study) -> Iterator[_Violation]:
 
 
 def _changed(key: str, planned: Mapping[str, object], made: Mapping[str, object]) -> bool:
-    for model in ("student", "teacher"):
-        place = f"{model}.preprocess"
-        # Left open or named, it is written out in numbers.
-        if (key == place or key.startswith(f"{place}.")) and isinstance(planned.get(place, 0), str | None):
-            return False
+    model, preprocess, _ = key.partition(".preprocess")
+    # Left open or named, it is written out in numbers.
+    if preprocess and isinstance(planned.get(model + preprocess, 0), str | None):
+        return False
     if key in _SETTLED and planned.get(key) == _SETTLED[key]:
         return False
-    if key == "cache.enabled" and "teacher" in made and made["teacher"] is None:
+    if key == "cache.enabled" and not any(each.startswith(("teacher.", "teachers.")) for each in made):
         return False
     return (key in planned) != (key in made) or planned.get(key) != made.get(key)
 

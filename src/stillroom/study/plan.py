@@ -146,7 +146,7 @@ def recipe_content(
         for unit, other in (("epochs", "steps"), ("steps", "epochs")):
             if _sets(changes, f"training.{unit}"):
                 content["training"][other] = None
-    _find_teacher(study, folder, content)
+    _find_teachers(study, folder, content)
     _cache_teacher(content)
     content["name"] = method.name if not study.model_pairs else f"{method.name} on {pair.name}"
     return content
@@ -155,7 +155,7 @@ def recipe_content(
 def teacher_content(study: Study, teacher: TeacherRun) -> RecipeContent:
     """The recipe that trains one of the study's own teachers, from labels; BadInput where it cannot be used."""
     content = copy.deepcopy(study.recipe)
-    for key in ("teacher", "losses", "student", "cache"):
+    for key in ("teacher", "teachers", "losses", "student", "cache"):
         content.pop(key, None)
     merge(content, teacher.set)
     content["name"] = f"{teacher.name}, the teacher"
@@ -166,19 +166,24 @@ def teacher_content(study: Study, teacher: TeacherRun) -> RecipeContent:
     return content
 
 
-def _find_teacher(study: Study, folder: StudyFolder, content: RecipeContent) -> None:
-    """Put the path of the weights in the place of ``study:NAME``."""
-    teacher = content.get("teacher")
-    if not isinstance(teacher, dict):
-        return
-    weights = teacher.get("weights")
-    if isinstance(weights, str) and weights.startswith(OWN_TEACHER):
+def _find_teachers(study: Study, folder: StudyFolder, content: RecipeContent) -> None:
+    """Put the path of the weights in the place of ``study:NAME``, for one teacher or several."""
+
+    def found(field: str, teacher: Any) -> Any:
+        weights = teacher.get("weights") if isinstance(teacher, dict) else None
+        if not isinstance(weights, str) or not weights.startswith(OWN_TEACHER):
+            return teacher
         names = [run.name for run in study.teachers]
         name = weights.removeprefix(OWN_TEACHER)
         if name not in names:
             hint = nearest(name, names) if names else "the study has no `teachers`"
-            raise BadInput("teacher.weights", weights, f"one of the study's teachers ({hint})")
-        content["teacher"] = {**teacher, "weights": str(folder.teacher(name) / "student.safetensors")}
+            raise BadInput(f"{field}.weights", weights, f"one of the study's teachers ({hint})")
+        return {**teacher, "weights": str(folder.teacher(name) / "student.safetensors")}
+
+    if "teacher" in content:
+        content["teacher"] = found("teacher", content["teacher"])
+    if isinstance(content.get("teachers"), dict):
+        content["teachers"] = {name: found(f"teachers.{name}", each) for name, each in content["teachers"].items()}
 
 
 def _cache_teacher(content: RecipeContent) -> None:

@@ -270,15 +270,19 @@ def _pair_facts(pair: ModelPair, plan: StudyPlan, runs: Sequence[FinishedRun]) -
     first = next((run for run in here if run.planned.method == plan.study.baseline_name), here[0] if here else None)
     # A method from labels alone may have been run without one.
     teacher = next((run.summary.teacher for run in here if run.summary.teacher is not None), None)
+    models = next(
+        (tuple(one.model for one in run.summary.teachers.values()) for run in here if run.summary.teachers), ()
+    )
     recipes = [run.recipe for run in plan.runs if run.pair == pair.name]
-    named = next((recipe.teacher for recipe in recipes if recipe.teacher is not None), None)
+    planned = next((recipe.all_teachers for recipe in recipes if recipe.all_teachers), {})
+    named = models or tuple(one.name for one in planned.values() if one.name is not None)
     summary = first.summary if first is not None else None
     data = summary.data if summary is not None else None
     return {
         "name": pair.name,
         "note": pair.note,
         "student": recipes[0].student.name,
-        "teacher": teacher.model if teacher else named.name if named else None,
+        "teacher": " + ".join(named) or None,
         "data": data.name if data else None,
         **{name: getattr(data, name, None) for name in ("classes", "train", "test")},
         **{f"teacher_{name}": getattr(teacher, name, None) for name in ("top1", "parameters", "multiply_adds")},
