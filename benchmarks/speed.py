@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from speed_job import ABLATION, BARE_CACHED, CACHED, COMPILED, PAIRS, VARIANTS, Job, Pair
 from speed_race import Failed, Race, ask_once, run_race
-from speed_report import Setting, page
+from speed_report import Workload, page
 
 from stillroom.errors import nearest
 from stillroom.files import find_input, write_json, write_text
@@ -120,7 +120,7 @@ def check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
 
 
 class Bench:
-    """All settings, one after another, in a folder that is gone afterwards."""
+    """All workloads, one after another, in a folder that is gone afterwards."""
 
     def __init__(self, chosen: argparse.Namespace, folder: Path, bar: Progress) -> None:
         self.chosen, self.folder, self.bar = chosen, folder, bar
@@ -136,7 +136,7 @@ class Bench:
         self.done += 1
         self.bar.update(self.task, description=what, completed=self.done)
 
-    def settings(self) -> Iterator[Setting]:
+    def workloads(self) -> Iterator[Workload]:
         """Measure each pair at each batch size."""
         for name in self.chosen.pairs:
             pair = PAIRS[name]
@@ -151,10 +151,10 @@ class Bench:
                 # A few per cent show only over many rounds of the two alone.
                 duel = self.run([CACHED, BARE_CACHED], pair, batch, cache, self.chosen.duel)
                 steps, views = self.chosen.steps, self.chosen.views
-                yield Setting(pair, batch, steps, found["images"], found["classes"], views, race, build, duel)
+                yield Workload(pair, batch, steps, found["images"], found["classes"], views, race, build, duel)
 
     def run(self, names: list[str], pair: Pair, batch: int, cache: Path, rounds: int) -> Race:
-        """Some methods of one setting, in turns."""
+        """Some methods of one workload, in turns."""
         return run_race(
             [self.job(name, pair, batch) for name in names],
             cache,
@@ -165,7 +165,7 @@ class Bench:
         )
 
     def race(self, pair: Pair, batch: int, cache: Path, *, has_cache: bool) -> Race:
-        """All methods of one setting."""
+        """All methods of one workload."""
         names = [name for name in self.names if has_cache or name not in (CACHED, COMPILED)]
         race = self.run(names, pair, batch, cache, self.chosen.rounds)
         if not has_cache:
@@ -230,12 +230,12 @@ def shown_command(words: Sequence[str], program: str = "speed.py") -> str:
     return shlex.join(["python", f"benchmarks/{program}", *map(shorten, words)])
 
 
-def write(settings: list[Setting], chosen: argparse.Namespace, words: Sequence[str], lines: list[str]) -> None:
-    """Both files, whole after each setting."""
+def write(workloads: list[Workload], chosen: argparse.Namespace, words: Sequence[str], lines: list[str]) -> None:
+    """Both files, whole after each workload."""
     method = [text.format(steps=chosen.steps, rounds=chosen.rounds, warmup=chosen.warmup) for text in METHOD]
     command = shown_command(words)
-    write_text(chosen.out / "speed.md", page(settings, command, lines, method))
-    raw = {"command": command, "provenance": lines, "settings": [setting.as_dict() for setting in settings]}
+    write_text(chosen.out / "speed.md", page(workloads, command, lines, method))
+    raw = {"command": command, "provenance": lines, "workloads": [workload.as_dict() for workload in workloads]}
     write_json(chosen.out / "speed.json", raw)
 
 
@@ -265,21 +265,21 @@ def main(words: Sequence[str]) -> int:
     lines = provenance(chosen, load)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=28), MofNCompleteColumn())
     clocks = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    settings: list[Setting] = []
+    workloads: list[Workload] = []
     try:
         with (
             stop_on_signals(),
             tempfile.TemporaryDirectory(prefix="stillroom-speed-") as folder,
             Progress(*columns, *clocks, console=console, disable=not console.is_terminal) as bar,
         ):
-            for setting in Bench(chosen, Path(folder), bar).settings():
-                settings.append(setting)
-                write(settings, chosen, words, lines)
+            for workload in Bench(chosen, Path(folder), bar).workloads():
+                workloads.append(workload)
+                write(workloads, chosen, words, lines)
     except Failed as failure:
         console.print(f"error: {failure}", markup=False, soft_wrap=True)
         return 2 if failure.bad_input else 1
     except KeyboardInterrupt:
-        console.print(f"interrupted; {len(settings)} settings were measured to the end and are written")
+        console.print(f"interrupted; {len(workloads)} workloads were measured to the end and are written")
         return 130
     print((chosen.out / "speed.md").read_text(encoding="utf-8"))
     return 0

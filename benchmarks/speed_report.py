@@ -69,7 +69,7 @@ BARS = (
 
 
 @dataclass(frozen=True)
-class Setting:
+class Workload:
     """One pair at one batch size: what was asked, and what was measured.
 
     Attributes:
@@ -142,15 +142,15 @@ class Setting:
         }
 
 
-def section(setting: Setting) -> str:
+def section(workload: Workload) -> str:
     """All that is said of one pair at one batch size."""
     parts = [
-        f"## {setting.pair}, batch {setting.batch}",
-        _rates(setting),
-        _notes(setting),
-        _verdicts(setting),
-        _totals(setting),
-        _ablation(setting),
+        f"## {workload.pair}, batch {workload.batch}",
+        _rates(workload),
+        _notes(workload),
+        _verdicts(workload),
+        _totals(workload),
+        _ablation(workload),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -161,37 +161,37 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(["| " + " | ".join(head) + " |", ruled, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
-def _rates(setting: Setting) -> str:
-    on_gpu = setting.race.machine["device"] != "cpu"
+def _rates(workload: Workload) -> str:
+    on_gpu = workload.race.machine["device"] != "cpu"
     head = ["", "images/s", "× plain", "× student alone", "peak memory, MiB", "held at the end, MiB"]
     rows = []
     for name in VARIANTS:
-        rate = setting.rate(name)
+        rate = workload.rate(name)
         if rate is None:
             continue
-        last = setting.race.last[name]
+        last = workload.race.last[name]
         row = [name, rate.format(0)]
-        row += [_ratio(setting, name, base) for base in (PLAIN, ALONE)]
+        row += [_ratio(workload, name, base) for base in (PLAIN, ALONE)]
         row += [f"{last['peak_mb']:,.0f}", f"{last['held_mb']:,.0f}" if "held_mb" in last else "–"]
         rows.append([*row, f"{last['gpu_mb']:,.0f}"] if on_gpu else row)
     return table([*head, "peak on the GPU, MiB"] if on_gpu else head, rows)
 
 
-def _ratio(setting: Setting, ours: str, theirs: str) -> str:
-    ratio = setting.ratio(ours, theirs)
+def _ratio(workload: Workload, ours: str, theirs: str) -> str:
+    ratio = workload.ratio(ours, theirs)
     return "–" if ratio is None or ours == theirs else ratio.format(2)
 
 
-def _notes(setting: Setting) -> str:
-    race = setting.race
+def _notes(workload: Workload) -> str:
+    race = workload.race
     lines = [f"- {name} was left out: {reason}." for name, reason in race.skipped.items()]
     if COMPILED in race.first:
         usual = statistics.median(race.seconds[COMPILED])
         lines.append(
-            f"- {COMPILED}: its first {setting.steps} steps took {race.first[COMPILED]:.1f} s, later ones "
+            f"- {COMPILED}: its first {workload.steps} steps took {race.first[COMPILED]:.1f} s, later ones "
             f"{usual:.1f} s; the difference is compilation, once a run, and in none of the rates."
         )
-    overhead = setting.ratio(ALONE, BARE_ALONE)
+    overhead = workload.ratio(ALONE, BARE_ALONE)
     if overhead is not None:
         lines.append(f"- Overhead of the loop for the student alone: {_overhead(overhead)}.")
     busiest = max(race.last, key=lambda name: float(race.last[name]["idle"]))
@@ -203,20 +203,20 @@ def _notes(setting: Setting) -> str:
     return "\n".join(lines)
 
 
-def _verdicts(setting: Setting) -> str:
-    if not setting.has_bars:
+def _verdicts(workload: Workload) -> str:
+    if not workload.has_bars:
         head = "The bars are meant for a CPU with native bfloat16; here the ratios stand without them:"
     else:
         head = "Against the bars, by the median of the rounds:"
-    return "\n".join([head, "", *(_verdict(setting, bar) for bar in BARS)])
+    return "\n".join([head, "", *(_verdict(workload, bar) for bar in BARS)])
 
 
-def _verdict(setting: Setting, bar: Bar) -> str:
-    ratio = setting.overhead() if "overhead" in bar.words else setting.ratio(bar.ours, bar.theirs)
+def _verdict(workload: Workload, bar: Bar) -> str:
+    ratio = workload.overhead() if "overhead" in bar.words else workload.ratio(bar.ours, bar.theirs)
     if ratio is None:
         return f"- {bar.words}: not measured"
     reported = _overhead(ratio) if "overhead" in bar.words else ratio.format(2)
-    if not setting.has_bars:
+    if not workload.has_bars:
         return f"- {bar.ours} / {bar.theirs}: {reported}"
     return f"- {bar.words}: **{'met' if ratio.median >= bar.least else 'not met'}**, {reported}"
 
@@ -225,37 +225,37 @@ def _overhead(ratio: Spread) -> str:
     return f"{100 * (1 - ratio.median):.1f}% [{100 * (1 - ratio.high):.1f}%, {100 * (1 - ratio.low):.1f}%]"
 
 
-def _totals(setting: Setting) -> str:
+def _totals(workload: Workload) -> str:
     rows = []
     for name in (PLAIN, LIVE, CACHED, COMPILED, ALONE):
-        rate = setting.rate(name)
+        rate = workload.rate(name)
         if rate is None:
             continue
-        build = setting.build["seconds"] if name in (CACHED, COMPILED) else 0.0
-        once = setting.race.first[name] - statistics.median(setting.race.seconds[name]) if name == COMPILED else 0.0
-        times = [epochs * setting.images / rate.median + build + once for epochs in EPOCHS]
+        build = workload.build["seconds"] if name in (CACHED, COMPILED) else 0.0
+        once = workload.race.first[name] - statistics.median(workload.race.seconds[name]) if name == COMPILED else 0.0
+        times = [epochs * workload.images / rate.median + build + once for epochs in EPOCHS]
         rows.append([name, f"{build:.1f}" if build else "–", *(f"{seconds:,.0f}" for seconds in times)])
     built = ""
-    if CACHED in setting.race.seconds:
-        seconds, answers = setting.build["seconds"], setting.build["images"]
+    if CACHED in workload.race.seconds:
+        seconds, answers = workload.build["seconds"], workload.build["images"]
         built = (
-            f"Building the cache, {setting.views} views of {setting.images:,} images, took {seconds:.1f} s "
+            f"Building the cache, {workload.views} views of {workload.images:,} images, took {seconds:.1f} s "
             f"({1e6 * seconds / answers:,.0f} µs an answer, {answers / seconds:,.0f} answers/s) and "
-            f"{setting.build['bytes'] / 2**20:.1f} MiB on disk; measured once, with nothing beside it. "
+            f"{workload.build['bytes'] / 2**20:.1f} MiB on disk; measured once, with nothing beside it. "
         )
     reported = (
         "What follows is arithmetic on the median rates, epochs × images / rate, with the build"
-        f"{' and the compilation' if COMPILED in setting.race.seconds else ''} where there is one; no evaluations."
+        f"{' and the compilation' if COMPILED in workload.race.seconds else ''} where there is one; no evaluations."
     )
     return built + reported + "\n\n" + table(["", "build, s", *(f"{epochs} epochs, s" for epochs in EPOCHS)], rows)
 
 
-def _ablation(setting: Setting) -> str:
+def _ablation(workload: Workload) -> str:
     rows = []
     for name in ABLATION:
-        rate = setting.rate(name)
+        rate = workload.rate(name)
         if rate is not None:
-            rows.append([name, rate.format(0), _ratio(setting, BARE_LIVE, name)])
+            rows.append([name, rate.format(0), _ratio(workload, BARE_LIVE, name)])
     if not rows:
         return ""
     head = "What each piece of the live step brings: the step by hand with all of them, then without one at a time."
@@ -274,14 +274,14 @@ def described(machine: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def page(settings: Sequence[Setting], command: str, provenance: Sequence[str], method: Sequence[str]) -> str:
+def page(workloads: Sequence[Workload], command: str, provenance: Sequence[str], method: Sequence[str]) -> str:
     """The whole of ``speed.md``."""
     lines = [
         "# Speed of a distillation step",
         "",
         f"Command: `{command}`",
         "",
-        *described(settings[0].race.machine),
+        *described(workloads[0].race.machine),
         *(f"- {line}" for line in provenance),
         "",
         "How it was measured:",
@@ -292,4 +292,4 @@ def page(settings: Sequence[Setting], command: str, provenance: Sequence[str], m
         "",
         *(f"- **{name}**: {words}" for name, words in VARIANTS.items()),
     ]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(section(setting) for setting in settings) + "\n"
+    return "\n".join(lines) + "\n\n" + "\n\n".join(section(workload) for workload in workloads) + "\n"

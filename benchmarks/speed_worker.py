@@ -282,11 +282,11 @@ def plain(job: Job, baton: Baton) -> None:
     mean = torch.tensor(IMAGENET_MEAN, device=device).view(-1, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=device).view(-1, 1, 1)
     optimizer = sgd(student)
-    setting = make_recipe(job).data.augmentation
+    augmentation = make_recipe(job).data.augmentation
 
     baton.ready()
     for rows, view in requests(job, data):
-        x = (augment(images, rows, setting, view).float() / 255 - mean) / std
+        x = (augment(images, rows, augmentation, view).float() / 255 - mean) / std
         y = labels[torch.from_numpy(rows).to(device)]
         with torch.no_grad():
             answer = teacher(x)
@@ -372,7 +372,7 @@ def steps_by_hand(job: Job, device: torch.device, pieces: Pieces) -> Iterator[No
     student = laid_out(make_model(job.student, data, "student").to(device).train(), pieces)
     images, labels = on_device(data, device)
     optimizer = sgd(student, fused=True if pieces.fused else None)
-    setting = make_recipe(job).data.augmentation
+    augmentation = make_recipe(job).data.augmentation
 
     def precision() -> AbstractContextManager[object]:
         return autocast(device, resolve_precision("auto", device) if pieces.low_precision else "float32")
@@ -380,7 +380,7 @@ def steps_by_hand(job: Job, device: torch.device, pieces: Pieces) -> Iterator[No
     yield
     for rows, view in requests(job, data):
         index = torch.from_numpy(rows).to(device, non_blocking=True)
-        x = pipe(augment(images, rows, setting, view))
+        x = pipe(augment(images, rows, augmentation, view))
         if not pieces.channels_last:
             x = x.contiguous()
         with precision():

@@ -85,8 +85,8 @@ def distill(
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label): PIL images, uint8 tensors or arrays, or float tensors; read once into memory.
         test: the like, for evaluation.
-        losses: the terms of the loss; left out: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``.
-        epochs: passes over the training images, 10 where steps is left out too.
+        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``.
+        epochs: passes over the training images; default 10, unless ``steps`` is given.
         steps: optimizer steps, in place of epochs.
         batch_size: images a step.
         augmentation: options of ``data.augmentation``, such as ``{"pad_crop": 4, "flip": True}``.
@@ -98,8 +98,8 @@ def distill(
             of each image where that saves passes.
         seed: of the order of images and of dropout.
         name: what reports call the run.
-        out: the run folder; left out: a fresh one under ``runs/``.
-        resume: go on where the folder's run was stopped.
+        out: the run folder; default: a new one under ``runs/``.
+        resume: continue the run in the folder.
         hooks: called after each optimizer step.
         progress: show a progress bar on standard error.
 
@@ -108,7 +108,7 @@ def distill(
 
     Raises:
         BadInput: something given cannot be used; the message names it.
-        RunFailed: the training cannot go on.
+        RunFailed: the training cannot continue.
 
     >>> import torch, tempfile, stillroom as sr
     >>> data = torch.utils.data.TensorDataset(
@@ -190,15 +190,15 @@ def compare(
     address: str | None = None,
     progress: bool = True,
 ) -> StudyResult:
-    """Compare ways to make a student: methods × pairs × seeds under one budget; goes on where it was stopped.
+    """Compare training methods: methods × model pairs × seeds under one budget; a stopped study continues.
 
     Args:
         study: a study file, or its content.
         out: the study's folder.
-        workers: runs side by side; left out: as many as their threads leave cores for.
+        workers: runs at a time; default: as many as the cores allow.
         engine: processes of this machine, or a Ray cluster.
-        address: of the Ray cluster; left out: one of our own.
-        progress: show how it goes on standard error.
+        address: of the Ray cluster; default: a new local one.
+        progress: show the progress on standard error.
 
     Raises:
         BadInput: something in the study cannot be used, or another process works on the folder.

@@ -52,7 +52,7 @@ def demo_recipes(teacher_weights: Path) -> dict[str, Recipe]:
 
 
 def run_demo(out: Path, observer: Observer, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run the demo; a demo that was stopped goes on where it was.
+    """Run the demo; a stopped demo continues.
 
     Returns:
         ``runs``, ``report``, ``seconds`` and a ``conclusion`` in lines.

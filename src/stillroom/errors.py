@@ -55,14 +55,14 @@ class BadInput(ValueError):  # noqa: N818 - it names what happened, as the comma
 
 
 class RunFailed(RuntimeError):  # noqa: N818
-    """A run cannot go on (a silent loss, a loss that is not finite): what happened, and what to try.
+    """A run cannot continue (a silent loss, a loss that is not finite): what happened, and what to try.
 
     The command line prints the message and exits with code 1; the run folder keeps its last checkpoint.
     """
 
 
 class OutOfMemory(RunFailed):
-    """A run that would go on with more memory, or as what the message says to try."""
+    """A run out of memory; the message says what to try."""
 
 
 def format_error(error: BaseException, limit: int = 200) -> str:

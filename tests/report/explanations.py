@@ -29,7 +29,7 @@ class FakeExplanation:
     images: int = 6
     grid: int = 8
     moves: bool = True
-    beside: bool = True
+    compared_networks: bool = True
     attributions: bool = True
     floats: bool = False
     name: str = "resnet8 by features"
@@ -66,7 +66,7 @@ def explanation(fake: FakeExplanation) -> tuple[dict[str, Any], dict[str, np.nda
             **_described(each, fake.epochs, ("layer3.conv", tuple(moves)) if moves is not None else None),
             "entropy_error": [0.05] * len(fake.epochs),
         }
-        if fake.beside:
+        if fake.compared_networks:
             run["accuracy"] = 0.81 - 0.02 * role
         runs.append(run)
     pairs = list(zip(figures[: len(fake.seeds)], figures[len(fake.seeds) :], strict=False))
@@ -98,8 +98,8 @@ def explanation(fake: FakeExplanation) -> tuple[dict[str, Any], dict[str, np.nda
         },
         "teacher": of_teacher,
     }
-    if fake.beside:
-        content |= _beside(fake, len(runs))
+    if fake.compared_networks:
+        content |= _compared_networks(fake, len(runs))
     return content, arrays
 
 
@@ -160,7 +160,7 @@ def _sensitivity(
     return found
 
 
-def _beside(fake: FakeExplanation, runs: int) -> dict[str, Any]:
+def _compared_networks(fake: FakeExplanation, runs: int) -> dict[str, Any]:
     values = [[round(1 - 0.2 * abs(row - column), 2) for column in range(4)] for row in range(4)]
     cka = {"one_taps": list(TAPS), "other_taps": list(TAPS), "values": values, "images": 500}
     others: list[Any] = [*(["teacher"] if fake.teacher else []), *([runs - 1] if fake.compared else [])]

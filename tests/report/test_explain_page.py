@@ -61,7 +61,7 @@ def _evil(found: Found) -> None:
 
 SEEDS = (0, 1, 2)
 ALONE = FakeExplanation(
-    compared=False, teacher=False, moves=False, beside=False, attributions=False, floats=True, epochs=(0, 4)
+    compared=False, teacher=False, moves=False, compared_networks=False, attributions=False, floats=True, epochs=(0, 4)
 )
 
 
@@ -287,7 +287,7 @@ def test_the_same_explanation_gives_the_same_bytes(folders: dict[str, Path], tmp
     assert again.read_bytes() == (folders["usual"] / "explain.html").read_bytes()
 
 
-def test_a_runs_page_links_to_it_where_it_lies_beside(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_runs_page_links_to_it_where_it_lies_compared_networks(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(runs["labels"], tmp_path / "run"))
 
     def links(page: Path) -> list[str | None]:

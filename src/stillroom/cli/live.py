@@ -24,7 +24,7 @@ class LiveStudy(StudyObserver):
     """Shows a study: a table on a terminal, a line for each job elsewhere.
 
     Args:
-        console: where; standard error where left out.
+        console: where to print; default: standard error.
     """
 
     def __init__(self, console: Console | None = None) -> None:

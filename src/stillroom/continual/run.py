@@ -68,7 +68,7 @@ def run_tasks(
         out: the folder; new, or one to resume.
         resume: continue where it was stopped, within a task too; what is finished is returned as it is.
         observer: follows the progress, steps counted over all tasks.
-        data: what ``recipe.data`` names, where it was read before; read where left out.
+        data: the data of ``recipe.data``, if read before; default: it is read.
         latency: measure the last student's latency at the end.
 
     Returns:
@@ -76,7 +76,7 @@ def run_tasks(
 
     Raises:
         BadInput: something in the recipe, its data or the folder cannot be used; nothing was lost.
-        RunFailed: a training cannot go on.
+        RunFailed: a training cannot continue.
     """
     observer = observer or Observer()
     check_free(out, resume)

@@ -24,11 +24,7 @@ _CHUNK = 1 << 20
 
 
 def idx_splits(folder: Path) -> dict[str, dict[str, Path]]:
-    """The splits of a folder: ``{split: {"images": path, "labels": path}}``; the published ``t10k`` is called ``test``.
-
-    Raises:
-        BadInput: the folder cannot be read.
-    """
+    """The splits of a folder: ``{split: {"images": path, "labels": path}}``; the published ``t10k`` is ``test``."""
     found: dict[str, dict[str, Path]] = {}
     for path in list_folder(folder):
         match = _NAME.fullmatch(path.name)
@@ -43,7 +39,7 @@ def read_idx(folder: Path, split: str, field: str = "split") -> ImageSet:
 
     Args:
         folder: where ``train-images-idx3-ubyte.gz`` and its like lie.
-        split: ``train`` or ``test``, or another prefix of the files.
+        split: ``train``, ``test``, or another prefix of the files.
         field: the field that names the split in an error.
 
     Raises:
@@ -63,11 +59,7 @@ def read_idx(folder: Path, split: str, field: str = "split") -> ImageSet:
 
 
 def idx_class_names(folder: Path, split: str) -> tuple[str, ...]:
-    """The classes of a split that is there, from its labels alone.
-
-    Raises:
-        BadInput: the labels are missing or damaged.
-    """
+    """The classes of a split that is there, from its labels alone."""
     labels = _read(_file(folder, split, "labels", idx_splits(folder)), 1)
     return number_classes(torch.from_numpy(labels.astype(np.int64)))
 

@@ -111,23 +111,14 @@ def parquet_splits(folder: Path) -> dict[str, list[Path]]:
     """The splits of a folder, each with its files in order: ``{split}.parquet`` or ``{split}-*.parquet``.
 
     A split is looked for in the folder itself, then in its ``data`` folder.
-
-    Raises:
-        BadInput: the folder cannot be read.
     """
-    found = _splits_in(folder)
-    below = folder / "data"
-    if below.is_dir():
-        found = _splits_in(below) | found
-    return found
-
-
-def _splits_in(folder: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
-    for path in list_folder(folder):
-        match = _NAME.fullmatch(path.name)
-        if match:
-            found.setdefault(match["split"], []).append(path)
+    for place in (folder, folder / "data"):
+        inside: dict[str, list[Path]] = {}
+        for path in list_folder(place) if place == folder or place.is_dir() else []:
+            if match := _NAME.fullmatch(path.name):
+                inside.setdefault(match["split"], []).append(path)
+        found = inside | found
     return found
 
 
@@ -263,17 +254,16 @@ def _labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64]:
 
 
 def _decode_all(cells: list[tuple[int, Any]], path: Path) -> list[npt.NDArray[np.uint8]]:
-    return [_picture(cell, path, row) for row, cell in cells]
-
-
-def _picture(cell: Any, path: Path, row: int) -> npt.NDArray[np.uint8]:
-    content = cell.get("bytes") if isinstance(cell, dict) else cell
-    if content is None:
-        raise path_error(path, f"a picture's bytes in every row, but row {row} has none")
-    try:
-        return decode(content)
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-        raise decode_error(path, f"a picture in row {row}", error) from None
+    pictures = []
+    for row, cell in cells:
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if content is None:
+            raise path_error(path, f"a picture's bytes in every row, but row {row} has none")
+        try:
+            pictures.append(decode(content))
+        except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
+            raise decode_error(path, f"a picture in row {row}", error) from None
+    return pictures
 
 
 @contextmanager

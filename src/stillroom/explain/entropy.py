@@ -152,7 +152,7 @@ def pixel_entropy_with_error(
     _check(images, method, weight, stop)
     fast = method == "fast"
     if passes is not None and (not fast or passes < 1):
-        raise BadInput("passes", passes, "1 or more" if fast else "none beside method=published")
+        raise BadInput("passes", passes, "1 or more" if fast else "no passes with method=published")
     places = list(range(len(images))) if index is None else [int(one) for one in index]
     if len(places) != len(images):
         raise BadInput("index", f"{len(places)} numbers", f"one for each of the {len(images)} images")

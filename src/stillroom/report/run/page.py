@@ -119,7 +119,7 @@ def render(runs: Sequence[RunData], context: PageContext | None = None, explaine
         figures={chart.key: chart.figure for chart in page.charts},
         plotly_at=context.plotly if context is not None else None,
         page=page,
-        home=context,
+        study=context,
         explained=explained,
     )
 
