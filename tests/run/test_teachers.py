@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from safetensors.torch import load_file
 
 import stillroom as sr
 from run.conftest import Stop, StopAt, bytes_of, read_lines
+from stillroom.cli import run
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
 from stillroom.losses.functional import kl, logit_mse
@@ -92,7 +94,7 @@ def test_cached_is_live_and_a_resumed_run_ends_in_the_same_bytes(two: dict[str, 
     live = execute(parse_recipe(two), tmp_path / "live")
     two["cache"] = {"enabled": True, "dtype": "float32"}
     cached = execute(parse_recipe(two), tmp_path / "cached")
-    for left, right in zip(*(read_lines(run.path / "metrics.jsonl") for run in (live, cached)), strict=True):
+    for left, right in zip(*(read_lines(each.path / "metrics.jsonl") for each in (live, cached)), strict=True):
         assert left.keys() == right.keys()
         for key, value in left.items():
             assert right[key] == (value if key == "split" else pytest.approx(value, rel=1e-4, abs=1e-5)), key
@@ -115,6 +117,15 @@ def test_cached_is_live_and_a_resumed_run_ends_in_the_same_bytes(two: dict[str, 
     assert bytes_of(tmp_path / "stopped") == bytes_of(cached.path)
     again = execute(parse_recipe(two), cached.path, resume=True)
     assert again.summary == cached.summary
+
+
+def test_the_command_line_distils_from_two_and_reports(two: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(two, sort_keys=False))
+    out = tmp_path / "run"
+    assert run(["distill", str(tmp_path / "recipe.yaml"), "teachers.narrow.preprocess=unit", "--out", str(out)]) == 0
+    assert run(["report", str(out)]) == 0
+    assert run(["diagnose", str(tmp_path / "recipe.yaml")]) == 2
+    assert "teachers: got ['wide', 'narrow']; expected one" in capsys.readouterr().err
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -144,11 +155,11 @@ def test_from_python_two_modules_teach_by_the_same_loss(tmp_path: Path) -> None:
         )
 
     losses = [sr.KL(teacher="a", weight=0.5), sr.KL(teacher="b", weight=0.5)]
-    run = sr.distill(
+    done = sr.distill(
         {"a": net(16), "b": net(8)}, net(4), data, data, losses, epochs=1, out=tmp_path / "r", progress=False
     )
-    assert set(run.summary["teachers"]) == {"a", "b"}
-    lines = read_lines(run.path / "metrics.jsonl")
+    assert set(done.summary["teachers"]) == {"a", "b"}
+    lines = read_lines(done.path / "metrics.jsonl")
     assert lines[0]["loss"] == pytest.approx(0.5 * lines[0]["loss/kl@a"] + 0.5 * lines[0]["loss/kl@b"])
     assert lines[0]["loss/kl@a"] != lines[0]["loss/kl@b"]
-    assert run.report().exists()
+    assert done.report().exists()

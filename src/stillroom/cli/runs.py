@@ -36,9 +36,10 @@ def distill(
     Example: `stillroom distill recipes/cifar10-resnet56-resnet8.yaml training.epochs=3 --out runs/first`
     """
     resolved = _load_recipe(recipe, overrides)
-    if resolved.teacher is None:
+    teachers = [config.name for config in resolved.all_teachers.values()]
+    if not teachers:
         raise BadInput("teacher", None, "a teacher model; `stillroom train` trains from labels alone")
-    _run(resolved, out, resume, as_json, f"{resolved.student.name}-from-{resolved.teacher.name}")
+    _run(resolved, out, resume, as_json, f"{resolved.student.name}-from-{'-and-'.join(teachers)}")
 
 
 @app.command(rich_help_panel=TRAIN)
