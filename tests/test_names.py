@@ -44,7 +44,7 @@ RETIRED = {
     "quietly; own.py, outside.py": r"\bquietly\(|def quietly|models[./](?:quiet|own|outside)\b|test_(?:own|outside)\b",
     "telling, looking, …": r"(?:continual|incremental)[./](?:telling|looking|watching|remembering|growing)\b",
     "Sequence of tasks, Judged, OfAllTasks": r"class Sequence\b|(?<!\w)Sequence\(|\bJudged\b|\bOfAllTasks\b",
-    "Feed; Origin, Chosen": r"\bFeed\b|\bOrigin\b|\bChosen\b|\.origin\.rows|\.(?:train|test)\.whole\b",
+    "Feed; Origin, Chosen": r"\.origin\.rows|\.(?:train|test)\.whole\b|" + as_type("Feed", "Origin", "Chosen"),
     "Bystander; share, alone": r"\bBystander\b|processes\.(?:share|alone)\b",
     "contestants, pairs, varies": r"\b[Cc]ontestants?\b|\bvaries:|\.varies\b|[\"']varies[\"']|^pairs:|study\.pairs\b",
     "dishonest, foreseen, traits, Shape": r"\bdishonest\b|\bfores(?:een?|eeing)\b|\btraits\b|"
@@ -64,18 +64,6 @@ RETIRED = {
     "geometry.py": r"stillroom[./]geometry\b",
     "room, house, stranger": r"\brooms\b|(?:every|each|other|another|[Aa]) room\b|\b[Hh]ouses?\b|\b[Ss]trangers?\b"
     r"|\btired engineer",
-}
-
-# How many are left; to be empty, and never to rise.
-LEFT: dict[str, int] = {
-    "told": 16,
-    "Tutor": 1,
-    "Meeting, Party": 1,
-    "taught": 1,
-    "Feed; Origin, Chosen": 1,
-    "sick, suspect, healthy": 3,
-    "preflight, postmortem": 1,
-    "room, house, stranger": 4,
 }
 
 
@@ -99,4 +87,4 @@ def test_a_retired_name_is_gone(name: str) -> None:
         for number, line in enumerate(lines, 1)
         if pattern.search(line)
     ]
-    assert len(found) <= LEFT.get(name, 0), "\n".join(found[:40])
+    assert not found, "\n".join(found[:40])

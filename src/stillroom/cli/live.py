@@ -21,11 +21,7 @@ _REFRESH = 0.5  # seconds between two updates
 
 
 class LiveStudy(StudyObserver):
-    """Shows a study: a table on a terminal, a line for each job elsewhere.
-
-    Args:
-        console: where to print; default: standard error.
-    """
+    """Shows a study: a table on a terminal, a line for each job elsewhere."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or stderr

@@ -49,8 +49,7 @@ def fidelity(
         int, typer.Option("--images", help="Test images, evenly spread over the split; 16 or more.")
     ] = 512,
     temperature: Annotated[
-        float,
-        typer.Option("--temperature", help="τ of the divergences and of the Fisher weights."),
+        float, typer.Option("--temperature", help="τ of the divergences and of the Fisher weights.")
     ] = 4.0,
     as_json: AsJson = False,
 ) -> None:

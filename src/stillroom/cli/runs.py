@@ -26,11 +26,7 @@ class ExportFormat(StrEnum):
 
 @app.command(rich_help_panel=TRAIN)
 def distill(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    resume: Resume = False,
-    as_json: AsJson = False,
+    recipe: RecipeFile, overrides: Overrides = None, out: Out = None, resume: Resume = False, as_json: AsJson = False
 ) -> None:
     """Distil a teacher into a student, as a recipe says.
 
@@ -48,11 +44,7 @@ def distill(
 
 @app.command(rich_help_panel=TRAIN)
 def train(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    resume: Resume = False,
-    as_json: AsJson = False,
+    recipe: RecipeFile, overrides: Overrides = None, out: Out = None, resume: Resume = False, as_json: AsJson = False
 ) -> None:
     """Train a model from labels alone: a future teacher, or the baseline of a distilled student.
 
@@ -99,8 +91,7 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            "--data",
-            help="A folder (parquet, idx, or one folder a class), or `digits`, `synthetic`, `shapes`.",
+            "--data", help="A folder (parquet, idx, or one folder a class), or `digits`, `synthetic`, `shapes`."
         ),
     ],
     weights: Annotated[
@@ -176,8 +167,7 @@ def export(
         Path | None, typer.Option("--out", help="File to write; default: in RUN/export/.", metavar="FILE")
     ] = None,
     pixels: Annotated[
-        bool,
-        typer.Option("--pixels", help="With ONNX: the model takes uint8 images and preprocesses them."),
+        bool, typer.Option("--pixels", help="With ONNX: the model takes uint8 images and preprocesses them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
