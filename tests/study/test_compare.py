@@ -321,7 +321,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, whole: Path) -> None:
     ("more", "words"),
     [
         (["--engine", "ray", "--address", "127.0.0.1:1"], "--address: got '127.0.0.1:1'"),
-        (["--address", "127.0.0.1:1"], "--engine ray beside it"),
+        (["--address", "127.0.0.1:1"], "expected --engine ray"),
         (["methods=[]"], "methods: got []; expected at least 1 item"),
         (["methods=[{name: a}, {name: a}]"], "each method once, but 'a' is there 2 times"),
         (["--workers", "0"], "--workers"),

@@ -33,8 +33,7 @@ START, TRAIN, COMPARE, UNDERSTAND, TEACHER = (
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Changes to the recipe, such as `training.epochs=3 losses.kl.temperature=2`.",
-        metavar="KEY.PATH=VALUE",
+        help="Changes to the recipe, such as `training.epochs=3 losses.kl.temperature=2`.", metavar="KEY.PATH=VALUE"
     ),
 ]
 RecipeFile = Annotated[Path, typer.Argument(help="Recipe file (YAML).", metavar="RECIPE.yaml")]
@@ -51,9 +50,7 @@ AsJson = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
         print(f"stillroom {__version__}")
         raise typer.Exit

@@ -26,18 +26,14 @@ class ExportFormat(StrEnum):
 
 @app.command(rich_help_panel=TRAIN)
 def distill(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    resume: Resume = False,
-    as_json: AsJson = False,
+    recipe: RecipeFile, overrides: Overrides = None, out: Out = None, resume: Resume = False, as_json: AsJson = False
 ) -> None:
     """Distil a teacher into a student, as a recipe says.
 
     Leaves a run folder: the student's weights, all metrics, the resolved recipe. If the run is stopped, or killed, the
     same command with `--resume` continues and ends with the same bytes as a run that was never stopped.
 
-    Example: `stillroom distill recipes/cifar10-resnet56-resnet8.yaml training.epochs=3 --out runs/first`
+    Example: `stillroom distill recipes/cifar10-resnet56-resnet8.yaml data.train_limit=10000 --out runs/first`
     """
     resolved = _load_recipe(recipe, overrides)
     teachers = [config.name for config in resolved.all_teachers.values()]
@@ -48,11 +44,7 @@ def distill(
 
 @app.command(rich_help_panel=TRAIN)
 def train(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    out: Out = None,
-    resume: Resume = False,
-    as_json: AsJson = False,
+    recipe: RecipeFile, overrides: Overrides = None, out: Out = None, resume: Resume = False, as_json: AsJson = False
 ) -> None:
     """Train a model from labels alone: a future teacher, or the baseline of a distilled student.
 
@@ -99,8 +91,7 @@ def evaluate(
     data: Annotated[
         str,
         typer.Option(
-            "--data",
-            help="A folder (parquet, idx, or one folder a class), or `digits`, `synthetic`, `shapes`.",
+            "--data", help="A folder (parquet, idx, or one folder a class), or `digits`, `synthetic`, `shapes`."
         ),
     ],
     weights: Annotated[
@@ -176,8 +167,7 @@ def export(
         Path | None, typer.Option("--out", help="File to write; default: in RUN/export/.", metavar="FILE")
     ] = None,
     pixels: Annotated[
-        bool,
-        typer.Option("--pixels", help="With ONNX: the model takes uint8 images and preprocesses them."),
+        bool, typer.Option("--pixels", help="With ONNX: the model takes uint8 images and preprocesses them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -31,8 +31,7 @@ class EngineName(StrEnum):
 
 StudyOut = Annotated[Path, typer.Option("--out", help="Folder of the study; a stopped study continues.", metavar="DIR")]
 Workers = Annotated[
-    int | None,
-    typer.Option("--workers", min=1, help="Runs at a time; default: as many as the cores allow."),
+    int | None, typer.Option("--workers", min=1, help="Runs at a time; default: as many as the cores allow.")
 ]
 OnEngine = Annotated[EngineName, typer.Option("--engine", help="Processes on this machine, or a Ray cluster.")]
 
@@ -152,8 +151,7 @@ def dissect(
         str, typer.Option("--seeds", help="Seeds of each level, such as 0,1,2.", metavar="LIST")
     ] = "0,1,2",
     trials: Annotated[
-        int,
-        typer.Option("--trials", min=0, help="Tuning trials of each level, at half length; 0: no tuning."),
+        int, typer.Option("--trials", min=0, help="Tuning trials of each level, at half length; 0: no tuning.")
     ] = 3,
     workers: Workers = None,
     engine: OnEngine = EngineName.LOCAL,
@@ -165,7 +163,7 @@ def dissect(
     true_class, true_class_similarity, top_k, full), with equal budgets, trials and paired seeds. The gain of the full
     output is reported as a sum of universe, domain, instance, their interaction and a rest, with intervals.
 
-    Example: `stillroom dissect recipes/digits.yaml --out studies/dissected`
+    Example: `stillroom dissect recipes/cifar10-resnet56-resnet8.yaml --out studies/dissected`
     """
     from stillroom.cli.live import LiveStudy
     from stillroom.cli.terminal import stderr

@@ -74,9 +74,7 @@ class IncrementalConfig(Config):
         False, description="Learn each task from all training images of all classes seen: no memory bounds it."
     )
     class_seed: int | None = Field(
-        None,
-        ge=0,
-        description="Seed that shuffles the classes; default: the run's seed, an order for each seed.",
+        None, ge=0, description="Seed that shuffles the classes; default: the run's seed, an order for each seed."
     )
     task: int | None = Field(
         None, ge=1, description="Number of the task: written into the recipe of a task's own run, not to be set."

@@ -62,8 +62,6 @@ def update_memory(
     """The memory after a task: old classes keep their first exemplars, new classes get theirs.
 
     Args:
-        memory: before the task.
-        new: of each new class, the indices of its training images.
         per_class: exemplars of a class, see :func:`exemplars_per_class`; a class with fewer images keeps all.
         choose: given the position of a class in the order of classes, the indices of its images and the number wanted,
             returns those to keep, the best first.
@@ -81,13 +79,9 @@ def herd(features: Tensor, count: int) -> Tensor:
 
     Args:
         features: penultimate features of one class, [n, d].
-        count: number wanted, at most n.
 
     Returns:
         int64 [count], in the order in which they were picked.
-
-    Raises:
-        ValueError: features of another shape, or fewer than are wanted.
 
     Paper: Rebuffi et al., iCaRL: Incremental Classifier and Representation Learning, arXiv 1611.07725.
 
@@ -114,12 +108,6 @@ def draw_exemplars(size: int, count: int, seed: int, position: int) -> Rows:
     """A random choice among the images of a class, a pure function of (seed, class position): int64 [count].
 
     A smaller choice is the beginning of a larger one.
-
-    Args:
-        size: number of images.
-        count: number wanted.
-        seed: the run's.
-        position: the class's, in the order of classes.
     """
     return permutation(size, seed, "exemplars", position)[:count]
 
@@ -150,12 +138,7 @@ def nearest_mean_scores(features: Tensor, exemplars: Sequence[Tensor]) -> Tensor
 
 @torch.no_grad()
 def penultimate_features(student: PreparedModel, images: Images) -> Tensor:
-    """The input of the logit layer for images as they are: float32 [N, d] on the CPU.
-
-    Args:
-        student: evaluated in eval mode and float32.
-        images: [N, C, H, W] as the data gives them.
-    """
+    """The input of the logit layer for images as they are: float32 [N, d] on the CPU."""
     device = device_of(student.model)
     preprocess = student.preprocess().to(device)
     taps = TapReader(student.model, [FEATURES], field="student")

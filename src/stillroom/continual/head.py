@@ -30,12 +30,8 @@ def student_for_task(
     """The student at the beginning of a task.
 
     Args:
-        config: the recipe's student.
-        data: images that it is for.
-        classes: number of its logits.
         seed: the run's; draws all weights in the first task, those of the new logits in later ones.
         before: the weights of the student of the task before; None in the first.
-        task: counted from 1.
 
     Raises:
         BadInput: the number of classes changes more of the model than its logit layer.
@@ -51,11 +47,6 @@ def student_for_task(
 
 def grow_head(before: State, fresh: State, *, field: str = "student") -> dict[str, Tensor]:
     """A student's weights with a logit for each new class: old rows copied, new rows as drawn.
-
-    Args:
-        before: the state of the student of fewer classes.
-        fresh: the state of one of more classes.
-        field: the model's name, for errors.
 
     Raises:
         BadInput: the two differ in more than the first dimension of some tensors.
@@ -80,7 +71,6 @@ def reorder_head(before: State, last: State, positions: Rows) -> dict[str, Tenso
 
     Args:
         before: the state of the student of the task before, which shows what grew.
-        last: the state of the last.
         positions: for each of the data's classes, its position in the order of classes.
     """
     index = torch.from_numpy(positions)

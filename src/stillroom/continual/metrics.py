@@ -35,13 +35,6 @@ def accuracy_row(labels: Labels, answers: Labels, task_of: Labels, tasks: int) -
         labels: the true classes, [N].
         answers: the predicted classes, among all classes seen, [N].
         task_of: the task of each class, from 0, [K].
-        tasks: k, number of tasks so far.
-
-    Returns:
-        k numbers, in per cent.
-
-    Raises:
-        ValueError: a task has no image.
 
     >>> accuracy_row(np.array([0, 1, 2, 2]), np.array([0, 0, 2, 2]), np.array([0, 0, 1]), 2)
     [50.0, 100.0]
@@ -59,15 +52,6 @@ def accuracy_after_each_task(matrix: Matrix) -> list[float]:
 
     Formula: ``A_k = mean_{j≤k} a_{k,j}``.
 
-    Args:
-        matrix: a, rows of 1 … N numbers, in per cent.
-
-    Returns:
-        A_1 … A_N.
-
-    Raises:
-        ValueError: the rows are not of 1, 2, … finite numbers.
-
     >>> accuracy_after_each_task([[90.0], [40.0, 80.0]])
     [90.0, 60.0]
     """
@@ -80,13 +64,6 @@ def average_incremental(matrix: Matrix, *, first: int = 1) -> float:
 
     Formula: ``(1/N) Σ_k A_k``; the first task, which nothing came before, counts unless ``first`` is 2.
 
-    Args:
-        matrix: a, rows of 1 … N numbers, in per cent.
-        first: the first k that counts.
-
-    Raises:
-        ValueError: the rows are not of 1, 2, … finite numbers, or none is left.
-
     >>> average_incremental([[90.0], [40.0, 80.0]]), average_incremental([[90.0], [40.0, 80.0]], first=2)
     (75.0, 60.0)
     """
@@ -97,11 +74,7 @@ def average_incremental(matrix: Matrix, *, first: int = 1) -> float:
 
 
 def final_accuracy(matrix: Matrix) -> float:
-    """The mean accuracy over all tasks after the last: A_N.
-
-    Raises:
-        ValueError: the rows are not of 1, 2, … finite numbers.
-    """
+    """The mean accuracy over all tasks after the last: A_N."""
     return accuracy_after_each_task(matrix)[-1]
 
 
@@ -110,14 +83,8 @@ def forgetting(matrix: Matrix) -> float | None:
 
     Formula: ``(1/(N−1)) Σ_{j<N} (max_{j≤k<N} a_{k,j} − a_{N,j})``.
 
-    Args:
-        matrix: a, rows of 1 … N numbers, in per cent.
-
     Returns:
         In points; None with one task.
-
-    Raises:
-        ValueError: the rows are not of 1, 2, … finite numbers.
 
     Paper: Chaudhry et al., Riemannian Walk for Incremental Learning, arXiv 1801.10112.
 
@@ -135,15 +102,8 @@ def omega(accuracies: Sequence[float], joint: Sequence[float]) -> float | None:
 
     Formula: ``Ω = (1/N) Σ_k A_k / A_k^joint``.
 
-    Args:
-        accuracies: A_1 … A_N.
-        joint: the like of joint training.
-
     Returns:
         Ω; None where an accuracy of joint training is 0.
-
-    Raises:
-        ValueError: not as many of both, or none.
 
     Paper: Hayes et al., New Metrics and Experimental Paradigms for Continual Learning, CVPR Workshops 2018.
 
@@ -162,11 +122,6 @@ def task_balance(labels: Labels, answers: Labels, first_new: int) -> TaskBalance
 
     Args:
         labels: the true classes, [N]; those of the newest task are ``first_new`` and above.
-        answers: the predicted classes, [N].
-        first_new: number of old classes.
-
-    Raises:
-        ValueError: there is no image of the newest task, or none of the old ones.
 
     >>> task_balance(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 1)
     TaskBalance(old=50.0, new=100.0, answered_new=75.0, are_new=50.0)
@@ -183,11 +138,7 @@ def task_balance(labels: Labels, answers: Labels, first_new: int) -> TaskBalance
 
 
 def compute_metrics(matrix: Matrix) -> IncrementalMetrics:
-    """All metrics of the matrix of two or more tasks.
-
-    Raises:
-        ValueError: the rows are not of 1, 2, … finite numbers, or there is one task.
-    """
+    """All metrics of the matrix of two or more tasks."""
     lost = forgetting(matrix)
     if lost is None:
         raise ValueError("matrix: got 1 task; expected 2 or more")
@@ -208,10 +159,8 @@ def aggregate_seeds(
     """A method's accuracy after each task, mean matrix, balance, memory and Ω over its seeds.
 
     Args:
-        method: its name.
         records: of each seed; they may differ in their number of tasks, then those that all have count.
         joint: of the seeds that joint training has; Ω is over the seeds in both.
-        mean_interval: makes a mean with its interval of one value a seed.
     """
     runs = list(records.values())
     count = min(len(record.tasks) for record in runs)

@@ -64,12 +64,8 @@ def run_tasks(
     """Run a recipe that has ``incremental``; leaves a run folder, with a run folder of each task in it.
 
     Args:
-        recipe: what to do.
-        out: the folder; new, or one to resume.
         resume: continue where it was stopped, within a task too; what is finished is returned as it is.
-        observer: follows the progress, steps counted over all tasks.
         data: the data of ``recipe.data``, if read before; default: it is read.
-        latency: measure the last student's latency at the end.
 
     Returns:
         The whole: its student has all classes, in the data's own order.
@@ -92,11 +88,7 @@ def run_tasks(
 
 
 def prepare_tasks(recipe: Recipe, data: DataPair | None = None) -> Prepared:
-    """Check a recipe by building its first two tasks; nothing is written.
-
-    Raises:
-        BadInput: something in the recipe or its data cannot be used.
-    """
+    """Check a recipe by building its first two tasks; nothing is written."""
     with _sequence(recipe, data) as sequence:
         sequence.validate()
         return Prepared(sequence.total_steps, sequence.task_steps(1)[1], 0, 0.0)
@@ -122,13 +114,7 @@ class TasksFolder(RunFolder):
 
 
 class CumulativeObserver(Observer):
-    """One progress bar over all tasks: passes on a task's progress with steps and epochs counted over all.
-
-    Args:
-        inner: observes the whole.
-        title: what the whole is called.
-        total: its optimizer steps.
-    """
+    """One progress bar over all tasks: passes on a task's progress with steps and epochs counted over all."""
 
     def __init__(self, inner: Observer, title: str, total: int) -> None:
         self._inner = inner
@@ -245,18 +231,7 @@ def _load_student(sequence: TaskSequence, folder: Path, task: int) -> PreparedMo
 def _choose_exemplars(
     sequence: TaskSequence, folder: Path, task: int, memory: ExemplarMemory, student: PreparedModel
 ) -> ExemplarMemory:
-    """The exemplars after a task: chosen with its student and written into its folder, or read from there.
-
-    Args:
-        sequence: all tasks.
-        folder: the task's run, finished.
-        task: counted from 1.
-        memory: the exemplars before it.
-        student: the task's, whose features herding uses.
-
-    Raises:
-        BadInput: those in the file are damaged.
-    """
+    """The exemplars after a task: chosen with its student and written into its folder, or read from there."""
     settings, tasks, seen = sequence.settings, sequence.tasks, sequence.order.seen
     if not settings.memory:
         return ExemplarMemory()

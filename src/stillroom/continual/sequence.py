@@ -26,18 +26,11 @@ from stillroom.train.device import resolve_device, resolve_precision
 class TaskSequence:
     """The tasks of a recipe, each made into an ordinary run. Tasks are counted from 1.
 
-    Args:
-        recipe: what to do.
-        data: all of it.
-
     Attributes:
         recipe: resolved: all that is chosen automatically is written out.
         tasks: the data of all tasks.
         has_teacher: whether a term reads the teacher, so that each task but the first has one.
         total_steps: optimizer steps of all tasks.
-
-    Raises:
-        BadInput: tasks, memory or losses do not fit the data.
     """
 
     def __init__(self, recipe: Recipe, data: DataPair) -> None:
@@ -99,13 +92,7 @@ class TaskSequence:
         return self.recipe.model_copy(update={**changes, "student": self.student})
 
     def components(self, task: int, data: DataPair, before: State | None) -> RunComponents:
-        """The parts of a task's run: the student before with a larger head, and as its teacher the student before.
-
-        Args:
-            task: counted from 1.
-            data: what it learns from and is evaluated on.
-            before: weights of the student of the task before; None in the first.
-        """
+        """The parts of a task's run: the student before with a larger head, and as its teacher the student before."""
         seen, seed = self.order.seen, self.recipe.seed
         student = student_for_task(self.recipe.student, data.train, seen(task), seed, before, task)
         with seed_rng(seed, "connector-init"):
@@ -123,11 +110,7 @@ class TaskSequence:
         return self.recipe.training.total_steps(per_epoch), per_epoch
 
     def validate(self) -> None:
-        """Build and check the first two tasks as they will be, with untrained weights.
-
-        Raises:
-            BadInput: something in them cannot be used; said now, not after the first task.
-        """
+        """Build and check the first two tasks as they will be, with untrained weights."""
         before: State | None = None
         for task in (1, 2):
             recipe = self.task_recipe(task)

@@ -13,13 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stillroom.continual.exemplars import ExemplarMemory
-from stillroom.continual.metrics import (
-    accuracy_after_each_task,
-    accuracy_row,
-    compute_metrics,
-    omega,
-    task_balance,
-)
+from stillroom.continual.metrics import accuracy_after_each_task, accuracy_row, compute_metrics, omega, task_balance
 from stillroom.continual.tasks import TaskData
 from stillroom.errors import BadInput
 from stillroom.files import digest
@@ -62,11 +56,7 @@ class TaskResult:
 
 
 def read_predictions(run: Path) -> tuple[Tensor, Tensor]:
-    """A finished task's test labels [N] and logits [N, classes seen], in the order of classes.
-
-    Raises:
-        BadInput: they cannot be read.
-    """
+    """A finished task's test labels [N] and logits [N, classes seen], in the order of classes."""
     try:
         tensors = load_file(run / "predictions.safetensors")
         return tensors["labels"], tensors["student_logits"]
@@ -75,13 +65,7 @@ def read_predictions(run: Path) -> tuple[Tensor, Tensor]:
 
 
 def build_record(recipe: Recipe, tasks: TaskData, done: Sequence[TaskResult]) -> IncrementalRecord:
-    """The content of ``incremental.json`` after some tasks: the same bytes for the same runs.
-
-    Args:
-        recipe: the whole's.
-        tasks: the data of all tasks.
-        done: the tasks that are done, in their order.
-    """
+    """The content of ``incremental.json`` after some tasks: the same bytes for the same runs."""
     settings, order = recipe.incremental, tasks.order
     assert settings is not None
     names = tasks.data.train.class_names
@@ -155,16 +139,7 @@ def build_summary(
     title: str,
     has_teacher: bool,
 ) -> dict[str, Any]:
-    """``summary.json`` of the whole: that of an ordinary run over all classes, and the metrics of its tasks.
-
-    Args:
-        recipe: the whole's.
-        tasks: the data of all tasks.
-        done: all tasks, in their order.
-        record: of all tasks.
-        title: the run's name.
-        has_teacher: whether a term read a teacher.
-    """
+    """``summary.json`` of the whole: that of an ordinary run over all classes, and the metrics of its tasks."""
     first, last = done[0].summary, done[-1].summary
     train, test = tasks.data.train, tasks.data.test
     fingerprint = data_fingerprint(tasks)
@@ -252,15 +227,8 @@ def scores_in_data_order(scores: Tensor, tasks: TaskData) -> Tensor:
 def compare_with_joint(run: Path, joint: Path) -> JointComparison:
     """Compute Ω of a finished run in tasks, and write it into its folder as ``joint.json``.
 
-    Args:
-        run: its folder.
-        joint: the folder of joint training on the same tasks.
-
     Returns:
         Ω (None with the reason where it is undefined), and the accuracies after each task of both.
-
-    Raises:
-        BadInput: one of them is no such run, or they are of other tasks or other data.
     """
     mine, bound = (_finished_record(folder) for folder in (run, joint))
     if not bound.memory.joint:

@@ -56,14 +56,6 @@ class ClassOrder:
 def shuffle_classes(classes: int, tasks: int, seed: int) -> ClassOrder:
     """Shuffle the classes and divide them into tasks of equal size; the first tasks take one more of a remainder.
 
-    Args:
-        classes: K.
-        tasks: N.
-        seed: of the shuffling.
-
-    Raises:
-        BadInput: there are as many tasks as classes, or more.
-
     >>> shuffle_classes(5, 2, seed=0).sizes, sorted(shuffle_classes(5, 2, seed=0).classes)
     ((3, 2), [0, 1, 2, 3, 4])
     """
@@ -139,10 +131,6 @@ class TaskData:
         """The images a task learns from, its own first, and all test images of the classes seen.
 
         Labels are positions in the order of classes.
-
-        Args:
-            task: counted from 1.
-            memory: the exemplars of the classes before.
         """
         seen = self.order.seen(task)
         train = np.concatenate([self.new_rows(task), self.old_rows(task, memory)])
@@ -161,11 +149,7 @@ def relabel(images: ImageSet, rows: Rows, order: ClassOrder, seen: int, name: st
     """Some images as a set of their own, their labels positions in the order of classes.
 
     Args:
-        images: the whole split.
-        rows: which of them, int64 [n].
-        order: of all classes.
         seen: how many classes the set has, the first ones.
-        name: added to the set's name.
 
     >>> pixels = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
     >>> whole = ImageSet(pixels, torch.tensor([0, 1, 2, 1]), ("a", "b", "c"), "x")

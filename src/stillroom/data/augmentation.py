@@ -30,9 +30,6 @@ def view_of(epoch: int, config: AugmentationConfig) -> int:
 def check_augmentable(images: ImageSet, config: AugmentationConfig) -> None:
     """Refuse an augmentation that these images cannot have.
 
-    Raises:
-        BadInput: they are floats and something is asked for, or the padding or the square is not smaller than they are.
-
     >>> floats = ImageSet(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]), ("a", "b"), "mine")
     >>> check_augmentable(floats, AugmentationConfig(flip=True))
     Traceback (most recent call last):
@@ -69,15 +66,9 @@ def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: Augme
     Args:
         images: the whole set, uint8 [N, C, H, W], on any device; of any type where nothing is asked for.
         index: the samples of the batch, int64 [B], on the CPU.
-        config: what is done.
-        view: the view's number.
 
     Returns:
         [B, C, H, W], of the type and on the device of ``images``.
-
-    Raises:
-        BadInput: something is asked for, and the images are not uint8 [N, C, H, W].
-        IndexError: an index is out of range.
 
     >>> images = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2)
     >>> [augment(images, np.array([0]), AugmentationConfig(flip=True), view).flatten().tolist() for view in (0, 1)]
@@ -94,15 +85,9 @@ def augment_batch(batch: Tensor, samples: npt.NDArray[np.int64], config: Augment
     Args:
         batch: uint8 [B, C, H, W], on any device; of any type where nothing is asked for.
         samples: which sample each one is, int64 [B], on the CPU.
-        config: what is done.
-        view: the view's number.
 
     Returns:
         [B, C, H, W], of the type and on the device of ``batch``; the batch itself where nothing is asked for.
-
-    Raises:
-        BadInput: something is asked for, and the images are not uint8 [B, C, H, W].
-        ValueError: there are not as many images as samples.
 
     >>> images, config = torch.arange(24, dtype=torch.uint8).reshape(6, 1, 2, 2), AugmentationConfig(flip=True)
     >>> index = np.array([5, 0])
@@ -128,11 +113,7 @@ def _mirrored(samples: npt.NDArray[np.int64], config: AugmentationConfig, view: 
 
 
 def _augment(
-    images: Tensor,
-    rows: npt.NDArray[np.int64],
-    samples: npt.NDArray[np.int64],
-    config: AugmentationConfig,
-    view: int,
+    images: Tensor, rows: npt.NDArray[np.int64], samples: npt.NDArray[np.int64], config: AugmentationConfig, view: int
 ) -> Tensor:
     """The images at ``rows``, augmented as the given samples."""
     if not config.changes or not len(rows):

@@ -66,10 +66,7 @@ class SyntheticConfig(Config):
         10, ge=1, description="Number of superclasses (C), at most K; the classes are shared out evenly, in order."
     )
     similarity: float = Field(
-        0.7,
-        ge=0,
-        le=1,
-        description="How alike the classes of a superclass are (s): the cosine of their vectors is s².",
+        0.7, ge=0, le=1, description="How alike the classes of a superclass are (s): the cosine of their vectors is s²."
     )
     waves: int = Field(4, ge=0, le=1000, description="Sine waves in a class's score (M); with 0 it is linear.")
     noise: float = Field(

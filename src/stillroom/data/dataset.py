@@ -34,8 +34,6 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") ->
     Args:
         dataset: map-style or iterable, of pairs (image, class number). Its ``classes`` name the classes where there
             are enough of them; else they are numbered. It should give the images as they are, without random changes.
-        name: what reports call the data.
-        field: the field that an error names, such as ``train``.
 
     Raises:
         BadInput: it is empty, its items are not such pairs, shapes vary, images change at random, or it does not fit

@@ -53,11 +53,7 @@ def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
 
 
 def decode(content: bytes) -> npt.NDArray[np.uint8]:
-    """The pixels of an encoded picture (PNG, JPEG, WebP, …), uint8 [C, H, W].
-
-    Raises:
-        Exception: whatever Pillow's many decoders raise on a damaged picture.
-    """
+    """The pixels of an encoded picture (PNG, JPEG, WebP, …), uint8 [C, H, W]."""
     with Image.open(io.BytesIO(content)) as image:
         return pixels(image)
 
@@ -66,12 +62,7 @@ def header(path: str | os.PathLike[str], formats: tuple[str, ...]) -> tuple[bool
     """Whether a picture's file is grey, and its height and width when upright; its pixels are not decoded.
 
     Args:
-        path: of the file.
         formats: Pillow's names of those that are tried, whatever the file's name says.
-
-    Raises:
-        ValueError: it has more pixels than Pillow's limit, or they are floats.
-        Exception: whatever Pillow's many decoders raise on a damaged picture.
     """
     with Image.open(path, formats=formats) as image:
         _check_size(image.width, image.height)
@@ -87,13 +78,7 @@ def decode_photo(content: bytes, side: int | None, formats: tuple[str, ...]) -> 
     """The pixels of an image file, upright as its EXIF orientation says: uint8 [C, H, W].
 
     Args:
-        content: of the file.
         side: bring it to a square of this side, see :func:`middle_square`; None leaves its size.
-        formats: Pillow's names of those that are tried.
-
-    Raises:
-        ValueError: it has more pixels than Pillow's limit, before or after resizing, or values beyond 16 bits.
-        Exception: whatever Pillow's many decoders raise on a damaged picture.
     """
     with Image.open(io.BytesIO(content), formats=formats) as image:
         _check_size(image.width, image.height)
@@ -109,13 +94,6 @@ def middle_square(image: Image.Image, side: int) -> Image.Image:
     """The shorter side resized to ``side`` (bilinear, antialiased), then the middle cut out.
 
     The same pixels as torchvision's ``Resize(side)`` and ``CenterCrop(side)``.
-
-    Args:
-        image: in mode L or RGB.
-        side: in pixels.
-
-    Raises:
-        ValueError: it is so narrow that resized it has more pixels than Pillow's limit.
 
     >>> middle_square(Image.new("L", (80, 40)), 20).size
     (20, 20)

@@ -35,16 +35,7 @@ def idx_splits(folder: Path) -> dict[str, dict[str, Path]]:
 
 
 def read_idx(folder: Path, split: str, field: str = "split") -> ImageSet:
-    """Read one split of a folder of idx files: grey images, classes named by their numbers.
-
-    Args:
-        folder: where ``train-images-idx3-ubyte.gz`` and its like lie.
-        split: ``train``, ``test``, or another prefix of the files.
-        field: the field that names the split in an error.
-
-    Raises:
-        BadInput: a file is missing, damaged, of another kind, or does not fit the other.
-    """
+    """Read one split of a folder of idx files: grey images, classes named by their numbers."""
     found = idx_splits(folder)
     if split not in found:
         raise split_error(field, split, found)

@@ -46,11 +46,8 @@ class ImageFiles(LazyImages):
     """Image files in place of a uint8 tensor [N, C, H, W]: a slice or an index reads those files alone.
 
     Args:
-        root: the folder that the names start from.
-        names: of the files, with ``/`` between folders.
         shape: C, H, W of every image; C is 1 where all are grey.
         side: bring every picture to a square of this side; None takes them as they are.
-        workers: threads that read.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -62,12 +59,7 @@ class ImageFiles(LazyImages):
     """
 
     def __init__(
-        self,
-        root: Path,
-        names: Sequence[str],
-        shape: tuple[int, int, int],
-        side: int | None = None,
-        workers: int = 1,
+        self, root: Path, names: Sequence[str], shape: tuple[int, int, int], side: int | None = None, workers: int = 1
     ) -> None:
         self.shape = torch.Size((len(names), *shape))
         self.workers = workers
@@ -115,9 +107,6 @@ class ImageFiles(LazyImages):
         """SHA-256 of each file's name below the root, size and content, and of how they become images.
 
         It is the same wherever the folder lies, and another after one byte of one file has changed.
-
-        Raises:
-            BadInput: a file cannot be read.
         """
         pieces = map_in_order(self._hash_some, split_range(len(self), _JOB, self.workers), self.workers)
         # Another Pillow may decode or resize to other pixels.
@@ -170,11 +159,7 @@ def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]
 
 
 def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:
-    """The folder of a split; of ``test``, where it is missing and they are allowed, the one alternative that is there.
-
-    Raises:
-        BadInput: there is no such split.
-    """
+    """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is."""
     names = [path.name for path in _folders(folder)]
     if split in names:
         return folder / split
@@ -186,15 +171,7 @@ def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool)
 
 
 def read_tree(root: Path, *, each_class: bool) -> ImageTree:
-    """List the image files of one split.
-
-    Args:
-        root: the split's folder.
-        each_class: refuse a class without a file.
-
-    Raises:
-        BadInput: there are fewer than two class folders, no image file, or a folder cannot be read.
-    """
+    """List the image files of one split."""
     classes = tuple(sorted(path.name for path in _folders(root)))
     if len(classes) < 2:
         found = ", ".join(path.name for path in list_folder(root)[:5]) or "nothing"
@@ -274,20 +251,11 @@ def read_image_folder(
     else RGB.
 
     Args:
-        folder: where the splits lie.
-        split: its name, such as ``train``.
         image_size: side of the square that each picture is brought to: shorter side resized, middle cut out; None: as
             they are, all of one size.
         in_memory: decode them now and keep them, or read them on demand; ``auto`` keeps up to 4·10⁹ bytes.
         workers: threads that read; None is one for each core.
         limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
-        train_split: the training split.
-        test_split: the split of the evaluation.
-        field: the field that names the split in an error.
-
-    Raises:
-        BadInput: the split is missing, a class of the training split is without pictures, a file is damaged, sizes
-            differ and no ``image_size`` is given, or memory is too small.
     """
     alternatives = train_split not in TEST_ALTERNATIVES
     threads = workers or num_cores()

@@ -105,10 +105,6 @@ Images = Tensor | LazyImages
 class Subset(LazyImages):
     """Some rows of images in memory, without a copy of them.
 
-    Args:
-        images: [N, C, H, W].
-        rows: which of them, int64 [n].
-
     >>> subset = Subset(torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1), np.array([3, 0, 2]))
     >>> len(subset), subset[1:].flatten().tolist(), subset.select(np.array([2]))[:].flatten().tolist()
     (3, [0, 2], [2])
@@ -262,12 +258,6 @@ class ImageSet:
 
         Smaller ones lie within larger ones, and the images keep their order.
 
-        Args:
-            limit: number of images; the whole set where None or beyond its size.
-
-        Raises:
-            BadInput: the limit is below 1.
-
         >>> pixels, labels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 0, 1, 1])
         >>> ImageSet(pixels, labels, ("a", "b"), "x").balanced_subset(4).labels
         tensor([0, 0, 1, 1])
@@ -346,13 +336,6 @@ class DataPair:
 def make_pair(train: ImageSet, test: ImageSet) -> DataPair:
     """Pair two splits; where classes are only numbered, both get the larger number of them.
 
-    Args:
-        train: the split to learn from.
-        test: the split to evaluate on, which may by chance lack the highest class.
-
-    Raises:
-        BadInput: the splits do not agree, see :class:`DataPair`.
-
     >>> pixels = torch.zeros(2, 1, 2, 2, dtype=torch.uint8)
     >>> train = ImageSet(pixels, torch.tensor([0, 2]), ("0", "1", "2"), "x")
     >>> make_pair(train, ImageSet(pixels, torch.tensor([0, 1]), ("0", "1"), "x")).test.class_names
@@ -370,9 +353,6 @@ def extend_classes(images: ImageSet, others: tuple[str, ...]) -> ImageSet:
 def number_classes(labels: Tensor) -> tuple[str, ...]:
     """Names for classes that have none: "0", "1", … up to the largest label.
 
-    Raises:
-        BadInput: a label is too large for a class number.
-
     >>> number_classes(torch.tensor([0, 2]))
     ('0', '1', '2')
     """
@@ -384,13 +364,6 @@ def number_classes(labels: Tensor) -> tuple[str, ...]:
 
 def balanced_rows(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
     """The rows of :meth:`ImageSet.balanced_subset`, from the labels alone: sorted, int64 [limit].
-
-    Args:
-        labels: of the whole set, int64 [N].
-        limit: number of samples, at most N.
-
-    Raises:
-        BadInput: the limit is below 1.
 
     >>> np.bincount(np.array([0, 0, 0, 0, 1, 1])[balanced_rows(np.array([0, 0, 0, 0, 1, 1]), 4)]).tolist()
     [2, 2]
@@ -419,11 +392,7 @@ def holdout_mask(labels: npt.NDArray[np.int64], fraction: float) -> npt.NDArray[
     """Which training samples ``data.holdout`` takes for evaluation, every class in its share: bool [N].
 
     Args:
-        labels: of the whole set, int64 [N].
         fraction: of all samples, between 0 and 1; at least one is held out, and one is not.
-
-    Raises:
-        BadInput: there is only one sample.
 
     >>> labels = np.repeat([0, 1], [30, 10])
     >>> np.bincount(labels[holdout_mask(labels, 0.2)]).tolist()

@@ -29,11 +29,6 @@ _JOB = 16  # files that a thread reads in one go
 def epoch_order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """The order of one epoch, a permutation of 0 … size−1: int64 [size].
 
-    Args:
-        size: number of images.
-        seed: the run's seed.
-        epoch: its number, from 0.
-
     >>> sorted(epoch_order(4, seed=0, epoch=1).tolist())
     [0, 1, 2, 3]
     """
@@ -44,14 +39,6 @@ class BatchSampler:
     """Sample indices of every step: a pure function of (seed, epoch, step), so that a run can start at any step.
 
     An epoch's last batch is dropped where it is not full; a batch larger than the set is the whole set.
-
-    Args:
-        size: number of images.
-        batch_size: images a step.
-        seed: the run's seed.
-
-    Raises:
-        ValueError: size or batch_size is below 1.
 
     >>> sampler = BatchSampler(size=10, batch_size=4, seed=0)
     >>> sampler.steps_per_epoch, sampler.indices(epoch=3, step_in_epoch=1).shape
@@ -77,15 +64,7 @@ class BatchSampler:
         return self._order_of(epoch).copy()
 
     def indices(self, epoch: int, step_in_epoch: int) -> npt.NDArray[np.int64]:
-        """The samples of one step, int64 [B].
-
-        Args:
-            epoch: from 0.
-            step_in_epoch: 0 … steps_per_epoch−1.
-
-        Raises:
-            IndexError: the epoch has no such step.
-        """
+        """The samples of one step, int64 [B]."""
         if not 0 <= step_in_epoch < self.steps_per_epoch:
             raise IndexError(f"step_in_epoch: got {step_in_epoch}; expected 0 to {self.steps_per_epoch - 1}")
         start = step_in_epoch * self.batch_size
@@ -137,9 +116,7 @@ class BatchLoader:
     so the pixels, that it has in the parent set.
 
     Args:
-        data: the images.
         augmentation: what is done to them; ``AugmentationConfig()`` does nothing, for evaluation.
-        device: where batches are wanted.
         workers: threads that read files; None: as the images say (``data.workers``).
 
     >>> images = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
@@ -180,7 +157,6 @@ class BatchLoader:
 
         Raises:
             BadInput: a file cannot be read or decoded; the batches before it have come.
-            IndexError: there is no such sample.
         """
         if self._rows is not None:
             requests = ((_take(self._rows, positions), view) for positions, view in requests)

@@ -36,11 +36,7 @@ class ParquetColumns:
 
 
 def find_columns(schema: pa.Schema, path: Path, image_column: str | None, label_column: str | None) -> ParquetColumns:
-    """Find the columns: those named, else by Hugging Face's metadata, else the only one of a fitting type.
-
-    Raises:
-        BadInput: no column fits or several do; the message lists them and names the field to set.
-    """
+    """Find the columns: those named, else by Hugging Face's metadata, else the only one of a fitting type."""
     features = _features(schema)
     types = dict(zip(schema.names, schema.types, strict=True))
     pictures = [name for name in types if _holds_bytes(types[name])]
@@ -134,16 +130,9 @@ def read_parquet(
     """Read and decode every shard of one split.
 
     Args:
-        folder: where the files lie.
-        split: such as ``train``.
         image_column: column of the pictures; found by the files' own metadata or types where None.
         label_column: column of the class numbers; found likewise.
         limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
-        field: the field that names the split in an error.
-
-    Raises:
-        BadInput: the split or a shard is missing, a file is damaged, no column or several fit, a picture cannot be
-            decoded, sizes differ, or a label is not a class number.
     """
     with _open_split(folder, split, image_column, label_column, field) as (files, columns):
         labels = _read_labels(files, columns)
@@ -247,8 +236,7 @@ def _labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64]:
     if labels.size and labels.min() < 0:
         first = int(np.flatnonzero(labels < 0)[0])
         raise path_error(
-            path,
-            f"class numbers from 0, but row {row + first} has {labels[first]} (a split without labels?)",
+            path, f"class numbers from 0, but row {row + first} has {labels[first]} (a split without labels?)"
         )
     return labels
 

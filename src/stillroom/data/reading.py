@@ -80,8 +80,6 @@ class ArrayStack:
 
     Args:
         size: how many will come; None where unknown.
-        field: the field that errors name.
-        value: what was given for it.
 
     >>> stack = ArrayStack(None, "data.path", "pets")
     >>> for value in range(3): stack.add(np.full((1, 2, 2), value, np.uint8))

@@ -41,9 +41,6 @@ _LAYOUTS = (
 def load(config: DataConfig) -> DataPair:
     """Read both splits, within their limits; with ``holdout`` both are subsets of the training split.
 
-    Args:
-        config: the data's options.
-
     Raises:
         BadInput: the data are missing, damaged, of no known layout, or the splits do not agree; or a
             ``superclasses.json`` beside them is not about their classes.
@@ -90,13 +87,6 @@ def _test_classes(config: DataConfig) -> tuple[str, ...]:
 def load_split(config: DataConfig, split: str) -> ImageSet:
     """Read one split; a limit of the config holds for the split that it names.
 
-    Args:
-        config: the data's options.
-        split: the split's name, such as ``test``.
-
-    Raises:
-        BadInput: as :func:`load`.
-
     >>> load_split(DataConfig(test_limit=50), "test")
     ImageSet('digits': 50 images of 1×8×8, uint8, 10 classes)
     """
@@ -113,14 +103,6 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
 
     Folders of image files are looked for only where there are no parquet or idx files, which may have pictures beside
     them, and only by the usual names of splits.
-
-    Args:
-        folder: where the data lie.
-        field: the field that an error names.
-        splits: more names of splits than train, test, val, valid and validation.
-
-    Raises:
-        BadInput: it is no folder that can be read, or holds no known layout, or two of them.
     """
     there = list_folder(folder, field)
     layouts: list[SourceName] = []
@@ -143,9 +125,6 @@ def parse_data_argument(data: str) -> DataConfig:
 
     Args:
         data: what the user wrote; a folder with such a name is written ``./digits``.
-
-    Raises:
-        BadInput: it is neither.
 
     >>> parse_data_argument("digits").source
     'digits'
@@ -192,12 +171,7 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
     if source == "idx":
         return read_idx(folder, split, field).balanced_subset(limit)
     return read_parquet(
-        folder,
-        split,
-        image_column=config.image_column,
-        label_column=config.label_column,
-        limit=limit,
-        field=field,
+        folder, split, image_column=config.image_column, label_column=config.label_column, limit=limit, field=field
     )
 
 
@@ -229,13 +203,6 @@ def read_digits(split: str, field: str = "split") -> ImageSet:
 
     Every class has its share in both. Pixels are round(255·v/16) of the original values v = 0 … 16.
 
-    Args:
-        split: ``train`` or ``test``.
-        field: the field that an error names.
-
-    Raises:
-        BadInput: there is no such split.
-
     >>> read_digits("train")
     ImageSet('digits': 1297 images of 1×8×8, uint8, 10 classes)
     """
@@ -255,15 +222,8 @@ def read_digits(split: str, field: str = "split") -> ImageSet:
 def read_superclasses(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:
     """The superclass of each class, from ``superclasses.json``: ``{"fish": ["ray", "shark"], "trees": ["oak"]}``.
 
-    Args:
-        folder: where the data lie.
-        class_names: the data's K classes.
-
     Returns:
         K names, in the order of the classes; None where there is no such file.
-
-    Raises:
-        BadInput: it is no such mapping, names a class that the data do not have or one twice, or leaves one out.
     """
     path = folder / SUPERCLASSES_FILE
 

@@ -56,9 +56,6 @@ class SyntheticTask:
         """The score of each class before noise, in 6 decimals: float64 [n, K].
 
         Libraries add up in different orders; in 6 decimals, classes with the same vector have the same score.
-
-        Args:
-            samples: x, float64 [n, d].
         """
         projections = samples @ self.class_vectors.T
         scores = projections.copy()
@@ -88,9 +85,6 @@ def make_task(config: SyntheticConfig) -> SyntheticTask:
     The waves are the same for every seed, so that a seed does not decide how hard the task is. They rise together where
     w·x is 2, which is about where the largest of 50 standard normal numbers lies: with one or two of them, the largest
     l is that of the largest w·x; with 4, 8 and 16, in about 87, 56 and 40 samples of 100.
-
-    Args:
-        config: the task's options.
 
     >>> task = make_task(SyntheticConfig(dimension=8, classes=4, superclasses=2, similarity=0.5))
     >>> task.relations[0].tolist()
@@ -124,7 +118,6 @@ def label_samples(scores: Floats, noise: Floats | float = 0.0) -> tuple[npt.NDAr
     """The label of each sample, and its margin.
 
     Args:
-        scores: of each class before noise, float64 [n, K].
         noise: added to them before the largest is chosen, float64 [n, K].
 
     Returns:
@@ -146,14 +139,6 @@ def read_synthetic(config: SyntheticConfig, split: str, field: str = "split") ->
 
     A vector is an image of one pixel with d channels, so that every model of the zoo can take it. Sample i is addressed
     by (seed, split, i): it is the same whatever the number of samples, and smaller splits begin larger ones.
-
-    Args:
-        config: the task's options.
-        split: ``train`` or ``test``.
-        field: the field that an error names.
-
-    Raises:
-        BadInput: there is no such split, or it does not fit into memory.
 
     >>> read_synthetic(SyntheticConfig(dimension=20, classes=6, superclasses=3, test=100), "test")
     ImageSet('synthetic': 100 images of 20×1×1, float32, 6 classes)
@@ -241,14 +226,6 @@ def read_shapes(config: ShapesConfig, split: str, field: str = "split") -> Image
     probability ``correlation`` the kind of its class, else any of the K. At 0 the background says nothing of the class,
     at 1 everything; with ``patch``, only one corner has it. Picture i is a function of (seed, split, i): smaller splits
     are the beginning of larger ones, and no option moves what is drawn for another.
-
-    Args:
-        config: the pictures' options.
-        split: ``train`` or ``test``.
-        field: the field that an error names.
-
-    Raises:
-        BadInput: there is no such split, or it does not fit into memory.
 
     >>> pictures = read_shapes(ShapesConfig(test=20), "test")
     >>> pictures, tuple(pictures.masks.shape)

@@ -140,14 +140,7 @@ class TokenConnector(nn.Module):
 
 
 def resize(x: Tensor, grid: Grid) -> Tensor:
-    """A map at another resolution: average pooling down, bilinear interpolation up.
-
-    Args:
-        x: [B, C, H, W].
-        grid: height and width wanted.
-
-    Returns:
-        [B, C, *grid].
+    """A map [B, C, H, W] at another resolution: average pooling down, bilinear interpolation up.
 
     >>> resize(torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]]), (1, 2)).tolist()
     [[[[3.0, 5.0]]]]
@@ -172,14 +165,7 @@ def channels_of(tap: Tap) -> int:
 
 
 def to_rows(features: Tensor, tap: Tap) -> Tensor:
-    """Features as one row of channels for each place.
-
-    Args:
-        features: [B, …] as the tap reads them.
-        tap: where.
-
-    Returns:
-        [B, places, channels].
+    """Features of a tap as one row of channels for each place: [B, …] → [B, places, channels].
 
     >>> to_rows(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]), Tap("a", (2, 1, 2), 0, 0.5, "map")).tolist()
     [[[1.0, 3.0], [2.0, 4.0]]]
@@ -190,15 +176,7 @@ def to_rows(features: Tensor, tap: Tap) -> Tensor:
 
 
 def from_rows(rows: Tensor, tap: Tap) -> Tensor:
-    """Rows of channels as features of a tap: the inverse of :func:`to_rows`.
-
-    Args:
-        rows: [B, places, channels].
-        tap: where.
-
-    Returns:
-        [B, …].
-    """
+    """Rows of channels [B, places, channels] as features of a tap: the inverse of :func:`to_rows`."""
     if tap.kind == "map":
         grid = rows.reshape(len(rows), *_grid(tap), -1)
         return grid if tap.channels_last else grid.permute(0, 3, 1, 2)

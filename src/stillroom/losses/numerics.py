@@ -14,11 +14,7 @@ def widen(x: Tensor) -> Tensor:
 
 
 def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of one shape [B, K], widened; the teacher's detached.
-
-    Raises:
-        ValueError: the shapes differ or are not [B, K].
-    """
+    """Logits of one shape [B, K], widened; the teacher's detached."""
     if student.dim() != 2 or student.shape != teacher.shape:
         raise ValueError(
             f"logits: got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; "
@@ -28,11 +24,7 @@ def check_pair(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_features(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Features of one shape [B, …], widened; the teacher's detached, and both in one memory layout.
-
-    Raises:
-        ValueError: the shapes differ, or have no dimension but the batch.
-    """
+    """Features of one shape [B, …], widened; the teacher's detached, and both in one memory layout."""
     if student.dim() < 2 or student.shape != teacher.shape:
         raise ValueError(
             f"features: got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; "
@@ -52,11 +44,7 @@ def match_layout(like: Tensor, x: Tensor) -> Tensor:
 
 
 def check_labels(student: Tensor, labels: Tensor) -> Tensor:
-    """Logits [B, K], widened, that fit labels [B].
-
-    Raises:
-        ValueError: the shapes do not fit.
-    """
+    """Logits [B, K], widened, that fit labels [B]."""
     if student.dim() != 2 or labels.shape != student.shape[:1]:
         raise ValueError(f"labels: got shape {tuple(labels.shape)} for logits {tuple(student.shape)}; expected [batch]")
     return widen(student)
@@ -79,10 +67,6 @@ def batch_mean(per_sample: Tensor) -> Tensor:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that does not soften.
-
-    Raises:
-        ValueError: it is not above 0.
-    """
+    """Refuse a temperature that does not soften."""
     if not temperature > 0:
         raise ValueError(f"temperature: got {temperature!r}; expected a number above 0")

@@ -106,9 +106,6 @@ def is_custom(config: LossConfig) -> bool:
 def build_loss(config: LossConfig, field: str = "loss") -> Loss[Any]:
     """Make the loss a config describes.
 
-    Raises:
-        BadInput: a module:Class of your own that cannot be imported, is no Loss, or refuses its options.
-
     >>> from stillroom.losses.kl import KLConfig
     >>> build_loss(KLConfig(temperature=2)).config.temperature
     2.0

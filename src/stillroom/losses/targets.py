@@ -22,15 +22,7 @@ from stillroom.losses.base import LossInputs, Requires
 from stillroom.losses.numerics import check_pair, check_temperature, widen
 from stillroom.models.reader import FEATURES
 
-__all__ = [
-    "class_similarity",
-    "full",
-    "gradient_rescale",
-    "top_k",
-    "true_class",
-    "true_class_similarity",
-    "uniform",
-]
+__all__ = ["class_similarity", "full", "gradient_rescale", "top_k", "true_class", "true_class_similarity", "uniform"]
 
 
 def uniform(labels: Tensor, num_classes: int) -> Tensor:
@@ -431,18 +423,7 @@ class TrueClassSimilarityConfig(_Similarity):
 
 
 def target_logits(inputs: LossInputs, target: TargetConfig, *, temperature: float) -> Tensor:
-    """The logits of a target: ``z = τ·log ρ``, so that softmax(z/τ) = ρ.
-
-    Args:
-        inputs: the batch.
-        target: which part of the teacher's answer.
-        temperature: τ > 0.
-
-    Returns:
-        [B, K].
-
-    Raises:
-        RuntimeError: the batch lacks what the target requires.
+    """The logits of a target, [B, K]: ``z = τ·log ρ``, so that softmax(z/τ) = ρ.
 
     >>> from stillroom.teachers.output import ModelOutput
     >>> output = ModelOutput(torch.tensor([[0.0, 2.0, 0.0]]).log1p())

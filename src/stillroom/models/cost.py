@@ -28,9 +28,6 @@ def multiply_adds(model: nn.Module, example: Tensor) -> int:
     One multiplication with one addition counts 1 (what others write as 2 FLOPs); norms and activations count 0.
     The model is left as it was.
 
-    Args:
-        example: an input [B, …] as the model gets it; its first image is taken.
-
     >>> multiply_adds(nn.Linear(3, 2), torch.zeros(5, 3))
     6
     """
@@ -43,9 +40,6 @@ def multiply_adds(model: nn.Module, example: Tensor) -> int:
 
 def latency(model: nn.Module, example: Tensor, batch: int, *, repeats: int = 20) -> float:
     """Median time of one forward pass over a batch, in milliseconds; it is a clock, and differs from run to run.
-
-    Args:
-        example: an input [B, …] on the model's device; its first image fills the batch.
 
     >>> latency(nn.Linear(3, 2), torch.zeros(1, 3), 64, repeats=3) > 0
     True

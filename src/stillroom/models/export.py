@@ -48,14 +48,9 @@ def export_onnx(
     The graph is run by onnxruntime on random inputs in batches of 1, 3 and 16.
 
     Args:
-        model: what is exported, as it is in evaluation mode; it is not changed.
-        path: the file, written only if the graph gives the model's logits.
         example: an input [B, …]: what the model gets, or uint8 images where ``pixels`` is given.
         opset: version of the ONNX operators; None takes torch's default.
         pixels: the model's preprocess: the graph then takes uint8 images and gives logits in the data's class order.
-
-    Returns:
-        The largest differences found.
 
     Raises:
         BadInput: the packages of the extra ``onnx`` are not installed.

@@ -30,7 +30,6 @@ def fold_batchnorm(
     has no running statistics.
 
     Args:
-        model: what is copied; it is not changed.
         example: an input [B, …] on the model's device, on which the copy is compared with the model, in float64
             where they can.
         tolerance: largest allowed max|Δ|/max|output| on the example.

@@ -50,14 +50,7 @@ def prepare_model(
     """Resolve a model's preprocess and try the model on two images.
 
     Args:
-        model: the model.
-        config: its config.
-        data: images that it is for.
-        field: what messages call it.
         classes: how many logits it gives; left out: one for each class of the data.
-
-    Raises:
-        BadInput: the model fails on the images, or gives a wrong number of logits.
     """
     resolved = resolve_preprocess(config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field=field)
     prepared = PreparedModel(model, resolved, data.is_pixels, config.name)
@@ -95,13 +88,9 @@ def predict(
     """The model's logits for every image, in eval mode and float32; every module's mode is put back.
 
     Args:
-        model: the model, on ``device``.
         preprocess: what its input goes through; it also puts the logits in the data's class order.
-        images: [N, C, H, W] as the data gives them.
-        device: where the model is.
         batch_size: images at a time; fewer where memory runs out.
         processes: who shares the work; every one of them gets all the logits.
-        on_batch: called with the number of images done, after each batch.
 
     Returns:
         float32 [N, K] on the CPU, the same for any number of processes.

@@ -26,17 +26,8 @@ def resolve_preprocess(
 
     Left out, it is ``imagenet`` for 3 channels, ``half`` for others, and ``none`` for data that is not uint8.
 
-    Args:
-        setting: a name, numbers, or None where it was left out.
-        channels: channels of the images.
-        is_pixels: whether the data is uint8 pixels.
-        field: what messages call the model.
-
     Returns:
         The numbers; None for pixels as they are given.
-
-    Raises:
-        BadInput: it is for another number of channels.
 
     >>> resolve_preprocess(None, channels=1, is_pixels=True).mean
     (0.5,)
@@ -153,12 +144,6 @@ class Preprocess(nn.Module):
 
 def reorder_classes(logits: Tensor, class_order: Sequence[int] | Tensor | None, *, field: str = "model") -> Tensor:
     """Take for each class of the data the column of a model's logits that means it: y[:, k] = x[:, class_order[k]].
-
-    Args:
-        logits: [B, columns].
-
-    Returns:
-        [B, K].
 
     >>> reorder_classes(torch.tensor([[1.0, 2.0, 3.0]]), (2, 0)).tolist()
     [[3.0, 1.0]]

@@ -34,12 +34,7 @@ def build(
     ``config.weights`` is not read here: see :func:`stillroom.models.weights.load_weights`.
 
     Args:
-        config: name and options; ``timm:NAME`` and ``torchvision:NAME`` are those libraries' models,
-            ``module:function`` calls the user's own.
-        num_classes: number of logits.
-        in_channels: channels of the images.
         image_size: side of the images in pixels as this model gets them; None where they differ.
-        field: what messages call this model, such as ``student``.
 
     Returns:
         A module from [B, in_channels, H, W] to logits [B, num_classes], in training mode, on the CPU.

@@ -78,11 +78,8 @@ def tail_of(
     the model cannot be traced, the whole of it is run again with the features put in, if that is found to be exact.
 
     Args:
-        model: from images to logits [B, K]; it is left as it was.
-        tap: its name, such as those that :func:`~stillroom.models.taps.find_taps` gives.
         example: an input [B, …] as the model gets it, of images that are not all alike.
         traced: what :func:`~stillroom.models.tracing.trace` gave of this model, where several tails are cut.
-        field: what messages call the model.
 
     Raises:
         BadInput: no such tap; a path leads past it to the logits; or no exact tail can be made.
@@ -218,9 +215,6 @@ class Replay(nn.Module):
 
     It costs a whole pass, with gradients from the tap on alone. It is exact where the tap cuts the model, which
     :func:`can_replay` tries out. The model is held by reference, its tensors are shared, and none is in a state dict.
-
-    Args:
-        example: an input [B, …] as the model gets it.
     """
 
     def __init__(self, model: nn.Module, tap: str, example: Tensor) -> None:
@@ -277,9 +271,6 @@ def can_replay(model: nn.Module, tap: str, example: Tensor) -> bool:
 
     False also where both images give the same logits, so that it cannot be decided.
 
-    Args:
-        example: an input [B, …] as the model gets it.
-
     >>> torch.manual_seed(0)
     <torch._C.Generator object at ...>
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
@@ -321,10 +312,6 @@ def find_head(model: nn.Module, example: Tensor) -> str | None:
     One pass suffices, where :func:`tail_of` traces the whole model. A layer counts if the model
     gives what it gave, and what it gave is W·h + b of its own weights: behind a temperature or an activation, or where
     a layer normalises its weights, there is none.
-
-    Args:
-        model: from images to logits [B, K]; it is left as it was.
-        example: an input [B, …] as the model gets it.
 
     >>> find_head(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.Dropout()), torch.ones(2, 2))
     '2'

@@ -89,10 +89,7 @@ def find_taps(
     that are found to cut it when their output is put into a pass over other images.
 
     Args:
-        model: from images to logits [B, K]; it is left as it was, and run in evaluation mode.
-        example: an input [B, …] as the model gets it.
         names: taps by hand, which need not be such points; left out: found.
-        field: what messages call the model.
 
     Returns:
         The taps, shallow to deep.
@@ -295,10 +292,6 @@ def pair_taps(teacher_taps: Sequence[Tap], student_taps: Sequence[Tap]) -> list[
     deeper in the student. Where one of them has more taps of a resolution, the nearest in relative depth are taken;
     what is then left on both sides is paired by depth alone. ``features`` and ``logits`` pair with their like, a
     vector never with a map.
-
-    Args:
-        teacher_taps: as :func:`~stillroom.models.taps.find_taps` gives them, shallow to deep.
-        student_taps: the same of the student.
 
     Returns:
         (teacher's, student's), shallow to deep; each tap is there once at most.

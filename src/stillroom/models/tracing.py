@@ -83,7 +83,6 @@ def trace(model: nn.Module, example: Tensor) -> Traced:
     """Write down what a model does with a batch of any size, in evaluation mode.
 
     Args:
-        model: from images to logits [B, K]; it is left as it was.
         example: an input [B, …] as the model gets it; its values do not matter.
 
     >>> traced = trace(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), torch.zeros(1, 2))

@@ -29,9 +29,7 @@ def load_weights(model: nn.Module, path: str | Path, *, field: str = "model") ->
     The model changes only if every tensor fits. ``num_batches_tracked`` may be missing, as it is in old files.
 
     Args:
-        model: what receives them.
         path: .safetensors, .pt, .pth or .th; a relative one is also looked for under ``$STILLROOM_DATA``.
-        field: what messages call the model, such as ``teacher``.
 
     Raises:
         BadInput: the file cannot be read as weights, does not fit the model, or holds numbers that are not finite.
@@ -76,10 +74,6 @@ def save_weights(model: nn.Module, path: str | Path) -> None:
     """Write a model's parameters and buffers as safetensors, atomically; equal weights give equal bytes.
 
     Tied tensors are written under each of their names.
-
-    Args:
-        model: what is saved.
-        path: the file; its folder is made where needed.
     """
     content = _storable(model)
     write_bytes(Path(path), safetensors.torch.save(content, metadata=_METADATA))
@@ -166,7 +160,6 @@ def read_state(path: str | Path, *, field: str = "weights") -> dict[str, Tensor]
 
     Args:
         path: .safetensors, or what ``torch.save`` wrote; recognised by content, not by the suffix.
-        field: what messages call the path.
 
     Returns:
         Name → tensor, in the file's order. Prefixes such as ``module.`` are kept.

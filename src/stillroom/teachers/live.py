@@ -259,7 +259,7 @@ class LiveTeacherSource(TeacherSource):
             runtime=self._runtime,
             config=self._cache,
             counter=self.counter,
-            what="the teacher's outputs for the test images",
+            what="teacher logits of the test images",
             precision="float32",
         )
         return outputs.read(np.arange(len(test)), 0).logits.cpu()
