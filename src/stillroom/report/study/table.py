@@ -28,7 +28,7 @@ _FILES = {
     "table.tex": "the same for LaTeX",
     "runs.csv": "one line a run",
     "comparisons.csv": "every paired difference",
-    "cost.csv": "clocks, teacher answers, memory, one line a run",
+    "cost.csv": "clocks, teacher passes, memory, one line a run",
     "results.json": "everything on this page but clocks",
     "study.yaml": "the study, every field written out",
     "tuned.json": "what trials chose, and every trial",
