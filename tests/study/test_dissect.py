@@ -73,7 +73,7 @@ def test_no_more_classes_are_kept_than_there_are(classes: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"teacher": None, "losses": [{"name": "cross_entropy"}]}, "teacher: got None; expected a model"),
+        ({"teacher": None, "losses": [{"name": "cross_entropy"}]}, "teacher: got None; expected one teacher model"),
         ({"losses": [{"name": "logit_mse"}]}, r"losses: got \['logit_mse'\]; expected kl among them"),
     ],
 )
