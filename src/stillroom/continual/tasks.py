@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillroom.continual.exemplars import ExemplarMemory, Rows, exemplars_per_class
+from stillroom.continual.exemplars import ExemplarMemory, Rows
 from stillroom.data.images import DataPair, ImageSet, Subset
 from stillroom.errors import BadInput
 from stillroom.randomness import permutation
@@ -108,8 +108,8 @@ class TaskData:
         return np.flatnonzero(self.data.train.labels.numpy() == self.order.classes[position])
 
     def exemplars_per_class(self, task: int) -> int:
-        """Exemplars of each class after a task."""
-        return exemplars_per_class(self.memory, self.order.seen(task))
+        """Exemplars of each class after a task: ⌊memory / classes seen⌋."""
+        return self.memory // self.order.seen(task)
 
     def new_rows(self, task: int) -> Rows:
         """The training images of a task's own classes, in the order of the split."""
