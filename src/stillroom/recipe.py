@@ -177,6 +177,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         BadInput: the file cannot be read, is not YAML, or holds a bad value.
     """
     content = read_yaml(path, "recipe", "at least `student`")
+    if {"recipe", "methods"} <= content.keys():
+        raise BadInput("recipe", str(path), "a recipe; this file is a study, which `stillroom compare` runs")
     for override in overrides:
         apply_override(content, override)
     return parse_recipe(content)

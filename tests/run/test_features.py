@@ -216,7 +216,7 @@ def test_without_a_teacher_model_it_is_reported_before_anything_is_written(recip
     with pytest.raises(BadInput, match="teacher: got None; expected a model"):
         execute(recipe(FEATURES, "teacher=null"), tmp_path / "run")
     (tmp_path / "folder").mkdir()
-    answers = f"teacher={{name: elsewhere, answers: {tmp_path / 'folder'}}}"
+    answers = f"teacher={{name: elsewhere, logits: {tmp_path / 'folder'}}}"
     with pytest.raises(BadInput, match=r"teacher.logits: got .*; expected a model"):
         execute(recipe(FEATURES, answers), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -277,7 +277,7 @@ MIDDLE = [{"teacher": "middle", "student": "layer1"}]
             "preprocess.class_order picks columns",
         ),
         (
-            ["teacher={name: elsewhere, answers: folder}", term("block_logit")],
+            ["teacher={name: elsewhere, logits: folder}", term("block_logit")],
             "teacher.logits: got 'folder'; expected a model: a loss reads its features",
         ),
         (["teacher=null", term("block_logit")], "teacher: got None; expected a teacher model"),

@@ -58,8 +58,9 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted; the same command continues, a single run's with --resume", INTERRUPTED)
     except usage_error as error:
-        message = getattr(error, "format_message", error.__str__)()
-        return _fail(f"{message} (see stillroom --help)", BAD)
+        message = getattr(error, "format_message", error.__str__)().replace("Value error, ", "")
+        context = getattr(error, "ctx", None)
+        return _fail(f"{message} (see {context.command_path if context else 'stillroom'} --help)", BAD)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -72,7 +72,8 @@ def live_display(console: Console, progress: StudyProgress) -> Iterator[Live]:
 def render_progress(progress: StudyProgress) -> RenderableType:
     """The state of a study: finished runs of each method, running jobs, time left."""
     runs = progress.of_kind("run")
-    parts: list[RenderableType] = [Text(f"{progress.name}: {progress.phase or 'starting'}", style="bold")]
+    phase = "finished" if _is_over(progress) else progress.phase or "starting"
+    parts: list[RenderableType] = [Text(f"{progress.name}: {phase}", style="bold")]
     if runs:
         parts.append(_method_table(progress, runs))
     running = [state for state in progress.jobs.values() if state.status == "running"]
@@ -113,16 +114,20 @@ def _job_table(states: list[JobState]) -> Table:
     return table
 
 
+def _is_over(progress: StudyProgress) -> bool:
+    runs = progress.of_kind("run")
+    return bool(runs) and all(state.status in ("done", "failed") for state in progress.jobs.values())
+
+
 def _footer(progress: StudyProgress) -> Text:
     done = sum(state.status == "done" for state in progress.jobs.values())
     left = progress.seconds_left()
     words = [
         f"{done} of {len(progress.jobs)} jobs done",
         f"{progress.workers} at a time",
-        f"{_clock(time.time() - progress.began)} so far",
+        f"{_clock((progress.updated if _is_over(progress) else time.time()) - progress.began)} so far",
     ]
-    waits = any(state.status in ("waiting", "running") for state in progress.jobs.values())
-    if waits:
+    if any(state.status in ("waiting", "running") for state in progress.jobs.values()):
         words.append(f"about {_clock(left)} left" if left is not None else "time left not known yet")
     return Text(", ".join(words), style="dim")
 

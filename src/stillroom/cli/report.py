@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from stillroom.cli.app import UNDERSTAND, AsJson, RunArgument, app, print_json
+from stillroom.errors import BadInput
 
 
 @app.command(rich_help_panel=UNDERSTAND)
@@ -29,8 +30,10 @@ def report(
     """
     from stillroom.report.run.page import write_report
     from stillroom.report.study.page import write_run_pages, write_study_report
-    from stillroom.schema.study import is_study
+    from stillroom.schema.study import STUDY, is_study
 
+    if len(runs) == 1 and (runs[0] / STUDY).is_file() and not is_study(runs[0]):
+        raise BadInput("study", str(runs[0]), "a study with results; the same `stillroom compare` continues it")
     if len(runs) == 1 and is_study(runs[0]):
         write_run_pages(runs[0])
         page = write_study_report(runs[0], out)

@@ -33,7 +33,7 @@ def distill(
     Leaves a run folder: the student's weights, all metrics, the resolved recipe. If the run is stopped, or killed, the
     same command with `--resume` continues and ends with the same bytes as a run that was never stopped.
 
-    Example: `stillroom distill recipes/cifar10-resnet56-resnet8.yaml training.epochs=3 --out runs/first`
+    Example: `stillroom distill recipes/cifar10-resnet56-resnet8.yaml data.train_limit=10000 --out runs/first`
     """
     resolved = _load_recipe(recipe, overrides)
     teachers = [config.name for config in resolved.all_teachers.values()]

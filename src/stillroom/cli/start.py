@@ -70,7 +70,9 @@ def list_(
         stdout = Console(highlight=False)
         for kind, entries in lists.items():
             columns = list(entries[0])
-            stdout.print(table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9))
+            shown = table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9)
+            shown.columns[0].no_wrap = True  # a name is copied into a recipe
+            stdout.print(shown)
 
 
 class SchemaOf(StrEnum):

@@ -163,7 +163,7 @@ def dissect(
     true_class, true_class_similarity, top_k, full), with equal budgets, trials and paired seeds. The gain of the full
     output is reported as a sum of universe, domain, instance, their interaction and a rest, with intervals.
 
-    Example: `stillroom dissect recipes/digits.yaml --out studies/dissected`
+    Example: `stillroom dissect recipes/cifar10-resnet56-resnet8.yaml --out studies/dissected`
     """
     from stillroom.cli.live import LiveStudy
     from stillroom.cli.terminal import stderr

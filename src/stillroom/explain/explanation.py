@@ -365,7 +365,7 @@ def _all_entropies(
     teacher.model.to(device)
     # The same name where it has it, as networks of one family do.
     place = tap if tap in dict(teacher.model.named_modules()) else None
-    place = place or last_stage(teacher, sample.images[:4].to(device))
+    place = place or last_stage(teacher, sample.images[:4])
     return found, entropies(teacher, place, sample, search, runs[0].path / FOLDER / "teacher.npz", advance)
 
 

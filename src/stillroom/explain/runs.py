@@ -17,6 +17,7 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.explain.grid import above_zero, centre_box, check_masks, from_boxes, on_grid
 from stillroom.files import digest
+from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.reader import FEATURES, LOGITS
 from stillroom.models.taps import find_taps
@@ -136,7 +137,8 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
 
 def last_stage(student: PreparedModel, example: Tensor) -> str:
     """The last tap of a model that still has places: its features are what the pooling is given."""
-    taps = find_taps(student.model, student.preprocess()(example), field="student")
+    inputs = student.preprocess()(example).to(device_of(student.model))
+    taps = find_taps(student.model, inputs, field="student")
     spatial = [tap.name for tap in taps if tap.kind != "vector"]
     if spatial:
         return spatial[-1]

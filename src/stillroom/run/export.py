@@ -66,7 +66,7 @@ def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
         raise BadInput("run", str(run), "a run folder")
     recipe = load_run_recipe(run)
     if not (run / "summary.json").exists():
-        raise BadInput("run", str(run), "a finished run; go on with it by --resume")
+        raise BadInput("run", str(run), "a finished run; continue it with --resume")
     data = read_json(RunSummary, run / SUMMARY).data
     if not data.shape or data.pixels is None:
         raise BadInput("run", str(run / SUMMARY), "a summary with its data's shape")

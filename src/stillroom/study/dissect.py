@@ -75,7 +75,7 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
         BadInput: the recipe has no teacher that can be run, or no ``kl`` term.
     """
     if recipe.teacher is None:
-        raise BadInput("teacher", None, "a model: its answer is what is taken apart")
+        raise BadInput("teacher", None, "one teacher model: its output is what is ablated")
     kl = next((term for term in recipe.losses if loss_class(term).accepts_target), None)
     if kl is None or kl.has_schedule:
         names = [term.name for term in recipe.losses]

@@ -164,7 +164,9 @@ def read_progress(path: Path) -> StudyProgress:
         jobs = {key: JobState(**value) for key, value in content.pop("jobs").items()}
         return StudyProgress(**content, jobs=jobs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        expected = f"the folder of a study that was begun ({type(error).__name__})"
+        expected = "the folder of a study that `stillroom compare` has started"
+        if not isinstance(error, FileNotFoundError):
+            expected += f"; its progress cannot be read ({type(error).__name__})"
         raise BadInput("study", str(path.parent), expected) from None
 
 

@@ -29,7 +29,7 @@ from stillroom.losses.registry import losses
 from stillroom.losses.setup_context import SetupContext
 from stillroom.memory import in_parts, is_out_of_memory
 from stillroom.models.cost import multiply_adds
-from stillroom.models.modes import eval_mode
+from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import LOGITS, TapReader
@@ -418,7 +418,7 @@ class _Measuring:
         example = self.train.images[:_EXAMPLES]
         names = [at.name for at, _, _ in connected]
         tails = cut_tails(teacher.model, teacher.preprocess(), names, example=example, device=self.device)
-        inputs = teacher.preprocess().to(self.device)(example)
+        inputs = teacher.preprocess()(example).to(device_of(teacher.model))
         cost = images * self.train.num_classes * multiply_adds(teacher.model, inputs)
         places = []
         for at, of, connector in connected:
