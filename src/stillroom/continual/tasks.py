@@ -23,7 +23,6 @@ class ClassOrder:
 
     Attributes:
         classes: the data's class numbers, in the order in which they come.
-        sizes: number of classes of each task.
     """
 
     classes: tuple[int, ...]
@@ -71,8 +70,6 @@ class TaskData:
     """The data of all tasks.
 
     Attributes:
-        data: the whole of it, its classes in their own order.
-        order: which classes come when.
         memory: exemplars kept in all; 0 for none.
         joint: whether each task learns from all images of all classes seen.
 

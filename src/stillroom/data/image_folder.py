@@ -140,8 +140,6 @@ class ImageTree:
     """The image files of one split.
 
     Attributes:
-        root: the split's folder.
-        classes: names of its class folders, sorted.
         names: of the files below the root, with ``/`` between folders; by class, then sorted.
         labels: each file's class number, int64 [N].
     """

@@ -64,8 +64,6 @@ class LazyImages(ABC):
 
     Attributes:
         shape: N, C, H, W.
-        dtype: of the images.
-        ndim: number of dimensions.
         workers: default number of threads that read.
     """
 

@@ -31,7 +31,6 @@ class Tail(nn.Module):
     dict. They are constants: gradients flow to the features and to nothing else. ``train()`` changes nothing.
 
     Attributes:
-        tap: name of the tap.
         replayed: whether the whole model is run, as it could not be traced.
     """
 
