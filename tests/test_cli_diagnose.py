@@ -65,7 +65,7 @@ def test_a_person_sees_the_worst_first_and_a_remedy_to_paste(
     assert lines[rate + 2].split() == ["training.optimizer.lr=0.1"]
     assert sum(line.startswith("ok ") for line in lines) == 1
     skipped = next(line for line in lines if line.startswith("skipped") and "taps" in line)
-    assert skipped.split(maxsplit=1)[1] == "taps: No term of the loss compares features."
+    assert skipped.split(maxsplit=1)[1] == "taps: No loss term compares features."
     assert "teacher.preprocess" not in "".join(lines)
 
 

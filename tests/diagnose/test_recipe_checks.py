@@ -217,7 +217,7 @@ def test_cached_outputs_are_compared_with_the_teacher(
 
     assert verdict().verdict == "ok"
     prepare(cached.recipe)
-    assert verdict().summary == "The cached outputs for 4 of 4 views are what the teacher gives."
+    assert verdict().summary.startswith("The cached outputs for 4 of 4 views ")
     for path in (tmp_path / "cache").rglob("*.bin"):
         content = bytearray(path.read_bytes())
         content[10] ^= 255

@@ -67,7 +67,7 @@ def test_a_student_that_is_better_off_without_is_a_problem(make: Make) -> None:
     worse = FakeStudy(methods=("labels", "kl"), gap=-3.0, noise=0.1, epochs=2)
     (finding,) = found(make(worse), "better_without")
     assert finding.verdict == "problem"
-    assert finding.summary.startswith("This student is better off without distillation: kl: top-1 ")
+    assert finding.summary.startswith("This student is better without distillation: kl: top-1 ")
     assert finding.evidence["difference"] == pytest.approx(-3, abs=0.6)
     assert finding.evidence["holm_p"] < 0.05
     assert finding.remedy is not None

@@ -139,7 +139,7 @@ def plan_remedies(recipe: Recipe, findings: Sequence[Finding]) -> RemedyPlan:
             continue
         overrides = dict(one.remedy.overrides) if one.remedy is not None else {}
         if not overrides:
-            plan.not_verified.setdefault(one.check, "its remedy is nothing that a recipe can say")
+            plan.not_verified.setdefault(one.check, "its remedy cannot be written in a recipe")
             continue
         try:
             changed = _apply(recipe, overrides)
@@ -147,7 +147,7 @@ def plan_remedies(recipe: Recipe, findings: Sequence[Finding]) -> RemedyPlan:
             plan.not_verified.setdefault(one.check, f"its remedy does not fit the recipe ({error})")
             continue
         if changed == recipe:
-            plan.not_verified.setdefault(one.check, "the recipe already is as its remedy wants it")
+            plan.not_verified.setdefault(one.check, "the recipe already has what its remedy sets")
             continue
         same = next((remedy for remedy in plan.each if remedy.overrides == overrides), None)
         if same is not None:
@@ -176,7 +176,7 @@ def _combine(recipe: Recipe, plan: RemedyPlan) -> None:
     try:
         _apply(recipe, taken)
     except BadInput as error:
-        plan.conflicts.append(f"together they are no valid recipe ({error}), and were not trained so")
+        plan.conflicts.append(f"together they are not a valid recipe ({error}), so they were not trained together")
         return
     checks = [check for remedy in plan.each for check in remedy.checks]
     plan.together = RemedyMethod(ALL_REMEDIES, checks, taken)
@@ -220,17 +220,17 @@ def study_of(recipe: Recipe, plan: RemedyPlan, seeds: Sequence[int]) -> Study:
     del content["name"], content["seed"]
     methods: list[dict[str, Any]] = [{"name": UNCHANGED, "note": "The recipe as it was diagnosed."}]
     methods += [
-        {"name": one.name, "set": dict(one.overrides), "note": f"Against {', '.join(one.checks)}."[:400]}
+        {"name": one.name, "set": dict(one.overrides), "note": f"Remedy for {', '.join(one.checks)}."[:400]}
         for one in plan.all
     ]
     if recipe.teacher is not None and [loss_class(term).rescaling_part for term in recipe.losses] != ["labels"]:
         plain_loss = {"losses": labels_alone()}
-        methods.append({"name": LABELS, "set": plain_loss, "note": "The same student from labels alone."})
+        methods.append({"name": LABELS, "set": plain_loss, "note": "The same student trained on labels alone."})
     keys = {key for one in plan.all for key in one.overrides}
     return parse_study(
         {
             "name": "remedies",
-            "question": "What does each remedy bring back, at an equal budget?",
+            "question": "How much accuracy does each remedy recover, at an equal budget?",
             "recipe": content,
             "methods": methods,
             "seeds": list(seeds),

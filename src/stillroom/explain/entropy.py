@@ -97,7 +97,7 @@ def pixel_entropy(
         BadInput: an argument cannot be used; features that are not finite, have no gradient, or do not move with an
             image at all (σ_f = 0).
 
-    Paper: Cheng et al., "Explaining Knowledge Distillation by Quantifying the ModelOutput" (arXiv 2003.03622).
+    Paper: Cheng et al., "Explaining Knowledge Distillation by Quantifying the Knowledge" (arXiv 2003.03622).
 
     >>> looks_at_the_left = torch.cat([torch.full((1, 1, 8, 4), 0.9), torch.full((1, 1, 8, 4), 0.3)], 3)
     >>> entropy = pixel_entropy(lambda x: looks_at_the_left * x, torch.zeros(1, 1, 8, 8), grid=2)

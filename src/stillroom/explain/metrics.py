@@ -33,7 +33,7 @@ def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> 
     Raises:
         BadInput: shapes differ, an entropy is not finite, or no image has a background cell.
 
-    Paper: Cheng et al., "Explaining Knowledge Distillation by Quantifying the ModelOutput" (arXiv 2003.03622).
+    Paper: Cheng et al., "Explaining Knowledge Distillation by Quantifying the Knowledge" (arXiv 2003.03622).
 
     >>> entropy = torch.tensor([[[-3.5, -2.6], [-2.7, -3.0]]])
     >>> concepts(entropy, torch.tensor([[[True, False], [False, True]]])).tolist()
@@ -83,8 +83,8 @@ def concept_counts(concepts: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor
 def learning_speed(n_fg: Tensor, moves: Tensor) -> tuple[float, float]:
     """How far the weights have moved when an image has most foreground concepts, and how much images differ in that.
 
-    m̂(I) = argmax_m N_fg(I, m), the first of equal ones; D_mean = E_I d(m̂), D_std = √Var_I d(m̂) of the population (the
-    paper's code stores the variance). A small D_mean: concepts are learned fast; a small D_std: all at once.
+    m̂(I) = argmax_m N_fg(I, m), the first of equal ones; D_mean = E_I d(m̂), D_std = √Var_I d(m̂) of the population
+    (the paper's code stores the variance). A small D_mean: concepts are learned fast; a small D_std: all at once.
 
     Args:
         n_fg: N_fg of each image at each checkpoint, [M, B].

@@ -1,1 +1,1 @@
-"""What a teacher says of a batch, and how it says it."""
+"""Teacher outputs: computed live, read from a cache, or computed elsewhere."""

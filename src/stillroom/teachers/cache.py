@@ -1,6 +1,6 @@
 """The teacher cache: outputs of each view of each image, computed once, stored on disk and shared by runs.
 
-A folder holds one identity and its views. It is read with distrust: what is not exactly what was written is refused.
+A folder holds one identity and its views. Every block is verified when it is opened; what fails is refused.
 """
 
 from __future__ import annotations
@@ -59,19 +59,15 @@ Phase = Callable[[str, int, int], None]
 
 
 def covering_specs(spec: CacheSpec, root: Path) -> list[CacheSpec]:
-    """The other caches of the same answers that keep all that this one keeps, those that keep least first.
+    """Other caches of the same teacher outputs that store all that this one does, the smallest first.
 
-    Logits do not depend on what is read beside them, so a run that asks for logits alone, or for fewer taps, finds
-    them in any of these. Only what they say of themselves is looked at here.
-
-    Args:
-        spec: what is wanted.
-        root: where caches lie.
+    Logits do not depend on which taps are read, so a run that needs logits alone, or fewer taps, can use any of these.
+    Only the identity files are read here.
     """
     found = []
     for key in cache_keys(root):
         other = _read(root / key / IDENTITY, spec) if key != spec.key else None
-        # Made from the same parts it has the same key: then nothing else differs.
+        # The same parts give the same key: then nothing else differs.
         if other is not None and other.key == key and _covers(other, spec):
             found.append(other)
     return sorted(found, key=lambda other: (len(other.taps) + len(other.fishers), other.key))
@@ -82,7 +78,7 @@ def _covers(other: CacheSpec, spec: CacheSpec) -> bool:
 
 
 def _read(path: Path, spec: CacheSpec) -> CacheSpec | None:
-    """The spec of another cache, if it is this one but for its taps and weights."""
+    """The spec of another cache, if it differs from this one in taps and Fisher weights alone."""
     try:
         kept: Any = json.loads(path.read_text(encoding="utf-8"))["identity"]["kept"]
         fishers = tuple(FisherOf(**of) for of in kept.get("fishers", ()))
@@ -92,10 +88,10 @@ def _read(path: Path, spec: CacheSpec) -> CacheSpec | None:
 
 
 class CacheFolder:
-    """A cache's folder, read with distrust: what is not exactly what was written is refused.
+    """A cache's folder. What it holds is verified; anything else than what was written is refused.
 
     Args:
-        folder: may not be there yet.
+        folder: may not exist yet.
         spec: what it should hold.
     """
 
@@ -104,14 +100,14 @@ class CacheFolder:
         self.spec = spec
 
     def check_identity(self) -> bool:
-        """Whether the folder holds a cache of this identity; False where it holds none yet."""
+        """Whether the folder holds a cache of this identity; False for an empty one. Another identity is refused."""
         path = self.folder / IDENTITY
         if not path.exists():
             orphans = any(self.folder.glob("view-*"))
             # Looked for again: another process may have begun to build between the two looks.
             if not path.exists():
                 if orphans:
-                    expected = "the file that says what the views beside it are: it is missing"
+                    expected = "the identity file of the views in this folder: it is missing"
                     raise refusal(self.folder, IDENTITY, expected)
                 return False
         content = self._read(path)
@@ -124,23 +120,27 @@ class CacheFolder:
             expected = f"a cache of format {FORMAT}, not {found_format}: another version of stillroom wrote it"
             raise refusal(self.folder, IDENTITY, expected)
         if differs := differences(identity, self.spec.identity):
-            raise refusal(self.folder, IDENTITY, f"this run's cache, not a foreign one: {'; '.join(differs)}")
+            raise refusal(self.folder, IDENTITY, f"the cache of this run, but it differs: {'; '.join(differs)}")
         return True
 
     def write_identity(self) -> None:
-        """Make the folder what it is to be; OSError where the disk refuses."""
+        """Write the identity file.
+
+        Raises:
+            OSError: from the disk.
+        """
         write_json(self.folder / IDENTITY, {"format": FORMAT, "identity": self.spec.identity})
 
     def record(self, view: int) -> ViewRecord | None:
-        """What a complete view says of itself; None where the view is half-built or not there."""
+        """The record of a complete view; None if the view is missing or incomplete."""
         path = self.record_path(view)
         if not path.exists():
             building = self.progress_path(view).exists()
             orphans = not building and any(self.folder.glob(f"{view_name(view)}.*.bin"))
-            # Looked for again: another process may have completed the view between the looks.
+            # Checked again: another process may have completed the view in between.
             if not path.exists():
                 if orphans:
-                    expected = f"the file that makes view {view} complete: it is missing, its data alone prove nothing"
+                    expected = f"the JSON file of view {view}: it is missing, so the data cannot be verified"
                     raise refusal(self.folder, path.name, expected)
                 return None
         try:
@@ -151,7 +151,7 @@ class CacheFolder:
             raise refusal(self.folder, path.name, str(error)) from None
 
     def is_complete(self, view: int) -> bool:
-        """Whether a view is all there, by its JSON and the sizes of its files."""
+        """Whether a view is complete, by its JSON and the sizes of its files."""
         record = self.record(view)
         if record is None:
             return False
@@ -166,16 +166,16 @@ class CacheFolder:
         return True
 
     def complete(self) -> list[int]:
-        """The views that say that they are complete."""
+        """The views that have a complete record."""
         found = (re.fullmatch(r"view-(\d{4,})\.json", path.name) for path in self.folder.glob("view-*.json"))
         return sorted(int(match[1]) for match in found if match)
 
     def arrays(self, record: ViewRecord) -> list[Array]:
-        """The arrays of a view that says this of itself."""
+        """The arrays of a view, by its record."""
         return arrays_of(self.spec, record.features(self.spec))
 
     def map(self, view: int, names: Collection[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-        """The arrays of a complete view, or some of them, every block verified, memory-mapped."""
+        """The arrays of a complete view, or some of them: every block verified, memory-mapped."""
         record = self.record(view)
         if record is None:
             raise self._unfinished(view)
@@ -194,7 +194,7 @@ class CacheFolder:
         return mapped
 
     def images_done(self, view: int) -> int:
-        """Images of a view that are built, for showing how far another process is; it refuses nothing."""
+        """Images of a view that are built, for showing another process's progress. Refuses nothing."""
         if self.record_path(view).exists():
             return self.spec.count
         try:
@@ -204,17 +204,17 @@ class CacheFolder:
         return min(max(blocks, 0) * self.spec.block, self.spec.count)
 
     def record_path(self, view: int) -> Path:
-        """A view's JSON, written last."""
+        """Path of a view's JSON, written last."""
         return self.folder / f"{view_name(view)}.json"
 
     def progress_path(self, view: int) -> Path:
-        """The checksums of a view that is being built."""
+        """Path of the checksums of a view that is being built."""
         return self.folder / f"{view_name(view)}.progress"
 
     def _unfinished(self, view: int) -> BadInput:
         begun = self.progress_path(view).exists()
         how = f"half-built, {self.images_done(view):,} of {self.spec.count:,} images" if begun else "not built"
-        expected = f"a complete view {view}: it is {how}; a run that may build the cache goes on there"
+        expected = f"a complete view {view}: it is {how}; a run that may build the cache continues there"
         return BadInput("cache", str(self.folder), expected)
 
     def _read(self, path: Path) -> str:
@@ -227,18 +227,17 @@ class CacheFolder:
 
 
 class ViewBuilder:
-    """Builds one view, or what a killed build left of it.
+    """Builds one view, or resumes a build that was killed.
 
-    The order of writes is what makes it safe: the progress file's first line (what is being built), then, for each
-    block, its data and then its checksums; at the end the data are flushed to the disk, the view's JSON is written,
-    and the progress file removed. So a block that has no checksums is written again, and data without either file are
-    no work of ours.
+    The order of writes makes it safe. First comes the progress file's header (what is being built). Each block writes
+    its data and then its checksums. At the end the data are flushed, the view's JSON is written, and the progress file
+    is removed. So a block without checksums is written again, and data without either file are not ours.
 
     Args:
-        cache_folder: the cache's folder, held by this process alone.
+        cache_folder: the cache's folder, locked by this process.
         arrays: what a view consists of.
         view: its number.
-        needed: bytes that are still to be written, for telling a full disk.
+        needed: bytes that are still to be written, for the message about a full disk.
     """
 
     def __init__(self, cache_folder: CacheFolder, arrays: Sequence[Array], view: int, needed: int) -> None:
@@ -248,7 +247,7 @@ class ViewBuilder:
         self._sums: list[list[int]] = []
 
     def build(self, query: Query, done: Callable[[int], None], note: Note) -> int:
-        """Query about the images that are not there yet and complete the view."""
+        """Query the teacher for the missing images and complete the view."""
         progress = self._cache_folder.progress_path(self._view)
         with ExitStack() as stack:
             with reporting_errors(self._cache_folder.folder, self._needed):
@@ -276,7 +275,7 @@ class ViewBuilder:
         return self._spec.count - there
 
     def _found(self, progress: Path, note: Note) -> tuple[list[list[int]], int]:
-        """The checksums of the blocks that are there and good, and the length of the progress file up to them."""
+        """The checksums of the valid blocks, and the length of the progress file up to them."""
         if not progress.exists():
             return [], 0
         lines = progress.read_bytes().splitlines(keepends=True)
@@ -304,7 +303,12 @@ class ViewBuilder:
         return listed[:good], ends[good]
 
     def _is_ours(self, line: bytes) -> bool:
-        """Whether the progress file's first line is whole and describes what is being built."""
+        """Whether the progress file's header is complete and describes what is being built.
+        S
+                    # Looked for again: another process may have begun to build between the two looks.
+        --
+                    # Checked again: another process may have started to build in between.
+        """
         try:
             begun = read_record(line.decode("utf-8"), self._spec, self._view)
         except ValueError:
@@ -312,7 +316,7 @@ class ViewBuilder:
         return line.endswith(b"\n") and begun == ViewRecord.of(self._spec, self._view, self._arrays)
 
     def _cut(self, log: BinaryIO, files: list[BinaryIO], kept: list[list[int]], length: int) -> None:
-        """Leave the good blocks alone, and stand after them."""
+        """Truncate after the valid blocks and continue there."""
         self._sums = [*kept]
         log.truncate(length)
         log.seek(length)
@@ -336,7 +340,7 @@ class ViewBuilder:
 
 
 def begun(cache_folder: CacheFolder, view: int) -> ViewRecord | None:
-    """What a half-built view says of itself; None where nothing is begun."""
+    """The record of a half-built view; None if none was started."""
     try:
         with cache_folder.progress_path(view).open("rb") as log:
             return read_record(log.readline().decode("utf-8"), cache_folder.spec, view)
@@ -345,13 +349,13 @@ def begun(cache_folder: CacheFolder, view: int) -> ViewRecord | None:
 
 
 def built_bytes(cache_folder: CacheFolder, arrays: Sequence[Array], view: int) -> int:
-    """Bytes of a view that lie on the disk already."""
+    """Bytes of a view that are on the disk already."""
     paths = [array.path(cache_folder.folder, view) for array in arrays]
     return sum(path.stat().st_size for path in paths if path.exists())
 
 
 def _complete(lines: Sequence[bytes], width: int) -> tuple[list[list[int]], list[int]]:
-    """The blocks listed by whole lines, and where each ends in the file; the first end is the first line's."""
+    """The blocks listed by complete lines, and the offset at which each ends; the first offset ends the header."""
     listed: list[list[int]] = []
     ends = [len(lines[0])] if lines else [0]
     for line in lines[1:]:
@@ -367,12 +371,12 @@ def _complete(lines: Sequence[bytes], width: int) -> tuple[list[list[int]], list
 
 
 def _opened(path: Path) -> BinaryIO:
-    # Unbuffered: what is written is the system's at once, and no kill takes it away.
+    # Unbuffered, so that a kill loses nothing that was written.
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644), "r+b", buffering=0)
 
 
 def _write_all(file: BinaryIO, content: bytes) -> None:
-    """Write all of it: a disk that is getting full takes a part and says so."""
+    """Write everything: on a nearly full disk one call may write only a part."""
     left = memoryview(content)
     while left:
         left = left[file.write(left) :]
@@ -389,19 +393,19 @@ Maps = Mapping[str, npt.NDArray[Any]]
 class StoredOutputs:
     """The outputs of a cache, open for reading; :meth:`TeacherCache.open` makes it.
 
-    Nothing is read before it is needed: the arrays are mapped, and the pages that a batch touches are shared by all
-    processes that read them. On a GPU that can hold them in a quarter of its free memory they lie there instead.
+    Nothing is read before it is needed. The arrays are memory-mapped, and processes share the pages that they read.
+    On a GPU they are copied to the device if they fit into a quarter of its free memory.
 
     Args:
-        spec: what is kept.
-        views: of each view, its arrays by their names.
-        device: where answers are wanted.
-        folder: where they come from, for errors.
+        spec: what is stored.
+        views: the arrays of each view by name.
+        device: where outputs are wanted.
+        folder: the cache's folder, for errors.
 
     Attributes:
-        spec: what is kept.
+        spec: what is stored.
         views: the numbers of the views that are open.
-        resident: whether the arrays lie on the device.
+        resident: whether the arrays are on the device.
     """
 
     def __init__(self, spec: CacheSpec, views: Mapping[int, Maps], device: torch.device, folder: Path) -> None:
@@ -420,15 +424,14 @@ class StoredOutputs:
         """The stored outputs for some images.
 
         Args:
-            rows: the images, int64 [B], in any order, any of them more than once.
-            view: the view of them.
+            rows: the images, int64 [B], in any order, repeats allowed.
+            view: their view.
 
         Returns:
-            Its Knowledge in float32, on the device: logits [B, K], the features of each tap, and Fisher weights.
+            ModelOutput in float32, on the device: logits [B, K], the features of each tap, and Fisher weights.
 
         Raises:
-            IndexError: there is no such image, or the view is not open.
-
+            IndexError: no such image, or the view is not open.
         >>> import tempfile
         >>> logits = torch.arange(6.0).reshape(3, 2)
         >>> cache = TeacherCache(CacheSpec({}, count=3, classes=2), root=Path(tempfile.mkdtemp()))
@@ -451,17 +454,17 @@ class StoredOutputs:
         return self._knowledge(parts)
 
     def check(self, query: Query, *, tolerance: float = 1e-3) -> None:
-        """Query the teacher again about a few images, and refuse answers that are no longer its own.
+        """Query the teacher again on a few images, and refuse outputs that differ from those stored.
 
-        The identity names the teacher's weights; code of one's own can change and leave them alike. Up to 16 images,
-        evenly spread, of each of up to 8 views, the first and the last among them, are queried again. Both outputs
-        agree where, in each image, no number differs by more than (r + ``tolerance``) · the image's largest |number|,
-        r = 2⁻¹⁰ for float16 and 2⁻²² for float32.
+        The identity names the teacher's weights, but custom code can change while they stay equal. Up to 16 images,
+        evenly spread, of each of up to 8 views, first and last included, are queried again. Two outputs agree if, in
+        each image, no number differs by more than (r + ``tolerance``) · the image's largest |number|, r = 2⁻¹⁰ for
+        float16 and 2⁻²² for float32.
 
         Args:
             query: the teacher.
-            tolerance: what its arithmetic may differ by between two batches of different size or two machines, relative
-                to the largest number; bfloat16 needs a few per cent.
+            tolerance: allowed difference between batches of different size or two machines, relative to the largest
+                number; bfloat16 needs a few per cent.
 
         Raises:
             BadInput: they do not agree; which image and view, and by how much.
@@ -476,7 +479,7 @@ class StoredOutputs:
     def _both(
         self, output: ModelOutput, rows: npt.NDArray[np.int64], view: int
     ) -> list[tuple[str, npt.NDArray[Any], npt.NDArray[Any]]]:
-        """Stored outputs and those of now, in the same form, with a name for each pair."""
+        """Stored and new outputs in the same form, with a name for each pair."""
         maps = {name: array[rows] for name, array in self._maps[view].items()}
         logits = _as_array(output.logits)
         if logits.shape != (len(rows), self.spec.classes):
@@ -485,7 +488,7 @@ class StoredOutputs:
         if self.spec.top_k is None:
             pairs.append(("logits", maps["logits"], logits))
         else:
-            # Against the classes that were the largest then: at the edge, two near-equal ones may change places.
+            # Compared at the stored classes: at the edge, two nearly equal ones may change places.
             classes = maps["classes"].astype(np.int64)
             top = np.take_along_axis(logits, classes, axis=1)
             left = np.ones(logits.shape, dtype=bool)
@@ -540,7 +543,7 @@ def _on_device(array: npt.NDArray[Any]) -> np.dtype[Any]:
 
 
 def _load(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    """A mapped array on the device, copied in pieces: all of it need not fit into the CPU's memory."""
+    """Copy a mapped array to the device in pieces, so that it need not fit into the CPU's memory."""
     like = torch.from_numpy(np.empty(0, dtype=_on_device(array)))
     loaded = torch.empty(array.shape, dtype=like.dtype, device=device)
     step = max(_PIECE // max(array[:1].nbytes, 1), 1)
@@ -570,25 +573,23 @@ def _compare(
         return
     worst = int(np.nan_to_num(excess, nan=np.inf).argmax())
     off, most = excess[worst] * share * largest[worst], share * largest[worst]
-    how = f"now says something else of image {rows[worst]} in view {view}: max|Δ| of its {what} is {off:.3g}"
+    how = f"now gives other outputs for image {rows[worst]} in view {view}: max|Δ| of its {what} is {off:.3g}"
     raise _stale(folder, f"{how}, more than the {most:.3g} of rounding")
 
 
 def _stale(folder: Path, how: str) -> BadInput:
-    expected = (
-        f"the answers of this teacher; stale: the teacher {how}; remove the folder {folder} to have it asked again"
-    )
+    expected = f"the outputs of this teacher; stale: the teacher {how}; remove the folder {folder} to query it again"
     return BadInput("cache", folder.name, expected)
 
 
 @dataclass(frozen=True)
 class Built:
-    """What it took to complete a cache.
+    """The cost of completing a cache.
 
     Attributes:
         images_queried: images that this call queried the teacher for, each view counted.
         seconds: duration of the call, waiting for another process included.
-        bytes: size of the views that were wanted.
+        bytes: size of the views that were requested.
     """
 
     images_queried: int
@@ -602,12 +603,12 @@ class TeacherCache:
     Args:
         spec: which outputs, and in which form.
         max_gb: a larger cache is not built; units of 10⁹ bytes.
-        root: where caches lie; :func:`cache_root` where left out.
-        what: what notes call it.
+        root: the folder of caches; default :func:`cache_root`.
+        what: its name in notes.
 
     Attributes:
         spec: which outputs, and in which form.
-        folder: where it lies.
+        folder: the cache's folder.
 
     >>> import tempfile
     >>> cache = TeacherCache(CacheSpec({"data": "abc"}, count=3, classes=2), root=Path(tempfile.mkdtemp()))
@@ -636,24 +637,21 @@ class TeacherCache:
         note: Note = lambda text: None,
         phase: Phase = lambda what, done, total: None,
     ) -> Built:
-        """Complete these views: query the teacher for what is missing, leave alone what is there.
+        """Complete these views: query the teacher for what is missing.
 
-        Where all are there, nothing is written, so that the folder may be read-only. Else one process builds and the
-        others wait; a view that a killed build left is gone on with.
+        If all are complete, nothing is written, so the folder may be read-only. Otherwise one process builds and the
+        others wait. A view that a killed build left incomplete is continued.
 
         Args:
             views: the views' numbers.
             query: the teacher: from a view and images, int64 [B], to its output; called for ``spec.block`` images at
                 a time, in order.
             note: called with the size before anything is built.
-            phase: called with progress: what, images done, images in all.
-
-        Returns:
-            What it took.
+            phase: called with progress: what, images done, images in total.
 
         Raises:
-            BadInput: something in the folder is not what it should be, the cache would be too large for ``max_gb`` or
-                the disk, or an answer cannot be kept. What was built stays.
+            BadInput: the folder is damaged, the cache would be too large for ``max_gb`` or the disk, or an output
+                cannot be stored. What was built stays.
         """
         begin = time.perf_counter()
         wanted = sorted(set(views))
@@ -667,19 +665,16 @@ class TeacherCache:
         return Built(images, time.perf_counter() - begin, self._bytes(wanted))
 
     def covering(self, views: Sequence[int]) -> TeacherCache:
-        """Where these views are complete: this cache, or one that keeps the same answers and more; this if neither.
-
-        Args:
-            views: the views' numbers.
+        """This cache if these views are complete, else a cache that stores the same and more, else this one.
 
         Raises:
-            BadInput: something in this cache's folder is not what it should be.
+            BadInput: this cache's folder is damaged.
         """
         if not self.missing(views):
             return self
         for spec in covering_specs(self.spec, self.folder.parent):
             other = TeacherCache(spec, max_gb=self._max_gb, root=self.folder.parent, what=self._what)
-            with suppress(BadInput):  # what is wrong there does not concern who can build his own
+            with suppress(BadInput):  # a damaged other cache does not matter: this one can be built
                 if not other.missing(views):
                     return other
         return self
@@ -687,15 +682,15 @@ class TeacherCache:
     def open(
         self, views: Sequence[int], device: torch.device | str = "cpu", *, only: CacheSpec | None = None
     ) -> StoredOutputs:
-        """Open complete views for reading, every block of them verified.
+        """Open complete views for reading, every block verified.
 
         Args:
             views: the views' numbers.
-            device: where answers are wanted.
-            only: what of it is wanted, where this cache covers another.
+            device: where outputs are wanted.
+            only: which outputs are wanted, if this cache covers another.
 
         Raises:
-            BadInput: a view is not there, half-built, damaged or another cache's.
+            BadInput: a view is missing, half-built, damaged or another cache's.
         """
         with readable(self.folder):
             self._cache_folder.check_identity()
@@ -711,7 +706,7 @@ class TeacherCache:
         """Those of the views that are not complete.
 
         Raises:
-            BadInput: something in the folder is not what it should be.
+            BadInput: the folder is damaged.
         """
         wanted = sorted(set(views))
         with readable(self.folder):
@@ -720,7 +715,7 @@ class TeacherCache:
             return [view for view in wanted if not self._cache_folder.is_complete(view)]
 
     def _wait(self, wanted: Sequence[int], phase: Phase) -> bool:
-        """While another process builds: tell how far it is; true once it has built what is wanted."""
+        """Show the progress of the process that is building; true once it has built what is wanted."""
         done = sum(self._cache_folder.images_done(view) for view in wanted)
         phase(f"{self._what}: waiting for another process to build it", done, len(wanted) * self.spec.count)
         return not self.missing(wanted)
@@ -752,7 +747,7 @@ class TeacherCache:
         return counted.images
 
     def _arrays(self, missing: Sequence[int], counted: _CountedQuery) -> list[Array]:
-        """What a view consists of: known before, or from a view that is begun, or else from the first answers."""
+        """The arrays of a view: known already, or from a view that was started, or else from the first outputs."""
         if not self.spec.taps:
             return arrays_of(self.spec, {})
         for view in self._cache_folder.complete():
@@ -765,7 +760,7 @@ class TeacherCache:
         output = counted.first(missing[0], np.arange(first.start, first.stop, dtype=np.int64))
         for tap in self.spec.taps:
             if tap not in output.features:
-                raise BadInput("teacher", tap, f"features at it beside the logits; it gave {sorted(output.features)}")
+                raise BadInput("teacher", tap, f"features at it with the logits; it gave {sorted(output.features)}")
         return arrays_of(self.spec, {tap: output.features[tap].shape[1:] for tap in self.spec.taps})
 
     def _announce(self, wanted: Sequence[int], missing: Sequence[int], arrays: Sequence[Array], note: Note) -> None:
@@ -778,14 +773,14 @@ class TeacherCache:
         features = f" and features at {', '.join(spec.taps)}" if spec.taps else ""
         if spec.fishers:
             features += f" with Fisher weights of {'; '.join(map(str, spec.fishers))}"
-        there = "" if len(missing) == len(wanted) else f", {len(wanted) - len(missing)} of them there already"
+        there = "" if len(missing) == len(wanted) else f", {len(wanted) - len(missing)} of them already built"
         form = f"{views} of {spec.count:,} images, {logits}{features} each in {spec.dtype}"
         note(f"{self._what}: {form}: {in_words(size)} in {self.folder}{there}")
         if size > self._max_gb * 1e9:
             raise BadInput(
                 "cache.max_gb",
                 self._max_gb,
-                f"room for {in_words(size)}, {form}: allow more, keep less (cache.top_k, cache.dtype float16, fewer "
+                f"room for {in_words(size)}, {form}: allow more, store less (cache.top_k, cache.dtype float16, fewer "
                 "data.augmentation.views), or set cache.enabled false",
             )
 
@@ -794,7 +789,7 @@ class TeacherCache:
 
 
 class _CountedQuery:
-    """A query that counts images, and keeps its first output until that is wanted."""
+    """A query that counts images, and holds its first output until it is used."""
 
     def __init__(self, query: Query) -> None:
         self._query = query
@@ -802,7 +797,7 @@ class _CountedQuery:
         self.images = 0
 
     def first(self, view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
-        """Query the first block before it is known where the answers go."""
+        """Query the first block before its arrays are known."""
         self._kept = (view, output := self(view, rows))
         return output
 

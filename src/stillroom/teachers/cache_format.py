@@ -1,4 +1,4 @@
-"""What a cache of teacher outputs is a cache of, and the form of its files: identity, arrays, checksums, encoding."""
+"""The identity and file format of a cache of teacher outputs: arrays, checksums, encoding."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CacheSpec:
-    """Which outputs are kept, and in which form.
+    """Which outputs are stored, and in which form.
 
-    The number of views is no part of it: view v shows the same pixels however many there are, so a run of eight views
-    finds the four that a run of four views left. Where options make no difference (``top_k`` of all classes or more,
-    ``off_top_k_temperature`` without it) they are none, so that the same bytes have one name.
+    The number of views is not part of it: view v shows the same pixels however many there are, so a run with eight
+    views reuses the four that a run with four views built. Options without effect (``top_k`` of all classes or more,
+    ``off_top_k_temperature`` without it) become None, so that the same bytes have one key.
 
     Args:
-        parts: what the outputs depend on beside the other fields, as JSON: the teacher, its preprocess, the data's
-            fingerprint, the augmentation, the precision.
+        parts: what else the outputs depend on, as JSON: the teacher, its preprocess, the data's fingerprint, the
+            augmentation, the precision.
         count: N, the number of images.
-        classes: K, the number of logits of each.
-        taps: modules whose features are kept beside the logits.
-        fishers: Fisher weights in these features that are kept, too.
+        classes: K, the number of logits of each image.
+        taps: modules whose features are stored with the logits.
+        fishers: Fisher weights in these features that are stored too.
         block: images queried and written at once. It is not the run's batch size: the last bits of an output depend
-            on the batch it was given in, and must not depend on which run built the cache.
+            on the batch it was computed in, and must not depend on which run built the cache.
         dtype: number format of logits and features.
-        top_k: logits kept of each image, the largest; None keeps all.
-        off_top_k_temperature: τ at which the classes beyond keep together the mass they had.
+        top_k: the number of largest logits stored of each image; None stores all.
+        off_top_k_temperature: τ at which the other classes together keep their exact probability mass.
 
     Raises:
         ValueError: a number is below 1.
@@ -74,11 +74,11 @@ class CacheSpec:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: got {getattr(self, name)}; expected 1 or more")
         if taken := {"format", "kept"} & set(self.parts):
-            raise ValueError(f"parts: got {sorted(taken)}; expected other names: those are the cache's own")
+            raise ValueError(f"parts: got {sorted(taken)}; expected other names: the cache uses these itself")
         object.__setattr__(self, "taps", tuple(sorted(set(self.taps))))
         object.__setattr__(self, "fishers", tuple(sorted(set(self.fishers))))
         if alone := {of.tap for of in self.fishers} - set(self.taps):
-            raise ValueError(f"fishers: got {sorted(alone)}; expected taps whose features are kept")
+            raise ValueError(f"fishers: got {sorted(alone)}; expected taps whose features are stored")
         if self.top_k is not None and self.top_k >= self.classes:
             object.__setattr__(self, "top_k", None)
 
@@ -105,7 +105,7 @@ class CacheSpec:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """All of it in clear, as JSON gives it back.
+        """The identity, as JSON reads it back.
 
         >>> CacheSpec({"teacher": {"name": "resnet56"}}, count=5, classes=3, top_k=2).identity["kept"]["top_k"]
         2
@@ -126,7 +126,7 @@ class CacheSpec:
 
     @cached_property
     def key(self) -> str:
-        """The name of its folder: the first 32 hex digits of a SHA-256 of the identity."""
+        """The cache's folder name: the first 32 hex digits of the SHA-256 of the identity."""
         return digest(canonical_json(self.identity))[:32]
 
     def blocks(self) -> Iterator[range]:
@@ -204,7 +204,7 @@ class Array:
 
 
 def view_name(view: int) -> str:
-    """How the files of a view begin.
+    """The common prefix of a view's file names.
 
     >>> view_name(3)
     'view-0003'
@@ -237,7 +237,7 @@ def arrays_of(spec: CacheSpec, features: Mapping[str, Sequence[int]]) -> list[Ar
 
 
 class ArrayRecord(Config):
-    """What a view's JSON says of one array."""
+    """One array, as a view's JSON describes it."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -246,12 +246,12 @@ class ArrayRecord(Config):
 
 
 class ViewRecord(Config):
-    """A view's JSON: written last, it makes the view complete. Also, without checksums, how a half-built one begins.
+    """A view's JSON. Written last, it makes the view complete. Without checksums it is the header of a progress file.
 
-    It names the identity and the view, so that files copied from another folder, or under another number, are known.
-    The checksums are CRC-32, one for each block of each array, 8 hex digits each: they are against damage, not against
-    an enemy, find every flipped byte and every burst of 32 bits, and cost a fifth of what BLAKE2b or SHA-256 do, so
-    that all of a cache can be verified whenever it is opened.
+    It names the identity and the view, so that files copied from another folder or number are detected. The checksums
+    are CRC-32, one for each block of each array, 8 hex digits each. They guard against damage, not against an attacker:
+    they detect every flipped byte and every burst of 32 bits, at a fifth of the cost of BLAKE2b or SHA-256, so the
+    whole cache can be verified whenever it is opened.
     """
 
     format: int
@@ -280,7 +280,7 @@ class ViewRecord(Config):
 
 
 def read_record(text: str, spec: CacheSpec, view: int) -> ViewRecord:
-    """A view's record, checked to be this view's of this cache and to describe what the spec asks for.
+    """Read a view's record and check that it is this view's, of this cache, with the arrays that the spec asks for.
 
     Raises:
         ValueError: it is not; the message says what is wrong.
@@ -331,7 +331,7 @@ def map_array(path: Path, array: Array, spec: CacheSpec, sums: Sequence[int]) ->
         if size != array.bytes:
             how = "cut short" if size < array.bytes else "too long"
             raise ValueError(f"{array.bytes:,} bytes, not {size:,}: the file is {how}")
-        # Through the file, not the map: a disk that cannot read is then an error and not a signal that kills.
+        # Through the file, not the map: a read error then raises, where a map would kill the process by a signal.
         found = checksums(file, array, spec)
         if len(found) != len(sums):
             raise ValueError(f"{len(found)} checksums in its JSON, not {len(sums)}: that file is damaged")
@@ -347,7 +347,7 @@ def map_array(path: Path, array: Array, spec: CacheSpec, sums: Sequence[int]) ->
 
 def refusal(folder: Path, name: str, expected: str) -> BadInput:
     """The error of a cache file that cannot be used."""
-    return BadInput("cache", name, f"{expected}; remove the folder {folder} to have it built again")
+    return BadInput("cache", name, f"{expected}; remove the folder {folder} to build it again")
 
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -359,13 +359,13 @@ def encode(output: ModelOutput, spec: CacheSpec, arrays: list[Array], view: int,
 
     Args:
         output: for B images, on any device.
-        spec: what is kept.
-        arrays: what it is kept in.
+        spec: what is stored.
+        arrays: the arrays of a view.
         view: their view, for errors.
         rows: the images, [B], for errors.
 
     Returns:
-        An array [B, …] for each of ``arrays``, by its name, of its type.
+        An array [B, …] for each of ``arrays``, by name.
 
     Raises:
         BadInput: an output has a wrong shape, is not finite, or is too large for float16.
@@ -391,7 +391,7 @@ def encode(output: ModelOutput, spec: CacheSpec, arrays: list[Array], view: int,
         name = f"feature-{place}"
         if tap not in output.features:
             raise BadInput(
-                "teacher", tap, f"its features at {tap!r} beside its logits; it gave {sorted(output.features)}"
+                "teacher", tap, f"its features at {tap!r} with its logits; it gave {sorted(output.features)}"
             )
         features = _plain(output.features[tap], f"features at {tap}", shapes[name], view, rows)
         with np.errstate(over="ignore"):
@@ -400,8 +400,8 @@ def encode(output: ModelOutput, spec: CacheSpec, arrays: list[Array], view: int,
     for place, of in enumerate(spec.fishers):
         name, what = f"fisher-{place}", f"Fisher weights of {of}"
         if of not in output.fishers:
-            raise BadInput("teacher", str(of), f"its {what} beside its logits")
-        # Their roots, the gradients' size: float16 reaches 6e-8 and would lose the weights of a sure teacher.
+            raise BadInput("teacher", str(of), f"its {what} with its logits")
+        # Square roots, of the gradients' size: float16 reaches 6e-8 and would lose the weights of a confident teacher.
         roots = np.sqrt(_plain(output.fishers[of], what, shapes[name], view, rows))
         with np.errstate(over="ignore"):
             kept[name] = roots.astype(types[name])
@@ -410,11 +410,11 @@ def encode(output: ModelOutput, spec: CacheSpec, arrays: list[Array], view: int,
 
 
 def split_top(logits: npt.NDArray[np.float32], top_k: int, temperature: float, types: Mapping[str, str]) -> Arrays:
-    """The largest k logits of each image, and one number that stands for each of the others.
+    """The largest k logits of each image, and one value that replaces each of the others.
 
     With z the logits, T the k kept and ẑ their values as kept (rounded): rest = τ·(LSE_{j∉T}(z_j/τ) − log(K−k) +
-    LSE_{j∈T}(ẑ_j/τ) − LSE_{j∈T}(z_j/τ)), where LSE is log-sum-exp. Softened by τ, the K−k others at ``rest`` then have
-    together exactly the probability that they had; the last two terms make up for the rounding, and are 0 without it.
+    LSE_{j∈T}(ẑ_j/τ) − LSE_{j∈T}(z_j/τ)), where LSE is log-sum-exp. At temperature τ, the K−k others at ``rest`` then
+    have exactly their original total probability; the last two terms correct for rounding, and are 0 without it.
     Among equal logits the lower class is kept, on any machine; the kept ones are in the order of their classes.
 
     Args:
@@ -456,7 +456,7 @@ def rest_of(
 
 
 def join_top(values: Tensor, classes: Tensor, rest: Tensor, count: int) -> Tensor:
-    """The logits of all classes: those kept, and ``rest`` for each other one.
+    """The logits of all classes: the stored ones, and ``rest`` for every other class.
 
     Args:
         values: float32 [B, k].
@@ -488,7 +488,7 @@ def _plain(
         raise BadInput("teacher", list(output.shape), f"{what} of shape {[len(rows), *shape]} for {len(rows)} images")
     values = output.detach().to("cpu", torch.float32).numpy()
     if (image := _first_infinite(values, rows)) is not None:
-        expected = f"finite {what}: those of image {image} in view {view} are not; the teacher or its input is broken"
+        expected = f"finite {what}: those of image {image} in view {view} are not; check the teacher and its input"
         raise BadInput("teacher", "NaN or infinity", expected)
     return values
 
@@ -508,7 +508,7 @@ def _first_infinite(values: npt.NDArray[Any], rows: npt.NDArray[np.int64]) -> in
 
 
 def arrays_in(spec: CacheSpec, other: CacheSpec) -> dict[str, str]:
-    """Of each array of a cache, its name in one that covers it.
+    """For each array of a cache, its name in a cache that covers it.
 
     >>> small, large = CacheSpec({}, 1, 2, taps=("b",)), CacheSpec({}, 1, 2, taps=("a", "b"))
     >>> arrays_in(small, large)

@@ -1,4 +1,4 @@
-"""Where caches lie on disk: finding, listing, locking and removing them, and errors of the disk."""
+"""The folder of caches: finding, listing, locking and removing them, and disk errors."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ ROOT_VARIABLE = "STILLROOM_CACHE"
 IDENTITY = "cache.json"
 _KEY = re.compile(r"[0-9a-f]{32}")
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_POLL = 0.2  # seconds between two looks at a lock that another process holds
+_POLL = 0.2  # seconds between attempts to take a lock that another process holds
 
 
 class Listed(TypedDict):
     """One cache, as ``list_caches`` gives it.
 
-    ``teacher`` and ``data`` are None, and ``problem`` says why, where its identity cannot be read.
+    If its identity cannot be read, ``teacher`` and ``data`` are None and ``problem`` says why.
     """
 
     key: str
@@ -58,14 +58,10 @@ def cache_root() -> Path:
 
 
 def list_caches(root: Path | None = None) -> list[Listed]:
-    """Every cache under a root, in the order of their keys.
+    """Every cache under a root, sorted by key.
 
     Args:
-        root: where they lie; :func:`cache_root` where left out.
-
-    Returns:
-        Of each: its key, the teacher's name, the data, the number of images, how many views are complete, its size in
-        bytes, its folder, and what is wrong with it, if its identity cannot be read.
+        root: the folder of caches; default :func:`cache_root`.
 
     >>> list_caches(Path("no-such-folder"))
     []
@@ -78,14 +74,14 @@ def remove_cache(key: str, root: Path | None = None) -> Listed:
     """Remove one cache from the disk.
 
     Args:
-        key: its key, or the beginning of it, if no other begins so.
-        root: where it lies; :func:`cache_root` where left out.
+        key: its key, or a unique prefix of it.
+        root: the folder of caches; default :func:`cache_root`.
 
     Returns:
-        What it was.
+        The cache that was removed.
 
     Raises:
-        BadInput: there is none or more than one of that key, it is being built, or it cannot be removed.
+        BadInput: no cache, or more than one, matches the key; it is being built; or it cannot be removed.
 
     >>> remove_cache("0123", Path("no-such-folder"))
     Traceback (most recent call last):
@@ -98,7 +94,7 @@ def remove_cache(key: str, root: Path | None = None) -> Listed:
     keys = cache_keys(root)
     matching = [known for known in keys if key and known.startswith(key)]
     if len(matching) != 1:
-        hint = "more of it: several begin so" if matching else nearest(key, keys) if keys else "there is none"
+        hint = "a longer prefix: several caches match" if matching else nearest(key, keys) if keys else "there is none"
         raise BadInput("cache", key, f"the key of a cache in {root}; {hint}")
     folder = root / matching[0]
     listed = _listed(folder)
@@ -107,7 +103,7 @@ def remove_cache(key: str, root: Path | None = None) -> Listed:
         raise BadInput("cache", key, "a cache that no process is building")
 
     with locked(folder, busy), reporting_errors(folder):
-        # Renamed first, so that a kill half-way leaves no damaged cache under its name.
+        # Renamed first, so that a kill leaves no damaged cache under this name.
         leaving = root / f".removed-{folder.name}-{os.getpid()}"
         folder.rename(leaving)
         shutil.rmtree(leaving)
@@ -116,19 +112,19 @@ def remove_cache(key: str, root: Path | None = None) -> Listed:
 
 @contextmanager
 def locked(folder: Path, waiting: Callable[[], bool]) -> Iterator[bool]:
-    """Hold the lock of a cache's folder; the operating system gives it back if the holder dies.
+    """Hold the lock of a cache's folder; the operating system releases it if the holder dies.
 
-    The lock is a file beside the folder, so that it stays one lock when the folder is removed and made again.
+    The lock file is next to the folder, so that it survives when the folder is removed and made again.
 
     Args:
-        folder: the cache's; its parent is made if it is not there.
-        waiting: called now and then while another process holds it; true ends the waiting without the lock.
+        folder: the cache's; its parent is created if missing.
+        waiting: called repeatedly while another process holds the lock; true stops waiting without the lock.
 
     Yields:
         Whether the lock is held.
 
     Raises:
-        BadInput: no lock can be had there.
+        BadInput: the folder cannot be locked.
     """
     lock = FileLock(folder.with_name(folder.name + ".lock"), timeout=0)
     held = False
@@ -149,7 +145,7 @@ def _try(lock: FileLock, folder: Path) -> bool:
     except Timeout:
         return False
     except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or "it knows no locks"
+        reason = getattr(error, "strerror", None) or "it does not support locks"
         expected = f"a folder that can be written and locked ({reason}); ${ROOT_VARIABLE} names another"
         raise BadInput("cache", str(folder.parent), expected) from None
     return True
@@ -157,7 +153,7 @@ def _try(lock: FileLock, folder: Path) -> bool:
 
 @contextmanager
 def reporting_errors(folder: Path, needed: int = 0) -> Iterator[None]:
-    """Tell what the disk refuses as bad input: a full disk with what is needed, anything else as what it is.
+    """Convert disk errors to :class:`BadInput`: a full disk with the bytes needed, any other with its own text.
 
     >>> with reporting_errors(Path("/cache/ab12"), needed=4_000_000):
     ...     raise OSError(errno.ENOSPC, "No space left on device")
@@ -182,7 +178,7 @@ def reporting_errors(folder: Path, needed: int = 0) -> Iterator[None]:
 
 @contextmanager
 def readable(folder: Path) -> Iterator[None]:
-    """Tell a folder that may not be looked into as bad input."""
+    """Convert a folder without read permission to :class:`BadInput`."""
     try:
         yield
     except OSError as error:
@@ -190,14 +186,10 @@ def readable(folder: Path) -> Iterator[None]:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Refuse what the disk has no room for.
-
-    Args:
-        folder: where it is to lie; its parent is there.
-        needed: bytes.
+    """Refuse to write more bytes than the disk has free.
 
     Raises:
-        BadInput: there is less.
+        BadInput: with the bytes needed and free.
     """
     with reporting_errors(folder):
         free = shutil.disk_usage(folder.parent).free
@@ -257,6 +249,6 @@ def _listed(folder: Path) -> Listed:
 def _bytes(folder: Path) -> int:
     total = 0
     for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # a build that goes on removes files of its own
+        with suppress(FileNotFoundError):  # a running build removes files
             total += path.stat().st_size
     return total

@@ -1,4 +1,4 @@
-"""The options of a teacher: a model, or logits computed elsewhere; and those of the cache."""
+"""Options of a teacher (a model, or logits computed elsewhere) and of the cache."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from stillroom.models.config import ModelConfig
 
 
 class TeacherConfig(ModelConfig):
-    """The model that teaches, or the logits of one that cannot be run here."""
+    """A teacher model, or the logits of one that cannot be run here."""
 
     logits: str | None = Field(
         None,
         description="Folder of logits computed elsewhere, by a teacher that cannot be run here; "
-        "`stillroom export-inputs` writes the images that they must be for. `name` is then only what reports call it.",
+        "`stillroom export-inputs` writes the images that they must be for. `name` is then only a label in reports.",
     )
     same_for_views: bool = Field(
         False,
-        description="Teach the logits of the unchanged image under every augmentation of it: an approximation, and "
+        description="Use the logits of the unaugmented image for every augmented view of it: an approximation, and "
         "only for `logits`.",
     )
 
@@ -29,7 +29,7 @@ class TeacherConfig(ModelConfig):
         if self.logits is not None and (self.weights is not None or self.options or self.preprocess is not None):
             raise ValueError("logits alone, or a model with weights, options and preprocess, not both")
         if self.same_for_views and self.logits is None:
-            raise ValueError("same_for_views beside logits only: a model is run on every view")
+            raise ValueError("same_for_views with logits only: a model is run on every view")
         return self
 
 
@@ -38,8 +38,8 @@ class CacheConfig(Config):
 
     enabled: Literal["auto", True, False] = Field(
         "auto",
-        description="Whether to store the teacher's outputs; auto stores them where that saves teacher passes: not "
-        "where a term of the loss reads the teacher for no more epochs than there are views.",
+        description="Whether to store the teacher's outputs; auto stores them if that saves teacher passes, so not "
+        "if the losses read the teacher for no more epochs than there are views.",
     )
     dtype: Literal["float16", "float32"] = Field(
         "float16", description="Number format of the stored logits and features."
@@ -53,6 +53,6 @@ class CacheConfig(Config):
     off_top_k_temperature: float = Field(
         4.0,
         gt=0,
-        description="Temperature at which the classes beyond top_k keep exactly the mass they had together.",
+        description="Temperature at which the classes beyond top_k keep exactly their total probability mass.",
     )
     max_gb: float = Field(10.0, gt=0, description="Refuse to build a cache larger than this, in units of 10⁹ bytes.")

@@ -1,4 +1,4 @@
-"""The diagonal of a teacher's Fisher matrix in its features: how much the answer depends on each of them."""
+"""The diagonal of a teacher's Fisher matrix in its features: how much its output depends on each of them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stillroom.randomness import counter_uniform
 
 @dataclass(frozen=True, order=True)
 class FisherOf:
-    """Which weights are meant: of which features, at which temperature, and how exactly they are worked out.
+    """Which Fisher weights: of which features, at which temperature, exact or sampled.
 
     Attributes:
         tap: where the teacher's features are read.
-        temperature: τ > 0 of the answer p = softmax(z_t/τ).
-        samples: classes drawn of p for each image; 0 takes the expectation over all of them.
+        temperature: τ > 0 of p = softmax(z_t/τ).
+        samples: classes sampled from p for each image; 0 takes the expectation over all classes.
 
     >>> str(FisherOf("layer2", 4.0)), str(FisherOf("layer2", 1.0, samples=2))
     ('layer2 at τ = 4, all classes', 'layer2 at τ = 1, 2 drawn classes')
@@ -36,12 +36,12 @@ class FisherOf:
         return f"{self.tap} at τ = {self.temperature:g}, {how}"
 
     def as_dict(self) -> dict[str, Any]:
-        """As the identity of a cache holds it."""
+        """For the identity of a cache."""
         return {**asdict(self), "temperature": float(self.temperature)}
 
 
 def head_fisher(head: Tensor, logits: Tensor, *, temperature: float) -> Tensor:
-    """The Fisher diagonal in the features that a linear layer z = Wh + b makes the logits of, in closed form.
+    """The Fisher diagonal in the inputs of a last linear layer z = Wh + b, in closed form.
 
     Formula: ``w_j = (Wᵀ F W)_jj = Var_{i∼p}(W_ij)``, F = diag(p) − p pᵀ, p = softmax(z_t/τ).
 
@@ -61,8 +61,8 @@ def head_fisher(head: Tensor, logits: Tensor, *, temperature: float) -> Tensor:
     wide = torch.float32 if logits.device.type == "mps" else torch.float64
     p = torch.softmax(logits.detach().to(wide) / temperature, 1)
     w = head.detach().to(wide)
-    # Counted from the likeliest class: of a sure teacher, E[W²] − E[W]² is a small difference of large numbers, even
-    # in float64, and the others' part alone is small from the first.
+    # Relative to the likeliest class: for a confident teacher E[W²] − E[W]² is a small difference of large numbers,
+    # even in float64.
     top = p.argmax(1)
     others, first = p.scatter(1, top[:, None], 0.0), w[top]
     with torch.autocast(logits.device.type, enabled=False):
@@ -78,7 +78,7 @@ def tail_fisher(
     temperature: float,
     draws: Tensor | None = None,
 ) -> Tensor:
-    """The Fisher diagonal in features anywhere, by autograd through the rest of the teacher.
+    """The Fisher diagonal in features at any layer, by autograd through the teacher's tail.
 
     Formula: ``w_j = (Jᵀ F J)_jj = τ²·E_{i∼p}[g_ij²]``, g_i = ∇_h log p_i = Jᵀ(e_i − p)/τ, J = ∂z_t/∂h at h_t; a
     backward pass for each class, or for each class drawn.
@@ -87,7 +87,7 @@ def tail_fisher(
         tail: features [B, …] → logits [B, K], each image's alone.
         features: h_t, [B, …].
         temperature: τ > 0.
-        draws: uniform in [0, 1), [n, B]: the expectation over classes becomes the mean over n of them, drawn of p.
+        draws: uniform in [0, 1), [n, B]: the expectation over classes becomes the mean over n sampled from p.
 
     Returns:
         w, of the shape of ``features``, 0 or above.
@@ -118,7 +118,7 @@ def tail_fisher(
 
 
 def drawn_classes(probabilities: Tensor, draws: Tensor) -> Tensor:
-    """Classes drawn of p, by uniform numbers through its distribution function.
+    """Sample classes from p by inverting its distribution function.
 
     Args:
         probabilities: p, [B, K].
@@ -131,20 +131,20 @@ def drawn_classes(probabilities: Tensor, draws: Tensor) -> Tensor:
     [[0], [1]]
     """
     reached = probabilities.double().cumsum(1)
-    # The last step of the function is rounded to near 1, and must be met.
+    # Rounding may leave the last cumulative probability just below 1.
     below = draws.to(reached).T.contiguous() * reached[:, -1:]
     return torch.searchsorted(reached, below, right=True).clamp_max(probabilities.shape[1] - 1).T.contiguous()
 
 
 def uniform_draws(samples: int, rows: npt.NDArray[np.int64], view: int) -> Tensor:
-    """The numbers that classes are drawn by: a function of the draw, the view and the image alone.
+    """Uniform numbers to sample classes with: a function of draw, view and image alone.
 
-    No seed of a run is in them, so that what is drawn for one run is what is kept for all.
+    They do not depend on a run's seed, so that all runs can share a cache.
 
     Args:
         samples: n.
         rows: the images' indices, [B].
-        view: the view of them.
+        view: their view.
 
     Returns:
         float64 [n, B].

@@ -45,21 +45,21 @@ _EXAMPLES, _MEAN_BATCH = 4, 256
 
 
 class LiveTeacher:
-    """Answers each batch by running the model, without gradient.
+    """Runs the model on each batch, without gradient.
 
-    It is no ``nn.Module`` and works on a copy: it can get into no state_dict, and the model it was made from keeps
-    its parameters and buffers bit for bit.
+    It is not an ``nn.Module`` and works on a copy: it is in no state_dict, and the original model keeps its parameters
+    and buffers bit for bit.
 
     Args:
         model: the teacher; copied.
-        preprocess: what the teacher's own input goes through; it also puts its logits in the data's class order.
-        example: a few images as the data gives them, [B, C, H, W], to check that folding is exact to tolerance.
+        preprocess: of the teacher's input; it also puts the logits in the data's class order.
+        example: a few raw images, [B, C, H, W], to check that folding is exact to tolerance.
         device: where it runs.
         precision: ``torch.bfloat16`` runs it under autocast; ``torch.float32`` exactly.
-        taps: modules whose outputs are read beside the logits.
+        taps: modules whose outputs are read with the logits.
         fishers: Fisher weights that are computed from each output; their taps are among ``taps``.
         tails: the teacher from these taps on.
-        one_view: whether an image is the same in every view, so that the same classes are drawn for it, too.
+        one_view: whether an image is the same in every view, so that the same classes are sampled for it too.
 
     Attributes:
         folded: whether the batch norms were folded into the convolutions.
@@ -91,7 +91,7 @@ class LiveTeacher:
         self._one_view = one_view
 
     def __call__(self, batch: Batch) -> ModelOutput:
-        """The teacher's output for a batch, by parts where memory runs out."""
+        """The teacher's output for a batch, in parts if memory runs out."""
         parts = in_parts(lambda rows: [self._output(batch.subset(rows))], len(batch))
         if len(parts) == 1:
             return parts[0]
@@ -114,11 +114,11 @@ class LiveTeacher:
 
 
 class LiveTeacherSource(TeacherSource):
-    """A model as the teacher of a run: run on each batch, or once for each view of each image where there is a cache.
+    """A model as the teacher of a run: run on each batch, or with a cache once for each view of each image.
 
     Args:
         prepared: the model with its preprocess.
-        config: the recipe's entry of it.
+        config: its entry in the recipe.
         request: what the losses require.
         runtime: where it runs.
         data: both splits.
@@ -127,7 +127,7 @@ class LiveTeacherSource(TeacherSource):
         num_teacher_classes: how many classes it knows, the first ones; None for all of the data's.
 
     Raises:
-        BadInput: a tail is required and no exact one can be made, or a linear last layer and there is none.
+        BadInput: a loss requires an exact tail or a linear last layer that the model does not have.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class LiveTeacherSource(TeacherSource):
         self._fishers = tuple(of for of in fishers if self._tails[of.tap].head is None)
 
     def test_logits(self) -> Tensor | None:
-        """Computed now, or once for all runs; None where the teacher does not know all classes."""
+        """Computed now, or once for all runs; None if the teacher does not know all classes."""
         test, runtime = self._data.test, self._runtime
         if self._num_teacher_classes is not None:
             return None
@@ -178,7 +178,7 @@ class LiveTeacherSource(TeacherSource):
         return check_finite(logits, "teacher", self.name)
 
     def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
-        """Live, or from the cache, which is built where it is not there yet."""
+        """Live, or from the cache, which is built if missing."""
         live, query = self.live_teacher(loader)
         count = len(self._data.train.parent)
         if not self._cache.enabled:
@@ -191,7 +191,7 @@ class LiveTeacherSource(TeacherSource):
 
             return self._with_tails(counting, query, count)
         views = self._augmentation.different_views
-        # A run shorter than its views does not come to the last ones.
+        # A run with fewer epochs than views does not use the last ones.
         shown = range(min(views, epochs))
         outputs = open_cache(
             self.cache_spec(), shown, query, runtime=self._runtime, config=self._cache, counter=self.counter, log=log
@@ -200,8 +200,8 @@ class LiveTeacherSource(TeacherSource):
         return self._with_tails(cached, lambda view, rows: outputs.read(rows, view), count)
 
     def live_teacher(self, loader: BatchLoader) -> tuple[LiveTeacher, Query]:
-        """The teacher that is run on each batch, and the same as a query of training images by view and index."""
-        # Where a part is held out, the outputs for all of the images are stored, so that all runs share them.
+        """The teacher on each batch, and as a query of training images by view and index."""
+        # With a held-out part, the outputs for all images are stored, so that all runs share them.
         parent = loader.parent()
         live = LiveTeacher(
             self.prepared.model,
@@ -221,7 +221,7 @@ class LiveTeacherSource(TeacherSource):
         train = self._data.train.parent
         parts = self._identity(train, self._augmentation, self._runtime.precision)
         if unfolded := left_unfolded(self.prepared.model, self._taps):
-            # Its logits differ in their last bits from those that are computed without these taps.
+            # The logits differ in their last bits from those computed without these taps.
             parts["unfolded"] = list(unfolded)
         classes = self._num_teacher_classes or train.num_classes
         return CacheSpec.of(
@@ -229,7 +229,7 @@ class LiveTeacherSource(TeacherSource):
         )
 
     def _with_tails(self, teacher: Teacher, query: Query, count: int) -> Teacher:
-        """A teacher whose outputs also hold its tails, and means of Fisher weights over the training set's view 0."""
+        """A teacher with its tails, and the means of Fisher weights over view 0 of the training set."""
         if not self._tails:
             return teacher
         totals = dict.fromkeys(self._means, 0.0)
@@ -265,21 +265,22 @@ class LiveTeacherSource(TeacherSource):
         return outputs.read(np.arange(len(test)), 0).logits.cpu()
 
     def _identity(self, images: ImageSet, augmentation: AugmentationConfig, precision: Precision) -> dict[str, Any]:
-        """All that an output depends on."""
+        """Everything that an output depends on."""
         preprocess = self.prepared.preprocess_config
         return {
             "teacher": {
                 "name": self._config.name,
                 "options": self._config.options,
                 "weights": self.fingerprint,
-                # Two modules of a user may differ in nothing else: the same weights around another activation.
+                # A user's module may differ only in code: the same weights with another activation.
                 "structure": digest(repr(self.prepared.model).encode()),
             },
             "preprocess": preprocess.model_dump(mode="json") if preprocess else None,
             "data": images.fingerprint,
             "augmentation": augmentation.model_dump(exclude={"views"}) if augmentation.changes else None,
             "precision": precision,
-            # Other kernels give other last bits; the same recipe gives the same bytes, whoever built the cache.
+            # Other kernels give other last bits; the same recipe must give the same bytes, whichever run built the
+            # cache.
             "device": self._runtime.device.type,
             "torch": torch.__version__,
         }

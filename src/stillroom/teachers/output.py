@@ -1,4 +1,4 @@
-"""What a model says of a batch; a loss cannot tell where it came from."""
+"""A model's outputs for a batch. A loss cannot tell whether they were computed live or cached."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from stillroom.teachers.tails import TeacherTail
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """One model's answer to one batch.
+    """One model's outputs for one batch.
 
     Attributes:
         logits: [B, K], in the data's class order.
-        features: what the losses read at taps, by the tap's name: [B, …] each.
-        fishers: diagonals of its Fisher matrix in its features, where these were worked out: [B, …] each.
+        features: by tap name, [B, …] each.
+        fishers: diagonals of the Fisher matrix in the features, if computed: [B, …] each.
         fisher_means: the mean of such a diagonal over the training set.
-        tails: the rest of the model from a tap on, by the tap's name.
+        tails: the rest of the model from a tap on, by tap name.
     """
 
     logits: Tensor
@@ -33,7 +33,7 @@ class ModelOutput:
         """The rest of the model from a tap on: frozen, and gradients flow through it.
 
         Raises:
-            RuntimeError: nobody declared that it is read.
+            RuntimeError: no loss declared it.
         """
         if tap not in self.tails:
             raise RuntimeError(f"nothing declares the tail at {tap!r}: Requires(teacher=True, tails=({tap!r},))")

@@ -30,17 +30,17 @@ _FIELD = "teacher.logits"
 
 
 def inputs_of(data: DataPair, augmentation: AugmentationConfig, *, same_for_views: bool) -> dict[str, Any]:
-    """What logits must be for: the images, their order, how each view changes them, the classes.
+    """The inputs that logits must be for: the images, their order, the augmentation of each view, the classes.
 
-    Where a part of the training split is held out, they are for all of it, as for a run that learns from all.
+    With a held-out part of the training split, they still cover the whole split.
 
     Args:
         data: both splits.
         augmentation: of the training images.
-        same_for_views: the training images are shown once, as they are.
+        same_for_views: the training images are given once, unaugmented.
 
     Raises:
-        BadInput: each epoch has a view of its own, so that there is no end of inputs.
+        BadInput: every epoch has a new view, so the inputs are unbounded.
     """
     varied = augmentation.changes and not same_for_views
     views = 1 if same_for_views else augmentation.different_views
@@ -53,7 +53,7 @@ def inputs_of(data: DataPair, augmentation: AugmentationConfig, *, same_for_view
         "views": views,
         "train": {"images": len(train), "fingerprint": train.fingerprint},
     }
-    # Images that are held out of the training split are no others than it has.
+    # Held-out images are part of the training split.
     if test.subset_info is None:
         inputs["test"] = {"images": len(test), "fingerprint": test.fingerprint}
     return {**inputs, "class_names": list(train.class_names)}
@@ -62,18 +62,18 @@ def inputs_of(data: DataPair, augmentation: AugmentationConfig, *, same_for_view
 class PrecomputedLogits(TeacherSource):
     """Logits computed elsewhere as the teacher of a run; they enter the cache as a model's outputs do.
 
-    The folder holds ``train-logits.npy`` [V, N, K] (or [N, K] for one view) and, if there, ``test-logits.npy`` [M, K],
-    beside the ``inputs.json`` that they are for.
+    The folder holds ``train-logits.npy`` [V, N, K] (or [N, K] for one view), optionally ``test-logits.npy`` [M, K],
+    and the ``inputs.json`` that they are for.
 
     Args:
-        config: the recipe's entry of it.
+        config: its entry in the recipe.
         runtime: where it is read.
         data: both splits.
         augmentation: of the training images.
         cache: the recipe's cache options.
 
     Raises:
-        BadInput: a file is missing or no array of numbers, has another shape, or is for other inputs: each difference
+        BadInput: a file is missing, not an array of numbers, of another shape, or for other inputs: each difference
             is named.
     """
 
@@ -102,7 +102,7 @@ class PrecomputedLogits(TeacherSource):
         super().__init__(config.name, digest(canonical_json(inputs), *(_sha256(path) for path in files)))
 
     def test_logits(self) -> Tensor | None:
-        """Those of the folder; of held-out training images those of view 0, where that leaves images as they are."""
+        """From the folder; for held-out training images those of view 0, if that view is unaugmented."""
         info, test = self._data.test.subset_info, self._test
         if info is not None:
             test = self._train[0, info.rows] if self._unchanged else None
@@ -132,7 +132,7 @@ class PrecomputedLogits(TeacherSource):
 
 
 def _read_inputs(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """What the folder's logits are for, checked to be what this run needs."""
+    """The folder's ``inputs.json``, checked to be what this run needs."""
     try:
         inputs = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -154,7 +154,7 @@ def _read_inputs(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    """A memory-mapped array of logits; one of [N, K] is taken as one view."""
+    """A memory-mapped array of logits; [N, K] is read as one view."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -1,7 +1,7 @@
-"""The teacher of a run as a run sees it: its test logits, its outputs for training batches, its identity.
+"""The teacher of a run: its test logits, its outputs for training batches, its identity.
 
-Two kinds implement it: a model (``live.py``), run live or cached, and logits computed elsewhere (``precomputed.py``).
-A loss cannot tell which it reads.
+Two classes implement it: a model (``live.py``), run live or cached, and logits computed elsewhere
+(``precomputed.py``). A loss cannot tell which it reads.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from stillroom.teachers.config import CacheConfig
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.output import ModelOutput
 
-# The function that answers each training batch.
+# The function from a training batch to the teacher's output.
 Teacher = Callable[[Batch], ModelOutput]
 # Appends a line to the run's timing.jsonl.
 Log = Callable[[dict[str, Any]], None]
 
-# How far a teacher's outputs may be from those stored, relative to its largest logit: rounding alone.
+# Allowed difference between a teacher's outputs and those stored, relative to its largest logit: rounding alone.
 STALE_TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.05}
 
 
 @dataclass(frozen=True)
 class TeacherRequest:
-    """What the losses of a run require of one teacher beside its logits.
+    """What the losses of a run require of one teacher, besides its logits.
 
     Attributes:
         taps: modules whose outputs are read.
-        tails: taps from which on the teacher is run.
-        heads: those of them that must be one linear layer.
+        tails: taps from which the rest of the teacher is run.
+        heads: those of ``tails`` that must be one linear layer.
         fishers: diagonals of its Fisher matrix in features at ``taps``.
-        fisher_means: those of them whose mean over the training set is read.
+        fisher_means: those of ``fishers`` whose mean over the training set is read.
     """
 
     taps: tuple[str, ...] = ()
@@ -56,31 +56,31 @@ class TeacherRequest:
 
 @dataclass
 class QueryCounter:
-    """How often a teacher was queried.
+    """Counts a teacher's queries.
 
     Attributes:
         answers: images whose outputs the run uses, each view counted: in training, for the cache, of the test split.
-        checks: images queried again, to see that stored outputs are still the teacher's.
+        checks: images queried again to check that stored outputs are still valid.
     """
 
     answers: int = 0
     checks: int = 0
 
     def pop(self) -> QueryCounter:
-        """The counts since this was last called."""
+        """The counts since the last call."""
         counted = QueryCounter(self.answers, self.checks)
         self.answers = self.checks = 0
         return counted
 
 
 class TeacherSource(ABC):
-    """A teacher as a run sees it.
+    """A teacher, as a run uses it.
 
     Attributes:
-        name: what reports call it.
-        fingerprint: SHA-256 of its weights or logits; a save of a run with another teacher is refused.
-        prepared: the model, where there is one that can be run here.
-        counter: how often it was queried so far.
+        name: its name in reports.
+        fingerprint: SHA-256 of its weights or logits; a run cannot be resumed with another teacher.
+        prepared: the model, if it can be run here.
+        counter: its queries so far.
     """
 
     name: str
@@ -94,7 +94,7 @@ class TeacherSource(ABC):
 
     @abstractmethod
     def test_logits(self) -> Tensor | None:
-        """Its logits for the test split, float32 [M, K]; None where there are none.
+        """Its logits for the test split, float32 [M, K]; None if it has none.
 
         Raises:
             BadInput: they are not finite.
@@ -102,17 +102,17 @@ class TeacherSource(ABC):
 
     @abstractmethod
     def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
-        """The function that answers training batches.
+        """The function from a training batch to the teacher's output.
 
         Args:
             loader: gives the batches.
             epochs: for how many epochs.
-            log: called with what building a cache took.
+            log: called with the cost of building a cache.
         """
 
 
 class CachedTeacher:
-    """Answers training batches from the cache.
+    """Reads the teacher's outputs for training batches from the cache.
 
     Args:
         outputs: the cache, open for reading.
@@ -150,8 +150,8 @@ def open_cache(
         config: the recipe's cache options.
         counter: counts the images queried.
         what: what notes call it.
-        precision: of the teacher's arithmetic; the runtime's where left out.
-        log: called with what the building took.
+        precision: of the teacher's arithmetic; default the runtime's.
+        log: called with the cost of building.
     """
     observer, main = runtime.observer, runtime.processes.is_main
     wanted = TeacherCache(spec, max_gb=config.max_gb, what=what)
@@ -165,7 +165,7 @@ def open_cache(
     runtime.processes.wait()
     outputs = wanted.covering(views).open(views, runtime.device, only=spec)
     if main and built.images_queried < len(views) * spec.count:
-        # Stored by another run, in whole views or in blocks of one: the code of its teacher may have changed since.
+        # Stored by another run, in whole or in part: the code of the teacher may have changed since.
 
         def again(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
             counter.checks += len(rows)
@@ -176,7 +176,7 @@ def open_cache(
 
 
 def check_finite(logits: Tensor, field: str, value: str) -> Tensor:
-    """Test logits, if they are finite.
+    """Return test logits if they are finite.
 
     Raises:
         BadInput: they are not.

@@ -1,4 +1,4 @@
-"""The teacher from a tap on, as losses use it: frozen, differentiable, its answers in the data's classes."""
+"""The rest of a teacher from a tap on: frozen, differentiable, its logits in the data's class order."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from stillroom.models.tracing import Untraceable, trace
 class TeacherTail(nn.Module):
     """The rest of a teacher: features at a tap [B, …] → logits [B, K], in the data's class order.
 
-    Its parameters are constants in no state dict; gradients flow through it to the features. A loss that has
-    it must not keep it as a module of its own: it belongs to the teacher.
+    Its parameters are constants in no state dict; gradients flow through it to the features. A loss must not register
+    it as a submodule: it belongs to the teacher.
 
     Args:
         tail: the model's.
@@ -68,7 +68,7 @@ class TeacherTail(nn.Module):
             head = self.head
             if head is not None:
                 return gap @ head.to(gap.dtype).T
-            # Forward mode needs one pass where two backward passes would do; fused attention has no such mode.
+            # Forward mode takes one pass instead of two backward passes; fused attention does not support it.
             with sdpa_kernel(SDPBackend.MATH):
                 pushed: tuple[Tensor, Tensor] = torch.func.jvp(self, (features.detach(),), (gap,))  # type: ignore[assignment]
             return pushed[1]
@@ -77,17 +77,17 @@ class TeacherTail(nn.Module):
 def cut_tails(
     model: nn.Module, preprocess: Preprocess, taps: Iterable[str], *, example: Tensor, device: torch.device
 ) -> dict[str, TeacherTail]:
-    """Cut a teacher at each of some taps, its batch norms folded as those of the teacher that answers live are.
+    """Cut a teacher at some taps, its batch norms folded as in the live teacher.
 
     Args:
         model: the teacher; copied.
-        preprocess: what the teacher's own input goes through, for its order of classes.
+        preprocess: of the teacher's input, for its order of classes.
         taps: where it is cut.
-        example: a few images as the data gives them, [B, C, H, W].
+        example: a few raw images, [B, C, H, W].
         device: where the tails run.
 
     Raises:
-        BadInput: at one of the taps no exact tail can be made.
+        BadInput: no exact tail can be made at one of the taps.
     """
     names = sorted(set(taps))
     if not names:

@@ -81,7 +81,7 @@ def test_fisher_weights_make_another_cache() -> None:
     assert spec(taps=taps, fishers=(ALL,)).identity["kept"]["fishers"] == [
         {"tap": "layer1", "temperature": 4.0, "samples": 0}
     ]
-    with pytest.raises(ValueError, match=r"fishers: got \['layer1'\]; expected taps whose features are kept"):
+    with pytest.raises(ValueError, match=r"fishers: got \['layer1'\]; expected taps whose features are stored"):
         spec(taps=("features",), fishers=(ALL,))
 
 
@@ -135,7 +135,7 @@ def test_a_record_that_lacks_them_is_no_record_of_this_cache(kept: TeacherCache,
     [
         (float("nan"), "teacher", r"finite Fisher weights of layer1 at τ = 4, all classes: those of image 0 in view 0"),
         (1e10, "cache.dtype", r"float32: the Fisher weights of layer1 at τ = 4, all classes of image 0 .* beyond"),
-        (None, "teacher", r"its Fisher weights of layer1 at τ = 4, all classes beside its logits"),
+        (None, "teacher", r"its Fisher weights of layer1 at τ = 4, all classes with its logits"),
     ],
 )
 def test_weights_that_cannot_be_kept_are_reported(tmp_path: Path, weight: float | None, field: str, match: str) -> None:

@@ -114,7 +114,7 @@ def test_a_run_of_eight_views_uses_the_four_that_are_there(tmp_path: Path) -> No
     assert {view for view, _ in talker.asked[4 * COUNT :]} == {4, 5, 6, 7}
     after = contents(cache(tmp_path).folder)
     assert {name: after[name] for name in before} == before
-    assert "4 of them there already" in notes[0]
+    assert "4 of them already built" in notes[0]
     assert built.bytes == 8 * COUNT * 7 * 2
 
 

@@ -50,7 +50,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str, str]] = {
     "truncated": (lambda f: cut(f / DATA), DATA, "322 bytes, not 321: the file is cut short"),
     "too long": (lambda f: (f / DATA).write_bytes((f / DATA).read_bytes() + b"x"), DATA, "not 323: the file is too"),
     "data gone": (lambda f: (f / DATA).unlink(), DATA, "the data of view 1: the file is missing"),
-    "json gone": (lambda f: (f / RECORD).unlink(), RECORD, "the file that makes view 1 complete: it is missing"),
+    "json gone": (lambda f: (f / RECORD).unlink(), RECORD, "the JSON file of view 1: it is missing"),
     "json empty": (lambda f: (f / RECORD).write_bytes(b""), RECORD, "an unharmed JSON file"),
     "json cut": (lambda f: cut(f / RECORD, 9), RECORD, "an unharmed JSON file"),
     "json no text": (lambda f: (f / RECORD).write_bytes(b"\xff\xfe{}"), RECORD, "an unharmed JSON file"),
@@ -202,7 +202,7 @@ def test_answers_that_are_not_finite_are_refused(tmp_path: Path, value: float, w
         (logits if where == "logits" else features)[rows == 12] = value
         return ModelOutput(logits, {"layer1": features})
 
-    with pytest.raises(BadInput, match=f"finite {where}: those of image 12 in view 2 .* broken") as caught:
+    with pytest.raises(BadInput, match=f"finite {where}: those of image 12 in view 2 are not") as caught:
         cache(tmp_path, taps=("layer1",)).ensure([2], ask)
     assert caught.value.field == "teacher"
 
@@ -231,7 +231,7 @@ def test_only_what_is_kept_must_fit_into_float16(tmp_path: Path) -> None:
 def test_answers_of_another_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"logits of shape \[8, 7\] for 8 images"):
         cache(tmp_path).ensure([0], lambda view, rows: ModelOutput(torch.zeros(len(rows), 6)))
-    with pytest.raises(BadInput, match="features at it beside the logits"):
+    with pytest.raises(BadInput, match="features at it with the logits"):
         cache(tmp_path, taps=("layer9",)).ensure([0], Talker(taps={"layer1": (2,)}))
 
 

@@ -114,7 +114,7 @@ class CheckContext:
         if self.recipe.teacher is None:
             raise Skip("The recipe has no teacher.")
         if not self.teacher_losses:
-            raise Skip("No term of the loss reads a teacher.")
+            raise Skip("No loss term reads a teacher.")
 
     def option_path(self, term: Loss[Any], option: str) -> str:
         """The dotted recipe path of an option of a term of the loss."""
@@ -144,7 +144,7 @@ class CheckContext:
         config = self.recipe.teacher
         if config is None:
             raise Skip("The recipe has no teacher.")
-        raise Skip(f"The teacher's logits are read from a file ({config.logits}); there is no model to ask.")
+        raise Skip(f"The teacher's logits are read from a file ({config.logits}); there is no model to run.")
 
     @lazy
     def original_setup(self) -> TeacherSetup:
@@ -318,7 +318,7 @@ def open_context(
     """
     observer = observer or Observer()
     if recipe.teachers is not None:
-        raise BadInput("teachers", list(recipe.teachers), "one `teacher`: a diagnosis examines a single one")
+        raise BadInput("teachers", list(recipe.teachers), "one `teacher`: a diagnosis supports a single teacher")
     device = resolve_device(recipe.training.device)
     precision = resolve_precision(recipe.training.precision, device)
     if components is None:
@@ -346,7 +346,7 @@ def open_context(
     setup_losses(components.losses, run_context, student, {"teacher": teacher} if teacher is not None else {})
     reads_teacher = any(term.requires.teacher for term in components.losses)
     if reads_teacher and recipe.teacher is None:
-        raise BadInput("teacher", None, "a model: a loss reads its answers")
+        raise BadInput("teacher", None, "a model: a loss reads its outputs")
     uses_cache(recipe, reads_teacher=reads_teacher, epochs=-(-recipe.training.total_steps(steps) // steps))
     return CheckContext(
         run_context, student, components.losses, teacher, num_logits, images=images, on_phase=observer.phase

@@ -101,7 +101,7 @@ def _wider(context: CheckContext, width: int) -> dict[str, Any]:
         f"fits better; or two pairs cross. Warning: {APART.warning:.0%} apart where a nearer layer exists. Pairs that "
         "were found automatically are not judged."
     ),
-    source="A connector maps what is there; what a later layer has not computed yet it cannot map.",
+    source="A connector can only map features that exist; it cannot replace the layers that have not run yet.",
     limits=[APART],
 )
 def taps(context: CheckContext) -> CheckResult:
@@ -109,7 +109,7 @@ def taps(context: CheckContext) -> CheckResult:
     context.require_distillation()
     terms = [term for term in context.losses if term.pairs]
     if not terms:
-        raise Skip("No term of the loss compares features.")
+        raise Skip("No loss term compares features.")
     worst: tuple[int, str, Loss[Any]] | None = None
     judged = []
     for term in terms:

@@ -148,7 +148,7 @@ class TeacherQueries:
     def outputs(self, model: nn.Module, config: PreprocessConfig | None, images: Tensor, what: str) -> Tensor:
         """What the model gives, in whatever form, float32 [n, columns]."""
         run_context = self.run_context
-        label, total = f"asking the teacher about {what}", len(images)
+        label, total = f"querying the teacher with {what}", len(images)
         if what:
             self._on_phase(label, 0, total)
         try:
@@ -542,7 +542,7 @@ def _sizes(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
             yield replace(candidate, images=0, why_not=why)
             continue
         images = int((_NATIVE_COST if other == native else _COST) / max(cost, 1))
-        yield replace(candidate, images=images, why_not="too expensive to be tried here" if images < _LEAST else None)
+        yield replace(candidate, images=images, why_not="too expensive to try here" if images < _LEAST else None)
 
 
 def _batch_statistics(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:

@@ -93,7 +93,7 @@ def _judge(
     if labels and teacher < TEACHER.warning * labels:
         verdict: Verdict = "problem" if teacher < TEACHER.problem * labels else "warning"
         share = f"{100 * teacher / labels:.2g}%"
-        return verdict, f"The teacher hardly counts: the gradient of {names} is {share} of the labels'."
+        return verdict, f"The teacher has almost no effect: the gradient of {names} is {share} of the labels'."
     relative = (teacher + labels) / plain
     if rate is not None and rate >= RATE.warning and relative >= _LARGE:
         lr = context.recipe.training.optimizer.lr
@@ -106,7 +106,7 @@ def _judge(
         return RATE.at_least(rate), summary
     if labels and labels < _LABELS * teacher:
         share = f"{100 * labels / teacher:.2g}%"
-        return "warning", f"The labels hardly count: their gradient is {share} of that of {names}."
+        return "warning", f"The labels have almost no effect: their gradient is {share} of that of {names}."
     if not labels:
         return "ok", f"The gradient of {names} alone is {teacher / plain:.2g} times that of labels."
-    return "ok", f"The gradient of {names} is {teacher / labels:.2g} times that of the labels; both count."
+    return "ok", f"The gradient of {names} is {teacher / labels:.2g} times that of the labels; both have an effect."

@@ -50,7 +50,7 @@ def check_cached(
         "to 8 views, gives something else by more than rounding explains: the check that a run makes before it uses "
         "them."
     ),
-    source="A cache's key holds what its outputs depend on; a user's code can change and leave the weights alike.",
+    source="A cache's key names what its outputs depend on; custom code can change while the weights stay equal.",
 )
 def stale_cache(context: CheckContext) -> CheckResult:
     """Whether cached teacher outputs can be used."""
@@ -72,10 +72,10 @@ def stale_cache(context: CheckContext) -> CheckResult:
     try:
         there, key = check_cached(source, run_context, loader, views)
     except BadInput as error:
-        words = f"Remove the cache, so that it is built again: stillroom cache --remove {error.value}; or disable it."
+        words = f"Remove the cache to build it again: stillroom cache --remove {error.value}; or disable it."
         summary = f"The cached outputs of this teacher cannot be used: {error.expected}."
         return CheckResult("problem", summary, {"key": str(error.value)}, Remedy(words, {"cache.enabled": False}))
     if not there:
         return CheckResult("ok", "No outputs are cached yet for this recipe.", {"key": key})
-    summary = f"The cached outputs for {len(there)} of {len(views)} views are what the teacher gives."
+    summary = f"The cached outputs for {len(there)} of {len(views)} views match the teacher."
     return CheckResult("ok", summary, {"key": key, "views": there})

@@ -32,18 +32,18 @@ MOVES = Limits(
 @check(
     threshold=_INPUT_THRESHOLD,
     limits=[GAIN],
-    source="A network is only the function it was trained to be on inputs of the scale that it was trained with.",
+    source="A network works only on inputs of the scale that it was trained with.",
 )
 def teacher_normalisation(context: CheckContext) -> CheckResult:
     """Whether pixels are normalised as when the teacher was trained."""
     words = "Normalise the teacher's input as when it was trained."
-    return _check_input(context, "normalisation", "normalisation", words, "No other normalisation could be tried")
+    return _check_input(context, "normalisation", "normalisation", words, "No other normalisation could be tested")
 
 
 @check(
     threshold=_INPUT_THRESHOLD,
     limits=[GAIN],
-    source="OpenCV and Caffe read images as BGR, most else as RGB; weights do not say which they are for.",
+    source="OpenCV and Caffe read images as BGR, most other libraries as RGB; weights do not say which they need.",
 )
 def teacher_channel_order(context: CheckContext) -> CheckResult:
     """Whether colours come in the order that the teacher was trained with."""
@@ -59,7 +59,7 @@ def teacher_channel_order(context: CheckContext) -> CheckResult:
 def teacher_resize(context: CheckContext) -> CheckResult:
     """Whether images come at the size that the teacher was trained with."""
     words = "Give the teacher images of the size that it was trained with."
-    return _check_input(context, "resize", "size", words, "No other size could be tried")
+    return _check_input(context, "resize", "size", words, "No other size could be tested")
 
 
 def _check_input(context: CheckContext, kind: Kind, what: str, words: str, nothing: str) -> CheckResult:
@@ -139,7 +139,7 @@ def teacher_batch_norm(context: CheckContext) -> CheckResult:
             summary = "The teacher's logits for the same images differ each time"
         summary += f": they move by {percent(max(moved, again))} of their spread."
         words = (
-            "Bring the teacher into evaluation mode: its batch norms or dropout are still in training mode, or its "
+            "Put the teacher into evaluation mode: its batch norms or dropout are still in training mode, or its "
             "batch norms keep no running statistics."
         )
         return CheckResult("problem", summary, evidence, Remedy(words))
@@ -202,7 +202,7 @@ def _movement(context: CheckContext) -> tuple[float, float]:
         "Problem, too: it has another number of logits than the data have classes."
     ),
     limits=[GAIN],
-    source="Labels are numbers; two lists of the same names in another order agree on none of them.",
+    source="Labels are numbers; if the class lists are ordered differently, the same class has different numbers.",
 )
 def class_order(context: CheckContext) -> CheckResult:
     """Whether the teacher's logits mean the classes that the data's labels mean."""
@@ -240,7 +240,7 @@ def class_order(context: CheckContext) -> CheckResult:
         "Set preprocess.class_order: for each class the logit that means it.", context.preprocess_override()
     )
     shares = (100 * before, 100 * after)
-    plot = Plot("bars", "The teacher's accuracy", ("as it is", "reordered"), shares, "", "right, %")
+    plot = Plot("bars", "The teacher's accuracy", ("unchanged", "reordered"), shares, "", "right, %")
     verdict: Verdict = GAIN.at_least(change.gain) if fits else "problem"
     return CheckResult(verdict, summary, evidence, remedy, [plot])
 
@@ -249,7 +249,7 @@ def class_order(context: CheckContext) -> CheckResult:
     threshold=(
         "Problem: all outputs are 0 or more and each image's sum to 1 within a hundredth, as after a softmax, or none "
         "is below 0 or above 1, as after a sigmoid. The softmax that every loss takes of them then sees numbers "
-        "between 0 and 1: nearly the same for all classes, at any temperature of 1 or more."
+        "between 0 and 1, so nearly uniform targets at any temperature of 1 or more."
     ),
     source="A softmax of a softmax.",
 )

@@ -60,7 +60,7 @@ _JUDGE = 0.5
 _WORST = 20
 
 AUGMENTATION = Limits(
-    0.10, 0.25, "accuracy that augmentation costs a teacher: its own training's costs one or two points"
+    0.10, 0.25, "accuracy that a teacher loses on augmented images: one or two points with its training augmentation"
 )
 
 CAPACITY = Limits(
@@ -100,7 +100,7 @@ def linear_model(train: SplitSample, test: SplitSample, classes: int) -> Tensor:
         "a student is not known before it is trained; a linear model of a few images is far below it. Problem, too: it "
         f"classifies {percent(GAIN.problem)} more of turned or mirrored images correctly, beyond chance."
     ),
-    source="A student follows its teacher's errors as well.",
+    source="A student also learns its teacher's errors.",
     limits=[GAIN],
 )
 def teacher_accuracy(context: CheckContext) -> CheckResult:
@@ -121,7 +121,7 @@ def teacher_accuracy(context: CheckContext) -> CheckResult:
     }
     share = percent(correct / count)
     remedy = Remedy(
-        "Use a teacher that has learned this task; train on labels until there is one.", {"losses": labels_alone()}
+        "Use a teacher that was trained on this task; without one, train on labels.", {"losses": labels_alone()}
     )
     shares = (100 * correct / count, 100 * evidence["linear_model"], 100 * chance)
     names = ("teacher", "linear model", "chance")
@@ -139,7 +139,7 @@ def teacher_accuracy(context: CheckContext) -> CheckResult:
         name, before, after, images = oriented
         evidence |= {"turned": name, "accuracy_turned": after / images, "accuracy_as_they_are": before / images}
         summary = (
-            f"The teacher classifies {percent(before / images)} of {images:,} training images correctly as they are, "
+            f"The teacher classifies {percent(before / images)} of {images:,} training images correctly unchanged, "
             f"and {percent(after / images)} of the same images {name}: it was trained on images like that."
         )
         words = "Store the images in the orientation of the teacher's training, or use a teacher of images like these."
@@ -153,11 +153,11 @@ def _other_orientation(context: CheckContext) -> tuple[str, int, int, int] | Non
     correct = context.teacher_logits.argmax(1) == labels
     if images.ndim != 4 or 1 - float(correct.double().mean()) < GAIN.problem:
         return None
-    oriented = {"upside down": images.flip(2), "mirrored": images.flip(3), "turned by a half": images.flip(2, 3)}
+    oriented = {"upside down": images.flip(2), "mirrored": images.flip(3), "rotated by 180°": images.flip(2, 3)}
     if images.shape[2] == images.shape[3]:
-        oriented["turned by a quarter, to the left"] = images.rot90(1, (2, 3))
-        oriented["turned by a quarter, to the right"] = images.rot90(3, (2, 3))
-        oriented["with rows for columns"] = images.transpose(2, 3)
+        oriented["rotated by 90° to the left"] = images.rot90(1, (2, 3))
+        oriented["rotated by 90° to the right"] = images.rot90(3, (2, 3))
+        oriented["transposed"] = images.transpose(2, 3)
     best = None
     for name, turned in oriented.items():
         for count in sorted({min(_FIRST_ORIENTED, len(images)), len(images)}):
@@ -233,7 +233,7 @@ def teacher_label_smoothing(context: CheckContext) -> CheckResult:
     logits, labels = context.teacher_logits, context.sample.labels
     soft_terms(context)  # without one, the student does not learn from how classes are related
     if logits.shape[1] < 4:
-        raise Skip(f"{logits.shape[1]} classes have too few others to be related.")
+        raise Skip(f"With {logits.shape[1]} classes there are too few other classes to relate.")
     right = int((logits.argmax(1) == labels).sum())
     chance = 1 / logits.shape[1]
     if right < _LEAST or context.accuracy < chance + _KNOWS * (1 - chance):
@@ -259,7 +259,7 @@ def teacher_label_smoothing(context: CheckContext) -> CheckResult:
             f"probability, {share} of the largest entropy."
         )
     elif found.entropy >= FLATNESS.warning:
-        summary = f"The teacher relates classes weakly ({share} of the largest entropy), but is as sure as it is right."
+        summary = f"The teacher relates classes weakly ({share} of the largest entropy), but is calibrated."
     words = (
         "Use a teacher trained without label smoothing (nor mixup): how classes are related is not in these weights."
     )
@@ -331,12 +331,10 @@ def disputed_labels(context: CheckContext) -> CheckResult:
     )
     if extra >= MORE_WRONG.warning and bound < DISPUTED.warning:
         summary = (
-            f"The teacher, though seldom sure, contradicts {percent(wrong / total)} of {total:,} training labels and "
+            f"The teacher, seldom confident, contradicts {percent(wrong / total)} of {total:,} training labels and "
             f"{percent(wrong_test / total_test)} of {total_test:,} test labels."
         )
-    words = (
-        "Look at the images that are named, and correct their labels; until then weight the teacher above the labels."
-    )
+    words = "Check the listed images and correct their labels; until then weight the teacher above the labels."
     classes = torch.bincount(labels[disputed], minlength=context.num_classes)
     most = classes.argsort(descending=True)[:10].tolist()
     class_names = context.run_context.data.train.class_names
@@ -351,7 +349,7 @@ def disputed_labels(context: CheckContext) -> CheckResult:
         f"augmented, problem {AUGMENTATION.problem:.0%}, beyond chance on the same images. A teacher loses a point or "
         "two to the augmentation that it was trained with itself."
     ),
-    source="What a teacher gives for views that it has never seen is a guess.",
+    source="A teacher's outputs for augmentations that it was not trained on are unreliable.",
     limits=[AUGMENTATION],
 )
 def augmentation(context: CheckContext) -> CheckResult:
@@ -378,7 +376,7 @@ def augmentation(context: CheckContext) -> CheckResult:
     parts = {key: _lost_to(context, without, first)[2] for key, without in _without_each_part(config)}
     evidence |= {"without": parts, "images_without": first}
     best = max(parts, key=lambda key: parts[key])
-    words = f"Leave out what the teacher has never seen ({best}), or use a teacher that was trained with it."
+    words = f"Remove the augmentation that the teacher was not trained with ({best}), or use a teacher that was."
     value: Any = False if best == "flip" else 0
     names = ("plain", "augmented", *(f"without {key}" for key in parts))
     shares = tuple(round(100 * share, 2) for share in (plain, accuracy, *parts.values()))
@@ -441,7 +439,7 @@ def capacity_gap(context: CheckContext) -> CheckResult:
     if verdict != "ok":
         summary = f"{summary[:-1]}; its median confidence at τ = {tau:g} is {percent(sure)}."
     words = (
-        "Try a teacher in between, or one of fewer steps; a student that follows a small teacher closely beats one "
-        "that follows a large one from afar."
+        "Try a teacher of intermediate size, or one trained for fewer steps; a student that follows a small teacher "
+        "beats one that cannot follow a large one."
     )
     return CheckResult(verdict, summary, evidence, Remedy(words))

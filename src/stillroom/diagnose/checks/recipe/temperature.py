@@ -22,7 +22,7 @@ TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 15.0, 20.0, 30.0)
 SPREAD = Limits(
     warning=0.05,
     problem=0.02,
-    why="spread of ω over the middle 80% of the images, relative to its median: below, the teacher weighs images alike",
+    why="spread of ω over the middle 80% of the images, relative to its median: below, images get nearly equal weights",
 )
 # The spread that a remedy must restore.
 _RESTORED = 0.1
@@ -83,7 +83,7 @@ def soft_terms(context: CheckContext) -> list[SoftTerm]:
             share = soft / (labels + weight * alpha + soft) if soft else None
         found.append(SoftTerm(term, temperature, share))
     if not found:
-        raise Skip("No term of the loss softens the teacher's logits.")
+        raise Skip("No loss term softens the teacher's logits.")
     return found
 
 
@@ -136,7 +136,7 @@ def entropy(logits: Tensor, temperature: float) -> float:
     threshold=(
         f"Problem: ω, by which the teacher rescales each image's gradient, differs by less than {SPREAD.problem:.0%} "
         f"of its median over the middle 80% of the images, for an untrained student; warning: below "
-        f"{SPREAD.warning:.0%}. Below that the teacher does to every image what a larger learning rate would. The "
+        f"{SPREAD.warning:.0%}. Below that the teacher acts like a larger learning rate on every image. The "
         "middle 80%, because a handful of images that the teacher misclassifies carries any standard deviation."
     ),
     source=(
@@ -149,7 +149,7 @@ def teacher_confidence(context: CheckContext) -> CheckResult:
     logits, labels = context.teacher_logits, context.sample.labels
     terms = [each for each in soft_terms(context) if each.share is not None]
     if not terms:
-        raise Skip("No term of the loss is a divergence from the teacher's softened logits.")
+        raise Skip("No loss term is a divergence from the teacher's softened logits.")
     found = {}
     for each in terms:
         assert each.share is not None
@@ -173,15 +173,17 @@ def teacher_confidence(context: CheckContext) -> CheckResult:
     if spread(gradient_factors(logits, labels, each.temperature, 1.0)) >= _RESTORED:
         # The teacher does tell images apart; a small weight hides it.
         verdict = "ok"
-    summary = f"{each.term.name} at τ = {each.temperature:g} weighs images {percent(width)} apart (middle 80%)."
+    summary = (
+        f"{each.term.name} at τ = {each.temperature:g} weights images with a spread of {percent(width)} (middle 80%)."
+    )
     if verdict != "ok":
         summary = (
-            f"At τ = {each.temperature:g} the teacher is equally sure of nearly all images: ω differs by "
+            f"At τ = {each.temperature:g} the teacher is equally confident on nearly all images: ω differs by "
             f"{100 * width:.2g}% over the middle 80%."
         )
     plot = Plot(
         "line",
-        "How far apart the teacher weighs images",
+        "How differently the teacher weights images",
         TEMPERATURES,
         tuple(round(v, 5) for v in widths.values()),
         "temperature",
@@ -191,7 +193,7 @@ def teacher_confidence(context: CheckContext) -> CheckResult:
     restoring = [tau for tau, value in widths.items() if tau > each.temperature and value >= _RESTORED]
     tau = _best_temperature(logits, restoring)
     remedy = Remedy(
-        f"No temperature up to {TEMPERATURES[-1]:g} tells its images apart: use an earlier checkpoint, or a smaller "
+        f"No temperature up to {TEMPERATURES[-1]:g} separates its images: use an earlier checkpoint, or a smaller "
         "teacher."
     )
     if tau is not None:
@@ -204,10 +206,10 @@ def teacher_confidence(context: CheckContext) -> CheckResult:
     threshold=(
         f"Problem: in the median image the likeliest class leaves less than {percent(LEFT_OVER.problem)} to all others "
         f"at the recipe's τ; warning: below {percent(LEFT_OVER.warning)}: the target is then the label, and what it "
-        f"says of the other classes is lost beside it. Warning: the softened target has more than "
+        f"holds about the other classes is negligible. Warning: the softened target has more than "
         f"{percent(ENTROPY.warning)} of the entropy of a uniform one; problem: {percent(ENTROPY.problem)}: the "
         "divergence is then the centred squared error of logits over 2K, for which there is logit_mse; it also weighs "
-        "the noise in the least likely classes. Where all images get alike targets, too, teacher_confidence reports "
+        "the noise in the least likely classes. If all images also get similar targets, teacher_confidence reports "
         "the problem and this is a warning."
     ),
     source="Hinton et al., arXiv 1503.02531; Kim et al., arXiv 2105.08919 for the limit of a high temperature.",

@@ -26,8 +26,8 @@ STEPS = Limits(100, 50, "optimizer steps in all: a student of digits needs some 
 _WARM_UP = 5
 # Below so many steps one pass over the images, or two, is not all that there is to learn from them.
 _MANY = 2000
-AVERAGE = Limits(0.2, 0.5, "share of the run that a moving average remembers; usual is a hundredth")
-SMOOTHING = Limits(0.3, 0.6, "share of the label that is smoothed away; usual is .1")
+AVERAGE = Limits(0.2, 0.5, "share of the run that a moving average covers; usual is a hundredth")
+SMOOTHING = Limits(0.3, 0.6, "label smoothing; usual is .1")
 CROP = Limits(0.25, 0.5, "share of the side that crops move by; usual is an eighth")
 CUTOUT = Limits(0.5, 0.75, "share of the side that cutout takes; usual is up to a half")
 # Share of the peak rate that a schedule leaves on the mean: one_cycle, cosine and the usual drops leave a half.
@@ -69,7 +69,7 @@ def learning_rate(context: CheckContext) -> CheckResult:
     summary = (
         f"A peak rate of {optimizer.lr:g} and a decay of {optimizer.weight_decay:g} are of a usual size for {kind}."
     )
-    remedy = Remedy("Begin from a usual rate.", {"training.optimizer.lr": float(f"{usual / scale:.2g}")})
+    remedy = Remedy("Start from a usual rate.", {"training.optimizer.lr": float(f"{usual / scale:.2g}")})
     if rate >= HIGH_RATE[kind].warning:
         verdict = HIGH_RATE[kind].at_least(rate)
         summary = f"A peak rate of {optimizer.lr:g} is {rate / usual:.3g} times what is usual for {kind}."
@@ -106,7 +106,7 @@ def _early_drop(context: CheckContext, evidence: dict[str, float]) -> tuple[Verd
 
 def keep_rate_remedy() -> Remedy:
     """The remedy of a schedule that drops the rate too early."""
-    return Remedy("Use a schedule that keeps the rate up.", {"training.schedule": {"name": "one_cycle"}})
+    return Remedy("Use a schedule that keeps the rate high for longer.", {"training.schedule": {"name": "one_cycle"}})
 
 
 def _clipping(context: CheckContext, evidence: dict[str, float]) -> tuple[Verdict, str, Remedy] | None:
@@ -135,7 +135,7 @@ def _clipping(context: CheckContext, evidence: dict[str, float]) -> tuple[Verdic
         f"Gradients of {norm:.2g} are clipped to {clip:g}: all {total:,} steps together cannot move the weights by "
         f"more than {reach:.1%} of their norm."
     )
-    return REACH.below(reach), summary, Remedy("Clip only what is rare.", {"training.clip_norm": None})
+    return REACH.below(reach), summary, Remedy("Clip only rare gradients.", {"training.clip_norm": None})
 
 
 @check(
@@ -146,7 +146,7 @@ def _clipping(context: CheckContext, evidence: dict[str, float]) -> tuple[Verdic
         "each then jumps by more than half of it. A student of digits needs some 200 steps, one of CIFAR-10 gains 20 "
         "points after its first epoch."
     ),
-    source="A schedule is a function of the share of the run that is done; with few steps it is a staircase.",
+    source="A schedule is a function of training progress; with few steps it changes in large jumps.",
     limits=[STEPS],
 )
 def budget(context: CheckContext) -> CheckResult:
@@ -169,7 +169,7 @@ def budget(context: CheckContext) -> CheckResult:
     remedy = Remedy("Train longer.", dict(longer(max(int(-(-2 * STEPS.warning // each)), 1))))
     if total < STEPS.warning:
         verdict = STEPS.below(total)
-        summary = f"{total:,} steps of {context.recipe.data.batch_size:,} images are too few to learn much in."
+        summary = f"{total:,} steps of {context.recipe.data.batch_size:,} images are too few to learn much."
     elif total < _MANY and total <= 2 * each:
         verdict = "problem" if total <= each else "warning"
         summary = f"{total:,} steps show each image {'once' if total <= each else 'twice'} at the most."
@@ -181,7 +181,7 @@ def budget(context: CheckContext) -> CheckResult:
     elif training.schedule.name == "one_cycle" and peak is not None and peak < _WARM_UP:
         verdict = "warning"
         summary = f"one_cycle reaches its peak rate in {peak} of {total:,} steps."
-        remedy = Remedy("Leave the warm-up its usual three tenths.", {"training.schedule.warmup": 0.3})
+        remedy = Remedy("Keep the usual warm-up of 30% of the steps.", {"training.schedule.warmup": 0.3})
     return CheckResult(verdict, summary, evidence, remedy)
 
 
@@ -193,7 +193,7 @@ def budget(context: CheckContext) -> CheckResult:
         f"it, {CUTOUT.problem:.0%}. Usual are a hundredth of the run, .1, an eighth, up to a half."
     ),
     source=(
-        "An average that remembers the start holds untrained weights; a label or an image that is gone teaches none."
+        "An average over the start includes untrained weights; a label or an image mostly removed teaches nothing."
     ),
     limits=[AVERAGE, SMOOTHING, CROP, CUTOUT],
 )
@@ -221,8 +221,8 @@ def regularisation(context: CheckContext) -> CheckResult:
     heavy = [row for row in rows if row[1] > row[2].warning]
     evidence = {row[3]: row[1] for row in rows}
     if not heavy:
-        return CheckResult("ok", "No regulariser is far beyond what is usual.", evidence)
+        return CheckResult("ok", "No regulariser is far beyond its usual strength.", evidence)
     worst = [row for row in heavy if row[1] > row[2].problem]
     summary = " ".join(f"{row[0]}." for row in (worst or heavy))
-    remedy = Remedy("Set back to what is usual.", {row[3]: row[4] for row in heavy})
+    remedy = Remedy("Set it back to the usual value.", {row[3]: row[4] for row in heavy})
     return CheckResult("problem" if worst else "warning", summary, evidence, remedy)

@@ -41,7 +41,7 @@ def require_distillation(run: RunRecord) -> None:
         Skip: none does.
     """
     if not run.teacher_losses:
-        raise Skip("No term of the loss reads a teacher.")
+        raise Skip("No loss term reads a teacher.")
 
 
 def _first_third(rows: Sequence[Row]) -> Sequence[Row]:
@@ -134,12 +134,12 @@ def kd_ignored(run: RunRecord) -> CheckResult:
             f"would be {independent:.1f}%."
         )
     elif share < TEACHER_SHARE.problem:
-        verdict, summary = "problem", f"The teacher hardly counts: {names} is {100 * share:.2g}% of the loss."
+        verdict, summary = "problem", f"The teacher has almost no effect: {names} is {100 * share:.2g}% of the loss."
     elif fell < _FOLLOWED:
         verdict = "problem"
         summary = f"The student came no closer to its teacher: {names} fell by {max(fell, 0):.0%} over the whole run."
     elif share < TEACHER_SHARE.warning:
-        verdict, summary = "warning", f"The teacher counts little: {names} is {share:.0%} of the loss."
+        verdict, summary = "warning", f"The teacher has little effect: {names} is {share:.0%} of the loss."
     elif is_flat and stayed:
         verdict = "warning"
         summary = (
@@ -193,9 +193,9 @@ def _weight_teacher(run: RunRecord, share: float) -> Remedy:
         overrides = {
             path_in(run.recipe, name, "weight"): two_digits(run.weights[name] * factor) for name in run.teacher_losses
         }
-        words = f"Give the teacher {factor:.2g} times its weight: then it is half of the loss."
+        words = f"Multiply the teacher's weight by {factor:.2g}: then it is half of the loss."
         return Remedy(words, overrides)
-    return Remedy("Give the student more to follow: a lower temperature, or a term on features beside this one.")
+    return Remedy("Use a lower temperature, or add a loss on features.")
 
 
 @check(
@@ -243,7 +243,7 @@ def labels_drowned(run: RunRecord) -> CheckResult:
     is_ceiling = follows is not None and margin is not None and follows >= max(_FOLLOWS, margin)
     if is_ceiling and gap is not None and gap.points <= max(gap.margin, 2.0) and run.student is not None:
         verdict = "problem"
-        names = ("correct", "as its teacher says", "its teacher correct")
+        names = ("correct", "same as its teacher", "its teacher correct")
         levels = (run.student.top1, run.student.top1 + (follows or 0), run.student.top1 + gap.points)
         plot = Plot("bars", "The student's predictions", names, quantities.decimals(levels, 1), "", "% of the images")
         agreement = evidence["agreement"] or run.student.top1 + (follows or 0)
@@ -253,7 +253,7 @@ def labels_drowned(run: RunRecord) -> CheckResult:
         )
     elif run.label_losses and labels < _LABELS_SHARE:
         verdict = "problem" if gap is not None and gap.is_significant else "warning"
-        summary = f"The labels hardly count: {100 * labels:.2g}% of the loss."
+        summary = f"The labels have almost no effect: {100 * labels:.2g}% of the loss."
         if gap is not None:
             side = "below" if gap.points > 0 else "above"
             summary = f"{summary[:-1]}, and the student is {gap} {side} its teacher."
@@ -263,7 +263,7 @@ def labels_drowned(run: RunRecord) -> CheckResult:
 
 
 def _weight_labels(run: RunRecord) -> Remedy:
-    words = "Weight the labels more: half of the loss's weight for them."
+    words = "Weight the labels more: give them half of the loss's weight."
     if not run.label_losses:
         terms = [{**term.model_dump(mode="json"), "weight": 0.5} for term in run.recipe.losses]
         return Remedy(words, {"losses": [*({**term, "weight": 0.5} for term in labels_alone()), *terms]})
@@ -277,7 +277,7 @@ def _weight_labels(run: RunRecord) -> Remedy:
         "another draw of test images explains (95%); warning: better by less. A teacher can be followed to its own "
         "accuracy, hardly beyond."
     ),
-    source="Distillation closes a gap; where there is none, it can only pull back.",
+    source="Distillation closes a gap to the teacher; without a gap it can only hold the student back.",
     problem="No gap left to the teacher",
     title="Gap to the teacher",
 )
@@ -301,7 +301,7 @@ def student_at_teacher(run: RunRecord) -> CheckResult:
     plots = [Plot("bars", "Top-1 on the test images", names, (student.top1, teacher.top1), "", "top-1, %")]
     levels = f"{student.top1:.1f}% against {teacher.top1:.1f}%"
     if gap.points > 0:
-        summary = f"The teacher is still {gap} ahead ({levels}): there is something left to learn from it."
+        summary = f"The teacher is still {gap} ahead ({levels}): the student can still learn from it."
         return CheckResult("ok", summary, evidence, None, plots)
     if gap.is_above and -gap.points >= _ABOVE and run.is_distilled:
         summary = f"The student is better than its teacher ({levels}, by {gap}): following it holds the student back."
@@ -327,14 +327,14 @@ def student_at_teacher(run: RunRecord) -> CheckResult:
         "Tang et al., arXiv 2002.03532: an over-capable teacher is uniformly sure, so that rescaling vanishes; raise τ."
     ),
     limits=[SATURATED],
-    problem="The teacher does not tell samples apart",
+    problem="The teacher does not separate samples",
     title="Gradient rescaling",
 )
 def rescaling_gone(run: RunRecord) -> CheckResult:
     """Whether ω, by which the teacher rescales each sample's gradient, still differs between samples."""
     require_distillation(run)
     if not run.rescaling:
-        raise Skip("The run did not record it: set training.record_gradient_rescaling=true beside kl.")
+        raise Skip("The run did not record it: set training.record_gradient_rescaling=true with a kl loss.")
     epochs = tuple(row.epoch for row in run.rescaling)
     saturated = tuple(100 * row.saturated for row in run.rescaling)
     share = sum(saturated) / len(saturated) / 100
@@ -348,7 +348,7 @@ def rescaling_gone(run: RunRecord) -> CheckResult:
     title, mark = "Images for which the teacher's target is no softer than their label", 100 * SATURATED.problem
     plots = [Plot("line", title, epochs, saturated, "epoch", "% of images", mark)] if len(epochs) >= 3 else []
     verdict = SATURATED.at_least(share)
-    rest = "it tells the others apart" if verdict == "ok" else "it is too confident to teach"
+    rest = "it separates the others" if verdict == "ok" else "it is too confident to teach"
     summary = f"On {share:.0%} of the images the teacher's target is no softer than their label: {rest}."
     return CheckResult(verdict, summary, evidence, _soften(run), plots)
 
@@ -359,4 +359,6 @@ def _soften(run: RunRecord) -> Remedy:
         if loss_class(term).requires.teacher and temperature is not None:
             words = f"Soften the teacher: temperature {2 * temperature:g}, not {temperature:g}."
             return Remedy(words, {path_in(run.recipe, term.name, "temperature"): 2 * temperature})
-    return Remedy("Use a smaller teacher, or one that was trained for less long: this one is sure of everything.")
+    return Remedy(
+        "Use a smaller teacher, or one that was trained for fewer steps: this one is confident on every image."
+    )

@@ -17,7 +17,7 @@ from stillroom.diagnose.remedies import path_in
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 from stillroom.schema.predictions import BINS, ImageScores, Predictions, calibration, per_class, score_images
 
-ECE = Limits(warning=0.05, problem=0.10, why="expected calibration error of probabilities that cannot be used")
+ECE = Limits(warning=0.05, problem=0.10, why="expected calibration error beyond which probabilities are unusable")
 # Points below its teacher from which on a student's predictions show nothing but that.
 _FAR = 30.0
 LOST = Limits(warning=5.0, problem=20.0, why="points that a class lost beyond what all classes lost")
@@ -44,7 +44,7 @@ def _predictions(run: RunRecord) -> tuple[Predictions, ImageScores]:
     """
     require_trained(run)
     if run.gap is not None and run.gap.points >= _FAR:
-        raise Skip(f"The student is {run.gap.points:.0f} points below its teacher: first fix that.")
+        raise Skip(f"The student is {run.gap.points:.0f} points below its teacher: fix that first.")
     if run.predictions is None or run.student_answers is None:
         raise Skip("The run folder holds no predictions.safetensors.")
     return run.predictions, run.student_answers
@@ -89,14 +89,14 @@ def miscalibrated(run: RunRecord) -> CheckResult:
     bins = (mine.counts > 0).nonzero()[0]
     names = tuple(f"{mine.edges[b]:.2f}–{mine.edges[b + 1]:.2f}" for b in bins)
     values = quantities.decimals(100 * (mine.confidence - mine.accuracy)[bins], 2)
-    plot = Plot("bars", "Confidence less accuracy, by confidence", names, values, "confidence", "points too sure")
+    plot = Plot("bars", "Confidence less accuracy, by confidence", names, values, "confidence", "points overconfident")
     how = f"{'over' if lean > 0 else 'under'}confident by {100 * abs(lean):.1f} points"
     verdict: Verdict = "ok"
     of_teacher = f" (teacher {theirs:.3f})" if theirs is not None else ""
     summary = f"Its probabilities match its accuracy: ECE {mine.ece:.3f}{of_teacher}."
     is_significant = mine.ece >= 2 * noise
     if is_significant and mine.ece >= ECE.problem:
-        verdict, summary = "problem", f"Its probabilities cannot be used: ECE {mine.ece:.3f}, {how}."
+        verdict, summary = "problem", f"Its probabilities are unusable: ECE {mine.ece:.3f}, {how}."
     elif is_significant and mine.ece >= ECE.warning and (theirs is None or mine.ece >= 1.5 * theirs):
         verdict, summary = "warning", f"Its probabilities are off: ECE {mine.ece:.3f}, {how}."
     words = (
@@ -147,7 +147,7 @@ def best_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) ->
         f"{LOST.warning:g} points. A class on which the teacher is {_WEAK:g} points worse than on all, and a student "
         "that learns from it is too, is the teacher's fault."
     ),
-    source="A student of few parameters gives up whole classes rather than a little of each.",
+    source="A student with few parameters loses whole classes rather than a little of each.",
     limits=[LOST],
     problem="Classes that were lost",
     title="Classes",
@@ -213,7 +213,7 @@ def worse_classes(run: RunRecord) -> CheckResult:
             f"The teacher's fault: its accuracy on class {names[first]} is only {before[first]:.0f}%, the student's "
             f"{after[first]:.0f}%."
         )
-        words = "Use a teacher that is better at these classes; a student cannot learn from it what it does not know."
+        words = "Use a teacher that is better at these classes."
         return CheckResult("warning", summary, evidence, Remedy(words), [plot])
     return CheckResult("ok", f"No class lost much more than all did ({overall:+.1f} points).", evidence, None, [plot])
 
@@ -226,12 +226,12 @@ def _class_plot(
 
 @check(
     threshold=(
-        f"Problem: {COPIED.problem:.0%} or more of the student's errors are its teacher's very predictions, twice as "
+        f"Problem: {COPIED.problem:.0%} or more of the student's errors equal its teacher's predictions, twice as "
         "many as two models with these confusions would share by chance, and they are "
         f"{COPIED_POINTS.problem:g}% of all images, and more than chance moves; warning from {COPIED.warning:.0%}, and "
         f"{COPIED_POINTS.warning:g}% of all images. Hard images are hard for both, so that some are shared in any run."
     ),
-    source="A teacher's errors are taught as surely as its correct predictions.",
+    source="A student learns its teacher's errors as well as its correct predictions.",
     limits=[COPIED, COPIED_POINTS],
     problem="The teacher’s errors, copied",
     title="Copied errors",
@@ -272,7 +272,7 @@ def teacher_errors_copied(run: RunRecord) -> CheckResult:
         verdict = "warning"
     if verdict != "ok":
         summary = (
-            f"{share:.0%} of the student's errors are its teacher's very predictions ({int(same.sum())} of {count}; "
+            f"{share:.0%} of the student's errors equal its teacher's predictions ({int(same.sum())} of {count}; "
             f"{expected:.0%} by chance)."
         )
     return CheckResult(verdict, summary, evidence, _correct_teacher(run), [plot])

@@ -72,7 +72,7 @@ def unfinished(run: RunRecord) -> CheckResult:
         return CheckResult("ok", f"The run was trained to its end: {run.steps:,}{of} steps.", evidence)
     summary = f"The run did not end: {run.steps:,}{of} steps were logged, and only these are judged."
     if not run.train and not run.test:
-        summary = "The run logged no step: it has only begun, or its loss was not finite from the first steps on."
+        summary = "The run logged no step: it has just started, or its loss was not finite from the first steps on."
     if is_being_written(run.path) is False:
         remedy = Remedy("Resume the run (`--resume`); if it stops again, its error says why.")
         return CheckResult("problem", summary, evidence, remedy)
@@ -135,7 +135,7 @@ def diverged(run: RunRecord) -> CheckResult:
         )
     elif spiked:
         verdict = "warning"
-        summary = f"The loss rose {max(rise, max(losses) / losses[0]):.1f} times and came back: steps were lost by it."
+        summary = f"The loss rose {max(rise, max(losses) / losses[0]):.1f} times and recovered: it lost steps by it."
     return CheckResult(verdict, summary, evidence, _smaller_steps(run), plots)
 
 
@@ -145,14 +145,14 @@ def _number(value: float) -> str:
 
 @check(
     threshold=(
-        "Heavy: learning rate × weight decay of .001 (usual .00005), smoothing of .3 (usual .1), a moving average "
+        "Strong: learning rate × weight decay of .001 (usual .00005), smoothing of .3 (usual .1), a moving average "
         "over a fifth of the run, crops beyond a quarter or cutout beyond half of the side. Problem: one of them, a "
         f"student below its teacher by more than chance, and a training loss that is not {OVERFITTED.warning:g} times "
         f"below the test loss; warning where the training loss still fell, unless it is {_DISGUISED:g} times the test "
         "loss under crops or cutout, or the decay is .01, the smoothing .6. Of a moving average the training loss "
         "shows nothing."
     ),
-    source="A student that is held back is as bad on its training images as on others; one that overfits is not.",
+    source="A student held back by regularisation is as bad on training as on test images; one that overfits is not.",
     problem="Held back by regularisation",
     title="Regularisation",
 )
@@ -180,16 +180,16 @@ def over_regularising(run: RunRecord) -> CheckResult:
         return CheckResult(verdict, summary, evidence, remedy, plots)
 
     if not found:
-        return result("ok", "No regulariser is far beyond what is usual.")
+        return result("ok", "No regulariser is far beyond its usual strength.")
     what = " and ".join(one.words for one in found)
     usual = " and ".join(f"{one.key} to {'none' if one.usual is None else one.usual}" for one in found)
-    remedy = Remedy(f"Set back to what is usual: {usual}.", {one.key: one.usual for one in found})
+    remedy = Remedy(f"Set back to the usual values: {usual}.", {one.key: one.usual for one in found})
     if gap is not None and not gap.is_significant:
-        return result("ok", f"Heavy ({what}), but the student is as good as its teacher.")
+        return result("ok", f"Strong ({what}), but the student is as good as its teacher.")
     # What an average remembers shows on the test images: the training loss is that of the weights themselves.
     averaged = any(one.key == "training.ema" for one in found)
     if has_learned(run, loss) and not collapsed and not averaged:
-        return result("ok", f"Heavy ({what}), but the training images are learned all the same.")
+        return result("ok", f"Strong ({what}), but the student still learned the training images.")
     if collapsed:
         why = "" if averaged else ": the training loss is that of a guess"
         return result("problem", f"Held at chance by {what}{why}.", remedy)
@@ -217,7 +217,7 @@ def over_regularising(run: RunRecord) -> CheckResult:
     ),
     source="A falling learning rate brings the loss down in any run; its slope before that shows what was left.",
     limits=[FALLING],
-    problem="Too short a training",
+    problem="Training too short",
     title="Length of the training",
 )
 def under_training(run: RunRecord) -> CheckResult:
@@ -251,15 +251,17 @@ def under_training(run: RunRecord) -> CheckResult:
     if gap is not None and not gap.is_significant:
         side = "below" if gap.points > 0 else "above"
         level = "as good as its teacher" if abs(gap.points) <= gap.margin else "better than its teacher"
-        return result("ok", f"The student is {level} ({gap} {side}): more steps have little to win.")
+        return result("ok", f"The student is {level} ({gap} {side}): more steps would gain little.")
     if loss is not None and has_learned(run, loss):
         level = f"{loss.name} {loss.train:.3g}, on test images {loss.test:.3g}"
-        return result("ok", f"The training images are learned ({level}): it was not short of steps.")
+        return result("ok", f"The student learned the training images ({level}): it had enough steps.")
     below = _below_teacher(run)
     if dropped_early and run.planned and run.planned >= 2 * quantities.FEW_STEPS:
         full = full_rate_steps(run.recipe.training.schedule, run.planned)
         summary = f"Its schedule comes to {full:.3g} steps at the peak rate, of {run.planned:,}{below}."
-        remedy = Remedy("Use a schedule that keeps the rate up.", {"training.schedule": {"name": "one_cycle"}})
+        remedy = Remedy(
+            "Use a schedule that keeps the rate high for longer.", {"training.schedule": {"name": "one_cycle"}}
+        )
         return result("problem", summary, remedy)
     began, ended, peak = next(iter(run.losses), None), next(reversed(run.losses), None), run.peak_rate or 0.0
     if began and ended and ended >= _CREPT * began and peak < _low_rate(run) and gap is not None and gap.is_large:
@@ -292,7 +294,7 @@ def under_training(run: RunRecord) -> CheckResult:
         f"test loss rose {_RISEN:g} times over its lowest. Warning from {OVERFITTED.warning:g} times. Training images "
         "are seen augmented, so equal losses would already be good."
     ),
-    source="Where both losses are alike, more data or regularisation has nothing to give; where they part, it has.",
+    source="More data or regularisation helps only if the test loss is well above the training loss.",
     limits=[OVERFITTED],
     problem="Overfitted",
     title="Overfitting",
@@ -302,7 +304,7 @@ def over_fitting(run: RunRecord) -> CheckResult:
     require_trained(run)
     loss, gap = quantities.train_test_loss(run), run.gap
     if loss is None:
-        raise Skip("No term of the loss is known on the test images.")
+        raise Skip("No loss term can be computed on the test images.")
     _, nll = quantities.series(run.test, "nll")
     # A loss that came down at the very end has not risen.
     early = min(nll[: max(2 * len(nll) // 3, 1)]) if len(nll) >= 3 else None
@@ -431,7 +433,7 @@ def _train_longer(run: RunRecord) -> Remedy:
     optimizer = training.optimizer
     if optimizer.lr < _low_rate(run):
         rate = two_digits(min(optimizer.lr * 10, USUAL_RATE[optimizer.name]))
-        words = f"Raise the learning rate from {optimizer.lr:g} to {rate:g}: at so low a rate more steps help little."
+        words = f"Raise the learning rate from {optimizer.lr:g} to {rate:g}: at such a low rate more steps help little."
         return Remedy(words, {"training.optimizer.lr": rate})
     if training.steps is not None:
         steps = max(2 * training.steps, 10 * (run.steps_per_epoch or 0))
@@ -448,13 +450,11 @@ def _more_regularisation(run: RunRecord) -> Remedy:
     is_constant = not any(term.has_schedule for term in recipe.losses)
     if labels and kl and is_constant and run.weights[kl] < run.weights[labels]:
         overrides = {path_in(recipe, kl, "weight"): 0.9, path_in(recipe, labels, "weight"): 0.1}
-        return Remedy("Weight the teacher more: its soft targets are not so soon memorised.", overrides)
+        return Remedy("Weight the teacher more: its soft targets are harder to memorise.", overrides)
     # Of a smaller image even one pixel is much.
     if run.side and run.side >= _SMALL and not augmentation.pad_crop:
         pixels = run.side // 8
-        words = (
-            f"Use crops moved by up to {pixels} of {run.side} pixels; mirror images too where that keeps their class."
-        )
+        words = f"Use crops moved by up to {pixels} of {run.side} pixels; mirror images too if that keeps their class."
         return Remedy(words, {"data.augmentation.pad_crop": pixels})
     usual = usual_decay(optimizer.lr)
     if optimizer.weight_decay < usual / 2:
@@ -462,6 +462,6 @@ def _more_regularisation(run: RunRecord) -> Remedy:
         return Remedy(words, {"training.optimizer.weight_decay": usual})
     if recipe.training.steps is None:
         epochs = max(round(run.epochs / 2), 1)
-        return Remedy(f"Stop earlier: {epochs} epochs. More data would serve better.", {"training.epochs": epochs})
+        return Remedy(f"Stop earlier: {epochs} epochs. More data would help more.", {"training.epochs": epochs})
     steps = max(recipe.training.steps // 2, 1)
-    return Remedy(f"Stop earlier: {steps:,} steps. More data would serve better.", {"training.steps": steps})
+    return Remedy(f"Stop earlier: {steps:,} steps. More data would help more.", {"training.steps": steps})

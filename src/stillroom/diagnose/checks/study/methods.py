@@ -37,7 +37,9 @@ def better_without(study: StudyResults, checked: Mapping[CellKey, Sequence[Check
     is_distilled = {name: any(one.is_distilled for one in runs) for (_, name), runs in checked.items()}
     plain = [name for name in study.names if is_distilled.get(name) is False]
     if not plain or not any(is_distilled.values()):
-        yield _better_without(study, "").skipped("No method learns from labels alone beside one that is distilled.")
+        yield _better_without(study, "").skipped(
+            "The study does not have both a method trained on labels alone and a distilled one."
+        )
         return
     labels = study.baseline if study.baseline in plain else plain[0]
     check = _better_without(study, labels)
@@ -64,10 +66,10 @@ def _better_without(study: StudyResults, labels: str) -> Check[Any]:
         measure=lambda _: CheckResult("skipped", ""),
         threshold=(
             f"Problem: worse than {labels or 'labels alone'} at Holm's p of {study.alpha:g} or less, paired by seed; "
-            "warning: undecided. A mean alone decides nothing."
+            "warning: undecided. A difference of means without a test decides nothing."
         ),
-        source="Distillation must beat the labels that it came with.",
-        problem="Better off without distillation",
+        source="Distillation must beat training on labels alone.",
+        problem="Better without distillation",
         title="With or without a teacher",
     )
 
@@ -129,22 +131,22 @@ def _compare(
     plots = _plot_by_seed(study, pair, name, labels)
     if one.verdict == "undecided":
         is_ahead = (mean > 0) == measure.higher_is_better and mean != 0
-        lean = f"it leans {'to' if is_ahead else 'against'} the teacher"
+        lean = f"the mean is {'for' if is_ahead else 'against'} the teacher"
         settle = (
             f"about {one.seeds_needed:,} seeds in all would settle it"
             if one.seeds_needed is not None
             else _no_plan(one)
         )
         summary = f"Not decided whether {where} is better with its teacher; {lean}: {numbers}; {settle}."
-        remedy = Remedy("Declare more seeds before looking again; until then claim no gain from this teacher.")
+        remedy = Remedy("Declare more seeds before testing again; until then claim no gain from this teacher.")
         # What is not decided is not named as a problem.
         finding = check.finding(CheckResult("warning", summary, evidence, remedy, plots))
         return replace(finding, title=f"{check.title}: {where}")
     if ((one.verdict == "higher") == (sign > 0)) == measure.higher_is_better:
         summary = f"{where} is better with its teacher: {numbers}."
         return check.finding(CheckResult("ok", summary, evidence, None, plots))
-    summary = f"This student is better off without distillation: {where}: {numbers}."
-    words = "Train it from the labels, or first fix the problems of its runs below."
+    summary = f"This student is better without distillation: {where}: {numbers}."
+    words = "Train it on labels, or first fix the problems of its runs below."
     remedy = Remedy(words, {"losses": labels_alone()})
     finding = check.finding(CheckResult("problem", summary, evidence, remedy, plots))
     return replace(finding, title=f"{check.problem}: {where}")

@@ -17,9 +17,9 @@ _SHOWN = 3
 
 @check(
     threshold=(
-        "Problem: anything but what the study compares differs between methods; hashes that the runs wrote prove it."
+        "Problem: methods differ in something that the study does not compare, by the hashes that the runs wrote."
     ),
-    source="A difference has one cause only where one thing differs.",
+    source="A difference can be attributed only if methods differ in one thing.",
     problem="Not an equal comparison",
     title="Equality of the runs",
 )
@@ -32,20 +32,20 @@ def unequal(study: StudyResults) -> CheckResult:
     first = study.inequalities[0].text if study.inequalities else "the results do not say in what"
     more = f", and {len(study.inequalities) - 1} more" if len(study.inequalities) > 1 else ""
     words = (
-        f"Give all methods the same {listed(what or ['terms'])}; where that is what the study compares, name it in the "
+        f"Give all methods the same {listed(what or ['terms'])}; if the study compares exactly that, name it in the "
         "study's `allowed_differences`."
     )
     if "reported epoch" in what:
-        words = "Report the last epoch of every run: a best one chosen on the test images is partly luck."
+        words = "Report the last epoch of every run: the best epoch on the test images is biased upwards."
     return CheckResult("problem", f"Not an equal comparison: {first}{more}.", evidence, Remedy(words))
 
 
 @check(
     threshold=(
-        "Problem: a run failed; warning: one was not done yet. A seed that fails for one method alone is no accident."
+        "Problem: a run failed; warning: a run is not finished. A seed that fails for one method alone is not chance."
     ),
-    source="Runs that fail are the worst of their method; without them its mean is too good.",
-    problem="Runs that are missing",
+    source="Failed runs are the worst of their method; without them its mean is too good.",
+    problem="Missing runs",
     title="Missing runs",
 )
 def failed_runs(study: StudyResults) -> CheckResult:
@@ -57,12 +57,12 @@ def failed_runs(study: StudyResults) -> CheckResult:
         "missing": [f"{one.method} on {one.pair}, seed {one.seed}: {one.reason}" for one in study.missing],
     }
     if not study.missing:
-        return CheckResult("ok", f"All {planned:,} runs are there.", evidence)
+        return CheckResult("ok", f"All {planned:,} runs are finished.", evidence)
     first = (failed or study.missing)[0]
     where = f"{first.method}{f' on {first.pair}' if len(study.model_pairs) > 1 else ''}, seed {first.seed}"
     are = "is" if len(study.missing) == 1 else "are"
     summary = f"{len(study.missing):,} of {planned:,} runs {are} missing: {where}: {first.reason}."
-    remedy = Remedy("The same `stillroom compare` tries them again; first fix what their reason names.")
+    remedy = Remedy("The same `stillroom compare` retries them; first fix the named reason.")
     return CheckResult("problem" if failed else "warning", summary, evidence, remedy)
 
 
@@ -86,7 +86,7 @@ def too_few_seeds(study: StudyResults) -> CheckResult:
         "undecided": len(undecided),
         "seeds_that_would_settle": {one.method: one.seeds_needed for one in undecided},
     }
-    words = "Declare the new number of seeds before looking again, and test the new ones by themselves."
+    words = "Declare the new number of seeds before testing again, and test the new ones separately."
     if len(study.names) < 2:
         return CheckResult("skipped", "There is one method: nothing is compared.", evidence)
     if seeds == 1:
@@ -111,8 +111,8 @@ def too_few_seeds(study: StudyResults) -> CheckResult:
         "Problem: others had trials and the baseline fewer; warning: others have options of their own, and no method "
         "had trials."
     ),
-    source="A method that was tuned beats one that was not, whatever the method.",
-    problem="A baseline that was not tuned",
+    source="Tuning alone can make any method beat an untuned one.",
+    problem="Untuned baseline",
     title="Tuning",
 )
 def baseline_not_tuned(study: StudyResults) -> CheckResult:
@@ -146,7 +146,7 @@ def baseline_not_tuned(study: StudyResults) -> CheckResult:
         words = f"Search the same options for all in `tuning.space`, {baseline} included."
         return CheckResult("warning", summary, evidence, Remedy(words))
     each = next(iter(trials.values()), {}).get(baseline, 0)
-    summary = "No method was tuned: all run the recipe as it is written."
+    summary = "No method was tuned: all run the recipe unchanged."
     if each:
         summary = f"All had the same {counted(each, 'trial')}."
     return CheckResult("ok", summary, evidence)
