@@ -11,7 +11,6 @@ from stillroom.continual.exemplars import (
     ExemplarMemory,
     Rows,
     draw_exemplars,
-    exemplars_per_class,
     herd,
     nearest_mean_scores,
     update_memory,
@@ -69,9 +68,9 @@ def test_old_classes_keep_their_first_and_small_classes_all() -> None:
         asked.append((number, count))
         return rows[::-1][:count]
 
-    first = update_memory(ExemplarMemory(), [np.arange(9), np.arange(20, 22)], exemplars_per_class(10, 2), choose)
+    first = update_memory(ExemplarMemory(), [np.arange(9), np.arange(20, 22)], 5, choose)
     assert first == ExemplarMemory(((8, 7, 6, 5, 4), (21, 20)))
-    second = update_memory(first, [np.arange(30, 39)], exemplars_per_class(10, 3), choose)
+    second = update_memory(first, [np.arange(30, 39)], 3, choose)
     assert second == ExemplarMemory(((8, 7, 6), (21, 20), (38, 37, 36)))
     assert asked == [(0, 5), (1, 2), (2, 3)]
     assert (second.count, second.all_rows().tolist()) == (8, [8, 7, 6, 21, 20, 38, 37, 36])

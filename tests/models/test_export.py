@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from stillroom.errors import BadInput, RunFailed
 from stillroom.models import export
 from stillroom.models.config import PreprocessConfig
-from stillroom.models.export import ExportCheck, export_onnx, export_safetensors
+from stillroom.models.export import ExportCheck, export_onnx
 from stillroom.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from stillroom.models.weights import load_weights, state_hash
+from stillroom.models.weights import load_weights, save_weights, state_hash
 
 X = torch.zeros(1, 3, 32, 32)
 
@@ -31,7 +31,7 @@ def run(path: Path, images: Tensor) -> np.ndarray:
 
 def test_safetensors_come_back(make, tmp_path) -> None:
     net = make("mlp", hidden=(4,))
-    export_safetensors(net, tmp_path / "net.safetensors")
+    save_weights(net, tmp_path / "net.safetensors")
     other = make("mlp", hidden=(4,))
     nn.init.zeros_(other.linear.weight)
     load_weights(other, tmp_path / "net.safetensors")

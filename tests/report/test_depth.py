@@ -110,7 +110,7 @@ def test_both_maps_and_all_numbers_are_on_the_page(run: Path) -> None:
     assert page.open == []
     words = page.words
     for text in (
-        "From how deep, how exactly",
+        "Fidelity: how well each loss at each layer ranks images",
         "The gap’s own divergence",
         "The student’s divergence",
         "1 at every tap",
@@ -213,7 +213,7 @@ def test_made_again_a_page_of_a_study_stays_the_studys(tmp_path: Path) -> None:
     after = (run / "report.html").read_text(encoding="utf-8")
     assert "← Study" in before
     assert "← Study" in after
-    assert "From how deep, how exactly" in after
+    assert "Fidelity: how well each loss at each layer ranks images" in after
     assert len(after) < 1_000_000, "plotly is the study's"
 
 

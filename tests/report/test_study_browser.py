@@ -128,7 +128,7 @@ def test_the_pair_switch_turns_all_sections(four: Watched) -> None:
 
 def test_the_cost_can_be_chosen(four: Watched) -> None:
     page = four.page
-    for kind, title in (("Teacher answers", "teacher answers, images"), ("Parameters", "parameters, numbers")):
+    for kind, title in (("Teacher passes", "teacher passes, images"), ("Parameters", "parameters, numbers")):
         page.locator("#cost [data-switch=cost] button", has_text=kind).click()
         draw_seen(four)
         assert page.locator("#cost [data-plot]:visible").count() == 1

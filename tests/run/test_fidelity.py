@@ -338,7 +338,9 @@ def test_the_command_gives_the_same_bytes_and_makes_the_page_again(
     reported = json.loads(capsys.readouterr().out)
     assert {key: reported[key] for key in mapped} == mapped
     assert Path(reported["fidelity"]).read_bytes() == (finished / "fidelity.json").read_bytes()
-    assert "From how deep, how exactly" in Path(reported["report"]).read_text(encoding="utf-8")
+    assert "Fidelity: how well each loss at each layer ranks images" in Path(reported["report"]).read_text(
+        encoding="utf-8"
+    )
 
 
 def edited(path: Path, **changes: Any) -> None:

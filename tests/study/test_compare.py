@@ -351,4 +351,4 @@ def test_an_unequal_study_is_reported_in_red_with_exit_code_1(
 
 def test_watching_what_is_no_study_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["watch", str(tmp_path)]) == 2
-    assert "a study that was begun" in capsys.readouterr().err
+    assert "a study that `stillroom compare` has started" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def test_no_more_classes_are_kept_than_there_are(classes: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"teacher": None, "losses": [{"name": "cross_entropy"}]}, "teacher: got None; expected a model"),
+        ({"teacher": None, "losses": [{"name": "cross_entropy"}]}, "teacher: got None; expected one teacher model"),
         ({"losses": [{"name": "logit_mse"}]}, r"losses: got \['logit_mse'\]; expected kl among them"),
     ],
 )
@@ -98,7 +98,7 @@ def test_parts_by_hand_and_their_sum() -> None:
     assert sum(part["share"] for part in found["parts"]) == pytest.approx(1)
     # Student's t of two degrees of freedom, on 10, 10.5 and 9.
     assert (found["total"]["low"], found["total"]["high"]) == pytest.approx((7.936, 11.731), abs=1e-3)
-    assert found["text"].startswith("The whole answer brings +9.83 [+7.94, +11.73]. Clear of nothing: ")
+    assert found["text"].startswith("The full output brings +9.83 [+7.94, +11.73]. Clearly different from 0: ")
 
 
 def test_parts_are_a_sum_whatever_the_figures() -> None:
@@ -112,7 +112,7 @@ def test_parts_are_a_sum_whatever_the_figures() -> None:
 def test_no_shares_of_a_gain_that_may_be_nothing() -> None:
     found = attribution(results(VALUES | {"full": [29.0, 32.0, 32.5]}))["pairs"][0]
     assert all(part["share"] is None for part in found["parts"])
-    assert "not clear of nothing" in found["text"]
+    assert "not clearly different from 0" in found["text"]
 
 
 def test_missing_runs_leave_their_part_open() -> None:

@@ -26,11 +26,13 @@ MINE = """
 import stillroom as sr
 class Gram(sr.Loss[sr.LossConfig]):
     "Similarities between the samples of a batch: a term that must see all of it."
-    requires = sr.Requires(teacher=True)
+    requires = sr.Requires(teacher=True, labels=True, index=True)
     per_sample = False
     def forward(self, inputs):
         student, teacher = (z @ z.T / len(z) for z in (inputs.student.logits, inputs.teacher_logits))
-        return (student - teacher).square().mean()
+        same_class = inputs.labels[:, None] == inputs.labels
+        both_even = (inputs.index[:, None] + inputs.index) % 2 == 0
+        return ((student - teacher).square() * (1 + same_class + 2 * both_even)).mean()
 class Quiet(sr.Loss[sr.LossConfig]):
     "A term that stops at a feature: the layers above get no gradient."
     requires = sr.Requires(student_features=("layers.0.linear",))

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
 from stillroom.errors import BadInput
+from stillroom.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,13 +67,21 @@ def diagnose(
     recipe, findings = _findings(target, kind, overrides or [], images)
     name, verification = str(target), None
     if out is None and verify:
-        out = _new_folder(target)
+        from stillroom.run.records import fresh_folder
+
+        out = fresh_folder(Path("runs"), f"diagnosis-{target.stem}")
     if out is not None and overrides and recipe is not None:
         # The recipe that the commands of the page begin from.
-        name = str(_write_recipe(recipe, out))
+        write_text(out / "recipe.yaml", recipe.to_yaml())
+        name = str(out / "recipe.yaml")
     if verify:
+        from stillroom.cli.live import LiveStudy
+        from stillroom.cli.terminal import stderr
+        from stillroom.diagnose.verify import verify_remedies
+        from stillroom.run.records import load_run_recipe
+
         assert out is not None
-        verification = _verification(recipe or _recipe_of(target), findings, out)
+        verification = verify_remedies(recipe or load_run_recipe(target), findings, out, observer=LiveStudy(stderr))
     diagnosis = Diagnosis.of(name, findings, verification)
     page = _write(diagnosis, out) if out is not None else None
     if as_json:
@@ -102,26 +111,6 @@ def _findings(target: Path, kind: str, overrides: Sequence[str], images: int) ->
     return recipe, diagnose_recipe(recipe, images=images, observer=ProgressBar())
 
 
-def _recipe_of(run: Path) -> Recipe:
-    from stillroom.run.records import load_run_recipe
-
-    return load_run_recipe(run)
-
-
-def _new_folder(target: Path) -> Path:
-    from stillroom.run.records import fresh_folder
-
-    return fresh_folder(Path("runs"), f"diagnosis-{target.stem}")
-
-
-def _write_recipe(recipe: Recipe, out: Path) -> Path:
-    from stillroom.files import write_text
-
-    path = out / "recipe.yaml"
-    write_text(path, recipe.to_yaml())
-    return path
-
-
 def _write(diagnosis: Diagnosis, out: Path) -> Path:
     from stillroom.report.diagnosis import write_diagnosis_page
 
@@ -130,14 +119,6 @@ def _write(diagnosis: Diagnosis, out: Path) -> Path:
     except OSError as error:
         raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
     return write_diagnosis_page(out)
-
-
-def _verification(recipe: Recipe, findings: Sequence[Finding], out: Path) -> Verification:
-    from stillroom.cli.live import LiveStudy
-    from stillroom.cli.terminal import stderr
-    from stillroom.diagnose.verify import verify_remedies
-
-    return verify_remedies(recipe, findings, out, observer=LiveStudy(stderr))
 
 
 def _print(diagnosis: Diagnosis, page: Path | None) -> None:

@@ -29,7 +29,6 @@ class LiveStudy(StudyObserver):
         self._refreshed = 0.0
 
     def started(self, progress: StudyProgress) -> None:
-        """Show an empty table."""
         if self._console.is_terminal:
             self._live = Live(render_progress(progress), console=self._console, auto_refresh=False, transient=True)
             self._live.start()
@@ -53,13 +52,11 @@ class LiveStudy(StudyObserver):
             self._console.print(escape(f"[{done}/{len(alike)}] {state.id}{value} ({state.seconds:.0f} s)"))
 
     def refresh(self, progress: StudyProgress) -> None:
-        """Bring the table up to date."""
         if self._live is not None and time.monotonic() - self._refreshed > _REFRESH:
             self._live.update(render_progress(progress), refresh=True)
             self._refreshed = time.monotonic()
 
     def stopped(self) -> None:
-        """Take the table away."""
         if self._live is not None:
             self._live.stop()
             self._live = None

@@ -79,12 +79,15 @@ def fidelity(
         print_json({"run": str(run), "fidelity": str(run / FIDELITY), "report": str(page), **found.as_dict()})
         return
     stdout = Console(highlight=False)
-    for truth, title in (("gap", "the divergence of the gap itself"), ("student", "the student's own divergence")):
+    for truth, title in (
+        ("gap", "the divergence of its own gap"),
+        ("student", "the student's divergence from the teacher"),
+    ):
         rows = []
         for place, weighing in enumerate(WEIGHINGS):
             members = [tap.members[place] for tap in found.taps]
             values = [(one.gap if truth == "gap" else one.student).pooled.value for one in members]
             rows.append([weighing, *("–" if value is None else f"{value:.2f}" for value in values)])
         header = ["", *(tap.teacher for tap in found.taps)]
-        stdout.print(table(f"how each member ranks images against {title}", header, rows))
+        stdout.print(table(f"rank correlation of each loss, at each tap, with {title}", header, rows))
     stdout.print(f"report: {escape(str(page))}", soft_wrap=True)

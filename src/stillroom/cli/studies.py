@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import COMPARE, AsJson, app, print_json
+from stillroom.cli.app import COMPARE, AsJson, Overrides, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -143,10 +143,7 @@ def watch(
 def dissect(
     recipe: Annotated[Path, typer.Argument(help="Recipe of a distillation by kl (YAML).", metavar="RECIPE.yaml")],
     out: StudyOut,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(help="Changes to the recipe, such as `training.epochs=3`.", metavar="KEY.PATH=VALUE"),
-    ] = None,
+    overrides: Overrides = None,
     seeds: Annotated[
         str, typer.Option("--seeds", help="Seeds of each level, such as 0,1,2.", metavar="LIST")
     ] = "0,1,2",

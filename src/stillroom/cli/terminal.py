@@ -36,16 +36,13 @@ class ProgressBar(Observer):
         self._glance: dict[str, str] = {}
 
     def run_started(self, title: str, total_steps: int, done: int) -> None:
-        """Show the bar."""
         self._task = self._live().add_task(title, total=total_steps, completed=done, glance="")
 
     def stepped(self, step: int) -> None:
-        """Move the bar."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step)
 
     def logged(self, line: dict[str, Any]) -> None:
-        """Show the newest figures."""
         for key, form in _GLANCE.items():
             if key in line:
                 self._glance[key] = form.format(line[key])

@@ -20,9 +20,6 @@ class Preset:
     """A named method: what it sets, so that it means the same in every recipe.
 
     Attributes:
-        description: one line.
-        losses: the entries of the recipe's losses.
-        options: the options of :class:`IncrementalConfig` that it sets.
         needs_memory: whether it needs exemplars; otherwise it has none.
     """
 

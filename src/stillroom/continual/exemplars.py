@@ -47,22 +47,13 @@ class ExemplarMemory:
         return np.array([row for rows in self.rows for row in rows], dtype=np.int64)
 
 
-def exemplars_per_class(memory: int, classes: int) -> int:
-    """Number of exemplars of each class: ⌊memory / classes seen⌋.
-
-    >>> exemplars_per_class(200, 6)
-    33
-    """
-    return memory // classes
-
-
 def update_memory(
     memory: ExemplarMemory, new: Sequence[Rows], per_class: int, choose: Callable[[int, Rows, int], Rows]
 ) -> ExemplarMemory:
     """The memory after a task: old classes keep their first exemplars, new classes get theirs.
 
     Args:
-        per_class: exemplars of a class, see :func:`exemplars_per_class`; a class with fewer images keeps all.
+        per_class: exemplars of a class; a class with fewer images keeps all.
         choose: given the position of a class in the order of classes, the indices of its images and the number wanted,
             returns those to keep, the best first.
     """

@@ -133,22 +133,18 @@ class CumulativeObserver(Observer):
             self._inner.stepped(self._steps)
 
     def run_started(self, title: str, total_steps: int, done: int) -> None:
-        """Show the bar with the first task."""
         if not self._shown:
             self._inner.run_started(self._title, self._total, self._steps + done)
         self._shown = True
 
     def stepped(self, step: int) -> None:
-        """Count the steps of the tasks before."""
         self._inner.stepped(self._steps + step)
 
     def logged(self, line: dict[str, Any]) -> None:
-        """Count steps and epochs over all tasks."""
         counted = {"step": self._steps + line["step"], "epoch": round(self._epochs + line["epoch"], 6)}
         self._inner.logged({**line, **counted})
 
     def phase(self, what: str, done: int, total: int) -> None:
-        """Pass it on."""
         self._inner.phase(what, done, total)
 
     def note(self, text: str) -> None:

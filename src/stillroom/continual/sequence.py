@@ -28,9 +28,7 @@ class TaskSequence:
 
     Attributes:
         recipe: resolved: all that is chosen automatically is written out.
-        tasks: the data of all tasks.
         has_teacher: whether a term reads the teacher, so that each task but the first has one.
-        total_steps: optimizer steps of all tasks.
     """
 
     def __init__(self, recipe: Recipe, data: DataPair) -> None:

@@ -41,11 +41,9 @@ class TaskResult:
     """A finished task.
 
     Attributes:
-        summary: of its run.
         labels: the test images' classes, by their position in the order of classes, int64 [N].
         scores: what predicts, logits or nearness to exemplars' means, [N, classes seen]: the largest is the answer.
         figures: ``top1``, ``correct``, ``count``, ``nll`` and ``ece`` of these, as an evaluation has them.
-        memory: the exemplars after the task.
     """
 
     summary: dict[str, Any]

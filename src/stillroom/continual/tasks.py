@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillroom.continual.exemplars import ExemplarMemory, Rows, exemplars_per_class
+from stillroom.continual.exemplars import ExemplarMemory, Rows
 from stillroom.data.images import DataPair, ImageSet, Subset
 from stillroom.errors import BadInput
 from stillroom.randomness import permutation
@@ -23,7 +23,6 @@ class ClassOrder:
 
     Attributes:
         classes: the data's class numbers, in the order in which they come.
-        sizes: number of classes of each task.
     """
 
     classes: tuple[int, ...]
@@ -71,8 +70,6 @@ class TaskData:
     """The data of all tasks.
 
     Attributes:
-        data: the whole of it, its classes in their own order.
-        order: which classes come when.
         memory: exemplars kept in all; 0 for none.
         joint: whether each task learns from all images of all classes seen.
 
@@ -108,8 +105,8 @@ class TaskData:
         return np.flatnonzero(self.data.train.labels.numpy() == self.order.classes[position])
 
     def exemplars_per_class(self, task: int) -> int:
-        """Exemplars of each class after a task."""
-        return exemplars_per_class(self.memory, self.order.seen(task))
+        """Exemplars of each class after a task: ⌊memory / classes seen⌋."""
+        return self.memory // self.order.seen(task)
 
     def new_rows(self, task: int) -> Rows:
         """The training images of a task's own classes, in the order of the split."""

@@ -96,7 +96,7 @@ def _array(image: Any, field: str, position: int) -> npt.NDArray[Any]:
     if isinstance(image, Tensor):
         plain = image.detach().as_subclass(Tensor).cpu()
         if plain.is_floating_point():
-            return _at_least_1d(plain.float().numpy())
+            return np.atleast_1d(plain.float().numpy())
         array = plain.numpy() if plain.dtype == torch.uint8 else None
         given = f"{plain.dtype} {list(plain.shape)}"
         channels_last = False
@@ -119,10 +119,6 @@ def _array(image: Any, field: str, position: int) -> npt.NDArray[Any]:
         order = "[H, W, C], as it is a numpy array" if channels_last else "[C, H, W], as it is a tensor"
         raise BadInput(field, given, f"{order} (item {position})")
     return array.transpose(2, 0, 1) if channels_last else array
-
-
-def _at_least_1d(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return array if array.ndim else array[None]
 
 
 def _label(label: Any, field: str, position: int) -> int:

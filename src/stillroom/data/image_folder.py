@@ -140,8 +140,6 @@ class ImageTree:
     """The image files of one split.
 
     Attributes:
-        root: the split's folder.
-        classes: names of its class folders, sorted.
         names: of the files below the root, with ``/`` between folders; by class, then sorted.
         labels: each file's class number, int64 [N].
     """
@@ -261,7 +259,7 @@ def read_image_folder(
     threads = workers or num_cores()
     tree = read_tree(find_split(folder, split, field, test_alternatives=alternatives), each_class=split == train_split)
     count = len(tree.names)
-    rows = np.arange(count) if limit is None or limit >= count else balanced_rows(tree.labels, limit)
+    rows = balanced_rows(tree.labels, limit)
     names = [tree.names[row] for row in rows]
     grey, size = _read_headers(tree.root, names, image_size, threads)
     if grey:

@@ -64,8 +64,6 @@ class LazyImages(ABC):
 
     Attributes:
         shape: N, C, H, W.
-        dtype: of the images.
-        ndim: number of dimensions.
         workers: default number of threads that read.
     """
 
@@ -362,12 +360,14 @@ def number_classes(labels: Tensor) -> tuple[str, ...]:
     return _numbers(largest + 1)
 
 
-def balanced_rows(labels: npt.NDArray[np.int64], limit: int) -> npt.NDArray[np.int64]:
-    """The rows of :meth:`ImageSet.balanced_subset`, from the labels alone: sorted, int64 [limit].
+def balanced_rows(labels: npt.NDArray[np.int64], limit: int | None) -> npt.NDArray[np.int64]:
+    """The rows of :meth:`ImageSet.balanced_subset`, from the labels alone: sorted, int64 [limit], or all of them.
 
     >>> np.bincount(np.array([0, 0, 0, 0, 1, 1])[balanced_rows(np.array([0, 0, 0, 0, 1, 1]), 4)]).tolist()
     [2, 2]
     """
+    if limit is None or limit >= len(labels):
+        return np.arange(len(labels))
     if limit < 1:
         raise BadInput("limit", limit, "at least 1 image")
     order = permutation(len(labels), 0, "subset")

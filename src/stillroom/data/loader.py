@@ -86,7 +86,6 @@ class Batch:
         labels: int64 [B], on the device.
         index: indices in the training set (of a subset: in its parent), int64 [B], on the device.
         rows: the same on the CPU, for cached teacher outputs.
-        view: number of the augmentation.
 
     >>> rows = np.array([4, 0, 2])
     >>> batch = Batch(torch.zeros(3, 1, 8, 8), torch.tensor([1, 0, 1]), torch.from_numpy(rows), rows, view=0)
@@ -173,22 +172,30 @@ class BatchLoader:
     def _read(self, images: LazyImages, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         workers = self._workers or images.workers
         pool = ThreadPoolExecutor(workers, thread_name_prefix="stillroom-feed")
-        pending: deque[_PendingBatch] = deque()
+        pending: deque[tuple[Tensor, list[Future[None]], Request]] = deque()
         try:
             for rows, view in requests:
-                pending.append(_PendingBatch(pool, workers, images, rows, view, pinned=self.device.type == "cuda"))
+                _check_samples(rows, len(images))
+                shape = (len(rows), *images.shape[1:])
+                read = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+                fill = partial(images.fill, read.numpy(), rows)
+                jobs = [pool.submit(fill, part) for part in split_range(len(rows), _JOB, workers)]
+                pending.append((read, jobs, (rows, view)))
                 if len(pending) > _AHEAD:
-                    yield self._finish(pending.popleft())
+                    yield self._finish(*pending.popleft())
             while pending:
-                yield self._finish(pending.popleft())
+                yield self._finish(*pending.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _finish(self, pending: _PendingBatch) -> Batch:
+    def _finish(self, read: Tensor, jobs: list[Future[None]], request: Request) -> Batch:
+        """The batch, once all its files are read; raises what the first failed job raised."""
+        for job in jobs:
+            job.result()
+        rows, view = request
         # Augmented on the device, as images in memory are; the copy of pinned memory does not wait.
-        images = pending.images().to(self.device, non_blocking=True)
-        images = augment_batch(images, pending.rows, self.augmentation, pending.view)
-        return self._batch(images, pending.rows, pending.view)
+        images = augment_batch(read.to(self.device, non_blocking=True), rows, self.augmentation, view)
+        return self._batch(images, rows, view)
 
 
 def _take(rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -199,29 +206,3 @@ def _take(rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> npt.
 def _check_samples(samples: npt.NDArray[np.int64], count: int) -> None:
     if samples.size and not 0 <= samples.min() <= samples.max() < count:
         raise IndexError(f"samples: got {samples.min()} to {samples.max()}; expected 0 to {count - 1}")
-
-
-class _PendingBatch:
-    """A batch whose files are being read."""
-
-    def __init__(
-        self,
-        pool: ThreadPoolExecutor,
-        workers: int,
-        images: LazyImages,
-        rows: npt.NDArray[np.int64],
-        view: int,
-        *,
-        pinned: bool,
-    ) -> None:
-        _check_samples(rows, len(images))
-        self.rows, self.view = rows, view
-        self._images = torch.empty(len(rows), *images.shape[1:], dtype=torch.uint8, pin_memory=pinned)
-        job = partial(images.fill, self._images.numpy(), rows)
-        self._jobs: list[Future[None]] = [pool.submit(job, part) for part in split_range(len(rows), _JOB, workers)]
-
-    def images(self) -> Tensor:
-        """The images, once all are read; raises what the first failed job raised."""
-        for job in self._jobs:
-            job.result()
-        return self._images

@@ -137,7 +137,7 @@ def read_parquet(
     with _open_split(folder, split, image_column, label_column, field) as (files, columns):
         labels = _read_labels(files, columns)
         names = columns.class_names or number_classes(torch.from_numpy(labels))
-        wanted = np.arange(len(labels)) if limit is None or limit >= len(labels) else balanced_rows(labels, limit)
+        wanted = balanced_rows(labels, limit)
         images = _read_images(files, columns, wanted)
     return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[wanted]), names, data_name(folder))
 

@@ -30,4 +30,4 @@ def _is_loss(base: ast.expr) -> bool:
     """``SomeLoss[SomeConfig]``; a base for several losses has a type variable in place of the config."""
     if not isinstance(base, ast.Subscript):
         return False
-    return ast.unparse(base.value).endswith(("Loss", "Loss")) and ast.unparse(base.slice).endswith("Config")
+    return ast.unparse(base.value).endswith("Loss") and ast.unparse(base.slice).endswith("Config")

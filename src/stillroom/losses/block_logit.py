@@ -151,7 +151,6 @@ class BlockLogit(TapLoss[BlockLogitConfig]):
         )
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """The loss of one batch."""
         options = self.config
         stones = [inputs.teacher_output.tail(teacher.name)(features) for teacher, features in self.connected(inputs)]
         return block_logit(

@@ -46,5 +46,4 @@ class CrossEntropy(Loss[CrossEntropyConfig]):
     rescaling_part = "labels"
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """The loss of one batch."""
         return cross_entropy(inputs.student.logits, inputs.labels)

@@ -106,7 +106,6 @@ class FeatureFisher(FeatureLoss[FeatureFisherConfig]):
         return replace(required, fishers=fishers, fisher_means=fishers if self.config.scale == "mse" else ())
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """The loss of one batch."""
         teacher, values = inputs.teacher_output, []
         for of, pair in zip(self.requires.fishers, self.feature_pairs(inputs), strict=True):
             # A mean of 0: the teacher depends on none of these features, and all weights are 0.

@@ -104,7 +104,6 @@ class FeatureFullFisher(FeatureLoss[FeatureFullFisherConfig]):
         return replace(required, tails=required.teacher_features)
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """The loss of one batch."""
         output, values = inputs.teacher_output, []
         p = torch.softmax(output.logits.detach() / self.config.temperature, 1)
         for tap, (student, teacher) in zip(self.requires.tails, self.feature_pairs(inputs), strict=True):

@@ -50,5 +50,4 @@ class FeatureMSE(FeatureLoss[FeatureMSEConfig]):
     weighings = ("identity",)
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """The loss of one batch."""
         return torch.stack([feature_mse(*pair) for pair in self.feature_pairs(inputs)]).mean()

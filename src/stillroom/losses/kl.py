@@ -124,5 +124,4 @@ class KL(Loss[KLConfig]):
         return self._last[1]
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """The loss of one batch."""
         return kl(inputs.student.logits, self.target_logits(inputs), temperature=self.config.temperature)

@@ -59,5 +59,4 @@ class LabelSmoothing(Loss[LabelSmoothingConfig]):
     smoothing_option = "smoothing"
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """The loss of one batch."""
         return label_smoothing(inputs.student.logits, inputs.labels, smoothing=self.config.smoothing)

@@ -91,7 +91,6 @@ class LogitFisher(Loss[LogitFisherConfig]):
     weighings = ("full", "diagonal")
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """The loss of one batch."""
         return logit_fisher(
             inputs.student.logits,
             inputs.teacher_logits,

@@ -67,5 +67,4 @@ class LogitMSE(Loss[LogitMSEConfig]):
     weighings = ("identity",)
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        """The loss of one batch."""
         return logit_mse(inputs.student.logits, inputs.teacher_logits, centred=self.config.centred)

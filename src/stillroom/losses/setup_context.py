@@ -33,7 +33,6 @@ class ModelInfo:
     Attributes:
         model: the model; it is left as it was.
         example: makes a small input batch for the model, [B, …], on its device.
-        field: the name of the model in messages.
     """
 
     model: nn.Module

@@ -358,7 +358,6 @@ class UniformConfig(TargetConfig):
     name: Literal["uniform"] = "uniform"
 
     def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
-        """log ρ, [B, K]."""
         logits = inputs.student.logits
         return uniform(inputs.labels, logits.shape[1]).log().to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -382,7 +381,6 @@ class ClassSimilarityConfig(_Similarity):
     name: Literal["class_similarity"] = "class_similarity"
 
     def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
-        """log ρ, [B, K]."""
         return log_class_similarity(_head(inputs), inputs.labels, power=self.power, temperature=self.temperature)
 
 
@@ -395,7 +393,6 @@ class TopKConfig(TargetConfig):
     k: int = Field(5, ge=1, description="Classes whose probability is kept, up to all of them.")
 
     def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
-        """log ρ, [B, K]."""
         return log_top_k(_log_softened(inputs, temperature), self.k)
 
 
@@ -407,7 +404,6 @@ class TrueClassConfig(TargetConfig):
     name: Literal["true_class"] = "true_class"
 
     def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
-        """log ρ, [B, K]."""
         return log_true_class(_log_softened(inputs, temperature), inputs.labels)
 
 
@@ -417,7 +413,6 @@ class TrueClassSimilarityConfig(_Similarity):
     name: Literal["true_class_similarity"] = "true_class_similarity"
 
     def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
-        """log ρ, [B, K]."""
         logs, options = _log_softened(inputs, temperature), {"power": self.power, "temperature": self.temperature}
         return log_true_class_similarity(logs, _head(inputs), inputs.labels, **options)
 

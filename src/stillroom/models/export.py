@@ -1,4 +1,4 @@
-"""A model for elsewhere: safetensors, or an ONNX graph that was compared with the model before it was written."""
+"""A model as an ONNX graph, compared with the model before it is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import write_bytes
 from stillroom.models.modes import suppress_output
 from stillroom.models.preprocess import Preprocess
-from stillroom.models.weights import save_weights
 
 CHECKED_BATCHES = (1, 3, 16)
 TOLERANCE = 1e-4
@@ -33,11 +32,6 @@ class ExportCheck:
     def ok(self) -> bool:
         """Whether the relative error is within the tolerance; NaN is not."""
         return self.max_rel_error <= self.tolerance
-
-
-def export_safetensors(model: nn.Module, path: str | Path) -> None:
-    """Write a model's weights as safetensors, atomically; :func:`load_weights` reads them back."""
-    save_weights(model, path)
 
 
 def export_onnx(

@@ -7,6 +7,7 @@ import importlib
 import importlib.machinery
 import importlib.util
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,23 +92,13 @@ def _make(
 
 def _timm(where: str, name: str) -> tuple[Callable[..., nn.Module], list[str]]:
     timm = _import("timm", where, name)
-
-    def make(model: str, **keywords: Any) -> nn.Module:
-        made: nn.Module = timm.create_model(model, pretrained=False, **keywords)
-        return made
-
-    return make, list(timm.list_models())
+    return partial(timm.create_model, pretrained=False), list(timm.list_models())
 
 
 def _torchvision(where: str, name: str) -> tuple[Callable[..., nn.Module], list[str]]:
     models = _import("torchvision.models", where, name)
-
-    def make(model: str, **keywords: Any) -> nn.Module:
-        made: nn.Module = models.get_model(model, weights=None, **keywords)
-        return made
-
     # Classifiers alone: the others fetch a backbone of their own accord.
-    return make, list(models.list_models(module=models))
+    return partial(models.get_model, weights=None), list(models.list_models(module=models))
 
 
 def _import(module: str, where: str, name: str) -> Any:

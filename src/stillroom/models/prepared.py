@@ -28,10 +28,8 @@ class PreparedModel:
     """A model with the preprocess of its input: all that a query about the data's images needs.
 
     Attributes:
-        model: the model itself.
         preprocess_config: resolved; None gives the model the images as they are.
         is_pixels: whether the data's images are uint8.
-        name: what reports call it.
     """
 
     model: nn.Module

@@ -138,21 +138,8 @@ class Preprocess(nn.Module):
         return x.sub_(self.mean).div_(self.std)
 
     def reorder(self, logits: Tensor) -> Tensor:
-        """The model's logits [B, columns] in the order of the data's classes [B, K]."""
-        return reorder_classes(logits, self.order)
-
-
-def reorder_classes(logits: Tensor, class_order: Sequence[int] | Tensor | None, *, field: str = "model") -> Tensor:
-    """Take for each class of the data the column of a model's logits that means it: y[:, k] = x[:, class_order[k]].
-
-    >>> reorder_classes(torch.tensor([[1.0, 2.0, 3.0]]), (2, 0)).tolist()
-    [[3.0, 1.0]]
-    """
-    if class_order is None:
-        return logits
-    if not isinstance(class_order, Tensor):
-        class_order = class_index(class_order, columns=logits.shape[-1], field=field).to(logits.device)
-    return logits.index_select(-1, class_order)
+        """The model's logits [B, columns] in the order of the data's classes [B, K]: y[:, k] = x[:, class_order[k]]."""
+        return logits if self.order is None else logits.index_select(-1, self.order)
 
 
 def class_index(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -30,7 +31,6 @@ class Tail(nn.Module):
     dict. They are constants: gradients flow to the features and to nothing else. ``train()`` changes nothing.
 
     Attributes:
-        tap: name of the tap.
         replayed: whether the whole model is run, as it could not be traced.
     """
 
@@ -251,19 +251,13 @@ class Replay(nn.Module):
             return features.clone() if self._side == "output" else (features.clone(), *given[0][1:])
 
         model = self._model[0]
-        output = self._side == "output"
-        handles = [
-            module.register_forward_hook(put) if output else module.register_forward_pre_hook(put)
-            for module in self._modules_at
-        ]
         tensors = {name: self.get_buffer(f"tensor_{place}") for place, name in enumerate(self._names)}
-        try:
-            with eval_mode(model), plain_attention():
-                logits = functional_call(model, tensors, (images,))
-        finally:
-            for handle in handles:
-                handle.remove()
-        return logits, calls
+        with ExitStack() as hooks, eval_mode(model), plain_attention():
+            for module in self._modules_at:
+                on_output = self._side == "output"
+                register = module.register_forward_hook if on_output else module.register_forward_pre_hook
+                hooks.enter_context(register(put))
+            return functional_call(model, tensors, (images,)), calls
 
 
 def can_replay(model: nn.Module, tap: str, example: Tensor) -> bool:
@@ -327,21 +321,15 @@ def find_head(model: nn.Module, example: Tensor) -> str | None:
 
         return read
 
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    handles = [layer.register_forward_hook(note(name, layer)) for name, layer in layers]
-    try:
-        with eval_mode(model), torch.no_grad():
-            logits = model(example)
-            for name, layer, features, output in reversed(seen):
-                # The same memory: equal values alone could be of a layer to which nothing was added yet.
-                handed_on = output.shape == logits.shape and output.data_ptr() == logits.data_ptr()
-                if (
-                    handed_on
-                    and features.dim() == 2
-                    and logits_match(F.linear(features, layer.weight, layer.bias), logits)
-                ):
-                    return name
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, eval_mode(model), torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear):
+                hooks.enter_context(module.register_forward_hook(note(name, module)))
+        logits = model(example)
+        for name, layer, features, output in reversed(seen):
+            # The same memory: equal values alone could be of a layer to which nothing was added yet.
+            if output.shape != logits.shape or output.data_ptr() != logits.data_ptr() or features.dim() != 2:
+                continue
+            if logits_match(F.linear(features, layer.weight, layer.bias), logits):
+                return name
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Literal
@@ -154,13 +155,11 @@ def _points_by_trial(model: nn.Module, example: Tensor) -> list[_Point]:
 
         return read
 
-    handles = [m.register_forward_hook(note(name)) for name, m in model.named_modules() if name not in ("", FEATURES)]
-    try:
-        with eval_mode(model), torch.no_grad():
-            logits = model(example)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, eval_mode(model), torch.no_grad():
+        for name, module in model.named_modules():
+            if name not in ("", FEATURES):
+                hooks.enter_context(module.register_forward_hook(note(name)))
+        logits = model(example)
     rows = [(name, tuple(out.shape[1:])) for name, out in given if calls[name] == 1 and out is not logits]
     points = []
     for shape, group in groupby(rows, key=lambda row: row[1]):
@@ -181,12 +180,12 @@ def _select(model: nn.Module, points: Sequence[_Point]) -> Iterator[str]:
     keyed = groupby(spatial, key=lambda point: (point.tap.kind, point.tap.resolution))
     groups = [(key, list(group)) for key, group in keyed]
     taken: list[str] = []
-    level = _stage_depth(spatial)
+    level, one_resolution = _stage_depth(spatial), len({key for key, _ in groups}) == 1
     for place, ((kind, resolution), group) in enumerate(groups):
         following = groups[place + 1][0] if place + 1 < len(groups) else None
         if kind == "map" and following == ("token", resolution):
             continue  # the patches, before they are tokens
-        ends = _blocks(model, group) if kind == "token" or _one_resolution(groups) else []
+        ends = _blocks(model, group) if kind == "token" or one_resolution else []
         # Not inside the block that changes the resolution, where whole stages end.
         whole = [point for point in group if point.names[0].count(".") <= level]
         names = ends or [_outermost((whole or group)[-1].names, taken)]
@@ -202,11 +201,6 @@ def _stage_depth(points: Sequence[_Point]) -> int:
             seen.setdefault(name.rpartition(".")[0], set()).add(point.tap.resolution)
     parent = max(seen, key=lambda path: (len(seen[path]), -len(path)), default="")
     return parent.count(".") + 1 if parent else 0
-
-
-def _one_resolution(groups: Sequence[tuple[Any, Sequence[_Point]]]) -> bool:
-    """Whether all maps have one resolution."""
-    return len({key for key, _ in groups}) == 1
 
 
 def _blocks(model: nn.Module, group: Sequence[_Point]) -> list[str]:

@@ -24,9 +24,6 @@ class Traced:
 
     Attributes:
         program: the graph's owner; it holds the model's own tensors, not copies.
-        graph: the operations, in the order in which they are done.
-        image: the graph's input.
-        logits: what the model gives.
         tensors: parameter, buffer or constant that each other input of the graph stands for.
         data: the operations that the images flow through on their way to the logits.
         outputs: module path → the operation that gives its output, that of its last call.

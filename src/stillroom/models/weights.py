@@ -66,7 +66,8 @@ def load_weights(model: nn.Module, path: str | Path, *, field: str = "model") ->
     cast = {name: tensor.to(wanted[name].dtype) for name, tensor in found.items()}
     for name, tensor in cast.items():
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
-            raise BadInput(where, str(path), f"finite numbers; {name} holds {_not_finite(tensor)}")
+            held = "NaN" if bool(torch.isnan(tensor).any()) else "infinity"
+            raise BadInput(where, str(path), f"finite numbers; {name} holds {held}")
     model.load_state_dict(cast, strict=False)
 
 
@@ -144,10 +145,6 @@ def _strip_prefixes(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> d
                     best, most = stripped, fitting
         chains = longer
     return best
-
-
-def _not_finite(tensor: Tensor) -> str:
-    return "NaN" if bool(torch.isnan(tensor).any()) else "infinity"
 
 
 # Where training scripts put the state: the first that is there, from outside in.

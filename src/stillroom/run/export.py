@@ -19,10 +19,10 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import atomic_write, write_json
 from stillroom.models.config import ModelConfig
-from stillroom.models.export import export_onnx, export_safetensors
+from stillroom.models.export import export_onnx
 from stillroom.models.prepared import logits_of, prepare_model
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
-from stillroom.models.weights import load_weights
+from stillroom.models.weights import load_weights, save_weights
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_model
@@ -100,7 +100,7 @@ def export_run(run: Path, form: str, out: Path | None, *, pixels: bool = False) 
     path = out if out is not None else run / "export" / f"student.{form}"
     result: dict[str, Any] = {"path": str(path)}
     if form == "safetensors":
-        export_safetensors(model, path)
+        save_weights(model, path)
     else:
         if pixels and not facts.is_pixels:
             raise BadInput("--pixels", str(run), "a run on uint8 images; this one's were floats")

@@ -1,4 +1,4 @@
-"""The teacher's knowledge taken apart: the student under each level of its answer alone, and what each level brings."""
+"""Ablate the teacher's output: train the student on each level of it alone, and report what each level brings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stillroom.study.statistics import interval
 
 @dataclass(frozen=True)
 class AnswerLevel:
-    """A part of the teacher's answer that is taught alone."""
+    """A level of the teacher's output that is a target by itself."""
 
     name: str  # the target's, and the method's
     note: str  # what it isolates
@@ -31,13 +31,13 @@ LEVELS = (
     AnswerLevel("true_class", "Instance: how sure the teacher is of each image, the other classes alike."),
     AnswerLevel("true_class_similarity", "Domain and instance."),
     AnswerLevel("top_k", "The likeliest classes as the teacher sees them, the others alike."),
-    AnswerLevel("full", "All of the teacher's answer."),
+    AnswerLevel("full", "All of the teacher's output."),
 )
 
 
 @dataclass(frozen=True)
 class GainPart:
-    """A share of what the whole answer brings, as a difference of methods."""
+    """A part of the gain of the full output, as a difference of methods."""
 
     name: str  # what reports call it
     note: str  # what it means
@@ -54,9 +54,9 @@ PARTS = (
         "domain and instance together, beyond what each brings alone",
         {"true_class_similarity": 1, "class_similarity": -1, "true_class": -1, "uniform": 1},
     ),
-    GainPart("what is left", "the whole answer beyond these", {"full": 1, "true_class_similarity": -1}),
+    GainPart("what is left", "the full output beyond these", {"full": 1, "true_class_similarity": -1}),
 )
-TOTAL = GainPart("all", "the whole answer against labels", {"full": 1, "labels": -1})
+TOTAL = GainPart("all", "the full output against labels", {"full": 1, "labels": -1})
 
 
 def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2), trials: int = 3) -> Study:
@@ -86,7 +86,7 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
     lr = recipe.training.optimizer.lr
     study: dict[str, Any] = {
         "name": "dissection",
-        "question": "Which part of the teacher's answer makes the student better?",
+        "question": "Which part of the teacher's output makes the student better?",
         "seeds": list(seeds),
         "baseline": "labels",
         "recipe": {key: value for key, value in content.items() if key not in ("name", "seed", "losses")},
@@ -125,7 +125,7 @@ def _method(level: AnswerLevel, kl: LossConfig, beside: float, classes: int, tri
 
 
 def attribution(results: Mapping[str, Any]) -> dict[str, Any]:
-    """How much of what the whole answer brings each level brings, from a dissection's results.
+    """How much of the gain of the full output each level brings, from a dissection's results.
 
     Each part is a difference of methods, worked out seed by seed, with Student's interval over the seeds; its share
     is its mean over the whole's, and is given only where the whole's interval is clear of 0.
@@ -186,13 +186,13 @@ def _part(part: GainPart, values: Mapping[str, Mapping[str, float]], level: floa
 
 def _words(total: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> str:
     if total["mean"] is None:
-        return "The runs with the whole answer or with labels are missing."
+        return "The runs with the full output or with labels are missing."
     gain = _number(total)
     if total["low"] is None or total["low"] <= 0 <= total["high"]:
-        return f"What the whole answer brings is not clear of nothing: {gain}. No shares are given."
+        return f"The gain of the full output is not clearly different from 0: {gain}. No shares are given."
     clear = [part for part in parts if part["low"] is not None and not part["low"] <= 0 <= part["high"]]
     shares = ", ".join(f"{part['name']} {_number(part)}, {part['share']:.0%} of it" for part in clear)
-    return f"The whole answer brings {gain}. Clear of nothing: {shares or 'no part by itself'}."
+    return f"The full output brings {gain}. Clearly different from 0: {shares or 'no part by itself'}."
 
 
 def _number(part: Mapping[str, Any]) -> str:

@@ -155,8 +155,21 @@ def _without_teacher(run: RunData) -> str:
         f"The student reaches {decimal(student.top1)}% top-1 "
         f"({whole(student.correct)} of {whole(student.count)} test images)"
         + (f" with {cost}" if cost else "")
-        + "; it had no teacher to compare with."
+        + f"; {_teachers_in_words(run)}."
     )
+
+
+def _teachers_in_words(run: RunData) -> str:
+    several = run.summary.teachers if len(run.summary.teachers) > 1 else {}
+    if not several:
+        return "it had no teacher to be measured against"
+    named = [
+        name
+        if one.top1 is None or one.agreement is None
+        else f"{name} ({decimal(one.top1)}% top-1, same prediction as the student on {decimal(one.agreement)}%)"
+        for name, one in several.items()
+    ]
+    return f"its teachers are {join(named)}"
 
 
 def costs(run: RunData) -> str:

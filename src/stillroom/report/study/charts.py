@@ -1,4 +1,4 @@
-"""The plots of a study's page: curves over the epochs, the measure along a sweep, a gain taken apart."""
+"""The plots of a study's page: curves over the epochs, the measure along a sweep, the parts of a gain."""
 
 from __future__ import annotations
 
@@ -521,7 +521,7 @@ def _sweep_words(study: StudyResults, along: SweepInfo, frame: _SweepFrame) -> s
 
 @dataclass(frozen=True)
 class DissectionSection:
-    """One pair taken apart: the plot, the parts and the whole as name, note, points and share, the sentence."""
+    """The ablation of one pair: the plot, the parts and the sum as name, note, points and share, the sentence."""
 
     pair: str
     chart: Chart | None
@@ -542,9 +542,9 @@ def dissection_sections(folder: Path) -> tuple[DissectionSection, ...]:
 def _dissection(place: int, found: PairDissection) -> DissectionSection:
     chart = None
     if found.total.mean is not None and all(part.mean is not None for part in found.parts):
-        title = "Gain from each part of the teacher’s target"
+        title = "What each part of the teacher’s output brought"
         words = (
-            "Each bar begins where the one above it ends; together they are the gain of the whole target over "
+            "Each bar begins where the one above it ends; together they make up what the full output brought over "
             "labels. Whiskers are 95% intervals of each part by itself, over the seeds."
         )
         height = 70 + 46 * (len(found.parts) + 1)

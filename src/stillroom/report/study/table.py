@@ -28,8 +28,8 @@ _FILES = {
     "table.tex": "the same for LaTeX",
     "runs.csv": "one row per run",
     "comparisons.csv": "every paired difference",
-    "cost.csv": "timings, teacher queries, memory, one line a run",
-    "results.json": "everything on this page except timings",
+    "cost.csv": "clocks, teacher passes, memory, one line a run",
+    "results.json": "everything on this page but clocks",
     "study.yaml": "the study, every field written out",
     "tuned.json": "the tuned options, and every trial",
 }
