@@ -162,7 +162,7 @@ def _without_teacher(run: RunData) -> str:
 def _teachers_in_words(run: RunData) -> str:
     several = run.summary.teachers if len(run.summary.teachers) > 1 else {}
     if not several:
-        return "it had no teacher to be measured against"
+        return "it had no teacher to compare with"
     named = [
         name
         if one.top1 is None or one.agreement is None
