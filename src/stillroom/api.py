@@ -94,7 +94,7 @@ def distill(
             Of several teachers a mapping by their names.
         student_preprocess: the like for the student.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
-        cache: options of ``cache``, such as ``{"enabled": False}``; left out, the teacher is asked once about each view
+        cache: options of ``cache``, such as ``{"enabled": False}``; default: the teacher runs once on each view
             of each image where that saves passes.
         seed: of the order of images and of dropout.
         name: what reports call the run.

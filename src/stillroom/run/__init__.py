@@ -1,1 +1,1 @@
-"""From a recipe to a finished run folder: the one place that puts the parts together."""
+"""From a recipe to a finished run folder: the package that puts all parts together."""

@@ -1,4 +1,4 @@
-"""What a finished run leaves: its summary, its test logits, the latencies of its models."""
+"""The files of a finished run: its summary, its test logits, the latencies of its models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading and checking run folders, and describing the machine a run was made on."""
+"""Reading and checking run folders, and describing the machine of a run."""
 
 from __future__ import annotations
 

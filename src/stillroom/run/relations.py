@@ -1,4 +1,4 @@
-"""What the student's last layer knows of the classes' relations, set against superclasses, truth and teacher."""
+"""Class relations in the student's last layer, compared with superclasses, truth and teacher."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Everything that a recipe leaves open, written out: device, precision, preprocess, whether teachers are cached.
+"""Resolves everything that a recipe leaves open: device, precision, preprocess, whether teachers are cached.
 
-Nothing is resolved later or elsewhere: the recipe that this gives is the one that is run and written beside the run.
+Nothing is resolved later or elsewhere: the resolved recipe is the one that is run and written to the run folder.
 """
 
 from __future__ import annotations

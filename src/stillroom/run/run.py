@@ -89,7 +89,7 @@ def execute(
         components: the objects that the recipe names; built from it where left out.
         hooks: called after each step.
         labels_alone: refuse losses that read a teacher.
-        latency: time one answer of each model at the end; beside other busy processes it would say nothing.
+        latency: measure each model's latency at the end; meaningless if other processes are busy.
 
     Raises:
         BadInput: something in the recipe or the folder cannot be used; nothing was lost.

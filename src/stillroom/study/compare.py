@@ -286,7 +286,7 @@ class StudyDriver:
 
         self.progress.add(job for mine in ordered.values() for job in mine)
         first = [mine[0] for mine in ordered.values()]
-        self._each(self._schedule().do("keeping the teachers' answers", first, next_jobs))
+        self._each(self._schedule().do("caching the teachers' outputs", first, next_jobs))
         found: dict[str, dict[str, float]] = {}
         for pair, method in pairs_and_methods(self.study):
             asked = self.folder.preparation(pair.name, method.name) / "asked.jsonl"

@@ -123,7 +123,7 @@ class Range(Config):
 
     low: float = Field(description="The smallest number.")
     high: float = Field(description="The largest number.")
-    log: bool = Field(False, description="Search by factors rather than by differences.")
+    log: bool = Field(False, description="Search on a log scale.")
     whole: bool = Field(False, description="Whole numbers only.")
 
     @model_validator(mode="after")
@@ -150,7 +150,7 @@ class Method(Config):
     )
     tune: Space = Field(
         default_factory=dict,
-        description="What its trials search beside tuning.space: key.path to a list of choices, or {low, high, log}.",
+        description="What its trials search besides tuning.space: key.path to a list of choices, or {low, high, log}.",
     )
     note: str = Field("", max_length=400, description="A sentence about it, for the report.")
 
@@ -167,7 +167,7 @@ class Threshold(Config):
     """A value of the sweep that the figure shows by a line of its own."""
 
     at: float = Field(ge=-1e150, le=1e150, description="Where it lies, in the sweep's own numbers.")
-    label: str = Field("", max_length=60, description="What the figure writes beside it.")
+    label: str = Field("", max_length=60, description="Its label in the figure.")
 
 
 class SweepConfig(Config):
@@ -179,7 +179,7 @@ class SweepConfig(Config):
         "in each.",
     )
     title: str = Field("", max_length=100, description="What the figure calls it; left out: the field.")
-    log: bool = Field(False, description="Draw it by factors rather than by differences.")
+    log: bool = Field(False, description="Draw it on a log scale.")
     marks: tuple[Threshold, ...] = Field((), max_length=12, description="Values that the figure marks.")
 
     @model_validator(mode="after")
@@ -228,10 +228,12 @@ class Tuning(Config):
         description="What every method's trials search: key.path to a list of choices, or {low, high, log}.",
     )
     holdout: float = Field(
-        0.2, gt=0, lt=1, description="Share of the training images that trials do not learn from and are judged on."
+        0.2, gt=0, lt=1, description="Share of the training images held out from trials, to evaluate them."
     )
     length: float = Field(1.0, gt=0, le=1, description="Length of a trial, as a share of a run's.")
-    measure: MeasureName | None = Field(None, description="What trials are judged by; left out: the study's measure.")
+    measure: MeasureName | None = Field(
+        None, description="The measure that ranks trials; default: the study's measure."
+    )
     seed: int = Field(0, ge=0, description="Seed of the search and of the trials' runs.")
     storage: str | None = Field(
         None,
@@ -246,14 +248,12 @@ class Study(Config):
     name: Name = Field(description="What the report calls it.")
     question: str = Field("", max_length=400, description="What the study asks, in a sentence.")
     recipe: dict[str, Any] = Field(description="What all runs share: a recipe, or the path of a recipe file.")
-    methods: tuple[Method, ...] = Field(min_length=1, description="What is compared.")
+    methods: tuple[Method, ...] = Field(min_length=1, description="The methods that are compared.")
     teachers: tuple[TeacherRun, ...] = Field((), description="Teachers that are trained first, from labels.")
     model_pairs: tuple[ModelPair, ...] = Field(
         (), description="Teachers and students, or data; left out: the recipe's own."
     )
-    sweep: SweepConfig | None = Field(
-        None, description="The one number that the pairs differ in; left out: they have none."
-    )
+    sweep: SweepConfig | None = Field(None, description="The one number that the pairs differ in; default: none.")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (0, 1, 2), min_length=1, description="Seeds, fixed before looking; differences are paired by them."
     )
@@ -262,7 +262,7 @@ class Study(Config):
     tuning: Tuning | None = Field(None, description="Trials of each method; left out: recipes as they are written.")
     allowed_differences: tuple[AllowedDifference, ...] = Field(
         (),
-        description="What methods differ in on purpose beside their losses, optimizer, schedule and clip_norm; "
+        description="What methods differ in on purpose, besides their losses, optimizer, schedule and clip_norm; "
         "left out: nothing, and a difference makes the study unequal.",
     )
     measure: MeasureName = Field(
@@ -271,8 +271,8 @@ class Study(Config):
         "and relation_teacher, in the student's last layer; or, by average_incremental and forgetting, over all tasks "
         "that the classes came in.",
     )
-    alpha: float = Field(0.05, gt=0, lt=1, description="Rate of false findings that each table keeps as a whole.")
-    retries: int = Field(2, ge=0, description="How often a run whose process died is started again.")
+    alpha: float = Field(0.05, gt=0, lt=1, description="Family-wise error rate of each table.")
+    retries: int = Field(2, ge=0, description="How often a run is restarted if its process dies.")
 
     @model_validator(mode="after")
     def _names_differ(self) -> Study:

@@ -26,11 +26,11 @@ class AnswerLevel:
 
 
 LEVELS = (
-    AnswerLevel("uniform", "Universe: every class alike, as label smoothing."),
-    AnswerLevel("class_similarity", "Domain: how alike the teacher's last layer finds the classes."),
-    AnswerLevel("true_class", "Instance: how sure the teacher is of each image, the other classes alike."),
+    AnswerLevel("uniform", "Universe: uniform over classes, as in label smoothing."),
+    AnswerLevel("class_similarity", "Domain: class similarity in the teacher's last layer."),
+    AnswerLevel("true_class", "Instance: the teacher's confidence in each image, the other classes uniform."),
     AnswerLevel("true_class_similarity", "Domain and instance."),
-    AnswerLevel("top_k", "The likeliest classes as the teacher sees them, the others alike."),
+    AnswerLevel("top_k", "The teacher's most likely classes, the others uniform."),
     AnswerLevel("full", "All of the teacher's output."),
 )
 

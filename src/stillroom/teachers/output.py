@@ -40,7 +40,7 @@ class ModelOutput:
         return self.tails[tap]
 
     def fisher(self, of: FisherOf) -> Tensor:
-        """The diagonal of its Fisher matrix in its features, [B, …]: as it was worked out, or in closed form.
+        """The diagonal of its Fisher matrix in its features, [B, …]: as computed, or in closed form.
 
         Raises:
             RuntimeError: nobody declared that it is read.

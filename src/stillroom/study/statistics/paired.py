@@ -396,7 +396,7 @@ class SeedEstimate:
     def describe(self) -> str:
         """The number in words; :data:`PLANNING_CAUTION` belongs beside it."""
         if self.why is not None:
-            return f"no telling how many seeds would settle it: {self.why}"
+            return f"unknown how many seeds would settle it: {self.why}"
         if self.seeds is None:
             return f"more than {self.cap:,} seeds would settle it, if any"
         return f"about {self.seeds:,} seeds in all ({self.more:,} more) would settle it with power {self.power:g}"
