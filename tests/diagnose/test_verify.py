@@ -97,7 +97,7 @@ def test_one_check_found_twice_has_two_names() -> None:
 @pytest.mark.parametrize(
     ("overrides", "why"),
     [
-        ({}, "nothing that a recipe can say"),
+        ({}, "cannot be written in a recipe"),
         ({"training.epochs": 8}, "the recipe already has what its remedy sets"),
         ({"training.epohs": 8}, "did you mean 'epochs'"),
         ({"losses.logit_mse.weight": 1.0}, "an item of the list by name"),

@@ -137,7 +137,7 @@ def test_the_sentences_say_what_the_numbers_do(run: Path) -> None:
     assert "at features, the deepest tap before the logits" in deepest
     assert "reaches 0.92, weighed by the Fisher diagonal 0.94, by the full Fisher 0.99;" in deepest
     assert deepest.endswith("of the trained student alone 0.83, 0.85, 0.89.")
-    assert lost.startswith("At layer1 (−0.10) the full Fisher predicts next to nothing")
+    assert lost.startswith("At layer1 (−0.10) the full Fisher predicts almost nothing")
     assert "by exact loss at layer1 (0.50), worst by full loss at layer1 (−0.05)" in student
 
 
@@ -146,7 +146,7 @@ def test_where_all_is_kept_that_is_said_and_nothing_of_what_is_lost(run: Path) -
     found = read_run(write_map(run, fidelity(close))).fidelity
     assert found is not None
     sentences = " ".join(depth_map(found).sentences)
-    assert "At every tap the full Fisher keeps nearly all of it" in sentences
+    assert "At every tap the full Fisher predicts nearly all of it" in sentences
     assert "next to nothing" not in sentences
 
 

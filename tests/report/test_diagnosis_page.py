@@ -197,12 +197,12 @@ def test_a_page_without_a_problem_says_so(pages: dict[str, Parsed]) -> None:
 
 def test_what_a_remedy_regained_is_shown_with_interval_share_and_price(pages: dict[str, Parsed]) -> None:
     words = pages["usual"].words
-    assert "All remedies together brought most: +10.00 points [9.00 to 11.00]" in words
+    assert "All remedies together recovered most: +10.00 points [9.00 to 11.00]" in words
     assert all(text in words for text in ("+8.00", "7.00 to 9.00", "better, Holm p 0.004"))
     assert "80%" in words
     assert "2.0× the steps" in words
     assert "not decided, Holm p 0.004; about 7 seeds would" in words
-    assert "is not at an equal budget" in words
+    assert "has another budget" in words
     assert "Conflict in all-remedies: training.optimizer.lr" in words
     assert "Miscalibrated: not verified" in words
     assert "Not equal: budget: remedy-short has 20 epochs" in words
@@ -212,7 +212,7 @@ def test_what_a_remedy_regained_is_shown_with_interval_share_and_price(pages: di
 def test_a_student_that_is_better_off_without_is_shown_as_such(tmp_path: Path) -> None:
     verification = {**VERIFICATION, "labels": {**verified("labels", 12.0), "checks": []}, "best": "labels"}
     page = write_diagnosis(tmp_path, "runs/kl", FINDINGS, verification).read_text(encoding="utf-8")
-    assert "it is better off without this teacher" in page
+    assert "it is better without this teacher" in page
     headline = Diagnosis.of("runs/kl", FINDINGS, verification).headline
     assert "The same student from labels alone is better still." in headline
 

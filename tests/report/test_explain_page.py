@@ -151,7 +151,7 @@ def test_the_verdicts_come_first(pages: dict[str, Parsed], folders: dict[str, Pa
 def test_nothing_is_claimed_where_nothing_was_compared(pages: dict[str, Parsed]) -> None:
     words = pages["alone"].words
     assert "At the end, " in words
-    assert "this page shows what the student has learned and not what distillation changed" in words
+    assert "this page shows what the student has learned, not what distillation changed" in words
     for claim in ("Distillation made", "Supported", "Refuted", "Undecided", "From labels", "hypotheses"):
         assert claim not in words
     for absent in ("Top-1", "CKA of", "Attribution", "Teacher"):
@@ -164,13 +164,13 @@ def test_nothing_is_claimed_where_nothing_was_compared(pages: dict[str, Parsed])
         (
             ("supported", "refuted", "undecided"),
             "Distillation made this student learn more concepts on the subject and fewer on the background. It did "
-            "not make it learn its concepts sooner and all at once: what was shown points the other way. Whether "
+            "not make it learn its concepts sooner and all at once: the measures show the opposite. Whether "
             "it made it keep more of what it once learned is undecided.",
         ),
         (
             ("undecided", None, "refuted"),
-            "Distillation did not make this student keep more of what it once learned: what was shown points the "
-            "other way. Whether it made it learn more concepts on the subject and fewer on the background is "
+            "Distillation did not make this student keep more of what it once learned: the measures show the "
+            "opposite. Whether it made it learn more concepts on the subject and fewer on the background is "
             "undecided. Whether it made it learn its concepts sooner and all at once was not measured.",
         ),
         (
@@ -194,7 +194,7 @@ def test_what_was_not_measured_is_said_to_be(pages: dict[str, Parsed], folders: 
     assert (claim.verdict, claim.word, claim.details[0][0]) == ("unmeasured", "Not measured", "Not measured")
     speed = page_of(folders["one seed"]).claims[1]
     assert [(row.word, row.interval, row.difference) for row in speed.rows] == [("Not measured", None, "–")] * 2
-    assert "One seed: the intervals are over images alone." in pages["one seed"].words
+    assert "One seed: the intervals are over images alone" in pages["one seed"].words
 
 
 def test_other_choices_are_held_against_the_verdict(folders: dict[str, Path]) -> None:

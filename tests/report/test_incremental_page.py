@@ -78,14 +78,14 @@ def test_every_number_is_where_it_belongs(tmp_path: Path) -> None:
     shown = {trace["name"]: trace["y"] for trace in tasks.balance.figure["data"]}
     assert shown["old classes"] == [65.0, 65.0]
     assert shown["newest classes"] == [80.0, 100.0]
-    assert shown["answers on the newest"] == [61.5, 61.5]
+    assert shown["predictions of the newest"] == [61.5, 61.5]
     assert shown["images of the newest"] == pytest.approx([50.0, 33.333])
     cells = [[one.text if one else None for one in row] for row in tasks.heat.rows]
     assert cells == [["90.0", None, None], ["60.0", "80.0", None], ["70.0", "50.0", "100.0"]]
     assert tasks.rows[2].cells[-2:] == ("30", "92.2 kB")
     assert "73.3% (the mean over tasks)" in tasks.sentences[0]
     assert "lost 25.0 points" in tasks.sentences[0]
-    assert "61.5% of its answers" in tasks.sentences[1]
+    assert "61.5% of its predictions" in tasks.sentences[1]
     assert "chosen by herding" in tasks.notes[0]
 
 

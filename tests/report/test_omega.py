@@ -60,11 +60,11 @@ def test_the_words_say_what_the_numbers_do(run: Path) -> None:
     assert page.open == []
     for text in (
         "How the teacher rescales each sample",
-        "hardest (it gives the true class 5.0%) was pulled with a median ω of 0.12, the tenth it is surest of (95.0%)",
-        "follows the teacher’s sureness roughly: rank correlation 0.40 in the last epoch, 0.90 in the first",
-        "ω ranks them with 0.50",
+        "hardest (it gives the true class 5.0%) had a median ω of 0.12, the tenth it is most confident on (95.0%)",
+        "follows the teacher’s confidence roughly: rank correlation 0.40 in the last epoch, 0.90 in the first",
+        "rank correlation with ω is 0.50",
         "Saturated at τ = 4: none of the samples.",
-        "ω by how difficult samples truly are",
+        "ω by true sample difficulty",
     ):
         assert text in page.words, text
     assert "Raise τ" not in page.words
@@ -78,9 +78,9 @@ def test_the_words_say_what_the_numbers_do(run: Path) -> None:
         (0.04, ""),
         (
             0.05,
-            "Part of the signal is lost (5.0% saturated). A higher τ brings it back (losses.kl.temperature, now 4)",
+            "Part of the signal is lost (5.0% saturated). A higher τ recovers it (losses.kl.temperature, now 4)",
         ),
-        (0.5, "The teacher is too sure: for 50.0% of the samples"),
+        (0.5, "The teacher is too confident: for 50.0% of the samples"),
         (1.0, "Raise τ (losses.kl.temperature, now 4)"),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_saturated_teacher_gets_advice(run: Path, saturated: float, text: str)
 
 def test_samples_that_are_pulled_alike_is_stated(run: Path) -> None:
     found = section(run, rescaling(1.0, spearman=None), rescaling(2.0, spearman=None, saturated=1.0))
-    assert "All samples were pulled alike: the teacher makes no difference between them." in found.sentences
+    assert "ω is the same for all samples: the teacher does not distinguish them." in found.sentences
     assert found.charts[1].figure["data"][0]["y"] == []
 
 

@@ -50,10 +50,10 @@ def test_the_numbers_are_put_in_words(run: Path) -> None:
     assert page.open == []
     for text in (
         "What the student knows of the classes’ relations",
-        "more alike than classes of two by 0.45 in the student’s last layer (0.65 in the teacher’s and 0.55 in truth)",
+        "more similar than of two by 0.45 in the student’s last layer (0.65 in the teacher’s and 0.55 in truth)",
         "The student’s map agrees to 0.80 with the true relations and 0.90 with its teacher’s",
         "the teacher’s own agrees to 0.95 with the truth",
-        "Classes stand by superclass (2 of them, framed)",
+        "Classes are sorted by superclass (2 of them, framed)",
         "From 0.00 before the training to 0.45. Dashed: the teacher’s, 0.65. Dotted: the truth’s, 0.55.",
         "−0.60",
     ):
@@ -102,7 +102,7 @@ def test_a_run_of_other_classes_is_left_out_and_named(run: Path, tmp_path: Path)
     write_geometry(other, geometry(CIFAR10[::-1], KINDS))
     found = section(run, other)
     assert [chart.title for chart in found.maps] == ["Student", "Teacher: resnet56"]
-    assert any("Not shown beside it: other" in note for note in found.notes)
+    assert any("Not shown: other" in note for note in found.notes)
 
 
 def test_what_is_not_there_is_said_or_left_out(run: Path) -> None:
@@ -118,7 +118,7 @@ def test_of_many_classes_only_figures_are_shown(run: Path) -> None:
     found = section(write_geometry(run, many))
     assert found.maps == ()
     assert [chart.key for chart in found.curves] == ["relation-score", "relation-teacher"]
-    assert "Of 10 classes no maps are kept." in found.notes
+    assert "With 10 classes no maps are stored." in found.notes
 
 
 def test_names_of_classes_stay_text(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_one_method_has_nothing_to_compare(pages: dict[str, Parsed]) -> None:
 
 
 def test_one_student_has_no_plot_of_sizes(pages: dict[str, Parsed]) -> None:
-    assert "Parameters: the same for all, 78.0 k, for all train the same student" in pages["usual"].words
+    assert "Parameters: the same for all, 78.0 k, as all train the same student" in pages["usual"].words
     assert "Parameters: the same for all" not in pages["four"].words
 
 

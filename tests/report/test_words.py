@@ -59,8 +59,8 @@ def test_a_student_above_its_teacher(run: RunData) -> None:
 @pytest.mark.parametrize(("student", "side"), [(87.9, "0.2 points above"), (87.5, "0.2 points below")])
 def test_a_difference_that_the_test_images_cannot_tell(run: RunData, student: float, side: str) -> None:
     text = headline(with_top1(run, student, 87.7))
-    assert "level with its teacher" in text
-    assert f"{side}, too little for 10,000 test images to tell apart" in text
+    assert "equals its teacher" in text
+    assert f"{side}, not significant with 10,000 test images" in text
 
 
 def test_equal_accuracies(run: RunData) -> None:
@@ -91,7 +91,7 @@ def test_costs_that_were_not_measured_are_left_out(run: RunData) -> None:
 def test_without_a_teacher(run: RunData) -> None:
     assert headline(alone(run)) == (
         "The student reaches 84.3% top-1 (8,430 of 10,000 test images) with 78.0 k parameters and 12.5 M "
-        "multiply-adds an image; it had no teacher to be measured against."
+        "multiply-adds an image; it had no teacher to compare with."
     )
 
 
@@ -105,28 +105,28 @@ def test_several_teachers_are_named(run: RunData) -> None:
 
 def test_above_the_same_student_from_labels_alone(run: RunData) -> None:
     assert against(run, "labels", with_top1(alone(run), 82.2)) == (
-        "2.1 points above the same student from labels alone (“labels”), 82.2% (one seed each: no interval)."
+        "2.1 points above the same student trained on labels alone (“labels”), 82.2% (one seed each: no interval)."
     )
 
 
 def test_a_teacher_that_was_only_compared_with_did_not_teach(run: RunData) -> None:
     labels = changed(with_top1(run, 86.3), taught=False)
     text = against(run, "labels", labels)
-    assert text.startswith("Worse than the same student from labels alone (“labels”): 2.0 points below its 86.3%")
-    assert text.endswith("teaching cost accuracy instead of adding it.")
+    assert text.startswith("Worse than the same student trained on labels alone (“labels”): 2.0 points below its 86.3%")
+    assert text.endswith("distillation reduced accuracy.")
 
 
 def test_below_the_same_student_from_labels_alone_is_said_plainly(run: RunData) -> None:
     text = against(run, "labels", with_top1(alone(run), 86.3))
-    assert text.startswith("Worse than the same student from labels alone (“labels”): 2.0 points below its 86.3%")
+    assert text.startswith("Worse than the same student trained on labels alone (“labels”): 2.0 points below its 86.3%")
     assert "one seed each: no interval" in text
-    assert text.endswith("teaching cost accuracy instead of adding it.")
+    assert text.endswith("distillation reduced accuracy.")
 
 
 def test_a_small_difference_between_runs_is_not_called_worse(run: RunData) -> None:
     text = against(run, "labels", with_top1(alone(run), 84.5))
     assert text.startswith("Below the same student")
-    assert "too little for the test images to tell apart" in text
+    assert "not significant with this many test images" in text
 
 
 def test_a_labels_run_beside_a_taught_one(run: RunData) -> None:
@@ -138,7 +138,7 @@ def test_another_seed_of_the_same_recipe_is_a_spread_and_not_a_rival(run: RunDat
     hashes = run.summary.hashes.model_copy(update={"init": "1", "order": "2"})
     other = with_top1(replace(changed(run, seed=1, hashes=hashes), recipe={**run.recipe, "seed": 1}), 84.9)
     assert against(run, "seed 1", other) == (
-        "The same recipe with seed 1 reaches 84.9%, 0.6 points more: a first look at the spread between seeds, no "
+        "The same recipe with seed 1 reaches 84.9%, 0.6 points more: a first estimate of the spread between seeds, no "
         "interval."
     )
     (notice,) = notices(run, [("seed 1", other)])

@@ -242,7 +242,7 @@ def test_what_an_attempt_without_memory_saw_is_forgotten(recipe: Make, tmp_path:
     ("override", "expected"),
     [
         ("losses=[{name: logit_mse}]", "training.record_gradient_rescaling: got True; expected false, or one loss kl"),
-        ("losses.kl.target=uniform", "expected false, or a target of kl's that the teacher is asked for"),
+        ("losses.kl.target=uniform", "expected false, or a kl target that uses the teacher"),
         ("teacher=null", "teacher: got None; expected a model"),
     ],
 )

@@ -82,7 +82,7 @@ def test_it_is_said_aloud(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
 
 def test_a_single_image_that_is_too_much_ends_the_run_in_words(tmp_path: Path) -> None:
     with pytest.raises(
-        RunFailed, match="out of memory at step 1: a single image is too much, so try a smaller student"
+        RunFailed, match="out of memory at step 1: a single image does not fit, so try a smaller student"
     ):
         learn(Hungry(most=0), tmp_path / "run")
 

@@ -1,4 +1,4 @@
-"""Pixel-wise entropy: how much of each place of an image a layer has discarded."""
+"""Pixel-wise entropy: how much of each cell of an image a layer has discarded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PASSES_TO_OPTIMUM = 2100
 
 @dataclass(frozen=True)
 class PixelEntropies:
-    """Entropies of some images, and what is known of them.
+    """Entropies of some images, with their errors and measured energies.
 
     Attributes:
         entropy: H [B, g, g] in nats; NaN for images that do not respond.
@@ -67,7 +67,7 @@ def pixel_entropy(
     passes: int | None = None,
     index: Sequence[int] | None = None,
 ) -> Tensor:
-    """How much noise each place of an image stands before a layer's features notice: the pixel-wise entropy.
+    """Pixel-wise entropy: how much noise each cell of an image tolerates before a layer's features change.
 
     x' = x + σ⊙ε; σ minimises MSE(f(x'), f(x))/σ_f − λ·mean_i H_i with H_i = log σ_i + ½·log(2πe), from σ = .01 by plain
     descent, and the σ on its way whose mean H is nearest ``stop`` is kept: so the total discarded is the same for all
@@ -86,8 +86,8 @@ def pixel_entropy(
         weight: λ; published: 7 for VGG and AlexNet, 6 for ResNets.
         stop: the mean entropy to stop at, in nats. None gives the optimum (``fast``), or σ after 80 steps.
         seed: of the noise, which depends on it and on an image's index alone.
-        passes: most network passes an image that ``fast`` makes, forward and backward one each; left out: 232, and
-            2,100 for the optimum.
+        passes: maximum network passes an image of ``fast``, forward and backward one each; default 232, and 2,100 for
+            the optimum.
         index: each image's index; left out: 0 … B−1.
 
     Returns:
@@ -109,7 +109,7 @@ def pixel_entropy(
     )
     if not bool(found.responds.all()):
         which = torch.nonzero(~found.responds)[:, 0].tolist()
-        expected = f"features that move with the image; noise changes nothing in images {which[:8]} (σ_f = 0)"
+        expected = f"features that depend on the image; noise changes nothing in images {which[:8]} (σ_f = 0)"
         raise BadInput("feature_fn", f"{len(which)} of {len(images)} images without a response", expected)
     return found.entropy
 

@@ -68,20 +68,20 @@ def explain(
     attribute: bool = False,
     observer: Observer | None = None,
 ) -> Explanation:
-    """Find what runs' students have learned, and compare each with the same student trained on labels.
+    """Find the concepts that runs' students have learned, and compare each with the same student trained on labels.
 
     Writes ``explain.json`` and ``explain-maps.npz`` into the first run's folder, and each network's entropies into its
-    own run's ``explain/``: what is there is not done again, so that a command that was stopped goes on.
+    run's ``explain/``. Existing entropies are reused, so that a stopped command can be continued.
 
     Args:
-        runs: folders of finished runs, one a seed; or one that holds such, as a study's method has.
-        baselines: the same students from labels, one for each of ``runs``; none for no comparison.
-        tap: where features are read; left out: the last stage.
-        images: of the test split, evenly spread.
+        runs: folders of finished runs, one per seed; or the folder of a study's method that contains them.
+        baselines: the same students trained on labels, one for each of ``runs``; none for no comparison.
+        tap: where features are read; default: the last stage.
+        images: how many of the test split, evenly spread.
         grid: g; at most the images' side.
         weight: λ; left out: 6 for ResNets and 7 for others, as published.
         mask: see :func:`~stillroom.explain.runs.load_images`.
-        passes: most network passes an image and checkpoint.
+        passes: maximum network passes an image and checkpoint.
         seed: of the noise and of the intervals.
         attribute: also find attributions, by Captum.
         observer: shows how it goes.
@@ -138,7 +138,7 @@ def _explain(
     sample = sample.select(usable)
     maps = [[one.select(usable) for one in run] for run in maps]
     comparison = _Comparison(runs, explained, maps, sample, search)
-    # Each student has the weights of its end by now.
+    # Each student now has its final weights.
     networks = {str(place): run.student for place, run in enumerate(runs)}
     entropy = {str(place): each for place, each in enumerate(comparison.entropy)}
     teacher_concepts = None
@@ -329,7 +329,7 @@ class EntropyMaps:
     sigma_f: Tensor
 
     def select(self, chosen: Tensor) -> EntropyMaps:
-        """Those of the images that are chosen, bool [I]."""
+        """A subset of the images, by a bool [I]."""
         return EntropyMaps(*(getattr(self, name)[chosen] for name in _FIELDS))
 
 

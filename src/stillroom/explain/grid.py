@@ -56,8 +56,7 @@ def make_grid(cells: int, height: int, width: int, device: torch.device | str = 
 
 
 def on_grid(masks: Tensor, grid: int) -> Tensor:
-    """Bring masks of pixels to the grid: a cell is foreground where at least half of its pixels are.
-
+    """Bring masks of pixels to the grid: a cell is foreground if at least half of its pixels are.
     The paper's code takes one pixel of each cell instead.
 
     Args:

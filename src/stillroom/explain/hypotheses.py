@@ -1,4 +1,4 @@
-"""The three hypotheses of Cheng et al. 2020, each a difference between two ways of learning, with its interval."""
+"""The three hypotheses of Cheng et al. 2020, each a difference between two ways of training, with its interval."""
 
 from __future__ import annotations
 

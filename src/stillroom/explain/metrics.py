@@ -1,4 +1,4 @@
-"""Visual concepts over a training: how many, where, how soon they are learned, how steadily."""
+"""Metrics of visual concepts during training: how many, where, how early they are learned, how stable they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Doubles = npt.NDArray[np.float64]
 
 
 def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> Tensor:
-    """The cells whose information the layer has kept: those well below the background's entropy.
+    """Visual concepts: cells that the layer still encodes, with entropy well below the background's.
 
     Cell i is a concept where H̄_bg − H_i > b, H̄_bg the mean of H over the background cells of *all* images.
 
@@ -52,9 +52,9 @@ def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> 
 
 
 def concept_counts(concepts: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How many concepts of each image lie on the foreground, how many on the background, and the former's share.
+    """Number of concepts on the foreground and on the background of each image, and the foreground's share.
 
-    λ = N_fg/(N_fg + N_bg). Of an image without concepts it is NaN: leave it out of the mean, and say how many were.
+    λ = N_fg/(N_fg + N_bg). It is NaN for an image without concepts: leave it out of the mean, and report how many.
 
     Args:
         concepts: bool [B, g, g].
@@ -81,7 +81,7 @@ def concept_counts(concepts: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor
 
 
 def learning_speed(n_fg: Tensor, moves: Tensor) -> tuple[float, float]:
-    """How far the weights have moved when an image has most foreground concepts, and how much images differ in that.
+    """The weight distance at which an image has most foreground concepts: its mean and deviation over images.
 
     m̂(I) = argmax_m N_fg(I, m), the first of equal ones; D_mean = E_I d(m̂), D_std = √Var_I d(m̂) of the population
     (the paper's code stores the variance). A small D_mean: concepts are learned fast; a small D_std: all at once.
@@ -117,7 +117,7 @@ def learning_speed(n_fg: Tensor, moves: Tensor) -> tuple[float, float]:
 
 
 def stability(concepts: Tensor, foreground: Tensor) -> tuple[float, int]:
-    """Which share of the foreground concepts that were ever found is there at the end.
+    """Share of the foreground concepts found at any checkpoint that remain at the end.
 
     ρ = E_I |S_M(I)|/|∪_m S_m(I)|, S_m the foreground concept cells at checkpoint m, M the last. Images whose foreground
     never had a concept are left out.
@@ -228,7 +228,7 @@ def _quartiles(values: Doubles) -> tuple[float, float]:
 
 
 def mean_of_finite(values: Doubles) -> float:
-    """The mean of those that are no NaN; NaN where there are none."""
+    """The mean of the values that are not NaN; NaN without any."""
     there = np.isfinite(values)
     return float(values[there].mean()) if there.any() else float("nan")
 

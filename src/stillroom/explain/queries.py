@@ -1,4 +1,4 @@
-"""A network queried with noisy images: its features at a tap, their gradients, and how many passes it took."""
+"""Queries of a network with noisy images: its features at a tap, their gradients, and the number of passes."""
 
 from __future__ import annotations
 

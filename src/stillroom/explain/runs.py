@@ -91,7 +91,7 @@ class ImageSample:
 
 
 def runs_in(paths: Sequence[Path]) -> list[Path]:
-    """The run folders that paths name: each itself, or where it holds ``seed-N`` folders, as a study's do, those."""
+    """The run folders that paths name: each path itself, or the ``seed-N`` folders in it, as in a study."""
     found = []
     for path in paths:
         seeds = [each for each in path.glob("seed-*") if each.name.removeprefix("seed-").isdecimal() and each.is_dir()]
@@ -101,7 +101,7 @@ def runs_in(paths: Sequence[Path]) -> list[Path]:
 
 
 def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
-    """Make ready runs that are to be compared, and see that they can be."""
+    """Load runs that are to be compared, and check that they can be."""
     if len({run.resolve() for run in runs}) < len(runs):
         raise BadInput("run", [str(run) for run in runs], "each run once")
     found: list[RunToExplain] = []
@@ -136,7 +136,7 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
 
 
 def last_stage(student: PreparedModel, example: Tensor) -> str:
-    """The last tap of a model that still has places: its features are what the pooling is given."""
+    """The last tap of a model with spatial features: the input of the pooling."""
     inputs = student.preprocess()(example).to(device_of(student.model))
     taps = find_taps(student.model, inputs, field="student")
     spatial = [tap.name for tap in taps if tap.kind != "vector"]
@@ -147,7 +147,7 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
 
 
 def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
-    """The teacher that a run learned from, where it can be run here."""
+    """The teacher of a run, if it can be run here."""
     config = run.recipe.teacher
     if config is None or config.logits is not None:
         return None
@@ -155,7 +155,7 @@ def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
 
 
 def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple[ImageSample, ImageSet]:
-    """Test images, evenly spread, and which of their cells are foreground."""
+    """Test images, evenly spread, and their foreground cells."""
     own = Path(mask) if mask.endswith(".npy") else None
     if own is None and mask not in MASK_NAMES:
         raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
@@ -214,7 +214,7 @@ def read_masks(path: Path, test: ImageSet) -> tuple[Tensor, str]:
 def weight_distance_at(
     run: Path, recipe: Recipe, checkpoints: Sequence[Checkpoint], tap: str
 ) -> tuple[str, tuple[float, ...]] | None:
-    """How far the probed layer's weights had moved at each checkpoint, interpolated in ``weight_distance.jsonl``.
+    """The weight distance of the probed layer at each checkpoint, interpolated in ``weight_distance.jsonl``.
 
     The layer is the last one recorded within the tap, else the last one recorded.
     """

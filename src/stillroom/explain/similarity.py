@@ -1,4 +1,4 @@
-"""How similar networks are: CKA between their layers, how often predictions agree, where attributions lie."""
+"""Similarity of networks: CKA between their layers, agreement of predictions, similarity of attributions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stillroom.schema.explanation import CkaTable, NetworkAgreement
 
 CKA_IMAGES = 256
 _BATCH = 64
-# Maps with a longer side are averaged down to it: a stem's would take gigabytes, and say the same.
+# Larger maps are averaged down to this side: a stem's would take gigabytes, with the same result.
 _SIDE = 16
 # Points of the path of integrated gradients between the mean colour and the image.
 _STEPS = 24
@@ -146,7 +146,7 @@ def _predictions(run: Path) -> dict[str, Tensor] | None:
 
 
 def captum_version() -> str:
-    """The version of the library that attributes."""
+    """The version of Captum."""
     try:
         return version("captum")
     except PackageNotFoundError:

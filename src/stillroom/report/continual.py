@@ -14,7 +14,7 @@ from stillroom.schema.study import StudyResults
 
 _DEEPEST_SHADE = 60
 _BALANCE_WORDS = (
-    "A student biased to the newest classes answers with them (dashed) more often than there are images of them "
+    "A student biased to the newest classes predicts them (dashed) more often than there are images of them "
     "(dotted), at the cost of old classes."
 )
 _COLUMNS = (
@@ -80,7 +80,7 @@ def balance_figure(
     shown = [
         ("old classes", [value or 0.0 for value in old[1:]], "student", "solid"),
         ("newest classes", list(new[1:]), "lost", "solid"),
-        ("answers on the newest", list(answered[1:]), "other-1", "dash"),
+        ("predictions of the newest", list(answered[1:]), "other-1", "dash"),
         ("images of the newest", list(are[1:]), "axis", "dot"),
     ]
     traces = [
@@ -241,7 +241,7 @@ def _accuracy_lines(members: Sequence[Member]) -> list[AccuracyLine]:
 
 
 def _accuracy_words(lines: Sequence[AccuracyLine]) -> str:
-    words = "The mean over all tasks so far; every class seen is a possible answer."
+    words = "The mean over all tasks so far; every class seen is a possible prediction."
     if any(each.low is not None for each in lines):
         words += " Runs that differ in the seed alone are one line, their mean, with a band from lowest to highest."
     return words
@@ -259,13 +259,13 @@ def _sentences(record: FinishedRecord, joint: JointComparison | None) -> list[st
     else:
         first += f"It forgot nothing: old tasks gained {decimal(-metrics.forgetting)} points on average."
     second = (
-        f"In the end {decimal(last.balance.answered_new)}% of its answers are the newest classes, which are "
+        f"In the end {decimal(last.balance.answered_new)}% of its predictions are the newest classes, which are "
         f"{decimal(last.balance.are_new)}% of the images: its accuracy is {decimal(last.balance.new)}% on these, and "
         f"{decimal(last.balance.old)}% on the old ones."
     )
     sentences = [first, second]
     if joint is not None and joint.omega is not None:
-        sentences.append(f"Ω = {decimal(joint.omega, 3)}: its accuracy as a share of joint training's, 1 being all.")
+        sentences.append(f"Ω = {decimal(joint.omega, 3)}: its accuracy as a share of joint training's.")
     return sentences
 
 
@@ -291,12 +291,12 @@ def _notes(record: FinishedRecord) -> list[str]:
     elif record.memory.exemplars:
         most = max(task.memory.exemplars for task in record.tasks)
         notes.append(
-            f"Up to {whole(record.memory.exemplars)} training images were kept, the same number of each class, chosen "
+            f"Up to {whole(record.memory.exemplars)} training images were stored, the same number per class, chosen "
             f"{'by herding' if record.memory.selection == 'herding' else 'at random'}; {whole(most)} at the most. "
             "Memory: their pixels."
         )
     else:
-        notes.append("No image of an old class was kept.")
+        notes.append("No image of an old class was stored.")
     if record.predict_by == "nearest_mean":
         notes.append("The nearest mean of exemplars predicts, in penultimate features of length 1, not the logits.")
     if not record.equal_tasks:
@@ -354,7 +354,7 @@ def _pair_section(
     methods = {name: by_name[name] for name in study.names if name in by_name}
     lines = [_method_line(study, styles[name], each) for name, each in methods.items()]
     words = (
-        "The mean over the tasks so far; every class seen is a possible answer. Lines are means over the seeds, bands "
+        "The mean over the tasks so far; every class seen is a possible prediction. Lines are means over seeds, bands "
         f"their {study.percent} intervals."
     )
     note = "Old and new: accuracy on the test images of earlier tasks and of the last, after the last task. "

@@ -81,11 +81,11 @@ def depth_map(fidelity: Fidelity) -> DepthMap:
 
 
 _GAP = (
-    "Against the divergence that this very gap makes: the student’s features put in the place of the teacher’s, and "
-    "followed to the logits. The exact member is that divergence, so it is 1 at every tap, by construction."
+    "Compared with the divergence that this gap alone causes: the student’s features replace the teacher’s and are "
+    "propagated to the logits. The exact member is that divergence, so it is 1 at every tap, by construction."
 )
 _STUDENT = (
-    "Against the divergence of the student’s own answer. What a tap cannot see of it, no weighing brings back; at the "
+    "Compared with the student’s actual divergence. No weighting recovers what a tap does not contain; at the "
     "logits the exact member is the divergence itself."
 )
 
@@ -136,15 +136,15 @@ def _gap(tap: FidelityTap) -> tuple[str, list[tuple[str, str]]]:
 
 
 _LEAD = (
-    "The gap between student and teacher can be seen from any depth, and weighed ever more exactly. Each cell shows "
-    "how well one way of weighing it orders test images by their true divergence, τ²·KL: 1 is the same order, 0 none."
+    "The gap between student and teacher can be measured at any depth and weighted more or less exactly. A cell shows "
+    "how well one weighting orders test images by their true divergence, τ²·KL: 1 is the same order, 0 no correlation."
 )
 
 
 def _sentences(fidelity: Fidelity) -> list[str]:
     before = [tap for tap in fidelity.taps if tap.teacher != LOGITS]
     if not before:
-        return ["These two models have no taps in common but the logits, so that depth cannot be compared."]
+        return ["These two models have no taps in common but the logits, so depths cannot be compared."]
     return [_LEAD, *_of_gap(before, several=len(fidelity.epochs) > 1), *_of_student(before)]
 
 
@@ -163,13 +163,13 @@ def _of_gap(taps: Sequence[FidelityTap], *, several: bool) -> list[str]:
     close = [tap for tap, value in held if value is not None and value >= _CLOSE]
     if len(close) == len(taps) > 1:
         sentences.append(
-            "At every tap the full Fisher keeps nearly all of it: the gap is small enough for a second order."
+            "At every tap the full Fisher predicts nearly all of it: the gap is small enough for a second order."
         )
     elif lost:
         names = join([f"{tap.teacher} ({_two(value)})" for tap, value in lost])
         sentences.append(
-            f"At {names} the full Fisher predicts next to nothing of it: the gap is too large there for a second "
-            "order, and only the teacher’s own tail follows it."
+            f"At {names} the full Fisher predicts almost nothing of it: the gap is too large there for a second-"
+            "order expansion, and only the teacher’s own tail predicts it."
         )
     return sentences
 
@@ -186,7 +186,7 @@ def _of_student(taps: Sequence[FidelityTap]) -> list[str]:
         return []
     best, worst = max(found, key=lambda one: one[0]), min(found, key=lambda one: one[0])
     sentence = (
-        f"How far the student’s own answer is from its teacher’s is predicted best, before the logits, by "
+        f"Before the logits, the student’s divergence from its teacher is predicted best by "
         f"{best[2].loss} at {best[1].teacher} ({_two(best[0])})"
     )
     if worst[1:] != best[1:]:
@@ -199,18 +199,18 @@ def _notes(fidelity: Fidelity) -> list[str]:
     when = f"the student after epochs {epochs}" if len(fidelity.epochs) > 1 else "the trained student alone"
     notes = [
         f"{whole(fidelity.images)} test images, evenly spread, without augmentation; {when}; τ = "
-        f"{fidelity.temperature:g}. Numbers are Spearman’s rank correlation; intervals are of another draw of images, "
-        "not of another seed."
+        f"{fidelity.temperature:g}. Numbers are Spearman’s rank correlation; intervals are over the draw of images, "
+        "not over seeds."
     ]
     if fidelity.fitted_on:
         notes.append(
-            "The student’s features come to the teacher’s shape by the linear map that fits best (ridge least squares, "
-            f"one for each tap and checkpoint, on {whole(fidelity.fitted_on)} training images), the logits as they are."
+            "The student’s features are mapped to the teacher’s shape by the best linear map (ridge least squares, "
+            f"one for each tap and checkpoint, on {whole(fidelity.fitted_on)} training images), the logits unchanged."
         )
     notes.append(
         "From the identity to the exact member the losses are feature_mse, feature_fisher, feature_full_fisher and "
         "block_logit; at the logits logit_mse, logit_fisher (diagonal), logit_fisher and kl. Depth is the share of the "
-        "teacher’s multiply-adds done by then."
+        "teacher’s multiply-adds up to that tap."
     )
     drawn = [tap for tap in fidelity.taps if tap.drawn_classes]
     if drawn:

@@ -197,20 +197,22 @@ def _text(value: Any) -> str:
 def _verification(verification: Verification, titles: Mapping[str, str]) -> VerificationPart:
     rows = []
     if verification.unchanged is not None:
-        rows.append(_score_row(UNCHANGED, "The student as it is", "", verification.unchanged, verification))
+        rows.append(_score_row(UNCHANGED, "The unchanged student", "", verification.unchanged, verification))
     for one in verification.remedies:
         note = f"{times(one.relative_steps)} the steps" if _has_other_length(one) and one.relative_steps else ""
         rows.append(_row(one, one.name, _remedy_title(one, titles), note, verification))
     if verification.labels is not None:
-        rows.append(_row(verification.labels, LABELS, "The same student from labels alone", "", verification))
+        rows.append(_row(verification.labels, LABELS, "The same student trained on labels alone", "", verification))
     warnings = [f"Not equal: {text}." for text in verification.inequalities]
     warnings += [f"Missing: {text}." for text in verification.missing]
     notes = [f"Conflict in {ALL_REMEDIES}: {text}." for text in verification.conflicts]
     notes += [f"{titles.get(one.check, one.check)}: not verified, {one.why}." for one in verification.not_verified]
     if any(map(_has_other_length, verification.remedies)):
-        notes.append("A remedy that changes the length of the run is not at an equal budget: its gain has a price.")
+        notes.append(
+            "A remedy that changes the length of the run has another budget: part of its gain is the longer training."
+        )
     if verification.lost is not None and verification.lost > 0:
-        notes.append("The loss is taken against the best of these means, which is partly the luckiest.")
+        notes.append("The loss is relative to the best of these means, which is biased upwards.")
     measure = verification.measure
     title = f"{measure.title}{f', {measure.unit}' if measure.unit else ''}" if measure is not None else ""
     return VerificationPart(_summary(verification, titles), title, tuple(rows), tuple(notes), tuple(warnings))
@@ -218,33 +220,33 @@ def _verification(verification: Verification, titles: Mapping[str, str]) -> Veri
 
 def _summary(verification: Verification, titles: Mapping[str, str]) -> str:
     if not verification.remedies:
-        return "No remedy could be trained: none of them is something that a recipe can say."
+        return "No remedy could be trained: none of them can be written in a recipe."
     digits = verification.digits
     seeds = f"{counted(len(verification.seeds), 'seed')}, the same weights and images for all of a seed"
     best = verification.best_remedy
     if best is None:
-        summary = f"No remedy is shown to help ({seeds})."
+        summary = f"No remedy helps significantly ({seeds})."
     else:
         share = ""
         if best.share_of_loss is not None and best.name != verification.best:
             share = f", {best.share_of_loss:.0%} of what was lost against {verification.best}"
         bounds = f" [{_bounds(best.low, best.high, digits)}]" if best.low is not None else ""
         gain = f"{change(best.regained, digits)}{verification.unit}{bounds}{share}"
-        summary = f"{_remedy_title(best, titles)} brought most: {gain} ({seeds})."
+        summary = f"{_remedy_title(best, titles)} recovered most: {gain} ({seeds})."
     worse = [_lower(_remedy_title(one, titles)) for one in verification.remedies if one.verdict == "worse"]
     if worse:
         summary += f" Worse than the unchanged student: {join(worse)}."
     if verification.labels is not None and verification.labels_are_best:
         percent = "%" if verification.unit == " points" else ""
         score = f"{amount(verification.labels.score.mean, digits)}{percent}"
-        summary += f" From labels alone the same student reaches {score}: it is better off without this teacher."
+        summary += f" Trained on labels alone the same student reaches {score}: it is better without this teacher."
     return summary
 
 
 def _remedy_title(one: VerifiedRemedy, titles: Mapping[str, str]) -> str:
     if one.name == ALL_REMEDIES:
         return "All remedies together"
-    return f"Against: {join([_lower(titles.get(check, check)) for check in one.checks])}" if one.checks else one.name
+    return f"Remedy for: {join([_lower(titles.get(check, check)) for check in one.checks])}" if one.checks else one.name
 
 
 def _lower(text: str) -> str:

@@ -1,1 +1,1 @@
-"""One run: step, loop, checkpoint and resume, evaluation, device, run directory."""
+"""One training run: step, loop, checkpoint and resume, evaluation, device, run folder."""

@@ -1,4 +1,4 @@
-"""The options of one training run. Nothing here imports torch."""
+"""Options of one training run. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stillroom.config import Config
 
 
 class OptimizerConfig(Config):
-    """How a gradient becomes a step."""
+    """The optimizer."""
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="Stochastic gradient descent with momentum, or AdamW.")
     lr: float = Field(0.1, gt=0, description="Peak learning rate.")
@@ -28,7 +28,7 @@ class OptimizerConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """How the learning rate moves, as a factor of its peak."""
+    """The learning-rate schedule, as a factor of the peak rate."""
 
     name: Literal["one_cycle", "cosine", "multi_step", "constant"] = Field(
         "one_cycle", description="Shape of the schedule."
@@ -37,11 +37,9 @@ class ScheduleConfig(Config):
         None,
         ge=0,
         lt=1,
-        description="Warm-up as a fraction of the training; left out: .3 for one_cycle, 0 for the others.",
+        description="Warm-up as a fraction of the training; default .3 for one_cycle, 0 for the others.",
     )
-    milestones: tuple[float, ...] = Field(
-        (0.5, 0.75), description="Where multi_step drops, as fractions of the training."
-    )
+    milestones: tuple[float, ...] = Field((0.5, 0.75), description="Drops of multi_step, as fractions of the training.")
     gamma: float = Field(0.1, gt=0, le=1, description="Factor of each drop of multi_step.")
 
     @model_validator(mode="after")
@@ -52,19 +50,19 @@ class ScheduleConfig(Config):
 
 
 class TrainingConfig(Config):
-    """One run: its length, its optimizer, its precision, what is kept."""
+    """One run: its length, optimizer, precision and records."""
 
     epochs: int | None = Field(
-        None, ge=1, description="Passes over the training images; 10 where steps is left out too."
+        None, ge=1, description="Passes over the training images; 10 if neither epochs nor steps is given."
     )
-    steps: int | None = Field(None, ge=1, description="Optimizer steps, in place of epochs.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps, instead of epochs.")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="The optimizer and its options.")
-    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="How the learning rate moves.")
+    schedule: ScheduleConfig = Field(default_factory=ScheduleConfig, description="The learning-rate schedule.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Precision of the training steps; auto is bfloat16 where the machine has it natively."
+        "auto", description="Precision of the training steps; auto is bfloat16 if the machine supports it natively."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="Where to run; auto takes a GPU where there is one."
+        "auto", description="Where to run; auto takes a GPU if there is one."
     )
     compile: bool = Field(
         False,
@@ -79,15 +77,14 @@ class TrainingConfig(Config):
         None,
         gt=0,
         lt=1,
-        description="Decay of an exponential moving average of the weights; the "
-        "average is then what is evaluated and saved.",
+        description="Decay of an exponential moving average of the weights; the average is then evaluated and saved.",
     )
     log_every: int = Field(20, ge=1, description="Steps between lines of metrics.jsonl.")
     evaluate_every: int = Field(
-        1, ge=1, description="Epochs between evaluations on the test split; the last is always made."
+        1, ge=1, description="Epochs between evaluations on the test split; the last epoch is always evaluated."
     )
     checkpoints: tuple[int, ...] = Field(
-        (), description="Epochs at which the student's weights are kept, 0 being the start."
+        (), description="Epochs at which the student's weights are saved; 0 is the start."
     )
     record_weight_distance: tuple[str, ...] = Field(
         (), description="Layers whose cumulative weight movement is recorded in weight_distance.jsonl."
@@ -100,7 +97,7 @@ class TrainingConfig(Config):
     save_seconds: float = Field(
         30.0,
         ge=0,
-        description="Seconds between saves of what a resumed run needs; a save also comes with each evaluation.",
+        description="Seconds between saves for resuming; each evaluation also saves.",
     )
 
     @model_validator(mode="after")

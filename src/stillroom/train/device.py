@@ -1,4 +1,4 @@
-"""Placement, precision, threads and processes of one run: the only file that knows accelerate."""
+"""Placement, precision, threads and processes of one run: the only file that imports accelerate."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from stillroom.train.config import TrainingConfig
 
 try:
     import resource
-except ImportError:  # Windows counts memory otherwise; a run there reports none.
+except ImportError:  # Windows measures memory differently; a run there reports none.
     resource = None  # type: ignore[assignment]
 
-# Linux tells the most memory of a process, and forgets it when 5 is written.
+# Linux reports the peak memory of a process, and resets it when 5 is written.
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device a run asked for: ``auto`` takes a GPU where there is one, and each launched process its own.
+    """The device that a run requested: ``auto`` takes a GPU if there is one, each launched process its own.
 
     Raises:
-        BadInput: a GPU is asked for and there is none, or not one for each process.
+        BadInput: a GPU is requested and there is none, or not one for each process.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise BadInput("training.device", name, "cpu or auto: no CUDA GPU is visible here")
@@ -50,7 +50,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies in bfloat16 itself rather than emulating it."""
+    """Whether the device multiplies in bfloat16 natively rather than emulating it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -58,20 +58,20 @@ def has_native_bfloat16(device: torch.device) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> Precision:
-    """``auto`` as bfloat16 where the device has it natively, else float32."""
+    """``auto`` is bfloat16 if the device supports it natively, else float32."""
     if name == "auto":
         return "bfloat16" if has_native_bfloat16(device) else "float32"
     return "bfloat16" if name == "bfloat16" else "float32"
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Autocast in a precision; float32 runs as it is."""
+    """Autocast to a precision; no autocast for float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Run a block whose float32 is float32: GPUs would else shorten its products to TF32."""
+    """Run a block in true float32: GPUs would otherwise use TF32 products."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -81,10 +81,7 @@ def exact_float32() -> Iterator[None]:
 
 
 def seed_step(seed: int, device: torch.device) -> None:
-    """Seed the generators that a step draws from; ``torch.manual_seed`` also looks for devices that are not there.
-
-    That takes it a tenth of a millisecond and more, in every step.
-    """
+    """Seed the generators that a step uses; ``torch.manual_seed`` probes all devices, which takes .1 ms and more."""
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
@@ -93,8 +90,8 @@ def seed_step(seed: int, device: torch.device) -> None:
 def reuse_memory() -> None:
     """Have the C library keep the memory of activations from one step to the next.
 
-    glibc asks the system for each block above a threshold, and gives it back when it is freed: thousands of page faults
-    a step. Freeing a block just below 32 MiB, the highest the threshold goes, raises it to that; the block is never
+    glibc requests each block above a threshold from the system and returns it when freed: thousands of page faults a
+    step. Freeing a block just below 32 MiB, the largest possible threshold, raises it to that. The block is never
     touched, so it costs nothing.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
@@ -102,7 +99,7 @@ def reuse_memory() -> None:
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Run a block with this many CPU threads, then put the number back."""
+    """Run a block with this many CPU threads, then restore the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -112,16 +109,16 @@ def threads(count: int) -> Iterator[None]:
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Count the most memory used from here on: a process may do several runs, one after another."""
+    """Reset the peak memory: a process may run several runs in turn."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    # Elsewhere than on Linux, and where the system forbids it, a later run tells the most of all runs so far.
+    # Outside Linux, or if the system forbids it, a later run reports the peak of all runs so far.
     with suppress(OSError):
         _CLEAR.write_text("5", encoding="ascii")
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most memory used since it was last forgotten, in bytes: of the GPU, or of this process."""
+    """Peak memory since the last reset, in bytes: of the GPU, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with suppress(OSError, ValueError, StopIteration):
@@ -134,12 +131,12 @@ def peak_memory(device: torch.device) -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process writes files and prints."""
     return launched() == 1 or _whole("RANK", 0) == 0
 
 
 def launched() -> int:
-    """How many processes this run was launched as; 1 unless a launcher such as ``accelerate launch`` says more."""
+    """The number of launched processes; 1 without a launcher such as ``accelerate launch``."""
     return _whole("WORLD_SIZE", 1)
 
 
@@ -159,7 +156,7 @@ class Launched(Processes):
 
     def __init__(self, device: torch.device) -> None:
         _end_with_launcher()
-        # Imported here alone: its state is the whole process's, and a run of one process wants none of it.
+        # Imported only here: it sets global state that a run of one process does not need.
         from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 
         self._parallel = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
@@ -192,7 +189,7 @@ class Launched(Processes):
 
     def gather(self, tensor: Tensor) -> Tensor:
         """All-gather through which gradients flow: each part's gradient is summed over the processes."""
-        # Not every build of torch has it; one that launches processes does.
+        # Not every build of torch has it, but those that launch processes do.
         from torch.distributed.nn.functional import all_gather
 
         return torch.cat(list(all_gather(tensor.contiguous())))  # type: ignore[no-untyped-call]
@@ -225,7 +222,7 @@ def _launched_processes(device: torch.device) -> Launched:
 
 
 def processes_of(device: torch.device) -> Processes:
-    """The processes that this run shares with: those that it was launched with, or itself alone.
+    """The processes that share this run: those launched together, or this one alone.
 
     Raises:
         BadInput: the launcher's variables are incomplete.
@@ -241,10 +238,10 @@ def processes_of(device: torch.device) -> Processes:
 
 
 def runtime_of(config: TrainingConfig, observer: Observer) -> Runtime:
-    """Where a run with these training options takes place; only the main process speaks.
+    """The runtime of a run with these training options; only the main process prints.
 
     Raises:
-        BadInput: there is no such device, or the launcher's variables are incomplete.
+        BadInput: the device does not exist, or the launcher's variables are incomplete.
     """
     device = resolve_device(config.device)
     processes = processes_of(device)

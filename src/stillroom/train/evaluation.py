@@ -1,4 +1,4 @@
-"""How good a model is on a split: accuracy, likelihood, calibration, closeness to the teacher. Always in float32."""
+"""Metrics of a model on a split: accuracy, likelihood, calibration, agreement with the teacher. Always in float32."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class Score:
-    """How good logits are against labels.
+    """Metrics of logits against labels.
 
     Attributes:
-        top1: per cent right.
-        correct: number right.
+        top1: per cent correct.
+        correct: number correct.
         count: number of images.
         top5: per cent with the label among the five largest; None with 5 classes or fewer.
         nll: mean negative log-likelihood, in nats.
@@ -33,7 +33,7 @@ class Score:
     ece: float
 
     def as_dict(self) -> dict[str, Any]:
-        """The figures that apply, in the units above."""
+        """The metrics that apply, in the units above."""
         figures = {"top1": self.top1, "correct": self.correct, "count": self.count}
         if self.top5 is not None:
             figures["top5"] = self.top5
@@ -52,7 +52,7 @@ def score(logits: Tensor, labels: Tensor) -> Score:
     if classes > 5:
         top5 = 100.0 * int((logits.topk(5, dim=1).indices == labels[:, None]).any(1).sum()) / count
     probabilities = logits.softmax(1)
-    # A single class is always calibrated and always right.
+    # With a single class every prediction is correct and calibrated.
     ece = expected_calibration_error(probabilities, labels) if classes > 1 else 0.0
     return Score(
         top1=100.0 * correct / count,
@@ -65,7 +65,7 @@ def score(logits: Tensor, labels: Tensor) -> Score:
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
-    """How far confidence is from accuracy: Σ_b n_b/N · |accuracy_b − confidence_b| over bins of equal width.
+    """Expected calibration error: Σ_b n_b/N · |accuracy_b − confidence_b| over bins of equal width.
 
     Args:
         probabilities: [N, K].
@@ -83,7 +83,7 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     confidence, guess = probabilities.max(dim=1)
     confidence, right = confidence.float(), guess.eq(labels).float()
     edges = torch.linspace(0, 1, bins + 1, device=confidence.device)
-    # A confidence of exactly 1 has a bin of its own.
+    # A confidence of exactly 1 would get a separate bin.
     place = torch.bucketize(confidence, edges, right=True) - 1
 
     def sums(values: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
 
 
 def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
-    """How close a student's answers are to the teacher's.
+    """Agreement of a student's outputs with the teacher's.
 
     Returns:
         ``agreement``: per cent of images with the same top-1; ``teacher_kl``: mean KL(p‖q) at τ = 1, in nats.
@@ -108,5 +108,5 @@ def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
     divergence = F.kl_div(
         student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True
     )
-    # Rounding can leave a hair below zero where the two are equal.
+    # Rounding can give a value just below zero if the two are equal.
     return {"agreement": 100.0 * same / len(student_logits), "teacher_kl": max(float(divergence), 0.0)}

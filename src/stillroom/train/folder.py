@@ -19,15 +19,15 @@ from stillroom.schema.run import LOG_MODELS
 
 try:
     import fcntl
-except ImportError:  # Windows has no flock; two writers are then not noticed.
+except ImportError:  # Windows has no flock; two writers are then not detected.
     fcntl = None  # type: ignore[assignment]
 
-# Their lengths are in every save; a resumed run cuts them back to it, so that lines are neither lost nor doubled.
+# Every save has their lengths; a resumed run truncates them to these, so that lines are neither lost nor repeated.
 LOGS = ("metrics.jsonl", "weight_distance.jsonl", "gradient_rescaling.jsonl", "class_relations.jsonl")
 
 
 def is_being_written(path: Path) -> bool | None:
-    """Whether a process holds a run's folder; None where the system has no locks.
+    """Whether a process holds a run's folder; None if the system has no locks.
 
     >>> is_being_written(Path("nowhere")) is None
     True
@@ -43,15 +43,13 @@ def is_being_written(path: Path) -> bool | None:
 
 
 class RunFolder:
-    """One run's folder, held by one process at a time.
-
-    Use it as a context manager: entering takes the lock, leaving gives it back.
+    """One run's folder, locked by one process at a time; a context manager that holds the lock.
 
     Args:
-        path: the folder; made if it is not there.
+        path: the folder; created if missing.
 
     Raises:
-        BadInput: it cannot be made or written, or another process holds it.
+        BadInput: it cannot be created or written, or another process holds it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +70,7 @@ class RunFolder:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                # Some file systems know no locks: a run there goes on without one.
+                # Some file systems do not support locks: a run there continues without one.
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     self._lock.close()
                     raise BadInput("--out", str(self.path), "a folder that no other process is writing") from None
@@ -89,17 +87,14 @@ class RunFolder:
             self._lock.close()
 
     def _withdraw(self) -> None:
-        """Leave nothing of a run that was refused before its first save: the corrected command finds a free folder."""
+        """Remove the files of a run refused before its first save, so that the folder is free again."""
         shutil.rmtree(self.path / "state", ignore_errors=True)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
         for name in ("recipe.yaml", "environment.json", "timing.jsonl", *LOGS):
             (self.path / name).unlink(missing_ok=True)
 
     def append(self, name: str, line: dict[str, Any]) -> None:
-        """Add one JSON object to a log.
-
-        A number that is not finite is refused by ``json`` rather than written: the page and other readers choke on NaN.
-        """
+        """Add one JSON object to a log; ``json`` refuses numbers that are not finite."""
         model = LOG_MODELS.get(name)
         if model is not None:
             line = model.model_validate(line).as_dict()
@@ -108,7 +103,7 @@ class RunFolder:
             log.write(text)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keep what a resumed run needs, with the logs' lengths, in one atomic step."""
+        """Save what a resumed run needs, with the logs' lengths, in one atomic step."""
         lengths = {}
         for name in LOGS:
             log = self.path / name
@@ -116,7 +111,7 @@ class RunFolder:
                 with log.open("rb+") as handle:
                     os.fsync(handle.fileno())
                 lengths[name] = log.stat().st_size
-        # Through memory: torch tells a full disk as an error of its own, a plain write as what it is.
+        # Through a buffer, so that a full disk raises OSError rather than torch's own error.
         buffer = io.BytesIO()
         torch.save({"lengths": lengths, **state}, buffer)
         if not self._readable:
@@ -124,7 +119,7 @@ class RunFolder:
         write_bytes(self.state_path, buffer.getvalue())
 
     def load(self) -> dict[str, Any] | None:
-        """The last save, the logs cut back to it; None where there is none, the logs then being emptied.
+        """The last save, with the logs truncated to it; None without a save, with the logs emptied.
 
         Raises:
             BadInput: the save is damaged.
@@ -149,7 +144,7 @@ class RunFolder:
         shutil.rmtree(self.path / "state", ignore_errors=True)
 
     def _check_readable(self, buffer: io.BytesIO) -> None:
-        """Learn at the first save, not at a resume, that a hook's state holds more than may be read back."""
+        """Check at the first save, not at a resume, that a hook's state can be read back."""
         buffer.seek(0)
         try:
             torch.load(buffer, map_location="cpu", weights_only=True)
@@ -160,7 +155,7 @@ class RunFolder:
         self._readable = True
 
     def _mend(self, name: str) -> None:
-        """Take away a last line that a kill cut short: the next would run on in it."""
+        """Remove a last line that a kill cut short; the next line would be appended to it."""
         log = self.path / name
         if log.exists() and not (content := log.read_bytes()).endswith(b"\n"):
             os.truncate(log, content.rfind(b"\n") + 1)
@@ -179,19 +174,19 @@ class RunFolder:
 
 
 class NullRunFolder(RunFolder):
-    """The folder as a process sees it that is not the main one: it reads the last save, and writes nothing."""
+    """The folder of a process that is not the main one: it reads the last save and writes nothing."""
 
     def __enter__(self) -> NullRunFolder:
         return self
 
     def append(self, name: str, line: dict[str, Any]) -> None:
-        """Nothing: the main process writes the logs."""
+        """Does nothing: the main process writes the logs."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Nothing: the main process saves."""
+        """Does nothing: the main process saves."""
 
     def finish(self) -> None:
-        """Nothing: the main process tidies up."""
+        """Does nothing: the main process cleans up."""
 
     def _mend(self, name: str) -> None:
         pass

@@ -1,4 +1,4 @@
-"""How the teacher rescales each sample's gradient while a run goes: ω, recorded epoch by epoch."""
+"""How the teacher rescales each sample's gradient during a run: ω, recorded per epoch."""
 
 from __future__ import annotations
 
@@ -20,30 +20,29 @@ from stillroom.train.recorders import StepHook, StepInfo
 
 Numbers = npt.NDArray[np.float64]
 
-# So near to what a teacher without a doubt would give counts as saturated.
+# An ω this close to that of a teacher with probability 1 counts as saturated.
 _NEAR = 0.05
 _GROUPS = 10
 _QUANTILES = (5, 25, 50, 75, 95)
-# Margins in float32 tell ω apart no further; what is nearer counts as equal in rank.
+# Float32 margins do not resolve ω more finely; closer values count as equal in rank.
 _DECIMALS = 6
-# Far beyond any figure of use, and its square is still a number.
+# Far beyond any useful value, and its square is still finite.
 _LARGEST = 1e100
 
 
 class RecordGradientRescaling(StepHook):
     """Records ω = a + b·τ·(p_y − q_{τ,y})/(1 − q_y) of each sample, a and b the weights of CE and of ``kl`` then.
 
-    A step keeps three or four margins of each sample on the device, from which all the rest is worked out once an
-    epoch. Several processes exchange theirs where lines are logged, so that whoever saves has them all.
+    A step stores three or four margins of each sample on the device; everything else is computed from these once an
+    epoch. Processes exchange theirs whenever lines are logged, so that the one that saves has all of them.
 
     Args:
-        losses: the terms of the loss: one ``kl``, and cross-entropy where there is any.
-        processes: who else works on the batch.
-        known: how far each training sample's label leads in truth, float32 [N], by the index that batches have; None
-            where the data were not made.
+        losses: the loss terms: one ``kl``, and optionally cross-entropy.
+        processes: that share the batch.
+        known: the true margin of each training sample's label, float32 [N], by sample index; None for real data.
 
     Raises:
-        BadInput: there is no ``kl``, or what it teaches needs no teacher.
+        BadInput: there is no ``kl``, or its target needs no teacher.
 
     Paper: Tang et al., Understanding and Improving Knowledge Distillation, arXiv 2002.03532.
     """
@@ -56,10 +55,10 @@ class RecordGradientRescaling(StepHook):
     ) -> None:
         teaching = [term for term in losses if term.rescaling_part == "teacher"]
         if len(teaching) != 1:
-            expected = f"false, or one loss kl, not {len(teaching)}: ω is how its teacher rescales the gradient"
+            expected = f"false, or one loss kl, not {len(teaching)}: ω is defined for its teacher's target"
             raise BadInput("training.record_gradient_rescaling", True, expected)
         if not teaching[0].requires.teacher:
-            expected = "false, or a target of kl's that the teacher is asked for: ω is set against its answers"
+            expected = "false, or a kl target that uses the teacher: ω is compared with the teacher's outputs"
             raise BadInput("training.record_gradient_rescaling", True, expected)
         self._kl = teaching[0]
         self._labels = [term for term in losses if term.rescaling_part == "labels"]
@@ -73,17 +72,17 @@ class RecordGradientRescaling(StepHook):
         self._weights: list[tuple[float, float, int]] = []
 
     def before_step(self) -> None:
-        """Forget what an attempt that ran out of memory has seen."""
+        """Discard the batch of an attempt that ran out of memory."""
         self._seen.clear()
 
     @property
     def loss_name(self) -> str:
-        """The name of the loss whose inputs :meth:`see` is to be shown."""
+        """The name of the loss whose inputs :meth:`see` receives."""
         return self._kl.name
 
     @torch.no_grad()
     def see(self, inputs: LossInputs) -> None:
-        """Keep the margins of a batch, or of a part of it: nothing here waits for the device."""
+        """Store the margins of a batch, or of a part of it, without waiting for the device."""
         temperature = self._kl.config.temperature
         student, teacher = inputs.student.logits.detach().float(), inputs.teacher_logits.detach().float()
         answers = [teacher / temperature, student / temperature, student]
@@ -93,22 +92,22 @@ class RecordGradientRescaling(StepHook):
         b = self._kl.config.weight_at(inputs.progress)
         margins = margin(torch.stack(answers), inputs.labels)
         if self._known is not None:
-            # Nothing but the first batch moves it, to where the batches are.
+            # Moved once, by the first batch, to the device of the batches.
             self._known = self._known.to(margins.device)
             margins = torch.cat([margins, self._known[inputs.index][None]])
         self._seen.append((margins, a, b))
 
     def after_step(self, info: StepInfo) -> None:
-        """Take over what the step has seen."""
+        """Accept the margins of the finished step."""
         self._mine += self._seen
         self._seen.clear()
 
     def line(self) -> None:
-        """Nothing for ``weight_distance.jsonl``; but processes meet here, and before each save."""
+        """Nothing for ``weight_distance.jsonl``; but processes exchange margins here, and so before each save."""
         self._exchange()
 
     def epoch_line(self) -> dict[str, Any] | None:
-        """The figures of the epoch, and start anew.
+        """The metrics of the epoch; resets the record.
 
         Raises:
             RunFailed: the student's logits were not finite.
@@ -131,24 +130,24 @@ class RecordGradientRescaling(StepHook):
         return {**recorded, **figures(margins, weights, temperature=temperature, known=known)}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was seen of the epoch."""
+        """The epoch so far."""
         self._exchange()
         margins = torch.cat(self._all, 1) if self._all else torch.zeros(0)
         return {"margins": margins, "weights": [list(each) for each in self._weights]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where ``state_dict`` left."""
+        """Continue from a saved ``state_dict``."""
         self._all = [state["margins"]] if state["weights"] else []
         self._weights = [(a, b, count) for a, b, count in state["weights"]]
 
     def _exchange(self) -> None:
-        """Give every process what all have seen since this was last called."""
+        """Give every process all margins since the last exchange."""
         if not self._mine:
             return
         mine = torch.cat([margins for margins, _, _ in self._mine], 1)
-        # What a save gave back lies on the CPU.
+        # Loaded state is on the CPU.
         self._all = [*(kept.to(mine.device) for kept in self._all), self._processes.gather(mine.T).T]
-        # The others' parts are as large as this process's, and weighed alike.
+        # The other processes' parts have the same size and weights.
         for margins, a, b in self._mine * self._processes.count:
             before = 0
             if self._weights and self._weights[-1][:2] == (a, b):
@@ -158,18 +157,17 @@ class RecordGradientRescaling(StepHook):
 
 
 def figures(margins: Tensor, weights: Numbers, *, temperature: float, known: Numbers | None = None) -> dict[str, Any]:
-    """Figures of ω over the samples of an epoch, a line of ``gradient_rescaling.jsonl``.
+    """Statistics of ω over the samples of an epoch, a line of ``gradient_rescaling.jsonl``.
 
     Args:
-        margins: of the teacher's answer at τ, the student's at τ and at 1, and of what is taught at τ where that is
-            another than the teacher's, float64 [3 or 4, N]; see :func:`stillroom.targets.margin`.
+        margins: of the teacher at τ, of the student at τ and at 1, and of the target at τ if it is not the teacher's
+            output, float64 [3 or 4, N]; see :func:`stillroom.targets.margin`.
         weights: a and b of each sample, [N, 2].
         temperature: τ > 0 of ``kl``.
-        known: how far each sample's label leads in truth, [N], in the unit of the data's scores; None where that is
-            not known.
+        known: the true margin of each sample's label, [N], in the unit of the data's scores; None if unknown.
 
     Returns:
-        JSON: numbers, and None where a rank correlation is not defined.
+        JSON: numbers, and None for an undefined rank correlation.
 
     >>> found = figures(torch.tensor([[50.0, 50.0, -1.0], [0.0, 1.0, 2.0], [0.0, 1.0, 2.0]], dtype=torch.float64),
     ...                np.array([[0.5, 0.5]] * 3), temperature=1.0)
@@ -181,10 +179,10 @@ def figures(margins: Tensor, weights: Numbers, *, temperature: float, known: Num
     part = rescaling(taught, softened, plain).clamp(-_LARGEST, _LARGEST).numpy()
     a, b = weights.T
     omega = a + b * temperature * part
-    # A doubt so small beside the student's that the teacher says no more of this sample than its label does.
+    # The teacher's uncertainty is so small relative to the student's that its target equals the label.
     sure = F.logsigmoid(-taught) - F.logsigmoid(-softened) < math.log(_NEAR)
     at = np.asarray(teacher.numpy())
-    # In an order that does not depend on the one in which they came.
+    # Sorted, so that the result does not depend on the order of the samples.
     order = np.lexsort((omega, at) if known is None else (known, omega, at))
     at, omega = at[order], omega[order]
     if known is not None:
@@ -202,7 +200,7 @@ def figures(margins: Tensor, weights: Numbers, *, temperature: float, known: Num
 
 
 def _tenths(count: int) -> list[npt.NDArray[np.int64]]:
-    """Places in groups of nearly equal size."""
+    """Indices in groups of nearly equal size."""
     return np.array_split(np.arange(count), min(_GROUPS, count))
 
 
@@ -212,7 +210,7 @@ def _group(at: Numbers, omega: Numbers) -> dict[str, Any]:
 
 
 def _known_groups(known: Numbers, at: Numbers, omega: Numbers) -> list[dict[str, Any]]:
-    """The same by what is known of the samples, the hardest first."""
+    """The same groups by the known difficulty, the hardest first."""
     order = np.argsort(known, kind="stable")
     groups = [order[rows] for rows in _tenths(len(order))]
     return [
@@ -244,7 +242,7 @@ def _probability(margins: Numbers) -> Numbers:
 
 
 def spearman(x: Numbers, y: Numbers) -> float | None:
-    """Spearman's rank correlation, equal values sharing their mean rank; None where all of one are equal.
+    """Spearman's rank correlation, ties sharing their mean rank; None if all values of one are equal.
 
     >>> spearman(np.array([1.0, 2.0, 3.0]), np.array([0.0, 5.0, 5.0]))
     0.866...

@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom."""
+"""The training loop, written to be read from top to bottom."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
 
 @dataclass
 class Progress:
-    """Where a run is; all of it is in every save.
+    """The state of a run's progress, part of every save.
 
     Attributes:
         step: optimizer steps done.
         order: running hash of the order of images used, an epoch at a time.
         views: running hash of the views used.
-        parts: micro-batches of each batch: what the recipe asks for, or more since memory ran out.
+        parts: micro-batches of each batch: as in the recipe, or more after memory ran out.
     """
 
     step: int = 0
@@ -47,22 +47,22 @@ class Progress:
 
 @dataclass
 class Trainer:
-    """All that one training needs.
+    """Everything that one training needs.
 
     Attributes:
         step: student and losses.
-        teachers: answer batches; those that a loss reads, by their names.
-        loader: gives the images to learn from.
-        sampler: which of them make each step.
-        evaluate: gives the figures of the student on the test split, for a line of metrics.jsonl.
+        teachers: functions from a batch to a teacher's output; those that a loss reads, by name.
+        loader: loads the training images.
+        sampler: chooses the images of each step.
+        evaluate: computes the student's test metrics, for a line of metrics.jsonl.
         config: the training's options, resolved.
         runtime: where it runs.
         seed: of dropout.
-        folder: where it is written.
+        folder: the run folder.
         hooks: called after each step.
-        hashes: of what a save belongs to, such as the data; a save of anything else is refused.
+        hashes: of the data and the like; a save with other hashes is refused.
         some_unused: whether the student has parameters that no loss reaches.
-        relations: gives a line of class_relations.jsonl before the first step and after each epoch.
+        relations: computes a line of class_relations.jsonl before the first step and after each epoch.
     """
 
     step: DistillStep
@@ -80,7 +80,7 @@ class Trainer:
     relations: Callable[[nn.Module], dict[str, Any]] | None = None
 
     def fit(self) -> tuple[nn.Module, Progress, dict[str, float]]:
-        """Train to the last step, from the last save where there is one."""
+        """Train to the last step, from the last save if there is one."""
         per_epoch = self.sampler.steps_per_epoch
         total = self.config.total_steps(per_epoch)
         student = self.step.student
@@ -101,7 +101,7 @@ class Trainer:
         if progress.step == 0:
             self._log_relations(kept, 0, per_epoch)
 
-        # Once, as it goes through every module; evaluation puts each back into its own mode.
+        # Once, as it visits every module; evaluation restores each module's mode.
         wrapped.train()
         self.runtime.observer.run_started("training", total, progress.step)
         with closing(self.loader.batches(self._requests(progress.step, total))) as stream:
@@ -137,27 +137,27 @@ class Trainer:
                     self._keep_checkpoint(kept, whole_epochs)
                 if evaluates:
                     figures = self._evaluate(kept, progress.step, per_epoch)
-                # Only where the meter is empty: a save then needs no sums, and when it comes cannot change a byte.
+                # Only if the meter is empty: a save then needs no sums, and its time cannot change a byte.
                 if evaluates or (meter.empty and clock.since_save() >= self.config.save_seconds):
                     self._save(progress, figures, optimizer, average)
                     clock.restart()
         return kept, progress, figures
 
     def _requests(self, first: int, total: int) -> Generator[Request]:
-        """Which images, in which view, each step from ``first`` on shows to this process."""
+        """The images and views of this process in each step from ``first`` on."""
         for step in range(first, total):
             epoch, position = divmod(step, self.sampler.steps_per_epoch)
             rows = self.runtime.processes.shard(self.sampler.indices(epoch, position))
             yield rows, view_of(epoch, self.loader.augmentation)
 
     def _sign(self, progress: Progress, epoch: int) -> None:
-        """Add an epoch to the hashes that prove which images were shown, in which order and view."""
+        """Add an epoch to the hashes of image order and views."""
         shown = canonical_json([self.loader.augmentation.model_dump(), view_of(epoch, self.loader.augmentation)])
         progress.order = digest(progress.order.encode(), self.sampler.order(epoch).tobytes())
         progress.views = digest(progress.views.encode(), shown)
 
     def _learn(self, wrapped: nn.Module, batch: Batch, progress: Progress, total: int) -> Tensor:
-        """Forward and backward of one batch, in smaller parts where memory runs out; the gradients stay in place."""
+        """Forward and backward of one batch, in smaller parts if memory runs out; leaves the gradients in place."""
         self._buffers.save()
         while True:
             for hook in self.hooks:
@@ -171,13 +171,13 @@ class Trainer:
                     raise BadInput("training.compile", True, expected) from None
                 if not is_out_of_memory(error):
                     raise
-            # Outside the handler: the error held on to what the failed attempt had made.
+            # Outside the handler: the exception keeps the failed attempt's tensors alive.
             self._split_further(progress, len(batch))
-            # What came before the failure has counted this batch already, in running statistics for one.
+            # The failed attempt has already counted this batch, for example in running statistics.
             self._buffers.restore()
 
     def _split_further(self, progress: Progress, count: int) -> None:
-        """Halve the micro-batches, and say so."""
+        """Halve the micro-batches and log it."""
         self.step.zero_grad(set_to_none=True)
         release_memory()
         whole = self.step.whole_batch_terms
@@ -185,9 +185,9 @@ class Trainer:
         if whole:
             reason = f"loss {whole[0]!r} compares the samples of a whole batch, so try a smaller data.batch_size"
         elif self.runtime.processes.count > 1:
-            reason = f"processes must split alike, so try training.accumulate={2 * progress.parts}"
+            reason = f"all processes must split equally, so try training.accumulate={2 * progress.parts}"
         elif progress.parts >= count:
-            reason = "a single image is too much, so try a smaller student, teacher or image"
+            reason = "a single image does not fit, so try a smaller student, teacher or image"
         if reason:
             raise OutOfMemory(f"out of memory at step {progress.step + 1}: {reason}")
         progress.parts = min(2 * progress.parts, count)
@@ -202,7 +202,7 @@ class Trainer:
         """The weighted loss and each term's own value, [1 + terms] on the device."""
         whole = len(batch)
         losses = torch.zeros(1 + len(self.step.names), device=self.runtime.device)
-        # Dropout draws from the global generator: addressing it by step leaves no state to save.
+        # Dropout uses the global generator: seeding it per step leaves no state to save.
         rank = [self.runtime.processes.rank] if self.runtime.processes.rank else []
         seed_step(derive_seed(self.seed, "dropout", progress.step, *rank), self.runtime.device)
         if not self.step.student.training:

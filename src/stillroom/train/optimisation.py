@@ -1,4 +1,4 @@
-"""The optimizer, and the learning rate as a pure function of the step: neither needs a scheduler's state."""
+"""The optimizer, and the learning rate as a pure function of the step, without scheduler state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimizerConfig) -> to
     """SGD or AdamW over the trainable parameters of the modules, in their order.
 
     Args:
-        modules: the student, then whatever else learns (connectors, losses).
+        modules: the student, then other modules with parameters (connectors, losses).
         config: its options; without ``decay_vectors`` tensors of fewer than two dimensions are not decayed.
     """
     parameters = [p for module in modules for p in module.parameters() if p.requires_grad]
@@ -59,7 +59,7 @@ def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
             return _cosine(_START, 1.0, done / warmup)
         return _cosine(1.0, _END, (done - warmup) / (1 - warmup))
     if done < warmup:
-        # The first step learns too: step 0 of n warm-up steps has 1/n of the peak.
+        # The first step has a rate above 0: step 0 of n warm-up steps has 1/n of the peak.
         return min(1.0, (step + 1) / (warmup * total))
     if config.name == "cosine":
         return _cosine(1.0, 0.0, (done - warmup) / (1 - warmup))
@@ -70,12 +70,12 @@ def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
 
 
 def full_rate_steps(config: ScheduleConfig, total: int) -> float:
-    """To how many steps at the peak rate a schedule comes: Σ of its factors over the run.
+    """The equivalent number of steps at the peak rate: Σ of the schedule's factors over the run.
 
     >>> full_rate_steps(ScheduleConfig(name="constant"), 10), round(full_rate_steps(ScheduleConfig(), 1000))
     (10.0, 506)
     """
-    # Of a long run a thousand places tell it.
+    # A thousand samples suffice for a long run.
     each = max(total // 1000, 1)
     places = range(0, total, each)
     return total * sum(lr_factor(config, step, total) for step in places) / max(len(places), 1)
@@ -86,7 +86,7 @@ def _cosine(start: float, end: float, part: float) -> float:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group of the optimizer this learning rate."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
@@ -130,7 +130,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the model as it is now."""
+        """Update with the model's current weights."""
         for averages, currents in self._floats.values():
             if self._updates:
                 torch._foreach_lerp_(averages, currents, 1 - self._decay)
@@ -141,11 +141,11 @@ class MovingAverage:
         self._updates += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The average, and how many updates made it."""
+        """The average and its number of updates."""
         return {"updates": self._updates, "module": self.module.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved average."""
+        """Continue from a saved average."""
         self._updates = state["updates"]
         self.module.load_state_dict(state["module"])
 

@@ -1,4 +1,4 @@
-"""What a run records while it trains: means of the losses, time and memory, weight distances, a user's own hooks."""
+"""What a run records during training: mean losses, time and memory, weight distances, a user's hooks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stillroom.train.device import peak_memory
 
 
 class Meter:
-    """Means of the losses since the last reading, summed on the device so that the loop never waits for it."""
+    """Mean losses since the last reading, summed on the device so that the loop never waits for it."""
 
     def __init__(self, names: Sequence[str], device: torch.device, processes: Processes | None = None) -> None:
         self.names = ["loss", *(f"loss/{name}" for name in names)]
@@ -27,16 +27,16 @@ class Meter:
 
     @property
     def empty(self) -> bool:
-        """Nothing was added since the last reading."""
+        """Whether nothing was added since the last reading."""
         return self._count == 0
 
     def add(self, losses: Tensor) -> None:
-        """Add one step's: the weighted loss, then each term's own."""
+        """Add one step: the weighted loss, then each term's value."""
         self._sums += losses
         self._count += 1
 
     def read(self, step: int) -> dict[str, float]:
-        """The means over the steps and the processes, and start anew."""
+        """The means over steps and processes; resets the meter."""
         means = (self._processes.mean(self._sums) / self._count).tolist()
         for name, mean in zip(self.names, means, strict=True):
             if not math.isfinite(mean):
@@ -50,18 +50,18 @@ class Meter:
 
 
 class Clock:
-    """What goes to timing.jsonl: time, throughput, memory."""
+    """Records for timing.jsonl: time, throughput, memory."""
 
     def __init__(self, step: int) -> None:
         self._start = self._save = self._mark = time.perf_counter()
         self._marked_step = self._first = step
 
     def first(self, step: int) -> bool:
-        """Whether ``step`` steps done means that this process has done one."""
+        """Whether this process has finished its first step after ``step`` steps."""
         return step == self._first + 1
 
     def lap(self, step: int, device: torch.device) -> float:
-        """Seconds from the start to this step, once the device is done; the throughput's window starts anew."""
+        """Seconds from the start to this step, once the device has finished; restarts the throughput window."""
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         self.restart()
@@ -73,11 +73,11 @@ class Clock:
         return time.perf_counter() - self._save
 
     def restart(self) -> None:
-        """A save was made or a warm-up ended: the throughput's window starts anew, as it is a figure of training."""
+        """Restart the throughput window after a save or a warm-up, as throughput measures training alone."""
         self._save = self._mark = time.perf_counter()
 
     def progress(self, step: int, batch_size: int, device: torch.device) -> dict[str, Any]:
-        """One line: throughput since the last line, the process's memory."""
+        """One line: throughput since the last line, and the process's memory."""
         now = time.perf_counter()
         rate = (step - self._marked_step) * batch_size / max(now - self._mark, 1e-9)
         self._mark, self._marked_step = now, step
@@ -92,14 +92,14 @@ class Clock:
 
 @dataclass(frozen=True)
 class StepInfo:
-    """One optimizer step that has just been made.
+    """One finished optimizer step.
 
     Attributes:
         step: optimizer steps done, this one included.
-        epoch: the epoch it belongs to, from 0.
+        epoch: its epoch, from 0.
         student: the student after the step.
-        loss: the step's weighted loss, still on the device; reading it waits for the device. Of several processes each
-            has its own part's.
+        loss: the step's weighted loss, still on the device; reading it waits for the device. With several processes,
+            the loss of this process's part of the batch.
     """
 
     step: int
@@ -109,23 +109,23 @@ class StepInfo:
 
 
 class StepHook:
-    """Subclass it and override what you need; its state is saved with the run's, so that a resumed run is exact."""
+    """Subclass it and override what you need. Its state is saved with the run's, so that a resumed run is exact."""
 
     def start(self, student: nn.Module) -> None:
         """Called once, with the student as it was initialised."""
 
     def before_step(self) -> None:
-        """Called before each attempt at a step; there are several where memory runs out."""
+        """Called before each attempt at a step; there are several attempts if memory runs out."""
 
     def after_step(self, info: StepInfo) -> None:
         """Called after every optimizer step; keep results on the device here, and read them in ``line``."""
 
     def line(self) -> dict[str, Any] | None:
-        """What to append to ``weight_distance.jsonl`` at a log step, beside step and epoch; None for nothing."""
+        """What to append to ``weight_distance.jsonl`` at a log step, with step and epoch; None for nothing."""
         return None
 
     def epoch_line(self) -> dict[str, Any] | None:
-        """What to append to ``gradient_rescaling.jsonl`` at an epoch's last step, beside step and epoch; or None."""
+        """What to append to ``gradient_rescaling.jsonl`` at an epoch's last step; None for nothing."""
         return None
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class StepHook:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where ``state_dict`` left."""
+        """Continue from a saved ``state_dict``."""
 
 
 class RecordWeightDistance(StepHook):
@@ -162,7 +162,7 @@ class RecordWeightDistance(StepHook):
 
     @torch.no_grad()
     def start(self, student: nn.Module) -> None:
-        """Remember the first weights."""
+        """Store the initial weights."""
         for layer, weight in self._weights(student).items():
             self._before[layer] = weight.detach().clone()
             self._origin[layer] = weight.norm()
@@ -180,11 +180,11 @@ class RecordWeightDistance(StepHook):
         return {"moves": {layer: float(moved) for layer, moved in self._moved.items()}}
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights before the next step, the first weights' norms, the sums."""
+        """The weights before the next step, the initial weights' norms, the sums."""
         return {"before": self._before, "origin": self._origin, "moved": self._moved}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where ``state_dict`` left."""
+        """Continue from a saved ``state_dict``."""
         for mine, saved in ((self._before, "before"), (self._origin, "origin"), (self._moved, "moved")):
             for layer, value in state[saved].items():
                 mine[layer] = value.to(mine[layer].device)

@@ -1,4 +1,5 @@
-"""One batch through student and losses: the only module that is wrapped, so that every parameter is seen."""
+"""One batch through student and losses: the only module that is wrapped for DDP, so that it contains every
+parameter."""
 
 from __future__ import annotations
 
@@ -20,18 +21,17 @@ _ORDINALS = ("first", "second")
 
 
 class DistillStep(nn.Module):
-    """Student, connectors and losses: a batch and the teachers' outputs in, the losses out.
+    """Student, connectors and losses: maps a batch and the teachers' outputs to the losses.
 
     Args:
         student: the model that learns.
-        losses: the terms of the loss.
-        preprocess: what the student's own input goes through.
-        processes: who else works on the batch; terms that compare samples see the others' too.
-        watch: of some losses, by name, a function that is called with their inputs, of this process's part of the
-            batch.
-        num_teacher_classes: how many classes the teacher knows, the first ones: terms that read it see the student's
-            logits of no others; None for all.
-        teacher_names: of each loss, the name of the teacher that it reads; left out: all read the only one.
+        losses: the loss terms.
+        preprocess: of the student's input.
+        processes: that share the batch; terms that compare samples see all parts of it.
+        watch: functions by loss name, called with that loss's inputs for this process's part of the batch.
+        num_teacher_classes: how many classes the teacher knows, the first ones: terms that read it see only these
+            student logits; None for all.
+        teacher_names: for each loss, the name of the teacher that it reads; default: all read the only one.
     """
 
     def __init__(
@@ -71,23 +71,23 @@ class DistillStep(nn.Module):
 
     @property
     def checked_after(self) -> list[int]:
-        """For each term, how many steps are done when it must give a gradient; see :func:`check_not_silent`."""
+        """For each term, after how many steps it must give a gradient; see :func:`check_not_silent`."""
         return [int(self._num_teacher_classes is not None and term.requires.teacher) for term in self._terms]
 
     @property
     def whole_batch_terms(self) -> list[str]:
-        """Names of the terms that compare the samples of a batch: they cannot be had from parts of it."""
+        """Names of the terms that compare the samples of a batch, and cannot be computed from parts of it."""
         return [term.name for term in self._terms if not term.per_sample]
 
     def compile_student(self) -> None:
-        """Run the student through ``torch.compile``; its parameters and their names stay what they are.
+        """Compile the student with ``torch.compile``; its parameters and their names stay the same.
 
-        The losses stay outside: their weights change with every step, and each change would compile anew.
+        The losses stay outside: their weights change with every step, and each change would recompile.
         """
         self._run = torch.compile(self._run_student, dynamic=False)
 
     def check_compilable(self) -> None:
-        """Refuse to compile under taps: a layer that works in place would spoil what they read, unnoticed.
+        """Refuse to compile under taps: in-place layers would silently change the tapped features.
 
         Raises:
             BadInput: a term reads the student's features.
@@ -97,7 +97,7 @@ class DistillStep(nn.Module):
             raise BadInput("training.compile", True, expected)
 
     def check_accumulation(self, accumulate: int) -> None:
-        """Refuse micro-batches where a term is no mean over samples.
+        """Refuse micro-batches if a term is not a mean over samples.
 
         Raises:
             BadInput: naming the term.
@@ -109,13 +109,13 @@ class DistillStep(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, index: Tensor, teachers: Mapping[str, ModelOutput], progress: float
     ) -> tuple[Tensor, list[Tensor]]:
-        """The weighted loss, and each term's own value.
+        """The weighted loss, and each term's value.
 
         Args:
-            images: [B, C, H, W] as the data gives them.
+            images: [B, C, H, W], raw.
             labels: int64 [B].
             index: the samples' indices in the training set, int64 [B].
-            teachers: the output of each teacher that a term reads, by its name.
+            teachers: the output of each teacher that a term reads, by name.
             progress: fraction of the training done, in [0, 1).
 
         Returns:
@@ -140,7 +140,7 @@ class DistillStep(nn.Module):
         return self.preprocess.reorder(self.student(self.preprocess(images)))
 
     def _inputs(self, term: Loss[Any], batch: _Batch, name: str | None, progress: float) -> LossInputs:
-        """A term's inputs: its own teacher, and beside it the student's logits of the classes that this knows."""
+        """A term's inputs: its teacher, and the student's logits of the classes that this teacher knows."""
         student = batch.student
         if self._num_teacher_classes is not None and term.requires.teacher:
             student = replace(student, logits=student.logits[:, : self._num_teacher_classes])
@@ -150,7 +150,7 @@ class DistillStep(nn.Module):
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a step knows of a batch, or of this process's part of it."""
+    """A batch, or this process's part of it."""
 
     student: ModelOutput
     teachers: Mapping[str, ModelOutput]
@@ -158,7 +158,7 @@ class _Batch:
     index: Tensor
 
     def gathered(self, processes: Processes) -> _Batch:
-        """The whole batch, of which each process has a part."""
+        """The whole batch, gathered from all processes."""
         gather = processes.gather
 
         def gathered(output: ModelOutput) -> ModelOutput:
@@ -172,7 +172,7 @@ class _Batch:
 
 
 def is_compile_error(error: Exception) -> bool:
-    """Whether ``torch.compile`` gave up: on the student's code, or for want of a compiler."""
+    """Whether ``torch.compile`` failed on the student's code, or for lack of a compiler."""
     # Imported with the first compilation, and slow to.
     from torch._dynamo.exc import TorchDynamoException
 
@@ -180,15 +180,15 @@ def is_compile_error(error: Exception) -> bool:
 
 
 def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0) -> None:
-    """Stop a run one of whose terms teaches nothing: every term must give the student a gradient at the first step.
+    """Stop a run if one of its terms gives the student no gradient at the first step.
 
-    A student that begins as its teacher of some of the classes has nothing to keep yet: terms that read that teacher
-    are checked one step later.
+    A student initialised from a teacher of some of the classes equals it at the first step, so terms that read that
+    teacher are checked one step later.
 
     Args:
         step: student and terms.
         values: the terms' values.
-        done: how many steps were done before: 0 or 1.
+        done: steps done before: 0 or 1.
 
     Raises:
         RunFailed: naming the term.
@@ -205,6 +205,6 @@ def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0)
         if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
             raise RunFailed(
                 f"loss {name!r} gives the student no gradient at the {_ORDINALS[done]} step (its value is "
-                f"{value.item():.6g}): it would silently do nothing. "
+                f"{value.item():.6g}): it would silently have no effect. "
                 "Does the student equal the teacher, or are its logits detached?"
             )

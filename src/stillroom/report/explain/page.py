@@ -68,14 +68,13 @@ def headline(explanation: Explanation) -> str:
         sentences.append(f"Distillation made this student {_list(by_verdict['supported'], 'and')}.")
     if "refuted" in by_verdict:
         start = "It did not make it" if sentences else "Distillation did not make this student"
-        sentences.append(f"{start} {_list(by_verdict['refuted'], 'or')}: what was shown points the other way.")
+        sentences.append(f"{start} {_list(by_verdict['refuted'], 'or')}: the measures show the opposite.")
     if "undecided" in by_verdict:
         torn = [one for one in explanation.hypotheses if one.verdict == "undecided" and _is_torn(one)]
         both = len(torn) == len(by_verdict["undecided"])
         start = "Whether it made it" if sentences else "Whether distillation made this student"
         sentences.append(
-            f"{start} {_list(by_verdict['undecided'], 'or')} is undecided"
-            f"{': what was shown points both ways' if both else ''}."
+            f"{start} {_list(by_verdict['undecided'], 'or')} is undecided{': the measures disagree' if both else ''}."
         )
     if None in by_verdict:
         start = "Whether it made it" if sentences else "Whether distillation made this student"
@@ -147,8 +146,8 @@ def _agreement_of_choices(explanation: Explanation, hypothesis: HypothesisTest) 
 def _details(hypothesis: HypothesisTest) -> Iterator[tuple[str, str]]:
     for verdict, start in (
         ("supported", "Shown"),
-        ("refuted", "Shown, against the claim"),
-        ("undecided", "Not shown either way"),
+        ("refuted", "The opposite is shown"),
+        ("undecided", "Not decided"),
         (None, "Not measured"),
     ):
         of_this = [one for one in hypothesis.measures if one.verdict == verdict]
@@ -179,15 +178,13 @@ def caveats(explanation: Explanation) -> tuple[str, ...]:
     """How far the verdicts carry."""
     if not explanation.baselines:
         return (
-            "Nothing is compared here, so this page shows what the student has learned and not what distillation "
+            "Without a baseline, this page shows what the student has learned, not what distillation "
             "changed: “stillroom explain RUN --baseline RUN”, with the same student from labels, does.",
         )
     seeds = len(explanation.explained)
     found = []
     if seeds == 1:
-        found.append(
-            "One seed: the intervals are over images alone. What another seed would have changed they do not hold."
-        )
+        found.append("One seed: the intervals are over images alone and do not include the spread between seeds.")
     else:
         over = f"Intervals are over {counted(len(explanation.images.rows), 'image')} and {counted(seeds, 'seed')}"
         found.append(
@@ -219,7 +216,7 @@ SYMBOLS = {
         "N",
         "fg",
         "concepts on the subject",
-        "Cells of the subject whose information the layer has kept: their entropy lies more than b below the mean of "
+        "Cells of the subject that the layer still encodes: their entropy lies more than b below the mean of "
         "the background’s cells. Mean over images, at the end of the training.",
     ),
     "n_bg": (
@@ -549,11 +546,11 @@ def _notes(explanation: Explanation) -> list[str]:
     if errors:
         notes.append(
             f"The standard error of the entropies is {_range(errors)} nats (rms over cells, by checkpoint), from "
-            "independent halves of the noise. The intervals do not include it."
+            "independent halves of the noise. The intervals do not include this error."
         )
     excluded = len(images.excluded)
     left_out = (
-        f"; {excluded:,} more {'was' if excluded == 1 else 'were'} left out, as noise changes nothing there"
+        f"; {excluded:,} more {'was' if excluded == 1 else 'were'} left out, as noise does not change their features"
         if excluded
         else ""
     )
@@ -582,8 +579,8 @@ def _nats(value: float) -> str:
 
 def _glossary(explanation: Explanation) -> dict[str, str]:
     entropy = {
-        "Entropy of a cell": "How much noise a cell takes before the layer’s features change, in nats. Low: the layer "
-        "has kept what is there. High: it has discarded it.",
+        "Entropy of a cell": "How much noise a cell tolerates before the layer’s features change, in nats. Low: the "
+        "layer encodes the cell. High: it has discarded it.",
         "Concept": f"A cell whose entropy lies more than {explanation.threshold:g} nats below the background’s mean.",
     }
     measures = {
@@ -593,7 +590,7 @@ def _glossary(explanation: Explanation) -> dict[str, str]:
     others = {
         "CKA": "Centred kernel alignment: how similarly two layers distinguish images. 1: the same up to rotation "
         "and scale; about 0: unrelated.",
-        "Agreement": "On which share of the test images two networks give the same answer, right or wrong.",
+        "Agreement": "Share of the test images on which two networks predict the same class, right or wrong.",
     }
     return entropy | measures | others
 

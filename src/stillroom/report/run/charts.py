@@ -122,7 +122,7 @@ def _top1(members: Sequence[Member]) -> Chart | None:
 def _top1_words(run: RunData) -> str:
     held = [(row["epoch"], row["top1"]) for row in run.test if "top1" in row]
     if not held:
-        return "This run made no evaluation on the way."
+        return "This run made no evaluation during training."
     (first, start), (last, end) = held[0], held[-1]
     if len(held) == 1:
         text = f"One evaluation, at epoch {last:g}: {decimal(end)}%."
@@ -130,7 +130,7 @@ def _top1_words(run: RunData) -> str:
         text = f"This student goes from {decimal(start)}% at epoch {first:g} to {decimal(end)}% at epoch {last:g}."
         best_epoch, best = max(held, key=lambda point: point[1])
         if best > end:
-            text += f" Its highest point was {decimal(best)}% at epoch {best_epoch:g}; what counts is the last."
+            text += f" Its highest point was {decimal(best)}% at epoch {best_epoch:g}; the last one is reported."
     if run.teacher is not None:
         text += f" The dashed line is the teacher’s {decimal(run.teacher.top1)}%."
     return text
@@ -193,7 +193,7 @@ def reliability(found: Sequence[tuple[str, str, Calibration]]) -> Chart:
     figure = {
         "data": traces,
         "layout": layout(
-            xaxis=axis("confidence in the top guess", range=[0, 1.005], tickformat=".0%", dtick=0.25, anchor="y2"),
+            xaxis=axis("confidence of the prediction", range=[0, 1.005], tickformat=".0%", dtick=0.25, anchor="y2"),
             yaxis=axis("share that is right", range=[-0.03, 1.03], tickformat=".0%", domain=[0.34, 1]),
             yaxis2=axis("images", domain=[0, 0.24], tickformat=".0%", nticks=3, zeroline=True),
             bargap=0.15,
@@ -228,15 +228,15 @@ def _bins(name: str, colour: str, bins: Calibration, held: list[int], firm: bool
 
 def _lean(bins: Calibration, place: int) -> str:
     off = 100 * (bins.confidence[place] - bins.accuracy[place])
-    return f"too sure by {decimal(off)} points" if off > 0 else f"too modest by {decimal(-off)} points"
+    return f"overconfident by {decimal(off)} points" if off > 0 else f"underconfident by {decimal(-off)} points"
 
 
 def _calibration_words(name: str, bins: Calibration) -> str:
     total = max(int(bins.counts.sum()), 1)
     lean = float((bins.counts * (bins.confidence - bins.accuracy)).sum()) / total
-    manner = f"too {'sure' if lean > 0 else 'modest'} by {decimal(100 * abs(lean))} points on average"
+    manner = f"{'over' if lean > 0 else 'under'}confident by {decimal(100 * abs(lean))} points on average"
     if abs(lean) < 0.005:
-        manner = "on average neither too sure nor too modest"
+        manner = "calibrated on average"
     return f"{name}: ECE {bins.ece:.4f}, {manner}."
 
 

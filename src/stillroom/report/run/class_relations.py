@@ -18,8 +18,8 @@ _MOST_GROUPS, _MOST_NAMES = 24, 20
 # Two beside each other are larger than three.
 _MAP, _SMALL_MAP, _CURVE = 380, 262, 260
 _LEAD = (
-    "Each class has a row of weights in the last layer, and the cosine of two rows says how alike a model finds two "
-    "classes. What a student takes over of its teacher’s relations is knowledge that no label holds."
+    "Each class has a row of weights in the last layer; the cosine of two rows is the similarity of the two "
+    "classes. Labels do not contain these relations; the student learns them from its teacher."
 )
 _FIGURES = {
     "score": "score by superclass",
@@ -27,7 +27,7 @@ _FIGURES = {
     "teacher": "agreement with the teacher",
 }
 _CURVES = {
-    "score": ("Alike within superclasses, less between", "score"),
+    "score": ("Similarity within less between superclasses", "score"),
     "truth": ("Agreement with the true relations", "correlation"),
     "teacher": ("Agreement with the teacher’s relations", "correlation"),
 }
@@ -108,12 +108,12 @@ def _sentences(found: RelationsRecord) -> list[str]:
         beside = f" ({join(others)})" if others else ""
         if own > 0:
             sentences.append(
-                f"Classes of one superclass are more alike than classes of two by {amount(own)} in the student’s last "
+                f"Classes of one superclass are more similar than of two by {amount(own)} in the student’s last "
                 f"layer{beside}."
             )
         else:
             sentences.append(
-                f"In the student’s last layer classes of one superclass are no more alike than classes of two: "
+                f"In the student’s last layer classes of one superclass are no more similar than classes of two: "
                 f"{amount(own)}{beside}."
             )
     agreement = found.agreement
@@ -136,19 +136,19 @@ def _notes(found: RelationsRecord, maps: Sequence[_CosineMap], *, left_out: Sequ
     notes = []
     if maps:
         groups = found.superclasses
-        order = "Classes that are alike stand side by side"
+        order = "Similar classes are adjacent"
         if groups is not None:
-            order = f"Classes stand by superclass ({len(set(groups)):,} of them, framed)"
-        blank = "the diagonal, each class with itself, is left blank"
+            order = f"Classes are sorted by superclass ({len(set(groups)):,} of them, framed)"
+        blank = "the diagonal is left blank"
         notes.append(f"{order}, in the same order in every map; {blank}.")
     elif found.maps is None:
-        notes.append(f"Of {found.classes:,} classes no maps are kept.")
+        notes.append(f"With {found.classes:,} classes no maps are stored.")
     notes.append(
         "Score: the mean cosine within superclasses less the mean between them. Agreement: Pearson’s correlation of "
-        "two maps over all pairs of classes: 1 is the same relations, 0 none in common."
+        "two maps over all pairs of classes: 1 is the same relations, 0 no correlation."
     )
     if left_out:
-        notes.append(f"Not shown beside it: {join(list(left_out))} (other classes, or no such record).")
+        notes.append(f"Not shown: {join(list(left_out))} (other classes, or no such record).")
     return notes
 
 

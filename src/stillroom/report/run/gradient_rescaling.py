@@ -18,8 +18,8 @@ _FAINT = 0.3
 _STYLES = (("axis", "dot", 2.0), ("other-1", "dash", 2.0), ("student", "solid", 2.5))
 _CSS_DASH = {"dot": "dotted", "dash": "dashed", "solid": "solid"}
 _LEAD = (
-    "ω is how strongly a sample pulls at the student, beside what its label alone would do: 1 is the same pull, 0.3 a "
-    "third of it. It is how a teacher tells a hard sample from an easy one."
+    "ω is the gradient of a sample with the teacher, relative to that of its label alone: 1 is the same size, 0.3 a "
+    "third of it. It shows how the teacher weights hard and easy samples."
 )
 
 
@@ -44,10 +44,10 @@ def rescaling_section(run: RunData) -> RescalingSection | None:
     styles = _STYLES[-1:] if len(places) == 1 else (_STYLES[0], _STYLES[2]) if len(places) == 2 else _STYLES
     chosen = [(found[place], style) for place, style in zip(places, styles, strict=True)]
     known = any(each.known_deciles for each in found)
-    title = "ω by how sure the teacher is"
+    title = "ω by teacher confidence"
     charts = [_by_group(chosen, "p", title, "teacher’s probability of the true class", lambda each: each.deciles)]
     if known:
-        title = "ω by how difficult samples truly are"
+        title = "ω by true sample difficulty"
         charts.append(
             _by_group(chosen, "known", title, "true lead of the label", lambda each: each.known_deciles or ())
         )
@@ -69,26 +69,26 @@ def _sentences(found: Sequence[RescalingEpoch], *, known: bool) -> list[str]:
     if len(last.deciles) > 1:
         sentences.append(
             f"In the last epoch the tenth that the teacher finds hardest (it gives the true class "
-            f"{_percent(hard.at)}) was pulled with a median ω of {amount(hard.omega_median)}, the tenth it is surest "
-            f"of ({_percent(easy.at)}) with {amount(easy.omega_median)}."
+            f"{_percent(hard.at)}) had a median ω of {amount(hard.omega_median)}, the tenth it is most confident "
+            f"on ({_percent(easy.at)}) {amount(easy.omega_median)}."
         )
     if last.spearman is None:
-        sentences.append("All samples were pulled alike: the teacher makes no difference between them.")
+        sentences.append("ω is the same for all samples: the teacher does not distinguish them.")
     else:
         word = "closely" if last.spearman >= 0.7 else "roughly" if last.spearman >= _FAINT else "hardly"
         sentences.append(
-            f"The pull follows the teacher’s sureness {word}: rank correlation {decimal(last.spearman, 2)} in the last "
+            f"ω follows the teacher’s confidence {word}: rank correlation {decimal(last.spearman, 2)} in the last "
             f"epoch{_before(found, found[0].spearman)}."
         )
     if known and last.known_spearman is not None:
         sentences.append(
-            f"How difficult each sample truly is, is known here: ω ranks them with {decimal(last.known_spearman, 2)}"
+            f"Each sample’s true difficulty is known; its rank correlation with ω is {decimal(last.known_spearman, 2)}"
             f"{_before(found, found[0].known_spearman)}."
         )
     share = _percent(last.saturated) if last.saturated else "none"
     sentences.append(
-        f"Saturated at τ = {last.temperature:g}: {share} of the samples. Of these the teacher’s doubt is less than a "
-        "twentieth of the student’s, so that it says no more than the bare label does."
+        f"Saturated at τ = {last.temperature:g}: {share} of the samples. There the teacher’s uncertainty is below a "
+        "twentieth of the student’s, so its target equals the label."
     )
     return sentences
 
@@ -101,22 +101,22 @@ def _advice(last: RescalingEpoch) -> str:
     now = f" (losses.{last.loss}.temperature, now {last.temperature:g})"
     if last.saturated >= MOST:
         return (
-            f"The teacher is too sure: for {_percent(last.saturated)} of the samples nothing is left of what it knows "
-            f"of their difficulty. Raise τ{now}; a teacher that is less sure of everything would do as well."
+            f"The teacher is too confident: for {_percent(last.saturated)} of the samples its target says nothing "
+            f"about their difficulty. Raise τ{now}, or use a less confident teacher."
         )
     if last.saturated >= SOME:
-        return f"Part of the signal is lost ({_percent(last.saturated)} saturated). A higher τ brings it back{now}."
+        return f"Part of the signal is lost ({_percent(last.saturated)} saturated). A higher τ recovers it{now}."
     return ""
 
 
 def _notes(last: RescalingEpoch) -> list[str]:
     notes = [
-        "Points are medians over a tenth of the epoch’s samples, at the tenth’s mean; bars are quartiles. A sample of "
-        "which the student is surer than its teacher has a pull far below 0, which medians do not follow.",
+        "Points are medians over a tenth of the epoch’s samples, at the tenth’s mean; bars are quartiles. A sample on "
+        "which the student is more confident than its teacher has an ω far below 0, which does not move the medians.",
         f"Losses other than cross_entropy and {last.loss} are left out of ω.",
     ]
     if last.target is not None:
-        notes.append("What is taught here is a target made of the teacher’s answer, and ω is that of the target.")
+        notes.append("The target here is computed from the teacher’s output, and ω is that of the target.")
     return notes
 
 
@@ -144,7 +144,7 @@ def _by_group(
     ends = (
         f"from {amount(last[0].omega_median)} for the hardest tenth to {amount(last[-1].omega_median)} for the easiest"
     )
-    words = f"In the last epoch the median of ω goes {ends}. The dotted line is the pull of the label alone."
+    words = f"In the last epoch the median of ω goes {ends}. The dotted line is the label alone."
     return Chart(f"omega-{key}", title, words, 320, figure)
 
 
@@ -185,12 +185,12 @@ def _omega_range(held: Sequence[Sequence[OmegaGroup]]) -> list[float]:
 
 
 def _ranks(found: Sequence[RescalingEpoch], *, known: bool) -> Chart:
-    rows = [("with the teacher’s sureness", "student", "solid", [(e.epoch, e.spearman) for e in found])]
-    words = "1: the surer the teacher, the stronger the pull; 0: no order at all."
+    rows = [("with the teacher’s confidence", "student", "solid", [(e.epoch, e.spearman) for e in found])]
+    words = "1: the more confident the teacher, the larger ω; 0: no correlation."
     if known:
         truth = [(e.epoch, e.known_spearman) for e in found]
-        rows.append(("with what is known of the samples", "gained", "dash", truth))
-        words += " Solid: with the teacher’s sureness; dashed: with how difficult samples truly are."
+        rows.append(("with the true difficulty", "gained", "dash", truth))
+        words += " Solid: with the teacher’s confidence; dashed: with the true difficulty."
     traces, lowest = [], 0.0
     for name, colour, dash, points in rows:
         there = [(epoch, value) for epoch, value in points if value is not None]
@@ -205,7 +205,7 @@ def _saturated(found: Sequence[RescalingEpoch]) -> Chart:
     epochs, shares = [each.epoch for each in found], [100 * each.saturated for each in found]
     drawn = line(epochs, shares, "saturated", "lost", hovertemplate="%{y:.1f}%")
     first, last = _percent(found[0].saturated), _percent(found[-1].saturated)
-    words = f"Samples of which the teacher says no more than their label: from {first} to {last}."
+    words = f"Samples whose target equals their label: from {first} to {last}."
     words += " A higher τ lowers it." if found[-1].saturated else ""
     figure = over_epochs([drawn], "% of the samples", range=[-3, 103])
     return Chart("omega-saturated", "Saturated samples", words, 250, figure)

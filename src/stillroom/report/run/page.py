@@ -58,11 +58,11 @@ GLOSSARY = {
     "Lower is better; it punishes confident mistakes.",
     "ECE": "Expected calibration error: how far confidence is from accuracy on average over 15 bins of equal width, "
     "0 to 1. Lower is better.",
-    "Agreement": "Share of test images on which student and teacher make the same top guess, right or wrong.",
+    "Agreement": "Share of test images on which student and teacher predict the same class, right or wrong.",
     "KL to teacher": "Mean Kullback-Leibler divergence from the teacher’s probabilities to the student’s at "
-    "temperature 1, in nats. 0 means the same answers.",
-    "Parameters": "Numbers learnt by the model.",
-    "Multiply-adds": "Multiplications with an addition for one image; the usual measure of compute.",
+    "temperature 1, in nats. 0: the same probabilities.",
+    "Parameters": "Trainable weights of the model.",
+    "Multiply-adds": "Multiply-add operations for one image; the usual measure of compute.",
     "Size on disk": "Bytes of the weights in their file (1 kB = 1,000 bytes).",
     "Latency, batch 1": "Time for one image through the model, in milliseconds, on the machine under Environment.",
     "Latency, batch 64": "Time for 64 images at once, in milliseconds, on the machine under Environment.",
@@ -362,11 +362,11 @@ def _missing_images(run: RunData) -> str:
     if held is None:
         return _NO_PREDICTIONS
     if run.teacher is None:
-        return "Which images changed most is measured against a teacher, and this run had none."
+        return "The most changed images are found by comparison with a teacher, and this run has none."
     if held.teacher_logits is None:
-        return "The predictions of this run hold no answers of the teacher."
+        return "The predictions of this run contain no teacher logits."
     if held.example_images is None or not len(held.example_images):
-        return "The predictions of this run hold no images."
+        return "The predictions of this run contain no images."
     return ""
 
 
@@ -445,11 +445,9 @@ def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[st
         if found is not None:
             notes.append(f"Top-1, student less “{name}”: {_interval(found)}.")
     if gap is not None or others:
-        notes.append(
-            "± is the 95% interval over the draw of test images alone. For the spread between seeds, one run has none."
-        )
+        notes.append("± is the 95% interval over the draw of test images alone. One run shows no spread between seeds.")
     notes += [
-        f"“{name}” had another teacher: its agreement and KL are to that one."
+        f"“{name}” had another teacher: its agreement and KL refer to that one."
         for name, each in others
         if words.teachers_differ(run, each)
     ]
@@ -477,7 +475,7 @@ def notices(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[Notice]
             text = f"{because[0].upper()}{because[1:]}." if because else ""
             by_design = words.another_seed(run, each)
             if by_design:
-                text += " This shows how far a seed moves the result, not what a setting does."
+                text += " This shows the effect of the seed, not of a setting."
             found.append(Notice(name, ", ".join(differ), text, by_design))
     return found
 

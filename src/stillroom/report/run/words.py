@@ -135,8 +135,8 @@ def headline(run: RunData) -> str:
     if not gap.resolved:
         side = "above" if gap.points > 0 else "below"
         return (
-            f"The student is level with its teacher on top-1 ({levels}: {points} {side}, "
-            f"too little for {whole(student.count)} test images to tell apart){tail}"
+            f"The student equals its teacher on top-1 ({levels}: {points} {side}, "
+            f"not significant with {whole(student.count)} test images){tail}"
         )
     if gap.points > 0:
         return f"The student beats its teacher on top-1 ({levels}: {points} gained){tail}"
@@ -162,7 +162,7 @@ def _without_teacher(run: RunData) -> str:
 def _teachers_in_words(run: RunData) -> str:
     several = run.summary.teachers if len(run.summary.teachers) > 1 else {}
     if not several:
-        return "it had no teacher to be measured against"
+        return "it had no teacher to compare with"
     named = [
         name
         if one.top1 is None or one.agreement is None
@@ -199,21 +199,21 @@ def against(run: RunData, name: str, other: RunData) -> str:
         side = "the same" if gap.points == 0 else f"{_points(gap)} {'less' if gap.points > 0 else 'more'}"
         return (
             f"The same recipe with seed {other.summary.seed} reaches {decimal(other.student.top1)}%, {side}: "
-            "a first look at the spread between seeds, no interval."
+            "a first estimate of the spread between seeds, no interval."
         )
     what = describe(run, name, other)
     level = f"{decimal(other.student.top1)}%"
     unequal = ", not an equal comparison" if differences(run, other) else ""
     bound = f"(one seed each: no interval{unequal})"
     if gap.points == 0:
-        return f"Level with {what}, {level} {bound}."
-    unresolved = "" if gap.resolved else ", too little for the test images to tell apart"
+        return f"The same accuracy as {what}, {level} {bound}."
+    unresolved = "" if gap.resolved else ", not significant with this many test images"
     if gap.points > 0:
         return f"{_points(gap)} above {what}, {level}{unresolved} {bound}."
     if gap.resolved and run.taught and not other.taught and same_student(run, other):
         return (
             f"Worse than {what}: {_points(gap)} below its {level} {bound}. "
-            "In this pair of runs, teaching cost accuracy instead of adding it."
+            "In this pair of runs, distillation reduced accuracy."
         )
     worse = "Worse than" if gap.resolved else "Below"
     return f"{worse} {what}: {_points(gap)} below its {level}{unresolved} {bound}."
@@ -228,7 +228,7 @@ def describe(run: RunData, name: str, other: RunData) -> str:
     """What the other run is, in words."""
     if same_student(run, other):
         if run.taught and not other.taught:
-            return f"the same student from labels alone (“{name}”)"
+            return f"the same student trained on labels alone (“{name}”)"
         if other.taught and not run.taught:
             return f"the same student with a teacher (“{name}”)"
     return f"“{name}”"
@@ -244,7 +244,7 @@ def caveat(run: RunData, *, with_others: bool) -> str:
         if gap is not None and not with_others
         else ""
     )
-    return f"{runs}: how far another seed would move it is not known.{images}"
+    return f"{runs}: the spread between seeds is unknown.{images}"
 
 
 def _points(gap: TopOneGap) -> str:

@@ -128,7 +128,7 @@ def _evaluations(study: StudyResults, folder: Path, run: str) -> Curve:
     relation = study.measure.relation
     path = folder / run / (RELATION_EPOCHS if relation else METRICS)
     if not path.parent.is_dir():
-        raise BadInput("run", run, "a run folder, which is not there any more")
+        raise BadInput("run", run, "a run folder, which no longer exists")
     found: Curve = {}
     for number, text in enumerate(read_text(path).split("\n") if path.is_file() else (), start=1):
         # Lines of training are many, and nothing is read of them here.
@@ -239,7 +239,7 @@ def _curves_intro(study: StudyResults) -> str:
     text = f"Lines are means over the seeds, bands their {study.percent} intervals, epoch by epoch, cut where they "
     text += "leave the frame."
     if len(study.names) > 1:
-        text += " A band speaks of one method. A seed moves all alike, so the table’s paired differences say more."
+        text += " A band describes one method. The table’s paired differences cancel what a seed does to all methods."
     return text
 
 
@@ -250,10 +250,10 @@ def _curves_words(study: StudyResults, pair: PairInfo, bands: Mapping[str, _Band
     sentences = [f"{seeds} a line."]
     single = [name for name, band in bands.items() if band.seeds == 1]
     if single and len(counts) > 1:
-        sentences.append(f"One seed and so no band: {join(single)}.")
+        sentences.append(f"No band, as there is one seed: {join(single)}.")
     absent = [name for name in study.names if name not in bands and name not in uneven]
     if absent:
-        sentences.append(f"Without a finished run that was evaluated on the way: {join(absent)}.")
+        sentences.append(f"Without a finished run that was evaluated during training: {join(absent)}.")
     if uneven:
         sentences.append(f"Left out, as their seeds were evaluated at different epochs: {join(list(uneven))}.")
     top1 = _teacher_top1(study, pair)
@@ -494,10 +494,10 @@ def _sweep_words(study: StudyResults, along: SweepInfo, frame: _SweepFrame) -> s
     ends = [end for cell in cells for end in (cell.low, cell.high) if end is not None]
     if ends:
         cut = ", cut where they leave the frame" if min(ends) < frame.y[0] or max(ends) > frame.y[1] else ""
-        beside = "; those of one value stand a little apart" if len(study.names) > 1 else ""
+        beside = "; points of one value are shifted slightly" if len(study.names) > 1 else ""
         sentences.append(f"Bars are {study.percent} intervals{cut}{beside}.")
     if len(study.names) > 1 and len(study.seeds) > 1:
-        sentences.append("A bar speaks of one method. The table’s paired differences say more.")
+        sentences.append("A bar describes one method. The table’s paired differences are more precise.")
     if any(cell.low is None for cell in cells):
         sentences.append("A hollow point has no interval.")
     marked = [f"{mark.label} ({_number(mark.at)})" if mark.label else _number(mark.at) for mark in along.marks]

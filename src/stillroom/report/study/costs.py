@@ -55,8 +55,8 @@ KINDS = (
         "Training time",
         "seconds",
         seconds,
-        "Seconds of training, median over the seeds; evaluation and trials apart. Clocks of this machine: runs that "
-        "shared its cores slowed one another.",
+        "Seconds of training, median over seeds, without evaluation and trials. Measured on this machine: runs that "
+        "shared its cores slowed each other down.",
         ",~g",
     ),
     CostKind(
@@ -67,7 +67,7 @@ KINDS = (
         "Images that a run itself gave the teacher, median over the seeds; cached outputs were computed once, when the "
         "cache was built.",
     ),
-    CostKind("parameters", "Parameters", "numbers", scaled, "Numbers learnt by the student."),
+    CostKind("parameters", "Parameters", "numbers", scaled, "Trainable weights of the student."),
     CostKind("multiply_adds", "Multiply-adds", "for one image", scaled, "Of the student, for one image."),
     CostKind("peak_memory_mb", "Peak memory", "MB", _megabytes, "Median over the seeds.", ",~g"),
 )
@@ -255,11 +255,11 @@ def _choice(
         return without_chart(f"{kind.title}: not recorded for any run of this pair.")
     if len(points) == 1:
         only = f"{points[0].name}, {kind.written(points[0].x)}"
-        return without_chart(f"{kind.title}: known of {only} alone; there is nothing to weigh against it.")
+        return without_chart(f"{kind.title}: recorded for {only} alone, so nothing can be compared.")
     if len({point.x for point in points}) == 1:
         same = f"{kind.title}: the same for all, {kind.written(points[0].x)}"
-        why = ", for all train the same student" if kind.key in _SIZES else ""
-        return without_chart(f"{same}{why}. What they differ in is the measure alone: see the table.")
+        why = ", as all train the same student" if kind.key in _SIZES else ""
+        return without_chart(f"{same}{why}. They differ in the measure alone: see the table.")
     return CostChoice(kind, _chart(study, key, kind, points, absent, styles), "")
 
 
@@ -381,8 +381,8 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _words(study: StudyResults, kind: CostKind, best: Sequence[CostPoint], absent: Sequence[str]) -> str:
-    text = f"{kind.note} On the front, where no other is as good for less: {join([point.name for point in best])}."
+    text = f"{kind.note} On the Pareto front (none is as good for less): {join([point.name for point in best])}."
     text += (
-        f" It goes by the means; bars are {study.percent} intervals, and where they overlap the order may be chance."
+        f" The front uses the means; bars are {study.percent} intervals; where they overlap the order may be chance."
     )
-    return text + (f" Not shown, for want of a number: {join(list(absent))}." if absent else "")
+    return text + (f" Not shown, as a number is missing: {join(list(absent))}." if absent else "")

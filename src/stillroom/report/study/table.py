@@ -24,14 +24,14 @@ from stillroom.schema.study import (
 
 PAGE = "report.html"
 _FILES = {
-    "table.csv": "the table, one line a method and pair",
+    "table.csv": "the table, one row per method and pair",
     "table.tex": "the same for LaTeX",
-    "runs.csv": "one line a run",
+    "runs.csv": "one row per run",
     "comparisons.csv": "every paired difference",
     "cost.csv": "clocks, teacher passes, memory, one line a run",
     "results.json": "everything on this page but clocks",
     "study.yaml": "the study, every field written out",
-    "tuned.json": "what trials chose, and every trial",
+    "tuned.json": "the tuned options, and every trial",
 }
 _NO_BREAK = "\u00a0"
 # The drawing of a mean with its interval, in pixels.
