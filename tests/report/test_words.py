@@ -95,6 +95,14 @@ def test_without_a_teacher(run: RunData) -> None:
     )
 
 
+def test_several_teachers_are_named(run: RunData) -> None:
+    assert run.summary.teacher is not None
+    one = run.summary.teacher.model_copy(update={"top1": 98.2, "agreement": 91.0})
+    text = headline(changed(run, teachers={"wide": one, "deep": one.model_copy(update={"top1": 93.8})}))
+    assert "its teachers are wide (98.2% top-1" in text
+    assert "and deep (93.8% top-1" in text
+
+
 def test_above_the_same_student_from_labels_alone(run: RunData) -> None:
     assert against(run, "labels", with_top1(alone(run), 82.2)) == (
         "2.1 points above the same student trained on labels alone (“labels”), 82.2% (one seed each: no interval)."
