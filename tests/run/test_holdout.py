@@ -62,7 +62,7 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def go(recipe: Recipe, out: Path) -> tuple[Finished, set[bytes], int]:
     """Do it, and tell which images the teacher was asked about, and about how many for the cache."""
     Counting.asked.clear()
-    done = execute(recipe, out, components=replace(build_components(recipe), teacher=Counting()))
+    done = execute(recipe, out, components=replace(build_components(recipe), teachers={"teacher": Counting()}))
     built = sum(line["images"] for line in read_lines(out / "timing.jsonl") if line["event"] == "cache")
     return done, {image.numpy().tobytes() for image in Counting.asked}, built
 
@@ -157,13 +157,19 @@ def other_parts(recipe: Recipe) -> DataPair:
 def test_a_trial_that_is_killed_goes_on_to_the_same_bytes(recipe: Make, tmp_path: Path) -> None:
     made = recipe(*OPTIONS, HELD, "training.save_seconds=0")
     whole, _, _ = go(made, tmp_path / "whole")
-    found, out = replace(build_components(made), teacher=Counting()), tmp_path / "killed"
+    found, out = replace(build_components(made), teachers={"teacher": Counting()}), tmp_path / "killed"
     with pytest.raises(KeyboardInterrupt):
         execute(made, out, components=found, hooks=[KillAt(7)])
     # The same recipe of other data: what is learned from was cut otherwise.
     with pytest.raises(BadInput, match="data"):
         execute(made, out, resume=True, components=replace(found, data=other_parts(made)), hooks=[KillAt(-1)])
-    execute(made, out, resume=True, components=replace(build_components(made), teacher=Counting()), hooks=[KillAt(-1)])
+    execute(
+        made,
+        out,
+        resume=True,
+        components=replace(build_components(made), teachers={"teacher": Counting()}),
+        hooks=[KillAt(-1)],
+    )
     assert bytes_of(out) == bytes_of(whole.path)
 
 
@@ -183,7 +189,7 @@ def test_a_loss_gets_the_samples_of_the_whole_set(recipe: Make, tmp_path: Path) 
     found = build_components(made)
     NotesIndices.seen.clear()
     losses = [*found.losses, NotesIndices(name="notes")]
-    execute(made, tmp_path / "run", components=replace(found, losses=losses, teacher=Counting()))
+    execute(made, tmp_path / "run", components=replace(found, losses=losses, teachers={"teacher": Counting()}))
     assert found.data.train.subset_info is not None
     assert NotesIndices.seen == set(found.data.train.subset_info.rows.tolist())
     assert max(NotesIndices.seen) >= 160
