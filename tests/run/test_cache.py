@@ -160,7 +160,7 @@ def make_stale(folder: Path) -> None:
     [
         (flip_a_byte, ["view-0001.logits.bin", "damaged"]),
         (cut_short, ["view-0000.logits.bin", "cut short"]),
-        (make_foreign, ["foreign", "teacher.weights is '0000", "augmentation.seed is 7, this run has 0"]),
+        (make_foreign, ["teacher.weights is '0000", "augmentation.seed is 7, this run has 0"]),
         (make_stale, ["stale", "the teacher now"]),
     ],
     ids=["damaged", "truncated", "foreign", "stale"],
