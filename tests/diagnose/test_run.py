@@ -42,7 +42,7 @@ def test_each_fault_is_found_by_its_own_check(tmp_path: Path, fault: str) -> Non
     assert check in problems(found), found[check].summary
     finding = found[check]
     assert finding.summary.endswith(".")
-    assert any(sign.isdigit() for sign in finding.threshold)
+    assert finding.threshold.startswith(("Problem:", "Strong:"))
     assert finding.source
     assert finding.remedy is not None
     json.dumps(finding.evidence, allow_nan=False)

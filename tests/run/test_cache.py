@@ -160,7 +160,14 @@ def make_stale(folder: Path) -> None:
     [
         (flip_a_byte, ["view-0001.logits.bin", "damaged"]),
         (cut_short, ["view-0000.logits.bin", "cut short"]),
-        (make_foreign, ["teacher.weights is '0000", "augmentation.seed is 7, this run has 0"]),
+        (
+            make_foreign,
+            [
+                "the cache of this run, but it differs",
+                "teacher.weights is '0000",
+                "augmentation.seed is 7, this run has 0",
+            ],
+        ),
         (make_stale, ["stale", "the teacher now"]),
     ],
     ids=["damaged", "truncated", "foreign", "stale"],

@@ -234,7 +234,8 @@ MIDDLE = [{"teacher": "middle", "student": "layer1"}]
     [
         (
             [term("block_logit", taps=["layr2"])],
-            "losses.block_logit.taps: got 'layr2'",
+            "losses.block_logit.taps: got 'layr2'; expected a tap of the teacher with one of the student opposite it "
+            "(did you mean 'layer2'?)",
         ),
         (
             [term("feature_fisher", taps=[{"teacher": "leyer2", "student": "layer2"}])],
@@ -267,7 +268,8 @@ MIDDLE = [{"teacher": "middle", "student": "layer1"}]
         ),
         (
             [own(past=True), term("feature_fisher")],
-            "losses.feature_fisher.taps: got 'features'; expected [{teacher: NAME, student: NAME}]",
+            "losses.feature_fisher.taps: got 'features'; expected [{teacher: NAME, student: NAME}]: no such taps are "
+            "opposite each other: the teacher has none; the student has layer1, ",
         ),
         (
             [own(columns=12), term("block_logit")],

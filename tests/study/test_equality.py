@@ -385,6 +385,20 @@ def test_every_field_of_a_recipe_is_looked_at_or_the_treatment_or_changes_no_res
     assert {key.rpartition(".")[0] for key in set(unseen) - set(left)} == {"", *TREATMENT[1:3], "training"}
 
 
+def test_each_of_several_teachers_is_looked_at(made: Made, tmp_path: Path) -> None:
+    folder, plan = made.study(tmp_path / "s", **made.content(seeds=[0]))
+    run = collect(folder, plan).runs[1]
+    teacher = run.planned.recipe.teacher
+    assert teacher is not None
+
+    def identity(second: str) -> object:
+        two = {"a": teacher, "b": teacher.model_copy(update={"name": second})}
+        recipe = run.planned.recipe.model_copy(update={"teacher": None, "teachers": two})
+        return planned_fields(replace(run.planned, recipe=recipe), plan.study, None)["teacher"].identity
+
+    assert identity("resnet20") == identity("resnet20") != identity("resnet14")
+
+
 def test_whatever_may_be_varied_is_looked_at() -> None:
     assert set(get_args(AllowedDifference)) < set(CHECKED)
 

@@ -265,3 +265,17 @@ def _validate(adapter: TypeAdapter[Any], content: Any, where: str) -> Any:
         raise bad_input(error, JsonObject).within(where) from None
     except OverflowError:
         raise BadInput(where, "a number without end", "numbers that a float can hold") from None
+
+
+def is_finite(value: object) -> bool:
+    """Whether a value of a JSON file is a number that a float can hold.
+
+    >>> is_finite(1.5), is_finite(True), is_finite(float("nan")), is_finite(10**400)
+    (True, False, False, False)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return False

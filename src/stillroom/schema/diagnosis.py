@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from stillroom.errors import BadInput
-from stillroom.schema.base import Items, JsonFile, JsonObject, read_json, write
+from stillroom.schema.base import Items, JsonFile, JsonObject, is_finite, read_json, write
 
 NAME = "diagnosis.json"
 Verdict = Literal["problem", "warning", "ok", "skipped"]
@@ -100,13 +100,9 @@ class Plot:
         wanted = len(self.y) + (self.kind == "histogram")
         if len(self.x) != wanted:
             raise ValueError(f"x: a list of {wanted}")
-        if self.kind != "bars" and not all(_is_finite(value) for value in self.x):
+        if self.kind != "bars" and not all(is_finite(value) for value in self.x):
             raise ValueError("x: finite numbers")
         return self
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True, config=_FINITE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from stillroom.schema.base import (
     Percent,
     PositiveCount,
     Share,
+    is_finite,
     read_jsonl,
 )
 from stillroom.schema.continual import IncrementalSummary
@@ -423,17 +423,3 @@ LOG_MODELS: Mapping[str, type[JsonObject]] = {
     TIMING: TimingEvent,
     RELATION_EPOCHS: RelationEpoch,
 }
-
-
-def is_finite(value: object) -> bool:
-    """Whether a value of a JSON file is a number that a float can hold.
-
-    >>> is_finite(1.5), is_finite(True), is_finite(float("nan")), is_finite(10**400)
-    (True, False, False, False)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of more than 308 digits
-        return False

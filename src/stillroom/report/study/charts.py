@@ -31,8 +31,8 @@ from stillroom.report.charts import (
 )
 from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, join
 from stillroom.report.study.table import mean_number
-from stillroom.schema.base import parse_object, read_optional, read_text
-from stillroom.schema.run import METRICS, RELATION_EPOCHS, is_finite
+from stillroom.schema.base import is_finite, parse_object, read_optional, read_text
+from stillroom.schema.run import METRICS, RELATION_EPOCHS
 from stillroom.schema.study import (
     DISSECTION,
     CellResult,
