@@ -18,6 +18,7 @@ from stillroom.continual.tasks import TaskData
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.recipe import Recipe
+from stillroom.run.artifacts import data_facts
 from stillroom.run.records import budget_hash, chain_hashes
 from stillroom.schema.base import read_json, write
 from stillroom.schema.continual import (
@@ -160,15 +161,7 @@ def build_summary(
         **{key: last[key] for key in ("model", "parameters", "multiply_adds", "bytes")},
         "teachers": {},
         "taught": has_teacher,
-        "data": {
-            "name": train.name,
-            "classes": train.num_classes,
-            "train": len(train),
-            "test": len(test),
-            "shape": list(train.images.shape[1:]),
-            "pixels": train.is_pixels,
-            "fingerprint": fingerprint,
-        },
+        "data": data_facts(train, test, fingerprint),
         "relations": last.get("relations"),
         "device": recipe.training.device,
         "precision": recipe.training.precision,

@@ -30,6 +30,19 @@ LATENCY_BATCHES = (1, 64)
 TeacherLogits = Mapping[str, Tensor | None]
 
 
+def data_facts(train: ImageSet, test: ImageSet, fingerprint: str) -> dict[str, Any]:
+    """The data of a run, as its summary records them; ``shape`` is [C, H, W]."""
+    return {
+        "name": train.name,
+        "classes": train.num_classes,
+        "train": len(train),
+        "test": len(test),
+        "shape": list(train.images.shape[1:]),
+        "pixels": train.is_pixels,
+        "fingerprint": fingerprint,
+    }
+
+
 def run_summary(
     parts: RunParts,
     trained: PreparedModel,
@@ -70,15 +83,7 @@ def run_summary(
             for name, source in parts.teachers.items()
         },
         "taught": parts.step.reads_teacher,
-        "data": {
-            "name": train.name,
-            "classes": train.num_classes,
-            "train": len(train),
-            "test": len(test),
-            "shape": list(train.images.shape[1:]),
-            "pixels": train.is_pixels,
-            "fingerprint": parts.hashes["data"],
-        },
+        "data": data_facts(train, test, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
         "device": recipe.training.device,
         "precision": recipe.training.precision,
