@@ -43,7 +43,7 @@ GAIN = Limits(
 _FIRST = 128
 # Share of the images of reassigned classes that must then be classified correctly: what is left by chance where a
 # broken teacher gives one class for nearly all images is far less.
-_CLEAR = 0.4
+CLEAR = 0.4
 # Below this accuracy more than one thing may be wrong.
 _LOW_ACCURACY = 0.5
 _ROUNDS = 3
@@ -418,21 +418,25 @@ def _try_class_order(queries: TeacherQueries, setup: TeacherSetup, correct: Tens
     guess, halves = columns.argmax(1), queries.sample.halves
     now = torch.zeros(count, dtype=torch.bool)
     for half in (False, True):
-        fitted = _assign(guess[halves != half], labels[halves != half], num_classes, num_logits, setup.class_order)
+        fitted = assign_columns(
+            guess[halves != half], labels[halves != half], num_classes, num_logits, setup.class_order
+        )
         judged = halves == half
         now[judged] = guess[judged] == fitted[labels[judged]]
-    order = _assign(guess, labels, num_classes, num_logits, setup.class_order)
+    order = assign_columns(guess, labels, num_classes, num_logits, setup.class_order)
     before = setup.class_order if setup.class_order is not None else torch.arange(num_classes)
     moved = order != before if len(before) else torch.ones(num_classes, dtype=torch.bool)
     of_moved = moved[labels]
-    is_clear = bool(of_moved.any()) and float(now[of_moved].double().mean()) >= _CLEAR
+    is_clear = bool(of_moved.any()) and float(now[of_moved].double().mean()) >= CLEAR
     p = mcnemar(int((now & ~correct).sum()), int((correct & ~now).sum())) if is_clear else 1.0
     is_same = order.tolist() == list(range(num_logits))
     changed = replace(setup, class_order=None if is_same else order)
     yield RepairTrial("class_order", "assignment", count, int(now.sum()), int(correct.sum()), p, changed)
 
 
-def _assign(guess: Tensor, labels: Tensor, num_classes: int, num_logits: int, order: Tensor | None) -> Tensor:
+def assign_columns(
+    guess: Tensor, labels: Tensor, num_classes: int, num_logits: int, order: Tensor | None = None
+) -> Tensor:
     """For each class a column of its own, so that as many images as possible are classified correctly: int64 [K]."""
     # Slow to import, and needed here alone.
     from scipy.optimize import linear_sum_assignment
