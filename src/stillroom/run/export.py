@@ -71,7 +71,7 @@ def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
     if not data.shape or data.pixels is None:
         raise BadInput("run", str(run / SUMMARY), "a summary with its data's shape")
     facts = SummaryFacts(data.classes, data.shape, data.pixels)
-    model = build_model(recipe.student.model_copy(update={"weights": None}), facts, "student")
+    model = build_model(recipe.student.without_weights(), facts, "student")
     load_weights(model, run / "student.safetensors", field="student")
     return model.eval(), recipe, facts
 
@@ -127,7 +127,8 @@ def evaluate_model(
     observer = observer or Observer()
     here = resolve_device(device)
     with exact_float32():
-        prepared = prepare_model(build_model(config, data, "model").to(here), config, data, "model")
+        model = build_model(config, data, "model", observer.note).to(here)
+        prepared = prepare_model(model, config, data, "model")
         return score(logits_of(prepared, data, here, observer, "evaluating"), data.labels).as_dict()
 
 
