@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,8 +17,9 @@ from stillroom.files import write_text
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stillroom.diagnose.diagnosis import Diagnosis
     from stillroom.recipe import Recipe
-    from stillroom.schema.diagnosis import Diagnosis, Finding, RemedyComparison, Verification
+    from stillroom.schema.diagnosis import Finding, RemedyComparison, Verification
 
 NO = 1
 _COLOURS = {"problem": "bold red", "warning": "yellow", "ok": "green", "skipped": "dim"}
@@ -58,8 +58,9 @@ def diagnose(
 
     Example: `stillroom diagnose recipes/cifar10-resnet56-resnet8.yaml losses.kl.temperature=1`
     """
+    from stillroom.diagnose.diagnosis import Diagnosis
     from stillroom.run.records import output_folder
-    from stillroom.schema.diagnosis import Diagnosis, kind_of
+    from stillroom.schema.diagnosis import kind_of
 
     kind = kind_of(str(target))
     if overrides and kind != "recipe":
@@ -114,38 +115,18 @@ def _findings(target: Path, kind: str, overrides: Sequence[str], images: int) ->
 
 
 def _write(diagnosis: Diagnosis, out: Path) -> Path:
-    from stillroom.report.diagnosis import write_diagnosis_page
-
     try:
-        diagnosis.write(out)
+        return diagnosis.save(out)
     except OSError as error:
         raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
-    return write_diagnosis_page(out)
 
 
 def _print(diagnosis: Diagnosis, page: Path | None) -> None:
     """The findings, problems first: a line each with its remedy; those that are ok in one line together."""
     stdout = Console(highlight=False)
-    findings = diagnosis.findings
-    width = max((len(finding.check) for finding in findings), default=0)
-    for finding in (each for each in findings if each.needs_attention):
-        verdict = f"[{_COLOURS[finding.verdict]}]{finding.verdict:8}[/]"
-        stdout.print(f"{verdict} {escape(finding.check):{width}}  {escape(finding.summary)}", soft_wrap=True)
-        if finding.remedy is not None:
-            stdout.print(escape(f"{'':8} {'':{width}}  → {finding.remedy.words}"), soft_wrap=True)
-            for argument in finding.remedy.arguments():
-                stdout.print(escape(f"{'':8} {'':{width}}    {shlex.quote(argument)}"), soft_wrap=True)
-    passed = ", ".join(finding.check for finding in findings if finding.verdict == "ok")
-    if passed:
-        stdout.print(f"[{_COLOURS['ok']}]{'ok':8}[/] {escape(passed)}", soft_wrap=True)
-    skipped: dict[str, list[str]] = {}
-    for finding in findings:
-        if finding.verdict == "skipped":
-            skipped.setdefault(finding.summary, []).append(finding.check)
-    for why, checks in skipped.items():
-        stdout.print(
-            f"[{_COLOURS['skipped']}]{'skipped':8}[/] {escape(', '.join(checks))}: {escape(why)}", soft_wrap=True
-        )
+    for verdict, text in diagnosis.lines():
+        first = f"[{_COLOURS[verdict]}]{verdict:8}[/]" if verdict is not None else f"{'':8}"
+        stdout.print(f"{first} {escape(text)}", soft_wrap=True)
     if diagnosis.verification is not None:
         _print_verification(stdout, diagnosis.verification)
     stdout.print(escape(diagnosis.headline), soft_wrap=True)
