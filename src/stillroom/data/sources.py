@@ -124,11 +124,12 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")
 
 
-def parse_data_argument(data: str) -> DataConfig:
+def parse_data_argument(data: str, image_size: int | None = None) -> DataConfig:
     """The options of ``--data``: the name of built-in data, or a folder of a known layout.
 
     Args:
         data: what the user wrote; a folder with such a name is written ``./digits``.
+        image_size: side in pixels that image files are brought to.
 
     >>> parse_data_argument("digits").source
     'digits'
@@ -140,12 +141,18 @@ def parse_data_argument(data: str) -> DataConfig:
     """
     for name in BUILTIN_NAMES:
         if data == name:
-            return DataConfig(source=name)
+            return _with_size(DataConfig(source=name), image_size)
     folder = find_input(data)
     if not data or not folder.exists():
         expected = "a folder that exists, here or under $STILLROOM_DATA, or a known name"
         raise BadInput("--data", data, f"{expected} ({nearest(data, BUILTIN_NAMES)})")
-    return DataConfig(source=detect_layout(folder, "--data"), path=data)
+    return _with_size(DataConfig(source=detect_layout(folder, "--data"), path=data), image_size)
+
+
+def _with_size(config: DataConfig, image_size: int | None) -> DataConfig:
+    if image_size is not None and config.source != "folders":
+        raise BadInput("--image-size", image_size, f"none: {config.source} is no folder of image files")
+    return config.model_copy(update={"image_size": image_size})
 
 
 def _read(config: DataConfig, split: str, field: str, limit: int | None = None) -> ImageSet:
