@@ -18,8 +18,8 @@ _FITS = 1e-3
 def initial_law(weight: Tensor) -> str | None:
     """The usual initialisation that a layer's weights still follow; None where they follow none of them.
 
-    Uniform laws are bounded, so that any training that moves weights outwards is seen at once; normal ones are tested by
-    a Kolmogorov-Smirnov test against their own deviation.
+    Uniform laws are bounded, so that any training that moves weights outwards is seen at once; both kinds by a
+    Kolmogorov-Smirnov test.
 
     Args:
         weight: of a linear or convolutional layer, at least two axes.
