@@ -35,7 +35,7 @@ Ask = Callable[[nn.Module, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Explanation:
+class ErrorCause:
     """One change that would make the teacher more accurate.
 
     Attributes:
@@ -60,7 +60,7 @@ class Explanation:
 
 def explain_errors(
     teacher: nn.Module | None, images: Tensor | None, labels: Tensor, outputs: Tensor, ask: Ask, num_classes: int
-) -> Explanation | None:
+) -> ErrorCause | None:
     """The change of input, class order or batch statistics that makes a teacher more accurate, beyond chance.
 
     Args:
@@ -90,7 +90,7 @@ def explain_errors(
 
 def _trials(
     teacher: nn.Module | None, images: Tensor | None, labels: Tensor, outputs: Tensor, ask: Ask, num_classes: int
-) -> Iterator[Explanation]:
+) -> Iterator[ErrorCause]:
     correct = outputs.argmax(1) == labels
     if 1 - float(correct.double().mean()) < GAIN.warning:
         return  # nothing can gain enough to matter
@@ -99,7 +99,7 @@ def _trials(
     if teacher is None or images is None:
         return
 
-    def compare(check: str, name: str, model: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[Explanation]:
+    def compare(check: str, name: str, model: nn.Module, change: Callable[[Tensor], Tensor]) -> Iterator[ErrorCause]:
         for count in sorted({min(_FIRST, len(labels)), len(labels)}):
             try:
                 logits = torch.cat([ask(model, each) for each in torch.split(change(images[:count]), _BATCH)])
@@ -108,7 +108,7 @@ def _trials(
             now, before = logits.argmax(1) == labels[:count], correct[:count]
             p = mcnemar(int((now & ~before).sum()), int((before & ~now).sum()))
             shares = float(before.double().mean()), float(now.double().mean())
-            found = Explanation(check, name, shares, count, p)
+            found = ErrorCause(check, name, shares, count, p)
             if found.gain <= 0:
                 return
         yield found
@@ -121,7 +121,7 @@ def _trials(
         yield from compare("teacher_batch_norm", "statistics of one batch", fresh, lambda x: x)
 
 
-def _other_classes(labels: Tensor, outputs: Tensor, correct: Tensor, num_classes: int) -> Explanation:
+def _other_classes(labels: Tensor, outputs: Tensor, correct: Tensor, num_classes: int) -> ErrorCause:
     """Another order of the classes, fitted on one half of the images and judged on the other, both ways round."""
     halves = torch.from_numpy(rank_in_class(labels.numpy()) % 2 == 1)
     guess, now = outputs.argmax(1), torch.zeros(len(labels), dtype=torch.bool)
@@ -133,7 +133,7 @@ def _other_classes(labels: Tensor, outputs: Tensor, correct: Tensor, num_classes
     is_clear = float(now.double().mean()) >= CLEAR
     p = mcnemar(int((now & ~correct).sum()), int((correct & ~now).sum())) if is_clear else 1.0
     shares = float(correct.double().mean()), float(now.double().mean())
-    return Explanation("class_order", "another order of its classes", shares, len(labels), p)
+    return ErrorCause("class_order", "another order of its classes", shares, len(labels), p)
 
 
 def input_changes(images: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:

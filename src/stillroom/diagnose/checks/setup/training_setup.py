@@ -18,7 +18,7 @@ from stillroom.diagnose.check import Skip, lazy
 from stillroom.diagnose.checks.recipe.context import form_of
 from stillroom.diagnose.checks.recipe.input_repair import OutputForm
 from stillroom.diagnose.checks.setup.initialisation import untrained_layers
-from stillroom.diagnose.checks.setup.teacher_errors import Explanation, explain_errors
+from stillroom.diagnose.checks.setup.teacher_errors import ErrorCause, explain_errors
 from stillroom.errors import BadInput, format_error
 from stillroom.models.modes import device_of
 
@@ -144,7 +144,7 @@ class TrainingSetup:
         return float(self.teacher_logits.softmax(1).amax(1).mean())
 
     @lazy
-    def explanation(self) -> Explanation | None:
+    def explanation(self) -> ErrorCause | None:
         """The change that makes the teacher more accurate, where there is one."""
         teacher = self._teacher if isinstance(self._teacher, nn.Module) else None
         try:
