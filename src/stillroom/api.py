@@ -29,7 +29,7 @@ from stillroom.recipe import Recipe, parse_recipe
 from stillroom.report.run.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
 from stillroom.run.components import RunComponents
-from stillroom.run.records import fresh_folder
+from stillroom.run.records import output_folder
 from stillroom.run.run import execute
 from stillroom.study.compare import compare as run_study
 from stillroom.study.config import load_study, parse_study
@@ -188,14 +188,15 @@ def distill(
         [copy.deepcopy(loss) for loss in losses],
         {key: copy.deepcopy(model) for key, model in teachers.items() if isinstance(model, nn.Module)},
     )
-    finished = execute(
-        recipe,
-        Path(out) if out is not None else fresh_folder(Path("runs"), name or "run"),
-        resume=resume,
-        observer=ProgressBar() if progress else Observer(),
-        components=components,
-        hooks=hooks,
-    )
+    with output_folder(None if out is None else Path(out), name or "run") as folder:
+        finished = execute(
+            recipe,
+            folder,
+            resume=resume,
+            observer=ProgressBar() if progress else Observer(),
+            components=components,
+            hooks=hooks,
+        )
     return DistillResult(
         finished.path, finished.summary, with_layout(finished.student, recipe.student, data.train, "student")
     )

@@ -179,7 +179,10 @@ def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple
     if rule == "centre" or masks is None:
         cells = centre_box(len(images), grid)
     else:
-        cells = on_grid(check_masks(masks, images), grid)
+        try:
+            cells = on_grid(check_masks(masks, images), grid)
+        except BadInput as error:
+            raise BadInput("--mask", rule, f"{error.expected}; got {error.value}") from None
         full = torch.nonzero(cells.flatten(1).all(1))[:, 0]
         if len(full):
             raise BadInput("--mask", rule, f"some background in each image; all cells of {int(full[0])} are none")

@@ -378,7 +378,8 @@ def _of_other_classes(recipe: Recipe, data: ImageSet) -> nn.Module | None:
         state = read_state(config.weights, field="teacher.weights")
         for num_logits in _other_heads(made(data.num_classes), state, data.num_classes):
             model = made(num_logits)
-            load_weights(model, config.weights, field="teacher")
+            key, prefix = config.weights_key, config.weights_prefix
+            load_weights(model, config.weights, field="teacher", key=key, prefix=prefix)
             return model
     except BadInput:
         return None
