@@ -82,7 +82,7 @@ def run_summary(
             name: teacher_facts(source, teacher_logits[name], test, _of_teacher(figures, name))
             for name, source in parts.teachers.items()
         },
-        "taught": parts.step.reads_teacher,
+        "distilled": parts.step.reads_teacher,
         "data": data_facts(train, test, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
         "device": recipe.training.device,
