@@ -109,7 +109,16 @@ def evaluate(
         ),
     ],
     weights: Annotated[
-        str | None, typer.Option("--weights", help="Weights file: .safetensors, .pt, .pth or .th.")
+        str | None,
+        typer.Option(
+            "--weights", help="Weights: .safetensors, .pt, .pth, .th, or a folder of shards with their index."
+        ),
+    ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option("--weights-key", help="Entry of the weights file to load, such as state_dict_ema.")
+    ] = None,
+    weights_prefix: Annotated[
+        str | None, typer.Option("--weights-prefix", help="Load only tensors whose names begin so, such as student.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Split to evaluate on.")] = "test",
     option: Annotated[
@@ -142,9 +151,14 @@ def evaluate(
         raise BadInput.unknown("--device", device, ("auto", "cpu", "cuda"))
     if not model:
         raise BadInput("--model", model, "a model's name")
+    for name, about in (("--weights-key", weights_key), ("--weights-prefix", weights_prefix)):
+        if about is not None and weights is None:
+            raise BadInput(name, about, "--weights beside it")
     config = ModelConfig(
         name=model,
         weights=weights,
+        weights_key=weights_key,
+        weights_prefix=weights_prefix,
         options=_options(option or []),
         preprocess=parse_preprocess(preprocess) if preprocess is not None else None,
     )
