@@ -106,7 +106,7 @@ def test_floats_of_another_type_stay_what_they_are(tmp_path: Path, dtype: torch.
     assert run.summary["data"]["dtype"] == str(dtype).removeprefix("torch.")
 
 
-def test_a_module_of_another_type_than_the_data_is_told_so(tmp_path: Path) -> None:
+def test_a_module_of_another_type_than_the_data_is_refused(tmp_path: Path) -> None:
     data = TensorDataset(torch.rand(24, 5).double(), torch.arange(24) % CLASSES)
     net = nn.Linear(5, CLASSES)
     with pytest.raises(sr.BadInput, match=r"student: .*images of 5, float64; it raised RuntimeError"):

@@ -229,7 +229,7 @@ def test_bad_input_names_what_was_given(teacher: nn.Module, student: nn.Module, 
 
 
 @pytest.mark.parametrize("make", [nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.xavier_normal_])
-def test_initial_laws_are_told_from_trained_weights(make: Callable[[Tensor], Tensor]) -> None:
+def test_initial_laws_differ_from_trained_weights(make: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     weight = make(torch.empty(128, 64))
     assert initial_law(weight) is not None

@@ -224,5 +224,5 @@ def weight_distance_at(
     layer = ([layer for layer in layers if layer == tap or layer.startswith(f"{tap}.")] or list(layers))[-1]
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     epochs = [0.0, *(float(line["epoch"]) for line in lines)]
-    distances = [0.0, *(float(line["moves"][layer]) for line in lines)]
+    distances = [0.0, *(float(line["distance"][layer]) for line in lines)]
     return layer, tuple(float(each) for each in np.interp([one.epoch for one in checkpoints], epochs, distances))
