@@ -24,6 +24,7 @@ class Meter:
         self._processes = processes or Processes()
         self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self._count = 0
+        self._steps: list[Tensor] = []
 
     @property
     def empty(self) -> bool:
@@ -34,19 +35,29 @@ class Meter:
         """Add one step: the weighted loss, then each term's value."""
         self._sums += losses
         self._count += 1
+        # Read only where one of them is not finite.
+        self._steps.append(losses)
 
     def read(self, step: int) -> dict[str, float]:
         """The means over steps and processes; resets the meter."""
         means = (self._processes.mean(self._sums) / self._count).tolist()
-        for name, mean in zip(self.names, means, strict=True):
-            if not math.isfinite(mean):
-                raise RunFailed(
-                    f"{name} is not finite between steps {step - self._count + 1} and {step}; "
-                    "try a lower training.optimizer.lr, or training.clip_norm=1"
-                )
+        if not all(map(math.isfinite, means)):
+            raise RunFailed(self._describe_fault(means, step))
         self._sums.zero_()
         self._count = 0
+        self._steps.clear()
         return dict(zip(self.names, means, strict=True))
+
+    def _describe_fault(self, means: Sequence[float], step: int) -> str:
+        """Which term is not finite, from which step on."""
+        first = step - self._count + 1
+        # The weighted sum comes first, and says nothing of its own.
+        name = next((n for n, mean in zip(self.names[1:], means[1:], strict=True) if not math.isfinite(mean)), "loss")
+        column = self.names.index(name)
+        found = (place for place, losses in enumerate(self._steps) if not math.isfinite(float(losses[column])))
+        place = next(found, None)
+        when = f"between steps {first} and {step}" if place is None else f"from step {first + place} on"
+        return f"{name} is not finite {when}; try a lower training.optimizer.lr, or training.clip_norm=1"
 
 
 class Clock:
