@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data.images import ImageSet
+from stillroom.data.quality import Note, describe_data
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.explain.grid import above_zero, centre_box, check_masks, from_boxes, on_grid
@@ -154,12 +155,15 @@ def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
     return prepare_model(build_model(config, data, "teacher").eval(), config, data, "teacher")
 
 
-def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple[ImageSample, ImageSet]:
+def load_images(
+    run: RunToExplain, *, count: int, grid: int, mask: str, note: Note = lambda text: None
+) -> tuple[ImageSample, ImageSet]:
     """Test images, evenly spread, and their foreground cells."""
     own = Path(mask) if mask.endswith(".npy") else None
     if own is None and mask not in MASK_NAMES:
         raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
     pair = load(run.recipe.data)
+    describe_data(pair, note)
     if run.summary.data.fingerprint != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
         raise BadInput("data", pair.test.name, "the images that the run had; these are others")
     test = pair.test

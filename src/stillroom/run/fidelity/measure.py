@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import Batch
+from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import digest
@@ -119,6 +120,7 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
         expected = "a run made from a recipe: images and a teacher that were given in Python are not kept"
         raise BadInput("data.source", "python", expected)
     data = load(recipe.data)
+    describe_data(data, observer.note)
     if summary.data.fingerprint != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
         raise BadInput("data", data.train.name, "the images that the run had; these are others")
     device = resolve_device("auto")
