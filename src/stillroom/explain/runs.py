@@ -114,8 +114,7 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
         kept = saved_checkpoints(run, summary.epochs)
         if len(kept) < 2:
             raise BadInput("run", str(run), f"a run that kept checkpoints: {_KEEP}")
-        shape = (_EXAMPLES, *facts.shape)
-        zeros = torch.zeros(shape, dtype=torch.uint8 if facts.is_pixels else torch.float32)
+        zeros = facts.zeros(_EXAMPLES)
         data = ImageSet(
             zeros, torch.zeros(len(zeros), dtype=torch.int64), tuple(map(str, range(facts.num_classes))), ""
         )

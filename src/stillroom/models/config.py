@@ -76,7 +76,8 @@ class ModelConfig(Config):
     preprocess: Preprocess | None = Field(
         None,
         description="imagenet, half (.5/.5), unit (x/255), none (pixels as given), or mean and std by numbers; "
-        "left out: imagenet for 3 channels, half for others, none for data that is not uint8.",
+        "left out: none for data that is not uint8; else timm's own mean and std for its models, imagenet for other "
+        "models of 3 channels, half for the rest.",
     )
 
     @model_validator(mode="after")

@@ -361,6 +361,8 @@ def find_head(model: nn.Module, example: Tensor) -> str | None:
             # The same memory: equal values alone could be of a layer to which nothing was added yet.
             if output.shape != logits.shape or output.data_ptr() != logits.data_ptr() or features.dim() != 2:
                 continue
+            if features.dtype != layer.weight.dtype:
+                continue
             if logits_match(F.linear(features, layer.weight, layer.bias), logits):
                 return name
     return None

@@ -45,6 +45,11 @@ class SummaryFacts:
     num_classes: int
     shape: tuple[int, ...]
     is_pixels: bool
+    dtype: torch.dtype = torch.float32
+
+    def zeros(self, count: int) -> torch.Tensor:
+        """So many images of zeros, as the data have them."""
+        return torch.zeros(count, *self.shape, dtype=torch.uint8 if self.is_pixels else self.dtype)
 
     @property
     def channels(self) -> int:
@@ -68,7 +73,7 @@ def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
     data = read_json(RunSummary, run / SUMMARY).data
     if not data.shape or data.pixels is None:
         raise BadInput("run", str(run / SUMMARY), "a summary with its data's shape")
-    facts = SummaryFacts(data.classes, data.shape, data.pixels)
+    facts = SummaryFacts(data.classes, data.shape, data.pixels, getattr(torch, data.dtype or "float32"))
     model = build_model(recipe.student.without_weights(), facts, "student")
     load_weights(model, run / "student.safetensors", field="student")
     return model.eval(), recipe, facts
@@ -104,7 +109,7 @@ def export_run(run: Path, form: str, out: Path | None, *, pixels: bool = False) 
             raise BadInput("--pixels", str(run), "a run on uint8 images; this one's were floats")
         resolved = resolve_preprocess(recipe.student.preprocess, channels=facts.channels, is_pixels=facts.is_pixels)
         pipe = Preprocess(resolved, is_pixels=facts.is_pixels)
-        images = torch.zeros(1, *facts.shape, dtype=torch.uint8 if facts.is_pixels else torch.float32)
+        images = facts.zeros(1)
         check = export_onnx(model, path, example=images if pixels else pipe(images), pixels=pipe if pixels else None)
         result |= {
             "max_abs_error": check.max_abs_error,

@@ -204,6 +204,8 @@ class DataSummary(JsonObject):
     test: PositiveCount
     shape: Items[int] = ()
     pixels: bool | None = None
+    # Of floats, where they are not float32.
+    dtype: Literal["float16", "bfloat16", "float64"] | None = None
     fingerprint: str
     quality: DataQuality | None = None
 
