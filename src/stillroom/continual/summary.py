@@ -161,7 +161,7 @@ def build_summary(
         **done[-1].figures,
         **{key: last[key] for key in ("model", "parameters", "multiply_adds", "bytes")},
         "teachers": {},
-        "taught": has_teacher,
+        "distilled": has_teacher,
         "data": data_facts(DataPair(train, test), fingerprint),
         "relations": last.get("relations"),
         "device": recipe.training.device,
