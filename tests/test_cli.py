@@ -429,9 +429,9 @@ def test_killed_at_three_random_instants_a_run_ends_byte_identical(
 
 
 def test_a_machine_without_a_compiler_is_reported_what_to_set(workplace: Path) -> None:
-    command = [sys.executable, "-m", "stillroom", *DISTILL, "training.compile=true"]
-    environment = {**os.environ, "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(workplace / "compiled")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment = {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(workplace / "compiled")}
+    small = "student={name: mine:good, options: {}}"
+    done = stillroom(*DISTILL, small, "training.compile=true", environment=environment)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: training.compile: got True; expected false: torch.compile")
     assert "Traceback" not in done.stderr
