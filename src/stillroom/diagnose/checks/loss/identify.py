@@ -33,7 +33,7 @@ NAMES = (
     "cosine",
 )
 # A gradient is explained where no more than this share of it is left: a float64 loss leaves 1e-9, one with an epsilon
-# within its logarithm some 1e-6; the nearest strangers to the family leave 1e-2.
+# within its logarithm some 1e-6; the nearest losses outside the family leave 1e-2.
 EXPLAINED = 1e-4
 _GRID = np.geomspace(0.25, 64, 49)
 _BOUNDS = (math.log(0.05), math.log(1000.0))

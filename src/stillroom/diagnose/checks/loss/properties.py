@@ -381,7 +381,7 @@ def loss_scale(context: LossContext) -> CheckResult:
     if context.is_of_features:
         return _feature_scale(context)
     if not context.fit.is_known:
-        raise Skip("Sizes are told for the known family of losses; this one is outside it.")
+        raise Skip("Sizes are known for the known family of losses; this one is outside it.")
     terms = context.terms
     length_terms = context.length_terms
     wrong = [term for term in terms if term.factor is not None]
