@@ -6,6 +6,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -196,19 +197,14 @@ def _value(term: Loss[Any], inputs: LossInputs) -> Tensor:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
         hint = ""
-        if (
-            inputs.teacher is None
-            and isinstance(error, RuntimeError | AttributeError)
-            and "teacher" in place.line + str(error)
-        ):
-            hint = "; what it reads must be declared: requires = Requires(teacher=True)"
+        if inputs.teacher is None and isinstance(error, AttributeError) and "NoneType" in str(error):
+            hint = "; a loss that reads the teacher declares requires = Requires(teacher=True)"
         elif isinstance(error, KeyError):
-            hint = (
-                "; the taps that it reads must be declared: requires = Requires(student_features=…, teacher_features=…)"
-            )
-        where = f"{place.filename.rpartition('/')[2]}:{place.lineno}"
+            hint = "; the taps that a loss reads are declared, as student_features or teacher_features of its requires"
+        where = f"{Path(place.filename).name}:{place.lineno}"
         message = f"{field}: this loss cannot be computed; it raised {format_error(error)} at {where}{hint}"
         raise BadInput.with_message(field, term.name, message) from error
     if isinstance(value, Tensor) and value.dim() == 0:

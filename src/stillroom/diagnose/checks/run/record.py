@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from stillroom.diagnose.check import Skip
 from stillroom.errors import BadInput
 from stillroom.losses.registry import is_custom, loss_class
 from stillroom.recipe import Recipe
@@ -28,6 +29,7 @@ from stillroom.schema.run import (
     SUMMARY,
     TIMING,
     WEIGHT_DISTANCE,
+    DataQuality,
     LossSummary,
     MetricsLine,
     ModelScores,
@@ -90,6 +92,7 @@ class RunRecord:
         weight_distance: the lines about how far weights moved.
         events: the names of the events in ``timing.jsonl``.
         terms: what each term of the loss reads, in the recipe's order; empty of a run that did not end.
+        quality: copies among the images, sizes of the classes; None of a run that did not end.
     """
 
     path: Path
@@ -107,6 +110,7 @@ class RunRecord:
     weight_distance: tuple[WeightDistanceLine, ...]
     events: tuple[str, ...]
     terms: tuple[LossSummary, ...] = ()
+    quality: DataQuality | None = None
 
     @property
     def steps(self) -> int:
@@ -256,6 +260,7 @@ def read_run(path: Path) -> RunRecord:
         weight_distance=tuple(read_jsonl(WeightDistanceLine, path / WEIGHT_DISTANCE, skip_damaged=not finished)),
         events=tuple(event.event for event in read_timing(path / TIMING)),
         terms=summary.losses if summary is not None and len(summary.losses) == len(recipe.losses) else (),
+        quality=summary.data.quality if summary is not None else None,
     )
 
 
@@ -269,3 +274,14 @@ def _logged_keys(recipe: Recipe, metrics: Sequence[MetricsLine]) -> dict[str, st
         if len(names) == len(recipe.losses):
             return {name: f"loss/{term.key}" for name, term in zip(names, recipe.losses, strict=True)}
     return {}
+
+
+def require_quality(run: RunRecord) -> DataQuality:
+    """What the run's summary says of its data.
+
+    Raises:
+        Skip: it did not end, or says nothing of it.
+    """
+    if run.quality is None:
+        raise Skip("The run did not end." if not run.finished else "The run's summary does not say.")
+    return run.quality
