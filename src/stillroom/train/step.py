@@ -244,7 +244,7 @@ def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0)
         raise RunFailed("the student has no trainable parameter")
     for name, value in zip(step.names, values, strict=True):
         if not bool(value.isfinite()):
-            raise RunFailed(f"loss {name!r} is {value.item()} at step {done + 1}{_BEFORE[done]}")
+            raise RunFailed(f"loss {name!r} is not finite at step {done + 1} ({value.item()}){_BEFORE[done]}")
     for name, value, at in zip(step.names, values, step.checked_after, strict=True):
         if at != done:
             continue
