@@ -160,7 +160,7 @@ def build_summary(
         **done[-1].figures,
         **{key: last[key] for key in ("model", "parameters", "multiply_adds", "bytes")},
         "teachers": {},
-        "taught": has_teacher,
+        "distilled": has_teacher,
         "data": data_facts(train, test, fingerprint),
         "relations": last.get("relations"),
         "device": recipe.training.device,

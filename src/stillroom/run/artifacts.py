@@ -84,7 +84,7 @@ def run_summary(
             name: teacher_facts(source, teacher_logits[name], test, _of_teacher(figures, name))
             for name, source in parts.teachers.items()
         },
-        "taught": parts.step.reads_teacher,
+        "distilled": parts.step.reads_teacher,
         "data": data_facts(train, test, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
         "device": recipe.training.device,
@@ -139,24 +139,25 @@ def _title(parts: RunParts) -> str:
     return f"{parts.student.name} from labels"
 
 
-def write_predictions(out: Path, test: ImageSet, logits: Tensor, teacher_logits: TeacherLogits) -> None:
+def write_predictions(
+    out: Path, test: ImageSet, logits: Tensor, teacher_logits: TeacherLogits, reference: str | None = "teacher"
+) -> None:
     """Write ``predictions.safetensors``: labels and logits, and the images whose true class changed most.
 
-    ``teacher_logits`` and the images compare with the only teacher; of several, each has ``teacher_logits/NAME``.
+    The only teacher's are ``teacher_logits``; of several, each has ``teacher_logits/NAME``. The images compare with the
+    reference, the name of one of them.
     """
     tensors = {"labels": test.labels, "student_logits": logits}
     known = {name: theirs for name, theirs in teacher_logits.items() if theirs is not None}
-    if len(teacher_logits) > 1:
-        tensors |= {f"teacher_logits/{name}": theirs for name, theirs in known.items()}
-    for theirs in known.values() if len(teacher_logits) == 1 else ():
-        tensors["teacher_logits"] = theirs
-        if test.is_pixels or _is_picture(test.images):
-            rows = test.labels[:, None]
-            before = theirs.softmax(1).gather(1, rows)
-            after = logits.softmax(1).gather(1, rows)
-            changed = changed_most((after - before).squeeze(1), EXAMPLES)
-            tensors["example_indices"] = changed
-            tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
+    several = len(teacher_logits) > 1
+    tensors |= {f"teacher_logits/{name}" if several else "teacher_logits": theirs for name, theirs in known.items()}
+    if reference in known and (test.is_pixels or _is_picture(test.images)):
+        rows = test.labels[:, None]
+        before = known[reference].softmax(1).gather(1, rows)
+        after = logits.softmax(1).gather(1, rows)
+        changed = changed_most((after - before).squeeze(1), EXAMPLES)
+        tensors["example_indices"] = changed
+        tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
     names = json.dumps(list(test.class_names), ensure_ascii=False)
     write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}))
 

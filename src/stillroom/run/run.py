@@ -216,7 +216,8 @@ class Run:
         summary = run_summary(parts, trained, progress, figures, teacher_logits)
         if context.processes.is_main:
             save_weights(kept, out / "student.safetensors")
-            write_predictions(out, parts.test, logits, teacher_logits)
+            reference = RunSummary.model_validate(summary).reference
+            write_predictions(out, parts.test, logits, teacher_logits, reference)
             if parts.relations is not None:
                 parts.relations.write(out, kept)
             if latency:

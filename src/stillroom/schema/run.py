@@ -182,7 +182,7 @@ class RunSummary(JsonFile):
     multiply_adds: Count
     bytes: Count
     teachers: dict[str, TeacherSummary]
-    taught: bool
+    distilled: bool = Field(description="Whether a loss read a teacher; else teachers are only compared with.")
     data: DataSummary
     relations: RelationFigures | None = None
     device: str
@@ -194,9 +194,20 @@ class RunSummary(JsonFile):
     hashes: RunHashes
 
     @property
+    def reference(self) -> str | None:
+        """The name of the teacher that pages and checks compare with: the only one, or of several the most accurate.
+
+        None where there is none, or where none of several has scores.
+        """
+        if len(self.teachers) == 1:
+            return next(iter(self.teachers))
+        scored = {name: one.top1 for name, one in self.teachers.items() if one.top1 is not None}
+        return max(scored, key=lambda name: scored[name], default=None)
+
+    @property
     def teacher(self) -> TeacherSummary | None:
-        """The only teacher; None where there is none, or several."""
-        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
+        """The teacher of that name."""
+        return None if self.reference is None else self.teachers[self.reference]
 
     @property
     def student(self) -> ModelScores:
@@ -278,11 +289,11 @@ class Environment(JsonObject):
 
 
 class WeightDistanceLine(JsonObject):
-    """A line of the log of weight distances: how far each recorded layer has moved, Σ‖w_k − w_{k−1}‖/‖w_0‖."""
+    """A line of ``weight_distance.jsonl``: the distance of each recorded layer, Σ‖w_k − w_{k−1}‖/‖w_0‖ over steps."""
 
     step: Count
     epoch: NonNegative
-    moves: dict[str, float]
+    distance: dict[str, float]
 
 
 class OmegaGroup(JsonObject):

@@ -77,7 +77,8 @@ class RunRecord:
         train: the lines of training, in order of steps, numbers alone.
         test: the lines of evaluation.
         student: the student's scores; None of a run that did not end.
-        teacher: the teacher's scores; None where there is none, or where its logits are not known.
+        teacher: the teacher's scores, of several the most accurate one's; None where there is none, or where its logits
+            are not known.
         is_distilled: whether a term of the loss reads the teacher.
         classes: number of classes; None of a run that did not end.
         side: side of the images in pixels, where they are images.
@@ -217,7 +218,9 @@ def read_run(path: Path) -> RunRecord:
     is_distilled = any(is_custom(term) or loss_class(term).requires.teacher for term in recipe.losses)
     predictions = None
     if summary is not None and (path / PREDICTIONS).is_file():
-        predictions = read_predictions(path / PREDICTIONS, count=summary.count, classes=summary.data.classes)
+        predictions = read_predictions(
+            path / PREDICTIONS, count=summary.count, classes=summary.data.classes, reference=summary.reference
+        )
     return RunRecord(
         path=path,
         recipe=recipe,
@@ -226,7 +229,7 @@ def read_run(path: Path) -> RunRecord:
         test=tuple(row for split, row in rows if split == "test"),
         student=summary.student if summary is not None else None,
         teacher=summary.teacher.scores if summary is not None and summary.teacher is not None else None,
-        is_distilled=summary.taught if summary is not None else is_distilled,
+        is_distilled=summary.distilled if summary is not None else is_distilled,
         classes=summary.data.classes if summary is not None else None,
         side=min(summary.data.shape[1:]) if summary is not None and len(summary.data.shape) == 3 else None,
         predictions=predictions,
