@@ -73,6 +73,7 @@ class FSP(MapLoss[FSPConfig]):
         "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning",
         "",
         "yim2017gift",
+        "CVPR 2017",
     )
 
     def forward(self, inputs: LossInputs) -> Tensor:

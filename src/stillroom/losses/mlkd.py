@@ -61,7 +61,7 @@ def mlkd(student_logits: Tensor, teacher_logits: Tensor, *, temperatures: tuple[
 class MLKD(Loss[MLKDConfig]):
     """Multi-level logit distillation; see :func:`mlkd`."""
 
-    citation = Citation("Multi-Level Logit Distillation", "", "jin2023multilevel")
+    citation = Citation("Multi-Level Logit Distillation", "", "jin2023multilevel", "CVPR 2023")
     family = "logits"
     requires = Requires(teacher=True)
     per_sample = False

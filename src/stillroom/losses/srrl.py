@@ -61,7 +61,7 @@ class SRRL(FeatureLoss[SRRLConfig]):
     """Softmax regression representation learning; see :func:`srrl`."""
 
     citation = Citation(
-        "Knowledge Distillation via Softmax Regression Representation Learning", "", "yang2021knowledge"
+        "Knowledge Distillation via Softmax Regression Representation Learning", "", "yang2021knowledge", "ICLR 2021"
     )
 
     def requirements(self, setup_context: SetupContext) -> Requires:
