@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -429,6 +430,17 @@ class TestFeatureFisher(LossTester):
     answer = "features"
     variants = [ALIKE, {**ALIKE, "temperature": 1.0}, {**ALIKE, "scale": "mse"}, {**ALIKE, "samples": 2}]
     reference = plain_feature_fisher
+    # Its weights, which no argument of a usual loss is like, are fixed.
+    checked = staticmethod(
+        lambda feat_s, feat_t: functional.feature_fisher(feat_s, feat_t, torch.ones_like(feat_t) / 9)
+    )
+
+
+def full_fisher_of_a_fixed_tail(feat_s: Tensor, feat_t: Tensor) -> Tensor:
+    size = feat_t[0].numel()
+    jacobian = torch.linspace(-1, 1, 3 * size, dtype=feat_t.dtype).reshape(3, size).sin().expand(len(feat_t), 3, size)
+    probabilities = torch.tensor([0.5, 0.3, 0.2], dtype=feat_t.dtype).expand(len(feat_t), 3)
+    return functional.feature_full_fisher(feat_s, feat_t, jacobian, probabilities)
 
 
 class TestFeatureFullFisher(LossTester):
@@ -436,10 +448,16 @@ class TestFeatureFullFisher(LossTester):
     answer = "features"
     variants = [ALIKE, {**ALIKE, "temperature": 1.0}]
     reference = plain_feature_full_fisher
+    checked = staticmethod(full_fisher_of_a_fixed_tail)
+
+
+def block_logit_without_stones(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.block_logit(student_logits, teacher_logits, [], labels, temperature=4.0, gamma=0.0)
 
 
 class TestBlockLogit(LossTester):
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     answer = "features"
     variants = [ALIKE, {**ALIKE, "alpha": 0.1, "beta": 0.0, "temperature": 1.0}]
     reference = plain_block_logit
@@ -451,6 +469,7 @@ class TestBlockLogit(LossTester):
 
 class TestBlockLogitWithoutTheStonesMean(LossTester):
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     answer = "features"
     variants = [{**ALIKE, "gamma": 0.0}]
     reference = plain_block_logit
@@ -459,6 +478,7 @@ class TestBlockLogitWithoutTheStonesMean(LossTester):
 
 class TestBlockLogitOfTheStudentsOwnAnswer(LossTester):
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     variants = [ALIKE]
     reference = plain_block_logit
     not_held = {"minimum": "the student learns from the labels and the stones, too"}
@@ -468,6 +488,7 @@ class TestBlockLogitOfTheTeacherAlone(LossTester):
     """The student's own answer is the teacher's, so that its features are all that is left to learn."""
 
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     answer = "features"
     variants = [{**ALIKE, "alpha": 0.0, "gamma": 0.0}]
     reference = plain_block_logit
@@ -527,10 +548,16 @@ class TestMLKD(LossTester):
     reference = plain_mlkd
 
 
+def ttm_unsoftened(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """It is published to soften the teacher alone, which check_loss rightly reports."""
+    return functional.ttm(student_logits, teacher_logits, temperature=1.0)
+
+
 class TestTTM(LossTester):
     loss = TTM
     variants = [{}, {"temperature": 2.0}]
     reference = plain_ttm
+    checked = ttm_unsoftened
     not_held = {"minimum": "the student is to give the softened answer, not the teacher's logits"}
 
 
@@ -545,6 +572,7 @@ class TestCTKD(LossTester):
     loss = CTKD
     variants = [{}, {"lowest": 2.0, "highest": 6.0}]
     reference = plain_ctkd
+    checked = partial(functional.ctkd, temperature=torch.tensor(4.0))
 
 
 class TestFeatureCosine(LossTester):
@@ -578,11 +606,16 @@ class TestNeuronSelectivity(LossTester):
     reference = plain_neuron_selectivity
 
 
+def fsp_of_one_map(student_features: Tensor, teacher_features: Tensor) -> Tensor:
+    return functional.fsp([student_features, student_features], [teacher_features, teacher_features])
+
+
 class TestFSP(LossTester):
     loss = FSP
     answer = "map"
     variants = [{**ALIKE, "taps": list(MAPS)}]
     reference = plain_fsp
+    checked = fsp_of_one_map
 
 
 class TestActivationBoundary(LossTester):
@@ -626,6 +659,7 @@ class TestVID(LossTester):
     answer = "features"
     variants = [ALIKE]
     reference = plain_vid
+    checked = partial(functional.vid, variance=torch.tensor(5.0))
     not_held = {
         "zero": "at equality the logarithm of the variance is left",
         "two classes": "it has a variance for each channel of the features that it was set up with, not for classes",

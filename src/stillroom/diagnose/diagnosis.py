@@ -81,7 +81,13 @@ class Diagnosis(DiagnosisFile):
                 yield None, f"{'':{width}}  → {finding.remedy.words}"
                 for line in _to_paste(finding.remedy):
                     yield None, f"{'':{width}}    {line}"
-        passed = ", ".join(finding.check for finding in self.findings if finding.verdict == "ok")
+        # What a loss is stands in words, whatever is wrong with it.
+        identity = [each for each in self.findings if each.check == "loss_identity" and each.verdict == "ok"]
+        for finding in identity:
+            yield "ok", f"{finding.check:{width}}  {finding.summary}"
+        passed = ", ".join(
+            finding.check for finding in self.findings if finding.verdict == "ok" and finding not in identity
+        )
         if passed:
             yield "ok", passed
         skipped: dict[str, list[str]] = {}
