@@ -22,6 +22,7 @@ class ExportFormat(StrEnum):
 
     SAFETENSORS = "safetensors"
     ONNX = "onnx"
+    PT2 = "pt2"
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -199,11 +200,11 @@ def export(
         Path | None, typer.Option("--out", help="File to write; default: in RUN/export/.", metavar="FILE")
     ] = None,
     pixels: Annotated[
-        bool, typer.Option("--pixels", help="With ONNX: the model takes uint8 images and preprocesses them.")
+        bool, typer.Option("--pixels", help="With ONNX and pt2: the model takes uint8 images and preprocesses them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run's student as safetensors or ONNX; ONNX output is checked against PyTorch.
+    """Export a run's student as safetensors, ONNX or a program of torch.export; graphs are checked against PyTorch.
 
     Example: `stillroom export runs/first --format onnx --pixels`
     """
@@ -216,4 +217,5 @@ def export(
     print(exported["path"])
     if "max_abs_error" in exported:
         relative = f"{exported['max_rel_error']:.1e} of the largest logit, allowed {exported['tolerance']:.0e}"
-        print(f"onnxruntime against PyTorch: largest difference {exported['max_abs_error']:.1e} ({relative})")
+        graph = "onnxruntime" if form is ExportFormat.ONNX else "the program"
+        print(f"{graph} against PyTorch: largest difference {exported['max_abs_error']:.1e} ({relative})")

@@ -25,7 +25,7 @@ from stillroom.train.device import exact_float32, reuse_memory, threads
 
 IMAGES = 1024
 # Causes before what follows from them.
-CHECKS: tuple[Check[CheckContext], ...] = (
+INPUT_CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_input.teacher_logits,
     teacher_input.class_order,
     teacher_input.teacher_normalisation,
@@ -33,6 +33,9 @@ CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_input.teacher_resize,
     teacher_input.teacher_batch_norm,
     teacher_quality.teacher_accuracy,
+)
+CHECKS: tuple[Check[CheckContext], ...] = (
+    *INPUT_CHECKS,
     teacher_quality.teacher_label_smoothing,
     temperature.teacher_confidence,
     temperature.temperature,
