@@ -33,6 +33,7 @@ _HOME = {
     "StudyResult": "api",
     "WeightSchedule": "losses.base",
     "check_setup": "diagnose.setup",
+    "check_loss": "diagnose.loss",
     "class_relations": "class_relations",
     "compare": "api",
     "diagnose": "diagnose",

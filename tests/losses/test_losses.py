@@ -187,6 +187,17 @@ class TestFeatureFisher(LossTester):
     answer = "features"
     variants = [ALIKE, {**ALIKE, "temperature": 1.0}, {**ALIKE, "scale": "mse"}, {**ALIKE, "samples": 2}]
     reference = plain_feature_fisher
+    # Its weights, which no argument of a usual loss is like, are fixed.
+    checked = staticmethod(
+        lambda feat_s, feat_t: functional.feature_fisher(feat_s, feat_t, torch.ones_like(feat_t) / 9)
+    )
+
+
+def full_fisher_of_a_fixed_tail(feat_s: Tensor, feat_t: Tensor) -> Tensor:
+    size = feat_t[0].numel()
+    jacobian = torch.linspace(-1, 1, 3 * size, dtype=feat_t.dtype).reshape(3, size).sin().expand(len(feat_t), 3, size)
+    probabilities = torch.tensor([0.5, 0.3, 0.2], dtype=feat_t.dtype).expand(len(feat_t), 3)
+    return functional.feature_full_fisher(feat_s, feat_t, jacobian, probabilities)
 
 
 class TestFeatureFullFisher(LossTester):
@@ -194,10 +205,16 @@ class TestFeatureFullFisher(LossTester):
     answer = "features"
     variants = [ALIKE, {**ALIKE, "temperature": 1.0}]
     reference = plain_feature_full_fisher
+    checked = staticmethod(full_fisher_of_a_fixed_tail)
+
+
+def block_logit_without_stones(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.block_logit(student_logits, teacher_logits, [], labels, temperature=4.0, gamma=0.0)
 
 
 class TestBlockLogit(LossTester):
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     answer = "features"
     variants = [ALIKE, {**ALIKE, "alpha": 0.1, "beta": 0.0, "temperature": 1.0}]
     reference = plain_block_logit
@@ -209,6 +226,7 @@ class TestBlockLogit(LossTester):
 
 class TestBlockLogitWithoutTheStonesMean(LossTester):
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     answer = "features"
     variants = [{**ALIKE, "gamma": 0.0}]
     reference = plain_block_logit
@@ -217,6 +235,7 @@ class TestBlockLogitWithoutTheStonesMean(LossTester):
 
 class TestBlockLogitOfTheStudentsOwnAnswer(LossTester):
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     variants = [ALIKE]
     reference = plain_block_logit
     not_held = {"minimum": "the student learns from the labels and the stones, too"}
@@ -226,6 +245,7 @@ class TestBlockLogitOfTheTeacherAlone(LossTester):
     """The student's own answer is the teacher's, so that its features are all that is left to learn."""
 
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     answer = "features"
     variants = [{**ALIKE, "alpha": 0.0, "gamma": 0.0}]
     reference = plain_block_logit

@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stillroom.diagnose.loss import check_loss
+from stillroom.losses import functional
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.losses.registry import build_loss, describe
 from stillroom.losses.setup_context import ModelInfo, SetupContext
@@ -120,6 +122,7 @@ class LossTester:
         answer: what of the student it reads.
         variants: the options it is tested with.
         reference: a plain float64 computation, worked from the formula alone: (inputs, options) → float.
+        checked: the pure function, in the arguments that ``check_loss`` knows; None for that of the loss's own name.
         not_held: property → the reason why it does not hold; such a property is checked to be *false* where that
             can be checked, so that a reason cannot outlive its cause.
     """
@@ -128,6 +131,7 @@ class LossTester:
     answer: ClassVar[Answer] = "logits"
     variants: ClassVar[list[dict[str, Any]]] = [{}]
     reference: ClassVar[Callable[[LossInputs, dict[str, Any]], float]]
+    checked: ClassVar[Callable[..., Tensor] | None] = None
     not_held: ClassVar[dict[str, str]] = {}
 
     @pytest.fixture
@@ -241,6 +245,10 @@ class LossTester:
         again = build_loss(recipe.losses[0])
         assert type(again) is type(make)
         assert again.config == make.config
+
+    def test_check_loss_finds_no_problem_in_the_pure_function(self) -> None:
+        function = type(self).checked or getattr(functional, self.loss.Config.model_fields["name"].default)
+        check_loss(function, num_classes=5).raise_for_problems()
 
     def test_options_are_checked(self) -> None:
         with pytest.raises(ValueError, match=f"{self.loss.__name__}.*unknown field"):
