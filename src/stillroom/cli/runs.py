@@ -142,6 +142,7 @@ def evaluate(
     Example: `stillroom evaluate --model resnet56 --weights W.th --data cifar10 --split test`
     """
     from stillroom.cli.terminal import ProgressBar, table
+    from stillroom.data.quality import describe_data
     from stillroom.data.sources import load_split, parse_data_argument
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import parse_preprocess
@@ -167,6 +168,7 @@ def evaluate(
         raise BadInput("--weights", None, "a weights file; there is nothing to measure in random weights")
     images = load_split(parse_data_argument(data, image_size), split)
     observer = ProgressBar()
+    describe_data(images, observer.note, split)
     try:
         result = evaluate_model(config, images, device=device, observer=observer)
     finally:

@@ -63,7 +63,7 @@ class ProgressBar(Observer):
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(escape(text))
+        self._console.print(escape(text), soft_wrap=True)
 
     def run_ended(self) -> None:
         """Stop the bar, leaving its last state."""

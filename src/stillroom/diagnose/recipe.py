@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stillroom.data.quality import measure_quality
 from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.checks.data import data_checks
 from stillroom.diagnose.checks.recipe import (
     features,
     loss_balance,
@@ -35,6 +37,7 @@ INPUT_CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_quality.teacher_accuracy,
 )
 CHECKS: tuple[Check[CheckContext], ...] = (
+    *data_checks(lambda context: measure_quality(context.run_context.data)),
     *INPUT_CHECKS,
     teacher_quality.teacher_label_smoothing,
     temperature.teacher_confidence,

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.diagnose.check import Check
+from stillroom.diagnose.checks.data import data_checks
 from stillroom.diagnose.checks.run import distillation, predictions, training
-from stillroom.diagnose.checks.run.record import RunRecord, read_run
+from stillroom.diagnose.checks.run.record import RunRecord, read_run, require_quality
 from stillroom.diagnose.recipe import INPUT_CHECKS, diagnose_recipe
 from stillroom.errors import BadInput
 from stillroom.models.modes import copy_model
@@ -20,6 +21,7 @@ from stillroom.schema.diagnosis import Finding
 # Causes before what follows from them: of two problems, the first is to be fixed first.
 CHECKS: tuple[Check[RunRecord], ...] = (
     training.unfinished,
+    *data_checks(require_quality),
     training.diverged,
     training.over_regularising,
     training.under_training,

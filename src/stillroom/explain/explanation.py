@@ -114,7 +114,7 @@ def explain(
             cells = fitting_grid(loaded[0].summary.data.shape) if grid is None else grid
             search = EntropySearch(grid=cells, weight=weight, stop=STOP, seed=seed, passes=passes)
             with threads(loaded[0].recipe.training.threads):
-                sample, data = load_images(loaded[0], count=images, grid=cells, mask=mask)
+                sample, data = load_images(loaded[0], count=images, grid=cells, mask=mask, note=observer.note)
                 return _explain(loaded, len(runs), sample, data, search, tap, library, observer)
     finally:
         observer.run_ended()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data.images import ImageSet
+from stillroom.data.quality import Note, describe_data
 from stillroom.errors import BadInput
 from stillroom.explain.grid import above_zero, centre_box, check_masks, from_boxes, on_grid
 from stillroom.models.modes import device_of
@@ -154,12 +155,16 @@ def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
     return prepare_model(run.objects.make_teacher("teacher", run.recipe, data).eval(), config, data, "teacher")
 
 
-def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple[ImageSample, ImageSet]:
+def load_images(
+    run: RunToExplain, *, count: int, grid: int, mask: str, note: Note = lambda text: None
+) -> tuple[ImageSample, ImageSet]:
     """Test images, evenly spread, and their foreground cells."""
     own = Path(mask) if mask.endswith(".npy") else None
     if own is None and mask not in MASK_NAMES:
         raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
-    test = run.objects.load_data(run.recipe, run.summary.data.fingerprint).test
+    pair = run.objects.load_data(run.recipe, run.summary.data.fingerprint)
+    describe_data(pair, note)
+    test = pair.test
     if len(test.images.shape) != 4:
         raise BadInput("data", list(test.images.shape[1:]), "images [C, H, W]")
     rows = evenly_spread(len(test), count)

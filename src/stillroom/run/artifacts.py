@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from stillroom.data.images import Images, ImageSet
+from stillroom.data.images import DataPair, Images, ImageSet
+from stillroom.data.quality import measure_quality
 from stillroom.files import canonical_json, digest, write_bytes
 from stillroom.models.cost import latency
 from stillroom.models.modes import device_of
@@ -30,8 +31,9 @@ LATENCY_BATCHES = (1, 64)
 TeacherLogits = Mapping[str, Tensor | None]
 
 
-def data_facts(train: ImageSet, test: ImageSet, fingerprint: str) -> dict[str, Any]:
+def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
     """The data of a run, as its summary records them; ``shape`` is [C, H, W]."""
+    train, test = data.train, data.test
     dtype = str(train.images.dtype).removeprefix("torch.")
     return {
         "name": train.name,
@@ -42,6 +44,7 @@ def data_facts(train: ImageSet, test: ImageSet, fingerprint: str) -> dict[str, A
         "pixels": train.is_pixels,
         **({} if dtype in ("uint8", "float32") else {"dtype": dtype}),
         "fingerprint": fingerprint,
+        "quality": measure_quality(data).as_dict(),
     }
 
 
@@ -61,7 +64,7 @@ def run_summary(
         figures: of the last evaluation.
         teacher_logits: of each teacher, for the test split.
     """
-    recipe, train, test = parts.recipe, parts.train, parts.test
+    recipe, test = parts.recipe, parts.test
     processes = parts.context.processes.count
     budget = budget_hash(
         steps=parts.total_steps,
@@ -85,7 +88,7 @@ def run_summary(
             for name, source in parts.teachers.items()
         },
         "distilled": parts.step.reads_teacher,
-        "data": data_facts(train, test, parts.hashes["data"]),
+        "data": data_facts(parts.context.data, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
         **({"custom": dict(parts.custom)} if parts.custom else {}),
         "device": recipe.training.device,

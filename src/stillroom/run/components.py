@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from stillroom.data.images import DataPair, ImageSet
+from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import digest
@@ -145,13 +146,13 @@ def build_model(config: ModelConfig, data: InputFacts, field: str, note: Note = 
     return model
 
 
-def build_components(recipe: Recipe, data: DataPair | None = None, note: Note = lambda text: None) -> RunComponents:
+def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | None = None) -> RunComponents:
     """Make all that a recipe names.
 
     Args:
         recipe: what names it.
         data: what ``recipe.data`` names, where it was read before; read where left out.
-        note: called with what the user should know of how they were made.
+        note: called with what the user should know of the data and of how all was made, a line each.
 
     Raises:
         BadInput: something cannot be found, read or made.
@@ -160,6 +161,9 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note = 
         expected = "none here: `stillroom incremental` does a recipe whose classes come in tasks"
         raise BadInput.with_message("incremental", None, f"incremental: expected {expected}")
     data = data or load(recipe.data)
+    if note is not None:
+        describe_data(data, note)
+    note = note or (lambda text: None)
     teachers = {}
     for name, config in recipe.all_teachers.items():
         if config.logits is not None:

@@ -15,6 +15,7 @@ from stillroom.data.augmentation import check_augmentable
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchLoader
+from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import atomic_write, write_bytes, write_json
@@ -184,6 +185,7 @@ def export_inputs(recipe: Recipe, out: Path, observer: Observer) -> dict[str, An
         raise BadInput("--out", str(out), "a new or empty folder")
     # All of them: a run that holds a part out finds its logits among them.
     data = load(recipe.data.model_copy(update={"holdout": None}))
+    describe_data(data, observer.note)
     check_augmentable(data.train, recipe.data.augmentation)
     same = recipe.teacher is not None and recipe.teacher.same_for_views
     inputs = inputs_of(data, recipe.data.augmentation, same_for_views=same)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import Batch
+from stillroom.data.quality import describe_data
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses import functional
 from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, from_rows, to_rows
@@ -115,6 +116,7 @@ def load_run(run: Path, observer: Observer, objects: RunObjects | None = None) -
         expected = "a teacher that can be run here: its features are read, and its answers alone do not hold them"
         raise BadInput("teacher.logits", recipe.teacher.logits, expected)
     data = objects.load_data(recipe, summary.data.fingerprint)
+    describe_data(data, observer.note)
     device = resolve_device("auto")
     context = RunContext(
         recipe=recipe, data=data, device=device, precision="float32", processes=Processes(), observer=observer

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from stillroom.diagnose.check import Skip
 from stillroom.errors import BadInput
 from stillroom.losses.registry import is_custom, loss_class
 from stillroom.recipe import Recipe
@@ -28,6 +29,7 @@ from stillroom.schema.run import (
     SUMMARY,
     TIMING,
     WEIGHT_DISTANCE,
+    DataQuality,
     MetricsLine,
     ModelScores,
     RescalingEpoch,
@@ -86,6 +88,7 @@ class RunRecord:
         rescaling: the lines about gradient rescaling.
         weight_distance: the lines about how far weights moved.
         events: the names of the events in ``timing.jsonl``.
+        quality: copies among the images, sizes of the classes; None of a run that did not end.
     """
 
     path: Path
@@ -102,6 +105,7 @@ class RunRecord:
     rescaling: tuple[RescalingEpoch, ...]
     weight_distance: tuple[WeightDistanceLine, ...]
     events: tuple[str, ...]
+    quality: DataQuality | None = None
 
     @property
     def steps(self) -> int:
@@ -236,4 +240,16 @@ def read_run(path: Path) -> RunRecord:
         rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING, skip_damaged=not finished)),
         weight_distance=tuple(read_jsonl(WeightDistanceLine, path / WEIGHT_DISTANCE, skip_damaged=not finished)),
         events=tuple(event.event for event in read_timing(path / TIMING)),
+        quality=summary.data.quality if summary is not None else None,
     )
+
+
+def require_quality(run: RunRecord) -> DataQuality:
+    """What the run's summary says of its data.
+
+    Raises:
+        Skip: it did not end, or says nothing of it.
+    """
+    if run.quality is None:
+        raise Skip("The run did not end." if not run.finished else "The run's summary does not say.")
+    return run.quality
