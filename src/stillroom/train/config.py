@@ -14,16 +14,11 @@ class OptimizerConfig(Config):
 
     synonyms: ClassVar[dict[str, str]] = {"learning_rate": "lr", "wd": "weight_decay"}
 
-<<<<<<< HEAD
     name: Literal["sgd", "adamw", "custom"] = Field(
         "sgd",
         description="Stochastic gradient descent with momentum, or AdamW; custom is one that was given in Python.",
     )
-    lr: float = Field(0.1, gt=0, description="Peak learning rate.")
-=======
-    name: Literal["sgd", "adamw"] = Field("sgd", description="Stochastic gradient descent with momentum, or AdamW.")
     lr: float = Field(0.1, gt=0, description="Peak learning rate; left out: .1 for sgd, .001 for adamw.")
->>>>>>> main
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     nesterov: bool = Field(True, description="Nesterov's momentum, for sgd with momentum above 0.")
     weight_decay: float = Field(5e-4, ge=0, description="Weight decay (decoupled for adamw).")
