@@ -157,7 +157,9 @@ def _mlp_weights(place: Path) -> Path:
     return place / "teacher.safetensors"
 
 
-@pytest.mark.parametrize(("name", "text"), [("NotFinite", "is not finite at step 1"), ("BrokenGradient", "the gradient of")])
+@pytest.mark.parametrize(
+    ("name", "text"), [("NotFinite", "is not finite at step 1"), ("BrokenGradient", "the gradient of")]
+)
 def test_what_is_not_finite_at_the_first_step_names_the_term_and_not_the_rate(
     place: Path, name: str, text: str
 ) -> None:

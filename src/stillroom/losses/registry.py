@@ -27,7 +27,7 @@ def losses() -> dict[str, type[Loss[Any]]]:
         TypeError: a file's name, the default of its config's ``name`` and its function's name are not one.
 
     >>> list(losses())[:3]
-    ['cross_entropy', 'label_smoothing', 'kl']
+    ['cross_entropy', 'label_smoothing', 'ctkd']
     """
     found: dict[str, type[Loss[Any]]] = {}
     for class_name, module_name in loss_classes().items():
@@ -128,7 +128,8 @@ def describe(loss: Loss[Any]) -> dict[str, Any]:
         return dumped
     shared = {key: value for key, value in dumped.items() if key in ("weight", "teacher")}
     options = {key: value for key, value in dumped.items() if key not in ("name", *shared)}
-    return {"name": f"{kind.__module__}:{kind.__qualname__}", **shared, "options": options}
+    name = getattr(loss, "path", None) or f"{kind.__module__}:{kind.__qualname__}"
+    return {"name": name, **shared, "options": options}
 
 
 def labels_alone() -> list[dict[str, Any]]:

@@ -267,6 +267,7 @@ class RunSummary(JsonFile):
     losses: Items[LossSummary] = Field((), description="What each term of the loss read, in the recipe's order.")
     data: DataSummary
     relations: RelationFigures | None = None
+    custom: dict[str, str] | None = Field(None, description="Classes of the user's own optimizer and scheduler.")
     device: str
     precision: str
     threads: PositiveCount
