@@ -128,7 +128,8 @@ def describe(loss: Loss[Any]) -> dict[str, Any]:
         return dumped
     shared = {key: value for key, value in dumped.items() if key in ("weight", "teacher")}
     options = {key: value for key, value in dumped.items() if key not in ("name", *shared)}
-    return {"name": f"{kind.__module__}:{kind.__qualname__}", **shared, "options": options}
+    name = getattr(loss, "path", None) or f"{kind.__module__}:{kind.__qualname__}"
+    return {"name": name, **shared, "options": options}
 
 
 def labels_alone() -> list[dict[str, Any]]:

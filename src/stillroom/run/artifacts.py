@@ -90,6 +90,7 @@ def run_summary(
         "distilled": parts.step.reads_teacher,
         "data": data_facts(parts.context.data, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
+        **({"custom": dict(parts.custom)} if parts.custom else {}),
         "device": recipe.training.device,
         "precision": recipe.training.precision,
         "threads": torch.get_num_threads(),

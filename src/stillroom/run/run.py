@@ -218,6 +218,7 @@ class Run:
             hashes={**parts.hashes, "processes": str(context.processes.count)},
             some_unused=self._some_unused(),
             relations=parts.relations.line if parts.relations is not None else None,
+            optimisation=parts.optimisation,
         )
         kept, progress, figures = trainer.fit()
         kept.eval()

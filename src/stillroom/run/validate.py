@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
 from stillroom.data.augmentation import check_augmentable
 from stillroom.errors import BadInput, format_error
 from stillroom.memory import is_out_of_memory
+from stillroom.models.modes import copy_model
 from stillroom.run.build import RunParts
 from stillroom.train.recorders import RecordWeightDistance
 
@@ -52,7 +51,7 @@ def try_smallest_batch(parts: RunParts) -> bool:
     context, student = parts.context, parts.student
     count = max(parts.sampler.batch_size // context.processes.count // parts.recipe.training.accumulate, 1)
     images = student.preprocess().to(context.device)(parts.train.images[:count].to(context.device))
-    trial = copy.deepcopy(student.model).train()
+    trial = copy_model(student.model).train()
     try:
         trial(images).sum().backward()
     except Exception as error:

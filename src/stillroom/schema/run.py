@@ -258,6 +258,7 @@ class RunSummary(JsonFile):
     distilled: bool = Field(description="Whether a loss read a teacher; else teachers are only compared with.")
     data: DataSummary
     relations: RelationFigures | None = None
+    custom: dict[str, str] | None = Field(None, description="Classes of the user's own optimizer and scheduler.")
     device: str
     precision: str
     threads: PositiveCount

@@ -14,7 +14,10 @@ class OptimizerConfig(Config):
 
     synonyms: ClassVar[dict[str, str]] = {"learning_rate": "lr", "wd": "weight_decay"}
 
-    name: Literal["sgd", "adamw"] = Field("sgd", description="Stochastic gradient descent with momentum, or AdamW.")
+    name: Literal["sgd", "adamw", "custom"] = Field(
+        "sgd",
+        description="Stochastic gradient descent with momentum, or AdamW; custom is one that was given in Python.",
+    )
     lr: float = Field(0.1, gt=0, description="Peak learning rate; left out: .1 for sgd, .001 for adamw.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     nesterov: bool = Field(True, description="Nesterov's momentum, for sgd with momentum above 0.")
@@ -40,8 +43,8 @@ class OptimizerConfig(Config):
 class ScheduleConfig(Config):
     """The learning-rate schedule, as a factor of the peak rate."""
 
-    name: Literal["one_cycle", "cosine", "multi_step", "constant"] = Field(
-        "one_cycle", description="Shape of the schedule."
+    name: Literal["one_cycle", "cosine", "multi_step", "constant", "custom"] = Field(
+        "one_cycle", description="Shape of the schedule; custom is a scheduler that was given in Python."
     )
     warmup: float | None = Field(
         None,

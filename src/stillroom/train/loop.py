@@ -23,8 +23,8 @@ from stillroom.teachers.source import Teacher
 from stillroom.train.config import TrainingConfig
 from stillroom.train.device import autocast, seed_step
 from stillroom.train.folder import RunFolder
-from stillroom.train.optimisation import MovingAverage, build_optimizer, lr_factor, set_lr
-from stillroom.train.recorders import Clock, Meter, StepHook, StepInfo
+from stillroom.train.optimisation import MovingAverage, OwnOptimisation, lr_factor, scale_lr
+from stillroom.train.recorders import Clock, EvaluationInfo, Meter, StepHook, StepInfo
 from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
 
 
@@ -63,6 +63,7 @@ class Trainer:
         hashes: of the data and the like; a save with other hashes is refused.
         some_unused: whether the student has parameters that no loss reaches.
         relations: computes a line of class_relations.jsonl before the first step and after each epoch.
+        optimisation: the user's optimizer and scheduler, where these are not the recipe's.
     """
 
     step: DistillStep
@@ -78,6 +79,7 @@ class Trainer:
     hashes: Mapping[str, str] = field(default_factory=dict)
     some_unused: bool = False
     relations: Callable[[nn.Module], dict[str, Any]] | None = None
+    optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
 
     def fit(self) -> tuple[nn.Module, Progress, dict[str, float]]:
         """Train to the last step, from the last save if there is one."""
@@ -85,12 +87,15 @@ class Trainer:
         total = self.config.total_steps(per_epoch)
         student = self.step.student
         self._buffers = Snapshot(self.step.buffers())
-        optimizer = build_optimizer([self.step], self.config.optimizer)
+        optimizer = self.optimisation.make_optimizer([self.step], self.config.optimizer)
+        # Peak rates: before a scheduler or a save sets those of a step.
+        rates = [group["lr"] for group in optimizer.param_groups]
+        scheduler = self.optimisation.make_scheduler(optimizer)
         average = MovingAverage(student, self.config.ema) if self.config.ema is not None else None
         kept = average.module if average is not None else student
         for hook in self.hooks:
             hook.start(student)
-        progress, figures = self._restore(optimizer, average)
+        progress, figures = self._restore(optimizer, average, scheduler)
         wrapped = self.runtime.processes.wrap(self.step, some_unused=self.some_unused)
         meter = Meter(self.step.names, self.runtime.device, self.runtime.processes)
         clock = Clock(progress.step)
@@ -109,12 +114,15 @@ class Trainer:
                 epoch, position = divmod(progress.step, per_epoch)
                 if position == 0:
                     self._sign(progress, epoch)
-                set_lr(optimizer, self.config.optimizer.lr * lr_factor(self.config.schedule, progress.step, total))
+                if scheduler is None:
+                    scale_lr(optimizer, rates, lr_factor(self.config.schedule, progress.step, total))
                 losses = self._learn(wrapped, batch, progress, total)
                 if self.config.clip_norm is not None:
                     nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                if scheduler is not None:
+                    scheduler.step()
                 if average is not None:
                     average.update()
                 progress.step += 1
@@ -139,7 +147,7 @@ class Trainer:
                     figures = self._evaluate(kept, progress.step, per_epoch)
                 # Only if the meter is empty: a save then needs no sums, and its time cannot change a byte.
                 if evaluates or (meter.empty and clock.since_save() >= self.config.save_seconds):
-                    self._save(progress, figures, optimizer, average)
+                    self._save(progress, figures, optimizer, average, scheduler)
                     clock.restart()
         return kept, progress, figures
 
@@ -230,7 +238,7 @@ class Trainer:
     def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, step: int, per_epoch: int, clock: Clock) -> None:
         line: dict[str, Any] = {"step": step, "epoch": _epoch(step, per_epoch), "split": "train"}
         line |= meter.read(step)
-        line["lr"] = optimizer.param_groups[0]["lr"]
+        line["lr"] = float(optimizer.param_groups[0]["lr"])
         self.folder.append("metrics.jsonl", line)
         self.runtime.observer.logged(line)
         for hook in self.hooks:
@@ -260,6 +268,8 @@ class Trainer:
         self.folder.append("metrics.jsonl", line)
         self.folder.append("timing.jsonl", {"event": "evaluation", "step": step, "seconds": _since(began)})
         self.runtime.observer.logged(line)
+        for hook in self.hooks:
+            hook.after_evaluation(EvaluationInfo(step, _epoch(step, per_epoch), kept, dict(shown)))
         return figures
 
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
@@ -272,6 +282,7 @@ class Trainer:
         figures: dict[str, float],
         optimizer: torch.optim.Optimizer,
         average: MovingAverage | None,
+        scheduler: Any,
     ) -> None:
         self.folder.save(
             {
@@ -281,12 +292,13 @@ class Trainer:
                 "model": self.step.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "average": average.state_dict() if average is not None else {},
+                **({"scheduler": scheduler.state_dict()} if scheduler is not None else {}),
                 "hooks": [(type(hook).__qualname__, hook.state_dict()) for hook in self.hooks],
             }
         )
 
     def _restore(
-        self, optimizer: torch.optim.Optimizer, average: MovingAverage | None
+        self, optimizer: torch.optim.Optimizer, average: MovingAverage | None, scheduler: Any
     ) -> tuple[Progress, dict[str, float]]:
         state = self.folder.load()
         if state is None:
@@ -298,6 +310,8 @@ class Trainer:
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.load_state_dict(state["average"])
+        if scheduler is not None:
+            scheduler.load_state_dict(state["scheduler"])
         kinds = [type(hook).__qualname__ for hook in self.hooks]
         if [kind for kind, _ in state["hooks"]] != kinds:
             before = ", ".join(kind for kind, _ in state["hooks"]) or "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +108,23 @@ class StepInfo:
     loss: Tensor
 
 
+@dataclass(frozen=True)
+class EvaluationInfo:
+    """One evaluation on the test split.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: step / steps per epoch.
+        student: the model that was evaluated: the moving average where there is one.
+        metrics: ``top1``, ``nll`` and what else its line of ``metrics.jsonl`` holds.
+    """
+
+    step: int
+    epoch: float
+    student: nn.Module
+    metrics: dict[str, float]
+
+
 class StepHook:
     """Subclass it and override what you need. Its state is saved with the run's, so that a resumed run is exact."""
 
@@ -119,6 +136,9 @@ class StepHook:
 
     def after_step(self, info: StepInfo) -> None:
         """Called after every optimizer step; keep results on the device here, and read them in ``line``."""
+
+    def after_evaluation(self, info: EvaluationInfo) -> None:
+        """Called after every evaluation on the test split."""
 
     def line(self) -> dict[str, Any] | None:
         """What to append to ``weight_distance.jsonl`` at a log step, with step and epoch; None for nothing."""
@@ -134,6 +154,38 @@ class StepHook:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved ``state_dict``."""
+
+
+class FunctionHook(StepHook):
+    """A function that is called after every optimizer step.
+
+    >>> steps = []
+    >>> FunctionHook(lambda info: steps.append(info.step)).after_step(StepInfo(1, 0, nn.Flatten(), torch.zeros(())))
+    >>> steps
+    [1]
+    """
+
+    def __init__(self, function: Callable[[StepInfo], Any]) -> None:
+        self.function = function
+
+    def after_step(self, info: StepInfo) -> None:
+        """Call the function."""
+        self.function(info)
+
+
+def as_hooks(given: Sequence[StepHook | Callable[[StepInfo], Any]]) -> list[StepHook]:
+    """The hooks that a user lists: hooks, and functions of a :class:`StepInfo`.
+
+    Raises:
+        BadInput: one is a class, or cannot be called.
+    """
+    if isinstance(given, StepHook) or callable(given):
+        given = [given]
+    for hook in given:
+        if isinstance(hook, type) or not (isinstance(hook, StepHook) or callable(hook)):
+            made = f" such as {hook.__name__}()" if isinstance(hook, type) else ""
+            raise BadInput("hooks", hook, f"an instance of a StepHook{made}, or a function of a StepInfo")
+    return [hook if isinstance(hook, StepHook) else FunctionHook(hook) for hook in given]
 
 
 class RecordWeightDistance(StepHook):
