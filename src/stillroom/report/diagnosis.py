@@ -44,7 +44,7 @@ def write_diagnosis_page(folder: Path, out: Path | None = None) -> Path:
 
     Args:
         folder: where it lies.
-        out: the file to write; left out: ``diagnosis.html`` beside it.
+        out: the file to write; left out: ``diagnosis.html`` in the same folder.
 
     Returns:
         The file that was written.
