@@ -29,6 +29,7 @@ from stillroom.report.charts import (
     rounded,
     value_range,
 )
+from stillroom.report.charts import band as area
 from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, join
 from stillroom.report.study.table import mean_number
 from stillroom.schema.base import is_finite, parse_object, read_optional, read_text
@@ -167,7 +168,8 @@ def _curves(
     for number, (name, band) in enumerate(bands.items()):
         group = f"run-{study.names.index(name)}"
         if band.low is not None and band.high is not None:
-            traces.append(_area(band.epochs, band.low, band.high, styles[name], group))
+            x, low, high = (ends.tolist() for ends in (band.epochs, band.low, band.high))
+            traces.append(area(x, low, high, styles[name].colour, group))
         traces.append(_mean_line(name, band, styles[name], group, len(bands) - number, study))
     top1 = _teacher_top1(study, pair)
     if top1 is not None:
@@ -197,23 +199,6 @@ def _mean_line(name: str, band: _Band, style: SeriesStyle, group: str, order: in
         line={"dash": style.dash},
         marker={"size": 5, "color": LIGHT[style.colour], "symbol": style.symbol},
     )
-
-
-def _area(epochs: Doubles, low: Doubles, high: Doubles, style: SeriesStyle, group: str) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": rounded([*epochs.tolist(), *epochs[::-1].tolist()]),
-        "y": rounded([*high.tolist(), *low[::-1].tolist()]),
-        "fill": "toself",
-        "fillcolor": LIGHT[style.colour],
-        "line": {"color": LIGHT[style.colour], "width": 0},
-        "opacity": 0.16,
-        "hoverinfo": "skip",
-        "showlegend": False,
-        "legendgroup": group,
-        "meta": "band",
-    }
 
 
 def _frame_of(bands: Sequence[_Band], top1: float | None) -> Figure:
