@@ -57,7 +57,7 @@ def recipe(**changes: Any) -> Recipe:
 
 def everything(folder: Path) -> dict[str, bytes]:
     """Every file that must not depend on clocks or kills."""
-    clocks = {"timing.jsonl", "environment.json"}
+    clocks = {"timing.jsonl", "environment.json", "checksums.sha256"}
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in clocks)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput, shorten
-from stillroom.files import digest, find_input, write_bytes
+from stillroom.files import digest, find_input, verify, write_bytes
 
 # What wrappers put before every name: DataParallel and DDP, torch.compile, Lightning and the like.
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "student.")
@@ -71,13 +71,13 @@ def load_weights(model: nn.Module, path: str | Path, *, field: str = "model") ->
     model.load_state_dict(cast, strict=False)
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(model: nn.Module, path: str | Path, *, checksum: bool = False) -> None:
     """Write a model's parameters and buffers as safetensors, atomically; equal weights give equal bytes.
 
-    Tied tensors are written under each of their names.
+    Tied tensors are written under each of their names. With ``checksum``, :func:`read_state` finds out about damage.
     """
     content = _storable(model)
-    write_bytes(Path(path), safetensors.torch.save(content, metadata=_METADATA))
+    write_bytes(Path(path), safetensors.torch.save(content, metadata=_METADATA), checksum=checksum)
 
 
 def state_bytes(model: nn.Module) -> int:
@@ -178,6 +178,7 @@ def read_state(path: str | Path, *, field: str = "weights") -> dict[str, Tensor]
     try:
         with file.open("rb") as opened:
             head = opened.read(64)
+        verify(file)
     except OSError as error:
         raise BadInput(field, shown, f"a file that can be read ({error.strerror})") from None
     if not head:

@@ -156,7 +156,7 @@ def write_predictions(out: Path, test: ImageSet, logits: Tensor, teacher_logits:
             tensors["example_indices"] = changed
             tensors["example_images"] = test.images[changed].contiguous()
     names = json.dumps(list(test.class_names), ensure_ascii=False)
-    write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}))
+    write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}), checksum=True)
 
 
 def changed_most(change: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical_json, digest, is_partial
+from stillroom.files import CHECKSUMS, canonical_json, digest, is_partial, read_bytes
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.schema.run import Environment
 
@@ -56,7 +56,7 @@ def load_run_recipe(run: Path) -> Recipe:
         BadInput: the folder holds none, or a damaged one.
     """
     try:
-        content = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_bytes(run / "recipe.yaml").decode("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise BadInput("run", str(run), "a run folder, with a readable recipe.yaml") from None
     return parse_recipe(content)
@@ -74,7 +74,8 @@ def check_free(out: Path, resume: bool) -> None:
         return
     if not (out / "recipe.yaml").exists():
         # A run stopped before its recipe is written leaves only these.
-        if resume and {item.name for item in out.iterdir() if not is_partial(item)} <= {"state", "timing.jsonl"}:
+        there = {item.name for item in out.iterdir() if not is_partial(item)}
+        if resume and there <= {"state", "timing.jsonl", CHECKSUMS}:
             return
         raise BadInput("--out", str(out), "a new or empty folder, or a run to --resume; this one holds other files")
     if not resume:

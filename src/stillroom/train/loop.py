@@ -264,7 +264,7 @@ class Trainer:
 
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
         if self.runtime.processes.is_main:
-            save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors")
+            save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors", checksum=True)
 
     def _save(
         self,

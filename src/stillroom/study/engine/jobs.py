@@ -23,12 +23,13 @@ from stillroom.data.config import DataConfig
 from stillroom.data.images import DataPair
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, OutOfMemory, RunFailed, format_error
-from stillroom.files import canonical_json, digest, find_input, write_text
+from stillroom.files import Log, canonical_json, digest, find_input, write_text
 from stillroom.memory import release_memory
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.run import execute, prepare
+from stillroom.schema.base import read_text
 from stillroom.study.engine.base import Job, JobEnding, Outcome
 from stillroom.train.device import exact_float32, threads
 
@@ -164,8 +165,8 @@ def build_cache(job: Job) -> dict[str, Any]:
         job: with ``options["recipes"]``, the content of each recipe: what a method's run or trial would do. For
             each, a line is added to ``asked.jsonl`` in its folder: images that the teacher was asked about, seconds.
     """
-    log = Path(job.out) / "asked.jsonl"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = Log(Path(job.out) / "asked.jsonl")
+    log.path.parent.mkdir(parents=True, exist_ok=True)
     for content in job.options["recipes"]:
         recipe = parse_recipe(content)
         if recipe.incremental is not None:
@@ -173,8 +174,7 @@ def build_cache(job: Job) -> dict[str, Any]:
         else:
             found = prepare(recipe, components=_materials(recipe))
         # At once: whoever is killed after this has still asked.
-        with log.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"answers": found.answers, "seconds": found.seconds}) + "\n")
+        log.append(json.dumps({"answers": found.answers, "seconds": found.seconds}) + "\n")
     return {}
 
 
@@ -218,7 +218,7 @@ def seconds_per_step(timing: Path) -> float:
     Raises:
         RunFailed: the run was too short.
     """
-    lines = [json.loads(line) for line in timing.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in read_text(timing).splitlines()]
     marks = [
         (line["step"], line["seconds"])
         for line in lines
