@@ -134,6 +134,8 @@ def evaluate(
         raise BadInput("--weights", None, "a weights file; there is nothing to measure in random weights")
     images = load_split(parse_data_argument(data), split)
     observer = ProgressBar()
+    if images.skipped_note is not None:
+        observer.note(images.skipped_note)
     try:
         result = evaluate_model(config, images, device=device, observer=observer)
     finally:

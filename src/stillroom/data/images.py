@@ -55,6 +55,7 @@ MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class numbe
 Rows = slice | Tensor | npt.NDArray[np.int64]
 
 _HASH_CHUNK = 4096  # images at a time
+_SHOWN = 5  # skipped files in a line
 
 
 class LazyImages(ABC):
@@ -150,6 +151,7 @@ class ImageSet:
         superclasses: the superclass of each class, K names, where known.
         truth: class relations and sample difficulty of generated data.
         masks: which pixels of each image are its subject, bool [N, H, W], where known.
+        skipped: names of files that are no images of the set, as they cannot be decoded.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -166,6 +168,7 @@ class ImageSet:
     superclasses: tuple[str, ...] | None = None
     truth: Truth | None = None
     masks: Tensor | None = None
+    skipped: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -235,16 +238,34 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 of shape, type, images, labels and class names, 64 hex digits: equal only for equal data.
 
-        Superclasses, truth and masks do not count, as nothing is trained on them. Lazy images are hashed by the content
-        of their files, so the same pixels held in memory have another fingerprint. A subset is hashed as (parent,
-        rows): the same images augmented as other samples are not the same data.
+        Superclasses, truth and masks do not count, as nothing is trained on them; the names of skipped files do. Lazy
+        images are hashed by the content of their files, so the same pixels held in memory have another fingerprint. A
+        subset is hashed as (parent, rows): the same images augmented as other samples are not the same data.
         """
         if self.subset_info is not None:
             rows = self.subset_info.rows.tobytes()
             return digest(b"part", self.subset_info.parent.fingerprint.encode(), rows)
         header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
+        header += [list(self.skipped)] if self.skipped else []
         content = _hash(self.images) if isinstance(self.images, Tensor) else self.images.content_hash()
         return digest(canonical_json(header), content, _hash(self.labels))
+
+    @property
+    def skipped_note(self) -> str | None:
+        """A line that names the skipped files; None where there are none.
+
+        >>> pixels = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+        >>> ImageSet(pixels, torch.tensor([0]), ("a",), "pets", skipped=("a/1.png", "a/2.png")).skipped_note
+        "pets: 2 files cannot be decoded and are left out: 'a/1.png', 'a/2.png'"
+        """
+        if not self.skipped:
+            return None
+        count = len(self.skipped)
+        shown = ", ".join(map(shorten, self.skipped[:_SHOWN])) + (
+            f" and {count - _SHOWN} more" if count > _SHOWN else ""
+        )
+        files = "1 file cannot be decoded and is" if count == 1 else f"{count} files cannot be decoded and are"
+        return f"{self.name}: {files} left out: {shown}"
 
     @property
     def parent(self) -> ImageSet:

@@ -32,6 +32,7 @@ TeacherLogits = Mapping[str, Tensor | None]
 
 def data_facts(train: ImageSet, test: ImageSet, fingerprint: str) -> dict[str, Any]:
     """The data of a run, as its summary records them; ``shape`` is [C, H, W]."""
+    skipped = {"train": list(train.skipped), "test": list(test.skipped)}
     return {
         "name": train.name,
         "classes": train.num_classes,
@@ -40,6 +41,7 @@ def data_facts(train: ImageSet, test: ImageSet, fingerprint: str) -> dict[str, A
         "shape": list(train.images.shape[1:]),
         "pixels": train.is_pixels,
         "fingerprint": fingerprint,
+        **({"skipped": skipped} if train.skipped or test.skipped else {}),
     }
 
 

@@ -172,6 +172,9 @@ class Run:
     def run(self, folder: RunFolder, *, latency: bool = True) -> Finished:
         """Train, evaluate, write; time the models where asked."""
         parts, recipe, context, out = self.parts, self.parts.recipe, self.parts.context, folder.path
+        for split in (parts.train, parts.test):
+            if split.skipped_note is not None:
+                context.observer.note(split.skipped_note)
         teacher_logits = {name: source.test_logits() for name, source in parts.teachers.items()}
         loader = parts.loader()
 

@@ -102,7 +102,7 @@ class TeacherSummary(JsonObject):
 
 
 class DataSummary(JsonObject):
-    """The data of a run: images of each split, their shape [C, H, W]."""
+    """The data of a run: images of each split, their shape [C, H, W]; the files of each that could not be decoded."""
 
     name: str
     classes: PositiveCount
@@ -111,6 +111,7 @@ class DataSummary(JsonObject):
     shape: Items[int] = ()
     pixels: bool | None = None
     fingerprint: str
+    skipped: dict[str, Items[str]] | None = None
 
 
 class RelationFigures(JsonObject):
