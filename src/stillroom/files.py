@@ -9,6 +9,7 @@ is finished one line a file is left, which ``sha256sum --check checksums.sha256`
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -19,9 +20,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stillroom.errors import BadInput
 
 DATA_VARIABLE = "STILLROOM_DATA"
+_LONGEST_YAML, _MOST_VALUES = 10**7, 10**5
 CHECKSUMS = "checksums.sha256"
 _LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)")
 
@@ -227,6 +231,59 @@ def _is_listed(content: bytes, listed: set[str]) -> bool:
 def _damaged(path: Path, how: str = f"is not what was written, by its SHA-256 in {CHECKSUMS}") -> BadInput:
     advice = f"restore it from a copy, or make it again; after an edit of your own remove its line in {CHECKSUMS}"
     return BadInput.with_message(path.name, str(path), f"{path}: {path.name} {how}: damaged or edited; {advice}")
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """Plain objects alone, of mappings that name each key once: the safe loader would silently keep the last."""
+
+    def get_single_node(self) -> yaml.Node | None:
+        node: yaml.Node | None = super().get_single_node()
+        if node is not None and _expanded_size(node, {}) > _MOST_VALUES:
+            problem = f"it holds more than {_MOST_VALUES:,} values, those of its aliases counted"
+            raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many values a node stands for: an alias is the same node again, and costs nothing before it is copied."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if (known := sizes.get(id(node))) is not None:
+        return known
+    sizes[id(node)] = _MOST_VALUES + 1  # a node inside itself has no end
+    inner = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+    sizes[id(node)] = 1 + sum(_expanded_size(each, sizes) for each in inner)
+    return sizes[id(node)]
+
+
+def parse_yaml(text: str) -> Any:
+    """The plain objects of a YAML text; its size is bounded, also once its aliases are expanded.
+
+    Raises:
+        yaml.YAMLError, ValueError, RecursionError: it is no YAML, names a key twice, or is too large.
+
+    >>> parse_yaml("a: [1, 2]")
+    {'a': [1, 2]}
+    >>> parse_yaml("a: &a [1, *a]")
+    Traceback (most recent call last):
+    ...
+    yaml.composer.ComposerError: it holds more than 100,000 values, those of its aliases counted
+      in "<unicode string>", line 1, column 1:
+        a: &a [1, *a]
+        ^
+    """
+    if len(text) > _LONGEST_YAML:
+        raise ValueError(f"{len(text):,} characters are more than {_LONGEST_YAML:,}")
+    return yaml.load(text, _YamlLoader)
 
 
 def canonical_json(content: Any) -> bytes:

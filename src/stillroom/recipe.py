@@ -25,7 +25,7 @@ from stillroom.config import Config, bad_input
 from stillroom.continual.config import PRESETS, IncrementalConfig, apply_preset
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, nearest, shorten
-from stillroom.files import canonical_json, digest
+from stillroom.files import canonical_json, digest, parse_yaml
 from stillroom.losses.cross_entropy import CrossEntropyConfig
 from stillroom.losses.registry import AnyLoss
 from stillroom.models.config import ModelConfig, PreprocessConfig
@@ -184,19 +184,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(content)
 
 
-class _NoDuplicates(yaml.SafeLoader):
-    """YAML whose mappings name each key once: the safe loader would keep the last without an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path, field: str, holding: str) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
@@ -214,7 +201,7 @@ def read_yaml(path: Path, field: str, holding: str) -> dict[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise BadInput(field, str(path), f"a readable {field} file ({reason})") from None
     try:
-        content = yaml.load(text, Loader=_NoDuplicates)  # a SafeLoader: it makes plain objects alone
+        content = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
@@ -237,7 +224,7 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise BadInput("override", override, "key.path=value, such as training.epochs=3")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise BadInput(key, text, "a value in YAML, such as 3, true or [1, 2]") from None
     set_value(content, key.strip(), value, override)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from stillroom.errors import BadInput, shorten
-from stillroom.files import CHECKSUMS, canonical_json, digest, is_partial, read_bytes
+from stillroom.files import CHECKSUMS, canonical_json, digest, is_partial, parse_yaml, read_bytes
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.schema.run import Environment
 
@@ -56,8 +56,10 @@ def load_run_recipe(run: Path) -> Recipe:
         BadInput: the folder holds none, or a damaged one.
     """
     try:
-        content = yaml.safe_load(read_bytes(run / "recipe.yaml").decode("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = parse_yaml(read_bytes(run / "recipe.yaml").decode("utf-8"))
+    except BadInput:
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         raise BadInput("run", str(run), "a run folder, with a readable recipe.yaml") from None
     return parse_recipe(content)
 

@@ -19,7 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import CHECKSUMS, compact_checksums, is_partial, write_json, write_text
+from stillroom.files import CHECKSUMS, compact_checksums, is_partial, parse_yaml, write_json, write_text
 from stillroom.recipe import parse_recipe
 from stillroom.run.records import flatten
 from stillroom.schema.base import read_object, read_text
@@ -146,8 +146,10 @@ def _check_folder(folder: StudyFolder, study: Study) -> None:
             return
         raise BadInput("--out", str(path), "a new or empty folder, or a study's; this one holds other files")
     try:
-        before = yaml.safe_load(read_text(folder.study))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = parse_yaml(read_text(folder.study))
+    except BadInput:
+        raise
+    except (ValueError, RecursionError, yaml.YAMLError):
         raise BadInput("--out", str(folder.study), "a readable study.yaml") from None
     old, new = flatten(before), flatten(study.as_dict())
     changed = [key for key in new | old if new.get(key) != old.get(key)]

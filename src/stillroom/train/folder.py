@@ -101,16 +101,21 @@ class RunFolder:
             line = model.model_validate(line).as_dict()
         self._logs[name].append(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Save what a resumed run needs, with the logs' lengths, in one atomic step."""
-        lengths = {}
-        for name in (CHECKSUMS, *LOGS):
-            log = self.path / name
-            if log.exists():
-                with log.open("rb+") as handle:
+    def log_lengths(self) -> dict[str, int]:
+        """The length of each log that is cut back on resume, in bytes."""
+        return {name: (self.path / name).stat().st_size for name in LOGS if (self.path / name).exists()}
+
+    def save(self, state: dict[str, Any], lengths: dict[str, int] | None = None) -> None:
+        """Save what a resumed run needs, with the logs' lengths, in one atomic step.
+
+        Args:
+            lengths: those that the logs had in this state; default: those they have.
+        """
+        lengths = self.log_lengths() if lengths is None else lengths
+        for name in (CHECKSUMS, *lengths):
+            if (self.path / name).exists():
+                with (self.path / name).open("rb+") as handle:
                     os.fsync(handle.fileno())
-                if name in LOGS:
-                    lengths[name] = log.stat().st_size
         # Through a buffer, so that a full disk raises OSError rather than torch's own error.
         buffer = io.BytesIO()
         torch.save({"lengths": lengths, **state}, buffer)
@@ -178,7 +183,7 @@ class NullRunFolder(RunFolder):
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Does nothing: the main process writes the logs."""
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], lengths: dict[str, int] | None = None) -> None:
         """Does nothing: the main process saves."""
 
     def finish(self) -> None:

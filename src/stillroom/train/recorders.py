@@ -35,6 +35,15 @@ class Meter:
         self._sums += losses
         self._count += 1
 
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of this process since the last reading."""
+        return {"sums": self._sums.clone(), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved ``state_dict``."""
+        self._sums.copy_(state["sums"])
+        self._count = state["count"]
+
     def read(self, step: int) -> dict[str, float]:
         """The means over steps and processes; resets the meter."""
         means = (self._processes.mean(self._sums) / self._count).tolist()
