@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
+from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.run import diagnose_run
 from stillroom.diagnose.verify import difference_of, plan_remedies, study_of, verify_remedies
 from stillroom.errors import BadInput
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.report.diagnosis import write_diagnosis_page
 from stillroom.run.run import execute
-from stillroom.schema.diagnosis import Diagnosis, Finding, Remedy, Verdict, Verification
+from stillroom.schema.diagnosis import Finding, Remedy, Verdict, Verification
 from stillroom.study.config import Study
 from stillroom.study.plan import StudyFolder, plan_of
 from study.small import Here

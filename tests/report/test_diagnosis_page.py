@@ -14,10 +14,11 @@ import pytest
 from report.browser import opened
 from report.folders import EVIL
 from report.parsed import Parsed
+from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.errors import BadInput
 from stillroom.report.diagnosis import page_of, write_diagnosis_page
 from stillroom.report.html import POLICY
-from stillroom.schema.diagnosis import Diagnosis, Finding, Plot, Remedy, read_diagnosis
+from stillroom.schema.diagnosis import Finding, Plot, Remedy, read_diagnosis
 
 LINE = Plot("line", "Training loss", (1.0, 2.0, 3.0), (2.0, 1.0, 0.5), "epoch", "loss", 1.5)
 BARS = Plot("bars", "Change by class", ("cat", "dog"), (-12.0, 3.0), "", "points", -5.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,15 +10,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
+from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json, resumable
 from stillroom.errors import BadInput
 from stillroom.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from stillroom.diagnose.diagnosis import Diagnosis
     from stillroom.recipe import Recipe
-    from stillroom.schema.diagnosis import Diagnosis, Finding, RemedyComparison, Verification
+    from stillroom.schema.diagnosis import Finding, RemedyComparison, Verification
 
 NO = 1
 _COLOURS = {"problem": "bold red", "warning": "yellow", "ok": "green", "skipped": "dim"}
@@ -57,7 +58,9 @@ def diagnose(
 
     Example: `stillroom diagnose recipes/cifar10-resnet56-resnet8.yaml losses.kl.temperature=1`
     """
-    from stillroom.schema.diagnosis import Diagnosis, kind_of
+    from stillroom.diagnose.diagnosis import Diagnosis
+    from stillroom.run.records import output_folder
+    from stillroom.schema.diagnosis import kind_of
 
     kind = kind_of(str(target))
     if overrides and kind != "recipe":
@@ -66,24 +69,24 @@ def diagnose(
         raise BadInput("--verify", str(target), "a recipe or a run; of a study, one of its runs/…/seed-N")
     recipe, findings = _findings(target, kind, overrides or [], images)
     name, verification = str(target), None
-    if out is None and verify:
-        from stillroom.run.records import fresh_folder
+    # A recipe's verification always leaves its study; else there is a folder only where one is named.
+    with output_folder(out, f"diagnosis-{target.stem}") if verify else nullcontext(out) as folder:
+        if folder is not None and overrides and recipe is not None:
+            # The recipe that the commands of the page begin from.
+            write_text(folder / "recipe.yaml", recipe.to_yaml())
+            name = str(folder / "recipe.yaml")
+        if verify:
+            from stillroom.cli.live import LiveStudy
+            from stillroom.cli.terminal import stderr
+            from stillroom.diagnose.verify import verify_remedies
+            from stillroom.run.records import load_run_recipe
 
-        out = fresh_folder(Path("runs"), f"diagnosis-{target.stem}")
-    if out is not None and overrides and recipe is not None:
-        # The recipe that the commands of the page begin from.
-        write_text(out / "recipe.yaml", recipe.to_yaml())
-        name = str(out / "recipe.yaml")
-    if verify:
-        from stillroom.cli.live import LiveStudy
-        from stillroom.cli.terminal import stderr
-        from stillroom.diagnose.verify import verify_remedies
-        from stillroom.run.records import load_run_recipe
-
-        assert out is not None
-        verification = verify_remedies(recipe or load_run_recipe(target), findings, out, observer=LiveStudy(stderr))
-    diagnosis = Diagnosis.of(name, findings, verification)
-    page = _write(diagnosis, out) if out is not None else None
+            assert folder is not None
+            verified = recipe or load_run_recipe(target)
+            with resumable(out, folder):
+                verification = verify_remedies(verified, findings, folder, observer=LiveStudy(stderr))
+        diagnosis = Diagnosis.of(name, findings, verification)
+        page = _write(diagnosis, folder) if folder is not None else None
     if as_json:
         print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
     else:
@@ -112,38 +115,18 @@ def _findings(target: Path, kind: str, overrides: Sequence[str], images: int) ->
 
 
 def _write(diagnosis: Diagnosis, out: Path) -> Path:
-    from stillroom.report.diagnosis import write_diagnosis_page
-
     try:
-        diagnosis.write(out)
+        return diagnosis.save(out)
     except OSError as error:
         raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
-    return write_diagnosis_page(out)
 
 
 def _print(diagnosis: Diagnosis, page: Path | None) -> None:
     """The findings, problems first: a line each with its remedy; those that are ok in one line together."""
     stdout = Console(highlight=False)
-    findings = diagnosis.findings
-    width = max((len(finding.check) for finding in findings), default=0)
-    for finding in (each for each in findings if each.needs_attention):
-        verdict = f"[{_COLOURS[finding.verdict]}]{finding.verdict:8}[/]"
-        stdout.print(f"{verdict} {escape(finding.check):{width}}  {escape(finding.summary)}", soft_wrap=True)
-        if finding.remedy is not None:
-            stdout.print(escape(f"{'':8} {'':{width}}  → {finding.remedy.words}"), soft_wrap=True)
-            for argument in finding.remedy.arguments():
-                stdout.print(escape(f"{'':8} {'':{width}}    {shlex.quote(argument)}"), soft_wrap=True)
-    passed = ", ".join(finding.check for finding in findings if finding.verdict == "ok")
-    if passed:
-        stdout.print(f"[{_COLOURS['ok']}]{'ok':8}[/] {escape(passed)}", soft_wrap=True)
-    skipped: dict[str, list[str]] = {}
-    for finding in findings:
-        if finding.verdict == "skipped":
-            skipped.setdefault(finding.summary, []).append(finding.check)
-    for why, checks in skipped.items():
-        stdout.print(
-            f"[{_COLOURS['skipped']}]{'skipped':8}[/] {escape(', '.join(checks))}: {escape(why)}", soft_wrap=True
-        )
+    for verdict, text in diagnosis.lines():
+        first = f"[{_COLOURS[verdict]}]{verdict:8}[/]" if verdict is not None else f"{'':8}"
+        stdout.print(f"{first} {escape(text)}", soft_wrap=True)
     if diagnosis.verification is not None:
         _print_verification(stdout, diagnosis.verification)
     stdout.print(escape(diagnosis.headline), soft_wrap=True)

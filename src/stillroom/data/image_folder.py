@@ -376,7 +376,7 @@ def _common_form(
                 root,
                 "images of one size (height × width), but "
                 f"{names[0]} is {first[0]}×{first[1]} and {name} is {facts.height}×{facts.width}; "
-                "set data.image_size to bring all to one",
+                "set data.image_size (`--image-size`) to bring all to one",
             )
     return all(facts.grey for facts in found), (image_size, image_size) if image_size is not None else first
 

@@ -19,7 +19,7 @@ from stillroom.schema.diagnosis import (
     LABELS,
     UNCHANGED,
     VERDICTS,
-    Diagnosis,
+    DiagnosisFile,
     Finding,
     Plot,
     RemedyComparison,
@@ -61,6 +61,11 @@ def write_diagnosis_page(folder: Path, out: Path | None = None) -> Path:
     figures = {chart.key: chart.figure for chart in content.charts}
     page = rendered("diagnosis/diagnosis.html.j2", figures=figures, page=content, diagnosis=content.diagnosis)
     return write_page(out if out is not None else folder / PAGE, page)
+
+
+def notebook_html(diagnosis: DiagnosisFile) -> str:
+    """The findings as they stand in a notebook's cell: one table without scripts, everything in it escaped."""
+    return rendered("diagnosis/notebook.html.j2", figures={}, page=page_of(diagnosis), diagnosis=diagnosis)
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class VerificationPart:
 class DiagnosisPage:
     """What the template lays out."""
 
-    diagnosis: Diagnosis
+    diagnosis: DiagnosisFile
     counts: tuple[tuple[str, str, int], ...]
     attention: tuple[FindingCard, ...]
     passed: tuple[FindingCard, ...]
@@ -133,7 +138,7 @@ class DiagnosisPage:
         return [one.chart for card in (*self.attention, *self.passed) for one in card.charts]
 
 
-def page_of(diagnosis: Diagnosis) -> DiagnosisPage:
+def page_of(diagnosis: DiagnosisFile) -> DiagnosisPage:
     """Work out what the page shows."""
     commands = [diagnosis.command, *(finding.command for finding in diagnosis.findings)]
     cards = [

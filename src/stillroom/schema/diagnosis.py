@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, Strict, model_validator
@@ -22,7 +22,8 @@ NAME = "diagnosis.json"
 Verdict = Literal["problem", "warning", "ok", "skipped"]
 # The order in which findings are shown.
 VERDICTS: tuple[Verdict, ...] = ("problem", "warning", "ok", "skipped")
-Kind = Literal["recipe", "run", "study"]
+Kind = Literal["recipe", "run", "study", "loss", "setup", "loop"]
+KIND_WORDS: Mapping[Kind, str] = {"setup": "set-up", "loop": "training loop"}
 # Method names in the study that verifies remedies.
 UNCHANGED, ALL_REMEDIES, LABELS = "unchanged", "all-remedies", "labels"
 
@@ -55,11 +56,12 @@ Plain = Annotated[dict[str, Any], BeforeValidator(plain)]
 
 @dataclass(frozen=True, config=_FINITE)
 class Remedy:
-    """What to change, in words and as recipe overrides.
+    """What to change, in words, as recipe overrides or as a line of code.
 
     Attributes:
         words: one sentence that says what to do.
         overrides: dotted recipe keys to new values; empty where no recipe can make the change.
+        code: the line to write instead, where the code is the user's.
 
     >>> Remedy("Use the teacher's own normalisation.", {"teacher.preprocess": "imagenet"}).arguments()
     ['teacher.preprocess=imagenet']
@@ -67,6 +69,7 @@ class Remedy:
 
     words: str
     overrides: Plain = Field(default_factory=dict)
+    code: str | None = None
 
     def arguments(self) -> list[str]:
         """The overrides as command line arguments."""
@@ -244,12 +247,12 @@ class Verification(JsonObject):
         return self.best == LABELS and self.labels is not None and self.labels.verdict == "better"
 
 
-class Diagnosis(JsonFile):
-    """All findings on a recipe, a run or a study.
+class DiagnosisFile(JsonFile):
+    """All findings on a recipe, a run, a study, a loss function, a set-up or a training loop.
 
     Attributes:
         target: what was diagnosed, as the user named it.
-        kind: whether that is a recipe, a run or a study.
+        kind: which of these it is.
         verdict: the worst verdict.
         headline: the diagnosis in a line: how much is wrong, what to do first, what that brought where it was verified.
         lead: how much is wrong.
@@ -274,6 +277,11 @@ class Diagnosis(JsonFile):
         """The findings that are problems."""
         return tuple(one for one in self.findings if one.verdict == "problem")
 
+    @property
+    def kind_words(self) -> str:
+        """What was diagnosed, in words: ``loss``, ``set-up``, ``training loop``."""
+        return KIND_WORDS.get(self.kind, self.kind)
+
     def as_dict(self) -> dict[str, Any]:
         """The JSON object to write, every field of a finding in it."""
         content = self.model_dump(mode="json", exclude={"version", "verification"})
@@ -282,21 +290,27 @@ class Diagnosis(JsonFile):
 
     @classmethod
     def of(
-        cls, target: str, findings: Iterable[Finding], verification: Mapping[str, Any] | Verification | None = None
-    ) -> Diagnosis:
+        cls,
+        target: str,
+        findings: Iterable[Finding],
+        verification: Mapping[str, Any] | Verification | None = None,
+        *,
+        kind: Kind | None = None,
+    ) -> Self:
         """Order findings, say what to do first, and give each the command that trains with its remedy.
 
         Args:
-            target: what was diagnosed: a recipe file, or the folder of a run or a study.
+            target: what was diagnosed: a recipe file, the folder of a run or a study, the name of a loss or a script.
             findings: what the checks found, causes first.
             verification: what the remedies brought.
+            kind: what was diagnosed; left out: a recipe, a run or a study, by what lies at the path.
 
-        >>> Diagnosis.of("runs/kl", [Finding("diverged", "ok", "It did not.")]).headline
+        >>> DiagnosisFile.of("runs/kl", [Finding("diverged", "ok", "It did not.")]).headline
         'Nothing is wrong with this run, as far as 1 check can tell.'
         """
         if isinstance(verification, Mapping):
             verification = Verification.model_validate(plain(verification))
-        kind = kind_of(target)
+        kind = kind or kind_of(target)
         ordered = [
             _with_command(target, kind, one) for one in sorted(findings, key=lambda one: VERDICTS.index(one.verdict))
         ]
@@ -325,7 +339,7 @@ class Diagnosis(JsonFile):
         return folder / NAME
 
 
-def read_diagnosis(folder: Path) -> Diagnosis:
+def read_diagnosis(folder: Path) -> DiagnosisFile:
     """Read ``diagnosis.json`` of a folder.
 
     Raises:
@@ -333,7 +347,7 @@ def read_diagnosis(folder: Path) -> Diagnosis:
     """
     if not (folder / NAME).is_file():
         raise BadInput("diagnosis", str(folder), f"a folder with {NAME}; `stillroom diagnose` writes it")
-    return read_json(Diagnosis, folder / NAME)
+    return read_json(DiagnosisFile, folder / NAME)
 
 
 def kind_of(target: str) -> Kind:
@@ -354,10 +368,13 @@ def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
     warnings = sum(one.verdict == "warning" for one in findings)
     costly = sum(one.check not in _NOT_ACCURACY for one in problems)
     judged = sum(one.verdict != "skipped" for one in findings)
+    subject = f"this {KIND_WORDS.get(kind, kind)}"
+    # A student's accuracy is what recipes and runs are judged by; anything else is right or wrong.
+    costs_accuracy = kind in ("recipe", "run")
     if not judged:
         return "No check could judge anything."
-    if kind == "study" and problems:
-        return f"{_things(len(problems))} {'is' if len(problems) == 1 else 'are'} wrong with this study."
+    if problems and not costs_accuracy:
+        return f"{_things(len(problems))} {'is' if len(problems) == 1 else 'are'} wrong with {subject}."
     if costly:
         verb = "will cost" if kind == "recipe" else "costs" if costly == 1 else "cost"
         also = "; its probabilities cannot be used either" if costly < len(problems) else ""
@@ -365,9 +382,9 @@ def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
     if problems:
         return "Nothing was found that costs this student accuracy, but its probabilities cannot be used."
     if warnings:
-        may = "be wrong with this study" if kind == "study" else "cost this student accuracy"
+        may = "cost this student accuracy" if costs_accuracy else f"be wrong with {subject}"
         return f"Nothing is surely wrong; {_things(warnings)} may {may}."
-    return f"Nothing is wrong with this {kind}, as far as {'1 check' if judged == 1 else f'{judged} checks'} can tell."
+    return f"Nothing is wrong with {subject}, as far as {'1 check' if judged == 1 else f'{judged} checks'} can tell."
 
 
 def _things(count: int) -> str:
