@@ -21,13 +21,13 @@ class BadInput(ValueError):  # noqa: N818 - it names what happened, as the comma
         self.field = field
         self.value = value
         self.expected = expected
-        super().__init__(cut(f"{cut(field, 200)}: got {shorten(value)}; expected {expected}"))
+        super().__init__(_line(f"{cut(field, 200)}: got {shorten(value)}; expected {expected}"))
 
     @classmethod
     def with_message(cls, field: str, value: object, message: str) -> BadInput:
         """The error with a message of its own, in place of ``got …; expected …``."""
         error = cls(field, value, message)
-        error.args = (cut(message),)
+        error.args = (_line(message),)
         return error
 
     @classmethod
@@ -108,6 +108,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     close = _close_match(name, names)
     return f"did you mean {close!r}?" if close is not None else "one of: " + ", ".join(names)
+
+
+def _line(text: str) -> str:
+    """A text as one line of at most 1,000 characters; fields may be names that someone else wrote."""
+    return cut("".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text[:2000]))
 
 
 def _close_match(name: str, names: list[str]) -> str | None:

@@ -25,7 +25,7 @@ import yaml
 from stillroom.errors import BadInput
 
 DATA_VARIABLE = "STILLROOM_DATA"
-_LONGEST_YAML, _MOST_VALUES = 10**7, 10**5
+_LONGEST_YAML, _MOST_VALUES, _LONGEST_NUMBER = 10**7, 10**5, 100
 CHECKSUMS = "checksums.sha256"
 _LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)")
 
@@ -101,7 +101,12 @@ class Log:
     def append(self, line: str) -> None:
         """Add a whole line, its newline included."""
         content = line.encode("utf-8")
-        grown = self._hash or hashlib.sha256(self.path.read_bytes() if self.path.exists() else b"")
+        grown = self._hash
+        if grown is None:
+            there = self.path.read_bytes() if self.path.exists() else b""
+            grown = hashlib.sha256(there)
+            if not there:
+                _record(self.path, grown.hexdigest(), sync=False)
         self._hash = None  # until it is written
         grown.update(content)
         _record(self.path, grown.hexdigest(), sync=False)
@@ -151,7 +156,7 @@ def read_bytes(path: Path, *, required: bool = False) -> bytes:
         # A cut line ends anyhow; a whole one whose newline was damaged is listed with it.
         if path.suffix == ".jsonl" and content[-1:] != b"\n" and not _is_listed(content[:-1] + b"\n", listed):
             whole = content[: content.rfind(b"\n") + 1]
-            if not whole or _is_listed(whole, listed):
+            if _is_listed(whole, listed):
                 return whole
         if patience is not None:  # another process may be writing it
             time.sleep(patience)
@@ -243,6 +248,12 @@ class _YamlLoader(yaml.SafeLoader):
             raise yaml.composer.ComposerError(None, None, problem, node.start_mark)
         return node
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > _LONGEST_NUMBER:  # Python refuses to write one of thousands of digits
+            problem = f"a whole number of more than {_LONGEST_NUMBER} characters"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return int(super().construct_yaml_int(node))
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
@@ -251,6 +262,9 @@ class _YamlLoader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_yaml_int)
 
 
 def _expanded_size(node: yaml.Node, sizes: dict[int, int]) -> int:

@@ -24,7 +24,7 @@ from pydantic_core import PydanticSerializationError
 from stillroom.config import Config, bad_input
 from stillroom.continual.config import PRESETS, IncrementalConfig, apply_preset
 from stillroom.data.config import DataConfig
-from stillroom.errors import BadInput, nearest, shorten
+from stillroom.errors import BadInput, format_error, nearest, shorten
 from stillroom.files import canonical_json, digest, parse_yaml
 from stillroom.losses.cross_entropy import CrossEntropyConfig
 from stillroom.losses.registry import AnyLoss
@@ -158,6 +158,8 @@ def parse_recipe(content: object) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise bad_input(error, Recipe) from None
+    except ValueError as error:  # such as a number of thousands of digits, which cannot be written
+        raise BadInput("recipe", content, f"values that can be written ({format_error(error)})") from None
     try:
         recipe.hash()
     except (PydanticSerializationError, UnicodeError, TypeError, ValueError):
@@ -197,7 +199,7 @@ def read_yaml(path: Path, field: str, holding: str) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise BadInput(field, str(path), f"a readable {field} file ({reason})") from None
     try:
