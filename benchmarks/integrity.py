@@ -336,8 +336,8 @@ def judge(name: Path, expected: Observed, found: Observed, damaged: bytes, path:
         return "traceback"
     if code != 0:
         # A damaged list of checksums is found out by the file that is not listed any more.
-        told = (name.name, name.parent.name or name.name, CHECKSUMS)
-        return "refused" if any(each in errors for each in told) else "unnamed"
+        names = (name.name, name.parent.name or name.name, CHECKSUMS)
+        return "refused" if any(each in errors for each in names) else "unnamed"
     if [each[:2] for each in found[0]] != [each[:2] for each in expected[0]]:
         return "silent"
     same = {key: value for key, value in found[1].items() if key != str(name)}

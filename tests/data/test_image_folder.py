@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -387,3 +389,42 @@ def test_options_are_handed_on(pet_folder: Path) -> None:
     pair = load(DataConfig(path=str(pet_folder), image_size=3, in_memory=False, workers=2))
     assert pair.train.images.shape == (8, 3, 3, 3)
     assert pair.train.images.workers == 2
+
+
+# A slice of benchmarks/oddities.py, which has some 100 folders.
+
+
+@pytest.fixture(scope="module")
+def oddities() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    try:
+        yield importlib.import_module("oddities_images")
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".jfif",
+        "JPEG, of two images (MPO)",
+        "a PNG named .jpg",
+        ".heic",
+        "4 of .heic, 2 without",
+        "alpha",
+        "RGB of 16 bits, PNG",
+        "GIF: its first frame",
+        "60,000 × 60,000 (a bomb)",
+        "an image beside the classes",
+        "a name with line break and escape",
+        "to a folder elsewhere",
+        "in a class to a folder of the test split",
+        "to one image of the test split",
+        "two training images in the test split",
+        "the test split is the training split",
+    ],
+)
+def test_an_image_is_read_or_a_line_says_why_not(oddities: ModuleType, tmp_path: Path, name: str) -> None:
+    (case,) = [case for case in oddities.IMAGE_CASES if case.name == name]
+    right, happened = oddities.try_images(case, tmp_path)
+    assert right, happened

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header
-from stillroom.data.images import Images, ImageSet, LazyImages, Rows, balanced_rows
+from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
     data_name,
     list_folder,
@@ -29,17 +30,21 @@ from stillroom.data.reading import (
     split_error,
     split_range,
 )
-from stillroom.errors import BadInput
+from stillroom.errors import BadInput, shorten
 from stillroom.files import digest
 
 # What a file may be called, and what it may be: some formats that Pillow knows start other programs.
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Taken for `test` where that is missing; and the names by which a folder of splits is detected.
 TEST_ALTERNATIVES = ("val", "valid", "validation")
 USUAL_SPLITS = ("train", "test", *TEST_ALTERNATIVES)
 _AUTO_IN_MEMORY = 4 * 10**9  # bytes of pixels
 _JOB = 64  # files that a thread reads in one go
+_SHOWN = 5  # files that cannot be decoded, in a note
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +194,9 @@ class ImageFiles(LazyImages):
         )
         return bytes.fromhex(digest(how.encode(), *(part for three in parts for part in three)))
 
+    def hashes(self) -> npt.NDArray[np.uint8]:
+        return self.check().hashes
+
 
 @dataclass(frozen=True)
 class ImageTree:
@@ -197,12 +205,58 @@ class ImageTree:
     Attributes:
         names: of the files below the root, with ``/`` between folders; by class, then sorted.
         labels: each file's class number, int64 [N].
+        notes: what is left out, and which links lead to other splits, a line each.
     """
 
     root: Path
     classes: tuple[str, ...]
     names: list[str]
     labels: npt.NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+
+class _Watch:
+    """Notes what lies in a split beside its images: files of other suffixes, links to other splits.
+
+    Args:
+        root: the split's folder.
+        others: those of the other splits.
+    """
+
+    def __init__(self, root: Path, others: Iterable[Path]) -> None:
+        self._root = root
+        self._others = {os.path.realpath(other) + os.sep: other.name for other in others}
+        self._suffixes: Counter[str] = Counter()
+        self._links: dict[str, list[str]] = {}
+
+    def left_out(self, name: str) -> None:
+        self._suffixes[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+
+    def link(self, name: str) -> None:
+        target = os.path.realpath(self._root / name) + os.sep
+        for place, other in self._others.items():
+            if target.startswith(place):
+                self._links.setdefault(other, []).append(name)
+
+    def notes(self) -> Iterator[str]:
+        loose = sum(path.name.lower().endswith(SUFFIXES) and path.is_file() for path in list_folder(self._root))
+        if loose:
+            yield f"left out {_count(loose, 'image')} beside the class folders of {self._root.name}"
+        if self._suffixes:
+            shown = [f"{suffix} ({count:,})" for suffix, count in self._suffixes.most_common(_SHOWN)]
+            more = ", …" if len(self._suffixes) > _SHOWN else ""
+            files = f"{_count(self._suffixes.total(), 'file')} of {self._root.name}"
+            yield f"left out {files}, whose suffix is not an image's: {', '.join(shown)}{more}"
+        for other, names in self._links.items():
+            links = f"{_count(len(names), 'link')} of {self._root.name}"
+            yield f"{links} {'leads' if len(names) == 1 else 'lead'} to {other}, such as {shorten(names[0], 80)}"
+
+
+_SHOWN = 6
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]:
@@ -223,23 +277,31 @@ def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool)
     raise split_error(field, split, image_splits(folder))
 
 
-def read_tree(root: Path, *, each_class: bool) -> ImageTree:
-    """List the image files of one split."""
+def read_tree(root: Path, *, each_class: bool, others: Iterable[Path] = ()) -> ImageTree:
+    """List the image files of one split.
+
+    Args:
+        root: its folder.
+        each_class: whether each class must have one.
+        others: the folders of other splits, which no link should lead to.
+    """
     classes = tuple(sorted(path.name for path in _folders(root)))
     if len(classes) < 2:
         found = ", ".join(path.name for path in list_folder(root)[:5]) or "nothing"
         raise path_error(root, f"at least 2 class folders, each with its image files; it holds {found}")
     names: list[str] = []
     counts = []
+    watch = _Watch(root, others)
     for name in classes:
-        files = sorted(_files(root, name, ()))
+        files = sorted(_files(root, name, (), watch))
         if each_class and not files:
             raise _no_files(root / name)
         names += files
         counts.append(len(files))
     if not names:
         raise _no_files(root)
-    return ImageTree(root, classes, names, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    return ImageTree(root, classes, names, labels, tuple(watch.notes()))
 
 
 def _no_files(folder: Path) -> BadInput:
@@ -254,7 +316,7 @@ def _has_classes(split: Path) -> bool:
     return any(next(_files(split, path.name, ()), None) is not None for path in _folders(split))
 
 
-def _files(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _files(root: Path, below: str, above: tuple[tuple[int, int], ...], watch: _Watch | None = None) -> Iterator[str]:
     """The image files in a folder and the folders in it, as names below the root.
 
     Links are followed, as subsets of large data are often made of them, except one to a folder above itself.
@@ -271,11 +333,15 @@ def _files(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterat
             if entry.name.startswith("."):
                 continue
             name = f"{below}/{entry.name}"
+            if watch is not None and entry.is_symlink():
+                watch.link(name)
             if entry.is_dir():
-                yield from _files(root, name, (*above, here))
+                yield from _files(root, name, (*above, here), watch)
             # A link to nothing is listed, so that reading it tells that it is broken; a pipe would be waited for.
             elif entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or entry.is_symlink()):
                 yield name
+            elif watch is not None and entry.is_file():
+                watch.left_out(entry.name)
     except OSError as error:
         raise read_error(folder, error) from None
 
@@ -296,7 +362,7 @@ def read_image_folder(
     """Read one split of ``ROOT/SPLIT/CLASS/…``: pictures in folders named by their classes, at any depth below them.
 
     The classes are the folders' names, sorted as text; only in the training split must each have pictures. Names that
-    begin with a dot, and those without the suffix of a picture, are ignored.
+    begin with a dot are ignored; files without the suffix of a picture are left out, and counted in the notes.
 
     Where ``test`` is missing, ``val``, ``valid`` or ``validation`` takes its place if exactly one of them is there and
     none is the training split: many data sets publish no other labels.
@@ -314,7 +380,9 @@ def read_image_folder(
     """
     alternatives = train_split not in TEST_ALTERNATIVES
     threads = workers or num_cores()
-    tree = read_tree(find_split(folder, split, field, test_alternatives=alternatives), each_class=split == train_split)
+    root = find_split(folder, split, field, test_alternatives=alternatives)
+    others = [folder / name for name in {train_split, test_split, *USUAL_SPLITS} if (folder / name) != root]
+    tree = read_tree(root, each_class=split == train_split, others=[each for each in others if each.is_dir()])
     count = len(tree.names)
     rows = balanced_rows(tree.labels, limit)
     names = [tree.names[row] for row in rows]
@@ -333,19 +401,26 @@ def read_image_folder(
         contents = contents.select(np.flatnonzero(kept)) if contents is not None else None
     grey, size = _common_form(tree.root, names, [facts for facts in found if isinstance(facts, FileFacts)], image_size)
     if grey:
-        others = [tree.root / name for name in tree.names] if len(names) + len(skipped) < count else []
+        coloured = [tree.root / name for name in tree.names] if len(names) + len(skipped) < count else []
         for other in {train_split, test_split} - {split}:
-            others += _files_of_split(folder, other, alternatives)
-        grey = _all_grey(others, threads)
+            coloured += _files_of_split(folder, other, alternatives)
+        grey = _all_grey(coloured, threads)
     files = ImageFiles(tree.root, names, (1 if grey else 3, *size), image_size, threads, contents)
-    needed = files.shape.numel()
-    images: Images = files
+    labels, needed = torch.from_numpy(tree.labels[rows]), files.shape.numel()
+    notes = (*tree.notes, *_skipped_note(skipped))
     if in_memory is False or (in_memory == "auto" and needed > _AUTO_IN_MEMORY):
         files.check()
-    else:
-        require_memory(needed, "data.in_memory", in_memory)
-        images = files[:]
-    return ImageSet(images, torch.from_numpy(tree.labels[rows]), tree.classes, data_name(folder), skipped=skipped)
+        return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
+    require_memory(needed, "data.in_memory", in_memory)
+    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
+
+
+def _skipped_note(skipped: Sequence[str]) -> Iterator[str]:
+    """A line that names files that cannot be decoded, if there are any."""
+    if skipped:
+        count = len(skipped)
+        shown = ", ".join(map(shorten, skipped[:_SHOWN])) + (f" and {count - _SHOWN} more" if count > _SHOWN else "")
+        yield f"{'1 file' if count == 1 else f'{count} files'} left out that cannot be decoded: {shown}"
 
 
 def _read_headers(root: Path, names: list[str], workers: int) -> list[FileFacts | BadInput]:

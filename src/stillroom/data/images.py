@@ -55,7 +55,6 @@ MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class numbe
 Rows = slice | Tensor | npt.NDArray[np.int64]
 
 _HASH_CHUNK = 4096  # images at a time
-_SHOWN = 5  # skipped files in a line
 
 
 class LazyImages(ABC):
@@ -91,6 +90,10 @@ class LazyImages(ABC):
     @abstractmethod
     def content_hash(self) -> bytes:
         """SHA-256 of everything that the pixels come from: equal only for equal images."""
+
+    @abstractmethod
+    def hashes(self) -> npt.NDArray[np.uint8]:
+        """SHA-256 of what each image comes from, uint8 [N, 32]."""
 
     def fill(self, batch: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], positions: range) -> None:
         """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
@@ -135,6 +138,10 @@ class Subset(LazyImages):
             total.update(_bytes(self[start : start + _HASH_CHUNK]))
         return total.digest()
 
+    def hashes(self) -> npt.NDArray[np.uint8]:
+        each = [np.frombuffer(_hash(self[row]), np.uint8) for row in range(len(self))]
+        return np.stack(each)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
@@ -152,6 +159,8 @@ class ImageSet:
         truth: class relations and sample difficulty of generated data.
         masks: which pixels of each image are its subject, bool [N, H, W], where known.
         skipped: names of files that are no images of the set, as they cannot be decoded.
+        files: the image files that images in memory were read from.
+        notes: what the user should know of how they were read, a line each.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -169,6 +178,8 @@ class ImageSet:
     truth: Truth | None = None
     masks: Tensor | None = None
     skipped: tuple[str, ...] = ()
+    files: LazyImages | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -251,23 +262,6 @@ class ImageSet:
         return digest(canonical_json(header), content, _hash(self.labels))
 
     @property
-    def skipped_note(self) -> str | None:
-        """A line that names the skipped files; None where there are none.
-
-        >>> pixels = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
-        >>> ImageSet(pixels, torch.tensor([0]), ("a",), "pets", skipped=("a/1.png", "a/2.png")).skipped_note
-        "pets: 2 files cannot be decoded and are left out: 'a/1.png', 'a/2.png'"
-        """
-        if not self.skipped:
-            return None
-        count = len(self.skipped)
-        shown = ", ".join(map(shorten, self.skipped[:_SHOWN])) + (
-            f" and {count - _SHOWN} more" if count > _SHOWN else ""
-        )
-        files = "1 file cannot be decoded and is" if count == 1 else f"{count} files cannot be decoded and are"
-        return f"{self.name}: {files} left out: {shown}"
-
-    @property
     def parent(self) -> ImageSet:
         """The set that this one is a subset of; itself where it is none."""
         return self if self.subset_info is None else self.subset_info.parent
@@ -312,6 +306,7 @@ class ImageSet:
             subset_info=info,
             truth=self.truth.subset(rows) if self.truth is not None else None,
             masks=self.masks[index] if self.masks is not None else None,
+            files=self.files.select(rows) if self.files is not None else None,
         )
 
 
