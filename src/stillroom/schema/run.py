@@ -180,6 +180,8 @@ class DataQuality(JsonObject):
 
     def imbalance_words(self) -> str:
         """How unequal the classes are."""
+        if self.largest == self.smallest:
+            return f"each class has {self.largest:,} training images"
         words = f"{self.largest:,} training images of {self.largest_class!r}, {self.smallest:,} of "
         return f"{words}{self.smallest_class!r}: {self.imbalance:.0f} to 1"
 
