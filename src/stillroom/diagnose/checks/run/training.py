@@ -375,7 +375,7 @@ def heavy_regularisers(run: RunRecord) -> list[HeavyRegulariser]:
         option = loss_class(term).smoothing_option
         if option is not None and (smoothing := getattr(term, option)) >= _SMOOTHING:
             words = f"labels smoothed by {smoothing:g}"
-            key, is_extreme = path_in(recipe, term.name, option), smoothing >= 2 * _SMOOTHING
+            key, is_extreme = path_in(recipe, term.key, option), smoothing >= 2 * _SMOOTHING
             found.append(HeavyRegulariser(words, key, 0.1, is_extreme))
     if training.ema is not None and run.planned and 1 / (1 - training.ema) > _AVERAGE * run.planned:
         words = f"a moving average over {1 / (1 - training.ema):,.0f} steps in a run of {run.planned:,}"
