@@ -93,7 +93,7 @@ def content(teacher_weights: Path) -> dict[str, Any]:
         "teacher": {"name": "resnet8", "options": {"width": 8}, "weights": str(teacher_weights)},
         "student": {"name": "resnet8", "options": {"width": 2}},
         "losses": [{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 0.5}],
-        "training": {"epochs": 2, "log_every": 4, "precision": "float32", "device": "cpu"},
+        "training": {"epochs": 2, "log_every": 4, "precision": "float32", "device": "cpu", "threads": 1},
     }
 
 

@@ -44,6 +44,7 @@ from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import write_predictions
 from stillroom.run.records import check_free, check_same_recipe, environment
+from stillroom.run.resolve import with_threads
 from stillroom.run.run import Finished, Prepared, execute
 from stillroom.schema.base import json_line, parse, read_json, write
 from stillroom.schema.continual import EXEMPLARS_FILE, INCREMENTAL_FILE, ExemplarRows, IncrementalRecord
@@ -99,6 +100,7 @@ def prepare_tasks(recipe: Recipe, data: DataPair | None = None, observer: Observ
 def _sequence(recipe: Recipe, data: DataPair | None, observer: Observer) -> Iterator[TaskSequence]:
     if launched() > 1:
         raise BadInput("processes", launched(), "one: tasks go one after another")
+    recipe = with_threads(recipe)
     with threads(recipe.training.threads), exact_float32():
         data = data or load(recipe.data)
         describe_data(data, observer.note)

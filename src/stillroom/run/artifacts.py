@@ -90,8 +90,13 @@ def run_summary(
             for name, source in parts.teachers.items()
         },
         "distilled": parts.step.reads_teacher,
+        "losses": [
+            {"name": loss.name, "reads_teacher": loss.requires.teacher, "reads_labels": loss.requires.labels}
+            for loss in parts.losses
+        ],
         "data": data_facts(parts.context.data, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
+        **({"custom": dict(parts.custom)} if parts.custom else {}),
         "device": recipe.training.device,
         "precision": recipe.training.precision,
         "threads": torch.get_num_threads(),

@@ -25,7 +25,7 @@ from stillroom.run.artifacts import compare_with_teachers, run_summary, time_mod
 from stillroom.run.build import RunParts, build, teachers_hash
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment
-from stillroom.run.resolve import resolve
+from stillroom.run.resolve import resolve, with_threads
 from stillroom.run.validate import try_smallest_batch, validate
 from stillroom.schema.base import read_json, write
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
@@ -149,6 +149,7 @@ def _opened(
 ) -> Iterator[Run]:
     """A run that was resolved, built and validated, under its threads and arithmetic."""
     runtime = runtime_of(recipe.training, observer)
+    recipe = with_threads(recipe)
     reuse_memory()
     forget_peak_memory(runtime.device)
     with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
@@ -217,6 +218,7 @@ class Run:
             hashes={**parts.hashes, "processes": str(context.processes.count)},
             some_unused=self._some_unused(),
             relations=parts.relations.line if parts.relations is not None else None,
+            optimisation=parts.optimisation,
         )
         kept, progress, figures = trainer.fit()
         kept.eval()

@@ -231,7 +231,7 @@ class StudyDriver:
         for run in sorted(plan.runs, key=lambda run: self.study.seeds.index(run.seed)):
             out = self.folder.run(run.pair, run.method, run.seed)
             content = json.loads(run.recipe.model_dump_json())
-            job = Job(run.id, "run", content, str(out), threads=run.recipe.training.threads)
+            job = Job(run.id, "run", content, str(out), threads=threads_of(content))
             self.progress.add([job])
             reason = self.stuck.get((run.pair, run.method))
             state = self.progress.jobs[run.id]
@@ -370,7 +370,7 @@ class StudyDriver:
 
     def _schedule(self) -> Scheduler:
         if self.engine is None:
-            threads = max(run.recipe.training.threads for run in self.plan.runs)
+            threads = max(int(run.recipe.training.threads) for run in self.plan.runs)
             self.engine = self.make_engine(self.folder, threads)
             self.progress.workers = self.engine.slots
         return Scheduler(self.engine, self.study.retries, self.progress, self.folder.progress, self.observer)

@@ -25,8 +25,8 @@ from stillroom.train.config import TrainingConfig
 from stillroom.train.device import autocast, seed_step
 from stillroom.train.folder import RunFolder
 from stillroom.train.interruption import Interruption
-from stillroom.train.optimisation import MovingAverage, build_optimizer, lr_factor, set_lr
-from stillroom.train.recorders import Clock, Meter, StepHook, StepInfo
+from stillroom.train.optimisation import MovingAverage, OwnOptimisation, lr_factor, scale_lr
+from stillroom.train.recorders import Clock, EvaluationInfo, Meter, StepHook, StepInfo
 from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
 
 
@@ -80,6 +80,7 @@ class Trainer:
         hashes: of the data and the like; a save with other hashes is refused.
         some_unused: whether the student has parameters that no loss reaches.
         relations: computes a line of class_relations.jsonl before the first step and after each epoch.
+        optimisation: the user's optimizer and scheduler, where these are not the recipe's.
     """
 
     step: DistillStep
@@ -95,6 +96,7 @@ class Trainer:
     hashes: Mapping[str, str] = field(default_factory=dict)
     some_unused: bool = False
     relations: Callable[[nn.Module], dict[str, Any]] | None = None
+    optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
 
     def fit(self) -> tuple[nn.Module, Progress, dict[str, float]]:
         """Train to the last step, from the last save if there is one."""
@@ -102,12 +104,15 @@ class Trainer:
         total = self.config.total_steps(per_epoch)
         student = self.step.student
         self._buffers = Snapshot(self.step.buffers())
-        optimizer = build_optimizer([self.step], self.config.optimizer)
+        optimizer = self.optimisation.make_optimizer([self.step], self.config.optimizer)
+        # Peak rates: before a scheduler or a save sets those of a step.
+        rates = [group["lr"] for group in optimizer.param_groups]
+        scheduler = self.optimisation.make_scheduler(optimizer)
         average = MovingAverage(student, self.config.ema) if self.config.ema is not None else None
         kept = average.module if average is not None else student
         for hook in self.hooks:
             hook.start(student)
-        progress, figures, ended = self._restore(optimizer, average)
+        progress, figures, ended = self._restore(optimizer, average, scheduler)
         wrapped = self.runtime.processes.wrap(self.step, some_unused=self.some_unused)
         meter = Meter(self.step.names, self.runtime.device, self.runtime.processes)
         clock = Clock(progress.step)
@@ -130,11 +135,11 @@ class Trainer:
                 try:
                     figures = self._evaluate(kept, progress.step, per_epoch, interruption)
                 except KeyboardInterrupt:
-                    self._save(progress, figures, optimizer, average, before)
+                    self._save(progress, figures, optimizer, average, scheduler, before)
                     raise
             # Only if the meter is empty: a save then needs no sums, and its time cannot change a byte.
             if evaluates or (meter.empty and clock.since_save() >= self.config.save_seconds):
-                self._save(progress, figures, optimizer, average)
+                self._save(progress, figures, optimizer, average, scheduler)
                 clock.restart()
 
         if self.config.compile:
@@ -156,12 +161,15 @@ class Trainer:
                 epoch, position = divmod(progress.step, per_epoch)
                 if position == 0:
                     self._sign(progress, epoch)
-                set_lr(optimizer, self.config.optimizer.lr * lr_factor(self.config.schedule, progress.step, total))
+                if scheduler is None:
+                    scale_lr(optimizer, rates, lr_factor(self.config.schedule, progress.step, total))
                 losses = self._learn(wrapped, batch, progress, total)
                 if self.config.clip_norm is not None:
                     nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                if scheduler is not None:
+                    scheduler.step()
                 if average is not None:
                     average.update()
                 progress.step += 1
@@ -172,7 +180,7 @@ class Trainer:
                     hook.after_step(StepInfo(progress.step, epoch, student, losses[0]))
                 self.runtime.observer.stepped(progress.step)
                 if interruption.pending:
-                    self._save(progress, figures, optimizer, average, self._end_of_step(meter))
+                    self._save(progress, figures, optimizer, average, scheduler, self._end_of_step(meter))
                     raise KeyboardInterrupt
                 end_step(interruption)
         return kept, progress, figures
@@ -264,7 +272,7 @@ class Trainer:
     def _log(self, meter: Meter, optimizer: torch.optim.Optimizer, step: int, per_epoch: int, clock: Clock) -> None:
         line: dict[str, Any] = {"step": step, "epoch": _epoch(step, per_epoch), "split": "train"}
         line |= meter.read(step)
-        line["lr"] = optimizer.param_groups[0]["lr"]
+        line["lr"] = float(optimizer.param_groups[0]["lr"])
         self.folder.append("metrics.jsonl", line)
         self.runtime.observer.logged(line)
         for hook in self.hooks:
@@ -295,6 +303,8 @@ class Trainer:
         self.folder.append("metrics.jsonl", line)
         self.folder.append("timing.jsonl", {"event": "evaluation", "step": step, "seconds": _since(began)})
         self.runtime.observer.logged(line)
+        for hook in self.hooks:
+            hook.after_evaluation(EvaluationInfo(step, _epoch(step, per_epoch), kept, dict(shown)))
         return figures
 
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
@@ -312,6 +322,7 @@ class Trainer:
         figures: dict[str, float],
         optimizer: torch.optim.Optimizer,
         average: MovingAverage | None,
+        scheduler: Any,
         ended: EndOfStep | None = None,
     ) -> None:
         """Save; with ``ended``, as it was before the logs and the evaluation of the last step, which are to be done."""
@@ -326,6 +337,7 @@ class Trainer:
                 "model": self.step.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "average": average.state_dict() if average is not None else {},
+                **({"scheduler": scheduler.state_dict()} if scheduler is not None else {}),
                 "hooks": hooks,
                 "ended": None if ended is None else ended.meter,
             },
@@ -335,7 +347,7 @@ class Trainer:
             self.runtime.observer.note(f"interrupted: saved at step {progress.step}")
 
     def _restore(
-        self, optimizer: torch.optim.Optimizer, average: MovingAverage | None
+        self, optimizer: torch.optim.Optimizer, average: MovingAverage | None, scheduler: Any
     ) -> tuple[Progress, dict[str, float], dict[str, Any] | None]:
         state = self.folder.load()
         if state is None:
@@ -347,6 +359,8 @@ class Trainer:
         optimizer.load_state_dict(state["optimizer"])
         if average is not None:
             average.load_state_dict(state["average"])
+        if scheduler is not None:
+            scheduler.load_state_dict(state["scheduler"])
         kinds = [type(hook).__qualname__ for hook in self.hooks]
         if [kind for kind, _ in state["hooks"]] != kinds:
             before = ", ".join(kind for kind, _ in state["hooks"]) or "none"
