@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stillroom.config import Config, bad_input
-from stillroom.errors import BadInput, nearest
+from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.recipe import apply_override, read_yaml
 
@@ -340,8 +341,10 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise BadInput("study", str(path), f"a study; this file is a recipe: `stillroom distill {path}` runs it")
     recipe = content.get("recipe")
     if isinstance(recipe, str):
-        nearby = path.parent / recipe
-        content["recipe"] = read_yaml(nearby if nearby.exists() else Path(recipe), "recipe", "at least `student`")
+        file = path.parent / recipe
+        with suppress(OSError, ValueError):  # no file can have such a name: reading it says so
+            file = file if file.exists() else Path(recipe)
+        content["recipe"] = read_yaml(file, "recipe", "at least `student`")
     for override in overrides:
         apply_override(content, override)
     return parse_study(content)
@@ -364,3 +367,5 @@ def parse_study(content: object) -> Study:
         return Study.model_validate(content)
     except ValidationError as error:
         raise bad_input(error, Study) from None
+    except ValueError as error:  # such as a number of thousands of digits, which cannot be written
+        raise BadInput("study", content, f"values that can be written ({format_error(error)})") from None
