@@ -141,6 +141,9 @@ def test_the_comparison_sees_the_worst_of_all_batches(answer, worst) -> None:
             out[1, 0] = answer
         return out
 
-    check = export._errors(nn.Identity(), graph, [torch.ones(n, 2) for n in (1, 3, 16)])
+    batches = [torch.ones(n, 2) for n in (1, 3, 16)]
+    check = export._errors(nn.Identity(), graph, batches)
     assert check.max_abs_error == pytest.approx(worst, nan_ok=True)
     assert not check.ok
+    with pytest.raises(RunFailed, match="ONNX graph gives other logits"):
+        export._compare(nn.Identity(), graph, batches, "ONNX")

@@ -83,9 +83,14 @@ class Watched:
         assert self.dialogs == []
 
     def assert_fits(self) -> None:
-        """The page itself does not scroll sideways."""
+        """The page itself does not scroll sideways; in a narrow window no table does, so that no column is cut off."""
         wide = self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert wide[0] <= wide[1], f"{wide[0]} pixels wide in a window of {wide[1]}"
+        cut = self.page.evaluate(
+            "[...document.querySelectorAll('.scroll')].filter((box) => box.querySelector('table:not(.shaded)')"
+            " && box.offsetParent && box.scrollWidth > box.clientWidth + 1).map((box) => box.ariaLabel)"
+        )
+        assert wide[1] > 760 or not cut, f"cut off: {cut}"
 
 
 @contextmanager
