@@ -266,10 +266,11 @@ def test_list_and_schema_print_what_a_recipe_can_hold(workplace: Path, capsys: p
     lists = said(capsys, "list")
     assert set(lists) == {"models", "losses", "data", "optimizers", "schedules"}
     assert {"resnet8", "resnet110", "mlp", "vit_tiny"} <= {entry["name"] for entry in lists["models"]}
-    assert {e["name"] for e in lists["losses"]} == {
-        "cross_entropy", "label_smoothing", "kl", "logit_mse", "logit_fisher",
-        "feature_mse", "feature_fisher", "feature_full_fisher", "block_logit",
-    }  # fmt: skip
+    by_name = {entry["name"]: entry for entry in lists["losses"]}
+    assert {"cross_entropy", "kl", "dkd", "feature_mse", "relational", "block_logit"} <= set(by_name)
+    assert (by_name["dkd"]["requires"], by_name["relational"]["per sample"]) == ("teacher, labels", "no")
+    chosen = said(capsys, "list", "losses", "--requires", "labels", "--family", "logits")["losses"]
+    assert {entry["name"] for entry in chosen} == {"dkd", "nkd"}
     assert run(["schema", "study"]) == 0
     assert "methods" in json.loads(capsys.readouterr().out)["properties"]
     assert run(["schema"]) == 0

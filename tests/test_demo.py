@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from report.browser import opened
+from report.browser import check_page, opened
 from stillroom.cli import run
 
 
@@ -33,12 +33,7 @@ def test_the_demo_distils_a_teacher_that_learned_and_a_student_that_learned(demo
 
 @pytest.mark.browser
 def test_the_demos_page_is_quiet_and_fits(demo: Path, browser: Any) -> None:
-    for width in (390, 1280):
-        for dark in (False, True):
-            with opened(browser, demo / "report.html", width=width, dark=dark) as visit:
-                visit.scroll_through()
-                visit.assert_quiet()
-                visit.assert_fits()
+    check_page(browser, demo / "report.html")
 
 
 @pytest.mark.browser

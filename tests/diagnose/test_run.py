@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,23 @@ from stillroom.recipe import load_recipe
 from stillroom.schema.diagnosis import Finding
 from stillroom.train.folder import RunFolder
 
+Faulty = Callable[[str], tuple[Path, dict[str, Finding]]]
+
 
 def judged(path: Path) -> dict[str, Finding]:
     return {finding.check: finding for finding in diagnose_run(path)}
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
+    """The folder of a run with a fault and what is found in it; tests read them."""
+
+    @cache
+    def made(fault: str) -> tuple[Path, dict[str, Finding]]:
+        run = write_run(tmp_path_factory.mktemp("faulty") / "run", FAULTS[fault][0])
+        return run, judged(run)
+
+    return made
 
 
 def problems(found: dict[str, Finding]) -> list[str]:
@@ -35,10 +50,9 @@ def test_no_check_fires_on_a_correct_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_found_by_its_own_check(tmp_path: Path, fault: str) -> None:
-    fake, check, key, value = FAULTS[fault]
-    run = write_run(tmp_path / "run", fake)
-    found = judged(run)
+def test_each_fault_is_found_by_its_own_check(faulty: Faulty, fault: str) -> None:
+    _, check, key, value = FAULTS[fault]
+    _, found = faulty(fault)
     assert check in problems(found), found[check].summary
     finding = found[check]
     assert finding.summary.endswith(".")
@@ -63,9 +77,9 @@ def test_following_a_good_teacher_into_its_few_errors_is_no_problem(tmp_path: Pa
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_a_remedy_says_is_a_recipe(tmp_path: Path, fault: str) -> None:
-    run = write_run(tmp_path / "run", FAULTS[fault][0])
-    for finding in diagnose_run(run):
+def test_what_a_remedy_says_is_a_recipe(faulty: Faulty, fault: str) -> None:
+    run, found = faulty(fault)
+    for finding in found.values():
         if finding.remedy is not None and finding.needs_attention:
             load_recipe(run / "recipe.yaml", finding.remedy.arguments())
 
@@ -89,13 +103,12 @@ def test_what_a_remedy_says_is_a_recipe(tmp_path: Path, fault: str) -> None:
         ("copies a poor teacher", ["teacher_errors_copied"]),
     ],
 )
-def test_no_other_check_reports_a_problem_for_it(tmp_path: Path, fault: str, others: list[str]) -> None:
-    fake, check, *_ = FAULTS[fault]
-    assert set(problems(judged(write_run(tmp_path / "run", fake)))) == {check, *others}
+def test_no_other_check_reports_a_problem_for_it(faulty: Faulty, fault: str, others: list[str]) -> None:
+    assert set(problems(faulty(fault)[1])) == {FAULTS[fault][1], *others}
 
 
-def test_a_student_held_at_chance_is_not_called_diverged(tmp_path: Path) -> None:
-    found = judged(write_run(tmp_path / "run", FAULTS["held at chance by weight decay"][0]))
+def test_a_student_held_at_chance_is_not_called_diverged(faulty: Faulty) -> None:
+    _, found = faulty("held at chance by weight decay")
     assert found["diverged"].verdict == "warning"
     assert "over_regularising" in found["diverged"].summary
     assert found["diverged"].remedy is None

@@ -190,7 +190,7 @@ def _write(diagnosis: Diagnosis, out: Path) -> Path:
 
 
 def _print(diagnosis: Diagnosis, page: Path | None) -> None:
-    """The findings, problems first: a line each with its remedy; those that are ok in one line together."""
+    """The findings, a line each: problems first, with their remedies, then what is in order."""
     stdout = Console(highlight=False)
     for verdict, text in diagnosis.lines():
         first = f"[{_COLOURS[verdict]}]{verdict:8}[/]" if verdict is not None else f"{'':8}"

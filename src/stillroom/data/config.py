@@ -187,6 +187,11 @@ class DataConfig(Config):
         description="Threads that read and decode image files; the pixels do not depend on it. "
         "Left out: one for each core.",
     )
+    bad_files: Literal["error", "skip"] = Field(
+        "error",
+        description="What becomes of image files of `folders` that cannot be decoded: error names the first; skip "
+        "leaves them out, names them at the start and in the summary, and has their names in the data's fingerprint.",
+    )
     batch_size: int = Field(128, ge=1, description="Training images a step.")
     augmentation: AugmentationConfig = Field(
         default_factory=AugmentationConfig, description="What is done to training images."
@@ -208,6 +213,8 @@ class DataConfig(Config):
         for made in _MADE:
             if getattr(self, made) is None:
                 written.pop(made, None)
+        if self.bad_files == "error":
+            written.pop("bad_files", None)
         return written
 
     @model_validator(mode="after")
@@ -234,5 +241,9 @@ class DataConfig(Config):
         >>> DataConfig(image_size=64, in_memory=True).of_image_files
         ['image_size']
         """
-        given = {"image_size": self.image_size is not None, "in_memory": self.in_memory is False}
+        given = {
+            "image_size": self.image_size is not None,
+            "in_memory": self.in_memory is False,
+            "bad_files": self.bad_files == "skip",
+        }
         return [name for name, is_set in given.items() if is_set]

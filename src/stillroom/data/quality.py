@@ -75,16 +75,17 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
         note: called with each line.
         split: name of the one split.
     """
+    splits = [data] if isinstance(data, ImageSet) else [data.train, data.test]
     if isinstance(data, ImageSet):
-        size = f"{len(data):,} images" if not split else f"{len(data):,} images of the {split} split"
-        lines = [f"{size}, {data.num_classes:,} classes", *data.notes]
-        name = data.name
+        size = f"{len(data):,} images{f' of the {split} split' if split else ''}"
     else:
-        train, test, name = data.train, data.test, data.train.name
-        size = f"{len(train):,} training and {len(test):,} test images, {train.num_classes:,} classes"
-        lines = [size, *dict.fromkeys((*train.notes, *test.notes)), *measure_quality(data).warnings()]
-    for line in lines:
-        note(f"data {name}: {line}")
+        size = f"{len(data.train):,} training and {len(data.test):,} test images"
+    note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} classes")
+    # A part of another set has its notes, too.
+    for line in dict.fromkeys(f"data {images.name}: {each}" for images in splits for each in images.notes):
+        note(line)
+    for line in measure_quality(data).warnings() if isinstance(data, DataPair) else ():
+        note(f"data {splits[0].name}: {line}")
 
 
 def _image_numbers(train: ImageSet, test: ImageSet) -> npt.NDArray[np.int64]:

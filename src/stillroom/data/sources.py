@@ -174,6 +174,7 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
             in_memory=config.in_memory,
             workers=config.workers,
             limit=limit,
+            bad_files=config.bad_files,
             train_split=config.train_split,
             test_split=config.test_split,
             field=field,

@@ -97,6 +97,11 @@ class LossConfig(Config):
         return self.weight.at(progress) if isinstance(self.weight, WeightSchedule) else self.weight
 
     @property
+    def key(self) -> str:
+        """What tells the term from the others of a recipe: its name, or ``kl@NAME`` where it names its teacher."""
+        return self.name if self.teacher is None else f"{self.name}@{self.teacher}"
+
+    @property
     def has_schedule(self) -> bool:
         """Whether the weight changes over the training."""
         return isinstance(self.weight, WeightSchedule)
@@ -128,11 +133,22 @@ ConfigT = TypeVar("ConfigT", bound=LossConfig)
 
 @dataclass(frozen=True)
 class Citation:
-    """Where a loss was published."""
+    """Where a loss was published.
+
+    Attributes:
+        title: of the paper.
+        arxiv: its number; empty where it is not there.
+        bibtex: a key.
+        venue: where it appeared; needed of a paper that is not on arXiv.
+    """
 
     title: str
     arxiv: str
     bibtex: str
+    venue: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.title} ({f'arXiv {self.arxiv}' if self.arxiv else self.venue})"
 
 
 @dataclass(frozen=True)
@@ -287,7 +303,7 @@ class Loss(nn.Module, Generic[ConfigT]):
     @property
     def name(self) -> str:
         """The name under which its value is logged: ``kl``, or ``kl@NAME`` where the config names its teacher."""
-        return self.config.name if self.config.teacher is None else f"{self.config.name}@{self.config.teacher}"
+        return self.config.key
 
     def setup(self, setup_context: SetupContext) -> None:
         """Choose taps, set ``requires``, make connectors, from what teacher and student are. Here: nothing.

@@ -200,7 +200,7 @@ def export_inputs(recipe: Recipe, out: Path, observer: Observer) -> dict[str, An
     written += _write_images(
         out / "test-images.npy", data.test, unchanged, None, lambda done: report(done_before + done)
     )
-    write_json(out / INPUTS, inputs)
+    write_json(out / INPUTS, inputs, checksum=True)
     return {
         "folder": str(out),
         "views": inputs["views"],

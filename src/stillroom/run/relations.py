@@ -101,7 +101,7 @@ class ClassRelations:
             maps=RelationMaps.model_validate({who: _rounded(c) for who, c in maps.items()}) if mapped else None,
         )
         # Not indented: each cosine would be a line of its own.
-        write_text(out / RELATIONS, json_line(content))
+        write_text(out / RELATIONS, json_line(content), checksum=True)
 
     @property
     def _believed(self) -> Tensor | None:

@@ -148,6 +148,7 @@ def recipe_content(
                 content["training"][other] = None
     _find_teachers(study, folder, content)
     _cache_teacher(content)
+    _set_threads(content)
     content["name"] = method.name if not study.model_pairs else f"{method.name} on {pair.name}"
     return content
 
@@ -159,6 +160,7 @@ def teacher_content(study: Study, teacher: TeacherRun) -> RecipeContent:
         content.pop(key, None)
     merge(content, teacher.set)
     content["name"] = f"{teacher.name}, the teacher"
+    _set_threads(content)
     try:
         parse_recipe(content)
     except BadInput as error:
@@ -215,9 +217,16 @@ def merge(content: RecipeContent, changes: Mapping[str, Any]) -> None:
             set_value(content, key, copy.deepcopy(value))
 
 
+def _set_threads(content: RecipeContent) -> None:
+    """Leave the cores to runs side by side: a run of a study has one thread where its recipe does not say."""
+    training = content.get("training")
+    if training is None or (isinstance(training, dict) and training.get("threads", "auto") == "auto"):
+        content["training"] = {**(training or {}), "threads": 1}
+
+
 def threads_of(content: RecipeContent) -> int:
-    """The CPU threads that a recipe's run takes."""
-    return int((content.get("training") or {}).get("threads") or 1)
+    """The CPU threads that a run of a study takes."""
+    return int(content["training"]["threads"])
 
 
 def _sets(changes: Mapping[str, Any], key: str) -> bool:

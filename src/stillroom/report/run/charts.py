@@ -139,12 +139,12 @@ def _top1_words(run: RunData) -> str:
         return "This run made no evaluation during training."
     (first, start), (last, end) = held[0], held[-1]
     if len(held) == 1:
-        text = f"One evaluation, at epoch {last:g}: {decimal(end)}%."
+        text = f"One evaluation, at epoch {last:.4g}: {decimal(end)}%."
     else:
-        text = f"This student goes from {decimal(start)}% at epoch {first:g} to {decimal(end)}% at epoch {last:g}."
+        text = f"This student goes from {decimal(start)}% at epoch {first:.4g} to {decimal(end)}% at epoch {last:.4g}."
         best_epoch, best = max(held, key=lambda point: point[1])
         if best > end:
-            text += f" Its highest point was {decimal(best)}% at epoch {best_epoch:g}; the last one is reported."
+            text += f" Its highest point was {decimal(best)}% at epoch {best_epoch:.4g}; the last one is reported."
     if run.teacher is not None:
         text += f" The dashed line is the teacher’s {decimal(run.teacher.top1)}%."
     return text

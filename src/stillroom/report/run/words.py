@@ -316,7 +316,7 @@ def facts(run: RunData) -> list[str]:
     terms = losses(run.recipe.get("losses"))
     if terms:
         found.append(terms)
-    found += [f"{summary.epochs:g} epochs, {whole(summary.steps)} steps", f"seed {summary.seed}"]
+    found += [f"{summary.epochs:.4g} epochs, {whole(summary.steps)} steps", f"seed {summary.seed}"]
     if summary.precision:
         found.append(summary.precision)
     return found

@@ -48,7 +48,7 @@ _WORDS: dict[str, frozenset[str]] = {
         "label labels target targets tgt y yy gt truth hard true cls classes class lab onehot answer answers"
     ),
     "features": word_set(
-        "feat feats feature features fmap fmaps hidden hiddens emb embed embedding embeddings rep reps repr "
+        "feat feats feature features pooled fmap fmaps hidden hiddens emb embed embedding embeddings rep reps repr "
         "representation representations activation activations act acts hint maps fs ft f g"
     ),
     "mask": word_set("mask masks attention valid padding pad"),

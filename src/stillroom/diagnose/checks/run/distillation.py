@@ -68,13 +68,13 @@ def _scheduled_share(run: RunRecord) -> float | None:
     None where no weight follows a schedule: the first third then shows as much, and is less noisy.
     """
     terms = run.recipe.losses
-    is_scheduled = any(term.has_schedule and term.name in run.teacher_losses for term in terms)
+    is_scheduled = any(term.has_schedule and term.key in run.teacher_losses for term in terms)
     if not is_scheduled or not run.planned:
         return None
     teacher = total = 0.0
     for row in run.train:
         progress = min(float(row["step"]) / run.planned, 1.0)
-        parts = {t.name: t.weight_at(progress) * abs(float(row.get(f"loss/{t.name}", 0.0))) for t in terms}
+        parts = {t.key: t.weight_at(progress) * abs(float(row.get(f"loss/{t.key}", 0.0))) for t in terms}
         whole, rate = sum(parts.values()), float(row.get("lr", 0.0))
         if whole > 0:
             teacher += rate * sum(parts[name] for name in run.teacher_losses) / whole
@@ -171,7 +171,7 @@ def _independent_agreement(run: RunRecord) -> float | None:
 
 def _has_constant_weights(run: RunRecord, names: Sequence[str]) -> bool:
     """Whether these terms have a number as weight, which an override can replace."""
-    terms = {term.name: term for term in run.recipe.losses}
+    terms = {term.key: term for term in run.recipe.losses}
     return all(name in terms and not terms[name].has_schedule for name in names)
 
 
@@ -358,7 +358,7 @@ def _soften(run: RunRecord) -> Remedy:
         temperature = term.softening_temperature
         if loss_class(term).requires.teacher and temperature is not None:
             words = f"Soften the teacher: temperature {2 * temperature:g}, not {temperature:g}."
-            return Remedy(words, {path_in(run.recipe, term.name, "temperature"): 2 * temperature})
+            return Remedy(words, {path_in(run.recipe, term.key, "temperature"): 2 * temperature})
     return Remedy(
         "Use a smaller teacher, or one that was trained for fewer steps: this one is confident on every image."
     )

@@ -30,6 +30,7 @@ from stillroom.schema.run import (
     TIMING,
     WEIGHT_DISTANCE,
     DataQuality,
+    LossSummary,
     MetricsLine,
     ModelScores,
     RescalingEpoch,
@@ -38,7 +39,9 @@ from stillroom.schema.run import (
     read_timing,
 )
 
-# The figures of a line of metrics, by name.
+# Share of a term's largest weight at the end from which on it still counts.
+_FADED = 0.1
+# The figures of a line of metrics, by name; losses by the term's key in the recipe.
 Row = dict[str, float]
 
 
@@ -88,6 +91,7 @@ class RunRecord:
         rescaling: the lines about gradient rescaling.
         weight_distance: the lines about how far weights moved.
         events: the names of the events in ``timing.jsonl``.
+        terms: what each term of the loss reads, in the recipe's order; empty of a run that did not end.
         quality: copies among the images, sizes of the classes; None of a run that did not end.
     """
 
@@ -105,6 +109,7 @@ class RunRecord:
     rescaling: tuple[RescalingEpoch, ...]
     weight_distance: tuple[WeightDistanceLine, ...]
     events: tuple[str, ...]
+    terms: tuple[LossSummary, ...] = ()
     quality: DataQuality | None = None
 
     @property
@@ -138,20 +143,29 @@ class RunRecord:
 
     @cached_property
     def weights(self) -> dict[str, float]:
-        """The weight of each term, the largest where it follows a schedule."""
-        return {term.name: term.largest_weight for term in self.recipe.losses}
+        """The weight of each term by its key in the recipe, the largest where it follows a schedule."""
+        return {term.key: term.largest_weight for term in self.recipe.losses}
+
+    @cached_property
+    def lasting(self) -> tuple[str, ...]:
+        """The terms whose weight does not fade: nothing holds the others' value down in the end."""
+        kept = [term.key for term in self.recipe.losses if term.weight_at(1.0) > _FADED * term.largest_weight]
+        return tuple(kept or self.weights)
 
     def part(self, part: Literal["labels", "teacher"]) -> str | None:
-        """The name of the term that is cross-entropy (labels) or the divergence from the teacher; None without one."""
-        found = (term.name for term in self.recipe.losses if loss_class(term).rescaling_part == part)
+        """The key of the term that is cross-entropy (labels) or the divergence from the teacher; None without one."""
+        found = (term.key for term in self.recipe.losses if loss_class(term).rescaling_part == part)
         return next(found, None)
 
     @cached_property
     def teacher_losses(self) -> tuple[str, ...]:
         """The terms that read the teacher."""
-        built_in = [term.name for term in self.recipe.losses if loss_class(term).requires.teacher]
-        own = [term.name for term in self.recipe.losses if is_custom(term)]
-        # A user's own term may read either: where the run was distilled and nothing else does it, these do.
+        if self.terms:
+            return tuple(key for key, term in zip(self.weights, self.terms, strict=True) if term.reads_teacher)
+        built_in = [term.key for term in self.recipe.losses if loss_class(term).requires.teacher]
+        own = [term.key for term in self.recipe.losses if is_custom(term)]
+        # A run that did not end has not written what its terms read. A user's own term may read either: where the run
+        # was distilled and nothing else does it, these do.
         return tuple(built_in + (own if self.is_distilled and not built_in else []))
 
     @cached_property
@@ -188,7 +202,8 @@ class RunRecord:
 
         So a weight that follows a schedule moves no loss by itself.
         """
-        pairs = [(self.weights[name], row.get(f"loss/{name}")) for name in (self.weights if terms is None else terms)]
+        names = self.lasting if terms is None else terms
+        pairs = [(self.weights[name], row.get(f"loss/{name}")) for name in names]
         values = [weight * value for weight, value in pairs if value is not None]
         return float(sum(values)) if values else None
 
@@ -218,7 +233,11 @@ def read_run(path: Path) -> RunRecord:
         raise BadInput("run", str(path / METRICS), "the metrics of a finished run")
     # A killed run may leave half a line at the end of its logs.
     metrics = read_jsonl(MetricsLine, path / METRICS, skip_damaged=not finished)
-    rows = [(line.split, {"step": line.step, "epoch": line.epoch, **line.figures}) for line in metrics]
+    keys = _logged_keys(recipe, metrics)
+    rows = [
+        (line.split, {"step": line.step, "epoch": line.epoch, **{keys.get(k, k): v for k, v in line.figures.items()}})
+        for line in metrics
+    ]
     is_distilled = any(is_custom(term) or loss_class(term).requires.teacher for term in recipe.losses)
     predictions = None
     if summary is not None and (path / PREDICTIONS).is_file():
@@ -240,8 +259,21 @@ def read_run(path: Path) -> RunRecord:
         rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING, skip_damaged=not finished)),
         weight_distance=tuple(read_jsonl(WeightDistanceLine, path / WEIGHT_DISTANCE, skip_damaged=not finished)),
         events=tuple(event.event for event in read_timing(path / TIMING)),
+        terms=summary.losses if summary is not None and len(summary.losses) == len(recipe.losses) else (),
         quality=summary.data.quality if summary is not None else None,
     )
+
+
+def _logged_keys(recipe: Recipe, metrics: Sequence[MetricsLine]) -> dict[str, str]:
+    """For the name of each loss in the metrics, the one by the term's key: a user's own loss is logged as it is called.
+
+    A line of training holds the terms in the recipe's order.
+    """
+    for line in metrics:
+        names = [name for name in line.model_extra or {} if name.startswith("loss/")]
+        if len(names) == len(recipe.losses):
+            return {name: f"loss/{term.key}" for name, term in zip(names, recipe.losses, strict=True)}
+    return {}
 
 
 def require_quality(run: RunRecord) -> DataQuality:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -366,7 +367,7 @@ def heavy_regularisers(run: RunRecord) -> list[HeavyRegulariser]:
     scale = 0.1 / (1 - optimizer.momentum) if optimizer.name == "sgd" else 1.0
     # A rate that is far too high makes any decay heavy, and is what must be changed.
     forgets = optimizer.lr * optimizer.weight_decay
-    if forgets >= _FORGETTING and optimizer.lr * scale < _TOO_HIGH[optimizer.name]:
+    if forgets >= _FORGETTING and optimizer.lr * scale < _TOO_HIGH.get(optimizer.name, math.inf):
         words = f"weight decay {optimizer.weight_decay:g} at a rate of {optimizer.lr:g}"
         key, is_extreme = "training.optimizer.weight_decay", forgets >= _EXTREME * _FORGETTING
         found.append(HeavyRegulariser(words, key, usual_decay(optimizer.lr), is_extreme))
@@ -374,7 +375,7 @@ def heavy_regularisers(run: RunRecord) -> list[HeavyRegulariser]:
         option = loss_class(term).smoothing_option
         if option is not None and (smoothing := getattr(term, option)) >= _SMOOTHING:
             words = f"labels smoothed by {smoothing:g}"
-            key, is_extreme = path_in(recipe, term.name, option), smoothing >= 2 * _SMOOTHING
+            key, is_extreme = path_in(recipe, term.key, option), smoothing >= 2 * _SMOOTHING
             found.append(HeavyRegulariser(words, key, 0.1, is_extreme))
     if training.ema is not None and run.planned and 1 / (1 - training.ema) > _AVERAGE * run.planned:
         words = f"a moving average over {1 / (1 - training.ema):,.0f} steps in a run of {run.planned:,}"
@@ -412,7 +413,7 @@ def _smaller_steps(run: RunRecord) -> Remedy:
     for name in large:
         overrides[path_in(run.recipe, name, "weight")] = 1.0
     if not large:
-        rate = two_digits(min(optimizer.lr / 10, USUAL_RATE[optimizer.name]))
+        rate = two_digits(min(optimizer.lr / 10, USUAL_RATE.get(optimizer.name, math.inf)))
         words = f"Lower the learning rate from {optimizer.lr:g} to {rate:g}, and clip the gradient."
         overrides["training.optimizer.lr"] = rate
     if run.recipe.training.clip_norm is None:
@@ -424,7 +425,8 @@ def _low_rate(run: RunRecord) -> float:
     """The peak rate below which a run is short of rate, at the recipe's momentum."""
     optimizer = run.recipe.training.optimizer
     scale = (1 - optimizer.momentum) / 0.1 if optimizer.name == "sgd" else 1.0
-    return _LOW_RATE[optimizer.name] * scale
+    # Of an optimizer of the user's own no usual rate is known.
+    return _LOW_RATE.get(optimizer.name, 0.0) * scale
 
 
 def _train_longer(run: RunRecord) -> Remedy:
