@@ -64,7 +64,7 @@ def diagnose(
 
     kind = kind_of(str(target))
     if overrides and kind != "recipe":
-        raise BadInput("override", overrides[0], f"none beside the folder of a {kind}; only a recipe can be changed")
+        raise BadInput("override", overrides[0], f"none for the folder of a {kind}; only a recipe can be changed")
     if verify and kind == "study":
         raise BadInput("--verify", str(target), "a recipe or a run; of a study, one of its runs/…/seed-N")
     recipe, findings = _findings(target, kind, overrides or [], images)
