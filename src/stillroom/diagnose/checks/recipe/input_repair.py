@@ -80,6 +80,10 @@ class SplitSample:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def part(self, chosen: Tensor) -> SplitSample:
+        """Some of them: bool [n]."""
+        return SplitSample(self.images[chosen], self.labels[chosen], self.rows[chosen.numpy()])
+
     @property
     def halves(self) -> Tensor:
         """Which of two halves each image is in, both spread over the classes: bool [n]."""
@@ -141,8 +145,11 @@ class TeacherQueries:
             what: what progress calls the images; empty for no progress.
         """
         outputs = self.outputs(model, config, images, what)
+        return self.as_logits(outputs)
+
+    def as_logits(self, outputs: Tensor) -> Tensor:
+        """Logits of outputs: logarithms of probabilities, and what a sigmoid was taken of."""
         form = self._form()
-        # Logarithms of probabilities are logits, and so is what a sigmoid was taken of.
         if form == "sigmoids":
             return outputs.double().logit(1e-7).float()
         return outputs.clamp_min(1e-30).log() if form == "probabilities" else outputs
@@ -192,13 +199,21 @@ class TeacherVariant:
         queries: computes the logits.
         model: the model, prepared.
         preprocess: how its input is made, without a class order.
+        logits: for the whole sample, where they were stored and there is no model to run.
     """
 
-    def __init__(self, queries: TeacherQueries, model: nn.Module, preprocess: PreprocessConfig | None) -> None:
+    def __init__(
+        self,
+        queries: TeacherQueries,
+        model: nn.Module,
+        preprocess: PreprocessConfig | None,
+        logits: Tensor | None = None,
+    ) -> None:
         self.model = model
         self.preprocess = preprocess
         self._queries = queries
-        self._logits: Tensor | None = None
+        self._logits = logits
+        self.is_stored = logits is not None
 
     def logits(self, count: int) -> Tensor:
         """Logits of the sample's first images, in the model's own class order: float32 [count, columns]."""
@@ -358,6 +373,8 @@ def _try_all(
         yield from _try_class_order(queries, setup, correct)
     if setup.class_order is not None and not len(setup.class_order):
         return  # an input is judged by the classes that it leads to
+    if setup.variant.is_stored:
+        return
     kinds: Sequence[tuple[Kind, Iterator[Candidate]]] = (
         ("normalisation", _normalisations(queries, setup)),
         ("channel_order", _channel_orders(queries, setup)),

@@ -15,10 +15,18 @@ from stillroom.diagnose.chance import ALPHA, difference_bound, is_larger, lower_
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext
 from stillroom.diagnose.checks.recipe.input_repair import GAIN, SplitSample
+from stillroom.diagnose.checks.recipe.stored_logits import stale_answers
 from stillroom.diagnose.checks.recipe.temperature import soft_terms
 from stillroom.losses.registry import labels_alone
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 
+# The checks that report what was wrong with a teacher's input, by what was changed.
+_CHECKED_BY = {
+    "normalisation": "teacher_normalisation",
+    "channel_order": "teacher_channel_order",
+    "resize": "teacher_resize",
+    "batch_norm": "teacher_batch_norm",
+}
 # Accuracy in multiples of chance that a teacher must prove to exceed.
 _CHANCE = 1.5
 # Images after which an orientation that has gained nothing, or an augmentation that has lost little, is given up.
@@ -106,16 +114,26 @@ def linear_model(train: SplitSample, test: SplitSample, classes: int) -> Tensor:
 def teacher_accuracy(context: CheckContext) -> CheckResult:
     """Whether the teacher has learned the task."""
     context.require_distillation()
-    labels, count = context.test_sample.labels, len(context.test_sample)
-    is_correct = context.test_logits.argmax(1) == labels
+    test, logits, what = context.test_sample, None, "test"
+    try:
+        logits = context.test_logits
+    except Skip:
+        if context.stored is None:
+            raise
+        # Stored for the training images alone: these are half for a linear model to be fitted to, half to be judged by.
+        half, what = context.sample.halves, "training"
+        test = context.sample.part(half)
+        logits = context.teacher_logits[half]
+    labels, count = test.labels, len(test)
+    is_correct = logits.argmax(1) == labels
     correct = int(is_correct.sum())
     chance = float(torch.bincount(labels, minlength=context.num_classes).max()) / count
-    linear = linear_model(context.sample, context.test_sample, context.num_classes) == labels
+    fitted = context.sample if what == "test" else context.sample.part(~context.sample.halves)
+    linear = linear_model(fitted, test, context.num_classes) == labels
     evidence: dict[str, Any] = {
-        "test_accuracy": correct / count,
-        "test_images": count,
-        "training_accuracy": context.accuracy,
-        "training_images": len(context.sample),
+        f"{what}_accuracy": correct / count,
+        f"{what}_images": count,
+        **({"training_accuracy": context.accuracy, "training_images": len(context.sample)} if what == "test" else {}),
         "linear_model": int(linear.sum()) / count,
         "chance": chance,
     }
@@ -126,9 +144,12 @@ def teacher_accuracy(context: CheckContext) -> CheckResult:
     shares = (100 * correct / count, 100 * evidence["linear_model"], 100 * chance)
     names = ("teacher", "linear model", "chance")
     plots = [Plot("bars", "Correct on test images", names, tuple(round(s, 2) for s in shares), "", "right, %")]
-    summary = f"The teacher classifies {share} of {count:,} test images correctly"
+    summary = f"The teacher classifies {share} of {count:,} {what} images correctly{_as_repaired(context)}"
     if lower_bound(correct, count) <= _CHANCE * chance:
-        return CheckResult("problem", f"{summary}; chance is {percent(chance)}.", evidence, remedy, plots)
+        summary = f"{summary}; chance is {percent(chance)}."
+        if context.stored is not None and (stale := stale_answers.run(context)).verdict == "problem":
+            return CheckResult("warning", f"{summary} It follows from {stale.check}.", evidence, None, plots)
+        return CheckResult("problem", summary, evidence, remedy, plots)
     if mcnemar(int((linear & ~is_correct).sum()), int((is_correct & ~linear).sum())) < ALPHA:
         less = (
             f"less than a linear model of {len(context.sample):,} images' pixels ({percent(evidence['linear_model'])})"
@@ -147,9 +168,19 @@ def teacher_accuracy(context: CheckContext) -> CheckResult:
     return CheckResult("ok", f"{summary}.", evidence, plots=plots)
 
 
+def _as_repaired(context: CheckContext) -> str:
+    """What was repaired before the teacher's accuracy was measured, for its sentence."""
+    if not context.repair.changes:
+        return ""
+    repaired = " and ".join(change.kind.replace("_", " ") for change in context.repair.changes)
+    return f" once its {repaired} is corrected (see {_CHECKED_BY.get(context.repair.changes[0].kind, 'class_order')})"
+
+
 def _other_orientation(context: CheckContext) -> tuple[str, int, int, int] | None:
     """An orientation in which the teacher is far more accurate: its name, correct before and after, of how many."""
     images, labels = context.sample.images, context.sample.labels
+    if context.stored is not None:
+        return None
     correct = context.teacher_logits.argmax(1) == labels
     if images.ndim != 4 or 1 - float(correct.double().mean()) < GAIN.problem:
         return None
