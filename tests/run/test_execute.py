@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import io
 import itertools
 import math
 import shutil
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 import stillroom as sr
 from run.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.errors import BadInput, RunFailed
+from stillroom.files import write_bytes
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.registry import build_losses
 from stillroom.recipe import Recipe, parse_recipe
@@ -57,6 +59,8 @@ def test_a_run_leaves_what_the_contract_says(recipe: Make, tmp_path: Path) -> No
         "checkpoints/epoch-0000.safetensors",
         "checkpoints/epoch-0001.safetensors",
         "checkpoints/epoch-0002.safetensors",
+        "checksums.sha256",
+        "checkpoints/checksums.sha256",
     }
     lines = read_lines(finished.path / "metrics.jsonl")
     assert [(line["step"], line["split"]) for line in lines] == [
@@ -515,7 +519,8 @@ def test_a_run_of_two_processes_is_not_gone_on_with_by_one(recipe: Make, tmp_pat
     path = tmp_path / "run" / "state" / "last.pt"
     state = torch.load(path, weights_only=True)
     state["hashes"]["processes"] = "2"
-    torch.save(state, path)
+    torch.save(state, buffer := io.BytesIO())
+    write_bytes(path, buffer.getvalue(), checksum=True)
     with pytest.raises(BadInput, match="expected the same processes as when it was started"):
         execute(recipe("training.save_seconds=0"), tmp_path / "run", resume=True, hooks=[StopAt(-1)])
 

@@ -193,7 +193,7 @@ class Run:
             name: source.training_teacher(loader, parts.epochs, log) for name, source in parts.teachers_read.items()
         }
         if context.processes.is_main:
-            write_text(out / "recipe.yaml", recipe.to_yaml())
+            write_text(out / "recipe.yaml", recipe.to_yaml(), checksum=True)
             if not (out / "environment.json").exists():
                 write(out / ENVIRONMENT, environment(context.device))
         last: list[Tensor] = []
@@ -227,7 +227,7 @@ class Run:
         trained = replace(parts.student, model=kept)
         summary = run_summary(parts, trained, progress, figures, teacher_logits)
         if context.processes.is_main:
-            save_weights(kept, out / "student.safetensors")
+            save_weights(kept, out / "student.safetensors", checksum=True)
             reference = RunSummary.model_validate(summary).reference
             write_predictions(out, parts.test, logits, teacher_logits, reference)
             if parts.relations is not None:
@@ -237,7 +237,7 @@ class Run:
                 time_models(folder, models, parts.test)
             folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
             # Last: it says that the run is finished.
-            write_json(out / SUMMARY, summary)
+            write_json(out / SUMMARY, summary, checksum=True)
         folder.finish()
         # None goes on before all is written, and none leaves a partner behind that still needs it.
         context.processes.wait()

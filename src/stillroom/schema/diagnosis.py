@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from stillroom.errors import BadInput
+from stillroom.files import parse_yaml
 from stillroom.schema.base import Items, JsonFile, JsonObject, is_finite, read_json, write
 
 NAME = "diagnosis.json"
@@ -452,7 +453,7 @@ def _with_command(target: str, kind: Kind, finding: Finding) -> Finding:
 
 def _has_teacher(path: Path) -> bool:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return True
     return not isinstance(content, dict) or content.get("teacher") is not None

@@ -198,7 +198,7 @@ class DataQuality(JsonObject):
 
 
 class DataSummary(JsonObject):
-    """The data of a run: images of each split, their shape [C, H, W]."""
+    """The data of a run: images of each split, their shape [C, H, W]; the files of each that could not be decoded."""
 
     name: str
     classes: PositiveCount
@@ -209,6 +209,7 @@ class DataSummary(JsonObject):
     # Of floats, where they are not float32.
     dtype: Literal["float16", "bfloat16", "float64"] | None = None
     fingerprint: str
+    skipped: dict[str, Items[str]] | None = None
     quality: DataQuality | None = None
 
 

@@ -142,11 +142,11 @@ class SweepInfo(JsonObject):
 
 
 class InequalityInfo(JsonObject):
-    """Something other than the method in which runs differ."""
+    """Something other than the method in which runs differ; without a seed where it is of all of them."""
 
     what: str
     pair: str
-    seed: int
+    seed: int | None
     methods: Items[str]
     pairs: Items[str] = ()
     seeds: Items[int] = ()

@@ -19,10 +19,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import is_partial, write_json, write_text
+from stillroom.files import CHECKSUMS, compact_checksums, is_partial, parse_yaml, write_json, write_text
 from stillroom.recipe import parse_recipe
 from stillroom.run.records import flatten
-from stillroom.schema.base import read_object
+from stillroom.schema.base import read_object, read_text
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.engine import EngineMaker
 from stillroom.study.engine.base import Engine, Job, Outcome
@@ -105,7 +105,7 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
         # Again, under the lock: another process may have begun another study meanwhile.
         _check_folder(folder, study)
         if not folder.study.exists():
-            write_text(folder.study, _as_yaml(study))
+            write_text(folder.study, _as_yaml(study), checksum=True)
         if study.tuning is not None:
             TrialStore(study.tuning.storage, folder.path).close()  # one that cannot be used is refused here
         with StudyDriver(plan, folder, make_engine, observer) as driver:
@@ -119,6 +119,7 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
             plan = driver.prepare()
             failures = driver.run(plan)
         results = write_results(folder, plan, failures)
+        compact_checksums(folder.path)
         return StudyOutcome(out, results, failures, round(time.perf_counter() - began, 1))
     finally:
         observer.stopped()
@@ -141,12 +142,14 @@ def _check_folder(folder: StudyFolder, study: Study) -> None:
     if not path.exists():
         return
     if not folder.study.exists():
-        if {item.name for item in path.iterdir() if not is_partial(item)} <= {"state"}:
+        if {item.name for item in path.iterdir() if not is_partial(item)} <= {"state", CHECKSUMS}:
             return
         raise BadInput("--out", str(path), "a new or empty folder, or a study's; this one holds other files")
     try:
-        before = yaml.safe_load(folder.study.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = parse_yaml(read_text(folder.study))
+    except BadInput:
+        raise
+    except (ValueError, RecursionError, yaml.YAMLError):
         raise BadInput("--out", str(folder.study), "a readable study.yaml") from None
     old, new = flatten(before), flatten(study.as_dict())
     changed = [key for key in new | old if new.get(key) != old.get(key)]
@@ -240,7 +243,7 @@ class StudyDriver:
                 state.status, state.reason = "failed", reason
             else:
                 jobs.append(job)
-        write_json(self.folder.plan, _plan_content(plan, self.folder))
+        write_json(self.folder.plan, _plan_content(plan, self.folder), checksum=True)
         if jobs:
             ended = self._schedule().do("running", jobs)
             failures |= {outcome.id: outcome.reason for outcome in ended if outcome.ending != "done"}
@@ -296,12 +299,12 @@ class StudyDriver:
         found: dict[str, dict[str, float]] = {}
         for pair, method in pairs_and_methods(self.study):
             asked = self.folder.preparation(pair.name, method.name) / "asked.jsonl"
-            lines = asked.read_text(encoding="utf-8").splitlines() if asked.exists() else []
+            lines = read_text(asked).splitlines() if asked.exists() else []
             mine = found.setdefault(pair.name, {"answers": 0, "seconds": 0.0})
-            for line in (json.loads(line) for line in lines if line.endswith("}")):
+            for line in map(json.loads, lines):
                 mine["answers"] += line["answers"]
                 mine["seconds"] = round(mine["seconds"] + line["seconds"], 3)
-        write_json(self.folder.caches, found)
+        write_json(self.folder.caches, found, checksum=True)
 
     def _steps(self) -> dict[PairAndName, int]:
         """What a budget in seconds comes to: timed once, each method alone, and then fixed."""
@@ -311,7 +314,7 @@ class StudyDriver:
         known: dict[str, dict[str, Any]] = {}
         if self.folder.calibration.exists():
             with reading_own_file(self.folder.calibration, "remove it to time the steps again"):
-                known = json.loads(self.folder.calibration.read_text(encoding="utf-8"))["pairs"]
+                known = json.loads(read_text(self.folder.calibration))["pairs"]
                 _steps_of(known)
         jobs = []
         for pair, method in pairs_and_methods(self.study):
@@ -326,7 +329,7 @@ class StudyDriver:
             if outcome.ending == "done":
                 _, pair_name, name = job.id.split("/")
                 known.setdefault(pair_name, {})[name] = outcome.result
-                write_json(self.folder.calibration, {"seconds": seconds, "pairs": known})
+                write_json(self.folder.calibration, {"seconds": seconds, "pairs": known}, checksum=True)
             return []
 
         if jobs:

@@ -77,10 +77,10 @@ def write_results(folder: StudyFolder, plan: StudyPlan, failures: Mapping[str, s
         "table.tex": table_tex(results),
     }
     for name, text in tables.items():
-        write_text(folder.table(name), text)
-    write_text(folder.cost, cost_table(folder, plan))
+        write_text(folder.table(name), text, checksum=True)
+    write_text(folder.cost, cost_table(folder, plan), checksum=True)
     # Last: whoever finds it finds the tables that belong to it.
-    write_json(folder.results, results)
+    write_json(folder.results, results, checksum=True)
     return results
 
 

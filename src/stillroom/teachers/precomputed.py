@@ -16,7 +16,7 @@ from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import DataPair
 from stillroom.data.loader import BatchLoader
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical_json, digest, find_input
+from stillroom.files import canonical_json, digest, find_input, read_bytes
 from stillroom.runtime import Runtime
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
@@ -134,7 +134,9 @@ class PrecomputedLogits(TeacherSource):
 def _read_inputs(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """The folder's ``inputs.json``, checked to be what this run needs."""
     try:
-        inputs = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
+        inputs = json.loads(read_bytes(folder / INPUTS))
+    except BadInput:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no JSON"
         raise BadInput(_FIELD, str(folder), f"a folder with a readable {INPUTS} ({reason}); {_HINT}") from None

@@ -42,6 +42,15 @@ class Meter:
         # Read only where one of them is not finite.
         self._recent.append(losses)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of this process since the last reading."""
+        return {"sums": self._sums.clone(), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved ``state_dict``."""
+        self._sums.copy_(state["sums"])
+        self._count = state["count"]
+
     def read(self, step: int) -> dict[str, float]:
         """The means over steps and processes; resets the meter."""
         means = (self._processes.mean(self._sums) / self._count).tolist()
