@@ -10,19 +10,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from killing import killed_after_seconds
+from processes import Fate, Process, stillroom, until
 from run.conftest import bytes_of
+from stillroom import __version__
 from stillroom.cli import run
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
+from stillroom.run.records import environment, output_folder
 
 RECIPE: dict[str, Any] = {
     "data": {"train_limit": 96, "test_limit": 40, "batch_size": 32},
@@ -101,6 +105,7 @@ BAD: list[tuple[list[str], str]] = [
     ([*DISTILL, "--sead", "1"], "No such option"),
     ([*DISTILL, "training.epochs"], "override: got 'training.epochs'; expected key.path=value"),
     (["distill", "recipe.yaml", "--resume"], "--resume: got None; expected the run's folder by --out"),
+    (["compare", "recipe.yaml", "--out", "study"], "this file is a recipe: `stillroom distill recipe.yaml` runs it"),
     (["list", "modls"], "list: unknown value 'modls'; did you mean 'models'?"),
     (["export", "run", "--format", "tflite"], "tflite"),
     # the recipe
@@ -168,8 +173,8 @@ BAD: list[tuple[list[str], str]] = [
     (["demo", "--out", "other"], "--out: got 'other'; expected a new or empty folder, or a demo's"),
     (["report", "nowhere"], "nowhere"),
     (["report", "other"], "other"),
-    (["export", "nowhere"], "run: got 'nowhere'; expected a run folder"),
-    (["export", "other"], "run: got 'other'; expected a run folder, with a readable recipe.yaml"),
+    (["export", "nowhere"], "run: got 'nowhere'; expected a folder that exists"),
+    (["export", "other"], "run: got 'other'; expected a run folder, with summary.json"),
     (["export", "other", "--pixels"], "--pixels: got 'safetensors'; expected --format onnx"),
 ]  # fmt: skip
 
@@ -192,16 +197,15 @@ def test_bad_input_is_reported_in_one_line_with_exit_code_2_and_loses_nothing(
 
 @pytest.mark.parametrize("arguments", [DISTILL[:1], [*DISTILL, "seed=-1"], [*EVALUATE, "evil.pt"]])
 def test_bad_input_through_a_process_has_no_traceback(workplace: Path, arguments: list[str]) -> None:
-    done = stillroom(*arguments)
+    if arguments == DISTILL[:1]:  # the one that imports little
+        command = [sys.executable, "-m", "stillroom", *arguments]
+        done: Any = subprocess.run(command, capture_output=True, text=True, check=False)
+    else:
+        done = stillroom(*arguments)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert not (workplace / "ran").exists()
-
-
-def stillroom(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "stillroom", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
 
 
 def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -291,54 +295,112 @@ def test_json_is_alone_on_standard_output(workplace: Path, capfd: pytest.Capture
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(workplace: Path) -> None:
-    command = [sys.executable, "-m", "stillroom", *DISTILL, "training.save_seconds=0"]
-    limited = ["bash", "-c", 'ulimit -f 16; exec "$@"', "bash", *command]
-    full = subprocess.run(limited, capture_output=True, text=True, check=False)
+    full = stillroom(*DISTILL, "training.save_seconds=0", fate=Fate(file_bytes=16 * 1024))
     assert full.returncode == 2
     assert full.stderr.splitlines()[-1].startswith("error: File too large")
     assert "Traceback" not in full.stderr
     assert not list((workplace / "run").rglob("*.part"))
-    assert run([*DISTILL, "training.save_seconds=0", "--resume"]) == 0
+    assert run([*DISTILL, "training.save_seconds=0"]) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_exits_with_130_and_can_be_resumed(
     workplace: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    process = start(*ENDLESS)
+    process = start()
     process.send_signal(number)
     _, errors = process.communicate()
     assert process.returncode == 130
-    assert errors.strip().splitlines()[-1].startswith("error: interrupted; ")
-    assert run([*ENDLESS, "seed=1", "--resume"]) == 2
+    assert errors.strip().splitlines()[-1] == f"error: interrupted; to go on: stillroom {' '.join(ENDLESS)}"
+    assert run([*ENDLESS, "seed=1"]) == 2
     assert "seed is 1, was 0" in capsys.readouterr().err
+
+
+def test_the_same_command_goes_on_with_an_unfinished_run_and_says_so(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(DISTILL) == 0
+    student = (workplace / "run" / "student.safetensors").read_bytes()
+    # A run is finished by its summary, which is written last.
+    (workplace / "run" / "summary.json").unlink()
+    capsys.readouterr()
+    assert run(DISTILL) == 0
+    assert "going on with the unfinished run in run" in capsys.readouterr().err
+    assert (workplace / "run" / "student.safetensors").read_bytes() == student
+    assert run(DISTILL) == 2
+    assert "this one holds a finished run" in capsys.readouterr().err
+
+
+def test_what_a_command_that_named_no_folder_must_be_given_to_go_on(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(recipe: object, out: Path, **_: object) -> None:
+        (out / "recipe.yaml").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stillroom.run.run.execute", interrupted)
+    assert run(["distill", "recipe.yaml", "seed=1"]) == 130
+    assert capsys.readouterr().err.endswith(
+        "to go on: stillroom distill recipe.yaml seed=1 --out runs/resnet8-from-resnet8\n"
+    )
+
+
+def test_commands_at_once_that_name_no_folder_take_different_ones(workplace: Path) -> None:
+    with output_folder(None, "digits") as first, output_folder(None, "digits") as second:
+        assert [first, second] == [Path("runs/digits"), Path("runs/digits-2")]
+        (second / "recipe.yaml").touch()
+    # What was refused before it wrote anything leaves no folder.
+    assert [folder.name for folder in Path("runs").iterdir()] == ["digits-2"]
+
+
+def test_images_of_several_sizes_are_evaluated_at_the_size_that_is_given(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, side in (("cat", 9), ("dog", 12)):
+        (workplace / "photos" / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (side, side)).save(workplace / "photos" / "test" / name / "1.png")
+    (workplace / "two.py").write_text(
+        "from torch import nn\ndef net(num_classes): return nn.Sequential(nn.Flatten(), nn.Linear(192, num_classes))\n"
+    )
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    save_weights(net, workplace / "two.safetensors")
+    command = ["evaluate", "--model", "two:net", "--weights", "two.safetensors", "--data", "photos", "--json"]
+    assert run(command) == 2
+    assert "`--image-size`" in capsys.readouterr().err
+    assert run([*command, "--image-size", "8"]) == 0
+    assert json.loads(capsys.readouterr().out)["count"] == 2
+    assert run([*GOOD, "--data", "digits", "--image-size", "8"]) == 2
+    assert "--image-size: got 8; expected none: digits is no folder of image files" in capsys.readouterr().err
+
+
+def test_sources_that_are_not_installed_have_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", missing)
+    found = environment(torch.device("cpu"))
+    assert found.stillroom == __version__
+    assert found.torch is None
 
 
 def test_an_ignored_ctrl_c_stays_ignored(workplace: Path) -> None:
     """As under nohup, or in the background of a shell without job control."""
-    process = start(*ENDLESS, on_sigint=signal.SIG_IGN)
+    process = start(signal.SIGINT)
+    saved = Path("run", "state", "last.pt").stat().st_mtime_ns
     process.send_signal(signal.SIGINT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=1)
-    process.terminate()
-    process.communicate()
-    assert process.returncode == 130
+    # It goes on, and saves again.
+    until(lambda: Path("run", "state", "last.pt").stat().st_mtime_ns > saved, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 130
 
 
 ENDLESS = [*DISTILL, "training.epochs=100000", "training.save_seconds=0"]
 
 
-def start(*arguments: str, on_sigint: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
-    """Start a run, whose handling of Ctrl-C does not depend on the shell of the tests, and wait until it can resume."""
-    program = (
-        f"import os, signal, sys; signal.signal(signal.SIGINT, {int(on_sigint)}); "
-        "os.execv(sys.executable, [sys.executable, '-m', 'stillroom', *sys.argv[1:]])"
-    )
-    command = [sys.executable, "-c", program, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not Path("run", "state", "last.pt").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
+def start(*ignored: signal.Signals) -> Process:
+    """Start a run without an end, and wait until it can be resumed."""
+    process = Process(*ENDLESS, fate=Fate(ignored=ignored))
+    until(Path("run", "state", "last.pt").exists, process)
     return process
 
 
@@ -357,10 +419,11 @@ def test_killed_at_three_random_instants_a_run_ends_byte_identical(
     draw = torch.Generator().manual_seed(seed)
     # Each run has less left to do than the one before.
     instants = [took * share * float(torch.rand((), generator=draw)) for share in (0.5, 0.4, 0.3)]
-    ends = [killed_after_seconds(seconds, *command, "--out", "killed", "--resume") for seconds in instants]
+    again = [*command, "--out", "killed", "--resume"]
+    ends = [stillroom(*again, fate=Fate(kill_after_seconds=seconds)).returncode for seconds in instants]
     assert ends[0] == -signal.SIGVTALRM
     assert set(ends) <= {-signal.SIGVTALRM, 0}
-    assert run([*command, "--out", "killed", "--resume"]) == 0
+    assert run(again) == 0
     assert bytes_of(workplace / "killed") == bytes_of(workplace / "whole")
     assert not list((workplace / "killed").rglob("*.part"))
 

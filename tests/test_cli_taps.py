@@ -10,7 +10,7 @@ from stillroom.cli import run
 
 
 def test_taps_of_a_pair(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["taps", "resnet14", "resnet8", "--size", "16", "--classes", "5", "--json"]) == 0
+    assert run(["taps", "resnet14", "resnet8", "--image-size", "16", "--classes", "5", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [model["name"] for model in printed["models"]] == ["resnet14", "resnet8"]
     layer2, logits = printed["models"][0]["taps"][1], printed["models"][0]["taps"][-1]
@@ -37,7 +37,7 @@ def test_the_tables_show_shapes_and_depths(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_one_model_has_no_pairs(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["taps", "mlp", "--channels", "1", "--size", "8", "--json"]) == 0
+    assert run(["taps", "mlp", "--channels", "1", "--image-size", "8", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert set(printed) == {"models"}
     assert [tap["name"] for tap in printed["models"][0]["taps"]] == ["layers.0", "features", "logits"]
@@ -50,7 +50,7 @@ def test_one_model_has_no_pairs(capsys: pytest.CaptureFixture[str]) -> None:
         (["resnet8", "resnet8", "resnet8"], "one model, or a teacher and a student"),
         (["torch.nn:Identity"], "gives logits [batch, classes], not 1×3×32×32"),
         (["resnet8", "--data", "nowhere"], "nowhere"),
-        (["resnet8", "--size", "0"], "--size"),
+        (["resnet8", "--image-size", "0"], "--image-size"),
     ],
 )
 def test_what_cannot_be_shown_is_reported_in_a_line(

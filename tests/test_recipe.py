@@ -29,6 +29,12 @@ BAD: list[tuple[Any, str]] = [
     ([1], "recipe: got [1]; expected a mapping with at least `student`"),
     ({}, "student: missing; this field is required"),
     (with_(sead=1), "sead: unknown field 'sead'; did you mean 'seed'?"),
+    # A name that its place does not know, and another place does; and what other libraries call a field.
+    (with_(epochs=3), "epochs: unknown field 'epochs'; did you mean 'training.epochs'?"),
+    (with_(training={"lr": 1}), "training.lr: unknown field 'lr'; did you mean 'training.optimizer.lr'?"),
+    (with_(val_split=0.1), "val_split: unknown field 'val_split'; did you mean 'data.holdout'?"),
+    (with_(data={"val_split": 0.1}), "data.val_split: unknown field 'val_split'; did you mean 'data.holdout'?"),
+    (with_(temperature=2), "did you mean 'losses.NAME.temperature'"),
     (with_(seed=-1), "seed: got -1; expected greater than or equal to 0"),
     (with_(seed="x"), "seed: got 'x'; expected a whole number"),
     (with_(seed=True), "seed: got True; expected a number or a name, not true/false"),

@@ -32,6 +32,7 @@ _HOME = {
     "StepInfo": "train.recorders",
     "StudyResult": "api",
     "WeightSchedule": "losses.base",
+    "check_setup": "diagnose.setup",
     "class_relations": "class_relations",
     "compare": "api",
     "distill": "api",

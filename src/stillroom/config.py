@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import types
 import typing
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError, ValidationInfo, field_validator
 
@@ -15,6 +17,8 @@ class Config(BaseModel):
     """Typed options: unknown names are refused, values are checked, nothing changes after it is made."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+    # What other libraries call a field of this class: an unknown name that is one of these is met with the field.
+    synonyms: ClassVar[Mapping[str, str]] = {}
 
     @field_validator("*", mode="before")
     @classmethod
@@ -69,8 +73,8 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
     context = first.get("ctx", {})
     value = first.get("input")
     if kind == "extra_forbidden":
-        known = _known_names(model, first["loc"][:-1])
-        return _unknown_name(field, where[-1], known)
+        hint = _hint(model, where[-1], _known_names(model, first["loc"][:-1]), prefix)
+        return BadInput.with_message(field, where[-1], f"{field}: unknown field {shorten(where[-1])}; {hint}")
     if kind == "missing":
         return BadInput.with_message(field, None, f"{field}: missing; this field is required")
     if kind == "value_error" and isinstance(context.get("error"), BadInput):
@@ -97,9 +101,34 @@ def by_shape(kind: str) -> Discriminator:
     return Discriminator(lambda value: "tag:table" if isinstance(value, dict | BaseModel) else f"tag:{kind}")
 
 
-def _unknown_name(field: str, name: str, known: list[str]) -> BadInput:
-    hint = nearest(name, known) if known else "no such field"
-    return BadInput.with_message(field, name, f"{field}: unknown field {shorten(name)}; {hint}")
+def _hint(model: type[BaseModel], name: str, known: list[str], prefix: str) -> str:
+    """The field that an unknown name may mean: a like one of its own place, else one of its name anywhere."""
+    paths = list(_field_paths(model))
+    alike = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    meant = name if not alike else ""
+    found = sorted({path for last, path in paths if last == meant}, key=lambda path: (path.count("."), path))
+    if not found and not (known and nearest(name, known).startswith("did you mean")):
+        close = difflib.get_close_matches(name, {last for last, _ in paths}, n=1, cutoff=0.8)
+        found = sorted({path for last, path in paths if [last] == close}, key=lambda path: (path.count("."), path))
+    if found:
+        whole = [f"{prefix}.{path}" if prefix else path for path in found[:3]]
+        return f"did you mean {' or '.join(map(repr, whole))}?"
+    return nearest(name, known) if known else "no such field"
+
+
+def _field_paths(
+    model: type[BaseModel], before: str = "", above: tuple[type[BaseModel], ...] = ()
+) -> Iterator[tuple[str, str]]:
+    """Every field and synonym of a model, at any depth, by its last name; items of lists and mappings are ``NAME``."""
+    for name, field in model.model_fields.items():
+        yield name, f"{before}{name}"
+        parts = (field.annotation, *get_args(field.annotation))
+        item = "NAME." if any(get_origin(part) in (tuple, dict) for part in parts) else ""
+        for inner in _models_in(field.annotation):
+            if inner not in above:
+                yield from _field_paths(inner, f"{before}{name}.{item}", (*above, inner))
+    if issubclass(model, Config):
+        yield from ((other, f"{before}{field}") for other, field in model.synonyms.items())
 
 
 def _is_tag(part: int | str) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from continual.test_run import CONTENT, everything
-from killing import killed_after_lines
+from processes import Fate, stillroom
 from stillroom.cli import run as command
 
 
@@ -29,7 +29,8 @@ def test_killed_at_the_end_of_a_task_it_ends_byte_identical(
     killed = workplace / "killed"
     # The first task's summary is there, and what follows from it is being made.
     summary = killed / "tasks" / "01" / "summary.json"
-    assert killed_after_lines(summary, 1, "incremental", "recipe.yaml", "--out", "killed") == -signal.SIGKILL
+    ended = stillroom("incremental", "recipe.yaml", "--out", "killed", fate=Fate(kill_after_lines=(summary, 1)))
+    assert ended.returncode == -signal.SIGKILL
     assert not (killed / "summary.json").exists()
     assert command(["incremental", "recipe.yaml", "--out", "whole", "--json"]) == 0
     output = json.loads(capsys.readouterr().out)

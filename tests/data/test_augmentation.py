@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -206,9 +209,25 @@ def test_an_index_beyond_the_set_is_refused() -> None:
         augment(random_images(4, 1, 4, 4), np.array([4]), EVERYTHING, 0)
 
 
-def test_floats_are_refused() -> None:
-    with pytest.raises(BadInput, match=r"data\.augmentation.*float32.*expected uint8"):
-        augment(torch.randn(4, 1, 4, 4), np.array([0]), EVERYTHING, 0)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("flip", [True, "alternate"])
+def test_floats_get_the_draws_of_bytes_and_keep_type_and_values(dtype: torch.dtype, flip: Any) -> None:
+    images, index = random_images(6, 4, 9, 7), np.array([5, 0, 3, 2])
+    config = AugmentationConfig(pad_crop=2, flip=flip, cutout=3)
+    # Not multiples of 1/255: a way over bytes would show.
+    values = torch.linspace(-3, 5, 256).to(dtype)
+    values[0] = 0
+    floats = values[images.long()]
+    for view in range(4):
+        made = augment(floats, index, config, view)
+        assert made.dtype == dtype
+        assert torch.equal(made, values[augment(images, index, config, view).long()])
+    assert torch.equal(floats, values[images.long()])
+
+
+def test_whole_numbers_that_are_no_pixels_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"data\.augmentation.*int64.*expected uint8"):
+        augment(torch.ones(4, 1, 4, 4, dtype=torch.int64), np.array([0]), EVERYTHING, 0)
 
 
 # Statistics: the draws are fixed by the seed, so that these either always pass or always fail.
@@ -329,12 +348,14 @@ def test_views_come_round_or_never() -> None:
 
 
 @pytest.mark.parametrize("asked", [{"flip": True}, {"flip": "alternate"}, {"pad_crop": 1}, {"cutout": 2}])
-def test_floats_cannot_be_augmented(asked: dict[str, int]) -> None:
-    floats = ImageSet(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]), ("a", "b"), "mine")
-    with pytest.raises(BadInput, match=f"{next(iter(asked))}.*'mine' holds floats") as raised:
-        check_augmentable(floats, AugmentationConfig(**asked))
+@pytest.mark.parametrize("shape", [(7,), (8, 8), (3, 1, 1)])
+def test_samples_that_are_no_images_cannot_be_augmented(asked: dict[str, int], shape: tuple[int, ...]) -> None:
+    rows = ImageSet(torch.randn(2, *shape), torch.tensor([0, 1]), ("a", "b"), "mine")
+    with pytest.raises(BadInput, match=f"{next(iter(asked))}.*'mine' is .*not an image") as raised:
+        check_augmentable(rows, AugmentationConfig(**asked))
     assert raised.value.field == "data.augmentation"
-    check_augmentable(floats, AugmentationConfig())
+    check_augmentable(rows, AugmentationConfig())
+    check_augmentable(replace(rows, images=torch.randn(2, 3, 8, 8)), AugmentationConfig(**asked))
 
 
 @pytest.mark.parametrize("name", ["pad_crop", "cutout"])

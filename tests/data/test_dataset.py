@@ -49,16 +49,12 @@ RGB = {
     "pillow": Image.fromarray,
     "uint8 tensor": lambda array: torch.from_numpy(array).permute(2, 0, 1),
     "numpy": lambda array: array,
-    "ToTensor": to_tensor,
-    "float64": lambda array: torch.from_numpy(array.transpose(2, 0, 1) / 255.0),
 }
 GREY = {
     "pillow": Image.fromarray,
     "uint8 tensor": torch.from_numpy,
     "numpy": lambda array: array,
     "numpy with channel": lambda array: array[..., None],
-    "ToTensor": lambda array: to_tensor(array[..., None]),
-    "float without channel": lambda array: to_tensor(array[..., None])[0],
 }
 
 
@@ -76,33 +72,39 @@ def test_grey_items_of_every_kind_become_the_same_pixels(kind: str, greys: np.nd
     assert torch.equal(images.images, torch.from_numpy(greys)[:, None])
 
 
-def test_every_value_of_totensor_comes_back_exactly() -> None:
-    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    images = from_dataset([(to_tensor(values[0]), 0)])
-    assert torch.equal(images.images.flatten(), torch.arange(256, dtype=torch.uint8))
-    by_factor = from_dataset([(torch.from_numpy(values[0, None, :, :, 0]).float() * (1 / 255), 0)])
-    assert torch.equal(by_factor.images, images.images)
+@pytest.mark.parametrize("whole", [False, True], ids=["items", "tensors"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(3, 5, 4), (7,), (5, 4), (2, 3, 5, 4), (4, 6, 6)])
+def test_floats_are_kept_as_they_are(shape: tuple[int, ...], dtype: torch.dtype, whole: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    # Some are k/255, as ToTensor makes them.
+    for values in (torch.randn(12, *shape, generator=draw), torch.randint(0, 256, (12, *shape), generator=draw) / 255):
+        given = values.to(dtype)
+        dataset: Any = TensorDataset(given, torch.tensor(LABELS)) if whole else Mapped(list(given), LABELS)
+        images = from_dataset(dataset)
+        assert not images.is_pixels
+        assert images.images.dtype == dtype
+        assert torch.equal(images.images, given)
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 4), (7,), (5, 4), (2, 3, 5, 4)])
-def test_other_floats_are_kept_as_they_are(shape: tuple[int, ...]) -> None:
-    items = list(torch.randn(12, *shape, generator=torch.Generator().manual_seed(0)))
-    images = from_dataset(Mapped(items, LABELS))
-    assert not images.is_pixels
-    assert torch.equal(images.images, torch.stack(items))
+def test_float_arrays_are_kept_as_they_are(colours: np.ndarray) -> None:
+    items = [each / 255 for each in colours]
+    images = from_dataset(Mapped(items, LABELS)).images
+    assert images.dtype == torch.float64
+    assert np.array_equal(images.numpy(), np.stack(items))
 
 
-@pytest.mark.parametrize("last", [256 / 255, -1 / 255, 0.5 / 255, float(np.nextafter(np.float32(0.3), np.float32(1)))])
-def test_one_value_that_is_no_pixel_keeps_all_as_floats(colours: np.ndarray, last: float) -> None:
-    items = [to_tensor(each) for each in colours]
-    items[-1][-1, -1, -1] = last
-    images = from_dataset(Mapped(items, LABELS))
-    assert torch.equal(images.images, torch.stack(items))
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK"])
+def test_pictures_of_four_channels_keep_them(mode: str) -> None:
+    draw = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 4), dtype=np.uint8)
+    images = from_dataset([(Image.fromarray(each, mode), 0) for each in draw])
+    assert torch.equal(images.images, torch.from_numpy(draw).permute(0, 3, 1, 2))
 
 
-def test_half_floats_become_float32() -> None:
-    items = list(torch.randn(12, 7).half())
-    assert torch.equal(from_dataset(Mapped(items, LABELS)).images, torch.stack(items).float())
+def test_a_picture_with_alpha_among_rgb_becomes_rgb(colours: np.ndarray) -> None:
+    pictures = [Image.fromarray(colours[0]), Image.fromarray(colours[1]).convert("RGBA")]
+    images = from_dataset([(each, 0) for each in pictures])
+    assert torch.equal(images.images, torch.from_numpy(colours[:2]).permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize(
@@ -161,7 +163,7 @@ def test_a_tensor_dataset_equals_the_same_item_by_item(kind: str, colours: np.nd
     dataset = TensorDataset(images, torch.tensor(LABELS, dtype=torch.int32))
     fast, slow = from_dataset(dataset), from_dataset([dataset[position] for position in range(12)])
     assert fast.fingerprint == slow.fingerprint
-    assert fast.is_pixels == (kind != "floats")
+    assert fast.is_pixels == (kind in ("pixels", "grey"))
 
 
 # What is refused.
@@ -220,7 +222,7 @@ def test_sizes_that_differ_are_both_named() -> None:
     "image",
     [
         "a path",
-        np.zeros((5, 4, 3)),
+        np.zeros((5, 4, 3), np.int64),
         np.zeros(7, np.uint8),
         np.zeros((1, 5, 4, 3), np.uint8),
         torch.zeros(3, 5, 4, dtype=torch.int64),

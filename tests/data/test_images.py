@@ -47,7 +47,7 @@ def test_a_set_does_not_change() -> None:
     [
         ({"images": torch.zeros(6, 2, 2, dtype=torch.uint8)}, r"data\.images: .*uint8 images \[N, C, H, W\]"),
         ({"images": torch.zeros(6, 3, 0, 2, dtype=torch.uint8)}, r"data\.images"),
-        ({"images": torch.zeros(6, 3, 2, 2, dtype=torch.float64)}, r"data\.images: .*float64"),
+        ({"images": torch.zeros(6, 3, 2, 2, dtype=torch.int64)}, r"data\.images: .*int64"),
         ({"images": torch.zeros(6)}, r"data\.images"),
         ({"images": torch.full((6, 3), torch.nan)}, r"data\.images: .*finite"),
         ({"labels": torch.zeros(6)}, r"data\.labels: .*float32.*int64 \[N\]"),

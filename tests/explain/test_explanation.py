@@ -214,7 +214,7 @@ def test_moves_lie_between_the_lines_that_were_written(runs: dict[str, Path]) ->
         ({"grid": 17}, r"grid: got 17; expected 1 to 16 cells .* 16×16"),
         ({"tap": "layr3"}, "student tap: got 'layr3'.*did you mean 'layer3'"),
         ({"mask": "center"}, "--mask: unknown value 'center'; did you mean 'centre'"),
-        ({"mask": "positive"}, "masks: got 'all of images"),
+        ({"mask": "positive"}, "--mask: got 'positive'; expected some background in each image; got 'all of images"),
         ({"passes": 20}, "passes: got 20"),
     ],
 )

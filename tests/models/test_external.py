@@ -109,5 +109,5 @@ def test_the_size_of_the_images_reaches_those_that_ask_and_the_seed_sets_the_wei
 
 
 def test_the_command_pairs_a_library_s_model_with_one_of_the_zoo(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["taps", "timm:resnet10t", "resnet8", "--size", "32", "--json"]) == 0
+    assert run(["taps", "timm:resnet10t", "resnet8", "--image-size", "32", "--json"]) == 0
     assert '"pairs": [{"teacher":' in capsys.readouterr().out

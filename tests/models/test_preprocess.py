@@ -189,3 +189,16 @@ def test_classes_are_taken_in_the_datas_order() -> None:
 def test_an_order_that_is_none_is_refused(order, limits, message) -> None:
     with pytest.raises(BadInput, match=f"student.preprocess.class_order: .*{message}"):
         class_index(order, field="student", **limits)
+
+
+def test_a_model_of_timm_brings_its_own_mean_and_std() -> None:
+    model = torch.nn.Identity()
+    model.pretrained_cfg = {"mean": (0.5, 0.4, 0.3), "std": [0.2, 0.3, 0.4]}  # type: ignore[assignment]
+    own = resolve_preprocess(None, channels=3, is_pixels=True, model=model)
+    assert own == PreprocessConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+    # Of other channels, stated, or of floats: as ever.
+    assert resolve_preprocess(None, channels=1, is_pixels=True, model=model) == PreprocessConfig(
+        mean=(0.5,), std=(0.5,)
+    )
+    assert resolve_preprocess("imagenet", channels=3, is_pixels=True, model=model) == IMAGENET
+    assert resolve_preprocess(None, channels=3, is_pixels=False, model=model) is None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
+import importlib
 import pickle
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -12,7 +15,10 @@ import torch
 from torch import nn
 
 from stillroom.errors import BadInput
+from stillroom.models.config import ModelConfig
 from stillroom.models.weights import load_weights, read_state, save_weights, state_bytes, state_hash
+from stillroom.run.components import build_model
+from stillroom.teachers.config import TeacherConfig
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -210,6 +216,10 @@ def test_numbers_beyond_the_models_own_precision_are_refused(tmp_path) -> None:
 # --- what is no file of weights ------------------------------------------------------------------------------------
 
 
+class Odd:
+    """A user's class beside the weights."""
+
+
 class Trap:
     """Unpickled, it would make a file."""
 
@@ -229,7 +239,7 @@ def test_a_pickle_that_would_run_code_does_not(make, tmp_path, form) -> None:
         file.write_bytes(pickle.dumps({"w": Trap(sprung)}, protocol=protocol))
     else:
         torch.save(content, file, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(BadInput, match=r"holds more than tensors.* and was not opened") as caught:
+    with pytest.raises(BadInput, match=r"(holds more than tensors|of a later protocol).* and was not opened") as caught:
         load_weights(make("resnet8", width=4), file, field="student")
     assert not sprung.exists()
     assert "\n" not in str(caught.value)
@@ -238,10 +248,10 @@ def test_a_pickle_that_would_run_code_does_not(make, tmp_path, form) -> None:
     assert sprung.exists()
 
 
-@pytest.mark.parametrize("content", [{"model": {}, "args": argparse.Namespace(lr=1)}, nn.Linear(2, 2)])
+@pytest.mark.parametrize("content", [{"model": {}, "args": Odd()}, nn.Linear(2, 2)])
 def test_objects_in_a_checkpoint_are_named(tmp_path, content) -> None:
     torch.save(content, tmp_path / "net.pt")
-    with pytest.raises(BadInput, match=r"more than tensors \([\w.]*(Namespace|Linear)\).*save its state_dict"):
+    with pytest.raises(BadInput, match=r"more than tensors \([\w.]*(Odd|Linear)\).*save its state_dict"):
         read_state(tmp_path / "net.pt")
 
 
@@ -312,6 +322,76 @@ def test_a_file_that_is_not_there(name) -> None:
         read_state(name)
 
 
-def test_a_folder_is_no_file(tmp_path) -> None:
-    with pytest.raises(BadInput, match="not a folder"):
-        read_state(tmp_path)
+# --- a slice of benchmarks/oddities.py, which has some 130 files ----------------------------------------------------
+
+BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")
+
+
+@pytest.fixture(scope="module")
+def oddities() -> Iterator[ModuleType]:
+    sys.path.insert(0, BENCHMARKS)
+    try:
+        yield importlib.import_module("oddities_weights")
+    finally:
+        sys.path.remove(BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "teacher.",
+        "module.encoder.base_model.",
+        "a mapping for each module (nested)",
+        "two models that fit, under a and b",
+        "the same, weights_key: a",
+        "state_dict and state_dict_ema",
+        "model. and ema. of one state",
+        "torch's AveragedModel (n_averaged, module.)",
+        "student. and teacher. of one shape",
+        "student. and teacher., weights_prefix: teacher",
+        "int8, scales lost",
+        "torch's quantised tensors",
+        "of 1,000 classes in the file, head: new",
+        "a layer before the head missing, head: new",
+        "safetensors, the folder",
+        "torch, the index",
+        "one missing",
+        "the index names a file outside",
+        "argparse.Namespace",
+        "a numpy number",
+        "an empty folder",
+        "4 bytes expanded to 4 TB",
+        "mappings of mappings, 2^30 ways",
+    ],
+)
+def test_a_file_of_weights_loads_or_is_refused_in_one_line(oddities: ModuleType, tmp_path: Path, name: str) -> None:
+    (case,) = [case for case in oddities.WEIGHTS_CASES if case.name == name]
+    right, happened = oddities.try_weights(case, tmp_path)
+    assert right, happened
+
+
+def test_a_new_head_is_the_one_that_was_drawn(make, tmp_path) -> None:
+    save_weights(other(make, classes=7), tmp_path / "net.safetensors")
+    facts = SimpleNamespace(num_classes=10, channels=3, image_size=32)
+    config = ModelConfig(name="resnet8", options={"width": 4}, weights=str(tmp_path / "net.safetensors"), head="new")
+    torch.manual_seed(5)
+    drawn = build_model(config.without_weights(), facts, "student")
+    torch.manual_seed(5)
+    lines: list[str] = []
+    made = build_model(config, facts, "student", lines.append)
+    assert torch.equal(made.linear.weight, drawn.linear.weight)
+    assert not torch.equal(made.conv1.weight, drawn.conv1.weight)
+    assert lines == [
+        "student.weights: new, not from the file: linear.bias, linear.weight; not used of the file: linear.bias, "
+        "linear.weight"
+    ]
+
+
+def test_options_about_weights_need_weights_and_are_written_only_where_set() -> None:
+    assert not {"weights_key", "weights_prefix", "head"} & ModelConfig(name="resnet8").model_dump().keys()
+    assert ModelConfig(name="resnet8", weights="a", head="new").model_dump()["head"] == "new"
+    for option in ({"head": "new"}, {"weights_key": "a"}, {"weights_prefix": "a"}):
+        with pytest.raises(ValueError, match=f"weights beside {next(iter(option))}"):
+            ModelConfig(name="resnet8", **option)
+    with pytest.raises(ValueError, match="a new one knows no class"):
+        TeacherConfig(name="resnet8", weights="a", head="new")

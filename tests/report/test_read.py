@@ -46,7 +46,17 @@ def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
 
 def test_an_unfinished_run(run: Path) -> None:
     (run / "summary.json").unlink()
-    assert "expected a finished run; continue it with --resume" in refused(run)
+    assert "expected a finished run; the command that began this one" in refused(run)
+
+
+def test_the_folder_of_a_study_is_no_unfinished_run(run: Path, tmp_path: Path) -> None:
+    """A study has no --resume, nor a run that could be continued in its own folder."""
+    study = tmp_path / "study"
+    (study / "state").mkdir(parents=True)
+    (study / "progress.json").write_text("{}")
+    message = refused(run, study)
+    assert "this is a study's" in message
+    assert "--resume" not in message
 
 
 def test_a_damaged_run_beside_a_good_one(run: Path, tmp_path: Path) -> None:

@@ -6,9 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ import torch
 import yaml
 from torch import nn
 
+from processes import Fate, Process, until
 from run.conftest import bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.errors import BadInput
@@ -26,7 +24,7 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.run import execute
-from stillroom.teachers.cache_store import cache_root
+from stillroom.teachers.cache_store import cache_root, list_caches
 
 Make = Callable[..., Recipe]
 ON, OFF = "cache.enabled=true", "cache.enabled=false"
@@ -330,67 +328,54 @@ def test_a_tap_that_is_not_there_is_reported(recipe: Make, tmp_path: Path) -> No
 @pytest.fixture
 def workplace(content: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    content["data"] |= {"train_limit": None, "augmentation": {"pad_crop": 1, "views": 8}}
-    content["training"]["epochs"] = 9
+    content["data"] |= {"train_limit": None, "augmentation": {"pad_crop": 1, "views": 4}}
+    content["training"]["epochs"] = 4
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     return tmp_path
 
 
-def command(out: str) -> list[str]:
-    return [sys.executable, "-m", "stillroom", "distill", "recipe.yaml", "--out", out, "--resume", ON]
-
-
-def start(out: str, cache: str = "answers") -> subprocess.Popen[str]:
-    environment = {**os.environ, "STILLROOM_CACHE": cache, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+def start(out: str, *more: str, cache: str = "answers", **options: Any) -> Process:
+    command = ["distill", "recipe.yaml", "--out", out, "--resume", ON, *more]
+    return Process(*command, environment={"STILLROOM_CACHE": cache}, **options)
 
 
 def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.glob("*/*"))}
 
 
-def test_two_processes_that_build_at_once_end_with_one_good_cache(workplace: Path) -> None:
+def test_two_processes_that_build_at_once_end_with_one_good_cache(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     both = [start("one"), start("two")]
-    ends = [process.communicate(timeout=900) for process in both]
-    assert [process.returncode for process in both] == [0, 0], ends
-    assert sorted([asked(workplace / "one"), asked(workplace / "two")]) == [0, 8 * 1297]
+    errors = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], errors
+    assert sorted([asked(workplace / "one"), asked(workplace / "two")]) == [0, 4 * 1297]
     assert bytes_of(workplace / "one") == bytes_of(workplace / "two")
-    listed = subprocess.run([*command("one")[:3], "cache", "--json"], capture_output=True, text=True, check=True,
-                            env={**os.environ, "STILLROOM_CACHE": "answers"})  # fmt: skip
-    assert all(kept["problem"] is None for kept in json.loads(listed.stdout)["caches"])
+    monkeypatch.setenv("STILLROOM_CACHE", "answers")
+    assert all(kept["problem"] is None for kept in list_caches())
 
 
 def test_killed_while_building_the_next_run_goes_on_and_ends_with_the_same_bytes(workplace: Path) -> None:
     process = start("killed")
-    deadline = time.monotonic() + 600
     # In the middle of a view that is not the first.
-    while not list((workplace / "answers").glob("*/view-0002.progress")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    until(lambda: list((workplace / "answers").glob("*/view-0002.progress")), process)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
-    again = start("killed")
-    _, errors = again.communicate(timeout=900)
-    assert again.returncode == 0, errors
-    assert asked(workplace / "killed") < 7 * 1297, "two views were there already"
-    whole = start("whole", cache="others")
-    assert whole.communicate(timeout=900)
-    assert whole.returncode == 0
+    assert process.wait() == -signal.SIGKILL
+    for out, cache in (("killed", "answers"), ("whole", "others")):
+        process = start(out, cache=cache)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    assert asked(workplace / "killed") < 3 * 1297, "two views were there already"
     assert bytes_of(workplace / "killed") == bytes_of(workplace / "whole")
     assert content_of(workplace / "answers") == content_of(workplace / "others")
 
 
 def test_a_disk_that_is_full_while_building_loses_nothing(workplace: Path) -> None:
-    environment = {**os.environ, "STILLROOM_CACHE": "answers"}
     # 1,297 images of 10 logits in float16 take 26 kB; the test split's answers, 20 kB, still fit.
-    limited = ["bash", "-c", 'ulimit -f 22; exec "$@"', "bash", *command("run"), "data.test_limit=60"]
-    full = subprocess.run(limited, capture_output=True, text=True, timeout=900, env=environment, check=False)
-    assert full.returncode == 2, full.stderr
-    assert full.stderr.splitlines()[-1].startswith("error: cache: "), full.stderr
-    assert "Traceback" not in full.stderr
-    again = start("run")
-    assert again.communicate(timeout=900)
-    assert again.returncode == 0
-    assert asked(workplace / "run") < 8 * 1297, "the blocks that were written are not asked about again"
+    full = start("run", "data.test_limit=60", fate=Fate(file_bytes=22 * 1024))
+    _, errors = full.communicate()
+    assert full.returncode == 2, errors
+    assert errors.splitlines()[-1].startswith("error: cache: "), errors
+    assert "Traceback" not in errors
+    assert start("run").wait() == 0
+    assert asked(workplace / "run") < 4 * 1297, "the blocks that were written are not asked about again"

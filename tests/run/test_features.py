@@ -254,8 +254,7 @@ def test_micro_batches_give_the_step_of_the_whole_batch_without_batchnorm(recipe
 
 def test_in_python(tmp_path: Path) -> None:
     draw = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8, generator=draw)
-    data = torch.utils.data.TensorDataset(pixels, torch.arange(64) % 4)
+    data = torch.utils.data.TensorDataset(torch.rand(64, 1, 8, 8, generator=draw), torch.arange(64) % 4)
 
     def net(width: int) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, 4))

@@ -412,7 +412,7 @@ def test_a_run_that_cannot_be_looked_at(
 @pytest.mark.parametrize(
     ("arguments", "reported"),
     [
-        (["nowhere"], "run: got 'nowhere'; expected a run folder"),
+        (["nowhere"], "run: got 'nowhere'; expected a folder that exists"),
         (["nowhere", "--images", "15"], "--images: got 15; expected 16 or more"),
         (["nowhere", "--temperature", "0"], "--temperature: got 0.0; expected a number above 0"),
         (["nowhere", "--temperature", "nan"], "--temperature: got nan"),

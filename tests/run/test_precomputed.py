@@ -103,9 +103,7 @@ def test_one_answer_for_all_views_where_that_is_asked_for(place: Path, teacher_w
 
 
 def test_from_python_a_folder_is_a_teacher(place: Path, teacher_weights: Path) -> None:
-    data = torch.utils.data.TensorDataset(
-        torch.randint(0, 256, (40, 1, 8, 8), dtype=torch.uint8), torch.arange(40) % 10
-    )
+    data = torch.utils.data.TensorDataset(torch.rand(40, 1, 8, 8), torch.arange(40) % 10)
     student = build(ModelConfig(name="mlp"), num_classes=10, in_channels=1, image_size=8)
     with pytest.raises(sr.BadInput, match=r"teacher\.logits: got 'missing'; expected a folder with a readable"):
         sr.distill("missing", student, data, data, epochs=1, progress=False, out=place / "run")

@@ -15,7 +15,7 @@ import yaml
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from killing import killed_after_lines
+from processes import Fate, stillroom
 from run.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.models.config import ModelConfig
@@ -173,8 +173,8 @@ def test_killed_and_resumed_a_run_over_features_and_stones_ends_with_the_same_by
     content["losses"] = [{"name": "feature_mse", "taps": "all"}, {"name": "block_logit"}]
     content["training"] |= {"epochs": 6, "save_seconds": 0, "log_every": 1}
     recipe = written(Path(), content)
-    command = ["distill", recipe, "--out", "killed"]
-    assert killed_after_lines(Path("killed/metrics.jsonl"), 8, *command) == -signal.SIGKILL
+    fate = Fate(kill_after_lines=(Path("killed/metrics.jsonl"), 8))
+    assert stillroom("distill", recipe, "--out", "killed", fate=fate).returncode == -signal.SIGKILL
     for out in ("killed", "whole"):
         assert run(["distill", recipe, "--out", out, "--resume"]) == 0
     assert "resume" in [line["event"] for line in read_lines(Path("killed/timing.jsonl"))]

@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_named(two: dict[str, Any], tmp_path: Path, changes
 
 def test_from_python_two_modules_teach_by_the_same_loss(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    data = torch.utils.data.TensorDataset(torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8), torch.arange(64) % 4)
+    data = torch.utils.data.TensorDataset(torch.rand(64, 1, 8, 8), torch.arange(64) % 4)
 
     def net(width: int) -> torch.nn.Module:
         return torch.nn.Sequential(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from processes import in_child
 from stillroom.errors import BadInput, RunFailed
 from stillroom.recipe import parse_recipe, set_value
 from stillroom.study.config import Method, Range, Space, Study, Tuning
@@ -108,34 +110,31 @@ def test_a_search_that_is_killed_anywhere_goes_on_as_if_it_never_was(tmp_path: P
 
 
 def test_a_kill_while_a_trial_is_kept_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
+    from sqlalchemy import event
+
     expected = search(make(tmp_path / "whole", trials=4))
-    script = """
-import os, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from study.test_tuning import judged, make
-import sqlite3, sqlalchemy
-tuner, left = make(Path(sys.argv[1]), trials=4), int(sys.argv[2])
-
-def count(*_):
-    global left
-    left -= 1
-    if left == 0:
-        os._exit(9)
-
-sqlalchemy.event.listen(tuner._store.storage.engine, "before_cursor_execute", count)
-sqlalchemy.event.listen(tuner._store.storage.engine, "commit", count)
-proposal = tuner.ask()
-tuner.tell(proposal.number, judged(proposal.values))
-os._exit(0)
-"""
     folder = tmp_path / "killed"
+
+    def step(statements: int) -> None:
+        """One trial, in a process that dies at this statement of the database."""
+        tuner, left = make(folder, trials=4), statements
+
+        def count(*_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os._exit(9)
+
+        event.listen(tuner._store.storage.engine, "before_cursor_execute", count)
+        event.listen(tuner._store.storage.engine, "commit", count)
+        proposal = tuner.ask()
+        tuner.tell(proposal.number, judged(proposal.values))
+
     make(folder, trials=4)
     ends = []
     # In a transaction, where it ends and after it, of the first trial and then of the second.
     for statement in (6, 14, 15, 16, 10, 27, 28):
-        arguments = [str(folder), str(statement), str(Path(__file__).parent.parent)]
-        ends.append(subprocess.run([sys.executable, "-c", script, *arguments], check=False, timeout=900).returncode)
+        ends.append(in_child(lambda statement=statement: step(statement)))
         there = make(folder, trials=4).finished
         assert [(trial.values, trial.value) for trial in there] == expected[: len(there)]
     assert set(ends) <= {0, 9}

@@ -37,7 +37,7 @@ class Hungry(nn.Module):
 
 def data() -> torch.utils.data.TensorDataset:
     draw = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8, generator=draw)
+    images = torch.randn(64, 1, 8, 8, generator=draw)
     return torch.utils.data.TensorDataset(images, torch.arange(64) % 4)
 
 

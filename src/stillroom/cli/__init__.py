@@ -6,6 +6,7 @@ themselves are imported on the first call, so that :mod:`stillroom.api` can show
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 import warnings
@@ -37,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     from stillroom.cli import start, taps, runs, incremental, studies, diagnose, report, explain, teachers  # noqa: F401
 
     # isort: on
-    from stillroom.cli.app import app
+    from stillroom.cli.app import Interrupted, app
 
     # The base of usage errors, of whichever click this typer brings.
     usage_error: type[Exception] = typer.BadParameter.__mro__[2]
@@ -55,8 +56,10 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}", BAD)
+    except Interrupted as error:
+        return _fail(f"interrupted; to go on: stillroom {shlex.join([*arguments, *error.added])}", INTERRUPTED)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted; the same command continues, a single run's with --resume", INTERRUPTED)
+        return _fail("interrupted", INTERRUPTED)
     except usage_error as error:
         message = getattr(error, "format_message", error.__str__)().replace("Value error, ", "")
         context = getattr(error, "ctx", None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,11 +44,32 @@ Out = Annotated[
     Path | None, typer.Option("--out", help="Folder of the run; default: a new one under runs/.", metavar="RUN")
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in --out where it was stopped; start it where there is none.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Go on with the run in --out also where it is finished: print its result. An unfinished run of the same "
+        "recipe goes on in any case.",
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
 ]
+
+
+class Interrupted(Exception):  # noqa: N818 - it names what happened
+    """Ctrl-C or SIGTERM stopped a command that can go on; ``added``: what it must be given besides its arguments."""
+
+    def __init__(self, *added: str) -> None:
+        self.added = added
+
+
+@contextmanager
+def resumable(out: Path | None = None, folder: Path | None = None) -> Iterator[None]:
+    """Turn an interruption into :class:`Interrupted`: the same command goes on, with its folder where it named none."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(*(("--out", str(folder)) if out is None and folder is not None else ())) from None
 
 
 @app.callback(invoke_without_command=True)

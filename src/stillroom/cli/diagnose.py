@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
+from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json, resumable
 from stillroom.errors import BadInput
 from stillroom.files import write_text
 
@@ -58,6 +59,7 @@ def diagnose(
     Example: `stillroom diagnose recipes/cifar10-resnet56-resnet8.yaml losses.kl.temperature=1`
     """
     from stillroom.diagnose.diagnosis import Diagnosis
+    from stillroom.run.records import output_folder
     from stillroom.schema.diagnosis import kind_of
 
     kind = kind_of(str(target))
@@ -67,24 +69,24 @@ def diagnose(
         raise BadInput("--verify", str(target), "a recipe or a run; of a study, one of its runs/…/seed-N")
     recipe, findings = _findings(target, kind, overrides or [], images)
     name, verification = str(target), None
-    if out is None and verify:
-        from stillroom.run.records import fresh_folder
+    # A recipe's verification always leaves its study; else there is a folder only where one is named.
+    with output_folder(out, f"diagnosis-{target.stem}") if verify else nullcontext(out) as folder:
+        if folder is not None and overrides and recipe is not None:
+            # The recipe that the commands of the page begin from.
+            write_text(folder / "recipe.yaml", recipe.to_yaml())
+            name = str(folder / "recipe.yaml")
+        if verify:
+            from stillroom.cli.live import LiveStudy
+            from stillroom.cli.terminal import stderr
+            from stillroom.diagnose.verify import verify_remedies
+            from stillroom.run.records import load_run_recipe
 
-        out = fresh_folder(Path("runs"), f"diagnosis-{target.stem}")
-    if out is not None and overrides and recipe is not None:
-        # The recipe that the commands of the page begin from.
-        write_text(out / "recipe.yaml", recipe.to_yaml())
-        name = str(out / "recipe.yaml")
-    if verify:
-        from stillroom.cli.live import LiveStudy
-        from stillroom.cli.terminal import stderr
-        from stillroom.diagnose.verify import verify_remedies
-        from stillroom.run.records import load_run_recipe
-
-        assert out is not None
-        verification = verify_remedies(recipe or load_run_recipe(target), findings, out, observer=LiveStudy(stderr))
-    diagnosis = Diagnosis.of(name, findings, verification)
-    page = _write(diagnosis, out) if out is not None else None
+            assert folder is not None
+            verified = recipe or load_run_recipe(target)
+            with resumable(out, folder):
+                verification = verify_remedies(verified, findings, folder, observer=LiveStudy(stderr))
+        diagnosis = Diagnosis.of(name, findings, verification)
+        page = _write(diagnosis, folder) if folder is not None else None
     if as_json:
         print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
     else:

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
+from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json, resumable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,7 +45,10 @@ def explain(
         str | None, typer.Option("--tap", help="Where features are read (`stillroom taps`); default: the last stage.")
     ] = None,
     images: Annotated[int, typer.Option("--images", help="Test images, evenly spread.")] = 50,
-    grid: Annotated[int, typer.Option("--grid", help="Cells along a side; at most the images' side in pixels.")] = 16,
+    grid: Annotated[
+        int | None,
+        typer.Option("--grid", help="Cells along a side; default: 16, or one a pixel where images are smaller."),
+    ] = None,
     weight: Annotated[
         float | None, typer.Option("--weight", help="λ of the search; default: 6 for ResNets, 7 for others.")
     ] = None,
@@ -87,19 +90,20 @@ def explain(
     from stillroom.schema.explanation import EXPLANATION
 
     runs = runs_in(runs)
-    explanation = find(
-        runs,
-        baseline or [],
-        tap=tap,
-        images=images,
-        grid=grid,
-        weight=weight,
-        mask=mask,
-        passes=passes,
-        seed=seed,
-        attribute=attribute,
-        observer=ProgressBar(),
-    )
+    with resumable():
+        explanation = find(
+            runs,
+            baseline or [],
+            tap=tap,
+            images=images,
+            grid=grid,
+            weight=weight,
+            mask=mask,
+            passes=passes,
+            seed=seed,
+            attribute=attribute,
+            observer=ProgressBar(),
+        )
     page = write_explanation(runs[0])
     if as_json:
         print_json(

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, app, print_json
+from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, app, print_json, resumable
+from stillroom.cli.runs import continues
 from stillroom.continual.config import PRESET_NAMES
 from stillroom.errors import BadInput
 
@@ -57,7 +58,7 @@ def incremental(
 
     Leaves a folder with a run folder of each task (`tasks/01` …), the accuracy on every task after every task
     (`incremental.json`), and the last student, its classes in the data's own order. If it is stopped, the same command
-    with `--resume` continues and ends with the same bytes.
+    goes on with it, and ends with the same bytes.
 
     Example: `stillroom incremental recipes/incremental/digits.yaml --preset lwf --out runs/lwf`
     """
@@ -66,15 +67,15 @@ def incremental(
     from stillroom.continual.run import run_tasks
     from stillroom.continual.summary import compare_with_joint
     from stillroom.recipe import load_recipe
-    from stillroom.run.records import fresh_folder
+    from stillroom.run.records import output_folder
     from stillroom.schema.base import read_json
     from stillroom.schema.continual import INCREMENTAL_FILE, FinishedRecord
 
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")
     resolved = load_recipe(recipe, [*(preset_overrides(preset.value) if preset else []), *(overrides or [])])
-    folder = out if out is not None else fresh_folder(Path("runs"), f"{resolved.student.name}-incremental")
-    finished = run_tasks(resolved, folder, resume=resume, observer=ProgressBar())
+    with output_folder(out, f"{resolved.student.name}-incremental") as folder, resumable(out, folder):
+        finished = run_tasks(resolved, folder, resume=resume or continues(folder), observer=ProgressBar())
     comparison = compare_with_joint(folder, joint) if joint is not None else None
     record = read_json(FinishedRecord, folder / INCREMENTAL_FILE)
     if as_json:

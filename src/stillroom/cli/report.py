@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from stillroom.cli.app import UNDERSTAND, AsJson, RunArgument, app, print_json
-from stillroom.errors import BadInput
 
 
 @app.command(rich_help_panel=UNDERSTAND)
@@ -30,11 +29,9 @@ def report(
     """
     from stillroom.report.run.page import write_report
     from stillroom.report.study.page import write_run_pages, write_study_report
-    from stillroom.schema.study import STUDY, is_study
+    from stillroom.schema.study import STUDY
 
-    if len(runs) == 1 and (runs[0] / STUDY).is_file() and not is_study(runs[0]):
-        raise BadInput("study", str(runs[0]), "a study with results; the same `stillroom compare` continues it")
-    if len(runs) == 1 and is_study(runs[0]):
+    if len(runs) == 1 and any((runs[0] / name).is_file() for name in (STUDY, "progress.json")):
         write_run_pages(runs[0])
         page = write_study_report(runs[0], out)
     else:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, RunArgument, app, print_json
+from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, RunArgument, app, print_json, resumable
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def distill(
     """Distil a teacher into a student, as a recipe says.
 
     Leaves a run folder: the student's weights, all metrics, the resolved recipe. If the run is stopped, or killed, the
-    same command with `--resume` continues and ends with the same bytes as a run that was never stopped.
+    same command goes on with it, and ends with the same bytes as a run that was never stopped.
 
     Example: `stillroom distill recipes/cifar10-resnet56-resnet8.yaml data.train_limit=10000 --out runs/first`
     """
@@ -66,14 +66,15 @@ def _run(
     recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
 ) -> None:
     from stillroom.cli.terminal import ProgressBar, summary_table
-    from stillroom.run.records import fresh_folder
+    from stillroom.run.records import output_folder
     from stillroom.run.run import execute
     from stillroom.train.device import is_main_process
 
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")
-    folder = out if out is not None else fresh_folder(Path("runs"), stem)
-    finished = execute(recipe, folder, resume=resume, observer=ProgressBar(), labels_alone=labels_alone)
+    with output_folder(out, stem) as folder, resumable(out, folder):
+        resume = resume or continues(folder)
+        finished = execute(recipe, folder, resume=resume, observer=ProgressBar(), labels_alone=labels_alone)
     if not is_main_process():
         return
     if as_json:
@@ -83,6 +84,19 @@ def _run(
     stdout.print(summary_table(finished.summary))
     shown = escape(str(folder))
     stdout.print(f"run: {shown}   look at it: stillroom report {shown}", soft_wrap=True)
+
+
+def continues(folder: Path) -> bool:
+    """Whether a folder holds an unfinished run, which the same command then goes on with; says so in a line."""
+    from stillroom.cli.terminal import stderr
+    from stillroom.run.records import is_unfinished
+    from stillroom.train.device import is_main_process
+
+    # Only the first of several processes looks: the others come while it may be writing.
+    if not is_main_process() or not is_unfinished(folder):
+        return False
+    stderr.print(f"going on with the unfinished run in {escape(str(folder))}", soft_wrap=True)
+    return True
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -95,7 +109,16 @@ def evaluate(
         ),
     ],
     weights: Annotated[
-        str | None, typer.Option("--weights", help="Weights file: .safetensors, .pt, .pth or .th.")
+        str | None,
+        typer.Option(
+            "--weights", help="Weights: .safetensors, .pt, .pth, .th, or a folder of shards with their index."
+        ),
+    ] = None,
+    weights_key: Annotated[
+        str | None, typer.Option("--weights-key", help="Entry of the weights file to load, such as state_dict_ema.")
+    ] = None,
+    weights_prefix: Annotated[
+        str | None, typer.Option("--weights-prefix", help="Load only tensors whose names begin so, such as student.")
     ] = None,
     split: Annotated[str, typer.Option("--split", help="Split to evaluate on.")] = "test",
     option: Annotated[
@@ -105,6 +128,10 @@ def evaluate(
     preprocess: Annotated[
         str | None,
         typer.Option("--preprocess", help="imagenet, half, unit, none, or MEAN/STD such as .49,.48,.45/.25,.24,.26."),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option("--image-size", min=1, help="Side in pixels that image files are brought to, where they differ."),
     ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
@@ -124,15 +151,20 @@ def evaluate(
         raise BadInput.unknown("--device", device, ("auto", "cpu", "cuda"))
     if not model:
         raise BadInput("--model", model, "a model's name")
+    for name, about in (("--weights-key", weights_key), ("--weights-prefix", weights_prefix)):
+        if about is not None and weights is None:
+            raise BadInput(name, about, "--weights beside it")
     config = ModelConfig(
         name=model,
         weights=weights,
+        weights_key=weights_key,
+        weights_prefix=weights_prefix,
         options=_options(option or []),
         preprocess=parse_preprocess(preprocess) if preprocess is not None else None,
     )
     if weights is None and not brings_weights(model):
         raise BadInput("--weights", None, "a weights file; there is nothing to measure in random weights")
-    images = load_split(parse_data_argument(data), split)
+    images = load_split(parse_data_argument(data, image_size), split)
     observer = ProgressBar()
     try:
         result = evaluate_model(config, images, device=device, observer=observer)

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import START, AsJson, app, print_json
+from stillroom.cli.app import START, AsJson, app, print_json, resumable
 from stillroom.errors import BadInput
 
 
@@ -29,10 +29,10 @@ def demo(
     """
     from stillroom.cli.terminal import ProgressBar, stderr
     from stillroom.demo import run_demo
-    from stillroom.run.records import fresh_folder
+    from stillroom.run.records import output_folder
 
-    folder = out if out is not None else fresh_folder(Path("runs"), "demo")
-    results = run_demo(folder, ProgressBar(), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
+    with output_folder(out, "demo") as folder, resumable(out, folder):
+        results = run_demo(folder, ProgressBar(), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
     if as_json:
         print_json(results)
         return

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import COMPARE, AsJson, Overrides, app, print_json
+from stillroom.cli.app import COMPARE, AsJson, Overrides, app, print_json, resumable
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def compare(
     if address is not None and engine is not EngineName.RAY:
         raise BadInput("--address", address, "--engine ray with it")
     resolved = load_study(study, overrides or [])
-    found = run_study(resolved, out, engine_maker(engine.value, workers, address), LiveStudy(stderr))
+    with resumable():
+        found = run_study(resolved, out, engine_maker(engine.value, workers, address), LiveStudy(stderr))
     write_run_pages(out)
     page = write_study_report(out)
     if as_json:
@@ -175,7 +176,8 @@ def dissect(
     resolved = load_recipe(recipe, overrides or [])
     classes = load(resolved.data).train.num_classes
     study = dissecting(resolved, classes=classes, seeds=_parse_seeds(seeds), trials=trials)
-    found = run_study(study, out, engine_maker(engine.value, workers, None), LiveStudy(stderr))
+    with resumable():
+        found = run_study(study, out, engine_maker(engine.value, workers, None), LiveStudy(stderr))
     dissection = write_dissection(StudyFolder(out), found.results)
     write_run_pages(out)
     page = write_study_report(out)

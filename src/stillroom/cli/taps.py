@@ -30,7 +30,9 @@ def taps(
             "--data", help="Data set, which sets the other options: a folder, `digits`, `synthetic` or `shapes`."
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Side of the images in pixels; default 32.")] = None,
+    size: Annotated[
+        int | None, typer.Option("--image-size", min=1, help="Side of the images in pixels; default 32.")
+    ] = None,
     classes: Annotated[int | None, typer.Option("--classes", min=1, help="Number of classes; default 10.")] = None,
     channels: Annotated[int | None, typer.Option("--channels", min=1, help="Image channels; default 3.")] = None,
     as_json: AsJson = False,
@@ -75,10 +77,13 @@ def _sizes(data: str | None, size: int | None, classes: int | None, channels: in
         return {"size": size or 32, "classes": classes or 10, "channels": channels or 3}
     from stillroom.data.sources import load_split, parse_data_argument
 
-    images = load_split(parse_data_argument(data), "test")
+    config = parse_data_argument(data)
+    if config.source == "folders":
+        config = config.model_copy(update={"image_size": size})
+    images = load_split(config, "test")
     side = size or images.image_size
     if side is None:
-        raise BadInput("--size", None, f"a side in pixels, as the images of {data} have no one size")
+        raise BadInput("--image-size", None, f"a side in pixels, as the images of {data} have no one size")
     return {"size": side, "classes": classes or images.num_classes, "channels": channels or images.channels}
 
 

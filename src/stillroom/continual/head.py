@@ -40,7 +40,7 @@ def student_for_task(
         with seed_rng(seed, "student-init"):
             return build_for_classes(config, data, classes)
     with seed_rng(seed, "student-init", task):
-        model = build_for_classes(config.model_copy(update={"weights": None}), data, classes)
+        model = build_for_classes(config.without_weights(), data, classes)
     model.load_state_dict(grow_head(before, model.state_dict(), field=config.name))
     return model
 

@@ -64,7 +64,7 @@ class TaskSequence:
     @property
     def student(self) -> ModelConfig:
         """The student without initial weights, which are for the first task only."""
-        return self.recipe.student.model_copy(update={"weights": None})
+        return self.recipe.student.without_weights()
 
     def empty_student(self, task: int) -> nn.Module:
         """A model to load the student of a task into."""

@@ -30,24 +30,21 @@ def view_of(epoch: int, config: AugmentationConfig) -> int:
 def check_augmentable(images: ImageSet, config: AugmentationConfig) -> None:
     """Refuse an augmentation that these images cannot have.
 
-    >>> floats = ImageSet(torch.randn(2, 3, 8, 8), torch.tensor([0, 1]), ("a", "b"), "mine")
-    >>> check_augmentable(floats, AugmentationConfig(flip=True))
+    >>> rows = ImageSet(torch.randn(2, 3), torch.tensor([0, 1]), ("a", "b"), "mine")
+    >>> check_augmentable(rows, AugmentationConfig(flip=True))
     Traceback (most recent call last):
     ...
-    stillroom.errors.BadInput: data.augmentation: got 'flip'; expected nothing to augment, as 'mine' holds floats: give
-    uint8 or ToTensor images, or set pad_crop 0, flip false, cutout 0
+    stillroom.errors.BadInput: data.augmentation: got 'flip'; expected pad_crop 0, flip false and cutout 0: a sample of
+    'mine' is [3], not an image [C, H, W]
     """
     wanted = [name for name in ("pad_crop", "flip", "cutout") if getattr(config, name)]
     if not wanted:
         return
-    if not images.is_pixels:
-        raise BadInput(
-            "data.augmentation",
-            ", ".join(wanted),
-            f"nothing to augment, as {images.name!r} holds floats: give uint8 or ToTensor images, "
-            "or set pad_crop 0, flip false, cutout 0",
-        )
-    side = min(images.images.shape[2:])
+    shape = list(images.images.shape[1:])
+    if len(shape) != 3 or shape[2] == 1:
+        got = f"a sample of {images.name!r} is {shape}, not an image [C, H, W]"
+        raise BadInput("data.augmentation", ", ".join(wanted), f"pad_crop 0, flip false and cutout 0: {got}")
+    side = min(shape[1:])
     for name in ("pad_crop", "cutout"):
         if getattr(config, name) >= side:
             raise BadInput(
@@ -61,10 +58,11 @@ def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: Augme
     With p = ``pad_crop``, the image is padded by p zeros on each side and cropped back at (y, x), each uniform in
     0 … 2p; with ``flip`` it is mirrored left to right with probability 1/2, or with ``flip: alternate`` in every second
     view, half of the images in the odd ones (arXiv 2404.00498); with c = ``cutout``, rows y−⌊c/2⌋ … y−⌊c/2⌋+c−1 and the
-    like columns around a uniform pixel (y, x) are set to 0. In this order.
+    like columns around a uniform pixel (y, x) are set to 0. In this order. Floats keep their type and values: 0 is then
+    whatever 0 means in them.
 
     Args:
-        images: the whole set, uint8 [N, C, H, W], on any device; of any type where nothing is asked for.
+        images: the whole set, uint8 or floats [N, C, H, W], on any device; any tensor where nothing is asked for.
         index: the samples of the batch, int64 [B], on the CPU.
 
     Returns:
@@ -83,7 +81,7 @@ def augment_batch(batch: Tensor, samples: npt.NDArray[np.int64], config: Augment
     ``augment(images, index, …)``.
 
     Args:
-        batch: uint8 [B, C, H, W], on any device; of any type where nothing is asked for.
+        batch: uint8 or floats [B, C, H, W], on any device; any tensor where nothing is asked for.
         samples: which sample each one is, int64 [B], on the CPU.
 
     Returns:
@@ -118,8 +116,9 @@ def _augment(
     """The images at ``rows``, augmented as the given samples."""
     if not config.changes or not len(rows):
         return images.index_select(0, _move(rows, images.device))
-    if images.dtype != torch.uint8 or images.ndim != 4:
-        raise BadInput("data.augmentation", f"{images.dtype} {list(images.shape)}", "uint8 images [N, C, H, W]")
+    if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        got = f"{images.dtype} {list(images.shape)}"
+        raise BadInput("data.augmentation", got, "uint8 or float images [N, C, H, W]")
 
     def draw(what: int) -> npt.NDArray[np.float64]:
         return counter_uniform(config.seed, view, samples, what)
@@ -142,7 +141,7 @@ def _augment(
         in_columns = _covered((draw(_CUTOUT_X) * width).astype(np.int64), width, config.cutout)
         # Products of bytes; the same with booleans takes twice as long.
         hole = _move(in_rows, batch.device)[:, None, :, None] * _move(in_columns, batch.device)[:, None, None, :]
-        batch.mul_(1 - hole)
+        batch = batch.mul_(1 - hole) if batch.dtype == torch.uint8 else batch.masked_fill_(hole.bool(), 0)
     return batch.contiguous()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -125,6 +125,13 @@ class ShapesConfig(Config):
 
 class DataConfig(Config):
     """Where the images come from and how they are handed out."""
+
+    synonyms: ClassVar[dict[str, str]] = {
+        "val_split": "holdout",
+        "validation_split": "holdout",
+        "num_workers": "workers",
+        "transforms": "augmentation",
+    }
 
     source: SourceName = Field(
         "auto",

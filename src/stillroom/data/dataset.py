@@ -17,19 +17,18 @@ from stillroom.data.images import MAX_CLASSES, ImageSet, number_classes
 from stillroom.data.reading import ArrayStack
 from stillroom.errors import BadInput
 
-_COLOURS = (1, 3)
-# ToTensor's k/255 multiplied back by 255 is off by up to 3·10⁻⁵ in float32.
-_STEP_TOLERANCE = 1e-4
-_CHUNK = 1024
+_CHANNELS = (1, 3, 4)
+# Pillow modes of four bytes a pixel that a dataset's pictures may all have.
+_FOUR_BYTES = ("RGBA", "CMYK")
 _READ_TWICE = 8
 
 
 def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") -> ImageSet:
     """Read a dataset once into memory.
 
-    Images may be Pillow images, uint8 tensors [C, H, W] or [H, W], uint8 numpy arrays [H, W, C] or [H, W], or float
-    tensors. Floats that are all k/255, as ToTensor makes them, become the uint8 pixels k they were made from; other
-    floats are kept as float32, and cannot be augmented.
+    Images may be Pillow images, uint8 tensors [C, H, W] or [H, W], uint8 numpy arrays [H, W, C] or [H, W], or floats
+    of any type and shape (tensors or arrays). Floats are kept as they are: values, type and shape. Pillow images give
+    their bytes: one channel of a grey one, four of RGBA or CMYK where all are of that mode, else RGB.
 
     Args:
         dataset: map-style or iterable, of pairs (image, class number). Its ``classes`` name the classes where there
@@ -52,24 +51,37 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") ->
     return ImageSet(images, labels, own if own is not None and len(own) >= len(names) else names, name)
 
 
+def from_images(images: Any, *, field: str = "images") -> Tensor:
+    """Images without labels as :func:`from_dataset` reads them: a tensor of them all, or one after another.
+
+    >>> from_images([Image.new("L", (4, 2)), Image.new("L", (4, 2))]).shape
+    torch.Size([2, 1, 2, 4])
+    """
+    if isinstance(images, Tensor):
+        return images.detach().cpu()
+    return _from_items([(image, 0) for image in images], field)[0]
+
+
 def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor]:
     size, items = _items(dataset, field)
     stack = ArrayStack(size, field, type(dataset).__name__)
     labels: list[int] = []
+    mode: str | None = None
     for position, item in enumerate(items):
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise BadInput(field, type(item).__name__, f"items that are pairs (image, label) (item {position})")
         image, label = item
-        array = _array(image, field, position)
+        if position == 0 and isinstance(image, Image.Image) and image.mode in _FOUR_BYTES:
+            mode = image.mode
+        array = _array(image, field, position, mode)
         stack.add(array, mix_grey=isinstance(image, Image.Image))
         # Reading once a dataset that changes its images at random would freeze them without a word.
         check_again = size is not None and position < _READ_TWICE
-        if check_again and not np.array_equal(array, _array(dataset[position][0], field, position)):
+        if check_again and not _same(array, _array(dataset[position][0], field, position, mode)):
             expected = "the same image each time it is asked; random transforms would be frozen: set augmentation"
             raise BadInput(field, type(dataset).__name__, expected)
         labels.append(_label(label, field, position))
-    images = torch.from_numpy(stack.finish())
-    return _pixels_of_floats(images), torch.tensor(labels, dtype=torch.int64)
+    return _with_bfloat16(stack.finish()), torch.tensor(labels, dtype=torch.int64)
 
 
 def _items(dataset: Any, field: str) -> tuple[int | None, Iterator[Any]]:
@@ -86,20 +98,41 @@ def _items(dataset: Any, field: str) -> tuple[int | None, Iterator[Any]]:
     raise BadInput(field, type(dataset).__name__, "a dataset of pairs (image, label)")
 
 
-def _array(image: Any, field: str, position: int) -> npt.NDArray[Any]:
-    """One image as uint8 [C, H, W] or float32 of its own shape."""
+# numpy has no bfloat16: its two bytes travel as a type of their own.
+_BFLOAT16 = np.dtype([("bfloat16", np.int16)])
+
+
+def _with_bfloat16(array: npt.NDArray[Any]) -> Tensor:
+    if array.dtype == _BFLOAT16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def _same(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    """Whether two readings of an item are equal; NaN equals NaN, and is reported as such later."""
+    return one.shape == other.shape and one.dtype == other.dtype and one.tobytes() == other.tobytes()
+
+
+def _array(image: Any, field: str, position: int, mode: str | None = None) -> npt.NDArray[Any]:
+    """One image as uint8 [C, H, W], or floats as they are; pictures of ``mode`` keep its four channels."""
     if isinstance(image, Image.Image):
         try:
+            if mode is not None and image.mode == mode:
+                return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)
             return pixels(image)
         except (OSError, ValueError) as error:
             raise BadInput(field, f"item {position}", f"a picture that can be decoded ({error})") from None
     if isinstance(image, Tensor):
         plain = image.detach().as_subclass(Tensor).cpu()
+        if plain.dtype == torch.bfloat16:
+            return np.atleast_1d(plain.contiguous().view(torch.int16).numpy()).view(_BFLOAT16)
         if plain.is_floating_point():
-            return np.atleast_1d(plain.float().numpy())
+            return np.atleast_1d(plain.numpy())
         array = plain.numpy() if plain.dtype == torch.uint8 else None
         given = f"{plain.dtype} {list(plain.shape)}"
         channels_last = False
+    elif isinstance(image, np.ndarray) and image.dtype in (np.float16, np.float32, np.float64):
+        return np.atleast_1d(image)
     else:
         array = image if isinstance(image, np.ndarray) and image.dtype == np.uint8 else None
         given = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
@@ -108,13 +141,12 @@ def _array(image: Any, field: str, position: int) -> npt.NDArray[Any]:
         raise BadInput(
             field,
             given,
-            "an image: a Pillow image, a uint8 tensor [C, H, W] or array [H, W, C], or a float tensor "
-            f"(item {position})",
+            f"an image: a Pillow image, a uint8 tensor [C, H, W] or array [H, W, C], or floats (item {position})",
         )
     if array.ndim == 2:
         return array[None]
     # Both orders are common, and a wrong one would train on without a word.
-    first, last = array.shape[0] in _COLOURS, array.shape[-1] in _COLOURS
+    first, last = array.shape[0] in _CHANNELS, array.shape[-1] in _CHANNELS
     if (channels_last and first and not last) or (not channels_last and last and not first):
         order = "[H, W, C], as it is a numpy array" if channels_last else "[C, H, W], as it is a tensor"
         raise BadInput(field, given, f"{order} (item {position})")
@@ -147,22 +179,7 @@ def _from_tensors(tensors: tuple[Tensor, ...], field: str) -> tuple[Tensor, Tens
         position = int(outside.nonzero()[0, 0])
         raise BadInput(field, int(labels[position]), f"class numbers from 0 (item {position})")
     first = _array(images[0], field, 0)  # the checks of one image hold for all
-    images = images.float() if images.is_floating_point() else images
-    return _pixels_of_floats(images.reshape(len(images), *first.shape)), labels.long()
-
-
-def _pixels_of_floats(images: Tensor) -> Tensor:
-    """The uint8 pixels k of floats that are all k/255; anything else as it is."""
-    if images.dtype == torch.uint8 or images.ndim not in (3, 4):
-        return images
-    made = torch.empty(images.shape, dtype=torch.uint8)
-    for start in range(0, len(images), _CHUNK):
-        scaled = images[start : start + _CHUNK] * 255
-        whole = scaled.round()
-        if not bool(((scaled - whole).abs() <= _STEP_TOLERANCE).all() and (whole >= 0).all() and (whole <= 255).all()):
-            return images
-        made[start : start + _CHUNK] = whole
-    return made if made.ndim == 4 else made[:, None]
+    return images.reshape(len(images), *first.shape), labels.long()
 
 
 def _class_names(dataset: Any) -> tuple[str, ...] | None:

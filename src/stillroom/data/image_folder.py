@@ -291,7 +291,7 @@ def _read_headers(root: Path, names: list[str], image_size: int | None, workers:
                     root,
                     "images of one size (height × width), but "
                     f"{names[0]} is {first[0]}×{first[1]} and {names[row]} is {height}×{width}; "
-                    "set data.image_size to bring all to one",
+                    "set data.image_size (`--image-size`) to bring all to one",
                 )
             row += 1
     assert first is not None  # a tree without files is refused

@@ -131,7 +131,7 @@ class Subset(LazyImages):
     def content_hash(self) -> bytes:
         total = hashlib.sha256()
         for start in range(0, len(self), _HASH_CHUNK):
-            total.update(self[start : start + _HASH_CHUNK].cpu().contiguous().numpy().data.cast("B"))
+            total.update(_bytes(self[start : start + _HASH_CHUNK]))
         return total.digest()
 
 
@@ -140,7 +140,7 @@ class ImageSet:
     """One split: every image and its class.
 
     Attributes:
-        images: uint8 [N, C, H, W], 0 … 255; or float32 [N, …] from a Python dataset of floats; or
+        images: uint8 [N, C, H, W], 0 … 255; or floats [N, …] of any type, from a Python dataset; or
             :class:`LazyImages`, read on demand, which give uint8 [n, C, H, W] for a slice or an index: write
             ``images[a:b].to(device)``, not ``images.to(device)``.
         labels: int64 [N], class numbers from 0.
@@ -173,8 +173,8 @@ class ImageSet:
         if images.dtype == torch.uint8:
             if images.ndim != 4 or 0 in shape[1:]:
                 raise BadInput("data.images", shape, "uint8 images [N, C, H, W]")
-        elif images.dtype != torch.float32 or images.ndim < 2 or 0 in shape[1:]:
-            raise BadInput("data.images", f"{images.dtype} {shape}", "uint8 [N, C, H, W] or float32 [N, ...]")
+        elif not images.dtype.is_floating_point or images.ndim < 2 or 0 in shape[1:]:
+            raise BadInput("data.images", f"{images.dtype} {shape}", "uint8 [N, C, H, W] or floats [N, ...]")
         if labels.dtype != torch.int64 or labels.ndim != 1:
             raise BadInput("data.labels", f"{labels.dtype} {list(labels.shape)}", "int64 [N]")
         if len(images) != len(labels):
@@ -216,7 +216,7 @@ class ImageSet:
 
     @property
     def is_pixels(self) -> bool:
-        """Whether the images are uint8 pixels, which augmentation and each model's own preprocess work on."""
+        """Whether the images are uint8 pixels, which each model's own preprocess works on; else they are floats."""
         return self.images.dtype == torch.uint8
 
     @property
@@ -433,4 +433,9 @@ def _numbers(count: int) -> tuple[str, ...]:
 
 
 def _hash(tensor: Tensor) -> bytes:
-    return hashlib.sha256(tensor.cpu().contiguous().numpy().data.cast("B")).digest()
+    return hashlib.sha256(_bytes(tensor)).digest()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    # As bytes: numpy has no bfloat16.
+    return tensor.cpu().contiguous().view(torch.uint8).numpy().data.cast("B")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from stillroom.data.config import DataConfig, ShapesConfig, SourceName, SyntheticConfig
@@ -120,11 +124,12 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")
 
 
-def parse_data_argument(data: str) -> DataConfig:
+def parse_data_argument(data: str, image_size: int | None = None) -> DataConfig:
     """The options of ``--data``: the name of built-in data, or a folder of a known layout.
 
     Args:
         data: what the user wrote; a folder with such a name is written ``./digits``.
+        image_size: side in pixels that image files are brought to.
 
     >>> parse_data_argument("digits").source
     'digits'
@@ -136,12 +141,18 @@ def parse_data_argument(data: str) -> DataConfig:
     """
     for name in BUILTIN_NAMES:
         if data == name:
-            return DataConfig(source=name)
+            return _with_size(DataConfig(source=name), image_size)
     folder = find_input(data)
     if not data or not folder.exists():
         expected = "a folder that exists, here or under $STILLROOM_DATA, or a known name"
         raise BadInput("--data", data, f"{expected} ({nearest(data, BUILTIN_NAMES)})")
-    return DataConfig(source=detect_layout(folder, "--data"), path=data)
+    return _with_size(DataConfig(source=detect_layout(folder, "--data"), path=data), image_size)
+
+
+def _with_size(config: DataConfig, image_size: int | None) -> DataConfig:
+    if image_size is not None and config.source != "folders":
+        raise BadInput("--image-size", image_size, f"none: {config.source} is no folder of image files")
+    return config.model_copy(update={"image_size": image_size})
 
 
 def _read(config: DataConfig, split: str, field: str, limit: int | None = None) -> ImageSet:
@@ -208,15 +219,31 @@ def read_digits(split: str, field: str = "split") -> ImageSet:
     """
     if split not in _DIGITS_SPLITS:
         raise split_error(field, split, _DIGITS_SPLITS)
-    from sklearn.datasets import load_digits  # about a second to import
-
-    bunch = load_digits()
-    images = np.round(bunch.images * 255 / 16).astype(np.uint8)[:, None]
-    labels = bunch.target.astype(np.int64)
+    images, labels = _digits()
     in_test = stratified_mask(labels, _DIGITS_TEST_SIZE, "subset")
     rows = torch.from_numpy(in_test if split == "test" else ~in_test)
     targets = torch.from_numpy(labels)
     return ImageSet(torch.from_numpy(images)[rows], targets[rows], number_classes(targets), "digits")
+
+
+@cache
+def _digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """All digits: pixels [N, 1, 8, 8] and labels [N], read from scikit-learn's file.
+
+    Importing scikit-learn takes longer than many a run on these images.
+    """
+    package = find_spec("sklearn")
+    file = Path(package.origin or "").parent / "datasets" / "data" / "digits.csv.gz" if package else None
+    if file is not None and file.exists():
+        text = gzip.decompress(file.read_bytes()).decode("ascii").replace("\n", ",")
+        values = np.fromstring(text, sep=",").reshape(-1, 65)
+        pixels, labels = values[:, :-1], values[:, -1]
+    else:
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+    images = np.round(pixels.reshape(-1, 1, 8, 8) * 255 / 16).astype(np.uint8)
+    return images, labels.astype(np.int64)
 
 
 def read_superclasses(folder: Path, class_names: tuple[str, ...]) -> tuple[str, ...] | None:

@@ -60,7 +60,7 @@ def explain(
     *,
     tap: str | None = None,
     images: int = 50,
-    grid: int = 16,
+    grid: int | None = None,
     weight: float | None = None,
     mask: str = "auto",
     passes: int | None = None,
@@ -78,7 +78,7 @@ def explain(
         baselines: the same students trained on labels, one for each of ``runs``; none for no comparison.
         tap: where features are read; default: the last stage.
         images: how many of the test split, evenly spread.
-        grid: g; at most the images' side.
+        grid: g; default: 16, or the images' smaller side in pixels where that is less.
         weight: λ; left out: 6 for ResNets and 7 for others, as published.
         mask: see :func:`~stillroom.explain.runs.load_images`.
         passes: maximum network passes an image and checkpoint.
@@ -108,12 +108,22 @@ def explain(
                     raise BadInput("--baseline", f"{baseline.path} of seed {baseline.recipe.seed}", expected)
             usual = 6.0 if "resnet" in loaded[0].recipe.student.name else 7.0
             weight = usual if weight is None else float(weight)
-            search = EntropySearch(grid=grid, weight=weight, stop=STOP, seed=seed, passes=passes)
+            cells = fitting_grid(loaded[0].summary.data.shape) if grid is None else grid
+            search = EntropySearch(grid=cells, weight=weight, stop=STOP, seed=seed, passes=passes)
             with threads(loaded[0].recipe.training.threads):
-                sample, data = load_images(loaded[0], count=images, grid=grid, mask=mask)
+                sample, data = load_images(loaded[0], count=images, grid=cells, mask=mask)
                 return _explain(loaded, len(runs), sample, data, search, tap, library, observer)
     finally:
         observer.run_ended()
+
+
+def fitting_grid(shape: Sequence[int]) -> int:
+    """The default grid of images [C, H, W]: 16 cells along a side, or one a pixel where images are smaller.
+
+    >>> fitting_grid((3, 224, 224)), fitting_grid((1, 8, 8))
+    (16, 8)
+    """
+    return min((16, *shape[1:]))
 
 
 def _explain(

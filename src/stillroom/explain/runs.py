@@ -113,8 +113,7 @@ def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
         kept = saved_checkpoints(run, summary.epochs)
         if len(kept) < 2:
             raise BadInput("run", str(run), f"a run that kept checkpoints: {_KEEP}")
-        shape = (_EXAMPLES, *facts.shape)
-        zeros = torch.zeros(shape, dtype=torch.uint8 if facts.is_pixels else torch.float32)
+        zeros = facts.zeros(_EXAMPLES)
         data = ImageSet(
             zeros, torch.zeros(len(zeros), dtype=torch.int64), tuple(map(str, range(facts.num_classes))), ""
         )
@@ -180,7 +179,10 @@ def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple
     if rule == "centre" or masks is None:
         cells = centre_box(len(images), grid)
     else:
-        cells = on_grid(check_masks(masks, images), grid)
+        try:
+            cells = on_grid(check_masks(masks, images), grid)
+        except BadInput as error:
+            raise BadInput("--mask", rule, f"{error.expected}; got {error.value}") from None
         full = torch.nonzero(cells.flatten(1).all(1))[:, 0]
         if len(full):
             raise BadInput("--mask", rule, f"some background in each image; all cells of {int(full[0])} are none")

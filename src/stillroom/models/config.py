@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, Tag, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
 from stillroom.config import Config, by_shape
 
@@ -52,8 +52,23 @@ class ModelConfig(Config):
     )
     weights: str | None = Field(
         None,
-        description="File of weights (.safetensors, .pt, .pth, .th); a relative one is looked for "
-        "in the working folder, then under $STILLROOM_DATA. None starts from random weights.",
+        description="File of weights (.safetensors, .pt, .pth, .th), or a folder of shards with their index; a "
+        "relative path is looked for in the working folder, then under $STILLROOM_DATA. None starts from random "
+        "weights.",
+    )
+    weights_key: str | None = Field(
+        None,
+        description="Entry of the file of weights to load, such as state_dict_ema; left out: the only one that fits, "
+        "or the moving average beside it.",
+    )
+    weights_prefix: str | None = Field(
+        None,
+        description="Load only tensors whose names begin with this, such as student or teacher of a file with both.",
+    )
+    head: Literal["new"] | None = Field(
+        None,
+        description="new: the last layer keeps its random weights and `weights` gives all the others, to fine-tune a "
+        "pretrained model for other classes.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of the model, such as width or depth."
@@ -61,9 +76,29 @@ class ModelConfig(Config):
     preprocess: Preprocess | None = Field(
         None,
         description="imagenet, half (.5/.5), unit (x/255), none (pixels as given), or mean and std by numbers; "
-        "left out: imagenet for 3 channels, half for others, none for data that is not uint8.",
+        "left out: none for data that is not uint8; else timm's own mean and std for its models, imagenet for other "
+        "models of 3 channels, half for the rest.",
     )
 
+    @model_validator(mode="after")
+    def _about_weights(self) -> Self:
+        for name in _ABOUT_WEIGHTS:
+            if self.weights is None and getattr(self, name) is not None:
+                raise ValueError(f"weights beside {name}, which is about them")
+        return self
+
+    def without_weights(self) -> Self:
+        """The same model with random weights."""
+        return self.model_copy(update={"weights": None, **dict.fromkeys(_ABOUT_WEIGHTS)})
+
+    @model_serializer(mode="wrap")
+    def _only_where_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes without them stay what they were, to their bytes and their hash.
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if value is not None or key not in _ABOUT_WEIGHTS}
+
+
+_ABOUT_WEIGHTS = ("weights_key", "weights_prefix", "head")
 
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 WIDE_RESNET_DEPTHS = (8, 32)

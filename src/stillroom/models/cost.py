@@ -45,7 +45,7 @@ def latency(model: nn.Module, example: Tensor, batch: int, *, repeats: int = 20)
     True
     """
     images = example[:1].repeat(batch, *[1] * (example.dim() - 1))
-    if images.dim() == 4:
+    if images.dim() == 4 and example.is_contiguous(memory_format=torch.channels_last):
         images = images.contiguous(memory_format=torch.channels_last)
     seconds = []
     # Not inference_mode: what a model keeps for later would be spoilt for its training.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -22,6 +22,24 @@ def device_of(model: nn.Module) -> torch.device:
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def to_channels_last(model: nn.Module, inputs: Tensor) -> nn.Module:
+    """Lay a model's weights out for speed, where it still takes its input then: ``view`` may refuse the layout.
+
+    Args:
+        model: changed in place.
+        inputs: a few of its inputs; of images [B, C, H, W] alone is there another layout.
+    """
+    if inputs.dim() != 4:
+        return model
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with torch.no_grad(), eval_mode(model):
+            model(inputs)
+    except Exception:  # in whatever words a model refuses a layout
+        model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return model
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -30,16 +30,24 @@ class PreparedModel:
     Attributes:
         preprocess_config: resolved; None gives the model the images as they are.
         is_pixels: whether the data's images are uint8.
+        channels_last: whether the model takes its input in channels-last memory.
     """
 
     model: nn.Module
     preprocess_config: PreprocessConfig | None
     is_pixels: bool
     name: str
+    channels_last: bool = True
 
     def preprocess(self) -> Preprocess:
         """A fresh module of its preprocess, on the CPU."""
-        return Preprocess(self.preprocess_config, is_pixels=self.is_pixels)
+        return Preprocess(self.preprocess_config, is_pixels=self.is_pixels, channels_last=self.channels_last)
+
+    def try_on(self, images: Tensor) -> Tensor:
+        """The model's answer to a few raw images, in eval mode; any exception is the model's own."""
+        with torch.no_grad(), eval_mode(self.model):
+            logits: Tensor = self.model(self.preprocess()(images).to(device_of(self.model)))
+        return logits
 
 
 def prepare_model(
@@ -50,16 +58,15 @@ def prepare_model(
     Args:
         classes: how many logits it gives; left out: one for each class of the data.
     """
-    resolved = resolve_preprocess(config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field=field)
-    prepared = PreparedModel(model, resolved, data.is_pixels, config.name)
+    prepared = with_layout(model, config, data, field)
+    resolved = prepared.preprocess_config
     classes = data.num_classes if classes is None else classes
-    preprocess = prepared.preprocess()
     try:
-        with torch.no_grad(), eval_mode(model):
-            logits = model(preprocess(data.images[:2]).to(device_of(model)))
+        logits = prepared.try_on(data.images[:2])
     except Exception as error:
-        shape = "×".join(map(str, data.images.shape[1:]))
-        expected = f"a model that takes images of {shape}; it raised {format_error(error)}"
+        shape, dtype = "×".join(map(str, data.images.shape[1:])), str(data.images.dtype).removeprefix("torch.")
+        kind = f"images of {shape}" + ("" if dtype in ("uint8", "float32") else f", {dtype}")
+        expected = f"a model that takes {kind}; it raised {format_error(error)}"
         raise BadInput(field, config.name, expected) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -70,6 +77,27 @@ def prepare_model(
         wanted = f"{classes} logits, one a class of {data.name}, not {logits.shape[1]}"
         raise BadInput(field, config.name, f"{wanted}; preprocess.class_order picks columns")
     return prepared
+
+
+def with_layout(model: nn.Module, config: ModelConfig, data: ImageSet, field: str) -> PreparedModel:
+    """Resolve a model's preprocess and the memory layout of its input.
+
+    A model that calls ``view`` on a feature map fails on channels-last memory alone; it gets plain memory.
+    """
+    resolved = resolve_preprocess(
+        config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field=field, model=model
+    )
+    prepared = PreparedModel(model, resolved, data.is_pixels, config.name)
+    plain = replace(prepared, channels_last=False)
+    return plain if data.images.ndim == 4 and not _answers(prepared, data) and _answers(plain, data) else prepared
+
+
+def _answers(prepared: PreparedModel, data: ImageSet) -> bool:
+    try:
+        prepared.try_on(data.images[:2])
+    except Exception:  # in whatever words a model refuses its input
+        return False
+    return True
 
 
 @torch.no_grad()

@@ -20,11 +20,17 @@ PREPROCESS_NAMES: tuple[str, ...] = get_args(PreprocessName)
 
 
 def resolve_preprocess(
-    setting: PreprocessName | PreprocessConfig | None, *, channels: int, is_pixels: bool, field: str = "model"
+    setting: PreprocessName | PreprocessConfig | None,
+    *,
+    channels: int,
+    is_pixels: bool,
+    field: str = "model",
+    model: nn.Module | None = None,
 ) -> PreprocessConfig | None:
     """Make a preprocess setting explicit for images of so many channels.
 
-    Left out, it is ``imagenet`` for 3 channels, ``half`` for others, and ``none`` for data that is not uint8.
+    Left out, it is ``none`` for data that is not uint8; for pixels what the model says of itself (timm's
+    ``pretrained_cfg``), else ``imagenet`` for 3 channels and ``half`` for others.
 
     Returns:
         The numbers; None for pixels as they are given.
@@ -38,6 +44,8 @@ def resolve_preprocess(
     if setting is None:
         if not is_pixels:
             return None
+        if (own := _own_preprocess(model, channels)) is not None:
+            return own
         setting = "imagenet" if channels == 3 else "half"
     if setting == "none":
         return None
@@ -56,6 +64,21 @@ def resolve_preprocess(
     if setting.channel_order == "bgr" and channels != 3:
         raise BadInput(f"{where}.channel_order", "bgr", f"rgb, as the images have {_count(channels)}")
     return setting
+
+
+def _own_preprocess(model: nn.Module | None, channels: int) -> PreprocessConfig | None:
+    """The mean and std that a model of timm carries, where they are for as many channels."""
+    own = getattr(model, "pretrained_cfg", None)
+    mean, std = (own.get(key) for key in ("mean", "std")) if isinstance(own, dict) else (None, None)
+    numbers = [each for each in (mean, std) if isinstance(each, tuple | list) and len(each) == channels]
+    return PreprocessConfig(mean=tuple(numbers[0]), std=tuple(numbers[1])) if len(numbers) == 2 else None
+
+
+def preprocess_choices(channels: int) -> str:
+    """The preprocesses to choose from for images of so many channels, for a message."""
+    names = ["'unit' (x/255)", "'half' (x/255, then −.5, ÷.5)"]
+    names += ["'imagenet' (x/255, then ImageNet's mean and std)"] if channels == 3 else []
+    return ", ".join([*names, "'none' (0 … 255)"]) + " or {'mean': …, 'std': …}"
 
 
 def parse_preprocess(text: str, *, field: str = "--preprocess") -> PreprocessName | PreprocessConfig:
@@ -86,16 +109,17 @@ def parse_preprocess(text: str, *, field: str = "--preprocess") -> PreprocessNam
 
 
 class Preprocess(nn.Module):
-    """Pixels [B, C, H, W] → one model's input, float32 [B, C, H, W] in channels-last memory.
+    """Images [B, C, H, W] → one model's input, [B, C, H, W].
 
     y = (resize(x/255) − mean)/std, channel by channel in the model's order, in float32 and in this order of
     operations: bit by bit what torchvision's ``ToTensor`` and ``Normalize`` give on the CPU. Without a config,
-    y = float(x).
+    y = float(x). Floats that are no pixels keep their type.
 
     Args:
         config: what :func:`resolve_preprocess` gave. With ``bgr``, the channels are reversed first, so ``mean`` and
             ``std`` are in the model's order, too.
         is_pixels: whether inputs count from 0 to 255, be they uint8 or float; if not, they are not divided by 255.
+        channels_last: whether y lies in channels-last memory, which convolutions are faster on; else as x does.
 
     >>> half = Preprocess(PreprocessConfig(mean=(0.5,), std=(0.5,)))
     >>> half(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
@@ -107,8 +131,9 @@ class Preprocess(nn.Module):
     std: Tensor
     order: Tensor | None
 
-    def __init__(self, config: PreprocessConfig | None, *, is_pixels: bool = True) -> None:
+    def __init__(self, config: PreprocessConfig | None, *, is_pixels: bool = True, channels_last: bool = True) -> None:
         super().__init__()
+        self.channels_last = channels_last
         self.config = config
         self.is_pixels = is_pixels
         mean, std = (config.mean, config.std) if config else ((0.0,), (1.0,))
@@ -122,19 +147,21 @@ class Preprocess(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         # Arranged while a pixel is still one byte.
-        x = images.contiguous(memory_format=torch.channels_last) if images.dim() == 4 else images
+        layout = torch.channels_last if self.channels_last and images.dim() == 4 else None
+        x = images.contiguous(memory_format=layout) if layout is not None else images
+        dtype = torch.float32 if self.is_pixels or not x.is_floating_point() else x.dtype
         if self.config is None:
             # Always a copy: a model whose first operation works in place must not change the data.
-            return x.to(torch.float32, copy=True)
+            return x.to(dtype, copy=True)
         if self.config.channel_order == "bgr":
             x = x.flip(-3)
-        x = x.to(torch.float32)
+        x = x.to(dtype)
         # What is changed in place below must not be the caller's own tensor.
         x = x.div(self.white) if self.is_pixels else x.clone()
         size = self.config.size
         if size is not None and tuple(x.shape[-2:]) != (size, size):
             x = F.interpolate(x, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=layout) if layout is not None else x
         return x.sub_(self.mean).div_(self.std)
 
     def reorder(self, logits: Tensor) -> Tensor:

@@ -300,6 +300,37 @@ def logits_match(actual: Tensor, expected: Tensor) -> bool:
     return bool(worst <= tolerance * expected.double().abs().max().clamp_min(1e-12))
 
 
+def head_tensors(model: nn.Module, example: Tensor, classes: int, *, field: str = "model") -> list[str]:
+    """Names of the weights of the layer that makes the logits: the last one with a row for each class.
+
+    Args:
+        model: what ends in it.
+        example: two inputs.
+        classes: number of rows.
+        field: what errors call the model.
+
+    Raises:
+        BadInput: no layer has so many rows.
+
+    >>> head_tensors(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4)), torch.ones(2, 2), 4)
+    ['2.weight', '2.bias']
+    """
+    try:
+        head = find_head(model, example)
+    except Exception:  # a user's module can fail in any way; it is tried on the data later
+        head = None
+    if head is None:
+        # Such as a convolution whose output is pooled.
+        rows = {
+            name: [len(t) if t.dim() else 0 for t in module._parameters.values() if t is not None]
+            for name, module in model.named_modules()
+        }
+        head = next((name for name in reversed(rows) if rows[name] and set(rows[name]) == {classes}), None)
+    if head is None:
+        raise BadInput(f"{field}.head", "new", f"a model whose last layer has a row for each of {classes} classes")
+    return [f"{head}.{name}".removeprefix(".") for name in model.get_submodule(head).state_dict()]
+
+
 def find_head(model: nn.Module, example: Tensor) -> str | None:
     """Path of the linear layer whose output the logits are; None where they are made otherwise.
 
@@ -329,6 +360,8 @@ def find_head(model: nn.Module, example: Tensor) -> str | None:
         for name, layer, features, output in reversed(seen):
             # The same memory: equal values alone could be of a layer to which nothing was added yet.
             if output.shape != logits.shape or output.data_ptr() != logits.data_ptr() or features.dim() != 2:
+                continue
+            if features.dtype != layer.weight.dtype:
                 continue
             if logits_match(F.linear(features, layer.weight, layer.bias), logits):
                 return name

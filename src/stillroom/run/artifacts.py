@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from stillroom.data.images import ImageSet
+from stillroom.data.images import Images, ImageSet
 from stillroom.files import canonical_json, digest, write_bytes
 from stillroom.models.cost import latency
 from stillroom.models.modes import device_of
@@ -32,6 +32,7 @@ TeacherLogits = Mapping[str, Tensor | None]
 
 def data_facts(train: ImageSet, test: ImageSet, fingerprint: str) -> dict[str, Any]:
     """The data of a run, as its summary records them; ``shape`` is [C, H, W]."""
+    dtype = str(train.images.dtype).removeprefix("torch.")
     return {
         "name": train.name,
         "classes": train.num_classes,
@@ -39,6 +40,7 @@ def data_facts(train: ImageSet, test: ImageSet, fingerprint: str) -> dict[str, A
         "test": len(test),
         "shape": list(train.images.shape[1:]),
         "pixels": train.is_pixels,
+        **({} if dtype in ("uint8", "float32") else {"dtype": dtype}),
         "fingerprint": fingerprint,
     }
 
@@ -148,15 +150,31 @@ def write_predictions(out: Path, test: ImageSet, logits: Tensor, teacher_logits:
         tensors |= {f"teacher_logits/{name}": theirs for name, theirs in known.items()}
     for theirs in known.values() if len(teacher_logits) == 1 else ():
         tensors["teacher_logits"] = theirs
-        if test.is_pixels:
+        if test.is_pixels or _is_picture(test.images):
             rows = test.labels[:, None]
             before = theirs.softmax(1).gather(1, rows)
             after = logits.softmax(1).gather(1, rows)
             changed = changed_most((after - before).squeeze(1), EXAMPLES)
             tensors["example_indices"] = changed
-            tensors["example_images"] = test.images[changed].contiguous()
+            tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
     names = json.dumps(list(test.class_names), ensure_ascii=False)
     write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}))
+
+
+def _is_picture(images: Images) -> bool:
+    """Whether floats can be shown as pictures, grey or in colour."""
+    return images.ndim == 4 and images.shape[1] in (1, 3) and min(images.shape[2:]) > 1
+
+
+def _as_bytes(images: Tensor) -> Tensor:
+    """Images for the page, uint8: floats of 0 … 1 times 255, others from their least value to their largest."""
+    if images.dtype == torch.uint8:
+        return images
+    x = images.float()
+    low, high = (float(each) for each in torch.aminmax(x))
+    if low < 0 or high > 1:
+        x = (x - low) / max(high - low, 1e-12)
+    return (255 * x).round().to(torch.uint8)
 
 
 def changed_most(change: Tensor, count: int) -> Tensor:

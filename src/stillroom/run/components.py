@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import nn
 
 from stillroom.data.images import DataPair
@@ -15,7 +16,8 @@ from stillroom.losses.base import Loss
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.registry import brings_weights, build
-from stillroom.models.weights import load_weights
+from stillroom.models.tail import head_tensors
+from stillroom.models.weights import Note, load_weights
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 
@@ -51,28 +53,41 @@ class InputFacts(Protocol):
     def image_size(self) -> int | None: ...
 
 
-def build_model(config: ModelConfig, data: InputFacts, field: str) -> nn.Module:
-    """The model a config names, made for this data, with the config's weights where it has any."""
+def build_model(config: ModelConfig, data: InputFacts, field: str, note: Note = lambda text: None) -> nn.Module:
+    """The model a config names, made for this data, with the config's weights where it has any.
+
+    Args:
+        note: called with a line where its weights were chosen among several, or not all were used.
+    """
     preprocess = config.preprocess if isinstance(config.preprocess, PreprocessConfig) else None
     order = preprocess.class_order if preprocess is not None else None
-    model = build(
-        config,
-        num_classes=max([data.num_classes, *(column + 1 for column in order or ())]),
-        in_channels=data.channels,
-        image_size=(preprocess.size if preprocess is not None else None) or data.image_size,
-        field=field,
-    )
+    classes = max([data.num_classes, *(column + 1 for column in order or ())])
+    side = (preprocess.size if preprocess is not None else None) or data.image_size
+    model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, field=field)
     if config.weights is not None:
-        load_weights(model, config.weights, field=field)
+        fresh: list[str] = []
+        if config.head == "new":
+            example = torch.zeros(2, data.channels, *((side, side) if side else ()))
+            fresh = head_tensors(model, example, classes, field=field)
+        load_weights(
+            model,
+            config.weights,
+            field=field,
+            key=config.weights_key,
+            prefix=config.weights_prefix,
+            fresh=fresh,
+            note=note,
+        )
     return model
 
 
-def build_components(recipe: Recipe, data: DataPair | None = None) -> RunComponents:
+def build_components(recipe: Recipe, data: DataPair | None = None, note: Note = lambda text: None) -> RunComponents:
     """Make all that a recipe names.
 
     Args:
         recipe: what names it.
         data: what ``recipe.data`` names, where it was read before; read where left out.
+        note: called with what the user should know of how they were made.
 
     Raises:
         BadInput: something cannot be found, read or made.
@@ -89,9 +104,9 @@ def build_components(recipe: Recipe, data: DataPair | None = None) -> RunCompone
         if config.weights is None and not brings_weights(config.name):
             expected = "a file of weights: a teacher with random weights teaches nothing"
             raise BadInput(f"{place}.weights", None, expected)
-        teachers[name] = build_model(config, data.train, place)
+        teachers[name] = build_model(config, data.train, place, note)
     with seed_rng(recipe.seed, "student-init"):
-        student = build_model(recipe.student, data.train, "student")
+        student = build_model(recipe.student, data.train, "student", note)
     with seed_rng(recipe.seed, "connector-init"):
         losses = build_losses(recipe.losses)
     return RunComponents(data, student, losses, teachers)

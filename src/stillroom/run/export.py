@@ -28,7 +28,7 @@ from stillroom.recipe import Recipe
 from stillroom.run.components import build_model
 from stillroom.run.records import load_run_recipe
 from stillroom.schema.base import read_json
-from stillroom.schema.run import SUMMARY, RunSummary
+from stillroom.schema.run import SUMMARY, RunSummary, check_finished
 from stillroom.teachers.precomputed import INPUTS, inputs_of
 from stillroom.train.device import exact_float32, resolve_device
 from stillroom.train.evaluation import score
@@ -44,6 +44,11 @@ class SummaryFacts:
     num_classes: int
     shape: tuple[int, ...]
     is_pixels: bool
+    dtype: torch.dtype = torch.float32
+
+    def zeros(self, count: int) -> torch.Tensor:
+        """So many images of zeros, as the data have them."""
+        return torch.zeros(count, *self.shape, dtype=torch.uint8 if self.is_pixels else self.dtype)
 
     @property
     def channels(self) -> int:
@@ -62,16 +67,13 @@ def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
     Raises:
         BadInput: the folder is no finished run, or its student cannot be made again from the recipe.
     """
-    if not run.is_dir():
-        raise BadInput("run", str(run), "a run folder")
+    check_finished(run)
     recipe = load_run_recipe(run)
-    if not (run / "summary.json").exists():
-        raise BadInput("run", str(run), "a finished run; continue it with --resume")
     data = read_json(RunSummary, run / SUMMARY).data
     if not data.shape or data.pixels is None:
         raise BadInput("run", str(run / SUMMARY), "a summary with its data's shape")
-    facts = SummaryFacts(data.classes, data.shape, data.pixels)
-    model = build_model(recipe.student.model_copy(update={"weights": None}), facts, "student")
+    facts = SummaryFacts(data.classes, data.shape, data.pixels, getattr(torch, data.dtype or "float32"))
+    model = build_model(recipe.student.without_weights(), facts, "student")
     load_weights(model, run / "student.safetensors", field="student")
     return model.eval(), recipe, facts
 
@@ -106,7 +108,7 @@ def export_run(run: Path, form: str, out: Path | None, *, pixels: bool = False) 
             raise BadInput("--pixels", str(run), "a run on uint8 images; this one's were floats")
         resolved = resolve_preprocess(recipe.student.preprocess, channels=facts.channels, is_pixels=facts.is_pixels)
         pipe = Preprocess(resolved, is_pixels=facts.is_pixels)
-        images = torch.zeros(1, *facts.shape, dtype=torch.uint8 if facts.is_pixels else torch.float32)
+        images = facts.zeros(1)
         check = export_onnx(model, path, example=images if pixels else pipe(images), pixels=pipe if pixels else None)
         result |= {
             "max_abs_error": check.max_abs_error,
@@ -127,7 +129,8 @@ def evaluate_model(
     observer = observer or Observer()
     here = resolve_device(device)
     with exact_float32():
-        prepared = prepare_model(build_model(config, data, "model").to(here), config, data, "model")
+        model = build_model(config, data, "model", observer.note).to(here)
+        prepared = prepare_model(model, config, data, "model")
         return score(logits_of(prepared, data, here, observer, "evaluating"), data.labels).as_dict()
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+import stillroom
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical_json, digest, is_partial
 from stillroom.recipe import Recipe, parse_recipe
@@ -30,8 +33,9 @@ def environment(device: torch.device) -> Environment:
     # Here, not above: whoever only reads records need not wait for it.
     import torch
 
-    versions: dict[str, Any] = {name: metadata.version(name) for name in ("stillroom", *_VERSIONS)}
+    versions: dict[str, Any] = {name: _version(name) for name in _VERSIONS}
     return Environment(
+        stillroom=stillroom.__version__,
         python=sys.version.split()[0],
         platform=platform.platform(),
         processor=_processor(),
@@ -39,6 +43,14 @@ def environment(device: torch.device) -> Environment:
         cores=os.cpu_count() or 1,
         **versions,
     )
+
+
+def _version(package: str) -> str | None:
+    """The version that a package was installed as; None where it runs from its sources alone."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:
@@ -72,13 +84,20 @@ def check_free(out: Path, resume: bool) -> None:
         raise BadInput("--out", str(out), "a folder, not a file")
     if not out.exists() or not any(out.iterdir()):
         return
-    if not (out / "recipe.yaml").exists():
-        # A run stopped before its recipe is written leaves only these.
-        if resume and {item.name for item in out.iterdir() if not is_partial(item)} <= {"state", "timing.jsonl"}:
-            return
-        raise BadInput("--out", str(out), "a new or empty folder, or a run to --resume; this one holds other files")
+    if not is_unfinished(out) and not (out / "recipe.yaml").exists():
+        raise BadInput("--out", str(out), "a new or empty folder, or a run's; this one holds other files")
     if not resume:
-        raise BadInput("--out", str(out), "a new or empty folder; this one holds a run: --resume goes on with it")
+        kind = "an unfinished" if is_unfinished(out) else "a finished"
+        raise BadInput("--out", str(out), f"a new or empty folder; this one holds {kind} run, which resume reads")
+
+
+def is_unfinished(out: Path) -> bool:
+    """Whether a folder holds a run that was begun and not finished."""
+    if not out.is_dir() or (out / "summary.json").exists():
+        return False
+    # A run stopped before its recipe is written leaves no more than these.
+    held = {item.name for item in out.iterdir() if not is_partial(item)}
+    return "recipe.yaml" in held or (bool(held) and held <= {"state", "timing.jsonl"})
 
 
 def check_same_recipe(recipe: Recipe, out: Path) -> None:
@@ -96,7 +115,8 @@ def check_same_recipe(recipe: Recipe, out: Path) -> None:
         differences = "; ".join(
             f"{key} is {shorten(now.get(key))}, was {shorten(before.get(key))}" for key in changed[:3]
         )
-        raise BadInput("--resume", str(out), f"the recipe that this run was started with: {differences}")
+        expected = f"a new folder, or the recipe that the run there was started with: {differences}"
+        raise BadInput("--out", str(out), expected)
 
 
 def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
@@ -117,22 +137,40 @@ def flatten(content: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def fresh_folder(parent: Path, stem: str) -> Path:
-    """A folder under ``parent`` that does not exist yet: the stem, or stem-2, stem-3, …
+@contextmanager
+def output_folder(out: Path | None, stem: str) -> Iterator[Path]:
+    """The folder that a command writes: ``out``; left out, a new one, ``runs/STEM``, ``runs/STEM-2`` …
+
+    The new one is made at once, so that no other process takes the same; it is removed again where it stays empty.
 
     Raises:
-        BadInput: the run has several processes, which would each find another.
+        BadInput: the run has several processes, which would each make another.
     """
+    if out is not None:
+        yield out
+        return
     from stillroom.train.device import launched
 
     if launched() > 1:
         raise BadInput("--out", None, f"a folder: the {launched()} processes of the run must agree on it")
+    folder = _new_folder(Path("runs"), stem)
+    try:
+        yield folder
+    finally:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _new_folder(parent: Path, stem: str) -> Path:
     safe = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-") or "run"
-    candidate, number = parent / safe, 1
-    while candidate.exists():
-        number += 1
-        candidate = parent / f"{safe}-{number}"
-    return candidate
+    for number in itertools.count(1):
+        folder = parent / (safe if number == 1 else f"{safe}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError  # the count has no end
 
 
 def chain_hashes(hashes: Sequence[str]) -> str:

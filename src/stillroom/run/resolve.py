@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from torch import nn
+
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
@@ -42,12 +44,14 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     reads_teacher = any(loss.requires.teacher for loss in components.losses)
     cached = uses_cache(recipe, reads_teacher=reads_teacher, epochs=epochs)
     teachers = {
-        name: config if config.logits is not None else _with_preprocess(config, train, recipe.teacher_field(name))
+        name: config
+        if config.logits is not None
+        else _with_preprocess(config, train, recipe.teacher_field(name), components.teachers.get(name))
         for name, config in recipe.all_teachers.items()
     }
     return recipe.with_teachers(teachers).model_copy(
         update={
-            "student": _with_preprocess(recipe.student, train, "student"),
+            "student": _with_preprocess(recipe.student, train, "student", components.student),
             "training": recipe.training.model_copy(update={"device": device.type, "precision": precision}),
             "cache": recipe.cache.model_copy(update={"enabled": cached}),
         }
@@ -82,6 +86,8 @@ def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
     return not reads_teacher or 0 < views < epochs
 
 
-def _with_preprocess(config: ConfigT, train: ImageSet, field: str) -> ConfigT:
-    resolved = resolve_preprocess(config.preprocess, channels=train.channels, is_pixels=train.is_pixels, field=field)
+def _with_preprocess(config: ConfigT, train: ImageSet, field: str, model: nn.Module | None) -> ConfigT:
+    resolved = resolve_preprocess(
+        config.preprocess, channels=train.channels, is_pixels=train.is_pixels, field=field, model=model
+    )
     return config.model_copy(update={"preprocess": resolved or "none"})

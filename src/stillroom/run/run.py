@@ -146,7 +146,7 @@ def _opened(
     reuse_memory()
     forget_peak_memory(runtime.device)
     with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
-        components = components or build_components(recipe)
+        components = components or build_components(recipe, note=observer.note)
         reading = [loss.name for loss in components.losses if loss.requires.teacher]
         if labels_alone and reading:
             expected = "losses that read labels alone; `stillroom distill` takes a teacher"

@@ -44,6 +44,28 @@ _MOST_GROUPS = 1000
 Score = Annotated[float, Field(ge=-2, le=2)]
 
 
+def check_finished(run: Path) -> None:
+    """Refuse what is not the folder of a finished run.
+
+    Raises:
+        BadInput: it is missing, a study's, another folder, or that of an unfinished run.
+    """
+    if not run.is_dir():
+        raise BadInput("run", str(run), "a run folder" if run.exists() else "a folder that exists")
+    if (run / SUMMARY).is_file():
+        return
+    if any((run / name).exists() for name in ("study.yaml", "progress.json")):
+        raise BadInput("run", str(run), "the folder of one run; this is a study's, with its runs in runs/")
+    begun = any((run / name).exists() for name in ("recipe.yaml", METRICS, "state"))
+    raise BadInput(
+        "run",
+        str(run),
+        "a finished run; the command that began this one, with --out, goes on with it"
+        if begun
+        else f"a run folder, with {SUMMARY}",
+    )
+
+
 class ModelScores(JsonObject):
     """A model on the test split, and its size.
 
@@ -110,6 +132,8 @@ class DataSummary(JsonObject):
     test: PositiveCount
     shape: Items[int] = ()
     pixels: bool | None = None
+    # Of floats, where they are not float32.
+    dtype: Literal["float16", "bfloat16", "float64"] | None = None
     fingerprint: str
 
 

@@ -561,8 +561,8 @@ def read_study(folder: Path) -> StudyResults:
     if not folder.is_dir():
         raise BadInput("study", str(folder), "a study's folder" if folder.exists() else "a folder that exists")
     if not (folder / RESULTS).is_file():
-        begun = any((folder / name).exists() for name in (STUDY, "plan.json"))
-        wanted = f"a study with results; `stillroom compare {STUDY} --out {folder}` writes {RESULTS}"
+        begun = any((folder / name).exists() for name in (STUDY, "progress.json"))
+        wanted = "a study with results; the `stillroom compare` or `dissect` that began this one goes on with it"
         raise BadInput("study", str(folder), wanted if begun else f"a study's folder, with {RESULTS}")
     return read_json(StudyResults, folder / RESULTS)
 

@@ -336,6 +336,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         BadInput: a file cannot be read, is not YAML, or holds a bad value.
     """
     content = read_yaml(path, "study", "`name`, `recipe` and `methods`")
+    if "student" in content and not {"recipe", "methods"} & content.keys():
+        raise BadInput("study", str(path), f"a study; this file is a recipe: `stillroom distill {path}` runs it")
     recipe = content.get("recipe")
     if isinstance(recipe, str):
         beside = path.parent / recipe

@@ -30,6 +30,8 @@ class TeacherConfig(ModelConfig):
             raise ValueError("logits alone, or a model with weights, options and preprocess, not both")
         if self.same_for_views and self.logits is None:
             raise ValueError("same_for_views with logits only: a model is run on every view")
+        if self.head is not None:
+            raise ValueError("a teacher with the head of its weights: a new one knows no class; `student` may have one")
         return self
 
 

@@ -18,7 +18,7 @@ from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.memory import in_parts
 from stillroom.models.fold import fold_batchnorm, left_unfolded
-from stillroom.models.modes import device_of
+from stillroom.models.modes import device_of, to_channels_last
 from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, logits_of, predict
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import TapReader
@@ -84,7 +84,7 @@ class LiveTeacher:
         copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)), keep=taps)
         self.preprocess = preprocess.to(device)
         copy.requires_grad_(False).eval().to(device)
-        self.model = copy.to(memory_format=torch.channels_last) if example.dim() == 4 else copy  # type: ignore[call-overload]
+        self.model = to_channels_last(copy, self.preprocess(example.to(device)))
         self._taps = TapReader(self.model, taps, field="teacher")
         self._fishers = tuple(fishers)
         self._tails = dict(tails or {})

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stillroom.models.fold import fold_batchnorm
-from stillroom.models.modes import device_of
+from stillroom.models.modes import device_of, to_channels_last
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.tail import Tail, tail_of
 from stillroom.models.tracing import Untraceable, trace
@@ -95,8 +95,7 @@ def cut_tails(
     inputs = preprocess(example).to(device_of(model))
     copy, _ = fold_batchnorm(model, inputs, keep=names)
     copy.requires_grad_(False)
-    if inputs.dim() == 4:
-        copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    to_channels_last(copy, inputs)
     try:
         traced = trace(copy, inputs)
     except Untraceable:

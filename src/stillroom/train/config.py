@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,8 @@ from stillroom.config import Config
 
 class OptimizerConfig(Config):
     """The optimizer."""
+
+    synonyms: ClassVar[dict[str, str]] = {"learning_rate": "lr", "wd": "weight_decay"}
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="Stochastic gradient descent with momentum, or AdamW.")
     lr: float = Field(0.1, gt=0, description="Peak learning rate.")
@@ -51,6 +53,13 @@ class ScheduleConfig(Config):
 
 class TrainingConfig(Config):
     """One run: its length, optimizer, precision and records."""
+
+    synonyms: ClassVar[dict[str, str]] = {
+        "num_epochs": "epochs",
+        "max_steps": "steps",
+        "optim": "optimizer",
+        "scheduler": "schedule",
+    }
 
     epochs: int | None = Field(
         None, ge=1, description="Passes over the training images; 10 if neither epochs nor steps is given."

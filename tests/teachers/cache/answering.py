@@ -1,10 +1,7 @@
-"""A teacher that answers at once, and processes that are made to die."""
+"""A teacher that answers at once."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +64,3 @@ def cache(root: Path, **changes: Any) -> TeacherCache:
 def contents(folder: Path) -> dict[str, bytes]:
     """All that lies in a cache's folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Do something in a process of its own: its exit code, or minus the signal that killed it."""
-    return exit_code(begun(work))
-
-
-def begun(work: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", flush=True)
-            os._exit(1)
-        os._exit(0)
-    return child
-
-
-def exit_code(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)

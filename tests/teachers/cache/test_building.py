@@ -6,8 +6,6 @@ import errno
 import os
 import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +15,13 @@ import numpy as np
 import pytest
 import torch
 
+from processes import Process, begun, die, exit_code, in_child, until
 from stillroom import files
 from stillroom.errors import BadInput
 from stillroom.teachers import cache as cache_module
 from stillroom.teachers import cache_store
 from stillroom.teachers.output import ModelOutput
-from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, begun, cache, contents, die, exit_code, in_child
+from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents
 
 VIEWS = [0, 1]
 TAPS = {"layer1": (2, 2)}
@@ -132,12 +131,8 @@ def test_killed_from_outside_a_build_goes_on(tmp_path: Path, blocks: int) -> Non
     whole = cache(tmp_path / "whole", count=400)
     whole.ensure(VIEWS, Talker(count=400))
     kept = cache(tmp_path / "killed", count=400)
-    tests = str(Path(__file__).parent.parent.parent)
-    child = subprocess.Popen(
-        [sys.executable, "-c", SLOW_BUILD, str(tmp_path / "killed"), str(blocks)],
-        env={**os.environ, "PYTHONPATH": tests},
-    )
-    until(lambda: sum(kept._cache_folder.images_done(view) for view in VIEWS) >= blocks * BLOCK)
+    child = Process(str(tmp_path / "killed"), str(blocks), script=SLOW_BUILD)
+    until(lambda: sum(kept._cache_folder.images_done(view) for view in VIEWS) >= blocks * BLOCK, child)
     child.send_signal(signal.SIGKILL)
     child.wait()
     with pytest.raises(BadInput, match=r"half-built, .* of 400 images|not built"):
@@ -174,13 +169,6 @@ def refused(work: Callable[[], object]) -> BadInput | None:
     except BadInput as error:
         return error
     return None
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 600
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def counted(log: Path, pause: float) -> Callable[[int, Rows], ModelOutput]:

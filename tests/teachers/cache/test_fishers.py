@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from processes import die, in_child
 from stillroom.errors import BadInput
 from stillroom.teachers import cache as cache_module
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.output import ModelOutput
-from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, die, in_child, spec
+from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, spec
 
 TAPS = {"features": (5,), "layer1": (2, 3, 3)}
 ALL, DRAWN = FisherOf("layer1", 4.0), FisherOf("layer1", 1.0, samples=2)

@@ -12,12 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processes import in_child
 from stillroom.errors import BadInput
 from stillroom.teachers import cache as cache_module
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.output import ModelOutput
-from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents, in_child
+from teachers.cache.answering import BLOCK, COUNT, Rows, Talker, cache, contents
 
 TAPS = {"layer1": (2, 3, 3), "features": (5,)}
 

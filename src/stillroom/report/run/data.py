@@ -28,6 +28,7 @@ from stillroom.schema.run import (
     RelationsRecord,
     RescalingEpoch,
     RunSummary,
+    check_finished,
     read_timing,
 )
 
@@ -110,13 +111,7 @@ def read_run(path: Path) -> RunData:
     Raises:
         BadInput: the folder is missing, is not a run folder, holds an unfinished run, or a file in it is damaged.
     """
-    if not path.is_dir():
-        raise BadInput("run", str(path), "a run folder" if path.exists() else "a folder that exists")
-    if not (path / SUMMARY).is_file():
-        begun = any((path / name).exists() for name in ("recipe.yaml", METRICS, "state"))
-        raise BadInput(
-            "run", str(path), "a finished run; continue it with --resume" if begun else f"a run folder, with {SUMMARY}"
-        )
+    check_finished(path)
     summary = read_json(RunSummary, path / SUMMARY)
     splits: dict[str, list[Row]] = {"train": [], "test": []}
     for line in read_jsonl(MetricsLine, path / METRICS):

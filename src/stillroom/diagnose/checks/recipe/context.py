@@ -40,8 +40,7 @@ from stillroom.losses.base import Loss
 from stillroom.losses.setup_context import SetupContext
 from stillroom.models.config import ModelConfig, PreprocessConfig, PreprocessName
 from stillroom.models.cost import multiply_adds, parameters
-from stillroom.models.modes import device_of, eval_mode
-from stillroom.models.prepared import PreparedModel, prepare_model
+from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
 from stillroom.models.preprocess import resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
@@ -156,6 +155,7 @@ class CheckContext:
             order = torch.tensor(config.class_order)
         elif self.num_logits != self.num_classes:
             order = torch.empty(0, dtype=torch.int64)
+        self.queries.channels_last = teacher.channels_last
         model = self.queries.prepare(teacher.model, config)
         return TeacherSetup(TeacherVariant(self.queries, model, without_class_order(config)), order, teacher.model)
 
@@ -258,7 +258,7 @@ class CheckContext:
         # With batch norms as they are, to read features.
         is_unchanged = setup.variant.preprocess is None and setup.class_order is None
         preprocess = None if is_unchanged else self.repaired_preprocess
-        teacher = PreparedModel(setup.model, preprocess, self.teacher.is_pixels, self.teacher.name)
+        teacher = replace(self.teacher, model=setup.model, preprocess_config=preprocess)
         return all_of_teacher(self.run_context, self.sample, self.losses, teacher, count)
 
     @property
@@ -276,7 +276,7 @@ class CheckContext:
         channels, is_pixels = data.channels, data.is_pixels
         name: PreprocessName
         for name in ("imagenet", "half", "unit", "none"):
-            if (name == "imagenet" and channels != 3) or (name in ("half", "unit") and not is_pixels):
+            if (name == "imagenet" and channels != 3) or (name == "unit" and not is_pixels):
                 continue
             named = resolve_preprocess(name, channels=channels, is_pixels=is_pixels)
             if explicit(named, channels, is_pixels=is_pixels) == wanted:
@@ -378,7 +378,8 @@ def _of_other_classes(recipe: Recipe, data: ImageSet) -> nn.Module | None:
         state = read_state(config.weights, field="teacher.weights")
         for num_logits in _other_heads(made(data.num_classes), state, data.num_classes):
             model = made(num_logits)
-            load_weights(model, config.weights, field="teacher")
+            key, prefix = config.weights_key, config.weights_prefix
+            load_weights(model, config.weights, field="teacher", key=key, prefix=prefix)
             return model
     except BadInput:
         return None
@@ -404,10 +405,8 @@ def _prepare_teacher(model: nn.Module, config: ModelConfig, data: ImageSet) -> t
     Raises:
         BadInput: it fails on the images.
     """
-    preprocess = resolve_preprocess(
-        config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field="teacher"
-    )
-    prepared = PreparedModel(model, preprocess, data.is_pixels, config.name)
+    prepared = with_layout(model, config, data, "teacher")
+    preprocess = prepared.preprocess_config
     try:
         return prepare_model(model, config, data, "teacher"), _num_logits(prepared, data)
     except BadInput:
@@ -421,6 +420,5 @@ def _prepare_teacher(model: nn.Module, config: ModelConfig, data: ImageSet) -> t
 
 
 def _num_logits(prepared: PreparedModel, data: ImageSet) -> int:
-    with torch.no_grad(), eval_mode(prepared.model):
-        logits = prepared.model(prepared.preprocess()(data.images[:2]).to(device_of(prepared.model)))
+    logits = prepared.try_on(data.images[:2])
     return int(logits.shape[1]) if logits.dim() == 2 else data.num_classes

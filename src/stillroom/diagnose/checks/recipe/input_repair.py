@@ -24,7 +24,7 @@ from stillroom.errors import format_error
 from stillroom.models.config import PreprocessConfig
 from stillroom.models.cost import multiply_adds
 from stillroom.models.fold import fold_batchnorm
-from stillroom.models.modes import device_of, eval_mode
+from stillroom.models.modes import device_of, eval_mode, to_channels_last
 from stillroom.models.prepared import predict
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.run.context import RunContext
@@ -43,7 +43,7 @@ GAIN = Limits(
 _FIRST = 128
 # Share of the images of reassigned classes that must then be classified correctly: what is left by chance where a
 # broken teacher gives one class for nearly all images is far less.
-_CLEAR = 0.4
+CLEAR = 0.4
 # Below this accuracy more than one thing may be wrong.
 _LOW_ACCURACY = 0.5
 _ROUNDS = 3
@@ -128,6 +128,8 @@ class TeacherQueries:
         self.num_classes = num_classes
         self._form = form
         self._on_phase = on_phase
+        # Whether the teacher takes its input in channels-last memory.
+        self.channels_last = True
 
     def logits(self, model: nn.Module, config: PreprocessConfig | None, images: Tensor, what: str) -> Tensor:
         """Logits, float32 [n, columns], in the model's own class order.
@@ -167,14 +169,15 @@ class TeacherQueries:
 
     def preprocess(self, config: PreprocessConfig | None) -> Preprocess:
         """The module that makes the teacher's input; it leaves the class order as it is."""
-        return Preprocess(without_class_order(config), is_pixels=self.run_context.data.train.is_pixels)
+        is_pixels = self.run_context.data.train.is_pixels
+        return Preprocess(without_class_order(config), is_pixels=is_pixels, channels_last=self.channels_last)
 
     def prepare(self, model: nn.Module, config: PreprocessConfig | None) -> nn.Module:
         """A copy as a run uses it: batch norms folded where that is exact, frozen, laid out for speed."""
         images, device = self.sample.images[:8], self.run_context.device
-        folded, _ = fold_batchnorm(model, self.preprocess(config)(images).to(device_of(model)))
-        folded.requires_grad_(False).eval().to(device)
-        return folded.to(memory_format=torch.channels_last) if images.dim() == 4 else folded  # type: ignore[call-overload]
+        inputs = self.preprocess(config)(images)
+        folded, _ = fold_batchnorm(model, inputs.to(device_of(model)))
+        return to_channels_last(folded.requires_grad_(False).eval().to(device), inputs.to(device))
 
 
 def without_class_order(config: PreprocessConfig | None) -> PreprocessConfig | None:
@@ -418,21 +421,25 @@ def _try_class_order(queries: TeacherQueries, setup: TeacherSetup, correct: Tens
     guess, halves = columns.argmax(1), queries.sample.halves
     now = torch.zeros(count, dtype=torch.bool)
     for half in (False, True):
-        fitted = _assign(guess[halves != half], labels[halves != half], num_classes, num_logits, setup.class_order)
+        fitted = assign_columns(
+            guess[halves != half], labels[halves != half], num_classes, num_logits, setup.class_order
+        )
         judged = halves == half
         now[judged] = guess[judged] == fitted[labels[judged]]
-    order = _assign(guess, labels, num_classes, num_logits, setup.class_order)
+    order = assign_columns(guess, labels, num_classes, num_logits, setup.class_order)
     before = setup.class_order if setup.class_order is not None else torch.arange(num_classes)
     moved = order != before if len(before) else torch.ones(num_classes, dtype=torch.bool)
     of_moved = moved[labels]
-    is_clear = bool(of_moved.any()) and float(now[of_moved].double().mean()) >= _CLEAR
+    is_clear = bool(of_moved.any()) and float(now[of_moved].double().mean()) >= CLEAR
     p = mcnemar(int((now & ~correct).sum()), int((correct & ~now).sum())) if is_clear else 1.0
     is_same = order.tolist() == list(range(num_logits))
     changed = replace(setup, class_order=None if is_same else order)
     yield RepairTrial("class_order", "assignment", count, int(now.sum()), int(correct.sum()), p, changed)
 
 
-def _assign(guess: Tensor, labels: Tensor, num_classes: int, num_logits: int, order: Tensor | None) -> Tensor:
+def assign_columns(
+    guess: Tensor, labels: Tensor, num_classes: int, num_logits: int, order: Tensor | None = None
+) -> Tensor:
     """For each class a column of its own, so that as many images as possible are classified correctly: int64 [K]."""
     # Slow to import, and needed here alone.
     from scipy.optimize import linear_sum_assignment
@@ -492,7 +499,11 @@ def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig
     """The usual normalisations, and that of the data themselves."""
     data = queries.run_context.data.train
     channels, is_pixels = data.channels, data.is_pixels
-    names: list[Any] = [*(["imagenet"] if channels == 3 else []), *(["half", "unit"] if is_pixels else []), "none"]
+    # Floats between 0 and 1 are pixels/255 that a normalisation may still be due to.
+    low, high = (float(each) for each in torch.aminmax(queries.sample.images.float()))
+    names: list[Any] = ["imagenet"] if channels == 3 else []
+    names += ["half", "unit"] if is_pixels else ["half"] if low >= 0 and high <= 1 else []
+    names.append("none")
     found = {
         str(name): explicit(
             resolve_preprocess(name, channels=channels, is_pixels=is_pixels), channels, is_pixels=is_pixels
@@ -503,6 +514,8 @@ def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig
     x = queries.sample.images.double() / (255 if is_pixels else 1)
     over = [axis for axis in range(x.dim()) if axis != 1]
     mean, std = (tuple(round(v, 4) for v in values.tolist()) for values in (x.mean(over), x.std(over).clamp_min(1e-3)))
+    if not is_pixels and high > 2 and low >= 0:
+        found["1/255"] = PreprocessConfig(mean=(0.0,) * channels, std=(255.0,) * channels)
     found["the data's own"] = PreprocessConfig(mean=mean, std=std)
     return found
 

@@ -74,7 +74,7 @@ def unfinished(run: RunRecord) -> CheckResult:
     if not run.train and not run.test:
         summary = "The run logged no step: it has just started, or its loss was not finite from the first steps on."
     if is_being_written(run.path) is False:
-        remedy = Remedy("Resume the run (`--resume`); if it stops again, its error says why.")
+        remedy = Remedy("Give the same command again: it goes on with the run. If it stops again, its error says why.")
         return CheckResult("problem", summary, evidence, remedy)
     return CheckResult("warning", summary, evidence, Remedy("Wait until the run has ended."))
 

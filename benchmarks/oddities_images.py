@@ -1,0 +1,6 @@
+"""x"""
+
+IMAGE_CASES: list = []
+
+
+def try_images(case, folder): ...
