@@ -90,7 +90,7 @@ def diagnose(
     if as_json:
         print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
     else:
-        _print(diagnosis, page)
+        print_diagnosis(diagnosis, page)
     if strict and diagnosis.problems:
         raise typer.Exit(NO)
 
@@ -121,7 +121,7 @@ def _write(diagnosis: Diagnosis, out: Path) -> Path:
         raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
 
 
-def _print(diagnosis: Diagnosis, page: Path | None) -> None:
+def print_diagnosis(diagnosis: Diagnosis, page: Path | None) -> None:
     """The findings, problems first: a line each with its remedy; those that are ok in one line together."""
     stdout = Console(highlight=False)
     for verdict, text in diagnosis.lines():

@@ -1,4 +1,4 @@
-"""What a window of the tape says of its losses: summands, logits and labels, values that a function is not meant for."""
+"""What a window of the tape says of its losses: summands, logits, labels, values that a function is not meant for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,37 @@ from stillroom.diagnose.checks.loop.record import Answers, Oddity, Term
 
 # Rows of a batch that values are looked at in, and elements of an input that are kept.
 ROWS, ELEMENTS = 256, 2**20
-_PASSES = frozenset("float half bfloat16 double to type cuda cpu contiguous clone squeeze reshape view __get__ data".split())
-_ENDS = frozenset(
-    "kl_div cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss huber_loss cosine_similarity cosine_embedding_loss "
-    "binary_cross_entropy binary_cross_entropy_with_logits margin_ranking_loss triplet_margin_loss norm dist cdist "
-    "log_softmax softmax gaussian_nll_loss ctc_loss poisson_nll_loss soft_margin_loss".split()
+_PASSES = frozenset(
+    ("float", "half", "bfloat16", "double", "to", "type", "cuda", "cpu", "contiguous", "clone", "squeeze")
+) | {"reshape", "view", "data"}
+# Rows of stored answers are picked and put together by these.
+_PICKS = frozenset(("__getitem__", "index_select", "cat", "stack", "concat", "gather", "vstack", "__iter__", "unbind"))
+_MOVES = _PICKS | _PASSES | frozenset(("detach", "flatten", "unsqueeze", "split", "chunk", "narrow", "to_dense"))
+_ENDS = (
+    frozenset(
+        (
+            "kl_div",
+            "cross_entropy",
+            "nll_loss",
+            "mse_loss",
+            "l1_loss",
+            "smooth_l1_loss",
+            "huber_loss",
+            "norm",
+            "dist",
+            "cdist",
+        )
+    )
+    | frozenset(
+        (
+            "cosine_similarity",
+            "cosine_embedding_loss",
+            "binary_cross_entropy",
+            "binary_cross_entropy_with_logits",
+            "softmax",
+        )
+    )
+    | {"log_softmax", "margin_ranking_loss", "triplet_margin_loss", "ctc_loss", "gaussian_nll_loss", "soft_margin_loss"}
 )
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -187,16 +213,20 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
         if node.name in _SOFTMAX and node.inputs:
             softmaxed |= tape.bits(node.inputs[0])[0]
     students = [each for each in _sources(tape, raw.gradient & learners) if _class_dim(each.tensor) is not None]
-    given = [each for each in _sources(tape, raw.sources & teachers & ~0) if _class_dim(each.tensor) is not None]
-    given = [each for each in given if each not in students]
+    given = [_picked(nodes, each, tape) for each in _sources(tape, raw.sources & teachers)]
+    given = [each for each in given if _class_dim(each.tensor) is not None and each not in students]
 
     def is_logits(source: Source) -> bool:
-        return bool(1 << tape.sources.index(source) & softmaxed)
+        return bool(tape.bits(source.tensor)[0] & softmaxed)
 
     students.sort(key=is_logits, reverse=True)
     best: tuple[Source, Source | None] | None = None
     for student in students:
-        match = [each for each in given if each.tensor.shape == student.tensor.shape]
+        match = [
+            each
+            for each in given
+            if each.tensor.shape == student.tensor.shape and _meeting(tape, nodes, student, each) is not None
+        ]
         match.sort(key=is_logits, reverse=True)
         if match and (is_logits(student) or is_logits(match[0]) or len(students) == 1):
             best = (student, match[0])
@@ -210,7 +240,8 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
     assert dim is not None
     classes = student.tensor.shape[dim]
     rows = student.tensor.numel() // classes
-    labels, handed = label_tensor(tape, nodes, rows, classes)
+    own = tape.bits(student.tensor)[0]
+    labels, handed = label_tensor(tape, [node for node in nodes if node.sources & own], rows, classes)
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
     loss: Replay | None = replay(tape, raw.loss, follow) if teacher is not None else None
@@ -220,15 +251,23 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
             student=flat(student.tensor, dim)[:ROWS].clone(),
             teacher=flat(teacher.tensor, dim)[:ROWS].clone() if teacher is not None else None,
             labels=labels[:ROWS] if labels is not None else None,
-            stored=teacher is not None and teacher.kind == "constant",
+            stored=teacher is not None and teacher.call is None,
             shape=tuple(student.tensor.shape),
             loss=loss,
             place=str(meeting.place) if meeting is not None and meeting.place is not None else None,
             class_dim=dim,
+            ignored=_ignored(labels, student.tensor.shape, dim),
         ),
         student,
         teacher,
     )
+
+
+def _ignored(labels: Tensor | None, shape: Sequence[int], class_dim: int) -> Tensor | None:
+    """Which rows have no label, in the shape of the logits without their classes."""
+    if labels is None or not bool((labels < 0).any()):
+        return None
+    return (labels < 0).reshape([size for i, size in enumerate(shape) if i != class_dim])
 
 
 def _sources(tape: Tape, mask: int) -> list[Source]:
@@ -236,9 +275,25 @@ def _sources(tape: Tape, mask: int) -> list[Source]:
 
 
 def _meeting(tape: Tape, nodes: Sequence[Node], student: Source, teacher: Source) -> Node | None:
-    """The first operation that takes both logits."""
-    both = (1 << tape.sources.index(student)) | (1 << tape.sources.index(teacher))
-    return next((node for node in nodes if node.sources & both == both), None)
+    """The first operation that takes both logits, and not only two numbers made of them."""
+    one, other = tape.bits(student.tensor)[0], tape.bits(teacher.tensor)[0]
+    for node in nodes:
+        if node.sources & one and node.sources & other:
+            return node if any(each.numel() > 1 for each in node.inputs) else None
+    return None
+
+
+def _picked(nodes: Sequence[Node], source: Source, tape: Tape) -> Source:
+    """The rows of a teacher's outputs that a step reads, where they were kept and picked; else the output itself."""
+    tensor, picked = source.tensor, False
+    for node in nodes:
+        if node.name in _MOVES and any(each is tensor for each in node.inputs):
+            tensor = node.outputs[0] if node.name != "__iter__" else tensor
+            picked |= node.name in _PICKS
+    if not picked or (tensor.shape == source.tensor.shape and tensor.requires_grad):
+        return source
+    calls = tape.networks(tape.bits(tensor)[0])
+    return Source("constant", tensor, earlier=calls)
 
 
 def _simplex(rows: Tensor) -> bool:
@@ -264,7 +319,8 @@ def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]
         sources, gradient = tape.bits(tensor)
         side = "student" if gradient & learners else "teacher" if sources & teachers else "none"
         if side != "none":
-            found.append(Oddity(kind, node.name, str(node.place) if node.place else None, side))  # type: ignore[arg-type]
+            where = str(node.place) if node.place else None
+            found.append(Oddity(kind, node.name, where, side))  # type: ignore[arg-type]
 
     for index in raw.nodes:
         node = tape.nodes[index]
@@ -367,27 +423,14 @@ def vanished(tape: Tape, raw: Raw) -> list[tuple[float, str, str | None]]:
     return found
 
 
-def padded_gradient(loss: Any, given: Sequence[Tensor], labels: Tensor, class_dim: int) -> float | None:
-    """Share of a loss's gradient to the student's logits that falls on rows labelled -100."""
-    student = given[0].clone().requires_grad_()
-    with torch.enable_grad():
-        value = loss(student, *given[1:])
-        (gradient,) = torch.autograd.grad(value.sum(), student, allow_unused=True)
-    if gradient is None:
-        return None
-    size = flat(gradient, class_dim).norm(dim=1)
-    outside = labels.reshape(-1) < 0
-    total = float(size.sum())
-    return float(size[outside].sum()) / total if total else None
-
-
 def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> list[tuple[str, str | None]]:
     """Loss functions between student and teacher that no ``backward`` was computed from."""
     found = []
     for index, node in enumerate(tape.nodes):
-        if node.call is None and index not in reached and node.name in _ENDS - {"softmax", "log_softmax"}:
-            if node.sources & learners and node.sources & teachers:
-                found.append((node.name, str(node.place) if node.place else None))
+        if node.call is not None or index in reached or node.name in ("softmax", "log_softmax"):
+            continue
+        if node.name in _ENDS and node.sources & learners and node.sources & teachers:
+            found.append((node.name, str(node.place) if node.place else None))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import sysconfig
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,21 @@ from torch.overrides import TorchFunctionMode
 # A window holds its tensors until it ends; where it holds more than this, its oldest half is forgotten.
 MAX_NODES, MAX_BYTES = 6000, 512 * 2**20
 # Read-only facts of a tensor, and functions that give no tensor: not recorded.
-_SKIPPED = frozenset("dim size numel __len__ is_floating_point stride ndimension __repr__ __format__ backward".split())
-_ESCAPES = frozenset("numpy tolist __array__".split())
+_SKIPPED = frozenset(
+    (
+        "dim",
+        "size",
+        "numel",
+        "__len__",
+        "is_floating_point",
+        "stride",
+        "ndimension",
+        "__repr__",
+        "__format__",
+        "backward",
+    )
+)
+_ESCAPES = frozenset(["numpy", "tolist", "__array__"])
 _INTERNAL = tuple(
     str(Path(path)) + "/"
     for path in (
@@ -174,7 +187,7 @@ class Tape(TorchFunctionMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.active = True
         self._entered = False
         self._earlier: dict[int, tuple[weakref.ref[Tensor], tuple[Call, ...]]] = {}
@@ -182,21 +195,16 @@ class Tape(TorchFunctionMode):
 
     def clear(self) -> None:
         """Begin a new window; tensors that outlive the old one keep the networks that they came from."""
-        survivors = []
-        if getattr(self, "nodes", None):
-            for node in self.nodes:
-                calls = (node.call,) if node.call is not None else self.networks(node.sources)
-                if calls:
-                    survivors += [(id(t), weakref.ref(t), calls) for t in node.outputs if not t.requires_grad]
+        survivors = self._outputs_of_networks() if hasattr(self, "nodes") else []
         self.nodes: list[Node] = []
         self.sources: list[Source] = []
         self.open: list[Call] = []
-        self.escaped = 0
+        self.escaped = self.first = 0
+        self.last: int | None = None
         self._bytes = 0
         self._origin: dict[int, tuple[int, int]] = {}
         self._bit: dict[int, int] = {}
         self._inside: dict[int, tuple[weakref.ref[Tensor], Call]] = {}
-        node = None  # the last reference of this loop
         for key, reference, calls in survivors:
             if reference() is not None:
                 for call in calls:
@@ -204,6 +212,29 @@ class Tape(TorchFunctionMode):
                 self._earlier[key] = (reference, calls)
         if len(self._earlier) > 4 * MAX_NODES:
             self._earlier = {k: v for k, v in self._earlier.items() if v[0]() is not None}
+
+    def _outputs_of_networks(self) -> list[tuple[int, weakref.ref[Tensor], tuple[Call, ...]]]:
+        found = []
+        for node in self.nodes:
+            calls = (node.call,) if node.call is not None else self.networks(node.sources)
+            if calls:
+                found += [(id(t), weakref.ref(t), calls) for t in node.outputs if not t.requires_grad]
+        return found
+
+    def remember(self, tensors: Iterable[Tensor], call: Call) -> None:
+        """Outputs of a network that was called while nothing was recorded."""
+        for tensor in tensors:
+            self._earlier[id(tensor)] = (weakref.ref(tensor), (call,))
+
+    def outlives(self, module: nn.Module, classes: int) -> bool:
+        """Whether something of as many columns that was computed from a network's outputs is still there."""
+        for reference, calls in self._earlier.values():
+            tensor = reference()
+            if tensor is None or not tensor.is_floating_point() or not tensor.dim() or tensor.shape[-1] != classes:
+                continue
+            if any(call.module is module for call in calls):
+                return True
+        return False
 
     # Entering and leaving: only at the top of torch's stack of modes, so that a user's own modes keep their order.
 
@@ -216,9 +247,10 @@ class Tape(TorchFunctionMode):
     def leave(self) -> bool:
         """Stop seeing functions; False where another mode was entered since, and it must be tried again."""
         if self._entered:
-            if torch.overrides._get_current_function_mode() is not self:
+            top = torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+            if top is not self:
                 return False
-            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+            self.__exit__(None, None, None)
             self._entered = False
         return True
 
@@ -278,9 +310,8 @@ class Tape(TorchFunctionMode):
         for slot, tensor in enumerate(node.outputs):
             self._origin[id(tensor)] = (index, slot)
             self._bytes += tensor.numel() * tensor.element_size()
-        if len(self.nodes) > MAX_NODES or self._bytes > MAX_BYTES:
-            if not self.open:
-                self.clear()
+        if (len(self.nodes) > MAX_NODES or self._bytes > MAX_BYTES) and not self.open:
+            self.clear()
 
     def _bits(self, tensor: Tensor) -> tuple[int, int]:
         """What a tensor was computed from, and of that, what its gradient reaches."""
@@ -403,7 +434,7 @@ class Tape(TorchFunctionMode):
     @property
     def calls(self) -> list[Call]:
         """The calls of networks in the window, in order."""
-        return [node.call for node in self.nodes if node.call is not None]
+        return [node.call for node in self.nodes[self.first : self.last] if node.call is not None]
 
     def networks(self, sources: int) -> tuple[Call, ...]:
         """The module calls among sources."""
@@ -530,10 +561,10 @@ def replay(tape: Tape, loss: Tensor, sources: Sequence[Tensor]) -> Replay | None
                 0,
             )
             steps.append((bare, tuple(takes), node.in_place))
-    origin = tape.origin(loss)
-    if origin is None or origin not in number:
+    last = tape.origin(loss)
+    if last is None or last not in number:
         return None
-    return Replay(steps, number[origin], tuple(tensor.detach().clone() for tensor in sources))
+    return Replay(steps, number[last], tuple(tensor.detach().clone() for tensor in sources))
 
 
 _HOLE = torch.empty(0)

@@ -1,4 +1,4 @@
-"""Watches a training loop that is not ours: what is patched in torch, which steps are looked at, who learns and who teaches."""
+"""Watches a training loop that is not ours: what is patched in torch, which steps are seen, who learns, who teaches."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _clip = sys.modules["torch.nn.utils.clip_grad"]
 FIRST, FIRST_ALONE = 12, 4
 # A loss of a phase that no teacher is heard in is looked at again after so many steps.
 LATER = frozenset(int(base * 2**power) for power in range(4, 24) for base in (1, 1.5))
-MAX_PHASES, MAX_PRINTS, MAX_ASKED = 8, 20_000, 400
+MAX_PHASES, MAX_PRINTS, MAX_ASKED, MAX_WAKES = 8, 20_000, 400, 24
 # Modules that take a faster path unless a mode is entered: nothing is seen inside them.
 _FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 _STOCHASTIC = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -75,7 +75,7 @@ class Watch:
         self._named = {"teacher": list(teacher), "student": list(student)}
         self._tape = Tape()
         self._on = self._deep = False
-        self._depth = self._pauses = 0
+        self._depth = self._pauses = self._wakes = 0
         self._thread = threading.get_ident()
         self._process = os.getpid()
         self._optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet(optimizers)
@@ -224,6 +224,7 @@ class Watch:
         self._window_optimizers: list[torch.optim.Optimizer] = []
         self._window_events: list[tuple[str, str | None]] = []
         self._window_graded: list[tuple[Call, list[str]]] = []
+        self._window_ends = 0
         self._closing = False
         self._stepping = False
 
@@ -247,6 +248,7 @@ class Watch:
             if not torch.is_grad_enabled():
                 with watch._quiet():
                     watch._note_asked(module, args, out, None)
+                    watch._wake(module, args, out)
             return out
 
         return __call__
@@ -292,6 +294,16 @@ class Watch:
             tape.end(call, out, self._has_parameters[module])
         return out
 
+    def _wake(self, module: nn.Module, args: Any, out: Any) -> None:
+        """Where no teacher was heard yet, a network that is run without gradients may be one: follow what it gives."""
+        phase = self.phases[-1] if self.phases else None
+        if phase is None or phase.distils or self._wakes >= MAX_WAKES:
+            return
+        self._wakes += 1
+        call = Call(module, self._labels.get(module) or type(module).__name__, place(4), module.training, False, 0, ())
+        self._tape.remember(tensors_in(out), call)
+        self._go_deep()
+
     def _note_asked(self, module: nn.Module, args: Any, out: Any, call: Call | None) -> None:
         """A module that was run without gradients: an evaluation, a teacher, or answers to be stored."""
         outputs = [each for each in tensors_in(out) if each.dim() >= 2 and each.is_floating_point()]
@@ -312,16 +324,12 @@ class Watch:
         last = self._asked[-1] if self._asked else None
         phase = self.phases[-1] if self.phases else None
         during = phase.taken if phase is not None else 0
-        storage = torch.multiprocessing.reductions.StorageWeakRef(outputs[0].untyped_storage())  # type: ignore[no-untyped-call]
+        classes = outputs[0].shape[-1]
         prints = facts.row_prints(inputs[0]) if inputs[0].dim() >= 2 else []
         if last is not None and last.network is network and last.during == during and last.live == live:
             last.rows += inputs[0].shape[0]
             if len(last.prints) < MAX_PRINTS:
                 last.prints.update(prints)
-            kept = last.kept
-            last.kept = lambda: kept() or not storage.expired()
-            if last.rows > MAX_PRINTS:
-                last.kept = kept
             return
         where = call.place if call is not None else place(4)
         self._asked.append(
@@ -332,7 +340,7 @@ class Watch:
                 outputs[0].shape[-1],
                 live,
                 set(prints),
-                lambda: not storage.expired(),
+                False,
                 during,
                 len(self.phases),
             )
@@ -394,6 +402,7 @@ class Watch:
             sources, gradient = self._tape.bits(loss)
             raw = facts.Raw(loss, text, self._tape.ancestors(loss), sources, gradient)
             self._window_backwards.append((raw, float(loss.detach()), True))
+        self._window_ends = len(self._tape.nodes)
 
     def _after_backward(self) -> None:
         if not self._window_backwards:
@@ -559,11 +568,12 @@ class Watch:
                     phase.loader_length = max(len(loader), phase.loader_length or 0)
                 phase.epochs += 1
                 phase.extra["begun"] = 1
-                if not self._deep and phase.number not in self._complete and len(phase.steps) < self.steps:
-                    if phase.extra.get("epochs_watched", 0) < 8 and phase.taken > FIRST_ALONE:
-                        phase.extra["epochs_watched"] = phase.extra.get("epochs_watched", 0) + 1
-                        with self._quiet():
-                            self._go_deep()
+                seen = phase.extra.get("epochs_watched", 0)
+                open_ = phase.number not in self._complete and len(phase.steps) < self.steps
+                if not self._deep and open_ and seen < 8 and phase.taken > FIRST_ALONE:
+                    phase.extra["epochs_watched"] = seen + 1
+                    with self._quiet():
+                        self._go_deep()
             if self._mine() and self._deep:
                 with self._paused():
                     return original(loader)
@@ -626,16 +636,17 @@ class Watch:
 
     def _close_window(self, keep_tape: bool = False) -> None:
         """Turn what was seen since the last step into facts, and decide whether the next is watched."""
+        self._tape.last = self._window_ends if keep_tape else None
         with self._paused():
             phase = self._make_step()
+        self._tape.last = None
         deep = phase is None or (phase.number not in self._complete and self._wants_more(phase))
         if phase is not None and phase.number in self._complete:
             self._completed(phase)
         if keep_tape and deep:
-            kept = self._tape
-            events = self._window_events
+            first = self._window_ends
             self._reset_window()
-            del kept, events
+            self._tape.first = self._window_ends = first
             return
         self._tape.clear()
         self._reset_window()
@@ -668,7 +679,7 @@ class Watch:
         if not self._window_backwards:
             return None
         stepping = list(dict.fromkeys(self._window_optimizers))
-        optimizers = stepping or [each for each in self._optimizers if _has_gradients(each)]
+        optimizers = stepping or self._meant_to_step()
         parameters = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
         phase = self.phases[-1] if self.phases else None
         if phase is None or not (parameters & self._learners):
@@ -691,10 +702,28 @@ class Watch:
         step.learning_rate = max((_rate(each) for each in optimizers), default=0.0)
         self._fill(step)
         phase.taken += 1
+        if len(phase.steps) < FIRST_ALONE:
+            for one in self._asked:
+                owner = one.network.module()
+                one.kept |= owner is not None and self._tape.outlives(owner, one.classes)
         if not step.stepped:
             phase.extra["unstepped"] = phase.extra.get("unstepped", 0) + 1
         phase.steps.append(step)
         return phase
+
+    def _meant_to_step(self) -> list[torch.optim.Optimizer]:
+        """Where no optimizer stepped: those that hold what the losses' gradients reach."""
+        gradients = 0
+        for raw, _, _ in self._window_backwards:
+            gradients |= raw.gradient
+        reached = facts.bits(gradients, self._tape.sources)
+        parameters = {id(p) for s in reached if s.call is not None for p in s.call.module.parameters()}
+        parameters |= {id(s.tensor) for s in reached if s.kind == "parameter"}
+        return [
+            each
+            for each in self._optimizers
+            if parameters & {id(p) for group in each.param_groups for p in group["params"]}
+        ]
 
     def _is_learner(self, source: Source) -> bool:
         if source.kind == "parameter":
@@ -771,15 +800,15 @@ class Watch:
                 assert call is not None
                 if not call.sources & learners or not call.grad or not source.tensor.requires_grad:
                     teachers |= bit
-            elif source.kind == "inside" and source.call is not None and not source.tensor.requires_grad:
-                teachers |= bit
-            elif source.kind == "constant" and self._are_answers(source):
+            elif (source.kind == "inside" and source.call is not None and not source.tensor.requires_grad) or (
+                source.kind == "constant" and self._are_answers(source)
+            ):
                 teachers |= bit
         both = self._taught_teacher(learners, teachers)
         return learners & ~both, teachers | both
 
     def _taught_teacher(self, learners: int, teachers: int) -> int:
-        """Sources with a gradient that are a teacher all the same: the target of a divergence, read by no labels' term."""
+        """Sources with a gradient that are a teacher all the same: targets of a divergence, in no labels' term."""
         tape = self._tape
         nodes = [tape.nodes[i] for raw, _, _ in self._window_backwards for i in raw.nodes]
         groups: dict[int, int] = {}
@@ -807,13 +836,15 @@ class Watch:
         return found
 
     def _are_answers(self, source: Source) -> bool:
-        """Whether a stored tensor looks like a teacher's answers: as many numbers as a student's logits, and no labels."""
+        """Whether a stored tensor looks like a teacher's answers: of the shape of a student's logits, and no labels."""
         tensor = source.tensor
         if not tensor.is_floating_point() or tensor.dim() < 2 or tensor.shape[-1] < 2:
             return False
         if source.earlier and any(not self._held(call.module) for call in source.earlier):
             return True
-        shapes = {s.tensor.shape for s in self._tape.sources if s.kind in ("network", "inside") and s.tensor.requires_grad}
+        shapes = {
+            s.tensor.shape for s in self._tape.sources if s.kind in ("network", "inside") and s.tensor.requires_grad
+        }
         if tensor.shape not in shapes:
             return False
         rows = tensor.detach().reshape(-1, tensor.shape[-1])[:64].float()
@@ -839,6 +870,9 @@ class Watch:
             inputs=facts.sample_rows(call.inputs),
             outputs=tuple(tuple(each.shape) for each in call.outputs),
             version=sum(t._version for t in (*module.parameters(), *module.buffers())),
+            prints=frozenset(facts.row_prints(call.inputs[0]))
+            if own & gradients and call.inputs and len(self.phases[-1].steps) < FIRST_ALONE and call.inputs[0].dim() > 1
+            else frozenset(),
         )
 
     def _backward_facts(
@@ -856,8 +890,13 @@ class Watch:
         if answers is not None:
             answers.student_call = made.get(id(student.call)) if student is not None else None
             if teacher is not None:
+                origin = (teacher.call,) if teacher.call is not None else teacher.earlier
+                answers.teacher_origin = tuple(dict.fromkeys(self._network(call.module) for call in origin))
                 answers.teacher_call = made.get(id(teacher.call)) if teacher.call is not None else None
-                answers.teacher_origin = tuple(self._network(call.module) for call in teacher.earlier)
+                asked = sum(call.module is each.module for call in tape.calls for each in origin[:1])
+                if asked > 2 * max(1, len(self._window_backwards)) + 1:
+                    # All answers were made before the first step, in the same window.
+                    answers.stored, answers.teacher_call = True, None
         for node in (tape.nodes[i] for i in raw.nodes):
             labels += [t for t in node.inputs if not t.is_floating_point() and t.dtype is not torch.bool]
         terms = []
@@ -934,10 +973,6 @@ def _label(module: nn.Module) -> str:
 
 def _is_compiled(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
-
-
-def _has_gradients(optimizer: torch.optim.Optimizer) -> bool:
-    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
 
 
 def _rate(optimizer: Any) -> float:

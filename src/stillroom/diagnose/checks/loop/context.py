@@ -103,6 +103,35 @@ class LoopContext:
         return teacher, student, labels
 
     @property
+    def silent_teachers(self) -> tuple[Network, list[tuple[Step, CallFacts]]] | None:
+        """A network that is run in most steps, is no student, and whose output no loss was computed from."""
+        students = set(self.students)
+        calls: dict[Network, list[tuple[Step, CallFacts]]] = {}
+        for step in self.steps:
+            if not step.backwards or step.escaped:
+                continue
+            seen = {call.network: call for call in step.calls if not call.used and call.held == 0}
+            for network, call in seen.items():
+                if network not in students:
+                    calls.setdefault(network, []).append((step, call))
+        often = [(network, each) for network, each in calls.items() if 2 * len(each) > len(self.steps)]
+        return max(often, key=lambda each: each[0].parameters, default=None)
+
+    @property
+    def silent_answers(self) -> Asked | None:
+        """Answers of a network to the student's training images that are still kept and were asked before it learnt."""
+        seen = {
+            print_ for step in self.steps for call in step.calls if call.role == "student" for print_ in call.prints
+        }
+        students = {id(each.module()) for each in self.students}
+        for one in self.asked:
+            if id(one.network.module()) in students or not one.kept or one.phases > self.phase.number:
+                continue
+            if seen and len(seen & one.prints) >= 0.5 * len(seen):
+                return one
+        return None
+
+    @property
     def candidates(self) -> list[Network]:
         """Networks that may have given stored answers: asked before, of as many classes, and not the student."""
         classes = {answers.student.shape[1] for _, answers in self.answers}
@@ -122,7 +151,7 @@ def untouched(module: nn.Module) -> Iterator[nn.Module]:
     buffers = [(each, each.detach().clone()) for each in module.buffers()]
     hooks = {each: each._forward_hooks for each in module.modules()}
     state = torch.get_rng_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     try:
         for each in module.modules():
             each.training = False

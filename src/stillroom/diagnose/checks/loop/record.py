@@ -72,6 +72,7 @@ class CallFacts:
         version: counts in-place changes of its parameters and buffers.
         role: whose side of the loss it stands on.
         used: whether a loss was computed from it, be it through another network.
+        prints: fingerprints of its input's rows, in the first steps of a phase.
     """
 
     network: Network
@@ -90,6 +91,7 @@ class CallFacts:
     version: int = 0
     role: Role = "none"
     used: bool = False
+    prints: frozenset[tuple[float, float]] = frozenset()
 
     @property
     def learns(self) -> bool:
@@ -132,11 +134,14 @@ class Answers:
         labels: int [N]; None where there are none, -100 where a row has none.
         stored: whether the teacher's were not computed in this step.
         shape: of the student's logits, as the loss got them.
-        loss: the loss as a function of both logits, of their first shapes; None where it could not be followed.
+        loss: the loss as a function of both logits, and of the labels where it has them (``sources`` holds what they
+            were); None where it could not be followed.
         place: the user's line where both meet.
         class_dim: which dimension of ``shape`` counts classes.
         student_call: the call that gave the student's.
         teacher_call: the call that gave the teacher's; None where they are stored.
+        teacher_origin: networks that stored answers were made by.
+        ignored: bool, of the shape of the labels: rows labelled below 0; None where there are none.
     """
 
     student: Tensor
@@ -144,12 +149,13 @@ class Answers:
     labels: Tensor | None
     stored: bool
     shape: tuple[int, ...]
-    loss: Callable[..., Tensor] | None
+    loss: Any
     place: str | None
     class_dim: int
     student_call: CallFacts | None = None
     teacher_call: CallFacts | None = None
     teacher_origin: tuple[Network, ...] = ()
+    ignored: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -184,8 +190,7 @@ class BackwardFacts:
         gradient_finite: whether all gradients of parameters were finite afterwards.
         half: operations of the loss in float16 or bfloat16: names and lines.
         vanished: constants that are 0 in the type they were added in: value, type, line.
-        padded_gradient: share of the gradient on rows labelled -100; None where there are none.
-        divided: what the loss was divided by, as a last operation.
+        scaled: whether the loss was multiplied by a gradient scaler.
     """
 
     place: str | None
@@ -198,7 +203,6 @@ class BackwardFacts:
     gradient_finite: bool
     half: Sequence[tuple[str, str | None]]
     vanished: Sequence[tuple[float, str, str | None]]
-    padded_gradient: float | None = None
     scaled: bool = False
 
 
@@ -288,7 +292,7 @@ class Asked:
         classes: the last dimension of its output.
         live: dropout or batch norm that acted as in training.
         prints: fingerprints of the rows, not changed by padding with zeros.
-        kept: whether its output is still there.
+        kept: whether its outputs, or rows of them, were still there when the next training began.
     """
 
     network: Network
@@ -297,7 +301,7 @@ class Asked:
     classes: int
     live: frozenset[str]
     prints: set[tuple[float, float]]
-    kept: Callable[[], bool]
+    kept: bool
     during: int = 0
     phases: int = 0
 
