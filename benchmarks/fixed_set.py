@@ -57,6 +57,7 @@ OLD = {
 OLD_PLACES = (
     ("summary.json:teachers:teacher:", "summary.json:teacher:"),
     (":speed:weight_distance:", ":speed:moves:"),
+    ("summary.json:distilled", "summary.json:taught"),
     ("dissection.json:pairs:", "dissection.json:model_pairs:"),
 )
 

@@ -1,6 +1,6 @@
 """Commands in processes of their own, which may be killed: forked from one that has imported the libraries already.
 
-A fresh interpreter imports torch, its compiler and the rest for four seconds before a small run begins.
+A fresh interpreter imports torch and the rest for three seconds before a small run begins.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["torch._dynamo", "stillroom.cli.app", "stillroom.run.run", "stillroom.continual.run"])
+_CONTEXT.set_forkserver_preload(["stillroom.cli.app", "stillroom.run.run", "stillroom.continual.run"])
 PATIENCE = 900.0  # seconds
 
 

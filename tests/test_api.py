@@ -188,7 +188,7 @@ class Empty(nn.Sequential):
 
 
 def test_a_teacher_that_python_takes_for_false_teaches(tmp_path: Path) -> None:
-    assert distill(tmp_path / "run", teacher=Empty(*net(8))).summary["taught"]
+    assert distill(tmp_path / "run", teacher=Empty(*net(8))).summary["distilled"]
 
 
 class InPlace(nn.Module):

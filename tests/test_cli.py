@@ -266,10 +266,11 @@ def test_list_and_schema_print_what_a_recipe_can_hold(workplace: Path, capsys: p
     lists = said(capsys, "list")
     assert set(lists) == {"models", "losses", "data", "optimizers", "schedules"}
     assert {"resnet8", "resnet110", "mlp", "vit_tiny"} <= {entry["name"] for entry in lists["models"]}
-    assert {e["name"] for e in lists["losses"]} == {
-        "cross_entropy", "label_smoothing", "kl", "logit_mse", "logit_fisher",
-        "feature_mse", "feature_fisher", "feature_full_fisher", "block_logit",
-    }  # fmt: skip
+    by_name = {entry["name"]: entry for entry in lists["losses"]}
+    assert {"cross_entropy", "kl", "dkd", "feature_mse", "relational", "block_logit"} <= set(by_name)
+    assert (by_name["dkd"]["requires"], by_name["relational"]["per sample"]) == ("teacher, labels", "no")
+    chosen = said(capsys, "list", "losses", "--requires", "labels", "--family", "logits")["losses"]
+    assert {entry["name"] for entry in chosen} == {"dkd", "nkd"}
     assert run(["schema", "study"]) == 0
     assert "methods" in json.loads(capsys.readouterr().out)["properties"]
     assert run(["schema"]) == 0
@@ -429,9 +430,9 @@ def test_killed_at_three_random_instants_a_run_ends_byte_identical(
 
 
 def test_a_machine_without_a_compiler_is_reported_what_to_set(workplace: Path) -> None:
-    command = [sys.executable, "-m", "stillroom", *DISTILL, "training.compile=true"]
-    environment = {**os.environ, "CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(workplace / "compiled")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    environment = {"CXX": "/nonexistent", "TORCHINDUCTOR_CACHE_DIR": str(workplace / "compiled")}
+    small = "student={name: mine:good, options: {}}"
+    done = stillroom(*DISTILL, small, "training.compile=true", environment=environment)
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: training.compile: got True; expected false: torch.compile")
     assert "Traceback" not in done.stderr

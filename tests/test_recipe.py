@@ -134,6 +134,8 @@ def test_overrides_set_one_value(override: str, path: tuple[Any, ...], value: An
     "override",
     [
         "training.epochs",
+        "training.epochs=",
+        "training.epochs= ",
         "=3",
         "losses.mse.weight=1",
         "losses.7.weight=1",

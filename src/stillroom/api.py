@@ -1,4 +1,4 @@
-"""Distillation in a few lines of Python; the same runs, folders and reports as the command line's."""
+"""The commands in Python: the same runs, folders and reports, of your own modules and datasets, too."""
 
 from __future__ import annotations
 
@@ -15,25 +15,44 @@ from torch.utils.data import Dataset
 from stillroom.cli.live import LiveStudy
 from stillroom.cli.terminal import ProgressBar
 from stillroom.data.dataset import from_dataset, from_images
-from stillroom.data.images import ImageSet, make_pair
+from stillroom.data.images import DataPair, ImageSet, make_pair
+from stillroom.data.sources import load, load_split, parse_data_argument
+from stillroom.diagnose.diagnosis import Diagnosis
+from stillroom.diagnose.recipe import diagnose_recipe
+from stillroom.diagnose.run import diagnose_run
+from stillroom.diagnose.study import diagnose_study
 from stillroom.errors import BadInput
+from stillroom.explain.explanation import explain as explain_runs
+from stillroom.explain.runs import runs_in
 from stillroom.losses.base import Loss
 from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.kl import KL
 from stillroom.losses.registry import describe
-from stillroom.models.modes import device_of
+from stillroom.models.config import ModelConfig
+from stillroom.models.modes import copy_model, device_of
 from stillroom.models.prepared import PreparedModel, predict, with_layout
 from stillroom.models.preprocess import Preprocess, preprocess_choices
+from stillroom.models.weights import state_hash
 from stillroom.observer import Observer
-from stillroom.recipe import Recipe, parse_recipe
+from stillroom.recipe import Recipe, load_recipe, parse_recipe
+from stillroom.report.explain.page import write_explanation
 from stillroom.report.run.page import write_report
-from stillroom.report.study.page import write_run_pages, write_study_report
-from stillroom.run.components import RunComponents
-from stillroom.run.records import output_folder
+from stillroom.report.study.page import rewrite_run_page, write_run_pages, write_study_report
+from stillroom.run.components import RunComponents, RunObjects
+from stillroom.run.export import evaluate_model, export_run, load_student
+from stillroom.run.fidelity.mapping import map_fidelity
+from stillroom.run.records import load_run_recipe, output_folder
 from stillroom.run.run import execute
+from stillroom.schema.base import read_json
+from stillroom.schema.diagnosis import kind_of
+from stillroom.schema.explanation import Explanation
+from stillroom.schema.fidelity import Fidelity
+from stillroom.schema.run import SUMMARY, RunSummary
 from stillroom.study.compare import compare as run_study
 from stillroom.study.config import load_study, parse_study
+from stillroom.study.dissect import dissecting, write_dissection
 from stillroom.study.engine import engine_maker
+from stillroom.study.plan import StudyFolder
 from stillroom.study.progress import StudyObserver
 from stillroom.train.device import exact_float32
 from stillroom.train.recorders import StepHook
@@ -47,11 +66,13 @@ class DistillResult:
         path: its folder.
         summary: the result: ``top1``, ``agreement``, ``teachers`` and what else ``summary.json`` holds.
         prepared: the trained student with its preprocess.
+        objects: the modules, losses and images that were given, which no recipe can make again.
     """
 
     path: Path
     summary: dict[str, Any]
     prepared: PreparedModel = field(repr=False)
+    objects: RunObjects = field(default_factory=RunObjects, repr=False)
 
     @property
     def student(self) -> nn.Module:
@@ -81,6 +102,33 @@ class DistillResult:
             raise BadInput("images", str(given.dtype), f"{kind}, as the run was trained on")
         with exact_float32():
             return predict(self.student, self.preprocess, given, device=device_of(self.student))
+
+    def evaluate(self, data: Dataset[Any] | str | Path | None = None, *, split: str = "test") -> dict[str, Any]:
+        """Score the student on a dataset of (image, label), or on the run's own test images; see :func:`evaluate`."""
+        if data is None:
+            images = self.objects.load_data(load_run_recipe(self.path), self.summary["data"]["fingerprint"]).test
+        else:
+            images = _images(data, split)
+        config = ModelConfig(name=self.prepared.name, preprocess=self.prepared.preprocess_config or "none")
+        return evaluate_model(config, images, model=self.student)
+
+    def export(
+        self, form: Literal["safetensors", "onnx", "pt2"] = "safetensors", out: str | Path | None = None, **options: Any
+    ) -> dict[str, Any]:
+        """Write the student to a file; see :func:`export`."""
+        return export(self, form, out, **options)
+
+    def diagnose(self) -> Diagnosis:
+        """Say what is wrong with the run, the teacher's input included; see :func:`diagnose`."""
+        return diagnose(self)
+
+    def explain(self, *baselines: DistillResult | Path | str, **options: Any) -> Explanation:
+        """Say what distilling changed inside the student, against the same student from labels; see :func:`explain`."""
+        return explain(self, baselines, **options)
+
+    def fidelity(self, **options: Any) -> Fidelity:
+        """Measure how well each loss ranks images by their divergence; see :func:`fidelity`."""
+        return fidelity(self, **options)
 
     def report(self, *others: DistillResult | Path | str) -> Path:
         """Write the page ``report.html`` of this run, compared with others if given; returns its path."""
@@ -178,15 +226,17 @@ def distill(
             "seed": seed,
         }
     )
-    data = make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+    data = _pair(train, test)
     _require_preprocess(recipe, data.train)
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
+    modules = {key: model for key, model in teachers.items() if isinstance(model, nn.Module)}
+    objects = RunObjects(data, student, modules, tuple(losses))
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
     components = RunComponents(
         data,
-        copy.deepcopy(student),
+        copy_model(student),
         [copy.deepcopy(loss) for loss in losses],
-        {key: copy.deepcopy(model) for key, model in teachers.items() if isinstance(model, nn.Module)},
+        {key: copy_model(model) for key, model in modules.items()},
     )
     with output_folder(None if out is None else Path(out), name or "run") as folder:
         finished = execute(
@@ -197,9 +247,208 @@ def distill(
             components=components,
             hooks=hooks,
         )
-    return DistillResult(
-        finished.path, finished.summary, with_layout(finished.student, recipe.student, data.train, "student")
+    prepared = with_layout(finished.student, recipe.student, data.train, "student")
+    return DistillResult(finished.path, finished.summary, prepared, objects)
+
+
+def load_run(
+    folder: str | Path,
+    *,
+    student: nn.Module | None = None,
+    teacher: nn.Module | Mapping[str, nn.Module] | None = None,
+    train: Dataset[Any] | None = None,
+    test: Dataset[Any] | None = None,
+) -> DistillResult:
+    """A finished run again, from its folder.
+
+    Args:
+        folder: the run's.
+        student: for a run made in Python, a module of the class that was trained; its weights are loaded into a copy.
+        teacher: the module that taught, or several by their names; needed to explain, diagnose and measure fidelity.
+        train: the training images of a run made in Python; needed for the same.
+        test: its test images.
+
+    Raises:
+        BadInput: the run is not finished, a module does not fit, or teacher or images are not those of the run.
+    """
+    path = Path(folder)
+    teachers = dict(teacher) if isinstance(teacher, Mapping) else {} if teacher is None else {"teacher": teacher}
+    if (train is None) != (test is None):
+        raise BadInput("test" if test is None else "train", None, "both splits of the run, or neither")
+    data = _pair(train, test) if train is not None and test is not None else None
+    objects = RunObjects(data, student, teachers)
+    model, recipe, facts = load_student(path, objects)
+    summary = read_json(RunSummary, path / SUMMARY)
+    if data is not None:
+        objects.load_data(recipe, summary.data.fingerprint)
+    for name, module in teachers.items():
+        if name not in summary.teachers:
+            raise BadInput("teacher", name, f"a teacher of the run: {', '.join(summary.teachers) or 'it had none'}")
+        if summary.teachers[name].weights_hash != state_hash(module):
+            raise BadInput("teacher", type(module).__name__, "the weights that the run's teacher had; these are others")
+    prepared = with_layout(model, recipe.student, facts.examples(2), "student")
+    return DistillResult(path, summary.as_dict(), prepared, objects)
+
+
+def evaluate(
+    model: nn.Module | str | DistillResult,
+    data: Dataset[Any] | str | Path,
+    *,
+    weights: str | Path | None = None,
+    preprocess: str | dict[str, Any] | None = None,
+    split: str = "test",
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Score a model on a split, in float32, as ``stillroom evaluate`` does.
+
+    Args:
+        model: a module, which is left as it was; a model's name, with ``weights``; or a run, whose student is meant.
+        data: a dataset of (image, label); or a folder or a name, as for ``--data``.
+        weights: the file of a named model.
+        preprocess: as ``teacher_preprocess`` of :func:`distill`.
+        split: of a folder.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Returns:
+        ``top1`` in per cent, ``correct``, ``count``, ``top5`` where there are more than 5 classes, ``nll``, ``ece``.
+
+    Raises:
+        BadInput: something given cannot be used.
+
+    >>> import stillroom as sr
+    >>> net = nn.Linear(2, 2)
+    >>> _ = net.weight.data.copy_(torch.eye(2)), net.bias.data.zero_()
+    >>> sr.evaluate(net, [(torch.tensor([3.0, 1.0]), 0), (torch.tensor([3.0, 1.0]), 1)])["top1"]
+    50.0
+    """
+    if isinstance(model, DistillResult):
+        return model.evaluate(data, split=split)
+    images = _images(data, split)
+    content: dict[str, Any] = {"preprocess": preprocess}
+    if isinstance(model, nn.Module):
+        content["name"] = _name_of(model)
+        if weights is not None:
+            raise BadInput("weights", str(weights), "none beside a module, which has its own")
+        if images.is_pixels and preprocess is None:
+            raise BadInput("preprocess", None, _choices("model", images))
+    else:
+        content |= {"name": model, "weights": None if weights is None else str(weights)}
+    config = parse_recipe({"student": content}).student
+    return evaluate_model(config, images, device=device, model=model if isinstance(model, nn.Module) else None)
+
+
+def export(
+    run: DistillResult | str | Path,
+    form: Literal["safetensors", "onnx", "pt2"] = "safetensors",
+    out: str | Path | None = None,
+    *,
+    pixels: bool = False,
+) -> dict[str, Any]:
+    """Write the student of a finished run to a file, as ``stillroom export`` does.
+
+    Args:
+        run: a run, or its folder; a graph of a run made in Python needs the run itself, or :func:`load_run`.
+        form: ``safetensors`` (weights), ``onnx``, or ``pt2`` (a program of ``torch.export``).
+        out: the file; left out: in the run's ``export/``.
+        pixels: let the graph take uint8 images and preprocess them.
+
+    Returns:
+        ``path``, ``bytes``, and for graphs ``max_abs_error``, ``max_rel_error`` and ``tolerance`` against the module.
+
+    Raises:
+        BadInput: the run or the file cannot be used.
+        RunFailed: the graph gives other logits than the student; nothing was written.
+    """
+    path, objects = _run(run)
+    return export_run(path, form, None if out is None else Path(out), pixels=pixels, objects=objects)
+
+
+def diagnose(
+    target: DistillResult | Recipe | str | Path | dict[str, Any], *, images: int = 1024, progress: bool = False
+) -> Diagnosis:
+    """Say what is wrong with a recipe, a run or a study, as ``stillroom diagnose`` does; nothing is trained.
+
+    Args:
+        target: a recipe (its file, or its content); a run; the folder of a run or a study. Of a run made in Python the
+            run itself, or :func:`load_run` with its modules and images, is looked at with the teacher's input.
+        images: training images that a recipe's teacher classifies.
+        progress: show the progress on standard error.
+
+    Raises:
+        BadInput: there is nothing to diagnose.
+
+    >>> import stillroom as sr
+    >>> found = sr.diagnose({"student": {"name": "mlp"}, "training": {"steps": 5, "device": "cpu"}}, images=64)
+    >>> found.problems[0].check
+    'budget'
+    """
+    observer = ProgressBar() if progress else Observer()
+    if isinstance(target, DistillResult):
+        return Diagnosis.of(str(target.path), diagnose_run(target.path, target.objects), kind="run")
+    if isinstance(target, Recipe | dict):
+        recipe = target if isinstance(target, Recipe) else parse_recipe(target)
+        findings = diagnose_recipe(recipe, images=images, observer=observer)
+        return Diagnosis.of(recipe.name or "recipe", findings, kind="recipe")
+    kind, path = kind_of(str(target)), Path(target)
+    if kind == "recipe":
+        return Diagnosis.of(str(target), diagnose_recipe(load_recipe(path), images=images, observer=observer))
+    return Diagnosis.of(str(target), diagnose_study(path) if kind == "study" else diagnose_run(path))
+
+
+def explain(
+    runs: DistillResult | str | Path | Sequence[DistillResult | str | Path],
+    baselines: DistillResult | str | Path | Sequence[DistillResult | str | Path] = (),
+    *,
+    progress: bool = False,
+    **options: Any,
+) -> Explanation:
+    """Say what distillation changed inside the student, as ``stillroom explain`` does; writes the page.
+
+    Args:
+        runs: finished runs with checkpoints, one a seed; or folders.
+        baselines: the same student from labels, one for each of ``runs``.
+        progress: show the progress on standard error.
+        options: ``tap``, ``images``, ``grid``, ``weight``, ``mask``, ``passes``, ``seed``, ``attribute``; see
+            :func:`stillroom.explain.explanation.explain`.
+
+    Returns:
+        What ``explain.json`` in the first run's folder holds; ``explain.html`` is beside it.
+
+    Raises:
+        BadInput: runs, images or options cannot be used.
+    """
+    given = [[_run(one) for one in _several(each)] for each in (runs, baselines)]
+    paths, others = ([path for path, _ in each] for each in given)
+    found = explain_runs(
+        paths,
+        others,
+        observer=ProgressBar() if progress else Observer(),
+        objects={path: objects for each in given for path, objects in each},
+        **options,
     )
+    write_explanation(runs_in(paths)[0])
+    return found
+
+
+def fidelity(
+    run: DistillResult | str | Path, *, images: int = 512, temperature: float = 4.0, progress: bool = False
+) -> Fidelity:
+    """Measure how well each loss of the KL family, at each tap, ranks images by their divergence: ``fidelity.json``.
+
+    Args:
+        run: a finished run with a teacher, or its folder.
+        images: test images, evenly spread.
+        temperature: τ of the divergences.
+        progress: show the progress on standard error.
+
+    Raises:
+        BadInput: the run, its teacher, its images or an option cannot be used.
+    """
+    path, objects = _run(run)
+    observer = ProgressBar() if progress else Observer()
+    found = map_fidelity(path, images=images, temperature=temperature, observer=observer, objects=objects)
+    rewrite_run_page(path)
+    return found
 
 
 @dataclass(frozen=True)
@@ -210,11 +459,13 @@ class StudyResult:
         path: its folder.
         results: what ``results.json`` holds: cells with intervals, families of paired differences, inequalities.
         sound: whether every run is there and all were equal, so that the table can be believed.
+        dissection: of :func:`dissect`, the gain of each part of the teacher's output.
     """
 
     path: Path
     results: dict[str, Any]
     sound: bool
+    dissection: dict[str, Any] | None = None
 
     def report(self) -> Path:
         """Write the page ``report.html`` of the study, and one of each run that it links to; returns its path."""
@@ -261,6 +512,44 @@ def compare(
     return StudyResult(found.path, found.results, found.sound)
 
 
+def dissect(
+    recipe: Recipe | str | Path | dict[str, Any],
+    out: str | Path,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    trials: int = 3,
+    workers: int | None = None,
+    engine: Literal["local", "ray"] = "local",
+    progress: bool = True,
+) -> StudyResult:
+    """Ablate the teacher's output: what each level of it brings, as ``stillroom dissect`` does.
+
+    Args:
+        recipe: of a distillation by ``kl``: its file or its content.
+        out: the study's folder.
+        seeds: of each level.
+        trials: tuning trials of each level; 0 for none.
+        workers: runs at a time; default: as many as the cores allow.
+        engine: processes of this machine, or a Ray cluster.
+        progress: show the progress on standard error.
+
+    Returns:
+        The study; ``dissection`` holds what ``dissection.json`` does.
+
+    Raises:
+        BadInput: the recipe has no teacher that can be run, or no ``kl``.
+        RunFailed: what all runs need could not be done.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(Path(recipe))
+    classes = load(recipe.data).train.num_classes
+    study = dissecting(recipe, classes=classes, seeds=tuple(seeds), trials=trials)
+    observer = LiveStudy() if progress else StudyObserver()
+    found = run_study(study, Path(out), engine_maker(engine, workers, None), observer)
+    dissection = write_dissection(StudyFolder(found.path), found.results)
+    return StudyResult(found.path, found.results, found.sound, dissection)
+
+
 def _require_preprocess(recipe: Recipe, images: ImageSet) -> None:
     """Refuse bytes for a module whose preprocess is not stated: what is right for it nobody but the user knows."""
     given = {recipe.teacher_field(name): config for name, config in recipe.all_teachers.items()}
@@ -268,9 +557,37 @@ def _require_preprocess(recipe: Recipe, images: ImageSet) -> None:
         if images.is_pixels and config.preprocess is None and getattr(config, "logits", None) is None:
             name = place.partition(".")[2]
             argument = f"teacher_preprocess[{name!r}]" if name else f"{place}_preprocess"
-            choices = preprocess_choices(images.channels)
-            expected = f"what the {place} takes, as the images are bytes: {choices}; or give floats, which go in as is"
-            raise BadInput(argument, None, expected)
+            raise BadInput(argument, None, _choices(place, images))
+
+
+def _choices(place: str, images: ImageSet) -> str:
+    choices = preprocess_choices(images.channels)
+    return f"what the {place} takes, as the images are bytes: {choices}; or give floats, which go in as they are"
+
+
+def _pair(train: Dataset[Any], test: Dataset[Any]) -> DataPair:
+    return make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+
+
+def _images(data: Dataset[Any] | str | Path, split: str) -> ImageSet:
+    if isinstance(data, str | Path):
+        return load_split(parse_data_argument(str(data)), split)
+    return from_dataset(data)
+
+
+def _run(run: DistillResult | str | Path) -> tuple[Path, RunObjects]:
+    return (run.path, run.objects) if isinstance(run, DistillResult) else (Path(run), RunObjects())
+
+
+def _several(
+    runs: DistillResult | str | Path | Sequence[DistillResult | str | Path],
+) -> Sequence[DistillResult | str | Path]:
+    return [runs] if isinstance(runs, DistillResult | str | Path) else runs
+
+
+def _name_of(model: nn.Module) -> str:
+    kind = type(getattr(model, "_orig_mod", model))
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _entry(model: object, preprocess: str | dict[str, Any] | None, field: str) -> dict[str, Any] | None:
@@ -278,8 +595,7 @@ def _entry(model: object, preprocess: str | dict[str, Any] | None, field: str) -
         return None
     if not isinstance(model, nn.Module):
         raise BadInput(field, model, "an nn.Module")
-    kind = type(model)
-    return {"name": f"{kind.__module__}:{kind.__qualname__}", "preprocess": preprocess}
+    return {"name": _name_of(model), "preprocess": preprocess}
 
 
 def _named_teachers(teacher: object) -> dict[str, object]:

@@ -236,6 +236,9 @@ def apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise BadInput("override", override, "key.path=value, such as training.epochs=3")
+    if not text.strip():
+        # Of an unset variable of a shell, training.epochs=$EPOCHS, YAML would make null, which means the default.
+        raise BadInput(key.strip(), text, f"a value after the equals sign; {key.strip()}=null for none")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):

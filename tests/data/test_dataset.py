@@ -262,11 +262,6 @@ def test_a_loader_or_a_dictionary_of_splits_is_no_dataset(colours: np.ndarray) -
     refused(3, "a dataset of pairs")
 
 
-def test_floats_that_are_not_finite() -> None:
-    with pytest.raises(BadInput, match=r"data\.images: .*finite"):
-        from_dataset([(torch.tensor([0.5, torch.inf]), 0)])
-
-
 @pytest.mark.parametrize("known_length", [True, False])
 def test_more_than_fits_into_memory(known_length: bool, colours: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [(each, 0) for each in colours]
@@ -297,3 +292,89 @@ def test_an_error_of_the_dataset_itself_is_not_hidden() -> None:
 
     with pytest.raises(ZeroDivisionError, match="theirs"):
         from_dataset(Broken([0], [0]))
+
+
+# Images that change, and numbers that are not what they seem.
+
+
+class Flipped(Mapped):
+    """Mirrors an image with some probability each time it is read, from an item on."""
+
+    def __init__(self, count: int, probability: float, begin: int = 0) -> None:
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+        super().__init__(list(pixels), [0, 1] * (count // 2))
+        self.draws, self.probability, self.begin = np.random.default_rng(1), probability, begin
+
+    def __getitem__(self, position: int) -> tuple[Any, Any]:
+        image, label = super().__getitem__(position)
+        flips = position >= self.begin and self.draws.random() < self.probability
+        return (np.ascontiguousarray(image[:, ::-1]) if flips else image), label
+
+
+@pytest.mark.parametrize(("probability", "begin"), [(0.5, 0), (0.5, 8), (0.5, 1000), (0.05, 0)])
+def test_random_changes_are_found_wherever_they_begin(probability: float, begin: int) -> None:
+    refused(Flipped(2000, probability, begin), "the same image and label each time .* set augmentation")
+
+
+def test_rare_flips_are_missed_no_more_often_than_stated() -> None:
+    def is_found(seed: int) -> bool:
+        dataset = Flipped(400, 0.02)
+        dataset.draws = np.random.default_rng(seed)
+        try:
+            from_dataset(dataset)
+        except BadInput:
+            return True
+        return False
+
+    # q = 2 · .02 · .98 = .0392: missed with probability (1 − q)^256 = 3.6e-5 each.
+    assert all(is_found(seed) for seed in range(20))
+
+
+@pytest.mark.parametrize("stable", [True, False])
+def test_a_stream_is_read_again_from_its_start(stable: bool) -> None:
+    source = Flipped(400, 0.0 if stable else 0.05)
+
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return (source[position] for position in range(400))
+
+    if stable:
+        assert from_dataset(Stream()).notes == ()
+    else:
+        refused(Stream(), "the same image and label each time")
+
+
+def test_labels_that_change_are_found() -> None:
+    draws = np.random.default_rng(0)
+
+    class Relabelled(Mapped):
+        def __getitem__(self, position: int) -> tuple[Any, Any]:
+            return super().__getitem__(position)[0], int(draws.integers(3))
+
+    refused(Relabelled([np.zeros((2, 2, 3), np.uint8)] * 40, [0] * 40), "the same image and label")
+
+
+def test_what_can_be_read_only_once_is_noted() -> None:
+    pairs = [(np.full((2, 2, 3), value, np.uint8), value % 2) for value in range(4)]
+    (line,) = from_dataset(pair for pair in pairs).notes
+    assert "a generator is read once: random transforms" in line
+    assert from_dataset(pairs).notes == ()
+
+
+@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity")])
+@pytest.mark.parametrize("position", [0, 30])
+def test_numbers_that_are_not_finite_are_named_as_such(value: float, word: str, position: int) -> None:
+    floats = torch.rand(40, 3, 4, 4)
+    floats[position, 1, 2, 3] = value
+    for dataset in (TensorDataset(floats, torch.arange(40) % 2), Mapped(list(floats), [0, 1] * 20)):
+        refused(dataset, rf"got '{word}'; expected finite numbers \(item {position}\)")
+
+
+@pytest.mark.parametrize(
+    ("factor", "shift", "noted"), [(255.0, 0.0, True), (1.0, 0.0, False), (255.0, -128.0, False), (4.0, -2.0, False)]
+)
+def test_floats_that_were_not_scaled_are_noted(factor: float, shift: float, noted: bool) -> None:
+    floats = torch.rand(40, 3, 4, 4) * factor + shift
+    notes = from_dataset(TensorDataset(floats, torch.arange(40) % 2)).notes
+    assert len(notes) == noted
+    assert all("divide by 255" in line for line in notes)

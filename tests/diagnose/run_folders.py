@@ -107,7 +107,9 @@ def write_run(path: Path, fake: FakeRun | None = None) -> Path:
     common |= {"count": 100, "mean": 1.0, "spearman": 0.4, "quantiles": {"50": 1.0}}
     rows = [{**common, "epoch": epoch, "saturated": share} for epoch, share in enumerate(fake.rescaling, start=1)]
     lines(path / "gradient_rescaling.jsonl", rows)
-    lines(path / "weight_distance.jsonl", [{"step": 1, "epoch": 1.0, "moves": {"conv1": move}} for move in fake.moves])
+    lines(
+        path / "weight_distance.jsonl", [{"step": 1, "epoch": 1.0, "distance": {"conv1": move}} for move in fake.moves]
+    )
     lines(path / "timing.jsonl", [{"event": "progress", "step": 10, "seconds": 1.5}])
     if fake.finished:
         _finish(path, fake, student_logits, figures, fake.distilled if fake.distilled is not None else taught)
@@ -141,7 +143,7 @@ def _finish(path: Path, fake: FakeRun, student_logits: np.ndarray, figures: Row,
         "multiply_adds": 12_500_000,
         "bytes": 320_000,
         "teachers": {"teacher": teacher} if teacher is not None else {},
-        "taught": taught,
+        "distilled": taught,
         "data": {
             "name": "cifar10",
             "classes": CLASSES,
@@ -149,6 +151,11 @@ def _finish(path: Path, fake: FakeRun, student_logits: np.ndarray, figures: Row,
             "test": COUNT,
             "shape": [3, 32, 32],
             "fingerprint": "f1" * 32,
+            "quality": {
+                **{"train": 1280, "test": COUNT, "largest": 128, "smallest": 128},
+                **{"largest_class": "a", "smallest_class": "a"},
+                **dict.fromkeys(("shared", "shared_relabelled", "copies", "copies_relabelled", "empty_classes"), 0),
+            },
         },
         "device": "cpu",
         "precision": "float32",

@@ -28,7 +28,8 @@ def test_it_is_printed_with_place_remedy_and_line_of_code() -> None:
     assert lines[0].split(maxsplit=2) == ["problem", "loss_scale", "train.py:88: Its KL term is 16 times too weak."]
     assert lines[1].strip() == "→ Multiply it by τ²."
     assert lines[2].strip() == "loss = kd * tau**2"
-    assert lines[3:5] == ["ok       batch_split", "skipped  labels_unused: It takes no labels."]
+    assert lines[3].split(maxsplit=2) == ["ok", "batch_split", "It is."]
+    assert lines[4] == "skipped  labels_unused: It takes no labels."
     assert lines[5] == "1 thing is wrong with this loss. Do this first: Multiply it by τ²."
 
 

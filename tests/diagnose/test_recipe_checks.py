@@ -188,7 +188,8 @@ def test_without_a_teacher_its_checks_are_skipped() -> None:
     recipe = parse_recipe({"student": {"name": "mlp"}, "training": {"device": "cpu"}})
     findings = diagnose_recipe(recipe, images=64)
     passed = {finding.check for finding in findings if finding.verdict == "ok"}
-    assert passed == {"teacher_logits", "learning_rate", "budget", "regularisation"}
+    data = {"leak", "duplicates", "imbalance"}
+    assert passed == {*data, "teacher_logits", "learning_rate", "budget", "regularisation"}
     assert {f.summary for f in findings if f.check == "class_order"} == {"The recipe has no teacher."}
 
 

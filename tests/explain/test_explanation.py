@@ -198,8 +198,8 @@ def test_the_command_prints_it(runs: dict[str, Path], capsys: pytest.CaptureFixt
 
 def test_moves_lie_between_the_lines_that_were_written(runs: dict[str, Path]) -> None:
     recipe = parse_recipe({**RECIPE, "training": {**RECIPE["training"], "record_weight_distance": ["layer3.0.conv2"]}})
-    lines = [{"step": 2, "epoch": 0.5, "moves": {"layer3.0.conv2": 1.0}}]
-    lines.append({"step": 6, "epoch": 1.5, "moves": {"layer3.0.conv2": 2.0}})
+    lines = [{"step": 2, "epoch": 0.5, "distance": {"layer3.0.conv2": 1.0}}]
+    lines.append({"step": 6, "epoch": 1.5, "distance": {"layer3.0.conv2": 2.0}})
     (runs["labels"] / "weight_distance.jsonl").write_text("\n".join(map(json.dumps, lines)))
     from stillroom.run.fidelity.measure import Checkpoint
 

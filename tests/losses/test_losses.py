@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +15,52 @@ import numpy as np
 import pytest
 import torch
 
-from losses.tester import DRAWN, MEAN, LossInputs, LossTester, Tensor, last_layer, output_of, with_output
+from losses.tester import (
+    DRAWN,
+    MAPS,
+    MEAN,
+    LossInputs,
+    LossTester,
+    Tensor,
+    last_layer,
+    output_of,
+    random_inputs,
+    with_output,
+)
 from stillroom.losses import functional
+from stillroom.losses.activation_boundary import ActivationBoundary
+from stillroom.losses.attention_transfer import AttentionTransfer
 from stillroom.losses.block_logit import BlockLogit
+from stillroom.losses.correlation import Correlation
 from stillroom.losses.cross_entropy import CrossEntropy
+from stillroom.losses.ctkd import CTKD
+from stillroom.losses.dist import DIST
+from stillroom.losses.dkd import DKD
+from stillroom.losses.factor_transfer import FactorTransfer
+from stillroom.losses.feature_cosine import FeatureCosine
 from stillroom.losses.feature_fisher import FeatureFisher
 from stillroom.losses.feature_full_fisher import FeatureFullFisher
 from stillroom.losses.feature_mse import FeatureMSE
+from stillroom.losses.fsp import FSP
+from stillroom.losses.jsd import JSD
 from stillroom.losses.kl import KL
 from stillroom.losses.label_smoothing import LabelSmoothing
 from stillroom.losses.logit_fisher import LogitFisher, one_minus
 from stillroom.losses.logit_mse import LogitMSE
+from stillroom.losses.mlkd import MLKD
+from stillroom.losses.neuron_selectivity import NeuronSelectivity
+from stillroom.losses.nkd import NKD
+from stillroom.losses.probabilistic import Probabilistic
 from stillroom.losses.registry import losses
+from stillroom.losses.relational import Relational
+from stillroom.losses.reverse_kl import ReverseKL
+from stillroom.losses.similarity_preserving import SimilarityPreserving
+from stillroom.losses.soft_cross_entropy import SoftCrossEntropy
+from stillroom.losses.srrl import SRRL
+from stillroom.losses.standardized_kl import StandardizedKL
+from stillroom.losses.ttm import TTM
+from stillroom.losses.vid import VID
+from stillroom.losses.wttm import WTTM
 from stillroom.models.reader import FEATURES
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
@@ -137,6 +174,212 @@ def plain_block_logit(inputs: LossInputs, options: dict[str, Any]) -> float:
     return total
 
 
+def both_softmax(inputs: LossInputs, tau: float) -> tuple[Any, Any]:
+    """The student's and the teacher's softened answers, [B, K]."""
+    found = []
+    for output in (inputs.student, inputs.teacher_output):
+        z = output.logits.detach().double().numpy() / tau
+        exponentials = np.exp(z - z.max(1, keepdims=True))
+        found.append(exponentials / exponentials.sum(1, keepdims=True))
+    return found[0], found[1]
+
+
+def plain_reverse_kl(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau = options.get("temperature", 4.0)
+    q, p = both_softmax(inputs, tau)
+    return float(tau**2 * np.mean((q * np.log(q / p)).sum(1)))
+
+
+def plain_jsd(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau = options.get("temperature", 4.0)
+    q, p = both_softmax(inputs, tau)
+    m = (p + q) / 2
+    return float(tau**2 * np.mean(((p * np.log(p / m)).sum(1) + (q * np.log(q / m)).sum(1)) / 2))
+
+
+def plain_soft_cross_entropy(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau = options.get("temperature", 4.0)
+    q, p = both_softmax(inputs, tau)
+    return float(tau**2 * np.mean(-(p * np.log(q)).sum(1)))
+
+
+def plain_standardized_kl(inputs: LossInputs, options: dict[str, Any]) -> float:
+    def standardized(output: Any) -> Tensor:
+        z = output.logits.detach().double().numpy()
+        return torch.from_numpy((z - z.mean(1, keepdims=True)) / (1e-7 + z.std(1, ddof=1, keepdims=True)))
+
+    student, teacher = (replace(o, logits=standardized(o)) for o in (inputs.student, inputs.teacher_output))
+    return plain_kl(replace(inputs, student=student, teacher=teacher), {"temperature": options.get("temperature", 2.0)})
+
+
+def plain_dkd(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau, total = options.get("temperature", 4.0), 0.0
+    for student, teacher, y in rows(inputs):
+        q, p = softmax([v / tau for v in student]), softmax([v / tau for v in teacher])
+        binary = p[y] * math.log(p[y] / q[y]) + (1 - p[y]) * math.log((1 - p[y]) / (1 - q[y]))
+        q, p = softmax([v / tau for v in without(student, y)]), softmax([v / tau for v in without(teacher, y)])
+        others = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+        total += tau**2 * (options.get("alpha", 1.0) * binary + options.get("beta", 8.0) * others)
+    return total / len(inputs.labels)
+
+
+def without(row: list[float], place: int) -> list[float]:
+    return row[:place] + row[place + 1 :]
+
+
+def plain_nkd(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau, total = options.get("temperature", 1.0), 0.0
+    for student, teacher, y in rows(inputs):
+        total -= softmax(teacher)[y] * math.log(softmax(student)[y])
+        q, p = softmax([v / tau for v in without(student, y)]), softmax([v / tau for v in without(teacher, y)])
+        total -= options.get("gamma", 1.5) * tau**2 * sum(a * math.log(b) for a, b in zip(p, q, strict=True))
+    return total / len(inputs.labels)
+
+
+def plain_dist(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau = options.get("temperature", 4.0)
+    q, p = both_softmax(inputs, tau)
+    parts = []
+    for a, b in ((q, p), (q.T, p.T)):
+        correlations = [np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)] if a.shape[1] > 1 else [1.0]
+        parts.append(1 - np.mean(correlations))
+    return float(tau**2 * (options.get("beta", 1.0) * parts[0] + options.get("gamma", 1.0) * parts[1]))
+
+
+def plain_mlkd(inputs: LossInputs, options: dict[str, Any]) -> float:
+    values = []
+    for tau in options.get("temperatures", (2.0, 3.0, 4.0, 5.0, 6.0)):
+        q, p = both_softmax(inputs, tau)
+        samples, classes = q @ q.T - p @ p.T, q.T @ q - p.T @ p
+        both = (samples**2).sum() / len(q) + (classes**2).sum() / q.shape[1]
+        values.append(plain_kl(inputs, {"temperature": tau}) + both)
+    return float(np.mean(values))
+
+
+def plain_ttm(inputs: LossInputs, options: dict[str, Any]) -> float:
+    q, p = both_softmax(inputs, 1.0)[0], both_softmax(inputs, options.get("temperature", 4.0))[1]
+    return float(np.mean((p * np.log(p / q)).sum(1)))
+
+
+def plain_wttm(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau = options.get("temperature", 4.0)
+    q, p = both_softmax(inputs, 1.0)
+    powered = p ** (1 / tau)
+    softness = powered.sum(1)
+    target = powered / softness[:, None]
+    return float(np.mean(softness * (target * np.log(target / q)).sum(1)))
+
+
+def plain_ctkd(inputs: LossInputs, options: dict[str, Any]) -> float:
+    low, high = options.get("lowest", 1.0), options.get("highest", 21.0)
+    return plain_kl(inputs, {"temperature": low + (high - low) / (1 + math.exp(-1))})
+
+
+def both_of(inputs: LossInputs, answer: Any) -> tuple[Any, Any]:
+    """The student's and the teacher's features, or maps."""
+    outputs = (inputs.student, inputs.teacher_output)
+    student, teacher = (output_of(output, answer).detach().double().numpy() for output in outputs)
+    return student, teacher
+
+
+def unit(x: Any, axis: int = -1) -> Any:
+    return x / np.sqrt((x**2).sum(axis, keepdims=True))
+
+
+def plain_feature_cosine(inputs: LossInputs, options: dict[str, Any]) -> float:
+    s, t = both_of(inputs, "features")
+    return float(np.mean([1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b)) for a, b in zip(s, t, strict=True)]))
+
+
+def energies(inputs: LossInputs, power: int) -> list[Any]:
+    return [unit((x**power).mean(1).reshape(len(x), -1)) for x in both_of(inputs, "map")]
+
+
+def plain_attention_transfer(inputs: LossInputs, options: dict[str, Any]) -> float:
+    s, t = energies(inputs, options.get("power", 2))
+    return float(np.mean((s - t) ** 2))
+
+
+def plain_factor_transfer(inputs: LossInputs, options: dict[str, Any]) -> float:
+    s, t = energies(inputs, options.get("power", 2))
+    return float(np.mean(np.abs(s - t)))
+
+
+def plain_neuron_selectivity(inputs: LossInputs, options: dict[str, Any]) -> float:
+    def kernel(a: Any, b: Any) -> float:
+        return float(np.mean([[(x @ y) ** 2 for y in b] for x in a]))
+
+    values = []
+    for s, t in zip(*both_of(inputs, "map"), strict=True):
+        s, t = unit(s.reshape(len(s), -1)), unit(t.reshape(len(t), -1))
+        values.append(kernel(t, t) + kernel(s, s) - 2 * kernel(s, t))
+    return float(np.mean(values))
+
+
+def plain_fsp(inputs: LossInputs, options: dict[str, Any]) -> float:
+    last = inputs.student.features[MAPS[1]].detach().double().numpy()
+    grams = [np.einsum("bchw,bdhw->bcd", x, last) / 4 for x in both_of(inputs, "map")]
+    return float(np.mean((grams[0] - grams[1]) ** 2))
+
+
+def plain_activation_boundary(inputs: LossInputs, options: dict[str, Any]) -> float:
+    m, total = options.get("margin", 1.0), 0.0
+    s, t = both_of(inputs, "map")
+    for a, b in zip(s.flat, t.flat, strict=True):
+        total += (a + m) ** 2 if a > -m and b <= 0 else (a - m) ** 2 if a <= m and b > 0 else 0.0
+    return total * 3 / 1000 / len(s)
+
+
+def plain_similarity_preserving(inputs: LossInputs, options: dict[str, Any]) -> float:
+    s, t = (unit(x @ x.T) for x in both_of(inputs, "features"))
+    return float(((s - t) ** 2).sum() / len(s) ** 2)
+
+
+def huber(gap: Any) -> Any:
+    return np.where(np.abs(gap) < 1, gap**2 / 2, np.abs(gap) - 0.5)
+
+
+def plain_relational(inputs: LossInputs, options: dict[str, Any]) -> float:
+    distances, angles = [], []
+    for x in both_of(inputs, "features"):
+        apart = x[None] - x[:, None]
+        length = np.sqrt((apart**2).sum(2))
+        distances.append(length / length[length > 0].mean() if (length > 0).any() else length)
+        pointed = np.divide(apart, length[..., None], out=np.zeros_like(apart), where=length[..., None] > 0)
+        angles.append(np.einsum("ijd,ikd->ijk", pointed, pointed))
+    far, wide = huber(distances[0] - distances[1]).mean(), huber(angles[0] - angles[1]).mean()
+    return float(options.get("distance_weight", 25.0) * far + options.get("angle_weight", 50.0) * wide)
+
+
+def plain_probabilistic(inputs: LossInputs, options: dict[str, Any]) -> float:
+    neighbours = []
+    for x in both_of(inputs, "features"):
+        rows_of_x = x / (np.sqrt((x**2).sum(1, keepdims=True)) + 1e-7)
+        cosines = (rows_of_x @ rows_of_x.T + 1) / 2
+        neighbours.append(cosines / cosines.sum(1, keepdims=True))
+    s, t = neighbours
+    return float(np.mean(t * np.log((t + 1e-7) / (s + 1e-7))))
+
+
+def plain_correlation(inputs: LossInputs, options: dict[str, Any]) -> float:
+    gap = np.abs(np.array(gaps(inputs)))
+    products = [a @ b for a, b in itertools.pairwise(gap)]
+    return float(np.mean(products)) if products else 0.0
+
+
+def plain_vid(inputs: LossInputs, options: dict[str, Any]) -> float:
+    raw = float(np.float32(math.log(math.expm1(5 - 1e-5))))
+    variance = math.log1p(math.exp(raw)) + 1e-5
+    return float(np.mean([(gap**2 / variance + math.log(variance)) / 2 for gap in gaps(inputs)]))
+
+
+def plain_srrl(inputs: LossInputs, options: dict[str, Any]) -> float:
+    head = inputs.teacher_output.tails[FEATURES].head
+    assert head is not None
+    crossed = [gap @ head.numpy().T for gap in gaps(inputs)]
+    return plain_feature_mse(inputs, {}) + options.get("beta", 1.0) * float(np.mean([c**2 for c in crossed]))
+
+
 NOT_THE_TEACHERS = {"minimum": "it reads the labels, not the teacher"}
 
 
@@ -187,6 +430,17 @@ class TestFeatureFisher(LossTester):
     answer = "features"
     variants = [ALIKE, {**ALIKE, "temperature": 1.0}, {**ALIKE, "scale": "mse"}, {**ALIKE, "samples": 2}]
     reference = plain_feature_fisher
+    # Its weights, which no argument of a usual loss is like, are fixed.
+    checked = staticmethod(
+        lambda feat_s, feat_t: functional.feature_fisher(feat_s, feat_t, torch.ones_like(feat_t) / 9)
+    )
+
+
+def full_fisher_of_a_fixed_tail(feat_s: Tensor, feat_t: Tensor) -> Tensor:
+    size = feat_t[0].numel()
+    jacobian = torch.linspace(-1, 1, 3 * size, dtype=feat_t.dtype).reshape(3, size).sin().expand(len(feat_t), 3, size)
+    probabilities = torch.tensor([0.5, 0.3, 0.2], dtype=feat_t.dtype).expand(len(feat_t), 3)
+    return functional.feature_full_fisher(feat_s, feat_t, jacobian, probabilities)
 
 
 class TestFeatureFullFisher(LossTester):
@@ -194,10 +448,16 @@ class TestFeatureFullFisher(LossTester):
     answer = "features"
     variants = [ALIKE, {**ALIKE, "temperature": 1.0}]
     reference = plain_feature_full_fisher
+    checked = staticmethod(full_fisher_of_a_fixed_tail)
+
+
+def block_logit_without_stones(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.block_logit(student_logits, teacher_logits, [], labels, temperature=4.0, gamma=0.0)
 
 
 class TestBlockLogit(LossTester):
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     answer = "features"
     variants = [ALIKE, {**ALIKE, "alpha": 0.1, "beta": 0.0, "temperature": 1.0}]
     reference = plain_block_logit
@@ -209,6 +469,7 @@ class TestBlockLogit(LossTester):
 
 class TestBlockLogitWithoutTheStonesMean(LossTester):
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     answer = "features"
     variants = [{**ALIKE, "gamma": 0.0}]
     reference = plain_block_logit
@@ -217,6 +478,7 @@ class TestBlockLogitWithoutTheStonesMean(LossTester):
 
 class TestBlockLogitOfTheStudentsOwnAnswer(LossTester):
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     variants = [ALIKE]
     reference = plain_block_logit
     not_held = {"minimum": "the student learns from the labels and the stones, too"}
@@ -226,6 +488,7 @@ class TestBlockLogitOfTheTeacherAlone(LossTester):
     """The student's own answer is the teacher's, so that its features are all that is left to learn."""
 
     loss = BlockLogit
+    checked = staticmethod(block_logit_without_stones)
     answer = "features"
     variants = [{**ALIKE, "alpha": 0.0, "gamma": 0.0}]
     reference = plain_block_logit
@@ -233,6 +496,181 @@ class TestBlockLogitOfTheTeacherAlone(LossTester):
     def with_student(self, inputs: LossInputs, value: Tensor) -> LossInputs:
         other = with_output(inputs.student, "features", value)
         return replace(inputs, student=replace(other, logits=inputs.teacher_output.logits.detach()))
+
+
+class TestReverseKL(LossTester):
+    loss = ReverseKL
+    variants = [{}, {"temperature": 1.0}]
+    reference = plain_reverse_kl
+
+
+class TestJSD(LossTester):
+    loss = JSD
+    variants = [{}, {"temperature": 1.0}]
+    reference = plain_jsd
+
+
+class TestSoftCrossEntropy(LossTester):
+    loss = SoftCrossEntropy
+    variants = [{}, {"temperature": 1.0}]
+    reference = plain_soft_cross_entropy
+    not_held = {"zero": "at equality it is the entropy of the teacher's answer"}
+
+
+class TestStandardizedKL(LossTester):
+    loss = StandardizedKL
+    variants = [{}, {"temperature": 1.0}]
+    reference = plain_standardized_kl
+
+
+class TestDKD(LossTester):
+    loss = DKD
+    variants = [{}, {"alpha": 2.0, "beta": 0.5, "temperature": 1.0}]
+    reference = plain_dkd
+
+
+class TestNKD(LossTester):
+    loss = NKD
+    variants = [{}, {"gamma": 0.5, "temperature": 2.0}]
+    reference = plain_nkd
+    not_held = {"minimum": "the true class's cross-entropy goes on beyond the teacher's confidence"}
+
+
+class TestDIST(LossTester):
+    loss = DIST
+    variants = [{}, {"beta": 2.0, "gamma": 0.5, "temperature": 1.0}]
+    reference = plain_dist
+
+
+class TestMLKD(LossTester):
+    loss = MLKD
+    variants = [{}, {"temperatures": (1.0, 2.0)}]
+    reference = plain_mlkd
+
+
+def ttm_unsoftened(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """It is published to soften the teacher alone, which check_loss rightly reports."""
+    return functional.ttm(student_logits, teacher_logits, temperature=1.0)
+
+
+class TestTTM(LossTester):
+    loss = TTM
+    variants = [{}, {"temperature": 2.0}]
+    reference = plain_ttm
+    checked = ttm_unsoftened
+    not_held = {"minimum": "the student is to give the softened answer, not the teacher's logits"}
+
+
+class TestWTTM(LossTester):
+    loss = WTTM
+    variants = [{}, {"temperature": 2.0}]
+    reference = plain_wttm
+    not_held = {"minimum": "the student is to give the softened answer, not the teacher's logits"}
+
+
+class TestCTKD(LossTester):
+    loss = CTKD
+    variants = [{}, {"lowest": 2.0, "highest": 6.0}]
+    reference = plain_ctkd
+    checked = partial(functional.ctkd, temperature=torch.tensor(4.0))
+
+
+class TestFeatureCosine(LossTester):
+    loss = FeatureCosine
+    answer = "features"
+    variants = [ALIKE]
+    reference = plain_feature_cosine
+
+
+MAP = {"taps": [MAPS[0]]}
+
+
+class TestAttentionTransfer(LossTester):
+    loss = AttentionTransfer
+    answer = "map"
+    variants = [MAP, {**MAP, "power": 4}]
+    reference = plain_attention_transfer
+
+
+class TestFactorTransfer(LossTester):
+    loss = FactorTransfer
+    answer = "map"
+    variants = [MAP, {**MAP, "power": 4}]
+    reference = plain_factor_transfer
+
+
+class TestNeuronSelectivity(LossTester):
+    loss = NeuronSelectivity
+    answer = "map"
+    variants = [MAP]
+    reference = plain_neuron_selectivity
+
+
+def fsp_of_one_map(student_features: Tensor, teacher_features: Tensor) -> Tensor:
+    return functional.fsp([student_features, student_features], [teacher_features, teacher_features])
+
+
+class TestFSP(LossTester):
+    loss = FSP
+    answer = "map"
+    variants = [{**ALIKE, "taps": list(MAPS)}]
+    reference = plain_fsp
+    checked = fsp_of_one_map
+
+
+class TestActivationBoundary(LossTester):
+    loss = ActivationBoundary
+    answer = "map"
+    variants = [{**MAP, **ALIKE}, {**MAP, **ALIKE, "margin": 0.5}]
+    reference = plain_activation_boundary
+    not_held = {"minimum": "it learns signs with a margin, which the teacher's own numbers need not keep"}
+
+
+class TestSimilarityPreserving(LossTester):
+    loss = SimilarityPreserving
+    answer = "features"
+    reference = plain_similarity_preserving
+
+
+class TestRelational(LossTester):
+    loss = Relational
+    answer = "features"
+    variants = [{}, {"distance_weight": 1.0, "angle_weight": 0.0}]
+    reference = plain_relational
+
+
+class TestProbabilistic(LossTester):
+    loss = Probabilistic
+    answer = "features"
+    reference = plain_probabilistic
+    precision = 1e-6
+
+
+class TestCorrelation(LossTester):
+    loss = Correlation
+    answer = "features"
+    variants = [ALIKE]
+    reference = plain_correlation
+    not_held = {"order": "it multiplies the gaps of consecutive images"}
+
+
+class TestVID(LossTester):
+    loss = VID
+    answer = "features"
+    variants = [ALIKE]
+    reference = plain_vid
+    checked = partial(functional.vid, variance=torch.tensor(5.0))
+    not_held = {
+        "zero": "at equality the logarithm of the variance is left",
+        "two classes": "it has a variance for each channel of the features that it was set up with, not for classes",
+    }
+
+
+class TestSRRL(LossTester):
+    loss = SRRL
+    answer = "features"
+    variants = [ALIKE, {**ALIKE, "beta": 0.5}]
+    reference = plain_srrl
 
 
 def test_every_built_in_loss_has_a_row() -> None:
@@ -249,6 +687,73 @@ def golden_pair() -> tuple[torch.Tensor, torch.Tensor]:
 def test_kl_equals_its_golden_value(name: str, temperature: float) -> None:
     expected = json.loads((GOLDENS / "losses.json").read_text())[name]
     assert functional.kl(*golden_pair(), temperature=temperature).item() == pytest.approx(expected, rel=1e-6)
+
+
+def golden(name: str) -> Tensor:
+    with np.load(GOLDENS / "losses.npz", allow_pickle=False) as inputs:
+        return torch.from_numpy(inputs[name])
+
+
+def golden_stages(kind: str) -> list[Tensor]:
+    return [golden(f"{kind}_{stage}") for stage in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "compute"),
+    [
+        ("logit_standardized_kl_t2", lambda: functional.standardized_kl(*golden_pair(), temperature=2.0)),
+        (
+            "dkd_a1_b8_t4",
+            lambda: functional.dkd(*golden_pair(), golden("labels"), alpha=1.0, beta=8.0, temperature=4.0),
+        ),
+        (
+            "attention_p2",
+            lambda: functional.attention_transfer(golden_stages("student_feature"), golden_stages("teacher_feature")),
+        ),
+        (
+            "similarity_preserving_last",
+            lambda: functional.similarity_preserving(golden("student_feature_2"), golden("teacher_feature_2")),
+        ),
+        ("pkt", lambda: functional.probabilistic(golden("student_pooled"), golden("teacher_pooled"))),
+        (
+            "ab_m1",
+            lambda: functional.activation_boundary(
+                golden_stages("student_feature"), golden_stages("teacher_feature_same"), margin=1.0
+            ),
+        ),
+    ],
+)
+def test_a_loss_equals_its_golden_value(name: str, compute: Callable[[], Tensor]) -> None:
+    expected = json.loads((GOLDENS / "losses.json").read_text())[name]
+    assert compute().item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_maps_of_several_stages_and_grids_are_summed_and_pooled() -> None:
+    torch.manual_seed(0)
+    one, other = torch.rand(4, 3, 4, 4).double(), torch.rand(4, 5, 2, 2).double()
+    single = functional.attention_transfer([one], [other])
+    pooled = functional.attention_transfer([torch.nn.functional.avg_pool2d(one, 2)], [other])
+    assert single.item() == pytest.approx(pooled.item(), rel=1e-12)
+    assert functional.attention_transfer([one, one], [other, other]).item() == pytest.approx(2 * single.item())
+
+
+def test_neuron_selectivity_is_the_same_by_places_and_by_channels() -> None:
+    torch.manual_seed(0)
+    few, many = torch.rand(4, 3, 4, 4).double(), torch.rand(4, 20, 4, 4).double()
+    by_channels = functional.neuron_selectivity([few], [few.flip(3)])
+    twenty = functional.neuron_selectivity([few.repeat(1, 7, 1, 1)[:, :18]], [few.flip(3).repeat(1, 7, 1, 1)[:, :18]])
+    assert twenty.item() == pytest.approx(by_channels.item(), rel=1e-9)
+    assert functional.neuron_selectivity([many], [few]).item() > 0
+
+
+def test_the_learned_temperature_grows_the_loss(tmp_path: Path) -> None:
+    loss = CTKD()
+    inputs = replace(random_inputs(dtype=torch.float32), progress=0.5)
+    before = loss(inputs)
+    before.backward()
+    with torch.no_grad():
+        loss.raw_temperature -= 0.1 * loss.raw_temperature.grad.sign()
+    assert loss(inputs) > before
 
 
 def test_fisher_diagonal_of_a_confident_teacher_keeps_its_small_weights_in_float32() -> None:

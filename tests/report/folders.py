@@ -65,7 +65,7 @@ def write_run(path: Path, fake: Fake | None = None) -> Path:
         "bytes": 320_000,
         "model": "resnet8",
         "teachers": {},
-        "taught": fake.teacher,
+        "distilled": fake.teacher,
         "data": {
             "name": f"cifar{len(fake.classes)}",
             "classes": len(fake.classes),

@@ -41,7 +41,7 @@ def test_folders_that_are_none(study: Path, tmp_path: Path) -> None:
     assert "expected a folder that exists" in refused(tmp_path / "nowhere")
     assert "expected a study's folder, with results.json" in refused(tmp_path)
     (study / "results.json").unlink()
-    assert "a study with results; `stillroom compare" in refused(study)
+    assert "a study with results; the `stillroom compare`" in refused(study)
     with pytest.raises(BadInput):
         write_run_pages(study)
 

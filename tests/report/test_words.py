@@ -8,9 +8,19 @@ from typing import Any
 
 import pytest
 
+from stillroom.report.run.charts import Member
 from stillroom.report.run.data import RunData, read_run
-from stillroom.report.run.page import notices, side_by_side
-from stillroom.report.run.words import against, caveat, differences, headline, reasons, run_names
+from stillroom.report.run.page import compare, notices
+from stillroom.report.run.words import (
+    against,
+    caveat,
+    differences,
+    headline,
+    labels_run,
+    missing_labels,
+    reasons,
+    run_names,
+)
 from stillroom.schema.run import RunHashes
 
 
@@ -40,13 +50,13 @@ def with_top1(run: RunData, student: float, teacher: float | None = None, count:
 
 def alone(run: RunData) -> RunData:
     """The same student from labels alone."""
-    labels = changed(run, name="labels", teachers={}, taught=False)
+    labels = changed(run, name="labels", teachers={}, distilled=False)
     return replace(labels, path=run.path.parent / "labels", latency={"student": run.latency["student"]})
 
 
 def test_a_student_below_its_teacher(run: RunData) -> None:
     assert headline(run) == (
-        "The student keeps 96.1% of its teacher’s top-1 (84.3% against 87.7%: 3.4 points lost), with 11× fewer "
+        "The student keeps 96.1% of the top-1 of its teacher (84.3% against 87.7%: 3.4 points lost), with 11× fewer "
         "parameters, 10× fewer multiply-adds and 4.2× lower latency at batch 1."
     )
 
@@ -59,16 +69,16 @@ def test_a_student_above_its_teacher(run: RunData) -> None:
 @pytest.mark.parametrize(("student", "side"), [(87.9, "0.2 points above"), (87.5, "0.2 points below")])
 def test_a_difference_that_the_test_images_cannot_tell(run: RunData, student: float, side: str) -> None:
     text = headline(with_top1(run, student, 87.7))
-    assert "equals its teacher" in text
-    assert f"{side}, not significant with 10,000 test images" in text
+    assert f"not significantly {side.split()[-1]} that of its teacher" in text
+    assert f"{side.rsplit(' ', 1)[0]} on 10,000 test images" in text
 
 
 def test_equal_accuracies(run: RunData) -> None:
-    assert headline(with_top1(run, 87.7, 87.7)).startswith("The student matches its teacher’s top-1 (87.7%)")
+    assert headline(with_top1(run, 87.7, 87.7)).startswith("The student matches the top-1 of its teacher (87.7%)")
 
 
 def test_one_image_of_difference_is_not_called_zero_points(run: RunData) -> None:
-    assert "0.01 points below" in headline(with_top1(run, 87.69, 87.70))
+    assert "0.01 points on" in headline(with_top1(run, 87.69, 87.70))
 
 
 def test_a_teacher_that_is_always_wrong_divides_nothing_by_zero(run: RunData) -> None:
@@ -95,12 +105,53 @@ def test_without_a_teacher(run: RunData) -> None:
     )
 
 
-def test_several_teachers_are_named(run: RunData) -> None:
+def test_of_several_teachers_the_most_accurate_is_compared_with(run: RunData) -> None:
     assert run.summary.teacher is not None
     one = run.summary.teacher.model_copy(update={"top1": 98.2, "agreement": 91.0})
-    text = headline(changed(run, teachers={"wide": one, "deep": one.model_copy(update={"top1": 93.8})}))
-    assert "its teachers are wide (98.2% top-1" in text
-    assert "and deep (93.8% top-1" in text
+    several = changed(run, agreement=None, teachers={"deep": one.model_copy(update={"top1": 93.8}), "wide": one})
+    assert "of its best teacher “wide” (84.3% against 98.2%" in headline(several)
+    table = compare([Member("run", "student", several)])
+    titles = [column.title for column in table.columns]
+    assert titles == ["Teacher deep", "Teacher wide", "Student", "Student against wide"]
+    rows = {row.metric: [cell.text for cell in row.cells] for row in table.rows}
+    assert rows["Top-1"] == ["93.80%", "98.20%", "84.30%", "−13.90 points"]
+    assert rows["Agreement"] == ["91.00%", "91.00%", "–", "–"]
+
+
+def test_the_headline_credits_distilling_with_what_it_brought_over_labels(run: RunData) -> None:
+    assert headline(run, with_top1(alone(run), 82.2)) == (
+        "Distilling gained 2.1 points of top-1: 84.3% against 82.2% of the same student from labels alone. The teacher "
+        "has 87.7%; the student has 11× fewer parameters, 10× fewer multiply-adds and 4.2× lower latency at batch 1."
+    )
+    assert headline(run, with_top1(alone(run), 86.3)).startswith("Distilling cost 2.0 points of top-1: 84.3%")
+    assert headline(run, with_top1(alone(run), 84.5)).startswith(
+        "Distilling made no difference to top-1 that 10,000 test images can show: 84.3% against 84.5%"
+    )
+    assert headline(run, with_top1(alone(run), 84.3)).startswith("Distilling changed nothing in top-1")
+
+
+def test_the_run_from_labels_is_of_the_same_student_on_the_same_data(run: RunData) -> None:
+    labels = alone(run)
+    seed = changed(labels, hashes=run.summary.hashes.model_copy(update={"init": "1"}))
+    other_data = changed(labels, data=run.summary.data.model_copy(update={"fingerprint": "0"}))
+    assert labels_run(run, [run, other_data, changed(labels, parameters=1)]) is None
+    assert labels_run(run, [seed, labels]) is labels
+    assert labels_run(labels, [run]) is None
+    assert "from labels alone" in missing_labels(run, None)
+    assert missing_labels(run, labels) == missing_labels(labels, None) == ""
+
+
+def test_what_got_worse_is_marked_against_the_teacher_and_against_labels(run: RunData) -> None:
+    assert run.teacher is not None
+    labels = changed(alone(run), nll=2 * run.student.nll, ece=run.student.ece / 2)
+    table = compare([Member("run", "student", run), Member("labels", "other-1", labels)], labels)
+    titles = [column.title for column in table.columns]
+    assert titles == ["Teacher", "Student", "Student against teacher", "labels", "Student against labels"]
+    rows = {row.metric: row.cells[-1] for row in table.rows}
+    assert (rows["NLL"].text, rows["NLL"].kind) == ("2.0× lower", "")
+    assert (rows["ECE"].text, rows["ECE"].kind) == ("2.0× higher: worse", "lost")
+    # Latencies of one model differ by the machine alone.
+    assert rows["Latency, batch 1"].text == "–"
 
 
 def test_above_the_same_student_from_labels_alone(run: RunData) -> None:
@@ -110,7 +161,7 @@ def test_above_the_same_student_from_labels_alone(run: RunData) -> None:
 
 
 def test_a_teacher_that_was_only_compared_with_did_not_teach(run: RunData) -> None:
-    labels = changed(with_top1(run, 86.3), taught=False)
+    labels = changed(with_top1(run, 86.3), distilled=False)
     text = against(run, "labels", labels)
     assert text.startswith("Worse than the same student trained on labels alone (“labels”): 2.0 points below its 86.3%")
     assert text.endswith("distillation reduced accuracy.")
@@ -186,9 +237,9 @@ def test_runs_of_one_name_differ(run: RunData) -> None:
 
 
 def test_the_table_has_a_dash_where_nothing_was_measured(run: RunData) -> None:
-    rows = {row.metric: row for row in side_by_side(replace(run, latency={}), [alone(run)])}
-    assert rows["Latency, batch 1"].student == "–"
-    assert rows["Latency, batch 1"].versus == "–"
-    assert rows["Top-1"].versus == "−3.40 points"
-    assert rows["Parameters"].versus == "11× fewer"
-    assert rows["Agreement"].others == (rows["Agreement"].others[0],)
+    table = compare([Member("run", "student", replace(run, latency={})), Member("labels", "other-1", alone(run))])
+    rows = {row.metric: [cell.text for cell in row.cells] for row in table.rows}
+    assert rows["Latency, batch 1"] == ["–", "–", "–", "1.21 ms"]
+    assert rows["Top-1"][2] == "−3.40 points"
+    assert rows["Parameters"][2] == "11× fewer"
+    assert rows["Agreement"][0] == "–"

@@ -74,7 +74,7 @@ def test_a_run_leaves_what_the_contract_says(recipe: Make, tmp_path: Path) -> No
     assert summary["top1"] == 100 * summary["correct"] / 60
     layout = {key: summary[key] for key in ("device", "precision", "threads", "processes", "accumulate")}
     assert layout == {"device": "cpu", "precision": "float32", "threads": 1, "processes": 1, "accumulate": 1}
-    moves = [line["moves"] for line in read_lines(finished.path / "weight_distance.jsonl")]
+    moves = [line["distance"] for line in read_lines(finished.path / "weight_distance.jsonl")]
     assert all(set(m) == {"linear", "layer1.0.conv1"} for m in moves)
     assert moves[0]["linear"] < moves[-1]["linear"]
 
@@ -148,7 +148,7 @@ def test_moves_are_the_summed_steps_by_hand(recipe: Make, tmp_path: Path) -> Non
     execute(recipe("training.record_weight_distance=[linear]"), tmp_path / "run", hooks=[weights])
     w = weights.seen
     by_hand = sum(float((b - a).norm()) for a, b in itertools.pairwise(w)) / float(w[0].norm())
-    last = read_lines(tmp_path / "run" / "weight_distance.jsonl")[-1]["moves"]["linear"]
+    last = read_lines(tmp_path / "run" / "weight_distance.jsonl")[-1]["distance"]["linear"]
     assert len(w) == 13
     assert last == pytest.approx(by_hand, rel=1e-5)
 

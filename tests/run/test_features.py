@@ -99,7 +99,7 @@ def test_what_must_be_equal_between_methods_is_left_as_it_was(recipe: Make, tmp_
     features = execute(recipe("cache.enabled=false", FEATURES), tmp_path / "features").summary
     assert kl["hashes"] == features["hashes"]
     assert kl["parameters"] == features["parameters"]
-    assert features["taught"] is True
+    assert features["distilled"] is True
 
 
 def test_a_stopped_run_ends_as_one_never_stopped(recipe: Make, tmp_path: Path) -> None:

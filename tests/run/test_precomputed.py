@@ -89,7 +89,7 @@ def test_without_answers_to_the_test_images_it_teaches_all_the_same(place: Path,
     summary = json.loads((place / "run" / "summary.json").read_text())
     assert "top1" not in summary["teachers"]["teacher"]
     assert "agreement" not in summary
-    assert summary["taught"] is True
+    assert summary["distilled"] is True
     assert write_report([place / "run"]).exists()
 
 

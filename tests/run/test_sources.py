@@ -75,7 +75,7 @@ def test_every_source_between_any_two_models_without_naming_a_layer(
     out = tmp_path / "run"
     assert run(["distill", written(tmp_path, content), "--out", str(out), "--json"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out)["taught"] is True
+    assert json.loads(captured.out)["distilled"] is True
     assert (f"{source} " in captured.err) == (source != "kl"), "what it does with which taps is said"
     assert (out / "summary.json").exists()
     values = losses(out, source)

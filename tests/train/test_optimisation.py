@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +60,12 @@ def test_biases_and_norms_are_not_decayed_where_asked() -> None:
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0]
     assert [len(group["params"]) for group in groups] == [1, 3]
     assert len(build_optimizer([net], OptimizerConfig()).param_groups) == 1
+
+
+@pytest.mark.parametrize(("given", "rate"), [({}, 0.1), ({"name": "adamw"}, 1e-3), ({"name": "adamw", "lr": 0.1}, 0.1)])
+def test_each_optimizer_has_a_usual_rate_of_its_own(given: dict[str, Any], rate: float) -> None:
+    assert OptimizerConfig.model_validate(given).lr == rate
+    assert OptimizerConfig.model_validate(OptimizerConfig(**given).model_dump()).lr == rate
 
 
 def test_adamw_takes_its_betas() -> None:

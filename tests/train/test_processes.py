@@ -142,7 +142,7 @@ def test_the_moves_are_recorded_once(place: Path) -> None:
     one, two = (lines(place / who / "average" / "weight_distance.jsonl") for who in ("one", "two"))
     for left, right in zip(one, two, strict=True):
         assert left["step"] == right["step"]
-        assert right["moves"]["layers.0.linear"] == pytest.approx(left["moves"]["layers.0.linear"], abs=1e-5)
+        assert right["distance"]["layers.0.linear"] == pytest.approx(left["distance"]["layers.0.linear"], abs=1e-5)
 
 
 def test_the_rescaling_is_that_of_all_samples(place: Path) -> None:

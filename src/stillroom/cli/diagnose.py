@@ -1,4 +1,4 @@
-"""The command that says what is wrong: with a recipe before it is trained, with a run, with a study."""
+"""The commands that say what is wrong: with a recipe, a run or a study, with a loss function of the user's."""
 
 from __future__ import annotations
 
@@ -95,6 +95,71 @@ def diagnose(
         raise typer.Exit(NO)
 
 
+@app.command(rich_help_panel=UNDERSTAND)
+def check(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A loss of yours: a function, a class or a module.", metavar="FILE.py:FUNCTION|pkg.module:FUNCTION"
+        ),
+    ],
+    classes: Annotated[int, typer.Option("--classes", min=2, help="Classes K of the logits it is meant for.")] = 10,
+    roles: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--role",
+            help="What an argument is, where its name does not tell: student, teacher, labels, student_features, "
+            "teacher_features or mask. Give it once for each argument.",
+            metavar="ARGUMENT=ROLE",
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option("--features", help="Shape of one sample's features, such as 64x8x8.", metavar="CxHxW"),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a problem.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for diagnosis.json and diagnosis.html; made where needed.", metavar="DIR"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a loss function of yours is and what is wrong with it; nothing is trained, no data is needed.
+
+    The loss is called on random logits. Its terms are identified with their temperatures and weights, and the
+    properties that a distillation loss must have are checked: gradients, scale, minimum, padding, half precision.
+
+    Example: `stillroom check losses.py:kd_loss --classes 100`
+    """
+    pairs = [each.partition("=") for each in roles or []]
+    for argument, equals, role in pairs:
+        if not (argument and equals and role):
+            raise BadInput("--role", f"{argument}{equals}{role}", "ARGUMENT=ROLE, such as outputs=student")
+    shape = None
+    if features is not None:
+        parts = features.lower().split("x")
+        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+            raise BadInput("--features", features, "whole numbers with x between them, such as 64x8x8")
+        shape = [int(part) for part in parts]
+    from stillroom.diagnose.loss import check_loss, load_loss
+
+    found = load_loss(target)
+    named = {argument: role for argument, _, role in pairs}
+    diagnosis = check_loss(found, num_classes=classes, roles=named, features=shape, name=target)
+    _show(diagnosis, out, as_json=as_json, strict=strict)
+
+
+def _show(diagnosis: Diagnosis, out: Path | None, *, as_json: bool, strict: bool) -> None:
+    """Write the diagnosis where a folder is given, and print it; exit code 1 for a problem under ``--strict``."""
+    page = _write(diagnosis, out) if out is not None else None
+    if as_json:
+        print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
+    else:
+        print_diagnosis(diagnosis, page)
+    if strict and diagnosis.problems:
+        raise typer.Exit(NO)
+
+
 def _findings(target: Path, kind: str, overrides: Sequence[str], images: int) -> tuple[Recipe | None, list[Finding]]:
     if kind == "study":
         from stillroom.diagnose.study import diagnose_study
@@ -122,7 +187,7 @@ def _write(diagnosis: Diagnosis, out: Path) -> Path:
 
 
 def print_diagnosis(diagnosis: Diagnosis, page: Path | None) -> None:
-    """The findings, problems first: a line each with its remedy; those that are ok in one line together."""
+    """The findings, a line each: problems first, with their remedies, then what is in order."""
     stdout = Console(highlight=False)
     for verdict, text in diagnosis.lines():
         first = f"[{_COLOURS[verdict]}]{verdict:8}[/]" if verdict is not None else f"{'':8}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from stillroom.losses.base import FAMILIES, Loss, LossConfig
 from stillroom.losses.registry import losses
 from stillroom.models.config import names
 from stillroom.train.config import OptimizerConfig, ScheduleConfig
@@ -32,8 +35,9 @@ def listing() -> dict[str, list[dict[str, str]]]:
                 "name": name,
                 "what": (kind.Config.__doc__ or "").splitlines()[0],
                 "family": kind.family,
-                "requires": "teacher" if kind.requires.teacher else "labels",
-                "citation": f"{kind.citation.title} (arXiv {kind.citation.arxiv})" if kind.citation else "–",
+                "requires": _required(kind),
+                "per sample": "yes" if kind.per_sample else "no",
+                "citation": str(kind.citation) if kind.citation else "–",
             }
             for name, kind in losses().items()
         ],
@@ -41,6 +45,46 @@ def listing() -> dict[str, list[dict[str, str]]]:
         "optimizers": _choices(OptimizerConfig),
         "schedules": _choices(ScheduleConfig),
     }
+
+
+def _required(kind: type[Loss[Any]]) -> str:
+    """What a loss requires, in words: ``teacher, labels``; taps are chosen at set-up, so features go by the option."""
+    requires = kind.requires
+    parts = {"teacher": requires.teacher, "labels": requires.labels or not requires.teacher, "index": requires.index}
+    parts["features"] = kind.family in ("features", "gradients") and "taps" in kind.Config.model_fields
+    return ", ".join(name for name, needed in parts.items() if needed)
+
+
+def loss_index() -> str:
+    """Every loss with its options and paper as Markdown, for ``docs/losses.md``."""
+    lines = [
+        "# Losses",
+        "",
+        "`stillroom list losses` prints this; `--family`, `--requires` select. Each is a recipe entry "
+        "(`losses: [{name: dkd, beta: 2}]`), a class (`sr.DKD(beta=2)`) and a pure function "
+        "(`from stillroom.losses.functional import dkd`).",
+    ]
+    for family in FAMILIES:
+        kinds = {name: kind for name, kind in losses().items() if kind.family == family}
+        if not kinds:
+            continue
+        head = ["| name | what | options | requires | per sample | paper |", "|---|---|---|---|---|---|"]
+        lines += ["", f"## {family.capitalize()}", "", *head]
+        for name, kind in kinds.items():
+            own = [key for key in kind.Config.model_fields if key not in LossConfig.model_fields]
+            defaults = {key: kind.Config.model_fields[key].default for key in own}
+            options = ", ".join(f"`{key}`" + _default(value) for key, value in defaults.items()) or "–"
+            what = (kind.Config.__doc__ or "").splitlines()[0]
+            per_sample = "yes" if kind.per_sample else "no"
+            lines.append(
+                f"| `{name}` | {what} | {options} | {_required(kind)} | {per_sample} | {kind.citation or '–'} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _default(value: object) -> str:
+    """An option's default in words."""
+    return f" ({value:g})" if isinstance(value, int | float) and not isinstance(value, bool) else f" ({value})"
 
 
 def _choices(config: type[OptimizerConfig] | type[ScheduleConfig]) -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ class ExportFormat(StrEnum):
 
     SAFETENSORS = "safetensors"
     ONNX = "onnx"
+    PT2 = "pt2"
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -141,6 +142,7 @@ def evaluate(
     Example: `stillroom evaluate --model resnet56 --weights W.th --data cifar10 --split test`
     """
     from stillroom.cli.terminal import ProgressBar, table
+    from stillroom.data.quality import describe_data
     from stillroom.data.sources import load_split, parse_data_argument
     from stillroom.models.config import ModelConfig
     from stillroom.models.preprocess import parse_preprocess
@@ -166,6 +168,7 @@ def evaluate(
         raise BadInput("--weights", None, "a weights file; there is nothing to measure in random weights")
     images = load_split(parse_data_argument(data, image_size), split)
     observer = ProgressBar()
+    describe_data(images, observer.note, split)
     try:
         result = evaluate_model(config, images, device=device, observer=observer)
     finally:
@@ -199,11 +202,11 @@ def export(
         Path | None, typer.Option("--out", help="File to write; default: in RUN/export/.", metavar="FILE")
     ] = None,
     pixels: Annotated[
-        bool, typer.Option("--pixels", help="With ONNX: the model takes uint8 images and preprocesses them.")
+        bool, typer.Option("--pixels", help="With ONNX and pt2: the model takes uint8 images and preprocesses them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Export a run's student as safetensors or ONNX; ONNX output is checked against PyTorch.
+    """Export a run's student as safetensors, ONNX or a program of torch.export; graphs are checked against PyTorch.
 
     Example: `stillroom export runs/first --format onnx --pixels`
     """
@@ -216,4 +219,5 @@ def export(
     print(exported["path"])
     if "max_abs_error" in exported:
         relative = f"{exported['max_rel_error']:.1e} of the largest logit, allowed {exported['tolerance']:.0e}"
-        print(f"onnxruntime against PyTorch: largest difference {exported['max_abs_error']:.1e} ({relative})")
+        graph = "onnxruntime" if form is ExportFormat.ONNX else "the program"
+        print(f"{graph} against PyTorch: largest difference {exported['max_abs_error']:.1e} ({relative})")

@@ -47,11 +47,17 @@ def list_(
     what: Annotated[
         str | None, typer.Argument(help="models, losses, data, optimizers or schedules; default: all.")
     ] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", help="Losses of one family: labels, logits, features or gradients.")
+    ] = None,
+    requires: Annotated[
+        str | None, typer.Option("--requires", help="Losses that require it: teacher, labels or features.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the models, losses, data sources, optimizers and schedules that a recipe can name.
 
-    Example: `stillroom list losses`
+    Example: `stillroom list losses --family features`
     """
     from stillroom.cli.without_torch import without_torch
 
@@ -64,6 +70,13 @@ def list_(
             if what not in lists:
                 raise BadInput.unknown("list", what, lists)
             lists = {what: lists[what]}
+        for option, wanted in (("family", family), ("requires", requires)):
+            if wanted is None:
+                continue
+            names = {name for entry in lists.get("losses", []) for name in entry[option].split(", ")}
+            if wanted not in names:
+                raise BadInput.unknown(f"--{option}", wanted, sorted(names))
+            lists = {"losses": [entry for entry in lists["losses"] if wanted in entry[option].split(", ")]}
         if as_json:
             print_json(lists)
             return

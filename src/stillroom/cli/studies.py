@@ -174,7 +174,7 @@ def dissect(
     from stillroom.study.plan import StudyFolder
 
     resolved = load_recipe(recipe, overrides or [])
-    classes = load(resolved.data).train.num_classes
+    classes = load(resolved.data).train.num_classes  # what else is to be known of the data, the study says
     study = dissecting(resolved, classes=classes, seeds=_parse_seeds(seeds), trials=trials)
     with resumable():
         found = run_study(study, out, engine_maker(engine.value, workers, None), LiveStudy(stderr))

@@ -75,12 +75,15 @@ def taps(
 def _sizes(data: str | None, size: int | None, classes: int | None, channels: int | None) -> dict[str, int]:
     if data is None:
         return {"size": size or 32, "classes": classes or 10, "channels": channels or 3}
+    from stillroom.cli.terminal import ProgressBar
+    from stillroom.data.quality import describe_data
     from stillroom.data.sources import load_split, parse_data_argument
 
     config = parse_data_argument(data)
     if config.source == "folders":
         config = config.model_copy(update={"image_size": size})
     images = load_split(config, "test")
+    describe_data(images, ProgressBar().note, "test")
     side = size or images.image_size
     if side is None:
         raise BadInput("--image-size", None, f"a side in pixels, as the images of {data} have no one size")

@@ -63,7 +63,7 @@ class ProgressBar(Observer):
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._console.print(escape(text))
+        self._console.print(escape(text), soft_wrap=True)
 
     def run_ended(self) -> None:
         """Stop the bar, leaving its last state."""
@@ -98,26 +98,28 @@ def table(title: str, columns: list[str], rows: list[list[str]], right_from: int
     return shown
 
 
+_SUMMARY = (
+    ("top-1", "top1", "{:.2f}%"),
+    ("top-5", "top5", "{:.2f}%"),
+    ("NLL (nats)", "nll", "{:.4f}"),
+    ("calibration error", "ece", "{:.4f}"),
+    ("agreement with teacher", "agreement", "{:.2f}%"),
+    ("KL to teacher (nats)", "teacher_kl", "{:.4f}"),
+    ("parameters", "parameters", "{:,}"),
+    ("multiply-adds", "multiply_adds", "{:,}"),
+    ("bytes on disk", "bytes", "{:,}"),
+)
+
+
 def summary_table(summary: dict[str, Any]) -> Table:
-    """A run's results next to its teacher's."""
-    teacher = summary["teachers"].get("teacher", {})
-    rows = [
-        ["top-1", *_pair(summary, teacher, "top1", "{:.2f}%")],
-        ["top-5", *_pair(summary, teacher, "top5", "{:.2f}%")],
-        ["NLL (nats)", *_pair(summary, teacher, "nll", "{:.4f}")],
-        ["calibration error", *_pair(summary, teacher, "ece", "{:.4f}")],
-        ["agreement with teacher", *_pair(summary, {}, "agreement", "{:.2f}%")],
-        ["KL to teacher (nats)", *_pair(summary, {}, "teacher_kl", "{:.4f}")],
-        ["parameters", *_pair(summary, teacher, "parameters", "{:,}")],
-        ["multiply-adds", *_pair(summary, teacher, "multiply_adds", "{:,}")],
-        ["bytes on disk", *_pair(summary, teacher, "bytes", "{:,}")],
-    ]
+    """A run's results next to its teachers'; with several, agreement and KL are in each one's column."""
+    teachers = summary["teachers"]
+    names = ["teacher" if len(teachers) == 1 else f"teacher {name}" for name in teachers]
     columns = ["", f"student {summary['model']}"]
-    if teacher:
-        columns.append(f"teacher {teacher['model']}")
-    kept = [row[: len(columns)] for row in rows if any(cell != "–" for cell in row[1:])]
-    return table(str(summary["name"]), columns, kept)
-
-
-def _pair(student: dict[str, Any], teacher: dict[str, Any], key: str, form: str) -> list[str]:
-    return [form.format(side[key]) if side.get(key) is not None else "–" for side in (student, teacher)]
+    columns += [f"{name} {one['model']}" for name, one in zip(names, teachers.values(), strict=True)]
+    sides = (summary, *teachers.values())
+    rows = [
+        [title, *(form.format(side[key]) if side.get(key) is not None else "–" for side in sides)]
+        for title, key, form in _SUMMARY
+    ]
+    return table(str(summary["name"]), columns, [row for row in rows if any(cell != "–" for cell in row[1:])])

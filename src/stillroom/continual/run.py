@@ -34,6 +34,7 @@ from stillroom.continual.summary import (
     scores_in_data_order,
 )
 from stillroom.data.images import DataPair
+from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, shorten
 from stillroom.files import write_text
@@ -76,7 +77,7 @@ def run_tasks(
     """
     observer = observer or Observer()
     check_free(out, resume)
-    with _sequence(recipe, data) as sequence:
+    with _sequence(recipe, data, observer) as sequence:
         check_same_recipe(sequence.recipe, out)
         try:
             with TasksFolder(out):
@@ -87,19 +88,21 @@ def run_tasks(
             observer.run_ended()
 
 
-def prepare_tasks(recipe: Recipe, data: DataPair | None = None) -> Prepared:
+def prepare_tasks(recipe: Recipe, data: DataPair | None = None, observer: Observer | None = None) -> Prepared:
     """Check a recipe by building its first two tasks; nothing is written."""
-    with _sequence(recipe, data) as sequence:
+    with _sequence(recipe, data, observer or Observer()) as sequence:
         sequence.validate()
         return Prepared(sequence.total_steps, sequence.task_steps(1)[1], 0, 0.0)
 
 
 @contextmanager
-def _sequence(recipe: Recipe, data: DataPair | None) -> Iterator[TaskSequence]:
+def _sequence(recipe: Recipe, data: DataPair | None, observer: Observer) -> Iterator[TaskSequence]:
     if launched() > 1:
         raise BadInput("processes", launched(), "one: tasks go one after another")
     with threads(recipe.training.threads), exact_float32():
-        yield TaskSequence(recipe, data or load(recipe.data))
+        data = data or load(recipe.data)
+        describe_data(data, observer.note)
+        yield TaskSequence(recipe, data)
 
 
 class TasksFolder(RunFolder):
@@ -182,6 +185,7 @@ def _run(sequence: TaskSequence, out: Path, observer: Observer, *, latency: bool
             observer=cumulative,
             components=sequence.components(task, data, before),
             latency=latency and task == tasks.count,
+            describe=False,
         )
         student = _load_student(sequence, folder, task)
         memory = _choose_exemplars(sequence, folder, task, memory, student)

@@ -15,6 +15,7 @@ from torch import Tensor
 from stillroom.continual.exemplars import ExemplarMemory
 from stillroom.continual.metrics import accuracy_after_each_task, accuracy_row, compute_metrics, omega, task_balance
 from stillroom.continual.tasks import TaskData
+from stillroom.data.images import DataPair
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.recipe import Recipe
@@ -160,8 +161,8 @@ def build_summary(
         **done[-1].figures,
         **{key: last[key] for key in ("model", "parameters", "multiply_adds", "bytes")},
         "teachers": {},
-        "taught": has_teacher,
-        "data": data_facts(train, test, fingerprint),
+        "distilled": has_teacher,
+        "data": data_facts(DataPair(train, test), fingerprint),
         "relations": last.get("relations"),
         "device": recipe.training.device,
         "precision": recipe.training.precision,

@@ -113,6 +113,11 @@ class ImageFiles(LazyImages):
         how = f"{list(self.shape)} side {self._side} Pillow {PIL.__version__}".encode()
         return bytes.fromhex(digest(how, *(part for piece in pieces for part in piece)))
 
+    def hashes(self) -> npt.NDArray[np.uint8]:
+        pieces = map_in_order(self._hash_some, split_range(len(self), _JOB, self.workers), self.workers)
+        content = b"".join(part for piece in pieces for part in piece[2::3])
+        return np.frombuffer(content, np.uint8).reshape(len(self), -1)
+
     def _hash_some(self, places: range) -> list[bytes]:
         parts = []
         for place in places:
@@ -272,7 +277,7 @@ def read_image_folder(
     if in_memory is False or (in_memory == "auto" and needed > _AUTO_IN_MEMORY):
         return ImageSet(files, labels, tree.classes, data_name(folder))
     require_memory(needed, "data.in_memory", in_memory)
-    return ImageSet(files[:], labels, tree.classes, data_name(folder))
+    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files)
 
 
 def _read_headers(root: Path, names: list[str], image_size: int | None, workers: int) -> tuple[bool, tuple[int, int]]:

@@ -91,6 +91,10 @@ class LazyImages(ABC):
     def content_hash(self) -> bytes:
         """SHA-256 of everything that the pixels come from: equal only for equal images."""
 
+    @abstractmethod
+    def hashes(self) -> npt.NDArray[np.uint8]:
+        """SHA-256 of what each image comes from, uint8 [N, 32]."""
+
     def fill(self, batch: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], positions: range) -> None:
         """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
         for position in positions:
@@ -134,6 +138,10 @@ class Subset(LazyImages):
             total.update(_bytes(self[start : start + _HASH_CHUNK]))
         return total.digest()
 
+    def hashes(self) -> npt.NDArray[np.uint8]:
+        each = [np.frombuffer(_hash(self[row]), np.uint8) for row in range(len(self))]
+        return np.stack(each)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
@@ -150,6 +158,8 @@ class ImageSet:
         superclasses: the superclass of each class, K names, where known.
         truth: class relations and sample difficulty of generated data.
         masks: which pixels of each image are its subject, bool [N, H, W], where known.
+        files: the image files that images in memory were read from.
+        notes: what the user should know of how they were read, a line each.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -166,6 +176,8 @@ class ImageSet:
     superclasses: tuple[str, ...] | None = None
     truth: Truth | None = None
     masks: Tensor | None = None
+    files: LazyImages | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -291,6 +303,7 @@ class ImageSet:
             subset_info=info,
             truth=self.truth.subset(rows) if self.truth is not None else None,
             masks=self.masks[index] if self.masks is not None else None,
+            files=self.files.select(rows) if self.files is not None else None,
         )
 
 

@@ -71,7 +71,7 @@ class Diagnosis(DiagnosisFile):
     def lines(self) -> Iterator[tuple[Verdict | None, str]]:
         """What is printed, line by line: the verdict that begins a line (None where none does), and the rest.
 
-        Problems come first, each with its remedy; checks that are ok stand in one line together.
+        Problems come first, each with its remedy; then what is in order, in words, as names of checks are of faults.
         """
         width = max((len(finding.check) for finding in self.findings), default=0)
         for finding in (each for each in self.findings if each.needs_attention):
@@ -81,9 +81,9 @@ class Diagnosis(DiagnosisFile):
                 yield None, f"{'':{width}}  → {finding.remedy.words}"
                 for line in _to_paste(finding.remedy):
                     yield None, f"{'':{width}}    {line}"
-        passed = ", ".join(finding.check for finding in self.findings if finding.verdict == "ok")
-        if passed:
-            yield "ok", passed
+        for finding in self.findings:
+            if finding.verdict == "ok":
+                yield "ok", f"{finding.check:{width}}  {finding.summary}"
         skipped: dict[str, list[str]] = {}
         for finding in self.findings:
             if finding.verdict == "skipped":

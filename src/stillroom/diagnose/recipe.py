@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stillroom.data.quality import measure_quality
 from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.checks.data import data_checks
 from stillroom.diagnose.checks.recipe import (
     features,
     loss_balance,
@@ -25,7 +27,7 @@ from stillroom.train.device import exact_float32, reuse_memory, threads
 
 IMAGES = 1024
 # Causes before what follows from them.
-CHECKS: tuple[Check[CheckContext], ...] = (
+INPUT_CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_input.teacher_logits,
     teacher_input.class_order,
     teacher_input.teacher_normalisation,
@@ -33,6 +35,10 @@ CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_input.teacher_resize,
     teacher_input.teacher_batch_norm,
     teacher_quality.teacher_accuracy,
+)
+CHECKS: tuple[Check[CheckContext], ...] = (
+    *data_checks(lambda context: measure_quality(context.run_context.data)),
+    *INPUT_CHECKS,
     teacher_quality.teacher_label_smoothing,
     temperature.teacher_confidence,
     temperature.temperature,

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from stillroom.diagnose.check import Check
+from stillroom.diagnose.checks.data import data_checks
 from stillroom.diagnose.checks.run import distillation, predictions, training
-from stillroom.diagnose.checks.run.record import RunRecord, read_run
+from stillroom.diagnose.checks.run.record import RunRecord, read_run, require_quality
+from stillroom.diagnose.recipe import INPUT_CHECKS, diagnose_recipe
 from stillroom.errors import BadInput
+from stillroom.models.modes import copy_model
+from stillroom.recipe import Recipe, set_value
+from stillroom.run.components import RunComponents, RunObjects
 from stillroom.schema.diagnosis import Finding
 
 # Causes before what follows from them: of two problems, the first is to be fixed first.
 CHECKS: tuple[Check[RunRecord], ...] = (
     training.unfinished,
+    *data_checks(require_quality),
     training.diverged,
     training.over_regularising,
     training.under_training,
@@ -27,14 +36,16 @@ CHECKS: tuple[Check[RunRecord], ...] = (
 )
 
 
-def diagnose_run(path: Path) -> list[Finding]:
+def diagnose_run(path: Path, objects: RunObjects | None = None) -> list[Finding]:
     """Check a run folder for what cost the student accuracy.
 
     Args:
         path: the run's folder; of a run that did not end, only what was logged is judged.
+        objects: of a run made in Python, its modules and images: the teacher's input is then checked, too.
 
     Returns:
-        One finding a check, causes first: how it trained, what it took from its teacher, what it predicts.
+        One finding a check, causes first: the teacher's input, how it trained, what it took from its teacher, what it
+        predicts.
 
     Raises:
         BadInput: the folder is missing, is not a run's, or a file in it is damaged.
@@ -47,7 +58,60 @@ def diagnose_run(path: Path) -> list[Finding]:
     if is_incremental(path):
         raise BadInput("run", str(path), f"a run of all classes at once; look at its tasks, such as {path}/tasks/02")
     record = read_run(path)
-    return [check.run(record) for check in CHECKS]
+    findings = [check.run(record) for check in CHECKS]
+    if record.recipe.data.source != "python":
+        return findings
+    return [in_python(finding) for finding in (*_check_input(record.recipe, objects or RunObjects()), *findings)]
+
+
+def _check_input(recipe: Recipe, objects: RunObjects) -> list[Finding]:
+    """What the teacher of a Python run gets, and whether it is right for it."""
+    if not recipe.all_teachers:
+        return []
+    if recipe.teacher is None or recipe.teacher.logits is not None:
+        why = "Only a single teacher that is a module is looked at."
+        return [Finding("teacher_input", "skipped", why)]
+    if objects.data is None or objects.student is None or not objects.teachers:
+        why = (
+            "The run was made in Python, and its folder holds neither teacher nor images: run.diagnose() looks at "
+            "them, and so does stillroom.load_run(folder, student=…, teacher=…, train=…, test=…).diagnose()."
+        )
+        return [Finding("teacher_input", "skipped", why)]
+    teachers = {name: copy_model(model) for name, model in objects.teachers.items()}
+    losses = [copy.deepcopy(loss) for loss in objects.losses]
+    components = RunComponents(objects.data, copy_model(objects.student), losses, teachers)
+    return diagnose_recipe(recipe, components=components, checks=INPUT_CHECKS)
+
+
+def in_python(finding: Finding) -> Finding:
+    """A finding whose remedy is written as arguments of ``stillroom.distill``, as the run has no recipe to change.
+
+    >>> from stillroom.schema.diagnosis import Remedy
+    >>> remedy = Remedy("…", {"training.optimizer.lr": 0.01, "teacher.preprocess": "imagenet"})
+    >>> in_python(Finding("x", "problem", "…", remedy=remedy)).remedy.code
+    "sr.distill(…, teacher_preprocess='imagenet', training={'optimizer': {'lr': 0.01}})"
+    """
+    if finding.remedy is None or not finding.remedy.overrides:
+        return finding
+    content: dict[str, Any] = {}
+    losses = []
+    for key, value in finding.remedy.overrides.items():
+        first, _, rest = key.partition(".")
+        if first == "losses" and rest:
+            losses.append(f"{rest}={value!r}")
+        else:
+            set_value(content, key, value)
+    data = content.pop("data", {})
+    arguments = {
+        **{f"{who}_{key}": value for who in ("teacher", "student") for key, value in content.pop(who, {}).items()},
+        **data,
+        **content,
+    }
+    written = ", ".join(["…", *(f"{key}={value!r}" for key, value in arguments.items())])
+    code = f"sr.distill({written})" if arguments else ""
+    if losses:
+        code += ("\n" if code else "") + f"# of the losses: {', '.join(losses)}"
+    return replace(finding, remedy=replace(finding.remedy, overrides={}, code=code))
 
 
 def is_incremental(path: Path) -> bool:

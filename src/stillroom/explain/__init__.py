@@ -1,5 +1,6 @@
 """What changed inside a student: pixel-wise entropy, visual concepts, the three hypotheses of Cheng et al. 2020."""
 
+from stillroom.callables import make_callable
 from stillroom.explain.entropy import PixelEntropies, entropy_of_energies, pixel_entropy, pixel_entropy_with_error
 from stillroom.explain.grid import above_zero, centre_box, from_boxes, on_grid
 from stillroom.explain.metrics import concept_counts, concepts, learning_speed, stability
@@ -20,3 +21,5 @@ __all__ = [
     "pixel_entropy_with_error",
     "stability",
 ]
+
+make_callable(__name__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import load_weights, state_hash
 from stillroom.observer import Observer
+from stillroom.run.components import RunObjects
 from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.explanation import (
     EXPLANATION,
@@ -67,6 +68,7 @@ def explain(
     seed: int = 0,
     attribute: bool = False,
     observer: Observer | None = None,
+    objects: Mapping[Path, RunObjects] | None = None,
 ) -> Explanation:
     """Find the concepts that runs' students have learned, and compare each with the same student trained on labels.
 
@@ -85,6 +87,7 @@ def explain(
         seed: of the noise and of the intervals.
         attribute: also find attributions, by Captum.
         observer: shows how it goes.
+        objects: of runs made in Python, what their recipes cannot make again.
 
     Returns:
         What was written as ``explain.json``.
@@ -101,7 +104,7 @@ def explain(
     observer = observer or Observer()
     try:
         with exact_float32():
-            loaded = load_runs([*runs, *baselines], tap)
+            loaded = load_runs([*runs, *baselines], tap, objects)
             for run, baseline in zip(loaded, loaded[len(runs) :], strict=False):
                 if run.recipe.seed != baseline.recipe.seed:
                     expected = f"the seed of {run.path}, {run.recipe.seed}: the same first weights and order of images"
@@ -111,7 +114,7 @@ def explain(
             cells = fitting_grid(loaded[0].summary.data.shape) if grid is None else grid
             search = EntropySearch(grid=cells, weight=weight, stop=STOP, seed=seed, passes=passes)
             with threads(loaded[0].recipe.training.threads):
-                sample, data = load_images(loaded[0], count=images, grid=cells, mask=mask)
+                sample, data = load_images(loaded[0], count=images, grid=cells, mask=mask, note=observer.note)
                 return _explain(loaded, len(runs), sample, data, search, tap, library, observer)
     finally:
         observer.run_ended()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from stillroom.data.images import ImageSet
-from stillroom.data.sources import load
+from stillroom.data.quality import Note, describe_data
 from stillroom.errors import BadInput
 from stillroom.explain.grid import above_zero, centre_box, check_masks, from_boxes, on_grid
-from stillroom.files import digest
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.reader import FEATURES, LOGITS
 from stillroom.models.taps import find_taps
 from stillroom.recipe import Recipe
-from stillroom.run.components import build_model
+from stillroom.run.components import RunObjects
 from stillroom.run.export import load_student
 from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
 from stillroom.schema.base import read_json
@@ -47,6 +46,7 @@ class RunToExplain:
         checkpoints: the student at the epochs that were kept, the end of the training last.
         tap: where its features are read.
         weight_distance: a layer, and how far its weights had moved at each checkpoint; None if not recorded.
+        objects: what its recipe cannot make again.
     """
 
     path: Path
@@ -56,6 +56,7 @@ class RunToExplain:
     checkpoints: tuple[Checkpoint, ...]
     tap: str
     weight_distance: tuple[str, tuple[float, ...]] | None
+    objects: RunObjects = field(default_factory=RunObjects)
 
     @property
     def epochs(self) -> tuple[float, ...]:
@@ -100,28 +101,29 @@ def runs_in(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def load_runs(runs: Sequence[Path], tap: str | None) -> list[RunToExplain]:
-    """Load runs that are to be compared, and check that they can be."""
+def load_runs(
+    runs: Sequence[Path], tap: str | None, objects: Mapping[Path, RunObjects] | None = None
+) -> list[RunToExplain]:
+    """Load runs that are to be compared, and check that they can be; ``objects`` are those of runs made in Python."""
     if len({run.resolve() for run in runs}) < len(runs):
         raise BadInput("run", [str(run) for run in runs], "each run once")
     found: list[RunToExplain] = []
     for run in runs:
-        model, recipe, facts = load_student(run)
-        if recipe.data.source == "python":
-            raise BadInput("data.source", "python", "a run made from a recipe: its images can be read again")
+        given = (objects or {}).get(run, RunObjects())
+        model, recipe, facts = load_student(run, given)
         summary = read_json(RunSummary, run / "summary.json")
         kept = saved_checkpoints(run, summary.epochs)
         if len(kept) < 2:
             raise BadInput("run", str(run), f"a run that kept checkpoints: {_KEEP}")
-        zeros = facts.zeros(_EXAMPLES)
-        data = ImageSet(
-            zeros, torch.zeros(len(zeros), dtype=torch.int64), tuple(map(str, range(facts.num_classes))), ""
-        )
+        data = facts.examples(_EXAMPLES)
+        zeros = data.images[:]
         student = prepare_model(model, recipe.student, data, "student")
         place = found[0].tap if found else tap or last_stage(student, zeros)
         find_taps(model, student.preprocess()(zeros), [place], field="student")
         found.append(
-            RunToExplain(run, recipe, summary, student, kept, place, weight_distance_at(run, recipe, kept, place))
+            RunToExplain(
+                run, recipe, summary, student, kept, place, weight_distance_at(run, recipe, kept, place), given
+            )
         )
         first = found[0]
         for what, mine, others in (
@@ -150,17 +152,18 @@ def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
     config = run.recipe.teacher
     if config is None or config.logits is not None:
         return None
-    return prepare_model(build_model(config, data, "teacher").eval(), config, data, "teacher")
+    return prepare_model(run.objects.make_teacher("teacher", run.recipe, data).eval(), config, data, "teacher")
 
 
-def load_images(run: RunToExplain, *, count: int, grid: int, mask: str) -> tuple[ImageSample, ImageSet]:
+def load_images(
+    run: RunToExplain, *, count: int, grid: int, mask: str, note: Note = lambda text: None
+) -> tuple[ImageSample, ImageSet]:
     """Test images, evenly spread, and their foreground cells."""
     own = Path(mask) if mask.endswith(".npy") else None
     if own is None and mask not in MASK_NAMES:
         raise BadInput.unknown("--mask", mask, [*MASK_NAMES, "FILE.npy"])
-    pair = load(run.recipe.data)
-    if run.summary.data.fingerprint != digest(pair.train.fingerprint.encode(), pair.test.fingerprint.encode()):
-        raise BadInput("data", pair.test.name, "the images that the run had; these are others")
+    pair = run.objects.load_data(run.recipe, run.summary.data.fingerprint)
+    describe_data(pair, note)
     test = pair.test
     if len(test.images.shape) != 4:
         raise BadInput("data", list(test.images.shape[1:]), "images [C, H, W]")
@@ -226,5 +229,5 @@ def weight_distance_at(
     layer = ([layer for layer in layers if layer == tap or layer.startswith(f"{tap}.")] or list(layers))[-1]
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     epochs = [0.0, *(float(line["epoch"]) for line in lines)]
-    distances = [0.0, *(float(line["moves"][layer]) for line in lines)]
+    distances = [0.0, *(float(line["distance"][layer]) for line in lines)]
     return layer, tuple(float(each) for each in np.interp([one.epoch for one in checkpoints], epochs, distances))

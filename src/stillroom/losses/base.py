@@ -128,11 +128,22 @@ ConfigT = TypeVar("ConfigT", bound=LossConfig)
 
 @dataclass(frozen=True)
 class Citation:
-    """Where a loss was published."""
+    """Where a loss was published.
+
+    Attributes:
+        title: of the paper.
+        arxiv: its number; empty where it is not there.
+        bibtex: a key.
+        venue: where it appeared; needed of a paper that is not on arXiv.
+    """
 
     title: str
     arxiv: str
     bibtex: str
+    venue: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.title} ({f'arXiv {self.arxiv}' if self.arxiv else self.venue})"
 
 
 @dataclass(frozen=True)

@@ -101,14 +101,14 @@ class MapConnector(nn.Module):
         self._conv_first = math.prod(self._grid) > math.prod(_grid(student))
 
     def forward(self, features: Tensor) -> Tensor:
-        x = _as_map(features, self._student)
+        x = as_map(features, self._student)
         x = resize(self.conv(x), self._grid) if self._conv_first else self.conv(resize(x, self._grid))
         mapped: Tensor = self.norm(x)
         return mapped.permute(0, 2, 3, 1) if self._last else mapped
 
     def linear_input(self, features: Tensor) -> Tensor:
         """The convolution's input at each place of the teacher's, [B, places, channels of the student]."""
-        return resize(_as_map(features, self._student), self._grid).flatten(2).transpose(1, 2)
+        return resize(as_map(features, self._student), self._grid).flatten(2).transpose(1, 2)
 
 
 class TokenConnector(nn.Module):
@@ -131,7 +131,7 @@ class TokenConnector(nn.Module):
 
     def _resized(self, features: Tensor) -> Tensor:
         """As many tokens as the teacher has, class tokens first, of the student's width."""
-        places = resize(_as_map(features, self._student), _grid(self._teacher)).flatten(2).transpose(1, 2)
+        places = resize(as_map(features, self._student), _grid(self._teacher)).flatten(2).transpose(1, 2)
         wanted = _class_tokens(self._teacher)
         own = features[:, : min(wanted, _class_tokens(self._student))] if self._student.kind == "token" else None
         missing = wanted - (own.shape[1] if own is not None else 0)
@@ -210,7 +210,7 @@ def _channels_first(features: Tensor, tap: Tap) -> Tensor:
     return features.permute(0, 3, 1, 2) if tap.channels_last else features
 
 
-def _as_map(features: Tensor, tap: Tap) -> Tensor:
+def as_map(features: Tensor, tap: Tap) -> Tensor:
     """A map, or the grid that tokens make, as [B, C, H, W]."""
     if tap.kind == "map":
         return _channels_first(features, tap)

@@ -9,8 +9,9 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from torch import Tensor, nn
 
 from stillroom.config import by_shape
+from stillroom.errors import BadInput
 from stillroom.losses.base import Family, Loss, LossConfig, LossInputs, Requires
-from stillroom.losses.connectors import shape_of
+from stillroom.losses.connectors import as_map, shape_of, to_rows
 from stillroom.losses.setup_context import SetupContext, TapPair
 from stillroom.models.taps import Tap
 
@@ -37,7 +38,7 @@ class TapConfig(LossConfig):
     """The options of every loss that reads the student's features."""
 
     taps: str | tuple[str | TapPair, ...]
-    connector: Literal["auto", "identity"] = Field(
+    connector: Literal["auto", "identity", "none"] = Field(
         "auto",
         description="What the student's features go through: auto learns a map to the teacher's shape, also where the "
         "shapes are equal; identity takes them as they are, and needs equal shapes.",
@@ -75,8 +76,31 @@ class FeatureConfig(TapConfig):
         return len(self.taps) if isinstance(self.taps, tuple) else 100 if self.taps == "all" else 1
 
 
+class PlainFeatureConfig(FeatureConfig):
+    """The options of every loss on features that compares something without channels, and so learns no map."""
+
+    connector: Literal["none"] = Field("none", description="No map is learned: what is compared has no channels.")
+
+
+class MapConfig(PlainFeatureConfig):
+    """The options of every loss that compares maps of both models, stage by stage."""
+
+    taps: Annotated[Annotated[Literal["maps"], Tag("tag:word")] | TapList, WORD_OR_LIST, only_words("maps")] = Field(  # type: ignore[assignment]
+        "maps",
+        description="Where maps are read: maps (every pair that `stillroom taps` shows and that has places in both), "
+        "or a list, as for feature_mse.",
+    )
+
+    @property
+    def cached_features(self) -> int:
+        """One a tap; ``maps`` counts as many."""
+        return len(self.taps) if isinstance(self.taps, tuple) else 100
+
+
 TapConfigT = TypeVar("TapConfigT", bound=TapConfig)
 FeatureConfigT = TypeVar("FeatureConfigT", bound=FeatureConfig)
+PlainConfigT = TypeVar("PlainConfigT", bound=PlainFeatureConfig)
+MapConfigT = TypeVar("MapConfigT", bound=MapConfig)
 
 
 class TapLoss(Loss[TapConfigT]):
@@ -109,7 +133,9 @@ class TapLoss(Loss[TapConfigT]):
         self.requires = self.requirements(setup_context)
         kind = self.config.connector
         made = [
-            setup_context.connector(student, teacher, kind, field=f"{where}.connector")
+            nn.Identity()
+            if kind == "none"
+            else setup_context.connector(student, teacher, kind, field=f"{where}.connector")
             for teacher, student in self.pairs
         ]
         self.connectors = nn.ModuleList(made)
@@ -160,3 +186,49 @@ class FeatureLoss(TapLoss[FeatureConfigT]):
         """
         for teacher, student in self.connected(inputs):
             yield student, inputs.teacher_features[teacher.name]
+
+
+class PooledLoss(FeatureLoss[PlainConfigT]):
+    """A loss on features without places, of any width in either model; see :meth:`pooled_pairs`."""
+
+    per_sample = False
+
+    def pooled_pairs(self, inputs: LossInputs) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each pair the means over places, [B, d] each, the student's and the teacher's; see :meth:`feature_pairs`.
+
+        Raises:
+            RuntimeError: :meth:`setup` was not called.
+        """
+        for (teacher_tap, student_tap), (student, teacher) in zip(self.pairs, self.feature_pairs(inputs), strict=True):
+            yield to_rows(student, student_tap).mean(1), to_rows(teacher, teacher_tap).mean(1)
+
+
+class MapLoss(FeatureLoss[MapConfigT]):
+    """A loss on maps of both models; see :meth:`maps`."""
+
+    def choose_pairs(self, setup_context: SetupContext, field: str) -> tuple[tuple[Tap, Tap], ...]:
+        """The pairs that the options mean.
+
+        Raises:
+            BadInput: one of them has no places.
+        """
+        if self.config.taps == "maps":
+            pairs = setup_context.choose_pairs("all", field=field)
+            pairs = tuple(pair for pair in pairs if all(tap.resolution is not None for tap in pair))
+            if not pairs:
+                raise BadInput(field, "maps", "models with maps opposite each other: these have vectors alone")
+            return pairs
+        pairs = super().choose_pairs(setup_context, field)
+        for tap in (tap for pair in pairs for tap in pair if tap.resolution is None):
+            raise BadInput(field, tap.name, f"taps of maps, [C, H, W]; it is a {tap.kind}")
+        return pairs
+
+    def maps(self, inputs: LossInputs) -> tuple[list[Tensor], list[Tensor]]:
+        """The student's and the teacher's maps, [B, C, H, W] each, shallow to deep.
+
+        Raises:
+            RuntimeError: :meth:`setup` was not called.
+        """
+        pairs = zip(self.pairs, self.feature_pairs(inputs), strict=True)
+        both = [(as_map(s, student), as_map(t, teacher)) for (teacher, student), (s, t) in pairs]
+        return [student for student, _ in both], [teacher for _, teacher in both]

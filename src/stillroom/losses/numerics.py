@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -70,3 +72,53 @@ def check_temperature(temperature: float) -> None:
     """Refuse a temperature that does not soften."""
     if not temperature > 0:
         raise ValueError(f"temperature: got {temperature!r}; expected a number above 0")
+
+
+def other_classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logits of the classes other than the true one, [B, K] → [B, K − 1].
+
+    >>> other_classes(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([1])).tolist()
+    [[1.0, 3.0]]
+    """
+    other = torch.arange(logits.shape[1], device=logits.device) != labels[:, None]
+    return logits[other].view(len(logits), logits.shape[1] - 1)
+
+
+def check_batch(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Features [B, …] of as many images, of any width, widened; the teacher's detached."""
+    if student.dim() < 2 or teacher.dim() < 2 or len(student) != len(teacher):
+        raise ValueError(
+            f"features: got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}; "
+            "expected [batch, …] of the same images"
+        )
+    return widen(student), widen(teacher).detach()
+
+
+def check_maps(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], *, same_channels: bool = False
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Of each stage both maps [B, C, H, W] on one grid, widened, the teacher's detached; the larger is pooled.
+
+    Args:
+        student: a map of each stage.
+        teacher: the like.
+        same_channels: whether they must have as many channels.
+    """
+    if len(student) != len(teacher) or not len(student):
+        raise ValueError(
+            f"features: got {len(student)} and {len(teacher)} stages; expected as many of both, at least 1"
+        )
+    for s, t in zip(student, teacher, strict=True):
+        if s.dim() != 4 or t.dim() != 4 or len(s) != len(t) or (same_channels and s.shape[1] != t.shape[1]):
+            channels = " with as many channels" if same_channels else ""
+            raise ValueError(
+                f"features: got student {tuple(s.shape)} and teacher {tuple(t.shape)}; "
+                f"expected [batch, channels, height, width] of the same images{channels}"
+            )
+        grid = (min(s.shape[2], t.shape[2]), min(s.shape[3], t.shape[3]))
+        yield pooled_to(widen(s), grid), pooled_to(widen(t).detach(), grid)
+
+
+def pooled_to(x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """A map [B, C, H, W] average-pooled to a grid that is no larger."""
+    return x if x.shape[2:] == grid else F.adaptive_avg_pool2d(x, grid)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import statistics
 import time
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, _FlopCounterMode
 
 from stillroom.models.modes import eval_mode, plain_attention
 
@@ -33,9 +34,19 @@ def multiply_adds(model: nn.Module, example: Tensor) -> int:
     """
     counter = FlopCounterMode(display=False)
     # Attention in its plain form: no version or device counts the products of all its fused ones.
-    with eval_mode(model), torch.no_grad(), plain_attention(), sdpa_kernel(SDPBackend.MATH), counter:
+    with eval_mode(model), torch.no_grad(), plain_attention(), sdpa_kernel(SDPBackend.MATH), _Dispatch(counter):
         model(example[:1])
     return int(counter.get_total_flops()) // 2
+
+
+class _Dispatch(_FlopCounterMode):  # type: ignore[no-untyped-call]
+    """The mode behind torch's counter, less a wrapper that imports ``torch._dynamo``, which takes seconds."""
+
+    __torch_dispatch__ = inspect.unwrap(_FlopCounterMode.__torch_dispatch__)
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
 
 def latency(model: nn.Module, example: Tensor, batch: int, *, repeats: int = 20) -> float:

@@ -1,9 +1,11 @@
-"""A model as an ONNX graph, compared with the model before it is written."""
+"""A model as a graph of ONNX or of torch.export, compared with the model before it is written."""
 
 from __future__ import annotations
 
 import copy
 import importlib
+import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +53,7 @@ def export_onnx(
         RunFailed: the model cannot be exported, or the graph gives other logits.
     """
     onnxruntime = _runtime()
-    whole = _Whole(model, pixels).eval()
-    inputs = [_random(example, batch) for batch in CHECKED_BATCHES]
+    whole, inputs = _Whole(model, pixels).eval(), _inputs(example)
     try:
         with suppress_output(), torch.no_grad():
             program: Any = torch.onnx.export(
@@ -70,14 +71,44 @@ def export_onnx(
             session = onnxruntime.InferenceSession(content, _session_options(onnxruntime))
     except Exception as error:
         raise RunFailed(f"the model could not be exported to ONNX: {format_error(_cause(error))}") from error
-    check = _compare(whole, session, inputs)
-    if not check.ok:
-        raise RunFailed(
-            f"the ONNX graph gives other logits than the model: they differ by {check.max_rel_error:.2g} of the "
-            f"largest logit, more than {check.tolerance:g}; nothing was written"
-        )
+    name = session.get_inputs()[0].name
+    check = _compare(
+        whole, lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]), inputs, "ONNX"
+    )
     write_bytes(Path(path), content)
     return check
+
+
+def export_program(
+    model: nn.Module, path: str | Path, *, example: Tensor, pixels: Preprocess | None = None
+) -> ExportCheck:
+    """Write a model as a program of ``torch.export`` with a free batch size, compared as :func:`export_onnx` does.
+
+    ``torch.export.load(path).module()(images)`` gives the logits, without the model's code.
+
+    Args:
+        example: an input [B, …]: what the model gets, or uint8 images where ``pixels`` is given.
+        pixels: the model's preprocess: the program then takes uint8 images, gives logits in the data's class order.
+
+    Raises:
+        RunFailed: the model cannot be exported, or the program gives other logits.
+    """
+    whole, inputs = _Whole(model, pixels).eval(), _inputs(example)
+    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    stream = io.BytesIO()
+    try:
+        with suppress_output(), torch.no_grad():
+            torch.export.save(torch.export.export(whole, (inputs[-1],), dynamic_shapes=shapes), stream)
+            content = stream.getvalue()
+            program = torch.export.load(io.BytesIO(content)).module()
+    except Exception as error:
+        raise RunFailed(f"the model could not be exported by torch.export: {format_error(_cause(error))}") from error
+    check = _compare(whole, program, inputs, "torch.export")
+    write_bytes(Path(path), content)
+    return check
+
+
+GRAPHS: dict[str, Callable[..., ExportCheck]] = {"onnx": export_onnx, "pt2": export_program}
 
 
 class _Whole(nn.Module):
@@ -95,13 +126,30 @@ class _Whole(nn.Module):
         return self.pixels.reorder(self.model(self.pixels(images)))
 
 
-def _compare(whole: nn.Module, session: Any, inputs: list[Tensor]) -> ExportCheck:
-    name = session.get_inputs()[0].name
+def _inputs(example: Tensor) -> list[Tensor]:
+    return [_random(example, batch) for batch in CHECKED_BATCHES]
+
+
+def _compare(whole: nn.Module, graph: Callable[[Tensor], Tensor], inputs: list[Tensor], what: str) -> ExportCheck:
+    """How far a graph's logits are from the model's.
+
+    Raises:
+        RunFailed: too far.
+    """
+    check = _errors(whole, graph, inputs)
+    if not check.ok:
+        raise RunFailed(
+            f"the {what} graph gives other logits than the model: they differ by {check.max_rel_error:.2g} of the "
+            f"largest logit, more than {check.tolerance:g}; nothing was written"
+        )
+    return check
+
+
+def _errors(whole: nn.Module, graph: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> ExportCheck:
     largest = worst = 0.0
     for images in inputs:
         with torch.no_grad():
-            wanted = whole(images).double()
-        actual = torch.from_numpy(session.run(None, {name: images.numpy()})[0]).double()
+            wanted, actual = whole(images).double(), graph(images).double()
         if actual.shape != wanted.shape:
             return ExportCheck(float("inf"), float("inf"), TOLERANCE)
         # Not max(): NaN must stay.

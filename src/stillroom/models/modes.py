@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import itertools
 import logging
@@ -22,6 +23,25 @@ def device_of(model: nn.Module) -> torch.device:
     """
     tensors = itertools.chain(model.parameters(), model.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def copy_model(model: nn.Module) -> nn.Module:
+    """A copy that shares nothing with a user's module: of a compiled one its original, of a pruned one with its masks.
+
+    >>> from torch.nn.utils import prune
+    >>> net = prune.l1_unstructured(nn.Linear(4, 2), "weight", 0.5)
+    >>> int((copy_model(net).weight == 0).sum())
+    4
+    """
+    model = getattr(model, "_orig_mod", model)
+    # A pruned or normalised weight is computed before each pass, and only what is a leaf can be copied.
+    computed = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, computed)
 
 
 def to_channels_last(model: nn.Module, inputs: Tensor) -> nn.Module:

@@ -87,6 +87,16 @@ def unbroken(text: str) -> Markup:
     return Markup(str(escape(text)).replace("top-1", '<span class="unbroken">top-1</span>'))
 
 
+def with_code(text: str) -> Markup:
+    """A text, escaped, with what stands between backticks as code.
+
+    >>> print(with_code("give `a <b>`"))
+    give <code>a &lt;b&gt;</code>
+    """
+    parts = str(escape(text)).split("`")
+    return Markup("".join(f"<code>{part}</code>" if place % 2 else part for place, part in enumerate(parts)))
+
+
 @cache
 def plotly_text() -> str:
     """Plotly as it can stand inside a ``<script>`` element, or in a file."""
@@ -106,7 +116,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"unbroken": unbroken, "short": short}
+    environment.filters |= {"unbroken": unbroken, "short": short, "with_code": with_code}
     return environment
 
 

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from stillroom.data.images import Images, ImageSet
+from stillroom.data.images import DataPair, Images, ImageSet
+from stillroom.data.quality import measure_quality
 from stillroom.files import canonical_json, digest, write_bytes
 from stillroom.models.cost import latency
 from stillroom.models.modes import device_of
@@ -30,8 +31,9 @@ LATENCY_BATCHES = (1, 64)
 TeacherLogits = Mapping[str, Tensor | None]
 
 
-def data_facts(train: ImageSet, test: ImageSet, fingerprint: str) -> dict[str, Any]:
+def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
     """The data of a run, as its summary records them; ``shape`` is [C, H, W]."""
+    train, test = data.train, data.test
     dtype = str(train.images.dtype).removeprefix("torch.")
     return {
         "name": train.name,
@@ -42,6 +44,7 @@ def data_facts(train: ImageSet, test: ImageSet, fingerprint: str) -> dict[str, A
         "pixels": train.is_pixels,
         **({} if dtype in ("uint8", "float32") else {"dtype": dtype}),
         "fingerprint": fingerprint,
+        "quality": measure_quality(data).as_dict(),
     }
 
 
@@ -61,7 +64,7 @@ def run_summary(
         figures: of the last evaluation.
         teacher_logits: of each teacher, for the test split.
     """
-    recipe, train, test = parts.recipe, parts.train, parts.test
+    recipe, test = parts.recipe, parts.test
     processes = parts.context.processes.count
     budget = budget_hash(
         steps=parts.total_steps,
@@ -84,8 +87,8 @@ def run_summary(
             name: teacher_facts(source, teacher_logits[name], test, _of_teacher(figures, name))
             for name, source in parts.teachers.items()
         },
-        "taught": parts.step.reads_teacher,
-        "data": data_facts(train, test, parts.hashes["data"]),
+        "distilled": parts.step.reads_teacher,
+        "data": data_facts(parts.context.data, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
         "device": recipe.training.device,
         "precision": recipe.training.precision,
@@ -139,24 +142,25 @@ def _title(parts: RunParts) -> str:
     return f"{parts.student.name} from labels"
 
 
-def write_predictions(out: Path, test: ImageSet, logits: Tensor, teacher_logits: TeacherLogits) -> None:
+def write_predictions(
+    out: Path, test: ImageSet, logits: Tensor, teacher_logits: TeacherLogits, reference: str | None = "teacher"
+) -> None:
     """Write ``predictions.safetensors``: labels and logits, and the images whose true class changed most.
 
-    ``teacher_logits`` and the images compare with the only teacher; of several, each has ``teacher_logits/NAME``.
+    The only teacher's are ``teacher_logits``; of several, each has ``teacher_logits/NAME``. The images compare with the
+    reference, the name of one of them.
     """
     tensors = {"labels": test.labels, "student_logits": logits}
     known = {name: theirs for name, theirs in teacher_logits.items() if theirs is not None}
-    if len(teacher_logits) > 1:
-        tensors |= {f"teacher_logits/{name}": theirs for name, theirs in known.items()}
-    for theirs in known.values() if len(teacher_logits) == 1 else ():
-        tensors["teacher_logits"] = theirs
-        if test.is_pixels or _is_picture(test.images):
-            rows = test.labels[:, None]
-            before = theirs.softmax(1).gather(1, rows)
-            after = logits.softmax(1).gather(1, rows)
-            changed = changed_most((after - before).squeeze(1), EXAMPLES)
-            tensors["example_indices"] = changed
-            tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
+    several = len(teacher_logits) > 1
+    tensors |= {f"teacher_logits/{name}" if several else "teacher_logits": theirs for name, theirs in known.items()}
+    if reference in known and (test.is_pixels or _is_picture(test.images)):
+        rows = test.labels[:, None]
+        before = known[reference].softmax(1).gather(1, rows)
+        after = logits.softmax(1).gather(1, rows)
+        changed = changed_most((after - before).squeeze(1), EXAMPLES)
+        tensors["example_indices"] = changed
+        tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
     names = json.dumps(list(test.class_names), ensure_ascii=False)
     write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}))
 

@@ -9,12 +9,15 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from stillroom.data.images import DataPair
+from stillroom.data.images import DataPair, ImageSet
+from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
+from stillroom.files import digest
 from stillroom.losses.base import Loss
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig, PreprocessConfig
+from stillroom.models.modes import copy_model
 from stillroom.models.registry import brings_weights, build
 from stillroom.models.tail import head_tensors
 from stillroom.models.weights import Note, load_weights
@@ -40,6 +43,63 @@ class RunComponents:
     losses: Sequence[Loss[Any]]
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
     num_teacher_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class RunObjects:
+    """Objects given in Python, which a finished run's recipe cannot make again; what is missing is made from it.
+
+    Attributes:
+        data: both splits.
+        student: a module that the student's weights fit.
+        teachers: by their names in the recipe (``teacher`` where there is one).
+        losses: the terms of the loss.
+    """
+
+    data: DataPair | None = None
+    student: nn.Module | None = None
+    teachers: Mapping[str, nn.Module] = field(default_factory=dict)
+    losses: Sequence[Loss[Any]] = ()
+
+    def load_data(self, recipe: Recipe, fingerprint: str) -> DataPair:
+        """The run's images.
+
+        Raises:
+            BadInput: they are not given, cannot be read, or are not those of the fingerprint.
+        """
+        if self.data is None and recipe.data.source == "python":
+            raise BadInput("data", "python", f"the images that the run had: {_LOAD_RUN.format('train=…, test=…')}")
+        data = self.data or load(recipe.data)
+        if fingerprint != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
+            raise BadInput("data", data.train.name, "the images that the run had; these are others")
+        return data
+
+    def make_student(self, recipe: Recipe, facts: InputFacts) -> nn.Module:
+        """A module for the student's weights, not yet with them."""
+        if self.student is not None:
+            return copy_model(self.student)
+        return _remake(recipe.student.without_weights(), facts, "student", recipe)
+
+    def make_teacher(self, name: str, recipe: Recipe, data: ImageSet) -> nn.Module:
+        """A teacher with its weights."""
+        given = self.teachers.get(name)
+        if given is not None:
+            return copy_model(given)
+        return _remake(recipe.all_teachers[name], data, recipe.teacher_field(name), recipe)
+
+
+_LOAD_RUN = "`stillroom.load_run(folder, {})` in Python takes them"
+
+
+def _remake(config: ModelConfig, facts: InputFacts, place: str, recipe: Recipe) -> nn.Module:
+    try:
+        return build_model(config, facts, place)
+    except BadInput:
+        if recipe.data.source != "python":
+            raise
+        name = "student" if place == "student" else "teacher"
+        expected = f"the module, as the run was made in Python: {_LOAD_RUN.format(f'{name}=…')}"
+        raise BadInput(place, config.name, expected) from None
 
 
 class InputFacts(Protocol):
@@ -81,13 +141,13 @@ def build_model(config: ModelConfig, data: InputFacts, field: str, note: Note = 
     return model
 
 
-def build_components(recipe: Recipe, data: DataPair | None = None, note: Note = lambda text: None) -> RunComponents:
+def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | None = None) -> RunComponents:
     """Make all that a recipe names.
 
     Args:
         recipe: what names it.
         data: what ``recipe.data`` names, where it was read before; read where left out.
-        note: called with what the user should know of how they were made.
+        note: called with what the user should know of the data and of how all was made, a line each.
 
     Raises:
         BadInput: something cannot be found, read or made.
@@ -96,6 +156,9 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note = 
         expected = "none here: `stillroom incremental` does a recipe whose classes come in tasks"
         raise BadInput.with_message("incremental", None, f"incremental: expected {expected}")
     data = data or load(recipe.data)
+    if note is not None:
+        describe_data(data, note)
+    note = note or (lambda text: None)
     teachers = {}
     for name, config in recipe.all_teachers.items():
         if config.logits is not None:

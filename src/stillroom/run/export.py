@@ -15,17 +15,18 @@ from stillroom.data.augmentation import check_augmentable
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchLoader
+from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
-from stillroom.files import atomic_write, write_json
+from stillroom.files import atomic_write, write_bytes, write_json
 from stillroom.models.config import ModelConfig
-from stillroom.models.export import export_onnx
-from stillroom.models.prepared import logits_of, prepare_model
-from stillroom.models.preprocess import Preprocess, resolve_preprocess
-from stillroom.models.weights import load_weights, save_weights
+from stillroom.models.export import GRAPHS
+from stillroom.models.modes import copy_model
+from stillroom.models.prepared import logits_of, prepare_model, with_layout
+from stillroom.models.weights import load_weights, read_state
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
-from stillroom.run.components import build_model
+from stillroom.run.components import RunObjects, build_model
 from stillroom.run.records import load_run_recipe
 from stillroom.schema.base import read_json
 from stillroom.schema.run import SUMMARY, RunSummary, check_finished
@@ -46,9 +47,10 @@ class SummaryFacts:
     is_pixels: bool
     dtype: torch.dtype = torch.float32
 
-    def zeros(self, count: int) -> torch.Tensor:
+    def examples(self, count: int) -> ImageSet:
         """So many images of zeros, as the data have them."""
-        return torch.zeros(count, *self.shape, dtype=torch.uint8 if self.is_pixels else self.dtype)
+        zeros = torch.zeros(count, *self.shape, dtype=torch.uint8 if self.is_pixels else self.dtype)
+        return ImageSet(zeros, torch.zeros(count, dtype=torch.int64), tuple(map(str, range(self.num_classes))), "")
 
     @property
     def channels(self) -> int:
@@ -61,8 +63,12 @@ class SummaryFacts:
         return self.shape[2] if len(self.shape) == 3 and self.shape[1] == self.shape[2] else None
 
 
-def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
+def load_student(run: Path, objects: RunObjects | None = None) -> tuple[nn.Module, Recipe, SummaryFacts]:
     """The trained student of a finished run, in eval mode, with its recipe and what it must know of the data.
+
+    Args:
+        run: its folder.
+        objects: what the recipe cannot make again.
 
     Raises:
         BadInput: the folder is no finished run, or its student cannot be made again from the recipe.
@@ -73,43 +79,53 @@ def load_student(run: Path) -> tuple[nn.Module, Recipe, SummaryFacts]:
     if not data.shape or data.pixels is None:
         raise BadInput("run", str(run / SUMMARY), "a summary with its data's shape")
     facts = SummaryFacts(data.classes, data.shape, data.pixels, getattr(torch, data.dtype or "float32"))
-    model = build_model(recipe.student.without_weights(), facts, "student")
+    model = (objects or RunObjects()).make_student(recipe, facts)
     load_weights(model, run / "student.safetensors", field="student")
     return model.eval(), recipe, facts
 
 
-def export_run(run: Path, form: str, out: Path | None, *, pixels: bool = False) -> dict[str, Any]:
+def export_run(
+    run: Path, form: str, out: Path | None, *, pixels: bool = False, objects: RunObjects | None = None
+) -> dict[str, Any]:
     """Write the student of a finished run.
 
     Args:
         run: its folder.
-        form: ``safetensors`` or ``onnx``.
+        form: ``safetensors``; ``onnx``; or ``pt2``, a program of :mod:`torch.export`.
         out: the file; left out: ``RUN/export/student.<form>``.
-        pixels: for onnx, take uint8 images and do the preprocess inside.
+        pixels: for onnx and pt2, take uint8 images and do the preprocess inside.
+        objects: what the recipe cannot make again; safetensors need nothing.
 
     Returns:
-        ``path``, ``bytes``, and for onnx how far its logits are from PyTorch's.
+        ``path``, ``bytes``, and for onnx and pt2 how far its logits are from the module's.
 
     Raises:
         BadInput: the run or the file cannot be used.
         RunFailed: the exported model does not answer as the student does; nothing was written.
     """
-    if pixels and form != "onnx":
-        raise BadInput("--pixels", form, "--format onnx: a file of weights does no preprocess")
+    if form not in ("safetensors", *GRAPHS):
+        raise BadInput.unknown("--format", form, ("safetensors", *GRAPHS))
+    if pixels and form == "safetensors":
+        raise BadInput("--pixels", form, "--format onnx or pt2: a file of weights does no preprocess")
     if out is not None and out.is_dir():
         raise BadInput("--out", str(out), "a file, not a folder")
-    model, recipe, facts = load_student(run)
     path = out if out is not None else run / "export" / f"student.{form}"
     result: dict[str, Any] = {"path": str(path)}
     if form == "safetensors":
-        save_weights(model, path)
+        # The file of the run itself, once it was read whole: no module is needed.
+        check_finished(run)
+        weights = run / "student.safetensors"
+        read_state(weights, field="student")
+        write_bytes(path, weights.read_bytes())
     else:
+        model, recipe, facts = load_student(run, objects)
         if pixels and not facts.is_pixels:
             raise BadInput("--pixels", str(run), "a run on uint8 images; this one's were floats")
-        resolved = resolve_preprocess(recipe.student.preprocess, channels=facts.channels, is_pixels=facts.is_pixels)
-        pipe = Preprocess(resolved, is_pixels=facts.is_pixels)
-        images = facts.zeros(1)
-        check = export_onnx(model, path, example=images if pixels else pipe(images), pixels=pipe if pixels else None)
+        examples = facts.examples(2)
+        pipe = with_layout(model, recipe.student, examples, "student").preprocess()
+        images = examples.images[:1]
+        example, inside = (images, pipe) if pixels else (pipe(images), None)
+        check = GRAPHS[form](model, path, example=example, pixels=inside)
         result |= {
             "max_abs_error": check.max_abs_error,
             "max_rel_error": check.max_rel_error,
@@ -119,9 +135,21 @@ def export_run(run: Path, form: str, out: Path | None, *, pixels: bool = False) 
 
 
 def evaluate_model(
-    config: ModelConfig, data: ImageSet, *, device: str = "auto", observer: Observer | None = None
+    config: ModelConfig,
+    data: ImageSet,
+    *,
+    device: str = "auto",
+    observer: Observer | None = None,
+    model: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Score a pretrained model on a split, in float32.
+
+    Args:
+        config: names the model and its preprocess.
+        data: the split.
+        device: where it runs.
+        observer: follows the progress.
+        model: the module itself, of which ``config`` is then the description; left as it was.
 
     Returns:
         ``top1``, ``correct``, ``count``, ``top5``, ``nll``, ``ece``, with their units of :class:`Score`.
@@ -129,7 +157,8 @@ def evaluate_model(
     observer = observer or Observer()
     here = resolve_device(device)
     with exact_float32():
-        model = build_model(config, data, "model", observer.note).to(here)
+        made = build_model(config, data, "model", observer.note) if model is None else copy_model(model)
+        model = made.to(here)
         prepared = prepare_model(model, config, data, "model")
         return score(logits_of(prepared, data, here, observer, "evaluating"), data.labels).as_dict()
 
@@ -156,6 +185,7 @@ def export_inputs(recipe: Recipe, out: Path, observer: Observer) -> dict[str, An
         raise BadInput("--out", str(out), "a new or empty folder")
     # All of them: a run that holds a part out finds its logits among them.
     data = load(recipe.data.model_copy(update={"holdout": None}))
+    describe_data(data, observer.note)
     check_augmentable(data.train, recipe.data.augmentation)
     same = recipe.teacher is not None and recipe.teacher.same_for_views
     inputs = inputs_of(data, recipe.data.augmentation, same_for_views=same)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillroom.data.quality import describe_data
 from stillroom.errors import BadInput, OutOfMemory, RunFailed, format_error
 from stillroom.files import write_json, write_text
 from stillroom.memory import is_out_of_memory
@@ -78,6 +79,7 @@ def execute(
     hooks: Sequence[StepHook] = (),
     labels_alone: bool = False,
     latency: bool = True,
+    describe: bool = True,
 ) -> Finished:
     """Do what a recipe says and leave a finished run folder.
 
@@ -90,6 +92,7 @@ def execute(
         hooks: called after each step.
         labels_alone: refuse losses that read a teacher.
         latency: measure each model's latency at the end; meaningless if other processes are busy.
+        describe: tell the observer what the data are.
 
     Raises:
         BadInput: something in the recipe or the folder cannot be used; nothing was lost.
@@ -97,7 +100,9 @@ def execute(
     """
     if is_main_process():
         check_free(out, resume)
-    with _opened(recipe, observer or Observer(), components, hooks, labels_alone=labels_alone) as run:
+    with _opened(
+        recipe, observer or Observer(), components, hooks, labels_alone=labels_alone, describe=describe
+    ) as run:
         check_same_recipe(run.parts.recipe, out)
         with RunFolder(out) if run.parts.context.processes.is_main else NullRunFolder(out) as folder:
             try:
@@ -140,13 +145,18 @@ def _opened(
     hooks: Sequence[StepHook] = (),
     *,
     labels_alone: bool = False,
+    describe: bool = True,
 ) -> Iterator[Run]:
     """A run that was resolved, built and validated, under its threads and arithmetic."""
     runtime = runtime_of(recipe.training, observer)
     reuse_memory()
     forget_peak_memory(runtime.device)
     with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
-        components = components or build_components(recipe, note=observer.note)
+        note = observer.note if is_main_process() and describe else None
+        if components is None:
+            components = build_components(recipe, note=note)
+        elif note is not None:
+            describe_data(components.data, note)
         reading = [loss.name for loss in components.losses if loss.requires.teacher]
         if labels_alone and reading:
             expected = "losses that read labels alone; `stillroom distill` takes a teacher"
@@ -216,7 +226,8 @@ class Run:
         summary = run_summary(parts, trained, progress, figures, teacher_logits)
         if context.processes.is_main:
             save_weights(kept, out / "student.safetensors")
-            write_predictions(out, parts.test, logits, teacher_logits)
+            reference = RunSummary.model_validate(summary).reference
+            write_predictions(out, parts.test, logits, teacher_logits, reference)
             if parts.relations is not None:
                 parts.relations.write(out, kept)
             if latency:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,21 +29,33 @@ _NORMAL_95 = 1.959964
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """``predictions.safetensors``: labels [N], logits [N, K], class names, the E images whose answer changed most.
+    """``predictions.safetensors``: labels [N], logits [N, K], class names, the E images that changed most.
 
+    ``teachers`` holds the logits of each teacher by its name, ``reference`` is the one that is compared with.
     ``example_images`` are uint8 [E, C, H, W], ``example_indices`` their places among the test images.
     """
 
     labels: Integers
     student_logits: Floats
-    teacher_logits: Floats | None
+    teachers: Mapping[str, Floats]
+    reference: str | None
     class_names: tuple[str, ...]
     example_indices: Integers | None
     example_images: NDArray[np.uint8] | None
 
+    @property
+    def teacher_logits(self) -> Floats | None:
+        """The logits of the teacher that is compared with; None where there are none."""
+        return None if self.reference is None else self.teachers.get(self.reference)
+
 
 def read_predictions(
-    path: Path, *, count: int | None = None, classes: int | None = None, images: bool = True
+    path: Path,
+    *,
+    count: int | None = None,
+    classes: int | None = None,
+    images: bool = True,
+    reference: str | None = "teacher",
 ) -> Predictions:
     """Read and check the predictions of a run.
 
@@ -51,6 +64,7 @@ def read_predictions(
         count: how many test images there are, where that is known.
         classes: K, where it is known.
         images: read the example images too.
+        reference: the name of the teacher that is compared with; the only one goes by it.
 
     Raises:
         BadInput: the file is missing, truncated or damaged, or its tensors do not fit one another.
@@ -73,16 +87,21 @@ def read_predictions(
             raise BadInput("predictions", str(path), what)
 
     expect("labels" in tensors and "student_logits" in tensors, "the tensors labels and student_logits")
-    labels, student, teacher = tensors["labels"], tensors["student_logits"], tensors.get("teacher_logits")
+    labels, student = tensors["labels"], tensors["student_logits"]
+    teachers = {
+        name.partition("/")[2] or reference or "teacher": logits
+        for name, logits in tensors.items()
+        if name.partition("/")[0] == "teacher_logits"
+    }
     expect(labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer), "labels as whole numbers [N]")
     expect(student.ndim == 2 and student.size > 0, "student_logits [N, K]")
     shape = (count if count is not None else len(labels), classes if classes is not None else student.shape[1])
     expect(len(labels) == shape[0], f"{shape[0]} labels, as many as in summary.json, not {len(labels)}")
-    for name, logits in (("student_logits", student), ("teacher_logits", teacher)):
-        if logits is not None:
-            expect(logits.shape == shape, f"{name} of shape {list(shape)}, not {list(logits.shape)}")
-            expect(np.issubdtype(logits.dtype, np.floating), f"{name} as floating-point numbers")
-            expect(bool(np.isfinite(logits).all()), f"{name} that are all finite")
+    for name in (key for key in tensors if "_logits" in key):
+        logits = tensors[name]
+        expect(logits.shape == shape, f"{name} of shape {list(shape)}, not {list(logits.shape)}")
+        expect(np.issubdtype(logits.dtype, np.floating), f"{name} as floating-point numbers")
+        expect(bool(np.isfinite(logits).all()), f"{name} that are all finite")
     expect(bool((labels >= 0).all() and (labels < shape[1]).all()), f"labels from 0 to {shape[1] - 1}")
     indices, pictures = tensors.get("example_indices"), tensors.get("example_images")
     if indices is None or pictures is None:
@@ -95,7 +114,7 @@ def read_predictions(
         expect(bool(((indices >= 0) & (indices < shape[0])).all()), f"example_indices from 0 to {shape[0] - 1}")
         indices = indices.astype(np.int64)
     names = _class_names(metadata.get("class_names"), shape[1], path)
-    return Predictions(labels.astype(np.int64), student, teacher, names, indices, pictures)
+    return Predictions(labels.astype(np.int64), student, teachers, reference, names, indices, pictures)
 
 
 def _class_names(text: str | None, classes: int, path: Path) -> tuple[str, ...]:

@@ -123,6 +123,78 @@ class TeacherSummary(JsonObject):
         return self
 
 
+# Share of the test images that were trained on. Each of them may be right by heart: .5% is less than two runs of one
+# recipe differ by, 5% is more than most methods gain.
+LEAK_WARNING, LEAK_PROBLEM = 0.005, 0.05
+# Share of the training images that are copies of others: as if the epoch were so much shorter.
+COPIES_WARNING = 0.05
+# Images of the largest class to one of the smallest: from 10 on, small classes lose accuracy (arXiv 1710.05381).
+IMBALANCE_WARNING, IMBALANCE_PROBLEM = 10.0, 100.0
+
+
+class DataQuality(JsonObject):
+    """Copies of images within and between two splits, and the sizes of the classes.
+
+    Two images are copies where their pixels are equal; of images that are read from files on demand, where the bytes
+    of their files are.
+    """
+
+    train: PositiveCount = Field(description="Training images.")
+    test: PositiveCount = Field(description="Test images.")
+    shared: Count = Field(description="Test images that are training images, too.")
+    shared_relabelled: Count = Field(description="Those of them with another label than each training image like them.")
+    copies: Count = Field(description="Training images that are copies of an earlier one.")
+    copies_relabelled: Count = Field(description="Those of them with another label than the earlier one.")
+    largest: PositiveCount = Field(description="Training images of the largest class.")
+    smallest: PositiveCount = Field(description="Training images of the smallest class that has any.")
+    largest_class: str = Field(description="Name of the largest class.")
+    smallest_class: str = Field(description="Name of the smallest class that has any.")
+    empty_classes: Count = Field(description="Classes without a training image.")
+
+    @property
+    def leak(self) -> float:
+        """Share of the test images that are training images, too."""
+        return self.shared / self.test
+
+    @property
+    def copied(self) -> float:
+        """Share of the training images that are copies of an earlier one."""
+        return self.copies / self.train
+
+    @property
+    def imbalance(self) -> float:
+        """Training images of the largest class to one of the smallest."""
+        return self.largest / self.smallest
+
+    def leak_words(self) -> str:
+        """How many test images are training images."""
+        if self.shared == self.test:
+            return f"all {self.test:,} test images are training images, too: the accuracy is that of training"
+        times = f", {self.shared_relabelled:,} of them with another label" if self.shared_relabelled else ""
+        return f"{self.shared:,} of {self.test:,} test images are training images, too{times}"
+
+    def copies_words(self) -> str:
+        """How many training images are there twice."""
+        times = f", {self.copies_relabelled:,} of them with another label" if self.copies_relabelled else ""
+        return f"{self.copies:,} of {self.train:,} training images are copies of others{times}"
+
+    def imbalance_words(self) -> str:
+        """How unequal the classes are."""
+        words = f"{self.largest:,} training images of {self.largest_class!r}, {self.smallest:,} of "
+        return f"{words}{self.smallest_class!r}: {self.imbalance:.0f} to 1"
+
+    def warnings(self) -> list[str]:
+        """What to say before training: a line each for a leak, copies and imbalance."""
+        lines = []
+        if self.leak >= LEAK_WARNING:
+            lines.append(self.leak_words())
+        if self.copied >= COPIES_WARNING:
+            lines.append(self.copies_words())
+        if self.imbalance >= IMBALANCE_WARNING:
+            lines.append(self.imbalance_words())
+        return lines
+
+
 class DataSummary(JsonObject):
     """The data of a run: images of each split, their shape [C, H, W]."""
 
@@ -135,6 +207,7 @@ class DataSummary(JsonObject):
     # Of floats, where they are not float32.
     dtype: Literal["float16", "bfloat16", "float64"] | None = None
     fingerprint: str
+    quality: DataQuality | None = None
 
 
 class RelationFigures(JsonObject):
@@ -182,7 +255,7 @@ class RunSummary(JsonFile):
     multiply_adds: Count
     bytes: Count
     teachers: dict[str, TeacherSummary]
-    taught: bool
+    distilled: bool = Field(description="Whether a loss read a teacher; else teachers are only compared with.")
     data: DataSummary
     relations: RelationFigures | None = None
     device: str
@@ -194,9 +267,20 @@ class RunSummary(JsonFile):
     hashes: RunHashes
 
     @property
+    def reference(self) -> str | None:
+        """The name of the teacher that pages and checks compare with: the only one, or of several the most accurate.
+
+        None where there is none, or where none of several has scores.
+        """
+        if len(self.teachers) == 1:
+            return next(iter(self.teachers))
+        scored = {name: one.top1 for name, one in self.teachers.items() if one.top1 is not None}
+        return max(scored, key=lambda name: scored[name], default=None)
+
+    @property
     def teacher(self) -> TeacherSummary | None:
-        """The only teacher; None where there is none, or several."""
-        return next(iter(self.teachers.values())) if len(self.teachers) == 1 else None
+        """The teacher of that name."""
+        return None if self.reference is None else self.teachers[self.reference]
 
     @property
     def student(self) -> ModelScores:
@@ -278,11 +362,11 @@ class Environment(JsonObject):
 
 
 class WeightDistanceLine(JsonObject):
-    """A line of the log of weight distances: how far each recorded layer has moved, Σ‖w_k − w_{k−1}‖/‖w_0‖."""
+    """A line of ``weight_distance.jsonl``: the distance of each recorded layer, Σ‖w_k − w_{k−1}‖/‖w_0‖ over steps."""
 
     step: Count
     epoch: NonNegative
-    moves: dict[str, float]
+    distance: dict[str, float]
 
 
 class OmegaGroup(JsonObject):

@@ -280,7 +280,13 @@ class StudyDriver:
         # Who reads most of a teacher goes first, alone: what is kept for it, the others find there.
         ordered = {name: [job for _, job in sorted(mine, key=lambda each: -each[0])] for name, mine in jobs.items()}
 
+        noted: set[str] = set()
+
         def next_jobs(job: Job, outcome: Outcome) -> list[Job]:
+            for line in outcome.result.get("notes", ()):
+                if line not in noted:
+                    noted.add(line)
+                    self.observer.note(line)
             mine = ordered[job.id.split("/")[1]]
             return mine[1:] if job.id == mine[0].id else []
 

@@ -268,8 +268,8 @@ def _pair_facts(pair: ModelPair, plan: StudyPlan, runs: Sequence[FinishedRun]) -
     """What a pair is made of, by the baseline's first run; by its recipe where there is no run yet."""
     here = [run for run in runs if run.planned.pair == pair.name]
     first = next((run for run in here if run.planned.method == plan.study.baseline_name), here[0] if here else None)
-    # A method from labels alone may have been run without one.
-    teacher = next((run.summary.teacher for run in here if run.summary.teacher is not None), None)
+    # A method from labels alone may have been run without one; of several teachers only their names are shown.
+    teacher = next((run.summary.teacher for run in here if len(run.summary.teachers) == 1), None)
     models = next(
         (tuple(one.model for one in run.summary.teachers.values()) for run in here if run.summary.teachers), ()
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,12 +15,20 @@ class OptimizerConfig(Config):
     synonyms: ClassVar[dict[str, str]] = {"learning_rate": "lr", "wd": "weight_decay"}
 
     name: Literal["sgd", "adamw"] = Field("sgd", description="Stochastic gradient descent with momentum, or AdamW.")
-    lr: float = Field(0.1, gt=0, description="Peak learning rate.")
+    lr: float = Field(0.1, gt=0, description="Peak learning rate; left out: .1 for sgd, .001 for adamw.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     nesterov: bool = Field(True, description="Nesterov's momentum, for sgd with momentum above 0.")
     weight_decay: float = Field(5e-4, ge=0, description="Weight decay (decoupled for adamw).")
     betas: tuple[float, float] = Field((0.9, 0.999), description="Decay rates of AdamW's two moments.")
     decay_vectors: bool = Field(True, description="Apply weight decay to biases and normalisation weights too.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rate_of_its_own(cls, given: Any) -> Any:
+        # So that a resolved recipe holds it; .1 is a hundred times what AdamW usually takes.
+        if isinstance(given, dict) and given.get("name") == "adamw" and "lr" not in given:
+            return {**given, "lr": 1e-3}
+        return given
 
     @model_validator(mode="after")
     def _betas_in_range(self) -> OptimizerConfig:

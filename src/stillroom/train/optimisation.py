@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -30,9 +31,22 @@ def build_optimizer(modules: Iterable[nn.Module], config: OptimizerConfig) -> to
     if plain:
         groups.append({"params": plain, "weight_decay": 0.0})
     if config.name == "adamw":
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+        return _without_compiler(torch.optim.AdamW)(groups, lr=config.lr, betas=config.betas, fused=True)
     nesterov = config.nesterov and config.momentum > 0
-    return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+    sgd = _without_compiler(torch.optim.SGD)
+    return sgd(groups, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
+
+
+def _without_compiler(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """The same optimizer, whose methods do not import ``torch._dynamo``.
+
+    Torch wraps them so that a compiled function leaves them out; the import takes seconds in each process, and our step
+    calls them outside of what it compiles.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
+    return type(kind.__name__, (kind,), methods)
 
 
 def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:

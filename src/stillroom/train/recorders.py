@@ -177,7 +177,7 @@ class RecordWeightDistance(StepHook):
 
     def line(self) -> dict[str, Any]:
         """The movements so far."""
-        return {"moves": {layer: float(moved) for layer, moved in self._moved.items()}}
+        return {"distance": {layer: float(moved) for layer, moved in self._moved.items()}}
 
     def state_dict(self) -> dict[str, Any]:
         """The weights before the next step, the initial weights' norms, the sums."""

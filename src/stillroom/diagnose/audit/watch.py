@@ -324,7 +324,6 @@ class Watch:
         last = self._asked[-1] if self._asked else None
         phase = self.phases[-1] if self.phases else None
         during = phase.taken if phase is not None else 0
-        classes = outputs[0].shape[-1]
         prints = facts.row_prints(inputs[0]) if inputs[0].dim() >= 2 else []
         if last is not None and last.network is network and last.during == during and last.live == live:
             last.rows += inputs[0].shape[0]

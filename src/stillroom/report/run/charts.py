@@ -98,7 +98,21 @@ def _traces(members: Sequence[Member], split: str, key: str, digits: str) -> lis
 
 def member_line(place: int) -> Figure:
     """The line of the run at a place; the one that the page is about is thicker."""
-    return {"dash": DASHES[place % len(DASHES)], "width": 2.5 if place == 0 else 2}
+    return {"dash": dash_of(place), "width": 2.5 if place == 0 else 2}
+
+
+def dash_of(place: int) -> str:
+    """The dash of the run at a place, as plotly names it."""
+    return DASHES[place % len(DASHES)]
+
+
+def css_dash(place: int) -> str:
+    """The same as CSS names it, which has no dash-dot.
+
+    >>> css_dash(0), css_dash(1)
+    ('solid', 'dashed')
+    """
+    return {"solid": "solid", "dot": "dotted"}.get(dash_of(place), "dashed")
 
 
 def _top1(members: Sequence[Member]) -> Chart | None:
@@ -163,19 +177,30 @@ def _number(value: float) -> str:
     return three_digits(value) if value > 0 else f"{value:.3g}"
 
 
-def reliability(found: Sequence[tuple[str, str, Calibration]]) -> Chart:
+@dataclass(frozen=True)
+class ModelCalibration:
+    """A model's calibration, and how it is drawn: its name, the role of its colour, its dash."""
+
+    name: str
+    colour: str
+    dash: str
+    bins: Calibration
+
+
+def reliability(found: Sequence[ModelCalibration]) -> Chart:
     """Accuracy against confidence, over a histogram of confidence.
 
     Args:
-        found: for each model its name, the role of its colour and its calibration; the student first.
+        found: the models, the student first.
     """
     dotted = {"dash": "dot", "width": 1.5}
     traces = [line([0, 1], [0, 1], "perfectly calibrated", "axis", mode="lines", line=dotted, hoverinfo="skip")]
-    for name, colour, bins in reversed(found):
-        firm = [place for place, count in enumerate(bins.counts) if count >= FEW]
-        faint = [place for place, count in enumerate(bins.counts) if 0 < count < FEW]
-        traces += [_bins(name, colour, bins, held, held is firm) for held in (faint, firm) if held]
-    for name, colour, bins in found:
+    for one in reversed(found):
+        firm = [place for place, count in enumerate(one.bins.counts) if count >= FEW]
+        faint = [place for place, count in enumerate(one.bins.counts) if 0 < count < FEW]
+        traces += [_bins(one, held, held is firm) for held in (faint, firm) if held]
+    for one in found:
+        bins = one.bins
         share = bins.counts / max(int(bins.counts.sum()), 1)
         traces.append(
             {
@@ -183,9 +208,9 @@ def reliability(found: Sequence[tuple[str, str, Calibration]]) -> Chart:
                 "x": rounded(((bins.edges[1:] + bins.edges[:-1]) / 2).tolist()),
                 "y": rounded(share.tolist()),
                 "customdata": [int(count) for count in bins.counts],
-                "name": escaped(name),
+                "name": escaped(one.name),
                 "showlegend": False,
-                "marker": {"color": LIGHT[colour], "opacity": 0.85},
+                "marker": {"color": LIGHT[one.colour], "opacity": 0.85},
                 "yaxis": "y2",
                 "hovertemplate": "%{customdata:,} images, %{y:.1%}",
             }
@@ -199,28 +224,28 @@ def reliability(found: Sequence[tuple[str, str, Calibration]]) -> Chart:
             bargap=0.15,
         ),
     }
-    words = " ".join(_calibration_words(name, bins) for name, _, bins in found)
-    few = any(0 < count < FEW for _, _, bins in found for count in bins.counts)
+    words = " ".join(_calibration_words(one.name, one.bins) for one in found)
+    few = any(0 < count < FEW for one in found for count in one.bins.counts)
     hollow = f" Hollow points hold fewer than {FEW} images and may be chance." if few else ""
     caption = f"{words} {BINS} bins of equal width; below, the share of images in each.{hollow}"
     return Chart("reliability", "Reliability diagram", caption, 480, figure)
 
 
-def _bins(name: str, colour: str, bins: Calibration, held: list[int], firm: bool) -> Figure:
+def _bins(one: ModelCalibration, held: list[int], firm: bool) -> Figure:
     """Bins as points: joined where they hold enough images, hollow and apart where chance alone could move them far."""
-    symbol = "diamond" if colour == "teacher" else "circle"
+    bins, symbol = one.bins, "diamond" if one.colour == "teacher" else "circle"
     details = [[f"{bins.edges[b]:.2f}–{bins.edges[b + 1]:.2f}", int(bins.counts[b]), _lean(bins, b)] for b in held]
     return line(
         bins.confidence[held].tolist(),
         bins.accuracy[held].tolist(),
-        name,
-        colour,
+        one.name,
+        one.colour,
         mode="lines+markers" if firm else "markers",
         customdata=details,
-        legendgroup=colour,
+        legendgroup=one.name,
         showlegend=firm,
-        line={"width": 2.2, "dash": "dash" if colour == "teacher" else "solid"},
-        marker={"color": LIGHT[colour], "size": 7, "symbol": symbol if firm else f"{symbol}-open"},
+        line={"width": 2.2, "dash": one.dash},
+        marker={"color": LIGHT[one.colour], "size": 7, "symbol": symbol if firm else f"{symbol}-open"},
         hovertemplate="confidence %{x:.1%}, right %{y:.1%}<br>%{customdata[2]}"
         "<br>%{customdata[1]:,} images in %{customdata[0]}",
     )
@@ -359,21 +384,21 @@ class ExampleImage:
     @property
     def outcome(self) -> str:
         """Who was right, in words."""
-        if self.group != "same":
-            return f"student {self.group}"
-        return "both right" if self.student_right else "both wrong"
+        return "both wrong" if self.group == "same" else f"student {self.group}"
 
 
 def example_images(predictions: Predictions, student: ImageScores, teacher: ImageScores) -> list[ExampleImage]:
-    """The example images of a run, at most 60, those whose true class changed most first."""
+    """The images of a run whose answer changed, at most 60, those whose true class changed most first."""
     indices, pixels = predictions.example_indices, predictions.example_images
     if indices is None or pixels is None:
         return []
     change = np.abs(student.true_probability[indices] - teacher.true_probability[indices])
     names = predictions.class_names
     found = []
-    for place in np.argsort(-change, kind="stable")[:MOST_IMAGES]:
+    for place in np.argsort(-change, kind="stable"):
         index = int(indices[place])
+        if teacher.guess[index] == student.guess[index]:
+            continue
         found.append(
             ExampleImage(
                 uri=png_uri(pixels[place]),
@@ -389,7 +414,7 @@ def example_images(predictions: Predictions, student: ImageScores, teacher: Imag
                 true_student=_percent(student.true_probability[index]),
             )
         )
-    return found
+    return found[:MOST_IMAGES]
 
 
 def _percent(probability: float) -> str:

@@ -88,14 +88,23 @@ class RunData:
         return self.summary.student
 
     @property
+    def teachers(self) -> dict[str, ModelScores]:
+        """The teachers that were scored on the test split, by name."""
+        return {name: one.scores for name, one in self.summary.teachers.items() if one.scores is not None}
+
+    @property
     def teacher(self) -> ModelScores | None:
-        """The teacher on the test split; None where there is none, or where it has no logits there."""
+        """The one that the student is compared with, of several the most accurate; None without scores."""
         return None if self.summary.teacher is None else self.summary.teacher.scores
 
     @property
-    def taught(self) -> bool:
-        """Whether the student learned from the teacher, who may also be there for comparison alone."""
-        return self.summary.taught
+    def distilled(self) -> bool:
+        """Whether the student learned from a teacher, which may also be there for comparison alone."""
+        return self.summary.distilled
+
+    def teacher_title(self, name: str) -> str:
+        """What the page calls a teacher."""
+        return f"Teacher {name}" if len(self.summary.teachers) > 1 else "Teacher"
 
 
 def read_run(path: Path) -> RunData:
@@ -136,7 +145,7 @@ def read_run(path: Path) -> RunData:
         latency=latency,
         latency_threads=tuple(sorted({event.threads for event in events if event.threads is not None})),
         environment={} if environment is None else _flat(environment.as_dict()),
-        predictions=read_predictions(predictions, count=summary.count, classes=classes)
+        predictions=read_predictions(predictions, count=summary.count, classes=classes, reference=summary.reference)
         if predictions.is_file()
         else None,
         checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),

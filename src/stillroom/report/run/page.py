@@ -31,8 +31,11 @@ from stillroom.report.run.charts import (
     ClassRow,
     ExampleImage,
     Member,
+    ModelCalibration,
     class_changes,
+    css_dash,
     curve_charts,
+    dash_of,
     example_images,
     reliability,
 )
@@ -145,16 +148,41 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of the comparison: a model with its run's colour and dash, or (``against``) the student against one."""
+
+    title: str
+    model: str = ""
+    colour: str = ""
+    dash: str = "solid"
+    against: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class MetricCell:
+    """A cell of the comparison, and how it is shown: the subject, worse than what it is compared with, or plain."""
+
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
 class MetricRow:
     """One line of the comparison: the metric, its meaning, and a cell for each column."""
 
     metric: str
     meaning: str
-    teacher: str
-    student: str
-    versus: str
-    others: tuple[str, ...]
+    cells: tuple[MetricCell, ...]
     starts_group: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The table of all models: teachers, the student and what it differs from each in, then the other students."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[MetricRow, ...]
 
 
 @dataclass(frozen=True)
@@ -180,6 +208,7 @@ class ConfusionRow:
 class PredictionParts:
     """What the page shows of the predictions."""
 
+    calibrations: tuple[ModelCalibration, ...]
     reliability: Chart
     classes: Chart
     class_rows: tuple[ClassRow, ...]
@@ -201,7 +230,8 @@ class RunPage:
     bars: tuple[HeaderBar, ...]
     members: tuple[Member, ...]
     notices: tuple[Notice, ...]
-    rows: tuple[MetricRow, ...]
+    hint: str
+    comparison: Comparison
     notes: tuple[str, ...]
     curves: tuple[Chart, ...]
     predictions: PredictionParts | None
@@ -227,27 +257,29 @@ class RunPage:
 def run_page(runs: Sequence[tuple[str, RunData]]) -> RunPage:
     """Work out what the page shows; the first run is what it is about, each run comes with its name."""
     run, others = runs[0][1], list(runs[1:])
+    labels = words.labels_run(run, [each for _, each in others])
     members = [
         Member(name if place else f"Student: {name}", other(place - 1) if place else "student", each)
         for place, (name, each) in enumerate(runs)
     ]
-    parts = _prediction_parts(run)
+    parts = _prediction_parts(members)
     return RunPage(
         run=run,
-        headline=words.headline(run),
-        against=tuple(words.against(run, name, each) for name, each in others),
+        headline=words.headline(run, labels),
+        against=tuple(words.against(run, name, each) for name, each in others if each is not labels),
         caveat=words.caveat(run, with_others=bool(others)),
         facts=tuple(words.facts(run)),
-        tiles=tuple(_tiles(run)),
+        hint=words.missing_labels(run, labels),
+        tiles=tuple(_tiles(run, labels)),
         bars=tuple(_bars(run, members)),
         members=tuple(members),
         notices=tuple(notices(run, others)),
-        rows=tuple(side_by_side(run, [each for _, each in others])),
+        comparison=compare(members, labels),
         notes=tuple(_table_notes(run, others)),
         curves=tuple(curve_charts(members)),
         predictions=parts,
         missing_predictions="" if parts else _NO_PREDICTIONS,
-        missing_images=_missing_images(run),
+        missing_images=_missing_images(run, parts),
         tasks=tasks_section(members),
         rescaling=rescaling_section(run),
         relations=relations_section(members),
@@ -259,7 +291,7 @@ def run_page(runs: Sequence[tuple[str, RunData]]) -> RunPage:
     )
 
 
-def _tiles(run: RunData) -> list[Tile]:
+def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:
     student, teacher = run.student, run.teacher
     if teacher is None:
         return [
@@ -268,14 +300,24 @@ def _tiles(run: RunData) -> list[Tile]:
             Tile(scaled(student.parameters), "parameters", student.model),
             Tile(scaled(student.multiply_adds), "multiply-adds", "an image"),
         ]
+    before, after = (run.latency.get(who, {}).get(1) for who in (_timed_teacher(run), "student"))
     kept = f"{decimal(100 * student.top1 / teacher.top1)}%" if teacher.top1 else DASH
-    before, after = (run.latency.get(who, {}).get(1) for who in ("teacher", "student"))
+    first = Tile(kept, "of the teacher’s top-1 kept", f"{signed(student.top1 - teacher.top1, 2)} points")
+    if labels is not None and (gap := top1_gap(run, labels)) is not None:
+        significance = "" if gap.resolved or gap.points == 0 else ", not significant"
+        detail = f"± {decimal(gap.margin, 2)} over the test images{significance}"
+        first = Tile(signed(gap.points, 2), "points of top-1 against labels alone", detail)
     return [
-        Tile(kept, "of the teacher’s top-1 kept", f"{signed(student.top1 - teacher.top1, 2)} points"),
+        first,
         _cost_tile("parameters", ("fewer", "more"), teacher.parameters, student.parameters, scaled),
         _cost_tile("multiply-adds", ("fewer", "more"), teacher.multiply_adds, student.multiply_adds, scaled),
         _cost_tile("latency at batch 1", ("lower", "higher"), before, after, _milliseconds, "not measured"),
     ]
+
+
+def _timed_teacher(run: RunData) -> str:
+    """What timings call the teacher that is compared with."""
+    return run.summary.reference or "teacher"
 
 
 def _cost_tile(
@@ -295,25 +337,36 @@ def _cost_tile(
 
 def _bars(run: RunData, members: Sequence[Member]) -> list[HeaderBar]:
     held = [(member.name, member.colour, member.run.student.top1) for member in members]
-    if run.teacher is not None:
-        held.insert(0, (f"Teacher: {run.teacher.model}", "teacher", run.teacher.top1))
+    teachers = [(f"{run.teacher_title(name)}: {one.model}", "teacher", one.top1) for name, one in run.teachers.items()]
+    held = [*teachers, *held]
     return [HeaderBar(name, colour, f"{decimal(top1)}%", round(top1, 2)) for name, colour, top1 in held]
 
 
-def _prediction_parts(run: RunData) -> PredictionParts | None:
+def _prediction_parts(members: Sequence[Member]) -> PredictionParts | None:
+    run = members[0].run
     held = run.predictions
     if held is None:
         return None
     student = score_images(held.student_logits, held.labels)
     logits = held.teacher_logits if run.teacher is not None else None
     teacher = score_images(logits, held.labels) if logits is not None else None
-    bins = [("Student", "student", calibration(student.confidence, student.right))]
+    bins = [ModelCalibration("Student", "student", "solid", calibration(student.confidence, student.right))]
     if teacher is not None:
-        bins.append(("Teacher", "teacher", calibration(teacher.confidence, teacher.right)))
+        title = run.teacher_title(run.summary.reference or "")
+        bins.append(ModelCalibration(title, "teacher", "dash", calibration(teacher.confidence, teacher.right)))
+    for place, member in enumerate(members[1:], start=1):
+        if (theirs := member.run.predictions) is not None:
+            scores = score_images(theirs.student_logits, theirs.labels)
+            bins.append(
+                ModelCalibration(
+                    member.name, member.colour, dash_of(place), calibration(scores.confidence, scores.right)
+                )
+            )
     rows = _class_rows(student, teacher, held.labels, held.class_names)
     before = teacher.guess if teacher is not None else None
     found = confusions(held.labels, before, student.guess, len(held.class_names))
     return PredictionParts(
+        calibrations=tuple(bins),
         reliability=reliability(bins),
         classes=class_changes(rows),
         class_rows=tuple(sorted(rows, key=lambda row: row.change)),
@@ -353,10 +406,10 @@ def _depth_hint(run: RunData) -> str:
 def _command(run: RunData) -> str:
     if run.incremental is not None:
         return "incremental"
-    return "distill" if run.taught else "train"
+    return "distill" if run.distilled else "train"
 
 
-def _missing_images(run: RunData) -> str:
+def _missing_images(run: RunData, parts: PredictionParts | None) -> str:
     """Why there are no images that changed; empty where there are some."""
     held = run.predictions
     if held is None:
@@ -367,63 +420,85 @@ def _missing_images(run: RunData) -> str:
         return "The predictions of this run contain no teacher logits."
     if held.example_images is None or not len(held.example_images):
         return "The predictions of this run contain no images."
+    if parts is not None and not parts.examples:
+        return f"On the {len(held.example_images)} images that changed most the student gives its teacher’s answer."
     return ""
 
 
-def side_by_side(run: RunData, others: Sequence[RunData]) -> list[MetricRow]:
-    """The comparison table, in the order of the glossary; rows that no run has a number for are left out."""
-    percent = partial(_with_unit, digits=2, unit="%")
-    quality: list[tuple[str, str, Callable[[float | None], str]]] = [
-        ("Top-1", "top1", percent),
-        ("Top-5", "top5", percent),
-        ("NLL", "nll", partial(decimal, digits=3)),
-        ("ECE", "ece", partial(decimal, digits=4)),
-        ("Agreement", "agreement", percent),
-        ("KL to teacher", "teacher_kl", partial(decimal, digits=3)),
-    ]
-    cost: list[tuple[str, str | int, Callable[[float | None], str], tuple[str, str]]] = [
-        ("Parameters", "parameters", whole, ("fewer", "more")),
-        ("Multiply-adds", "multiply_adds", scaled, ("fewer", "more")),
-        ("Size on disk", "bytes", partial(scaled, unit="B"), ("smaller", "larger")),
-        ("Latency, batch 1", 1, _milliseconds, ("lower", "higher")),
-        ("Latency, batch 64", 64, _milliseconds, ("lower", "higher")),
-    ]
+def compare(members: Sequence[Member], labels: RunData | None = None) -> Comparison:
+    """The comparison table, in the order of the glossary; rows that no model has a number for are left out.
+
+    Args:
+        members: the runs, the one that the page is about first.
+        labels: the one of them that is the same student from labels alone.
+    """
+    run, several = members[0].run, len(members[0].run.teachers) > 1
+    places = sorted(range(1, len(members)), key=lambda place: members[place].run is not labels)
+    columns = [
+        Column(run.teacher_title(name), one.model, "teacher", "dashed") for name, one in run.teachers.items()
+    ] + [Column("Student", run.student.model, "student", kind="subject")]
+    if run.teacher is not None:
+        columns.append(Column(f"Student against {run.summary.reference if several else 'teacher'}", against="teacher"))
+    for place in places:
+        member = members[place]
+        columns.append(Column(member.name, member.run.student.model, member.colour, css_dash(place)))
+        if member.run is labels:
+            columns.append(Column("Student against labels", against="labels"))
+    others = [members[place].run for place in places]
     rows = []
-    for metric, key, write in quality:
-        values = _values(run, others, key)
-        teacher, student = values[:2]
-        ratio = versus(teacher, student, "lower", "higher") or DASH
-        if key in ("top1", "top5") and teacher is not None and student is not None:
-            ratio = f"{signed(student - teacher, 2)} points"
-        if any(value is not None for value in values):
-            rows.append(_metric_row(metric, values, write, ratio))
-    for place, (metric, what, write, sides) in enumerate(cost):
-        values = _values(run, others, what)
-        rows.append(
-            _metric_row(metric, values, write, versus(values[0], values[1], *sides) or DASH, starts_group=place == 0)
-        )
-    return rows
+    for number, metric in enumerate(_METRICS):
+        teachers = [_figure(run, name, metric) for name in run.teachers]
+        student, of_others = _figure(run, None, metric), [_figure(each, None, metric) for each in others]
+        if several and metric.key in ("agreement", "teacher_kl"):
+            student = None  # each teacher's column has its own
+        values = [*teachers, student, *of_others]
+        if metric.is_quality and all(value is None for value in values):
+            continue
+        cells = [MetricCell(metric.written(value)) for value in teachers]
+        cells.append(MetricCell(metric.written(student), "subject"))
+        if run.teacher is not None:
+            cells.append(_against(metric, _figure(run, run.summary.reference, metric), student))
+        for value, each in zip(of_others, others, strict=True):
+            cells.append(MetricCell(metric.written(value)))
+            if each is labels:
+                # The same student: what differs between its latencies is the machine's doing.
+                is_clock = isinstance(metric.key, int)
+                cells.append(MetricCell(DASH) if is_clock else _against(metric, value, student))
+        starts_group = number > 0 and _METRICS[number - 1].is_quality and not metric.is_quality
+        rows.append(MetricRow(metric.name, GLOSSARY[metric.name], tuple(cells), starts_group))
+    return Comparison(tuple(columns), tuple(rows))
 
 
-def _values(run: RunData, others: Sequence[RunData], what: str | int) -> list[float | None]:
-    """A figure of the teacher, the student and each other student: a score by its name, a latency by its batch."""
-    if isinstance(what, int):
-        whose = [(run, "teacher"), (run, "student"), *((each, "student") for each in others)]
-        return [each.latency.get(who, {}).get(what) for each, who in whose]
-    scores = [run.teacher, run.student, *(each.student for each in others)]
-    return [None if each is None else getattr(each, what) for each in scores]
+@dataclass(frozen=True)
+class Metric:
+    """A row of the comparison: a score by its field or a latency by its batch, how it is written, less and more."""
+
+    name: str
+    key: str | int
+    written: Callable[[float | None], str]
+    sides: tuple[str, str]
+    is_quality: bool = False
+    is_share: bool = False
+    is_error: bool = False
 
 
-def _metric_row(
-    metric: str,
-    values: Sequence[float | None],
-    write: Callable[[float | None], str],
-    ratio: str,
-    *,
-    starts_group: bool = False,
-) -> MetricRow:
-    teacher, student, *others = map(write, values)
-    return MetricRow(metric, GLOSSARY[metric], teacher, student, ratio, tuple(others), starts_group)
+def _figure(run: RunData, teacher: str | None, metric: Metric) -> float | None:
+    """A figure of a run's student, or of one of its teachers: a score by its name, a latency by its batch."""
+    if isinstance(metric.key, int):
+        return run.latency.get(teacher or "student", {}).get(metric.key)
+    scores = run.student if teacher is None else run.teachers.get(teacher)
+    return None if scores is None else getattr(scores, metric.key)
+
+
+def _against(metric: Metric, before: float | None, after: float | None) -> MetricCell:
+    """The student's figure against another's; a likelihood or a calibration that got worse is marked."""
+    if metric.is_share and before is not None and after is not None:
+        return MetricCell(f"{signed(after - before, 2)} points")
+    text = versus(before, after, *metric.sides)
+    if text is None or metric.key in ("agreement", "teacher_kl"):
+        return MetricCell(DASH)
+    is_worse = metric.is_error and before is not None and after is not None and text != "the same" and after > before
+    return MetricCell(f"{text}: worse", "lost") if is_worse else MetricCell(text)
 
 
 def _with_unit(value: float | None, *, digits: int, unit: str) -> str:
@@ -432,6 +507,22 @@ def _with_unit(value: float | None, *, digits: int, unit: str) -> str:
 
 def _milliseconds(value: float | None) -> str:
     return DASH if value is None else f"{three_digits(value)} ms"
+
+
+_PERCENT = partial(_with_unit, digits=2, unit="%")
+_METRICS = (
+    Metric("Top-1", "top1", _PERCENT, ("lower", "higher"), is_quality=True, is_share=True),
+    Metric("Top-5", "top5", _PERCENT, ("lower", "higher"), is_quality=True, is_share=True),
+    Metric("NLL", "nll", partial(decimal, digits=3), ("lower", "higher"), is_quality=True, is_error=True),
+    Metric("ECE", "ece", partial(decimal, digits=4), ("lower", "higher"), is_quality=True, is_error=True),
+    Metric("Agreement", "agreement", _PERCENT, ("lower", "higher"), is_quality=True),
+    Metric("KL to teacher", "teacher_kl", partial(decimal, digits=3), ("lower", "higher"), is_quality=True),
+    Metric("Parameters", "parameters", whole, ("fewer", "more")),
+    Metric("Multiply-adds", "multiply_adds", scaled, ("fewer", "more")),
+    Metric("Size on disk", "bytes", partial(scaled, unit="B"), ("smaller", "larger")),
+    Metric("Latency, batch 1", 1, _milliseconds, ("lower", "higher")),
+    Metric("Latency, batch 64", 64, _milliseconds, ("lower", "higher")),
+)
 
 
 def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[str]:

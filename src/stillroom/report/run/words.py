@@ -120,8 +120,32 @@ def teachers_differ(run: RunData, other: RunData) -> bool:
     return (run.teacher.model, run.teacher.correct) != (other.teacher.model, other.teacher.correct)
 
 
-def headline(run: RunData) -> str:
-    """The student against its teacher, in one sentence that claims no more than the numbers do."""
+def labels_run(run: RunData, others: Sequence[RunData]) -> RunData | None:
+    """Of other runs the one that says what distilling brought: the same student and data, from labels alone.
+
+    Of several the one that differs in least else; None of a run that was not distilled.
+    """
+    alike = [
+        other
+        for other in others
+        if run.distilled
+        and not other.distilled
+        and same_student(run, other)
+        and run.summary.data.fingerprint == other.summary.data.fingerprint
+    ]
+    return min(alike, key=lambda other: len(differences(run, other)), default=None)
+
+
+def headline(run: RunData, labels: RunData | None = None) -> str:
+    """What the run shows, in one sentence or two that claim no more than the numbers do.
+
+    Args:
+        run: what the page is about.
+        labels: the same student from labels alone; left out: the student is compared with its teacher, which says
+            nothing about what distilling brought.
+    """
+    if labels is not None:
+        return _against_labels(run, labels)
     gap = top1_gap(run)
     if gap is None or run.teacher is None:
         return _without_teacher(run)
@@ -129,19 +153,45 @@ def headline(run: RunData) -> str:
     cost = costs(run)
     tail = f", with {cost}." if cost else "."
     levels = f"{decimal(student.top1)}% against {decimal(teacher.top1)}%"
-    points = _points(gap)
+    points, its = _points(gap), _teacher_in_words(run)
     if gap.points == 0:
-        return f"The student matches its teacher’s top-1 ({decimal(student.top1)}%){tail}"
+        return f"The student matches the top-1 of {its} ({decimal(student.top1)}%){tail}"
     if not gap.resolved:
         side = "above" if gap.points > 0 else "below"
         return (
-            f"The student equals its teacher on top-1 ({levels}: {points} {side}, "
-            f"not significant with {whole(student.count)} test images){tail}"
+            f"The student’s top-1 is not significantly {side} that of {its} ({levels}: {points} on "
+            f"{whole(student.count)} test images){tail}"
         )
     if gap.points > 0:
-        return f"The student beats its teacher on top-1 ({levels}: {points} gained){tail}"
+        return f"The student beats {its} on top-1 ({levels}: {points} gained){tail}"
     kept = decimal(100 * student.top1 / teacher.top1)
-    return f"The student keeps {kept}% of its teacher’s top-1 ({levels}: {points} lost){tail}"
+    return f"The student keeps {kept}% of the top-1 of {its} ({levels}: {points} lost){tail}"
+
+
+def _against_labels(run: RunData, labels: RunData) -> str:
+    """What distilling brought, then what the student saves beside its teacher."""
+    gap = top1_gap(run, labels)
+    assert gap is not None  # a run always has a student
+    levels = (
+        f"{decimal(run.student.top1)}% against {decimal(labels.student.top1)}% of the same student from labels alone"
+    )
+    if gap.points == 0:
+        first = f"Distilling changed nothing in top-1: {levels}."
+    elif not gap.resolved:
+        images = whole(min(run.student.count, labels.student.count))
+        first = f"Distilling made no difference to top-1 that {images} test images can show: {levels}."
+    else:
+        first = f"Distilling {'gained' if gap.points > 0 else 'cost'} {_points(gap)} of top-1: {levels}."
+    if run.teacher is None:
+        return first
+    cost = costs(run)
+    its = _teacher_in_words(run).removeprefix("its ")
+    return f"{first} The {its} has {decimal(run.teacher.top1)}%" + (f"; the student has {cost}." if cost else ".")
+
+
+def _teacher_in_words(run: RunData) -> str:
+    """The teacher that the student is compared with."""
+    return "its teacher" if len(run.summary.teachers) < 2 else f"its best teacher “{run.summary.reference}”"
 
 
 def _without_teacher(run: RunData) -> str:
@@ -155,21 +205,8 @@ def _without_teacher(run: RunData) -> str:
         f"The student reaches {decimal(student.top1)}% top-1 "
         f"({whole(student.correct)} of {whole(student.count)} test images)"
         + (f" with {cost}" if cost else "")
-        + f"; {_teachers_in_words(run)}."
+        + "; it had no teacher to compare with."
     )
-
-
-def _teachers_in_words(run: RunData) -> str:
-    several = run.summary.teachers if len(run.summary.teachers) > 1 else {}
-    if not several:
-        return "it had no teacher to compare with"
-    named = [
-        name
-        if one.top1 is None or one.agreement is None
-        else f"{name} ({decimal(one.top1)}% top-1, same prediction as the student on {decimal(one.agreement)}%)"
-        for name, one in several.items()
-    ]
-    return f"its teachers are {join(named)}"
 
 
 def costs(run: RunData) -> str:
@@ -210,7 +247,7 @@ def against(run: RunData, name: str, other: RunData) -> str:
     unresolved = "" if gap.resolved else ", not significant with this many test images"
     if gap.points > 0:
         return f"{_points(gap)} above {what}, {level}{unresolved} {bound}."
-    if gap.resolved and run.taught and not other.taught and same_student(run, other):
+    if gap.resolved and run.distilled and not other.distilled and same_student(run, other):
         return (
             f"Worse than {what}: {_points(gap)} below its {level} {bound}. "
             "In this pair of runs, distillation reduced accuracy."
@@ -227,9 +264,9 @@ def same_student(run: RunData, other: RunData) -> bool:
 def describe(run: RunData, name: str, other: RunData) -> str:
     """What the other run is, in words."""
     if same_student(run, other):
-        if run.taught and not other.taught:
+        if run.distilled and not other.distilled:
             return f"the same student trained on labels alone (“{name}”)"
-        if other.taught and not run.taught:
+        if other.distilled and not run.distilled:
             return f"the same student with a teacher (“{name}”)"
     return f"“{name}”"
 
@@ -247,6 +284,21 @@ def caveat(run: RunData, *, with_others: bool) -> str:
     return f"{runs}: the spread between seeds is unknown.{images}"
 
 
+def missing_labels(run: RunData, labels: RunData | None) -> str:
+    """How to learn what distilling brought; empty where a run says it, or where nothing was distilled."""
+    if not run.distilled or labels is not None or run.incremental is not None:
+        return ""
+    return (
+        "What distilling itself brought is not known from this run: train the same student from labels alone, "
+        "`stillroom train recipe.yaml 'losses=[{name: cross_entropy}]' --out LABELS`, and compare both, "
+        "`stillroom report RUN LABELS`."
+    )
+
+
+def _models(run: RunData) -> str:
+    return join([one.model for one in run.summary.teachers.values()])
+
+
 def _points(gap: TopOneGap) -> str:
     text = decimal(abs(gap.points))
     # A difference of one image in ten thousand is not "0.0 points".
@@ -259,7 +311,7 @@ def facts(run: RunData) -> list[str]:
     summary = run.summary
     found = [
         f"{summary.data.name}, {whole(summary.data.train)} training images",
-        run.student.model + (f" from {run.teacher.model}" if run.teacher and run.taught else ""),
+        run.student.model + (f" from {_models(run)}" if run.distilled and run.summary.teachers else ""),
     ]
     terms = losses(run.recipe.get("losses"))
     if terms:

@@ -39,7 +39,10 @@ def _megabytes(value: float) -> str:
 
 @dataclass(frozen=True)
 class CostKind:
-    """One kind of cost: its key, its words, how its numbers and an axis of them are written, what to know about it."""
+    """One kind of cost: its key, its words, how its numbers and an axis of them are written, what to know about it.
+
+    ``is_measured``: another run of the same method would give another number, as with clocks and memory.
+    """
 
     key: str
     title: str
@@ -47,6 +50,7 @@ class CostKind:
     written: Callable[[float], str]
     note: str
     ticks: str = "~s"
+    is_measured: bool = False
 
 
 KINDS = (
@@ -58,6 +62,7 @@ KINDS = (
         "Seconds of training, median over seeds, without evaluation and trials. Measured on this machine: runs that "
         "shared its cores slowed each other down.",
         ",~g",
+        is_measured=True,
     ),
     CostKind(
         "teacher_answers",
@@ -69,7 +74,7 @@ KINDS = (
     ),
     CostKind("parameters", "Parameters", "numbers", scaled, "Trainable weights of the student."),
     CostKind("multiply_adds", "Multiply-adds", "for one image", scaled, "Of the student, for one image."),
-    CostKind("peak_memory_mb", "Peak memory", "MB", _megabytes, "Median over the seeds.", ",~g"),
+    CostKind("peak_memory_mb", "Peak memory", "MB", _megabytes, "Median over the seeds.", ",~g", is_measured=True),
 )
 # The table's columns: title, key, how numbers are written.
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
@@ -98,13 +103,14 @@ class CostTotal:
 
 @dataclass(frozen=True)
 class StudyCosts:
-    """Medians by (pair, method) and kind; trials by (pair, method); caches by pair; teachers by name.
+    """Medians and spreads over seeds by (pair, method) and kind; trials by (pair, method); caches by pair; teachers.
 
-    ``found`` says whether there is a ``cost.csv``.
+    ``found`` says whether there is a ``cost.csv``. A spread is the largest less the smallest; one seed has none.
     """
 
     found: bool
     medians: dict[CellKey, dict[str, float]] = field(default_factory=dict)
+    spreads: dict[CellKey, dict[str, float]] = field(default_factory=dict)
     trials: dict[CellKey, CostTotal] = field(default_factory=dict)
     caches: dict[str, CostTotal] = field(default_factory=dict)
     teachers: dict[str, CostTotal] = field(default_factory=dict)
@@ -134,6 +140,7 @@ def study_costs(study: StudyResults, folder: Path) -> StudyCosts:
     for key, held in runs.items():
         values = {clock: [v for row in held if (v := getattr(row, clock)) is not None] for clock in _CLOCKS}
         costs.medians[key] = {clock: median(found) for clock, found in values.items() if found}
+        costs.spreads[key] = {clock: max(found) - min(found) for clock, found in values.items() if len(found) > 1}
     for pair in study.model_pairs:
         for name in study.names:
             # One student has one size over its seeds; were it not so, the first would do.
@@ -223,20 +230,31 @@ def first_choice(trade_offs: Sequence[TradeOff]) -> str:
     return next((kind.key for kind in KINDS if kind.key in plotted), KINDS[0].key)
 
 
-def front(points: Sequence[CostPoint], higher_is_better: bool) -> list[CostPoint]:
+def front(points: Sequence[CostPoint], higher_is_better: bool, noise: float = 0.0) -> list[CostPoint]:
     """Those that no other beats in one without losing in the other, the cheapest first.
+
+    Args:
+        points: the methods.
+        higher_is_better: of the measure.
+        noise: costs that differ by no more are taken for the same.
 
     >>> found = [CostPoint(name, x, y, None, None) for name, x, y in (("a", 1, 60), ("b", 2, 59), ("c", 3, 61))]
     >>> [point.name for point in front(found, True)], [point.name for point in front(found, False)]
     (['a', 'c'], ['a', 'b'])
+    >>> [point.name for point in front(found, True, noise=2)]
+    ['c']
     """
     sign = -1.0 if higher_is_better else 1.0
-    kept: list[CostPoint] = []
-    for point in sorted(points, key=lambda one: (one.x, sign * one.y)):
-        # Two with the same cost and the same mean are both on it.
-        if not kept or sign * point.y < sign * kept[-1].y or (point.x, point.y) == (kept[-1].x, kept[-1].y):
-            kept.append(point)
-    return kept
+
+    def is_beaten(point: CostPoint) -> bool:
+        """By one that is better for no more, or as good for less."""
+        return any(
+            (sign * other.y < sign * point.y and other.x <= point.x + noise)
+            or (other.y == point.y and other.x < point.x - noise)
+            for other in points
+        )
+
+    return sorted((point for point in points if not is_beaten(point)), key=lambda one: (one.x, sign * one.y))
 
 
 def _choice(
@@ -260,19 +278,47 @@ def _choice(
         same = f"{kind.title}: the same for all, {kind.written(points[0].x)}"
         why = ", as all train the same student" if kind.key in _SIZES else ""
         return without_chart(f"{same}{why}. They differ in the measure alone: see the table.")
-    return CostChoice(kind, _chart(study, key, kind, points, absent, styles), "")
+    noise = _noise(pair, kind, points, costs)
+    low, high = min(point.x for point in points), max(point.x for point in points)
+    if high - low <= noise:
+        spread = f"runs of one method differ by up to {kind.written(noise)}"
+        why = spread if any(costs.spreads.values()) else "one seed shows no spread"
+        ends = f"{kind.written(low)} to {kind.written(high)}"
+        return without_chart(f"{kind.title}: {ends}, which is noise ({why}): no trade-off is drawn. See the table.")
+    return CostChoice(kind, _chart(study, key, kind, points, absent, styles, noise), "")
+
+
+def _noise(pair: PairInfo, kind: CostKind, points: Sequence[CostPoint], costs: StudyCosts) -> float:
+    """How far apart two methods of the same cost can be measured: the largest spread of a method over its seeds.
+
+    Where no method has two seeds, half of the smallest cost: of clocks less would say nothing.
+    """
+    if not kind.is_measured:
+        return 0.0
+    spreads = [costs.spreads.get((pair.name, point.name), {}).get(kind.key) for point in points]
+    known = [spread for spread in spreads if spread is not None]
+    return max(known) if known else 0.5 * min(point.x for point in points)
 
 
 def _chart(
-    study: StudyResults, key: str, kind: CostKind, points: list[CostPoint], absent: list[str], styles: Styles
+    study: StudyResults,
+    key: str,
+    kind: CostKind,
+    points: list[CostPoint],
+    absent: list[str],
+    styles: Styles,
+    noise: float,
 ) -> Chart:
-    best = front(points, study.measure.higher_is_better)
+    best = front(points, study.measure.higher_is_better, noise)
     low, high = min(point.x for point in points), max(point.x for point in points)
     is_log = low > 0 and high / low > 30
     if is_log:
         x_range = low / 1.4, high * 1.8
     else:
-        x_range = 0.0 if 0 <= low < 0.5 * high else low - 0.1 * (high - low), high + 0.14 * (high - low)
+        x_range = (
+            0.0 if kind.is_measured or 0 <= low < 0.5 * high else low - 0.1 * (high - low),
+            high + 0.14 * (high - low),
+        )
     y_range = value_range([point.ends for point in points], reach=2.0, margin=0.1)
     title = f"{kind.title.lower()}, {kind.unit}{' (log scale)' if is_log else ''}"
     # A logarithmic axis takes the exponents of its ends.
@@ -284,7 +330,10 @@ def _chart(
     traces = [_steps(best, x_range[1]), _dots(study.measure, kind, points, best, styles, names)]
     heading = f"{study.measure.heading} against {kind.title.lower()}"
     figure = {"data": traces, "layout": layout(xaxis=x, yaxis=y)}
-    return Chart(key, heading, _words(study, kind, best, absent), 400, figure)
+    words = _words(study, kind, best, absent)
+    if noise:
+        words += f" Runs of one method differ by up to {kind.written(noise)}; costs closer than that count as the same."
+    return Chart(key, heading, words, 400, figure)
 
 
 def _steps(best: Sequence[CostPoint], beyond: float) -> Figure:

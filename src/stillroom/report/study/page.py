@@ -49,6 +49,7 @@ from stillroom.report.study.table import (
     pair_tables,
     rank_diagram,
 )
+from stillroom.report.study.words import headline
 from stillroom.schema.base import clean, read_text
 from stillroom.schema.run import SUMMARY
 from stillroom.schema.study import STUDY, MissingRun, StudyResults, TunedMethod, is_study, read_study
@@ -210,6 +211,7 @@ class StudyPage:
     """Everything the page shows, worked out before any HTML: the templates only lay it out."""
 
     study: StudyResults
+    headline: str
     text: str | None
     tiles: tuple[Tile, ...]
     absences: tuple[MissingGroup, ...]
@@ -282,6 +284,7 @@ def study_page(study: StudyResults, folder: Path, addresses: Links) -> StudyPage
     planned = len(study.runs) + len(study.missing)
     return StudyPage(
         study=study,
+        headline=headline(study),
         text=clean(read_text(folder / STUDY)) if (folder / STUDY).is_file() else None,
         tiles=_tiles(study, planned),
         absences=_absences(study.missing, several_pairs=len(study.model_pairs) > 1),

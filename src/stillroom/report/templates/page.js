@@ -156,6 +156,30 @@
     });
   }
 
+  /* In a narrow window a table that does not fit becomes a list: a row a block, a cell a line with its column's name. */
+  const narrow = matchMedia("(max-width:760px)");
+  const nameOf = (head) => [...head.childNodes].map((part) => part.textContent.trim()).filter(Boolean).join(" ");
+  function fitTables() {
+    for (const table of all(".scroll table:not(.shaded)")) {
+      table.classList.remove("stacked");
+      const space = table.parentNode.clientWidth;
+      if (!narrow.matches || !table.tHead || !space || table.offsetWidth <= space + 1) continue;
+      const heads = [...table.tHead.rows[0].cells].map((head) => head.dataset.name ?? nameOf(head));
+      for (const row of [...table.tBodies].flatMap((body) => [...body.rows])) {
+        [...row.cells].forEach((cell, place) => {
+          /* From the right: a cell over several rows stands at the left of the first of them alone. */
+          if (cell.colSpan === 1) cell.dataset.label = heads[heads.length - row.cells.length + place] ?? "";
+          cell.classList.toggle("none", cell.textContent.trim() === "–");
+        });
+      }
+      table.classList.add("stacked");
+    }
+  }
+  addEventListener("resize", fitTables);
+  addEventListener("toggle", fitTables, true);
+  addEventListener("beforeprint", () => all(".stacked").forEach((table) => table.classList.remove("stacked")));
+  fitTables();
+
   /* Switches: of the panels of one name, those with the chosen value are shown, wherever they are on the page. */
   function choose(name, value) {
     for (const button of all(`[data-switch="${name}"] button`)) {
@@ -165,6 +189,7 @@
       panel.hidden = panel.dataset.value !== value;
       if (!panel.hidden) all("[data-plot]", panel).filter((box) => drawn.has(box)).forEach(draw);
     }
+    fitTables();
   }
   for (const group of all("[data-switch]")) {
     const name = group.dataset.switch;
@@ -178,6 +203,7 @@
     button.addEventListener("click", () => {
       row.hidden = !row.hidden;
       button.setAttribute("aria-expanded", String(!row.hidden));
+      fitTables();
     });
   }
 

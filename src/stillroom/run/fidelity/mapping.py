@@ -10,6 +10,7 @@ from stillroom.errors import BadInput
 from stillroom.models.reader import LOGITS
 from stillroom.observer import Observer
 from stillroom.randomness import derive_seed
+from stillroom.run.components import RunObjects
 from stillroom.run.fidelity.measure import AT_LOGITS, AT_TAP, RIDGE, Doubles, TapPairValues, load_run, measure
 from stillroom.run.fidelity.statistics import predictions, resampled
 from stillroom.schema.base import six_digits, six_digits_or_none, write
@@ -34,7 +35,12 @@ _ON_SCALE_OF_KL: tuple[Weighing, ...] = ("diagonal", "full", "exact")
 
 
 def map_fidelity(
-    run: Path, *, images: int = 512, temperature: float = 4.0, observer: Observer | None = None
+    run: Path,
+    *,
+    images: int = 512,
+    temperature: float = 4.0,
+    observer: Observer | None = None,
+    objects: RunObjects | None = None,
 ) -> Fidelity:
     """Make the map of a finished run, and write it as ``fidelity.json`` in its folder.
 
@@ -43,6 +49,7 @@ def map_fidelity(
         images: of the test split, evenly spread; all where it has no more.
         temperature: τ of all divergences.
         observer: shows how it goes.
+        objects: of a run made in Python, what its recipe cannot make again.
 
     Returns:
         What was written.
@@ -58,7 +65,7 @@ def map_fidelity(
     observer = observer or Observer()
     try:
         with exact_float32():
-            loaded = load_run(run, observer)
+            loaded = load_run(run, observer, objects)
             # As the run itself: other threads would give other last bits.
             with threads(loaded.recipe.training.threads):
                 values = measure(loaded, images=images, temperature=temperature)

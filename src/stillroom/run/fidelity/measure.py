@@ -20,9 +20,8 @@ from torch import Tensor, nn
 
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import Batch
-from stillroom.data.sources import load
+from stillroom.data.quality import describe_data
 from stillroom.errors import BadInput, RunFailed, format_error
-from stillroom.files import digest
 from stillroom.losses import functional
 from stillroom.losses.connectors import MapConnector, TokenConnector, VectorConnector, from_rows, to_rows
 from stillroom.losses.registry import losses
@@ -38,7 +37,7 @@ from stillroom.models.weights import load_weights, state_hash
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.build import setup_context_of
-from stillroom.run.components import build_model
+from stillroom.run.components import RunObjects
 from stillroom.run.context import RunContext
 from stillroom.run.export import load_student
 from stillroom.runtime import Processes
@@ -104,9 +103,10 @@ class FidelityRun:
         return self.context.data
 
 
-def load_run(run: Path, observer: Observer) -> FidelityRun:
-    """Load what a finished run was made of, and check that it is the same."""
-    model, recipe, _ = load_student(run)
+def load_run(run: Path, observer: Observer, objects: RunObjects | None = None) -> FidelityRun:
+    """Load what a finished run was made of, and check that it is the same; ``objects`` are those of a Python run."""
+    objects = objects or RunObjects()
+    model, recipe, _ = load_student(run, objects)
     summary = read_json(RunSummary, run / "summary.json")
     if recipe.teachers is not None:
         raise BadInput("teachers", list(recipe.teachers), "a run with one teacher")
@@ -115,17 +115,13 @@ def load_run(run: Path, observer: Observer) -> FidelityRun:
     if recipe.teacher.logits is not None:
         expected = "a teacher that can be run here: its features are read, and its answers alone do not hold them"
         raise BadInput("teacher.logits", recipe.teacher.logits, expected)
-    if recipe.data.source == "python":
-        expected = "a run made from a recipe: images and a teacher that were given in Python are not kept"
-        raise BadInput("data.source", "python", expected)
-    data = load(recipe.data)
-    if summary.data.fingerprint != digest(data.train.fingerprint.encode(), data.test.fingerprint.encode()):
-        raise BadInput("data", data.train.name, "the images that the run had; these are others")
+    data = objects.load_data(recipe, summary.data.fingerprint)
+    describe_data(data, observer.note)
     device = resolve_device("auto")
     context = RunContext(
         recipe=recipe, data=data, device=device, precision="float32", processes=Processes(), observer=observer
     )
-    teacher = build_model(recipe.teacher, data.train, "teacher").to(device)
+    teacher = objects.make_teacher("teacher", recipe, data.train).to(device)
     prepared = prepare_model(teacher, recipe.teacher, data.train, "teacher")
     if summary.teachers["teacher"].weights_hash != state_hash(teacher):
         raise BadInput("teacher.weights", recipe.teacher.weights, "the weights that the run's teacher had")

@@ -21,10 +21,12 @@ import torch
 from stillroom.continual.run import prepare_tasks, run_tasks
 from stillroom.data.config import DataConfig
 from stillroom.data.images import DataPair
+from stillroom.data.quality import Note
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, OutOfMemory, RunFailed, format_error
 from stillroom.files import canonical_json, digest, find_input, write_text
 from stillroom.memory import release_memory
+from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import RunComponents, build_components
@@ -79,12 +81,12 @@ def _file_stats(config: DataConfig) -> list[Any]:
 _DATA = RecentData()
 
 
-def _materials(recipe: Recipe) -> RunComponents:
-    """As :func:`stillroom.run.components.gather`, with the data kept for the next job."""
+def _materials(recipe: Recipe, note: Note | None = None) -> RunComponents:
+    """As :func:`stillroom.run.components.build_components`, with the data kept for the next job."""
     data = _DATA.get(recipe.data)
     # As a run that makes its own: a model of the user's may draw weights from whatever stream it finds.
     with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
-        return build_components(recipe, data)
+        return build_components(recipe, data, note)
 
 
 def attempt(job: Job) -> Outcome:
@@ -163,19 +165,34 @@ def build_cache(job: Job) -> dict[str, Any]:
     Args:
         job: with ``options["recipes"]``, the content of each recipe: what a method's run or trial would do. For
             each, a line is added to ``asked.jsonl`` in its folder: images that the teacher was asked about, seconds.
+
+    Returns:
+        ``notes``: what a user should know of the data and the models, a line each.
     """
     log = Path(job.out) / "asked.jsonl"
     log.parent.mkdir(parents=True, exist_ok=True)
+    notes = _Notes()
     for content in job.options["recipes"]:
         recipe = parse_recipe(content)
         if recipe.incremental is not None:
-            found = prepare_tasks(recipe, _DATA.get(recipe.data))
+            found = prepare_tasks(recipe, _DATA.get(recipe.data), notes)
         else:
-            found = prepare(recipe, components=_materials(recipe))
+            found = prepare(recipe, components=_materials(recipe, notes.note))
         # At once: whoever is killed after this has still asked.
         with log.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"answers": found.answers, "seconds": found.seconds}) + "\n")
-    return {}
+    return {"notes": list(notes.lines)}
+
+
+class _Notes(Observer):
+    """Keeps what is said of the data and of weights, each line once; the study's own process shows it."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, None] = {}
+
+    def note(self, text: str) -> None:
+        """Keep a line."""
+        self.lines[text] = None
 
 
 def calibrate(job: Job) -> dict[str, Any]:

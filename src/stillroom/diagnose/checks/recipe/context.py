@@ -14,6 +14,7 @@ from stillroom.data.augmentation import augment_batch, check_augmentable
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import BatchSampler
+from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
 from stillroom.diagnose.check import Skip, lazy
 from stillroom.diagnose.checks.recipe.gradients import (
@@ -327,6 +328,7 @@ def open_context(
             data = load(recipe.data)
         finally:
             observer.phase("reading the data", 1, 1)
+        describe_data(data, observer.note)
         components = _gathered(recipe, data)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)

@@ -514,6 +514,13 @@ def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig
     x = queries.sample.images.double() / (255 if is_pixels else 1)
     over = [axis for axis in range(x.dim()) if axis != 1]
     mean, std = (tuple(round(v, 4) for v in values.tolist()) for values in (x.mean(over), x.std(over).clamp_min(1e-3)))
+    if not is_pixels and low < 0 and channels in (1, 3, 4):
+        # Normalised already, for a model that takes x/255.
+        for name in ("half", *(["imagenet"] if channels == 3 else [])):
+            done = found[name] if name in found else resolve_preprocess("half", channels=channels, is_pixels=False)
+            assert done is not None
+            mean, std = tuple(-m / s for m, s in zip(done.mean, done.std, strict=True)), tuple(1 / s for s in done.std)
+            found[f"{name} undone"] = PreprocessConfig(mean=mean, std=std)
     if not is_pixels and high > 2 and low >= 0:
         found["1/255"] = PreprocessConfig(mean=(0.0,) * channels, std=(255.0,) * channels)
     found["the data's own"] = PreprocessConfig(mean=mean, std=std)

@@ -295,7 +295,7 @@ def student_at_teacher(run: RunRecord) -> CheckResult:
         "gap_margin": gap.margin,
         "student_parameters": student.parameters,
         "teacher_parameters": teacher.parameters,
-        "taught": run.is_distilled,
+        "distilled": run.is_distilled,
     }
     names = (f"student {student.model}", f"teacher {teacher.model}")
     plots = [Plot("bars", "Top-1 on the test images", names, (student.top1, teacher.top1), "", "top-1, %")]

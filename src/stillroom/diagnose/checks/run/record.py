@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from stillroom.diagnose.check import Skip
 from stillroom.errors import BadInput
 from stillroom.losses.registry import is_custom, loss_class
 from stillroom.recipe import Recipe
@@ -28,6 +29,7 @@ from stillroom.schema.run import (
     SUMMARY,
     TIMING,
     WEIGHT_DISTANCE,
+    DataQuality,
     MetricsLine,
     ModelScores,
     RescalingEpoch,
@@ -77,7 +79,8 @@ class RunRecord:
         train: the lines of training, in order of steps, numbers alone.
         test: the lines of evaluation.
         student: the student's scores; None of a run that did not end.
-        teacher: the teacher's scores; None where there is none, or where its logits are not known.
+        teacher: the teacher's scores, of several the most accurate one's; None where there is none, or where its logits
+            are not known.
         is_distilled: whether a term of the loss reads the teacher.
         classes: number of classes; None of a run that did not end.
         side: side of the images in pixels, where they are images.
@@ -85,6 +88,7 @@ class RunRecord:
         rescaling: the lines about gradient rescaling.
         weight_distance: the lines about how far weights moved.
         events: the names of the events in ``timing.jsonl``.
+        quality: copies among the images, sizes of the classes; None of a run that did not end.
     """
 
     path: Path
@@ -101,6 +105,7 @@ class RunRecord:
     rescaling: tuple[RescalingEpoch, ...]
     weight_distance: tuple[WeightDistanceLine, ...]
     events: tuple[str, ...]
+    quality: DataQuality | None = None
 
     @property
     def steps(self) -> int:
@@ -217,7 +222,9 @@ def read_run(path: Path) -> RunRecord:
     is_distilled = any(is_custom(term) or loss_class(term).requires.teacher for term in recipe.losses)
     predictions = None
     if summary is not None and (path / PREDICTIONS).is_file():
-        predictions = read_predictions(path / PREDICTIONS, count=summary.count, classes=summary.data.classes)
+        predictions = read_predictions(
+            path / PREDICTIONS, count=summary.count, classes=summary.data.classes, reference=summary.reference
+        )
     return RunRecord(
         path=path,
         recipe=recipe,
@@ -226,11 +233,23 @@ def read_run(path: Path) -> RunRecord:
         test=tuple(row for split, row in rows if split == "test"),
         student=summary.student if summary is not None else None,
         teacher=summary.teacher.scores if summary is not None and summary.teacher is not None else None,
-        is_distilled=summary.taught if summary is not None else is_distilled,
+        is_distilled=summary.distilled if summary is not None else is_distilled,
         classes=summary.data.classes if summary is not None else None,
         side=min(summary.data.shape[1:]) if summary is not None and len(summary.data.shape) == 3 else None,
         predictions=predictions,
         rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING, skip_damaged=not finished)),
         weight_distance=tuple(read_jsonl(WeightDistanceLine, path / WEIGHT_DISTANCE, skip_damaged=not finished)),
         events=tuple(event.event for event in read_timing(path / TIMING)),
+        quality=summary.data.quality if summary is not None else None,
     )
+
+
+def require_quality(run: RunRecord) -> DataQuality:
+    """What the run's summary says of its data.
+
+    Raises:
+        Skip: it did not end, or says nothing of it.
+    """
+    if run.quality is None:
+        raise Skip("The run did not end." if not run.finished else "The run's summary does not say.")
+    return run.quality

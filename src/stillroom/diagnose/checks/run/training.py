@@ -227,7 +227,7 @@ def under_training(run: RunRecord) -> CheckResult:
     dropped_early = quantities.dropped_early(run)
     if slope is None and run.epochs > 2 and not dropped_early:
         raise Skip("Too few lines of training were logged; set training.log_every lower.")
-    moved = sorted(run.weight_distance[-1].moves.values()) if run.weight_distance else []
+    moved = sorted(run.weight_distance[-1].distance.values()) if run.weight_distance else []
     _, top1 = quantities.series(run.test, "top1")
     evidence: dict[str, Any] = {
         "fall_per_doubling": slope.share if slope is not None else None,

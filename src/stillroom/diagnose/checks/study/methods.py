@@ -228,7 +228,9 @@ def _none_affected(check: Check[RunRecord], merged: Sequence[Finding]) -> Findin
         # The last method is the likeliest to have a teacher, and so to say what was missing.
         return check.skipped(str(merged[-1].evidence["summary"]))
     names = list(dict.fromkeys(str(one.evidence["method"]) for one in passed))
-    summary = f"In none of {counted(len(names), 'method')}." if len(names) > 1 else f"Not in {names[0]}."
+    summary = (
+        f"No problem in any of {counted(len(names), 'method')}." if len(names) > 1 else f"No problem in {names[0]}."
+    )
     return check.finding(CheckResult("ok", summary, {"methods": names}))
 
 

@@ -1,0 +1,137 @@
+"""What a user should know of the data before anything is trained: their size, copies of images, balance of classes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stillroom.data.images import DataPair, Images, ImageSet, LazyImages, Subset
+from stillroom.schema.run import DataQuality
+
+Note = Callable[[str], None]
+
+_SAMPLED = 64  # elements of an image that are compared first
+_CHUNK = 4096
+# Of data that are read once and used by many runs.
+_measured: WeakKeyDictionary[DataPair, DataQuality] = WeakKeyDictionary()
+
+
+def measure_quality(data: DataPair) -> DataQuality:
+    """Compare all images of two splits with each other, and count those of each class.
+
+    A few pixels of each image are compared first, so only likely copies are compared in whole.
+
+    >>> pixels = torch.arange(8, dtype=torch.uint8).reshape(4, 1, 1, 2)
+    >>> train = ImageSet(pixels, torch.tensor([0, 1, 0, 1]), ("a", "b"), "x")
+    >>> test = ImageSet(pixels[2:3], torch.tensor([1]), ("a", "b"), "x")
+    >>> found = measure_quality(DataPair(train, test))
+    >>> found.shared, found.shared_relabelled, found.copies, found.imbalance
+    (1, 1, 0, 1.0)
+    """
+    if data not in _measured:
+        _measured[data] = _measure(data.train, data.test)
+    return _measured[data]
+
+
+def _measure(train: ImageSet, test: ImageSet) -> DataQuality:
+    labels = np.concatenate([split.labels.cpu().numpy() for split in (train, test)])
+    keys = _image_numbers(train, test)
+    count = len(train)
+    # The first image of each kind stands for the others.
+    _, first, kind = np.unique(keys[:count], return_index=True, return_inverse=True)
+    copies = first[kind] != np.arange(count)
+    labels_of = set(zip(keys[:count].tolist(), labels[:count].tolist(), strict=True))
+    shared = np.isin(keys[count:], keys[:count])
+    known = np.array([pair in labels_of for pair in zip(keys[count:].tolist(), labels[count:].tolist(), strict=True)])
+    sizes = np.bincount(labels[:count], minlength=train.num_classes)
+    there = np.flatnonzero(sizes)
+    largest, smallest = int(sizes.argmax()), int(there[sizes[there].argmin()])
+    return DataQuality(
+        train=count,
+        test=len(test),
+        shared=int(shared.sum()),
+        shared_relabelled=int((shared & ~known).sum()),
+        copies=int(copies.sum()),
+        copies_relabelled=int((labels[:count][first[kind]] != labels[:count]).sum()),
+        largest=int(sizes[largest]),
+        smallest=int(sizes[smallest]),
+        largest_class=train.class_names[largest],
+        smallest_class=train.class_names[smallest],
+        empty_classes=int((sizes == 0).sum()),
+    )
+
+
+def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> None:
+    """Say what was read: the number of images and classes, what was left out, and what is wrong with them.
+
+    Args:
+        data: both splits, or one.
+        note: called with each line.
+        split: name of the one split.
+    """
+    splits = [data] if isinstance(data, ImageSet) else [data.train, data.test]
+    if isinstance(data, ImageSet):
+        size = f"{len(data):,} images{f' of the {split} split' if split else ''}"
+    else:
+        size = f"{len(data.train):,} training and {len(data.test):,} test images"
+    note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} classes")
+    # A part of another set has its notes, too.
+    for line in dict.fromkeys(f"data {images.name}: {each}" for images in splits for each in images.notes):
+        note(line)
+    for line in measure_quality(data).warnings() if isinstance(data, DataPair) else ():
+        note(f"data {splits[0].name}: {line}")
+
+
+def _image_numbers(train: ImageSet, test: ImageSet) -> npt.NDArray[np.int64]:
+    """A number for each image of both splits, equal only for equal images: int64 [N + M]."""
+    splits = (train.images, test.images)
+    if all(isinstance(images, Tensor | Subset) for images in splits):
+        sampled = np.concatenate([_sample(images) for images in splits])
+        return _compare_likely(splits, *np.unique(sampled, return_inverse=True, return_counts=True)[1:])
+    # What is read on demand is compared by its files, which were hashed for the fingerprint anyway.
+    files = [split.images if isinstance(split.images, LazyImages) else split.files for split in (train, test)]
+    hashes = [each.hashes() for each in files if each is not None]
+    if len(hashes) < len(files):
+        return np.arange(len(train) + len(test))
+    return np.unique(_as_items(np.concatenate(hashes)), return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _sample(images: Images) -> npt.NDArray[np.void]:
+    """A few elements of each image, as one item an image."""
+    places = torch.from_numpy(np.unique(np.linspace(0, images.shape[1:].numel() - 1, _SAMPLED).astype(np.int64)))
+    chunks = (images[start : start + _CHUNK].flatten(1) for start in range(0, len(images), _CHUNK))
+    return np.concatenate([_as_items(_bytes(chunk[:, places])) for chunk in chunks])
+
+
+def _compare_likely(
+    splits: Sequence[Images], inverse: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Tell images apart whose sampled elements are equal."""
+    numbers = inverse.reshape(-1).astype(np.int64)
+    likely = np.flatnonzero(counts[numbers] > 1)
+    first = len(splits[0])
+    exact: dict[tuple[int, bytes], int] = {}
+    for images, rows, offset in ((splits[0], likely[likely < first], 0), (splits[1], likely[likely >= first], first)):
+        for start in range(0, len(rows), _CHUNK):
+            part = rows[start : start + _CHUNK]
+            for row, content in zip(part, _bytes(images[torch.from_numpy(part - offset)].flatten(1)), strict=True):
+                key = int(numbers[row]), hashlib.blake2b(content.tobytes(), digest_size=16).digest()
+                # Beyond the numbers that are there already.
+                numbers[row] = exact.setdefault(key, len(counts) + len(exact))
+    return numbers
+
+
+def _bytes(rows: Tensor) -> npt.NDArray[np.uint8]:
+    """The bytes of each row of a tensor of any type: uint8 [n, bytes]."""
+    return np.asarray(rows.cpu().contiguous().view(torch.uint8).numpy())
+
+
+def _as_items(rows: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
+    """Rows of bytes as single items, which sort and compare as a whole."""
+    return np.ascontiguousarray(rows).view(np.dtype((np.void, rows.shape[1]))).reshape(-1)

@@ -1,0 +1,176 @@
+"""What is wrong with a loss function, from its answers to random logits."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.checks.loss import properties
+from stillroom.diagnose.checks.loss.call import find_loss_function, name_of
+from stillroom.diagnose.checks.loss.context import LossContext
+from stillroom.diagnose.diagnosis import Diagnosis
+from stillroom.errors import BadInput, format_error, nearest
+from stillroom.schema.diagnosis import Finding
+
+# Causes before what follows from them.
+CHECKS: tuple[Check[LossContext], ...] = (
+    properties.student_no_gradient,
+    properties.teacher_gradient,
+    properties.roles_swapped,
+    properties.probabilities_for_logits,
+    properties.temperature_one_sided,
+    properties.batch_split,
+    properties.teacher_unused,
+    properties.labels_unused,
+    properties.weights_swapped,
+    properties.loss_scale,
+    properties.target_constant,
+    properties.loss_minimum,
+    properties.ignored_rows,
+    properties.half_precision,
+    properties.loss_identity,
+)
+_FORMS = ("student_no_gradient", "roles_swapped", "probabilities_for_logits", "temperature_one_sided")
+# A problem of one check explains those of the checks on the right: one fault, one problem.
+FOLLOWS: Mapping[str, tuple[str, ...]] = {
+    "teacher_gradient": ("student_no_gradient",),
+    "batch_split": ("student_no_gradient",),
+    "teacher_unused": (*_FORMS, "teacher_gradient"),
+    "labels_unused": (*_FORMS, "teacher_gradient"),
+    "weights_swapped": ("student_no_gradient", "teacher_unused", "labels_unused"),
+    "loss_scale": _FORMS,
+    "target_constant": (*_FORMS, "batch_split"),
+    "loss_minimum": (*_FORMS, "teacher_gradient", "batch_split", "target_constant"),
+    "ignored_rows": ("student_no_gradient", "batch_split"),
+    "half_precision": (*_FORMS, "loss_minimum"),
+}
+
+
+def check_loss(
+    loss: Any,
+    *,
+    num_classes: int = 10,
+    roles: Mapping[str, str] | None = None,
+    features: Sequence[int] | None = None,
+    name: str | None = None,
+    checks: Sequence[Check[LossContext]] = CHECKS,
+) -> Diagnosis:
+    """Check a loss function of your own: call it on random logits, train nothing.
+
+    Args:
+        loss: any callable of (student_logits, teacher_logits, labels) in any order, with or without labels; what an
+            argument is, is read from its name. A module or a class works, too, and a :class:`stillroom.Loss` of logits.
+            It returns a scalar.
+        num_classes: classes K that it is meant for.
+        roles: argument → ``student``, ``teacher``, ``labels``, ``student_features``, ``teacher_features`` or ``mask``,
+            where names do not tell.
+        features: shape of one sample's features, such as ``(64, 8, 8)``, of a loss that compares features.
+        name: what the diagnosis calls it; default: its own name.
+        checks: what is checked.
+
+    Returns:
+        The findings, problems first. ``loss_identity`` says what the loss is: its ``terms``, with their temperatures,
+        coefficients and the factors that faults have put on them.
+
+    Raises:
+        BadInput: it cannot be called; the message says what was tried.
+
+    >>> import torch.nn.functional as F
+    >>> def kd(student_logits, teacher_logits, labels, T=4.0):
+    ...     soft = F.kl_div(F.log_softmax(student_logits / T, 1), F.softmax(teacher_logits / T, 1))
+    ...     return 0.1 * F.cross_entropy(student_logits, labels) + 0.9 * soft
+    >>> print(check_loss(kd, num_classes=10).problems[0].summary)
+    0.1 · CE + 0.9 · KL(teacher‖student) at τ = 4, its KL term 160 times too weak: averaged over K = 10 classes
+    (`reduction='mean'`), and τ² = 16 is missing.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
+        raise BadInput("num_classes", num_classes, "a whole number of 2 or more")
+    shape = tuple(features) if features is not None else None
+    generator = torch.get_rng_state()
+    try:
+        given = find_loss_function(loss, num_classes=num_classes, roles=roles, feature_shape=shape)
+        findings = check_all(LossContext(given, num_classes, loss), checks)
+    finally:
+        torch.set_rng_state(generator)
+    return Diagnosis.of(name or name_of(loss), findings, kind="loss")
+
+
+def check_all(context: LossContext, checks: Sequence[Check[LossContext]] = CHECKS) -> list[Finding]:
+    """One finding a check; a problem that follows from another is a warning that says so."""
+    findings: list[Finding] = []
+    for each in checks:
+        try:
+            finding = each.run(context)
+        except Exception as error:  # a user's loss can fail in any way; the other checks go on
+            finding = each.skipped(f"It could not be made: {format_error(error)}")
+        problems = [other.check for other in findings if other.verdict == "problem"]
+        cause = next((name for name in problems if name in FOLLOWS.get(each.id, ())), None)
+        if finding.verdict == "problem" and cause is not None:
+            finding = replace(finding, verdict="warning", summary=f"{finding.summary} This follows from {cause}.")
+        findings.append(replace(finding, evidence=rounded(finding.evidence)))
+    return findings
+
+
+def load_loss(target: str) -> Any:
+    """Import what ``FILE.py:NAME`` or ``package.module:NAME`` names, without running a script's main part.
+
+    Raises:
+        BadInput: the file or the name does not exist, or its import fails.
+
+    >>> load_loss("torch.nn.functional:kl_div").__name__
+    'kl_div'
+    """
+    place, _, name = target.rpartition(":")
+    if not place or not name:
+        raise BadInput("loss", target, "FILE.py:FUNCTION or package.module:FUNCTION, such as losses.py:kd_loss")
+    before = torch.get_rng_state()
+    try:
+        module: Any = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    except BadInput:
+        raise
+    except (Exception, SystemExit) as error:
+        raise BadInput("loss", target, f"a module that can be imported; it raised {format_error(error)}") from None
+    finally:
+        torch.set_rng_state(before)
+    found = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            public = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
+            hint = nearest(part, public) if public else "it defines nothing that can be called"
+            raise BadInput("loss", target, f"a name that {place} has ({hint})")
+        found = getattr(found, part)
+    return found
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise BadInput("loss", str(path), "a Python file that exists")
+    name = f"_checked_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadInput("loss", str(path), "a Python file")
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses and inspect find a class's module here.
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def _load_module(name: str) -> Any:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(Path.cwd()))

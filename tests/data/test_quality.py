@@ -1,0 +1,130 @@
+"""Copies of images within and between splits, classes of unequal size, and what is said of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stillroom.data.config import DataConfig
+from stillroom.data.images import DataPair, ImageSet
+from stillroom.data.quality import describe_data, measure_quality
+from stillroom.data.sources import load
+from stillroom.diagnose.check import Check, Skip
+from stillroom.diagnose.checks.data import data_checks
+from stillroom.schema.run import DataQuality
+
+NAMES = ("a", "b")
+
+
+def images(pixels: torch.Tensor, labels: list[int]) -> ImageSet:
+    return ImageSet(pixels, torch.tensor(labels), NAMES, "x")
+
+
+def noise(count: int, seed: int, *shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_copies_are_found_in_images_of_any_type(kind: torch.dtype) -> None:
+    pixels = noise(20, 0, 3, 9, 9).to(kind)
+    train = images(torch.cat([pixels[:10], pixels[:2]]), [0, 1] * 5 + [0, 0])
+    test = images(torch.cat([pixels[10:15], pixels[2:5]]), [0] * 5 + [0, 0, 0])
+    found = measure_quality(DataPair(train, test))
+    assert (found.copies, found.copies_relabelled) == (2, 1)
+    assert (found.shared, found.shared_relabelled) == (3, 1)
+
+
+def test_images_that_differ_in_one_pixel_are_no_copies() -> None:
+    pixels = noise(1, 0, 3, 40, 40).expand(200, 3, 40, 40).clone()
+    for row in range(200):  # at most one value each, which no sample of a few pixels would see
+        pixels[row, 1, row % 40, row // 40] ^= 1
+    found = measure_quality(DataPair(images(pixels[:100], [0, 1] * 50), images(pixels[100:], [0, 1] * 50)))
+    assert (found.copies, found.shared) == (0, 0)
+
+
+def test_subsets_of_one_set_are_compared_by_their_own_images() -> None:
+    whole = images(torch.cat([noise(9, 0, 1, 4, 4), noise(1, 0, 1, 4, 4)]), [0, 1] * 5)
+    pair = DataPair(whole.subset(np.arange(7)), whole.subset(np.arange(7, 10)))
+    found = measure_quality(pair)
+    assert (found.train, found.test, found.shared) == (7, 3, 1)  # the last image is the first again
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_copied_files_are_found(pet_folder: Path, in_memory: bool) -> None:
+    for number in range(2):
+        shutil.copy(
+            sorted((pet_folder / "train" / "cat").iterdir())[number], pet_folder / "test" / f"dog/copy{number}.png"
+        )
+    found = measure_quality(load(DataConfig(path=str(pet_folder), in_memory=in_memory)))
+    assert (found.shared, found.shared_relabelled) == (2, 2)
+
+
+def test_a_split_in_memory_is_compared_with_one_in_files(pet_folder: Path) -> None:
+    held, streamed = (load(DataConfig(path=str(pet_folder), in_memory=each)) for each in (True, False))
+    assert measure_quality(DataPair(held.train, streamed.train)).shared == len(held.train)
+    assert measure_quality(DataPair(held.train, streamed.test)).shared == 0
+
+
+def test_what_was_read_is_said_once_and_what_is_wrong_with_it() -> None:
+    pixels = noise(220, 1, 1, 4, 4)
+    lines: list[str] = []
+    pair = DataPair(images(pixels[:212], [0] * 206 + [1] * 6), images(pixels[206:], [1] * 14))
+    describe_data(pair, lines.append)
+    assert lines == [
+        "data x: 212 training and 14 test images, 2 classes",
+        "data x: 6 of 14 test images are training images, too",
+        "data x: 206 training images of 'a', 6 of 'b': 34 to 1",
+    ]
+    lines.clear()
+    describe_data(DataPair(pair.train, pair.train), lines.append)
+    assert "all 212 test images are training images, too: the accuracy is that of training" in lines[1]
+    lines.clear()
+    describe_data(pair.test, lines.append, "val")
+    assert lines == ["data x: 14 images of the val split, 2 classes"]
+
+
+def quality(**changes: int) -> DataQuality:
+    counts = {"shared": 0, "shared_relabelled": 0, "copies": 0, "copies_relabelled": 0, "empty_classes": 0}
+    sizes = {"train": 1000, "test": 1000, "largest": 100, "smallest": 100}
+    return DataQuality(**{**counts, **sizes, **changes}, largest_class="a", smallest_class="b")
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "verdict"),
+    [
+        ("leak", {}, "ok"),
+        ("leak", {"shared": 4}, "ok"),
+        ("leak", {"shared": 5}, "warning"),
+        ("leak", {"shared": 50}, "problem"),
+        ("duplicates", {"copies": 49}, "ok"),
+        ("duplicates", {"copies": 50}, "warning"),
+        ("imbalance", {"smallest": 11}, "ok"),
+        ("imbalance", {"smallest": 10}, "warning"),
+        ("imbalance", {"smallest": 1}, "problem"),
+        ("imbalance", {"empty_classes": 1}, "problem"),
+    ],
+)
+def test_verdicts_turn_at_their_limits(check: str, changes: dict[str, int], verdict: str) -> None:
+    checks: tuple[Check[DataQuality], ...] = data_checks(lambda found: found)
+    finding = next(each for each in checks if each.id == check).run(quality(**changes))
+    assert finding.verdict == verdict
+    assert (finding.remedy is not None) == (verdict != "ok")
+
+
+def test_where_nothing_is_recorded_the_checks_are_skipped() -> None:
+    def unknown(context: None) -> DataQuality:
+        raise Skip("The run did not end.")
+
+    assert {check.run(None).verdict for check in data_checks(unknown)} == {"skipped"}
+
+
+def test_real_data_have_the_copies_that_are_published() -> None:
+    if not os.environ.get("STILLROOM_DATA"):
+        pytest.skip("STILLROOM_DATA is not set")
+    found = measure_quality(load(DataConfig(path="cifar100-part")))
+    assert (found.shared, found.copies, found.copies_relabelled) == (2, 3, 3)

@@ -1,0 +1,249 @@
+"""Loss functions are identified on random logits, and each kind of fault has its check; right ones are left alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import stillroom as sr
+from diagnose.loss_functions import LOSSES
+from stillroom.cli import run
+from stillroom.diagnose.checks.loss.identify import GradientSample, fit_terms, name_terms
+from stillroom.diagnose.loss import check_loss, load_loss
+from stillroom.errors import BadInput
+from stillroom.losses import functional
+from stillroom.schema.diagnosis import Finding
+
+
+def finding(diagnosis: sr.Diagnosis, check: str) -> Finding:
+    return next(each for each in diagnosis.findings if each.check == check)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_fault_is_one_problem_and_a_right_loss_has_none(name: str) -> None:
+    loss, fault = LOSSES[name]
+    assert [each.check for each in check_loss(loss, num_classes=10).problems] == ([fault] if fault else [])
+
+
+def kd(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, tau: float = 4.0) -> Tensor:
+    log_q, p = F.log_softmax(student_logits / tau, 1), F.softmax(teacher_logits / tau, 1)
+    return 0.1 * F.cross_entropy(student_logits, labels) + 0.9 * F.kl_div(log_q, p)
+
+
+def test_it_says_which_loss_it_is_by_which_factor_it_is_wrong_and_what_to_write() -> None:
+    found = check_loss(kd, num_classes=10)
+    identity, scale = finding(found, "loss_identity"), finding(found, "loss_scale")
+    assert identity.summary == (
+        "0.1 · CE + 0.9 · KL(teacher‖student) at τ = 4, its KL term 160 times too weak: averaged over K = 10 classes "
+        "(`reduction='mean'`), and τ² = 16 is missing."
+    )
+    label_term, kl_term = identity.evidence["terms"]
+    assert (label_term["name"], label_term["coefficient"], label_term["factor"]) == ("cross_entropy", 0.1, None)
+    assert (kl_term["name"], kl_term["temperature"], kl_term["usual"]) == ("kl", 4.0, 0.9)
+    assert kl_term["factor"] == pytest.approx(1 / 160, rel=1e-3)
+    assert kl_term["coefficient"] == pytest.approx(0.9 / 160, rel=1e-3)
+    assert identity.evidence["residual"] < 1e-6
+    assert scale.remedy is not None
+    assert scale.remedy.code is not None
+    student, teacher = torch.randn(2, 6, 10, dtype=torch.float64)
+    space: dict[str, Any] = {"F": F, "tau": 4.0, "labels": torch.arange(6)}
+    space |= {"student_logits": student, "teacher_logits": teacher}
+    exec(scale.remedy.code, space)  # the line is right as it stands
+    right = 0.1 * F.cross_entropy(student, torch.arange(6)) + 0.9 * functional.kl(student, teacher, temperature=4.0)
+    assert space["loss"].item() == pytest.approx(right.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda outputs, labels, teacher_outputs: kd(outputs, teacher_outputs, labels),
+        lambda y_s, y_t, target: kd(y_s, y_t, target),
+        lambda teacher, student, y: kd(student, teacher, y),
+        lambda *args: kd(*args),
+        lambda a, b, c: kd(a, b, c),
+        lambda logits, targets, teacher_logits=None: kd(logits, teacher_logits, targets),
+        lambda outputs, labels, teacher_outputs, params: kd(outputs, teacher_outputs, labels, params.temperature),
+        lambda student_logits, teacher_logits, labels, temp: kd(student_logits, teacher_logits, labels, temp),
+        lambda student_logits, teacher_logits, labels: (kd(student_logits, teacher_logits, labels), {"parts": 2}),
+        lambda student_logits, teacher_logits, labels: {"loss": kd(student_logits, teacher_logits, labels)},
+    ],
+    ids=["by name", "suffixes", "order", "star", "unnamed", "optional", "params", "required τ", "tuple", "mapping"],
+)
+def test_arguments_are_found_by_name_or_by_place(loss: Callable[..., Any]) -> None:
+    terms = finding(check_loss(loss), "loss_identity").evidence["terms"]
+    assert [(term["name"], term["temperature"]) for term in terms] == [("cross_entropy", None), ("kl", 4.0)]
+
+
+class Softened(nn.Module):
+    """A module whose temperature is an attribute and whose weight is a child's."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.tau = 2.0
+        self.scale = nn.Parameter(torch.ones(num_classes))
+
+    def forward(self, y_s: Tensor, y_t: Tensor) -> Tensor:
+        log_q, p = F.log_softmax(self.scale * y_s / self.tau, 1), F.softmax(y_t / self.tau, 1)
+        return F.kl_div(log_q, p, reduction="batchmean")
+
+
+def test_a_class_is_made_and_a_module_stays_as_it_was() -> None:
+    module = Softened(10)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    state = torch.get_rng_state()
+    by_class, by_object = (finding(check_loss(each), "loss_identity").evidence["terms"] for each in (Softened, module))
+    assert by_class == by_object
+    assert by_object[0]["factor"] == pytest.approx(1 / 4)
+    assert (module.tau, module.scale.dtype) == (2.0, torch.float32)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert module.scale.grad is None
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_loss_of_stillroom_is_checked_as_it_is() -> None:
+    terms = finding(check_loss(sr.KL(temperature=3)), "loss_identity").evidence["terms"]
+    assert [(term["name"], term["temperature"], term["factor"]) for term in terms] == [("kl", 3.0, None)]
+    with pytest.raises(BadInput, match="features"):
+        check_loss(sr.FeatureMSE())
+
+
+def test_a_constant_in_a_closure_or_a_file_is_varied_as_a_keyword_is() -> None:
+    tau = 5.0
+
+    def closed(s: Tensor, t: Tensor) -> Tensor:
+        return tau * F.kl_div(F.log_softmax(s / tau, 1), F.softmax(t / tau, 1), reduction="batchmean")
+
+    term = finding(check_loss(closed), "loss_identity").evidence["terms"][0]
+    assert (term["factor"], term["usual"]) == (pytest.approx(1 / 5), pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("loss", "text"),
+    [
+        (lambda: 0.0, "Tried"),
+        (lambda student, teacher: student @ teacher, "student=student, teacher=teacher"),
+        (3, "function or a module"),
+        (lambda student, teacher: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_what_cannot_be_called_is_refused_with_what_was_tried(loss: Any, text: str) -> None:
+    with pytest.raises(BadInput, match="loss") as raised:
+        check_loss(loss)
+    assert text in str(raised.value)
+
+
+@pytest.mark.parametrize("options", [{"num_classes": 1}, {"roles": {"a": "pupil"}}])
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(BadInput):
+        check_loss(lambda a, b: (a - b).sum(), **options)
+
+
+def test_roles_can_be_given() -> None:
+    found = check_loss(lambda u, v: F.mse_loss(v, u) + 0 * u.sum(), roles={"u": "teacher", "v": "student"})
+    assert finding(found, "loss_identity").evidence["terms"][0]["name"] == "logit_mse"
+
+
+def test_a_batch_of_a_loop_is_identified_from_its_tensors_alone() -> None:
+    student, teacher = torch.randn(2, 64, 10, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(64) % 10
+    student.requires_grad_()
+    value = kd(4 * student, 4 * teacher, labels)
+    value.backward()
+    sample = GradientSample.of(4 * student, 4 * teacher, labels, student.grad / 4, value.item())
+    terms = name_terms(fit_terms([sample]), {"batch": 64, "classes": 10})
+    assert [term.name for term in terms] == ["cross_entropy", "kl"]
+    assert terms[1].factor == pytest.approx(1 / 160, rel=1e-2)
+
+
+@pytest.mark.parametrize("power", [0, 1, 2])
+@pytest.mark.parametrize("divisor", [1, 7])
+def test_what_is_drawn_is_found_again(power: int, divisor: int) -> None:
+    draw = np.random.default_rng(power + 10 * divisor)
+    tau, alpha = float(draw.uniform(1.5, 9)), float(draw.uniform(0.1, 0.9))
+
+    def loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        log_q, p = F.log_softmax(student / tau, 1), F.softmax(teacher / tau, 1)
+        soft = F.kl_div(log_q, p, reduction="batchmean") * tau**power / divisor
+        return alpha * soft + (1 - alpha) * F.cross_entropy(student, labels)
+
+    term = finding(check_loss(loss, num_classes=7), "loss_identity").evidence["terms"][1]
+    assert term["temperature"] == pytest.approx(tau, rel=1e-3)
+    assert term["coefficient"] == pytest.approx(alpha * tau ** (power - 2) / divisor, rel=1e-3)
+
+
+SOURCE = """
+import torch.nn.functional as F
+from dataclasses import dataclass
+
+@dataclass
+class Options:
+    tau: float = 2.0
+
+def kd_loss(student_logits, teacher_logits, tau=Options().tau):
+    log_q, p = F.log_softmax(student_logits / tau, 1), F.softmax(teacher_logits / tau, 1)
+    return F.kl_div(log_q, p)
+
+def right(student_logits, teacher_logits):
+    return F.mse_loss(student_logits, teacher_logits)
+
+if __name__ == "__main__":
+    raise SystemExit("trained")
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_losses.py").write_text(SOURCE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("target", ["my_losses.py:kd_loss", "my_losses:kd_loss"])
+def test_the_command_checks_a_file_or_a_module(script: Path, target: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", target, "--classes", "7", "--json"]) == 0
+    out = capsys.readouterr().out
+    content = json.loads(out)
+    assert out.count("\n") == 1
+    assert (content["kind"], content["target"], content["verdict"]) == ("loss", target, "problem")
+    assert run(["check", target, "--classes", "7", "--strict"]) == 1
+    assert "averaged over K = 7 classes" in capsys.readouterr().out
+
+
+def test_the_command_passes_a_right_loss_and_writes_the_page(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", "my_losses.py:right", "--strict", "--out", "out"]) == 0
+    assert "Nothing is wrong with this loss" in capsys.readouterr().out
+    assert (script / "out" / "diagnosis.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["my_losses.py:kd_los"], "kd_loss"),
+        (["nowhere.py:kd"], "exists"),
+        (["my_losses.py"], "FILE.py:FUNCTION"),
+        (["my_losses.py:kd_loss", "--role", "student_logits"], "ARGUMENT=ROLE"),
+        (["my_losses.py:kd_loss", "--features", "4by4"], "--features"),
+        (["my_losses.py:kd_loss", "--classes", "1"], "classes"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    script: Path, arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["check", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert error.count("\n") == 1
+
+
+def test_a_file_that_raises_is_refused(script: Path) -> None:
+    (script / "broken.py").write_text("raise RuntimeError('no data here')")
+    with pytest.raises(BadInput, match="no data here"):
+        load_loss("broken.py:kd")
