@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stillroom.diagnose.check import Check, rounded
-from stillroom.diagnose.checks.loop import answers, optimisation, roles, values
+from stillroom.diagnose.checks.loop import answers, optimisation, roles, terms, values
 from stillroom.diagnose.checks.loop.context import LoopContext
 from stillroom.diagnose.checks.loop.record import Asked, Phase, Schedule
 from stillroom.errors import format_error
@@ -23,6 +23,12 @@ CHECKS: tuple[Check[LoopContext], ...] = (
     values.half_precision,
     values.probabilities_for_logits,
     values.batch_split,
+    values.loss_finite,
+    terms.roles_swapped,
+    terms.temperature_one_sided,
+    terms.loss_scale,
+    terms.loss_minimum,
+    terms.weights_swapped,
     roles.student_no_gradient,
     answers.weights_not_loaded,
     answers.stale_answers,
@@ -35,12 +41,13 @@ CHECKS: tuple[Check[LoopContext], ...] = (
     optimisation.clipping,
     optimisation.accumulation,
     optimisation.schedule,
-    values.loss_minimum,
+    terms.loss_balance,
     optimisation.learning_rate,
     optimisation.skipped_steps,
+    terms.loss_identity,
 )
 _TEACHING = ("teacher_at_chance", "teacher_weak", "target_constant")
-_LOSS = ("loss_scale", "loss_balance", "loss_minimum", "temperature_one_sided", "target_constant")
+_LOSS = ("loss_scale", "loss_balance", "loss_minimum", "loss_finite", "temperature_one_sided", "target_constant")
 # A problem of one check explains those of the checks on the right: one fault, one problem.
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "teacher_unused": ("student_no_gradient", *_TEACHING),
@@ -57,7 +64,11 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "teacher_at_chance": ("teacher_weak", "target_constant"),
     "loss_scale": ("loss_balance", "learning_rate"),
     "loss_balance": ("learning_rate",),
-    "loss_minimum": ("learning_rate", "skipped_steps"),
+    "loss_finite": ("learning_rate", "skipped_steps", "loss_minimum", "student_no_gradient"),
+    "loss_minimum": ("learning_rate", "loss_balance"),
+    "roles_swapped": ("loss_minimum", "loss_scale", "temperature_one_sided"),
+    "temperature_one_sided": ("loss_scale", "loss_minimum"),
+    "weights_swapped": ("loss_balance",),
     "schedule": ("learning_rate",),
 }
 
@@ -68,6 +79,7 @@ def diagnose_loop(
     schedules: Sequence[Schedule] = (),
     *,
     nothing: str = "",
+    whole_script: bool = True,
     checks: Sequence[Check[LoopContext]] = CHECKS,
 ) -> list[Finding]:
     """Judge what was seen of a training loop.
@@ -79,12 +91,13 @@ def diagnose_loop(
         asked: networks that were run without gradients outside steps.
         schedules: the learning-rate schedulers.
         nothing: why nothing was seen, where nothing was.
+        whole_script: whether all that was done to the networks was seen.
         checks: what is checked.
 
     Returns:
         One finding a check; of several trainings with a teacher the worst.
     """
-    contexts = [LoopContext(phase, asked, schedules) for phase in phases]
+    contexts = [LoopContext(phase, asked, schedules, terms.identify, whole_script) for phase in phases]
     judged = [
         context
         for context in contexts

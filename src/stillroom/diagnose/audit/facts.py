@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from stillroom.diagnose.audit.tape import Node, Replay, Source, Tape, replay, tensors_in
 from stillroom.diagnose.checks.loop.record import Answers, Oddity, Term
+from stillroom.diagnose.checks.loss.context import spoken_lines
 
 # Rows of a batch that values are looked at in, and elements of an input that are kept.
 ROWS, ELEMENTS = 256, 2**20
@@ -65,15 +68,18 @@ def bits(mask: int, sources: Sequence[Source]) -> list[Source]:
     return [source for i, source in enumerate(sources) if mask >> i & 1]
 
 
-def summands(tape: Tape, loss: Tensor) -> list[tuple[Tensor, float]]:
-    """The tensors that a loss is the weighted sum of, with their weights; not further than weighted sums go."""
-    found: list[tuple[Tensor, float]] = []
+Names = tuple[tuple[str, bool], ...]
 
-    def visit(tensor: Tensor, weight: float, depth: int) -> None:
+
+def summands(tape: Tape, loss: Tensor) -> list[tuple[Tensor, float, Names, Node | None]]:
+    """The tensors that a loss is the weighted sum of, with their weights and what those are called."""
+    found: list[tuple[Tensor, float, Names, Node | None]] = []
+
+    def visit(tensor: Tensor, weight: float, depth: int, names: Names = (), named: Node | None = None) -> None:
         index = tape.origin(tensor)
         node = tape.nodes[index] if index is not None else None
         if node is None or node.call is not None or depth > 200 or (tensor.numel() > 1 and node.name not in _PASSES):
-            return found.append((tensor, weight))
+            return found.append((tensor, weight, names, named))
         given = node.inputs
         name = node.name
         if name in ("add", "add_", "__radd__", "sub", "sub_", "__rsub__", "rsub"):
@@ -82,7 +88,7 @@ def summands(tape: Tape, loss: Tensor) -> list[tuple[Tensor, float]]:
             operands = [*node.args[:2], *([node.kwargs["other"]] if "other" in node.kwargs else [])]
             for operand, sign in zip(operands, signs, strict=False):
                 if isinstance(operand, Tensor):
-                    visit(operand, weight * sign, depth + 1)
+                    visit(operand, weight * sign, depth + 1, names, named)
             return None
         if name in ("mul", "mul_", "__rmul__", "div", "div_", "true_divide", "multiply", "divide") and node.args:
             tensors = [each for each in node.args[:2] if isinstance(each, Tensor) and each.requires_grad]
@@ -90,22 +96,25 @@ def summands(tape: Tape, loss: Tensor) -> list[tuple[Tensor, float]]:
                 other = next((each for each in node.args[:2] if each is not tensors[0]), None)
                 factor = _number(other)
                 if factor is not None and (other is node.args[1] or "mul" in name):
-                    return visit(tensors[0], weight * (factor if "mul" in name else 1 / factor), depth + 1)
+                    names, named = names + node.names, named or (node if node.names else None)
+                    return visit(
+                        tensors[0], weight * (factor if "mul" in name else 1 / factor), depth + 1, names, named
+                    )
         if name in ("neg", "neg_", "negative"):
-            return visit(given[0], -weight, depth + 1)
+            return visit(given[0], -weight, depth + 1, names, named)
         if name in ("sum", "mean") and len(given) == 1:
             index = tape.origin(given[0])
             inner = tape.nodes[index] if index is not None else None
             if inner is not None and inner.name in ("stack", "cat") and all(t.numel() == 1 for t in inner.inputs):
                 share = 1 / len(inner.inputs) if name == "mean" else 1.0
                 for tensor in inner.inputs:
-                    visit(tensor, weight * share, depth + 1)
+                    visit(tensor, weight * share, depth + 1, names, named)
                 return None
             if given[0].numel() == 1:
-                return visit(given[0], weight, depth + 1)
+                return visit(given[0], weight, depth + 1, names, named)
         if name in _PASSES and len(given) == 1 and given[0].numel() == 1:
-            return visit(given[0], weight, depth + 1)
-        found.append((tensor, weight))
+            return visit(given[0], weight, depth + 1, names, named)
+        found.append((tensor, weight, names, named))
         return None
 
     visit(loss, 1.0, 0)
@@ -130,8 +139,15 @@ def loss_function(tape: Tape, tensor: Tensor) -> Node | None:
     return own[-1] if own else None
 
 
-def term(tape: Tape, tensor: Tensor, weight: float, learners: int, teachers: int, labels: Iterable[Tensor]) -> Term:
+def term(
+    tape: Tape,
+    summand: tuple[Tensor, float, Names, Node | None],
+    learners: int,
+    teachers: int,
+    labels: Iterable[Tensor],
+) -> Term:
     """One summand, described."""
+    tensor, weight, names, named = summand
     sources, gradient = tape.bits(tensor)
     node = loss_function(tape, tensor)
     wanted = {id(each) for each in labels}
@@ -146,7 +162,34 @@ def term(tape: Tape, tensor: Tensor, weight: float, learners: int, teachers: int
         student=bool(gradient & learners),
         teacher=bool(sources & teachers),
         reads_student=bool(sources & learners),
+        summed=_summed(nodes),
+        weight_names=names,
+        words=spoken(named.place.file) if named is not None and named.place is not None else "",
     )
+
+
+def _summed(nodes: Sequence[Node]) -> float:
+    """How many numbers of each row the operations of a term sum up."""
+    product = 1.0
+    for node in nodes:
+        if node.call is not None or not node.inputs or node.inputs[0].dim() < 2:
+            continue
+        rows, numbers = len(node.inputs[0]), node.inputs[0].numel()
+        if node.name == "sum":
+            product *= numbers / node.outputs[0].numel() / (rows if node.outputs[0].dim() == 0 else 1)
+        elif node.name in ("mse_loss", "l1_loss", "smooth_l1_loss") and node.argument(4, "reduction", "mean") == "sum":
+            product *= numbers / rows
+    return product if product > 1 else 0.0
+
+
+@cache
+def spoken(file: str) -> str:
+    """What the texts and comments of a file say, a line each."""
+    try:
+        source = Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    return "\n".join(text for _, text in spoken_lines(source))
 
 
 def label_tensor(tape: Tape, nodes: Sequence[Node], rows: int, classes: int) -> tuple[Tensor | None, Tensor | None]:
@@ -250,17 +293,30 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
         Answers(
             student=flat(student.tensor, dim)[:ROWS].clone(),
             teacher=flat(teacher.tensor, dim)[:ROWS].clone() if teacher is not None else None,
-            labels=labels[:ROWS] if labels is not None else None,
+            labels=labels,
             stored=teacher is not None and teacher.call is None,
             shape=tuple(student.tensor.shape),
             loss=loss,
             place=str(meeting.place) if meeting is not None and meeting.place is not None else None,
             class_dim=dim,
             ignored=_ignored(labels, student.tensor.shape, dim),
+            teacher_terms=_comparing(tape, raw, both) if teacher is not None else [],
         ),
         student,
         teacher,
     )
+
+
+def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[tuple[float, Replay]]:
+    """The summands that are computed from both logits."""
+    found = []
+    own = [tape.bits(each)[0] for each in both]
+    for tensor, weight, *_ in summands(tape, raw.loss):
+        sources = tape.bits(tensor)[0]
+        made = replay(tape, tensor, both) if all(sources & each for each in own) else None
+        if made is not None:
+            found.append((weight, made))
+    return found
 
 
 def _ignored(labels: Tensor | None, shape: Sequence[int], class_dim: int) -> Tensor | None:

@@ -127,7 +127,9 @@ def diagnose_watch(watch: Watch, target: str) -> Diagnosis:
         nothing = "An optimizer was made, and no loss went backward and no step was made in this process."
     state = torch.get_rng_state()
     try:
-        findings = diagnose_loop(watch.phases, watch.asked, watch.schedules, nothing=nothing)
+        findings = diagnose_loop(
+            watch.phases, watch.asked, watch.schedules, nothing=nothing, whole_script=watch.whole_script
+        )
     finally:
         torch.set_rng_state(state)
     return Diagnosis.of(target, findings, kind="loop")

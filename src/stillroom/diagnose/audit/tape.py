@@ -173,10 +173,35 @@ class Node:
     sources: int
     gradient: int
     call: Call | None = None
+    names: tuple[tuple[str, bool], ...] = ()
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """An argument by position or name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+
+_MULTIPLIES = frozenset(("mul", "__rmul__", "mul_", "multiply"))
+
+
+def names_of(number: float) -> tuple[tuple[str, bool], ...]:
+    """Variables of the user's innermost frame that hold a number, or one minus it (then with True)."""
+    frame = user_frame(3)
+    if frame is None:
+        return ()
+    found: dict[str, bool] = {}
+
+    def look(items: Iterable[tuple[Any, Any]], depth: int) -> None:
+        for key, value in items:
+            if isinstance(value, float) and isinstance(key, str):
+                if value == number or 1 - value == number:
+                    found.setdefault(key, value != number)
+            elif depth and isinstance(value, dict) and len(value) < 100:
+                look(list(value.items()), depth - 1)
+            elif depth and not isinstance(value, type) and isinstance(getattr(value, "__dict__", None), dict):
+                look(list(vars(value).items()), depth - 1)
+
+    look(list(frame.f_locals.items()), 1)
+    return tuple(found.items())
 
 
 class Tape(TorchFunctionMode):
@@ -302,6 +327,9 @@ class Tape(TorchFunctionMode):
         if not outputs[0].requires_grad:
             gradient = 0
         node = Node(func, name, args, kwargs, inputs, tuple(origins), outputs, place(3), in_place, sources, gradient)
+        if name in _MULTIPLIES and outputs[0].dim() == 0:
+            numbers = [each for each in args[:2] if isinstance(each, float) and 0 < each < 1 and each != 0.5]
+            node.names = names_of(numbers[0]) if numbers else ()
         self._add(node)
 
     def _add(self, node: Node) -> None:

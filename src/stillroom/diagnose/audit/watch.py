@@ -71,6 +71,7 @@ class Watch:
         self.errors: list[str] = []
         self.seen_optimizer = bool(optimizers)
         self.seen_backward = 0
+        self.whole_script = True
         self._watched = watched
         self._named = {"teacher": list(teacher), "student": list(student)}
         self._tape = Tape()
@@ -93,6 +94,7 @@ class Watch:
         self._versions: dict[int, int] = {}
         self._complete: set[int] = set()
         self._teachers: set[int] = set()
+        self._woken: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
         self._reset_window()
 
     # Start, stop, and what is patched in between.
@@ -126,6 +128,7 @@ class Watch:
             _optimizers.register_optimizer_step_post_hook(self._after_step),
         ]
         if deep:
+            self.whole_script = False
             self._go_deep()
 
     def finish(self, *, ended: bool = True) -> None:
@@ -225,8 +228,7 @@ class Watch:
         self._window_events: list[tuple[str, str | None]] = []
         self._window_graded: list[tuple[Call, list[str]]] = []
         self._window_ends = 0
-        self._closing = False
-        self._stepping = False
+        self._closing = self._stepping = self._partial = False
 
     # Modules.
 
@@ -297,12 +299,15 @@ class Watch:
     def _wake(self, module: nn.Module, args: Any, out: Any) -> None:
         """Where no teacher was heard yet, a network that is run without gradients may be one: follow what it gives."""
         phase = self.phases[-1] if self.phases else None
-        if phase is None or phase.distils or self._wakes >= MAX_WAKES:
+        woken = self._woken.get(module, 0)
+        if phase is None or phase.distils or self._wakes >= MAX_WAKES or woken >= 4:
             return
         self._wakes += 1
+        self._woken[module] = woken + 1
         call = Call(module, self._labels.get(module) or type(module).__name__, place(4), module.training, False, 0, ())
         self._tape.remember(tensors_in(out), call)
         self._go_deep()
+        self._partial = True
 
     def _note_asked(self, module: nn.Module, args: Any, out: Any, call: Call | None) -> None:
         """A module that was run without gradients: an evaluation, a teacher, or answers to be stored."""
@@ -635,6 +640,13 @@ class Watch:
 
     def _close_window(self, keep_tape: bool = False) -> None:
         """Turn what was seen since the last step into facts, and decide whether the next is watched."""
+        if self._partial:
+            # It began in the middle of a step: the next one is seen whole.
+            for each in self.phases[-1:]:
+                each.taken += bool(self._window_optimizers)
+            self._tape.clear()
+            self._reset_window()
+            return
         self._tape.last = self._window_ends if keep_tape else None
         with self._paused():
             phase = self._make_step()
@@ -900,10 +912,9 @@ class Watch:
             labels += [t for t in node.inputs if not t.is_floating_point() and t.dtype is not torch.bool]
         terms = []
         scaled = False
-        for tensor, weight in facts.summands(tape, raw.loss):
-            one = facts.term(tape, tensor, weight, learners, teachers, labels)
-            scaled = scaled or abs(weight) >= 2**10
-            terms.append(one)
+        for summand in facts.summands(tape, raw.loss):
+            scaled = scaled or abs(summand[1]) >= 2**10
+            terms.append(facts.term(tape, summand, learners, teachers, labels))
         return BackwardFacts(
             place=raw.place,
             value=value,

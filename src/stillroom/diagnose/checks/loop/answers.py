@@ -225,7 +225,7 @@ def weights_not_loaded(context: LoopContext) -> CheckResult:
                 location=loading.place,
             )
     trained = [each for each in teachers if each.trained_before]
-    if not seen and not trained and not context.follows_student:
+    if not seen and not trained and context.whole_script and not context.follows_student and context.teachers:
         at_chance = _teacher_accuracy(context)
         if at_chance is not None and not at_chance[0]:
             return CheckResult(
@@ -301,6 +301,10 @@ def teacher_at_chance(context: LoopContext) -> CheckResult:
         raise Skip("Too few labels were seen beside the teacher's answers.")
     above, share, rows = found
     evidence = {"accuracy": share, "rows": rows}
+    if context.follows_student or any(call.held for _, call in context.calls("teacher")):
+        return CheckResult(
+            "ok", f"The teacher learns with the student: it names {share:.0%} of {rows} labels.", evidence
+        )
     if above:
         return CheckResult("ok", f"The teacher names {share:.0%} of {rows} labels.", evidence)
     return CheckResult(

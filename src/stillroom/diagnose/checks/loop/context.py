@@ -32,9 +32,20 @@ class LoopContext:
         phase: what was seen of it.
         asked: networks that were run without gradients outside its steps.
         schedules: the learning-rate schedulers of the script.
+        identify: says what the losses of some steps are.
+        whole_script: whether all that was done to the networks was seen.
     """
 
-    def __init__(self, phase: Phase, asked: Sequence[Asked], schedules: Sequence[Schedule]) -> None:
+    def __init__(
+        self,
+        phase: Phase,
+        asked: Sequence[Asked],
+        schedules: Sequence[Schedule],
+        identify: Callable[[LoopContext], list[Any]] = lambda context: [],
+        whole_script: bool = True,
+    ) -> None:
+        self.whole_script = whole_script
+        self.identify = identify
         self.phase = phase
         self.asked = [one for one in asked if one.phases <= phase.number + 1]
         self.schedules = schedules
@@ -131,6 +142,16 @@ class LoopContext:
                 return one
         return None
 
+    @lazy
+    def fits(self) -> list[Any]:
+        """What the losses of some steps are: filled by :func:`terms.identify`, the first check that asks."""
+        return self.identify(self)
+
+    @property
+    def source(self) -> str:
+        """What the user's files say around the losses."""
+        return "\n".join({term.words for _, backward in self.backwards for term in backward.terms if term.words})
+
     @property
     def candidates(self) -> list[Network]:
         """Networks that may have given stored answers: asked before, of as many classes, and not the student."""
@@ -212,6 +233,3 @@ def most_common(places: Sequence[str | None]) -> str | None:
     """The place that most of them name."""
     real = [each for each in places if each is not None]
     return max(dict.fromkeys(real), key=real.count, default=None)
-
-
-Make = Callable[[LoopContext], Any]

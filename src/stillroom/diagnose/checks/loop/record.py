@@ -112,6 +112,9 @@ class Term:
         student: whether its gradient reaches a network that learns.
         teacher: whether it is computed from the teacher's output.
         reads_student: whether its value is computed from a network that learns, with or without gradient.
+        summed: how many numbers of a row it sums up; 0 for a mean.
+        weight_names: variables that its weight is made of, and whether it is one minus the variable.
+        words: what the function and the script say of such weights: docstrings, comments, help texts.
     """
 
     place: str | None
@@ -122,6 +125,9 @@ class Term:
     student: bool
     teacher: bool
     reads_student: bool = False
+    summed: float = 0.0
+    weight_names: tuple[tuple[str, bool], ...] = ()
+    words: str = ""
 
 
 @dataclass(eq=False)
@@ -141,6 +147,7 @@ class Answers:
         student_call: the call that gave the student's.
         teacher_call: the call that gave the teacher's; None where they are stored.
         teacher_origin: networks that stored answers were made by.
+        teacher_terms: the summands that compare both, with their weights, each a function as ``loss`` is.
         ignored: bool, of the shape of the labels: rows labelled below 0; None where there are none.
     """
 
@@ -156,6 +163,7 @@ class Answers:
     teacher_call: CallFacts | None = None
     teacher_origin: tuple[Network, ...] = ()
     ignored: Tensor | None = None
+    teacher_terms: list[tuple[float, Any]] = field(default_factory=list)
 
 
 @dataclass(eq=False)

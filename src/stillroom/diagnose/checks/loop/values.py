@@ -183,7 +183,7 @@ def _is_bad(backward: BackwardFacts) -> bool:
     problem="The loss is not finite",
     title="The loss is finite",
 )
-def loss_minimum(context: LoopContext) -> CheckResult:
+def loss_finite(context: LoopContext) -> CheckResult:
     backwards = context.backwards
     if not backwards:
         raise Skip("No loss was seen.")
