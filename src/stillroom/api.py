@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from stillroom.explain.explanation import explain as explain_runs
 from stillroom.explain.runs import runs_in
 from stillroom.losses.base import Loss
 from stillroom.losses.cross_entropy import CrossEntropy
+from stillroom.losses.from_python import as_losses
 from stillroom.losses.kl import KL
 from stillroom.losses.registry import describe
 from stillroom.models.config import ModelConfig
@@ -55,7 +56,8 @@ from stillroom.study.engine import engine_maker
 from stillroom.study.plan import StudyFolder
 from stillroom.study.progress import StudyObserver
 from stillroom.train.device import exact_float32
-from stillroom.train.recorders import StepHook
+from stillroom.train.optimisation import OwnOptimisation, Parameters
+from stillroom.train.recorders import StepHook, StepInfo, as_hooks
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def distill(
     student: nn.Module,
     train: Dataset[Any],
     test: Dataset[Any],
-    losses: Sequence[Loss[Any]] | None = None,
+    losses: Sequence[Loss[Any] | str | Mapping[str, Any] | Callable[..., Any]] | None = None,
     *,
     epochs: int | None = None,
     steps: int | None = None,
@@ -150,12 +152,14 @@ def distill(
     teacher_preprocess: str | dict[str, Any] | None = None,
     student_preprocess: str | dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
+    optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None,
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
     cache: dict[str, Any] | None = None,
     seed: int = 0,
     name: str | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    hooks: Sequence[StepHook] = (),
+    hooks: Sequence[StepHook | Callable[[StepInfo], Any]] = (),
     progress: bool = True,
 ) -> DistillResult:
     """Distil a teacher into a student, leaving a run folder; the modules given are left as they were.
@@ -169,7 +173,10 @@ def distill(
             values: ``run.student(x)`` is what was scored. Bytes (PIL images, uint8 tensors or arrays) need a stated
             preprocess for each model.
         test: the like, for evaluation.
-        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``.
+        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``. Beside
+            losses, a name (``"kl"``), options (``{"name": "kl", "temperature": 2}``), a loss of torch that takes
+            logits (``nn.MSELoss()``, ``nn.CrossEntropyLoss()``), or a function of (student_logits, teacher_logits) or
+            (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives it a weight.
         epochs: passes over the training images; default 10, unless ``steps`` is given.
         steps: optimizer steps, in place of epochs.
         batch_size: images a step.
@@ -180,13 +187,19 @@ def distill(
         student_preprocess: the like for the student. ``run.predict(images)`` applies it; ``run.student`` is the bare
             module.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
+        optimizer: makes an optimizer of the trained parameters, such as ``lambda params: torch.optim.Adam(params,
+            lr=1e-3)``, in place of ``training["optimizer"]``. Its rates stay as they are, unless ``scheduler`` or
+            ``training["schedule"]`` is given.
+        scheduler: makes a scheduler of the optimizer, such as ``lambda opt: StepLR(opt, 1000)``; it is stepped after
+            every optimizer step.
         cache: options of ``cache``, such as ``{"enabled": False}``; default: the teacher runs once on each view
             of each image where that saves passes.
         seed: of the order of images and of dropout.
         name: what reports call the run.
         out: the run folder; default: a new one under ``runs/``.
         resume: continue the run in the folder.
-        hooks: called after each optimizer step.
+        hooks: each a :class:`StepHook`, or a function that is called with a :class:`StepInfo` after each optimizer
+            step; ``StepHook.after_evaluation`` is given each evaluation.
         progress: show a progress bar on standard error.
 
     Returns:
@@ -205,6 +218,7 @@ def distill(
     """
     if losses is None:
         losses = [CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)] if teacher is not None else [CrossEntropy()]
+    terms, own_hooks = as_losses(losses), as_hooks(hooks)
     if resume and out is None:
         raise BadInput("resume", resume, "the run's folder by out=")
     options = dict(training or {})
@@ -213,6 +227,14 @@ def distill(
             if key in options:
                 raise BadInput(f"training.{key}", options[key], f"one value, but {key}={value} is given too")
             options[key] = value
+    optimisation = OwnOptimisation(optimizer, scheduler)
+    custom: dict[str, str] = {}
+    if optimizer is not None or scheduler is not None:
+        given, custom = optimisation.describe(_module(student, "student"))
+        for key, argument in (("optimizer", optimizer), ("schedule", scheduler)):
+            if argument is not None and key in options:
+                raise BadInput(f"training.{key}", options[key], f"none beside {key.replace('ule', 'uler')}=")
+        options = {**given, **options}
     teachers = _named_teachers(teacher)
     recipe = parse_recipe(
         {
@@ -220,7 +242,7 @@ def distill(
             "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
             **_teacher_entries(teachers, teacher_preprocess, several=isinstance(teacher, Mapping)),
             "student": _entry(student, student_preprocess, "student"),
-            "losses": [describe(loss) for loss in losses],
+            "losses": [describe(loss) for loss in terms],
             "training": options,
             "cache": cache or {},
             "seed": seed,
@@ -230,13 +252,15 @@ def distill(
     _require_preprocess(recipe, data.train)
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     modules = {key: model for key, model in teachers.items() if isinstance(model, nn.Module)}
-    objects = RunObjects(data, student, modules, tuple(losses))
+    objects = RunObjects(data, student, modules, tuple(terms))
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
     components = RunComponents(
         data,
         copy_model(student),
-        [copy.deepcopy(loss) for loss in losses],
+        [copy.deepcopy(loss) for loss in terms],
         {key: copy_model(model) for key, model in modules.items()},
+        optimisation=optimisation,
+        custom=custom,
     )
     with output_folder(None if out is None else Path(out), name or "run") as folder:
         finished = execute(
@@ -245,7 +269,7 @@ def distill(
             resume=resume,
             observer=ProgressBar() if progress else Observer(),
             components=components,
-            hooks=hooks,
+            hooks=own_hooks,
         )
     prepared = with_layout(finished.student, recipe.student, data.train, "student")
     return DistillResult(finished.path, finished.summary, prepared, objects)
@@ -579,6 +603,14 @@ def _run(run: DistillResult | str | Path) -> tuple[Path, RunObjects]:
     return (run.path, run.objects) if isinstance(run, DistillResult) else (Path(run), RunObjects())
 
 
+def _module(model: object, field: str) -> nn.Module:
+    if isinstance(model, type) and issubclass(model, nn.Module):
+        raise BadInput(field, model, f"a module, such as {model.__name__}(), not its class")
+    if not isinstance(model, nn.Module):
+        raise BadInput(field, model, "an nn.Module")
+    return model
+
+
 def _several(
     runs: DistillResult | str | Path | Sequence[DistillResult | str | Path],
 ) -> Sequence[DistillResult | str | Path]:
@@ -593,8 +625,7 @@ def _name_of(model: nn.Module) -> str:
 def _entry(model: object, preprocess: str | dict[str, Any] | None, field: str) -> dict[str, Any] | None:
     if model is None:
         return None
-    if not isinstance(model, nn.Module):
-        raise BadInput(field, model, "an nn.Module")
+    model = _module(model, field)
     return {"name": _name_of(model), "preprocess": preprocess}
 
 

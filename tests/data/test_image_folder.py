@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -299,11 +301,9 @@ def test_a_file_that_ends_too_early(tmp_path: Path, write_images: Write, kind: s
     write_images(tmp_path / "train", {f"{name}.{kind}": noise for name in ("a/1", "a/2", "b/1")})
     path = tmp_path / "train" / "a" / f"2.{kind}"
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert str(refused(tmp_path, "a picture that can be decoded").value).endswith(f"2.{kind}")
-    streamed = read_image_folder(tmp_path, "train", in_memory=False)
-    assert streamed.images[:1].shape == (1, 3, 40, 40)
-    with pytest.raises(BadInput, match=f"2.{kind}"):
-        streamed.images[1:2]
+    for in_memory in (True, False):
+        error = refused(tmp_path, "a picture that can be decoded", in_memory=in_memory)
+        assert str(error.value).endswith(f"2.{kind}")
 
 
 def test_a_picture_that_would_fill_the_memory(pet_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,13 +375,13 @@ def test_options_that_other_layouts_cannot_follow_are_refused(
                 load(DataConfig(path=path, **{option: value}))
             assert raised.value.field == f"data.{option}"
         for source, path in (("idx", "x"), ("parquet", "x"), ("digits", None), ("python", None)):
-            with pytest.raises(ValueError, match=f"no {option} beside source: {source}"):
+            with pytest.raises(ValueError, match=f"no {option} with source: {source}"):
                 DataConfig(source=source, path=path, **{option: value})
     load(DataConfig(path=str(tmp_path), in_memory=True, workers=2))
 
 
 def test_folders_need_a_path() -> None:
-    with pytest.raises(ValueError, match="a path beside source: folders"):
+    with pytest.raises(ValueError, match="a path with source: folders"):
         DataConfig(source="folders")
 
 
@@ -389,3 +389,42 @@ def test_options_are_handed_on(pet_folder: Path) -> None:
     pair = load(DataConfig(path=str(pet_folder), image_size=3, in_memory=False, workers=2))
     assert pair.train.images.shape == (8, 3, 3, 3)
     assert pair.train.images.workers == 2
+
+
+# A slice of benchmarks/oddities.py, which has some 100 folders.
+
+
+@pytest.fixture(scope="module")
+def oddities() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    try:
+        yield importlib.import_module("oddities_images")
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".jfif",
+        "JPEG, of two images (MPO)",
+        "a PNG named .jpg",
+        ".heic",
+        "4 of .heic, 2 without",
+        "alpha",
+        "RGB of 16 bits, PNG",
+        "GIF: its first frame",
+        "60,000 × 60,000 (a bomb)",
+        "an image beside the classes",
+        "a name with line break and escape",
+        "to a folder elsewhere",
+        "in a class to a folder of the test split",
+        "to one image of the test split",
+        "two training images in the test split",
+        "the test split is the training split",
+    ],
+)
+def test_an_image_is_read_or_a_line_says_why_not(oddities: ModuleType, tmp_path: Path, name: str) -> None:
+    (case,) = [case for case in oddities.IMAGE_CASES if case.name == name]
+    right, happened = oddities.try_images(case, tmp_path)
+    assert right, happened

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +64,17 @@ class Watched:
             self.page.wait_for_function("box => box.classList.contains('js-plotly-plot')", arg=plot)
         self.page.wait_for_timeout(100)
 
+    def unfold(self) -> None:
+        """Open what is folded."""
+        for summary in self.page.query_selector_all("details:not([open]) > summary"):
+            summary.click()
+
+    def turn_to(self, *, width: int, dark: bool) -> None:
+        """Another window and theme for the page as it is, with what is drawn on it."""
+        self.page.set_viewport_size({"width": width, "height": 900})
+        self.page.emulate_media(color_scheme="dark" if dark else "light")
+        self.page.wait_for_timeout(100)
+
     def assert_quiet(self) -> None:
         """Nothing in the console, nothing thrown, nothing asked for from outside, no dialog."""
         assert self.errors == []
@@ -72,9 +83,14 @@ class Watched:
         assert self.dialogs == []
 
     def assert_fits(self) -> None:
-        """The page itself does not scroll sideways."""
+        """The page itself does not scroll sideways; in a narrow window no table does, so that no column is cut off."""
         wide = self.page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
         assert wide[0] <= wide[1], f"{wide[0]} pixels wide in a window of {wide[1]}"
+        cut = self.page.evaluate(
+            "[...document.querySelectorAll('.scroll')].filter((box) => box.querySelector('table:not(.shaded)')"
+            " && box.offsetParent && box.scrollWidth > box.clientWidth + 1).map((box) => box.ariaLabel)"
+        )
+        assert wide[1] > 760 or not cut, f"cut off: {cut}"
 
 
 @contextmanager
@@ -114,10 +130,18 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         context.close()
 
 
-def check_page(browser: Any, path: Path) -> None:
-    """What every page must hold, on a desk and on a phone: quiet, alone, and no wider than the window."""
-    for width, dark in ((1280, False), (390, True)):
-        with opened(browser, path, width=width, dark=dark) as watched:
-            watched.scroll_through()
-            watched.assert_fits()
-            watched.assert_quiet()
+def check_page(browser: Any, path: Path, draw: Callable[[Watched], object] = Watched.scroll_through) -> None:
+    """What every page must hold, on a phone in the dark and then on a desk: quiet, alone, and no wider than the window.
+
+    Args:
+        browser: a browser of playwright.
+        path: the HTML file.
+        draw: what a reader does to see all of it.
+    """
+    with opened(browser, path, width=390, dark=True) as watched:
+        draw(watched)
+        watched.assert_fits()
+        watched.turn_to(width=1280, dark=False)
+        draw(watched)
+        watched.assert_fits()
+        watched.assert_quiet()

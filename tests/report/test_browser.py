@@ -14,12 +14,25 @@ from report.folders import EVIL
 pytestmark = pytest.mark.browser
 
 
-@pytest.fixture
-def taught(browser: Any, pages: dict[str, Path]) -> Iterator[Watched]:
-    """The usual page; whatever a test does with it, the page stays quiet."""
+@pytest.fixture(scope="module")
+def shared(browser: Any, pages: dict[str, Path]) -> Iterator[Watched]:
+    """The usual page, opened once: it takes seconds to draw. Tests leave it as they found it."""
     with opened(browser, pages["taught"]) as watched:
         yield watched
-        watched.assert_quiet()
+
+
+@pytest.fixture
+def taught(shared: Watched) -> Iterator[Watched]:
+    """The usual page; whatever a test does with it, the page stays quiet."""
+    yield shared
+    shared.assert_quiet()
+
+
+@pytest.fixture(scope="module")
+def dark(browser: Any, pages: dict[str, Path]) -> Iterator[Watched]:
+    """A page for a reader who prefers a dark theme."""
+    with opened(browser, pages["labels"], dark=True) as watched:
+        yield watched
 
 
 @pytest.mark.parametrize("name", ["taught", "labels", "hundred", "evil"])
@@ -72,9 +85,8 @@ def test_the_theme_button_turns_page_and_plots(taught: Watched) -> None:
     assert look() == light
 
 
-def test_the_readers_preference_is_followed(browser: Any, pages: dict[str, Path]) -> None:
-    with opened(browser, pages["labels"], dark=True) as watched:
-        assert watched.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 26)"
+def test_the_readers_preference_is_followed(dark: Watched) -> None:
+    assert dark.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(16, 20, 26)"
 
 
 def test_the_filter_shows_what_it_counts(taught: Watched) -> None:
@@ -160,19 +172,18 @@ def test_what_others_wrote_runs_nowhere(browser: Any, pages: dict[str, Path]) ->
         watched.assert_quiet()
 
 
-def test_the_policy_refuses_what_a_script_would_fetch(browser: Any, pages: dict[str, Path]) -> None:
-    with opened(browser, pages["labels"]) as watched:
-        text = watched.page.evaluate(
-            """() => new Promise((done) => {
-                addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
-                fetch("https://example.invalid/").catch(() => {});
-            })"""
-        )
-        assert text == "connect-src"
+def test_keyboard_focus_is_seen(dark: Watched) -> None:
+    dark.page.keyboard.press("Tab")
+    assert dark.page.evaluate("document.activeElement.className") == "skip"
+    dark.page.keyboard.press("Tab")
+    assert dark.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_keyboard_focus_is_seen(taught: Watched) -> None:
-    taught.page.keyboard.press("Tab")
-    assert taught.page.evaluate("document.activeElement.className") == "skip"
-    taught.page.keyboard.press("Tab")
-    assert taught.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+def test_the_policy_refuses_what_a_script_would_fetch(dark: Watched) -> None:
+    text = dark.page.evaluate(
+        """() => new Promise((done) => {
+            addEventListener("securitypolicyviolation", (event) => done(event.effectiveDirective));
+            fetch("https://example.invalid/").catch(() => {});
+        })"""
+    )
+    assert text == "connect-src"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
+from stillroom.losses import setup_context
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
+from stillroom.models.taps import Tap
 from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.train.recorders import StepHook, StepInfo
@@ -25,6 +28,24 @@ SAME_BYTES = (
     "class_relations.json",
     "class_relations.jsonl",
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _taps_once() -> Iterator[None]:
+    """The taps of a model of the zoo are found once, not in each run: tests/models looks at how they are found."""
+    find, kept = setup_context.find_taps, {}
+
+    def remember(model: nn.Module, example: Tensor, names: Any = None, **more: str) -> tuple[Tap, ...]:
+        if names is not None or not type(model).__module__.startswith("stillroom."):
+            return find(model, example, names, **more)
+        key = (repr(model), example.shape)
+        if key not in kept:
+            kept[key] = find(model, example, **more)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup_context, "find_taps", remember)
+        yield
 
 
 class Stop(Exception):  # noqa: N818
@@ -48,7 +69,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def bytes_of(run: Path) -> dict[str, bytes]:
     """Every file of a finished run that must not depend on clocks or kills."""
-    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} - {"timing.jsonl", "environment.json"}
+    apart = {"timing.jsonl", "environment.json", "checksums.sha256"}
+    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} - apart
     assert set(SAME_BYTES) <= names
     return {name: (run / name).read_bytes() for name in sorted(names)}
 
@@ -71,7 +93,7 @@ def content(teacher_weights: Path) -> dict[str, Any]:
         "teacher": {"name": "resnet8", "options": {"width": 8}, "weights": str(teacher_weights)},
         "student": {"name": "resnet8", "options": {"width": 2}},
         "losses": [{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 0.5}],
-        "training": {"epochs": 2, "log_every": 4, "precision": "float32", "device": "cpu"},
+        "training": {"epochs": 2, "log_every": 4, "precision": "float32", "device": "cpu", "threads": 1},
     }
 
 

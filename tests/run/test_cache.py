@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from run.conftest import bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.errors import BadInput
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
+from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.run import execute
@@ -272,6 +274,42 @@ def test_a_half_built_view_of_a_teacher_that_changed_is_refused(
     shutil.rmtree(only_cache(empty_cache, 60))
     with pytest.raises(BadInput, match="stale"):
         go(Moody(-2.0, patience=99), "second")
+
+
+class AlwaysDropping(Moody):
+    """Drops in eval mode, too: functional dropout without `self.training`."""
+
+    is_random = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(super().forward(x), 0.2, training=self.is_random)
+
+
+def test_a_teacher_that_is_random_is_reported_as_that_before_and_after_it_was_stored(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_it(*options: str) -> None:
+        made = recipe(*SEEN, *options)
+        components = build_components(made)
+        teachers = {"teacher": AlwaysDropping(1.0, 10**9)}
+        execute(made, tmp_path / "run", components=replace(components, teachers=teachers), observer=observer)
+
+    lines: list[str] = []
+    observer = Observer()
+    observer.note = lines.append  # type: ignore[method-assign]
+    with pytest.raises(BadInput, match=r"this one is random.*cache\.enabled: false") as caught:
+        run_it(ON)
+    assert caught.value.field == "teacher"
+    # What was stored while it was not random: no advice to remove a folder, which would not help.
+    monkeypatch.setattr(AlwaysDropping, "is_random", False)
+    run_it(ON)
+    shutil.rmtree(tmp_path / "run")
+    monkeypatch.setattr(AlwaysDropping, "is_random", True)
+    with pytest.raises(BadInput, match="this one is random") as caught:
+        run_it(ON)
+    assert "stale" not in str(caught.value)
+    run_it(OFF)
+    assert any("is random" in line for line in lines)
 
 
 def test_two_teachers_that_differ_in_structure_alone_have_a_cache_each(recipe: Make, tmp_path: Path) -> None:

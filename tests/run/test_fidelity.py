@@ -373,7 +373,7 @@ BAD: list[tuple[str, Callable[[Path], object], str]] = [
     (
         "in Python",
         lambda folder: altered(folder / "recipe.yaml", "source: auto", "source: python"),
-        "data.source: got 'python'; expected a run made from a recipe",
+        r"data: got 'python'; expected the images that the run had: .*load_run\(folder, train=…, test=…\)",
     ),
     (
         "other data",

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import resource
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from filelock import FileLock
 
+from processes import Fate, Process, stillroom, until
 from stillroom.cli import run
 from stillroom.errors import BadInput, RunFailed
 from stillroom.study.compare import StudyOutcome, compare
@@ -61,7 +57,7 @@ def test_the_teacher_is_asked_once_for_the_whole_study(tmp_path: Path, monkeypat
     monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
     did(tmp_path / "s")
     once = 2 * 96 + 40  # two views of each training image, and the test images
-    assert json.loads((tmp_path / "s" / "caches.json").read_text())["all"]["answers"] == once
+    assert json.loads((tmp_path / "s" / "caches.json").read_text())["pairs"]["all"]["answers"] == once
     asked = [int(row["teacher_answers"] or 0) for row in costs(tmp_path / "s") if row["kind"] != "cache"]
     assert sum(asked) == 0
 
@@ -162,9 +158,8 @@ def test_a_study_may_move_while_it_is_half_done(tmp_path: Path, whole: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("tuned.json", "[]"),
-        ("tuned.json", '{"all": {"kl": {}}}'),
-        ("calibration.json", '{"pairs": {"all": {"kl": {}}}}'),
+        ("tuned.json", '{"schema": 1, "pairs": {"all": {"kl": {}}}}'),
+        ("calibration.json", '{"schema": 1, "seconds": 0.02, "pairs": {"all": {"kl": {}}}}'),
     ],
 )
 def test_a_damaged_file_of_the_study_is_reported_in_a_line(tmp_path: Path, name: str, content: str) -> None:
@@ -176,7 +171,8 @@ def test_a_damaged_file_of_the_study_is_reported_in_a_line(tmp_path: Path, name:
         changes["budget"] = {"seconds": 0.02}
     compare(parse_study(small(**changes)), tmp_path / "s", lambda folder, threads: Dying("run/"))
     (tmp_path / "s" / name).write_text(content)
-    with pytest.raises(BadInput, match=rf"study: got '.*{name}'; expected a file as the study wrote it .*remove it"):
+    (tmp_path / "s" / "checksums.sha256").unlink()  # so that its form is looked at
+    with pytest.raises(BadInput, match=rf"{name}: .*; remove it"):
         did(tmp_path / "s", **changes)
 
 
@@ -197,7 +193,7 @@ def test_trials_choose_options_and_leave_the_test_split_alone(tmp_path: Path) ->
     found, jobs = did(out, tuning=tuning, methods=methods, seeds=[0])
     assert found.sound
     assert sum(job.startswith("trial/") for job in jobs) == 4
-    tuned = json.loads((out / "tuned.json").read_text())["all"]
+    tuned = json.loads((out / "tuned.json").read_text())["pairs"]["all"]
     for name in ("labels", "kl"):
         trials = tuned[name]["all"]
         assert tuned[name]["value"] == max(trial["value"] for trial in trials)
@@ -272,48 +268,36 @@ def test_a_teacher_that_cannot_be_trained_stops_the_study(tmp_path: Path) -> Non
 # -- through the command line
 
 
-def command(folder: Path, out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "stillroom", "compare", str(folder), "--out", str(out), *more]
-
-
-def test_killed_and_begun_again_it_gives_the_same_tables(tmp_path: Path, whole: Path) -> None:
+def test_killed_and_begun_again_it_gives_the_same_tables(
+    tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "s"
-    line = command(study_file(tmp_path), out, "--workers", "2")
-    environment = {**os.environ, "STILLROOM_CACHE": str(tmp_path / "cache")}
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
-    while not list(out.glob("runs/*/*/*/metrics.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    line = ["compare", str(study_file(tmp_path)), "--out", str(out), "--workers"]
+    environment = {"STILLROOM_CACHE": str(tmp_path / "cache")}
+    process = Process(*line, "1", environment=environment)
+    until(lambda: list(out.glob("runs/*/*/*/metrics.jsonl")), process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (out / "results.json").exists()
-    done = subprocess.run([*line, "--json"], env=environment, capture_output=True, text=True, check=False)
+    done = stillroom(*line, "2", "--json", environment=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["sound"] is True
     assert tables_of(out) == tables_of(whole)
     assert (out / "report.html").exists()
     assert "Traceback" not in done.stderr
-    watched = subprocess.run(
-        [sys.executable, "-m", "stillroom", "watch", str(out), "--once"], capture_output=True, text=True, check=True
-    )
-    assert "2/2" in watched.stdout
+    assert run(["watch", str(out), "--once"]) == 0
+    assert "2/2" in capsys.readouterr().out
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "s"
-    line = command(study_file(tmp_path), out, "--workers", "1")
-    environment = {**os.environ, "STILLROOM_CACHE": str(tmp_path / "cache")}
-
-    def small_disk() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (25_000, 25_000))
-
-    full = subprocess.run(line, env=environment, capture_output=True, text=True, preexec_fn=small_disk, check=False)
+    line = ["compare", str(study_file(tmp_path)), "--out", str(out), "--workers", "1"]
+    full = stillroom(*line, environment={"STILLROOM_CACHE": str(tmp_path / "cache")}, fate=Fate(file_bytes=25_000))
     assert full.returncode in (1, 2)
     assert "File too large" in full.stderr
     assert "Traceback" not in full.stderr
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    found, _ = did(out)
+    assert found.sound
     assert tables_of(out) == tables_of(whole)
 
 
@@ -341,8 +325,9 @@ def test_a_refusal_is_one_line(
 
 
 def test_an_unequal_study_is_reported_in_red_with_exit_code_1(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stillroom.study.engine.engine_maker", lambda *_: lambda folder, threads: Here())
     methods = [{"name": "a"}, {"name": "b"}, {"name": "long", "set": {"training.epochs": 4}}]
     path = study_file(tmp_path, methods=methods, seeds=[0])
     assert run(["compare", str(path), "--out", str(tmp_path / "s"), "--workers", "1"]) == 1

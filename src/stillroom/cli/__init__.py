@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from types import FrameType
 
-from stillroom.errors import BadInput, RunFailed
+from stillroom.errors import BadInput, RunFailed, cut
 
 DONE, NO, BAD, INTERRUPTED = 0, 1, 2, 130
 
@@ -71,5 +71,5 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {cut(' '.join(message.split()))}", file=sys.stderr)
     return code

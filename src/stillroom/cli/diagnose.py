@@ -64,7 +64,7 @@ def diagnose(
 
     kind = kind_of(str(target))
     if overrides and kind != "recipe":
-        raise BadInput("override", overrides[0], f"none beside the folder of a {kind}; only a recipe can be changed")
+        raise BadInput("override", overrides[0], f"none for the folder of a {kind}; only a recipe can be changed")
     if verify and kind == "study":
         raise BadInput("--verify", str(target), "a recipe or a run; of a study, one of its runs/…/seed-N")
     recipe, findings = _findings(target, kind, overrides or [], images)
@@ -113,6 +113,9 @@ def check(
             metavar="ARGUMENT=ROLE",
         ),
     ] = None,
+    sequences: Annotated[
+        bool | None, typer.Option("--sequences/--rows", help="Whether its logits are [B, L, K]; default: as it looks.")
+    ] = None,
     features: Annotated[
         str | None,
         typer.Option("--features", help="Shape of one sample's features, such as 64x8x8.", metavar="CxHxW"),
@@ -145,7 +148,7 @@ def check(
 
     found = load_loss(target)
     named = {argument: role for argument, _, role in pairs}
-    diagnosis = check_loss(found, num_classes=classes, roles=named, features=shape, name=target)
+    diagnosis = check_loss(found, num_classes=classes, roles=named, features=shape, sequences=sequences, name=target)
     _show(diagnosis, out, as_json=as_json, strict=strict)
 
 

@@ -89,7 +89,8 @@ def _default(value: object) -> str:
 
 def _choices(config: type[OptimizerConfig] | type[ScheduleConfig]) -> list[dict[str, str]]:
     schema = config.model_json_schema()["properties"]["name"]
-    return [{"name": name, "what": _WHAT[name]} for name in schema["enum"]]
+    # What a run in Python was given is none that a recipe can choose.
+    return [{"name": name, "what": _WHAT[name]} for name in schema["enum"] if name != "custom"]
 
 
 _WHAT = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from stillroom.data.decoding import decode_error, decode_photo, header
+from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header
 from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
     data_name,
@@ -29,17 +30,71 @@ from stillroom.data.reading import (
     split_error,
     split_range,
 )
-from stillroom.errors import BadInput
+from stillroom.errors import BadInput, shorten
 from stillroom.files import digest
 
 # What a file may be called, and what it may be: some formats that Pillow knows start other programs.
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = (
+    *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # Taken for `test` where that is missing; and the names by which a folder of splits is detected.
 TEST_ALTERNATIVES = ("val", "valid", "validation")
 USUAL_SPLITS = ("train", "test", *TEST_ALTERNATIVES)
 _AUTO_IN_MEMORY = 4 * 10**9  # bytes of pixels
 _JOB = 64  # files that a thread reads in one go
+_SHOWN = 5  # files that cannot be decoded, in a note
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """The bytes of image files when they were checked.
+
+    Attributes:
+        hashes: SHA-256 of each, uint8 [N, 32].
+        sizes: their number, int64 [N].
+        drafted: whether it is decoded at a fraction of its size, bool [N].
+    """
+
+    hashes: npt.NDArray[np.uint8]
+    sizes: npt.NDArray[np.int64]
+    drafted: npt.NDArray[np.bool_]
+
+    def select(self, rows: npt.NDArray[np.int64]) -> Contents:
+        """Those of some files."""
+        return Contents(self.hashes[rows], self.sizes[rows], self.drafted[rows])
+
+
+def check_files(
+    root: Path, names: Sequence[str], side: int | None, workers: int
+) -> tuple[Contents, list[FileFacts | BadInput]]:
+    """Read every file once: its hash, its header, and whether it can be decoded.
+
+    Returns:
+        The hashes, and of each file its header, or why it cannot be decoded.
+    """
+    contents = Contents(
+        np.zeros((len(names), 32), np.uint8), np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
+    )
+
+    def check_some(places: range) -> list[FileFacts | BadInput]:
+        found: list[FileFacts | BadInput] = []
+        for place in places:
+            path = root / names[place]
+            try:
+                content = path.read_bytes()
+                contents.sizes[place] = len(content)
+                contents.hashes[place] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+                facts = check_photo(content, side, FORMATS)
+                contents.drafted[place] = facts.drafted
+                found.append(facts)
+            except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
+                found.append(decode_error(path, "a picture", error))
+        return found
+
+    pieces = map_in_order(check_some, split_range(len(names), _JOB, workers), workers)
+    return contents, [each for piece in pieces for each in piece]
 
 
 class ImageFiles(LazyImages):
@@ -48,6 +103,7 @@ class ImageFiles(LazyImages):
     Args:
         shape: C, H, W of every image; C is 1 where all are grey.
         side: bring every picture to a square of this side; None takes them as they are.
+        contents: what their bytes were when they were checked; left out, each is read for :meth:`content_hash`.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -59,13 +115,20 @@ class ImageFiles(LazyImages):
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], shape: tuple[int, int, int], side: int | None = None, workers: int = 1
+        self,
+        root: Path,
+        names: Sequence[str],
+        shape: tuple[int, int, int],
+        side: int | None = None,
+        workers: int = 1,
+        contents: Contents | None = None,
     ) -> None:
         self.shape = torch.Size((len(names), *shape))
         self.workers = workers
         self._root = root
         self._names = names
         self._side = side
+        self._contents = contents
 
     def __repr__(self) -> str:
         return f"ImageFiles({str(self._root)!r}: {len(self)} files of {'×'.join(map(str, self.shape[1:]))})"
@@ -101,43 +164,38 @@ class ImageFiles(LazyImages):
     def select(self, rows: npt.NDArray[np.int64]) -> Self:
         names = [self._names[row] for row in rows]
         channels, height, width = self.shape[1:]
-        return type(self)(self._root, names, (channels, height, width), self._side, self.workers)
+        contents = self._contents.select(rows) if self._contents is not None else None
+        return type(self)(self._root, names, (channels, height, width), self._side, self.workers, contents)
+
+    def check(self) -> Contents:
+        """Read every file once, so that one that cannot be decoded is found before the first step.
+
+        Raises:
+            BadInput: naming the first of them.
+        """
+        if self._contents is None:
+            self._contents, found = check_files(self._root, self._names, self._side, self.workers)
+            if (error := next((facts for facts in found if isinstance(facts, BadInput)), None)) is not None:
+                raise error
+        return self._contents
 
     def content_hash(self) -> bytes:
         """SHA-256 of each file's name below the root, size and content, and of how they become images.
 
         It is the same wherever the folder lies, and another after one byte of one file has changed.
         """
-        pieces = map_in_order(self._hash_some, split_range(len(self), _JOB, self.workers), self.workers)
-        # Another Pillow may decode or resize to other pixels.
-        how = f"{list(self.shape)} side {self._side} Pillow {PIL.__version__}".encode()
-        return bytes.fromhex(digest(how, *(part for piece in pieces for part in piece)))
+        contents = self.check()
+        # Another Pillow may decode or resize to other pixels, and so does decoding at a fraction of the size.
+        how = f"{list(self.shape)} side {self._side} Pillow {PIL.__version__}"
+        how += " draft" if contents.drafted.any() else ""
+        parts = (
+            (os.fsencode(name), int(size).to_bytes(8, "little"), content.tobytes())
+            for name, size, content in zip(self._names, contents.sizes, contents.hashes, strict=True)
+        )
+        return bytes.fromhex(digest(how.encode(), *(part for three in parts for part in three)))
 
     def hashes(self) -> npt.NDArray[np.uint8]:
-        pieces = map_in_order(self._hash_some, split_range(len(self), _JOB, self.workers), self.workers)
-        content = b"".join(part for piece in pieces for part in piece[2::3])
-        return np.frombuffer(content, np.uint8).reshape(len(self), -1)
-
-    def _hash_some(self, places: range) -> list[bytes]:
-        parts = []
-        for place in places:
-            path = self._root / self._names[place]
-            try:
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").digest()
-                    size = file.tell()
-            except OSError as error:
-                raise read_error(path, error) from None
-            parts += [os.fsencode(self._names[place]), size.to_bytes(8, "little"), content]
-        return parts
-
-
-def read_header(path: Path) -> tuple[bool, int, int]:
-    """Whether an image file is grey, and its upright height and width; BadInput where it is no picture."""
-    try:
-        return header(path, FORMATS)
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-        raise decode_error(path, "a picture", error) from None
+        return self.check().hashes
 
 
 @dataclass(frozen=True)
@@ -147,12 +205,58 @@ class ImageTree:
     Attributes:
         names: of the files below the root, with ``/`` between folders; by class, then sorted.
         labels: each file's class number, int64 [N].
+        notes: what is left out, and which links lead to other splits, a line each.
     """
 
     root: Path
     classes: tuple[str, ...]
     names: list[str]
     labels: npt.NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+
+class _Watch:
+    """Notes what lies in a split beside its images: files of other suffixes, links to other splits.
+
+    Args:
+        root: the split's folder.
+        others: those of the other splits.
+    """
+
+    def __init__(self, root: Path, others: Iterable[Path]) -> None:
+        self._root = root
+        self._others = {os.path.realpath(other) + os.sep: other.name for other in others}
+        self._suffixes: Counter[str] = Counter()
+        self._links: dict[str, list[str]] = {}
+
+    def left_out(self, name: str) -> None:
+        self._suffixes[os.path.splitext(name)[1].lower() or "no suffix"] += 1
+
+    def link(self, name: str) -> None:
+        target = os.path.realpath(self._root / name) + os.sep
+        for place, other in self._others.items():
+            if target.startswith(place):
+                self._links.setdefault(other, []).append(name)
+
+    def notes(self) -> Iterator[str]:
+        loose = sum(path.name.lower().endswith(SUFFIXES) and path.is_file() for path in list_folder(self._root))
+        if loose:
+            yield f"left out {_count(loose, 'image')} beside the class folders of {self._root.name}"
+        if self._suffixes:
+            shown = [f"{suffix} ({count:,})" for suffix, count in self._suffixes.most_common(_SHOWN)]
+            more = ", …" if len(self._suffixes) > _SHOWN else ""
+            files = f"{_count(self._suffixes.total(), 'file')} of {self._root.name}"
+            yield f"left out {files}, whose suffix is not an image's: {', '.join(shown)}{more}"
+        for other, names in self._links.items():
+            links = f"{_count(len(names), 'link')} of {self._root.name}"
+            yield f"{links} {'leads' if len(names) == 1 else 'lead'} to {other}, such as {shorten(names[0], 80)}"
+
+
+_SHOWN = 6
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]:
@@ -173,23 +277,31 @@ def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool)
     raise split_error(field, split, image_splits(folder))
 
 
-def read_tree(root: Path, *, each_class: bool) -> ImageTree:
-    """List the image files of one split."""
+def read_tree(root: Path, *, each_class: bool, others: Iterable[Path] = ()) -> ImageTree:
+    """List the image files of one split.
+
+    Args:
+        root: its folder.
+        each_class: whether each class must have one.
+        others: the folders of other splits, which no link should lead to.
+    """
     classes = tuple(sorted(path.name for path in _folders(root)))
     if len(classes) < 2:
         found = ", ".join(path.name for path in list_folder(root)[:5]) or "nothing"
         raise path_error(root, f"at least 2 class folders, each with its image files; it holds {found}")
     names: list[str] = []
     counts = []
+    watch = _Watch(root, others)
     for name in classes:
-        files = sorted(_files(root, name, ()))
+        files = sorted(_files(root, name, (), watch))
         if each_class and not files:
             raise _no_files(root / name)
         names += files
         counts.append(len(files))
     if not names:
         raise _no_files(root)
-    return ImageTree(root, classes, names, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    return ImageTree(root, classes, names, labels, tuple(watch.notes()))
 
 
 def _no_files(folder: Path) -> BadInput:
@@ -204,7 +316,7 @@ def _has_classes(split: Path) -> bool:
     return any(next(_files(split, path.name, ()), None) is not None for path in _folders(split))
 
 
-def _files(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+def _files(root: Path, below: str, above: tuple[tuple[int, int], ...], watch: _Watch | None = None) -> Iterator[str]:
     """The image files in a folder and the folders in it, as names below the root.
 
     Links are followed, as subsets of large data are often made of them, except one to a folder above itself.
@@ -221,11 +333,15 @@ def _files(root: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterat
             if entry.name.startswith("."):
                 continue
             name = f"{below}/{entry.name}"
+            if watch is not None and entry.is_symlink():
+                watch.link(name)
             if entry.is_dir():
-                yield from _files(root, name, (*above, here))
+                yield from _files(root, name, (*above, here), watch)
             # A link to nothing is listed, so that reading it tells that it is broken; a pipe would be waited for.
             elif entry.name.lower().endswith(SUFFIXES) and (entry.is_file() or entry.is_symlink()):
                 yield name
+            elif watch is not None and entry.is_file():
+                watch.left_out(entry.name)
     except OSError as error:
         raise read_error(folder, error) from None
 
@@ -238,6 +354,7 @@ def read_image_folder(
     in_memory: Literal["auto", True, False] = "auto",
     workers: int | None = None,
     limit: int | None = None,
+    bad_files: Literal["error", "skip"] = "error",
     train_split: str = "train",
     test_split: str = "test",
     field: str = "split",
@@ -245,7 +362,7 @@ def read_image_folder(
     """Read one split of ``ROOT/SPLIT/CLASS/…``: pictures in folders named by their classes, at any depth below them.
 
     The classes are the folders' names, sorted as text; only in the training split must each have pictures. Names that
-    begin with a dot, and those without the suffix of a picture, are ignored.
+    begin with a dot are ignored; files without the suffix of a picture are left out, and counted in the notes.
 
     Where ``test`` is missing, ``val``, ``valid`` or ``validation`` takes its place if exactly one of them is there and
     none is the training split: many data sets publish no other labels.
@@ -259,48 +376,84 @@ def read_image_folder(
         in_memory: decode them now and keep them, or read them on demand; ``auto`` keeps up to 4·10⁹ bytes.
         workers: threads that read; None is one for each core.
         limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
+        bad_files: raise at one that cannot be decoded, or leave it out, see :attr:`ImageSet.skipped`.
     """
     alternatives = train_split not in TEST_ALTERNATIVES
     threads = workers or num_cores()
-    tree = read_tree(find_split(folder, split, field, test_alternatives=alternatives), each_class=split == train_split)
+    root = find_split(folder, split, field, test_alternatives=alternatives)
+    others = [folder / name for name in {train_split, test_split, *USUAL_SPLITS} if (folder / name) != root]
+    tree = read_tree(root, each_class=split == train_split, others=[each for each in others if each.is_dir()])
     count = len(tree.names)
     rows = balanced_rows(tree.labels, limit)
     names = [tree.names[row] for row in rows]
-    grey, size = _read_headers(tree.root, names, image_size, threads)
+    contents = None
+    if in_memory is False or bad_files == "skip":
+        contents, found = check_files(tree.root, names, image_size, threads)
+    else:
+        found = _read_headers(tree.root, names, threads)
+    skipped = tuple(name for name, facts in zip(names, found, strict=True) if isinstance(facts, BadInput))
+    if skipped:
+        error = next(facts for facts in found if isinstance(facts, BadInput))
+        if bad_files == "error" or len(skipped) == len(names):
+            raise error
+        kept = np.array([not isinstance(facts, BadInput) for facts in found])
+        rows, names = rows[kept], [name for name, keep in zip(names, kept, strict=True) if keep]
+        contents = contents.select(np.flatnonzero(kept)) if contents is not None else None
+    grey, size = _common_form(tree.root, names, [facts for facts in found if isinstance(facts, FileFacts)], image_size)
     if grey:
-        others = [tree.root / name for name in tree.names] if len(names) < count else []
+        coloured = [tree.root / name for name in tree.names] if len(names) + len(skipped) < count else []
         for other in {train_split, test_split} - {split}:
-            others += _files_of_split(folder, other, alternatives)
-        grey = _all_grey(others, threads)
-    files = ImageFiles(tree.root, names, (1 if grey else 3, *size), image_size, threads)
+            coloured += _files_of_split(folder, other, alternatives)
+        grey = _all_grey(coloured, threads)
+    files = ImageFiles(tree.root, names, (1 if grey else 3, *size), image_size, threads, contents)
     labels, needed = torch.from_numpy(tree.labels[rows]), files.shape.numel()
+    notes = (*tree.notes, *_skipped_note(skipped))
     if in_memory is False or (in_memory == "auto" and needed > _AUTO_IN_MEMORY):
-        return ImageSet(files, labels, tree.classes, data_name(folder))
+        files.check()
+        return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
     require_memory(needed, "data.in_memory", in_memory)
-    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files)
+    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
 
 
-def _read_headers(root: Path, names: list[str], image_size: int | None, workers: int) -> tuple[bool, tuple[int, int]]:
+def _skipped_note(skipped: Sequence[str]) -> Iterator[str]:
+    """A line that names files that cannot be decoded, if there are any."""
+    if skipped:
+        count = len(skipped)
+        shown = ", ".join(map(shorten, skipped[:_SHOWN])) + (f" and {count - _SHOWN} more" if count > _SHOWN else "")
+        yield f"{'1 file' if count == 1 else f'{count} files'} left out that cannot be decoded: {shown}"
+
+
+def _read_headers(root: Path, names: list[str], workers: int) -> list[FileFacts | BadInput]:
+    """The header of each file, up to the first that is no picture."""
+
+    def read_some(positions: range) -> list[FileFacts]:
+        found = []
+        for position in positions:
+            try:
+                found.append(FileFacts(*header(root / names[position], FORMATS), drafted=False))
+            except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
+                raise decode_error(root / names[position], "a picture", error) from None
+        return found
+
+    return [
+        each for piece in map_in_order(read_some, split_range(len(names), _JOB, workers), workers) for each in piece
+    ]
+
+
+def _common_form(
+    root: Path, names: list[str], found: list[FileFacts], image_size: int | None
+) -> tuple[bool, tuple[int, int]]:
     """Whether all files are grey, and the height and width that their images will have."""
-
-    def read_some(positions: range) -> list[tuple[bool, int, int]]:
-        return [read_header(root / names[position]) for position in positions]
-
-    all_grey, first, row = True, None, 0
-    for piece in map_in_order(read_some, split_range(len(names), _JOB, workers), workers):
-        for grey, height, width in piece:
-            all_grey = all_grey and grey
-            first = first or (height, width)
-            if image_size is None and (height, width) != first:
-                raise path_error(
-                    root,
-                    "images of one size (height × width), but "
-                    f"{names[0]} is {first[0]}×{first[1]} and {names[row]} is {height}×{width}; "
-                    "set data.image_size (`--image-size`) to bring all to one",
-                )
-            row += 1
-    assert first is not None  # a tree without files is refused
-    return all_grey, (image_size, image_size) if image_size is not None else first
+    first = (found[0].height, found[0].width)
+    for name, facts in zip(names, found, strict=True):
+        if image_size is None and (facts.height, facts.width) != first:
+            raise path_error(
+                root,
+                "images of one size (height × width), but "
+                f"{names[0]} is {first[0]}×{first[1]} and {name} is {facts.height}×{facts.width}; "
+                "set data.image_size (`--image-size`) to bring all to one",
+            )
+    return all(facts.grey for facts in found), (image_size, image_size) if image_size is not None else first
 
 
 def _files_of_split(folder: Path, split: str, alternatives: bool) -> list[Path]:
@@ -317,8 +470,8 @@ def _all_grey(paths: Iterable[Path], workers: int) -> bool:
 
     def is_grey(path: Path) -> bool:
         try:
-            return read_header(path)[0]
-        except BadInput:
+            return header(path, FORMATS)[0]
+        except Exception:  # Pillow's decoders raise many kinds on damaged pictures
             return True
 
     return all(map_in_order(is_grey, paths, workers))

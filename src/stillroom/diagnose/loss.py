@@ -50,7 +50,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "target_constant": (*_FORMS, "batch_split"),
     "loss_minimum": (*_FORMS, "teacher_gradient", "batch_split", "target_constant"),
     "ignored_rows": ("student_no_gradient", "batch_split"),
-    "half_precision": (*_FORMS, "loss_minimum"),
+    "half_precision": (*_FORMS, "loss_minimum", "loss_scale"),
 }
 
 
@@ -60,6 +60,7 @@ def check_loss(
     num_classes: int = 10,
     roles: Mapping[str, str] | None = None,
     features: Sequence[int] | None = None,
+    sequences: bool | None = None,
     name: str | None = None,
     checks: Sequence[Check[LossContext]] = CHECKS,
 ) -> Diagnosis:
@@ -73,6 +74,8 @@ def check_loss(
         roles: argument → ``student``, ``teacher``, ``labels``, ``student_features``, ``teacher_features`` or ``mask``,
             where names do not tell.
         features: shape of one sample's features, such as ``(64, 8, 8)``, of a loss that compares features.
+        sequences: whether the logits are [B, L, K]; left out: where the loss takes them with labels or a mask, or
+            its text speaks of tokens, positions or sequences.
         name: what the diagnosis calls it; default: its own name.
         checks: what is checked.
 
@@ -97,7 +100,7 @@ def check_loss(
     generator = torch.get_rng_state()
     try:
         given = find_loss_function(loss, num_classes=num_classes, roles=roles, feature_shape=shape)
-        findings = check_all(LossContext(given, num_classes, loss), checks)
+        findings = check_all(LossContext(given, num_classes, loss, sequences=sequences), checks)
     finally:
         torch.set_rng_state(generator)
     return Diagnosis.of(name or name_of(loss), findings, kind="loss")

@@ -24,7 +24,7 @@ from stillroom.recipe import Recipe
 from stillroom.run.components import RunObjects
 from stillroom.run.export import load_student
 from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
-from stillroom.schema.base import read_json
+from stillroom.schema.base import read_json, read_text
 from stillroom.schema.run import RunSummary
 
 MaskName = Literal["auto", "masks", "centre", "positive"]
@@ -227,7 +227,7 @@ def weight_distance_at(
     if not layers or not log.exists():
         return None
     layer = ([layer for layer in layers if layer == tap or layer.startswith(f"{tap}.")] or list(layers))[-1]
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.loads(line) for line in read_text(log).splitlines()]
     epochs = [0.0, *(float(line["epoch"]) for line in lines)]
     distances = [0.0, *(float(line["distance"][layer]) for line in lines)]
     return layer, tuple(float(each) for each in np.interp([one.epoch for one in checkpoints], epochs, distances))

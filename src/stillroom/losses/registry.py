@@ -128,7 +128,8 @@ def describe(loss: Loss[Any]) -> dict[str, Any]:
         return dumped
     shared = {key: value for key, value in dumped.items() if key in ("weight", "teacher")}
     options = {key: value for key, value in dumped.items() if key not in ("name", *shared)}
-    return {"name": f"{kind.__module__}:{kind.__qualname__}", **shared, "options": options}
+    name = getattr(loss, "path", None) or f"{kind.__module__}:{kind.__qualname__}"
+    return {"name": name, **shared, "options": options}
 
 
 def labels_alone() -> list[dict[str, Any]]:
@@ -138,6 +139,16 @@ def labels_alone() -> list[dict[str, Any]]:
     [{'name': 'cross_entropy'}]
     """
     return [{"name": name} for name, kind in losses().items() if kind.rescaling_part == "labels"]
+
+
+def default_teacher_loss() -> dict[str, Any]:
+    """The entry of a recipe for the divergence from a teacher, as is usual beside labels.
+
+    >>> default_teacher_loss()
+    {'name': 'kl', 'weight': 0.9, 'temperature': 4}
+    """
+    names = (name for name, kind in losses().items() if kind.rescaling_part == "teacher")
+    return {"name": next(names), "weight": 0.9, "temperature": 4}
 
 
 def _build_custom(config: CustomLossConfig, field: str) -> Loss[Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import write_bytes
-from stillroom.models.modes import suppress_output
+from stillroom.models.modes import copy_model, suppress_output
 from stillroom.models.preprocess import Preprocess
 
 CHECKED_BATCHES = (1, 3, 16)
@@ -116,7 +116,7 @@ class _Whole(nn.Module):
 
     def __init__(self, model: nn.Module, pixels: Preprocess | None) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model).cpu().float()
+        self.model = copy_model(model).cpu().float()
         self.pixels = copy.deepcopy(pixels).cpu() if pixels is not None else None
 
     def forward(self, images: Tensor) -> Tensor:

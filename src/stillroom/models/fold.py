@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree
 
+from stillroom.models.modes import copy_model
+
 _PAIRS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.BatchNorm1d,
     nn.Conv2d: nn.BatchNorm2d,
@@ -45,14 +47,14 @@ def fold_batchnorm(
     (True, 'Identity', 'BatchNorm2d')
     """
     pairs = _pairs(model, keep)
-    folded = copy.deepcopy(model).eval()
+    folded = copy_model(model).eval()
     if not pairs:
         return folded, False
     with torch.no_grad():
         for conv, norm in pairs:
             _fold(folded, conv, norm)
         agree = _agree(folded, model, example, tolerance)
-    return (folded, True) if agree else (copy.deepcopy(model).eval(), False)
+    return (folded, True) if agree else (copy_model(model).eval(), False)
 
 
 def left_unfolded(model: nn.Module, keep: Collection[str]) -> tuple[str, ...]:
@@ -72,7 +74,7 @@ def _pairs(model: nn.Module, keep: Collection[str]) -> list[tuple[str, str]]:
     """Names of each convolution and norm that can become one; none where the model cannot be traced."""
     try:
         # A copy of its own: tracing runs the model's code, which may leave traces in it.
-        traced = copy.deepcopy(model).eval()
+        traced = copy_model(model).eval()
         graph = fx.Tracer().trace(traced)
     except Exception:  # a model's own code can fail in any way on symbolic values
         return []

@@ -41,7 +41,20 @@ def copy_model(model: nn.Module) -> nn.Module:
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(model, computed)
+    # Torch copies the parameters of a scripted module as results of an operation, which could not be trained.
+    is_script = isinstance(model, torch.jit.ScriptModule)
+    with torch.no_grad() if is_script else contextlib.nullcontext():
+        made = copy.deepcopy(model, computed)
+    for parameter, original in zip(made.parameters(), model.parameters(), strict=True) if is_script else ():
+        parameter.requires_grad_(original.requires_grad)
+    return made
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Take the gradients off a model's parameters; scripted modules have no ``requires_grad_`` of their own."""
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return model
 
 
 def to_channels_last(model: nn.Module, inputs: Tensor) -> nn.Module:

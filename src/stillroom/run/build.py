@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,7 @@ from stillroom.teachers.live import LiveTeacherSource
 from stillroom.teachers.precomputed import PrecomputedLogits
 from stillroom.teachers.source import TeacherRequest, TeacherSource
 from stillroom.train.gradient_rescaling import RecordGradientRescaling
+from stillroom.train.optimisation import OwnOptimisation
 from stillroom.train.recorders import RecordWeightDistance, StepHook
 from stillroom.train.step import DistillStep
 
@@ -48,6 +49,8 @@ class RunParts:
         hooks: called after each step.
         relations: of the student's classes, where it ends in a linear layer.
         hashes: ``init``, ``data`` and ``teacher``: what a save of the run belongs to.
+        optimisation: the user's optimizer and scheduler, where these are not the recipe's.
+        custom: the classes of what the user's functions make.
     """
 
     context: RunContext
@@ -59,6 +62,8 @@ class RunParts:
     hooks: Sequence[StepHook]
     relations: ClassRelations | None
     hashes: Mapping[str, str]
+    optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
+    custom: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def recipe(self) -> Recipe:
@@ -113,6 +118,12 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         **vars(runtime), recipe=recipe, data=components.data, num_teacher_classes=components.num_teacher_classes
     )
     train, test = components.data.train, components.data.test
+    for name, part, own in (
+        ("optimizer", recipe.training.optimizer, components.optimisation.optimizer),
+        ("schedule", recipe.training.schedule, components.optimisation.scheduler),
+    ):
+        if part.name == "custom" and own is None:
+            raise BadInput(f"training.{name}.name", "custom", "another: custom is what a run in Python was given")
     runtime.processes.copy_weights(components.student.to(runtime.device))
     student = prepare_model(components.student, recipe.student, train, "student")
     models = prepare_teachers(context, components)
@@ -156,6 +167,8 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
             "data": digest(train.fingerprint.encode(), test.fingerprint.encode()),
             "teacher": teachers_hash(fingerprints),
         },
+        optimisation=components.optimisation,
+        custom=components.custom,
     )
 
 

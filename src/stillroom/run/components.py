@@ -23,6 +23,7 @@ from stillroom.models.tail import head_tensors
 from stillroom.models.weights import Note, load_weights
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
+from stillroom.train.optimisation import OwnOptimisation
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class RunComponents:
         teachers: those that are models, by their names in the recipe (``teacher`` where there is one).
         num_teacher_classes: how many classes the teacher knows, the first ones, where these are not all: losses that
             read it then see no logits of others.
+        optimisation: the user's optimizer and scheduler, where these are not the recipe's.
+        custom: the classes of what the user's functions make, such as ``optimizer``, for the summary.
     """
 
     data: DataPair
@@ -43,6 +46,8 @@ class RunComponents:
     losses: Sequence[Loss[Any]]
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
     num_teacher_classes: int | None = None
+    optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
+    custom: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def word(value: object) -> str:
     if value is None:
         return "none"
     if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else repr(value)
+        return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.12g}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(word(item) for item in value)}]"
     if isinstance(value, Mapping):

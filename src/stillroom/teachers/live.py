@@ -18,7 +18,7 @@ from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.memory import in_parts
 from stillroom.models.fold import fold_batchnorm, left_unfolded
-from stillroom.models.modes import device_of, to_channels_last
+from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, logits_of, predict
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import TapReader
@@ -30,11 +30,13 @@ from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.teachers.fisher import FisherOf, tail_fisher, uniform_draws
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.source import (
+    STALE_TOLERANCE,
     CachedTeacher,
     Log,
     Teacher,
     TeacherRequest,
     TeacherSource,
+    change_between_queries,
     check_finite,
     open_cache,
 )
@@ -83,7 +85,7 @@ class LiveTeacher:
         # Folded where the model is, then moved: the check compares both on one device.
         copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)), keep=taps)
         self.preprocess = preprocess.to(device)
-        copy.requires_grad_(False).eval().to(device)
+        freeze(copy).eval().to(device)
         self.model = to_channels_last(copy, self.preprocess(example.to(device)))
         self._taps = TapReader(self.model, taps, field="teacher")
         self._fishers = tuple(fishers)
@@ -184,6 +186,8 @@ class LiveTeacherSource(TeacherSource):
         if not self._cache.enabled:
             processes = self._runtime.processes.count
             self.counter.answers += count if self._means else 0
+            if change_between_queries(query, 0, count) > STALE_TOLERANCE[self._runtime.precision]:
+                self._runtime.observer.note(f"teacher {self.name} is random: it gives other outputs each time")
 
             def counting(batch: Batch) -> ModelOutput:
                 self.counter.answers += len(batch) * processes
@@ -194,7 +198,14 @@ class LiveTeacherSource(TeacherSource):
         # A run with fewer epochs than views does not use the last ones.
         shown = range(min(views, epochs))
         outputs = open_cache(
-            self.cache_spec(), shown, query, runtime=self._runtime, config=self._cache, counter=self.counter, log=log
+            self.cache_spec(),
+            shown,
+            query,
+            runtime=self._runtime,
+            config=self._cache,
+            counter=self.counter,
+            log=log,
+            teacher=self.name,
         )
         cached = CachedTeacher(outputs, one_view=views == 1)
         return self._with_tails(cached, lambda view, rows: outputs.read(rows, view), count)
@@ -261,6 +272,7 @@ class LiveTeacherSource(TeacherSource):
             counter=self.counter,
             what="teacher logits of the test images",
             precision="float32",
+            teacher=self.name,
         )
         return outputs.read(np.arange(len(test)), 0).logits.cpu()
 

@@ -35,6 +35,30 @@ Log = Callable[[dict[str, Any]], None]
 STALE_TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.05}
 
 
+# What a teacher must be for its outputs to be stored.
+REPEATS = (
+    "a model that gives the same outputs for the same images each time: this one is random, such as by dropout that is "
+    "on in eval mode, and a cache would hold one draw"
+)
+_REPEATED = 16
+
+
+def change_between_queries(query: Query, view: int, count: int) -> float:
+    """Largest difference between two queries of the same images, relative to each image's largest logit.
+
+    >>> def rounding(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
+    ...     return ModelOutput(torch.ones(len(rows), 3))
+    >>> change_between_queries(rounding, 0, 100)
+    0.0
+    """
+    rows = np.unique(np.linspace(0, count - 1, _REPEATED).astype(np.int64))
+    # Random numbers that a model draws must not move those drawn later.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        first, second = (query(view, rows).logits.detach().double().cpu() for _ in range(2))
+    change = (first - second).abs().amax(1) / first.abs().amax(1).clamp_min(1e-30)
+    return float(change.nan_to_num(0.0).max())
+
+
 @dataclass(frozen=True)
 class TeacherRequest:
     """What the losses of a run require of one teacher, besides its logits.
@@ -139,6 +163,7 @@ def open_cache(
     what: str = "teacher cache",
     precision: Precision | None = None,
     log: Log | None = None,
+    teacher: str | None = None,
 ) -> StoredOutputs:
     """Open a cache for reading: the main process builds what is missing, all processes read.
 
@@ -152,11 +177,30 @@ def open_cache(
         what: what notes call it.
         precision: of the teacher's arithmetic; default the runtime's.
         log: called with the cost of building.
+        teacher: name of the model behind the query, which must give the same outputs each time.
+
+    Raises:
+        BadInput: the teacher is random, or what is stored is not what it gives.
     """
+    tolerance = STALE_TOLERANCE[precision or runtime.precision]
+
+    def again(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
+        counter.checks += len(rows)
+        return query(view, rows)
+
+    def check_repeats() -> None:
+        change = change_between_queries(again, views[0], spec.count) if teacher is not None else 0.0
+        if change > tolerance:
+            raise BadInput(
+                "teacher", teacher, f"{REPEATS}; cache.enabled: false queries it for each batch ({change:.2g})"
+            )
+
     observer, main = runtime.observer, runtime.processes.is_main
     wanted = TeacherCache(spec, max_gb=config.max_gb, what=what)
     if main:
         cache = wanted.covering(views)
+        if cache.missing(views):
+            check_repeats()
         built = cache.ensure(views, query, note=observer.note, phase=observer.phase)
         counter.answers += built.images_queried
         if log is not None:
@@ -166,12 +210,11 @@ def open_cache(
     outputs = wanted.covering(views).open(views, runtime.device, only=spec)
     if main and built.images_queried < len(views) * spec.count:
         # Stored by another run, in whole or in part: the code of the teacher may have changed since.
-
-        def again(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
-            counter.checks += len(rows)
-            return query(view, rows)
-
-        outputs.check(again, tolerance=STALE_TOLERANCE[precision or runtime.precision])
+        try:
+            outputs.check(again, tolerance=tolerance)
+        except BadInput:
+            check_repeats()
+            raise
     return outputs
 
 

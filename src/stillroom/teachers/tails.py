@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stillroom.models.fold import fold_batchnorm
-from stillroom.models.modes import device_of, to_channels_last
+from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.tail import Tail, tail_of
 from stillroom.models.tracing import Untraceable, trace
@@ -94,7 +94,7 @@ def cut_tails(
         return {}
     inputs = preprocess(example).to(device_of(model))
     copy, _ = fold_batchnorm(model, inputs, keep=names)
-    copy.requires_grad_(False)
+    freeze(copy)
     to_channels_last(copy, inputs)
     try:
         traced = trace(copy, inputs)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stillroom.config import Config
 
@@ -14,7 +14,10 @@ class OptimizerConfig(Config):
 
     synonyms: ClassVar[dict[str, str]] = {"learning_rate": "lr", "wd": "weight_decay"}
 
-    name: Literal["sgd", "adamw"] = Field("sgd", description="Stochastic gradient descent with momentum, or AdamW.")
+    name: Literal["sgd", "adamw", "custom"] = Field(
+        "sgd",
+        description="Stochastic gradient descent with momentum, or AdamW; custom is one that was given in Python.",
+    )
     lr: float = Field(0.1, gt=0, description="Peak learning rate; left out: .1 for sgd, .001 for adamw.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Momentum of sgd.")
     nesterov: bool = Field(True, description="Nesterov's momentum, for sgd with momentum above 0.")
@@ -40,8 +43,8 @@ class OptimizerConfig(Config):
 class ScheduleConfig(Config):
     """The learning-rate schedule, as a factor of the peak rate."""
 
-    name: Literal["one_cycle", "cosine", "multi_step", "constant"] = Field(
-        "one_cycle", description="Shape of the schedule."
+    name: Literal["one_cycle", "cosine", "multi_step", "constant", "custom"] = Field(
+        "one_cycle", description="Shape of the schedule; custom is a scheduler that was given in Python."
     )
     warmup: float | None = Field(
         None,
@@ -85,7 +88,14 @@ class TrainingConfig(Config):
         False,
         description="Compile the student with torch.compile: some steps faster after a warm-up, which is reported.",
     )
-    threads: int = Field(1, ge=1, description="CPU threads of the run; part of what makes it reproducible.")
+    threads: Annotated[
+        Annotated[int, Field(ge=1), Tag("tag:number")] | Annotated[Literal["auto"], Tag("tag:word")],
+        Discriminator(lambda value: "tag:word" if isinstance(value, str) else "tag:number"),
+    ] = Field(
+        "auto",
+        description="CPU threads of the run. auto is all cores (OMP_NUM_THREADS where that is set), in a study 1; the "
+        "number is written into the run's recipe, as the last bits of its results depend on it.",
+    )
     clip_norm: float | None = Field(None, gt=0, description="Clip the gradient's global L2 norm to this.")
     accumulate: int = Field(
         1, ge=1, description="Split each batch into this many micro-batches, one step for all of them."

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from stillroom.errors import BadInput, format_error
+from stillroom.models.modes import copy_model
 from stillroom.train.config import OptimizerConfig, ScheduleConfig
 
 # One-cycle starts at 1/25 of the peak and ends at 1/25 · 1e-4 of it, as in Smith & Topin (arXiv 1708.07120).
@@ -47,6 +50,94 @@ def _without_compiler(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.
     methods: dict[str, Any] = {name: inspect.unwrap(getattr(kind, name)) for name in names}
     methods["step"] = torch.no_grad()(inspect.unwrap(kind.step))
     return type(kind.__name__, (kind,), methods)
+
+
+Parameters = Sequence[nn.Parameter]
+
+
+@dataclass(frozen=True)
+class OwnOptimisation:
+    """Functions of a user's that make optimizer and scheduler; what is None is the recipe's.
+
+    Attributes:
+        optimizer: makes it of the parameters: the student's, then those of connectors and losses.
+        scheduler: makes it of the optimizer; stepped after every optimizer step.
+    """
+
+    optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None
+    scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
+
+    def make_optimizer(self, modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer:
+        """The optimizer of some modules.
+
+        Raises:
+            BadInput: the user's function makes none that can be used.
+        """
+        if self.optimizer is None:
+            return build_optimizer(modules, config)
+        if isinstance(self.optimizer, torch.optim.Optimizer) or not callable(self.optimizer):
+            expected = "a function that makes it of the copy that is trained: lambda params: torch.optim.Adam(params)"
+            raise BadInput("optimizer", type(self.optimizer).__name__, expected)
+        try:
+            made = self.optimizer([p for module in modules for p in module.parameters() if p.requires_grad])
+        except Exception as error:  # a user's function can fail in any way
+            expected = f"a function that makes an optimizer of parameters; it raised {format_error(error)}"
+            raise BadInput("optimizer", self.optimizer, expected) from None
+        if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
+            expected = "a function that makes a torch.optim.Optimizer whose step takes no closure"
+            raise BadInput("optimizer", type(made).__name__, expected)
+        return made
+
+    def make_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        """The user's scheduler of an optimizer; None where there is none.
+
+        Raises:
+            BadInput: the user's function makes none that can be used.
+        """
+        if self.scheduler is None:
+            return None
+        if not callable(self.scheduler) or isinstance(self.scheduler, LRScheduler):
+            expected = "a function that makes it of the optimizer: lambda optimizer: StepLR(optimizer, 100)"
+            raise BadInput("scheduler", type(self.scheduler).__name__, expected)
+        try:
+            made = self.scheduler(optimizer)
+        except Exception as error:  # a user's function can fail in any way
+            expected = f"a function that makes a scheduler of an optimizer; it raised {format_error(error)}"
+            raise BadInput("scheduler", self.scheduler, expected) from None
+        if isinstance(made, ReduceLROnPlateau):
+            expected = "a scheduler of steps: this one would be driven by the test split, or by a noisy loss"
+            raise BadInput("scheduler", "ReduceLROnPlateau", expected)
+        if not all(callable(getattr(made, name, None)) for name in ("step", "state_dict", "load_state_dict")):
+            expected = "a function that makes a scheduler with step, state_dict and load_state_dict"
+            raise BadInput("scheduler", type(made).__name__, expected)
+        return made
+
+    def describe(self, student: nn.Module) -> tuple[dict[str, Any], dict[str, str]]:
+        """Options of ``training`` that say what the functions make of the student, and their classes by name.
+
+        Raises:
+            BadInput: a function makes nothing that can be used.
+        """
+        options: dict[str, Any] = {}
+        classes: dict[str, str] = {}
+        optimizer = self.make_optimizer([student], OptimizerConfig())
+        if self.optimizer is not None:
+            group = optimizer.param_groups[0]
+            known = {key: group.get(key) for key in ("lr", "momentum", "weight_decay", "nesterov")}
+            read = {key: float(value) for key, value in known.items() if value is not None and float(value) > 0}
+            nesterov = bool(read.pop("nesterov", 0))
+            options["optimizer"] = {"name": "custom", "momentum": 0, "weight_decay": 0, **read, "nesterov": nesterov}
+            options["schedule"] = {"name": "constant"}
+            classes["optimizer"] = _path(optimizer)
+        scheduler = self.make_scheduler(optimizer)
+        if scheduler is not None:
+            options["schedule"] = {"name": "custom"}
+            classes["scheduler"] = _path(scheduler)
+        return options, classes
+
+
+def _path(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def lr_factor(config: ScheduleConfig, step: int, total: int) -> float:
@@ -99,10 +190,10 @@ def _cosine(start: float, end: float, part: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * part)) / 2
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def scale_lr(optimizer: torch.optim.Optimizer, rates: Sequence[Any], factor: float) -> None:
+    """Set the learning rate of each parameter group: its peak rate times a factor."""
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
 
 
 class MovingAverage:
@@ -128,7 +219,7 @@ class MovingAverage:
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.module = copy.deepcopy(model)
+        self.module = copy_model(model)
         self._decay = decay
         self._updates = 0
         pairs = zip(_tensors(self.module), _tensors(model), strict=True)

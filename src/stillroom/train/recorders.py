@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from stillroom.errors import BadInput, RunFailed, nearest
 from stillroom.runtime import Processes
 from stillroom.train.device import peak_memory
 
+# Steps whose losses are kept to tell in which one they were no longer finite.
+_RECENT = 1000
+
 
 class Meter:
     """Mean losses since the last reading, summed on the device so that the loop never waits for it."""
@@ -24,6 +28,7 @@ class Meter:
         self._processes = processes or Processes()
         self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self._count = 0
+        self._recent: deque[Tensor] = deque(maxlen=_RECENT)
 
     @property
     def empty(self) -> bool:
@@ -34,19 +39,43 @@ class Meter:
         """Add one step: the weighted loss, then each term's value."""
         self._sums += losses
         self._count += 1
+        # Read only where one of them is not finite.
+        self._recent.append(losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of this process since the last reading."""
+        return {"sums": self._sums.clone(), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved ``state_dict``."""
+        self._sums.copy_(state["sums"])
+        self._count = state["count"]
 
     def read(self, step: int) -> dict[str, float]:
         """The means over steps and processes; resets the meter."""
         means = (self._processes.mean(self._sums) / self._count).tolist()
-        for name, mean in zip(self.names, means, strict=True):
-            if not math.isfinite(mean):
-                raise RunFailed(
-                    f"{name} is not finite between steps {step - self._count + 1} and {step}; "
-                    "try a lower training.optimizer.lr, or training.clip_norm=1"
-                )
+        if not all(map(math.isfinite, means)):
+            raise RunFailed(self._describe_fault(means, step))
         self._sums.zero_()
         self._count = 0
+        self._recent.clear()
         return dict(zip(self.names, means, strict=True))
+
+    def _describe_fault(self, means: Sequence[float], step: int) -> str:
+        """Which term is not finite, from which step on."""
+        first = step - self._count + 1
+        # The weighted sum comes first, and says nothing of its own.
+        name = next((n for n, mean in zip(self.names[1:], means[1:], strict=True) if not math.isfinite(mean)), "loss")
+        column = self.names.index(name)
+        finite = [math.isfinite(float(losses[column])) for losses in self._recent]
+        # Before the steps that are kept it may have been so already; with several processes, in another one alone.
+        is_known = False in finite and (finite[0] or len(finite) == self._count)
+        when = (
+            f"from step {step - len(finite) + 1 + finite.index(False)} on"
+            if is_known
+            else f"between steps {first} and {step}"
+        )
+        return f"{name} is not finite {when}; try a lower training.optimizer.lr, or training.clip_norm=1"
 
 
 class Clock:
@@ -108,6 +137,23 @@ class StepInfo:
     loss: Tensor
 
 
+@dataclass(frozen=True)
+class EvaluationInfo:
+    """One evaluation on the test split.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch: step / steps per epoch.
+        student: the model that was evaluated: the moving average where there is one.
+        metrics: ``top1``, ``nll`` and what else its line of ``metrics.jsonl`` holds.
+    """
+
+    step: int
+    epoch: float
+    student: nn.Module
+    metrics: dict[str, float]
+
+
 class StepHook:
     """Subclass it and override what you need. Its state is saved with the run's, so that a resumed run is exact."""
 
@@ -119,6 +165,9 @@ class StepHook:
 
     def after_step(self, info: StepInfo) -> None:
         """Called after every optimizer step; keep results on the device here, and read them in ``line``."""
+
+    def after_evaluation(self, info: EvaluationInfo) -> None:
+        """Called after every evaluation on the test split."""
 
     def line(self) -> dict[str, Any] | None:
         """What to append to ``weight_distance.jsonl`` at a log step, with step and epoch; None for nothing."""
@@ -134,6 +183,38 @@ class StepHook:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a saved ``state_dict``."""
+
+
+class FunctionHook(StepHook):
+    """A function that is called after every optimizer step.
+
+    >>> steps = []
+    >>> FunctionHook(lambda info: steps.append(info.step)).after_step(StepInfo(1, 0, nn.Flatten(), torch.zeros(())))
+    >>> steps
+    [1]
+    """
+
+    def __init__(self, function: Callable[[StepInfo], Any]) -> None:
+        self.function = function
+
+    def after_step(self, info: StepInfo) -> None:
+        """Call the function."""
+        self.function(info)
+
+
+def as_hooks(given: Sequence[StepHook | Callable[[StepInfo], Any]]) -> list[StepHook]:
+    """The hooks that a user lists: hooks, and functions of a :class:`StepInfo`.
+
+    Raises:
+        BadInput: one is a class, or cannot be called.
+    """
+    if isinstance(given, StepHook) or callable(given):
+        given = [given]
+    for hook in given:
+        if isinstance(hook, type) or not (isinstance(hook, StepHook) or callable(hook)):
+            made = f" such as {hook.__name__}()" if isinstance(hook, type) else ""
+            raise BadInput("hooks", hook, f"an instance of a StepHook{made}, or a function of a StepInfo")
+    return [hook if isinstance(hook, StepHook) else FunctionHook(hook) for hook in given]
 
 
 class RecordWeightDistance(StepHook):

@@ -158,7 +158,10 @@
 
   /* In a narrow window a table that does not fit becomes a list: a row a block, a cell a line with its column's name. */
   const narrow = matchMedia("(max-width:760px)");
-  const nameOf = (head) => [...head.childNodes].map((part) => part.textContent.trim()).filter(Boolean).join(" ");
+  const nameOf = (head) => {
+    const text = [...head.childNodes].map((part) => (part.nodeName === "SMALL" ? " " : "") + part.textContent).join("");
+    return text.replace(/\s+/g, " ").trim();
+  };
   function fitTables() {
     for (const table of all(".scroll table:not(.shaded)")) {
       table.classList.remove("stacked");

@@ -22,7 +22,7 @@ from stillroom.teachers.output import ModelOutput
 Role = Literal["student", "teacher", "labels", "student_features", "teacher_features", "mask"]
 ROLES: tuple[Role, ...] = get_args(Role)
 OptionKind = Literal["temperature", "weight"]
-Form = Literal["plain", "probabilities", "log_probabilities", "one_hot", "list"]
+Form = Literal["plain", "probabilities", "log_probabilities", "one_hot", "list", "output"]
 # Hyper-parameters that a loss requires and gives no default.
 REQUIRED = {"temperature": 4.0, "weight": 0.5}
 # Assignments of roles to arguments that are tried before giving up.
@@ -49,7 +49,7 @@ _WORDS: dict[str, frozenset[str]] = {
     ),
     "features": word_set(
         "feat feats feature features pooled fmap fmaps hidden hiddens emb embed embedding embeddings rep reps repr "
-        "representation representations activation activations act acts hint maps fs ft f"
+        "representation representations activation activations act acts hint maps fs ft f g"
     ),
     "mask": word_set("mask masks attention valid padding pad"),
     "temperature": word_set("t tau temp temperature kt temper tmp"),
@@ -117,7 +117,7 @@ class Argument:
     """One argument that the loss is given: a tensor by its role, or a number.
 
     ``form`` says how it is handed over: logits, probabilities or log-probabilities; labels as indices or one-hot rows;
-    features alone or in a list.
+    features alone or in a list; logits as the ``logits`` of a model's output.
     """
 
     name: str
@@ -225,8 +225,11 @@ class LossFunction:
                 leaf.requires_grad_()
             leaves[role] = leaf
         args, keywords = [], {}
+        with torch.enable_grad():
+            handed = {role: leaf.clone() for role, leaf in leaves.items()}
         for argument in self.arguments:
-            given = argument.value if argument.role is None else _formed(leaves[argument.role], argument, leaves)
+            # A copy of the leaf: a model's logits may be changed in place, as a leaf may not.
+            given = argument.value if argument.role is None else _formed(handed[argument.role], argument, handed)
             if argument.by_keyword:
                 keywords[argument.name] = given
             else:
@@ -283,6 +286,8 @@ def _formed(tensor: Tensor, argument: Argument, leaves: Mapping[Role, Tensor]) -
         like = leaves["student"]
         rows = nn.functional.one_hot(tensor.clamp(min=0), like.shape[-1]).to(like.dtype)
         return rows * (tensor >= 0).unsqueeze(-1)
+    if argument.form == "output":
+        return types.SimpleNamespace(logits=tensor)
     return [tensor] if argument.form == "list" else tensor
 
 
@@ -367,7 +372,7 @@ def find_loss_function(
             except Exception as error:  # a user's loss can fail in any way
                 errors.append(format_error(error, 120))
                 continue
-            if value.value is None or value.student is not None or not _may_differ(arguments, roles or {}):
+            if value.value is None or _is_felt(value) or not _may_differ(arguments, roles or {}):
                 return found
             # Perhaps the tensors were handed over in the wrong order.
             silent = silent or found
@@ -404,10 +409,15 @@ def _shown(argument: Argument) -> str:
     return argument.role if argument.role is not None else repr(argument.value)
 
 
+def _is_felt(value: LossValue) -> bool:
+    """Whether a gradient that is not zero reaches the student."""
+    return value.student is not None and bool((value.student != 0).any())
+
+
 def _may_differ(arguments: Sequence[Argument], roles: Mapping[str, str]) -> bool:
-    """Whether names leave it open which tensor is the student's."""
+    """Whether names leave it open what a tensor is: whose, or whether logits or features."""
     named = [each for each in arguments if each.role in ("student", "teacher") and each.name not in roles]
-    return not any(_has(each.name, str(each.role)) for each in named)
+    return not any({"logit", "logits", "outputs", "output", "student"} & set(words_of(each.name)) for each in named)
 
 
 def _own_loss(loss: Loss[Any], name: str) -> LossFunction:
@@ -547,8 +557,10 @@ def _choices(
     is_feature = _has(name, "features") and not {"logit", "logits", "output", "outputs"} & set(words)
     side = _side(words)
     if is_feature and side is not None:
-        add(f"{side}_features")  # type: ignore[arg-type]
-        add(f"{side}_features", form="list")  # type: ignore[arg-type]
+        # A plural may be a list, one entry a layer.
+        forms = ("list", "plain") if name.endswith("s") and name[-2:-1] not in ("_", "") else ("plain", "list")
+        for form in forms:
+            add(f"{side}_features", form=form)  # type: ignore[arg-type]
         add(side)
     elif is_feature and not rest:
         add("student_features")
@@ -559,6 +571,8 @@ def _choices(
         add(None, REQUIRED[str(kind)])
     if side is not None and not (is_number and name == "T"):
         add(side)
+        if {"output", "outputs", "out", "result", "results"} & set(words):
+            add(side, form="output")
         if side == "teacher" and _has(name, "labels"):
             add("labels")
             add("labels", form="one_hot")

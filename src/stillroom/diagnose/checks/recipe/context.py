@@ -246,9 +246,20 @@ class CheckContext:
         return found
 
     @lazy
-    def gradients(self) -> GradientNorms:
-        """Gradient norms of the loss terms before training."""
+    def loss_trial(self) -> GradientNorms:
+        """The loss terms before training: their gradients, or which of them cannot be computed."""
         return measure_gradients(self.run_context, self.sample, self.student, self.losses, self._teacher_output)
+
+    @property
+    def gradients(self) -> GradientNorms:
+        """Gradient norms of the loss terms before training.
+
+        Raises:
+            Skip: a term cannot be computed.
+        """
+        if self.loss_trial.problem is not None:
+            raise Skip(f"The loss cannot be computed: {self.loss_trial.faulty}; see loss_finite.")
+        return self.loss_trial
 
     def _teacher_output(self, count: int) -> ModelOutput | None:
         if not self.teacher_losses:

@@ -24,7 +24,7 @@ from stillroom.errors import format_error
 from stillroom.models.config import PreprocessConfig
 from stillroom.models.cost import multiply_adds
 from stillroom.models.fold import fold_batchnorm
-from stillroom.models.modes import device_of, eval_mode, to_channels_last
+from stillroom.models.modes import device_of, eval_mode, freeze, to_channels_last
 from stillroom.models.prepared import predict
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.run.context import RunContext
@@ -177,7 +177,7 @@ class TeacherQueries:
         images, device = self.sample.images[:8], self.run_context.device
         inputs = self.preprocess(config)(images)
         folded, _ = fold_batchnorm(model, inputs.to(device_of(model)))
-        return to_channels_last(folded.requires_grad_(False).eval().to(device), inputs.to(device))
+        return to_channels_last(freeze(folded).eval().to(device), inputs.to(device))
 
 
 def without_class_order(config: PreprocessConfig | None) -> PreprocessConfig | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from stillroom.data.loader import BatchLoader
-from stillroom.diagnose.check import CheckResult, Skip, check
+from stillroom.diagnose.check import CheckResult, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext
 from stillroom.errors import BadInput
 from stillroom.run.build import build_teacher, request_of
@@ -17,7 +17,7 @@ from stillroom.schema.diagnosis import Remedy
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_store import list_caches
 from stillroom.teachers.live import LiveTeacherSource
-from stillroom.teachers.source import STALE_TOLERANCE
+from stillroom.teachers.source import STALE_TOLERANCE, change_between_queries
 
 # Files to read for a fingerprint, at the most.
 _FILES = 20_000
@@ -48,7 +48,7 @@ def check_cached(
     threshold=(
         "Problem: the cached outputs for this recipe are damaged, or the teacher, run again on 16 images of each of up "
         "to 8 views, gives something else by more than rounding explains: the check that a run makes before it uses "
-        "them."
+        "them. Problem also where the teacher itself gives other outputs for the same images each time."
     ),
     source="A cache's key names what its outputs depend on; custom code can change while the weights stay equal.",
 )
@@ -61,13 +61,19 @@ def stale_cache(context: CheckContext) -> CheckResult:
     reads = bool(context.teacher_losses)
     if not reads or not uses_cache(recipe, reads_teacher=reads, epochs=epochs):
         return CheckResult("ok", "A run of this recipe caches no teacher outputs.")
+    source = build_teacher(run_context, teacher, request_of(context.losses))
+    loader = BatchLoader(run_context.data.train, recipe.data.augmentation, run_context.device, recipe.data.workers)
+    _, query = source.live_teacher(loader)
+    change = change_between_queries(query, 0, len(run_context.data.train.parent))
+    if change > STALE_TOLERANCE[run_context.precision]:
+        summary = f"The teacher is random: two queries of the same images differ by {percent(change)} of a logit."
+        words = "Make it give the same outputs each time in eval mode (dropout that is always on?), or do not cache it."
+        return CheckResult("problem", summary, {"change": change}, Remedy(words, {"cache.enabled": False}))
     if not any(cached["teacher"] == config.name or cached["problem"] for cached in list_caches()):
         return CheckResult("ok", f"No outputs of {config.name} are cached yet.")
     images = run_context.data.train.parent.images
     if not isinstance(images, Tensor) and len(images) > _FILES:
         raise Skip(f"To find the cache of {len(images):,} files, all of them would have to be read.")
-    source = build_teacher(run_context, teacher, request_of(context.losses))
-    loader = BatchLoader(run_context.data.train, recipe.data.augmentation, run_context.device, recipe.data.workers)
     views = range(min(recipe.data.augmentation.different_views, epochs))
     try:
         there, key = check_cached(source, run_context, loader, views)

@@ -60,6 +60,8 @@ def learning_rate(context: CheckContext) -> CheckResult:
     """Whether rate, decay and schedule are of a usual size."""
     optimizer = context.recipe.training.optimizer
     kind = optimizer.name
+    if kind not in USUAL_RATE:
+        raise Skip("The optimizer is one of your own, whose usual rate is not known.")
     scale = 0.1 / (1 - optimizer.momentum) if kind == "sgd" else 1.0
     rate = optimizer.lr * scale
     forgets = optimizer.lr * optimizer.weight_decay
