@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stillroom.diagnose.audit.tape import Node, Replay, Source, Tape, replay, tensors_in
+from stillroom.diagnose.audit.tape import Node, RecordedLoss, Source, Tape, replay, tensors_in
 from stillroom.diagnose.checks.loop.record import Answers, Oddity, Term
 from stillroom.diagnose.checks.loss.context import spoken_lines
 
@@ -287,7 +287,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
     labels, handed = label_tensor(tape, [node for node in nodes if node.sources & own], rows, classes)
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
-    loss: Replay | None = replay(tape, raw.loss, follow) if teacher is not None else None
+    loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None else None
     meeting = _meeting(tape, nodes, student, teacher) if teacher is not None else None
     return (
         Answers(
@@ -307,7 +307,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
     )
 
 
-def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[tuple[float, Replay]]:
+def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[tuple[float, RecordedLoss]]:
     """The summands that are computed from both logits."""
     found = []
     own = [tape.bits(each)[0] for each in both]

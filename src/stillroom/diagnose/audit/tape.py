@@ -518,7 +518,7 @@ def _is_composite(call: Call) -> bool:
 
 
 @dataclass(eq=False)
-class Replay:
+class RecordedLoss:
     """A loss as a function of some of its sources, computed again from the tape.
 
     Attributes:
@@ -553,7 +553,7 @@ class Replay:
         return made[self.result][0]
 
 
-def replay(tape: Tape, loss: Tensor, sources: Sequence[Tensor]) -> Replay | None:
+def replay(tape: Tape, loss: Tensor, sources: Sequence[Tensor]) -> RecordedLoss | None:
     """A loss of the tape as a function of some of its sources; None where it does not depend on them.
 
     Constants are kept as they are now.
@@ -592,7 +592,7 @@ def replay(tape: Tape, loss: Tensor, sources: Sequence[Tensor]) -> Replay | None
     last = tape.origin(loss)
     if last is None or last not in number:
         return None
-    return Replay(steps, number[last], tuple(tensor.detach().clone() for tensor in sources))
+    return RecordedLoss(steps, number[last], tuple(tensor.detach().clone() for tensor in sources))
 
 
 _HOLE = torch.empty(0)
