@@ -679,7 +679,9 @@ def documentation(subject: Any, option: str = "") -> str:
         ]
     except SyntaxError:
         return text
-    spoken = [(line, said) for line, said in _spoken(source) if line in own or not any(line in each for each in others)]
+    spoken = [
+        (line, said) for line, said in spoken_lines(source) if line in own or not any(line in each for each in others)
+    ]
     mine = "\n".join([text, *(said for line, said in spoken if line in own)])
     if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", mine):
         return mine
@@ -702,7 +704,7 @@ def _has_argument(node: ast.FunctionDef | ast.ClassDef, name: str) -> bool:
     return any(isinstance(each, ast.arg) and each.arg == name for each in ast.walk(node))
 
 
-def _spoken(source: str) -> Iterator[tuple[int, str]]:
+def spoken_lines(source: str) -> Iterator[tuple[int, str]]:
     """Comments and texts of a file by line, with the name that they stand beside."""
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
