@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-CLOCKS = {"timing.jsonl", "environment.json"}
+CLOCKS = {"timing.jsonl", "environment.json", "checksums.sha256"}
 AIMS = ("cache", "write", "evaluation", "any")
 
 

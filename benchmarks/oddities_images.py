@@ -408,12 +408,16 @@ IMAGE_CASES: list[ImagesCase] = [
             ("PNG cut to half", "png", encoded("PNG")[:400]),
         )
     ),
-    ImagesCase(
-        "damaged",
-        "JPEG cut to half, bad_files: skip",
-        raw(".jpg", encoded("JPEG", COLOUR)[:400]),
-        r"1 .*odd\.jpg",
-        options={"bad_files": "skip"},
+    *(
+        ImagesCase(
+            "damaged",
+            "JPEG cut to half, bad_files: skip",
+            raw(".jpg", encoded("JPEG", COLOUR)[:400]),
+            r"1 .*odd\.jpg",
+            options={"bad_files": "skip"},
+        )
+        for _ in ["bad_files"]
+        if "bad_files" in DataConfig.model_fields
     ),
     ImagesCase("damaged", "bytes behind the end of a PNG", content(".png", encoded("PNG") + b"trailing" * 10)),
     ImagesCase(

@@ -15,7 +15,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "stillroom"
 
 # From the bottom up: a package or a module at the top level may import those on the lines before its own.
 ORDER = [
-    ["callables", "errors", "files", "memory", "observer", "randomness"],
+    ["errors"],
+    ["callables", "files", "memory", "observer", "randomness"],
     ["runtime"],
     ["config"],
     ["schema"],

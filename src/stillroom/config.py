@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError, ValidationInfo, field_validator
 
-from stillroom.errors import BadInput, nearest, shorten
+from stillroom.errors import BadInput, cut, nearest, shorten
 
 
 class Config(BaseModel):
@@ -68,7 +68,7 @@ def bad_input(error: ValidationError, model: type[BaseModel], prefix: str = "") 
     first = min(error.errors(include_url=False), key=lambda found: found["type"] != "extra_forbidden")
     # Union branches add their own tag to the path; what a user wrote has only names and positions.
     where = [str(part) for part in first["loc"] if not _is_tag(part)]
-    field = ".".join([*([prefix] if prefix else []), *where]) or "recipe"
+    field = cut(".".join([*([prefix] if prefix else []), *where]), 200) or "recipe"
     kind = first["type"]
     context = first.get("ctx", {})
     value = first.get("input")

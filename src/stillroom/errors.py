@@ -21,13 +21,13 @@ class BadInput(ValueError):  # noqa: N818 - it names what happened, as the comma
         self.field = field
         self.value = value
         self.expected = expected
-        super().__init__(f"{field}: got {shorten(value)}; expected {expected}")
+        super().__init__(_line(f"{cut(field, 200)}: got {shorten(value)}; expected {expected}"))
 
     @classmethod
     def with_message(cls, field: str, value: object, message: str) -> BadInput:
         """The error with a message of its own, in place of ``got …; expected …``."""
         error = cls(field, value, message)
-        error.args = (message,)
+        error.args = (_line(message),)
         return error
 
     @classmethod
@@ -72,8 +72,7 @@ def format_error(error: BaseException, limit: int = 200) -> str:
     'ValueError: a bad depth'
     """
     lines = str(error).strip().splitlines()
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return cut(f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__, limit)
 
 
 def shorten(value: object, limit: int = 120) -> str:
@@ -82,7 +81,19 @@ def shorten(value: object, limit: int = 120) -> str:
     >>> shorten("a" * 200, limit=10)
     "'aaaaaaaa…"
     """
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a whole number, alone or inside, of more digits than Python writes
+        text = "a number of thousands of digits"
+    return cut(text, limit)
+
+
+def cut(text: str, limit: int = 1000) -> str:
+    """A text of at most so many characters: no message is longer, whatever was given.
+
+    >>> cut("abcdef", 4)
+    'abc…'
+    """
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -97,6 +108,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     close = _close_match(name, names)
     return f"did you mean {close!r}?" if close is not None else "one of: " + ", ".join(names)
+
+
+def _line(text: str) -> str:
+    """A text as one line of at most 1,000 characters; fields may be names that someone else wrote."""
+    return cut("".join(each if each.isprintable() else " " if each.isspace() else "\ufffd" for each in text[:2000]))
 
 
 def _close_match(name: str, names: list[str]) -> str | None:

@@ -24,8 +24,8 @@ from pydantic_core import PydanticSerializationError
 from stillroom.config import Config, bad_input
 from stillroom.continual.config import PRESETS, IncrementalConfig, apply_preset
 from stillroom.data.config import DataConfig
-from stillroom.errors import BadInput, nearest, shorten
-from stillroom.files import canonical_json, digest
+from stillroom.errors import BadInput, format_error, nearest, shorten
+from stillroom.files import canonical_json, digest, parse_yaml
 from stillroom.losses.cross_entropy import CrossEntropyConfig
 from stillroom.losses.registry import AnyLoss
 from stillroom.models.config import ModelConfig, PreprocessConfig
@@ -158,6 +158,8 @@ def parse_recipe(content: object) -> Recipe:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise bad_input(error, Recipe) from None
+    except ValueError as error:  # such as a number of thousands of digits, which cannot be written
+        raise BadInput("recipe", content, f"values that can be written ({format_error(error)})") from None
     try:
         recipe.hash()
     except (PydanticSerializationError, UnicodeError, TypeError, ValueError):
@@ -184,19 +186,6 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse_recipe(content)
 
 
-class _NoDuplicates(yaml.SafeLoader):
-    """YAML whose mappings name each key once: the safe loader would keep the last without an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is there twice", key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path, field: str, holding: str) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
@@ -210,11 +199,11 @@ def read_yaml(path: Path, field: str, holding: str) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise BadInput(field, str(path), f"a readable {field} file ({reason})") from None
     try:
-        content = yaml.load(text, Loader=_NoDuplicates)  # a SafeLoader: it makes plain objects alone
+        content = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
@@ -240,7 +229,7 @@ def apply_override(content: dict[str, Any], override: str) -> None:
         # Of an unset variable of a shell, training.epochs=$EPOCHS, YAML would make null, which means the default.
         raise BadInput(key.strip(), text, f"a value after the equals sign; {key.strip()}=null for none")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise BadInput(key, text, "a value in YAML, such as 3, true or [1, 2]") from None
     set_value(content, key.strip(), value, override)

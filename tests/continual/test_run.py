@@ -24,6 +24,7 @@ from stillroom.continual.sequence import TaskSequence
 from stillroom.continual.summary import compare_with_joint
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, RunFailed
+from stillroom.files import write_json
 from stillroom.losses import functional
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.cross_entropy import CrossEntropy
@@ -57,7 +58,7 @@ def recipe(**changes: Any) -> Recipe:
 
 def everything(folder: Path) -> dict[str, bytes]:
     """Every file that must not depend on clocks or kills."""
-    clocks = {"timing.jsonl", "environment.json"}
+    clocks = {"timing.jsonl", "environment.json", "checksums.sha256"}
     files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in clocks)
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
@@ -78,7 +79,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_leaves_a_run_and_a_run_for_each_task(done: Path) -> None:
     whole = {"recipe.yaml", "metrics.jsonl", "timing.jsonl", "summary.json", "environment.json", "student.safetensors",
              "predictions.safetensors"}  # fmt: skip
-    assert {item.name for item in done.iterdir()} == {*whole, "incremental.json", "tasks"}
+    assert {item.name for item in done.iterdir()} == {*whole, "incremental.json", "tasks", "checksums.sha256"}
     for task in ("01", "02", "03"):
         assert whole | {"memory.json"} <= {item.name for item in (done / "tasks" / task).iterdir()}
     summary, record = json.loads((done / "summary.json").read_text()), record_of(done)
@@ -310,13 +311,13 @@ def test_a_resumed_sequence_is_the_one_that_was_begun(tmp_path: Path) -> None:
             run_tasks(other, out, resume=True)
     record = record_of(out)
     swapped = {**record, "class_order": record["class_order"][::-1]}
-    (out / "incremental.json").write_text(json.dumps(swapped))
+    write_json(out / "incremental.json", swapped, checksum=True)
     with pytest.raises(BadInput, match=r"--resume: .* expected the class order that it was started with"):
         run_tasks(recipe(), out, resume=True)
-    (out / "incremental.json").write_text(json.dumps(record))
+    write_json(out / "incremental.json", record, checksum=True)
     rows = json.loads((out / "tasks" / "01" / "memory.json").read_text())
     for damage in ({**rows, "rows": rows["rows"][1:]}, {**rows, "rows": [[999]] * 4}, {}):
-        (out / "tasks" / "01" / "memory.json").write_text(json.dumps(damage))
+        write_json(out / "tasks" / "01" / "memory.json", damage, checksum=True)
         with pytest.raises(BadInput, match="exemplars of every class seen"):
             run_tasks(recipe(), out, resume=True)
 

@@ -16,7 +16,13 @@ from stillroom.data.quality import describe_data, measure_quality
 from stillroom.data.sources import load
 from stillroom.diagnose.check import Check, Skip
 from stillroom.diagnose.checks.data import data_checks
+from stillroom.diagnose.run import diagnose_run
+from stillroom.observer import Observer
+from stillroom.recipe import parse_recipe
+from stillroom.run.run import execute
 from stillroom.schema.run import DataQuality
+from stillroom.study.engine.base import Job
+from stillroom.study.engine.jobs import build_cache
 
 NAMES = ("a", "b")
 
@@ -128,3 +134,26 @@ def test_real_data_have_the_copies_that_are_published() -> None:
         pytest.skip("STILLROOM_DATA is not set")
     found = measure_quality(load(DataConfig(path="cifar100-part")))
     assert (found.shared, found.copies, found.copies_relabelled) == (2, 3, 3)
+
+
+def test_a_run_and_a_study_say_what_they_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    content = {
+        "data": {"train_limit": 40, "test_limit": 30, "test_split": "train", "batch_size": 20},
+        "student": {"name": "mlp", "options": {"hidden": [4]}},
+        "training": {"steps": 2, "device": "cpu"},
+    }
+    expected = [
+        "data digits: 40 training and 30 test images, 10 classes",
+        "data digits: all 30 test images are training images, too: the accuracy is that of training",
+    ]
+    lines: list[str] = []
+    observer = Observer()
+    observer.note = lines.append  # type: ignore[method-assign]
+    summary = execute(parse_recipe(content), tmp_path / "run", observer=observer, latency=False).summary
+    assert lines == expected
+    assert summary["data"]["quality"]["shared"] == 30
+    verdicts = {finding.check: finding.verdict for finding in diagnose_run(tmp_path / "run")}
+    assert (verdicts["leak"], verdicts["duplicates"], verdicts["imbalance"]) == ("problem", "ok", "ok")
+    job = Job("prepare/all/a", "cache", content, str(tmp_path / "job"), options={"recipes": [content, content]})
+    assert build_cache(job)["notes"] == expected

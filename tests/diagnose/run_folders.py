@@ -180,7 +180,8 @@ def _metrics(fake: FakeRun, figures: Row) -> list[Row]:
         # A wiggle, so that a fit has something to fit through.
         wiggle = 1 + 0.02 * math.sin(step)
         terms = {name: curve(part) * wiggle for name, curve in fake.loss_curves.items()}
-        loss = sum(weights[name] * value for name, value in terms.items())
+        # In the recipe's order; a user's own loss is logged as it calls itself.
+        loss = sum(weight * value for weight, value in zip(weights.values(), terms.values(), strict=True))
         rate = fake.rate * (1.0 if part <= 0.5 else 2 * (1 - part))
         losses_by_name = {f"loss/{name}": value for name, value in terms.items()}
         found.append({"step": step, "epoch": epoch, "split": "train", "loss": loss, **losses_by_name, "lr": rate})

@@ -177,11 +177,11 @@ def test_a_broken_part_harms_only_the_checks_that_need_it(
         "    def forward(self, inputs): raise ValueError('no such thing')\n"
     )
     findings = found(setup.but("losses=[{name: cross_entropy}, {name: 'broken_term:Broken'}]"))
-    assert findings["loss_balance"].verdict == "skipped"
-    assert findings["loss_balance"].summary == "ValueError: no such thing"
+    assert findings["loss_finite"].verdict == "problem"
+    assert "ValueError: no such thing at broken_term.py:4" in findings["loss_finite"].summary
     skipped = {name for name, finding in findings.items() if finding.verdict == "skipped"}
     softening = {"teacher_label_smoothing", "teacher_confidence", "temperature", "taps"}
-    assert skipped == {"loss_balance", "disputed_labels", "teacher_channel_order", *softening}
+    assert skipped == {"loss_balance", "teacher_unused", "disputed_labels", "teacher_channel_order", *softening}
 
 
 def test_without_a_teacher_its_checks_are_skipped() -> None:
@@ -189,7 +189,7 @@ def test_without_a_teacher_its_checks_are_skipped() -> None:
     findings = diagnose_recipe(recipe, images=64)
     passed = {finding.check for finding in findings if finding.verdict == "ok"}
     data = {"leak", "duplicates", "imbalance"}
-    assert passed == {*data, "teacher_logits", "learning_rate", "budget", "regularisation"}
+    assert passed == {*data, "teacher_logits", "loss_finite", "learning_rate", "budget", "regularisation"}
     assert {f.summary for f in findings if f.check == "class_order"} == {"The recipe has no teacher."}
 
 

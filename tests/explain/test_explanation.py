@@ -17,6 +17,7 @@ from stillroom.errors import BadInput
 from stillroom.explain import concept_counts, concepts, learning_speed, on_grid, stability
 from stillroom.explain.explanation import explain
 from stillroom.explain.runs import load_images, load_runs, runs_in, weight_distance_at
+from stillroom.files import write_text
 from stillroom.observer import Observer
 from stillroom.recipe import parse_recipe
 from stillroom.run.run import execute
@@ -200,7 +201,7 @@ def test_moves_lie_between_the_lines_that_were_written(runs: dict[str, Path]) ->
     recipe = parse_recipe({**RECIPE, "training": {**RECIPE["training"], "record_weight_distance": ["layer3.0.conv2"]}})
     lines = [{"step": 2, "epoch": 0.5, "distance": {"layer3.0.conv2": 1.0}}]
     lines.append({"step": 6, "epoch": 1.5, "distance": {"layer3.0.conv2": 2.0}})
-    (runs["labels"] / "weight_distance.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    write_text(runs["labels"] / "weight_distance.jsonl", "\n".join(map(json.dumps, lines)), checksum=True)
     from stillroom.run.fidelity.measure import Checkpoint
 
     kept = [Checkpoint(epoch, Path()) for epoch in (0, 1, 1.5)]

@@ -315,6 +315,7 @@ def _edited(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obje
 def test_damage_is_one_line_of_error(tmp_path: Path, damage: Callable[[Path], object], text: str) -> None:
     folder = write_diagnosis(tmp_path, "runs/kl", FINDINGS, VERIFICATION).parent
     damage(folder / "diagnosis.json")
+    (folder / "checksums.sha256").unlink()  # by hand, not by accident
     with pytest.raises(BadInput) as error:
         write_diagnosis_page(folder)
     assert text in str(error.value)

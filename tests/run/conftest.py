@@ -69,7 +69,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def bytes_of(run: Path) -> dict[str, bytes]:
     """Every file of a finished run that must not depend on clocks or kills."""
-    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} - {"timing.jsonl", "environment.json"}
+    apart = {"timing.jsonl", "environment.json", "checksums.sha256"}
+    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file()} - apart
     assert set(SAME_BYTES) <= names
     return {name: (run / name).read_bytes() for name in sorted(names)}
 
@@ -92,7 +93,7 @@ def content(teacher_weights: Path) -> dict[str, Any]:
         "teacher": {"name": "resnet8", "options": {"width": 8}, "weights": str(teacher_weights)},
         "student": {"name": "resnet8", "options": {"width": 2}},
         "losses": [{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 0.5}],
-        "training": {"epochs": 2, "log_every": 4, "precision": "float32", "device": "cpu"},
+        "training": {"epochs": 2, "log_every": 4, "precision": "float32", "device": "cpu", "threads": 1},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import io
 import itertools
 import math
 import shutil
@@ -18,8 +19,10 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import stillroom as sr
 from run.conftest import Stop, StopAt, bytes_of, read_lines
 from stillroom.errors import BadInput, RunFailed
+from stillroom.files import write_bytes
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.registry import build_losses
 from stillroom.recipe import Recipe, parse_recipe
@@ -56,6 +59,8 @@ def test_a_run_leaves_what_the_contract_says(recipe: Make, tmp_path: Path) -> No
         "checkpoints/epoch-0000.safetensors",
         "checkpoints/epoch-0001.safetensors",
         "checkpoints/epoch-0002.safetensors",
+        "checksums.sha256",
+        "checkpoints/checksums.sha256",
     }
     lines = read_lines(finished.path / "metrics.jsonl")
     assert [(line["step"], line["split"]) for line in lines] == [
@@ -514,7 +519,8 @@ def test_a_run_of_two_processes_is_not_gone_on_with_by_one(recipe: Make, tmp_pat
     path = tmp_path / "run" / "state" / "last.pt"
     state = torch.load(path, weights_only=True)
     state["hashes"]["processes"] = "2"
-    torch.save(state, path)
+    torch.save(state, buffer := io.BytesIO())
+    write_bytes(path, buffer.getvalue(), checksum=True)
     with pytest.raises(BadInput, match="expected the same processes as when it was started"):
         execute(recipe("training.save_seconds=0"), tmp_path / "run", resume=True, hooks=[StopAt(-1)])
 
@@ -526,3 +532,29 @@ def test_a_line_that_a_kill_cut_short_is_taken_away(recipe: Make, tmp_path: Path
         log.write('{"event": "pro')
     execute(recipe("cache.enabled=true"), tmp_path / "run", resume=True, hooks=[StopAt(-1)])
     assert {line["event"] for line in read_lines(tmp_path / "run" / "timing.jsonl")} >= {"cache", "resume", "finish"}
+
+
+class HeldInTraining(nn.Module):
+    """A model whose batch norm stays in training mode, and so takes no batch of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers.train()(x)
+        return logits
+
+
+@pytest.mark.parametrize("who", ["teacher", "student"])
+def test_a_model_that_takes_no_single_image_is_refused_before_the_training(tmp_path: Path, who: str) -> None:
+    data = torch.utils.data.TensorDataset(torch.rand(40, 1, 8, 8), torch.arange(40) % 10)
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    held = HeldInTraining()
+    models = {"teacher": plain, "student": plain, who: held}
+    before = copy.deepcopy(held.state_dict())
+    with pytest.raises(BadInput, match="a single image in evaluation mode") as error:
+        sr.distill(models["teacher"], models["student"], data, data, epochs=1, out=tmp_path / "run", progress=False)
+    assert error.value.field == who
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert all(torch.equal(value, before[name]) for name, value in held.state_dict().items())

@@ -61,9 +61,18 @@ def test_from_the_command_line(
     assert "zzz.png" in capsys.readouterr().err
 
 
-def test_a_file_that_is_cut_short_while_streaming_is_named(recipe: Make, digits: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_cut_short_is_named_before_the_first_step_and_mended_the_run_goes_on(
+    recipe: Make, digits: Path, tmp_path: Path
+) -> None:
     victim = sorted((digits / "train" / "5").iterdir())[0]
-    # Its header is whole, so nothing shows before it is decoded.
-    victim.write_bytes(victim.read_bytes()[:-40])
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-40])  # its header is whole
+    streamed = [*OPTIONS, f"data.path={digits}", "data.in_memory=false"]
     with pytest.raises(BadInput, match=victim.name):
-        execute(recipe(*OPTIONS, f"data.path={digits}", "data.in_memory=false"), tmp_path / "run")
+        execute(recipe(*streamed), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    skipping = execute(recipe(*streamed, "data.bad_files=skip", "training.epochs=1"), tmp_path / "skipping").summary
+    assert skipping["data"]["skipped"] == {"train": [f"5/{victim.name}"], "test": []}
+    assert skipping["data"]["train"] == 95
+    victim.write_bytes(whole)
+    execute(recipe(*streamed, "training.epochs=1"), tmp_path / "run", resume=True)

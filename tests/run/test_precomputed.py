@@ -46,7 +46,8 @@ def elsewhere(weights: Path, folder: Path, *, test: bool = True) -> None:
         np.save(folder / "train-logits.npy", np.stack(answers))
         if test:
             shown = torch.from_numpy(np.load(folder / "test-images.npy"))
-            np.save(folder / "test-logits.npy", teacher(pipe(shown)).numpy())
+            # Column after column, as a transposed array is saved.
+            np.save(folder / "test-logits.npy", np.asfortranarray(teacher(pipe(shown)).numpy()))
 
 
 def export(*more: str) -> int:
@@ -202,7 +203,7 @@ def test_answers_to_something_else_are_refused(
         ),
         (
             ["distill", "recipe.yaml", "teacher={name: a, logits: answers}", "cache.enabled=false", "--out", "run"],
-            "cache.enabled: got False; expected true or auto beside teacher.logits",
+            "cache.enabled: got False; expected true or auto with teacher.logits",
         ),
     ],
 )

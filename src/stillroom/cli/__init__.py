@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from types import FrameType
 
-from stillroom.errors import BadInput, RunFailed
+from stillroom.errors import BadInput, RunFailed, cut
 
 DONE, NO, BAD, INTERRUPTED = 0, 1, 2, 130
 
@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
 
     # Each of these adds its commands to the application; --help lists them in this order.
     # isort: off
-    from stillroom.cli import start, taps, runs, incremental, studies, diagnose, report, explain, teachers  # noqa: F401
+    from stillroom.cli import start, taps, runs, incremental, studies, diagnose, audit, report, explain, teachers  # noqa: F401
 
     # isort: on
     from stillroom.cli.app import Interrupted, app
@@ -71,5 +71,5 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {cut(' '.join(message.split()))}", file=sys.stderr)
     return code

@@ -44,6 +44,7 @@ from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import write_predictions
 from stillroom.run.records import check_free, check_same_recipe, environment
+from stillroom.run.resolve import with_threads
 from stillroom.run.run import Finished, Prepared, execute
 from stillroom.schema.base import json_line, parse, read_json, write
 from stillroom.schema.continual import EXEMPLARS_FILE, INCREMENTAL_FILE, ExemplarRows, IncrementalRecord
@@ -80,10 +81,10 @@ def run_tasks(
     with _sequence(recipe, data, observer) as sequence:
         check_same_recipe(sequence.recipe, out)
         try:
-            with TasksFolder(out):
+            with TasksFolder(out) as run_folder:
                 if (out / "summary.json").exists():
-                    return _load_finished(sequence, out, observer)
-                return _run(sequence, out, observer, latency=latency)
+                    return _load_finished(sequence, run_folder, observer)
+                return _run(sequence, run_folder, observer, latency=latency)
         finally:
             observer.run_ended()
 
@@ -99,6 +100,7 @@ def prepare_tasks(recipe: Recipe, data: DataPair | None = None, observer: Observ
 def _sequence(recipe: Recipe, data: DataPair | None, observer: Observer) -> Iterator[TaskSequence]:
     if launched() > 1:
         raise BadInput("processes", launched(), "one: tasks go one after another")
+    recipe = with_threads(recipe)
     with threads(recipe.training.threads), exact_float32():
         data = data or load(recipe.data)
         describe_data(data, observer.note)
@@ -160,16 +162,16 @@ class CumulativeObserver(Observer):
         """Ignore it: a task has ended, not the whole."""
 
 
-def _run(sequence: TaskSequence, out: Path, observer: Observer, *, latency: bool) -> Finished:
+def _run(sequence: TaskSequence, run_folder: RunFolder, observer: Observer, *, latency: bool) -> Finished:
     """Run the tasks that are not done, and write the results of all.
 
     Everything that passes from one task to the next is read from files, so that a resumed sequence ends with the same
     bytes.
     """
-    tasks = sequence.tasks
+    tasks, out = sequence.tasks, run_folder.path
     if not (out / "recipe.yaml").exists():
         sequence.validate()
-        write_text(out / "recipe.yaml", sequence.recipe.to_yaml())
+        write_text(out / "recipe.yaml", sequence.recipe.to_yaml(), checksum=True)
     _check_order(sequence, out)
     cumulative = CumulativeObserver(observer, f"{tasks.count} tasks", sequence.total_steps)
     folders = [task_folder(out, task) for task in range(1, tasks.count + 1)]
@@ -192,19 +194,20 @@ def _run(sequence: TaskSequence, out: Path, observer: Observer, *, latency: bool
         done.append(_evaluate(sequence, folder, data, finished.summary, memory, student))
         record = build_record(sequence.recipe, tasks, done)
         write(out / INCREMENTAL_FILE, record)
-        write_text(out / "metrics.jsonl", merge_metrics(folders[:task], done))
+        write_text(out / "metrics.jsonl", merge_metrics(folders[:task], done), checksum=True)
         cumulative.task_ended(finished.summary["steps"], finished.summary["epochs"], progress_line(record))
-    return _write_results(sequence, out, done, record)
+    return _write_results(sequence, run_folder, done, record)
 
 
-def _load_finished(sequence: TaskSequence, out: Path, observer: Observer) -> Finished:
+def _load_finished(sequence: TaskSequence, run_folder: RunFolder, observer: Observer) -> Finished:
     """Return what was finished before, if it was made of the same data."""
+    out = run_folder.path
     summary = read_json(RunSummary, out / SUMMARY)
     if summary.data.fingerprint != data_fingerprint(sequence.tasks):
         raise BadInput("--resume", str(out), "the same data as the finished tasks there")
     observer.note("all tasks are finished already")
     # A kill between the summary and the end leaves this behind.
-    shutil.rmtree(out / "state", ignore_errors=True)
+    run_folder.finish()
     model = sequence.empty_student(sequence.tasks.count)
     load_weights(model, out / "student.safetensors", field="student")
     return Finished(out, summary.as_dict(), model.eval())
@@ -251,7 +254,7 @@ def _choose_exemplars(
     new = [tasks.class_rows(position) for position in range(seen(task - 1), seen(task))]
     memory = update_memory(memory, new, tasks.exemplars_per_class(task), choose)
     # Not indented: each number would be a line of its own.
-    write_text(path, json_line(ExemplarRows(task=task, rows=memory.rows)))
+    write_text(path, json_line(ExemplarRows(task=task, rows=memory.rows)), checksum=True)
     return memory
 
 
@@ -284,20 +287,22 @@ def _evaluate(
     return TaskResult(summary, labels, scores, figures, memory)
 
 
-def _write_results(sequence: TaskSequence, out: Path, done: list[TaskResult], record: IncrementalRecord) -> Finished:
+def _write_results(
+    sequence: TaskSequence, run_folder: RunFolder, done: list[TaskResult], record: IncrementalRecord
+) -> Finished:
     """Write the results of the whole, the summary last."""
-    tasks = sequence.tasks
+    tasks, out = sequence.tasks, run_folder.path
     folders = [task_folder(out, task) for task in range(1, tasks.count + 1)]
     before, last = (read_state(folder / "student.safetensors", field="student") for folder in folders[-2:])
     model = sequence.empty_student(tasks.count)
     model.load_state_dict(reorder_head(before, last, sequence.order.positions))
-    save_weights(model, out / "student.safetensors")
+    save_weights(model, out / "student.safetensors", checksum=True)
     write_predictions(out, tasks.data.test, scores_in_data_order(done[-1].scores, tasks), {})
-    write_text(out / "timing.jsonl", merge_timing(folders))
+    write_text(out / "timing.jsonl", merge_timing(folders), checksum=True)
     write(out / ENVIRONMENT, environment(sequence.device))
     summary = build_summary(
         sequence.recipe, tasks, done, record, title=sequence.title, has_teacher=sequence.has_teacher
     )
     write(out / SUMMARY, parse(RunSummary, summary, out / SUMMARY))
-    shutil.rmtree(out / "state", ignore_errors=True)
+    run_folder.finish()
     return Finished(out, summary, model.eval())

@@ -17,11 +17,11 @@ from stillroom.continual.metrics import accuracy_after_each_task, accuracy_row, 
 from stillroom.continual.tasks import TaskData
 from stillroom.data.images import DataPair
 from stillroom.errors import BadInput
-from stillroom.files import digest
+from stillroom.files import digest, verify
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import data_facts
 from stillroom.run.records import budget_hash, chain_hashes
-from stillroom.schema.base import read_json, write
+from stillroom.schema.base import read_json, read_text, write
 from stillroom.schema.continual import (
     INCREMENTAL_FILE,
     JOINT_FILE,
@@ -58,8 +58,11 @@ class TaskResult:
 def read_predictions(run: Path) -> tuple[Tensor, Tensor]:
     """A finished task's test labels [N] and logits [N, classes seen], in the order of classes."""
     try:
+        verify(run / "predictions.safetensors")
         tensors = load_file(run / "predictions.safetensors")
         return tensors["labels"], tensors["student_logits"]
+    except BadInput:
+        raise
     except Exception as error:
         raise BadInput("run", str(run / "predictions.safetensors"), f"a whole file ({type(error).__name__})") from None
 
@@ -191,7 +194,7 @@ def merge_metrics(folders: Sequence[Path], done: Sequence[TaskResult]) -> str:
     """``metrics.jsonl`` of the whole: each task's training lines and its last evaluation, steps counted over all."""
     lines, steps, epochs = [], 0, 0.0
     for task, (folder, result) in enumerate(zip(folders, done, strict=True), start=1):
-        for text in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        for text in read_text(folder / "metrics.jsonl").splitlines():
             line = json.loads(text)
             if line["split"] == "train":
                 place = {"step": steps + line["step"], "epoch": round(epochs + line["epoch"], 6)}
@@ -207,7 +210,7 @@ def merge_timing(folders: Sequence[Path]) -> str:
     lines = []
     for task, folder in enumerate(folders, start=1):
         lines.append(json.dumps({"event": "task", "task": task}) + "\n")
-        lines.append((folder / "timing.jsonl").read_text(encoding="utf-8"))
+        lines.append(read_text(folder / "timing.jsonl"))
     return "".join(lines)
 
 

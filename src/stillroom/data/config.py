@@ -49,7 +49,7 @@ class AugmentationConfig(Config):
     def _views_alternate(self) -> AugmentationConfig:
         # The last view and the first, which follows it, would show an image the same way round; one view, always.
         if self.flip == "alternate" and self.views % 2:
-            raise ValueError(f"an even number of views, or 0, beside flip: alternate, not {self.views}")
+            raise ValueError(f"an even number of views, or 0, with flip: alternate, not {self.views}")
         return self
 
 
@@ -187,6 +187,11 @@ class DataConfig(Config):
         description="Threads that read and decode image files; the pixels do not depend on it. "
         "Left out: one for each core.",
     )
+    bad_files: Literal["error", "skip"] = Field(
+        "error",
+        description="What becomes of image files of `folders` that cannot be decoded: error names the first; skip "
+        "leaves them out, names them at the start and in the summary, and has their names in the data's fingerprint.",
+    )
     batch_size: int = Field(128, ge=1, description="Training images a step.")
     augmentation: AugmentationConfig = Field(
         default_factory=AugmentationConfig, description="What is done to training images."
@@ -208,23 +213,25 @@ class DataConfig(Config):
         for made in _MADE:
             if getattr(self, made) is None:
                 written.pop(made, None)
+        if self.bad_files == "error":
+            written.pop("bad_files", None)
         return written
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> DataConfig:
         if self.source in ("parquet", "idx", "folders") and self.path is None:
-            raise ValueError(f"a path beside source: {self.source}")
+            raise ValueError(f"a path with source: {self.source}")
         if self.source == "digits" and self.path is not None:
-            raise ValueError("no path beside source: digits, which is embedded")
+            raise ValueError("no path with source: digits, which is embedded")
         for made in _MADE:
             if self.source == made and self.path is not None:
-                raise ValueError(f"no path beside source: {made}, which is made, not read")
+                raise ValueError(f"no path with source: {made}, which is made, not read")
             if self.source != made and getattr(self, made) is not None:
-                raise ValueError(f"no {made} beside source: {self.source}; set source: {made}")
+                raise ValueError(f"no {made} with source: {self.source}; set source: {made}")
         if self.source == "python" and self.holdout is not None:
-            raise ValueError("no holdout beside source: python; split the dataset itself and give its parts")
+            raise ValueError("no holdout with source: python; split the dataset itself and give its parts")
         if self.source not in ("auto", "folders") and self.of_image_files:
-            raise ValueError(f"no {self.of_image_files[0]} beside source: {self.source}; only `folders` has it")
+            raise ValueError(f"no {self.of_image_files[0]} with source: {self.source}; only `folders` has it")
         return self
 
     @property
@@ -234,5 +241,9 @@ class DataConfig(Config):
         >>> DataConfig(image_size=64, in_memory=True).of_image_files
         ['image_size']
         """
-        given = {"image_size": self.image_size is not None, "in_memory": self.in_memory is False}
+        given = {
+            "image_size": self.image_size is not None,
+            "in_memory": self.in_memory is False,
+            "bad_files": self.bad_files == "skip",
+        }
         return [name for name, is_set in given.items() if is_set]

@@ -17,7 +17,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from stillroom.data.decoding import decode_error, decode_photo, header
+from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header
 from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
     data_name,
@@ -44,6 +44,57 @@ TEST_ALTERNATIVES = ("val", "valid", "validation")
 USUAL_SPLITS = ("train", "test", *TEST_ALTERNATIVES)
 _AUTO_IN_MEMORY = 4 * 10**9  # bytes of pixels
 _JOB = 64  # files that a thread reads in one go
+_SHOWN = 5  # files that cannot be decoded, in a note
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """The bytes of image files when they were checked.
+
+    Attributes:
+        hashes: SHA-256 of each, uint8 [N, 32].
+        sizes: their number, int64 [N].
+        drafted: whether it is decoded at a fraction of its size, bool [N].
+    """
+
+    hashes: npt.NDArray[np.uint8]
+    sizes: npt.NDArray[np.int64]
+    drafted: npt.NDArray[np.bool_]
+
+    def select(self, rows: npt.NDArray[np.int64]) -> Contents:
+        """Those of some files."""
+        return Contents(self.hashes[rows], self.sizes[rows], self.drafted[rows])
+
+
+def check_files(
+    root: Path, names: Sequence[str], side: int | None, workers: int
+) -> tuple[Contents, list[FileFacts | BadInput]]:
+    """Read every file once: its hash, its header, and whether it can be decoded.
+
+    Returns:
+        The hashes, and of each file its header, or why it cannot be decoded.
+    """
+    contents = Contents(
+        np.zeros((len(names), 32), np.uint8), np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
+    )
+
+    def check_some(places: range) -> list[FileFacts | BadInput]:
+        found: list[FileFacts | BadInput] = []
+        for place in places:
+            path = root / names[place]
+            try:
+                content = path.read_bytes()
+                contents.sizes[place] = len(content)
+                contents.hashes[place] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+                facts = check_photo(content, side, FORMATS)
+                contents.drafted[place] = facts.drafted
+                found.append(facts)
+            except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
+                found.append(decode_error(path, "a picture", error))
+        return found
+
+    pieces = map_in_order(check_some, split_range(len(names), _JOB, workers), workers)
+    return contents, [each for piece in pieces for each in piece]
 
 
 class ImageFiles(LazyImages):
@@ -52,6 +103,7 @@ class ImageFiles(LazyImages):
     Args:
         shape: C, H, W of every image; C is 1 where all are grey.
         side: bring every picture to a square of this side; None takes them as they are.
+        contents: what their bytes were when they were checked; left out, each is read for :meth:`content_hash`.
 
     >>> import tempfile
     >>> from PIL import Image
@@ -63,13 +115,20 @@ class ImageFiles(LazyImages):
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], shape: tuple[int, int, int], side: int | None = None, workers: int = 1
+        self,
+        root: Path,
+        names: Sequence[str],
+        shape: tuple[int, int, int],
+        side: int | None = None,
+        workers: int = 1,
+        contents: Contents | None = None,
     ) -> None:
         self.shape = torch.Size((len(names), *shape))
         self.workers = workers
         self._root = root
         self._names = names
         self._side = side
+        self._contents = contents
 
     def __repr__(self) -> str:
         return f"ImageFiles({str(self._root)!r}: {len(self)} files of {'×'.join(map(str, self.shape[1:]))})"
@@ -105,43 +164,38 @@ class ImageFiles(LazyImages):
     def select(self, rows: npt.NDArray[np.int64]) -> Self:
         names = [self._names[row] for row in rows]
         channels, height, width = self.shape[1:]
-        return type(self)(self._root, names, (channels, height, width), self._side, self.workers)
+        contents = self._contents.select(rows) if self._contents is not None else None
+        return type(self)(self._root, names, (channels, height, width), self._side, self.workers, contents)
+
+    def check(self) -> Contents:
+        """Read every file once, so that one that cannot be decoded is found before the first step.
+
+        Raises:
+            BadInput: naming the first of them.
+        """
+        if self._contents is None:
+            self._contents, found = check_files(self._root, self._names, self._side, self.workers)
+            if (error := next((facts for facts in found if isinstance(facts, BadInput)), None)) is not None:
+                raise error
+        return self._contents
 
     def content_hash(self) -> bytes:
         """SHA-256 of each file's name below the root, size and content, and of how they become images.
 
         It is the same wherever the folder lies, and another after one byte of one file has changed.
         """
-        pieces = map_in_order(self._hash_some, split_range(len(self), _JOB, self.workers), self.workers)
-        # Another Pillow may decode or resize to other pixels.
-        how = f"{list(self.shape)} side {self._side} Pillow {PIL.__version__}".encode()
-        return bytes.fromhex(digest(how, *(part for piece in pieces for part in piece)))
+        contents = self.check()
+        # Another Pillow may decode or resize to other pixels, and so does decoding at a fraction of the size.
+        how = f"{list(self.shape)} side {self._side} Pillow {PIL.__version__}"
+        how += " draft" if contents.drafted.any() else ""
+        parts = (
+            (os.fsencode(name), int(size).to_bytes(8, "little"), content.tobytes())
+            for name, size, content in zip(self._names, contents.sizes, contents.hashes, strict=True)
+        )
+        return bytes.fromhex(digest(how.encode(), *(part for three in parts for part in three)))
 
     def hashes(self) -> npt.NDArray[np.uint8]:
-        pieces = map_in_order(self._hash_some, split_range(len(self), _JOB, self.workers), self.workers)
-        content = b"".join(part for piece in pieces for part in piece[2::3])
-        return np.frombuffer(content, np.uint8).reshape(len(self), -1)
-
-    def _hash_some(self, places: range) -> list[bytes]:
-        parts = []
-        for place in places:
-            path = self._root / self._names[place]
-            try:
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").digest()
-                    size = file.tell()
-            except OSError as error:
-                raise read_error(path, error) from None
-            parts += [os.fsencode(self._names[place]), size.to_bytes(8, "little"), content]
-        return parts
-
-
-def read_header(path: Path) -> tuple[bool, int, int]:
-    """Whether an image file is grey, and its upright height and width; BadInput where it is no picture."""
-    try:
-        return header(path, FORMATS)
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
-        raise decode_error(path, "a picture", error) from None
+        return self.check().hashes
 
 
 @dataclass(frozen=True)
@@ -300,6 +354,7 @@ def read_image_folder(
     in_memory: Literal["auto", True, False] = "auto",
     workers: int | None = None,
     limit: int | None = None,
+    bad_files: Literal["error", "skip"] = "error",
     train_split: str = "train",
     test_split: str = "test",
     field: str = "split",
@@ -321,6 +376,7 @@ def read_image_folder(
         in_memory: decode them now and keep them, or read them on demand; ``auto`` keeps up to 4·10⁹ bytes.
         workers: threads that read; None is one for each core.
         limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
+        bad_files: raise at one that cannot be decoded, or leave it out, see :attr:`ImageSet.skipped`.
     """
     alternatives = train_split not in TEST_ALTERNATIVES
     threads = workers or num_cores()
@@ -330,41 +386,74 @@ def read_image_folder(
     count = len(tree.names)
     rows = balanced_rows(tree.labels, limit)
     names = [tree.names[row] for row in rows]
-    grey, size = _read_headers(tree.root, names, image_size, threads)
+    contents = None
+    if in_memory is False or bad_files == "skip":
+        contents, found = check_files(tree.root, names, image_size, threads)
+    else:
+        found = _read_headers(tree.root, names, threads)
+    skipped = tuple(name for name, facts in zip(names, found, strict=True) if isinstance(facts, BadInput))
+    if skipped:
+        error = next(facts for facts in found if isinstance(facts, BadInput))
+        if bad_files == "error" or len(skipped) == len(names):
+            raise error
+        kept = np.array([not isinstance(facts, BadInput) for facts in found])
+        rows, names = rows[kept], [name for name, keep in zip(names, kept, strict=True) if keep]
+        contents = contents.select(np.flatnonzero(kept)) if contents is not None else None
+    grey, size = _common_form(tree.root, names, [facts for facts in found if isinstance(facts, FileFacts)], image_size)
     if grey:
-        coloured = [tree.root / name for name in tree.names] if len(names) < count else []
+        coloured = [tree.root / name for name in tree.names] if len(names) + len(skipped) < count else []
         for other in {train_split, test_split} - {split}:
             coloured += _files_of_split(folder, other, alternatives)
         grey = _all_grey(coloured, threads)
-    files = ImageFiles(tree.root, names, (1 if grey else 3, *size), image_size, threads)
+    files = ImageFiles(tree.root, names, (1 if grey else 3, *size), image_size, threads, contents)
     labels, needed = torch.from_numpy(tree.labels[rows]), files.shape.numel()
+    notes = (*tree.notes, *_skipped_note(skipped))
     if in_memory is False or (in_memory == "auto" and needed > _AUTO_IN_MEMORY):
-        return ImageSet(files, labels, tree.classes, data_name(folder), notes=tree.notes)
+        files.check()
+        return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
     require_memory(needed, "data.in_memory", in_memory)
-    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=tree.notes)
+    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
 
 
-def _read_headers(root: Path, names: list[str], image_size: int | None, workers: int) -> tuple[bool, tuple[int, int]]:
+def _skipped_note(skipped: Sequence[str]) -> Iterator[str]:
+    """A line that names files that cannot be decoded, if there are any."""
+    if skipped:
+        count = len(skipped)
+        shown = ", ".join(map(shorten, skipped[:_SHOWN])) + (f" and {count - _SHOWN} more" if count > _SHOWN else "")
+        yield f"{'1 file' if count == 1 else f'{count} files'} left out that cannot be decoded: {shown}"
+
+
+def _read_headers(root: Path, names: list[str], workers: int) -> list[FileFacts | BadInput]:
+    """The header of each file, up to the first that is no picture."""
+
+    def read_some(positions: range) -> list[FileFacts]:
+        found = []
+        for position in positions:
+            try:
+                found.append(FileFacts(*header(root / names[position], FORMATS), drafted=False))
+            except Exception as error:  # Pillow's decoders raise many kinds on damaged pictures
+                raise decode_error(root / names[position], "a picture", error) from None
+        return found
+
+    return [
+        each for piece in map_in_order(read_some, split_range(len(names), _JOB, workers), workers) for each in piece
+    ]
+
+
+def _common_form(
+    root: Path, names: list[str], found: list[FileFacts], image_size: int | None
+) -> tuple[bool, tuple[int, int]]:
     """Whether all files are grey, and the height and width that their images will have."""
-
-    def read_some(positions: range) -> list[tuple[bool, int, int]]:
-        return [read_header(root / names[position]) for position in positions]
-
-    all_grey, first, row = True, None, 0
-    for piece in map_in_order(read_some, split_range(len(names), _JOB, workers), workers):
-        for grey, height, width in piece:
-            all_grey = all_grey and grey
-            first = first or (height, width)
-            if image_size is None and (height, width) != first:
-                raise path_error(
-                    root,
-                    "images of one size (height × width), but "
-                    f"{names[0]} is {first[0]}×{first[1]} and {names[row]} is {height}×{width}; "
-                    "set data.image_size (`--image-size`) to bring all to one",
-                )
-            row += 1
-    assert first is not None  # a tree without files is refused
-    return all_grey, (image_size, image_size) if image_size is not None else first
+    first = (found[0].height, found[0].width)
+    for name, facts in zip(names, found, strict=True):
+        if image_size is None and (facts.height, facts.width) != first:
+            raise path_error(
+                root,
+                "images of one size (height × width), but "
+                f"{names[0]} is {first[0]}×{first[1]} and {name} is {facts.height}×{facts.width}; "
+                "set data.image_size (`--image-size`) to bring all to one",
+            )
+    return all(facts.grey for facts in found), (image_size, image_size) if image_size is not None else first
 
 
 def _files_of_split(folder: Path, split: str, alternatives: bool) -> list[Path]:
@@ -381,8 +470,8 @@ def _all_grey(paths: Iterable[Path], workers: int) -> bool:
 
     def is_grey(path: Path) -> bool:
         try:
-            return read_header(path)[0]
-        except BadInput:
+            return header(path, FORMATS)[0]
+        except Exception:  # Pillow's decoders raise many kinds on damaged pictures
             return True
 
     return all(map_in_order(is_grey, paths, workers))

@@ -158,6 +158,7 @@ class ImageSet:
         superclasses: the superclass of each class, K names, where known.
         truth: class relations and sample difficulty of generated data.
         masks: which pixels of each image are its subject, bool [N, H, W], where known.
+        skipped: names of files that are no images of the set, as they cannot be decoded.
         files: the image files that images in memory were read from.
         notes: what the user should know of how they were read, a line each.
 
@@ -176,6 +177,7 @@ class ImageSet:
     superclasses: tuple[str, ...] | None = None
     truth: Truth | None = None
     masks: Tensor | None = None
+    skipped: tuple[str, ...] = ()
     files: LazyImages | None = None
     notes: tuple[str, ...] = ()
 
@@ -247,14 +249,15 @@ class ImageSet:
     def fingerprint(self) -> str:
         """SHA-256 of shape, type, images, labels and class names, 64 hex digits: equal only for equal data.
 
-        Superclasses, truth and masks do not count, as nothing is trained on them. Lazy images are hashed by the content
-        of their files, so the same pixels held in memory have another fingerprint. A subset is hashed as (parent,
-        rows): the same images augmented as other samples are not the same data.
+        Superclasses, truth and masks do not count, as nothing is trained on them; the names of skipped files do. Lazy
+        images are hashed by the content of their files, so the same pixels held in memory have another fingerprint. A
+        subset is hashed as (parent, rows): the same images augmented as other samples are not the same data.
         """
         if self.subset_info is not None:
             rows = self.subset_info.rows.tobytes()
             return digest(b"part", self.subset_info.parent.fingerprint.encode(), rows)
         header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
+        header += [list(self.skipped)] if self.skipped else []
         content = _hash(self.images) if isinstance(self.images, Tensor) else self.images.content_hash()
         return digest(canonical_json(header), content, _hash(self.labels))
 

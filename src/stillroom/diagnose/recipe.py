@@ -10,6 +10,7 @@ from stillroom.diagnose.check import Check, rounded
 from stillroom.diagnose.checks.data import data_checks
 from stillroom.diagnose.checks.recipe import (
     features,
+    loss,
     loss_balance,
     stale_cache,
     teacher_input,
@@ -42,6 +43,8 @@ CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_quality.teacher_label_smoothing,
     temperature.teacher_confidence,
     temperature.temperature,
+    loss.loss_finite,
+    loss.teacher_unused,
     loss_balance.loss_balance,
     training.learning_rate,
     training.budget,

@@ -30,16 +30,17 @@ def option_path(losses: Sequence[LossConfig], position: int, option: str) -> str
     ('losses.kl.weight', 'losses.1.options.scale')
     """
     term = losses[position]
-    # A path is split at its dots, so that a module's name cannot stand in one.
-    key = str(position) if "." in term.name or ":" in term.name else term.name
+    # A path is split at its dots, so that a module's name cannot stand in one; nor can a name that two terms have.
+    is_name = not {".", ":"} & set(term.name) and sum(each.name == term.name for each in losses) == 1
+    key = term.name if is_name else str(position)
     inner = "options." if is_custom(term) and option not in type(term).model_fields else ""
     return f"losses.{key}.{inner}{option}"
 
 
 def path_in(recipe: Recipe, name: str, option: str) -> str:
-    """The same, for a term known by its name."""
-    names = [term.name for term in recipe.losses]
-    return option_path(recipe.losses, names.index(name), option)
+    """The same, for a term known by its key."""
+    keys = [term.key for term in recipe.losses]
+    return option_path(recipe.losses, keys.index(name), option)
 
 
 def scaled_weight(config: LossConfig, factor: float) -> Any:

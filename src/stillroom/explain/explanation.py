@@ -25,7 +25,7 @@ from stillroom.explain.metrics import ConceptStatistics, concept_statistics, con
 from stillroom.explain.queries import TapFeatures
 from stillroom.explain.runs import ImageSample, RunToExplain, last_stage, load_images, load_runs, load_teacher, runs_in
 from stillroom.explain.similarity import attributions, captum_version, compare_representations
-from stillroom.files import canonical_json, write_bytes
+from stillroom.files import canonical_json, verify, write_bytes
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.weights import load_weights, state_hash
@@ -317,7 +317,7 @@ def _write_maps(path: Path, sample: ImageSample, entropy: dict[str, Tensor], att
     arrays |= {f"attribution-{name}": of.numpy().astype(np.float16) for name, of in attributed.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getvalue(), checksum=True)
 
 
 # --- the entropies of each network, kept as they are found ---
@@ -419,7 +419,7 @@ def entropies(
         buffer = io.BytesIO()
         np.savez(buffer, key=np.frombuffer(canonical_json(key), dtype=np.uint8), **held)  # type: ignore[arg-type]
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, buffer.getvalue())
+        write_bytes(path, buffer.getvalue(), checksum=True)
         advance(len(held["sigma_f"]))
     return EntropyMaps(*(torch.from_numpy(held[name]) for name in _FIELDS))
 
@@ -427,6 +427,7 @@ def entropies(
 def _read_entropies(path: Path, key: dict[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
     """What a file holds, where it is of the same key; nothing where it is not, or damaged."""
     try:
+        verify(path)
         with np.load(path) as file:
             if bytes(file["key"]) != canonical_json(key):
                 return {}

@@ -24,7 +24,7 @@ from stillroom.recipe import Recipe
 from stillroom.run.components import RunObjects
 from stillroom.run.export import load_student
 from stillroom.run.fidelity.measure import Checkpoint, evenly_spread, saved_checkpoints
-from stillroom.schema.base import read_json
+from stillroom.schema.base import read_json, read_text
 from stillroom.schema.run import RunSummary
 
 MaskName = Literal["auto", "masks", "centre", "positive"]
@@ -148,11 +148,13 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
 
 
 def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
-    """The teacher of a run, if it can be run here."""
-    config = run.recipe.teacher
-    if config is None or config.logits is not None:
+    """The teacher of a run, of several the most accurate, if it can be run here."""
+    name = run.summary.reference
+    config = run.recipe.all_teachers.get(name or "")
+    if name is None or config is None or config.logits is not None:
         return None
-    return prepare_model(run.objects.make_teacher("teacher", run.recipe, data).eval(), config, data, "teacher")
+    teacher = run.objects.make_teacher(name, run.recipe, data).eval()
+    return prepare_model(teacher, config, data, run.recipe.teacher_field(name))
 
 
 def load_images(
@@ -227,7 +229,7 @@ def weight_distance_at(
     if not layers or not log.exists():
         return None
     layer = ([layer for layer in layers if layer == tap or layer.startswith(f"{tap}.")] or list(layers))[-1]
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    lines = [json.loads(line) for line in read_text(log).splitlines()]
     epochs = [0.0, *(float(line["epoch"]) for line in lines)]
     distances = [0.0, *(float(line["distance"][layer]) for line in lines)]
     return layer, tuple(float(each) for each in np.interp([one.epoch for one in checkpoints], epochs, distances))

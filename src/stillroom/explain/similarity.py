@@ -15,6 +15,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from stillroom.data.images import ImageSet
 from stillroom.errors import BadInput
 from stillroom.explain.grid import make_grid
+from stillroom.files import verify
 from stillroom.models.modes import device_of, eval_mode
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.reader import LOGITS
@@ -139,7 +140,10 @@ def agreement(one: Path, other: Path | None) -> tuple[float, float, int] | None:
 def _predictions(run: Path) -> dict[str, Tensor] | None:
     path = run / "predictions.safetensors"
     try:
+        verify(path)
         held = load_file(path)
+    except BadInput:
+        raise
     except Exception:  # the library has errors of its own for a damaged file
         return None
     return held if {"student_logits", "labels"} <= set(held) else None

@@ -97,6 +97,11 @@ class LossConfig(Config):
         return self.weight.at(progress) if isinstance(self.weight, WeightSchedule) else self.weight
 
     @property
+    def key(self) -> str:
+        """What tells the term from the others of a recipe: its name, or ``kl@NAME`` where it names its teacher."""
+        return self.name if self.teacher is None else f"{self.name}@{self.teacher}"
+
+    @property
     def has_schedule(self) -> bool:
         """Whether the weight changes over the training."""
         return isinstance(self.weight, WeightSchedule)
@@ -298,7 +303,7 @@ class Loss(nn.Module, Generic[ConfigT]):
     @property
     def name(self) -> str:
         """The name under which its value is logged: ``kl``, or ``kl@NAME`` where the config names its teacher."""
-        return self.config.name if self.config.teacher is None else f"{self.config.name}@{self.config.teacher}"
+        return self.config.key
 
     def setup(self, setup_context: SetupContext) -> None:
         """Choose taps, set ``requires``, make connectors, from what teacher and student are. Here: nothing.

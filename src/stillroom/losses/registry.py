@@ -141,6 +141,16 @@ def labels_alone() -> list[dict[str, Any]]:
     return [{"name": name} for name, kind in losses().items() if kind.rescaling_part == "labels"]
 
 
+def default_teacher_loss() -> dict[str, Any]:
+    """The entry of a recipe for the divergence from a teacher, as is usual beside labels.
+
+    >>> default_teacher_loss()
+    {'name': 'kl', 'weight': 0.9, 'temperature': 4}
+    """
+    names = (name for name, kind in losses().items() if kind.rescaling_part == "teacher")
+    return {"name": next(names), "weight": 0.9, "temperature": 4}
+
+
 def _build_custom(config: CustomLossConfig, field: str) -> Loss[Any]:
     kind = find_callable(config.name, field=field)
     if not (isinstance(kind, type) and issubclass(kind, Loss)):

@@ -319,16 +319,22 @@ def head_tensors(model: nn.Module, example: Tensor, classes: int, *, field: str 
         head = find_head(model, example)
     except Exception:  # a user's module can fail in any way; it is tried on the data later
         head = None
-    if head is None:
-        # Such as a convolution whose output is pooled.
-        rows = {
-            name: [len(t) if t.dim() else 0 for t in module._parameters.values() if t is not None]
-            for name, module in model.named_modules()
-        }
-        head = next((name for name in reversed(rows) if rows[name] and set(rows[name]) == {classes}), None)
-    if head is None:
+    heads = [head] if head is not None else _last_with_rows(model, classes)
+    if not heads:
         raise BadInput(f"{field}.head", "new", f"a model whose last layer has a row for each of {classes} classes")
-    return [f"{head}.{name}".removeprefix(".") for name in model.get_submodule(head).state_dict()]
+    return [f"{each}.{name}".removeprefix(".") for each in heads for name in model.get_submodule(each).state_dict()]
+
+
+def _last_with_rows(model: nn.Module, rows: int) -> list[str]:
+    """The last modules with parameters, as long as all of these have so many rows: a convolution, or several heads."""
+    found: list[str] = []
+    for name, module in reversed(list(model.named_modules())):
+        own = {len(each) if each.dim() else 0 for each in module.parameters(recurse=False)}
+        if own and own != {rows}:
+            break
+        if own:
+            found.insert(0, name)
+    return found
 
 
 def find_head(model: nn.Module, example: Tensor) -> str | None:

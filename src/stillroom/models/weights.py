@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from stillroom.errors import BadInput, shorten
-from stillroom.files import digest, find_input, write_bytes
+from stillroom.files import digest, find_input, verify, write_bytes
 
 Note = Callable[[str], None]
 
@@ -99,13 +99,13 @@ def load_weights(
     model.load_state_dict(cast, strict=False)
 
 
-def save_weights(model: nn.Module, path: str | Path) -> None:
+def save_weights(model: nn.Module, path: str | Path, *, checksum: bool = False) -> None:
     """Write a model's parameters and buffers as safetensors, atomically; equal weights give equal bytes.
 
-    Tied tensors are written under each of their names.
+    Tied tensors are written under each of their names. With ``checksum``, :func:`read_state` finds out about damage.
     """
     content = _storable(model)
-    write_bytes(Path(path), safetensors.torch.save(content, metadata=_METADATA))
+    write_bytes(Path(path), safetensors.torch.save(content, metadata=_METADATA), checksum=checksum)
 
 
 def state_bytes(model: nn.Module) -> int:
@@ -382,6 +382,7 @@ def _read_file(file: Path, field: str, shown: str) -> list[_State]:
     try:
         with file.open("rb") as opened:
             head = opened.read(512)
+        verify(file)
     except OSError as error:
         raise BadInput(field, shown, f"a file that can be read ({error.strerror})") from None
     if not head:

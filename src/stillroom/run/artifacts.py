@@ -34,6 +34,7 @@ TeacherLogits = Mapping[str, Tensor | None]
 def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
     """The data of a run, as its summary records them; ``shape`` is [C, H, W]."""
     train, test = data.train, data.test
+    skipped = {"train": list(train.skipped), "test": list(test.skipped)}
     dtype = str(train.images.dtype).removeprefix("torch.")
     return {
         "name": train.name,
@@ -45,6 +46,7 @@ def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
         **({} if dtype in ("uint8", "float32") else {"dtype": dtype}),
         "fingerprint": fingerprint,
         "quality": measure_quality(data).as_dict(),
+        **({"skipped": skipped} if train.skipped or test.skipped else {}),
     }
 
 
@@ -88,6 +90,10 @@ def run_summary(
             for name, source in parts.teachers.items()
         },
         "distilled": parts.step.reads_teacher,
+        "losses": [
+            {"name": loss.name, "reads_teacher": loss.requires.teacher, "reads_labels": loss.requires.labels}
+            for loss in parts.losses
+        ],
         "data": data_facts(parts.context.data, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
         **({"custom": dict(parts.custom)} if parts.custom else {}),
@@ -163,7 +169,7 @@ def write_predictions(
         tensors["example_indices"] = changed
         tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
     names = json.dumps(list(test.class_names), ensure_ascii=False)
-    write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}))
+    write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}), checksum=True)
 
 
 def _is_picture(images: Images) -> bool:

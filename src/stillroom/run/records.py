@@ -16,7 +16,7 @@ import yaml
 
 import stillroom
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical_json, digest, is_partial
+from stillroom.files import CHECKSUMS, canonical_json, digest, is_partial, parse_yaml, read_bytes
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.schema.run import Environment
 
@@ -68,8 +68,10 @@ def load_run_recipe(run: Path) -> Recipe:
         BadInput: the folder holds none, or a damaged one.
     """
     try:
-        content = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = parse_yaml(read_bytes(run / "recipe.yaml").decode("utf-8"))
+    except BadInput:
+        raise
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         raise BadInput("run", str(run), "a run folder, with a readable recipe.yaml") from None
     return parse_recipe(content)
 
@@ -97,7 +99,7 @@ def is_unfinished(out: Path) -> bool:
         return False
     # A run stopped before its recipe is written leaves no more than these.
     held = {item.name for item in out.iterdir() if not is_partial(item)}
-    return "recipe.yaml" in held or (bool(held) and held <= {"state", "timing.jsonl"})
+    return "recipe.yaml" in held or (bool(held) and held <= {"state", "timing.jsonl", CHECKSUMS})
 
 
 def check_same_recipe(recipe: Recipe, out: Path) -> None:

@@ -56,7 +56,7 @@ class ClassRelations:
     has_teacher: bool = False
 
     def line(self, student: nn.Module) -> dict[str, Any]:
-        """Figures of a student at the end of an epoch: a line of ``class_relations.jsonl``, beside step and epoch.
+        """Figures of a student at the end of an epoch: a line of ``class_relations.jsonl``, besides step and epoch.
 
         Raises:
             RunFailed: its last layer is not finite.
@@ -101,7 +101,7 @@ class ClassRelations:
             maps=RelationMaps.model_validate({who: _rounded(c) for who, c in maps.items()}) if mapped else None,
         )
         # Not indented: each cosine would be a line of its own.
-        write_text(out / RELATIONS, json_line(content))
+        write_text(out / RELATIONS, json_line(content), checksum=True)
 
     @property
     def _believed(self) -> Tensor | None:

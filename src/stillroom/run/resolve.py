@@ -16,7 +16,7 @@ from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import resolve_preprocess
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
-from stillroom.train.device import resolve_device, resolve_precision
+from stillroom.train.device import resolve_device, resolve_precision, resolve_threads
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
 
@@ -31,7 +31,7 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
 
     Returns:
         The recipe with ``training.device``, ``training.precision``, ``cache.enabled`` and the ``preprocess`` of each
-        model written out.
+        model written out; see :func:`with_threads`.
 
     Raises:
         BadInput: there is no such device, or the options of cache and views contradict each other.
@@ -58,6 +58,12 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     )
 
 
+def with_threads(recipe: Recipe) -> Recipe:
+    """The recipe with its number of CPU threads written out, before they are set."""
+    count = resolve_threads(recipe.training.threads)
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"threads": count})})
+
+
 def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
     """Whether a run stores its teachers' outputs: what the recipe says, and for ``auto`` whether it saves passes.
 
@@ -76,7 +82,7 @@ def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
     enabled = recipe.cache.enabled
     if any(config.logits is not None for config in teachers.values()):
         if enabled is False:
-            expected = "true or auto beside teacher.logits: there is no model to run live"
+            expected = "true or auto with teacher.logits: there is no model to run live"
             raise BadInput("cache.enabled", enabled, expected)
         return True
     if enabled is True and reads_teacher and not views:

@@ -25,7 +25,7 @@ from stillroom.run.artifacts import compare_with_teachers, run_summary, time_mod
 from stillroom.run.build import RunParts, build, teachers_hash
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment
-from stillroom.run.resolve import resolve
+from stillroom.run.resolve import resolve, with_threads
 from stillroom.run.validate import try_smallest_batch, validate
 from stillroom.schema.base import read_json, write
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
@@ -149,6 +149,7 @@ def _opened(
 ) -> Iterator[Run]:
     """A run that was resolved, built and validated, under its threads and arithmetic."""
     runtime = runtime_of(recipe.training, observer)
+    recipe = with_threads(recipe)
     reuse_memory()
     forget_peak_memory(runtime.device)
     with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
@@ -192,7 +193,7 @@ class Run:
             name: source.training_teacher(loader, parts.epochs, log) for name, source in parts.teachers_read.items()
         }
         if context.processes.is_main:
-            write_text(out / "recipe.yaml", recipe.to_yaml())
+            write_text(out / "recipe.yaml", recipe.to_yaml(), checksum=True)
             if not (out / "environment.json").exists():
                 write(out / ENVIRONMENT, environment(context.device))
         last: list[Tensor] = []
@@ -226,7 +227,7 @@ class Run:
         trained = replace(parts.student, model=kept)
         summary = run_summary(parts, trained, progress, figures, teacher_logits)
         if context.processes.is_main:
-            save_weights(kept, out / "student.safetensors")
+            save_weights(kept, out / "student.safetensors", checksum=True)
             reference = RunSummary.model_validate(summary).reference
             write_predictions(out, parts.test, logits, teacher_logits, reference)
             if parts.relations is not None:
@@ -236,7 +237,7 @@ class Run:
                 time_models(folder, models, parts.test)
             folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
             # Last: it says that the run is finished.
-            write_json(out / SUMMARY, summary)
+            write_json(out / SUMMARY, summary, checksum=True)
         folder.finish()
         # None goes on before all is written, and none leaves a partner behind that still needs it.
         context.processes.wait()

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from torch import Tensor
+
 from stillroom.data.augmentation import check_augmentable
 from stillroom.errors import BadInput, format_error
-from stillroom.memory import is_out_of_memory
+from stillroom.memory import Snapshot, is_out_of_memory
 from stillroom.models.modes import copy_model
+from stillroom.models.prepared import PreparedModel
 from stillroom.run.build import RunParts
 from stillroom.train.recorders import RecordWeightDistance
 
@@ -34,9 +39,44 @@ def validate(parts: RunParts) -> None:
     for hook in parts.hooks:
         if isinstance(hook, RecordWeightDistance):
             hook.check(parts.student.model)
+    for model, field in _models(parts):
+        check_single_image(model, parts.train.images[:1], field)
     parts.step.check_accumulation(training.accumulate)
     if training.compile:
         parts.step.check_compilable()
+
+
+def _models(parts: RunParts) -> Iterator[tuple[PreparedModel, str]]:
+    yield parts.student, "student"
+    for name, source in parts.teachers.items():
+        if source.prepared is not None:
+            yield source.prepared, parts.recipe.teacher_field(name)
+
+
+def check_single_image(model: PreparedModel, image: Tensor, field: str) -> None:
+    """Refuse a model that takes no batch of one, as its cost and latency are measured with one at the end.
+
+    Args:
+        model: the teacher or the student; its buffers are left as they are.
+        image: a batch of one, as the data gives it.
+        field: what messages call the model.
+
+    Raises:
+        BadInput: it fails.
+    """
+    buffers = Snapshot(model.model.buffers())
+    try:
+        model.try_on(image)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return
+        expected = (
+            f"a model that takes a single image in evaluation mode; it raised {format_error(error)}. Is a batch norm "
+            "held in training mode, by train() in its forward?"
+        )
+        raise BadInput(field, model.name, expected) from None
+    finally:
+        buffers.restore()
 
 
 def try_smallest_batch(parts: RunParts) -> bool:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, Type
 
 from stillroom.config import bad_input
 from stillroom.errors import BadInput
-from stillroom.files import write_text
+from stillroom.files import read_bytes, write_json
 
 T = TypeVar("T")
 ModelT = TypeVar("ModelT", bound="JsonObject")
@@ -155,7 +155,7 @@ def write(path: Path, document: JsonObject) -> None:
     Raises:
         ValueError: a number in it is not finite.
     """
-    write_text(path, json.dumps(document.as_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_json(path, document.as_dict(), checksum=True)
 
 
 def json_line(line: JsonObject) -> str:
@@ -187,10 +187,10 @@ def read_text(path: Path) -> str:
     """A file's text.
 
     Raises:
-        BadInput: it cannot be read, or is no text.
+        BadInput: it cannot be read, is no text, or is not what was written.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not text"
         raise BadInput(path.name, str(path), f"a readable file ({reason})") from None
@@ -246,12 +246,7 @@ def clean(content: Any) -> Any:
 def _lines(path: Path, skip_damaged: bool) -> Iterator[tuple[int, str]]:
     if not path.is_file():
         return
-    try:
-        text = read_text(path)
-    except BadInput:
-        if not skip_damaged:
-            raise
-        text = path.read_bytes().decode("utf-8", errors="replace")
+    text = read_bytes(path).decode("utf-8", errors="replace") if skip_damaged else read_text(path)
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line

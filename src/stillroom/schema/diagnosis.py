@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from stillroom.errors import BadInput
+from stillroom.files import parse_yaml
 from stillroom.schema.base import Items, JsonFile, JsonObject, is_finite, read_json, write
 
 NAME = "diagnosis.json"
@@ -28,6 +30,8 @@ UNCHANGED, ALL_REMEDIES, LABELS = "unchanged", "all-remedies", "labels"
 
 # Problems that cost no accuracy.
 _NOT_ACCURACY = ("miscalibrated",)
+# Reasons of skipped checks that a headline gives.
+_REASONS = 2
 _FINITE = ConfigDict(allow_inf_nan=False)
 
 
@@ -380,10 +384,23 @@ def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
         return f"{_things(costly)} {verb} this student accuracy{also}."
     if problems:
         return "Nothing was found that costs this student accuracy, but its probabilities cannot be used."
+    if warnings and len(findings) - judged > judged:
+        return f"Nothing is surely wrong; {_things(warnings)} may be. {_not_judged(findings)}"
     if warnings:
         may = "cost this student accuracy" if costs_accuracy else f"be wrong with {subject}"
         return f"Nothing is surely wrong; {_things(warnings)} may {may}."
-    return f"Nothing is wrong with {subject}, as far as {'1 check' if judged == 1 else f'{judged} checks'} can tell."
+    checks = "1 check" if judged == 1 else f"{judged} checks"
+    if len(findings) - judged > judged:
+        return f"{checks} found nothing wrong with {subject}; {_not_judged(findings)}"
+    return f"Nothing is wrong with {subject}, as far as {checks} can tell."
+
+
+def _not_judged(findings: Sequence[Finding]) -> str:
+    """How many checks could not judge, and the commonest reasons."""
+    reasons = Counter(one.summary.rstrip(".") for one in findings if one.verdict == "skipped")
+    common = "; ".join(f"{why} ({count})" for why, count in reasons.most_common(_REASONS))
+    more = "; and other reasons" if len(reasons) > _REASONS else ""
+    return f"{reasons.total()} could not judge: {common}{more}."
 
 
 def _things(count: int) -> str:
@@ -436,7 +453,7 @@ def _with_command(target: str, kind: Kind, finding: Finding) -> Finding:
 
 def _has_teacher(path: Path) -> bool:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError, RecursionError):
         return True
     return not isinstance(content, dict) or content.get("teacher") is not None

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from stillroom.errors import BadInput
+from stillroom.files import verify
 from stillroom.schema.base import clean
 
 Floats = NDArray[np.floating[Any]]
@@ -70,6 +71,7 @@ def read_predictions(
         BadInput: the file is missing, truncated or damaged, or its tensors do not fit one another.
     """
     try:
+        verify(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors: dict[str, NDArray[Any]] = {
@@ -78,6 +80,8 @@ def read_predictions(
                 if images or not name.startswith("example_")
             }
     # safetensors raises errors of several kinds for a damaged file, by what is damaged.
+    except BadInput:
+        raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput("predictions", str(path), f"a whole safetensors file ({reason})") from None

@@ -180,6 +180,8 @@ class DataQuality(JsonObject):
 
     def imbalance_words(self) -> str:
         """How unequal the classes are."""
+        if self.largest == self.smallest:
+            return f"each class has {self.largest:,} training images"
         words = f"{self.largest:,} training images of {self.largest_class!r}, {self.smallest:,} of "
         return f"{words}{self.smallest_class!r}: {self.imbalance:.0f} to 1"
 
@@ -196,7 +198,7 @@ class DataQuality(JsonObject):
 
 
 class DataSummary(JsonObject):
-    """The data of a run: images of each split, their shape [C, H, W]."""
+    """The data of a run: images of each split, their shape [C, H, W]; the files of each that could not be decoded."""
 
     name: str
     classes: PositiveCount
@@ -207,6 +209,7 @@ class DataSummary(JsonObject):
     # Of floats, where they are not float32.
     dtype: Literal["float16", "bfloat16", "float64"] | None = None
     fingerprint: str
+    skipped: dict[str, Items[str]] | None = None
     quality: DataQuality | None = None
 
 
@@ -234,6 +237,14 @@ class RunHashes(JsonObject):
         return self.model_dump()
 
 
+class LossSummary(JsonObject):
+    """A term of the loss: the name that metrics log it by, and what it read."""
+
+    name: str
+    reads_teacher: bool
+    reads_labels: bool
+
+
 class RunSummary(JsonFile):
     """``summary.json``: what a finished run came to. Units as in :class:`ModelScores`."""
 
@@ -256,6 +267,7 @@ class RunSummary(JsonFile):
     bytes: Count
     teachers: dict[str, TeacherSummary]
     distilled: bool = Field(description="Whether a loss read a teacher; else teachers are only compared with.")
+    losses: Items[LossSummary] = Field((), description="What each term of the loss read, in the recipe's order.")
     data: DataSummary
     relations: RelationFigures | None = None
     custom: dict[str, str] | None = Field(None, description="Classes of the user's own optimizer and scheduler.")

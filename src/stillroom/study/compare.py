@@ -19,10 +19,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import is_partial, write_json, write_text
+from stillroom.files import CHECKSUMS, compact_checksums, is_partial, parse_yaml, write_text
 from stillroom.recipe import parse_recipe
 from stillroom.run.records import flatten
-from stillroom.schema.base import read_object
+from stillroom.schema.base import read_json, read_object, read_text, write
+from stillroom.schema.study import CachesFile, CalibrationFile, PlanFile, PlannedRunInfo
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.engine import EngineMaker
 from stillroom.study.engine.base import Engine, Job, Outcome
@@ -105,7 +106,7 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
         # Again, under the lock: another process may have begun another study meanwhile.
         _check_folder(folder, study)
         if not folder.study.exists():
-            write_text(folder.study, _as_yaml(study))
+            write_text(folder.study, _as_yaml(study), checksum=True)
         if study.tuning is not None:
             TrialStore(study.tuning.storage, folder.path).close()  # one that cannot be used is refused here
         with StudyDriver(plan, folder, make_engine, observer) as driver:
@@ -119,6 +120,7 @@ def compare(study: Study, out: Path, make_engine: EngineMaker, observer: StudyOb
             plan = driver.prepare()
             failures = driver.run(plan)
         results = write_results(folder, plan, failures)
+        compact_checksums(folder.path)
         return StudyOutcome(out, results, failures, round(time.perf_counter() - began, 1))
     finally:
         observer.stopped()
@@ -141,12 +143,14 @@ def _check_folder(folder: StudyFolder, study: Study) -> None:
     if not path.exists():
         return
     if not folder.study.exists():
-        if {item.name for item in path.iterdir() if not is_partial(item)} <= {"state"}:
+        if {item.name for item in path.iterdir() if not is_partial(item)} <= {"state", CHECKSUMS}:
             return
         raise BadInput("--out", str(path), "a new or empty folder, or a study's; this one holds other files")
     try:
-        before = yaml.safe_load(folder.study.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        before = parse_yaml(read_text(folder.study))
+    except BadInput:
+        raise
+    except (ValueError, RecursionError, yaml.YAMLError):
         raise BadInput("--out", str(folder.study), "a readable study.yaml") from None
     old, new = flatten(before), flatten(study.as_dict())
     changed = [key for key in new | old if new.get(key) != old.get(key)]
@@ -228,7 +232,7 @@ class StudyDriver:
         for run in sorted(plan.runs, key=lambda run: self.study.seeds.index(run.seed)):
             out = self.folder.run(run.pair, run.method, run.seed)
             content = json.loads(run.recipe.model_dump_json())
-            job = Job(run.id, "run", content, str(out), threads=run.recipe.training.threads)
+            job = Job(run.id, "run", content, str(out), threads=threads_of(content))
             self.progress.add([job])
             reason = self.stuck.get((run.pair, run.method))
             state = self.progress.jobs[run.id]
@@ -240,7 +244,7 @@ class StudyDriver:
                 state.status, state.reason = "failed", reason
             else:
                 jobs.append(job)
-        write_json(self.folder.plan, _plan_content(plan, self.folder))
+        write(self.folder.plan, _plan_file(plan, self.folder))
         if jobs:
             ended = self._schedule().do("running", jobs)
             failures |= {outcome.id: outcome.reason for outcome in ended if outcome.ending != "done"}
@@ -293,15 +297,15 @@ class StudyDriver:
         self.progress.add(job for mine in ordered.values() for job in mine)
         first = [mine[0] for mine in ordered.values()]
         self._each(self._schedule().do("caching the teachers' outputs", first, next_jobs))
-        found: dict[str, dict[str, float]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for pair, method in pairs_and_methods(self.study):
             asked = self.folder.preparation(pair.name, method.name) / "asked.jsonl"
-            lines = asked.read_text(encoding="utf-8").splitlines() if asked.exists() else []
+            lines = read_text(asked).splitlines() if asked.exists() else []
             mine = found.setdefault(pair.name, {"answers": 0, "seconds": 0.0})
-            for line in (json.loads(line) for line in lines if line.endswith("}")):
+            for line in map(json.loads, lines):
                 mine["answers"] += line["answers"]
                 mine["seconds"] = round(mine["seconds"] + line["seconds"], 3)
-        write_json(self.folder.caches, found)
+        write(self.folder.caches, CachesFile.model_validate({"pairs": found}))
 
     def _steps(self) -> dict[PairAndName, int]:
         """What a budget in seconds comes to: timed once, each method alone, and then fixed."""
@@ -311,8 +315,7 @@ class StudyDriver:
         known: dict[str, dict[str, Any]] = {}
         if self.folder.calibration.exists():
             with reading_own_file(self.folder.calibration, "remove it to time the steps again"):
-                known = json.loads(self.folder.calibration.read_text(encoding="utf-8"))["pairs"]
-                _steps_of(known)
+                known = read_json(CalibrationFile, self.folder.calibration).as_dict()["pairs"]
         jobs = []
         for pair, method in pairs_and_methods(self.study):
             if method.name in known.get(pair.name, {}) or (pair.name, method.name) in self.stuck:
@@ -326,7 +329,7 @@ class StudyDriver:
             if outcome.ending == "done":
                 _, pair_name, name = job.id.split("/")
                 known.setdefault(pair_name, {})[name] = outcome.result
-                write_json(self.folder.calibration, {"seconds": seconds, "pairs": known})
+                write(self.folder.calibration, CalibrationFile.model_validate({"seconds": seconds, "pairs": known}))
             return []
 
         if jobs:
@@ -367,7 +370,7 @@ class StudyDriver:
 
     def _schedule(self) -> Scheduler:
         if self.engine is None:
-            threads = max(run.recipe.training.threads for run in self.plan.runs)
+            threads = max(int(run.recipe.training.threads) for run in self.plan.runs)
             self.engine = self.make_engine(self.folder, threads)
             self.progress.workers = self.engine.slots
         return Scheduler(self.engine, self.study.retries, self.progress, self.folder.progress, self.observer)
@@ -386,14 +389,14 @@ def _finished(folder: StudyFolder, run: PlannedRun) -> bool:
     return (folder.run(run.pair, run.method, run.seed) / "summary.json").exists()
 
 
-def _plan_content(plan: StudyPlan, folder: StudyFolder) -> dict[str, Any]:
+def _plan_file(plan: StudyPlan, folder: StudyFolder) -> PlanFile:
     runs = [
-        {
-            "pair": run.pair,
-            "method": run.method,
-            "seed": run.seed,
-            "run": folder.run(run.pair, run.method, run.seed).relative_to(folder.path).as_posix(),
-        }
+        PlannedRunInfo(
+            pair=run.pair,
+            method=run.method,
+            seed=run.seed,
+            run=folder.run(run.pair, run.method, run.seed).relative_to(folder.path).as_posix(),
+        )
         for run in plan.runs
     ]
-    return {"schema": 1, "study_hash": plan.study.hash(), "runs": runs}
+    return PlanFile(study_hash=plan.study.hash(), runs=tuple(runs))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from stillroom.config import Config, bad_input
-from stillroom.errors import BadInput, nearest
+from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.recipe import apply_override, read_yaml
 
@@ -292,7 +293,7 @@ class Study(Config):
         if self.baseline is not None and self.baseline not in names:
             raise ValueError(f"a method as baseline, not {self.baseline!r} ({nearest(self.baseline, names)})")
         if self.tuning is None and any(method.tune for method in self.methods):
-            raise ValueError("tuning.trials beside a method's tune")
+            raise ValueError("tuning.trials with a method's tune")
         return self
 
     @property
@@ -330,7 +331,7 @@ class Study(Config):
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read a study file; a recipe named by its path is read, beside the study file or from the working folder.
+    """Read a study file; a recipe named by its path is read, from the study file's folder or the working folder.
 
     Raises:
         BadInput: a file cannot be read, is not YAML, or holds a bad value.
@@ -340,8 +341,10 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise BadInput("study", str(path), f"a study; this file is a recipe: `stillroom distill {path}` runs it")
     recipe = content.get("recipe")
     if isinstance(recipe, str):
-        beside = path.parent / recipe
-        content["recipe"] = read_yaml(beside if beside.exists() else Path(recipe), "recipe", "at least `student`")
+        file = path.parent / recipe
+        with suppress(OSError, ValueError):  # no file can have such a name: reading it says so
+            file = file if file.exists() else Path(recipe)
+        content["recipe"] = read_yaml(file, "recipe", "at least `student`")
     for override in overrides:
         apply_override(content, override)
     return parse_study(content)
@@ -364,3 +367,5 @@ def parse_study(content: object) -> Study:
         return Study.model_validate(content)
     except ValidationError as error:
         raise bad_input(error, Study) from None
+    except ValueError as error:  # such as a number of thousands of digits, which cannot be written
+        raise BadInput("study", content, f"values that can be written ({format_error(error)})") from None

@@ -73,8 +73,8 @@ def reading_own_file(path: Path, remedy: str) -> Iterator[None]:
     """Report any error in reading a file that the study wrote as :class:`BadInput`, with what to do then."""
     try:
         yield
-    except BadInput:
-        raise
+    except BadInput as error:
+        raise BadInput.with_message("study", str(path), f"{error}; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput("study", str(path), f"a file as the study wrote it ({type(error).__name__}); {remedy}") from None
 
@@ -148,6 +148,7 @@ def recipe_content(
                 content["training"][other] = None
     _find_teachers(study, folder, content)
     _cache_teacher(content)
+    _set_threads(content)
     content["name"] = method.name if not study.model_pairs else f"{method.name} on {pair.name}"
     return content
 
@@ -159,6 +160,7 @@ def teacher_content(study: Study, teacher: TeacherRun) -> RecipeContent:
         content.pop(key, None)
     merge(content, teacher.set)
     content["name"] = f"{teacher.name}, the teacher"
+    _set_threads(content)
     try:
         parse_recipe(content)
     except BadInput as error:
@@ -215,9 +217,16 @@ def merge(content: RecipeContent, changes: Mapping[str, Any]) -> None:
             set_value(content, key, copy.deepcopy(value))
 
 
+def _set_threads(content: RecipeContent) -> None:
+    """Leave the cores to runs side by side: a run of a study has one thread where its recipe does not say."""
+    training = content.get("training")
+    if training is None or (isinstance(training, dict) and training.get("threads", "auto") == "auto"):
+        content["training"] = {**(training or {}), "threads": 1}
+
+
 def threads_of(content: RecipeContent) -> int:
-    """The CPU threads that a recipe's run takes."""
-    return int((content.get("training") or {}).get("threads") or 1)
+    """The CPU threads that a run of a study takes."""
+    return int(content["training"]["threads"])
 
 
 def _sets(changes: Mapping[str, Any], key: str) -> bool:

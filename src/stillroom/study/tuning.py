@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 import os
 import re
@@ -27,8 +26,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import canonical_json, digest, write_json
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import Recipe, parse_recipe, set_value
+from stillroom.schema.base import read_optional, write
+from stillroom.schema.study import TunedFile
 from stillroom.study.config import MEASURES, MeasureName, Method, ModelPair, Range, Space, Study, Tuning
 from stillroom.study.engine.base import Job, Outcome
 from stillroom.study.plan import (
@@ -56,7 +57,8 @@ _OF_THE_STUDY = ("seed", "data.holdout", "training.epochs", "training.steps", "t
 _WITHIN = (math.sqrt(5) - 1) / 2  # of the way from low to high: no whole number, where a field needs one
 _AT_RANDOM = 5  # trials before the search learns from them; Optuna's 10 are most of what a student is worth
 _DRAWS = 32  # before a trial that was made already is taken again
-_NUMBER, _VALUES = "number", "values"  # what a stored trial says of itself beside its parameters
+# What a stored trial says of itself beside its parameters.
+_NUMBER, _VALUES, _CHECKSUM = "number", "values", "checksum"
 _DATABASE = "tuning.db"
 # Also where it is no URL after all, as somebody may have left the beginning out.
 _PASSWORD = re.compile(r"((?:://|^(?!.*://))[^:@/]*:)(.*)@")
@@ -465,7 +467,11 @@ class Tuner:
                     value=float(value) if value is not None and finite else None,
                     params=params,
                     distributions=self._distributions() if params else {},
-                    user_attrs={_NUMBER: number, _VALUES: values},
+                    user_attrs={
+                        _NUMBER: number,
+                        _VALUES: values,
+                        _CHECKSUM: self._checksum(number, values, params, value if finite else None),
+                    },
                 )
             )
         self._read()
@@ -574,21 +580,31 @@ class Tuner:
         with self._store.open():
             kept = self._kept.get_trials(deepcopy=False)
             direction = self._kept.direction.name.lower()
-        finished: list[FinishedTrial] = []
-        tried: list[Params] = []
-        # Anything else in there is not ours, such as a trial that somebody enqueued.
-        for trial in sorted(
-            (t for t in kept if _NUMBER in t.user_attrs), key=lambda t: (t.user_attrs[_NUMBER], t.number)
-        ):
-            number, values = trial.user_attrs[_NUMBER], trial.user_attrs.get(_VALUES)
-            if number < len(finished):
-                continue  # two processes made it at once: the first counts
-            if number > len(finished) or direction != self._direction or not self._is_ours(trial, number, values):
-                raise self._store.refused(f"this search's own trials under the name {self._name!r}, not another's")
-            proposed = self._values(trial.params) if number else {}
-            finished.append(FinishedTrial(number, proposed, trial.value if trial.state.name == "COMPLETE" else None))
-            tried.append(dict(trial.params))
-        self._finished, self._tried = tuple(finished), tuple(tried)
+            finished: list[FinishedTrial] = []
+            tried: list[Params] = []
+            # Anything else in there is not ours, such as a trial that somebody enqueued.
+            for trial in sorted(
+                (t for t in kept if _NUMBER in t.user_attrs), key=lambda t: (t.user_attrs[_NUMBER], t.number)
+            ):
+                number, values = trial.user_attrs[_NUMBER], trial.user_attrs.get(_VALUES)
+                value = trial.value if trial.state.name == "COMPLETE" else None
+                if trial.user_attrs.get(_CHECKSUM) != self._checksum(number, values, trial.params, value):
+                    raise self._store.refused(
+                        f"trial {number} of {self._name!r} as it was written, but it is damaged; restore the database "
+                        "from a copy, or remove it: the trials are made again from their runs"
+                    )
+                if number < len(finished):
+                    continue  # two processes made it at once: the first counts
+                if number > len(finished) or direction != self._direction or not self._is_ours(trial, number, values):
+                    raise self._store.refused(f"this search's own trials under the name {self._name!r}, not another's")
+                proposed = self._values(trial.params) if number else {}
+                finished.append(FinishedTrial(number, proposed, value))
+                tried.append(dict(trial.params))
+            self._finished, self._tried = tuple(finished), tuple(tried)
+
+    def _checksum(self, number: int, values: Any, params: Params, value: float | None) -> str:
+        """Of all that the database holds of a trial: it has none of its own."""
+        return digest(canonical_json([self._name, number, values, params, None if value is None else float(value)]))
 
     def _is_ours(self, trial: FrozenTrial, number: int, values: Any) -> bool:
         if number == 0:
@@ -737,7 +753,7 @@ class Trials:
         for pair_, method_ in pairs_and_methods(self._study):
             if method_.name in self._kept.get(pair_.name, {}):
                 ordered.setdefault(pair_.name, {})[method_.name] = self._kept[pair_.name][method_.name]
-        write_json(self._folder.tuned, ordered)
+        write(self._folder.tuned, TunedFile.model_validate({"pairs": ordered}))
         return chosen_of(ordered)
 
     def close(self) -> None:
@@ -780,11 +796,8 @@ def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
         BadInput: the file is damaged.
     """
     with reading_own_file(folder.tuned, "remove it to read the trials again"):
-        found = json.loads(folder.tuned.read_text(encoding="utf-8")) if folder.tuned.exists() else {}
-        for mine in found.values():
-            for entry in mine.values():
-                dict(entry["values"])
-        return dict(found)
+        found = read_optional(TunedFile, folder.tuned)
+        return {} if found is None else found.as_dict()["pairs"]
 
 
 def chosen_of(tuned: Mapping[str, Mapping[str, Any]]) -> dict[PairAndName, dict[str, Any]]:

@@ -16,7 +16,7 @@ from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import DataPair
 from stillroom.data.loader import BatchLoader
 from stillroom.errors import BadInput, shorten
-from stillroom.files import canonical_json, digest, find_input
+from stillroom.files import canonical_json, digest, find_input, read_bytes
 from stillroom.runtime import Runtime
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
@@ -108,13 +108,13 @@ class PrecomputedLogits(TeacherSource):
             test = self._train[0, info.rows] if self._unchanged else None
         if test is None:
             return None
-        return check_finite(torch.from_numpy(np.array(test, dtype=np.float32)), _FIELD, "test-logits.npy")
+        return check_finite(torch.from_numpy(_rows(test)), _FIELD, "test-logits.npy")
 
     def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
         """From the cache."""
 
         def query(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
-            return ModelOutput(torch.from_numpy(np.array(self._train[view, rows], dtype=np.float32)))
+            return ModelOutput(torch.from_numpy(_rows(self._train[view, rows])))
 
         train = self._data.train.parent
         parts = {"teacher": {"name": self.name, "logits": self.fingerprint}, "data": train.fingerprint}
@@ -134,7 +134,9 @@ class PrecomputedLogits(TeacherSource):
 def _read_inputs(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """The folder's ``inputs.json``, checked to be what this run needs."""
     try:
-        inputs = json.loads((folder / INPUTS).read_text(encoding="utf-8"))
+        inputs = json.loads(read_bytes(folder / INPUTS))
+    except BadInput:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "no JSON"
         raise BadInput(_FIELD, str(folder), f"a folder with a readable {INPUTS} ({reason}); {_HINT}") from None
@@ -167,6 +169,11 @@ def _read_array(path: Path, shape: tuple[int, ...]) -> npt.NDArray[Any]:
     if array.shape != shape:
         raise BadInput(_FIELD, str(path), f"logits of shape {list(shape)}, not {list(array.shape)}")
     return np.asarray(array)
+
+
+def _rows(logits: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    """A copy, row after row in memory: a file may hold column after column, in Fortran's order."""
+    return np.array(logits, dtype=np.float32, order="C")
 
 
 def _sha256(path: Path) -> bytes:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stillroom.config import Config
 
@@ -88,7 +88,14 @@ class TrainingConfig(Config):
         False,
         description="Compile the student with torch.compile: some steps faster after a warm-up, which is reported.",
     )
-    threads: int = Field(1, ge=1, description="CPU threads of the run; part of what makes it reproducible.")
+    threads: Annotated[
+        Annotated[int, Field(ge=1), Tag("tag:number")] | Annotated[Literal["auto"], Tag("tag:word")],
+        Discriminator(lambda value: "tag:word" if isinstance(value, str) else "tag:number"),
+    ] = Field(
+        "auto",
+        description="CPU threads of the run. auto is all cores (OMP_NUM_THREADS where that is set), in a study 1; the "
+        "number is written into the run's recipe, as the last bits of its results depend on it.",
+    )
     clip_norm: float | None = Field(None, gt=0, description="Clip the gradient's global L2 norm to this.")
     accumulate: int = Field(
         1, ge=1, description="Split each batch into this many micro-batches, one step for all of them."

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -97,11 +98,20 @@ def reuse_memory() -> None:
     torch.empty(31 << 20, dtype=torch.uint8)
 
 
+def resolve_threads(count: int | Literal["auto"]) -> int:
+    """``auto`` is all cores that this process may use, shared between launched processes.
+
+    >>> resolve_threads(3)
+    3
+    """
+    return max(torch.get_num_threads() // launched(), 1) if count == "auto" else count
+
+
 @contextmanager
-def threads(count: int) -> Iterator[None]:
+def threads(count: int | Literal["auto"]) -> Iterator[None]:
     """Run a block with this many CPU threads, then restore the number."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count)
+    torch.set_num_threads(resolve_threads(count))
     try:
         yield
     finally:

@@ -14,8 +14,8 @@ from typing import IO, Any
 import torch
 
 from stillroom.errors import BadInput, RunFailed
-from stillroom.files import remove_partial, write_bytes
-from stillroom.schema.run import LOG_MODELS
+from stillroom.files import CHECKSUMS, Log, compact_checksums, read_bytes, remove_partial, write_bytes
+from stillroom.schema.run import LOG_MODELS, METRICS, RELATION_EPOCHS, RESCALING, TIMING, WEIGHT_DISTANCE
 
 try:
     import fcntl
@@ -23,7 +23,7 @@ except ImportError:  # Windows has no flock; two writers are then not detected.
     fcntl = None  # type: ignore[assignment]
 
 # Every save has their lengths; a resumed run truncates them to these, so that lines are neither lost nor repeated.
-LOGS = ("metrics.jsonl", "weight_distance.jsonl", "gradient_rescaling.jsonl", "class_relations.jsonl")
+LOGS = (METRICS, WEIGHT_DISTANCE, RESCALING, RELATION_EPOCHS)
 
 
 def is_being_written(path: Path) -> bool | None:
@@ -55,6 +55,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.state_path = path / "state" / "last.pt"
+        self._logs = {name: Log(path / name) for name in (TIMING, *LOGS)}
         self._lock: IO[bytes] | None = None
         self._fresh = False
         self._readable = False
@@ -75,7 +76,7 @@ class RunFolder:
                     self._lock.close()
                     raise BadInput("--out", str(self.path), "a folder that no other process is writing") from None
         remove_partial(self.path)
-        self._mend("timing.jsonl")
+        self._mend_timing()
         return self
 
     def __exit__(
@@ -90,7 +91,7 @@ class RunFolder:
         """Remove the files of a run refused before its first save, so that the folder is free again."""
         shutil.rmtree(self.path / "state", ignore_errors=True)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-        for name in ("recipe.yaml", "environment.json", "timing.jsonl", *LOGS):
+        for name in ("recipe.yaml", "environment.json", CHECKSUMS, TIMING, *LOGS):
             (self.path / name).unlink(missing_ok=True)
 
     def append(self, name: str, line: dict[str, Any]) -> None:
@@ -98,43 +99,48 @@ class RunFolder:
         model = LOG_MODELS.get(name)
         if model is not None:
             line = model.model_validate(line).as_dict()
-        text = json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n"
-        with (self.path / name).open("a", encoding="utf-8") as log:
-            log.write(text)
+        self._logs[name].append(json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n")
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Save what a resumed run needs, with the logs' lengths, in one atomic step."""
-        lengths = {}
-        for name in LOGS:
-            log = self.path / name
-            if log.exists():
-                with log.open("rb+") as handle:
+    def log_lengths(self) -> dict[str, int]:
+        """The length of each log that is cut back on resume, in bytes."""
+        return {name: (self.path / name).stat().st_size for name in LOGS if (self.path / name).exists()}
+
+    def save(self, state: dict[str, Any], lengths: dict[str, int] | None = None) -> None:
+        """Save what a resumed run needs, with the logs' lengths, in one atomic step.
+
+        Args:
+            lengths: those that the logs had in this state; default: those they have.
+        """
+        lengths = self.log_lengths() if lengths is None else lengths
+        for name in (CHECKSUMS, *lengths):
+            if (self.path / name).exists():
+                with (self.path / name).open("rb+") as handle:
                     os.fsync(handle.fileno())
-                lengths[name] = log.stat().st_size
         # Through a buffer, so that a full disk raises OSError rather than torch's own error.
         buffer = io.BytesIO()
         torch.save({"lengths": lengths, **state}, buffer)
         if not self._readable:
             self._check_readable(buffer)
-        write_bytes(self.state_path, buffer.getvalue())
+        write_bytes(self.state_path, buffer.getvalue(), checksum=True)
 
     def load(self) -> dict[str, Any] | None:
         """The last save, with the logs truncated to it; None without a save, with the logs emptied.
 
         Raises:
-            BadInput: the save is damaged.
+            BadInput: the save or a log is damaged.
         """
         if not self.state_path.exists():
             self._cut({})
             return None
         try:
-            state: dict[str, Any] = torch.load(self.state_path, map_location="cpu", weights_only=True)
+            content = io.BytesIO(read_bytes(self.state_path, required=True))
+            state: dict[str, Any] = torch.load(content, map_location="cpu", weights_only=True)
             lengths = state["lengths"]
         except Exception as error:
             raise BadInput(
                 "--resume",
                 str(self.state_path),
-                f"a save that can be read ({type(error).__name__}); remove it to start over",
+                f"a save that can be read ({_reason(error)}); remove {self.state_path.parent} to start over",
             ) from None
         self._cut(lengths)
         return state
@@ -142,6 +148,8 @@ class RunFolder:
     def finish(self) -> None:
         """Remove what only a resumed run needs."""
         shutil.rmtree(self.path / "state", ignore_errors=True)
+        for folder in (self.path, self.path / "checkpoints"):
+            compact_checksums(folder)
 
     def _check_readable(self, buffer: io.BytesIO) -> None:
         """Check at the first save, not at a resume, that a hook's state can be read back."""
@@ -154,23 +162,16 @@ class RunFolder:
             ) from None
         self._readable = True
 
-    def _mend(self, name: str) -> None:
+    def _mend_timing(self) -> None:
         """Remove a last line that a kill cut short; the next line would be appended to it."""
-        log = self.path / name
-        if log.exists() and not (content := log.read_bytes()).endswith(b"\n"):
-            os.truncate(log, content.rfind(b"\n") + 1)
+        log = self.path / TIMING
+        if log.exists():
+            os.truncate(log, len(read_bytes(log)))
 
     def _cut(self, lengths: dict[str, int]) -> None:
         for name in LOGS:
-            log = self.path / name
-            length = lengths.get(name, 0)
-            size = log.stat().st_size if log.exists() else 0
-            if size < length:
-                raise BadInput("--resume", str(log), f"at least the {length} bytes it had at the last save, not {size}")
-            if length == 0:
-                log.unlink(missing_ok=True)
-            else:
-                os.truncate(log, length)
+            self._logs[name].cut(lengths.get(name, 0))
+        compact_checksums(self.path)
 
 
 class NullRunFolder(RunFolder):
@@ -182,14 +183,15 @@ class NullRunFolder(RunFolder):
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Does nothing: the main process writes the logs."""
 
-    def save(self, state: dict[str, Any]) -> None:
+    def save(self, state: dict[str, Any], lengths: dict[str, int] | None = None) -> None:
         """Does nothing: the main process saves."""
 
     def finish(self) -> None:
         """Does nothing: the main process cleans up."""
 
-    def _mend(self, name: str) -> None:
-        pass
-
     def _cut(self, lengths: dict[str, int]) -> None:
         pass
+
+
+def _reason(error: Exception) -> str:
+    return "its checksum is another" if isinstance(error, BadInput) else type(error).__name__

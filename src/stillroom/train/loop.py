@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -23,6 +24,7 @@ from stillroom.teachers.source import Teacher
 from stillroom.train.config import TrainingConfig
 from stillroom.train.device import autocast, seed_step
 from stillroom.train.folder import RunFolder
+from stillroom.train.interruption import Interruption
 from stillroom.train.optimisation import MovingAverage, OwnOptimisation, lr_factor, scale_lr
 from stillroom.train.recorders import Clock, EvaluationInfo, Meter, StepHook, StepInfo
 from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
@@ -43,6 +45,21 @@ class Progress:
     order: str = ""
     views: str = ""
     parts: int = 1
+
+
+@dataclass(frozen=True)
+class EndOfStep:
+    """What logs and evaluation change, as it is right after a step.
+
+    Attributes:
+        lengths: of the logs.
+        meter: state of the meter.
+        hooks: kind and state of each hook.
+    """
+
+    lengths: dict[str, int]
+    meter: dict[str, Any]
+    hooks: list[tuple[str, dict[str, Any]]]
 
 
 @dataclass
@@ -95,10 +112,36 @@ class Trainer:
         kept = average.module if average is not None else student
         for hook in self.hooks:
             hook.start(student)
-        progress, figures = self._restore(optimizer, average, scheduler)
+        progress, figures, ended = self._restore(optimizer, average, scheduler)
         wrapped = self.runtime.processes.wrap(self.step, some_unused=self.some_unused)
         meter = Meter(self.step.names, self.runtime.device, self.runtime.processes)
         clock = Clock(progress.step)
+
+        def end_step(interruption: Interruption) -> None:
+            """What follows a step: logs, evaluation, a save. Interrupted meanwhile, it is done again on resume."""
+            nonlocal figures
+            at_end = progress.step == total
+            whole_epochs = progress.step // per_epoch if progress.step % per_epoch == 0 else None
+            evaluates = at_end or (whole_epochs is not None and whole_epochs % self.config.evaluate_every == 0)
+            before = self._end_of_step(meter) if evaluates else None
+            if evaluates or progress.step % self.config.log_every == 0:
+                self._log(meter, optimizer, progress.step, per_epoch, clock)
+            if at_end or whole_epochs is not None:
+                self._log_epoch(progress.step, per_epoch)
+                self._log_relations(kept, progress.step, per_epoch)
+            if whole_epochs is not None and whole_epochs in self.config.checkpoints:
+                self._keep_checkpoint(kept, whole_epochs)
+            if before is not None:
+                try:
+                    figures = self._evaluate(kept, progress.step, per_epoch, interruption)
+                except KeyboardInterrupt:
+                    self._save(progress, figures, optimizer, average, scheduler, before)
+                    raise
+            # Only if the meter is empty: a save then needs no sums, and its time cannot change a byte.
+            if evaluates or (meter.empty and clock.since_save() >= self.config.save_seconds):
+                self._save(progress, figures, optimizer, average, scheduler)
+                clock.restart()
+
         if self.config.compile:
             self.step.compile_student()
         if progress.step == 0 and 0 in self.config.checkpoints:
@@ -109,7 +152,11 @@ class Trainer:
         # Once, as it visits every module; evaluation restores each module's mode.
         wrapped.train()
         self.runtime.observer.run_started("training", total, progress.step)
-        with closing(self.loader.batches(self._requests(progress.step, total))) as stream:
+        stream = self.loader.batches(self._requests(progress.step, total))
+        with Interruption() as interruption, closing(stream):
+            if ended is not None:
+                meter.load_state_dict(ended)
+                end_step(interruption)
             for batch in stream:
                 epoch, position = divmod(progress.step, per_epoch)
                 if position == 0:
@@ -132,23 +179,10 @@ class Trainer:
                 for hook in self.hooks:
                     hook.after_step(StepInfo(progress.step, epoch, student, losses[0]))
                 self.runtime.observer.stepped(progress.step)
-
-                at_end = progress.step == total
-                whole_epochs = progress.step // per_epoch if progress.step % per_epoch == 0 else None
-                evaluates = at_end or (whole_epochs is not None and whole_epochs % self.config.evaluate_every == 0)
-                if evaluates or progress.step % self.config.log_every == 0:
-                    self._log(meter, optimizer, progress.step, per_epoch, clock)
-                if at_end or whole_epochs is not None:
-                    self._log_epoch(progress.step, per_epoch)
-                    self._log_relations(kept, progress.step, per_epoch)
-                if whole_epochs is not None and whole_epochs in self.config.checkpoints:
-                    self._keep_checkpoint(kept, whole_epochs)
-                if evaluates:
-                    figures = self._evaluate(kept, progress.step, per_epoch)
-                # Only if the meter is empty: a save then needs no sums, and its time cannot change a byte.
-                if evaluates or (meter.empty and clock.since_save() >= self.config.save_seconds):
-                    self._save(progress, figures, optimizer, average, scheduler)
-                    clock.restart()
+                if interruption.pending:
+                    self._save(progress, figures, optimizer, average, scheduler, self._end_of_step(meter))
+                    raise KeyboardInterrupt
+                end_step(interruption)
         return kept, progress, figures
 
     def _requests(self, first: int, total: int) -> Generator[Request]:
@@ -259,10 +293,11 @@ class Trainer:
             line = {"step": step, "epoch": _epoch(step, per_epoch), **self.relations(kept)}
             self.folder.append("class_relations.jsonl", line)
 
-    def _evaluate(self, kept: nn.Module, step: int, per_epoch: int) -> dict[str, float]:
+    def _evaluate(self, kept: nn.Module, step: int, per_epoch: int, interruption: Interruption) -> dict[str, float]:
         began = time.perf_counter()
-        self.runtime.processes.copy_buffers(kept)
-        figures = self.evaluate(kept)
+        with interruption.immediate():
+            self.runtime.processes.copy_buffers(kept)
+            figures = self.evaluate(kept)
         shown = {key: value for key, value in figures.items() if key not in ("correct", "count")}
         line = {"step": step, "epoch": _epoch(step, per_epoch), "split": "test", **shown}
         self.folder.append("metrics.jsonl", line)
@@ -274,7 +309,12 @@ class Trainer:
 
     def _keep_checkpoint(self, model: nn.Module, epoch: int) -> None:
         if self.runtime.processes.is_main:
-            save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors")
+            save_weights(model, self.folder.path / "checkpoints" / f"epoch-{epoch:04d}.safetensors", checksum=True)
+
+    def _end_of_step(self, meter: Meter) -> EndOfStep:
+        """The state that logs and evaluation change, as it is before them."""
+        hooks = [(type(hook).__qualname__, copy.deepcopy(hook.state_dict())) for hook in self.hooks]
+        return EndOfStep(self.folder.log_lengths(), meter.state_dict(), hooks)
 
     def _save(
         self,
@@ -283,7 +323,12 @@ class Trainer:
         optimizer: torch.optim.Optimizer,
         average: MovingAverage | None,
         scheduler: Any,
+        ended: EndOfStep | None = None,
     ) -> None:
+        """Save; with ``ended``, as it was before the logs and the evaluation of the last step, which are to be done."""
+        if ended is not None and self.runtime.processes.count > 1:
+            return  # the sums of the other processes are not here
+        hooks = [(type(hook).__qualname__, hook.state_dict()) for hook in self.hooks] if ended is None else ended.hooks
         self.folder.save(
             {
                 "hashes": dict(self.hashes),
@@ -293,16 +338,20 @@ class Trainer:
                 "optimizer": optimizer.state_dict(),
                 "average": average.state_dict() if average is not None else {},
                 **({"scheduler": scheduler.state_dict()} if scheduler is not None else {}),
-                "hooks": [(type(hook).__qualname__, hook.state_dict()) for hook in self.hooks],
-            }
+                "hooks": hooks,
+                "ended": None if ended is None else ended.meter,
+            },
+            None if ended is None else ended.lengths,
         )
+        if ended is not None:
+            self.runtime.observer.note(f"interrupted: saved at step {progress.step}")
 
     def _restore(
         self, optimizer: torch.optim.Optimizer, average: MovingAverage | None, scheduler: Any
-    ) -> tuple[Progress, dict[str, float]]:
+    ) -> tuple[Progress, dict[str, float], dict[str, Any] | None]:
         state = self.folder.load()
         if state is None:
-            return Progress(parts=self.config.accumulate), {}
+            return Progress(parts=self.config.accumulate), {}, None
         other = [key for key, value in self.hashes.items() if state["hashes"].get(key) != value]
         if other:
             raise BadInput("--resume", str(self.folder.path), f"the same {' and '.join(other)} as when it was started")
@@ -321,7 +370,7 @@ class Trainer:
         progress = Progress(**state["progress"])
         self.folder.append("timing.jsonl", {"event": "resume", "step": progress.step})
         self.runtime.observer.note(f"resumed at step {progress.step}")
-        return progress, state["figures"]
+        return progress, state["figures"], state["ended"]
 
 
 def _epoch(step: int, per_epoch: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from stillroom.errors import BadInput, RunFailed, nearest
 from stillroom.runtime import Processes
 from stillroom.train.device import peak_memory
 
+# Steps whose losses are kept to tell in which one they were no longer finite.
+_RECENT = 1000
+
 
 class Meter:
     """Mean losses since the last reading, summed on the device so that the loop never waits for it."""
@@ -24,6 +28,7 @@ class Meter:
         self._processes = processes or Processes()
         self._sums = torch.zeros(len(self.names), dtype=torch.float64, device=device)
         self._count = 0
+        self._recent: deque[Tensor] = deque(maxlen=_RECENT)
 
     @property
     def empty(self) -> bool:
@@ -34,19 +39,43 @@ class Meter:
         """Add one step: the weighted loss, then each term's value."""
         self._sums += losses
         self._count += 1
+        # Read only where one of them is not finite.
+        self._recent.append(losses)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums of this process since the last reading."""
+        return {"sums": self._sums.clone(), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a saved ``state_dict``."""
+        self._sums.copy_(state["sums"])
+        self._count = state["count"]
 
     def read(self, step: int) -> dict[str, float]:
         """The means over steps and processes; resets the meter."""
         means = (self._processes.mean(self._sums) / self._count).tolist()
-        for name, mean in zip(self.names, means, strict=True):
-            if not math.isfinite(mean):
-                raise RunFailed(
-                    f"{name} is not finite between steps {step - self._count + 1} and {step}; "
-                    "try a lower training.optimizer.lr, or training.clip_norm=1"
-                )
+        if not all(map(math.isfinite, means)):
+            raise RunFailed(self._describe_fault(means, step))
         self._sums.zero_()
         self._count = 0
+        self._recent.clear()
         return dict(zip(self.names, means, strict=True))
+
+    def _describe_fault(self, means: Sequence[float], step: int) -> str:
+        """Which term is not finite, from which step on."""
+        first = step - self._count + 1
+        # The weighted sum comes first, and says nothing of its own.
+        name = next((n for n, mean in zip(self.names[1:], means[1:], strict=True) if not math.isfinite(mean)), "loss")
+        column = self.names.index(name)
+        finite = [math.isfinite(float(losses[column])) for losses in self._recent]
+        # Before the steps that are kept it may have been so already; with several processes, in another one alone.
+        is_known = False in finite and (finite[0] or len(finite) == self._count)
+        when = (
+            f"from step {step - len(finite) + 1 + finite.index(False)} on"
+            if is_known
+            else f"between steps {first} and {step}"
+        )
+        return f"{name} is not finite {when}; try a lower training.optimizer.lr, or training.clip_norm=1"
 
 
 class Clock:

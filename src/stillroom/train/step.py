@@ -3,21 +3,30 @@ parameter."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stillroom.errors import BadInput, RunFailed
+from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.base import Loss, LossInputs
+from stillroom.memory import is_out_of_memory
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import TapReader
 from stillroom.runtime import Processes
 from stillroom.teachers.output import ModelOutput
 
 _ORDINALS = ("first", "second")
+# What follows from the step at which a loss is not finite.
+_BEFORE = (
+    ": no weight has moved yet, so the learning rate is not the cause; look in the loss for a logarithm or a division "
+    "of 0, a softmax without its maximum taken off, or an input that is not finite",
+    ": a single step has led there; try a lower training.optimizer.lr, or look in the loss for a division by 0",
+)
 
 
 class DistillStep(nn.Module):
@@ -130,7 +139,7 @@ class DistillStep(nn.Module):
             inputs = self._inputs(term, part if term.per_sample else whole, name, progress)
             if term.name in self._watch:
                 self._watch[term.name](inputs)
-            values.append(term(inputs))
+            values.append(_value(term, inputs))
         total = logits.new_zeros((), dtype=values[0].dtype)
         for term, value in zip(self._terms, values, strict=True):
             total = total + term.config.weight_at(progress) * value
@@ -144,7 +153,10 @@ class DistillStep(nn.Module):
         student = batch.student
         if self._num_teacher_classes is not None and term.requires.teacher:
             student = replace(student, logits=student.logits[:, : self._num_teacher_classes])
-        teacher = next(iter(batch.teachers.values()), None) if name is None else batch.teachers.get(name)
+        teacher = None
+        # A term that does not declare the teacher never gets it: another term's need would hide that until it is gone.
+        if term.requires.teacher:
+            teacher = next(iter(batch.teachers.values()), None) if name is None else batch.teachers.get(name)
         return LossInputs(student, teacher, batch.labels, batch.index, progress)
 
 
@@ -169,6 +181,40 @@ class _Batch:
         student = gathered(self.student)
         teachers = {name: gathered(output) for name, output in self.teachers.items()}
         return _Batch(student, teachers, gather(self.labels), gather(self.index))
+
+
+def _value(term: Loss[Any], inputs: LossInputs) -> Tensor:
+    """A term's value, checked to be a scalar.
+
+    Raises:
+        BadInput: it cannot be computed, or is something else; the message names the term, and the line where it failed.
+    """
+    field = f"losses.{term.name}"
+    try:
+        value = term(inputs)
+    except (BadInput, RunFailed):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next((frame for frame in reversed(frames) if "site-packages" not in frame.filename), frames[-1])
+        hint = ""
+        if inputs.teacher is None and isinstance(error, AttributeError) and "NoneType" in str(error):
+            hint = "; a loss that reads the teacher declares requires = Requires(teacher=True)"
+        elif isinstance(error, KeyError):
+            hint = "; the taps that a loss reads are declared, as student_features or teacher_features of its requires"
+        where = f"{Path(place.filename).name}:{place.lineno}"
+        message = f"{field}: this loss cannot be computed; it raised {format_error(error)} at {where}{hint}"
+        raise BadInput.with_message(field, term.name, message) from error
+    if isinstance(value, Tensor) and value.dim() == 0:
+        return value
+    if isinstance(value, Tensor):
+        got, do = f"a tensor of shape {list(value.shape)}", "take its mean over the batch: .mean()"
+    else:
+        got, do = f"{type(value).__name__}", "return a tensor that is computed from the student's output, no .item()"
+    message = f"{field}: forward returned {got}; expected a scalar tensor, the batch's mean; {do}"
+    raise BadInput.with_message(field, got, message)
 
 
 def is_compile_error(error: Exception) -> bool:
@@ -196,12 +242,20 @@ def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0)
     parameters = [p for p in step.student.parameters() if p.requires_grad]
     if not parameters:
         raise RunFailed("the student has no trainable parameter")
+    for name, value in zip(step.names, values, strict=True):
+        if not bool(value.isfinite()):
+            raise RunFailed(f"loss {name!r} is not finite at step {done + 1} ({value.item()}){_BEFORE[done]}")
     for name, value, at in zip(step.names, values, step.checked_after, strict=True):
         if at != done:
             continue
         gradients = (
             torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True) if value.requires_grad else ()
         )
+        if not all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients):
+            raise RunFailed(
+                f"the gradient of loss {name!r} is not finite at step {done + 1}, though its value is "
+                f"{value.item():.6g}{_BEFORE[done]}"
+            )
         if not any(gradient is not None and bool(gradient.any()) for gradient in gradients):
             raise RunFailed(
                 f"loss {name!r} gives the student no gradient at the {_ORDINALS[done]} step (its value is "

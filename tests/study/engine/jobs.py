@@ -15,7 +15,7 @@ from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
 from stillroom.study.engine.base import Engine, Job, JobKind, Outcome
 
-APART = {"timing.jsonl", "environment.json"}  # what depends on clocks and on the machine
+APART = {"timing.jsonl", "environment.json", "checksums.sha256"}  # what depends on clocks and on the machine
 
 
 def save_teacher(folder: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from stillroom.errors import BadInput
+from stillroom.files import verify
 from stillroom.report.formats import MINUS, amount
 from stillroom.report.run.charts import png_uri
 from stillroom.schema.base import clean
@@ -57,8 +58,11 @@ def read_maps(folder: Path, explanation: Explanation) -> ExplanationMaps:
     if not path.is_file():
         raise BadInput("maps", str(folder), f"a run with {EXPLANATION_MAPS}; `stillroom explain` writes it")
     try:
+        verify(path)
         with np.load(path) as file:
             held = {name: np.asarray(file[name]) for name in file.files}
+    except BadInput:
+        raise
     # What numpy raises for a damaged archive depends on where it is damaged.
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, BadZipFile, zlib.error) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -309,8 +313,11 @@ def _pixels(images: Array) -> NDArray[np.uint8]:
 def _class_names(path: Path) -> tuple[str, ...]:
     """As the run's predictions have them; none where they cannot be read, for a number does as well."""
     try:
+        verify(path)
         with safe_open(path, framework="numpy") as file:
             names: Any = json.loads((file.metadata() or {}).get("class_names", "[]"))
+    except BadInput:
+        raise
     # safetensors raises errors of several kinds for a damaged file, by what is damaged.
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
         return ()

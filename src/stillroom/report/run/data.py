@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from stillroom.errors import BadInput
+from stillroom.files import parse_yaml
 from stillroom.schema.base import clean, read_json, read_jsonl, read_optional, read_text
 from stillroom.schema.continual import INCREMENTAL_FILE, JOINT_FILE, FinishedRecord, JointComparison
 from stillroom.schema.fidelity import FIDELITY, Fidelity, read_fidelity
@@ -53,7 +54,7 @@ class RunData:
         checkpoints: how many of the student's the folder holds.
         fidelity: the map of ``stillroom fidelity``.
         incremental: of a run whose classes came in tasks.
-        joint: that run beside joint training on the same tasks.
+        joint: that run compared with joint training on the same tasks.
         relations: how the last layers relate the classes.
         relation_epochs: the same for the student after each epoch.
         rescaling: how the teacher rescaled the gradient of each sample, by epoch.
@@ -163,7 +164,7 @@ def _recipe(path: Path) -> tuple[str | None, Row]:
         return None, {}
     text = read_text(path)
     try:
-        content = yaml.safe_load(text)
+        content = parse_yaml(text)
     except (yaml.YAMLError, RecursionError, ValueError):
         raise BadInput(path.name, str(path), "valid YAML") from None
     return str(clean(text)), content if isinstance(content, dict) else {}

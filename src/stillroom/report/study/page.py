@@ -256,7 +256,7 @@ class StudyPage:
 
     @property
     def has_plans(self) -> bool:
-        """Whether some number of seeds is shown, beside which a caution belongs."""
+        """Whether some number of seeds is shown, which needs a caution."""
         plans = [each.plan for each in self.study.to_baseline.values()]
         return any(plan is not None and plan.seeds is not None for plan in plans)
 

@@ -72,7 +72,7 @@ class Links:
         return None, "removed"
 
     def files(self) -> list[tuple[str, str, str]]:
-        """Address, name and content of the files beside the page."""
+        """Address, name and content of the study's files."""
         return [(f"{self.start}{name}", name, what) for name, what in _FILES.items() if (self.folder / name).is_file()]
 
 

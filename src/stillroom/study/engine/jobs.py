@@ -24,13 +24,14 @@ from stillroom.data.images import DataPair
 from stillroom.data.quality import Note
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, OutOfMemory, RunFailed, format_error
-from stillroom.files import canonical_json, digest, find_input, write_text
+from stillroom.files import Log, canonical_json, digest, find_input, write_text
 from stillroom.memory import release_memory
 from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.run import execute, prepare
+from stillroom.schema.base import read_text
 from stillroom.study.engine.base import Job, JobEnding, Outcome
 from stillroom.train.device import exact_float32, threads
 
@@ -92,7 +93,7 @@ def _materials(recipe: Recipe, note: Note | None = None) -> RunComponents:
 def attempt(job: Job) -> Outcome:
     """Do a job in this process, and return any error as its ending.
 
-    The traceback of an unexpected error is left beside the job's folder, see :func:`crash_log`.
+    The traceback of an unexpected error is left next to the job's folder, see :func:`crash_log`.
     """
     started = time.perf_counter()
 
@@ -115,7 +116,7 @@ def attempt(job: Job) -> Outcome:
 
 
 def crash_log(job: Job) -> Path:
-    """Where the traceback of a job goes: beside its folder, as a run goes on only in a folder of its own files."""
+    """Where the traceback of a job goes: next to its folder, as a run goes on only in a folder of its own files."""
     out = Path(job.out)
     return out.with_name(f"{out.name}.crash.log")
 
@@ -169,8 +170,8 @@ def build_cache(job: Job) -> dict[str, Any]:
     Returns:
         ``notes``: what a user should know of the data and the models, a line each.
     """
-    log = Path(job.out) / "asked.jsonl"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = Log(Path(job.out) / "asked.jsonl")
+    log.path.parent.mkdir(parents=True, exist_ok=True)
     notes = _Notes()
     for content in job.options["recipes"]:
         recipe = parse_recipe(content)
@@ -179,8 +180,7 @@ def build_cache(job: Job) -> dict[str, Any]:
         else:
             found = prepare(recipe, components=_materials(recipe, notes.note))
         # At once: whoever is killed after this has still asked.
-        with log.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps({"answers": found.answers, "seconds": found.seconds}) + "\n")
+        log.append(json.dumps({"answers": found.answers, "seconds": found.seconds}) + "\n")
     return {"notes": list(notes.lines)}
 
 
@@ -235,7 +235,7 @@ def seconds_per_step(timing: Path) -> float:
     Raises:
         RunFailed: the run was too short.
     """
-    lines = [json.loads(line) for line in timing.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in read_text(timing).splitlines()]
     marks = [
         (line["step"], line["seconds"])
         for line in lines

@@ -13,6 +13,7 @@ from stillroom.study.engine.pipes import Message, WorkerProcess
 from stillroom.study.engine.worker import SLOT_VARIABLE
 
 _WORKER_MODULE = "stillroom.study.engine.worker"
+_PATIENCE = 10.0  # seconds that workers have to end a step and save
 
 
 @dataclass
@@ -78,11 +79,11 @@ class LocalEngine(Engine):
         return ended
 
     def close(self) -> None:
-        """End all workers, whatever they do."""
+        """End all workers; a run that one of them trains is saved first."""
         for worker in self._workers.values():
             worker.process.terminate()
         for worker in self._workers.values():
-            worker.process.stop(patience=2.0)
+            worker.process.stop(patience=_PATIENCE)
         self._workers.clear()
 
     def _start(self, slot: int) -> _Slot:

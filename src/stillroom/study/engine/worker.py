@@ -18,6 +18,7 @@ from collections.abc import MutableMapping
 from dataclasses import asdict
 from itertools import takewhile
 from queue import SimpleQueue
+from types import FrameType
 from typing import IO
 
 from stillroom.study.engine.base import Job
@@ -31,6 +32,8 @@ def main() -> None:
     """Do jobs until standard input ends."""
     # Ctrl-C reaches every process of the terminal; whoever started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # As that of the command line: a run saves first.
+    signal.signal(signal.SIGTERM, _interrupt)
     faulthandler.enable()
     incoming, answers = claim_standard_streams()
     jobs: SimpleQueue[bytes] = SimpleQueue()
@@ -45,6 +48,10 @@ def main() -> None:
             answers.send(asdict(outcome))
         except OSError:
             os._exit(0)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def _read(incoming: IO[bytes], jobs: SimpleQueue[bytes]) -> None:
@@ -102,4 +109,7 @@ def _nvidia_smi() -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        os._exit(130)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import Batch, BatchLoader
-from stillroom.diagnose.check import Skip
 from stillroom.diagnose.checks.recipe.input_repair import SplitSample
+from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
 from stillroom.models.prepared import PreparedModel
 from stillroom.observer import Observer
@@ -38,11 +38,20 @@ class GradientNorms:
         terms: of each term of the loss, by its name.
         plain: of cross-entropy with the labels alone, for which the usual learning rates are.
         cosines: of each term's gradient with that one.
+        values: of each term.
+        moved: of each term that reads the teacher's logits alone, how far its gradient moves with the logits of other
+            images, as a share of its norm.
+        faulty: the term that cannot be computed, if there is one; nothing else is known then.
+        problem: what is wrong with it, in a sentence.
     """
 
     terms: dict[str, float]
     plain: float
     cosines: dict[str, float]
+    values: dict[str, float] = field(default_factory=dict)
+    moved: dict[str, float] = field(default_factory=dict)
+    faulty: str | None = None
+    problem: str | None = None
 
 
 def measure_gradients(
@@ -75,23 +84,41 @@ def measure_gradients(
     teachers = {"teacher": given} if given is not None else {}
     outputs: list[Tensor] = []
     handle = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    try:
+
+    def run(answers: Mapping[str, ModelOutput]) -> list[Tensor]:
         with seed_rng(run_context.recipe.seed, "dropout"):
-            _, values = step(images, labels, index, teachers, 0.0)
+            _, values = step(images, labels, index, answers, 0.0)
+        return [*values]
+
+    try:
+        values = run(teachers)
+    except BadInput as error:
+        return GradientNorms({}, 0.0, {}, faulty=error.field.removeprefix("losses."), problem=f"{error}.")
     finally:
         handle.remove()
     logits = step.preprocess.reorder(outputs[-1])
     weights = [p for p in model.parameters() if p.requires_grad]
     plain = _gradient(F.cross_entropy(logits.float(), labels), weights)
-    norms, cosines = {}, {}
+    norms, cosines, gradients = {}, {}, {}
     for name, value in zip(step.names, values, strict=True):
-        gradient = _gradient(value, weights)
+        gradient = gradients[name] = _gradient(value, weights)
         norm = float(gradient.norm())
-        if not gradient.isfinite().all():
-            raise Skip(f"The gradient of {name} is not finite before training.")
+        for what, is_finite in (("value", bool(value.isfinite())), ("gradient", bool(gradient.isfinite().all()))):
+            if not is_finite:
+                problem = f"The {what} of {name} is not finite before training."
+                return GradientNorms({}, 0.0, {}, faulty=name, problem=problem)
         norms[name] = norm
         cosines[name] = float(gradient @ plain) / max(norm * float(plain.norm()), 1e-30)
-    return GradientNorms(norms, float(plain.norm()), cosines)
+    moved = {}
+    reading = [term.name for term in losses if term.requires.teacher]
+    if given is not None and reading and count > 1 and not reads_features(losses):
+        others = run({"teacher": ModelOutput(given.logits.roll(1, 0))})
+        for name, value in zip(step.names, others, strict=True):
+            if name in reading:
+                change = float((_gradient(value, weights) - gradients[name]).norm())
+                moved[name] = change / max(norms[name], 1e-30)
+    numbers = {name: float(value.detach()) for name, value in zip(step.names, values, strict=True)}
+    return GradientNorms(norms, float(plain.norm()), cosines, numbers, moved)
 
 
 def _gradient(value: Tensor, weights: Sequence[Tensor]) -> Tensor:

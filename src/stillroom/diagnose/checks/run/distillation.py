@@ -26,7 +26,7 @@ _LABELS_SHARE = 0.005
 # How much of its own loss a teacher's term loses in a run that follows it at all.
 _FOLLOWED = 0.1
 # Points by which a student agrees with its teacher more than with the labels.
-_FOLLOWS = 10.0
+FOLLOWS = 10.0
 # Points above its teacher from which on following it costs a student something.
 _ABOVE = 1.0
 SATURATED = Limits(
@@ -68,13 +68,13 @@ def _scheduled_share(run: RunRecord) -> float | None:
     None where no weight follows a schedule: the first third then shows as much, and is less noisy.
     """
     terms = run.recipe.losses
-    is_scheduled = any(term.has_schedule and term.name in run.teacher_losses for term in terms)
+    is_scheduled = any(term.has_schedule and term.key in run.teacher_losses for term in terms)
     if not is_scheduled or not run.planned:
         return None
     teacher = total = 0.0
     for row in run.train:
         progress = min(float(row["step"]) / run.planned, 1.0)
-        parts = {t.name: t.weight_at(progress) * abs(float(row.get(f"loss/{t.name}", 0.0))) for t in terms}
+        parts = {t.key: t.weight_at(progress) * abs(float(row.get(f"loss/{t.key}", 0.0))) for t in terms}
         whole, rate = sum(parts.values()), float(row.get("lr", 0.0))
         if whole > 0:
             teacher += rate * sum(parts[name] for name in run.teacher_losses) / whole
@@ -114,7 +114,7 @@ def kd_ignored(run: RunRecord) -> CheckResult:
     stayed = len(agreement) >= 3 and agreement[-1] - agreement[since] <= _agreement_margin(run, agreement[-1])
     independent = _independent_agreement(run)
     # A teacher whose targets are nearly the same for all images is followed without its loss falling.
-    follows = bool(agreement) and independent is not None and agreement[-1] - independent >= _FOLLOWS
+    follows = bool(agreement) and independent is not None and agreement[-1] - independent >= FOLLOWS
     evidence = {
         "share_of_loss": share,
         "shares": shares,
@@ -171,7 +171,7 @@ def _independent_agreement(run: RunRecord) -> float | None:
 
 def _has_constant_weights(run: RunRecord, names: Sequence[str]) -> bool:
     """Whether these terms have a number as weight, which an override can replace."""
-    terms = {term.name: term for term in run.recipe.losses}
+    terms = {term.key: term for term in run.recipe.losses}
     return all(name in terms and not terms[name].has_schedule for name in names)
 
 
@@ -200,7 +200,7 @@ def _weight_teacher(run: RunRecord, share: float) -> Remedy:
 
 @check(
     threshold=(
-        f"Problem: the student agrees with its teacher on {_FOLLOWS:g} points more of the images than it classifies "
+        f"Problem: the student agrees with its teacher on {FOLLOWS:g} points more of the images than it classifies "
         "correctly, and is as good as its teacher, so that the teacher's errors are its ceiling; or the labels are "
         f"below {_LABELS_SHARE:.1%} of the weighted loss in the first third and the student is below its teacher by "
         "more than chance (warning where it is not). In runs that go well with .1 labels and .9 kl they are about 1%."
@@ -240,7 +240,7 @@ def labels_drowned(run: RunRecord) -> CheckResult:
     summary = f"The labels are {labels:.1%} of the loss; the student agrees with its teacher no more than it should."
     if follows is not None:
         summary = f"The labels are {labels:.1%} of the loss; agreement is {follows:+.1f} points from accuracy."
-    is_ceiling = follows is not None and margin is not None and follows >= max(_FOLLOWS, margin)
+    is_ceiling = follows is not None and margin is not None and follows >= max(FOLLOWS, margin)
     if is_ceiling and gap is not None and gap.points <= max(gap.margin, 2.0) and run.student is not None:
         verdict = "problem"
         names = ("correct", "same as its teacher", "its teacher correct")
@@ -358,7 +358,7 @@ def _soften(run: RunRecord) -> Remedy:
         temperature = term.softening_temperature
         if loss_class(term).requires.teacher and temperature is not None:
             words = f"Soften the teacher: temperature {2 * temperature:g}, not {temperature:g}."
-            return Remedy(words, {path_in(run.recipe, term.name, "temperature"): 2 * temperature})
+            return Remedy(words, {path_in(run.recipe, term.key, "temperature"): 2 * temperature})
     return Remedy(
         "Use a smaller teacher, or one that was trained for fewer steps: this one is confident on every image."
     )

@@ -164,7 +164,8 @@ def excess(run: RunRecord, row: Row) -> float | None:
     loss = run.loss(row)
     if loss is None:
         return None
-    return loss - sum(run.weights[term.name] * lower_bound(term, run.classes) for term in run.recipe.losses)
+    lasting = [term for term in run.recipe.losses if term.key in run.lasting]
+    return loss - sum(run.weights[term.key] * lower_bound(term, run.classes) for term in lasting)
 
 
 def lower_bound(term: LossConfig, classes: int | None) -> float:
@@ -206,12 +207,12 @@ def train_test_loss(run: RunRecord) -> TrainTestLoss | None:
         lambda term: _smoothed_on_test(run, term),
     )
     for value, term in itertools.product(values, run.recipe.losses):
-        ended = last(run.train, f"loss/{term.name}")
+        ended = last(run.train, f"loss/{term.key}")
         test_value = value(term)
         if ended is not None and test_value is not None:
             bound = lower_bound(term, run.classes)
             train, test = max(ended - bound, 0.0), max(test_value - bound, 0.0)
-            return TrainTestLoss(term.name, train, test, is_cross_entropy(term))
+            return TrainTestLoss(term.key, train, test, is_cross_entropy(term))
     return None
 
 

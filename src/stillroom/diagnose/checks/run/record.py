@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Literal
 
 from stillroom.diagnose.check import Skip
@@ -30,6 +32,7 @@ from stillroom.schema.run import (
     TIMING,
     WEIGHT_DISTANCE,
     DataQuality,
+    LossSummary,
     MetricsLine,
     ModelScores,
     RescalingEpoch,
@@ -38,13 +41,17 @@ from stillroom.schema.run import (
     read_timing,
 )
 
-# The figures of a line of metrics, by name.
+# Student's t at 95% by the number of runs, of the spread of that many.
+_T95 = {2: 12.7, 3: 4.3, 4: 3.2, 5: 2.8}
+# Share of a term's largest weight at the end from which on it still counts.
+_FADED = 0.1
+# The figures of a line of metrics, by name; losses by the term's key in the recipe.
 Row = dict[str, float]
 
 
 @dataclass(frozen=True)
 class TeacherGap:
-    """How far the student is below its teacher in top-1, in points, and half the 95% interval over the test images."""
+    """How far the student is below another model in top-1, in points, and half the 95% interval of that."""
 
     points: float
     margin: float
@@ -88,6 +95,10 @@ class RunRecord:
         rescaling: the lines about gradient rescaling.
         weight_distance: the lines about how far weights moved.
         events: the names of the events in ``timing.jsonl``.
+        identity: what a run must share with it to be the same student on the same images for as many steps: model,
+            parameters, fingerprint of the data, hash of the budget; None of a run that did not end.
+        baselines: the same student trained on labels alone, of a distilled run.
+        terms: what each term of the loss reads, in the recipe's order; empty of a run that did not end.
         quality: copies among the images, sizes of the classes; None of a run that did not end.
     """
 
@@ -105,6 +116,9 @@ class RunRecord:
     rescaling: tuple[RescalingEpoch, ...]
     weight_distance: tuple[WeightDistanceLine, ...]
     events: tuple[str, ...]
+    terms: tuple[LossSummary, ...] = ()
+    identity: tuple[str, int, str, str] | None = None
+    baselines: tuple[RunRecord, ...] = ()
     quality: DataQuality | None = None
 
     @property
@@ -138,20 +152,29 @@ class RunRecord:
 
     @cached_property
     def weights(self) -> dict[str, float]:
-        """The weight of each term, the largest where it follows a schedule."""
-        return {term.name: term.largest_weight for term in self.recipe.losses}
+        """The weight of each term by its key in the recipe, the largest where it follows a schedule."""
+        return {term.key: term.largest_weight for term in self.recipe.losses}
+
+    @cached_property
+    def lasting(self) -> tuple[str, ...]:
+        """The terms whose weight does not fade: nothing holds the others' value down in the end."""
+        kept = [term.key for term in self.recipe.losses if term.weight_at(1.0) > _FADED * term.largest_weight]
+        return tuple(kept or self.weights)
 
     def part(self, part: Literal["labels", "teacher"]) -> str | None:
-        """The name of the term that is cross-entropy (labels) or the divergence from the teacher; None without one."""
-        found = (term.name for term in self.recipe.losses if loss_class(term).rescaling_part == part)
+        """The key of the term that is cross-entropy (labels) or the divergence from the teacher; None without one."""
+        found = (term.key for term in self.recipe.losses if loss_class(term).rescaling_part == part)
         return next(found, None)
 
     @cached_property
     def teacher_losses(self) -> tuple[str, ...]:
         """The terms that read the teacher."""
-        built_in = [term.name for term in self.recipe.losses if loss_class(term).requires.teacher]
-        own = [term.name for term in self.recipe.losses if is_custom(term)]
-        # A user's own term may read either: where the run was distilled and nothing else does it, these do.
+        if self.terms:
+            return tuple(key for key, term in zip(self.weights, self.terms, strict=True) if term.reads_teacher)
+        built_in = [term.key for term in self.recipe.losses if loss_class(term).requires.teacher]
+        own = [term.key for term in self.recipe.losses if is_custom(term)]
+        # A run that did not end has not written what its terms read. A user's own term may read either: where the run
+        # was distilled and nothing else does it, these do.
         return tuple(built_in + (own if self.is_distilled and not built_in else []))
 
     @cached_property
@@ -168,6 +191,32 @@ class RunRecord:
         if self.student_answers is not None and self.teacher_answers is not None:
             return TeacherGap(points, paired_margin(self.teacher_answers.right, self.student_answers.right))
         return TeacherGap(points, margin_of_counts(self.teacher.top1, self.student.top1, self.student.count))
+
+    @cached_property
+    def labels_gap(self) -> TeacherGap | None:
+        """How far the student is below the same student from labels alone; None without such a run.
+
+        The margin holds what another draw of test images would change, and another seed: from the spread of several
+        runs from labels, and of a single one as much again.
+        """
+        if self.student is None or not self.baselines:
+            return None
+        levels, images = [], []
+        for one in self.baselines:
+            assert one.student is not None
+            levels.append(one.student.top1)
+            both = (one.student_answers, self.student_answers)
+            if both[0] is not None and both[1] is not None and len(both[0].right) == len(both[1].right):
+                images.append(paired_margin(both[0].right, both[1].right))
+            else:
+                images.append(margin_of_counts(one.student.top1, self.student.top1, self.student.count))
+        count, margin = len(levels), max(images)
+        margin = (
+            2 * margin
+            if count == 1
+            else math.hypot(margin, _T95[min(count, 5)] * stdev(levels) * (1 + 1 / count) ** 0.5)
+        )
+        return TeacherGap(fmean(levels) - self.student.top1, margin)
 
     @cached_property
     def student_answers(self) -> ImageScores | None:
@@ -188,7 +237,8 @@ class RunRecord:
 
         So a weight that follows a schedule moves no loss by itself.
         """
-        pairs = [(self.weights[name], row.get(f"loss/{name}")) for name in (self.weights if terms is None else terms)]
+        names = self.lasting if terms is None else terms
+        pairs = [(self.weights[name], row.get(f"loss/{name}")) for name in names]
         values = [weight * value for weight, value in pairs if value is not None]
         return float(sum(values)) if values else None
 
@@ -218,7 +268,11 @@ def read_run(path: Path) -> RunRecord:
         raise BadInput("run", str(path / METRICS), "the metrics of a finished run")
     # A killed run may leave half a line at the end of its logs.
     metrics = read_jsonl(MetricsLine, path / METRICS, skip_damaged=not finished)
-    rows = [(line.split, {"step": line.step, "epoch": line.epoch, **line.figures}) for line in metrics]
+    keys = _logged_keys(recipe, metrics)
+    rows = [
+        (line.split, {"step": line.step, "epoch": line.epoch, **{keys.get(k, k): v for k, v in line.figures.items()}})
+        for line in metrics
+    ]
     is_distilled = any(is_custom(term) or loss_class(term).requires.teacher for term in recipe.losses)
     predictions = None
     if summary is not None and (path / PREDICTIONS).is_file():
@@ -240,8 +294,26 @@ def read_run(path: Path) -> RunRecord:
         rescaling=tuple(read_jsonl(RescalingEpoch, path / RESCALING, skip_damaged=not finished)),
         weight_distance=tuple(read_jsonl(WeightDistanceLine, path / WEIGHT_DISTANCE, skip_damaged=not finished)),
         events=tuple(event.event for event in read_timing(path / TIMING)),
+        terms=summary.losses if summary is not None and len(summary.losses) == len(recipe.losses) else (),
         quality=summary.data.quality if summary is not None else None,
+        identity=_identity(summary) if summary is not None else None,
     )
+
+
+def _identity(summary: RunSummary) -> tuple[str, int, str, str]:
+    return summary.model, summary.parameters, summary.data.fingerprint, summary.hashes.budget
+
+
+def _logged_keys(recipe: Recipe, metrics: Sequence[MetricsLine]) -> dict[str, str]:
+    """For the name of each loss in the metrics, the one by the term's key: a user's own loss is logged as it is called.
+
+    A line of training holds the terms in the recipe's order.
+    """
+    for line in metrics:
+        names = [name for name in line.model_extra or {} if name.startswith("loss/")]
+        if len(names) == len(recipe.losses):
+            return {name: f"loss/{term.key}" for name, term in zip(names, recipe.losses, strict=True)}
+    return {}
 
 
 def require_quality(run: RunRecord) -> DataQuality:
