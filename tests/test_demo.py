@@ -56,8 +56,15 @@ def test_the_demos_plots_answer_to_hover(demo: Path, browser: Any) -> None:
         plot = visit.page.query_selector("[data-plot].js-plotly-plot")
         plot.scroll_into_view_if_needed()
         box = plot.query_selector(".nsewdrag").bounding_box()
-        visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        visit.page.wait_for_selector(".hoverlayer .hovertext, .hoverlayer .legend")
+        # Between two points there is nothing to tell.
+        for step in range(1000):
+            across = (step % 40 + 0.5) / 40
+            visit.page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] / 2)
+            visit.page.wait_for_timeout(50)
+            if visit.page.locator(".hoverlayer .hovertext, .hoverlayer .legend").count():
+                break
+        else:
+            pytest.fail("no point answers")
         visit.assert_quiet()
 
 

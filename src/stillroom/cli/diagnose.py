@@ -90,7 +90,7 @@ def diagnose(
     if as_json:
         print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
     else:
-        _print(diagnosis, page)
+        print_diagnosis(diagnosis, page)
     if strict and diagnosis.problems:
         raise typer.Exit(NO)
 
@@ -158,7 +158,7 @@ def _show(diagnosis: Diagnosis, out: Path | None, *, as_json: bool, strict: bool
     if as_json:
         print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
     else:
-        _print(diagnosis, page)
+        print_diagnosis(diagnosis, page)
     if strict and diagnosis.problems:
         raise typer.Exit(NO)
 
@@ -189,7 +189,7 @@ def _write(diagnosis: Diagnosis, out: Path) -> Path:
         raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
 
 
-def _print(diagnosis: Diagnosis, page: Path | None) -> None:
+def print_diagnosis(diagnosis: Diagnosis, page: Path | None) -> None:
     """The findings, a line each: problems first, with their remedies, then what is in order."""
     stdout = Console(highlight=False)
     for verdict, text in diagnosis.lines():

@@ -12,11 +12,11 @@ IDENTITY = "cache.json"
 
 
 class FisherRecord(JsonObject):
-    """Fisher weights that are kept with the features of a tap: their temperature, and the classes drawn for them."""
-
-    model_config = ConfigDict(extra="allow")
+    """Fisher weights that are kept with the features of a tap: their temperature, and how many classes were drawn."""
 
     tap: str
+    temperature: float
+    samples: Count
 
 
 class KeptOutputs(JsonObject):
