@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 
 from stillroom.diagnose.check import Check, rounded
 from stillroom.diagnose.checks.loss import properties
-from stillroom.diagnose.checks.loss.call import find_loss_function, name_of
+from stillroom.diagnose.checks.loss.call import find_loss_function, make_instance, name_of
 from stillroom.diagnose.checks.loss.context import LossContext
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.errors import BadInput, format_error, nearest
@@ -149,7 +150,11 @@ def load_loss(target: str) -> Any:
             public = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
             hint = nearest(part, public) if public else "it defines nothing that can be called"
             raise BadInput("loss", target, f"a name that {place} has ({hint})")
-        found = getattr(found, part)
+        # A method is that of an object made with the class's defaults.
+        owner = (
+            make_instance(found, 10) if inspect.isclass(found) and inspect.isfunction(vars(found).get(part)) else found
+        )
+        found = getattr(owner, part)
     return found
 
 

@@ -195,6 +195,9 @@ def _rows(evidence: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iter
         name = f"{prefix}{str(key).replace('_', ' ')}"
         if isinstance(value, dict) and value and depth < _DEEP:
             yield from _rows(value, f"{name}: ", depth + 1)
+        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value) and depth < _DEEP:
+            for number, each in enumerate(value, 1):
+                yield from _rows(each, f"{name} {number}: ", depth + 1)
         elif value not in (None, [], {}, ""):
             yield name, _text(value)
 

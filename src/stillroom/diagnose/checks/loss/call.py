@@ -81,6 +81,13 @@ def says_probabilities(name: str) -> bool:
     return bool(words & _WORDS["probabilities"]) or ("soft" in words and bool(words & _WORDS["labels"]))
 
 
+def may_be_probabilities(name: str) -> bool:
+    """The same, or the name leaves it open: a ``target`` that is no label may be either."""
+    words = set(words_of(name))
+    is_open = bool(words & _WORDS["labels"]) and not words & {"teacher", "logit", "logits"}
+    return says_probabilities(name) or is_open
+
+
 def option_kind(name: str) -> OptionKind | None:
     """Which hyper-parameter a name stands for.
 
@@ -342,7 +349,7 @@ def find_loss_function(
     """
     name = name_of(loss)
     if isinstance(loss, type):
-        loss = _instance(loss, num_classes)
+        loss = make_instance(loss, num_classes)
     if isinstance(loss, Loss):
         return _own_loss(loss, name)
     if not callable(loss):
@@ -459,7 +466,7 @@ def _own_loss(loss: Loss[Any], name: str) -> LossFunction:
     return LossFunction(function, name, tuple(Argument(names[role], role) for role in roles))
 
 
-def _instance(kind: type, num_classes: int) -> Any:
+def make_instance(kind: type, num_classes: int) -> Any:
     """An object of a class of losses, made with its defaults; sizes and hyper-parameters without one are filled in."""
     keywords: dict[str, Any] = {}
     try:
@@ -517,8 +524,9 @@ def _assignments(loss: Any, roles: Mapping[str, str]) -> Iterator[tuple[Argument
     for picked in sorted(every, key=lambda picked: sum(rank for rank, _ in picked)):
         arguments = tuple(argument for _, argument in picked if argument is not None)
         taken = [argument.role for argument in arguments if argument.role is not None]
-        # Two labels occur (mixed images); two students or two teachers do not.
-        unique = [role for role in taken if role not in ("labels", "mask")]
+        # Two labels occur under names alike (mixed images: y_a, y_b); two students or two teachers do not.
+        label_names = {words_of(argument.name)[:1] for argument in arguments if argument.role == "labels"}
+        unique = [role for role in taken if role != "mask" and (role != "labels" or len(label_names) > 1)]
         has_student = any(role in ("student", "student_features") for role in taken)
         key = tuple((argument.name, argument.role, str(argument.value), argument.form) for argument in arguments)
         if len(unique) == len(set(unique)) and has_student and key not in seen:
@@ -580,11 +588,13 @@ def _choices(
         add(None, REQUIRED[str(kind)])
     if _has(name, "labels") and side != "student":
         add("labels")
+        if words[-1:] in (("target",), ("targets",)):
+            add("teacher")
         add("labels", form="one_hot")
         add("teacher")
     if not found and set(words) & {"epoch", "step", "iteration", "iter", "progress", "global"}:
         add(None, 1)
-    if position is not None:
+    if position is not None and not (is_number and len(name) > 1) and name != "T":
         # Where the name is misleading, any role, that of its position first.
         order: list[Role] = ["student", "teacher", "labels"]
         for role in sorted(order, key=lambda role: order.index(role) != position):

@@ -26,7 +26,7 @@ from stillroom.diagnose.checks.loss.call import (
     LossValue,
     Role,
     draw_tensors,
-    says_probabilities,
+    may_be_probabilities,
     word_set,
     words_of,
 )
@@ -40,6 +40,7 @@ from stillroom.diagnose.checks.loss.identify import (
     name_terms,
     refit,
 )
+from stillroom.errors import format_error
 
 # Standard deviations of the random logits that a loss is fitted on: from nearly uniform answers to confident ones.
 SCALES = (0.5, 1.0, 3.0, 8.0)
@@ -118,7 +119,7 @@ class LossContext:
         if "teacher" in loss.roles and loss.argument("teacher").form == "plain":
             name = loss.argument("teacher").name
             forms: tuple[Form, ...] = ("log_probabilities", "probabilities")
-            if says_probabilities(name):
+            if may_be_probabilities(name) and not self._is_level(loss):
                 for form in forms if "log" in words_of(name) else forms[1:]:
                     other = loss.in_form("teacher", form)
                     if self._is_level(other):
@@ -491,7 +492,27 @@ class LossContext:
         source = _source(self.subject)
         return source is None or re.search(r"half|float16|bfloat16|bf16|fp16|autocast|\bamp\b", source) is not None
 
+    @lazy
+    def ends(self) -> dict[str, str]:
+        """Hyper-parameters at their ends, and two classes: what is not finite there, or fails."""
+        found = {}
+        for option in self.loss.options:
+            for value in (0.0, 1.0) if option.kind == "weight" else (1.0, 8.0):
+                trouble = _trouble(self.loss.having(**{option.name: value}), self.draw())
+                if trouble:
+                    found[f"{option.name} = {value:g}"] = trouble
+        if self.classes == CLASSES:
+            trouble = _trouble(self.loss, self.draw(classes=2))
+            if trouble:
+                found["two classes"] = trouble
+        return found
+
     # Sequences.
+
+    @lazy
+    def has_mask(self) -> bool:
+        """Whether it takes a mask and reads it."""
+        return "mask" in self.loss.roles and self.reads(self.loss.argument("mask").name)
 
     @lazy
     def sequence_layout(self) -> tuple[int, int] | None:
@@ -511,7 +532,7 @@ class LossContext:
             return self.given.layout == "sequence" or bool(self._sequences)
         if self.sequence_layout is None:
             return False
-        if "mask" in self.loss.roles or (self.has_labels and self.changes("labels")[0] > NOTHING):
+        if self.has_mask or (self.has_labels and self.changes("labels")[0] > NOTHING):
             return True
         own, file = _own_source(self.subject).lower(), (_source(self.subject) or "").lower()
         return bool(_OF_SEQUENCES.search(own) or _IN_A_FILE.search(file))
@@ -602,6 +623,16 @@ _SAYS: Mapping[Side, frozenset[str]] = {
     ),
     "labels": word_set("hard label labels ground ce cross truth supervised student task"),
 }
+
+
+def _trouble(loss: LossFunction, tensors: Mapping[Role, Tensor]) -> str:
+    """What is wrong with one call; empty where nothing is."""
+    try:
+        found = loss(tensors)
+    except Exception as error:  # a user's loss can fail in any way
+        return format_error(error, 80)
+    fine = all(each is None or bool(torch.isfinite(each).all()) for each in (found.value, found.student))
+    return "" if fine else "not finite"
 
 
 def _moved(one: Tensor, other: Tensor) -> float:

@@ -83,6 +83,14 @@ def student_no_gradient(context: LossContext) -> CheckResult:
                 {"finite_value": False},
                 Remedy("Look for a logarithm of a negative number or of zero."),
             )
+    if context.ends:
+        place, trouble = next(iter(context.ends.items()))
+        return CheckResult(
+            "warning",
+            f"At {place} it fails: {trouble}." if trouble != "not finite" else f"At {place} it is not finite.",
+            {"ends": context.ends},
+            Remedy("Leave a term out where its weight is 0, and divide by nothing that may be 0."),
+        )
     share = float(gradient.norm())
     return CheckResult("ok", f"The gradient is finite and reaches the student (norm {number(share)}).", {"norm": share})
 
@@ -380,7 +388,7 @@ def weights_swapped(context: LossContext) -> CheckResult:
     if idle:
         return CheckResult("warning", f"{', '.join(idle)} changes nothing.", evidence)
     meant = ", ".join(f"{each.option.name} weighs the {each.grows}" for each in context.weights if each.grows)
-    return CheckResult("ok", f"{meant[:1].upper()}{meant[1:]}." if meant else "Its weights act.", evidence)
+    return CheckResult("ok", f"Weights: {meant}." if meant else "Its weights act.", evidence)
 
 
 @check(
@@ -756,7 +764,7 @@ def ignored_rows(context: LossContext) -> CheckResult:
         raise Skip("It compares features.")
     layout = context.sequence_layout
     uses_labels = context.has_labels and (max(context.changes("labels")) > NOTHING or context.labels_mask)
-    if layout is None or not context.is_for_sequences or not (uses_labels or "mask" in context.loss.roles):
+    if layout is None or not context.is_for_sequences or not (uses_labels or context.has_mask):
         raise Skip("It takes no sequences [B, L, K] with labels or a mask; padding occurs there.")
     tensors = context.draw(lead=layout)
     hidden = torch.zeros(layout, dtype=torch.bool)
@@ -856,6 +864,15 @@ def half_precision(context: LossContext) -> CheckResult:
             {**evidence, "wide": "not finite"},
             Remedy("Compute in logarithms: F.log_softmax, not log(softmax)."),
         )
+    hidden = context.draw(seed=7, lead=context.lead(4))
+    for role in ("student", "teacher"):
+        if role in hidden:
+            hidden[role][..., 0] = float("-inf")
+    if "labels" in hidden:
+        hidden["labels"] = hidden["labels"].clamp(min=1)
+    masked = context.loss(hidden)
+    fine = _finite(masked.value) and (masked.student is None or _finite(masked.student[..., 1:]))
+    evidence["a class masked by -inf"] = "finite" if fine else "not finite"
     verdict = HALF.at_least(worst[0])
     if verdict == "ok":
         return CheckResult("ok", f"Half precision changes {times_words(worst[0])} of the gradient.", evidence)
