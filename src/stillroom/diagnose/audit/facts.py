@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diagnose.audit.tape import Node, RecordedLoss, Source, Tape, replay, tensors_in
-from stillroom.diagnose.checks.loop.record import Answers, Comparison, Oddity, Term
+from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Oddity, Term
 from stillroom.diagnose.checks.loss.context import spoken_lines
 
 # Rows of a batch that values are looked at in, and elements of an input that are kept.
@@ -324,7 +324,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
     )
 
 
-def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[Comparison]:
+def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[ComparingTerm]:
     """The summands that are computed from both logits."""
     found = []
     own = [tape.bits(each)[0] for each in both]
@@ -332,7 +332,7 @@ def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[Comparison]
         sources = tape.bits(one.tensor)[0]
         made = replay(tape, one.tensor, both) if all(sources & each for each in own) else None
         if made is not None:
-            found.append(Comparison(made, one.weight, one.factors))
+            found.append(ComparingTerm(made, one.weight, one.factors))
     return found
 
 

@@ -131,7 +131,7 @@ class Term:
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class ComparingTerm:
     """A summand of a loss that is computed from the logits of both.
 
     Attributes:
@@ -178,7 +178,7 @@ class Answers:
     teacher_call: CallFacts | None = None
     teacher_origin: tuple[Network, ...] = ()
     ignored: Tensor | None = None
-    teacher_terms: list[Comparison] = field(default_factory=list)
+    teacher_terms: list[ComparingTerm] = field(default_factory=list)
 
 
 @dataclass(eq=False)

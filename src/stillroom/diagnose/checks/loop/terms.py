@@ -13,7 +13,7 @@ from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import Answers, Comparison, Term
+from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Term
 from stillroom.diagnose.checks.loss.context import meaning_of
 from stillroom.diagnose.checks.loss.identify import (
     FittedTerm,
@@ -141,7 +141,7 @@ def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau
     return 0 if could_hold else -2
 
 
-def _name_term(one: Comparison, fitted: FittedTerm, sizes: dict[str, int], others: float | None) -> NamedTerm:
+def _name_term(one: ComparingTerm, fitted: FittedTerm, sizes: dict[str, int], others: float | None) -> NamedTerm:
     """A term of teacher and student, with what is wrong with its size."""
     tau, coefficient = fitted.temperature, fitted.coefficient * one.weight
     plain = NamedTerm(fitted.kind, tau, coefficient, coefficient, None, (), fitted.smoothing)
