@@ -13,6 +13,7 @@ from stillroom.diagnose.checks.recipe import (
     loss,
     loss_balance,
     stale_cache,
+    stored_logits,
     teacher_input,
     teacher_quality,
     temperature,
@@ -39,6 +40,7 @@ INPUT_CHECKS: tuple[Check[CheckContext], ...] = (
 )
 CHECKS: tuple[Check[CheckContext], ...] = (
     *data_checks(lambda context: measure_quality(context.run_context.data)),
+    stored_logits.stale_answers,
     *INPUT_CHECKS,
     teacher_quality.teacher_label_smoothing,
     temperature.teacher_confidence,
