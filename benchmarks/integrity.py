@@ -429,20 +429,25 @@ def kills(arguments: argparse.Namespace) -> int:
             more = ["--workers", 1] if verb == "compare" else ["--resume"]
             return spawn([verb, file, "--out", out, *more], home / "log")
 
-        whole = home / f"{name}-whole"
-        for old in home.glob(f"{name}-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        # Always the same folder: a study's recipes name its teacher's weights by their place.
+        out = home / f"{name}-run"
+
+        def clear(name: str = name) -> None:
+            for old in home.glob(f"{name}-*"):
+                shutil.rmtree(old, ignore_errors=True)
+
+        clear()
         began = time.monotonic()
-        assert wait(start(whole), None) == 0, (home / "log").read_text()
+        assert wait(start(out), None) == 0, (home / "log").read_text()
         took = time.monotonic() - began
-        expected = digests(whole)
+        expected = digests(out)
         most = {signal.SIGKILL: round(arguments.count * shares[name]), signal.SIGTERM: round(0.2 * arguments.count / 5)}
         done: Counter[int] = Counter()
         outcomes: Counter[str] = Counter()
         number = 0
         while any(done[each] < count for each, count in most.items()):
             number += 1
-            out = home / f"{name}-{number}"
+            clear()
             while True:
                 left = [each for each, count in most.items() for _ in range(count - done[each])]
                 if not left:
@@ -470,8 +475,6 @@ def kills(arguments: argparse.Namespace) -> int:
                 print(f"{name}-{number}: exit {code}, differs in {differs}: {(home / 'log').read_text()[-600:]}")
             else:
                 outcomes["same"] += 1
-                shutil.rmtree(out, ignore_errors=True)
-            shutil.rmtree(home / f"{name}-{number}-cache", ignore_errors=True)
         bad += outcomes["different"] + outcomes["badly ended"]
         cells = [name, f"{took:.1f} s", done[signal.SIGKILL], done[signal.SIGTERM], number]
         cells += [outcomes[each] for each in ("same", "different", "badly ended")]
