@@ -137,7 +137,9 @@ def main() -> None:
     alone = sum(took for job, took in seconds.items() if job.startswith(("run/", "trial/")))
     before = sum(took for job, took in seconds.items() if job.startswith(("teacher/", "prepare/")))
     ratio = (walls["two workers"] - before) / (alone / 2)
-    built = {name: entry["answers"] for name, entry in json.loads((one.folder / "caches.json").read_text()).items()}
+    built = {
+        name: entry["answers"] for name, entry in json.loads((one.folder / "caches.json").read_text())["pairs"].items()
+    }
     lines = [
         "# One study, done in four ways",
         "",

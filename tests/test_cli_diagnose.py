@@ -93,7 +93,7 @@ def test_what_is_written_holds_the_findings_and_commands_that_can_be_run(
         ([*DIAGNOSE, "teacher.weights=none.pt"], "teacher.weights: got 'none.pt'"),
         ([*DIAGNOSE, "data.path=nowhere"], "data.path: got 'nowhere'"),
         (["diagnose", "recipe.yaml", "--images", "3"], "--images"),
-        (["diagnose", ".", "training.epochs=1"], "none beside the folder of a run"),
+        (["diagnose", ".", "training.epochs=1"], "none for the folder of a run"),
         (["diagnose", "study", "--verify"], "a recipe or a run"),
     ],
 )

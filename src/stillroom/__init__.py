@@ -34,6 +34,7 @@ _HOME = {
     "StepInfo": "train.recorders",
     "StudyResult": "api",
     "WeightSchedule": "losses.base",
+    "audit": "diagnose.audit.session",
     "check_setup": "diagnose.setup",
     "check_loss": "diagnose.loss",
     "class_relations": "class_relations",

@@ -455,7 +455,12 @@ def explain(
 
 
 def fidelity(
-    run: DistillResult | str | Path, *, images: int = 512, temperature: float = 4.0, progress: bool = False
+    run: DistillResult | str | Path,
+    *,
+    images: int = 512,
+    temperature: float = 4.0,
+    teacher: str | None = None,
+    progress: bool = False,
 ) -> Fidelity:
     """Measure how well each loss of the KL family, at each tap, ranks images by their divergence: ``fidelity.json``.
 
@@ -463,6 +468,7 @@ def fidelity(
         run: a finished run with a teacher, or its folder.
         images: test images, evenly spread.
         temperature: τ of the divergences.
+        teacher: which of several teachers, by its name; default: the most accurate.
         progress: show the progress on standard error.
 
     Raises:
@@ -470,7 +476,9 @@ def fidelity(
     """
     path, objects = _run(run)
     observer = ProgressBar() if progress else Observer()
-    found = map_fidelity(path, images=images, temperature=temperature, observer=observer, objects=objects)
+    found = map_fidelity(
+        path, images=images, temperature=temperature, observer=observer, objects=objects, teacher=teacher
+    )
     rewrite_run_page(path)
     return found
 

@@ -300,7 +300,7 @@ def test_flips_drawn_anew_are_what_they_always_were() -> None:
 
 @pytest.mark.parametrize("views", [1, 3])
 def test_an_odd_number_of_views_cannot_alternate(views: int) -> None:
-    with pytest.raises(ValueError, match="an even number of views, or 0, beside flip: alternate"):
+    with pytest.raises(ValueError, match="an even number of views, or 0, with flip: alternate"):
         AugmentationConfig(flip="alternate", views=views)
     AugmentationConfig(flip="alternate", views=0)
 

@@ -84,7 +84,7 @@ def test_one_split_for_both(pet_folder: Path) -> None:
 
 
 def test_a_python_dataset_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"data: got .*no holdout beside source: python"):
+    with pytest.raises(BadInput, match=r"data: got .*no holdout with source: python"):
         parse_recipe({"data": {"source": "python", "holdout": 0.2}, "student": {"name": "mlp"}})
 
 

@@ -57,7 +57,7 @@ def test_a_missing_split_lists_those_found(folder: Path) -> None:
 
 def test_a_missing_file_of_a_split_is_reported(folder: Path) -> None:
     (folder / TARGETS).unlink()
-    refused(folder, f"the labels of split 'train' beside {IMAGES}")
+    refused(folder, f"the labels of split 'train' as well as {IMAGES}")
 
 
 def test_images_and_labels_that_were_swapped_are_reported(folder: Path) -> None:

@@ -375,13 +375,13 @@ def test_options_that_other_layouts_cannot_follow_are_refused(
                 load(DataConfig(path=path, **{option: value}))
             assert raised.value.field == f"data.{option}"
         for source, path in (("idx", "x"), ("parquet", "x"), ("digits", None), ("python", None)):
-            with pytest.raises(ValueError, match=f"no {option} beside source: {source}"):
+            with pytest.raises(ValueError, match=f"no {option} with source: {source}"):
                 DataConfig(source=source, path=path, **{option: value})
     load(DataConfig(path=str(tmp_path), in_memory=True, workers=2))
 
 
 def test_folders_need_a_path() -> None:
-    with pytest.raises(ValueError, match="a path beside source: folders"):
+    with pytest.raises(ValueError, match="a path with source: folders"):
         DataConfig(source="folders")
 
 

@@ -133,7 +133,7 @@ def test_a_recipe_writes_its_pictures_out_and_refuses_them_beside_other_data() -
     recipe = parse_recipe({"data": {"source": "shapes"}, "student": {"name": "resnet8"}})
     assert recipe.data.model_dump()["shapes"]["classes"] == 4
     assert "shapes" not in parse_recipe({"student": {"name": "resnet8"}}).data.model_dump()
-    with pytest.raises(BadInput, match="no shapes beside source: digits; set source: shapes"):
+    with pytest.raises(BadInput, match="no shapes with source: digits; set source: shapes"):
         parse_recipe({"data": {"source": "digits", "shapes": {}}, "student": {"name": "resnet8"}})
     with pytest.raises(BadInput, match=r"correlation: got 2.*expected"):
         parse_recipe({"data": {"source": "shapes", "shapes": {"correlation": 2}}, "student": {"name": "resnet8"}})

@@ -276,12 +276,12 @@ def test_bad_options_are_named(options: dict[str, Any], match: str) -> None:
 
 @pytest.mark.parametrize("source", ["auto", "digits", "python"])
 def test_the_options_are_refused_beside_other_sources(source: str) -> None:
-    refused({"source": source, "synthetic": {}}, f"no synthetic beside source: {source}; set source: synthetic")
+    refused({"source": source, "synthetic": {}}, f"no synthetic with source: {source}; set source: synthetic")
 
 
 def test_what_it_cannot_follow_is_refused() -> None:
-    refused({"source": "synthetic", "path": "x"}, "no path beside source: synthetic, which is made")
-    refused({"source": "synthetic", "image_size": 8}, "no image_size beside source: synthetic")
+    refused({"source": "synthetic", "path": "x"}, "no path with source: synthetic, which is made")
+    refused({"source": "synthetic", "image_size": 8}, "no image_size with source: synthetic")
     with pytest.raises(BadInput, match=r"data\.test_split: got 'dev'; .* test, train"):
         load(data().model_copy(update={"test_split": "dev"}))
     with pytest.raises(BadInput, match=r"a sample of .synthetic. is .*not an image"):

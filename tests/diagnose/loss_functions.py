@@ -1,8 +1,9 @@
 """Loss functions as people write them, each with the check that finds its fault; those without one are right."""
 
-# ruff: noqa: E731, F841, N803, N806 - as people write it
+# ruff: noqa: B905, E731, F841, N803, N806, RUF059 - as people write it
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -129,11 +130,6 @@ def twice_teacher(student_logits, teacher_logits, labels, T=4.0):
     return F.cross_entropy(student_logits, labels) + T * T * kl(
         log_soft(student_logits, T, 1), soft(soft(teacher_logits), T)
     )
-
-
-@has("probabilities_for_logits")
-def raw_student(student_logits, teacher_logits, labels, T=4.0):
-    return F.cross_entropy(student_logits, labels) + kl(student_logits / T, soft(teacher_logits, T, 1))
 
 
 @has(None)
@@ -380,38 +376,335 @@ def logtarget(student_logits, teacher_logits, T=2.0):
 
 
 @has(None)
-def focal(s, t, labels, gamma=2.0):
-    lp = log_soft(s, dim=1).gather(1, labels[:, None])[:, 0]
-    return (-((1 - lp.exp()) ** gamma) * lp).mean() + 4 * kl(log_soft(s, 2, 1), soft(t, 2, 1))
-
-
-@has(None)
 def topk(s, t, labels):
     v, i = t.topk(3, 1)
     return F.cross_entropy(s, labels) + kl(log_soft(s.gather(1, i), dim=1), soft(v, dim=1))
 
 
-@has(None)
-def skewkl(student_logits, teacher_logits):
-    p = soft(teacher_logits, dim=-1)
-    q = soft(student_logits, dim=-1)
-    m = 0.1 * p + 0.9 * q
-    return (p * (p / m).log()).sum(-1).mean()
+@has("loss_scale")
+class DistillationLoss(nn.Module):
+    def __init__(self, temperature=4.0, alpha=0.5):
+        super().__init__()
+        self.temperature = temperature
+        self.alpha = alpha
+        self.kl = nn.KLDivLoss()
+        self.ce = nn.CrossEntropyLoss()
+
+    def forward(self, student_out, teacher_out, target):
+        kd = (
+            self.kl(
+                F.log_softmax(student_out / self.temperature, dim=1), F.softmax(teacher_out / self.temperature, dim=1)
+            )
+            * self.temperature**2
+        )
+        return self.alpha * kd + (1 - self.alpha) * self.ce(student_out, target)
 
 
-@has(None)
-def weighted_by_conf(student_logits, teacher_logits, labels):
-    w = soft(teacher_logits, dim=1).max(1).values.detach()
-    return (
-        F.cross_entropy(student_logits, labels)
-        + (w * F.kl_div(log_soft(student_logits, dim=1), soft(teacher_logits, dim=1), reduction="none").sum(1)).mean()
+@has("loss_scale")
+def hf(outputs_s, outputs_t, labels, T=2.0):
+    s, t = outputs_s.logits, outputs_t.logits
+    return 0.5 * F.cross_entropy(s, labels) + 0.5 * F.kl_div(
+        F.log_softmax(s / T, -1), F.softmax(t / T, -1), reduction="batchmean"
     )
 
 
 @has(None)
-def only_correct(student_logits, teacher_logits, labels):
-    ok = (teacher_logits.argmax(1) == labels).float()
-    return (
-        F.cross_entropy(student_logits, labels)
-        + (ok * F.kl_div(log_soft(student_logits, dim=1), soft(teacher_logits, dim=1), reduction="none").sum(1)).mean()
+def hf_ok(outputs_s, outputs_t, labels, T=2.0):
+    s, t = outputs_s.logits, outputs_t.logits
+    return 0.5 * F.cross_entropy(s, labels) + 0.5 * T * T * F.kl_div(
+        F.log_softmax(s / T, -1), F.softmax(t / T, -1), reduction="batchmean"
     )
+
+
+@has("temperature_one_sided")
+def softened_hard(s_logits, t_logits, y, T=4.0):
+    s = s_logits / T
+    return F.cross_entropy(s, y) + T * T * F.kl_div(
+        F.log_softmax(s, 1), F.softmax(t_logits / T, 1), reduction="batchmean"
+    )
+
+
+@has("temperature_one_sided")
+def inplace(s_logits, t_logits, y, T=4.0):
+    s_logits /= T
+    t_logits /= T
+    return F.cross_entropy(s_logits, y) + T * T * F.kl_div(
+        F.log_softmax(s_logits, 1), F.softmax(t_logits, 1), reduction="batchmean"
+    )
+
+
+@has("loss_scale")
+def mse_sum(student, teacher, labels):
+    return F.cross_entropy(student, labels) + F.mse_loss(student, teacher, reduction="sum")
+
+
+@has("loss_scale")
+def ce_sum(student, teacher, labels):
+    return F.cross_entropy(student, labels, reduction="sum") + 4 * F.kl_div(
+        F.log_softmax(student / 2, 1), F.softmax(teacher / 2, 1), reduction="batchmean"
+    )
+
+
+@has("loss_minimum")
+def sign(student, teacher, labels):
+    q = F.log_softmax(student, -1)
+    p = F.softmax(teacher, -1)
+    return F.cross_entropy(student, labels) + (p * (q - p.log())).sum(-1).mean()
+
+
+@has("loss_minimum")
+def sign2(student, teacher):
+    q = F.log_softmax(student, -1)
+    p = F.softmax(teacher, -1)
+    return (p * q).sum(-1).mean()
+
+
+@has("batch_split")
+def seqdim(student_logits, teacher_logits, labels, T=2.0):
+    K = student_logits.shape[-1]
+    return F.cross_entropy(student_logits.reshape(-1, K), labels.reshape(-1), ignore_index=-100) + T * T * F.kl_div(
+        F.log_softmax(student_logits / T, dim=1), F.softmax(teacher_logits / T, dim=1), reduction="batchmean"
+    )
+
+
+@has("ignored_rows")
+def hfmask(s_logits, t_logits, labels, attention_mask=None, T=2.0):
+    K = s_logits.size(-1)
+    ce = F.cross_entropy(s_logits.view(-1, K), labels.view(-1), ignore_index=-100)
+    kd = F.kl_div(F.log_softmax(s_logits / T, -1), F.softmax(t_logits / T, -1), reduction="none").sum(-1).mean() * T * T
+    return ce + kd
+
+
+@has(None)
+def distilbert(s_logits, t_logits, attention_mask, T=2.0):
+    m = attention_mask.unsqueeze(-1).expand_as(s_logits).bool()
+    s = torch.masked_select(s_logits, m).view(-1, s_logits.size(-1))
+    t = torch.masked_select(t_logits, m).view(-1, s_logits.size(-1))
+    return nn.KLDivLoss(reduction="batchmean")(F.log_softmax(s / T, -1), F.softmax(t / T, -1)) * T**2
+
+
+@has("ignored_rows")
+def maskunused(s_logits, t_logits, attention_mask, T=2.0):
+    m = attention_mask.unsqueeze(-1)
+    kd = F.kl_div(F.log_softmax(s_logits / T, -1), F.softmax(t_logits / T, -1), reduction="none")
+    return kd.sum(-1).mean() * T * T + 0 * m.sum()
+
+
+@has(None)
+def mixtarget(student_logits, teacher_logits, labels, alpha=0.3):
+    t = alpha * F.one_hot(labels, student_logits.shape[1]) + (1 - alpha) * F.softmax(teacher_logits, 1)
+    return F.cross_entropy(student_logits, t)
+
+
+@has(None)
+def nkd(logit_s, logit_t, gt_label, temp=1.0, gamma=1.5):
+    label = gt_label.reshape(-1, 1)
+    N, c = logit_s.shape
+    s_i = F.log_softmax(logit_s, 1)
+    t_i = F.softmax(logit_t, 1)
+    s_t = s_i.gather(1, label)
+    t_t = t_i.gather(1, label).detach()
+    loss_t = -(t_t * s_t).mean()
+    mask = torch.ones_like(logit_s).scatter_(1, label, 0).bool()
+    ls = logit_s[mask].reshape(N, -1)
+    lt = logit_t[mask].reshape(N, -1)
+    loss_non = (F.softmax(lt / temp, 1) * F.log_softmax(ls / temp, 1)).sum(1).mean()
+    return -s_t.mean() + loss_t - gamma * temp**2 * loss_non
+
+
+@has(None)
+def infonce(zs, zt):
+    a = F.normalize(zs, dim=1)
+    b = F.normalize(zt, dim=1)
+    return F.cross_entropy(a @ b.T / 0.1, torch.arange(len(a)))
+
+
+@has(None)
+class AttentionTransfer(nn.Module):
+    def forward(self, g_s, g_t):
+        return (self.at(g_s) - self.at(g_t)).pow(2).mean()
+
+    def at(self, f):
+        return F.normalize(f.pow(2).mean(1).view(f.size(0), -1))
+
+
+@has(None)
+class Similarity(nn.Module):
+    def forward(self, g_s, g_t):
+        n = lambda f: F.normalize(f.view(f.size(0), -1) @ f.view(f.size(0), -1).t())
+        return (n(g_s) - n(g_t)).pow(2).mean()
+
+
+@has(None)
+class Hint(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.crit = nn.MSELoss()
+
+    def forward(self, f_s, f_t):
+        return self.crit(f_s, f_t)
+
+
+@has(None)
+def ramp(student_logits, teacher_logits, labels, epoch):
+    w = math.exp(-5 * (1 - min(epoch, 80) / 80) ** 2)
+    return F.cross_entropy(student_logits, labels) + w * F.mse_loss(
+        F.softmax(student_logits, 1), F.softmax(teacher_logits, 1)
+    )
+
+
+@has(None)
+def cats(student_logits, teacher_logits):
+    return torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=teacher_logits), torch.distributions.Categorical(logits=student_logits)
+    ).mean()
+
+
+@has(None)
+def gkd(student_logits, teacher_logits, labels=None, beta=0.5, temperature=1.0):
+    s = F.log_softmax(student_logits / temperature, -1)
+    t = F.log_softmax(teacher_logits / temperature, -1)
+    m = torch.logsumexp(torch.stack([s + math.log(1 - beta), t + math.log(beta)]), 0)
+    j = beta * F.kl_div(m, t, reduction="none", log_target=True) + (1 - beta) * F.kl_div(
+        m, s, reduction="none", log_target=True
+    )
+    if labels is not None:
+        mask = labels != -100
+        j = j[mask]
+        return j.sum() / mask.sum()
+    return j.sum() / j.size(0)
+
+
+@has(None)
+def teacher_free(outputs, labels, T=20.0, alpha=0.9):
+    K = outputs.size(1)
+    p = torch.full_like(outputs, 0.1 / (K - 1))
+    p[torch.arange(len(outputs)), labels] = 0.9
+    return (1 - alpha) * F.cross_entropy(outputs, labels) + alpha * F.kl_div(
+        F.log_softmax(outputs, 1), F.softmax(p / T, 1), reduction="batchmean"
+    ) * 50
+
+
+@has(None)
+def mutual(logits1, logits2, labels):
+    return F.cross_entropy(logits1, labels) + F.kl_div(
+        F.log_softmax(logits1, 1), F.softmax(logits2.detach(), 1), reduction="batchmean"
+    )
+
+
+@has(None)
+def margin(student, teacher, labels, m=0.5):
+    return (
+        F.cross_entropy(student, labels)
+        + F.relu(teacher.gather(1, labels[:, None]) - student.gather(1, labels[:, None]) - m).mean()
+    )
+
+
+@has(None)
+def list_args(student_feats, teacher_feats):
+    return sum(F.mse_loss(a, b) for a, b in zip(student_feats, teacher_feats))
+
+
+@has(None)
+def both(s_logits, t_logits, s_feat, t_feat, labels):
+    return (
+        F.cross_entropy(s_logits, labels)
+        + 4 * F.kl_div(F.log_softmax(s_logits / 2, 1), F.softmax(t_logits / 2, 1), reduction="batchmean")
+        + 0.1 * F.mse_loss(s_feat, t_feat)
+    )
+
+
+@has("loss_scale")
+def both_sum(s_logits, t_logits, s_feat, t_feat, labels):
+    return (
+        F.cross_entropy(s_logits, labels)
+        + 4 * F.kl_div(F.log_softmax(s_logits / 2, 1), F.softmax(t_logits / 2, 1), reduction="batchmean")
+        + 0.1 * (s_feat - t_feat).pow(2).sum()
+    )
+
+
+@has(None)
+def kwonly(*, student, teacher, labels):
+    return F.cross_entropy(student, labels) + F.mse_loss(student, teacher)
+
+
+@has("labels_unused")
+def argm(student_logits, teacher_logits, labels, alpha=0.5):
+    labels = teacher_logits.argmax(1) if labels is not None else labels
+    return alpha * F.cross_entropy(student_logits, labels) + (1 - alpha) * F.kl_div(
+        F.log_softmax(student_logits, 1), F.softmax(teacher_logits, 1), reduction="batchmean"
+    )
+
+
+@has("student_no_gradient")
+def numpyish(student, teacher):
+    return torch.tensor(
+        F.kl_div(F.log_softmax(student, 1), F.softmax(teacher, 1), reduction="batchmean").detach().numpy()
+    )
+
+
+@has("target_constant")
+def nearly(student_logits, teacher_logits, labels):
+    t = F.softmax(teacher_logits / 1000.0, 1)
+    return F.cross_entropy(student_logits, labels) + F.kl_div(
+        F.log_softmax(student_logits, 1), t, reduction="batchmean"
+    )
+
+
+@has("weights_swapped")
+def wdoc(student_logits, teacher_logits, labels, lam=0.7, T=2.0):
+    """Hinton's loss.
+
+    Args:
+        lam: weight of the distillation (soft) term; 1 - lam goes to the hard labels.
+        T: temperature
+    """
+    soft = (
+        T * T * F.kl_div(F.log_softmax(student_logits / T, 1), F.softmax(teacher_logits / T, 1), reduction="batchmean")
+    )
+    return (1 - lam) * soft + lam * F.cross_entropy(student_logits, labels)
+
+
+@has(None)
+def wdoc2(student_logits, teacher_logits, labels, lam=0.7, T=2.0):
+    # lam weighs the hard loss
+    soft = (
+        T * T * F.kl_div(F.log_softmax(student_logits / T, 1), F.softmax(teacher_logits / T, 1), reduction="batchmean")
+    )
+    return (1 - lam) * soft + lam * F.cross_entropy(student_logits, labels)
+
+
+@has("half_precision")
+def halfeps(student_logits, teacher_logits):
+    # runs under autocast in fp16
+    q = torch.softmax(student_logits, -1)
+    p = torch.softmax(teacher_logits, -1)
+    return -(p * torch.log(q + 1e-10)).sum(-1).mean()
+
+
+@has("loss_scale")
+def soft_term_without_square(student_logits, teacher_logits, labels=None, tau=6.0):
+    return kl(log_soft(student_logits, tau), soft(teacher_logits, tau))
+
+
+@has("loss_scale")
+def soft_term_of_sequences(student_logits, teacher_logits, tau=2.0):
+    """student_logits: one row for each token of a sequence"""
+    return tau**2 * kl(log_soft(student_logits, tau, -1), soft(teacher_logits, tau, -1))
+
+
+@has(None)
+def soft_term_of_rows(student_logits, teacher_logits, tau=2.0):
+    return tau**2 * kl(log_soft(student_logits, tau, -1), soft(teacher_logits, tau, -1))
+
+
+@has("loss_minimum")
+def clamped_by_class(student_logits, teacher_logits, tau=4.0, most=0.05):
+    log_q, log_p = log_soft(student_logits, tau), log_soft(teacher_logits, tau)
+    return tau**2 * (log_p.exp() * (log_p - log_q)).clamp(max=most).sum(1).mean()
+
+
+@has(None)
+def clamped_by_row(student_logits, teacher_logits, tau=4.0, most=2.0):
+    log_q, log_p = log_soft(student_logits, tau), log_soft(teacher_logits, tau)
+    return tau**2 * (log_p.exp() * (log_p - log_q)).sum(1).clamp(max=most).mean()

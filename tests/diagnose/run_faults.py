@@ -249,10 +249,12 @@ FAULTS: dict[str, tuple[FakeRun, str, str | None, object]] = {
         FakeRun(
             loss_curves={"cross_entropy": falling(2.4, 0.05), "kl": falling(12, 0.5)},
             test={"nll": lambda part: 0.5 if part < 0.4 else 0.5 + part},
+            student=guesses(0.8, seed=3),
+            confidence=0.8,
         ),
         "over_fitting",
-        "training.epochs",
-        15,
+        None,
+        None,
     ),
     "tiny teacher weight": (
         FakeRun(losses=({"name": "cross_entropy"}, {"name": "kl", "weight": 0.0005, "temperature": 4.0})),

@@ -72,10 +72,27 @@ def test_it_says_which_loss_it_is_by_which_factor_it_is_wrong_and_what_to_write(
         lambda logits, targets, teacher_logits=None: kd(logits, teacher_logits, targets),
         lambda outputs, labels, teacher_outputs, params: kd(outputs, teacher_outputs, labels, params.temperature),
         lambda student_logits, teacher_logits, labels, temp: kd(student_logits, teacher_logits, labels, temp),
+        lambda y, labels, teacher_scores, T, alpha: kd(y, teacher_scores, labels, T),  # noqa: N803
+        lambda big, small, gold: kd(small, big, gold),
+        lambda out_s, out_t, y: kd(out_s.logits, out_t.logits, y),
         lambda student_logits, teacher_logits, labels: (kd(student_logits, teacher_logits, labels), {"parts": 2}),
         lambda student_logits, teacher_logits, labels: {"loss": kd(student_logits, teacher_logits, labels)},
     ],
-    ids=["by name", "suffixes", "order", "star", "unnamed", "optional", "params", "required τ", "tuple", "mapping"],
+    ids=[
+        "by name",
+        "suffixes",
+        "order",
+        "star",
+        "unnamed",
+        "optional",
+        "params",
+        "required τ",
+        "y",
+        "sizes",
+        "outputs",
+        "tuple",
+        "mapping",
+    ],
 )
 def test_arguments_are_found_by_name_or_by_place(loss: Callable[..., Any]) -> None:
     terms = finding(check_loss(loss), "loss_identity").evidence["terms"]
@@ -146,6 +163,16 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
         check_loss(lambda a, b: (a - b).sum(), **options)
 
 
+def test_a_class_masked_by_infinity_and_hyperparameters_at_their_ends_are_tried() -> None:
+    def divided(student: Tensor, teacher: Tensor, labels: Tensor, alpha: float = 0.5) -> Tensor:
+        return F.cross_entropy(student, labels) / alpha + F.mse_loss(student, teacher)
+
+    found = check_loss(divided)
+    assert finding(found, "half_precision").evidence["a class masked by -inf"] == "not finite"
+    at_ends = finding(found, "student_no_gradient")
+    assert (at_ends.verdict, at_ends.evidence["ends"]["alpha = 0"]) == ("warning", "not finite")
+
+
 def test_roles_can_be_given() -> None:
     found = check_loss(lambda u, v: F.mse_loss(v, u) + 0 * u.sum(), roles={"u": "teacher", "v": "student"})
     assert finding(found, "loss_identity").evidence["terms"][0]["name"] == "logit_mse"
@@ -194,6 +221,10 @@ def kd_loss(student_logits, teacher_logits, tau=Options().tau):
 def right(student_logits, teacher_logits):
     return F.mse_loss(student_logits, teacher_logits)
 
+class Terms:
+    def soft(self, student_logits, teacher_logits):
+        return right(student_logits, teacher_logits)
+
 if __name__ == "__main__":
     raise SystemExit("trained")
 """
@@ -204,6 +235,11 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_losses.py").write_text(SOURCE)
     return tmp_path
+
+
+def test_a_method_is_that_of_an_object_made_with_defaults(script: Path) -> None:
+    terms = finding(check_loss(load_loss("my_losses.py:Terms.soft")), "loss_identity").evidence["terms"]
+    assert [term["name"] for term in terms] == ["logit_mse"]
 
 
 @pytest.mark.parametrize("target", ["my_losses.py:kd_loss", "my_losses:kd_loss"])

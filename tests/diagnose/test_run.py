@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from diagnose.run_faults import ALONE, FAULTS, following
-from diagnose.run_folders import LABELS, FakeRun, falling, guesses, spike, write_run
+from diagnose.run_folders import KL, LABELS, FakeRun, falling, guesses, spike, write_run
 from stillroom.diagnose.checks.run.predictions import best_temperature
 from stillroom.diagnose.run import CHECKS, diagnose_run
 from stillroom.errors import BadInput
@@ -20,6 +20,9 @@ from stillroom.recipe import load_recipe
 from stillroom.schema.diagnosis import Finding
 from stillroom.train.folder import RunFolder
 
+# The same student from labels alone, at 93%; verdicts that need it to judge a distilled run.
+LABELS_ALONE = FakeRun(losses=ALONE, loss_curves={"cross_entropy": falling(2.4, 0.25)}, student=guesses(0.93, seed=9))
+NEED_LABELS = ("under_training", "over_fitting", "worse_classes", "teacher_errors_copied")
 Faulty = Callable[[str], tuple[Path, dict[str, Finding]]]
 
 
@@ -33,7 +36,10 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Faulty:
 
     @cache
     def made(fault: str) -> tuple[Path, dict[str, Finding]]:
-        run = write_run(tmp_path_factory.mktemp("faulty") / "run", FAULTS[fault][0])
+        folder = tmp_path_factory.mktemp("faulty")
+        run = write_run(folder / "run", FAULTS[fault][0])
+        if FAULTS[fault][1] in NEED_LABELS:
+            write_run(folder / "labels", replace(LABELS_ALONE, epochs=FAULTS[fault][0].epochs))
         return run, judged(run)
 
     return made
@@ -128,7 +134,62 @@ def test_heavy_regularisation_that_costs_nothing_is_ok(tmp_path: Path) -> None:
 
 def test_a_small_gap_makes_a_short_run_a_warning(tmp_path: Path) -> None:
     fake = replace(FAULTS["too short"][0], student=guesses(0.92, seed=3), confidence=0.92)
+    write_run(tmp_path / "labels", LABELS_ALONE)
     assert judged(write_run(tmp_path / "run", fake))["under_training"].verdict == "warning"
+
+
+@pytest.mark.parametrize("fault", ["too short", "overfitted", "test loss rose", "one class lost"])
+def test_without_labels_alone_beside_it_a_distilled_run_is_not_accused(tmp_path: Path, fault: str) -> None:
+    """A student of few images is far below its teacher, overfitted and still learns, and gains from it all the same."""
+    fake, check, *_ = FAULTS[fault]
+    run = write_run(tmp_path / "run", fake)
+    found = judged(run)
+    assert found[check].verdict == "skipped"
+    assert "stillroom train" in found[check].summary
+    assert problems(found) == []
+    # Beside the same student from labels, which is no better, it is not accused either.
+    lost = fake.student if check == "worse_classes" else guesses(0.6, seed=9)
+    level = replace(LABELS_ALONE, student=lost, epochs=fake.epochs)
+    write_run(tmp_path / "run-labels", level)
+    found = judged(run)
+    assert found[check].verdict in ("ok", "warning"), found[check].summary
+    assert problems(found) == []
+    if check != "worse_classes":
+        assert found[check].evidence["below_labels_alone"] < 0
+    # Another student, or other images, are no baseline.
+    summary = tmp_path / "run-labels" / "summary.json"
+    summary.write_text(summary.read_text().replace("f1f1", "f2f2"))
+    assert judged(run)[check].verdict == "skipped"
+
+
+def test_several_runs_from_labels_tell_their_noise(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", FAULTS["too short"][0])
+    for seed, share in enumerate((0.93, 0.6, 0.78)):
+        write_run(tmp_path / f"labels-{seed}", replace(LABELS_ALONE, student=guesses(share, seed=20 + seed)))
+    found = judged(run)["under_training"]
+    assert found.evidence["baselines"] == 3
+    assert found.evidence["below_labels_margin"] > 50
+    assert found.verdict == "warning"
+
+
+def test_stopping_earlier_is_a_remedy_only_where_the_run_was_better_earlier(tmp_path: Path) -> None:
+    labels = replace(LABELS_ALONE, student=guesses(0.8, seed=3), confidence=0.8, augmentation={"pad_crop": 4})
+    labels = replace(labels, loss_curves={"cross_entropy": falling(2.4, 0.002)})
+    found = judged(write_run(tmp_path / "run", labels))["over_fitting"]
+    assert found.verdict == "problem"
+    assert found.remedy is not None
+    assert found.remedy.overrides == {}
+    early = replace(labels, test={"top1": lambda part: 95.0 if 0.3 < part < 0.5 else 80.0})
+    found = judged(write_run(tmp_path / "early", early))["over_fitting"]
+    assert found.remedy is not None
+    assert found.remedy.overrides == {"training.epochs": 10}
+
+
+def test_a_weight_that_is_scheduled_to_nothing_is_no_loss_that_blew_up(tmp_path: Path) -> None:
+    fading = {"name": "kl", "weight": {"start": 0.9, "end": 0}, "temperature": 4.0}
+    curves = {"cross_entropy": falling(2.4, 0.25), "kl": lambda part: 2.0 + 60 * part}
+    found = judged(write_run(tmp_path / "run", FakeRun(losses=(KL[0], fading), loss_curves=curves)))
+    assert found["diverged"].verdict == "ok", found["diverged"].summary
 
 
 def test_a_spike_that_was_overcome_is_a_warning(tmp_path: Path) -> None:

@@ -391,7 +391,7 @@ def test_options_about_weights_need_weights_and_are_written_only_where_set() -> 
     assert not {"weights_key", "weights_prefix", "head"} & ModelConfig(name="resnet8").model_dump().keys()
     assert ModelConfig(name="resnet8", weights="a", head="new").model_dump()["head"] == "new"
     for option in ({"head": "new"}, {"weights_key": "a"}, {"weights_prefix": "a"}):
-        with pytest.raises(ValueError, match=f"weights beside {next(iter(option))}"):
+        with pytest.raises(ValueError, match=f"weights with {next(iter(option))}"):
             ModelConfig(name="resnet8", **option)
     with pytest.raises(ValueError, match="a new one knows no class"):
         TeacherConfig(name="resnet8", weights="a", head="new")

@@ -66,7 +66,7 @@ def write_study(path: Path, fake: FakeStudy | None = None) -> Path:
     study = {"name": fake.name, "question": fake.question, "methods": [{"name": n} for n in fake.methods]}
     (path / "study.yaml").write_text(yaml.safe_dump(study, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if results["tuned"] is not None:
-        _json(path / "tuned.json", results["tuned"])
+        _json(path / "tuned.json", {"schema": 1, "pairs": results["tuned"]})
     for name in ("runs.csv", "table.csv", "comparisons.csv", "table.tex"):
         (path / name).write_text("made up\n")
     _costs(path / "cost.csv", fake)

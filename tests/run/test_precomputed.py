@@ -203,7 +203,7 @@ def test_answers_to_something_else_are_refused(
         ),
         (
             ["distill", "recipe.yaml", "teacher={name: a, logits: answers}", "cache.enabled=false", "--out", "run"],
-            "cache.enabled: got False; expected true or auto beside teacher.logits",
+            "cache.enabled: got False; expected true or auto with teacher.logits",
         ),
     ],
 )

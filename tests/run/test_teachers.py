@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,15 @@ def test_the_command_line_distils_from_two_and_reports(two: dict[str, Any], tmp_
     assert run(["report", str(out)]) == 0
     assert run(["diagnose", str(tmp_path / "recipe.yaml")]) == 2
     assert "teachers: got ['wide', 'narrow']; expected one" in capsys.readouterr().err
+    # A run of two is compared with the more accurate one, or with the one that is named.
+    assert run(["diagnose", str(out), "--json"]) == 0
+    findings = {each["check"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
+    tops = [each["top1"] for each in json.loads((out / "summary.json").read_text())["teachers"].values()]
+    assert findings["student_at_teacher"]["evidence"]["teacher_top1"] == max(tops)
+    assert run(["fidelity", str(out), "--images", "16", "--teacher", "narrow", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["teacher"] == "narrow"
+    assert run(["fidelity", str(out), "--teacher", "narow"]) == 2
+    assert "--teacher: unknown value 'narow'; did you mean 'narrow'?" in capsys.readouterr().err
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

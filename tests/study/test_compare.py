@@ -57,7 +57,7 @@ def test_the_teacher_is_asked_once_for_the_whole_study(tmp_path: Path, monkeypat
     monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
     did(tmp_path / "s")
     once = 2 * 96 + 40  # two views of each training image, and the test images
-    assert json.loads((tmp_path / "s" / "caches.json").read_text())["all"]["answers"] == once
+    assert json.loads((tmp_path / "s" / "caches.json").read_text())["pairs"]["all"]["answers"] == once
     asked = [int(row["teacher_answers"] or 0) for row in costs(tmp_path / "s") if row["kind"] != "cache"]
     assert sum(asked) == 0
 
@@ -158,9 +158,8 @@ def test_a_study_may_move_while_it_is_half_done(tmp_path: Path, whole: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("tuned.json", "[]"),
-        ("tuned.json", '{"all": {"kl": {}}}'),
-        ("calibration.json", '{"pairs": {"all": {"kl": {}}}}'),
+        ("tuned.json", '{"schema": 1, "pairs": {"all": {"kl": {}}}}'),
+        ("calibration.json", '{"schema": 1, "seconds": 0.02, "pairs": {"all": {"kl": {}}}}'),
     ],
 )
 def test_a_damaged_file_of_the_study_is_reported_in_a_line(tmp_path: Path, name: str, content: str) -> None:
@@ -172,7 +171,8 @@ def test_a_damaged_file_of_the_study_is_reported_in_a_line(tmp_path: Path, name:
         changes["budget"] = {"seconds": 0.02}
     compare(parse_study(small(**changes)), tmp_path / "s", lambda folder, threads: Dying("run/"))
     (tmp_path / "s" / name).write_text(content)
-    with pytest.raises(BadInput, match=rf"study: got '.*{name}'; expected a file as the study wrote it .*remove it"):
+    (tmp_path / "s" / "checksums.sha256").unlink()  # so that its form is looked at
+    with pytest.raises(BadInput, match=rf"{name}: .*; remove it"):
         did(tmp_path / "s", **changes)
 
 
@@ -193,7 +193,7 @@ def test_trials_choose_options_and_leave_the_test_split_alone(tmp_path: Path) ->
     found, jobs = did(out, tuning=tuning, methods=methods, seeds=[0])
     assert found.sound
     assert sum(job.startswith("trial/") for job in jobs) == 4
-    tuned = json.loads((out / "tuned.json").read_text())["all"]
+    tuned = json.loads((out / "tuned.json").read_text())["pairs"]["all"]
     for name in ("labels", "kl"):
         trials = tuned[name]["all"]
         assert tuned[name]["value"] == max(trial["value"] for trial in trials)

@@ -32,7 +32,7 @@ CONTESTANT = {"name": "a"}
         ({"model_pairs": [{"name": "x"}, {"name": "x"}]}, "each pair once"),
         ({"tuning": {"trials": 0}}, "tuning.trials: got 0"),
         ({"tuning": {"trials": 2, "space": {"a": {"low": 2, "high": 1}}}}, "low below high"),
-        ({"methods": [{"name": "a", "tune": {"seed": [1]}}]}, "tuning.trials beside a method's tune"),
+        ({"methods": [{"name": "a", "tune": {"seed": [1]}}]}, "tuning.trials with a method's tune"),
     ],
 )
 def test_a_bad_study_is_reported_in_a_line(changes: dict[str, Any], words: str) -> None:

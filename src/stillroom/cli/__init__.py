@@ -40,7 +40,7 @@ def run(arguments: Sequence[str]) -> int:
 
     # Each of these adds its commands to the application; --help lists them in this order.
     # isort: off
-    from stillroom.cli import start, taps, runs, incremental, studies, diagnose, report, explain, teachers  # noqa: F401
+    from stillroom.cli import start, taps, runs, incremental, studies, diagnose, audit, report, explain, teachers  # noqa: F401
 
     # isort: on
     from stillroom.cli.app import Interrupted, app

@@ -64,7 +64,7 @@ def diagnose(
 
     kind = kind_of(str(target))
     if overrides and kind != "recipe":
-        raise BadInput("override", overrides[0], f"none beside the folder of a {kind}; only a recipe can be changed")
+        raise BadInput("override", overrides[0], f"none for the folder of a {kind}; only a recipe can be changed")
     if verify and kind == "study":
         raise BadInput("--verify", str(target), "a recipe or a run; of a study, one of its runs/…/seed-N")
     recipe, findings = _findings(target, kind, overrides or [], images)
@@ -90,7 +90,7 @@ def diagnose(
     if as_json:
         print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
     else:
-        _print(diagnosis, page)
+        print_diagnosis(diagnosis, page)
     if strict and diagnosis.problems:
         raise typer.Exit(NO)
 
@@ -112,6 +112,9 @@ def check(
             "teacher_features or mask. Give it once for each argument.",
             metavar="ARGUMENT=ROLE",
         ),
+    ] = None,
+    sequences: Annotated[
+        bool | None, typer.Option("--sequences/--rows", help="Whether its logits are [B, L, K]; default: as it looks.")
     ] = None,
     features: Annotated[
         str | None,
@@ -145,7 +148,7 @@ def check(
 
     found = load_loss(target)
     named = {argument: role for argument, _, role in pairs}
-    diagnosis = check_loss(found, num_classes=classes, roles=named, features=shape, name=target)
+    diagnosis = check_loss(found, num_classes=classes, roles=named, features=shape, sequences=sequences, name=target)
     _show(diagnosis, out, as_json=as_json, strict=strict)
 
 
@@ -155,7 +158,7 @@ def _show(diagnosis: Diagnosis, out: Path | None, *, as_json: bool, strict: bool
     if as_json:
         print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
     else:
-        _print(diagnosis, page)
+        print_diagnosis(diagnosis, page)
     if strict and diagnosis.problems:
         raise typer.Exit(NO)
 
@@ -186,7 +189,7 @@ def _write(diagnosis: Diagnosis, out: Path) -> Path:
         raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
 
 
-def _print(diagnosis: Diagnosis, page: Path | None) -> None:
+def print_diagnosis(diagnosis: Diagnosis, page: Path | None) -> None:
     """The findings, a line each: problems first, with their remedies, then what is in order."""
     stdout = Console(highlight=False)
     for verdict, text in diagnosis.lines():

@@ -51,6 +51,10 @@ def fidelity(
     temperature: Annotated[
         float, typer.Option("--temperature", help="τ of the divergences and of the Fisher weights.")
     ] = 4.0,
+    teacher: Annotated[
+        str | None,
+        typer.Option("--teacher", help="Which of several teachers, by its name; default: the most accurate."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure how well each loss of the KL family, at each depth, ranks images by the true teacher-student divergence.
@@ -70,7 +74,7 @@ def fidelity(
     from stillroom.run.fidelity.mapping import map_fidelity
     from stillroom.schema.fidelity import FIDELITY, WEIGHINGS
 
-    found = map_fidelity(run, images=images, temperature=temperature, observer=ProgressBar())
+    found = map_fidelity(run, images=images, temperature=temperature, teacher=teacher, observer=ProgressBar())
     page = rewrite_run_page(run)
     if as_json:
         print_json({"run": str(run), "fidelity": str(run / FIDELITY), "report": str(page), **found.as_dict()})

@@ -155,7 +155,7 @@ def evaluate(
         raise BadInput("--model", model, "a model's name")
     for name, about in (("--weights-key", weights_key), ("--weights-prefix", weights_prefix)):
         if about is not None and weights is None:
-            raise BadInput(name, about, "--weights beside it")
+            raise BadInput(name, about, "--weights with it")
     config = ModelConfig(
         name=model,
         weights=weights,

@@ -49,7 +49,7 @@ class AugmentationConfig(Config):
     def _views_alternate(self) -> AugmentationConfig:
         # The last view and the first, which follows it, would show an image the same way round; one view, always.
         if self.flip == "alternate" and self.views % 2:
-            raise ValueError(f"an even number of views, or 0, beside flip: alternate, not {self.views}")
+            raise ValueError(f"an even number of views, or 0, with flip: alternate, not {self.views}")
         return self
 
 
@@ -220,18 +220,18 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _path_fits_source(self) -> DataConfig:
         if self.source in ("parquet", "idx", "folders") and self.path is None:
-            raise ValueError(f"a path beside source: {self.source}")
+            raise ValueError(f"a path with source: {self.source}")
         if self.source == "digits" and self.path is not None:
-            raise ValueError("no path beside source: digits, which is embedded")
+            raise ValueError("no path with source: digits, which is embedded")
         for made in _MADE:
             if self.source == made and self.path is not None:
-                raise ValueError(f"no path beside source: {made}, which is made, not read")
+                raise ValueError(f"no path with source: {made}, which is made, not read")
             if self.source != made and getattr(self, made) is not None:
-                raise ValueError(f"no {made} beside source: {self.source}; set source: {made}")
+                raise ValueError(f"no {made} with source: {self.source}; set source: {made}")
         if self.source == "python" and self.holdout is not None:
-            raise ValueError("no holdout beside source: python; split the dataset itself and give its parts")
+            raise ValueError("no holdout with source: python; split the dataset itself and give its parts")
         if self.source not in ("auto", "folders") and self.of_image_files:
-            raise ValueError(f"no {self.of_image_files[0]} beside source: {self.source}; only `folders` has it")
+            raise ValueError(f"no {self.of_image_files[0]} with source: {self.source}; only `folders` has it")
         return self
 
     @property

@@ -58,7 +58,7 @@ def idx_class_names(folder: Path, split: str) -> tuple[str, ...]:
 def _file(folder: Path, split: str, kind: str, found: dict[str, dict[str, Path]]) -> Path:
     if kind not in found[split]:
         there = next(iter(found[split].values())).name
-        raise path_error(folder, f"the {kind} of split {split!r} beside {there}")
+        raise path_error(folder, f"the {kind} of split {split!r} as well as {there}")
     return found[split][kind]
 
 

@@ -47,7 +47,7 @@ def load(config: DataConfig) -> DataPair:
 
     Raises:
         BadInput: the data are missing, damaged, of no known layout, or the splits do not agree; or a
-            ``superclasses.json`` beside them is not about their classes.
+            ``superclasses.json`` in their folder is not about their classes.
 
     >>> pair = load(DataConfig(train_limit=100))
     >>> pair.train, pair.test
@@ -105,7 +105,7 @@ def load_split(config: DataConfig, split: str) -> ImageSet:
 def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] = ()) -> SourceName:
     """The layout of a folder, from the names of its files.
 
-    Folders of image files are looked for only where there are no parquet or idx files, which may have pictures beside
+    Folders of image files are looked for only where there are no parquet or idx files, which may lie with pictures in
     them, and only by the usual names of splits.
     """
     there = list_folder(folder, field)
@@ -188,7 +188,7 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
 
 
 def _add_superclasses(config: DataConfig, images: ImageSet) -> ImageSet:
-    """The set with the superclasses of the file beside the data, where there is one."""
+    """The set with the superclasses of the file in the data's folder, where there is one."""
     if config.path is None:
         return images
     found = read_superclasses(find_input(config.path), images.class_names)
@@ -207,7 +207,7 @@ def _layout_and_folder(config: DataConfig) -> tuple[SourceName, Path]:
 def _refuse_image_file_options(config: DataConfig, source: SourceName) -> None:
     """Raise where an option is set that only image files can follow."""
     for name in config.of_image_files:
-        raise BadInput(f"data.{name}", getattr(config, name), f"none beside {source} data; only `folders` has it")
+        raise BadInput(f"data.{name}", getattr(config, name), f"none with {source} data; only `folders` has it")
 
 
 def read_digits(split: str, field: str = "split") -> ImageSet:

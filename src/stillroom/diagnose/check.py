@@ -52,7 +52,8 @@ class Limits:
 class CheckResult:
     """What a check measured: its verdict, a sentence with the number that decided, the evidence, what to do.
 
-    The remedy is dropped where the verdict is neither a problem nor a warning.
+    The remedy is dropped where the verdict is neither a problem nor a warning. The location is a line of the user's
+    code.
     """
 
     verdict: Verdict
@@ -60,6 +61,7 @@ class CheckResult:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     remedy: Remedy | None = None
     plots: Sequence[Plot] = ()
+    location: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class Check(Generic[ContextT]):
             remedy=result.remedy if needs_attention else None,
             source=self.source,
             plots=tuple(result.plots),
+            location=result.location,
             title=self.problem if needs_attention else self.title,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ import torch
 
 from stillroom.diagnose.check import Check, rounded
 from stillroom.diagnose.checks.loss import properties
-from stillroom.diagnose.checks.loss.call import find_loss_function, name_of
+from stillroom.diagnose.checks.loss.call import find_loss_function, make_instance, name_of
 from stillroom.diagnose.checks.loss.context import LossContext
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.errors import BadInput, format_error, nearest
@@ -50,7 +51,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "target_constant": (*_FORMS, "batch_split"),
     "loss_minimum": (*_FORMS, "teacher_gradient", "batch_split", "target_constant"),
     "ignored_rows": ("student_no_gradient", "batch_split"),
-    "half_precision": (*_FORMS, "loss_minimum"),
+    "half_precision": (*_FORMS, "loss_minimum", "loss_scale"),
 }
 
 
@@ -60,6 +61,7 @@ def check_loss(
     num_classes: int = 10,
     roles: Mapping[str, str] | None = None,
     features: Sequence[int] | None = None,
+    sequences: bool | None = None,
     name: str | None = None,
     checks: Sequence[Check[LossContext]] = CHECKS,
 ) -> Diagnosis:
@@ -73,6 +75,8 @@ def check_loss(
         roles: argument → ``student``, ``teacher``, ``labels``, ``student_features``, ``teacher_features`` or ``mask``,
             where names do not tell.
         features: shape of one sample's features, such as ``(64, 8, 8)``, of a loss that compares features.
+        sequences: whether the logits are [B, L, K]; left out: where the loss takes them with labels or a mask, or
+            its text speaks of tokens, positions or sequences.
         name: what the diagnosis calls it; default: its own name.
         checks: what is checked.
 
@@ -97,7 +101,7 @@ def check_loss(
     generator = torch.get_rng_state()
     try:
         given = find_loss_function(loss, num_classes=num_classes, roles=roles, feature_shape=shape)
-        findings = check_all(LossContext(given, num_classes, loss), checks)
+        findings = check_all(LossContext(given, num_classes, loss, sequences=sequences), checks)
     finally:
         torch.set_rng_state(generator)
     return Diagnosis.of(name or name_of(loss), findings, kind="loss")
@@ -146,7 +150,11 @@ def load_loss(target: str) -> Any:
             public = [key for key, value in vars(found).items() if callable(value) and not key.startswith("_")]
             hint = nearest(part, public) if public else "it defines nothing that can be called"
             raise BadInput("loss", target, f"a name that {place} has ({hint})")
-        found = getattr(found, part)
+        # A method is that of an object made with the class's defaults.
+        owner = (
+            make_instance(found, 10) if inspect.isclass(found) and inspect.isfunction(vars(found).get(part)) else found
+        )
+        found = getattr(owner, part)
     return found
 
 

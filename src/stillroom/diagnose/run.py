@@ -10,6 +10,7 @@ from typing import Any
 from stillroom.diagnose.check import Check
 from stillroom.diagnose.checks.data import data_checks
 from stillroom.diagnose.checks.run import distillation, predictions, training
+from stillroom.diagnose.checks.run.baseline import with_baselines
 from stillroom.diagnose.checks.run.record import RunRecord, read_run, require_quality
 from stillroom.diagnose.recipe import INPUT_CHECKS, diagnose_recipe
 from stillroom.errors import BadInput
@@ -39,6 +40,8 @@ CHECKS: tuple[Check[RunRecord], ...] = (
 def diagnose_run(path: Path, objects: RunObjects | None = None) -> list[Finding]:
     """Check a run folder for what cost the student accuracy.
 
+    Runs of the same student from labels alone in the folders beside it are what some verdicts are held against.
+
     Args:
         path: the run's folder; of a run that did not end, only what was logged is judged.
         objects: of a run made in Python, its modules and images: the teacher's input is then checked, too.
@@ -57,7 +60,7 @@ def diagnose_run(path: Path, objects: RunObjects | None = None) -> list[Finding]
     """
     if is_incremental(path):
         raise BadInput("run", str(path), f"a run of all classes at once; look at its tasks, such as {path}/tasks/02")
-    record = read_run(path)
+    record = with_baselines(read_run(path))
     findings = [check.run(record) for check in CHECKS]
     if record.recipe.data.source != "python":
         return findings
@@ -98,7 +101,8 @@ def in_python(finding: Finding) -> Finding:
     for key, value in finding.remedy.overrides.items():
         first, _, rest = key.partition(".")
         if first == "losses" and rest:
-            losses.append(f"{rest}={value!r}")
+            place, _, option = rest.partition(".")
+            losses.append(f"{f'losses[{place}]' if place.isdecimal() else place}.{option}={value!r}")
         else:
             set_value(content, key, value)
     data = content.pop("data", {})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stillroom.diagnose.checks.run.record import read_run
+from stillroom.diagnose.checks.run.baseline import with_baselines
+from stillroom.diagnose.checks.run.record import RunRecord, read_run
 from stillroom.diagnose.checks.run.training import unfinished
 from stillroom.diagnose.checks.study import methods, table
 from stillroom.diagnose.run import CHECKS, is_incremental
@@ -35,10 +36,14 @@ def diagnose_study(path: Path) -> list[Finding]:
     # The study says itself which runs are missing.
     checks = [check for check in CHECKS if check is not unfinished]
     checked: dict[CellKey, list[methods.CheckedRun]] = {}
-    for run in study.runs:
-        # A run that was moved away keeps its line in the table. Findings are kept, images are not.
+    baselines: list[RunRecord] = []
+    # Runs from labels first: the others are held against them.
+    for run in sorted(study.runs, key=lambda one: one.method != study.baseline):
+        # A run that was moved away keeps its line in the table. Findings are kept; images of runs from labels alone.
         if (path / run.run).is_dir() and not is_incremental(path / run.run):
-            record = read_run(path / run.run)
+            record = with_baselines(read_run(path / run.run), baselines)
+            if not record.is_distilled:
+                baselines.append(record)
             found = methods.CheckedRun(run, tuple(check.run(record) for check in checks), record.is_distilled)
             checked.setdefault((run.pair, run.method), []).append(found)
     tables = (table.unequal, table.failed_runs, table.too_few_seeds, table.baseline_not_tuned)

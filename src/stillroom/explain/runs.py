@@ -148,11 +148,13 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
 
 
 def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
-    """The teacher of a run, if it can be run here."""
-    config = run.recipe.teacher
-    if config is None or config.logits is not None:
+    """The teacher of a run, of several the most accurate, if it can be run here."""
+    name = run.summary.reference
+    config = run.recipe.all_teachers.get(name or "")
+    if name is None or config is None or config.logits is not None:
         return None
-    return prepare_model(run.objects.make_teacher("teacher", run.recipe, data).eval(), config, data, "teacher")
+    teacher = run.objects.make_teacher(name, run.recipe, data).eval()
+    return prepare_model(teacher, config, data, run.recipe.teacher_field(name))
 
 
 def load_images(

@@ -84,7 +84,7 @@ class ModelConfig(Config):
     def _about_weights(self) -> Self:
         for name in _ABOUT_WEIGHTS:
             if self.weights is None and getattr(self, name) is not None:
-                raise ValueError(f"weights beside {name}, which is about them")
+                raise ValueError(f"weights with {name}, which is about them")
         return self
 
     def without_weights(self) -> Self:

@@ -221,6 +221,51 @@ def over_epochs(traces: Sequence[Figure], title: str, *, unified: bool = True, *
     return {"data": [*traces], "layout": layout(xaxis=x, yaxis=axis(title, **options), **mode, **notes)}
 
 
+def band(x: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, group: str = "") -> Figure:
+    """The area between two curves; with a group it is shown and hidden with that group's line."""
+    group_options = {"showlegend": False, "legendgroup": group, "meta": "band"} if group else {}
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": rounded([*x, *reversed(x)]),
+        "y": rounded([*high, *reversed(low)]),
+        "fill": "toself",
+        "fillcolor": LIGHT[colour],
+        "line": {"color": LIGHT[colour], "width": 0},
+        "opacity": 0.16,
+        "hoverinfo": "skip",
+        **group_options,
+    }
+
+
+def lying_bars(values: Sequence[float], texts: Sequence[str], colours: Sequence[str], **options: Any) -> Figure:
+    """Bars from the left, each with its number at its end; places go down from 0 where none are given."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "x": rounded(values),
+        # Places, not names: two classes may share a name, and names such as "7" would be taken for numbers.
+        "y": [-place for place in range(len(values))],
+        "marker": {"color": [LIGHT[colour] for colour in colours]},
+        "text": list(texts),
+        "textposition": "outside",
+        "cliponaxis": False,
+        "textfont": {"color": LIGHT["ink"], "size": 12},
+        **options,
+    }
+
+
+def names_axis(names: Sequence[str], places: Sequence[int]) -> Figure:
+    """The upright axis of lying bars: a name at each place."""
+    ticks = {
+        "tickvals": list(places),
+        "ticktext": [escaped(name, 26) for name in names],
+        "ticks": "",
+        "ticksuffix": "  ",
+    }
+    return axis("", **ticks, showgrid=False, range=[min(places, default=-1) - 0.6, 0.6], fixedrange=True)
+
+
 def error_bars(ends: Sequence[tuple[float, float | None, float | None]], colour: str) -> Figure:
     """Intervals as error bars: mean, low and high of each point, no bar where an end is None."""
     return {

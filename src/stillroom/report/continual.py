@@ -6,7 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from stillroom.report.charts import DASHES, LIGHT, Chart, Figure, SeriesStyle, axis, escaped, layout, line, rounded
+from stillroom.report.charts import (
+    DASHES,
+    LIGHT,
+    Chart,
+    Figure,
+    SeriesStyle,
+    axis,
+    band,
+    escaped,
+    layout,
+    line,
+    rounded,
+)
 from stillroom.report.formats import DASH, counted, decimal, join, scaled, whole
 from stillroom.report.run.charts import Member
 from stillroom.schema.continual import FinishedRecord, JointComparison, MethodTasks, PairTasks
@@ -60,7 +72,8 @@ def accuracy_figure(lines: Sequence[AccuracyLine]) -> Figure:
     traces: list[Figure] = []
     for place, each in enumerate(lines):
         if each.low is not None and each.high is not None:
-            traces.append(_band_trace(each, each.low, each.high))
+            tasks = [float(task) for task in range(1, len(each.low) + 1)]
+            traces.append(band(tasks, each.low, each.high, each.colour, each.group))
         traces.append(_line_trace(each, len(lines) - place))
     return {
         "data": traces,
@@ -133,24 +146,6 @@ def _line_trace(each: AccuracyLine, order: int) -> Figure:
     )
 
 
-def _band_trace(each: AccuracyLine, low: Sequence[float], high: Sequence[float]) -> Figure:
-    there = [float(task) for task in range(1, len(low) + 1)]
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [*there, *reversed(there)],
-        "y": rounded([*high, *reversed(low)]),
-        "fill": "toself",
-        "fillcolor": LIGHT[each.colour],
-        "line": {"color": LIGHT[each.colour], "width": 0},
-        "opacity": 0.16,
-        "hoverinfo": "skip",
-        "showlegend": False,
-        "legendgroup": each.group,
-        "meta": "band",
-    }
-
-
 def _tasks_axis(tasks: int) -> Figure:
     return axis("after task", dtick=1 if tasks <= 12 else 2, unifiedhovertitle={"text": "after task %{x}"})
 
@@ -187,11 +182,7 @@ class TasksSection:
 
 
 def tasks_section(members: Sequence[Member]) -> TasksSection | None:
-    """The section of a run's page; None where its classes came all at once.
-
-    Args:
-        members: the runs, the one that the page is about first; others are shown where they came in tasks, too.
-    """
+    """The section of a run's page; None where its classes came all at once."""
     record, joint = members[0].run.incremental, members[0].run.joint
     if record is None:
         return None
@@ -339,11 +330,7 @@ class PairTasksSection:
 
 
 def study_tasks_sections(study: StudyResults, styles: Mapping[str, SeriesStyle]) -> tuple[PairTasksSection, ...]:
-    """The sections of a study's page, one a pair; none where no classes came in tasks.
-
-    Raises:
-        BadInput: ``results.json`` is damaged.
-    """
+    """The sections of a study's page, one a pair; none where no classes came in tasks."""
     return tuple(_pair_section(study, styles, place, pair) for place, pair in enumerate(study.incremental))
 
 

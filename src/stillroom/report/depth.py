@@ -197,8 +197,9 @@ def _of_student(taps: Sequence[FidelityTap]) -> list[str]:
 def _notes(fidelity: Fidelity) -> list[str]:
     epochs = join([f"{epoch:g}" for epoch in fidelity.epochs])
     when = f"the student after epochs {epochs}" if len(fidelity.epochs) > 1 else "the trained student alone"
+    named = "" if fidelity.teacher == "teacher" else f"The teacher is {fidelity.teacher}. "
     notes = [
-        f"{whole(fidelity.images)} test images, evenly spread, without augmentation; {when}; τ = "
+        f"{named}{whole(fidelity.images)} test images, evenly spread, without augmentation; {when}; τ = "
         f"{fidelity.temperature:g}. Numbers are Spearman’s rank correlation; intervals are over the draw of images, "
         "not over seeds."
     ]

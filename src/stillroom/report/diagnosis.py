@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -11,8 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, rounded, thin
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, join, p_value, times
+from stillroom.report.charts import (
+    LIGHT,
+    Chart,
+    Figure,
+    axis,
+    escaped,
+    layout,
+    line,
+    lying_bars,
+    names_axis,
+    rounded,
+    thin,
+)
+from stillroom.report.formats import DASH, MINUS, amount, change, counted, digits_of, join, p_value, times
 from stillroom.report.html import rendered, write_page
 from stillroom.schema.diagnosis import (
     ALL_REMEDIES,
@@ -44,7 +56,7 @@ def write_diagnosis_page(folder: Path, out: Path | None = None) -> Path:
 
     Args:
         folder: where it lies.
-        out: the file to write; left out: ``diagnosis.html`` beside it.
+        out: the file to write; left out: ``diagnosis.html`` in the same folder.
 
     Returns:
         The file that was written.
@@ -183,6 +195,9 @@ def _rows(evidence: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iter
         name = f"{prefix}{str(key).replace('_', ' ')}"
         if isinstance(value, dict) and value and depth < _DEEP:
             yield from _rows(value, f"{name}: ", depth + 1)
+        elif isinstance(value, list) and value and all(isinstance(each, dict) for each in value) and depth < _DEEP:
+            for number, each in enumerate(value, 1):
+                yield from _rows(each, f"{name} {number}: ", depth + 1)
         elif value not in (None, [], {}, ""):
             yield name, _text(value)
 
@@ -306,41 +321,19 @@ def _chart(plot: Plot, key: str) -> Chart:
 
 def _bars(plot: Plot) -> tuple[Figure, int]:
     """Lying bars, the first on top: their names may be long, and a phone is narrow."""
-    names, values = plot.x[:MOST], plot.y[:MOST]
-    # Places, not names: two classes may share a name, and names such as "7" would be taken for numbers.
-    places = [-place for place in range(len(values))]
+    names, values = [str(name) for name in plot.x[:MOST]], plot.y[:MOST]
     signed = min(values, default=0.0) < 0 < max(values, default=0.0)
-    colours = [LIGHT["lost"] if signed and value < 0 else LIGHT["student"] for value in values]
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "x": rounded(values),
-        "y": places,
-        "customdata": [
-            [escaped(str(name), 60), amount(value, _digits(values))] for name, value in zip(names, values, strict=True)
-        ],
-        "hovertemplate": "<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>",
-        "marker": {"color": colours},
-        "text": [amount(value, _digits(values)) for value in values],
-        "textposition": "outside",
-        "cliponaxis": False,
-        "textfont": {"color": LIGHT["ink"], "size": 12},
-    }
+    texts = [amount(value, digits_of(values)) for value in values]
+    bars = lying_bars(
+        values,
+        texts,
+        ["lost" if signed and value < 0 else "student" for value in values],
+        customdata=[[escaped(name, 60), text] for name, text in zip(names, texts, strict=True)],
+        hovertemplate="<b>%{customdata[0]}</b><br>%{customdata[1]}<extra></extra>",
+    )
     ends = [*values, *([plot.mark] if plot.mark is not None else []), 0.0]
     low, high = min(ends), max(ends)
     span = (high - low) or 1.0
-    ticks = {
-        "tickmode": "array",
-        "tickvals": places,
-        "ticktext": [escaped(str(name), 26) for name in names],
-        "range": [places[-1] - 0.6 if places else -1, 0.6],
-        "showgrid": False,
-        # Unseen ticks: what keeps names off the bars.
-        "ticklen": 7,
-        "tickcolor": LIGHT["surface"],
-        "fixedrange": True,
-        "title": {"text": ""},
-    }
     figure = {
         "data": [bars],
         "layout": layout(
@@ -350,7 +343,7 @@ def _bars(plot: Plot) -> tuple[Figure, int]:
                 fixedrange=True,
                 zeroline=True,
             ),
-            yaxis=axis("") | ticks,
+            yaxis=names_axis(names, bars["y"]),
             hovermode="closest",
             bargap=0.3,
             shapes=_mark(plot.mark, upright=True),
@@ -443,23 +436,15 @@ def _threshold(plot: Plot) -> str:
     """What the dashed line is; empty where there is none."""
     if plot.mark is None:
         return ""
-    text = (
-        amount(plot.mark, _digits([plot.mark])) if abs(plot.mark) >= 0.1 else f"{plot.mark:.3g}".replace("-", MINUS, 1)
-    )
+    text = amount(plot.mark, digits_of([plot.mark]))
     return f"Dashed: the threshold, {text}."
-
-
-def _digits(values: Sequence[float]) -> int:
-    """Decimals by which the largest value has three digits."""
-    largest = max((abs(value) for value in values), default=1.0)
-    return 0 if largest >= 100 else 1 if largest >= 10 else 2 if largest >= 1 else 3
 
 
 def _words(plot: Plot) -> str:
     """What the plot shows, for whoever cannot see it; where the dashed line lies."""
     if not plot.y:
         return "No values."
-    digits = _digits(plot.y)
+    digits = digits_of(plot.y)
     if plot.kind == "line":
         text = (
             f"From {amount(plot.y[0], digits)} to {amount(plot.y[-1], digits)}, lowest {amount(min(plot.y), digits)}."

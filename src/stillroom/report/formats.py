@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 DASH = "–"
 MINUS = "\u2212"
 
@@ -130,6 +132,17 @@ def change(value: float | None, digits: int = 2) -> str:
     """
     text = amount(value, digits)
     return f"+{text}" if value is not None and value > 0 and text.strip("0.,") else text
+
+
+def digits_of(values: Iterable[float | None]) -> int:
+    """Decimals by which the largest of some values has three digits.
+
+    >>> digits_of([120.0, None]), digits_of([12.0]), digits_of([-1.2]), digits_of([0.12]), digits_of([0.012])
+    (0, 1, 2, 3, 4)
+    """
+    largest = max((abs(value) for value in values if value is not None), default=1.0)
+    ends = (99.95, 9.995, 0.9995, 0.09995)
+    return next((place for place, end in enumerate(ends) if largest >= end), 4)
 
 
 def p_value(value: float | None) -> str:

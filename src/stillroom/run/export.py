@@ -166,7 +166,7 @@ def evaluate_model(
 def export_inputs(recipe: Recipe, out: Path, observer: Observer) -> dict[str, Any]:
     """Write the images that a teacher elsewhere computes logits for, in each view, as arrays.
 
-    These are ``train-images.npy`` [V, N, C, H, W] and ``test-images.npy`` [M, C, H, W]. The logits go beside them:
+    These are ``train-images.npy`` [V, N, C, H, W] and ``test-images.npy`` [M, C, H, W]. The logits go into that folder:
     ``train-logits.npy`` [V, N, K], and ``test-logits.npy`` [M, K] for the comparison at the end; the classes in the
     order of ``class_names`` in ``inputs.json``.
 

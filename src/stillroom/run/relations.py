@@ -56,7 +56,7 @@ class ClassRelations:
     has_teacher: bool = False
 
     def line(self, student: nn.Module) -> dict[str, Any]:
-        """Figures of a student at the end of an epoch: a line of ``class_relations.jsonl``, beside step and epoch.
+        """Figures of a student at the end of an epoch: a line of ``class_relations.jsonl``, besides step and epoch.
 
         Raises:
             RunFailed: its last layer is not finite.

@@ -82,7 +82,7 @@ def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
     enabled = recipe.cache.enabled
     if any(config.logits is not None for config in teachers.values()):
         if enabled is False:
-            expected = "true or auto beside teacher.logits: there is no model to run live"
+            expected = "true or auto with teacher.logits: there is no model to run live"
             raise BadInput("cache.enabled", enabled, expected)
         return True
     if enabled is True and reads_teacher and not views:

@@ -77,9 +77,10 @@ class FidelityCheckpoint(JsonObject):
 
 
 class Fidelity(JsonFile):
-    """A whole ``fidelity.json``; ``ridge`` and ``fitted_on`` are of the maps between features."""
+    """A whole ``fidelity.json``: ``teacher`` by its name in the recipe, ``ridge`` and ``fitted_on`` of feature maps."""
 
     recipe_hash: str | None = None
+    teacher: str = "teacher"
     temperature: NonNegative
     images: Annotated[int, Field(ge=1)]
     fitted_on: Count

@@ -1,4 +1,4 @@
-"""What a study writes: results.json, tuned.json, calibration.json, dissection.json, cost.csv."""
+"""What a study writes: its plan, progress, caches, calibration, trials, results, dissection and costs."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ RESULTS = "results.json"
 STUDY = "study.yaml"
 DISSECTION = "dissection.json"
 COST = "cost.csv"
+PROGRESS = "progress.json"
 
 # Further out, the distance of two places on an axis is no number any more.
 _FAR = 1e150
@@ -351,17 +352,89 @@ class TunedMethod(JsonObject):
     all: OptionalItems[TrialResult] = ()
 
 
-class TimedSteps(JsonObject):
-    """The steps that a budget in seconds came to; other fields of ``calibration.json`` are clocks."""
+class TunedFile(JsonFile):
+    """``tuned.json``: what trials chose, by pair and method."""
 
-    steps: Count | None
+    pairs: dict[str, dict[str, TunedMethod]]
+
+
+class TimedSteps(JsonObject):
+    """The steps that a budget in seconds came to, and the median duration of one, which ``results.json`` leaves out."""
+
+    steps: Count
+    seconds_per_step: float | None = None
 
 
 class StepCalibration(JsonObject):
     """A budget in seconds turned into steps, by pair and method."""
 
-    seconds: Number | None
+    seconds: Number
     pairs: dict[str, dict[str, TimedSteps]]
+
+
+class CalibrationFile(StepCalibration, JsonFile):
+    """``calibration.json``: the same, as it is timed."""
+
+
+class PlannedRunInfo(JsonObject):
+    """A run of a study; ``run`` is its folder's path from the study's."""
+
+    pair: str
+    method: str
+    seed: int
+    run: str
+
+
+class PlanFile(JsonFile):
+    """``plan.json``: every run that a study comes to."""
+
+    study_hash: str
+    runs: Items[PlannedRunInfo]
+
+
+class CacheCost(JsonObject):
+    """What building the teacher caches of a pair took: images asked of teachers, and seconds."""
+
+    answers: Count
+    seconds: NonNegative
+
+
+class CachesFile(JsonFile):
+    """``caches.json``: the cost of caches by pair."""
+
+    pairs: dict[str, CacheCost]
+
+
+class JobRecord(JsonObject):
+    """Where a job of a study stands. Clock times are in seconds since 1970, 0 before the first start.
+
+    ``value`` is what it came to, for a run the study's measure; ``length`` its epochs or steps.
+    """
+
+    id: str
+    status: Literal["waiting", "running", "done", "failed"]
+    attempts: Count
+    began: float
+    seconds: float
+    reason: str
+    value: float | None
+    out: str
+    length: dict[str, int]
+
+
+class ProgressFile(JsonFile):
+    """``progress.json``: where a study stands, for whoever watches; ``checksum`` is over all other fields."""
+
+    name: str
+    measure: str
+    workers: int
+    phase: str
+    began: float
+    updated: float
+    pid: int
+    jobs: dict[str, JobRecord]
+    ended: bool
+    checksum: str = ""
 
 
 class StudyResults(JsonFile):

@@ -71,7 +71,7 @@ class FinishedRun:
 
     planned: PlannedRun  # the run that the study asked for
     summary: RunSummary  # what it came to
-    recipe: Recipe  # the recipe beside the run
+    recipe: Recipe  # the recipe in the run's folder
     recipe_hash: str  # that recipe's hash, of the file as it is
     evaluations: tuple[EvaluationRecord, ...]  # on the test split, in the order of steps
     predictions: PredictionFigures  # what its predictions come to

@@ -19,10 +19,11 @@ import yaml
 from filelock import FileLock, Timeout
 
 from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import CHECKSUMS, compact_checksums, is_partial, parse_yaml, write_json, write_text
+from stillroom.files import CHECKSUMS, compact_checksums, is_partial, parse_yaml, write_text
 from stillroom.recipe import parse_recipe
 from stillroom.run.records import flatten
-from stillroom.schema.base import read_object, read_text
+from stillroom.schema.base import read_json, read_object, read_text, write
+from stillroom.schema.study import CachesFile, CalibrationFile, PlanFile, PlannedRunInfo
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.engine import EngineMaker
 from stillroom.study.engine.base import Engine, Job, Outcome
@@ -243,7 +244,7 @@ class StudyDriver:
                 state.status, state.reason = "failed", reason
             else:
                 jobs.append(job)
-        write_json(self.folder.plan, _plan_content(plan, self.folder), checksum=True)
+        write(self.folder.plan, _plan_file(plan, self.folder))
         if jobs:
             ended = self._schedule().do("running", jobs)
             failures |= {outcome.id: outcome.reason for outcome in ended if outcome.ending != "done"}
@@ -296,7 +297,7 @@ class StudyDriver:
         self.progress.add(job for mine in ordered.values() for job in mine)
         first = [mine[0] for mine in ordered.values()]
         self._each(self._schedule().do("caching the teachers' outputs", first, next_jobs))
-        found: dict[str, dict[str, float]] = {}
+        found: dict[str, dict[str, Any]] = {}
         for pair, method in pairs_and_methods(self.study):
             asked = self.folder.preparation(pair.name, method.name) / "asked.jsonl"
             lines = read_text(asked).splitlines() if asked.exists() else []
@@ -304,7 +305,7 @@ class StudyDriver:
             for line in map(json.loads, lines):
                 mine["answers"] += line["answers"]
                 mine["seconds"] = round(mine["seconds"] + line["seconds"], 3)
-        write_json(self.folder.caches, found, checksum=True)
+        write(self.folder.caches, CachesFile.model_validate({"pairs": found}))
 
     def _steps(self) -> dict[PairAndName, int]:
         """What a budget in seconds comes to: timed once, each method alone, and then fixed."""
@@ -314,8 +315,7 @@ class StudyDriver:
         known: dict[str, dict[str, Any]] = {}
         if self.folder.calibration.exists():
             with reading_own_file(self.folder.calibration, "remove it to time the steps again"):
-                known = json.loads(read_text(self.folder.calibration))["pairs"]
-                _steps_of(known)
+                known = read_json(CalibrationFile, self.folder.calibration).as_dict()["pairs"]
         jobs = []
         for pair, method in pairs_and_methods(self.study):
             if method.name in known.get(pair.name, {}) or (pair.name, method.name) in self.stuck:
@@ -329,7 +329,7 @@ class StudyDriver:
             if outcome.ending == "done":
                 _, pair_name, name = job.id.split("/")
                 known.setdefault(pair_name, {})[name] = outcome.result
-                write_json(self.folder.calibration, {"seconds": seconds, "pairs": known}, checksum=True)
+                write(self.folder.calibration, CalibrationFile.model_validate({"seconds": seconds, "pairs": known}))
             return []
 
         if jobs:
@@ -389,14 +389,14 @@ def _finished(folder: StudyFolder, run: PlannedRun) -> bool:
     return (folder.run(run.pair, run.method, run.seed) / "summary.json").exists()
 
 
-def _plan_content(plan: StudyPlan, folder: StudyFolder) -> dict[str, Any]:
+def _plan_file(plan: StudyPlan, folder: StudyFolder) -> PlanFile:
     runs = [
-        {
-            "pair": run.pair,
-            "method": run.method,
-            "seed": run.seed,
-            "run": folder.run(run.pair, run.method, run.seed).relative_to(folder.path).as_posix(),
-        }
+        PlannedRunInfo(
+            pair=run.pair,
+            method=run.method,
+            seed=run.seed,
+            run=folder.run(run.pair, run.method, run.seed).relative_to(folder.path).as_posix(),
+        )
         for run in plan.runs
     ]
-    return {"schema": 1, "study_hash": plan.study.hash(), "runs": runs}
+    return PlanFile(study_hash=plan.study.hash(), runs=tuple(runs))

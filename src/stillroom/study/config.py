@@ -293,7 +293,7 @@ class Study(Config):
         if self.baseline is not None and self.baseline not in names:
             raise ValueError(f"a method as baseline, not {self.baseline!r} ({nearest(self.baseline, names)})")
         if self.tuning is None and any(method.tune for method in self.methods):
-            raise ValueError("tuning.trials beside a method's tune")
+            raise ValueError("tuning.trials with a method's tune")
         return self
 
     @property
@@ -331,7 +331,7 @@ class Study(Config):
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
-    """Read a study file; a recipe named by its path is read, beside the study file or from the working folder.
+    """Read a study file; a recipe named by its path is read, from the study file's folder or the working folder.
 
     Raises:
         BadInput: a file cannot be read, is not YAML, or holds a bad value.
@@ -341,10 +341,10 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
         raise BadInput("study", str(path), f"a study; this file is a recipe: `stillroom distill {path}` runs it")
     recipe = content.get("recipe")
     if isinstance(recipe, str):
-        beside = path.parent / recipe
+        file = path.parent / recipe
         with suppress(OSError, ValueError):  # no file can have such a name: reading it says so
-            beside = beside if beside.exists() else Path(recipe)
-        content["recipe"] = read_yaml(beside, "recipe", "at least `student`")
+            file = file if file.exists() else Path(recipe)
+        content["recipe"] = read_yaml(file, "recipe", "at least `student`")
     for override in overrides:
         apply_override(content, override)
     return parse_study(content)

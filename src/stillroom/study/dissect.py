@@ -62,7 +62,7 @@ TOTAL = GainPart("all", "the full output against labels", {"full": 1, "labels": 
 def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2), trials: int = 3) -> Study:
     """The study that takes a recipe's teacher apart.
 
-    Methods are the labels alone and ``kl`` with each level as its target, beside the labels as the recipe weighs
+    Methods are the labels alone and ``kl`` with each level as its target, with the labels as the recipe weighs
     them. The levels without a softened answer (uniform, class_similarity) are taught at τ = 1, their share λ of the
     loss among what is tried.
 
@@ -81,7 +81,7 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
         names = [term.name for term in recipe.losses]
         raise BadInput("losses", names, "kl among them, of a weight that is a number: its target is varied")
     labels = [term for term in recipe.losses if loss_class(term).rescaling_part == "labels"]
-    beside = labels[0].weight_at(0.0) if labels and not labels[0].has_schedule else 0.0
+    labels_weight = labels[0].weight_at(0.0) if labels and not labels[0].has_schedule else 0.0
     content = recipe.model_dump(mode="json", exclude_unset=True)
     lr = recipe.training.optimizer.lr
     study: dict[str, Any] = {
@@ -90,7 +90,7 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
         "seeds": list(seeds),
         "baseline": "labels",
         "recipe": {key: value for key, value in content.items() if key not in ("name", "seed", "losses")},
-        "methods": [_labels(), *(_method(level, kl, beside, classes, trials) for level in LEVELS)],
+        "methods": [_labels(), *(_method(level, kl, labels_weight, classes, trials) for level in LEVELS)],
     }
     if trials:
         space = {"training.optimizer.lr": {"low": lr / 3, "high": lr * 3, "log": True}}
@@ -102,7 +102,7 @@ def _labels() -> dict[str, Any]:
     return {"name": "labels", "note": "The labels alone.", "set": {"losses": labels_alone()}}
 
 
-def _method(level: AnswerLevel, kl: LossConfig, beside: float, classes: int, trials: int) -> dict[str, Any]:
+def _method(level: AnswerLevel, kl: LossConfig, labels_weight: float, classes: int, trials: int) -> dict[str, Any]:
     key = f"losses.{kl.name}"
     term: dict[str, Any] = {"name": kl.name, "weight": kl.weight, "temperature": kl.model_dump()["temperature"]}
     tune: dict[str, Any] = {f"{key}.temperature": [2.0, 4.0, 8.0]}
@@ -110,16 +110,16 @@ def _method(level: AnswerLevel, kl: LossConfig, beside: float, classes: int, tri
         term["target"] = {"name": level.name}
     if level.name in ("uniform", "class_similarity"):
         # A share of the whole loss: nothing at τ = 1 is as large as a softened answer's term.
-        term |= {"temperature": 1.0, "weight": 0.1 * (1 - beside) if beside < 1 else 0.1}
+        term |= {"temperature": 1.0, "weight": 0.1 * (1 - labels_weight) if labels_weight < 1 else 0.1}
         tune = {f"{key}.weight": [0.05, 0.1, 0.3, 0.9]}
-        beside = 1 - 0.1 if beside < 1 else beside
+        labels_weight = 1 - 0.1 if labels_weight < 1 else labels_weight
     if level.name in ("class_similarity", "true_class_similarity"):
         tune |= {f"{key}.target.power": [0.1, 0.3, 0.5], f"{key}.target.temperature": [0.1, 0.3, 0.5]}
     if level.name == "top_k":
         ks = sorted({min(k, classes) for k in (2, 5, max(classes // 10, 2))})
         term["target"]["k"] = ks[-1]
         tune |= {f"{key}.target.k": ks} if len(ks) > 1 else {}
-    losses = [{**entry, "weight": beside} for entry in labels_alone() if beside]
+    losses = [{**entry, "weight": labels_weight} for entry in labels_alone() if labels_weight]
     made = {"name": level.name, "note": level.note, "set": {"losses": [*losses, term]}}
     return made | ({"tune": tune} if trials else {})
 

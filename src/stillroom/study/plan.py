@@ -73,8 +73,8 @@ def reading_own_file(path: Path, remedy: str) -> Iterator[None]:
     """Report any error in reading a file that the study wrote as :class:`BadInput`, with what to do then."""
     try:
         yield
-    except BadInput:
-        raise
+    except BadInput as error:
+        raise BadInput.with_message("study", str(path), f"{error}; {remedy}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadInput("study", str(path), f"a file as the study wrote it ({type(error).__name__}); {remedy}") from None
 

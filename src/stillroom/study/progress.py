@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from stillroom.errors import BadInput
 from stillroom.files import canonical_json, digest, write_text
+from stillroom.schema.study import ProgressFile
 from stillroom.study.config import MEASURES, MeasureName
 from stillroom.study.engine.base import Engine, Job, Outcome
 
@@ -150,7 +151,7 @@ class StudyProgress:
     def write(self, path: Path) -> None:
         """Write it for whoever watches."""
         self.updated = time.time()
-        content = asdict(self)
+        content = ProgressFile.model_validate(asdict(self)).as_dict()
         # Within the file, as it is written every second: a list of its checksums would grow for days.
         write_text(path, json.dumps({**content, "checksum": digest(canonical_json(content))}))
 
@@ -165,8 +166,10 @@ def read_progress(path: Path) -> StudyProgress:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("checksum") != digest(canonical_json(content)):
             raise ValueError("damaged")
-        jobs = {key: JobState(**value) for key, value in content.pop("jobs").items()}
-        return StudyProgress(**content, jobs=jobs)
+        held = ProgressFile.model_validate(content).as_dict()
+        del held["schema"]
+        jobs = {key: JobState(**value) for key, value in held.pop("jobs").items()}
+        return StudyProgress(**held, jobs=jobs)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         expected = "the folder of a study that `stillroom compare` has started"
         if not isinstance(error, FileNotFoundError):

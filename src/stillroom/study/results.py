@@ -13,9 +13,9 @@ from typing import Any
 from stillroom.continual.metrics import aggregate_seeds
 from stillroom.files import write_json, write_text
 from stillroom.recipe import Recipe
-from stillroom.schema.base import parse, read_object
+from stillroom.schema.base import parse, read_optional
 from stillroom.schema.continual import IncrementalRecord, MeanInterval, PairTasks
-from stillroom.schema.study import StudyResults
+from stillroom.schema.study import CalibrationFile, StudyResults, TunedFile
 from stillroom.study.collect import (
     CollectedRuns,
     FinishedRun,
@@ -63,7 +63,10 @@ def write_results(folder: StudyFolder, plan: StudyPlan, failures: Mapping[str, s
     Raises:
         BadInput: a file of a finished run, or of the study, is missing or damaged.
     """
-    tuned, calibration = (read_object(path) if path.is_file() else None for path in (folder.tuned, folder.calibration))
+    tuned_file = read_optional(TunedFile, folder.tuned)
+    tuned = None if tuned_file is None else tuned_file.as_dict()["pairs"]
+    calibration_file = read_optional(CalibrationFile, folder.calibration)
+    calibration = None if calibration_file is None else calibration_file.as_dict()
     collected = collect(folder, plan, failures)
     unequal = inequalities(plan, collected.runs, tuned=tuned, calibration=calibration)
     made = results_of(folder, plan, collected, unequal, tuned=tuned, calibration=calibration)

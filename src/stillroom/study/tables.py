@@ -9,8 +9,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from stillroom.schema.base import read_object
+from stillroom.schema.base import read_optional
 from stillroom.schema.run import TimingEvent, read_timing
+from stillroom.schema.study import CachesFile
 from stillroom.study.config import MEASURES, StudyMeasure
 from stillroom.study.plan import StudyFolder, StudyPlan
 from stillroom.study.wording import counted, listed
@@ -354,11 +355,9 @@ def _cost_rows(folder: StudyFolder, plan: StudyPlan) -> Iterator[dict[str, Any]]
             for number in sorted(int(number) for number in numbers if number.isdecimal()):
                 cost = cost_of(folder.trial(pair.name, method.name, number))
                 yield {"kind": "trial", "pair": pair.name, "method": method.name, "trial": number, **cost}
-    caches = read_object(folder.caches) if folder.caches.is_file() else {}
-    for name, built in sorted(caches.items()):
-        if isinstance(built, Mapping):
-            cost = {"teacher_answers": built.get("answers"), "cache_seconds": built.get("seconds")}
-            yield {"kind": "cache", "pair": name, **cost}
+    caches = read_optional(CachesFile, folder.caches)
+    for name, built in sorted(caches.pairs.items()) if caches is not None else ():
+        yield {"kind": "cache", "pair": name, "teacher_answers": built.answers, "cache_seconds": built.seconds}
     for teacher in plan.study.teachers:
         cost = cost_of(folder.teacher(teacher.name))
         if cost:

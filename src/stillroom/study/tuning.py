@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 import os
 import re
@@ -27,9 +26,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from stillroom.errors import BadInput, RunFailed, shorten
-from stillroom.files import canonical_json, digest, write_json
+from stillroom.files import canonical_json, digest
 from stillroom.recipe import Recipe, parse_recipe, set_value
-from stillroom.schema.base import read_text
+from stillroom.schema.base import read_optional, write
+from stillroom.schema.study import TunedFile
 from stillroom.study.config import MEASURES, MeasureName, Method, ModelPair, Range, Space, Study, Tuning
 from stillroom.study.engine.base import Job, Outcome
 from stillroom.study.plan import (
@@ -753,7 +753,7 @@ class Trials:
         for pair_, method_ in pairs_and_methods(self._study):
             if method_.name in self._kept.get(pair_.name, {}):
                 ordered.setdefault(pair_.name, {})[method_.name] = self._kept[pair_.name][method_.name]
-        write_json(self._folder.tuned, ordered, checksum=True)
+        write(self._folder.tuned, TunedFile.model_validate({"pairs": ordered}))
         return chosen_of(ordered)
 
     def close(self) -> None:
@@ -796,11 +796,8 @@ def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
         BadInput: the file is damaged.
     """
     with reading_own_file(folder.tuned, "remove it to read the trials again"):
-        found = json.loads(read_text(folder.tuned)) if folder.tuned.exists() else {}
-        for mine in found.values():
-            for entry in mine.values():
-                dict(entry["values"])
-        return dict(found)
+        found = read_optional(TunedFile, folder.tuned)
+        return {} if found is None else found.as_dict()["pairs"]
 
 
 def chosen_of(tuned: Mapping[str, Mapping[str, Any]]) -> dict[PairAndName, dict[str, Any]]:

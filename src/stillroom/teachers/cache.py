@@ -23,6 +23,8 @@ from torch import Tensor
 
 from stillroom.errors import BadInput
 from stillroom.files import remove_partial, write_json
+from stillroom.schema.base import read_json
+from stillroom.schema.cache import IDENTITY, CacheFile, CacheIdentity
 from stillroom.teachers.cache_format import (
     FORMAT,
     Array,
@@ -41,7 +43,6 @@ from stillroom.teachers.cache_format import (
     view_name,
 )
 from stillroom.teachers.cache_store import (
-    IDENTITY,
     cache_keys,
     cache_root,
     check_room,
@@ -80,10 +81,10 @@ def _covers(other: CacheSpec, spec: CacheSpec) -> bool:
 def _read(path: Path, spec: CacheSpec) -> CacheSpec | None:
     """The spec of another cache, if it differs from this one in taps and Fisher weights alone."""
     try:
-        kept: Any = json.loads(path.read_text(encoding="utf-8"))["identity"]["kept"]
-        fishers = tuple(FisherOf(**of) for of in kept.get("fishers", ()))
-        return replace(spec, taps=tuple(map(str, kept["taps"])), fishers=fishers)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        kept = read_json(CacheFile, path).identity.kept
+        fishers = tuple(FisherOf(**of.as_dict()) for of in kept.fishers or ())
+        return replace(spec, taps=kept.taps, fishers=fishers)
+    except (ValueError, TypeError):
         return None  # damaged, or another version's: its own runs will tell
 
 
@@ -113,13 +114,16 @@ class CacheFolder:
         content = self._read(path)
         try:
             written: Any = json.loads(content)
-            found_format, identity = written["format"], written["identity"]
+            found_format = written["format"]
+            if found_format != FORMAT:
+                expected = f"a cache of format {FORMAT}, not {found_format}: another version of stillroom wrote it"
+                raise refusal(self.folder, IDENTITY, expected)
+            identity = CacheFile.model_validate(written).identity
+        except BadInput:
+            raise
         except (ValueError, TypeError, KeyError):
             raise refusal(self.folder, IDENTITY, "an unharmed JSON file: this one is damaged") from None
-        if found_format != FORMAT:
-            expected = f"a cache of format {FORMAT}, not {found_format}: another version of stillroom wrote it"
-            raise refusal(self.folder, IDENTITY, expected)
-        if differs := differences(identity, self.spec.identity):
+        if differs := differences(identity.as_dict(), self.spec.identity):
             raise refusal(self.folder, IDENTITY, f"the cache of this run, but it differs: {'; '.join(differs)}")
         return True
 
@@ -129,7 +133,8 @@ class CacheFolder:
         Raises:
             OSError: from the disk.
         """
-        write_json(self.folder / IDENTITY, {"format": FORMAT, "identity": self.spec.identity})
+        identity = CacheIdentity.model_validate(self.spec.identity)
+        write_json(self.folder / IDENTITY, CacheFile(format=FORMAT, identity=identity).as_dict())
 
     def record(self, view: int) -> ViewRecord | None:
         """The record of a complete view; None if the view is missing or incomplete."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from stillroom.config import Config
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical_json, digest
+from stillroom.schema.cache import CacheIdentity
 from stillroom.teachers.config import CacheConfig
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.output import ModelOutput
@@ -121,8 +122,8 @@ class CacheSpec:
         }
         if self.fishers:
             kept["fishers"] = [of.as_dict() for of in self.fishers]
-        identity: dict[str, Any] = json.loads(canonical_json({"format": FORMAT, **self.parts, "kept": kept}))
-        return identity
+        content = json.loads(canonical_json({"format": FORMAT, **self.parts, "kept": kept}))
+        return CacheIdentity.model_validate(content).as_dict()
 
     @cached_property
     def key(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -16,9 +15,10 @@ from typing import Any, TypedDict
 from filelock import FileLock, Timeout
 
 from stillroom.errors import BadInput, nearest
+from stillroom.schema.base import read_json
+from stillroom.schema.cache import IDENTITY, CacheFile
 
 ROOT_VARIABLE = "STILLROOM_CACHE"
-IDENTITY = "cache.json"
 _KEY = re.compile(r"[0-9a-f]{32}")
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _POLL = 0.2  # seconds between attempts to take a lock that another process holds
@@ -225,20 +225,19 @@ def cache_keys(root: Path) -> list[str]:
 
 
 def _listed(folder: Path) -> Listed:
-    identity: dict[str, Any] = {}
-    problem = None
+    found, problem = None, None
     try:
-        content = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))
-        identity = content["identity"]
-        teacher, images = identity.get("teacher"), (identity.get("kept") or {}).get("images")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        teacher, images, problem = None, None, f"{IDENTITY} is missing or damaged"
+        found = read_json(CacheFile, folder / IDENTITY).identity
+    except BadInput:
+        problem = f"{IDENTITY} is missing or damaged"
+    parts = {} if found is None else found.parts
+    teacher = parts.get("teacher")
     name = teacher.get("name") if isinstance(teacher, dict) else teacher
     return {
         "key": folder.name,
         "teacher": None if name is None else str(name),
-        "data": identity.get("data") if isinstance(identity, dict) else None,
-        "images": images,
+        "data": parts.get("data"),
+        "images": None if found is None else found.kept.images,
         "views": len(list(folder.glob("view-*.json"))),
         "bytes": _bytes(folder),
         "folder": str(folder),

@@ -13,7 +13,7 @@ from stillroom.errors import BadInput
 from stillroom.report.charts import Chart
 from stillroom.report.explain.maps import ExplanationMaps, MapGallery, gallery, name_of, read_maps, side, sides
 from stillroom.report.explain.plots import alike, changes, courses
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, join, whole
+from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, digits_of, join, whole
 from stillroom.report.html import embedded, rendered, write_page
 from stillroom.schema.base import read_json
 from stillroom.schema.explanation import (
@@ -160,18 +160,7 @@ def _describe(measure: HypothesisMeasure) -> str:
     if measure.verdict not in ("supported", "refuted") or measure.difference is None:
         return about
     words = higher if measure.difference > 0 else lower
-    return f"{words} ({change(measure.difference, digits([measure.difference]))})"
-
-
-def digits(values: Sequence[float | None]) -> int:
-    """Decimals by which the largest of some values has three digits.
-
-    >>> digits([120.0, None]), digits([12.0]), digits([-1.2]), digits([0.12]), digits([0.012]), digits([None])
-    (0, 1, 2, 3, 4, 2)
-    """
-    largest = max((abs(value) for value in values if value is not None), default=1.0)
-    ends = (99.95, 9.995, 0.9995, 0.09995)
-    return next((place for place, end in enumerate(ends) if largest >= end), 4)
+    return f"{words} ({change(measure.difference, digits_of([measure.difference]))})"
 
 
 def caveats(explanation: Explanation) -> tuple[str, ...]:
@@ -318,8 +307,8 @@ class ChoiceRow:
 
 def _row(measure: HypothesisMeasure) -> MeasureRow:
     letter, below, plain, meaning = SYMBOLS[measure.measure]
-    places = digits([measure.distilled, measure.labels])
-    finer = digits([measure.difference, measure.low, measure.high])
+    places = digits_of([measure.distilled, measure.labels])
+    finer = digits_of([measure.difference, measure.low, measure.high])
     bounds = ""
     if measure.low is not None and measure.high is not None:
         bounds = f"{change(measure.low, finer)} to {change(measure.high, finer)}"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from stillroom.report.charts import LIGHT, Chart, Figure, axis, escaped, layout, line, nice, rounded
+from stillroom.report.charts import LIGHT, Chart, Figure, axis, band, escaped, layout, line, nice, over_epochs, rounded
+from stillroom.report.charts import level as horizontal
 from stillroom.report.explain.maps import ExplanationMaps, name_of, sides
 from stillroom.report.formats import amount
 from stillroom.schema.explanation import CkaTable, Explanation
@@ -38,7 +39,7 @@ def _course(explanation: Explanation, key: str) -> Chart:
         quartiles = [[getattr(one, f"{key}_quartiles", None) for one in column] for column in columns]
         if all(each is not None for column in quartiles for each in column):
             ends = [[mean_of([each[end] for each in column if each]) or 0.0 for column in quartiles] for end in (0, 1)]
-            traces.append(_area(explanation.epochs, ends[0], ends[1], colour))
+            traces.append(band(explanation.epochs, ends[0], ends[1], colour))
         traces.append(
             line(
                 explanation.epochs,
@@ -52,34 +53,10 @@ def _course(explanation: Explanation, key: str) -> Chart:
     level = getattr(explanation.teacher, key) if explanation.teacher is not None else None
     if level is not None:
         ends_of = [explanation.epochs[0], explanation.epochs[-1]]
-        traces.append(
-            line(ends_of, [level] * 2, "Teacher", "teacher", mode="lines", hovertemplate="%{y:.3~g}")
-            | {"line": {"color": LIGHT["teacher"], "width": 2, "dash": "dash"}}
-        )
+        traces.append(horizontal(ends_of, level, "Teacher", "teacher", "dash", hovertemplate="%{y:.3~g}"))
         words.append(f"Teacher: {amount(level)}.")
-    figure = {
-        "data": traces,
-        "layout": layout(
-            xaxis=axis("epoch", hoverformat=".3~g", unifiedhovertitle={"text": "epoch %{x}"}, rangemode="tozero"),
-            yaxis=axis(label, rangemode="tozero"),
-            hovermode="x unified",
-        ),
-    }
+    figure = over_epochs(traces, label, rangemode="tozero")
     return Chart(f"course-{key}", title, " ".join(words), 300, figure)
-
-
-def _area(epochs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": rounded([*epochs, *reversed(epochs)]),
-        "y": rounded([*high, *reversed(low)]),
-        "fill": "toself",
-        "fillcolor": LIGHT[colour],
-        "line": {"color": LIGHT[colour], "width": 0},
-        "opacity": 0.16,
-        "hoverinfo": "skip",
-    }
 
 
 def changes(explanation: Explanation, maps: ExplanationMaps) -> list[Chart]:

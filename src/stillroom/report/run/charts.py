@@ -22,11 +22,13 @@ from stillroom.report.charts import (
     layout,
     level,
     line,
+    lying_bars,
+    names_axis,
     over_epochs,
     rounded,
     thin,
 )
-from stillroom.report.formats import decimal, signed, three_digits
+from stillroom.report.formats import decimal, short, signed, three_digits
 from stillroom.report.run.data import Row, RunData
 from stillroom.schema.predictions import BINS, Calibration, ImageScores, Predictions
 
@@ -45,11 +47,7 @@ class Member:
 
 
 def curve_charts(members: Sequence[Member]) -> list[Chart]:
-    """The plots of the curves; the first member is the run the report is about.
-
-    Returns:
-        Those for which some run has numbers, top-1 first.
-    """
+    """The plots of the curves; the first member is the run the report is about."""
     terms = sorted({key for member in members for row in member.run.train for key in row if key.startswith("loss/")})
     found = [_top1(members), _curve("loss", "Training loss", "loss", members, _loss_words(members))]
     if terms and not _one_plain_term(members, terms):
@@ -188,11 +186,7 @@ class ModelCalibration:
 
 
 def reliability(found: Sequence[ModelCalibration]) -> Chart:
-    """Accuracy against confidence, over a histogram of confidence.
-
-    Args:
-        found: the models, the student first.
-    """
+    """Accuracy against confidence, over a histogram of confidence."""
     dotted = {"dash": "dot", "width": 1.5}
     traces = [line([0, 1], [0, 1], "perfectly calibrated", "axis", mode="lines", line=dotted, hoverinfo="skip")]
     for one in reversed(found):
@@ -281,50 +275,33 @@ class ClassRow:
 
 
 def class_changes(rows: Sequence[ClassRow]) -> Chart:
-    """What each class gained or lost, as bars; of many classes, only those that changed most.
-
-    Args:
-        rows: the classes that have test images, in any order.
-    """
+    """What each class gained or lost, as bars; of many classes, only those that changed most."""
     ordered = sorted(rows, key=lambda row: row.change)
     some = len(ordered) > ALL_CLASSES
     shown = [*ordered[:SHOWN_CLASSES], *ordered[-SHOWN_CLASSES:]] if some else ordered
-    # Places, not names: two classes may share a name, and names such as "7" would be taken for numbers. Plotly draws
-    # upwards, and the class that lost most belongs on top; where classes are left out, a place stays empty.
+    # Plotly draws upwards, and the class that lost most belongs on top; where classes are left out, a place is empty.
     places = [-place - (some and place >= SHOWN_CLASSES) for place in range(len(shown))]
     compared = all(row.teacher is not None for row in rows)
-    colours = [LIGHT["student" if not compared else "lost" if row.change < 0 else "gained"] for row in shown]
-    bars = {
-        "type": "bar",
-        "orientation": "h",
-        "x": rounded([row.change for row in shown]),
-        "y": places,
-        "customdata": [
+    bars = lying_bars(
+        [row.change for row in shown],
+        [signed(row.change) if compared else decimal(row.change) for row in shown],
+        ["student" if not compared else "lost" if row.change < 0 else "gained" for row in shown],
+        y=places,
+        customdata=[
             [escaped(row.name, 60), decimal(row.student), decimal(row.teacher), signed(row.change), row.count]
             for row in shown
         ],
-        "marker": {"color": colours},
-        "hovertemplate": "<b>%{customdata[0]}</b><br>student %{customdata[1]}%"
+        hovertemplate="<b>%{customdata[0]}</b><br>student %{customdata[1]}%"
         + ("<br>teacher %{customdata[2]}%<br>change %{customdata[3]} points" if compared else "")
         + "<br>%{customdata[4]:,} test images<extra></extra>",
-        "text": [signed(row.change) if compared else decimal(row.change) for row in shown],
-        "textposition": "outside",
-        "cliponaxis": False,
-        "textfont": {"color": LIGHT["ink"], "size": 12},
-    }
+    )
     low, high = min(0.0, *(row.change for row in shown)), max(0.0, *(row.change for row in shown))
     span = (high - low) or 1.0
     # Numbers stand outside the bars.
     ends = [low - 0.3 * span if low < 0 else 0.0, high + 0.3 * span if high > 0 else 0.08 * span]
-    names = axis(
-        "",
-        tickvals=[*places, *([-SHOWN_CLASSES] if some else [])],
-        ticktext=[*(escaped(row.name, 18) for row in shown), *(["…"] if some else [])],
-        showgrid=False,
-        range=[places[-1] - 0.6, 0.6],
-        ticks="",
-        ticksuffix="  ",
-        fixedrange=True,
+    names = names_axis(
+        [*(short(row.name, 18) for row in shown), *(["…"] if some else [])],
+        [*places, *([-SHOWN_CLASSES] if some else [])],
     )
     title = "student − teacher, points" if compared else "accuracy of the class, %"
     x = axis(title, range=ends, fixedrange=True, zeroline=True)

@@ -13,9 +13,9 @@ from stillroom.report.formats import amount, join
 from stillroom.report.run.charts import Member, member_line
 from stillroom.schema.run import RelationsRecord
 
-# Names beside a map: so many superclasses, or classes where there are none, have space.
+# The most superclasses, or classes where there are none, whose names fit at a map's side.
 _MOST_GROUPS, _MOST_NAMES = 24, 20
-# Two beside each other are larger than three.
+# Two in a row are larger than three.
 _MAP, _SMALL_MAP, _CURVE = 380, 262, 260
 _LEAD = (
     "Each class has a row of weights in the last layer; the cosine of two rows is the similarity of the two "
@@ -105,24 +105,24 @@ def _sentences(found: RelationsRecord) -> list[str]:
     if own is not None:
         held = ((found.score.teacher, "in the teacher’s"), (found.score.truth, "in truth"))
         others = [f"{amount(value)} {whose}" for value, whose in held if value is not None]
-        beside = f" ({join(others)})" if others else ""
+        compared = f" ({join(others)})" if others else ""
         if own > 0:
             sentences.append(
                 f"Classes of one superclass are more similar than of two by {amount(own)} in the student’s last "
-                f"layer{beside}."
+                f"layer{compared}."
             )
         else:
             sentences.append(
                 f"In the student’s last layer classes of one superclass are no more similar than classes of two: "
-                f"{amount(own)}{beside}."
+                f"{amount(own)}{compared}."
             )
     agreement = found.agreement
     held = ((agreement.truth, "the true relations"), (agreement.teacher, "its teacher’s"))
     agreed = [f"{amount(value)} with {whose}" for value, whose in held if value is not None]
     if agreed:
         theirs = agreement.teacher_truth
-        beside = f"; the teacher’s own agrees to {amount(theirs)} with the truth" if theirs is not None else ""
-        sentences.append(f"The student’s map agrees to {join(agreed)}{beside}.")
+        also = f"; the teacher’s own agrees to {amount(theirs)} with the truth" if theirs is not None else ""
+        sentences.append(f"The student’s map agrees to {join(agreed)}{also}.")
     # That there is no teacher, or that nobody made the data, goes without saying.
     expected = {"teacher": not found.has_teacher, "truth": not found.has_truth}
     reasons: dict[str, list[str]] = {}
@@ -269,7 +269,7 @@ def _curve(key: str, alike: Sequence[tuple[Member, RelationsRecord]]) -> Chart |
 
 
 def _levels(key: str, found: RelationsRecord) -> list[tuple[str, str, str, float]]:
-    """What the student's figure stands beside: name, role of the colour, dash, level."""
+    """What the student's figure is compared with: name, role of the colour, dash, level."""
     levels = [("The teacher’s", "teacher", "dash", found.score.teacher)]
     if key == "score":
         levels.append(("The truth’s", "gained", "dot", found.score.truth))

@@ -54,7 +54,7 @@ class RunData:
         checkpoints: how many of the student's the folder holds.
         fidelity: the map of ``stillroom fidelity``.
         incremental: of a run whose classes came in tasks.
-        joint: that run beside joint training on the same tasks.
+        joint: that run compared with joint training on the same tasks.
         relations: how the last layers relate the classes.
         relation_epochs: the same for the student after each epoch.
         rescaling: how the teacher rescaled the gradient of each sample, by epoch.

@@ -77,7 +77,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """Write one HTML page about finished runs.
 
     Args:
-        runs: run folders; the page is about the first, the others are compared beside it.
+        runs: run folders; the page is about the first, the others are compared with it.
         out: the file to write; left out: ``report.html`` in the first run's folder.
 
     Returns:
@@ -101,21 +101,14 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     target = out if out is not None else runs[0] / "report.html"
     if target.is_dir():
         raise BadInput("out", str(target), "a file, not a folder")
-    # What `stillroom explain` wrote beside this page; a page elsewhere would not find it.
+    # What `stillroom explain` wrote into the same folder; a page elsewhere would not find it.
     is_explained = target.parent.resolve() == runs[0].resolve() and (runs[0] / EXPLAINED).is_file()
     page = render([read_run(Path(run)) for run in runs], explained=EXPLAINED if is_explained else "")
     return write_page(target, page)
 
 
 def render(runs: Sequence[RunData], context: PageContext | None = None, explained: str = "") -> str:
-    """The page as text; the same runs give the same text.
-
-    Args:
-        runs: the page is about the first, the others are compared beside it.
-        context: the study whose folder holds the run: the page links to it and takes plotly from there, so that three
-            hundred pages do not each hold it.
-        explained: the address of the page that says what the student has learned, where there is one.
-    """
+    """The page as text; the same runs give the same text."""
     page = run_page(list(zip(words.run_names(runs), runs, strict=True)))
     return rendered(
         "run.html.j2",
@@ -426,12 +419,7 @@ def _missing_images(run: RunData, parts: PredictionParts | None) -> str:
 
 
 def compare(members: Sequence[Member], labels: RunData | None = None) -> Comparison:
-    """The comparison table, in the order of the glossary; rows that no model has a number for are left out.
-
-    Args:
-        members: the runs, the one that the page is about first.
-        labels: the one of them that is the same student from labels alone.
-    """
+    """The comparison table, in the order of the glossary; rows that no model has a number for are left out."""
     run, several = members[0].run, len(members[0].run.teachers) > 1
     places = sorted(range(1, len(members)), key=lambda place: members[place].run is not labels)
     columns = [
@@ -526,7 +514,7 @@ _METRICS = (
 
 
 def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[str]:
-    """What a reader of the comparison table should know beside it."""
+    """The notes below the comparison table."""
     notes = []
     gap = top1_gap(run)
     if gap is not None:
@@ -557,7 +545,7 @@ def _interval(gap: TopOneGap) -> str:
 
 
 def notices(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[Notice]:
-    """For each run beside this one, what keeps the comparison from being an equal one."""
+    """For each other run, what keeps the comparison from being an equal one."""
     found = []
     for name, each in others:
         differ = words.differences(run, each)

@@ -1,4 +1,4 @@
-"""A run beside its teacher and beside other runs: what differs, by how much, and what the page may claim of it."""
+"""A run compared with its teacher and with other runs: what differs, by how much, and what the page may claim."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def headline(run: RunData, labels: RunData | None = None) -> str:
 
 
 def _against_labels(run: RunData, labels: RunData) -> str:
-    """What distilling brought, then what the student saves beside its teacher."""
+    """What distilling brought, then what the student costs less than its teacher."""
     gap = top1_gap(run, labels)
     assert gap is not None  # a run always has a student
     levels = (
@@ -210,7 +210,7 @@ def _without_teacher(run: RunData) -> str:
 
 
 def costs(run: RunData) -> str:
-    """What the student saves or costs beside its teacher, in words.
+    """The student's costs compared with its teacher's, in words.
 
     Returns:
         Such as ``11× fewer parameters, 10× fewer multiply-adds and 4.2× lower latency at batch 1``; empty where

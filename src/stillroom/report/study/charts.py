@@ -29,6 +29,7 @@ from stillroom.report.charts import (
     rounded,
     value_range,
 )
+from stillroom.report.charts import band as area
 from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, join
 from stillroom.report.study.table import mean_number
 from stillroom.schema.base import is_finite, parse_object, read_optional, read_text
@@ -59,7 +60,7 @@ _COLOURS = ("student", "other-1", "other-4", "other-2", "lost", "other-3")
 _DASHES = (("solid", ""), ("dash", "7 4"), ("dot", "2 3"), ("dashdot", "7 3 2 3"), ("longdash", "12 4"))
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x")
 
-# Of a sweep, as shares of the plot's width: the edge beside the outermost points; how far methods' points stand apart,
+# Of a sweep, as shares of the plot's width: the edge outside the outermost points; how far methods' points stand apart,
 # all of them together at most; a letter and the space between two texts, as on a phone.
 _EDGE, _APART, _ALL_APART = 0.05, 0.012, 0.05
 _LETTER, _SPACE = 0.021, 0.025
@@ -167,7 +168,8 @@ def _curves(
     for number, (name, band) in enumerate(bands.items()):
         group = f"run-{study.names.index(name)}"
         if band.low is not None and band.high is not None:
-            traces.append(_area(band.epochs, band.low, band.high, styles[name], group))
+            x, low, high = (ends.tolist() for ends in (band.epochs, band.low, band.high))
+            traces.append(area(x, low, high, styles[name].colour, group))
         traces.append(_mean_line(name, band, styles[name], group, len(bands) - number, study))
     top1 = _teacher_top1(study, pair)
     if top1 is not None:
@@ -197,23 +199,6 @@ def _mean_line(name: str, band: _Band, style: SeriesStyle, group: str, order: in
         line={"dash": style.dash},
         marker={"size": 5, "color": LIGHT[style.colour], "symbol": style.symbol},
     )
-
-
-def _area(epochs: Doubles, low: Doubles, high: Doubles, style: SeriesStyle, group: str) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": rounded([*epochs.tolist(), *epochs[::-1].tolist()]),
-        "y": rounded([*high.tolist(), *low[::-1].tolist()]),
-        "fill": "toself",
-        "fillcolor": LIGHT[style.colour],
-        "line": {"color": LIGHT[style.colour], "width": 0},
-        "opacity": 0.16,
-        "hoverinfo": "skip",
-        "showlegend": False,
-        "legendgroup": group,
-        "meta": "band",
-    }
 
 
 def _frame_of(bands: Sequence[_Band], top1: float | None) -> Figure:
@@ -373,7 +358,7 @@ def _cell_text(cell: CellResult | None, study: StudyResults) -> str:
 
 
 def _aside(study: StudyResults, along: SweepInfo, frame: _SweepFrame, name: str) -> float:
-    """How far beside its value a method's points are drawn, so that bars do not hide one another."""
+    """How far from its value a method's points are drawn, so that bars do not hide one another."""
     count = len(study.names)
     span = frame.x[1] - frame.x[0]
     places = [_placed(along, along.values[pair.name]) for pair in frame.pairs]
@@ -424,8 +409,8 @@ def _sweep_frame(study: StudyResults, along: SweepInfo) -> _SweepFrame:
         low, high = max(low, min(0.0, *means)), min(high, max(101.0, *means))
     teacher = [(along.values[pair.name], top1) for pair in pairs if (top1 := _teacher_top1(study, pair)) is not None]
     far = [top1 for _, top1 in teacher]
-    beside = 0.04 * (max([high, *far]) - min([low, *far]))
-    wider = min([low, *(top1 - beside for top1 in far)]), max([high, *(top1 + beside for top1 in far)])
+    margin = 0.04 * (max([high, *far]) - min([low, *far]))
+    wider = min([low, *(top1 - margin for top1 in far)]), max([high, *(top1 + margin for top1 in far)])
     fits = bool(teacher) and high - low >= _KEPT * (wider[1] - wider[0])
     return _SweepFrame(pairs, x, wider if fits else (low, high), tuple(teacher), fits, _label_rows(along, x))
 
@@ -494,8 +479,8 @@ def _sweep_words(study: StudyResults, along: SweepInfo, frame: _SweepFrame) -> s
     ends = [end for cell in cells for end in (cell.low, cell.high) if end is not None]
     if ends:
         cut = ", cut where they leave the frame" if min(ends) < frame.y[0] or max(ends) > frame.y[1] else ""
-        beside = "; points of one value are shifted slightly" if len(study.names) > 1 else ""
-        sentences.append(f"Bars are {study.percent} intervals{cut}{beside}.")
+        shifted = "; points of one value are shifted slightly" if len(study.names) > 1 else ""
+        sentences.append(f"Bars are {study.percent} intervals{cut}{shifted}.")
     if len(study.names) > 1 and len(study.seeds) > 1:
         sentences.append("A bar describes one method. The table’s paired differences are more precise.")
     if any(cell.low is None for cell in cells):
@@ -530,11 +515,7 @@ class DissectionSection:
 
 
 def dissection_sections(folder: Path) -> tuple[DissectionSection, ...]:
-    """What ``dissection.json`` says of each pair; nothing where there is none.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
+    """What ``dissection.json`` says of each pair; nothing where there is none."""
     found = read_optional(Dissection, folder / DISSECTION)
     return () if found is None else tuple(_dissection(place, each) for place, each in enumerate(found.pairs))
 

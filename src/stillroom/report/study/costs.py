@@ -393,7 +393,7 @@ def _mean(point: CostPoint, measure: MeasureInfo) -> str:
 def _labels(
     points: Sequence[CostPoint], on_front: set[str], x_range: Range, y_range: Range
 ) -> tuple[list[str], list[str]]:
-    """Names beside their points where there is space, of many points those on the front; hovering shows all."""
+    """The names of points where there is space, of many points of those on the front; hovering shows all."""
     at = [(_share(point.x, x_range) * _WIDTH, (1 - _share(point.y, y_range)) * _HEIGHT) for point in points]
     taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in at]
     texts, places = [""] * len(points), ["top right"] * len(points)

@@ -41,8 +41,8 @@ def _of_pair(study: StudyResults, pair: str, cells: tuple[CellResult, ...]) -> s
         rest = len(study.names) - 1 - len(worse)
         first = f"No method beats {study.baseline}, the baseline, with {level}"
         if not worse:
-            return f"{first}; none is told apart from it."
-        rest_words = f", {counted(rest, 'method')} not told apart from it" if rest else ""
+            return f"{first}; none differs from it significantly."
+        rest_words = f", {counted(rest, 'method')} not significantly different from it" if rest else ""
         return f"{first}: {_some(worse, 'method')} {'is' if len(worse) == 1 else 'are'} worse{rest_words}."
     found = study.to_baseline.get((pair, best.method))
     if found is None or found.mean is None:
@@ -53,8 +53,8 @@ def _of_pair(study: StudyResults, pair: str, cells: tuple[CellResult, ...]) -> s
     if found.verdict == "undecided":
         do = "does" if found.count == 1 else "do"
         return f"{best.method} leads with {level}, {gap}, but {seeds} {do} not decide it."
-    level_with = _not_told_apart(study, pair, best.method)
-    tail = f"; it is not told apart from {join(level_with)}" if level_with else ""
+    level_with = _undecided_rivals(study, pair, best.method)
+    tail = f"; it does not differ significantly from {join(level_with)}" if level_with else ""
     return f"{best.method} leads with {level}: {gap}, decided with {seeds}{tail}."
 
 
@@ -88,7 +88,7 @@ def _is_decided(study: StudyResults, cells: tuple[CellResult, ...]) -> bool:
     return all(one is not None and one.better is False for one in others)
 
 
-def _not_told_apart(study: StudyResults, pair: str, leader: str) -> list[str]:
+def _undecided_rivals(study: StudyResults, pair: str, leader: str) -> list[str]:
     """The methods other than the baseline that every comparison with the leader leaves undecided."""
     open_pairs = [
         {one.method, one.against}

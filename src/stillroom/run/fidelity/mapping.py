@@ -41,6 +41,7 @@ def map_fidelity(
     temperature: float = 4.0,
     observer: Observer | None = None,
     objects: RunObjects | None = None,
+    teacher: str | None = None,
 ) -> Fidelity:
     """Make the map of a finished run, and write it as ``fidelity.json`` in its folder.
 
@@ -50,6 +51,7 @@ def map_fidelity(
         temperature: τ of all divergences.
         observer: shows how it goes.
         objects: of a run made in Python, what its recipe cannot make again.
+        teacher: which of several teachers, by its name; left out: the most accurate.
 
     Returns:
         What was written.
@@ -65,7 +67,7 @@ def map_fidelity(
     observer = observer or Observer()
     try:
         with exact_float32():
-            loaded = load_run(run, observer, objects)
+            loaded = load_run(run, observer, objects, teacher)
             # As the run itself: other threads would give other last bits.
             with threads(loaded.recipe.training.threads):
                 values = measure(loaded, images=images, temperature=temperature)
@@ -74,6 +76,7 @@ def map_fidelity(
         counts = resampled(values.images, RESAMPLES, derive_seed(loaded.recipe.seed, "bootstrap"))
         fidelity = Fidelity(
             recipe_hash=loaded.recipe_hash,
+            teacher=loaded.teacher_name,
             temperature=float(temperature),
             images=values.images,
             fitted_on=values.fitted,

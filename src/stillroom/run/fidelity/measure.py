@@ -81,7 +81,8 @@ class FidelityRun:
 
     Attributes:
         recipe: as the run's folder has it.
-        recipe_hash: its hash, by the summary.
+        teacher_name: of the teacher, in the recipe.
+        recipe_hash: the recipe's hash, by the summary.
         context: its data, and where models run now: in float32.
         teacher: the run's, checked to have the same weights.
         student: a model for the weights of any of ``checkpoints``.
@@ -90,6 +91,7 @@ class FidelityRun:
     """
 
     recipe: Recipe
+    teacher_name: str
     recipe_hash: str
     context: RunContext
     teacher: PreparedModel
@@ -103,35 +105,53 @@ class FidelityRun:
         return self.context.data
 
 
-def load_run(run: Path, observer: Observer, objects: RunObjects | None = None) -> FidelityRun:
-    """Load what a finished run was made of, and check that it is the same; ``objects`` are those of a Python run."""
+def load_run(
+    run: Path, observer: Observer, objects: RunObjects | None = None, teacher_name: str | None = None
+) -> FidelityRun:
+    """Load what a finished run was made of, and check that it is the same.
+
+    Args:
+        run: its folder.
+        observer: shows the data and what is missing.
+        objects: those of a Python run.
+        teacher_name: which of several teachers; left out: the most accurate.
+    """
     objects = objects or RunObjects()
     model, recipe, _ = load_student(run, objects)
     summary = read_json(RunSummary, run / "summary.json")
-    if recipe.teachers is not None:
-        raise BadInput("teachers", list(recipe.teachers), "a run with one teacher")
-    if recipe.teacher is None:
+    if not recipe.all_teachers:
         raise BadInput("teacher", None, "a run with a teacher: the student is compared with it")
-    if recipe.teacher.logits is not None:
+    name = teacher_name or summary.reference or next(iter(recipe.all_teachers))
+    if name not in recipe.all_teachers:
+        raise BadInput.unknown("--teacher", name, recipe.all_teachers)
+    config, field = recipe.all_teachers[name], recipe.teacher_field(name)
+    if config.logits is not None:
         expected = "a teacher that can be run here: its features are read, and its answers alone do not hold them"
-        raise BadInput("teacher.logits", recipe.teacher.logits, expected)
+        raise BadInput(f"{field}.logits", config.logits, expected)
     data = objects.load_data(recipe, summary.data.fingerprint)
     describe_data(data, observer.note)
     device = resolve_device("auto")
     context = RunContext(
         recipe=recipe, data=data, device=device, precision="float32", processes=Processes(), observer=observer
     )
-    teacher = objects.make_teacher("teacher", recipe, data.train).to(device)
-    prepared = prepare_model(teacher, recipe.teacher, data.train, "teacher")
-    if summary.teachers["teacher"].weights_hash != state_hash(teacher):
-        raise BadInput("teacher.weights", recipe.teacher.weights, "the weights that the run's teacher had")
+    teacher = objects.make_teacher(name, recipe, data.train).to(device)
+    prepared = prepare_model(teacher, config, data.train, field)
+    if summary.teachers[name].weights_hash != state_hash(teacher):
+        raise BadInput(f"{field}.weights", config.weights, "the weights that the run's teacher had")
     student = prepare_model(model.to(device), recipe.student, data.train, "student")
     kept = saved_checkpoints(run, summary.epochs)
     if len(kept) == 1:
         more = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
         observer.note(f"no checkpoints in {run}: the map is of the trained student alone; {more}")
     return FidelityRun(
-        recipe, summary.recipe_hash, context, prepared, student, kept, setup_context_of(context, student, prepared)
+        recipe,
+        name,
+        summary.recipe_hash,
+        context,
+        prepared,
+        student,
+        kept,
+        setup_context_of(context, student, prepared),
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from stillroom.data.reading import num_cores
 from stillroom.errors import BadInput
 from stillroom.study.engine.base import Engine
-from stillroom.study.plan import StudyFolder
+
+if TYPE_CHECKING:
+    from stillroom.study.plan import StudyFolder
 
 # Makes the engine once the study's folder and the threads of its jobs are known.
-EngineMaker = Callable[[StudyFolder, int], Engine]
+EngineMaker = Callable[["StudyFolder", int], Engine]
 
 
 def engine_maker(name: str, workers: int | None, address: str | None) -> EngineMaker:
@@ -24,6 +26,8 @@ def engine_maker(name: str, workers: int | None, address: str | None) -> EngineM
     """
 
     def local(folder: StudyFolder, threads: int) -> Engine:
+        # Here, not above: engines' processes import this package, and not all of them need PyTorch.
+        from stillroom.data.reading import num_cores
         from stillroom.study.engine.local import LocalEngine
 
         return LocalEngine(workers or max(num_cores() // threads, 1), folder.logs)

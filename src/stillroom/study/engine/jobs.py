@@ -93,7 +93,7 @@ def _materials(recipe: Recipe, note: Note | None = None) -> RunComponents:
 def attempt(job: Job) -> Outcome:
     """Do a job in this process, and return any error as its ending.
 
-    The traceback of an unexpected error is left beside the job's folder, see :func:`crash_log`.
+    The traceback of an unexpected error is left next to the job's folder, see :func:`crash_log`.
     """
     started = time.perf_counter()
 
@@ -116,7 +116,7 @@ def attempt(job: Job) -> Outcome:
 
 
 def crash_log(job: Job) -> Path:
-    """Where the traceback of a job goes: beside its folder, as a run goes on only in a folder of its own files."""
+    """Where the traceback of a job goes: next to its folder, as a run goes on only in a folder of its own files."""
     out = Path(job.out)
     return out.with_name(f"{out.name}.crash.log")
 

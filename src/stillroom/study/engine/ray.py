@@ -37,7 +37,7 @@ class RayEngine(Engine):
     def __init__(
         self, address: str | None, slots: int | None, study_folder: Path, *, threads: int = 1, patience: float = 20.0
     ) -> None:
-        # A folder called `ray` beside the user passes for an empty package, which has no origin.
+        # A folder called `ray` in the user's folder passes for an empty package, which has no origin.
         found = importlib.util.find_spec("ray")
         if found is None or found.origin is None:
             raise BadInput("--engine", "ray", "the extra: pip install 'stillroom[ray]'")

@@ -394,7 +394,7 @@ class SeedEstimate:
         return None if self.seeds is None else self.seeds - self.count
 
     def describe(self) -> str:
-        """The number in words; :data:`PLANNING_CAUTION` belongs beside it."""
+        """The number in words; :data:`PLANNING_CAUTION` belongs with it."""
         if self.why is not None:
             return f"unknown how many seeds would settle it: {self.why}"
         if self.seeds is None:

@@ -22,7 +22,7 @@ from stillroom.teachers.output import ModelOutput
 Role = Literal["student", "teacher", "labels", "student_features", "teacher_features", "mask"]
 ROLES: tuple[Role, ...] = get_args(Role)
 OptionKind = Literal["temperature", "weight"]
-Form = Literal["plain", "probabilities", "log_probabilities", "one_hot", "list"]
+Form = Literal["plain", "probabilities", "log_probabilities", "one_hot", "list", "output"]
 # Hyper-parameters that a loss requires and gives no default.
 REQUIRED = {"temperature": 4.0, "weight": 0.5}
 # Assignments of roles to arguments that are tried before giving up.
@@ -49,7 +49,7 @@ _WORDS: dict[str, frozenset[str]] = {
     ),
     "features": word_set(
         "feat feats feature features pooled fmap fmaps hidden hiddens emb embed embedding embeddings rep reps repr "
-        "representation representations activation activations act acts hint maps fs ft f"
+        "representation representations activation activations act acts hint maps fs ft f g"
     ),
     "mask": word_set("mask masks attention valid padding pad"),
     "temperature": word_set("t tau temp temperature kt temper tmp"),
@@ -79,6 +79,13 @@ def says_probabilities(name: str) -> bool:
     """Whether an argument's name says that it holds probabilities, not logits."""
     words = set(words_of(name))
     return bool(words & _WORDS["probabilities"]) or ("soft" in words and bool(words & _WORDS["labels"]))
+
+
+def may_be_probabilities(name: str) -> bool:
+    """The same, or the name leaves it open: a ``target`` that is no label may be either."""
+    words = set(words_of(name))
+    is_open = bool(words & _WORDS["labels"]) and not words & {"teacher", "logit", "logits"}
+    return says_probabilities(name) or is_open
 
 
 def option_kind(name: str) -> OptionKind | None:
@@ -117,7 +124,7 @@ class Argument:
     """One argument that the loss is given: a tensor by its role, or a number.
 
     ``form`` says how it is handed over: logits, probabilities or log-probabilities; labels as indices or one-hot rows;
-    features alone or in a list.
+    features alone or in a list; logits as the ``logits`` of a model's output.
     """
 
     name: str
@@ -225,8 +232,11 @@ class LossFunction:
                 leaf.requires_grad_()
             leaves[role] = leaf
         args, keywords = [], {}
+        with torch.enable_grad():
+            handed = {role: leaf.clone() for role, leaf in leaves.items()}
         for argument in self.arguments:
-            given = argument.value if argument.role is None else _formed(leaves[argument.role], argument, leaves)
+            # A copy of the leaf: a model's logits may be changed in place, as a leaf may not.
+            given = argument.value if argument.role is None else _formed(handed[argument.role], argument, handed)
             if argument.by_keyword:
                 keywords[argument.name] = given
             else:
@@ -283,6 +293,8 @@ def _formed(tensor: Tensor, argument: Argument, leaves: Mapping[Role, Tensor]) -
         like = leaves["student"]
         rows = nn.functional.one_hot(tensor.clamp(min=0), like.shape[-1]).to(like.dtype)
         return rows * (tensor >= 0).unsqueeze(-1)
+    if argument.form == "output":
+        return types.SimpleNamespace(logits=tensor)
     return [tensor] if argument.form == "list" else tensor
 
 
@@ -337,7 +349,7 @@ def find_loss_function(
     """
     name = name_of(loss)
     if isinstance(loss, type):
-        loss = _instance(loss, num_classes)
+        loss = make_instance(loss, num_classes)
     if isinstance(loss, Loss):
         return _own_loss(loss, name)
     if not callable(loss):
@@ -367,7 +379,7 @@ def find_loss_function(
             except Exception as error:  # a user's loss can fail in any way
                 errors.append(format_error(error, 120))
                 continue
-            if value.value is None or value.student is not None or not _may_differ(arguments, roles or {}):
+            if value.value is None or _is_felt(value) or not _may_differ(arguments, roles or {}):
                 return found
             # Perhaps the tensors were handed over in the wrong order.
             silent = silent or found
@@ -404,10 +416,15 @@ def _shown(argument: Argument) -> str:
     return argument.role if argument.role is not None else repr(argument.value)
 
 
+def _is_felt(value: LossValue) -> bool:
+    """Whether a gradient that is not zero reaches the student."""
+    return value.student is not None and bool((value.student != 0).any())
+
+
 def _may_differ(arguments: Sequence[Argument], roles: Mapping[str, str]) -> bool:
-    """Whether names leave it open which tensor is the student's."""
+    """Whether names leave it open what a tensor is: whose, or whether logits or features."""
     named = [each for each in arguments if each.role in ("student", "teacher") and each.name not in roles]
-    return not any(_has(each.name, str(each.role)) for each in named)
+    return not any({"logit", "logits", "outputs", "output", "student"} & set(words_of(each.name)) for each in named)
 
 
 def _own_loss(loss: Loss[Any], name: str) -> LossFunction:
@@ -449,7 +466,7 @@ def _own_loss(loss: Loss[Any], name: str) -> LossFunction:
     return LossFunction(function, name, tuple(Argument(names[role], role) for role in roles))
 
 
-def _instance(kind: type, num_classes: int) -> Any:
+def make_instance(kind: type, num_classes: int) -> Any:
     """An object of a class of losses, made with its defaults; sizes and hyper-parameters without one are filled in."""
     keywords: dict[str, Any] = {}
     try:
@@ -507,8 +524,9 @@ def _assignments(loss: Any, roles: Mapping[str, str]) -> Iterator[tuple[Argument
     for picked in sorted(every, key=lambda picked: sum(rank for rank, _ in picked)):
         arguments = tuple(argument for _, argument in picked if argument is not None)
         taken = [argument.role for argument in arguments if argument.role is not None]
-        # Two labels occur (mixed images); two students or two teachers do not.
-        unique = [role for role in taken if role not in ("labels", "mask")]
+        # Two labels occur under names alike (mixed images: y_a, y_b); two students or two teachers do not.
+        label_names = {words_of(argument.name)[:1] for argument in arguments if argument.role == "labels"}
+        unique = [role for role in taken if role != "mask" and (role != "labels" or len(label_names) > 1)]
         has_student = any(role in ("student", "student_features") for role in taken)
         key = tuple((argument.name, argument.role, str(argument.value), argument.form) for argument in arguments)
         if len(unique) == len(set(unique)) and has_student and key not in seen:
@@ -547,8 +565,10 @@ def _choices(
     is_feature = _has(name, "features") and not {"logit", "logits", "output", "outputs"} & set(words)
     side = _side(words)
     if is_feature and side is not None:
-        add(f"{side}_features")  # type: ignore[arg-type]
-        add(f"{side}_features", form="list")  # type: ignore[arg-type]
+        # A plural may be a list, one entry a layer.
+        forms = ("list", "plain") if name.endswith("s") and name[-2:-1] not in ("_", "") else ("plain", "list")
+        for form in forms:
+            add(f"{side}_features", form=form)  # type: ignore[arg-type]
         add(side)
     elif is_feature and not rest:
         add("student_features")
@@ -559,6 +579,8 @@ def _choices(
         add(None, REQUIRED[str(kind)])
     if side is not None and not (is_number and name == "T"):
         add(side)
+        if {"output", "outputs", "out", "result", "results"} & set(words):
+            add(side, form="output")
         if side == "teacher" and _has(name, "labels"):
             add("labels")
             add("labels", form="one_hot")
@@ -566,11 +588,13 @@ def _choices(
         add(None, REQUIRED[str(kind)])
     if _has(name, "labels") and side != "student":
         add("labels")
+        if words[-1:] in (("target",), ("targets",)):
+            add("teacher")
         add("labels", form="one_hot")
         add("teacher")
     if not found and set(words) & {"epoch", "step", "iteration", "iter", "progress", "global"}:
         add(None, 1)
-    if position is not None:
+    if position is not None and not (is_number and len(name) > 1) and name != "T":
         # Where the name is misleading, any role, that of its position first.
         order: list[Role] = ["student", "teacher", "labels"]
         for role in sorted(order, key=lambda role: order.index(role) != position):

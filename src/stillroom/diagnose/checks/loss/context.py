@@ -9,7 +9,7 @@ import io
 import itertools
 import re
 import tokenize
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from stillroom.diagnose.checks.loss.call import (
     LossValue,
     Role,
     draw_tensors,
-    says_probabilities,
+    may_be_probabilities,
     word_set,
     words_of,
 )
@@ -40,6 +40,7 @@ from stillroom.diagnose.checks.loss.identify import (
     name_terms,
     refit,
 )
+from stillroom.errors import format_error
 
 # Standard deviations of the random logits that a loss is fitted on: from nearly uniform answers to confident ones.
 SCALES = (0.5, 1.0, 3.0, 8.0)
@@ -68,6 +69,29 @@ class WeightMeaning:
     text: str
 
 
+@dataclass(frozen=True)
+class Descent:
+    """Where a descent over free logits ended.
+
+    Attributes:
+        agreement: share of rows that end with the teacher's decision.
+        distance_before: KL(teacher‖student) at its start.
+        distance_after: the same at its end.
+        below: how far the value ends below that at the teacher's answer, as a share of what it started above it.
+    """
+
+    agreement: float
+    distance_before: float
+    distance_after: float
+    below: float
+
+    @property
+    def leads_away(self) -> bool:
+        """Whether it ends farther from the teacher's answer, in its decisions too, or below its value."""
+        is_farther = self.agreement < 0.5 and self.distance_after > self.distance_before
+        return is_farther or (self.below > 0.05 and self.distance_after > self.distance_before)
+
+
 class LossContext:
     """A loss function under test.
 
@@ -75,11 +99,15 @@ class LossContext:
         given: the loss as it was found.
         num_classes: classes that it is meant for.
         subject: the user's own object, whose documentation is read for what a weight means.
+        sequences: whether its logits are [B, L, K]; None where nobody says.
     """
 
-    def __init__(self, given: LossFunction, num_classes: int, subject: Any = None) -> None:
+    def __init__(
+        self, given: LossFunction, num_classes: int, subject: Any = None, *, sequences: bool | None = None
+    ) -> None:
         self.given = given
         self.num_classes = num_classes
+        self._sequences = sequences
         self.subject = subject if subject is not None else given.function
 
     # How it is called.
@@ -91,7 +119,7 @@ class LossContext:
         if "teacher" in loss.roles and loss.argument("teacher").form == "plain":
             name = loss.argument("teacher").name
             forms: tuple[Form, ...] = ("log_probabilities", "probabilities")
-            if says_probabilities(name):
+            if may_be_probabilities(name) and not self._is_level(loss):
                 for form in forms if "log" in words_of(name) else forms[1:]:
                     other = loss.in_form("teacher", form)
                     if self._is_level(other):
@@ -189,9 +217,7 @@ class LossContext:
         loss = loss or self.loss
         drawn = self.draw(seed=2, scale=2.0)
         equal = {**drawn, "student": drawn["teacher"]}
-        return float(
-            self._teacher_field(equal, loss).norm() / self._teacher_field(drawn, loss).norm().clamp(min=1e-300)
-        )
+        return float(self.teacher_field(equal, loss).norm() / self.teacher_field(drawn, loss).norm().clamp(min=1e-300))
 
     @lazy
     def is_row_local(self) -> bool:
@@ -201,7 +227,8 @@ class LossContext:
         part = self.gradient({role: tensor[:4] for role, tensor in whole.items()})
         return any(float((scale * part - full[:4]).norm()) < 1e-4 * float(full[:4].norm()) for scale in (0.5, 1.0))
 
-    def _teacher_field(self, tensors: Mapping[Role, Tensor], loss: LossFunction) -> Tensor:
+    def teacher_field(self, tensors: Mapping[Role, Tensor], loss: LossFunction) -> Tensor:
+        """The teacher's part of the gradient: the mean over labels drawn from the student's own answer."""
         if not self.has_labels:
             return self.gradient(tensors, loss)
         student = tensors["student"]
@@ -221,16 +248,27 @@ class LossContext:
         return total
 
     @lazy
-    def descent_agreement(self) -> float:
-        """Minimising the teacher's part over free logits: the share of rows that end with the teacher's decision."""
+    def descent(self) -> Descent:
+        """Where minimising the teacher's part over free logits leads, from random ones."""
         tensors = self.draw(seed=3, scale=2.0, lead=self.lead(8))
-        student = tensors["student"].clone()
-        steps = 80
+        start, teacher = tensors["student"], tensors["teacher"]
+        student, steps = start.clone(), 80
         for step in range(steps):
-            field = self._teacher_field({**tensors, "student": student}, self.loss)
+            field = self.teacher_field({**tensors, "student": student}, self.loss)
             # Each row goes as far, whatever its gradient's size: losses differ in scale by powers of ten.
             student -= 2.0 * (1 - step / steps) * field / field.norm(dim=-1, keepdim=True).clamp(min=1e-30)
-        return float((student.argmax(-1) == tensors["teacher"].argmax(-1)).double().mean())
+
+        def distance(z: Tensor) -> float:
+            log_p = teacher.log_softmax(-1)
+            return float((log_p.exp() * (log_p - z.log_softmax(-1))).sum(-1).mean())
+
+        below = 0.0
+        if not self.has_labels:
+            values = (self.loss({**tensors, "student": each}).value for each in (student, teacher, start))
+            at_end, at_equality, at_start = (float("nan") if value is None else float(value) for value in values)
+            below = (at_equality - at_end) / max(abs(at_start - at_equality), 1e-300)
+        agreement = float((student.argmax(-1) == teacher.argmax(-1)).double().mean())
+        return Descent(agreement, distance(start), distance(student), below)
 
     # What it is.
 
@@ -268,6 +306,12 @@ class LossContext:
             if self._hides_a_term(loss):
                 loss = self._if_it_works(loss, **{option.name: 0.5})
         return loss
+
+    @property
+    def is_softened_for_the_check(self) -> bool:
+        """Whether its default temperature of 1 was raised so that the temperature can be seen."""
+        option = self.loss.option("temperature")
+        return option is not None and self.setting.changed.get(option.name, option.value) != option.value
 
     def _hides_a_term(self, loss: LossFunction) -> bool:
         return any(role in loss.roles and self.changes(role, loss)[0] < NOTHING for role in ("teacher", "labels"))
@@ -448,13 +492,31 @@ class LossContext:
         source = _source(self.subject)
         return source is None or re.search(r"half|float16|bfloat16|bf16|fp16|autocast|\bamp\b", source) is not None
 
+    @lazy
+    def ends(self) -> dict[str, str]:
+        """Hyper-parameters at their ends, and two classes: what is not finite there, or fails."""
+        found = {}
+        for option in self.loss.options:
+            for value in (0.0, 1.0) if option.kind == "weight" else (1.0, 8.0):
+                trouble = _trouble(self.loss.having(**{option.name: value}), self.draw())
+                if trouble:
+                    found[f"{option.name} = {value:g}"] = trouble
+        if self.classes == CLASSES:
+            trouble = _trouble(self.loss, self.draw(classes=2))
+            if trouble:
+                found["two classes"] = trouble
+        return found
+
     # Sequences.
 
     @lazy
+    def has_mask(self) -> bool:
+        """Whether it takes a mask and reads it."""
+        return "mask" in self.loss.roles and self.reads(self.loss.argument("mask").name)
+
+    @lazy
     def sequence_layout(self) -> tuple[int, int] | None:
-        """A batch of sequences that the loss takes with labels or a mask; None where it is made for rows."""
-        if not ({"labels", "mask"} & self.given.roles):
-            return None
+        """A batch of sequences that the loss takes; None where it is made for rows."""
         length = LENGTH if self.classes != LENGTH else LENGTH + 1
         layout = (3, length)
         try:
@@ -464,22 +526,45 @@ class LossContext:
         return layout if found.student is not None else None
 
     @lazy
-    def length_terms(self) -> tuple[str, ...]:
-        """Terms of a loss of rows that are summed over the positions where it is given sequences."""
-        if self.given.layout != "rows" or self.sequence_layout is None or len(self.fit.terms) < 2:
-            return ()
-        powers = []
+    def is_for_sequences(self) -> bool:
+        """Whether it is made for sequences: it takes them with labels or a mask, or the user speaks of them."""
+        if self.given.layout == "sequence" or self._sequences is not None:
+            return self.given.layout == "sequence" or bool(self._sequences)
+        if self.sequence_layout is None:
+            return False
+        if self.has_mask or (self.has_labels and self.changes("labels")[0] > NOTHING):
+            return True
+        own, file = _own_source(self.subject).lower(), (_source(self.subject) or "").lower()
+        return bool(_OF_SEQUENCES.search(own) or _IN_A_FILE.search(file))
+
+    @lazy
+    def sequence_residual(self) -> float:
+        """What its terms leave unexplained of the gradient on sequences; 0 where it is not made for them."""
+        if self.given.layout != "rows" or not self.is_for_sequences or not self.fit.is_known:
+            return 0.0
         try:
-            one, two = (refit(self.fit, sequence_samples(self, length)) for length in (LENGTH, OTHER_LENGTH))
+            return refit(self.fit, self.samples(self.setting, layout="sequence", draws=1)).residual
+        except Exception:  # it takes sequences of one length
+            return 0.0
+
+    @lazy
+    def length_powers(self) -> tuple[int | None, ...]:
+        """How each term of a loss of rows goes with the length where it is given sequences."""
+        if self.given.layout != "rows" or not self.is_for_sequences:
+            return ()
+        try:
+            one, two = (
+                refit(self.fit, self.samples(self.setting, layout="sequence", length=length, draws=1))
+                for length in (LENGTH, OTHER_LENGTH)
+            )
         except Exception:  # it takes sequences of one length
             return ()
+        powers = []
         for term in self.fit.terms:
             first, second = _like(one, term), _like(two, term)
             known = first is not None and second is not None and first.coefficient
             powers.append(exponent(second.coefficient / first.coefficient, OTHER_LENGTH / LENGTH) if known else None)
-        return tuple(
-            term.kind for term, power in zip(self.fit.terms, powers, strict=True) if power == 1 and 0 in powers
-        )
+        return tuple(powers)
 
     # What F.kl_div is given.
 
@@ -513,6 +598,13 @@ def _like(fit: LossFit, term: Any) -> Any:
     return alike[0] if alike else None
 
 
+# What a loss says of sequences in its own text, and what is plain enough anywhere in its file.
+_OF_SEQUENCES = re.compile(
+    r"\b(?:tokens?|sequences?|seq|seq_len|positions?|vocab|vocabulary|length)\b|\b(?:b|n|batch), ?(?:l|t|s|seq)\b"
+)
+_IN_A_FILE = re.compile(r"input_ids|seq_len|vocab_size|\[(?:b|n|batch), ?(?:l|t|s|seq|length)\b")
+
+
 class _WatchKlDiv(TorchFunctionMode):
     """Sees whether the target of F.kl_div carries a gradient, which the teacher's answer does not."""
 
@@ -531,6 +623,16 @@ _SAYS: Mapping[Side, frozenset[str]] = {
     ),
     "labels": word_set("hard label labels ground ce cross truth supervised student task"),
 }
+
+
+def _trouble(loss: LossFunction, tensors: Mapping[Role, Tensor]) -> str:
+    """What is wrong with one call; empty where nothing is."""
+    try:
+        found = loss(tensors)
+    except Exception as error:  # a user's loss can fail in any way
+        return format_error(error, 80)
+    fine = all(each is None or bool(torch.isfinite(each).all()) for each in (found.value, found.student))
+    return "" if fine else "not finite"
 
 
 def _moved(one: Tensor, other: Tensor) -> float:
@@ -577,11 +679,20 @@ def documentation(subject: Any, option: str = "") -> str:
         ]
     except SyntaxError:
         return text
-    spoken = [(line, said) for line, said in _spoken(source) if line in own or not any(line in each for each in others)]
+    spoken = [
+        (line, said) for line, said in spoken_lines(source) if line in own or not any(line in each for each in others)
+    ]
     mine = "\n".join([text, *(said for line, said in spoken if line in own)])
     if option and re.search(rf"(?<!\w){re.escape(option)}(?!\w)", mine):
         return mine
     return "\n".join([text, *(said for _, said in spoken)])
+
+
+def _own_source(subject: Any) -> str:
+    try:
+        return inspect.getsource(inspect.unwrap(_definition(subject)))
+    except (OSError, TypeError):
+        return ""
 
 
 def _lines_of(target: Any) -> tuple[int, int]:
@@ -593,7 +704,7 @@ def _has_argument(node: ast.FunctionDef | ast.ClassDef, name: str) -> bool:
     return any(isinstance(each, ast.arg) and each.arg == name for each in ast.walk(node))
 
 
-def _spoken(source: str) -> Iterator[tuple[int, str]]:
+def spoken_lines(source: str) -> Iterator[tuple[int, str]]:
     """Comments and texts of a file by line, with the name that they stand beside."""
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -634,8 +745,3 @@ def meaning_of(name: str, text: str) -> tuple[Side | None, str]:
     if votes and len({side for side, _ in votes}) == 1:
         return votes[0]
     return None, ""
-
-
-def sequence_samples(context: LossContext, length: int) -> Sequence[GradientSample]:
-    """Samples of a loss of rows that takes sequences, too."""
-    return context.samples(context.setting, layout="sequence", length=length, draws=1)

@@ -35,10 +35,14 @@ NAMES = (
 # A gradient is explained where no more than this share of it is left: a float64 loss leaves 1e-9, one with an epsilon
 # within its logarithm some 1e-6; the nearest losses outside the family leave 1e-2.
 EXPLAINED = 1e-4
+# Nor more than this share of its smallest term, which would not be identified then.
+OF_A_TERM = 3e-3
 _GRID = np.geomspace(0.25, 64, 49)
 _BOUNDS = (math.log(0.05), math.log(1000.0))
+# Beyond this two softmaxes in a row are a squared difference of probabilities, which is a loss of its own.
+_MOST_TWICE = 30.0
 # Candidates of a grid, and of all grids of a stage, that are refined.
-_BEST, _REFINED = 2, 8
+_BEST, _REFINED = 2, 20
 # A true model leaves no more than this on the grid, whose steps are 12% (of two temperatures 26%).
 _NEAR = 0.2
 # Entries of the gradient that are fitted: enough for ten unknowns, and quick.
@@ -439,23 +443,32 @@ def fit_terms(samples: Sequence[GradientSample]) -> LossFit:
     if not np.isfinite(fitter.norm) or fitter.norm == 0:
         return LossFit((), 1.0)
     best = 1.0
+    # What explains it to rounding ends the search; what leaves more may be a part of it.
+    known: LossFit | None = None
     for stage in _stages(fitter):
-        grids = [found for label_part, kinds in stage for found in fitter.grid(label_part, kinds)]
+        # The best of each model, then the second ones.
+        grids = [(rank, *each) for model in stage for rank, each in enumerate(fitter.grid(*model))]
         found: list[tuple[float, tuple[_Column, ...]]] = []
-        for left, columns in sorted(grids, key=lambda each: each[0])[:_REFINED]:
+        for _, left, columns in sorted(grids, key=lambda each: each[:2])[: _REFINED if len(stage) > 1 else 1]:
             best = min(best, left)
             if left > _NEAR:
-                break
+                continue
             refined, residual = fitter.refine(columns)
+            if any(name.startswith("softmax_twice") and taus[0] > _MOST_TWICE for name, taus in refined):
+                continue
             found.append((residual, refined))
             if residual < 1e-9:
                 break
         if found:
             residual, columns = min(found, key=lambda each: each[0])
             best = min(best, residual)
-            if residual <= EXPLAINED and (terms := _terms(fitter, columns, samples)):
-                return LossFit(terms, residual, columns)
-    return LossFit((), best)
+            terms, least = _terms(fitter, columns, samples)
+            if terms and residual <= min(EXPLAINED, OF_A_TERM * least):
+                if known is None or residual < known.residual / 100:
+                    known = LossFit(terms, residual, columns)
+                if residual < 1e-9:
+                    break
+    return known if known is not None else LossFit((), best)
 
 
 def refit(fit: LossFit, samples: Sequence[GradientSample], *, temperatures: bool = False) -> LossFit:
@@ -479,7 +492,7 @@ def refit(fit: LossFit, samples: Sequence[GradientSample], *, temperatures: bool
         residual, columns = min(
             ((left, refined) for refined, left in map(fitter.refine, tries)), key=lambda each: each[0]
         )
-    return LossFit(_terms(fitter, columns, samples), residual, columns)
+    return LossFit(_terms(fitter, columns, samples)[0], residual, columns)
 
 
 _Model = tuple[tuple[str, ...], tuple[str, ...]]
@@ -505,7 +518,10 @@ def _stages(fitter: _Fitter) -> Iterator[list[_Model]]:
     yield [*((plain, pair) for pair in combinations(known, 2)), *twice]
 
 
-def _terms(fitter: _Fitter, columns: Sequence[_Column], samples: Sequence[GradientSample]) -> tuple[FittedTerm, ...]:
+def _terms(
+    fitter: _Fitter, columns: Sequence[_Column], samples: Sequence[GradientSample]
+) -> tuple[tuple[FittedTerm, ...], float]:
+    """The terms that count, and the share of the gradient of the smallest."""
     coefficients, _ = fitter.solve(columns, keep=False)
     shares = [
         abs(coefficient) * float(np.linalg.norm(fitter._made(column))) / fitter.norm
@@ -516,6 +532,7 @@ def _terms(fitter: _Fitter, columns: Sequence[_Column], samples: Sequence[Gradie
         for (name, taus), coefficient, share in zip(columns, coefficients, shares, strict=True)
         if share > 1e-7
     }
+    least = min((share for share in shares if share > 1e-7), default=0.0)
     terms: list[FittedTerm] = []
     hard, uniform = found.pop(("cross_entropy", ()), 0.0), found.pop(("uniform", ()), 0.0)
     total = hard + uniform
@@ -524,7 +541,7 @@ def _terms(fitter: _Fitter, columns: Sequence[_Column], samples: Sequence[Gradie
     elif hard:
         terms.append(FittedTerm("cross_entropy", (), hard))
     terms += [FittedTerm(name, taus, coefficient) for (name, taus), coefficient in found.items()]
-    return _soft(terms, samples)
+    return _soft(terms, samples), least
 
 
 def _soft(terms: Sequence[FittedTerm], samples: Sequence[GradientSample]) -> tuple[FittedTerm, ...]:
@@ -541,9 +558,16 @@ def _soft(terms: Sequence[FittedTerm], samples: Sequence[GradientSample]) -> tup
     for position, term in enumerate(kl):
         expected = np.array([row[position] for row in entropies])
         scale = float(np.abs(expected).max())
-        if scale > 0 and float(np.abs(np.array(gaps) - expected).max()) < 0.02 * scale:
-            soft = FittedTerm("soft_cross_entropy", term.temperatures, term.coefficient * term.temperatures[0] ** 2)
-            return tuple(soft if each is term else each for each in terms)
+        if not scale > 0:
+            continue
+        # The share of it that is soft cross-entropy: all, or a part beside a KL.
+        share = float(np.dot(gaps, expected) / np.dot(expected, expected))
+        if share > 0.01 and float(np.abs(np.array(gaps) - share * expected).max()) < 0.02 * share * scale:
+            share = 1.0 if abs(share - 1) < 1e-3 else share
+            whole, tau = term.coefficient, term.temperatures[0]
+            soft = FittedTerm("soft_cross_entropy", term.temperatures, share * whole * tau**2)
+            parts = [soft] if share == 1.0 else [FittedTerm("kl", term.temperatures, (1 - share) * whole), soft]
+            return tuple(part for each in terms for part in (parts if each is term else [each]))
     return tuple(terms)
 
 

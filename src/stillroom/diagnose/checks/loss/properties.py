@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loss.call import LossFunction, Role, draw_tensors
+from stillroom.diagnose.checks.loss.call import Role, draw_tensors
 from stillroom.diagnose.checks.loss.context import BATCH, LENGTH, NOTHING, LossContext
 from stillroom.diagnose.checks.loss.identify import NAMES, FittedTerm, NamedTerm, exponent
 from stillroom.diagnose.checks.loss.words import (
@@ -20,6 +20,7 @@ from stillroom.diagnose.checks.loss.words import (
     kl_line,
     number,
     scale_words,
+    short,
     times_words,
 )
 from stillroom.schema.diagnosis import Remedy, Verdict
@@ -29,8 +30,8 @@ from stillroom.schema.diagnosis import Remedy, Verdict
 HALF = Limits(0.2, 0.6, "bfloat16 keeps 8 bits: a few per cent of the gradient are lost by the logits alone.")
 # How much of the gradient the teacher's answers move, relative to what the student's own logits move.
 TARGET = Limits(0.05, 0.02, "Answers of different images must make different gradients; a usual loss gives 0.3 to 1.")
-# The softest end of usual logits.
-WIDE = 30.0
+# The widest of usual logits, and the temperature beyond which a softmax of usual logits is uniform to a few per cent.
+WIDE, MOST_TEMPERATURE = 30.0, 50.0
 
 
 def _finite(tensor: Tensor | None) -> bool:
@@ -82,6 +83,14 @@ def student_no_gradient(context: LossContext) -> CheckResult:
                 {"finite_value": False},
                 Remedy("Look for a logarithm of a negative number or of zero."),
             )
+    if context.ends:
+        place, trouble = next(iter(context.ends.items()))
+        return CheckResult(
+            "warning",
+            f"At {place} it fails: {trouble}." if trouble != "not finite" else f"At {place} it is not finite.",
+            {"ends": context.ends},
+            Remedy("Leave a term out where its weight is 0, and divide by nothing that may be 0."),
+        )
     share = float(gradient.norm())
     return CheckResult("ok", f"The gradient is finite and reaches the student (norm {number(share)}).", {"norm": share})
 
@@ -241,8 +250,20 @@ def temperature_one_sided(context: LossContext) -> CheckResult:
     if not context.has_teacher or context.is_of_features:
         raise Skip("It compares no logits of a teacher.")
     fit = context.fit
+    softened = fit.term("softened_cross_entropy") if fit.is_known else None
+    if softened is not None:
+        tau = number(softened.temperatures[0])
+        beside = [term for term in fit.terms if term.temperature and term is not softened]
+        is_same = any(abs(term.temperatures[0] / softened.temperatures[0] - 1) < 1e-3 for term in beside)
+        return CheckResult(
+            "problem" if is_same else "warning",
+            f"The labels' term, too, gets logits divided by τ = {tau}: its gradient is {tau} times smaller, and the "
+            "student is trained to be too sharp.",
+            {"temperature": softened.temperature, "residual": fit.residual},
+            Remedy("Give the labels' term the logits themselves.", code=ce_line(context.given)),
+        )
     term = fit.term("one_sided") if fit.is_known else None
-    if term is None:
+    if term is None or term.temperatures[1] > MOST_TEMPERATURE:
         return CheckResult("ok", "Student and teacher are softened alike.")
     student, teacher = term.temperatures
     return CheckResult(
@@ -367,7 +388,7 @@ def weights_swapped(context: LossContext) -> CheckResult:
     if idle:
         return CheckResult("warning", f"{', '.join(idle)} changes nothing.", evidence)
     meant = ", ".join(f"{each.option.name} weighs the {each.grows}" for each in context.weights if each.grows)
-    return CheckResult("ok", f"{meant[:1].upper()}{meant[1:]}." if meant else "Its weights act.", evidence)
+    return CheckResult("ok", f"Weights: {meant}." if meant else "Its weights act.", evidence)
 
 
 @check(
@@ -380,32 +401,47 @@ def weights_swapped(context: LossContext) -> CheckResult:
 def loss_scale(context: LossContext) -> CheckResult:
     if context.is_of_features:
         return _feature_scale(context)
+    features = _feature_scale(context) if "student_features" in context.loss.roles else None
+    if features is not None and features.verdict != "ok":
+        # Beside terms that are averaged.
+        return replace(features, verdict="problem")
     if not context.fit.is_known:
         raise Skip("Sizes are known for the known family of losses; this one is outside it.")
     terms = context.terms
-    length_terms = context.length_terms
     wrong = [term for term in terms if term.factor is not None]
     evidence = {"terms": [term.evidence() for term in terms]}
-    if not wrong and length_terms:
-        names = ", ".join(length_terms)
+    powers = context.length_powers
+    summed = [term for term, power in zip(terms, powers, strict=False) if power == 1]
+    if not wrong and summed:
         return CheckResult(
-            "problem",
-            f"On sequences [B, L, K] its {names} term is summed over the L positions while others are averaged: "
-            f"{LENGTH} times too strong at L = {LENGTH}.",
-            {**evidence, "summed_over_positions": list(length_terms)},
-            Remedy("Divide by the number of positions, as the labels' term does: flatten both to [B·L, K] first."),
+            "problem" if len(terms) == 1 or 0 in powers else "warning",
+            f"{formula(terms)}; on sequences [B, L, K] its {' and '.join(map(short, summed))} term is summed over the "
+            f"L positions: {LENGTH} times too strong at L = {LENGTH}.",
+            {**evidence, "length_powers": list(powers)},
+            Remedy("Average over the positions, too: flatten to [B·L, K] before `batchmean`."),
         )
     if not wrong:
         return CheckResult("ok", "No term grows with the batch, the classes or the temperature.", evidence)
     sentence = scale_words(wrong)
     code = corrected_line(terms, context.loss, context.setting, context.num_classes)
     remedy = Remedy(_scale_remedy(wrong), code=code)
-    if len(terms) > 1 and len({f"{term.factor:.3g}" if term.factor else "" for term in terms}) > 1:
-        return CheckResult("problem", f"{formula(terms)}, {sentence}.", evidence, remedy)
+    # A factor on all of a loss with labels is a learning rate; a term of the teacher alone stands beside another loss.
+    is_common = len({f"{term.factor:.3g}" if term.factor else "" for term in terms}) == 1 and len(terms) > 1
+    # Only kl is by convention multiplied by τ².
+    is_convention = all(term.name in ("kl", "soft_cross_entropy") or _other_reasons(term) for term in wrong)
     by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
-    verdict: Verdict = "problem" if by_classes else "warning"
-    also = "" if by_classes else " All of the loss has this factor, so that it acts as a learning rate."
+    if context.is_softened_for_the_check and not any(map(_other_reasons, wrong)):
+        # At its own τ = 1 nothing is missing.
+        return CheckResult(
+            "warning" if is_convention else "ok", f"At τ = 4: {formula(terms)}, {sentence}.", evidence, remedy
+        )
+    verdict: Verdict = "problem" if by_classes or (is_convention and not is_common) else "warning"
+    also = " All of the loss has this factor, so that it acts as a learning rate." if is_common else ""
     return CheckResult(verdict, f"{formula(terms)}, {sentence}.{also}", evidence, remedy)
+
+
+def _other_reasons(term: NamedTerm) -> bool:
+    return any("τ" not in reason for reason in term.reasons)
 
 
 def _scale_remedy(wrong: Sequence[NamedTerm]) -> str:
@@ -430,9 +466,9 @@ def _feature_scale(context: LossContext) -> CheckResult:
     loss = context.loss
 
     def per_entry(batch: int, shape: tuple[int, ...]) -> float:
-        tensors = _feature_tensors(loss, batch, shape)
-        gradient = context.gradient(tensors, loss)
-        return float(gradient.abs().mean()) * batch
+        tensors = draw_tensors(replace(loss, feature_shape=shape), lead=(batch,), classes=context.num_classes)
+        gradient = loss(tensors).gradients.get("student_features")
+        return float(gradient.abs().mean()) * batch if gradient is not None else 0.0
 
     shape = loss.feature_shape
     wide = (2 * shape[0], *shape[1:])
@@ -467,10 +503,6 @@ def _near_power(ratio: float) -> int | None:
     return round(power) if abs(power - round(power)) < 0.25 else None
 
 
-def _feature_tensors(loss: LossFunction, batch: int, shape: tuple[int, ...]) -> dict[Role, Tensor]:
-    return draw_tensors(replace(loss, feature_shape=shape), lead=(batch,), classes=5)
-
-
 @check(
     threshold="The teacher's term has no gradient where the student answers as the teacher, and is smallest there.",
     source="Gradient, not value: a soft cross-entropy is above zero at its minimum.",
@@ -496,33 +528,26 @@ def loss_minimum(context: LossContext) -> CheckResult:
         )
     if fit.is_known and all(term.kind in NAMES for term in fit.terms):
         return CheckResult("ok", "Its terms are smallest at the teacher's answer and at the labels.", {})
+    if fit.is_known and fit.term("pseudo_labels"):
+        return CheckResult("ok", "It teaches the teacher's decisions, not its probabilities.", {})
     level = context.equality_gradient()
     evidence: dict[str, float] = {"gradient_at_equality": level}
-    if level < 1e-3:
-        rises = _rises(context)
-        evidence["rises_around"] = rises
-        if not fit.is_known and rises < 0.5:
+    if not context.is_row_local and level < 1e-3:
+        return CheckResult("ok", "It has no gradient where the student answers as the teacher.", evidence)
+    if context.is_row_local:
+        descent = context.descent
+        evidence |= asdict(descent)
+        if descent.leads_away:
             return CheckResult(
                 "problem",
-                "Where the student answers as the teacher the loss is largest, not smallest.",
+                f"It leads away from the teacher: minimised over free logits, the student takes the teacher's decision "
+                f"on {descent.agreement:.0%} of the rows, and KL(teacher‖student) goes from "
+                f"{number(descent.distance_before)} to {number(descent.distance_after)}.",
                 evidence,
-                Remedy("Turn the sign of the teacher's term."),
+                Remedy("Look at its sign, at what is clipped before a sum, and over which dimension softmax runs."),
             )
+    if level < 1e-3:
         return CheckResult("ok", "It is smallest where the student answers as the teacher.", evidence)
-    if fit.is_known and fit.term("pseudo_labels"):
-        return CheckResult(
-            "ok", "It teaches the teacher's decisions (its largest logit), not its probabilities.", evidence
-        )
-    agreement = context.descent_agreement
-    evidence["agreement_after_descent"] = agreement
-    if agreement < 0.8:
-        return CheckResult(
-            "problem",
-            f"It leads elsewhere: minimised over free logits, the student ends with the teacher's decision on "
-            f"{agreement:.0%} of the rows.",
-            evidence,
-            Remedy("Check which side is the target, over which dimension softmax runs, and the sign."),
-        )
     if fit.is_known:
         return CheckResult(
             "problem",
@@ -532,28 +557,10 @@ def loss_minimum(context: LossContext) -> CheckResult:
         )
     return CheckResult(
         "warning",
-        f"Where the student answers as the teacher, {times_words(level)} of the usual gradient is left; it still leads "
-        "to the teacher's decisions.",
+        f"Where the student answers as the teacher, {times_words(level)} of the usual gradient is left.",
         evidence,
         Remedy("Nothing, if this is meant: a loss may teach something else than the teacher's answer."),
     )
-
-
-def _rises(context: LossContext) -> float:
-    """In which share of random directions the value rises from where the student answers as the teacher."""
-    drawn = context.draw(seed=2, scale=2.0)
-    if "labels" in drawn:
-        return 1.0
-    equal = {**drawn, "student": drawn["teacher"]}
-    base = context.loss(equal).value
-    rises = []
-    for seed in range(8):
-        step = context.draw(seed=50 + seed, scale=0.5)["student"]
-        moved = context.loss({**equal, "student": equal["student"] + step}).value
-        if base is None or moved is None:
-            return 1.0
-        rises.append(float(moved) >= float(base) - 1e-9 * abs(float(base)))
-    return sum(rises) / len(rises)
 
 
 def _feature_minimum(context: LossContext) -> CheckResult:
@@ -595,18 +602,28 @@ def target_constant(context: LossContext) -> CheckResult:
     if not context.has_teacher or context.is_of_features:
         raise Skip("It compares no logits of a teacher.")
     first, second = context.draw(), context.draw(seed=1)
-    base = context.gradient(first)
-    by_teacher = float((base - context.gradient({**first, "teacher": second["teacher"]})).norm())
-    by_student = float((base - context.gradient({**first, "student": second["student"]})).norm())
+    base = context.teacher_field(first, context.loss)
+    by_teacher, by_student = (
+        float((base - context.teacher_field({**first, role: second[role]}, context.loss)).norm())
+        for role in ("teacher", "student")
+    )
     if by_teacher < NOTHING * context.usual_gradient:
         raise Skip("The teacher does not move its gradient.")
     if by_student < NOTHING * context.usual_gradient:
         raise Skip("The student does not move its gradient.")
+    one_sided = context.fit.term("one_sided") if context.fit.is_known else None
+    if one_sided is not None and one_sided.temperatures[1] > MOST_TEMPERATURE:
+        tau = one_sided.temperatures[1]
+        return CheckResult(
+            "problem",
+            f"The teacher is softened at τ = {number(tau)}: its answer is nearly uniform for every image.",
+            {"temperature": tau},
+            Remedy("Soften both sides at one temperature of 1 to 20.", code=kl_line(context.given)),
+        )
     term = next((each for each in context.fit.terms if each.kind == "kl"), None) if context.fit.is_known else None
     if term is not None and context.fit.is_known:
-        share = float("nan")
         tau = term.temperatures[0]
-        if tau <= WIDE:
+        if tau <= MOST_TEMPERATURE:
             return CheckResult("ok", f"The target is the teacher's answer at τ = {number(tau)}.", {"temperature": tau})
         return CheckResult(
             "warning",
@@ -655,6 +672,14 @@ def batch_split(context: LossContext) -> CheckResult:
     if single and is_local:
         return CheckResult(
             "problem", single, evidence, Remedy("Reduce with mean(), and keep the batch's dimension: no squeeze().")
+        )
+    if is_local and context.sequence_residual > 0.01:
+        return CheckResult(
+            "problem",
+            "On sequences [B, L, K] it is another loss than on rows: a softmax runs over the positions (dim=1), not "
+            "over the classes.",
+            evidence,
+            Remedy("Take dim=-1 in softmax and log_softmax, or flatten to [B·L, K] first."),
         )
     if is_local:
         if mean_error < 1e-4:
@@ -739,7 +764,7 @@ def ignored_rows(context: LossContext) -> CheckResult:
         raise Skip("It compares features.")
     layout = context.sequence_layout
     uses_labels = context.has_labels and (max(context.changes("labels")) > NOTHING or context.labels_mask)
-    if layout is None or not (uses_labels or "mask" in context.loss.roles):
+    if layout is None or not context.is_for_sequences or not (uses_labels or context.has_mask):
         raise Skip("It takes no sequences [B, L, K] with labels or a mask; padding occurs there.")
     tensors = context.draw(lead=layout)
     hidden = torch.zeros(layout, dtype=torch.bool)
@@ -839,6 +864,15 @@ def half_precision(context: LossContext) -> CheckResult:
             {**evidence, "wide": "not finite"},
             Remedy("Compute in logarithms: F.log_softmax, not log(softmax)."),
         )
+    hidden = context.draw(seed=7, lead=context.lead(4))
+    for role in ("student", "teacher"):
+        if role in hidden:
+            hidden[role][..., 0] = float("-inf")
+    if "labels" in hidden:
+        hidden["labels"] = hidden["labels"].clamp(min=1)
+    masked = context.loss(hidden)
+    fine = _finite(masked.value) and (masked.student is None or _finite(masked.student[..., 1:]))
+    evidence["a class masked by -inf"] = "finite" if fine else "not finite"
     verdict = HALF.at_least(worst[0])
     if verdict == "ok":
         return CheckResult("ok", f"Half precision changes {times_words(worst[0])} of the gradient.", evidence)

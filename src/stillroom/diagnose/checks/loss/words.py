@@ -22,7 +22,7 @@ _TITLES = {
     "softened_cross_entropy": "CE of softened logits",
     "swapped_cross_entropy": "soft CE with its sides exchanged",
 }
-SHORT = {"kl": "KL", "reverse_kl": "reverse KL", "cross_entropy": "CE", "label_smoothing": "smoothed CE"}
+_SHORT = {"kl": "KL", "reverse_kl": "reverse KL", "cross_entropy": "CE", "label_smoothing": "smoothed CE"}
 
 
 def number(value: float) -> str:
@@ -61,6 +61,15 @@ def formula(terms: Sequence[NamedTerm]) -> str:
     return " + ".join(parts)
 
 
+def short(term: NamedTerm) -> str:
+    """A term's short name.
+
+    >>> short(NamedTerm("kl", 4.0, 1.0, 1.0, None))
+    'KL'
+    """
+    return _SHORT.get(term.name, _TITLES.get(term.name, term.name))
+
+
 def scale_words(wrong: Sequence[NamedTerm]) -> str:
     """By which factor terms are wrong, and why.
 
@@ -72,8 +81,7 @@ def scale_words(wrong: Sequence[NamedTerm]) -> str:
         assert term.factor is not None
         factor = abs(term.factor)
         how = f"{number(1 / factor)} times too weak" if factor < 1 else f"{number(factor)} times too strong"
-        title = SHORT.get(term.name, _TITLES.get(term.name, term.name))
-        parts.append(f"its {title} term {how}: {', and '.join(term.reasons)}")
+        parts.append(f"its {short(term)} term {how}: {', and '.join(term.reasons)}")
     return "; ".join(parts)
 
 

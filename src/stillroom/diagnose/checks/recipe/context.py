@@ -14,7 +14,7 @@ from stillroom.data.augmentation import augment_batch, check_augmentable
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.loader import BatchSampler
-from stillroom.data.quality import describe_data
+from stillroom.data.quality import Note
 from stillroom.data.sources import load
 from stillroom.diagnose.check import Skip, lazy
 from stillroom.diagnose.checks.recipe.gradients import (
@@ -339,8 +339,7 @@ def open_context(
             data = load(recipe.data)
         finally:
             observer.phase("reading the data", 1, 1)
-        describe_data(data, observer.note)
-        components = _gathered(recipe, data)
+        components = _gathered(recipe, data, observer.note)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
     steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
@@ -366,10 +365,10 @@ def open_context(
     )
 
 
-def _gathered(recipe: Recipe, data: DataPair) -> RunComponents:
+def _gathered(recipe: Recipe, data: DataPair, note: Note) -> RunComponents:
     """All that the recipe names; a teacher whose weights are for other classes keeps all of its logits."""
     try:
-        return build_components(recipe, data)
+        return build_components(recipe, data, note)
     except BadInput as error:
         other = _of_other_classes(recipe, data.train) if error.field == "teacher.weights" else None
         if other is None:

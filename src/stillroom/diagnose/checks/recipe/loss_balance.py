@@ -54,7 +54,7 @@ def effective_rate(context: CheckContext, relative_gradient: float) -> float | N
     limits=[TEACHER, RATE],
 )
 def loss_balance(context: CheckContext) -> CheckResult:
-    """Whether neither the teacher's terms nor the labels' are lost beside the other."""
+    """Whether neither the teacher's terms nor the labels' are negligible next to the other."""
     context.require_distillation()
     norms = context.gradients
     weighted = {term.name: mean_weight(term.config) * norms.terms[term.name] for term in context.losses}

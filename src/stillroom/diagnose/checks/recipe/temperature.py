@@ -78,7 +78,7 @@ def soft_terms(context: CheckContext) -> list[SoftTerm]:
         if term.kl_like:
             alpha, beta = term.config.kl_shares
             weight = mean_weight(term.config)
-            # These terms carry τ², so beside labels they count for λτ² where the formula has λ.
+            # These terms carry τ², so with labels they count for λτ² where the formula has λ.
             soft = weight * beta * temperature**2
             share = soft / (labels + weight * alpha + soft) if soft else None
         found.append(SoftTerm(term, temperature, share))

@@ -26,7 +26,7 @@ _LABELS_SHARE = 0.005
 # How much of its own loss a teacher's term loses in a run that follows it at all.
 _FOLLOWED = 0.1
 # Points by which a student agrees with its teacher more than with the labels.
-_FOLLOWS = 10.0
+FOLLOWS = 10.0
 # Points above its teacher from which on following it costs a student something.
 _ABOVE = 1.0
 SATURATED = Limits(
@@ -114,7 +114,7 @@ def kd_ignored(run: RunRecord) -> CheckResult:
     stayed = len(agreement) >= 3 and agreement[-1] - agreement[since] <= _agreement_margin(run, agreement[-1])
     independent = _independent_agreement(run)
     # A teacher whose targets are nearly the same for all images is followed without its loss falling.
-    follows = bool(agreement) and independent is not None and agreement[-1] - independent >= _FOLLOWS
+    follows = bool(agreement) and independent is not None and agreement[-1] - independent >= FOLLOWS
     evidence = {
         "share_of_loss": share,
         "shares": shares,
@@ -200,7 +200,7 @@ def _weight_teacher(run: RunRecord, share: float) -> Remedy:
 
 @check(
     threshold=(
-        f"Problem: the student agrees with its teacher on {_FOLLOWS:g} points more of the images than it classifies "
+        f"Problem: the student agrees with its teacher on {FOLLOWS:g} points more of the images than it classifies "
         "correctly, and is as good as its teacher, so that the teacher's errors are its ceiling; or the labels are "
         f"below {_LABELS_SHARE:.1%} of the weighted loss in the first third and the student is below its teacher by "
         "more than chance (warning where it is not). In runs that go well with .1 labels and .9 kl they are about 1%."
@@ -240,7 +240,7 @@ def labels_drowned(run: RunRecord) -> CheckResult:
     summary = f"The labels are {labels:.1%} of the loss; the student agrees with its teacher no more than it should."
     if follows is not None:
         summary = f"The labels are {labels:.1%} of the loss; agreement is {follows:+.1f} points from accuracy."
-    is_ceiling = follows is not None and margin is not None and follows >= max(_FOLLOWS, margin)
+    is_ceiling = follows is not None and margin is not None and follows >= max(FOLLOWS, margin)
     if is_ceiling and gap is not None and gap.points <= max(gap.margin, 2.0) and run.student is not None:
         verdict = "problem"
         names = ("correct", "same as its teacher", "its teacher correct")

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.run import quantities
-from stillroom.diagnose.checks.run.distillation import require_distillation
+from stillroom.diagnose.checks.run.baseline import cannot_tell
+from stillroom.diagnose.checks.run.distillation import FOLLOWS, require_distillation
 from stillroom.diagnose.checks.run.quantities import require_trained
 from stillroom.diagnose.checks.run.record import RunRecord
 from stillroom.diagnose.remedies import path_in
@@ -142,7 +143,8 @@ def best_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) ->
 
 @check(
     threshold=(
-        f"Problem: a class lost {LOST.problem:g} points or more beyond what all classes lost against the teacher, and "
+        f"Problem: a class lost {LOST.problem:g} points or more beyond what all classes lost against the teacher (a "
+        "distilled student against the same student from labels alone; without such a run this cannot be judged), and "
         f"more than chance over its images would explain (5% divided by the number of classes); warning from "
         f"{LOST.warning:g} points. A class on which the teacher is {_WEAK:g} points worse than on all, and a student "
         "that learns from it is too, is the teacher's fault."
@@ -160,14 +162,19 @@ def worse_classes(run: RunRecord) -> CheckResult:
     after, counts = per_class(mine.right, found.labels, classes)
     before, _ = per_class(theirs.right, found.labels, classes)
     there = counts > 0
-    overall = float(theirs.right.mean() - mine.right.mean()) * 100
-    lost = before - after
+    # A distilled student is held against itself from labels alone: of few images it is far below its teacher anyway.
+    plain = _labels_right(run, found.labels) if run.is_distilled else None
+    reference = theirs.right.astype(np.float64) if plain is None else plain
+    above = before if plain is None else 100 * _class_means(plain, found.labels, classes)
+    overall = float(reference.mean() - mine.right.mean()) * 100
+    lost = above - after
     beyond = np.where(there, lost - overall, -np.inf)
     # The noise of a class's own difference, over the draw of its images.
-    difference = theirs.right.astype(np.float64) - mine.right.astype(np.float64)
-    mean = np.bincount(found.labels, weights=difference, minlength=classes) / np.maximum(counts, 1)
-    square = np.bincount(found.labels, weights=difference**2, minlength=classes) / np.maximum(counts, 1)
+    difference = reference - mine.right.astype(np.float64)
+    mean, square = (_class_means(each, found.labels, classes) for each in (difference, difference**2))
     error = 100 * np.sqrt(np.maximum(square - mean**2, 0) / np.maximum(counts, 1))
+    # What another seed would change in a class is as much again.
+    error = error if plain is None else 2 * error
     # A class that lost all alike shows no spread: half an image more or less is the least that can be known.
     error = np.maximum(error, 100 / np.maximum(counts, 1) / 2)
     # Standard errors that one of so many classes may lie off by chance.
@@ -186,23 +193,27 @@ def worse_classes(run: RunRecord) -> CheckResult:
         "worse": {
             names[c]: {"student": after[c], "teacher": before[c], "images": int(counts[c])} for c in worst[:_SHOWN]
         },
+        "against": "teacher" if plain is None else "labels",
         "weak_in_teacher": {names[c]: {"student": after[c], "teacher": before[c]} for c in weak[:_SHOWN]},
         "classes": int(there.sum()),
     }
     order = [int(c) for c in np.argsort(-lost, kind="stable") if there[c]][:_SHOWN]
-    title = "Change from teacher to student, the classes that lost most"
+    what = "teacher" if plain is None else "labels alone"
+    title = f"Change from {what} to student, the classes that lost most"
     plot = _class_plot(title, names, order, [-lost[c] for c in order], "points", -overall - LOST.warning)
     if worst:
         first = worst[0]
         more = f", and {len(worst) - 1} more" if len(worst) > 1 else ""
         summary = (
-            f"Class {names[first]} fell from {before[first]:.0f}% to {after[first]:.0f}%{more}; all classes together "
-            f"lost {overall:.1f} points."
+            f"Class {names[first]} fell from {above[first]:.0f}% ({what}) to {after[first]:.0f}%{more}; all classes "
+            f"together lost {overall:.1f} points."
         )
         words = (
             f"Look at the images of {', '.join(names[c] for c in worst[:5])}: show more of them, check their labels, "
             "or use a wider student."
         )
+        if run.is_distilled and plain is None:
+            return CheckResult("skipped", cannot_tell(run), evidence, plots=[plot])
         return CheckResult(LOST.at_least(beyond[first]), summary, evidence, Remedy(words), [plot])
     if weak:
         first = weak[0]
@@ -218,6 +229,18 @@ def worse_classes(run: RunRecord) -> CheckResult:
     return CheckResult("ok", f"No class lost much more than all did ({overall:+.1f} points).", evidence, None, [plot])
 
 
+def _labels_right(run: RunRecord, labels: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """Of each test image, the share of the runs from labels alone that are right; None without such runs."""
+    found = [one.student_answers.right for one in run.baselines if one.student_answers is not None]
+    same = [each.astype(np.float64) for each in found if len(each) == len(labels)]
+    return np.mean(same, axis=0) if same else None
+
+
+def _class_means(values: NDArray[np.float64], labels: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    return np.asarray(np.bincount(labels, weights=values, minlength=classes) / counts)
+
+
 def _class_plot(
     title: str, names: Sequence[str], order: Sequence[int], values: Sequence[float], label: str, mark: float
 ) -> Plot:
@@ -228,7 +251,10 @@ def _class_plot(
     threshold=(
         f"Problem: {COPIED.problem:.0%} or more of the student's errors equal its teacher's predictions, twice as "
         "many as two models with these confusions would share by chance, and they are "
-        f"{COPIED_POINTS.problem:g}% of all images, and more than chance moves; warning from {COPIED.warning:.0%}, and "
+        f"{COPIED_POINTS.problem:g}% of all images, and more than chance moves, and the student is below the "
+        "same student from labels alone, or, without such a run, agrees with its teacher on "
+        f"{FOLLOWS:g} points more of the images "
+        f"than it classifies correctly; warning from {COPIED.warning:.0%}, and "
         f"{COPIED_POINTS.warning:g}% of all images. Hard images are hard for both, so that some are shared in any run."
     ),
     source="A student learns its teacher's errors as well as its correct predictions.",
@@ -258,6 +284,7 @@ def teacher_errors_copied(run: RunRecord) -> CheckResult:
         "share_by_chance": expected,
         "margin": margin,
         "points_of_accuracy": points,
+        "below_labels_alone": run.labels_gap.points if run.labels_gap is not None else None,
     }
     names = ("its teacher's prediction", "expected by chance", "its own")
     values = quantities.decimals([100 * share, 100 * expected, 100 * (1 - share)], 1)
@@ -266,7 +293,11 @@ def teacher_errors_copied(run: RunRecord) -> CheckResult:
     verdict: Verdict = "ok"
     is_beyond = share - margin > expected
     is_most = share - margin / 2 >= COPIED.problem and share >= 2 * expected
-    if is_beyond and is_most and points > max(noise, COPIED_POINTS.problem):
+    # What follows is the teacher's, right or wrong: it costs accuracy where it is wrong far more often than right, or
+    # where labels alone do better.
+    follows = 100 * float((mine.guess == theirs.guess).mean() - mine.right.mean())
+    costs = follows >= FOLLOWS if run.labels_gap is None else run.labels_gap.is_significant
+    if is_beyond and is_most and costs and points > max(noise, COPIED_POINTS.problem):
         verdict = "problem"
     elif is_beyond and share >= COPIED.warning and points > max(noise, COPIED_POINTS.warning):
         verdict = "warning"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Literal
 
 from stillroom.diagnose.check import Skip
@@ -39,6 +41,8 @@ from stillroom.schema.run import (
     read_timing,
 )
 
+# Student's t at 95% by the number of runs, of the spread of that many.
+_T95 = {2: 12.7, 3: 4.3, 4: 3.2, 5: 2.8}
 # Share of a term's largest weight at the end from which on it still counts.
 _FADED = 0.1
 # The figures of a line of metrics, by name; losses by the term's key in the recipe.
@@ -47,7 +51,7 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class TeacherGap:
-    """How far the student is below its teacher in top-1, in points, and half the 95% interval over the test images."""
+    """How far the student is below another model in top-1, in points, and half the 95% interval of that."""
 
     points: float
     margin: float
@@ -91,6 +95,9 @@ class RunRecord:
         rescaling: the lines about gradient rescaling.
         weight_distance: the lines about how far weights moved.
         events: the names of the events in ``timing.jsonl``.
+        identity: what a run must share with it to be the same student on the same images for as many steps: model,
+            parameters, fingerprint of the data, hash of the budget; None of a run that did not end.
+        baselines: the same student trained on labels alone, of a distilled run.
         terms: what each term of the loss reads, in the recipe's order; empty of a run that did not end.
         quality: copies among the images, sizes of the classes; None of a run that did not end.
     """
@@ -110,6 +117,8 @@ class RunRecord:
     weight_distance: tuple[WeightDistanceLine, ...]
     events: tuple[str, ...]
     terms: tuple[LossSummary, ...] = ()
+    identity: tuple[str, int, str, str] | None = None
+    baselines: tuple[RunRecord, ...] = ()
     quality: DataQuality | None = None
 
     @property
@@ -182,6 +191,32 @@ class RunRecord:
         if self.student_answers is not None and self.teacher_answers is not None:
             return TeacherGap(points, paired_margin(self.teacher_answers.right, self.student_answers.right))
         return TeacherGap(points, margin_of_counts(self.teacher.top1, self.student.top1, self.student.count))
+
+    @cached_property
+    def labels_gap(self) -> TeacherGap | None:
+        """How far the student is below the same student from labels alone; None without such a run.
+
+        The margin holds what another draw of test images would change, and another seed: from the spread of several
+        runs from labels, and of a single one as much again.
+        """
+        if self.student is None or not self.baselines:
+            return None
+        levels, images = [], []
+        for one in self.baselines:
+            assert one.student is not None
+            levels.append(one.student.top1)
+            both = (one.student_answers, self.student_answers)
+            if both[0] is not None and both[1] is not None and len(both[0].right) == len(both[1].right):
+                images.append(paired_margin(both[0].right, both[1].right))
+            else:
+                images.append(margin_of_counts(one.student.top1, self.student.top1, self.student.count))
+        count, margin = len(levels), max(images)
+        margin = (
+            2 * margin
+            if count == 1
+            else math.hypot(margin, _T95[min(count, 5)] * stdev(levels) * (1 + 1 / count) ** 0.5)
+        )
+        return TeacherGap(fmean(levels) - self.student.top1, margin)
 
     @cached_property
     def student_answers(self) -> ImageScores | None:
@@ -261,7 +296,12 @@ def read_run(path: Path) -> RunRecord:
         events=tuple(event.event for event in read_timing(path / TIMING)),
         terms=summary.losses if summary is not None and len(summary.losses) == len(recipe.losses) else (),
         quality=summary.data.quality if summary is not None else None,
+        identity=_identity(summary) if summary is not None else None,
     )
+
+
+def _identity(summary: RunSummary) -> tuple[str, int, str, str]:
+    return summary.model, summary.parameters, summary.data.fingerprint, summary.hashes.budget
 
 
 def _logged_keys(recipe: Recipe, metrics: Sequence[MetricsLine]) -> dict[str, str]:

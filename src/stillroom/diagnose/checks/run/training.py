@@ -8,6 +8,7 @@ from typing import Any
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.run import quantities
+from stillroom.diagnose.checks.run.baseline import against_labels
 from stillroom.diagnose.checks.run.quantities import TrainTestLoss, has_collapsed, loss_rise, require_trained
 from stillroom.diagnose.checks.run.record import RunRecord
 from stillroom.diagnose.remedies import USUAL_RATE, path_in, two_digits, usual_decay
@@ -51,6 +52,8 @@ _CROP, _CUTOUT = 1 / 4, 1 / 2
 # A moving average remembers 1 / (1 − decay) steps: at a fifth of the run it still holds the untrained student.
 _AVERAGE = 1 / 5
 
+# Passes over the images, in fewer steps, after which there is more to learn from them.
+_BRIEF, _MANY_STEPS = 2, 2000
 # Rates below which a run is short of rate rather than of steps.
 _LOW_RATE = {"sgd": 0.01, "adamw": 1e-4}
 # Side in pixels from which on crops may be moved.
@@ -214,7 +217,11 @@ def over_regularising(run: RunRecord) -> CheckResult:
         f"below its teacher by more than twice what chance explains; warning from {FALLING.warning:.0%}, or with a "
         f"smaller gap. Between seeds of one recipe the share moves by about 5%. Problem, too: at a rate far below the "
         f"usual the loss kept {_CREPT:.0%} of what it was at first; a schedule that comes to fewer than "
-        f"{quantities.FEW_STEPS} steps at its peak rate. A warning at most where over_regularising reports the problem."
+        f"{quantities.FEW_STEPS} steps at its peak rate; each image seen once or twice, in fewer than {_MANY_STEPS:,} "
+        "steps. That the loss still fell is a problem of a distilled run only where the student is also below the same "
+        "student from labels alone, by more than noise: of few images the loss falls to the end of a good run, too. "
+        "Without such a run beside it, this cannot be judged. A warning at most where over_regularising "
+        "reports the problem."
     ),
     source="A falling learning rate brings the loss down in any run; its slope before that shows what was left.",
     limits=[FALLING],
@@ -271,18 +278,24 @@ def under_training(run: RunRecord) -> CheckResult:
     share = slope.share if slope is not None else 1.0
     epochs = f"{run.epochs:g} epoch{'' if run.epochs == 1 else 's'}"
     fall = f"{epochs}: each doubling of the steps still took {slope or '?'} off the training loss"
-    if slope is None or run.epochs <= 1 or (share >= FALLING.problem and slope.is_significant):
-        if run.epochs <= 1:
-            fall = f"{epochs}: the student saw each image once"
+    # Of so few passes, in so few steps, the run alone shows that there was more to learn; so does a rate that is far
+    # below the usual. A loss that still falls does so in any run of few images.
+    is_brief = run.epochs <= _BRIEF and run.steps < _MANY_STEPS
+    is_plain = is_brief or peak < _low_rate(run)
+    if slope is None or is_brief or (share >= FALLING.problem and slope.is_significant):
+        if is_brief:
+            fall = f"{epochs}: the student saw each image {'once' if run.epochs <= 1 else 'twice'}"
         elif slope is None:
             fall = f"{epochs} and hardly a log line"
         # A small gap may have another cause, or be chance. A heavy regulariser must be mended first.
         held_back = any(one.is_extreme for one in heavy_regularisers(run)) or _is_disguised(run, loss)
         is_sure = (gap is None or gap.is_large) and not held_back
         summary = f"{'Too' if is_sure else 'Perhaps too'} short, {fall}{below}."
-        return result("problem" if is_sure else "warning", summary, _train_longer(run))
+        found = result("problem" if is_sure else "warning", summary, _train_longer(run))
+        return found if is_plain else against_labels(run, found, "warning")
     if share >= FALLING.warning and slope.is_significant:
-        return result("warning", f"Perhaps too short, {fall}{below}.", _train_longer(run))
+        found = result("warning", f"Perhaps too short, {fall}{below}.", _train_longer(run))
+        return against_labels(run, found, "warning")
     if share >= FALLING.warning:
         return result("ok", f"The training loss fell no more than its noise: {slope} a doubling of the steps.")
     return result("ok", f"The training loss had levelled off: {slope} a doubling of the steps.")
@@ -293,7 +306,9 @@ def under_training(run: RunRecord) -> CheckResult:
         f"Problem: the loss on training images is {OVERFITTED.problem:g} times or more below that on test images and "
         f"{_MATTERS:g} apart, and the student is below its teacher by more than twice what chance explains; or the "
         f"test loss rose {_RISEN:g} times over its lowest. Warning from {OVERFITTED.warning:g} times. Training images "
-        "are seen augmented, so equal losses would already be good."
+        "are seen augmented, so equal losses would already be good. Of a distilled run only where accuracy came down "
+        "from its best during the run, or the student is below the same student from labels alone, by more than noise; "
+        "without such a run beside it, this cannot be judged."
     ),
     source="More data or regularisation helps only if the test loss is well above the training loss.",
     limits=[OVERFITTED],
@@ -331,7 +346,18 @@ def over_fitting(run: RunRecord) -> CheckResult:
             verdict, summary = "problem", f"Overfitted: the test loss rose {rise:.1f} times, {level}."
         elif loss.ratio >= OVERFITTED.problem and (gap is None or gap.is_large):
             verdict, summary = "problem", f"Overfitted: {level}{_below_teacher(run)}."
-    return CheckResult(verdict, summary, evidence, _more_regularisation(run), plots)  # type: ignore[arg-type]
+    result = CheckResult(verdict, summary, evidence, _more_regularisation(run), plots)  # type: ignore[arg-type]
+    return result if _past_its_best(run) is not None else against_labels(run, result)
+
+
+def _past_its_best(run: RunRecord) -> float | None:
+    """The epoch at which the student was better than at the end, beyond twice the noise of the test images."""
+    epochs, top1 = quantities.series(run.test, "top1")
+    if run.student is None or len(top1) < 3:
+        return None
+    best = max(range(len(top1)), key=lambda place: top1[place])
+    noise = 100 * quantities.margin(top1[best] / 100, run.student.count)
+    return epochs[best] if top1[best] - top1[-1] > 2 * noise else None
 
 
 def has_learned(run: RunRecord, loss: TrainTestLoss | None) -> bool:
@@ -445,7 +471,10 @@ def _train_longer(run: RunRecord) -> Remedy:
 
 
 def _more_regularisation(run: RunRecord) -> Remedy:
-    """The first of what the recipe lacks: a larger weight for the teacher, crops, weight decay; else fewer epochs."""
+    """The first of what the recipe lacks: a larger weight for the teacher, crops, weight decay.
+
+    To stop earlier is a remedy only where the run was better earlier: a student of few images is worse for it.
+    """
     recipe = run.recipe
     augmentation, optimizer = recipe.data.augmentation, recipe.training.optimizer
     labels, kl = run.part("labels"), run.part("teacher")
@@ -462,8 +491,15 @@ def _more_regularisation(run: RunRecord) -> Remedy:
     if optimizer.weight_decay < usual / 2:
         words = f"Raise the weight decay from {optimizer.weight_decay:g} to {usual:g}."
         return Remedy(words, {"training.optimizer.weight_decay": usual})
+    best = _past_its_best(run)
+    if best is None:
+        return Remedy(
+            "Use more images, or a larger weight for the teacher; that stopping earlier helps does not show here."
+        )
+    epochs = max(round(best), 1)
     if recipe.training.steps is None:
-        epochs = max(round(run.epochs / 2), 1)
-        return Remedy(f"Stop earlier: {epochs} epochs. More data would help more.", {"training.epochs": epochs})
-    steps = max(recipe.training.steps // 2, 1)
-    return Remedy(f"Stop earlier: {steps:,} steps. More data would help more.", {"training.steps": steps})
+        words = f"Stop earlier: the student was best after {epochs} epochs. More data would help more."
+        return Remedy(words, {"training.epochs": epochs})
+    steps = max(round(best * (run.steps_per_epoch or 1)), 1)
+    words = f"Stop earlier: the student was best after {steps:,} steps. More data would help more."
+    return Remedy(words, {"training.steps": steps})

@@ -1,0 +1,210 @@
+"""Faulty training scripts after public bug reports, with their repaired twins: what ``check`` and ``audit`` find.
+
+    python benchmarks/wild.py --cases DIR [--out docs/results/wild.md] [--identical] [--stop] [CASE …]
+
+``DIR`` holds a folder for each case: ``about.json`` (``doors``, ``expects``, ``handles``), ``sick.py``, ``well.py``.
+Found: a
+problem whose check the case expects, in what either command says. A twin or a look-alike with any problem is a false
+alarm.
+With ``--identical`` every script runs a second time without the audit, and all tensors that are alive at its end are
+compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+MARK = "@@wild@@ "
+
+
+def digest() -> str:
+    """Of all modules that are alive and of torch's generator."""
+    import torch
+
+    tensors = [
+        tensor.detach().cpu().contiguous().view(-1)
+        for each in gc.get_objects()
+        if isinstance(each, torch.nn.Module)
+        for tensor in each.state_dict().values()
+        if isinstance(tensor, torch.Tensor)
+    ]
+    hashes = [hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for tensor in tensors]
+    state = hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
+    return hashlib.sha256("".join([*sorted(hashes), state]).encode()).hexdigest()[:16]
+
+
+def run_one(script: Path, audited: bool, stop: bool) -> dict[str, Any]:
+    """In a process of its own: run a script, with the audit or without."""
+    from stillroom.diagnose.audit.script import read_script, run_script
+    from stillroom.diagnose.audit.session import audit_script
+
+    found: dict[str, Any] = {}
+    start = time.perf_counter()
+    if audited:
+
+        def known(diagnosis: Any, last: bool) -> None:
+            found["findings"] = [
+                {"check": one.check, "verdict": one.verdict, "summary": one.summary, "location": one.location}
+                for one in diagnosis.findings
+                if one.needs_attention
+            ]
+            if last:
+                found["digest"] = digest()
+
+        found["exit"] = audit_script(script, [], stop=stop, known=known)
+    else:
+        found["exit"] = run_script(script, [], read_script(script), lambda ended: found.update(digest=digest()))
+    return {**found, "seconds": time.perf_counter() - start}
+
+
+def in_process(script: Path, *flags: str) -> dict[str, Any]:
+    """Run one script in a process of its own and read what it found."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "STILLROOM_AUDIT_DEBUG": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", str(script), *flags], capture_output=True, text=True, env=environment
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if not lines:
+        return {"exit": done.returncode, "findings": [], "error": done.stderr.strip().splitlines()[-1:]}
+    found: dict[str, Any] = json.loads(lines[-1].removeprefix(MARK))
+    scores = [line for line in done.stdout.splitlines() if line.startswith("top1")]
+    return {**found, "top1": scores[-1] if scores else None}
+
+
+def check_one(script: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """What ``stillroom check`` says of the loss that a case names."""
+    handles = about.get("handles", {})
+    if not handles.get("loss"):
+        return []
+    done = subprocess.run(
+        [sys.executable, "-m", "stillroom", "check", f"{script}:{handles['loss']}", "--classes", "10", "--json"],
+        capture_output=True,
+        text=True,
+    )
+    try:
+        findings = json.loads(done.stdout)["findings"]
+    except (json.JSONDecodeError, KeyError):
+        return []
+    return [one for one in findings if one["verdict"] in ("problem", "warning")]
+
+
+def judge(case: Path, flags: list[str], identical: bool) -> dict[str, Any]:
+    """Run one case: what each command found in the faulty script, and what it says of the repaired one."""
+    about = json.loads((case / "about.json").read_text())
+    row: dict[str, Any] = {"id": about["id"], "doors": about["doors"], "expects": about["expects"], "alarms": {}}
+    for name in ("sick", "well"):
+        script = case / f"{name}.py"
+        if not script.is_file():
+            continue
+        said = {"check": check_one(script, about), **_audit(script, flags, identical, row, name)}
+        for door, findings in said.items():
+            problems = [one for one in findings if one["verdict"] == "problem"]
+            if name == "sick":
+                row[door] = [one for one in problems if one["check"] in about["expects"]]
+                row[f"{door}_other"] = [one for one in problems if one["check"] not in about["expects"]]
+            elif problems:
+                row["alarms"][door] = problems
+    return row
+
+
+def _audit(script: Path, flags: list[str], identical: bool, row: dict[str, Any], name: str) -> dict[str, Any]:
+    audited = in_process(script, "--audited", *flags)
+    row.setdefault("exit", {})[name] = audited["exit"]
+    if audited.get("error"):
+        row.setdefault("errors", []).append(f"{name}: {audited['error']}")
+    if identical:
+        plain = in_process(script)
+        row.setdefault("identical", {})[name] = audited.get("digest") == plain.get("digest")
+    return {"audit": audited["findings"]}
+
+
+def page(rows: list[dict[str, Any]], command: str) -> str:
+    """The results as Markdown."""
+    faulty = [row for row in rows if row["expects"]]
+    found = [row for row in faulty if row.get("check") or row.get("audit")]
+    alarms = [row for row in rows if row["alarms"]]
+    lines = [
+        "# Faulty training scripts",
+        "",
+        f"`{command}`",
+        "",
+        f"{len(found)} of {len(faulty)} faults found; {len(alarms)} of {len(rows)} repaired or healthy scripts "
+        f"accused.",
+    ]
+    same = [value for row in rows for value in row.get("identical", {}).values()]
+    if same:
+        lines += ["", f"With and without audit, {sum(same)} of {len(same)} scripts end with the same bytes."]
+    lines += ["", "| case | doors | check | audit | of the repaired script |", "|---|---|---|---|---|"]
+    for row in sorted(rows, key=lambda each: each["id"]):
+        alarm = ", ".join(f"{one['check']} ({door})" for door, each in row["alarms"].items() for one in each) or "–"
+        cells = [
+            ", ".join(
+                f"{one['check']}{' ' + one['location'] if one.get('location') else ''}" for one in row.get(door, [])
+            )
+            or ("–" if row["expects"] else "")
+            for door in ("check", "audit")
+        ]
+        others = [one["check"] for one in row.get("audit_other", [])]
+        if others:
+            cells[1] += f" (also {', '.join(others)})"
+        lines.append(f"| {row['id']} | {', '.join(row['doors'])} | {cells[0]} | {cells[1]} | {alarm} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("names", nargs="*", help="cases; all where none is named")
+    parser.add_argument("--cases", type=Path, default=Path("wild"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--identical", action="store_true", help="run each script without the audit, too")
+    parser.add_argument("--stop", action="store_true", help="stop each script when it has been watched")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--audited", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one is not None:
+        print(MARK + json.dumps(run_one(args.one, args.audited, args.stop)), flush=True)
+        return
+    cases = sorted(
+        path.parent for path in args.cases.glob("*/about.json") if not args.names or path.parent.name in args.names
+    )
+    flags = ["--stop"] if args.stop else []
+    rows = []
+    with ThreadPoolExecutor(args.workers) as pool:
+        for row in pool.map(lambda case: judge(case, flags, args.identical), cases):
+            rows.append(row)
+            hit = [one["check"] for door in ("check", "audit") for one in row.get(door, [])]
+            status = "" if not row["expects"] else f"found {hit}" if hit else f"MISSED, wants {row['expects']}"
+            other = [one["check"] for one in row.get("audit_other", [])]
+            print(
+                row["id"],
+                status,
+                f"other {other}" if other else "",
+                f"ALARM {row['alarms']}" if row["alarms"] else "",
+                row.get("errors", ""),
+                row.get("identical", ""),
+                flush=True,
+            )
+    shown = shlex.join(
+        ["python", "benchmarks/wild.py", "--cases", "wild", *flags, *(["--identical"] if args.identical else [])]
+    )
+    text = page(rows, shown)
+    if args.out is not None:
+        args.out.write_text(text)
+        args.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""The command that watches a training script that is not ours."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
+from stillroom.errors import BadInput
+
+if TYPE_CHECKING:
+    from stillroom.diagnose.diagnosis import Diagnosis
+
+PROBLEM = 1
+
+
+@app.command(
+    rich_help_panel=UNDERSTAND, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+def audit(
+    script: Annotated[Path, typer.Argument(help="A training script.", metavar="SCRIPT.py")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="What the script is given.", metavar="ARGS")] = None,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Steps that are watched: the first and some later ones.")
+    ] = 30,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the script when they have been watched.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a problem.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for diagnosis.json and diagnosis.html; made where needed.", metavar="DIR"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run your own training script, unchanged, and say what is wrong with its distillation.
+
+    Who learns, who teaches and where the losses are is found by itself. The script runs as `python SCRIPT.py` runs it
+    and
+    keeps its exit code; after the watched steps it runs alone.
+
+    Example: `stillroom audit train.py --epochs 3`
+    """
+    from stillroom.cli.diagnose import print_diagnosis
+    from stillroom.diagnose.audit.session import audit_script
+
+    stdout = sys.stdout
+    found: list[Diagnosis] = []
+
+    def known(diagnosis: Diagnosis, last: bool) -> None:
+        found[:] = [diagnosis]
+        page = None
+        if out is not None:
+            try:
+                page = diagnosis.save(out)
+            except OSError as error:
+                if last:
+                    raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
+        if not last:
+            return
+        sys.stdout = stdout
+        if as_json:
+            print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
+        else:
+            print_diagnosis(diagnosis, page)
+        stdout.flush()
+
+    _as_python_starts()
+    if as_json:
+        # What the script prints goes where messages go: standard output holds one JSON object.
+        sys.stdout = sys.stderr
+    try:
+        status = audit_script(script, arguments or [], steps=steps, stop=stop, known=known)
+    finally:
+        sys.stdout = stdout
+    if status == 0 and strict and found and found[0].problems:
+        status = PROBLEM
+    raise typer.Exit(status)
+
+
+def _as_python_starts() -> None:
+    """Signals and warnings as Python gives them to a script, not as our command line sets them."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warnings.resetwarnings()
+    for kind in (ResourceWarning, ImportWarning, PendingDeprecationWarning, DeprecationWarning):
+        warnings.simplefilter("ignore", kind)
+    warnings.filterwarnings("default", category=DeprecationWarning, module="__main__")

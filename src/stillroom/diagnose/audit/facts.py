@@ -1,0 +1,506 @@
+"""What a window of the tape says of its losses: summands, logits, labels, values that a function is not meant for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stillroom.diagnose.audit.tape import Node, RecordedLoss, Source, Tape, replay, tensors_in
+from stillroom.diagnose.checks.loop.record import Answers, Oddity, Term
+from stillroom.diagnose.checks.loss.context import spoken_lines
+
+# Rows of a batch that values are looked at in, and elements of an input that are kept.
+ROWS, ELEMENTS = 256, 2**20
+_PASSES = frozenset(
+    ("float", "half", "bfloat16", "double", "to", "type", "cuda", "cpu", "contiguous", "clone", "squeeze")
+) | {"reshape", "view", "data"}
+# Rows of stored answers are picked and put together by these.
+_PICKS = frozenset(("__getitem__", "index_select", "cat", "stack", "concat", "gather", "vstack", "__iter__", "unbind"))
+_MOVES = _PICKS | _PASSES | frozenset(("detach", "flatten", "unsqueeze", "split", "chunk", "narrow", "to_dense"))
+_ENDS = (
+    frozenset(
+        (
+            "kl_div",
+            "cross_entropy",
+            "nll_loss",
+            "mse_loss",
+            "l1_loss",
+            "smooth_l1_loss",
+            "huber_loss",
+            "norm",
+            "dist",
+            "cdist",
+        )
+    )
+    | frozenset(
+        (
+            "cosine_similarity",
+            "cosine_embedding_loss",
+            "binary_cross_entropy",
+            "binary_cross_entropy_with_logits",
+            "softmax",
+        )
+    )
+    | {"log_softmax", "margin_ranking_loss", "triplet_margin_loss", "ctc_loss", "gaussian_nll_loss", "soft_margin_loss"}
+)
+_HALF = (torch.float16, torch.bfloat16)
+
+
+@dataclass(eq=False)
+class Raw:
+    """A call of ``backward`` before roles are known: the loss and its nodes."""
+
+    loss: Tensor
+    place: str | None
+    nodes: list[int]
+    sources: int
+    gradient: int
+
+
+def bits(mask: int, sources: Sequence[Source]) -> list[Source]:
+    """The sources of a mask."""
+    return [source for i, source in enumerate(sources) if mask >> i & 1]
+
+
+Names = tuple[tuple[str, bool], ...]
+
+
+def summands(tape: Tape, loss: Tensor) -> list[tuple[Tensor, float, Names, Node | None]]:
+    """The tensors that a loss is the weighted sum of, with their weights and what those are called."""
+    found: list[tuple[Tensor, float, Names, Node | None]] = []
+
+    def visit(tensor: Tensor, weight: float, depth: int, names: Names = (), named: Node | None = None) -> None:
+        index = tape.origin(tensor)
+        node = tape.nodes[index] if index is not None else None
+        if node is None or node.call is not None or depth > 200 or (tensor.numel() > 1 and node.name not in _PASSES):
+            return found.append((tensor, weight, names, named))
+        given = node.inputs
+        name = node.name
+        if name in ("add", "add_", "__radd__", "sub", "sub_", "__rsub__", "rsub"):
+            scale = float(node.kwargs.get("alpha", 1))
+            signs = (1.0, scale) if "add" in name else (-1.0, 1.0) if "rsub" in name else (1.0, -scale)
+            operands = [*node.args[:2], *([node.kwargs["other"]] if "other" in node.kwargs else [])]
+            for operand, sign in zip(operands, signs, strict=False):
+                if isinstance(operand, Tensor):
+                    visit(operand, weight * sign, depth + 1, names, named)
+            return None
+        if name in ("mul", "mul_", "__rmul__", "div", "div_", "true_divide", "multiply", "divide") and node.args:
+            tensors = [each for each in node.args[:2] if isinstance(each, Tensor) and each.requires_grad]
+            if len(tensors) == 1:
+                other = next((each for each in node.args[:2] if each is not tensors[0]), None)
+                factor = _number(other)
+                if factor is not None and (other is node.args[1] or "mul" in name):
+                    names, named = names + node.names, named or (node if node.names else None)
+                    return visit(
+                        tensors[0], weight * (factor if "mul" in name else 1 / factor), depth + 1, names, named
+                    )
+        if name in ("neg", "neg_", "negative"):
+            return visit(given[0], -weight, depth + 1, names, named)
+        if name in ("sum", "mean") and len(given) == 1:
+            index = tape.origin(given[0])
+            inner = tape.nodes[index] if index is not None else None
+            if inner is not None and inner.name in ("stack", "cat") and all(t.numel() == 1 for t in inner.inputs):
+                share = 1 / len(inner.inputs) if name == "mean" else 1.0
+                for tensor in inner.inputs:
+                    visit(tensor, weight * share, depth + 1, names, named)
+                return None
+            if given[0].numel() == 1:
+                return visit(given[0], weight, depth + 1, names, named)
+        if name in _PASSES and len(given) == 1 and given[0].numel() == 1:
+            return visit(given[0], weight, depth + 1, names, named)
+        found.append((tensor, weight, names, named))
+        return None
+
+    visit(loss, 1.0, 0)
+    return found
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool | int | float):
+        return float(value) or None
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
+        return float(value) or None
+    return None
+
+
+def loss_function(tape: Tape, tensor: Tensor) -> Node | None:
+    """The loss function that a term was made by: the last known one before it, else its last operation."""
+    nodes = [tape.nodes[i] for i in tape.ancestors(tensor)]
+    for node in reversed(nodes):
+        if node.call is None and node.name in _ENDS and node.sources:
+            return node
+    own = [node for node in nodes if node.call is None]
+    return own[-1] if own else None
+
+
+def term(
+    tape: Tape,
+    summand: tuple[Tensor, float, Names, Node | None],
+    learners: int,
+    teachers: int,
+    labels: Iterable[Tensor],
+) -> Term:
+    """One summand, described."""
+    tensor, weight, names, named = summand
+    sources, gradient = tape.bits(tensor)
+    node = loss_function(tape, tensor)
+    wanted = {id(each) for each in labels}
+    nodes = [tape.nodes[i] for i in tape.ancestors(tensor)]
+    reads = any(id(given) in wanted for each in nodes for given in each.inputs)
+    return Term(
+        place=str(node.place) if node is not None and node.place is not None else None,
+        function=node.name if node is not None else "",
+        weight=weight,
+        value=float(tensor.detach()) if tensor.numel() == 1 else None,
+        labels=reads,
+        student=bool(gradient & learners),
+        teacher=bool(sources & teachers),
+        reads_student=bool(sources & learners),
+        summed=_summed(nodes),
+        weight_names=names,
+        words=spoken(named.place.file) if named is not None and named.place is not None else "",
+    )
+
+
+def _summed(nodes: Sequence[Node]) -> float:
+    """How many numbers of each row the operations of a term sum up."""
+    product = 1.0
+    for node in nodes:
+        if node.call is not None or not node.inputs or node.inputs[0].dim() < 2:
+            continue
+        rows, numbers = len(node.inputs[0]), node.inputs[0].numel()
+        if node.name == "sum":
+            product *= numbers / node.outputs[0].numel() / (rows if node.outputs[0].dim() == 0 else 1)
+        elif node.name in ("mse_loss", "l1_loss", "smooth_l1_loss") and node.argument(4, "reduction", "mean") == "sum":
+            product *= numbers / rows
+    return product if product > 1 else 0.0
+
+
+@cache
+def spoken(file: str) -> str:
+    """What the texts and comments of a file say, a line each."""
+    try:
+        source = Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    return "\n".join(text for _, text in spoken_lines(source))
+
+
+def label_tensor(tape: Tape, nodes: Sequence[Node], rows: int, classes: int) -> tuple[Tensor | None, Tensor | None]:
+    """The labels that the losses read, one for each row, and the tensor that they were handed as.
+
+    Labels of some rows are brought to all rows, -100 where there is none. None where they are no class numbers, or
+    were computed from a network's output.
+    """
+    targets = []
+    for node in nodes:
+        if node.name in ("cross_entropy", "nll_loss"):
+            targets.append(node.argument(1, "target"))
+        elif node.name in ("gather", "one_hot", "take_along_dim"):
+            targets.append(node.argument(2 if node.name == "gather" else 0, "index"))
+        elif node.name == "__getitem__" and isinstance(node.args[1], tuple):
+            targets += [each for each in node.args[1] if isinstance(each, Tensor)]
+    for target in targets:
+        if not isinstance(target, Tensor) or target.is_floating_point() or target.dtype is torch.bool:
+            continue
+        index = tape.origin(target)
+        if tape.networks(tape.bits(target)[0]):
+            continue
+        if target.numel() == rows and _are_classes(target, classes):
+            return target.detach().reshape(-1).clone(), target
+        if index is not None and tape.nodes[index].name in ("__getitem__", "masked_select", "index_select"):
+            node = tape.nodes[index]
+            base, chosen = node.inputs[0], node.inputs[-1]
+            if base.numel() == rows and len(node.inputs) == 2 and _are_classes(base, classes):
+                full = torch.full((rows,), -100, dtype=torch.long, device=base.device)
+                flat = chosen.reshape(-1)
+                full[flat] = base.reshape(-1)[flat].long()
+                return full, target
+    return None, None
+
+
+def _are_classes(tensor: Tensor, classes: int) -> bool:
+    if tensor.is_floating_point() or not tensor.numel():
+        return False
+    low, high = int(tensor.min()), int(tensor.max())
+    valid = tensor[tensor >= 0]
+    return high < classes and low >= -100 and valid.numel() > 0
+
+
+def _class_dim(tensor: Tensor) -> int | None:
+    if tensor.dim() < 2 or not tensor.is_floating_point():
+        return None
+    dim = 1 if tensor.dim() >= 4 else tensor.dim() - 1
+    return dim if tensor.shape[dim] >= 2 else None
+
+
+def flat(tensor: Tensor, class_dim: int) -> Tensor:
+    """[N, K] in float32: classes last, all other dimensions together."""
+    return tensor.detach().float().movedim(class_dim, -1).reshape(-1, tensor.shape[class_dim])
+
+
+_SOFTMAX = ("softmax", "log_softmax", "cross_entropy", "argmax", "max", "topk", "nll_loss", "logsumexp", "softmin")
+
+
+def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers | None, Source | None, Source | None]:
+    """The logits of both in a loss, with the labels; and the sources that they came from."""
+    nodes = [tape.nodes[i] for i in raw.nodes if tape.nodes[i].call is None]
+    softmaxed = 0
+    for node in nodes:
+        if node.name in _SOFTMAX and node.inputs:
+            softmaxed |= tape.bits(node.inputs[0])[0]
+    students = [each for each in _sources(tape, raw.gradient & learners) if _class_dim(each.tensor) is not None]
+    given = [_picked(nodes, each, tape) for each in _sources(tape, raw.sources & teachers)]
+    given = [each for each in given if _class_dim(each.tensor) is not None and each not in students]
+
+    def is_logits(source: Source) -> bool:
+        return bool(tape.bits(source.tensor)[0] & softmaxed)
+
+    students.sort(key=is_logits, reverse=True)
+    best: tuple[Source, Source | None] | None = None
+    for student in students:
+        match = [
+            each
+            for each in given
+            if each.tensor.shape == student.tensor.shape and _meeting(tape, nodes, student, each) is not None
+        ]
+        match.sort(key=is_logits, reverse=True)
+        if match and (is_logits(student) or is_logits(match[0]) or len(students) == 1):
+            best = (student, match[0])
+            break
+    if best is None and students and is_logits(students[0]):
+        best = (students[0], None)
+    if best is None:
+        return None, None, None
+    student, teacher = best
+    dim = _class_dim(student.tensor)
+    assert dim is not None
+    classes = student.tensor.shape[dim]
+    rows = student.tensor.numel() // classes
+    own = tape.bits(student.tensor)[0]
+    labels, handed = label_tensor(tape, [node for node in nodes if node.sources & own], rows, classes)
+    both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
+    follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
+    loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None else None
+    meeting = _meeting(tape, nodes, student, teacher) if teacher is not None else None
+    return (
+        Answers(
+            student=flat(student.tensor, dim)[:ROWS].clone(),
+            teacher=flat(teacher.tensor, dim)[:ROWS].clone() if teacher is not None else None,
+            labels=labels,
+            stored=teacher is not None and teacher.call is None,
+            shape=tuple(student.tensor.shape),
+            loss=loss,
+            place=str(meeting.place) if meeting is not None and meeting.place is not None else None,
+            class_dim=dim,
+            ignored=_ignored(labels, student.tensor.shape, dim),
+            teacher_terms=_comparing(tape, raw, both) if teacher is not None else [],
+        ),
+        student,
+        teacher,
+    )
+
+
+def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[tuple[float, RecordedLoss]]:
+    """The summands that are computed from both logits."""
+    found = []
+    own = [tape.bits(each)[0] for each in both]
+    for tensor, weight, *_ in summands(tape, raw.loss):
+        sources = tape.bits(tensor)[0]
+        made = replay(tape, tensor, both) if all(sources & each for each in own) else None
+        if made is not None:
+            found.append((weight, made))
+    return found
+
+
+def _ignored(labels: Tensor | None, shape: Sequence[int], class_dim: int) -> Tensor | None:
+    """Which rows have no label, in the shape of the logits without their classes."""
+    if labels is None or not bool((labels < 0).any()):
+        return None
+    return (labels < 0).reshape([size for i, size in enumerate(shape) if i != class_dim])
+
+
+def _sources(tape: Tape, mask: int) -> list[Source]:
+    return bits(mask, tape.sources)
+
+
+def _meeting(tape: Tape, nodes: Sequence[Node], student: Source, teacher: Source) -> Node | None:
+    """The first operation that takes both logits, and not only two numbers made of them."""
+    one, other = tape.bits(student.tensor)[0], tape.bits(teacher.tensor)[0]
+    for node in nodes:
+        if node.sources & one and node.sources & other:
+            return node if any(each.numel() > 1 for each in node.inputs) else None
+    return None
+
+
+def _picked(nodes: Sequence[Node], source: Source, tape: Tape) -> Source:
+    """The rows of a teacher's outputs that a step reads, where they were kept and picked; else the output itself."""
+    tensor, picked = source.tensor, False
+    for node in nodes:
+        if node.name in _MOVES and any(each is tensor for each in node.inputs):
+            tensor = node.outputs[0] if node.name != "__iter__" else tensor
+            picked |= node.name in _PICKS
+    if not picked or (tensor.shape == source.tensor.shape and tensor.requires_grad):
+        return source
+    calls = tape.networks(tape.bits(tensor)[0])
+    return Source("constant", tensor, earlier=calls)
+
+
+def _simplex(rows: Tensor) -> bool:
+    """Whether all rows are probabilities."""
+    return bool((rows >= 0).all()) and bool(((rows.sum(-1) - 1).abs() < 1e-3).all()) and rows.shape[-1] > 1
+
+
+def _log_probabilities(tensor: Tensor) -> bool:
+    """Whether the tensor is normalised log-probabilities along some dimension."""
+    return any(bool((tensor.logsumexp(dim).abs() < 1e-2).all()) for dim in range(tensor.dim()))
+
+
+def _sample(tensor: Tensor, dim: int) -> Tensor:
+    dim = dim % max(tensor.dim(), 1)
+    return tensor.detach().movedim(dim, -1).reshape(-1, tensor.shape[dim])[:64].float()
+
+
+def oddities(tape: Tape, raw: Raw, learners: int, teachers: int) -> list[Oddity]:
+    """Values that a function is not meant for: a softmax of probabilities, ``kl_div`` of probabilities or of logits."""
+    found = []
+
+    def add(kind: str, node: Node, tensor: Tensor) -> None:
+        sources, gradient = tape.bits(tensor)
+        side = "student" if gradient & learners else "teacher" if sources & teachers else "none"
+        if side != "none":
+            where = str(node.place) if node.place else None
+            found.append(Oddity(kind, node.name, where, side))  # type: ignore[arg-type]
+
+    for index in raw.nodes:
+        node = tape.nodes[index]
+        if node.call is not None or not node.inputs or not node.sources:
+            continue
+        given = node.inputs[0]
+        if node.name in ("softmax", "log_softmax") and given.dim():
+            dim = node.argument(1, "dim", -1)
+            scale = _divided_by(tape, given)
+            rows = _sample(given, dim if isinstance(dim, int) else -1)
+            if _simplex(rows * scale) and rows.shape[-1] > 2 and not _one_hot(rows * scale):
+                add("softmax_of_probabilities", node, given)
+            if isinstance(dim, int) and _wrong_dim(tape, node, given, dim):
+                add("softmax_over_the_batch", node, given)
+        elif node.name == "cross_entropy" and given.dim() >= 2:
+            rows = _sample(given, 1)
+            if _simplex(rows) and rows.shape[-1] > 2:
+                add("cross_entropy_of_probabilities", node, given)
+        elif node.name == "nll_loss" and given.dim() >= 2:
+            rows = _sample(given, 1)
+            if _simplex(rows):
+                add("nll_of_probabilities", node, given)
+            elif bool((rows > 0).any()) and bool((rows.logsumexp(-1).abs() > 1e-2).any()):
+                add("nll_of_logits", node, given)
+        elif node.name == "kl_div":
+            target = node.argument(1, "target")
+            first, second = given.detach()[:64].float(), target.detach()[:64].float()
+            if first.dim() and _simplex(first.reshape(-1, first.shape[-1])) and first.shape[-1] > 1:
+                add("kl_div_input_probabilities", node, given)
+            elif first.dim() and bool((first > 1e-4).any()) and not _log_probabilities(first):
+                add("kl_div_input_logits", node, given)
+            in_logs = bool(node.argument(5, "log_target", False))
+            if second.dim() and not in_logs and bool((second < 0).any()):
+                add("kl_div_target_logs" if _log_probabilities(second) else "kl_div_target_logits", node, target)
+            elif second.dim() and in_logs and _simplex(second.reshape(-1, second.shape[-1])):
+                add("kl_div_log_target_probabilities", node, target)
+    return found
+
+
+def _one_hot(rows: Tensor) -> bool:
+    return bool(((rows == 0) | (rows == 1)).all())
+
+
+def _divided_by(tape: Tape, tensor: Tensor) -> float:
+    """The number that a tensor was divided by just before."""
+    index = tape.origin(tensor)
+    if index is None:
+        return 1.0
+    node = tape.nodes[index]
+    if node.name in ("div", "true_divide", "mul", "__rmul__", "mul_", "div_") and len(node.args) > 1:
+        number = _number(node.args[1] if isinstance(node.args[0], Tensor) else node.args[0])
+        if number:
+            return number if "div" in node.name else 1 / number
+    return 1.0
+
+
+def _wrong_dim(tape: Tape, node: Node, given: Tensor, dim: int) -> bool:
+    """Whether a softmax of [B, K] logits of a network goes over the batch."""
+    if given.dim() != 2 or dim not in (0, -2):
+        return False
+    sources = [each for each in bits(node.sources, tape.sources) if each.kind in ("network", "constant")]
+    return any(each.tensor.shape == given.shape for each in sources)
+
+
+def not_finite(tape: Tape, raw: Raw) -> tuple[str, str | None] | None:
+    """The first operation of a loss that gave NaN or infinity from finite numbers."""
+    for index in raw.nodes:
+        node = tape.nodes[index]
+        if node.call is not None:
+            continue
+        if any(each.is_floating_point() and bool(torch.isnan(each.detach()).any()) for each in node.outputs):
+            return node.name, str(node.place) if node.place else None
+    if raw.loss.numel() == 1 and not bool(torch.isfinite(raw.loss.detach())):
+        return "the loss", raw.place
+    return None
+
+
+def half_operations(tape: Tape, raw: Raw) -> list[tuple[str, str | None]]:
+    """Logarithms, exponentials and divergences that a loss computed in float16 or bfloat16."""
+    wanted = ("log", "exp", "softmax", "log_softmax", "kl_div", "cross_entropy", "div", "pow", "mse_loss")
+    return [
+        (node.name, str(node.place) if node.place else None)
+        for node in (tape.nodes[i] for i in raw.nodes)
+        if node.call is None and node.name in wanted and node.outputs[0].dtype in _HALF
+    ]
+
+
+def vanished(tape: Tape, raw: Raw) -> list[tuple[float, str, str | None]]:
+    """Numbers that a loss adds, or clamps to, and that are 0 in the type they are added in."""
+    found = []
+    for node in (tape.nodes[i] for i in raw.nodes):
+        if node.call is not None or node.outputs[0].dtype not in _HALF:
+            continue
+        if node.name in ("add", "add_", "__radd__", "clamp", "clamp_min", "clamp_", "clip", "maximum"):
+            numbers = [each for each in (*node.args, *node.kwargs.values()) if isinstance(each, float) and each]
+            for number in numbers:
+                if float(torch.tensor(number, dtype=node.outputs[0].dtype)) == 0.0:
+                    dtype = str(node.outputs[0].dtype).removeprefix("torch.")
+                    found.append((number, dtype, str(node.place) if node.place else None))
+    return found
+
+
+def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> list[tuple[str, str | None]]:
+    """Loss functions between student and teacher that no ``backward`` was computed from."""
+    found = []
+    for index, node in enumerate(tape.nodes):
+        if node.call is not None or index in reached or node.name in ("softmax", "log_softmax"):
+            continue
+        if node.name in _ENDS and node.sources & learners and node.sources & teachers:
+            found.append((node.name, str(node.place) if node.place else None))
+    return found
+
+
+def row_prints(tensor: Tensor) -> list[tuple[float, float]]:
+    """Two sums of each row, which padding with zeros leaves alone: what an image is recognised by."""
+    rows = tensor.detach().reshape(tensor.shape[0], -1).double()
+    sums = torch.stack([rows.sum(1), rows.square().sum(1)], 1)
+    return [(float(f"{a:.6g}"), float(f"{b:.6g}")) for a, b in sums.tolist()]
+
+
+def sample_rows(tensors: Iterable[Tensor]) -> Tensor | None:
+    """The first rows of the first tensor that has rows, copied."""
+    for tensor in tensors_in(*tensors):
+        if tensor.dim() >= 2 or (tensor.dim() == 1 and not tensor.is_floating_point()):
+            per_row = max(1, tensor[:1].numel())
+            return tensor[: max(1, min(ROWS, ELEMENTS // per_row))].detach().clone()
+    return None

@@ -1,0 +1,611 @@
+"""What a training step computes, as it computes it: torch's functions, the modules that were run, the user's lines."""
+
+from __future__ import annotations
+
+import sys
+import sysconfig
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+# A window holds its tensors until it ends; where it holds more than this, its oldest half is forgotten.
+MAX_NODES, MAX_BYTES = 6000, 512 * 2**20
+# Read-only facts of a tensor, and functions that give no tensor: not recorded.
+_SKIPPED = frozenset(
+    (
+        "dim",
+        "size",
+        "numel",
+        "__len__",
+        "is_floating_point",
+        "stride",
+        "ndimension",
+        "__repr__",
+        "__format__",
+        "backward",
+    )
+)
+_ESCAPES = frozenset(["numpy", "tolist", "__array__"])
+_INTERNAL = tuple(
+    str(Path(path)) + "/"
+    for path in (
+        Path(torch.__file__).parent,
+        Path(__file__).parent.parent.parent,
+        sysconfig.get_paths()["stdlib"],
+        sysconfig.get_paths()["purelib"],
+        sysconfig.get_paths()["platlib"],
+    )
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of the user's code."""
+
+    file: str
+    line: int
+    function: str = ""
+
+    def __str__(self) -> str:
+        return f"{Path(self.file).name}:{self.line}"
+
+
+_is_user: dict[str, bool] = {}
+
+
+def user_frame(depth: int = 1) -> Any:
+    """The innermost frame of the user's own code; None where there is none."""
+    frame = sys._getframe(depth)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        known = _is_user.get(file)
+        if known is None:
+            known = _is_user[file] = not (file.startswith(_INTERNAL) or file.startswith("<"))
+        if known:
+            return frame
+        frame = frame.f_back  # type: ignore[assignment]
+    return None
+
+
+def place(depth: int = 1) -> Place | None:
+    """The innermost line of the user's own code; None where there is none."""
+    frame = user_frame(depth + 1)
+    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame is not None else None
+
+
+def tensors_in(*values: Any) -> Iterator[Tensor]:
+    """The tensors in arguments, in order, through tuples, lists, mappings and objects that hold their fields so."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from tensors_in(*value)
+        elif isinstance(value, Mapping):
+            yield from tensors_in(*value.values())
+        elif hasattr(value, "__dataclass_fields__"):
+            yield from tensors_in(*vars(value).values())
+
+
+def _with_tensors(value: Any, given: Iterator[Tensor]) -> Any:
+    """The same arguments with other tensors, taken in order."""
+    if isinstance(value, Tensor):
+        return next(given)
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_with_tensors(each, given) for each in value))
+    if isinstance(value, list | tuple):
+        return type(value)([_with_tensors(each, given) for each in value])
+    if isinstance(value, Mapping):
+        return {key: _with_tensors(each, given) for key, each in value.items()}
+    return value
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a module.
+
+    Attributes:
+        module: the module.
+        label: its class, and the variable that held it.
+        place: the user's line that called it.
+        training: its mode.
+        grad: whether gradients were recorded.
+        start: the first node of the tape that belongs to it.
+        inputs: the tensors that it was given.
+        outputs: the tensors that it gave.
+        inner: calls of modules with parameters inside it, the outermost of each.
+        live: functions that act differently in training (dropout, batch norm) and did so.
+        still: those that were there and were switched off.
+        sources: what its inputs were computed from, as bits of the tape's sources.
+        first_source: the first source of the tape that was met inside it.
+    """
+
+    module: nn.Module
+    label: str
+    place: Place | None
+    training: bool
+    grad: bool
+    start: int
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...] = ()
+    inner: list[Call] = field(default_factory=list)
+    live: set[str] = field(default_factory=set)
+    still: set[str] = field(default_factory=set)
+    sources: int = 0
+    first_source: int = 0
+
+
+@dataclass(eq=False)
+class Source:
+    """Something that a loss is computed from: a network's output, an activation inside it, a stored tensor.
+
+    Attributes:
+        kind: ``network``, ``inside`` (an activation that a hook took), ``parameter`` or ``constant``.
+        tensor: its value.
+        call: the module call that it came from.
+        earlier: for a constant, the networks whose outputs it was made of in an earlier step.
+    """
+
+    kind: str
+    tensor: Tensor
+    call: Call | None = None
+    earlier: tuple[Call, ...] = ()
+
+
+@dataclass(eq=False)
+class Node:
+    """One call of a torch function: its arguments, where each tensor among them came from, and what it gave."""
+
+    function: Any
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    inputs: tuple[Tensor, ...]
+    origins: tuple[tuple[int, int] | None, ...]
+    outputs: tuple[Tensor, ...]
+    place: Place | None
+    in_place: bool
+    sources: int
+    gradient: int
+    call: Call | None = None
+    names: tuple[tuple[str, bool], ...] = ()
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position or name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+
+_MULTIPLIES = frozenset(("mul", "__rmul__", "mul_", "multiply"))
+
+
+def names_of(number: float) -> tuple[tuple[str, bool], ...]:
+    """Variables of the user's innermost frame that hold a number, or one minus it (then with True)."""
+    frame = user_frame(3)
+    if frame is None:
+        return ()
+    found: dict[str, bool] = {}
+
+    def look(items: Iterable[tuple[Any, Any]], depth: int) -> None:
+        for key, value in items:
+            if isinstance(value, float) and isinstance(key, str):
+                if value == number or 1 - value == number:
+                    found.setdefault(key, value != number)
+            elif depth and isinstance(value, dict) and len(value) < 100:
+                look(list(value.items()), depth - 1)
+            elif depth and not isinstance(value, type) and isinstance(getattr(value, "__dict__", None), dict):
+                look(list(vars(value).items()), depth - 1)
+
+    look(list(frame.f_locals.items()), 1)
+    return tuple(found.items())
+
+
+class Tape(TorchFunctionMode):
+    """Records torch's functions while it is entered and ``active``.
+
+    A module with parameters whose output is no scalar is one step of the tape: what happens inside it is forgotten
+    when it returns. A module that gives a loss, or that runs several networks side by side, is looked through.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.active = True
+        self._entered = False
+        self._earlier: dict[int, tuple[weakref.ref[Tensor], tuple[Call, ...]]] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin a new window; tensors that outlive the old one keep the networks that they came from."""
+        survivors = self._outputs_of_networks() if hasattr(self, "nodes") else []
+        self.nodes: list[Node] = []
+        self.sources: list[Source] = []
+        self.open: list[Call] = []
+        self.escaped = self.first = 0
+        self.last: int | None = None
+        self._bytes = 0
+        self._origin: dict[int, tuple[int, int]] = {}
+        self._bit: dict[int, int] = {}
+        self._inside: dict[int, tuple[weakref.ref[Tensor], Call]] = {}
+        for key, reference, calls in survivors:
+            if reference() is not None:
+                for call in calls:
+                    call.inputs, call.outputs, call.inner = (), (), []
+                self._earlier[key] = (reference, calls)
+        if len(self._earlier) > 4 * MAX_NODES:
+            self._earlier = {k: v for k, v in self._earlier.items() if v[0]() is not None}
+
+    def _outputs_of_networks(self) -> list[tuple[int, weakref.ref[Tensor], tuple[Call, ...]]]:
+        found = []
+        for node in self.nodes:
+            calls = (node.call,) if node.call is not None else self.networks(node.sources)
+            if calls:
+                found += [(id(t), weakref.ref(t), calls) for t in node.outputs if not t.requires_grad]
+        return found
+
+    def remember(self, tensors: Iterable[Tensor], call: Call) -> None:
+        """Outputs of a network that was called while nothing was recorded."""
+        for tensor in tensors:
+            self._earlier[id(tensor)] = (weakref.ref(tensor), (call,))
+
+    def outlives(self, module: nn.Module, classes: int) -> bool:
+        """Whether something of as many columns that was computed from a network's outputs is still there."""
+        for reference, calls in self._earlier.values():
+            tensor = reference()
+            if tensor is None or not tensor.is_floating_point() or not tensor.dim() or tensor.shape[-1] != classes:
+                continue
+            if any(call.module is module for call in calls):
+                return True
+        return False
+
+    # Entering and leaving: only at the top of torch's stack of modes, so that a user's own modes keep their order.
+
+    def enter(self) -> None:
+        """Begin to see functions."""
+        if not self._entered:
+            self.__enter__()  # type: ignore[no-untyped-call]
+            self._entered = True
+
+    def leave(self) -> bool:
+        """Stop seeing functions; False where another mode was entered since, and it must be tried again."""
+        if self._entered:
+            top = torch.overrides._get_current_function_mode()  # type: ignore[no-untyped-call]
+            if top is not self:
+                return False
+            self.__exit__(None, None, None)
+            self._entered = False
+        return True
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if self.active:
+            try:
+                name = func.__name__
+            except AttributeError:
+                name = type(func).__name__
+            if name == "__get__":
+                if not isinstance(out, Tensor):
+                    return out
+                name = func.__self__.__name__
+                if name == "grad":
+                    return out
+            elif name in _SKIPPED or name == "__set__":
+                return out
+            elif name == "__iter__":
+                out = list(out)
+                self.record(func, name, tuple(args), kwargs, tuple(out))
+                return iter(out)
+            self.record(func, name, tuple(args), kwargs, out)
+        return out
+
+    def record(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
+        """Add one function call to the tape."""
+        in_place = (name[-1] == "_" and name[-2:] != "__") or name == "__setitem__" or kwargs.get("out") is not None
+        outputs = (out,) if isinstance(out, Tensor) else tuple(tensors_in(out)) if isinstance(out, list | tuple) else ()
+        if name == "__setitem__":
+            outputs = (args[0],)
+        if not outputs:
+            if name in _ESCAPES and args and isinstance(args[0], Tensor) and args[0].dim() >= 2:
+                self.escaped |= self._bits(args[0])[0]
+            return
+        inputs = tuple(tensors_in(args, kwargs))
+        if name in ("dropout", "batch_norm", "lstm", "gru", "scaled_dot_product_attention", "alpha_dropout"):
+            self._note_mode(name, args, kwargs)
+        sources = gradient = 0
+        origins = []
+        for tensor in inputs:
+            mask, flowing = self._bits(tensor)
+            sources |= mask
+            gradient |= flowing
+            origins.append(self._origin.get(id(tensor)))
+        if not outputs[0].requires_grad:
+            gradient = 0
+        node = Node(func, name, args, kwargs, inputs, tuple(origins), outputs, place(3), in_place, sources, gradient)
+        if name in _MULTIPLIES and outputs[0].dim() == 0:
+            numbers = [each for each in args[:2] if isinstance(each, float) and 0 < each < 1 and each != 0.5]
+            node.names = names_of(numbers[0]) if numbers else ()
+        self._add(node)
+
+    def _add(self, node: Node) -> None:
+        index = len(self.nodes)
+        self.nodes.append(node)
+        for slot, tensor in enumerate(node.outputs):
+            self._origin[id(tensor)] = (index, slot)
+            self._bytes += tensor.numel() * tensor.element_size()
+        if (len(self.nodes) > MAX_NODES or self._bytes > MAX_BYTES) and not self.open:
+            self.clear()
+
+    def _bits(self, tensor: Tensor) -> tuple[int, int]:
+        """What a tensor was computed from, and of that, what its gradient reaches."""
+        origin = self._origin.get(id(tensor))
+        if origin is not None:
+            node = self.nodes[origin[0]]
+            if node.call is not None:
+                bit = self._source_bit(tensor, Source("network", tensor, node.call))
+                return bit, bit if tensor.requires_grad else 0
+            return node.sources, node.gradient if tensor.requires_grad else 0
+        bit = self._bit.get(id(tensor), 0)
+        if not bit:
+            inside = self._inside.get(id(tensor))
+            earlier = self._earlier.get(id(tensor))
+            if inside is not None and inside[0]() is tensor:
+                source = Source("inside", tensor, inside[1])
+            elif isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
+                source = Source("parameter", tensor)
+            elif earlier is not None and earlier[0]() is tensor:
+                source = Source("constant", tensor, earlier=earlier[1])
+            else:
+                source = Source("inside" if tensor.requires_grad else "constant", tensor)
+            bit = self._source_bit(tensor, source)
+        return bit, bit if tensor.requires_grad else 0
+
+    def _source_bit(self, tensor: Tensor, source: Source) -> int:
+        bit = self._bit.get(id(tensor), 0)
+        if not bit:
+            bit = self._bit[id(tensor)] = 1 << len(self.sources)
+            self.sources.append(source)
+        return bit
+
+    def _note_mode(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        def given(position: int, key: str, default: Any) -> Any:
+            return args[position] if len(args) > position else kwargs.get(key, default)
+
+        if name in ("dropout", "alpha_dropout"):
+            live = bool(given(2, "training", name == "dropout")) and given(1, "p", 0.5) > 0
+            if given(1, "p", 0.5) == 0:
+                return
+        elif name == "batch_norm":
+            # Where there are no running statistics, the batch's own are meant.
+            if given(1, "running_mean", None) is None:
+                return
+            live = bool(given(5, "training", False))
+        elif name == "scaled_dot_product_attention":
+            live = given(4, "dropout_p", 0.0) > 0
+            if not live:
+                return
+        else:
+            rate, live = (args[5], bool(args[6])) if len(args) > 8 else (0.0, False)
+            if not rate:
+                return
+        short = "batch norm" if name == "batch_norm" else "dropout"
+        for call in self.open:
+            (call.live if live else call.still).add(short)
+
+    # Modules.
+
+    def begin(self, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], label: str) -> Call:
+        """A module is called."""
+        call = Call(
+            module,
+            label,
+            place(3),
+            module.training,
+            torch.is_grad_enabled(),
+            len(self.nodes),
+            tuple(tensors_in(args, kwargs)),
+        )
+        for tensor in call.inputs:
+            call.sources |= self._bits(tensor)[0]
+        call.first_source = len(self.sources)
+        self.open.append(call)
+        return call
+
+    def end(self, call: Call, out: Any, has_parameters: bool) -> None:
+        """A module has returned: it is one step of the tape, or it is looked through."""
+        while self.open and self.open.pop() is not call:
+            pass
+        call.outputs = tuple(tensors_in(out))
+        opaque = has_parameters and call.outputs and not _is_composite(call)
+        if not opaque:
+            parents = self.open[-1:]
+            for parent in parents:
+                parent.inner += call.inner
+            return
+        for inner in call.inner:
+            for tensor in inner.outputs:
+                self._inside[id(tensor)] = (weakref.ref(tensor), call)
+        start = min(call.start, len(self.nodes))
+        for node in self.nodes[start:]:
+            for tensor in node.outputs:
+                if self._origin.get(id(tensor), (-1, 0))[0] >= start:
+                    del self._origin[id(tensor)]
+        del self.nodes[start:]
+        for source in self.sources[call.first_source :]:
+            self._bit.pop(id(source.tensor), None)
+        del self.sources[call.first_source :]
+        call.inner = []
+        self._add(
+            Node(
+                call.module,
+                "module",
+                (),
+                {},
+                call.inputs,
+                tuple(self._origin.get(id(t)) for t in call.inputs),
+                call.outputs,
+                call.place,
+                False,
+                0,
+                0,
+                call,
+            )
+        )
+        if self.open:
+            self.open[-1].inner.append(call)
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls of networks in the window, in order."""
+        return [node.call for node in self.nodes[self.first : self.last] if node.call is not None]
+
+    def networks(self, sources: int) -> tuple[Call, ...]:
+        """The module calls among sources."""
+        if not sources:
+            return ()
+        return tuple(
+            {
+                id(call): call
+                for i, source in enumerate(self.sources)
+                if sources >> i & 1
+                for call in ((source.call,) if source.call is not None else source.earlier)
+            }.values()
+        )
+
+    def ancestors(self, tensor: Tensor) -> list[int]:
+        """The nodes that a tensor was computed by, in order; module calls end the search."""
+        origin = self._origin.get(id(tensor))
+        if origin is None:
+            return []
+        seen, todo = set(), [origin[0]]
+        while todo:
+            index = todo.pop()
+            if index in seen:
+                continue
+            seen.add(index)
+            if self.nodes[index].call is None:
+                todo += [each[0] for each in self.nodes[index].origins if each is not None]
+        return sorted(seen)
+
+    def origin(self, tensor: Tensor) -> int | None:
+        """The node that a tensor was computed by last."""
+        found = self._origin.get(id(tensor))
+        return found[0] if found is not None else None
+
+    def bits(self, tensor: Tensor) -> tuple[int, int]:
+        """The sources of a tensor, and of them those that its gradient reaches."""
+        return self._bits(tensor)
+
+
+def _is_composite(call: Call) -> bool:
+    """Whether a module is looked through: it gives a loss, or it runs several networks side by side."""
+    if any(tensor.dim() == 0 or (tensor.dim() == 1 and tensor.is_floating_point()) for tensor in call.outputs):
+        return bool(call.inner)
+    if len(call.inner) < 2:
+        return False
+    # Two networks, one recorded without gradients: a teacher and a student in one module.
+    if call.grad and len({each.grad for each in call.inner}) > 1:
+        return True
+    given = {id(tensor) for tensor in call.inputs}
+    returned = {id(tensor) for tensor in call.outputs}
+    branches = [each for each in call.inner if any(id(t) in given for t in each.inputs)]
+    return sum(any(id(t) in returned for t in each.outputs) for each in branches) > 1
+
+
+@dataclass(eq=False)
+class RecordedLoss:
+    """A loss as a function of some of its sources, computed again from the tape.
+
+    Attributes:
+        value: what it was.
+        nodes: its nodes, in order, with what each takes: a constant, an earlier node, or a source.
+    """
+
+    steps: list[tuple[Node, tuple[Any, ...], bool]]
+    result: int
+    sources: tuple[Tensor, ...]
+
+    def __call__(self, *values: Tensor) -> Tensor:
+        """The loss where its sources have other values; they may require gradients.
+
+        Args:
+            values: one for each of ``sources``, of their shapes.
+        """
+        made: list[tuple[Tensor, ...]] = []
+        for node, takes, in_place in self.steps:
+            given = [
+                values[each[1]] if each[0] == "source" else made[each[1]][each[2]] if each[0] == "node" else each[1]
+                for each in takes
+            ]
+            if in_place:
+                given[0] = given[0].clone()
+            iterator = iter(given)
+            args, kwargs = _with_tensors(node.args, iterator), _with_tensors(node.kwargs, iterator)
+            out = node.function(*args, **kwargs)
+            if node.name == "__setitem__":
+                out = args[0]
+            made.append((out,) if isinstance(out, Tensor) else tuple(tensors_in(list(out))))
+        return made[self.result][0]
+
+
+def replay(tape: Tape, loss: Tensor, sources: Sequence[Tensor]) -> RecordedLoss | None:
+    """A loss of the tape as a function of some of its sources; None where it does not depend on them.
+
+    Constants are kept as they are now.
+    """
+    position = {id(tensor): i for i, tensor in enumerate(sources)}
+    number: dict[int, int] = {}
+    steps: list[tuple[Node, tuple[Any, ...], bool]] = []
+    for index in tape.ancestors(loss):
+        node = tape.nodes[index]
+        if node.call is not None:
+            continue
+        takes: list[Any] = []
+        for tensor, origin in zip(node.inputs, node.origins, strict=True):
+            if origin is not None and origin[0] in number:
+                takes.append(("node", number[origin[0]], origin[1]))
+            elif id(tensor) in position:
+                takes.append(("source", position[id(tensor)]))
+            else:
+                takes.append(("constant", tensor.detach()))
+        if any(each[0] != "constant" for each in takes):
+            number[index] = len(steps)
+            bare = Node(
+                node.function,
+                node.name,
+                _without_tensors(node.args),
+                _without_tensors(node.kwargs),
+                (),
+                (),
+                (),
+                node.place,
+                node.in_place,
+                0,
+                0,
+            )
+            steps.append((bare, tuple(takes), node.in_place))
+    last = tape.origin(loss)
+    if last is None or last not in number:
+        return None
+    return RecordedLoss(steps, number[last], tuple(tensor.detach().clone() for tensor in sources))
+
+
+_HOLE = torch.empty(0)
+
+
+def _without_tensors(value: Any) -> Any:
+    """Arguments with a placeholder for each tensor, so that the tape's tensors are not kept."""
+    if isinstance(value, Tensor):
+        return _HOLE
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_without_tensors(each) for each in value))
+    if isinstance(value, list | tuple):
+        return type(value)([_without_tensors(each) for each in value])
+    if isinstance(value, Mapping):
+        return {key: _without_tensors(each) for key, each in value.items()}
+    return value

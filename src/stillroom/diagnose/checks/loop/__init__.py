@@ -1,0 +1,1 @@
+"""Checks of a training loop of the user's: what its steps did, told by its modules, its losses and its answers."""

@@ -1,0 +1,461 @@
+"""Checks of what the teacher answers: to which images, how well, in which order of classes, from which weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
+from torch import Tensor
+
+from stillroom.diagnose.check import CheckResult, Limits, Skip, check
+from stillroom.diagnose.checks.loop.context import LoopContext, accuracy, ask, most_common
+from stillroom.diagnose.checks.loop.record import Answers, CallFacts, Network, Step
+from stillroom.schema.diagnosis import Remedy, Verdict
+
+# Fewer rows with a label than this say nothing of an accuracy.
+FEWEST = 40
+# Share of rows on which stored and live answers must decide alike.
+ALIKE = Limits(warning=0.9, problem=0.6, why="Augmentation moves some decisions, other images most of them.")
+
+
+def _chance(labels: Tensor, classes: int) -> float:
+    """The accuracy of always naming the most frequent class."""
+    return max(1 / classes, float(torch.bincount(labels, minlength=classes).max()) / len(labels))
+
+
+def _above_chance(hits: int, count: int, chance: float) -> bool:
+    return float(binom.sf(hits - 1, count, min(chance, 1.0))) < 1e-3
+
+
+@check(
+    threshold="Stored answers decide as the network does when it is asked again, or fit the labels as well.",
+    limits=(ALIKE,),
+    source="Answers kept by the number of a batch, of a loader that shuffles, belong to other images from the "
+    "next pass "
+    "on.",
+    problem="The answers belong to other images",
+    title="Answers and images",
+)
+def stale_answers(context: LoopContext) -> CheckResult:
+    if not context.answers:
+        raise Skip("No logits of a teacher were seen beside the student's.")
+    moved = _other_images(context)
+    if moved is not None:
+        return moved
+    stored = [(step, each) for step, each in context.answers if each.stored]
+    if not stored:
+        return CheckResult("ok", "The teacher was asked live, about the images that the student saw.")
+    place = most_common([each.place for _, each in stored])
+    blank = [(step, each) for step, each in stored if not bool(each.teacher.any()) or _repeats(each.teacher)]  # type: ignore[union-attr,arg-type]
+    if blank:
+        zeros = not bool(blank[0][1].teacher.any())  # type: ignore[union-attr]
+        return CheckResult(
+            "problem",
+            f"The stored answers are {'zeros' if zeros else 'the same for every row'} in {len(blank)} of {len(stored)} "
+            f"watched steps, first in step {blank[0][0].number + 1}.",
+            {"steps": len(blank)},
+            Remedy("Fill the store for every image before the first step that reads it."),
+            location=place,
+        )
+    best = _asked_again(context, stored)
+    rows = [(e.teacher, e.labels) for _, e in stored if e.labels is not None]
+    stored_accuracy, count, classes = float("nan"), 0, stored[0][1].student.shape[1]
+    labels = torch.zeros(0, dtype=torch.long)
+    if rows:
+        logits = torch.cat([t[: len(y)][y[: len(t)] >= 0].cpu() for t, y in rows])  # type: ignore[index,arg-type]
+        labels = torch.cat([y[: len(t)][y[: len(t)] >= 0].cpu() for t, y in rows])  # type: ignore[arg-type]
+        count = len(labels)
+        stored_accuracy = accuracy(logits, labels) if count else float("nan")
+    evidence = {"rows": count, "stored_accuracy": stored_accuracy}
+    remedy = Remedy(
+        "Store the answers by the index of the image, and read them by it: let the Dataset return its index, or "
+        "shuffle "
+        "images, labels and answers together."
+    )
+    if best is not None:
+        network, alike, live_accuracy, asked_rows = best
+        evidence |= {"alike": alike, "live_accuracy": live_accuracy, "asked_again": asked_rows}
+        verdict = ALIKE.below(alike)
+        worse = not rows or math.isnan(stored_accuracy) or live_accuracy - stored_accuracy > 0.2
+        if verdict == "problem" and worse:
+            fit = f"; they fit {stored_accuracy:.0%} of the labels, its answers now {live_accuracy:.0%}" if rows else ""
+            return CheckResult(
+                "problem",
+                f"The stored answers decide as {network.label} does on {alike:.0%} of {asked_rows} images that it was "
+                f"asked about again{fit}: they belong to other images.",
+                evidence,
+                remedy,
+                location=place,
+            )
+        if alike >= ALIKE.problem:
+            return CheckResult(
+                "ok",
+                f"The stored answers decide as {network.label} does now on {alike:.0%} of {asked_rows} images.",
+                evidence,
+            )
+    if count >= FEWEST and not _above_chance(round(stored_accuracy * count), count, _chance(labels, classes)):
+        sure = float(torch.cat([t.softmax(1).max(1).values.cpu() for t, _ in rows]).mean())  # type: ignore[union-attr]
+        if sure > 2.5 / classes and sure > 0.4:
+            return CheckResult(
+                "problem",
+                f"The stored answers name the label in {stored_accuracy:.0%} of {count} rows, as chance does, "
+                f"though they "
+                f"are sure of themselves ({sure:.0%} for the first class): they belong to other images, or to another "
+                "order of classes.",
+                evidence | {"confidence": sure},
+                remedy,
+                location=place,
+            )
+    return CheckResult("ok", "The stored answers fit the images.", evidence)
+
+
+def _repeats(rows: Tensor) -> bool:
+    return len(rows) > 2 and bool((rows == rows[:1]).all())
+
+
+def _other_images(context: LoopContext) -> CheckResult | None:
+    """Whether teacher and student were given different images in one step."""
+    pairs = [
+        (step, each.student_call, each.teacher_call)
+        for step, each in context.answers
+        if each.student_call is not None and each.teacher_call is not None
+    ]
+    other: list[tuple[Step, CallFacts]] = []
+    count = 0
+    for step, student, teacher in pairs:
+        first, second = student.inputs, teacher.inputs
+        if first is None or second is None or len(first) < 4 or len(first) != len(second):
+            continue
+        if first.shape != second.shape or not first.is_floating_point():
+            continue
+        count += 1
+        if not torch.equal(first, second) and _row_match(first, second) < 0.5:
+            other.append((step, teacher))
+    if not other or len(other) < 0.5 * count:
+        return None
+    agreement = [_label_fit(each) for _, each in context.answers]
+    fits = [each for each in agreement if each is not None]
+    if fits and float(np.mean(fits)) > 0.5:
+        return None
+    return CheckResult(
+        "problem",
+        f"Teacher and student were given different images in {len(other)} of {count} watched steps: row by row their "
+        "inputs have nothing in common.",
+        {"steps": len(other)},
+        Remedy("Ask the teacher about the batch that the student is trained on."),
+        location=most_common([call.place for _, call in other]),
+    )
+
+
+def _label_fit(answers: Answers) -> float | None:
+    if answers.labels is None or answers.teacher is None:
+        return None
+    valid = answers.labels >= 0
+    count = min(len(valid), len(answers.teacher))
+    return accuracy(answers.teacher[:count][valid[:count]], answers.labels[:count][valid[:count]])
+
+
+def _row_match(first: Tensor, second: Tensor) -> float:
+    """Share of rows of one batch that are most like the same row of the other."""
+    a, b = (each.float().flatten(1) for each in (first, second))
+    a, b = a - a.mean(0), b - b.mean(0)
+    a, b = (torch.nn.functional.normalize(each, dim=1) for each in (a, b))
+    nearest = (a @ b.T).argmax(1)
+    return float((nearest == torch.arange(len(a), device=nearest.device)).float().mean())
+
+
+def _asked_again(context: LoopContext, stored: list[tuple[Step, Answers]]) -> tuple[Network, float, float, int] | None:
+    """The network that stored answers fit best when it is asked now: share of equal decisions, accuracy, rows."""
+    best: tuple[Network, float, float, int] | None = None
+    origins = [network for _, each in stored for network in each.teacher_origin]
+    for network in dict.fromkeys([*origins, *context.candidates]):
+        same = hits = labelled = total = 0
+        try:
+            for _, each in stored[-8:]:
+                call = each.student_call
+                if call is None or call.inputs is None or each.teacher is None or len(each.shape) != 2:
+                    continue
+                count = min(len(call.inputs), len(each.teacher), 64)
+                live = ask(network, call.inputs[:count], each.student.shape[1]).argmax(1)
+                same += int((live == each.teacher[:count].argmax(1).cpu()).sum())
+                total += count
+                if each.labels is not None:
+                    valid = each.labels[:count].cpu()
+                    hits += int((live[valid >= 0] == valid[valid >= 0]).sum())
+                    labelled += int((valid >= 0).sum())
+        except Skip:
+            continue
+        if total and (best is None or same / total > best[1]):
+            best = (network, same / total, hits / labelled if labelled else float("nan"), total)
+    return best
+
+
+@check(
+    threshold="The file that the teacher was loaded from holds its weights.",
+    source="load_state_dict(…, strict=False) passes over keys of another name (a 'module.' before them) in silence.",
+    problem="The teacher's weights were not loaded",
+    title="Weights of the teacher",
+)
+def weights_not_loaded(context: LoopContext) -> CheckResult:
+    teachers = context.teachers or context.candidates
+    if not teachers:
+        raise Skip("No teacher was run.")
+    seen = False
+    for network in teachers:
+        for loading in network.loaded[:1]:
+            seen = True
+            missing = [key for key in loading.missing if not key.endswith("num_batches_tracked")]
+            if network.trained_before or not missing:
+                continue
+            share = loading.loaded / max(1, loading.expected)
+            unknown = f"; the file's keys are {', '.join(loading.unexpected[:2])} …" if loading.unexpected else ""
+            verdict: Verdict = "problem" if share < 0.5 or _has_head(missing) else "warning"
+            return CheckResult(
+                verdict,
+                f"{loading.loaded} of {loading.expected} tensors of the teacher {network.label} were loaded"
+                f"{unknown}: what is missing ({', '.join(missing[:2])} …) is as it was drawn.",
+                {"loaded": loading.loaded, "expected": loading.expected, "unexpected": list(loading.unexpected[:5])},
+                Remedy(
+                    "Load with strict=True, and rename the keys that it complains about.",
+                    code='model.load_state_dict({k.removeprefix("module."): v for k, v in state.items()})',
+                ),
+                location=loading.place,
+            )
+    trained = [each for each in teachers if each.trained_before]
+    if not seen and not trained and context.whole_script and not context.follows_student and context.teachers:
+        at_chance = _teacher_accuracy(context)
+        if at_chance is not None and not at_chance[0]:
+            return CheckResult(
+                "problem",
+                f"The teacher {teachers[0].label} was neither trained nor loaded in this script, and names "
+                f"{at_chance[1]:.0%} of {at_chance[2]} labels, as chance does.",
+                {"accuracy": at_chance[1], "rows": at_chance[2]},
+                Remedy("Load the teacher's weights before it answers."),
+                location=context.calls("teacher")[0][1].place if context.calls("teacher") else None,
+            )
+        raise Skip("The teacher was neither trained nor loaded under the audit.")
+    return CheckResult("ok", "The teacher was trained in this script, or all of its weights were loaded.")
+
+
+def _has_head(missing: list[str]) -> bool:
+    return any(part in key for key in missing for part in ("fc.", "classifier.", "head."))
+
+
+def _teacher_accuracy(context: LoopContext) -> tuple[bool, float, int] | None:
+    """Whether the teacher is above chance, its accuracy on the watched rows, and how many they are."""
+    try:
+        teacher, _, labels = context.labelled
+    except Skip:
+        return None
+    if len(labels) < FEWEST:
+        return None
+    share = accuracy(teacher, labels)
+    chance = _chance(labels, teacher.shape[1])
+    return _above_chance(round(share * len(labels)), len(labels), chance), share, len(labels)
+
+
+@check(
+    threshold="The teacher's classes are in the order of the labels.",
+    source="Class numbers follow the order of folders or of a file; another order leaves a teacher that is right and "
+    "scored as wrong.",
+    problem="The teacher's classes are in another order",
+    title="Order of the classes",
+)
+def class_order(context: LoopContext) -> CheckResult:
+    teacher, _, labels = context.labelled
+    classes = teacher.shape[1]
+    if len(labels) < max(FEWEST, 3 * classes):
+        raise Skip(f"{len(labels)} rows with labels are too few for {classes} classes.")
+    share = accuracy(teacher, labels)
+    table = torch.zeros(classes, classes)
+    table.index_put_((labels, teacher.argmax(1)), torch.ones(len(labels)), accumulate=True)
+    rows, columns = linear_sum_assignment(-table.numpy())
+    best = float(table[rows, columns].sum()) / len(labels)
+    evidence = {"accuracy": share, "reordered": best, "rows": len(labels)}
+    if best > 0.6 and best - share > 0.3:
+        moved = [f"{r}→{c}" for r, c in zip(rows, columns, strict=True) if r != c and table[r].sum() > 0]
+        return CheckResult(
+            "problem",
+            f"The teacher names {share:.0%} of {len(labels)} labels, and {best:.0%} where its classes are put "
+            f"into another "
+            f"order ({', '.join(moved[:4])} …).",
+            evidence,
+            Remedy("Reorder the teacher's logits: teacher_logits[:, order], order[label] = the teacher's class."),
+            location=most_common([each.place for _, each in context.answers]),
+        )
+    return CheckResult("ok", f"No other order of classes fits the labels better ({share:.0%}).", evidence)
+
+
+@check(
+    threshold="The teacher names more labels than chance does (p < 0.001).",
+    source="A student that is taught by guesses learns guesses.",
+    problem="The teacher guesses",
+    title="The teacher and chance",
+)
+def teacher_at_chance(context: LoopContext) -> CheckResult:
+    found = _teacher_accuracy(context)
+    if found is None:
+        raise Skip("Too few labels were seen beside the teacher's answers.")
+    above, share, rows = found
+    evidence = {"accuracy": share, "rows": rows}
+    if context.follows_student or any(call.held for _, call in context.calls("teacher")):
+        return CheckResult(
+            "ok", f"The teacher learns with the student: it names {share:.0%} of {rows} labels.", evidence
+        )
+    if above:
+        return CheckResult("ok", f"The teacher names {share:.0%} of {rows} labels.", evidence)
+    return CheckResult(
+        "problem",
+        f"The teacher names {share:.0%} of {rows} labels, no more than chance.",
+        evidence,
+        Remedy("Check the teacher's weights, its input and the labels, in this order."),
+        location=most_common([each.place for _, each in context.answers]),
+    )
+
+
+@check(
+    threshold="A warning below 60% of the training labels; a problem where the student itself does better by 10 "
+    "points.",
+    limits=(Limits(0.6, 0.0, "A teacher is usually fitted to its training data."),),
+    source="What a teacher does not know it cannot teach.",
+    problem="The teacher is weak",
+    title="Accuracy of the teacher",
+)
+def teacher_weak(context: LoopContext) -> CheckResult:
+    teacher, student, labels = context.labelled
+    if len(labels) < FEWEST:
+        raise Skip("Too few labels were seen beside the teacher's answers.")
+    half = len(labels) // 2
+    share = accuracy(teacher, labels)
+    late, late_student = accuracy(teacher[half:], labels[half:]), accuracy(student[half:], labels[half:])
+    evidence = {"accuracy": share, "rows": len(labels), "student": late_student}
+    margin = 0.1 + 2 * (0.5 / max(1, len(labels) - half)) ** 0.5
+    if late_student - late > margin and not context.follows_student:
+        return CheckResult(
+            "problem",
+            f"The student names {late_student:.0%} of the last {len(labels) - half} labels that were watched, "
+            f"the teacher "
+            f"{late:.0%}.",
+            evidence,
+            Remedy("Train the teacher longer, or leave it out."),
+            location=most_common([each.place for _, each in context.answers]),
+        )
+    if share < 0.6 and _above_chance(round(share * len(labels)), len(labels), _chance(labels, teacher.shape[1])):
+        return CheckResult(
+            "warning",
+            f"The teacher names {share:.0%} of {len(labels)} training labels.",
+            evidence,
+            Remedy("Compare with the accuracy that the teacher is known for; look at its input and its training."),
+            location=most_common([each.place for _, each in context.answers]),
+        )
+    return CheckResult("ok", f"The teacher names {share:.0%} of {len(labels)} training labels.", evidence)
+
+
+@check(
+    threshold="No other scale, normalisation or channel order of its input gives the teacher 15 points more.",
+    source="A teacher sees what it was trained on only through the same preprocessing.",
+    problem="The teacher's input is not what it was trained on",
+    title="Input of the teacher",
+)
+def teacher_input(context: LoopContext) -> CheckResult:
+    live = [
+        (each, each.teacher_call)
+        for _, each in context.answers
+        if each.teacher_call is not None
+        and each.labels is not None
+        and len(each.shape) == 2
+        and each.teacher_call.inputs is not None
+        and each.teacher_call.inputs.is_floating_point()
+        and len(each.teacher_call.inputs) <= len(each.labels)
+    ]
+    if not live:
+        raise Skip("No teacher was run on images with labels in the watched steps.")
+    network = live[0][1].network
+    inputs = torch.cat([call.inputs for _, call in live[:8] if call.inputs is not None])[:512]
+    labels = torch.cat([each.labels[: len(call.inputs)] for each, call in live[:8] if call.inputs is not None])[:512]  # type: ignore[index]
+    valid = labels >= 0
+    inputs, labels = inputs[valid], labels[valid].cpu()
+    if len(labels) < FEWEST:
+        raise Skip("Too few labels were seen beside the teacher's answers.")
+    classes = live[0][0].student.shape[1]
+    given = accuracy(ask(network, inputs, classes), labels)
+    if given > 0.75:
+        return CheckResult(
+            "ok", f"The teacher names {given:.0%} of {len(labels)} labels on the input that it is given."
+        )
+    tried: dict[str, float] = {}
+    for name, other in _alternatives(inputs).items():
+        try:
+            tried[name] = accuracy(ask(network, other, classes), labels)
+        except Skip:
+            continue
+    best = max(tried, key=lambda name: tried[name], default=None)
+    evidence = {"accuracy": given, "rows": len(labels), "tried": tried}
+    if best is not None and tried[best] - given > max(0.15, 3 * (0.5 / len(labels)) ** 0.5):
+        return CheckResult(
+            "problem",
+            f"The teacher {network.label} names {given:.0%} of {len(labels)} labels on the input that it is given, and "
+            f"{tried[best]:.0%} where it is {best}.",
+            evidence,
+            Remedy(
+                "Give the teacher the input that it was trained on: its own normalisation, scale and channel order."
+            ),
+            location=most_common([call.place for _, call in live]),
+        )
+    return CheckResult("ok", f"No other input that was tried helps the teacher ({given:.0%}).", evidence)
+
+
+def _alternatives(x: Tensor) -> dict[str, Tensor]:
+    """The same images as they may have been meant."""
+    dims = tuple(i for i in range(x.dim()) if i != 1) if x.dim() == 4 else tuple(range(x.dim()))
+    mean, std = x.mean(dims, keepdim=True), x.std(dims, keepdim=True).clamp_min(1e-6)
+    low, high = float(x.min()), float(x.max())
+    unit = (x - low) / max(high - low, 1e-6)
+    found = {
+        "scaled to [0, 1]": unit,
+        "scaled to [-1, 1]": 2 * unit - 1,
+        "multiplied by 255": x * 255,
+        "divided by 255": x / 255,
+        "divided by 16": x / 16,
+        "multiplied by 16": x * 16,
+        "normalised by its own mean and standard deviation": (x - mean) / std,
+        "inverted": low + high - x,
+    }
+    if x.dim() == 4 and x.shape[1] == 3:
+        imagenet_mean = x.new_tensor([0.485, 0.456, 0.406])[:, None, None]
+        imagenet_std = x.new_tensor([0.229, 0.224, 0.225])[:, None, None]
+        found["in the other channel order (BGR)"] = x.flip(1)
+        found["normalised with ImageNet's statistics"] = (unit - imagenet_mean) / imagenet_std
+        found["normalised once less (ImageNet)"] = x * imagenet_std + imagenet_mean
+    if x.dim() == 4 and x.shape[2] == x.shape[3]:
+        found["transposed"] = x.transpose(2, 3)
+    return found
+
+
+@check(
+    threshold="A teacher's targets differ from image to image.",
+    source="Targets with next to no variance can be met by a constant.",
+    problem="The targets are constant",
+    title="Spread of the targets",
+)
+def target_constant(context: LoopContext) -> CheckResult:
+    rows = [each.teacher for _, each in context.answers if each.teacher is not None and len(each.teacher) > 2]
+    if not rows:
+        raise Skip("No logits of a teacher were seen.")
+    live = [e for _, e in context.answers if not e.stored]
+    logits = torch.cat([each.cpu() for each in rows])
+    share = float(logits.std(0).norm() / logits.norm(dim=1).mean().clamp_min(1e-12))
+    evidence = {"spread": share, "rows": len(logits)}
+    if share < 1e-3:
+        verdict: Verdict = "problem" if live or not any(e.stored for _, e in context.answers) else "warning"
+        return CheckResult(
+            verdict,
+            f"The teacher's logits differ from row to row by {share:.1e} of their size.",
+            evidence,
+            Remedy("Look at the teacher's weights and input: it answers alike to every image."),
+            location=most_common([each.place for _, each in context.answers]),
+        )
+    return CheckResult("ok", "The teacher's logits differ from row to row.", evidence)

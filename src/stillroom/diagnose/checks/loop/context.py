@@ -1,0 +1,235 @@
+"""What the checks of a training loop know of it: one phase that has a teacher, and what is measured of it later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.diagnose.check import Skip, lazy
+from stillroom.diagnose.checks.loop.record import (
+    Answers,
+    Asked,
+    BackwardFacts,
+    CallFacts,
+    Network,
+    Phase,
+    Schedule,
+    Step,
+)
+
+# Rows of the student's batch that a teacher is asked about again.
+ASKED_AGAIN = 64
+
+
+class LoopContext:
+    """One phase of a training loop.
+
+    Args:
+        phase: what was seen of it.
+        asked: networks that were run without gradients outside its steps.
+        schedules: the learning-rate schedulers of the script.
+        identify: says what the losses of some steps are.
+        whole_script: whether all that was done to the networks was seen.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        asked: Sequence[Asked],
+        schedules: Sequence[Schedule],
+        identify: Callable[[LoopContext], list[Any]] = lambda context: [],
+        whole_script: bool = True,
+    ) -> None:
+        self.whole_script = whole_script
+        self.identify = identify
+        self.phase = phase
+        self.asked = [one for one in asked if one.phases <= phase.number + 1]
+        self.schedules = schedules
+
+    @property
+    def steps(self) -> list[Step]:
+        return self.phase.steps
+
+    @property
+    def backwards(self) -> list[tuple[Step, BackwardFacts]]:
+        """All calls of ``backward``."""
+        return [(step, backward) for step in self.steps for backward in step.backwards]
+
+    def calls(self, role: str) -> list[tuple[Step, CallFacts]]:
+        """Calls of the student's or the teacher's networks that a loss was computed from."""
+        return [
+            (step, call)
+            for step in self.steps
+            for call in step.calls
+            if call.role == role and call.reaches_loss and (role == "teacher" or call.gradient)
+        ]
+
+    @property
+    def students(self) -> list[Network]:
+        """The networks that learn."""
+        return list(dict.fromkeys(call.network for _, call in self.calls("student") if call.held > 0))
+
+    @property
+    def teachers(self) -> list[Network]:
+        """The networks that teach, and learn nothing themselves."""
+        students = set(self.students)
+        found = dict.fromkeys(call.network for _, call in self.calls("teacher"))
+        return [each for each in found if each not in students]
+
+    @property
+    def follows_student(self) -> bool:
+        """Whether the teacher moves with the student, as a moving average does: changed by no optimizer of its own."""
+        versions: dict[Network, set[int]] = {}
+        for _, call in self.calls("teacher"):
+            if call.held == 0 and not call.live:
+                versions.setdefault(call.network, set()).add(call.version)
+        return any(len(each) > 1 for each in versions.values())
+
+    @property
+    def answers(self) -> list[tuple[Step, Answers]]:
+        """Logits of both, by step."""
+        return [
+            (step, backward.answers)
+            for step, backward in self.backwards
+            if backward.answers is not None and backward.answers.teacher is not None
+        ]
+
+    @lazy
+    def labelled(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Teacher's answers, the student's, and labels, of all watched rows that have one."""
+        found = []
+        for _, each in self.answers:
+            if each.labels is None or each.teacher is None:
+                continue
+            count = min(len(each.labels), len(each.teacher))
+            valid = each.labels[:count] >= 0
+            found.append((each.teacher[:count][valid], each.student[:count][valid], each.labels[:count][valid]))
+        if not found or not sum(len(labels) for *_, labels in found):
+            raise Skip("No labels were seen beside the teacher's answers.")
+        teacher, student, labels = (torch.cat([one[i].cpu() for one in found]) for i in range(3))
+        return teacher, student, labels
+
+    @property
+    def silent_teachers(self) -> tuple[Network, list[tuple[Step, CallFacts]]] | None:
+        """A network that is run in most steps, is no student, and whose output no loss was computed from."""
+        students = set(self.students)
+        calls: dict[Network, list[tuple[Step, CallFacts]]] = {}
+        for step in self.steps:
+            if not step.backwards or step.escaped:
+                continue
+            seen = {call.network: call for call in step.calls if not call.used and call.held == 0}
+            for network, call in seen.items():
+                if network not in students:
+                    calls.setdefault(network, []).append((step, call))
+        often = [(network, each) for network, each in calls.items() if 2 * len(each) > len(self.steps)]
+        return max(often, key=lambda each: each[0].parameters, default=None)
+
+    @property
+    def silent_answers(self) -> Asked | None:
+        """Answers of a network to the student's training images that are still kept and were asked before it learnt."""
+        seen = {
+            print_ for step in self.steps for call in step.calls if call.role == "student" for print_ in call.prints
+        }
+        students = {id(each.module()) for each in self.students}
+        for one in self.asked:
+            if id(one.network.module()) in students or not one.kept or one.phases > self.phase.number:
+                continue
+            if seen and len(seen & one.prints) >= 0.5 * len(seen):
+                return one
+        return None
+
+    @lazy
+    def fits(self) -> list[Any]:
+        """What the losses of some steps are: filled by :func:`terms.identify`, the first check that asks."""
+        return self.identify(self)
+
+    @property
+    def source(self) -> str:
+        """What the user's files say around the losses."""
+        return "\n".join({term.words for _, backward in self.backwards for term in backward.terms if term.words})
+
+    @property
+    def candidates(self) -> list[Network]:
+        """Networks that may have given stored answers: asked before, of as many classes, and not the student."""
+        classes = {answers.student.shape[1] for _, answers in self.answers}
+        students = {id(each.module()) for each in self.students}
+        found: dict[int, Network] = {}
+        for one in self.asked:
+            module = one.network.module()
+            if module is not None and one.classes in classes and id(module) not in students:
+                found[id(module)] = one.network
+        return list(found.values())
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[nn.Module]:
+    """A module in evaluation mode, without the user's forward hooks; modes, buffers, generators are put back."""
+    modes = {each: each.training for each in module.modules()}
+    buffers = [(each, each.detach().clone()) for each in module.buffers()]
+    hooks = {each: each._forward_hooks for each in module.modules()}
+    state = torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    try:
+        for each in module.modules():
+            each.training = False
+            each._forward_hooks = type(hooks[each])()
+        with torch.no_grad():
+            yield module
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+            each._forward_hooks = hooks[each]
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+        torch.set_rng_state(state)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+
+
+def ask(network: Network, inputs: Tensor, classes: int) -> Tensor:
+    """A network's answers to inputs now, [N, K].
+
+    Raises:
+        Skip: it is gone, or does not take these inputs.
+    """
+    module = network.module()
+    if module is None:
+        raise Skip("The network is gone.")
+    with untouched(module):
+        try:
+            out: Any = module(inputs)
+        except Exception as error:  # a user's network can refuse in any way
+            raise Skip(f"{network.label} does not take the student's input: {error}") from None
+    for tensor in _tensors(out):
+        if tensor.dim() == 2 and tensor.shape[1] == classes and len(tensor) == len(inputs):
+            return tensor.detach().float().cpu()
+    raise Skip(f"{network.label} gives no logits of {classes} classes.")
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+    elif hasattr(value, "__dataclass_fields__"):
+        yield from _tensors(list(vars(value).values()))
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows whose largest logit is the label's."""
+    return float((logits.argmax(1) == labels).float().mean())
+
+
+def most_common(places: Sequence[str | None]) -> str | None:
+    """The place that most of them name."""
+    real = [each for each in places if each is not None]
+    return max(dict.fromkeys(real), key=real.count, default=None)

@@ -1,0 +1,233 @@
+"""Checks of how a step is made: accumulation, clipping, learning rate and its schedule."""
+
+from __future__ import annotations
+
+import math
+
+from stillroom.diagnose.check import CheckResult, Skip, check
+from stillroom.diagnose.checks.loop.context import LoopContext, most_common
+from stillroom.schema.diagnosis import Remedy, Verdict
+
+
+@check(
+    threshold="Clipping follows the last backward() of a step, and unscale_() where a gradient scaler is used.",
+    source="What is added after clipping is not clipped; a gradient that is still scaled is clipped to nothing.",
+    problem="The gradient is clipped too early",
+    title="Clipping",
+)
+def clipping(context: LoopContext) -> CheckResult:
+    early = scaled = clipped = 0
+    place: str | None = None
+    for step in context.steps:
+        names = [name for name, _ in step.events]
+        if "clip" not in names:
+            continue
+        clipped += 1
+        first = names.index("clip")
+        later = names[first + 1 :]
+        between = later[: later.index("backward")] if "backward" in later else ["step"]
+        if "step" in later and not {"step", "zero_grad"} & set(between):
+            early += 1
+            place = place or step.events[first][1]
+        uses_scaler = "scaler.step" in names
+        if uses_scaler and "scaler.unscale_" not in names[:first]:
+            scaled += 1
+            place = place or step.events[first][1]
+    if not clipped:
+        raise Skip("Nothing is clipped.")
+    if early > 0.5 * clipped:
+        return CheckResult(
+            "problem",
+            f"The gradient is clipped before the last backward() of the step, in {early} of {clipped} watched steps.",
+            {"steps": early},
+            Remedy("Clip once, after all terms have gone backward and before optimizer.step()."),
+            location=place,
+        )
+    if scaled > 0.5 * clipped:
+        return CheckResult(
+            "problem",
+            f"The gradient is clipped while the scaler's factor is still on it, in {scaled} of {clipped} "
+            f"watched steps.",
+            {"steps": scaled},
+            Remedy("Call scaler.unscale_(optimizer) before clipping.", code="scaler.unscale_(optimizer)"),
+            location=place,
+        )
+    return CheckResult("ok", "The gradient is clipped when it is whole.")
+
+
+@check(
+    threshold="The loss of a part of an accumulated batch is divided by the number of parts.",
+    source="Gradients of several backward() add up: n parts that are not divided make the step n times as large.",
+    problem="Accumulated gradients are not averaged",
+    title="Accumulation",
+)
+def accumulation(context: LoopContext) -> CheckResult:
+    counts = []
+    for step in context.steps:
+        places = [each.place for each in step.backwards]
+        if step.stepped and places and len(set(places)) == 1:
+            counts.append((len(places), step))
+    several = [(count, step) for count, step in counts if count > 1]
+    if not several or len(several) < 0.5 * len(counts):
+        raise Skip("Gradients are not accumulated.")
+    count, step = several[-1]
+    whole = [term for each in step.backwards for term in each.terms]
+    total = sum(abs(term.weight) for term in step.backwards[0].terms if term.student)
+    divided = bool(whole) and total < 1.5 / count + 1e-6
+    evidence = {"parts": count, "weights": total}
+    if divided or any(each.scaled for each in step.backwards):
+        return CheckResult("ok", f"{count} losses make a step, and each is divided.", evidence)
+    return CheckResult(
+        "warning",
+        f"{count} losses at {step.backwards[0].place} add up to one step and are not divided: the step is "
+        f"{count} times "
+        "as large.",
+        evidence,
+        Remedy(f"Divide each by {count}.", code=f"(loss / {count}).backward()"),
+        location=step.backwards[0].place,
+    )
+
+
+@check(
+    threshold="The learning rate is above 0, and the loss does not grow twentyfold or become NaN in the watched steps.",
+    source="A rate that is too high shows within the first steps.",
+    problem="The learning rate is wrong",
+    title="Learning rate",
+)
+def learning_rate(context: LoopContext) -> CheckResult:
+    steps = [step for step in context.steps if step.stepped and step.backwards]
+    if len(steps) < 3:
+        raise Skip("Too few steps were watched.")
+    rates = [step.learning_rate for step in steps]
+    values = [sum(each.value or 0.0 for each in step.backwards) for step in steps]
+    place = steps[0].events[-1][1] if steps[0].events else None
+    evidence = {"rate": rates[0], "first_loss": values[0], "last_loss": values[-1]}
+    if all(rate == 0 for rate in rates):
+        return CheckResult(
+            "problem",
+            "The learning rate is 0 in all watched steps.",
+            evidence,
+            Remedy("Set a learning rate."),
+            location=place,
+        )
+    broken = [step.number for step, value in zip(steps, values, strict=True) if not math.isfinite(value)]
+    failed = [each for step in steps for each in step.backwards if each.not_finite or each.half]
+    if broken and broken[0] > 0 and not failed[:1]:
+        return CheckResult(
+            "problem",
+            f"The loss is no longer finite from step {broken[0] + 1} on, at a rate of {rates[0]:g}.",
+            evidence,
+            Remedy("Lower the learning rate tenfold."),
+            location=place,
+        )
+    first = abs(values[0])
+    late = sorted(abs(value) for value in values[len(values) // 2 :] if math.isfinite(value))
+    if late and first > 0 and late[len(late) // 2] > 20 * first and all(value >= 0 for value in values):
+        return CheckResult(
+            "problem",
+            f"The loss grew from {values[0]:.3g} to {late[len(late) // 2]:.3g} in the watched steps, at a rate of "
+            f"{rates[0]:g}.",
+            evidence,
+            Remedy("Lower the learning rate tenfold, or clip the gradient."),
+            location=place,
+        )
+    return CheckResult("ok", f"The rate is {rates[0]:g} at first; the loss stays finite.", evidence)
+
+
+@check(
+    threshold="A schedule is stepped as often as it is made for.",
+    source="A schedule of E epochs that is stepped with every batch is over after E batches; one that is never stepped "
+    "changes nothing.",
+    problem="The schedule is stepped at the wrong places",
+    title="Schedule",
+)
+def schedule(context: LoopContext) -> CheckResult:
+    mine = [
+        each
+        for each in context.schedules
+        if each.optimizer_steps and abs(each.optimizer_steps - context.phase.taken) <= 2
+    ]
+    if not mine:
+        raise Skip("No learning-rate schedule belongs to this training.")
+    one = mine[-1]
+    evidence = {
+        "schedule": one.name,
+        "steps": one.steps,
+        "optimizer_steps": one.optimizer_steps,
+        "period": one.period,
+    }
+    ended = context.phase.finished
+    remedy: Remedy
+    if one.steps == 0 and ended and one.optimizer_steps >= 20:
+        return CheckResult(
+            "problem",
+            f"{one.name} is never stepped: the rate stays as it is for {one.optimizer_steps} steps.",
+            evidence,
+            Remedy("Call scheduler.step() after each epoch.", code="scheduler.step()"),
+            location=one.place,
+        )
+    per_batch = one.steps >= 0.9 * one.optimizer_steps and one.optimizer_steps > 5
+    fallen = [step for step, rate in one.rates if one.rates and rate < 1e-3 * max(r for _, r in one.rates)]
+    periodic = one.name in ("CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR")
+    if per_batch and one.period and one.steps > 1.5 * one.period and one.name == "CosineAnnealingLR":
+        remedy = Remedy(
+            "Step it once an epoch, or make it for the number of batches.", code="T_max = epochs * len(loader)"
+        )
+        return CheckResult(
+            "problem",
+            f"{one.name} is made for {one.period} steps and was stepped {one.steps} times, with every batch: "
+            f"the rate went "
+            f"to its end and back {one.steps / one.period:.1f} times.",
+            evidence,
+            remedy,
+            location=one.step_place or one.place,
+        )
+    if per_batch and fallen and fallen[0] < 0.3 * one.optimizer_steps and not periodic:
+        return CheckResult(
+            "problem",
+            f"{one.name} is stepped with every batch: the rate is below a thousandth of its start from step "
+            f"{fallen[0]} of "
+            f"{one.optimizer_steps} on.",
+            evidence,
+            Remedy("Step it once an epoch.", code="scheduler.step()  # after the loop over batches"),
+            location=one.step_place or one.place,
+        )
+    if (
+        ended
+        and one.period
+        and not per_batch
+        and one.steps < 0.5 * one.period
+        and one.optimizer_steps >= 0.5 * one.period
+    ):
+        verdict: Verdict = "problem"
+        return CheckResult(
+            verdict,
+            f"{one.name} is made for {one.period} steps and was stepped {one.steps} times in "
+            f"{one.optimizer_steps} steps of "
+            "the optimizer: it did not come to its end.",
+            evidence,
+            Remedy("Step it after every batch.", code="scheduler.step()"),
+            location=one.step_place or one.place,
+        )
+    return CheckResult("ok", f"{one.name} was stepped {one.steps} times in {one.optimizer_steps} steps.", evidence)
+
+
+@check(
+    threshold="Every watched step ends in optimizer.step().",
+    source="A step that is skipped for a gradient that is not finite leaves the student where it is.",
+    problem="Steps are skipped",
+    title="Steps",
+)
+def skipped_steps(context: LoopContext) -> CheckResult:
+    made = [step for step in context.steps if step.stepped]
+    if not context.steps:
+        raise Skip("No step was watched.")
+    if len(made) >= 0.5 * len(context.steps):
+        return CheckResult("ok", "The watched steps end in optimizer.step().")
+    return CheckResult(
+        "warning",
+        f"{len(context.steps) - len(made)} of {len(context.steps)} watched steps end without optimizer.step().",
+        {"steps": len(made)},
+        Remedy("Look at why they are skipped: see the other findings."),
+        location=most_common([backward.place for _, backward in context.backwards]),
+    )

@@ -1,0 +1,321 @@
+"""Checks of who learns and who teaches: modes, gradients, what the optimizer holds, terms that do not arrive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from stillroom.diagnose.check import CheckResult, Skip, check
+from stillroom.diagnose.checks.loop.context import LoopContext, most_common
+from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step
+from stillroom.schema.diagnosis import Remedy, Verdict
+
+Calls = Sequence[tuple[Step, CallFacts]]
+
+
+def _of(count: int, total: int) -> str:
+    return f"{count} of {total} watched steps" if total > 1 else "the watched step"
+
+
+def _place(calls: Calls) -> str | None:
+    return most_common([call.place for _, call in calls])
+
+
+@check(
+    threshold="Nothing in the teacher acts as in training while it answers.",
+    source="Dropout and batch statistics make the teacher's answer to one image another each time; running statistics "
+    "move away from those it was trained with.",
+    problem="The teacher is in training mode",
+    title="Mode of the teacher",
+)
+def teacher_mode(context: LoopContext) -> CheckResult:
+    teachers = set(context.teachers)
+    calls = [(step, call) for step, call in context.calls("teacher") if call.network in teachers]
+    if not calls:
+        raise Skip("No teacher was run in the watched steps; its answers are stored, or it is the student itself.")
+    live = [(step, call) for step, call in calls if call.live]
+    if not live:
+        return CheckResult("ok", "Nothing in the teacher acted as in training.", {"calls": len(calls)})
+    acting = sorted({each for _, call in live for each in call.live})
+    steps = len({step.number for step, _ in live})
+    network = live[0][1].network
+    woken = not calls[0][1].live
+    learns = any(call.held > 0 and call.gradient for _, call in live)
+    verdict: Verdict = "problem"
+    why = ""
+    if context.follows_student:
+        verdict, why = "warning", " It is a moving average of the student, where some do so on purpose."
+    elif learns:
+        verdict, why = "warning", " It is trained with the student, so this follows from that."
+    after = " It was in evaluation mode at first." if woken else ""
+    return CheckResult(
+        verdict,
+        f"The teacher {network.label} ran with its {' and '.join(acting)} in training mode in "
+        f"{_of(steps, len(context.steps))}.{after}{why}",
+        {"acting": acting, "steps": steps, "watched": len(context.steps), "teacher": network.label},
+        Remedy(
+            "Call .eval() on the teacher before it answers, after every .train() of a module that holds it.",
+            code="teacher.eval()",
+        ),
+        location=_place(live),
+    )
+
+
+@check(
+    threshold="The student's dropout and batch norm act in every training step, and do not where it is evaluated.",
+    source="An evaluation that leaves the student in .eval() switches both off for the rest of the training; one in "
+    ".train() mixes test images into the running statistics.",
+    problem="The student is in the wrong mode",
+    title="Mode of the student",
+)
+def student_mode(context: LoopContext) -> CheckResult:
+    calls = [(step, call) for step, call in context.calls("student") if call.live or call.still]
+    if not calls:
+        raise Skip("The student has neither dropout nor batch norm.")
+    evidence = {"calls": len(calls)}
+    remedy = Remedy("Call student.train() at the beginning of every epoch.", code="student.train()")
+    asleep = [(step, call) for step, call in calls if call.still and not call.live and not call.training]
+    awake = [(step, call) for step, call in calls if call.live]
+    modules = {id(call.network.module()) for _, call in calls}
+    for network in {call.network for _, call in asleep}:
+        own = [(step, call) for step, call in asleep if call.network is network]
+        before = [step.number for step, call in awake if call.network is network]
+        what = " and ".join(sorted({each for _, call in own for each in call.still}))
+        first = own[0][0].number
+        if before and min(before) < first:
+            return CheckResult(
+                "problem",
+                f"The student {network.label} was put into evaluation mode before step {first + 1} and stayed there: "
+                f"its {what} no longer act.",
+                {**evidence, "first_step": first + 1},
+                remedy,
+                location=_place(own),
+            )
+        if not before:
+            fresh = not network.trained_before and not network.loaded
+            verdict: Verdict = "problem" if fresh and "batch norm" in what else "warning"
+            return CheckResult(
+                verdict,
+                f"The student {network.label} is trained in evaluation mode: its {what} never act.",
+                evidence,
+                remedy,
+                location=_place(own),
+            )
+    for one in context.asked:
+        if id(one.network.module()) in modules and one.live and one.phases > context.phase.number:
+            return CheckResult(
+                "problem",
+                f"The student {one.network.label} is evaluated in training mode, without gradients, on "
+                f"{one.rows} rows: "
+                f"its {' and '.join(sorted(one.live))} act"
+                + (", and its running statistics take in those rows." if "batch norm" in one.live else "."),
+                {**evidence, "rows": one.rows},
+                Remedy(
+                    "Call student.eval() before an evaluation, and student.train() after it.", code="student.eval()"
+                ),
+                location=one.place,
+            )
+    return CheckResult("ok", "The student was in training mode in all watched steps.", evidence)
+
+
+@check(
+    threshold="No optimizer changes the teacher, unless it learns from the labels itself.",
+    source="A divergence pulls both of its sides together: a teacher that may move comes down to the student.",
+    problem="The teacher is trained, too",
+    title="Teacher unchanged",
+)
+def teacher_trained(context: LoopContext) -> CheckResult:
+    teachers = set(context.teachers)
+    calls = [(step, call) for step, call in context.calls("teacher") if call.network in teachers]
+    if not calls:
+        raise Skip("No teacher was run in the watched steps; its answers are stored, or it is the student itself.")
+    held = [(step, call) for step, call in calls if call.held > 0]
+    moving = _moved(calls)
+    trained = [(step, call) for step, call in held if call.gradient]
+    if trained:
+        network = trained[0][1].network
+        return CheckResult(
+            "problem",
+            f"The teacher {network.label} learns: the optimizer holds {trained[0][1].held:.0%} of its parameters, and "
+            "the loss's gradient reaches them.",
+            {"held": trained[0][1].held, "teacher": network.label},
+            Remedy(
+                "Run the teacher under torch.no_grad(), and give the optimizer the student's parameters alone.",
+                code="with torch.no_grad():\n    teacher_logits = teacher(x)",
+            ),
+            location=_place(trained),
+        )
+    if held:
+        return CheckResult(
+            "warning",
+            f"The optimizer holds the teacher {held[0][1].network.label}; no gradient reaches it yet.",
+            {"held": held[0][1].held},
+            Remedy("Give the optimizer the student's parameters alone."),
+            location=_place(held),
+        )
+    if moving and any(call.live for _, call in calls):
+        return CheckResult(
+            "warning",
+            "The teacher's running statistics move: this follows from its training mode.",
+            location=_place(calls),
+        )
+    if moving:
+        return CheckResult("ok", "The teacher follows the student by no optimizer, as a moving average does.")
+    return CheckResult("ok", "The teacher's parameters and buffers stayed as they were.")
+
+
+def _moved(calls: Calls) -> bool:
+    versions: dict[Network, set[int]] = {}
+    for _, call in calls:
+        versions.setdefault(call.network, set()).add(call.version)
+    return any(len(each) > 1 for each in versions.values())
+
+
+@check(
+    threshold="The loss's gradient ends at the teacher's output.",
+    source="A teacher that records gradients costs memory and time, and learns where an optimizer holds it.",
+    problem="The gradient flows into the teacher",
+    title="Gradient of the teacher",
+)
+def teacher_gradient(context: LoopContext) -> CheckResult:
+    teachers = set(context.teachers)
+    calls = [(step, call) for step, call in context.calls("teacher") if call.network in teachers]
+    if not calls:
+        raise Skip("No teacher was run in the watched steps.")
+    flowing = [(step, call) for step, call in calls if call.gradient and not call.frozen]
+    if not flowing:
+        return CheckResult("ok", "No gradient reaches the teacher.")
+    return CheckResult(
+        "warning",
+        f"The loss's gradient flows into the teacher {flowing[0][1].network.label}"
+        + ("; this follows from teacher_trained." if flowing[0][1].held > 0 else ", which no optimizer holds."),
+        {"steps": len(flowing)},
+        Remedy("Run the teacher under torch.no_grad().", code="with torch.no_grad():\n    teacher_logits = teacher(x)"),
+        location=_place(flowing),
+    )
+
+
+@check(
+    threshold="Every parameter with a gradient, on the student's side, is in an optimizer that steps.",
+    source="A projector that no optimizer holds stays as it was drawn: the student is pulled to a random map of "
+    "itself.",
+    problem="Parameters that nobody trains",
+    title="Parameters in the optimizer",
+)
+def parameters_left_out(context: LoopContext) -> CheckResult:
+    sides = {(call.network, call.role) for step in context.steps for call in step.calls}
+    found = [each for step in context.steps for each in step.left_out if (each.network, "student") in sides]
+    if not found:
+        return CheckResult("ok", "Every parameter with a gradient is in an optimizer that steps.")
+    seen = Counter(each.network for each in found)
+    network, steps = seen.most_common(1)[0]
+    worst = next(each for each in found if each.network is network)
+    names = ", ".join(worst.names[:3]) + (" …" if len(worst.names) > 3 else "")
+    rarely = steps < len(context.steps) / 2
+    verdict: Verdict = "problem" if worst.fresh and not rarely else "warning"
+    how = (
+        f"All parameters of {network.label} get"
+        if worst.share == 1
+        else f"{worst.share:.0%} of the parameters of {network.label} ({names}) get"
+    )
+    return CheckResult(
+        verdict,
+        f"{how} a gradient in {_of(steps, len(context.steps))}, and no optimizer that steps holds them.",
+        {"module": network.label, "parameters": list(worst.names[:50]), "share": worst.share, "fresh": worst.fresh},
+        Remedy(
+            "Give them to the optimizer, or set requires_grad_(False) where they are to stay.",
+            code="optimizer = Optimizer([*student.parameters(), *projector.parameters()], lr=…)",
+        ),
+        location=worst.place,
+    )
+
+
+@check(
+    threshold="The teacher's answer reaches a loss that goes backward, with a weight that is not 0.",
+    source="A key that is dropped on the way, a term that is not added, or the student's own logits in the teacher's "
+    "place leave a student trained on labels alone, without a message.",
+    problem="The teacher has no effect",
+    title="The teacher is heard",
+)
+def teacher_unused(context: LoopContext) -> CheckResult:
+    steps = [step for step in context.steps if step.backwards]
+    if not steps:
+        raise Skip("No loss was seen.")
+    heard = [step for step in steps if any(backward.reads_teacher for backward in step.backwards)]
+    if heard:
+        terms = [term for step in heard for backward in step.backwards for term in backward.terms if term.teacher]
+        if terms and all(term.weight == 0 for term in terms):
+            return CheckResult(
+                "warning",
+                f"The teacher's term has weight 0 in all {len(heard)} watched steps.",
+                {"steps": len(heard)},
+                Remedy("Give the teacher's term a weight above 0."),
+                location=most_common([term.place for term in terms]),
+            )
+        return CheckResult("ok", f"The teacher's answer reaches the loss in {_of(len(heard), len(steps))}.")
+    silent = context.silent_teachers
+    if silent:
+        network, calls = silent
+        lost = [each for step in steps for each in step.lost_terms]
+        also = f" {lost[0][0]} at {lost[0][1]} is computed from it and reaches no backward()." if lost else ""
+        return CheckResult(
+            "problem",
+            f"The teacher {network.label} is run in {_of(len(calls), len(steps))}, and nothing that it answers reaches "
+            f"the loss.{also}",
+            {"teacher": network.label, "steps": len(calls), "lost_terms": len(lost)},
+            Remedy("Compute the soft targets from the teacher's logits, and add that term to the loss."),
+            location=lost[0][1] if lost else _place(calls),
+        )
+    stored = context.silent_answers
+    if stored is not None:
+        return CheckResult(
+            "problem",
+            f"The answers of {stored.network.label} to {stored.rows} rows, the student's training images among them, "
+            "are kept, and no loss reads them.",
+            {"teacher": stored.network.label, "rows": stored.rows},
+            Remedy("Hand the stored answers on to the loss: look at what the collate function and the batch keep."),
+            location=stored.place,
+        )
+    raise Skip(
+        "There is no teacher: no loss is computed from the output of a network that the optimizer does not train."
+    )
+
+
+@check(
+    threshold="A term that compares the student with the teacher gives the student a gradient.",
+    source="detach(), argmax, .data or torch.no_grad() on the student's side leave a number to print and nothing to "
+    "learn from.",
+    problem="A term gives the student no gradient",
+    title="Gradient of the student",
+)
+def student_no_gradient(context: LoopContext) -> CheckResult:
+    dead: list[str | None] = []
+    count = 0
+    for _, backward in context.backwards:
+        of_teacher = [term for term in backward.terms if term.teacher and term.reads_student]
+        if of_teacher:
+            count += 1
+            if not any(term.student for term in of_teacher):
+                dead.append(of_teacher[0].place)
+    silent = [backward for _, backward in context.backwards if not any(term.student for term in backward.terms)]
+    if dead and len(dead) >= 0.5 * max(1, count):
+        return CheckResult(
+            "problem",
+            f"The term between teacher and student gives the student no gradient in {_of(len(dead), count)}: "
+            f"its side of "
+            "it is detached.",
+            {"steps": len(dead)},
+            Remedy("Detach the teacher's side alone; take the student's logits as they are."),
+            location=most_common(dead),
+        )
+    if silent and len(silent) == len(context.backwards):
+        return CheckResult(
+            "problem",
+            "No loss gives a gradient to a network that the optimizer holds.",
+            {"steps": len(silent)},
+            Remedy("Make the optimizer from the parameters of the module that is trained."),
+            location=silent[0].place,
+        )
+    if not count:
+        raise Skip("No term compares student and teacher.")
+    return CheckResult("ok", "The term between teacher and student gives the student a gradient.")

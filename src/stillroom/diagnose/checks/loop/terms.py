@@ -1,0 +1,448 @@
+"""Checks of a loop's loss as a function: its recorded operations are computed again on random logits and identified."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from stillroom.diagnose.check import CheckResult, Limits, Skip, check
+from stillroom.diagnose.checks.loop.context import LoopContext, most_common
+from stillroom.diagnose.checks.loop.record import Answers, Term
+from stillroom.diagnose.checks.loss.context import meaning_of
+from stillroom.diagnose.checks.loss.identify import GradientSample, LossFit, NamedTerm, fit_terms, name_terms, refit
+from stillroom.diagnose.checks.loss.words import formula, number, scale_words
+from stillroom.schema.diagnosis import Remedy, Verdict
+
+SCALES = (0.5, 1.0, 3.0, 8.0)
+# Draws at each scale, and rows of each draw that are fitted.
+DRAWS, ROWS = 2, 8
+# Logits of a batch that are drawn at the most; steps of a phase that are identified.
+MOST_LOGITS, MOST_STEPS = 4_000_000, 3
+# One term's weighted value above this many times the labels' leaves nothing of them where it is a sum over features.
+BALANCE = Limits(
+    warning=10, problem=20, why="A sum over features grows with their number; weights are made for means, which do not."
+)
+_PROBABILITIES = {
+    "probabilities_as_log_input": "F.kl_div gets the student's probabilities, where log-probabilities are due",
+    "logits_as_log_input": "F.kl_div gets the student's logits, where log-probabilities are due",
+    "logits_as_target": "the target is the teacher's logits, where probabilities are due",
+    "raw_logits_as_target": "the target is the teacher's logits, where probabilities are due",
+    "log_probabilities_as_target": "the target is log-probabilities, where probabilities are due",
+    "softmax_twice": "the teacher's answer goes through softmax twice",
+    "softmax_twice_softened": "the teacher's answer goes through softmax twice",
+    "softmax_twice_both": "both answers go through softmax twice",
+    "softmax_twice_student": "the student's answer goes through softmax twice",
+    "cross_entropy_of_probabilities": "F.cross_entropy gets probabilities, where logits are due",
+    "probabilities_for_log_probabilities": "the labels' term gets probabilities, where log-probabilities are due",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class StepFit:
+    """What one step's loss is.
+
+    Attributes:
+        answers: what it was computed from.
+        fit: the terms that explain its gradient.
+        whole: whether all of the loss was identified, or only what compares student and teacher.
+    """
+
+    answers: Answers
+    fit: LossFit
+    whole: bool
+
+    @property
+    def terms(self) -> tuple[NamedTerm, ...]:
+        """The terms, with the factors that faults have put on them."""
+        shape = self.answers.shape
+        sizes = [size for i, size in enumerate(shape) if i != self.answers.class_dim]
+        length = 1
+        for size in sizes[1:]:
+            length *= size
+        return name_terms(self.fit, {"batch": sizes[0], "length": length, "classes": shape[self.answers.class_dim]})
+
+
+def _draw(answers: Answers, number: int, scale: float) -> list[Tensor]:
+    """Random logits of both, of the step's shapes, and random labels where the loss takes them by themselves."""
+    generator = torch.Generator().manual_seed(1000 + number)
+    student, teacher, *labels = answers.loss.sources
+    drawn = [
+        (scale * torch.randn(each.shape, generator=generator, dtype=torch.float64)).to(each.device)
+        for each in (student, teacher)
+    ]
+    classes = answers.shape[answers.class_dim]
+    for each in labels:
+        other = torch.randint(classes, each.shape, generator=generator).to(each.device, each.dtype)
+        drawn.append(torch.where(each < 0, each, other))
+    return drawn
+
+
+def _gradient(function: Callable[..., Tensor], drawn: Sequence[Tensor]) -> tuple[Tensor, float]:
+    student = drawn[0].clone().requires_grad_()
+    with torch.enable_grad():
+        value = function(student, *drawn[1:])
+    (gradient,) = torch.autograd.grad(value.sum(), student)
+    return gradient, float(value.detach().sum())
+
+
+def _samples(answers: Answers, function: Callable[..., Tensor]) -> list[GradientSample]:
+    found = []
+    dim = answers.class_dim
+    for count, (scale, _) in enumerate(itertools.product(SCALES, range(DRAWS))):
+        drawn = _draw(answers, count, scale)
+        try:
+            gradient, value = _gradient(function, drawn)
+        except RuntimeError:  # a constant of the loop in another type
+            drawn = [each.float() if each.is_floating_point() else each for each in drawn]
+            gradient, value = _gradient(function, drawn)
+        labels = drawn[2].reshape(-1) if len(drawn) > 2 else answers.labels
+        flat = [each.movedim(dim, -1).reshape(-1, answers.shape[dim]) for each in (drawn[0], drawn[1], gradient)]
+        # Some rows say what the loss is; the gradient of a mean over all is brought to a mean over them.
+        rows = torch.linspace(0, len(flat[0]) - 1, min(ROWS, len(flat[0]))).long()
+        student, teacher, gradient = (each[rows.to(each.device)] for each in flat)
+        labels = labels[rows.to(labels.device)] if labels is not None else None
+        found.append(GradientSample.of(student, teacher, labels, gradient * (len(flat[0]) / len(rows)), value))
+    return found
+
+
+def _of_teacher(answers: Answers) -> Callable[..., Tensor]:
+    """The part of a loss that compares student and teacher."""
+
+    def part(*drawn: Tensor) -> Tensor:
+        values = [weight * term(*drawn[: len(term.sources)]).sum() for weight, term in answers.teacher_terms]
+        total: Tensor = torch.stack(values).sum()
+        return total
+
+    return part
+
+
+def identify(context: LoopContext) -> list[StepFit]:
+    """What the losses of some watched steps are.
+
+    Raises:
+        Skip: no loss takes logits of both, or none can be computed again.
+    """
+    usable = [
+        each
+        for _, each in context.answers
+        if each.loss is not None
+        and each.teacher is not None
+        and each.loss.sources[0].numel() <= MOST_LOGITS
+        and not _is_simplex(each.teacher)
+        and not _is_simplex(each.student)
+        and bool(torch.isfinite(each.student).all())
+    ]
+    if not usable:
+        raise Skip("No loss that takes logits of student and teacher was seen.")
+    chosen = [usable[i] for i in sorted({0, len(usable) // 2, len(usable) - 1})][:MOST_STEPS]
+    first = chosen[0]
+    fit = fit_terms(_samples(first, first.loss))
+    whole = fit.is_known
+    if not whole and first.teacher_terms:
+        fit = fit_terms(_samples(first, _of_teacher(first)))
+    found = [StepFit(first, fit, whole)]
+    if fit.is_known:
+        # The same terms in later steps, with other weights maybe.
+        for answers in chosen[1:]:
+            again = refit(fit, _samples(answers, answers.loss if whole else _of_teacher(answers)))
+            if again.is_known:
+                found.append(StepFit(answers, again, whole))
+    return found
+
+
+def _is_simplex(rows: Tensor) -> bool:
+    return bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all())
+
+
+def _place(fits: Sequence[StepFit]) -> str | None:
+    return most_common([each.answers.place for each in fits])
+
+
+def _known(context: LoopContext) -> list[StepFit]:
+    fits = context.fits
+    known = [each for each in fits if each.fit.is_known]
+    if len(known) < len(fits) or not known:
+        raise Skip("The loss between student and teacher is in no known family.")
+    return known
+
+
+@check(
+    threshold="The student's log-probabilities are the prediction, the teacher's probabilities the target.",
+    source="KL(teacher‖student) takes the student's log-probabilities first: F.kl_div(log_q, p).",
+    problem="Student and teacher are exchanged",
+    title="Student and teacher in their places",
+)
+def roles_swapped(context: LoopContext) -> CheckResult:
+    known = _known(context)
+    kinds = [term.kind for each in known for term in each.fit.terms]
+    code = 'T**2 * F.kl_div(F.log_softmax(student / T, -1), F.softmax(teacher / T, -1), reduction="batchmean")'
+    if kinds.count("swapped_cross_entropy") >= len(known):
+        return CheckResult(
+            "problem",
+            "The student's probabilities are the target and the teacher's log-probabilities the prediction: the "
+            "term is "
+            "smallest where all probability lies on one class.",
+            {},
+            Remedy("Exchange the two: log_softmax of the student, softmax of the teacher.", code=code),
+            location=_place(known),
+        )
+    if kinds.count("reverse_kl") >= len(known):
+        by_kl_div = any(term.function == "kl_div" for each in context.backwards for term in each[1].terms)
+        said = bool(re.search(r"reverse|rkl|mode.?seeking|backward kl|student\W{1,3}teacher", context.source.lower()))
+        verdict: Verdict = "problem" if by_kl_div and not said else "warning"
+        return CheckResult(
+            verdict,
+            "The divergence is KL(student‖teacher), which seeks one mode of the teacher's answer and leaves the "
+            "others.",
+            {},
+            Remedy("Exchange the two, unless this is meant (then say `reverse KL` beside it).", code=code),
+            location=_place(known),
+        )
+    return CheckResult("ok", "The teacher's answer is the target, the student's the prediction.")
+
+
+@check(
+    threshold="Both sides are softened at one temperature.",
+    source="At two temperatures the minimum is at other logits than the teacher's: the student is too sharp or flat.",
+    problem="Only one side is softened",
+    title="Temperature of both sides",
+)
+def temperature_one_sided(context: LoopContext) -> CheckResult:
+    known = _known(context)
+    terms = [term for each in known for term in each.fit.terms if term.kind == "one_sided"]
+    if len(terms) < len(known):
+        return CheckResult("ok", "Student and teacher are softened alike.")
+    student, teacher = terms[0].temperatures
+    return CheckResult(
+        "problem",
+        f"The student is softened at τ = {number(student)}, the teacher at τ = {number(teacher)}: the term is smallest "
+        f"where the student's logits are {number(student / teacher)} times the teacher's.",
+        {"student_temperature": student, "teacher_temperature": teacher},
+        Remedy("Divide the logits of both by the same temperature."),
+        location=_place(known),
+    )
+
+
+@check(
+    threshold="A term's size does not depend on the batch, the length, the number of classes or the temperature.",
+    source="F.kl_div's default `reduction='mean'` averages over the classes, too; without τ² a softened gradient fades "
+    "as 1/τ² (Hinton et al., arXiv 1503.02531).",
+    problem="A term has the wrong size",
+    title="Size of the terms",
+)
+def loss_scale(context: LoopContext) -> CheckResult:
+    known = _known(context)
+    named = [each.terms for each in known]
+    wrong = [term for term in named[0] if term.factor is not None]
+    evidence = {"terms": [term.evidence() for term in named[0]], "residual": known[0].fit.residual}
+    # What is a fault in one step and none in another is a weight that changes.
+    reasons = {tuple(term.reasons for term in terms) for terms in named}
+    if not wrong or len({tuple(len(each) for each in one) for one in reasons}) > 1:
+        return CheckResult("ok", f"The loss is {formula(named[0])}.", evidence)
+    different = len(named[0]) > 1 and len({f"{term.factor or 1:.3g}" for term in named[0]}) > 1
+    labels = any(term.labels and term.student for _, each in context.backwards for term in each.terms)
+    by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
+    alone = not different and not (labels and not known[0].whole)
+    verdict: Verdict = "problem" if not alone or by_classes else "warning"
+    also = " All of the loss has this factor, so that it acts as a learning rate." if verdict == "warning" else ""
+    return CheckResult(
+        verdict,
+        f"{formula(named[0])}, {scale_words(wrong)}.{also}",
+        evidence,
+        Remedy(_scale_remedy([reason for term in wrong for reason in term.reasons])),
+        location=_place(known),
+    )
+
+
+def _scale_remedy(reasons: Sequence[str]) -> str:
+    text = " ".join(reasons)
+    parts = []
+    if "averaged over K" in text:
+        parts.append("use reduction='batchmean'")
+    if "summed over" in text:
+        parts.append("average over all rows, those of a sequence, too")
+    if "missing" in text or "in place of τ²" in text:
+        parts.append("multiply by τ²")
+    if "too many" in text:
+        parts.append("multiply by τ² once")
+    if "once too often" in text:
+        parts.append("divide once")
+    joined = ", and ".join(parts) or "mend the factor"
+    return f"{joined[:1].upper()}{joined[1:]}."
+
+
+@check(
+    threshold="A weight that is said to be the teacher's share multiplies the teacher's term, and one of the "
+    "labels theirs.",
+    source="α and 1 − α are exchanged without a trace where α is a half.",
+    problem="The weights are exchanged",
+    title="Weights of the terms",
+)
+def weights_swapped(context: LoopContext) -> CheckResult:
+    seen = 0
+    for _, backward in context.backwards:
+        sides: dict[str, list[Term]] = {
+            "teacher": [term for term in backward.terms if term.teacher and term.student],
+            "labels": [term for term in backward.terms if term.labels and term.student and not term.teacher],
+        }
+        if not sides["teacher"] or not sides["labels"]:
+            continue
+        seen += 1
+        for side, terms in sides.items():
+            for term in terms:
+                for name, complement in term.weight_names:
+                    said, words = meaning_of(name, term.words)
+                    if said is None:
+                        continue
+                    meant = said if not complement else {"teacher": "labels", "labels": "teacher"}[said]
+                    if meant != side:
+                        shown = f"1 − {name}" if complement else name
+                        return CheckResult(
+                            "problem",
+                            f"{shown} multiplies the {_WHOSE[side]} term, and "
+                            f"{words!r} says that "
+                            f"{name} is the {_WHOSE[said]}.",
+                            {"option": name, "multiplies": side, "said": said},
+                            Remedy(f"Exchange {name} and 1 − {name}."),
+                            location=term.place,
+                        )
+    if not seen:
+        raise Skip("No loss with a term of labels and one of the teacher was seen.")
+    return CheckResult("ok", "No weight is said to be of one term and multiplies another.")
+
+
+_WHOSE = {"teacher": "teacher's", "labels": "labels'"}
+
+
+@check(
+    threshold="A term that compares features leaves the labels' term its part: less than 20 times its weighted value, "
+    "where it is a sum over features.",
+    limits=(BALANCE,),
+    source="A sum over channels and places is their number times the mean; after clipping nothing is left of "
+    "the labels.",
+    problem="One term drowns the others",
+    title="Balance of the terms",
+)
+def loss_balance(context: LoopContext) -> CheckResult:
+    ratios: list[float] = []
+    worst: Term | None = None
+    for _, backward in context.backwards:
+        labels = [t for t in backward.terms if t.labels and t.student and not t.teacher and t.value is not None]
+        others = [t for t in backward.terms if t.teacher and t.student and t.value is not None]
+        base = sum(abs(t.weight * (t.value or 0.0)) for t in labels)
+        if not labels or not others or base <= 0:
+            continue
+        top = max(others, key=lambda t: abs(t.weight * (t.value or 0.0)))
+        ratios.append(abs(top.weight * (top.value or 0.0)) / base)
+        worst = top
+    if not ratios or worst is None:
+        raise Skip("No loss with a term of labels and one of the teacher was seen.")
+    ratio = median(ratios)
+    evidence = {"ratio": ratio, "losses": len(ratios), "summed": worst.summed}
+    verdict = BALANCE.at_least(ratio)
+    if worst.summed < 16:
+        verdict = "ok" if ratio < 100 else "warning"
+    if verdict == "ok":
+        return CheckResult("ok", f"The teacher's term is {ratio:.2g} times the labels' in value.", evidence)
+    summed = f", a sum over {worst.summed:.0f} numbers of each row" if worst.summed >= 16 else ""
+    return CheckResult(
+        verdict,
+        f"{worst.function} at {worst.place} is {ratio:.3g} times the labels' term in value{summed}.",
+        evidence,
+        Remedy(
+            "Average it over the features, or lower its weight.",
+            code='F.mse_loss(student, teacher)  # reduction="mean"',
+        ),
+        location=worst.place,
+    )
+
+
+def descent_agreement(answers: Answers) -> float | None:
+    """Minimising what compares student and teacher over free logits: the share of rows that end with its decision.
+
+    None where a row's gradient depends on other rows, as in a loss of relations.
+    """
+    part = _of_teacher(answers) if answers.teacher_terms else answers.loss
+    drawn = [each.float() if each.is_floating_point() else each for each in _draw(answers, 77, 2.0)]
+    dim = answers.class_dim
+    if len(drawn[0]) > 3:
+        other = [each.clone() for each in drawn]
+        other[0][0] = -other[0][0]
+        one, two = _gradient(part, drawn)[0], _gradient(part, other)[0]
+        if float((one[2:] - two[2:]).norm()) > 1e-3 * float(one[2:].norm()):
+            return None
+    student = drawn[0].clone()
+    optimizer = torch.optim.Adam([student], lr=0.5)
+    for _ in range(60):
+        student.grad = _gradient(part, [student.detach(), *drawn[1:]])[0]
+        optimizer.step()
+    if not bool(torch.isfinite(student).all()):
+        return 0.0
+    return float((student.argmax(dim) == drawn[1].argmax(dim)).float().mean())
+
+
+@check(
+    threshold="Minimised over free logits, the term between student and teacher ends at the teacher's decision "
+    "in 70% of "
+    "rows.",
+    source="A loss that is not least at the teacher's answer pulls the student elsewhere.",
+    problem="The term is not least at the teacher's answer",
+    title="Minimum of the loss",
+)
+def loss_minimum(context: LoopContext) -> CheckResult:
+    fits = context.fits
+    known = [each for each in fits if each.fit.is_known]
+    if len(known) == len(fits):
+        faulty = [term.kind for each in known for term in each.fit.terms if term.kind in _PROBABILITIES]
+        if len(faulty) >= len(known):
+            return CheckResult(
+                "problem",
+                f"{_PROBABILITIES[faulty[0]][:1].upper()}{_PROBABILITIES[faulty[0]][1:]}.",
+                {"form": faulty[0]},
+                Remedy("Give softmaxes logits, and F.kl_div log_softmax of the student and softmax of the teacher."),
+                location=_place(known),
+            )
+        weights = [term.coefficient for each in known for term in each.fit.terms if term.kind in ("kl", "logit_mse")]
+        if weights and max(weights) < 0:
+            return CheckResult(
+                "problem",
+                "The term between student and teacher has a negative weight: it pushes them apart.",
+                {"coefficient": weights[0]},
+                Remedy("Change its sign."),
+                location=_place(known),
+            )
+        return CheckResult("ok", f"The loss is {formula(known[0].terms)}.")
+    agreement = descent_agreement(fits[0].answers)
+    if agreement is None:
+        raise Skip("The loss compares rows with each other.")
+    evidence = {"agreement": agreement, "residual": fits[0].fit.residual}
+    if agreement >= 0.7:
+        return CheckResult(
+            "ok", f"Minimised over free logits, it ends at the teacher's decision in {agreement:.0%}.", evidence
+        )
+    return CheckResult(
+        "problem",
+        f"Minimised over free logits, the term between student and teacher ends at the teacher's decision in "
+        f"{agreement:.0%} of rows.",
+        evidence,
+        Remedy("Sum each row's divergence over the classes before it is clipped, weighted or averaged."),
+        location=_place(fits),
+    )
+
+
+@check(
+    threshold="None: it says what the loss is.",
+    source="A least-squares fit of the gradient on random logits.",
+    title="What the loss is",
+)
+def loss_identity(context: LoopContext) -> CheckResult:
+    known = _known(context)
+    terms = known[0].terms
+    evidence = {"terms": [term.evidence() for term in terms], "residual": known[0].fit.residual}
+    return CheckResult("ok", f"The loss is {formula(terms)}.", evidence, location=_place(known))

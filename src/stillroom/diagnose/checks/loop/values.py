@@ -1,0 +1,264 @@
+"""Checks of the loss as it was computed: what its functions were given, how large its terms are, in which precision."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from stillroom.diagnose.check import CheckResult, Skip, check
+from stillroom.diagnose.checks.loop.context import LoopContext, most_common
+from stillroom.diagnose.checks.loop.record import Answers, BackwardFacts
+from stillroom.schema.diagnosis import Remedy, Verdict
+
+_WORDS = {
+    "softmax_of_probabilities": (
+        "takes probabilities where logits are due",
+        "Give it the logits: leave one softmax out.",
+    ),
+    "cross_entropy_of_probabilities": (
+        "takes probabilities where logits are due; it makes its own softmax",
+        "Give F.cross_entropy the logits.",
+    ),
+    "nll_of_probabilities": (
+        "takes probabilities where log-probabilities are due",
+        "Give it log_softmax of the logits, or use F.cross_entropy.",
+    ),
+    "nll_of_logits": (
+        "takes logits where log-probabilities are due",
+        "Give it log_softmax of the logits, or use F.cross_entropy.",
+    ),
+    "kl_div_input_probabilities": (
+        "takes probabilities as its first argument, where log-probabilities are due",
+        "Give it F.log_softmax of the student's logits.",
+    ),
+    "kl_div_input_logits": (
+        "takes logits as its first argument, where log-probabilities are due",
+        "Give it F.log_softmax of the student's logits.",
+    ),
+    "kl_div_target_logs": (
+        "takes log-probabilities as its target, where probabilities are due",
+        "Give it F.softmax of the teacher's logits, or set log_target=True.",
+    ),
+    "kl_div_target_logits": (
+        "takes logits as its target, where probabilities are due",
+        "Give it F.softmax of the teacher's logits.",
+    ),
+    "kl_div_log_target_probabilities": (
+        "takes probabilities as its target, though log_target=True asks for log-probabilities",
+        "Give it F.log_softmax of the teacher's logits, or leave log_target out.",
+    ),
+}
+
+
+@check(
+    threshold="Each function gets what it is made for: logits, probabilities, or their logarithms.",
+    source="F.kl_div takes log-probabilities first; F.cross_entropy and softmax take logits; nothing complains "
+    "of others.",
+    problem="Probabilities where logits are due",
+    title="Logits and probabilities",
+)
+def probabilities_for_logits(context: LoopContext) -> CheckResult:
+    if not context.backwards:
+        raise Skip("No loss was seen.")
+    found = Counter(
+        (each.kind, each.function, each.place, each.side)
+        for _, backward in context.backwards
+        for each in backward.oddities
+        if each.kind in _WORDS
+    )
+    steps = len(context.backwards)
+    often = [(key, count) for key, count in found.most_common() if count >= 0.5 * steps]
+    if not often:
+        return CheckResult("ok", "Softmaxes got logits, and divergences log-probabilities.")
+    (kind, function, place, side), count = often[0]
+    what, remedy = _WORDS[kind]
+    return CheckResult(
+        "problem",
+        f"{function} {what}: the {side}'s, in {count} of {steps} losses.",
+        {"kind": kind, "side": side, "losses": count, "all": [key[0] for key, _ in often]},
+        Remedy(remedy),
+        location=place,
+    )
+
+
+@check(
+    threshold="Softmax runs over the classes.",
+    source="A softmax over the batch compares images with each other, not classes.",
+    problem="A softmax over the batch",
+    title="Dimension of the softmax",
+)
+def batch_split(context: LoopContext) -> CheckResult:
+    found = [
+        each for _, backward in context.backwards for each in backward.oddities if each.kind == "softmax_over_the_batch"
+    ]
+    if not context.backwards:
+        raise Skip("No loss was seen.")
+    if len(found) < 0.5 * len(context.backwards):
+        return CheckResult("ok", "Softmaxes run over the classes.")
+    return CheckResult(
+        "problem",
+        f"{found[0].function} of [B, K] logits runs over dimension 0, the batch.",
+        {"losses": len(found)},
+        Remedy("Let it run over the classes.", code="F.softmax(logits, dim=-1)"),
+        location=most_common([each.place for each in found]),
+    )
+
+
+@check(
+    threshold="Losses and gradients are finite, and no constant of the loss vanishes in its type.",
+    source="1e-8 is 0 in float16, whose smallest number is 6e-8; exp and log overflow beyond 65504.",
+    problem="The loss fails in half precision",
+    title="Precision of the loss",
+)
+def half_precision(context: LoopContext) -> CheckResult:
+    backwards = context.backwards
+    if not backwards:
+        raise Skip("No loss was seen.")
+    bad = [(step, each) for step, each in backwards if _is_bad(each)]
+    half = [each for _, each in backwards if each.half]
+    vanished = [one for _, each in backwards for one in each.vanished]
+    phase = context.phase
+    evidence = {
+        "half": len(half),
+        "not_finite": len(bad),
+        "losses": len(backwards),
+        "skipped_by_scaler": phase.skipped_by_scaler,
+    }
+    steps = f"{len(bad)} of {len(backwards)} watched losses"
+    often = len(bad) >= max(2, 0.5 * len(backwards)) or (len(bad) == len(backwards))
+    if vanished and bad:
+        number, dtype, place = vanished[0]
+        return CheckResult(
+            "problem",
+            f"{number:g} is 0 in {dtype}, so that the loss divides by 0 or takes log 0: loss or gradient is not "
+            f"finite in "
+            f"{steps}.",
+            evidence,
+            Remedy("Compute the loss in float32, with log_softmax.", code="student_logits = student_logits.float()"),
+            location=place,
+        )
+    if half and often:
+        name, place = bad[0][1].not_finite or half[0].half[0]
+        return CheckResult(
+            "problem",
+            f"Loss or gradient is not finite in {steps}; {name} is computed in half precision.",
+            evidence,
+            Remedy("Compute the loss in float32.", code="student_logits = student_logits.float()"),
+            location=place,
+        )
+    if phase.scaler_steps > 20 and phase.skipped_by_scaler > 0.5 * phase.scaler_steps:
+        return CheckResult(
+            "problem",
+            f"The gradient scaler skipped {phase.skipped_by_scaler} of {phase.scaler_steps} steps: gradients are not "
+            "finite.",
+            evidence,
+            Remedy("Compute the loss in float32, outside torch.autocast."),
+            location=bad[0][1].place if bad else None,
+        )
+    if vanished:
+        number, dtype, place = vanished[0]
+        return CheckResult(
+            "warning",
+            f"{number:g} is 0 in {dtype}; nothing failed in the watched steps.",
+            evidence,
+            Remedy("Compute the loss in float32, with log_softmax."),
+            location=place,
+        )
+    if half:
+        name, place = half[0].half[0]
+        return CheckResult(
+            "ok", f"{name} is computed in half precision at {place}; all was finite in the watched steps.", evidence
+        )
+    return CheckResult("ok", "The loss is computed in single precision.", evidence)
+
+
+def _is_bad(backward: BackwardFacts) -> bool:
+    return backward.not_finite is not None or (not backward.gradient_finite and not backward.scaled)
+
+
+@check(
+    threshold="The loss and its gradient are finite.",
+    source="A logarithm of 0 or a division by 0 in a loss gives NaN, and NaN spreads to every weight in one step.",
+    problem="The loss is not finite",
+    title="The loss is finite",
+)
+def loss_finite(context: LoopContext) -> CheckResult:
+    backwards = context.backwards
+    if not backwards:
+        raise Skip("No loss was seen.")
+    bad = [(step, each) for step, each in backwards if _is_bad(each)]
+    if bad and not any(each.half or each.vanished for _, each in bad):
+        step, each = bad[0]
+        name, place = each.not_finite or ("the gradient", each.place)
+        if each.not_finite is not None and step.number == 0:
+            return CheckResult(
+                "problem",
+                f"{name} gives NaN or infinity in the first step.",
+                {"losses": len(bad)},
+                Remedy("Use log_softmax in place of log(softmax), and keep zeros out of logarithms and divisions."),
+                location=place,
+            )
+    return CheckResult("ok", "No function of the loss gave NaN or infinity from finite numbers at first.")
+
+
+@check(
+    threshold="Rows labelled −100 and padded leave the distillation term alone, as they do the labels' term.",
+    source="F.cross_entropy leaves ignore_index out; a divergence does not know of it.",
+    problem="Padding is distilled",
+    title="Ignored rows",
+)
+def ignored_rows(context: LoopContext) -> CheckResult:
+    shares: list[float] = []
+    places: list[str | None] = []
+    padded = False
+    for _, answers in context.answers:
+        if answers.ignored is None or answers.loss is None or len(shares) >= 3:
+            continue
+        shares.append(_ignored_share(answers))
+        places.append(answers.place)
+        padded |= _is_padding(answers)
+    if not shares:
+        raise Skip("No labels of −100 were seen beside two logits.")
+    most = max(shares)
+    evidence = {"share": most, "losses": len(shares)}
+    if most <= 1e-4:
+        return CheckResult("ok", "Rows labelled −100 get no gradient.", evidence)
+    verdict: Verdict = "problem" if padded else "warning"
+    why = ": the distillation term counts padded positions." if padded else "; they may be unlabelled on purpose."
+    return CheckResult(
+        verdict,
+        f"Rows labelled −100 get up to {most:.0%} of the gradient{why}",
+        evidence,
+        Remedy("Leave the same rows out of both terms.", code="kl[labels != -100].mean()"),
+        location=most_common(places),
+    )
+
+
+def _ignored_share(answers: Answers) -> float:
+    """Share of the loss's gradient to the student's logits that falls on rows labelled below 0."""
+    assert answers.ignored is not None
+    student, *others = answers.loss.sources
+    student = student.clone().requires_grad_()
+    with torch.enable_grad():
+        value = answers.loss(student, *others)
+    (gradient,) = torch.autograd.grad(value.sum(), student, allow_unused=True)
+    if gradient is None:
+        return 0.0
+    size = gradient.movedim(answers.class_dim, -1).float().norm(dim=-1)
+    return float(size[answers.ignored].sum() / size.sum().clamp_min(1e-30))
+
+
+def _is_padding(answers: Answers) -> bool:
+    """Whether rows without a label are the ends of sequences, and the student's input is constant there."""
+    ignored = answers.ignored
+    if ignored is None or ignored.dim() < 2:
+        return False
+    steps = ignored.long().diff(dim=1)
+    if not (bool((steps >= 0).all()) or bool((steps <= 0).all())):
+        return False  # holes: rows without a label on purpose
+    inputs = answers.student_call.inputs if answers.student_call is not None else None
+    if inputs is None or inputs.shape[:2] != ignored[: len(inputs)].shape[:2]:
+        return True
+    at = inputs[ignored[: len(inputs)]]
+    return not len(at) or bool((at == at[:1]).all())

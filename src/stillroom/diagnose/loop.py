@@ -1,0 +1,133 @@
+"""What is wrong with a training loop, from what was seen of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.checks.loop import answers, optimisation, roles, terms, values
+from stillroom.diagnose.checks.loop.context import LoopContext
+from stillroom.diagnose.checks.loop.record import Asked, Phase, Schedule
+from stillroom.errors import format_error
+from stillroom.schema.diagnosis import VERDICTS, Finding
+
+# Causes before what follows from them.
+CHECKS: tuple[Check[LoopContext], ...] = (
+    roles.teacher_unused,
+    roles.teacher_mode,
+    roles.student_mode,
+    roles.teacher_trained,
+    roles.teacher_gradient,
+    roles.parameters_left_out,
+    values.half_precision,
+    values.probabilities_for_logits,
+    values.batch_split,
+    values.loss_finite,
+    terms.roles_swapped,
+    terms.temperature_one_sided,
+    terms.loss_scale,
+    terms.loss_minimum,
+    terms.weights_swapped,
+    roles.student_no_gradient,
+    answers.weights_not_loaded,
+    answers.stale_answers,
+    answers.class_order,
+    answers.teacher_input,
+    answers.teacher_at_chance,
+    answers.teacher_weak,
+    answers.target_constant,
+    values.ignored_rows,
+    optimisation.clipping,
+    optimisation.accumulation,
+    optimisation.schedule,
+    terms.loss_balance,
+    optimisation.learning_rate,
+    optimisation.skipped_steps,
+    terms.loss_identity,
+)
+_TEACHING = ("teacher_at_chance", "teacher_weak", "target_constant")
+_LOSS = ("loss_scale", "loss_balance", "loss_minimum", "loss_finite", "temperature_one_sided", "target_constant")
+# A problem of one check explains those of the checks on the right: one fault, one problem.
+FOLLOWS: Mapping[str, tuple[str, ...]] = {
+    "teacher_unused": ("student_no_gradient", *_TEACHING),
+    "teacher_mode": ("teacher_trained", "stale_answers", "teacher_input", *_TEACHING),
+    "teacher_trained": ("teacher_gradient", "loss_balance", *_TEACHING),
+    "parameters_left_out": ("loss_balance", "student_no_gradient", "learning_rate"),
+    "half_precision": ("student_no_gradient", "learning_rate", "skipped_steps", *_LOSS),
+    "probabilities_for_logits": ("roles_swapped", "learning_rate", "student_no_gradient", *_LOSS, *_TEACHING),
+    "batch_split": ("roles_swapped", *_LOSS),
+    "weights_not_loaded": ("teacher_input", "class_order", "stale_answers", *_TEACHING),
+    "stale_answers": ("class_order", "teacher_input", *_TEACHING),
+    "class_order": ("teacher_input", *_TEACHING),
+    "teacher_input": _TEACHING,
+    "teacher_at_chance": ("teacher_weak", "target_constant"),
+    "loss_scale": ("loss_balance", "learning_rate"),
+    "loss_balance": ("learning_rate",),
+    "loss_finite": ("learning_rate", "skipped_steps", "loss_minimum", "student_no_gradient"),
+    "loss_minimum": ("learning_rate", "loss_balance"),
+    "roles_swapped": ("loss_minimum", "loss_scale", "temperature_one_sided"),
+    "temperature_one_sided": ("loss_scale", "loss_minimum"),
+    "weights_swapped": ("loss_balance",),
+    "schedule": ("learning_rate",),
+}
+
+
+def diagnose_loop(
+    phases: Sequence[Phase],
+    asked: Sequence[Asked] = (),
+    schedules: Sequence[Schedule] = (),
+    *,
+    nothing: str = "",
+    whole_script: bool = True,
+    checks: Sequence[Check[LoopContext]] = CHECKS,
+) -> list[Finding]:
+    """Judge what was seen of a training loop.
+
+    Args:
+        phases: the trainings that were seen, in order; those without a teacher are not judged, except that a teacher
+            may
+            have been meant.
+        asked: networks that were run without gradients outside steps.
+        schedules: the learning-rate schedulers.
+        nothing: why nothing was seen, where nothing was.
+        whole_script: whether all that was done to the networks was seen.
+        checks: what is checked.
+
+    Returns:
+        One finding a check; of several trainings with a teacher the worst.
+    """
+    contexts = [LoopContext(phase, asked, schedules, terms.identify, whole_script) for phase in phases]
+    judged = [
+        context
+        for context in contexts
+        if context.phase.distils or context.silent_teachers is not None or context.silent_answers is not None
+    ]
+    if not judged:
+        steps = sum(phase.taken for phase in phases)
+        why = nothing or (
+            f"There is no teacher: {steps} optimizer steps were made, and no loss is computed from the output "
+            f"of a network "
+            "that the optimizer does not train, nor from stored answers."
+        )
+        return [each.skipped(why) for each in checks]
+    found: dict[str, list[Finding]] = {each.id: [] for each in checks}
+    for context in judged:
+        for finding in _check_all(context, checks):
+            found[finding.check].append(finding)
+    return [min(each, key=lambda one: VERDICTS.index(one.verdict)) for each in found.values()]
+
+
+def _check_all(context: LoopContext, checks: Sequence[Check[LoopContext]]) -> list[Finding]:
+    findings: list[Finding] = []
+    for each in checks:
+        try:
+            finding = each.run(context)
+        except Exception as error:  # the user's networks and losses can fail in any way; the other checks go on
+            finding = each.skipped(f"It could not be made: {format_error(error)}")
+        problems = [other.check for other in findings if other.verdict == "problem"]
+        cause = next((name for name in problems if each.id in FOLLOWS.get(name, ())), None)
+        if finding.verdict == "problem" and cause is not None:
+            finding = replace(finding, verdict="warning", summary=f"{finding.summary} This follows from {cause}.")
+        findings.append(replace(finding, evidence=rounded(finding.evidence)))
+    return findings

@@ -1,0 +1,390 @@
+"""``sr.audit``: tiny loops, each with one fault, and unusual ones that are right."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stillroom.diagnose.audit.session import audit
+from stillroom.diagnose.diagnosis import Diagnosis
+from stillroom.errors import BadInput
+
+CLASSES, ROWS = 5, 20
+CENTRES = 3 * torch.eye(CLASSES, 8)
+
+
+class Teacher(nn.Module):
+    """Right by construction: the nearest centre."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(8, CLASSES)
+        with torch.no_grad():
+            self.fc.weight.copy_(CENTRES)
+            self.fc.bias.fill_(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.dropout(x))
+        return out
+
+
+class Student(nn.Module):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU())
+        self.fc = nn.Linear(width, CLASSES)
+
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.body(x))
+        return out
+
+
+def kd(z: Tensor, t: Tensor, tau: float = 4.0) -> Tensor:
+    return F.kl_div(F.log_softmax(z / tau, 1), F.softmax(t / tau, 1), reduction="batchmean") * tau**2
+
+
+@dataclass
+class Loop:
+    """A loop as most people write it; a test replaces its parts."""
+
+    student: nn.Module = field(default_factory=Student)
+    teacher: nn.Module = field(default_factory=lambda: Teacher().eval())
+    loss: Callable[[Loop, Tensor, Tensor, Tensor], Tensor] = lambda loop, z, t, y: F.cross_entropy(z, y) + kd(z, t)
+    ask: Callable[[Loop, Tensor, int], Tensor] | None = None
+    before: Callable[[Loop, int], None] = lambda loop, step: None
+    optimizer: Callable[[Loop], torch.optim.Optimizer] = lambda loop: torch.optim.SGD(
+        loop.student.parameters(), lr=0.05
+    )
+    step: Callable[[Loop, torch.optim.Optimizer, Tensor], None] | None = None
+    steps: int = 14
+    extra: Any = None
+
+    def batches(self) -> list[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(3)
+        y = torch.randint(CLASSES, (self.steps, ROWS), generator=generator)
+        return [(CENTRES[each] + 0.3 * torch.randn(ROWS, 8, generator=generator), each) for each in y]
+
+    def run(self) -> None:
+        optimizer = self.optimizer(self)
+        self.student.train()
+        for number, (x, y) in enumerate(self.batches()):
+            self.before(self, number)
+            z = self.student(x)
+            if self.ask is None:
+                with torch.no_grad():
+                    t = self.teacher(x)
+            else:
+                t = self.ask(self, x, number)
+            loss = self.loss(self, z, t, y)
+            if self.step is not None:
+                self.step(self, optimizer, loss)
+                continue
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    def diagnosis(self) -> Diagnosis:
+        with audit() as watched:
+            self.run()
+        return watched.diagnosis
+
+
+def problems(diagnosis: Diagnosis) -> list[str]:
+    return [finding.check for finding in diagnosis.problems]
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def left_out(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    if loop.extra is None:
+        loop.extra = nn.Linear(CLASSES, CLASSES)
+    return F.cross_entropy(z, y) + F.mse_loss(loop.extra(z), t)
+
+
+def shifted(loop: Loop, x: Tensor, number: int) -> Tensor:
+    """The answers of the batch before."""
+    if loop.extra is None:
+        with torch.no_grad():
+            loop.extra = [loop.teacher(each) for each, _ in loop.batches()]
+    answers: Tensor = loop.extra[number - 1]
+    return answers
+
+
+def softmaxed(loop: Loop, x: Tensor, number: int) -> Tensor:
+    with torch.no_grad():
+        out: Tensor = loop.teacher(x).softmax(1)
+    return out
+
+
+def with_gradient(loop: Loop, x: Tensor, number: int) -> Tensor:
+    out: Tensor = loop.teacher(x)
+    return out
+
+
+def rolled() -> Loop:
+    """A teacher whose classes are one further."""
+    teacher = Teacher().eval()
+    with torch.no_grad():
+        teacher.fc.weight.copy_(CENTRES.roll(1, 0))
+    return Loop(teacher=teacher)
+
+
+def to_eval(loop: Loop, step: int) -> None:
+    if step == 4:
+        loop.student.eval()
+
+
+def both(loop: Loop) -> torch.optim.Optimizer:
+    return torch.optim.SGD([*loop.student.parameters(), *loop.teacher.parameters()], lr=0.05)
+
+
+def early_clip(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    (0.5 * loss).backward(retain_graph=True)
+    nn.utils.clip_grad_norm_(loop.student.parameters(), 1.0)
+    (0.5 * loss).backward()
+    optimizer.step()
+
+
+FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
+    "teacher in training mode": ("teacher_mode", lambda: Loop(teacher=Teacher(0.4).train())),
+    "student left in evaluation mode": ("student_mode", lambda: Loop(before=to_eval)),
+    "teacher in the optimizer": ("teacher_trained", lambda: Loop(optimizer=both, ask=with_gradient)),
+    "projector in no optimizer": ("parameters_left_out", lambda: Loop(loss=left_out)),
+    "teacher not added to the loss": ("teacher_unused", lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y))),
+    "student's side detached": (
+        "student_no_gradient",
+        lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + kd(z.detach(), t)),
+    ),
+    "stored answers of another batch": ("stale_answers", lambda: Loop(ask=shifted)),
+    "softmax of probabilities": ("probabilities_for_logits", lambda: Loop(ask=softmaxed)),
+    "classes in another order": ("class_order", rolled),
+    "log_softmax missing": (
+        "probabilities_for_logits",
+        lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.kl_div(z.softmax(1), t.softmax(1))),
+    ),
+    "averaged over classes": (
+        "loss_scale",
+        lambda: Loop(
+            loss=lambda loop, z, t, y: (
+                0.1 * F.cross_entropy(z, y)
+                + 0.9 * 16 * F.kl_div(F.log_softmax(z / 4, 1), F.softmax(t / 4, 1), reduction="mean")
+            )
+        ),
+    ),
+    "temperature squared missing": (
+        "loss_scale",
+        lambda: Loop(loss=lambda loop, z, t, y: 0.5 * F.cross_entropy(z, y) + 0.5 * kd(z, t) / 16),
+    ),
+    "one side softened": (
+        "temperature_one_sided",
+        lambda: Loop(
+            loss=lambda loop, z, t, y: (
+                F.cross_entropy(z, y) + F.kl_div(F.log_softmax(z, 1), F.softmax(t / 4, 1), reduction="batchmean")
+            )
+        ),
+    ),
+    "clipped before the sum": (
+        "loss_minimum",
+        lambda: Loop(
+            loss=lambda loop, z, t, y: (
+                (t.softmax(1) * (t.log_softmax(1) - z.log_softmax(1))).clamp(max=0.05).sum(1).mean()
+            )
+        ),
+    ),
+    "clipped too early": ("clipping", lambda: Loop(step=early_clip)),
+    "log of zero": (
+        "loss_finite",
+        lambda: Loop(loss=lambda loop, z, t, y: kd(z, t) + (0 * (100 * z).softmax(1).relu().mul(0).log()).sum()),
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_one_problem_under_its_name(fault: str) -> None:
+    check, make = FAULTS[fault]
+    diagnosis = make().diagnosis()
+    assert problems(diagnosis) == [check]
+
+
+def moving_average(loop: Loop, step: int) -> None:
+    with torch.no_grad():
+        for mean, now in zip(loop.teacher.state_dict().values(), loop.student.state_dict().values(), strict=True):
+            mean.copy_(0.9 * mean + 0.1 * now) if mean.is_floating_point() else mean.copy_(now)
+
+
+def averaged() -> Loop:
+    student = Student()
+    return Loop(student=student, teacher=copy.deepcopy(student).eval(), before=moving_average)
+
+
+def mixed(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    targets = 0.7 * F.one_hot(y, CLASSES).float() + 0.3 * F.one_hot(y.roll(1), CLASSES).float()
+    return F.cross_entropy(z, targets) + kd(z, t)
+
+
+def mutual(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    return F.cross_entropy(z, y) + F.cross_entropy(t, y) + kd(z, t.detach()) + kd(t, z.detach())
+
+
+def frozen_norm(loop: Loop, step: int) -> None:
+    for module in loop.student.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.eval()
+
+
+HEALTHY: dict[str, Callable[[], Loop]] = {
+    "cross-entropy and KL": Loop,
+    "teacher alone": lambda: Loop(loss=lambda loop, z, t, y: kd(z, t)),
+    "moving average": averaged,
+    "mixed labels": lambda: Loop(loss=mixed),
+    "the teacher's decisions": lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, t.argmax(1))),
+    "squared logits": lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.mse_loss(z, t)),
+    "soft cross-entropy": lambda: Loop(loss=lambda loop, z, t, y: -(t.softmax(1) * z.log_softmax(1)).sum(1).mean()),
+    "mutual learning": lambda: Loop(
+        student=Student(), teacher=Student().train(), optimizer=both, ask=with_gradient, loss=mutual
+    ),
+    "frozen batch norm": lambda: Loop(before=frozen_norm),
+    "stored answers": lambda: Loop(ask=lambda loop, x, number: stored(loop)[number]),
+    "accumulated": lambda: Loop(step=accumulated),
+}
+
+
+def stored(loop: Loop) -> list[Tensor]:
+    if loop.extra is None:
+        with torch.no_grad():
+            loop.extra = [loop.teacher(each) for each, _ in loop.batches()]
+    answers: list[Tensor] = loop.extra
+    return answers
+
+
+def accumulated(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    (loss / 2).backward()
+    loop.extra = (loop.extra or 0) + 1
+    if loop.extra % 2 == 0:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_is_right_has_no_problem(name: str) -> None:
+    diagnosis = HEALTHY[name]().diagnosis()
+    assert problems(diagnosis) == []
+    assert name == "mutual learning" or any(finding.verdict == "ok" for finding in diagnosis.findings)
+
+
+def test_findings_name_the_line_of_the_loss() -> None:
+    _, make = FAULTS["averaged over classes"]
+    (finding,) = make().diagnosis().problems
+    assert finding.location is not None
+    assert finding.location.startswith("test_audit.py:")
+    (terms,) = [finding.evidence["terms"]]
+    kl = next(term for term in terms if term["name"] == "kl")
+    assert kl["factor"] == pytest.approx(1 / CLASSES, rel=1e-3)
+    assert kl["temperature"] == pytest.approx(4, rel=1e-3)
+
+
+def test_plain_classification_has_no_teacher_and_no_problem() -> None:
+    net = Student()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    with audit(student=net) as watched:
+        for x, y in Loop().batches():
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+    assert {finding.verdict for finding in watched.diagnosis.findings} == {"skipped"}
+    assert "no teacher" in watched.diagnosis.findings[0].summary
+
+
+def amp(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    loop.extra = loop.extra or torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    optimizer.zero_grad()
+    loop.extra.scale(loss).backward()
+    loop.extra.step(optimizer)
+    loop.extra.update()
+
+
+def in_bfloat16(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return F.cross_entropy(z, y) + kd(z @ torch.eye(CLASSES), t)
+
+
+def two_optimizers(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    loop.extra = loop.extra or torch.optim.SGD(loop.student.get_submodule("fc").parameters(), lr=0.01)
+    for each in (optimizer, loop.extra):
+        each.zero_grad()
+    loss.backward()
+    for each in (optimizer, loop.extra):
+        each.step()
+
+
+def compiled() -> Loop:
+    return Loop(student=torch.compile(Student(), backend="eager"))  # type: ignore[arg-type]
+
+
+STYLES: dict[str, Callable[[], Loop]] = {
+    "plain": lambda: Loop(student=nn.Sequential(Student(), nn.Dropout(0.2))),
+    "autocast and scaler": lambda: Loop(step=amp, loss=in_bfloat16),
+    "accumulation": HEALTHY["accumulated"],
+    "several optimizers": lambda: Loop(step=two_optimizers),
+    "compile": compiled,
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_an_audit_leaves_every_bit_as_it_is(style: str) -> None:
+    ends = []
+    for audited in (False, True):
+        torch.manual_seed(5)
+        loop = STYLES[style]()
+        if audited:
+            loop.diagnosis()
+        else:
+            loop.run()
+        grads = [p.grad for p in (*loop.student.parameters(), *loop.teacher.parameters())]
+        ends.append((dict(loop.student.state_dict()), grads, loop.teacher.training, torch.get_rng_state()))
+    (first, first_grads, *first_rest), (second, second_grads, *second_rest) = ends
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert all(a is b is None or torch.equal(a, b) for a, b in zip(first_grads, second_grads, strict=True))  # type: ignore[arg-type]
+    assert first_rest[0] == second_rest[0]
+    assert torch.equal(first_rest[1], second_rest[1])
+
+
+def test_after_an_audit_torch_is_as_before() -> None:
+    names = ["__call__", "zero_grad", "load_state_dict"]
+    before = [getattr(nn.Module, name) for name in names], torch.autograd.backward, torch.compile
+    Loop(steps=3).diagnosis()
+    assert ([getattr(nn.Module, name) for name in names], torch.autograd.backward, torch.compile) == before
+    assert torch.overrides._get_current_function_mode() is None  # type: ignore[no-untyped-call]
+
+
+def test_an_error_of_the_loop_goes_on_and_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError), audit() as watched:
+        _ = 1 / 0
+    assert {finding.verdict for finding in watched.diagnosis.findings} == {"skipped"}
+
+
+@pytest.mark.parametrize("given", [{"steps": 0}, {"teacher": 3}, {"optimizer": [Student()]}])
+def test_wrong_arguments_are_named(given: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match=next(iter(given))):
+        audit(**given)
+
+
+def test_a_second_audit_inside_the_first_is_refused() -> None:
+    with audit(), pytest.raises(BadInput, match="one audit at a time"):
+        audit()
