@@ -174,8 +174,8 @@ READERS = {
     [
         ("student.safetensors", ("--resume", "export", "explain")),
         ("checkpoints/epoch-0000.safetensors", ("explain",)),
-        ("summary.json", tuple(READERS)),
-        ("recipe.yaml", tuple(READERS)),
+        ("summary.json", ("--resume", "diagnose", "explain", "report")),
+        ("recipe.yaml", ("--resume", "diagnose", "explain", "report")),
         ("metrics.jsonl", ("diagnose", "report")),
         ("predictions.safetensors", ("diagnose", "report")),
         ("timing.jsonl", ("--resume", "diagnose", "report")),
