@@ -298,7 +298,9 @@ def read_tree(root: Path, *, each_class: bool, others: Iterable[Path] = ()) -> I
     for name in classes:
         files = sorted(_files(root, name, (), watch))
         if each_class and not files:
-            raise _no_files(root / name, watch)
+            mine = _Watch(root, ())
+            list(_files(root, name, (), mine))
+            raise _no_files(root / name, mine)
         names += files
         counts.append(len(files))
     if not names:
@@ -308,7 +310,7 @@ def read_tree(root: Path, *, each_class: bool, others: Iterable[Path] = ()) -> I
 
 
 def _no_files(folder: Path, watch: _Watch) -> BadInput:
-    others = f"; the files there and before are of {suffixes}" if (suffixes := watch.suffixes()) else ""
+    others = f"; its files are {suffixes}" if (suffixes := watch.suffixes()) else ""
     return path_error(folder, f"at least 1 image file ({', '.join(SUFFIXES)}), but there is none{others}")
 
 
