@@ -442,6 +442,13 @@ IMAGE_CASES: list[ImagesCase] = [
     ),
     ImagesCase(
         "folders",
+        "a class of .heic alone",
+        doing(lambda f: raw("train/c/1.heic", b"x")(f)),
+        r"at least 1 image file .*\.heic \(1\)",
+        refused=True,
+    ),
+    ImagesCase(
+        "folders",
         "a class in training alone",
         doing(lambda f: saved("train/c/odd.png")(f)),
         "the classes of training: it lacks 'c'",

@@ -102,13 +102,6 @@ def test_the_student_is_exported_as_a_program(
     assert "stillroom.load_run(folder, student=…)" in error
 
 
-def test_the_student_is_exported_to_onnx(taught: tuple[sr.DistillResult, nn.Module], tmp_path: Path) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    found = taught[0].export("onnx", tmp_path / "student.onnx")
-    assert found["max_rel_error"] <= found["tolerance"]
-
-
 def test_a_run_is_evaluated_on_its_own_and_on_other_images(taught: tuple[sr.DistillResult, nn.Module]) -> None:
     run, teacher = taught
     own = run.evaluate()
@@ -160,13 +153,16 @@ class Brightness(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         levels = torch.tensor([0.2, 0.4, 0.6, 0.8])
+        self.conv = nn.Conv2d(1, 2, 1, bias=False)
         self.fc = nn.Linear(1, CLASSES)
         with torch.no_grad():
+            self.conv.weight.fill_(1)
             self.fc.weight.copy_(600 * levels[:, None])
             self.fc.bias.copy_(-300 * levels.square())
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(x.mean((1, 2, 3))[:, None])  # type: ignore[no-any-return]
+        # `view` refuses channels-last memory, which images of one channel are in as well.
+        return self.fc(self.conv(x).view(len(x), -1).mean(1)[:, None])  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("given", ["normalised twice", "not normalised"])
@@ -189,6 +185,7 @@ def test_a_diagnosis_looks_at_what_the_teacher_gets(tmp_path: Path, given: str) 
     remedy = found.problems[0].remedy
     assert remedy is not None
     assert remedy.code is not None
+    assert not [one for one in found.findings if "could not be made" in one.summary]
     assert remedy.code.startswith("sr.distill(…, teacher_preprocess=")
     if given == "not normalised":
         assert remedy.code == "sr.distill(…, teacher_preprocess='half')"

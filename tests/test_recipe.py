@@ -44,7 +44,10 @@ BAD: list[tuple[Any, str]] = [
         with_(student={"name": "mlp", "preprocess": "imagnet"}),
         "student.preprocess: unknown value 'imagnet'; ",
     ),
-    (with_(student={"name": "mlp", "preprocess": {"mean": [0], "std": [0]}}), "expected standard deviations above 0"),
+    (
+        with_(student={"name": "mlp", "preprocess": {"mean": [0], "std": [0]}}),
+        "expected standard deviations other than 0",
+    ),
     (with_(student={"name": "mlp", "preprocess": {"mean": [0], "std": [1, 1]}}), "expected as many means as standard"),
     (with_(data={"source": "digts"}), "data.source: unknown value 'digts'; did you mean 'digits'?"),
     (with_(data={"source": "digits", "path": "x"}), "expected no path with source: digits"),

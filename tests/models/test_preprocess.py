@@ -156,7 +156,7 @@ def test_settings_are_read_from_a_command_line() -> None:
         ("a,b/c,d", "mean/std by numbers"),
         ("", "mean/std by numbers"),
         ("0.5,0.5/0.5", "as many means as standard deviations, not 2 and 1"),
-        ("0.5/0", "standard deviations above 0"),
+        ("0.5/0", "standard deviations other than 0"),
         ("nan/1", "finite"),
         ("0.5/inf", "finite"),
     ],

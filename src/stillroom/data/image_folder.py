@@ -232,6 +232,11 @@ class _Watch:
     def left_out(self, name: str) -> None:
         self._suffixes[os.path.splitext(name)[1].lower() or "no suffix"] += 1
 
+    def suffixes(self) -> str:
+        """The suffixes of files that are left out, the most frequent first."""
+        shown = [f"{suffix} ({count:,})" for suffix, count in self._suffixes.most_common(_SHOWN)]
+        return ", ".join(shown) + (", …" if len(self._suffixes) > _SHOWN else "")
+
     def link(self, name: str) -> None:
         target = os.path.realpath(self._root / name) + os.sep
         for place, other in self._others.items():
@@ -243,10 +248,8 @@ class _Watch:
         if loose:
             yield f"left out {_count(loose, 'image')} beside the class folders of {self._root.name}"
         if self._suffixes:
-            shown = [f"{suffix} ({count:,})" for suffix, count in self._suffixes.most_common(_SHOWN)]
-            more = ", …" if len(self._suffixes) > _SHOWN else ""
             files = f"{_count(self._suffixes.total(), 'file')} of {self._root.name}"
-            yield f"left out {files}, whose suffix is not an image's: {', '.join(shown)}{more}"
+            yield f"left out {files}, whose suffix is not an image's: {self.suffixes()}"
         for other, names in self._links.items():
             links = f"{_count(len(names), 'link')} of {self._root.name}"
             yield f"{links} {'leads' if len(names) == 1 else 'lead'} to {other}, such as {shorten(names[0], 80)}"
@@ -295,17 +298,20 @@ def read_tree(root: Path, *, each_class: bool, others: Iterable[Path] = ()) -> I
     for name in classes:
         files = sorted(_files(root, name, (), watch))
         if each_class and not files:
-            raise _no_files(root / name)
+            mine = _Watch(root, ())
+            list(_files(root, name, (), mine))
+            raise _no_files(root / name, mine)
         names += files
         counts.append(len(files))
     if not names:
-        raise _no_files(root)
+        raise _no_files(root, watch)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
     return ImageTree(root, classes, names, labels, tuple(watch.notes()))
 
 
-def _no_files(folder: Path) -> BadInput:
-    return path_error(folder, f"at least 1 image file ({', '.join(SUFFIXES)}), but there is none")
+def _no_files(folder: Path, watch: _Watch) -> BadInput:
+    others = f"; its files are {suffixes}" if (suffixes := watch.suffixes()) else ""
+    return path_error(folder, f"at least 1 image file ({', '.join(SUFFIXES)}), but there is none{others}")
 
 
 def _folders(folder: Path) -> list[Path]:

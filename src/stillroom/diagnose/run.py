@@ -101,7 +101,8 @@ def in_python(finding: Finding) -> Finding:
     for key, value in finding.remedy.overrides.items():
         first, _, rest = key.partition(".")
         if first == "losses" and rest:
-            losses.append(f"{rest}={value!r}")
+            place, _, option = rest.partition(".")
+            losses.append(f"{f'losses[{place}]' if place.isdecimal() else place}.{option}={value!r}")
         else:
             set_value(content, key, value)
     data = content.pop("data", {})

@@ -16,7 +16,9 @@ class PreprocessConfig(Config):
     """What turns uint8 pixels into one model's input: x/255, resize, channel order, (x − mean)/std."""
 
     mean: tuple[float, ...] = Field(description="Mean of each channel, in units of pixel/255.")
-    std: tuple[float, ...] = Field(description="Standard deviation of each channel, in units of pixel/255.")
+    std: tuple[float, ...] = Field(
+        description="Standard deviation of each channel, in units of pixel/255; below 0, the channel is inverted."
+    )
     size: int | None = Field(
         None, ge=1, description="Side the images are resized to (bilinear, antialiased), in pixels; none leaves them."
     )
@@ -31,8 +33,8 @@ class PreprocessConfig(Config):
     def _consistent(self) -> PreprocessConfig:
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(f"as many means as standard deviations, not {len(self.mean)} and {len(self.std)}")
-        if any(s <= 0 for s in self.std):
-            raise ValueError("standard deviations above 0")
+        if any(s == 0 for s in self.std):
+            raise ValueError("standard deviations other than 0")
         return self
 
 

@@ -70,7 +70,7 @@ def export_onnx(
             content = program.model_proto.SerializeToString()
             session = onnxruntime.InferenceSession(content, _session_options(onnxruntime))
     except Exception as error:
-        raise RunFailed(f"the model could not be exported to ONNX: {format_error(_cause(error))}") from error
+        raise RunFailed(f"the model could not be exported to ONNX: {_why(error)}") from error
     name = session.get_inputs()[0].name
     check = _compare(
         whole, lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]), inputs, "ONNX"
@@ -102,7 +102,7 @@ def export_program(
             content = stream.getvalue()
             program = torch.export.load(io.BytesIO(content)).module()
     except Exception as error:
-        raise RunFailed(f"the model could not be exported by torch.export: {format_error(_cause(error))}") from error
+        raise RunFailed(f"the model could not be exported by torch.export: {_why(error)}") from error
     check = _compare(whole, program, inputs, "torch.export")
     write_bytes(Path(path), content)
     return check
@@ -181,6 +181,14 @@ def _session_options(onnxruntime: Any) -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     return options
+
+
+def _why(error: BaseException) -> str:
+    """Why a model cannot be exported, and what to write where its code fixes the number of images."""
+    first = _cause(error)
+    if "Constraints violated" in str(first):
+        return "its code fixes the number of images of a batch; write x.shape[0] in place of len(x), or x.flatten(1)"
+    return format_error(first)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -93,8 +93,14 @@ def with_layout(model: nn.Module, config: ModelConfig, data: ImageSet, field: st
 
 
 def _answers(prepared: PreparedModel, data: ImageSet) -> bool:
+    x = prepared.preprocess()(data.images[:2])
+    if prepared.channels_last and x.shape[1] == 1:
+        # Both layouts at once, until an operation makes it one of them: here it is this one.
+        height, width = x.shape[2:]
+        x = x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
     try:
-        prepared.try_on(data.images[:2])
+        with torch.no_grad(), eval_mode(prepared.model):
+            prepared.model(x.to(device_of(prepared.model)))
     except Exception:  # in whatever words a model refuses its input
         return False
     return True

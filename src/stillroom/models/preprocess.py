@@ -149,6 +149,9 @@ class Preprocess(nn.Module):
         # Arranged while a pixel is still one byte.
         layout = torch.channels_last if self.channels_last and images.dim() == 4 else None
         x = images.contiguous(memory_format=layout) if layout is not None else images
+        if layout is None and images.dim() == 4:
+            # Of one channel `contiguous` may leave strides that mean channels-last to a convolution.
+            x = images.clone(memory_format=torch.contiguous_format)
         dtype = torch.float32 if self.is_pixels or not x.is_floating_point() else x.dtype
         if self.config is None:
             # Always a copy: a model whose first operation works in place must not change the data.

@@ -182,11 +182,7 @@ class TasksSection:
 
 
 def tasks_section(members: Sequence[Member]) -> TasksSection | None:
-    """The section of a run's page; None where its classes came all at once.
-
-    Args:
-        members: the runs, the one that the page is about first; others are shown where they came in tasks, too.
-    """
+    """The section of a run's page; None where its classes came all at once."""
     record, joint = members[0].run.incremental, members[0].run.joint
     if record is None:
         return None
@@ -334,11 +330,7 @@ class PairTasksSection:
 
 
 def study_tasks_sections(study: StudyResults, styles: Mapping[str, SeriesStyle]) -> tuple[PairTasksSection, ...]:
-    """The sections of a study's page, one a pair; none where no classes came in tasks.
-
-    Raises:
-        BadInput: ``results.json`` is damaged.
-    """
+    """The sections of a study's page, one a pair; none where no classes came in tasks."""
     return tuple(_pair_section(study, styles, place, pair) for place, pair in enumerate(study.incremental))
 
 

@@ -56,11 +56,7 @@ def rendered(template: str, *, figures: dict[str, Any], plotly_at: str | None = 
 
 
 def write_page(target: Path, page: str) -> Path:
-    """Write a page, atomically.
-
-    Raises:
-        BadInput: it cannot be written there.
-    """
+    """Write a page, atomically."""
     if target.is_dir():
         raise BadInput("out", str(target), "a file, not a folder")
     try:

@@ -101,6 +101,20 @@ class PrecomputedLogits(TeacherSource):
         files = [folder / name for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
         super().__init__(config.name, digest(canonical_json(inputs), *(_sha256(path) for path in files)))
 
+    @property
+    def views(self) -> int:
+        """How many views the training images have."""
+        return self._views
+
+    @property
+    def count(self) -> int:
+        """How many training images there are logits for."""
+        return int(self._train.shape[1])
+
+    def logits(self, view: int, rows: npt.NDArray[np.int64]) -> Tensor:
+        """The stored logits of some training images in one view, float32 [n, K], as they are in the file."""
+        return torch.from_numpy(_rows(self._train[view, rows]))
+
     def test_logits(self) -> Tensor | None:
         """From the folder; for held-out training images those of view 0, if that view is unaugmented."""
         info, test = self._data.test.subset_info, self._test
@@ -114,7 +128,7 @@ class PrecomputedLogits(TeacherSource):
         """From the cache."""
 
         def query(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
-            return ModelOutput(torch.from_numpy(_rows(self._train[view, rows])))
+            return ModelOutput(self.logits(view, rows))
 
         train = self._data.train.parent
         parts = {"teacher": {"name": self.name, "logits": self.fingerprint}, "data": train.fingerprint}

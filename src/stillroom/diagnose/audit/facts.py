@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stillroom.diagnose.audit.tape import Node, RecordedLoss, Source, Tape, replay, tensors_in
-from stillroom.diagnose.checks.loop.record import Answers, Oddity, Term
+from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Oddity, Term
 from stillroom.diagnose.checks.loss.context import spoken_lines
 
 # Rows of a batch that values are looked at in, and elements of an input that are kept.
@@ -68,64 +69,86 @@ def bits(mask: int, sources: Sequence[Source]) -> list[Source]:
     return [source for i, source in enumerate(sources) if mask >> i & 1]
 
 
-Names = tuple[tuple[str, bool], ...]
+@dataclass(frozen=True, eq=False)
+class Summand:
+    """A tensor that a loss is the weighted sum of.
+
+    Attributes:
+        tensor: the tensor.
+        weight: what multiplies it.
+        factors: the numbers that the weight is the product of.
+        names: variables that hold them, or one minus them (then with True).
+        named: the operation that such a number was met in.
+    """
+
+    tensor: Tensor
+    weight: float = 1.0
+    factors: tuple[float, ...] = ()
+    names: tuple[tuple[str, bool], ...] = ()
+    named: Node | None = None
+
+    def of(self, tensor: Tensor, factor: float = 1.0, node: Node | None = None) -> Summand:
+        """The tensor that this one is a multiple of."""
+        if node is None:
+            return replace(self, tensor=tensor, weight=self.weight * factor)
+        named = self.named or (node if node.names else None)
+        return Summand(tensor, self.weight * factor, (*self.factors, factor), self.names + node.names, named)
 
 
-def summands(tape: Tape, loss: Tensor) -> list[tuple[Tensor, float, Names, Node | None]]:
-    """The tensors that a loss is the weighted sum of, with their weights and what those are called."""
-    found: list[tuple[Tensor, float, Names, Node | None]] = []
-
-    def visit(tensor: Tensor, weight: float, depth: int, names: Names = (), named: Node | None = None) -> None:
-        index = tape.origin(tensor)
-        node = tape.nodes[index] if index is not None else None
-        if node is None or node.call is not None or depth > 200 or (tensor.numel() > 1 and node.name not in _PASSES):
-            return found.append((tensor, weight, names, named))
-        given = node.inputs
-        name = node.name
-        if name in ("add", "add_", "__radd__", "sub", "sub_", "__rsub__", "rsub"):
-            scale = float(node.kwargs.get("alpha", 1))
-            signs = (1.0, scale) if "add" in name else (-1.0, 1.0) if "rsub" in name else (1.0, -scale)
-            operands = [*node.args[:2], *([node.kwargs["other"]] if "other" in node.kwargs else [])]
-            for operand, sign in zip(operands, signs, strict=False):
-                if isinstance(operand, Tensor):
-                    visit(operand, weight * sign, depth + 1, names, named)
-            return None
-        if name in ("mul", "mul_", "__rmul__", "div", "div_", "true_divide", "multiply", "divide") and node.args:
-            tensors = [each for each in node.args[:2] if isinstance(each, Tensor) and each.requires_grad]
-            if len(tensors) == 1:
-                other = next((each for each in node.args[:2] if each is not tensors[0]), None)
-                factor = _number(other)
-                if factor is not None and (other is node.args[1] or "mul" in name):
-                    names, named = names + node.names, named or (node if node.names else None)
-                    return visit(
-                        tensors[0], weight * (factor if "mul" in name else 1 / factor), depth + 1, names, named
-                    )
-        if name in ("neg", "neg_", "negative"):
-            return visit(given[0], -weight, depth + 1, names, named)
-        if name in ("sum", "mean") and len(given) == 1:
-            index = tape.origin(given[0])
-            inner = tape.nodes[index] if index is not None else None
-            if inner is not None and inner.name in ("stack", "cat") and all(t.numel() == 1 for t in inner.inputs):
-                share = 1 / len(inner.inputs) if name == "mean" else 1.0
-                for tensor in inner.inputs:
-                    visit(tensor, weight * share, depth + 1, names, named)
-                return None
-            if given[0].numel() == 1:
-                return visit(given[0], weight, depth + 1, names, named)
-        if name in _PASSES and len(given) == 1 and given[0].numel() == 1:
-            return visit(given[0], weight, depth + 1, names, named)
-        found.append((tensor, weight, names, named))
-        return None
-
-    visit(loss, 1.0, 0)
+def summands(tape: Tape, loss: Tensor) -> list[Summand]:
+    """What a loss is the weighted sum of."""
+    found: list[Summand] = []
+    todo = [Summand(loss)]
+    while todo:
+        one = todo.pop()
+        parts = _parts(tape, one)
+        if parts is None or len(found) + len(todo) > 200:
+            found.append(one)
+        else:
+            todo += reversed(parts)
     return found
+
+
+def _parts(tape: Tape, one: Summand) -> list[Summand] | None:
+    """What the last operation of a summand added or multiplied; None where it did neither."""
+    index = tape.origin(one.tensor)
+    node = tape.nodes[index] if index is not None else None
+    if node is None or node.call is not None or (one.tensor.numel() > 1 and node.name not in _PASSES):
+        return None
+    name, given = node.name, node.inputs
+    if name in ("add", "add_", "__radd__", "sub", "sub_", "__rsub__", "rsub"):
+        scale = float(node.kwargs.get("alpha", 1))
+        signs = (1.0, scale) if "add" in name else (-1.0, 1.0) if "rsub" in name else (1.0, -scale)
+        operands = [*node.args[:2], *([node.kwargs["other"]] if "other" in node.kwargs else [])]
+        return [one.of(each, sign) for each, sign in zip(operands, signs, strict=False) if isinstance(each, Tensor)]
+    if name in ("mul", "mul_", "__rmul__", "div", "div_", "true_divide", "multiply", "divide") and node.args:
+        tensors = [each for each in node.args[:2] if isinstance(each, Tensor) and each.requires_grad]
+        other = next((each for each in node.args[:2] if each is not tensors[0]), None) if len(tensors) == 1 else None
+        factor = _number(other)
+        if isinstance(other, Tensor) and factor is not None and factor >= 16 and math.log2(factor) % 1 == 0:
+            # A gradient scaler's factor, which is taken off again before the step.
+            return [one.of(tensors[0])]
+        if factor is not None and "mul" in name:
+            return [one.of(tensors[0], factor, node)]
+        return [one.of(tensors[0], 1 / factor, node)] if factor and other is node.args[1] else None
+    if name in ("neg", "neg_", "negative"):
+        return [one.of(given[0], -1.0)]
+    if name in ("sum", "mean") and len(given) == 1:
+        index = tape.origin(given[0])
+        inner = tape.nodes[index] if index is not None else None
+        if inner is not None and inner.name in ("stack", "cat") and all(each.numel() == 1 for each in inner.inputs):
+            share = 1 / len(inner.inputs) if name == "mean" else 1.0
+            return [one.of(each, share) for each in inner.inputs]
+    if name in (*_PASSES, "sum", "mean") and len(given) == 1 and given[0].numel() == 1:
+        return [one.of(given[0])]
+    return None
 
 
 def _number(value: Any) -> float | None:
     if isinstance(value, bool | int | float):
-        return float(value) or None
+        return float(value)
     if isinstance(value, Tensor) and value.numel() == 1 and not value.requires_grad:
-        return float(value) or None
+        return float(value)
     return None
 
 
@@ -139,15 +162,9 @@ def loss_function(tape: Tape, tensor: Tensor) -> Node | None:
     return own[-1] if own else None
 
 
-def term(
-    tape: Tape,
-    summand: tuple[Tensor, float, Names, Node | None],
-    learners: int,
-    teachers: int,
-    labels: Iterable[Tensor],
-) -> Term:
+def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Iterable[Tensor]) -> Term:
     """One summand, described."""
-    tensor, weight, names, named = summand
+    tensor, named = summand.tensor, summand.named
     sources, gradient = tape.bits(tensor)
     node = loss_function(tape, tensor)
     wanted = {id(each) for each in labels}
@@ -156,14 +173,14 @@ def term(
     return Term(
         place=str(node.place) if node is not None and node.place is not None else None,
         function=node.name if node is not None else "",
-        weight=weight,
+        weight=summand.weight,
         value=float(tensor.detach()) if tensor.numel() == 1 else None,
         labels=reads,
         student=bool(gradient & learners),
         teacher=bool(sources & teachers),
         reads_student=bool(sources & learners),
         summed=_summed(nodes),
-        weight_names=names,
+        weight_names=summand.names,
         words=spoken(named.place.file) if named is not None and named.place is not None else "",
     )
 
@@ -307,15 +324,15 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
     )
 
 
-def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[tuple[float, RecordedLoss]]:
+def _comparing(tape: Tape, raw: Raw, both: Sequence[Tensor]) -> list[ComparingTerm]:
     """The summands that are computed from both logits."""
     found = []
     own = [tape.bits(each)[0] for each in both]
-    for tensor, weight, *_ in summands(tape, raw.loss):
-        sources = tape.bits(tensor)[0]
-        made = replay(tape, tensor, both) if all(sources & each for each in own) else None
+    for one in summands(tape, raw.loss):
+        sources = tape.bits(one.tensor)[0]
+        made = replay(tape, one.tensor, both) if all(sources & each for each in own) else None
         if made is not None:
-            found.append((weight, made))
+            found.append(ComparingTerm(made, one.weight, one.factors))
     return found
 
 

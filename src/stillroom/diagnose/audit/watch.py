@@ -115,7 +115,7 @@ class Watch:
         self._patch(_clip, "_clip_grads_with_norm_", self._noting("clip"))
         self._patch(torch.nn.utils, "clip_grad_value_", self._noting("clip"))
         scaler = torch.amp.grad_scaler.GradScaler
-        for name in ("step", "update", "unscale_"):
+        for name in ("scale", "step", "update", "unscale_"):
             self._patch(scaler, name, self._noting(f"scaler.{name}", pause=True))
         schedulers = torch.optim.lr_scheduler
         self._patch(schedulers.LRScheduler, "__init__", self._scheduler_init)
@@ -644,6 +644,9 @@ class Watch:
             # It began in the middle of a step: the next one is seen whole.
             for each in self.phases[-1:]:
                 each.taken += bool(self._window_optimizers)
+            for call in self._tape.calls:
+                if not call.grad:
+                    self._note_asked(call.module, call.inputs, call.outputs, call)
             self._tape.clear()
             self._reset_window()
             return
@@ -693,7 +696,7 @@ class Watch:
         optimizers = stepping or self._meant_to_step()
         parameters = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
         phase = self.phases[-1] if self.phases else None
-        if phase is None or not (parameters & self._learners):
+        if phase is None or self._begins_phase(phase, optimizers, parameters):
             if not parameters:
                 return None
             if phase is not None:
@@ -721,6 +724,14 @@ class Watch:
             phase.extra["unstepped"] = phase.extra.get("unstepped", 0) + 1
         phase.steps.append(step)
         return phase
+
+    def _begins_phase(self, phase: Phase, optimizers: Sequence[Any], parameters: set[int]) -> bool:
+        """Whether other parameters learn now than did in a phase: a new optimizer holds some that it did not train."""
+        if any(each in self._phase_optimizers for each in optimizers):
+            return False
+        # Of several optimizers that step in turns, the second comes right after the first.
+        in_turns = phase.taken <= 2 and not self._trained & parameters and not parameters & self._learners
+        return not (parameters <= self._learners or in_turns)
 
     def _meant_to_step(self) -> list[torch.optim.Optimizer]:
         """Where no optimizer stepped: those that hold what the losses' gradients reach."""
@@ -910,11 +921,9 @@ class Watch:
                     answers.stored, answers.teacher_call = True, None
         for node in (tape.nodes[i] for i in raw.nodes):
             labels += [t for t in node.inputs if not t.is_floating_point() and t.dtype is not torch.bool]
-        terms = []
-        scaled = False
-        for summand in facts.summands(tape, raw.loss):
-            scaled = scaled or abs(summand[1]) >= 2**10
-            terms.append(facts.term(tape, summand, learners, teachers, labels))
+        scaled = any(name == "scaler.scale" for name, _ in self._window_events)
+        summands = facts.summands(tape, raw.loss)
+        terms = [facts.term(tape, summand, learners, teachers, labels) for summand in summands]
         return BackwardFacts(
             place=raw.place,
             value=value,

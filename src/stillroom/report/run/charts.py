@@ -47,11 +47,7 @@ class Member:
 
 
 def curve_charts(members: Sequence[Member]) -> list[Chart]:
-    """The plots of the curves; the first member is the run the report is about.
-
-    Returns:
-        Those for which some run has numbers, top-1 first.
-    """
+    """The plots of the curves; the first member is the run the report is about."""
     terms = sorted({key for member in members for row in member.run.train for key in row if key.startswith("loss/")})
     found = [_top1(members), _curve("loss", "Training loss", "loss", members, _loss_words(members))]
     if terms and not _one_plain_term(members, terms):
@@ -190,11 +186,7 @@ class ModelCalibration:
 
 
 def reliability(found: Sequence[ModelCalibration]) -> Chart:
-    """Accuracy against confidence, over a histogram of confidence.
-
-    Args:
-        found: the models, the student first.
-    """
+    """Accuracy against confidence, over a histogram of confidence."""
     dotted = {"dash": "dot", "width": 1.5}
     traces = [line([0, 1], [0, 1], "perfectly calibrated", "axis", mode="lines", line=dotted, hoverinfo="skip")]
     for one in reversed(found):
@@ -283,11 +275,7 @@ class ClassRow:
 
 
 def class_changes(rows: Sequence[ClassRow]) -> Chart:
-    """What each class gained or lost, as bars; of many classes, only those that changed most.
-
-    Args:
-        rows: the classes that have test images, in any order.
-    """
+    """What each class gained or lost, as bars; of many classes, only those that changed most."""
     ordered = sorted(rows, key=lambda row: row.change)
     some = len(ordered) > ALL_CLASSES
     shown = [*ordered[:SHOWN_CLASSES], *ordered[-SHOWN_CLASSES:]] if some else ordered

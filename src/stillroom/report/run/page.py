@@ -108,14 +108,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def render(runs: Sequence[RunData], context: PageContext | None = None, explained: str = "") -> str:
-    """The page as text; the same runs give the same text.
-
-    Args:
-        runs: the page is about the first, the others are compared with it.
-        context: the study whose folder holds the run: the page links to it and takes plotly from there, so that three
-            hundred pages do not each hold it.
-        explained: the address of the page that says what the student has learned, where there is one.
-    """
+    """The page as text; the same runs give the same text."""
     page = run_page(list(zip(words.run_names(runs), runs, strict=True)))
     return rendered(
         "run.html.j2",
@@ -426,12 +419,7 @@ def _missing_images(run: RunData, parts: PredictionParts | None) -> str:
 
 
 def compare(members: Sequence[Member], labels: RunData | None = None) -> Comparison:
-    """The comparison table, in the order of the glossary; rows that no model has a number for are left out.
-
-    Args:
-        members: the runs, the one that the page is about first.
-        labels: the one of them that is the same student from labels alone.
-    """
+    """The comparison table, in the order of the glossary; rows that no model has a number for are left out."""
     run, several = members[0].run, len(members[0].run.teachers) > 1
     places = sorted(range(1, len(members)), key=lambda place: members[place].run is not labels)
     columns = [

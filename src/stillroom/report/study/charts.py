@@ -515,11 +515,7 @@ class DissectionSection:
 
 
 def dissection_sections(folder: Path) -> tuple[DissectionSection, ...]:
-    """What ``dissection.json`` says of each pair; nothing where there is none.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
+    """What ``dissection.json`` says of each pair; nothing where there is none."""
     found = read_optional(Dissection, folder / DISSECTION)
     return () if found is None else tuple(_dissection(place, each) for place, each in enumerate(found.pairs))
 

@@ -85,15 +85,7 @@ def write_study_report(folder: Path, out: Path | None = None) -> Path:
 
 
 def render_study(folder: Path, page: Path) -> str:
-    """The page as text; the same folder gives the same text.
-
-    Args:
-        folder: the study's folder.
-        page: where the page will lie, from which its links start.
-
-    Raises:
-        BadInput: the folder is missing, has no results yet or is damaged.
-    """
+    """The page as text; the same folder gives the same text."""
     content = study_page(read_study(folder), folder, links(folder, page))
     figures = {chart.key: chart.figure for chart in content.charts}
     return rendered("study.html.j2", figures=figures, page=content, study=content.study)
@@ -105,15 +97,6 @@ def write_run_pages(folder: Path) -> int:
     They read ``plotly.js`` of the study's folder, and link back to the study's page. A run whose files are damaged or
     gone gets no page and keeps no other from getting theirs; the study's page then links to its folder or says that
     it is gone.
-
-    Args:
-        folder: the study's folder, with results.
-
-    Returns:
-        How many were written.
-
-    Raises:
-        BadInput: the study's folder is missing, has no results yet or is damaged, or a page cannot be written.
     """
     study = read_study(folder)
     written = 0
@@ -134,17 +117,7 @@ def write_run_pages(folder: Path) -> int:
 
 
 def rewrite_run_page(run: Path) -> Path:
-    """Write a run's page again, after something was added to its folder.
-
-    Args:
-        run: the run's folder; the page of a study's run goes on belonging to the study's.
-
-    Returns:
-        The page.
-
-    Raises:
-        BadInput: the folder, or its study's, is damaged, or the page cannot be written.
-    """
+    """Write a run's page again, after something was added to its folder."""
     page = run / PAGE
     study = next((folder for folder in run.resolve().parents if is_study(folder)), None)
     if study is None:
@@ -269,16 +242,7 @@ class StudyPage:
 
 
 def study_page(study: StudyResults, folder: Path, addresses: Links) -> StudyPage:
-    """Work out what the page shows.
-
-    Args:
-        study: the results.
-        folder: the study's folder.
-        addresses: of its files, from the page.
-
-    Raises:
-        BadInput: ``cost.csv`` or ``dissection.json`` is damaged.
-    """
+    """Work out what the page shows."""
     costs, styles = study_costs(study, folder), series_styles(study)
     weighed = trade_offs(study, costs, styles)
     planned = len(study.runs) + len(study.missing)

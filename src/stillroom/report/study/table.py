@@ -59,11 +59,7 @@ class Links:
     start: str
 
     def of(self, run: str) -> tuple[str | None, str]:
-        """The address of a run's page, and the words that link to it; of its folder where it has no page.
-
-        Args:
-            run: the run's path from the study's folder.
-        """
+        """The address of a run's page, and the words that link to it; of its folder where it has no page."""
         folder = self.folder / run
         if (folder / PAGE).is_file():
             return f"{self.start}{quote(run)}/{PAGE}", "Report"
@@ -118,11 +114,7 @@ class Scale:
 
 
 def scale(values: Sequence[tuple[float, float | None, float | None]]) -> Scale:
-    """The scale that holds these means, and their intervals where those are not much wider than the means' spread.
-
-    Args:
-        values: mean, low, high; at least one.
-    """
+    """The scale that holds these means, and their intervals where those are not much wider than the means' spread."""
     means = [mean for mean, _, _ in values]
     margins = sorted(mean - low for mean, low, _ in values if low is not None)
     spread = max(max(means) - min(means), margins[len(margins) // 2] if margins else 0.0)

@@ -98,6 +98,15 @@ class LoopContext:
             if backward.answers is not None and backward.answers.teacher is not None
         ]
 
+    @property
+    def losses(self) -> list[tuple[BackwardFacts, Answers]]:
+        """Losses that were computed from logits of both."""
+        return [
+            (backward, backward.answers)
+            for _, backward in self.backwards
+            if backward.answers is not None and backward.answers.teacher is not None
+        ]
+
     @lazy
     def labelled(self) -> tuple[Tensor, Tensor, Tensor]:
         """Teacher's answers, the student's, and labels, of all watched rows that have one."""

@@ -130,6 +130,21 @@ class Term:
     words: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class ComparingTerm:
+    """A summand of a loss that is computed from the logits of both.
+
+    Attributes:
+        function: of both logits, without the weight.
+        weight: what multiplies it.
+        factors: the numbers that the weight is the product of.
+    """
+
+    function: Any
+    weight: float
+    factors: tuple[float, ...]
+
+
 @dataclass(eq=False)
 class Answers:
     """The teacher's and the student's outputs for some rows of a step.
@@ -147,7 +162,7 @@ class Answers:
         student_call: the call that gave the student's.
         teacher_call: the call that gave the teacher's; None where they are stored.
         teacher_origin: networks that stored answers were made by.
-        teacher_terms: the summands that compare both, with their weights, each a function as ``loss`` is.
+        teacher_terms: the summands that compare both.
         ignored: bool, of the shape of the labels: rows labelled below 0; None where there are none.
     """
 
@@ -163,7 +178,7 @@ class Answers:
     teacher_call: CallFacts | None = None
     teacher_origin: tuple[Network, ...] = ()
     ignored: Tensor | None = None
-    teacher_terms: list[tuple[float, Any]] = field(default_factory=list)
+    teacher_terms: list[ComparingTerm] = field(default_factory=list)
 
 
 @dataclass(eq=False)

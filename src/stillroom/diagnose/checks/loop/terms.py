@@ -13,9 +13,17 @@ from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.diagnose.checks.loop.record import Answers, Term
+from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Term
 from stillroom.diagnose.checks.loss.context import meaning_of
-from stillroom.diagnose.checks.loss.identify import GradientSample, LossFit, NamedTerm, fit_terms, name_terms, refit
+from stillroom.diagnose.checks.loss.identify import (
+    FittedTerm,
+    GradientSample,
+    LossFit,
+    NamedTerm,
+    fit_terms,
+    name_terms,
+    refit,
+)
 from stillroom.diagnose.checks.loss.words import formula, number, scale_words
 from stillroom.schema.diagnosis import Remedy, Verdict
 
@@ -49,23 +57,118 @@ class StepFit:
 
     Attributes:
         answers: what it was computed from.
-        fit: the terms that explain its gradient.
-        whole: whether all of the loss was identified, or only what compares student and teacher.
+        fit: the terms that explain the gradient, of the whole loss or of what compares student and teacher.
+        named: the terms, with the factors that faults have put on them.
+        labels: whether the loss has a term of labels.
     """
 
     answers: Answers
     fit: LossFit
-    whole: bool
+    named: tuple[NamedTerm, ...]
+    labels: bool
 
     @property
-    def terms(self) -> tuple[NamedTerm, ...]:
-        """The terms, with the factors that faults have put on them."""
-        shape = self.answers.shape
-        sizes = [size for i, size in enumerate(shape) if i != self.answers.class_dim]
-        length = 1
-        for size in sizes[1:]:
-            length *= size
-        return name_terms(self.fit, {"batch": sizes[0], "length": length, "classes": shape[self.answers.class_dim]})
+    def is_known(self) -> bool:
+        """Whether the loss is explained."""
+        return self.fit.is_known
+
+
+def _sizes(answers: Answers) -> dict[str, int]:
+    sizes = [size for i, size in enumerate(answers.shape) if i != answers.class_dim]
+    length = 1
+    for size in sizes[1:]:
+        length *= size
+    return {"batch": sizes[0], "length": length, "classes": answers.shape[answers.class_dim]}
+
+
+# What reductions put on a term: powers of the classes, the batch and the length, and what it is called.
+_REDUCTIONS = {
+    ("classes", -1): "averaged over K = {} classes (`reduction='mean'`)",
+    ("batch", 1): "summed over the batch (× {0} for {0} rows)",
+    ("batch", -1): "divided by the batch size once too often (÷ {0} for {0} rows)",
+    ("length", 1): "summed over the L = {} positions of a sequence",
+    ("length", -1): "divided by the L = {} positions once too often",
+}
+
+
+def _reductions(ratio: float, sizes: dict[str, int]) -> list[tuple[str, int]] | None:
+    """The reductions that a factor is made of, the fewest; None where it is none.
+
+    >>> _reductions(12.0, {"batch": 16, "length": 12, "classes": 10})
+    [('length', 1)]
+    """
+    single = [one for one in _REDUCTIONS if sizes[one[0]] > 1]
+    for count in range(3):
+        for chosen in itertools.combinations(single, count):
+            product = 1.0
+            for name, power in chosen:
+                product *= float(sizes[name]) ** power
+            if abs(ratio / product - 1) < 1e-3 and len({name for name, _ in chosen}) == count:
+                return list(chosen)
+    return None
+
+
+def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau: float, others: float | None) -> int:
+    """The power of τ that a softened term lacks (negative) or has too many (positive).
+
+    A weight that holds τ² as a factor of its own is right; α·τ² that was multiplied before is told by what is left.
+
+    Args:
+        weight: what multiplies the term.
+        factors: the numbers that it is the product of.
+        inside: the power of τ that the term itself holds.
+        tau: the temperature.
+        others: the sum of the other terms' weights; None where there are none.
+
+    >>> _temperature_fault(0.5, [0.5], 0, 8.0, 0.5), _temperature_fault(14.4, [14.4], 0, 4.0, 0.1)
+    (-2, 0)
+    """
+    if abs(tau - 1) < 1e-3:
+        return 0
+
+    def is_power(value: float, power: int) -> bool:
+        return abs(value / tau**power - 1) < 1e-4
+
+    found = [power for each in factors for power in (1, 2, 4, -1, -2) if is_power(each, power)]
+    if inside or found:
+        return inside + sum(found) - 2
+    left = weight / tau**2
+    if others is not None and abs(others + left - 1) < 1e-3:
+        return 0
+    if others is not None and abs(others + weight - 1) < 1e-3:
+        return -2
+    could_hold = any(each > 1 for each in factors) and abs(left - float(f"{left:.2g}")) < 1e-4 * abs(left)
+    return 0 if could_hold else -2
+
+
+def _name_term(one: ComparingTerm, fitted: FittedTerm, sizes: dict[str, int], others: float | None) -> NamedTerm:
+    """A term of teacher and student, with what is wrong with its size."""
+    tau, coefficient = fitted.temperature, fitted.coefficient * one.weight
+    plain = NamedTerm(fitted.kind, tau, coefficient, coefficient, None, (), fitted.smoothing)
+    if fitted.kind not in ("kl", "reverse_kl", "jsd", "soft_cross_entropy") or tau is None or not one.weight:
+        return plain
+    # Without its weight the textbook's term has a factor of 1; a kl whose τ² stands outside has 1/τ².
+    base = abs(fitted.coefficient) * (tau**2 if fitted.kind == "kl" else 1.0)
+    for inside in (0, 2, 1, 4):
+        reductions = _reductions(base / tau**inside, sizes)
+        if reductions is None:
+            continue
+        fault = _temperature_fault(abs(one.weight), one.factors, inside, tau, others)
+        factor = tau**fault
+        reasons = []
+        for name, power in reductions:
+            factor *= float(sizes[name]) ** power
+            reasons.append(_REDUCTIONS[name, power].format(sizes[name]))
+        if fault:
+            square = f"τ² = {tau**2:.4g}"
+            reasons.append(
+                {-2: f"{square} is missing", -1: f"multiplied by τ = {tau:.4g} in place of τ²"}.get(
+                    fault, f"{square} is too many"
+                )
+            )
+        usual = coefficient / factor
+        return NamedTerm(fitted.kind, tau, coefficient, usual, factor if reasons else None, tuple(reasons))
+    return plain
 
 
 def _draw(answers: Answers, number: int, scale: float) -> list[Tensor]:
@@ -115,7 +218,7 @@ def _of_teacher(answers: Answers) -> Callable[..., Tensor]:
     """The part of a loss that compares student and teacher."""
 
     def part(*drawn: Tensor) -> Tensor:
-        values = [weight * term(*drawn[: len(term.sources)]).sum() for weight, term in answers.teacher_terms]
+        values = [one.weight * one.function(*drawn[:2]).sum() for one in answers.teacher_terms]
         total: Tensor = torch.stack(values).sum()
         return total
 
@@ -129,11 +232,12 @@ def identify(context: LoopContext) -> list[StepFit]:
         Skip: no loss takes logits of both, or none can be computed again.
     """
     usable = [
-        each
-        for _, each in context.answers
+        (backward, each)
+        for backward, each in context.losses
         if each.loss is not None
         and each.teacher is not None
         and each.loss.sources[0].numel() <= MOST_LOGITS
+        and any(one.weight for one in each.teacher_terms)
         and not _is_simplex(each.teacher)
         and not _is_simplex(each.student)
         and bool(torch.isfinite(each.student).all())
@@ -141,18 +245,27 @@ def identify(context: LoopContext) -> list[StepFit]:
     if not usable:
         raise Skip("No loss that takes logits of student and teacher was seen.")
     chosen = [usable[i] for i in sorted({0, len(usable) // 2, len(usable) - 1})][:MOST_STEPS]
-    first = chosen[0]
-    fit = fit_terms(_samples(first, first.loss))
-    whole = fit.is_known
-    if not whole and first.teacher_terms:
-        fit = fit_terms(_samples(first, _of_teacher(first)))
-    found = [StepFit(first, fit, whole)]
-    if fit.is_known:
-        # The same terms in later steps, with other weights maybe.
-        for answers in chosen[1:]:
-            again = refit(fit, _samples(answers, answers.loss if whole else _of_teacher(answers)))
-            if again.is_known:
-                found.append(StepFit(answers, again, whole))
+    found: list[StepFit] = []
+    for backward, answers in chosen:
+        labels = [term for term in backward.terms if term.labels and term.student and not term.teacher]
+        sizes = _sizes(answers)
+        if len(answers.teacher_terms) == 1:
+            # What compares both stands by itself: it is identified alone, and its weight is known.
+            one = answers.teacher_terms[0]
+            samples = _samples(answers, one.function)
+            fit = fit_terms(samples) if not found else refit(found[0].fit, samples)
+            if fit.is_known and len(fit.terms) == 1:
+                others = sum(term.weight for term in labels) if labels else None
+                teacher = _name_term(one, fit.terms[0], sizes, others)
+                of_labels = [NamedTerm("cross_entropy", None, each.weight, each.weight, None) for each in labels]
+                found.append(StepFit(answers, fit, (*of_labels, teacher), bool(labels)))
+                continue
+        samples = _samples(answers, answers.loss)
+        fit = fit_terms(samples) if not found else refit(found[0].fit, samples)
+        named = name_terms(fit, sizes) if fit.is_known else ()
+        found.append(StepFit(answers, fit, named, bool(labels) or len(named) > 1))
+        if not fit.is_known:
+            break
     return found
 
 
@@ -166,8 +279,8 @@ def _place(fits: Sequence[StepFit]) -> str | None:
 
 def _known(context: LoopContext) -> list[StepFit]:
     fits = context.fits
-    known = [each for each in fits if each.fit.is_known]
-    if len(known) < len(fits) or not known:
+    known = [each for each in fits if each.is_known]
+    if not known or not fits[0].is_known:
         raise Skip("The loss between student and teacher is in no known family.")
     return known
 
@@ -238,7 +351,7 @@ def temperature_one_sided(context: LoopContext) -> CheckResult:
 )
 def loss_scale(context: LoopContext) -> CheckResult:
     known = _known(context)
-    named = [each.terms for each in known]
+    named = [each.named for each in known]
     wrong = [term for term in named[0] if term.factor is not None]
     evidence = {"terms": [term.evidence() for term in named[0]], "residual": known[0].fit.residual}
     # What is a fault in one step and none in another is a weight that changes.
@@ -246,10 +359,8 @@ def loss_scale(context: LoopContext) -> CheckResult:
     if not wrong or len({tuple(len(each) for each in one) for one in reasons}) > 1:
         return CheckResult("ok", f"The loss is {formula(named[0])}.", evidence)
     different = len(named[0]) > 1 and len({f"{term.factor or 1:.3g}" for term in named[0]}) > 1
-    labels = any(term.labels and term.student for _, each in context.backwards for term in each.terms)
     by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
-    alone = not different and not (labels and not known[0].whole)
-    verdict: Verdict = "problem" if not alone or by_classes else "warning"
+    verdict: Verdict = "problem" if different or by_classes else "warning"
     also = " All of the loss has this factor, so that it acts as a learning rate." if verdict == "warning" else ""
     return CheckResult(
         verdict,
@@ -397,8 +508,8 @@ def descent_agreement(answers: Answers) -> float | None:
 )
 def loss_minimum(context: LoopContext) -> CheckResult:
     fits = context.fits
-    known = [each for each in fits if each.fit.is_known]
-    if len(known) == len(fits):
+    known = [each for each in fits if each.is_known]
+    if fits[0].is_known:
         faulty = [term.kind for each in known for term in each.fit.terms if term.kind in _PROBABILITIES]
         if len(faulty) >= len(known):
             return CheckResult(
@@ -408,7 +519,7 @@ def loss_minimum(context: LoopContext) -> CheckResult:
                 Remedy("Give softmaxes logits, and F.kl_div log_softmax of the student and softmax of the teacher."),
                 location=_place(known),
             )
-        weights = [term.coefficient for each in known for term in each.fit.terms if term.kind in ("kl", "logit_mse")]
+        weights = [term.coefficient for each in known for term in each.named if term.name in ("kl", "logit_mse")]
         if weights and max(weights) < 0:
             return CheckResult(
                 "problem",
@@ -417,7 +528,7 @@ def loss_minimum(context: LoopContext) -> CheckResult:
                 Remedy("Change its sign."),
                 location=_place(known),
             )
-        return CheckResult("ok", f"The loss is {formula(known[0].terms)}.")
+        return CheckResult("ok", f"The loss is {formula(known[0].named)}.")
     agreement = descent_agreement(fits[0].answers)
     if agreement is None:
         raise Skip("The loss compares rows with each other.")
@@ -443,6 +554,6 @@ def loss_minimum(context: LoopContext) -> CheckResult:
 )
 def loss_identity(context: LoopContext) -> CheckResult:
     known = _known(context)
-    terms = known[0].terms
+    terms = known[0].named
     evidence = {"terms": [term.evidence() for term in terms], "residual": known[0].fit.residual}
     return CheckResult("ok", f"The loss is {formula(terms)}.", evidence, location=_place(known))

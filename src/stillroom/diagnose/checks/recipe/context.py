@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -53,7 +54,11 @@ from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
 from stillroom.runtime import Processes
 from stillroom.teachers.output import ModelOutput
+from stillroom.teachers.precomputed import PrecomputedLogits
 from stillroom.train.device import resolve_device, resolve_precision
+
+# Share of empty rows from which on stored logits show nothing else.
+_EMPTY = 0.5
 
 
 class CheckContext:
@@ -66,6 +71,7 @@ class CheckContext:
         teacher: the teacher as the recipe sets it up, where it is a model.
         num_logits: number of its logits, which may differ from the data's number of classes.
         images: how many training images are looked at, at the most.
+        stored: the teacher's logits, where they were computed elsewhere.
         on_phase: is given what goes on, images done and images in all.
 
     Attributes:
@@ -82,6 +88,7 @@ class CheckContext:
         num_logits: int | None,
         *,
         images: int,
+        stored: PrecomputedLogits | None = None,
         on_phase: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> None:
         self.run_context = run_context
@@ -89,6 +96,7 @@ class CheckContext:
         self.student = student
         self.losses = list(losses)
         self._teacher = teacher
+        self.stored = stored
         self.sample: SplitSample = draw_sample(run_context.data.train, images)
         self.test_sample: SplitSample = draw_sample(run_context.data.test, max(images // 2, 1))
         self.num_classes = run_context.data.train.num_classes
@@ -146,9 +154,41 @@ class CheckContext:
             raise Skip("The recipe has no teacher.")
         raise Skip(f"The teacher's logits are read from a file ({config.logits}); there is no model to run.")
 
+    @property
+    def stored_rows(self) -> npt.NDArray[np.int64]:
+        """The rows of the stored logits that belong to the sample."""
+        train = self.run_context.data.train
+        return self.sample.rows if train.subset_info is None else train.subset_info.rows[self.sample.rows]
+
+    @lazy
+    def stored_outputs(self) -> Tensor:
+        """What is stored for the sample in its first view, in whatever form."""
+        assert self.stored is not None
+        return self.stored.logits(0, self.stored_rows)
+
+    @lazy
+    def stored_logits(self) -> Tensor:
+        """The stored logits of the sample in the data's class order, float32 [n, K]."""
+        return self.in_order(self.stored_outputs)
+
+    @lazy
+    def stored_test_logits(self) -> Tensor:
+        """The stored logits of the test images that are looked at, in the data's class order, float32 [m, K]."""
+        found = self.stored.test_logits() if self.stored is not None else None
+        if found is None:
+            raise Skip("There are no stored logits of test images: the folder has no test-logits.npy.")
+        return self.in_order(found[torch.from_numpy(self.test_sample.rows)])
+
+    def in_order(self, outputs: Tensor) -> Tensor:
+        """Stored outputs as logits, in the data's class order."""
+        return self.repaired_setup.reorder(self.queries.as_logits(outputs))
+
     @lazy
     def original_setup(self) -> TeacherSetup:
         """The teacher's input and class order as the recipe has them."""
+        if self.stored is not None:
+            logits = self.queries.as_logits(self.stored_outputs)
+            return TeacherSetup(TeacherVariant(self.queries, nn.Identity(), None, logits), None, nn.Identity())
         teacher = self.teacher
         config = teacher.preprocess_config
         order = None
@@ -163,6 +203,8 @@ class CheckContext:
     @lazy
     def output_form(self) -> OutputForm:
         """Whether the teacher gives logits, or what becomes of them."""
+        if self.stored is not None:
+            return form_of(self.stored_outputs[:64])
         variant = self.original_setup.variant
         return form_of(self.queries.outputs(variant.model, variant.preprocess, self.sample.images[:64], ""))
 
@@ -180,11 +222,16 @@ class CheckContext:
     def teacher_logits(self) -> Tensor:
         """Logits of the repaired teacher for the sample, float32 [n, K]."""
         setup = self.repaired_setup
-        return self._finite(setup.reorder(setup.variant.logits(len(self.sample))))
+        logits = self._finite(setup.reorder(setup.variant.logits(len(self.sample))))
+        if self.stored is not None and bool(is_constant(logits).double().mean() > _EMPTY):
+            raise Skip("Most stored logits are empty; see stale_answers.")
+        return logits
 
     @lazy
     def test_logits(self) -> Tensor:
         """Logits of the repaired teacher for the test images, float32 [m, K]."""
+        if self.stored is not None:
+            return self._finite(self.stored_test_logits)
         return self.logits_for(self.test_sample.images, "test images")
 
     @lazy
@@ -194,6 +241,7 @@ class CheckContext:
 
     def logits_for(self, images: Tensor, what: str, *, check_finite: bool = True) -> Tensor:
         """Logits of the repaired teacher for any images, float32 [n, K]."""
+        self.require_model()
         setup = self.repaired_setup
         logits = self.queries.logits(setup.variant.model, setup.variant.preprocess, images, what)
         logits = setup.reorder(logits)
@@ -212,6 +260,14 @@ class CheckContext:
             if len(places):
                 augmented[chosen] = augment_batch(self.sample.images[chosen], index[places], augmentation, view)
         return self.logits_for(augmented, "augmented images")
+
+    def require_model(self) -> None:
+        """Go on only where the teacher is a model.
+
+        Raises:
+            Skip: its logits are all that there is.
+        """
+        _ = self.teacher
 
     def require_class_order(self) -> None:
         """Go on only where it is known which logit means which class.
@@ -296,6 +352,11 @@ class CheckContext:
         return {"teacher.preprocess": wanted.model_dump(mode="json", exclude_defaults=True)}
 
 
+def is_constant(logits: Tensor) -> Tensor:
+    """Which rows give every class the same, as rows of zeros do: bool [n]."""
+    return logits.amax(1) - logits.amin(1) < 1e-6
+
+
 def form_of(outputs: Tensor) -> OutputForm:
     """What outputs look like: nothing below 0 and sums of 1 are probabilities, else nothing outside 0 … 1 is sigmoids.
 
@@ -360,8 +421,24 @@ def open_context(
     if reads_teacher and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its outputs")
     uses_cache(recipe, reads_teacher=reads_teacher, epochs=-(-recipe.training.total_steps(steps) // steps))
+    stored = None
+    if recipe.teacher is not None and recipe.teacher.logits is not None:
+        stored = PrecomputedLogits(
+            recipe.teacher,
+            runtime=run_context,
+            data=components.data,
+            augmentation=recipe.data.augmentation,
+            cache=recipe.cache,
+        )
     return CheckContext(
-        run_context, student, components.losses, teacher, num_logits, images=images, on_phase=observer.phase
+        run_context,
+        student,
+        components.losses,
+        teacher,
+        num_logits,
+        images=images,
+        stored=stored,
+        on_phase=observer.phase,
     )
 
 

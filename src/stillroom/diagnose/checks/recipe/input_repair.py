@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +48,9 @@ CLEAR = 0.4
 # Below this accuracy more than one thing may be wrong.
 _LOW_ACCURACY = 0.5
 _ROUNDS = 3
+# Share of the misfit of running statistics that another normalisation must leave at most, to be what was wrong: the
+# right one leaves a quarter or less, one that makes up for statistics that lag leaves half or more.
+_FITS = 0.45
 # Gains that count as the same.
 _NEAR = 0.03
 # Images at a time: few enough for the caches of a small machine, many enough for batch statistics.
@@ -79,6 +83,10 @@ class SplitSample:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, chosen: Tensor) -> SplitSample:
+        """Some of them: bool [n]."""
+        return SplitSample(self.images[chosen], self.labels[chosen], self.rows[chosen.numpy()])
 
     @property
     def halves(self) -> Tensor:
@@ -128,6 +136,8 @@ class TeacherQueries:
         self.num_classes = num_classes
         self._form = form
         self._on_phase = on_phase
+        # Whether other sizes of the images are tried, which can take seconds.
+        self.tries_sizes = True
         # Whether the teacher takes its input in channels-last memory.
         self.channels_last = True
 
@@ -141,8 +151,11 @@ class TeacherQueries:
             what: what progress calls the images; empty for no progress.
         """
         outputs = self.outputs(model, config, images, what)
+        return self.as_logits(outputs)
+
+    def as_logits(self, outputs: Tensor) -> Tensor:
+        """Logits of outputs: logarithms of probabilities, and what a sigmoid was taken of."""
         form = self._form()
-        # Logarithms of probabilities are logits, and so is what a sigmoid was taken of.
         if form == "sigmoids":
             return outputs.double().logit(1e-7).float()
         return outputs.clamp_min(1e-30).log() if form == "probabilities" else outputs
@@ -192,13 +205,21 @@ class TeacherVariant:
         queries: computes the logits.
         model: the model, prepared.
         preprocess: how its input is made, without a class order.
+        logits: for the whole sample, where they were stored and there is no model to run.
     """
 
-    def __init__(self, queries: TeacherQueries, model: nn.Module, preprocess: PreprocessConfig | None) -> None:
+    def __init__(
+        self,
+        queries: TeacherQueries,
+        model: nn.Module,
+        preprocess: PreprocessConfig | None,
+        logits: Tensor | None = None,
+    ) -> None:
         self.model = model
         self.preprocess = preprocess
         self._queries = queries
-        self._logits: Tensor | None = None
+        self._logits = logits
+        self.is_stored = logits is not None
 
     def logits(self, count: int) -> Tensor:
         """Logits of the sample's first images, in the model's own class order: float32 [count, columns]."""
@@ -332,7 +353,7 @@ def repair_input(queries: TeacherQueries, original: TeacherSetup) -> InputRepair
         # Of several, one is the best by chance alone.
         allowed = ALPHA / max(len(tried), 1)
         helps = [t for t in tried if t.setup is not None and t.gain >= GAIN.warning and t.p < allowed]
-        best = [_likeliest(helps)] if helps else _two_at_once(queries, correct, tried, allowed)
+        best = [_likeliest(queries, setup, helps)] if helps else _two_at_once(queries, correct, tried, allowed)
         if not best:
             break
         changes += best
@@ -341,14 +362,29 @@ def repair_input(queries: TeacherQueries, original: TeacherSetup) -> InputRepair
     return InputRepair(accuracy, setup, tuple(changes), trials, count)
 
 
-def _likeliest(helps: Sequence[RepairTrial]) -> RepairTrial:
-    """The change that helps most; batch statistics only where no other change comes near.
+def _likeliest(queries: TeacherQueries, setup: TeacherSetup, helps: Sequence[RepairTrial]) -> RepairTrial:
+    """The change that helps most; batch statistics only where no other change comes near, or where they still misfit.
 
-    Batch statistics undo whatever scale the input has, and so a wrong normalisation, too.
+    Batch statistics undo whatever scale the input has, and so a wrong normalisation, too. A teacher so young that its
+    running statistics lag behind gains by another normalisation as well; but under that one they fit little better,
+    while under the right input those of a trained teacher fit.
     """
     most = max(trial.gain for trial in helps)
     inputs = [trial for trial in helps if trial.kind != "batch_norm" and trial.gain >= most - _NEAR]
-    return max(inputs or helps, key=lambda trial: trial.gain)
+    best = max(inputs or helps, key=lambda trial: trial.gain)
+    statistics = next((trial for trial in helps if trial.kind == "batch_norm"), None)
+    if best.kind == "normalisation" and best.setup is not None and statistics is not None:
+        before, after = (_misfit(queries, each) for each in (setup, best.setup))
+        if after > _FITS * before:
+            return statistics
+    return best
+
+
+def _misfit(queries: TeacherQueries, setup: TeacherSetup) -> float:
+    """How far a teacher's running statistics are from those of its input."""
+    device = queries.run_context.device
+    preprocess = queries.preprocess(setup.variant.preprocess).to(device)
+    return statistics_misfit(setup.model.to(device), preprocess(queries.sample.images[:_STATISTICS].to(device)))
 
 
 def _try_all(
@@ -358,6 +394,8 @@ def _try_all(
         yield from _try_class_order(queries, setup, correct)
     if setup.class_order is not None and not len(setup.class_order):
         return  # an input is judged by the classes that it leads to
+    if setup.variant.is_stored:
+        return
     kinds: Sequence[tuple[Kind, Iterator[Candidate]]] = (
         ("normalisation", _normalisations(queries, setup)),
         ("channel_order", _channel_orders(queries, setup)),
@@ -489,6 +527,9 @@ def _normalisations(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Ca
             std = tuple(float(f"{each**power:.4g}") for each in now.std)
             if not _is_near(std, now.std):
                 yield _candidate(queries, setup, name, now.model_copy(update={"std": std}))
+    low, high = (0.0, 1.0) if data.is_pixels else (float(each) for each in torch.aminmax(queries.sample.images.float()))
+    inverted = {"mean": tuple(round(low + high - m, 6) for m in now.mean), "std": tuple(-s for s in now.std)}
+    yield _candidate(queries, setup, "inverted", now.model_copy(update=inverted))
     for name, config in _named_normalisations(queries).items():
         mean, std = (tuple(reversed(n)) if now.channel_order == "bgr" else n for n in (config.mean, config.std))
         if not (_is_near(mean, now.mean) and _is_near(std, now.std)):
@@ -543,7 +584,7 @@ def _channel_orders(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Ca
 def _sizes(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
     """Other sizes: the images' own, multiples of it, the usual ones, the model's own; where cheap enough."""
     side = queries.run_context.data.train.image_size
-    if side is None:
+    if side is None or not queries.tries_sizes:
         return
     now = _explicit_now(queries, setup)
     native = native_size(setup.model)
@@ -585,6 +626,42 @@ def has_running_statistics(model: nn.Module) -> bool:
     (True, False)
     """
     return any(isinstance(m, _NORMS) and m.running_mean is not None for m in model.modules())
+
+
+@torch.no_grad()
+def statistics_misfit(model: nn.Module, inputs: Tensor) -> float:
+    """How far a model's running statistics are from those of a batch of its input.
+
+    Formula: the mean over channels of ``|μ − m|/s + |log(σ²/s²)|/2``, the median over layers; μ and σ² are the running
+    mean and variance, m and s² those of the batch.
+
+    >>> norm = nn.BatchNorm1d(1).eval()
+    >>> statistics_misfit(norm, torch.tensor([[1.0], [3.0]])) > 1
+    True
+    >>> recalibrate(norm, torch.tensor([[1.0], [3.0]]))
+    >>> statistics_misfit(norm, torch.tensor([[1.0], [3.0]]))
+    0.0
+    """
+    found: list[float] = []
+
+    def measure(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm.running_mean, Tensor)
+        assert isinstance(norm.running_var, Tensor)
+        x = args[0].double()
+        over = [axis for axis in range(x.dim()) if axis != 1]
+        var = x.var(over).clamp_min(1e-12)
+        shift = (norm.running_mean.double() - x.mean(over)).abs() / var.sqrt()
+        found.append(float((shift + (norm.running_var.double().clamp_min(1e-12) / var).log().abs() / 2).mean()))
+
+    norms = [m for m in model.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
+    handles = [norm.register_forward_pre_hook(measure) for norm in norms]
+    try:
+        with eval_mode(model):
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return median(found) if found else 0.0
 
 
 @torch.no_grad()

@@ -72,6 +72,7 @@ def _check_input(context: CheckContext, kind: Kind, what: str, words: str, nothi
         words: the remedy.
         nothing: why there may be nothing to try.
     """
+    context.require_model()
     context.require_class_order()
     repair = context.repair
     change, trials = repair.change(kind), repair.trials.get(kind, ())
@@ -131,6 +132,7 @@ def _compare(trial: RepairTrial) -> str:
 )
 def teacher_batch_norm(context: CheckContext) -> CheckResult:
     """Whether the teacher's running statistics fit its input, and whether it uses them."""
+    context.require_model()
     moved, again = _movement(context)
     if max(moved, again) >= MOVES.problem:
         evidence = {"moved_by_company": moved, "moved_by_chance": again, "images": min(_TWICE, len(context.sample))}
@@ -206,7 +208,8 @@ def _movement(context: CheckContext) -> tuple[float, float]:
 )
 def class_order(context: CheckContext) -> CheckResult:
     """Whether the teacher's logits mean the classes that the data's labels mean."""
-    preprocess, repair = context.teacher.preprocess_config, context.repair
+    repair = context.repair
+    preprocess = None if context.stored is not None else context.teacher.preprocess_config
     change = repair.change("class_order")
     now: Sequence[int] | None = preprocess.class_order if preprocess is not None else None
     evidence: dict[str, Any] = {
@@ -236,9 +239,11 @@ def class_order(context: CheckContext) -> CheckResult:
     )
     if not fits:
         summary = f"{counts}; with the columns that fit it classifies {percent(after)} of the images correctly."
-    remedy = Remedy(
-        "Set preprocess.class_order: for each class the logit that means it.", context.preprocess_override()
-    )
+    if context.stored is not None:
+        remedy = Remedy("Write the columns of the logits in the order of class_names in inputs.json.")
+    else:
+        words = "Set preprocess.class_order: for each class the logit that means it."
+        remedy = Remedy(words, context.preprocess_override())
     shares = (100 * before, 100 * after)
     plot = Plot("bars", "The teacher's accuracy", ("unchanged", "reordered"), shares, "", "right, %")
     verdict: Verdict = GAIN.at_least(change.gain) if fits else "problem"
@@ -259,8 +264,8 @@ def teacher_logits(context: CheckContext) -> CheckResult:
     preprocess = context.student.preprocess().to(context.run_context.device)
     with torch.no_grad(), eval_mode(student):
         outputs = student(preprocess(context.sample.images[:16].to(context.run_context.device)))
-    has_model = context.recipe.teacher is not None and context.recipe.teacher.logits is None
-    forms = {"teacher": context.output_form if has_model else None, "student": form_of(outputs)}
+    has_teacher = context.recipe.teacher is not None
+    forms = {"teacher": context.output_form if has_teacher else None, "student": form_of(outputs)}
     evidence = {f"{model}_gives": form for model, form in forms.items()}
     for model, form in forms.items():
         if form in ("probabilities", "sigmoids"):
@@ -268,5 +273,7 @@ def teacher_logits(context: CheckContext) -> CheckResult:
             why = "each image's outputs sum to 1" if form == "probabilities" else "all outputs lie between 0 and 1"
             summary = f"The {model} gives {form}, not logits: {why}."
             words = f"Remove the {layer} from the model: losses apply a softmax themselves."
+            if model == "teacher" and context.stored is not None:
+                words = f"Store the logits, before the {layer}: losses apply a softmax themselves."
             return CheckResult("problem", summary, evidence, Remedy(words))
     return CheckResult("ok", "Both models give logits.", evidence)
