@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import hashlib
 import io
 import os
@@ -42,7 +43,11 @@ from stillroom.recipe import apply_override, load_recipe, parse_recipe
 from stillroom.study.config import load_study
 from stillroom.study.engine.base import Engine, Job, Outcome
 
-APART = {"timing.jsonl", "environment.json", CHECKSUMS, "cost.csv", "progress.json", "lock", "tuning.db"}
+# What depends on clocks: seconds, and the checksums of files that hold them.
+APART = {
+    *("timing.jsonl", "environment.json", CHECKSUMS, "cost.csv", "caches.json", "asked.jsonl", "progress.json", "lock"),
+    "tuning.db",
+}
 RECIPES = Path(__file__).parent.parent / "recipes"
 DATA = {"train_limit": 96, "test_limit": 40, "batch_size": 32, "augmentation": {"pad_crop": 1, "views": 2}}
 TRAINING = {"epochs": 2, "log_every": 1, "precision": "float32", "device": "cpu", "threads": 1, "save_seconds": 0}
@@ -424,20 +429,25 @@ def kills(arguments: argparse.Namespace) -> int:
             more = ["--workers", 1] if verb == "compare" else ["--resume"]
             return spawn([verb, file, "--out", out, *more], home / "log")
 
-        whole = home / f"{name}-whole"
-        for old in home.glob(f"{name}-*"):
-            shutil.rmtree(old, ignore_errors=True)
+        # Always the same folder: a study's recipes name its teacher's weights by their place.
+        out = home / f"{name}-run"
+
+        def clear(name: str = name) -> None:
+            for old in home.glob(f"{name}-*"):
+                shutil.rmtree(old, ignore_errors=True)
+
+        clear()
         began = time.monotonic()
-        assert wait(start(whole), None) == 0, (home / "log").read_text()
+        assert wait(start(out), None) == 0, (home / "log").read_text()
         took = time.monotonic() - began
-        expected = digests(whole)
+        expected = digests(out)
         most = {signal.SIGKILL: round(arguments.count * shares[name]), signal.SIGTERM: round(0.2 * arguments.count / 5)}
         done: Counter[int] = Counter()
         outcomes: Counter[str] = Counter()
         number = 0
         while any(done[each] < count for each, count in most.items()):
             number += 1
-            out = home / f"{name}-{number}"
+            clear()
             while True:
                 left = [each for each, count in most.items() for _ in range(count - done[each])]
                 if not left:
@@ -465,8 +475,6 @@ def kills(arguments: argparse.Namespace) -> int:
                 print(f"{name}-{number}: exit {code}, differs in {differs}: {(home / 'log').read_text()[-600:]}")
             else:
                 outcomes["same"] += 1
-                shutil.rmtree(out, ignore_errors=True)
-            shutil.rmtree(home / f"{name}-{number}-cache", ignore_errors=True)
         bad += outcomes["different"] + outcomes["badly ended"]
         cells = [name, f"{took:.1f} s", done[signal.SIGKILL], done[signal.SIGTERM], number]
         cells += [outcomes[each] for each in ("same", "different", "badly ended")]
@@ -548,13 +556,14 @@ def mutate(arguments: argparse.Namespace) -> int:
     os.chdir(RECIPES.parent)
     before = peak_mb()
     for number in range(arguments.count):
-        kind = ("recipe", "study", "override")[number % 3]
+        # A study takes ten times as long to read as a recipe.
+        kind = "study" if number % 20 == 0 else ("recipe", "override", "override")[number % 3]
         began = time.perf_counter()
         given = ""
         try:
             if kind == "override":
                 given = mutate_override(keys, draw)
-                content = yaml.safe_load(draw.choice(recipes))
+                content = copy.deepcopy(draw.choice(bases))
                 apply_override(content, given)
                 parse_recipe(content)
             else:
@@ -573,6 +582,8 @@ def mutate(arguments: argparse.Namespace) -> int:
             print(f"{type(error).__name__}: {str(error)[:200]} for {given[:2000]!r}", flush=True)
         slowest = max(slowest, time.perf_counter() - began)
         counts[kind, ending] += 1
+        if number % 10_000 == 0:
+            print(f"{number} read, peak memory {peak_mb()} MB", flush=True)
     endings = ("accepted", "refused", "bad message", "traceback")
     for kind in ("recipe", "study", "override"):
         print(f"| {kind} | {' | '.join(str(counts[kind, ending]) for ending in endings)} |")

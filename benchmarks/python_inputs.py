@@ -1,6 +1,6 @@
 """What a person gives in Python is what the modules see: `stillroom.distill` against a plain PyTorch loop.
 
-    STILLROOM_DATA=DATA python benchmarks/python_inputs.py [--images 2000] [--out docs/results/python-inputs.md]
+    STILLROOM_DATA=DATA python benchmarks/python_inputs.py [--images 2000] [--channels 3,1,4] [--out FILE]
 
 The public CIFAR-10 ResNet-56 (under DATA/weights) teaches a small convolutional net on test images of CIFAR-10, which
 are given in every form that people hold them in. For each form the table has the teacher's and the student's correct
@@ -109,6 +109,7 @@ def main() -> None:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--channels", default="3,1,4", help="of the images: colour, grey, a fourth channel")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     test = load(DataConfig(path="cifar10", test_limit=options.images)).test
@@ -120,7 +121,8 @@ def main() -> None:
         "equal",
     ]  # fmt: skip
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-    for pixels in (rgb, grey, four):
+    by_channels = {3: rgb, 1: grey, 4: four}
+    for pixels in (by_channels[int(channels)] for channels in options.channels.split(",")):
         for form, (images, x, stated) in forms(pixels).items():
             lines.append("| " + " | ".join(row(pixels.shape[1], form, images, x, stated, test.labels)) + " |")
             print(lines[-1], flush=True)
@@ -129,10 +131,10 @@ def main() -> None:
             "# Images as people give them in Python\n\n"
             f"Correct answers of {options.images:,} test images of CIFAR-10: the public ResNet-56 as the teacher, a "
             "small net after one epoch as the student, as the run counts them and as a plain PyTorch loop does. "
-            "A teacher that takes normalised images knows half of the answers where they are not normalised: the run "
-            "says so, and `run.diagnose()` names the normalisation. Made by\n"
+            "A teacher that takes normalised images is right less often where they are not: in both columns alike. "
+            "Made by\n"
             "`STILLROOM_DATA=DATA python benchmarks/python_inputs.py "
-            f"--images {options.images} --out {options.out}`.\n\n"
+            f"--images {options.images} --channels {options.channels} --out {options.out}`.\n\n"
         )
         options.out.write_text(text + "\n".join(lines) + "\n", encoding="utf-8")
 

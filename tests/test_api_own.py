@@ -207,8 +207,7 @@ class Stop(sr.StepHook):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-@pytest.mark.parametrize("own", [True, False], ids=["own optimizer", "ours"])
+@pytest.mark.parametrize(("name", "own"), [*((name, True) for name in SCHEDULERS), ("lambda", False)])
 def test_a_stopped_run_goes_on_with_its_own_scheduler(tmp_path: Path, name: str, own: bool) -> None:
     options: dict[str, Any] = {"scheduler": SCHEDULERS[name], "training": {"log_every": 1}}
     if own:

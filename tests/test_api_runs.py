@@ -102,13 +102,6 @@ def test_the_student_is_exported_as_a_program(
     assert "stillroom.load_run(folder, student=…)" in error
 
 
-def test_the_student_is_exported_to_onnx(taught: tuple[sr.DistillResult, nn.Module], tmp_path: Path) -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        pytest.importorskip(package)
-    found = taught[0].export("onnx", tmp_path / "student.onnx")
-    assert found["max_rel_error"] <= found["tolerance"]
-
-
 def test_a_run_is_evaluated_on_its_own_and_on_other_images(taught: tuple[sr.DistillResult, nn.Module]) -> None:
     run, teacher = taught
     own = run.evaluate()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from run.conftest import Stop, StopAt
-from stillroom.cli import run
+from stillroom.cli import main, run
 from stillroom.errors import BadInput
 from stillroom.files import (
     CHECKSUMS,
@@ -239,3 +239,17 @@ def test_no_message_is_longer_than_a_thousand_characters_or_than_a_line() -> Non
 def test_an_inequality_of_all_seeds_is_written_and_read() -> None:
     found = Inequality("tuning", ("labels",), (("all", None),), "labels has no trials").as_dict()
     assert InequalityInfo.model_validate(found).seed is None
+
+
+def test_a_command_interrupted_while_it_is_imported_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stillroom.cli.run", interrupted)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    with pytest.raises(SystemExit) as left:
+        main(["train", "my recipe.yaml"])
+    assert left.value.code == 130
+    assert capsys.readouterr().err == "error: interrupted; to go on: stillroom train 'my recipe.yaml'\n"

@@ -18,7 +18,7 @@ from stillroom.data.dataset import from_dataset, from_images
 from stillroom.data.images import DataPair, ImageSet, make_pair
 from stillroom.data.sources import load, load_split, parse_data_argument
 from stillroom.diagnose.diagnosis import Diagnosis
-from stillroom.diagnose.recipe import diagnose_recipe
+from stillroom.diagnose.recipe import diagnose_recipe, quick_line
 from stillroom.diagnose.run import diagnose_run
 from stillroom.diagnose.study import diagnose_study
 from stillroom.errors import BadInput
@@ -200,7 +200,8 @@ def distill(
         resume: continue the run in the folder.
         hooks: each a :class:`StepHook`, or a function that is called with a :class:`StepInfo` after each optimizer
             step; ``StepHook.after_evaluation`` is given each evaluation.
-        progress: show a progress bar on standard error.
+        progress: show a progress bar on standard error, and before the training, in a line, what quick checks of
+            teacher and loss find; both change no result.
 
     Returns:
         The finished run.
@@ -262,12 +263,22 @@ def distill(
         optimisation=optimisation,
         custom=custom,
     )
+    observer = ProgressBar() if progress else Observer()
+    if progress and not resume and recipe.teachers is None:
+        copies = RunComponents(
+            data,
+            copy_model(student),
+            [copy.deepcopy(loss) for loss in terms],
+            {key: copy_model(model) for key, model in modules.items()},
+        )
+        if (line := quick_line(recipe, copies)) is not None:
+            observer.note(line)
     with output_folder(None if out is None else Path(out), name or "run") as folder:
         finished = execute(
             recipe,
             folder,
             resume=resume,
-            observer=ProgressBar() if progress else Observer(),
+            observer=observer,
             components=components,
             hooks=own_hooks,
         )

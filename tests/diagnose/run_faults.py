@@ -200,6 +200,17 @@ FAULTS: dict[str, tuple[FakeRun, str, str | None, object]] = {
         "training.optimizer.weight_decay",
         0.0005,
     ),
+    "most units dropped": (
+        FakeRun(
+            loss_curves={"cross_entropy": level(2.303), "kl": level(12)},
+            student=AT_CHANCE,
+            confidence=0.101,
+            options={"dropout": 0.9},
+        ),
+        "over_regularising",
+        "student.options.dropout",
+        0.1,
+    ),
     "smoothed by nine tenths": (
         FakeRun(
             losses=({"name": "label_smoothing", "smoothing": 0.9}, {"name": "kl", "weight": 0.1}),

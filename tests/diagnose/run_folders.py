@@ -82,6 +82,7 @@ class FakeRun:
     finished: bool = True
     rate: float = 0.1
     distilled: bool | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_run(path: Path, fake: FakeRun | None = None) -> Path:
@@ -93,7 +94,7 @@ def write_run(path: Path, fake: FakeRun | None = None) -> Path:
     recipe = {
         "data": {"source": "parquet", "path": "cifar10", "batch_size": 64, "augmentation": dict(fake.augmentation)},
         "teacher": teacher,
-        "student": {"name": "resnet8"},
+        "student": {"name": "resnet8", "options": dict(fake.options)},
         "losses": [dict(term) for term in fake.losses],
         "training": {"epochs": fake.epochs, "optimizer": {"lr": fake.rate}, **fake.training},
     }

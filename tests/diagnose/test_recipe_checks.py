@@ -286,3 +286,40 @@ def test_evidence_can_be_written_as_json() -> None:
         "a": 0.3333,
         "b": [None, True, None],
     }
+
+
+def test_a_weight_counts_by_the_learning_rate_of_its_steps(setup: Setup) -> None:
+    """A teacher that comes when the rate is nearly 0 moves nothing, however large its weight is then."""
+    for late in ("{start: 0, end: 0.9, shape: step}", "{start: 0, end: 0.9, begin: 0.99}"):
+        finding = found(setup.but("losses.cross_entropy.weight=1", f"losses.kl.weight={late}"), "loss_balance")
+        assert finding["loss_balance"].verdict == "problem"
+    growing = setup.but("losses.cross_entropy.weight=0.1", "losses.kl.weight={start: 0, end: 0.9}")
+    assert found(growing, "loss_balance")["loss_balance"].verdict == "ok"
+
+
+def test_most_units_dropped_is_a_problem(setup: Setup) -> None:
+    student = "student={{name: mlp, options: {{hidden: [32], dropout: {}}}}}"
+    for dropout, verdict in ((0.2, "ok"), (0.5, "ok"), (0.6, "warning"), (0.9, "problem")):
+        finding = found(setup.but(student.format(dropout)), "regularisation")["regularisation"]
+        assert finding.verdict == verdict
+    assert finding.remedy is not None
+    assert finding.remedy.overrides == {"student.options.dropout": 0.1}
+
+
+def test_cached_test_logits_are_compared_with_the_teacher_too(
+    setup: Setup, raw: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLROOM_CACHE", str(tmp_path / "cache"))
+    save_weights(raw, tmp_path / "teacher.safetensors")
+    cached = setup.but(
+        "data.train_limit=80", "cache.enabled=true", f"teacher.weights={tmp_path / 'teacher.safetensors'}"
+    )
+    checks = [check for check in CHECKS if check.id == "stale_cache"]
+    prepare(cached.recipe)
+    before = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.bin")}
+    for path, content in before.items():
+        # Of the test split alone: ten numbers of float32 for each of 500 images.
+        if 20_000 <= len(content) < 22_000:
+            path.write_bytes(bytes([content[0] ^ 255]) + content[1:])
+    (finding,) = diagnose_recipe(cached.recipe, images=32, checks=checks)
+    assert finding.verdict == "problem"

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+import stillroom as sr
 from diagnose.setups import Setup
 from stillroom.data.images import DataPair
 from stillroom.diagnose.checks.recipe.teacher_quality import FLATNESS, flatness
@@ -117,3 +120,36 @@ def test_inverted_images_are_found_and_the_remedy_inverts_them_back(correct: Set
     assert finding.remedy is not None
     mended = found(dark.but(*finding.remedy.arguments()), *checks)
     assert {one.verdict for one in mended.values()} == {"ok"}
+
+
+def test_distilling_in_python_says_first_what_quick_checks_find_and_changes_no_byte(
+    correct: Setup, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train, test = (
+        TensorDataset(split.images[:320], split.labels[:320]) for split in (correct.data.train, correct.data.test)
+    )
+    torch.manual_seed(0)
+    student = layers(16)
+    written = {}
+    for progress in (True, False):
+        drawn = torch.get_rng_state()
+        run = sr.distill(
+            copy.deepcopy(correct.teacher),
+            student,
+            train,
+            test,
+            steps=60,
+            batch_size=128,
+            teacher_preprocess="none",
+            student_preprocess="half",
+            cache={"enabled": False},
+            out=tmp_path / str(progress),
+            progress=progress,
+        )
+        assert torch.equal(torch.get_rng_state(), drawn)
+        names = ("student.safetensors", "metrics.jsonl", "summary.json", "predictions.safetensors")
+        written[progress] = {name: (run.path / name).read_bytes() for name in names}
+    assert written[True] == written[False]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("checked before training")]
+    assert len(lines) == 1
+    assert "teacher_normalisation" in lines[0]

@@ -26,7 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     (``kill PID``) always interrupts.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = run(arguments)
+    except KeyboardInterrupt:  # while the commands are imported
+        code = _fail(f"interrupted; to go on: stillroom {shlex.join(arguments)}", INTERRUPTED)
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,1 +1,1 @@
-"""Images in, whole batches of uint8 pixels out: sources, order, seed-addressed augmentation."""
+"""Images in, whole batches out: sources, order, seed-addressed augmentation."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+from stillroom.data.loader import BatchSampler
 from stillroom.data.quality import measure_quality
 from stillroom.diagnose.check import Check, rounded
 from stillroom.diagnose.checks.data import data_checks
@@ -20,7 +22,7 @@ from stillroom.diagnose.checks.recipe import (
     training,
 )
 from stillroom.diagnose.checks.recipe.context import CheckContext, open_context
-from stillroom.errors import format_error
+from stillroom.errors import BadInput, format_error
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
@@ -59,6 +61,19 @@ CHECKS: tuple[Check[CheckContext], ...] = (
     stale_cache.stale_cache,
 )
 
+# What a run can afford before it begins.
+QUICK_CHECKS: tuple[Check[CheckContext], ...] = (
+    *INPUT_CHECKS,
+    loss.loss_finite,
+    loss.teacher_unused,
+    loss_balance.loss_balance,
+    training.learning_rate,
+    training.budget,
+    training.regularisation,
+)
+# Images that quick checks look at: at the most, and so few that nothing would be proved by less.
+_QUICK_IMAGES, _LEAST = 256, 64
+
 
 def diagnose_recipe(
     recipe: Recipe,
@@ -67,6 +82,7 @@ def diagnose_recipe(
     observer: Observer | None = None,
     components: RunComponents | None = None,
     checks: Sequence[Check[CheckContext]] = CHECKS,
+    quick: bool = False,
 ) -> list[Finding]:
     """Check a recipe's teacher, student, data and loss without training anything.
 
@@ -79,6 +95,7 @@ def diagnose_recipe(
         observer: is given the progress.
         components: the objects that the recipe names; built from it where left out.
         checks: what is checked.
+        quick: leave out the input's other sizes, which can take seconds.
 
     Returns:
         One finding a check, problems first, causes before what follows from them. A part that is broken leaves only
@@ -99,6 +116,7 @@ def diagnose_recipe(
         # As its run would: more threads than cores are free make it slower, not faster.
         with threads(recipe.training.threads), exact_float32():
             context = open_context(recipe, images=images, observer=observer, components=components)
+            context.queries.tries_sizes = not quick
             findings = []
             for position, check in enumerate(checks):
                 observer.phase("checks", position, len(checks))
@@ -107,6 +125,33 @@ def diagnose_recipe(
     finally:
         observer.run_ended()
     return sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict))
+
+
+def quick_line(recipe: Recipe, components: RunComponents) -> str | None:
+    """What the cheap checks of a run that is about to begin find, in one line; None where they cannot be made.
+
+    They look at no more images than a hundredth of those that the run will train on, and try no other image sizes.
+
+    Args:
+        recipe: what will be run.
+        components: copies of its objects: checks may move them to the run's device.
+    """
+    began = time.perf_counter()
+    try:
+        steps = BatchSampler(len(components.data.train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+        images = min(recipe.training.total_steps(steps) * recipe.data.batch_size // 100, _QUICK_IMAGES)
+        checks = QUICK_CHECKS if images >= _LEAST else tuple(c for c in QUICK_CHECKS if c not in INPUT_CHECKS)
+        findings = diagnose_recipe(recipe, images=max(images, _LEAST), components=components, checks=checks, quick=True)
+    except BadInput:  # the run itself says it
+        return None
+    problems = [finding for finding in findings if finding.verdict == "problem"]
+    judged = sum(finding.verdict != "skipped" for finding in findings)
+    seconds = f"{time.perf_counter() - began:.1f} s"
+    if not problems:
+        return f"checked before training: nothing wrong, as far as {judged} quick checks can tell ({seconds})"
+    first = problems[0]
+    more = f"; and {', '.join(each.check for each in problems[1:])}" if len(problems) > 1 else ""
+    return f"checked before training ({seconds}): {first.check}: {first.summary.rstrip('.')}{more}"
 
 
 def _run(check: Check[CheckContext], context: CheckContext) -> Finding:

@@ -8,9 +8,13 @@ from typing import Any
 from stillroom.losses.base import LossConfig, WeightSchedule
 from stillroom.losses.registry import is_custom
 from stillroom.recipe import Recipe
+from stillroom.train.config import ScheduleConfig
+from stillroom.train.optimisation import lr_factor
 
 # Rates that most students learn at, by optimizer; those of sgd are for a momentum of .9.
 USUAL_RATE = {"sgd": 0.1, "adamw": 1e-3}
+# Steps that a schedule is looked at.
+_SAMPLED = 1000
 # What a step forgets of a weight, rate times decay: usual is .1 times 5e-4.
 USUAL_FORGETTING = 5e-5
 
@@ -69,6 +73,23 @@ def mean_weight(config: LossConfig) -> float:
     steps = 20
     ends = (config.weight_at(0.0) + config.weight_at(1.0)) / 2
     return round((ends + sum(config.weight_at(step / steps) for step in range(1, steps))) / steps, 6)
+
+
+def taught_weight(config: LossConfig, schedule: ScheduleConfig, total: int) -> float:
+    """A term's weight over the training, each step by its learning rate: what comes when the rate is low moves nothing.
+
+    >>> from stillroom.losses.kl import KLConfig
+    >>> late = KLConfig(weight=WeightSchedule(start=0, end=1, begin=0.9))
+    >>> taught_weight(late, ScheduleConfig(), 1000) < mean_weight(late) / 10
+    True
+    """
+    if not config.has_schedule:
+        return mean_weight(config)
+    steps = range(0, total, max(total // _SAMPLED, 1))
+    rates = [lr_factor(schedule, step, total) for step in steps]
+    weights = [config.weight_at(step / total) for step in steps]
+    whole = sum(rates)
+    return sum(rate * weight for rate, weight in zip(rates, weights, strict=True)) / whole if whole else 0.0
 
 
 def usual_decay(lr: float) -> float:

@@ -252,7 +252,8 @@ class LiveTeacherSource(TeacherSource):
         means = {of: total / count for of, total in totals.items()}
         return lambda batch: replace(teacher(batch), tails=self._tails, fisher_means=means)
 
-    def _cached_test_logits(self) -> Tensor:
+    def test_cache(self) -> tuple[CacheSpec, Query]:
+        """The cache of its logits for the test split, and the teacher as a query of test images."""
         test, device = self._data.test, self._runtime.device
         preprocess = self.prepared.preprocess().to(device)
 
@@ -262,7 +263,10 @@ class LiveTeacherSource(TeacherSource):
 
         parts = self._identity(test, AugmentationConfig(), "float32")
         # In blocks of the size that evaluation uses, so that cached logits are bit by bit those of an evaluation.
-        spec = CacheSpec(parts, len(test), test.num_classes, block=EVALUATION_BATCH, dtype="float32")
+        return CacheSpec(parts, len(test), test.num_classes, block=EVALUATION_BATCH, dtype="float32"), query
+
+    def _cached_test_logits(self) -> Tensor:
+        spec, query = self.test_cache()
         outputs = open_cache(
             spec,
             range(1),
@@ -274,7 +278,7 @@ class LiveTeacherSource(TeacherSource):
             precision="float32",
             teacher=self.name,
         )
-        return outputs.read(np.arange(len(test)), 0).logits.cpu()
+        return outputs.read(np.arange(spec.count), 0).logits.cpu()
 
     def _identity(self, images: ImageSet, augmentation: AugmentationConfig, precision: Precision) -> dict[str, Any]:
         """Everything that an output depends on."""

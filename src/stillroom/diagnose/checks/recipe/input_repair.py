@@ -136,6 +136,8 @@ class TeacherQueries:
         self.num_classes = num_classes
         self._form = form
         self._on_phase = on_phase
+        # Whether other sizes of the images are tried, which can take seconds.
+        self.tries_sizes = True
         # Whether the teacher takes its input in channels-last memory.
         self.channels_last = True
 
@@ -582,7 +584,7 @@ def _channel_orders(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Ca
 def _sizes(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Candidate]:
     """Other sizes: the images' own, multiples of it, the usual ones, the model's own; where cheap enough."""
     side = queries.run_context.data.train.image_size
-    if side is None:
+    if side is None or not queries.tries_sizes:
         return
     now = _explicit_now(queries, setup)
     native = native_size(setup.model)

@@ -8,7 +8,7 @@ from stillroom.diagnose.check import CheckResult, Limits, check
 from stillroom.diagnose.checks.recipe.context import CheckContext
 from stillroom.diagnose.checks.recipe.gradients import IMAGES
 from stillroom.diagnose.checks.recipe.temperature import sharp_target_remedy
-from stillroom.diagnose.remedies import mean_weight, scaled_weight
+from stillroom.diagnose.remedies import scaled_weight, taught_weight
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 
 TEACHER = Limits(
@@ -47,7 +47,8 @@ def effective_rate(context: CheckContext, relative_gradient: float) -> float | N
         f"teacher's terms is less than {TEACHER.problem:.0%} of the labels' (warning below {TEACHER.warning:.0%}); or "
         f"that of the whole loss is so much larger than that of plain labels ({_LARGE:g} times or more) that the rate "
         f"comes to {RATE.problem:g} or more (warning from {RATE.warning:g}), counted for sgd with a momentum of .9: "
-        "students of digits at .1 and this loss lost 10 to 25 points at 2, and all at 6. Warning: that of the labels "
+        "students of digits at .1 and this loss lost 10 to 25 points at 2, and all at 6. A weight that follows a "
+        "schedule counts by the learning rate of its steps. Warning: that of the labels "
         f"is less than {_LABELS:.1%} of the teacher's."
     ),
     source="kl carries τ², so its gradient does not fade with τ, and a weight above 1 is a larger learning rate too.",
@@ -57,7 +58,10 @@ def loss_balance(context: CheckContext) -> CheckResult:
     """Whether neither the teacher's terms nor the labels' are negligible next to the other."""
     context.require_distillation()
     norms = context.gradients
-    weighted = {term.name: mean_weight(term.config) * norms.terms[term.name] for term in context.losses}
+    schedule, total = context.recipe.training.schedule, context.total_steps
+    weighted = {
+        term.name: taught_weight(term.config, schedule, total) * norms.terms[term.name] for term in context.losses
+    }
     teacher = sum(weighted[term.name] for term in context.teacher_losses)
     labels = sum(weighted[term.name] for term in context.label_losses)
     plain = max(norms.plain, 1e-30)

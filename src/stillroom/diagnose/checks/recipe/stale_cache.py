@@ -26,7 +26,9 @@ _FILES = 20_000
 def check_cached(
     source: LiveTeacherSource, run_context: RunContext, loader: BatchLoader, views: Sequence[int]
 ) -> tuple[list[int], str]:
-    """Compare cached outputs with a run's own teacher for a few images of each cached view; nothing is built.
+    """Compare cached outputs with a run's own teacher for a few images of each view and of the test split.
+
+    Nothing is built.
 
     Returns:
         The views that are cached, and the cache's key.
@@ -41,13 +43,19 @@ def check_cached(
     if there:
         _, query = source.live_teacher(loader)
         cache.open(there, run_context.device, only=spec).check(query, tolerance=STALE_TOLERANCE[run_context.precision])
+    test_spec, test_query = source.test_cache()
+    test_cache = TeacherCache(test_spec).covering([0])
+    if not test_cache.missing([0]):
+        stored = test_cache.open([0], run_context.device, only=test_spec)
+        stored.check(test_query, tolerance=STALE_TOLERANCE["float32"])
     return there, cache.spec.key
 
 
 @check(
     threshold=(
         "Problem: the cached outputs for this recipe are damaged, or the teacher, run again on 16 images of each of up "
-        "to 8 views, gives something else by more than rounding explains: the check that a run makes before it uses "
+        "to 8 views and of the test split, gives something "
+        "else by more than rounding explains: the check that a run makes before it uses "
         "them. Problem also where the teacher itself gives other outputs for the same images each time."
     ),
     source="A cache's key names what its outputs depend on; custom code can change while the weights stay equal.",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.recipe.context import CheckContext
 from stillroom.diagnose.remedies import USUAL_RATE, mean_weight, option_path, usual_decay
@@ -30,6 +32,7 @@ AVERAGE = Limits(0.2, 0.5, "share of the run that a moving average covers; usual
 SMOOTHING = Limits(0.3, 0.6, "label smoothing; usual is .1")
 CROP = Limits(0.25, 0.5, "share of the side that crops move by; usual is an eighth")
 CUTOUT = Limits(0.5, 0.75, "share of the side that cutout takes; usual is up to a half")
+DROPOUT = Limits(0.5, 0.75, "share of the units that are dropped; usual is .1 to .5")
 # Share of the peak rate that a schedule leaves on the mean: one_cycle, cosine and the usual drops leave a half.
 _DROPPED = 0.1
 REACH = Limits(
@@ -192,12 +195,13 @@ def budget(context: CheckContext) -> CheckResult:
         f"Warning, and problem: a moving average over more than {AVERAGE.warning:.0%} of the run, "
         f"{AVERAGE.problem:.0%}; labels smoothed by {SMOOTHING.warning:g} or more, {SMOOTHING.problem:g}; crops moved "
         f"by more than {CROP.warning:.0%} of the side, {CROP.problem:.0%}; cutout of more than {CUTOUT.warning:.0%} of "
-        f"it, {CUTOUT.problem:.0%}. Usual are a hundredth of the run, .1, an eighth, up to a half."
+        f"it, {CUTOUT.problem:.0%}; dropout of more than {DROPOUT.warning:.0%} of "
+        f"the units, {DROPOUT.problem:.0%}. Usual are a hundredth of the run, .1, an eighth, up to a half, .1 to .5."
     ),
     source=(
         "An average over the start includes untrained weights; a label or an image mostly removed teaches nothing."
     ),
-    limits=[AVERAGE, SMOOTHING, CROP, CUTOUT],
+    limits=[AVERAGE, SMOOTHING, CROP, CUTOUT, DROPOUT],
 )
 def regularisation(context: CheckContext) -> CheckResult:
     """Whether the regularisers leave the student something to learn."""
@@ -220,11 +224,16 @@ def regularisation(context: CheckContext) -> CheckResult:
         rows.append((words, augmentation.pad_crop / side, CROP, "data.augmentation.pad_crop", max(side // 8, 1)))
         words = f"Cutout of {augmentation.cutout} of {side} pixels"
         rows.append((words, augmentation.cutout / side, CUTOUT, "data.augmentation.cutout", side // 4))
+    dropped = [m.p for m in context.student.model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
+    if dropped:
+        # Only where the student has it as an option can a recipe change it.
+        key = "student.options.dropout" if "dropout" in recipe.student.options else "dropout"
+        rows.append((f"Dropout of {max(dropped):.0%} of the student's units", max(dropped), DROPOUT, key, 0.1))
     heavy = [row for row in rows if row[1] > row[2].warning]
     evidence = {row[3]: row[1] for row in rows}
     if not heavy:
         return CheckResult("ok", "No regulariser is far beyond its usual strength.", evidence)
     worst = [row for row in heavy if row[1] > row[2].problem]
     summary = " ".join(f"{row[0]}." for row in (worst or heavy))
-    remedy = Remedy("Set it back to the usual value.", {row[3]: row[4] for row in heavy})
+    remedy = Remedy("Set it back to the usual value.", {row[3]: row[4] for row in heavy if "." in row[3]})
     return CheckResult("problem" if worst else "warning", summary, evidence, remedy)

@@ -49,6 +49,8 @@ _TOO_HIGH = {"sgd": 1.5, "adamw": 0.05}
 _SMOOTHING = 0.3
 # Usual is an eighth of the side for crops, up to half of it for cutout.
 _CROP, _CUTOUT = 1 / 4, 1 / 2
+# Usual is .1 to .5 of the units.
+_DROPOUT = 0.75
 # A moving average remembers 1 / (1 − decay) steps: at a fifth of the run it still holds the untrained student.
 _AVERAGE = 1 / 5
 
@@ -116,8 +118,9 @@ def diverged(run: RunRecord) -> CheckResult:
     }
     plots = quantities.loss_plot(run, "Training loss", quantities.ABOVE_FIRST * abs(losses[0]))
     averaged = _averaged(run)
-    decayed = next((one for one in heavy_regularisers(run) if one.key == "training.optimizer.weight_decay"), None)
-    cause = averaged or (decayed if not spiked else None)
+    held = ("training.optimizer.weight_decay", "student.options.dropout")
+    held_back = next((one for one in heavy_regularisers(run) if one.key in held), None)
+    cause = averaged or (held_back if not spiked else None)
     if collapsed and cause is not None:
         summary = (
             f"The student is no better than chance ({evidence['top1']:.1f}%), yet its training loss "
@@ -150,7 +153,8 @@ def _number(value: float) -> str:
 @check(
     threshold=(
         "Strong: learning rate × weight decay of .001 (usual .00005), smoothing of .3 (usual .1), a moving average "
-        "over a fifth of the run, crops beyond a quarter or cutout beyond half of the side. Problem: one of them, a "
+        "over a fifth of the run, crops beyond a quarter or cutout beyond half of the side, dropout beyond "
+        f"{_DROPOUT:.0%} of the units. Problem: one of them, a "
         f"student below its teacher by more than chance, and a training loss that is not {OVERFITTED.warning:g} times "
         f"below the test loss; warning where the training loss still fell, unless it is {_DISGUISED:g} times the test "
         "loss under crops or cutout, or the decay is .01, the smoothing .6. Of a moving average the training loss "
@@ -403,6 +407,10 @@ def heavy_regularisers(run: RunRecord) -> list[HeavyRegulariser]:
             words = f"labels smoothed by {smoothing:g}"
             key, is_extreme = path_in(recipe, term.key, option), smoothing >= 2 * _SMOOTHING
             found.append(HeavyRegulariser(words, key, 0.1, is_extreme))
+    dropout = recipe.student.options.get("dropout")
+    if isinstance(dropout, int | float) and dropout > _DROPOUT:
+        words = f"dropout of {dropout:.0%} of the units"
+        found.append(HeavyRegulariser(words, "student.options.dropout", 0.1, is_extreme=True))
     if training.ema is not None and run.planned and 1 / (1 - training.ema) > _AVERAGE * run.planned:
         words = f"a moving average over {1 / (1 - training.ema):,.0f} steps in a run of {run.planned:,}"
         is_extreme = 1 / (1 - training.ema) / run.planned > 1 / 2
