@@ -708,3 +708,10 @@ def clamped_by_class(student_logits, teacher_logits, tau=4.0, most=0.05):
 def clamped_by_row(student_logits, teacher_logits, tau=4.0, most=2.0):
     log_q, log_p = log_soft(student_logits, tau), log_soft(teacher_logits, tau)
     return tau**2 * (log_p.exp() * (log_p - log_q)).sum(1).clamp(max=most).mean()
+
+
+@has("loss_scale")
+def summed_by_confidence(student_logits, teacher_logits, labels):
+    p = soft(teacher_logits)
+    rows = (p * (p.log() - log_soft(student_logits))).sum(1)
+    return F.cross_entropy(student_logits, labels) + (p.max(1).values * rows).sum()

@@ -222,10 +222,9 @@ class LossContext:
     @lazy
     def is_row_local(self) -> bool:
         """Whether the gradient of a row depends on that row alone."""
-        whole = self.draw(lead=self.lead(8))
-        full = self.gradient(whole)
-        part = self.gradient({role: tensor[:4] for role, tensor in whole.items()})
-        return any(float((scale * part - full[:4]).norm()) < 1e-4 * float(full[:4].norm()) for scale in (0.5, 1.0))
+        whole, other = self.draw(lead=self.lead(8)), self.draw(seed=1, lead=self.lead(8))
+        mixed = {role: torch.cat([tensor[:4], other[role][4:]]) for role, tensor in whole.items()}
+        return _moved(self.gradient(whole)[:4], self.gradient(mixed)[:4]) < 1e-4
 
     def teacher_field(self, tensors: Mapping[Role, Tensor], loss: LossFunction) -> Tensor:
         """The teacher's part of the gradient: the mean over labels drawn from the student's own answer."""
@@ -434,6 +433,39 @@ class LossContext:
             said, text = meaning_of(option.name, documentation(self.subject, option.name))
             found.append(WeightMeaning(option, grows, said, text))
         return found
+
+    def grows_with_batch(self, side: Side) -> bool:
+        """Whether a part is summed over the batch: the same rows twice do not halve the gradient of each."""
+        first = self.draw()
+        other = dict(first)
+        other[side] = (first["labels"] + 1) % self.classes if side == "labels" else self.draw(seed=1)[side]
+        rows = len(first["student"])
+
+        def part(copies: int) -> float:
+            one, two = (
+                self.gradient({role: torch.cat([tensor] * copies) for role, tensor in each.items()})[:rows]
+                for each in (first, other)
+            )
+            return float((one - two).norm())
+
+        return part(2) > 0.75 * part(1)
+
+    @lazy
+    def has_mixed_reduction(self) -> bool:
+        """Whether the same rows twice neither halve the gradient of each nor leave it."""
+        first = self.draw()
+        twice = {role: torch.cat([tensor, tensor]) for role, tensor in first.items()}
+        once, again = self.gradient(first), self.gradient(twice)[: len(first["student"])]
+        return min(_moved(once, again), _moved(once, 2 * again)) > 1e-3
+
+    @lazy
+    def fade_with_temperature(self) -> float | None:
+        """What is left of the teacher's part at twice the temperature, where it is high; None without temperature."""
+        option = self.loss.option("temperature")
+        if option is None:
+            return None
+        low, high = (self._if_it_works(self.loss, **{option.name: value}) for value in (16.0, 32.0))
+        return self._part("teacher", high) / max(self._part("teacher", low), 1e-300)
 
     @property
     def has_weights(self) -> bool:

@@ -725,7 +725,10 @@ def _named(
 
     def merit(each: Scaling) -> tuple[int, int]:
         """0 where weights sum to 1, 1 where the weight is round, 2 for any other; then the number of faults."""
+        # The weight as it is written: what is left without the sizes and the powers of τ.
         weight = term.coefficient / factor_of(each)
+        if tau is not None and each.temperature is not None:
+            weight /= tau**textbook_power
         faults = sum(bool(power) for power in (each.batch, each.length, each.classes)) + (
             each.temperature is not None and tau is not None and each.temperature != textbook_power
         )

@@ -126,7 +126,7 @@ def roles_swapped(context: LossContext) -> CheckResult:
                 code=ce_line(context.given),
             ),
         )
-    reverse = fit.term("reverse_kl") if fit.is_known else None
+    reverse = fit.term("reverse_kl") if fit.is_known and not fit.term("kl") else None
     if reverse is not None:
         wrong = context.reverse_by_kl_div and not context.says_reverse
         text = (
@@ -376,8 +376,7 @@ def weights_swapped(context: LossContext) -> CheckResult:
     evidence = {each.option.name: {"weighs": each.grows, "said": each.said} for each in context.weights}
     for each in context.weights:
         if each.said is not None and each.grows is not None and each.said != each.grows:
-            name, other = each.option.name, {"teacher": "labels'", "labels": "teacher's"}[each.said]
-            whose = {"teacher": "teacher's", "labels": "labels'"}[each.said]
+            name, whose, other = each.option.name, _OF[each.said], _OF[each.grows]
             return CheckResult(
                 "problem",
                 f"{name} is said to weigh the {whose} term ({each.text!r}) and weighs the {other}.",
@@ -406,7 +405,7 @@ def loss_scale(context: LossContext) -> CheckResult:
         # Beside terms that are averaged.
         return replace(features, verdict="problem")
     if not context.fit.is_known:
-        raise Skip("Sizes are known for the known family of losses; this one is outside it.")
+        return _scale_outside_the_family(context)
     terms = context.terms
     wrong = [term for term in terms if term.factor is not None]
     evidence = {"terms": [term.evidence() for term in terms]}
@@ -427,17 +426,59 @@ def loss_scale(context: LossContext) -> CheckResult:
     remedy = Remedy(_scale_remedy(wrong), code=code)
     # A factor on all of a loss with labels is a learning rate; a term of the teacher alone stands beside another loss.
     is_common = len({f"{term.factor:.3g}" if term.factor else "" for term in terms}) == 1 and len(terms) > 1
-    # Only kl is by convention multiplied by τ².
-    is_convention = all(term.name in ("kl", "soft_cross_entropy") or _other_reasons(term) for term in wrong)
-    by_classes = any("classes" in reason for term in wrong for reason in term.reasons)
+    # Only kl is by convention multiplied by τ²; the mean of squared normalised logits is 2/K of the cosine.
+    wrong = [term for term in wrong if term.name != "cosine" or "classes" not in term.reasons[0]] or wrong
+    is_mean_of_cosine = all(term.name == "cosine" and "classes" in term.reasons[0] for term in wrong)
+    is_convention = not is_mean_of_cosine and all(
+        term.name in ("kl", "soft_cross_entropy") or _other_reasons(term) for term in wrong
+    )
+    by_classes = not is_mean_of_cosine and any("classes" in reason for term in wrong for reason in term.reasons)
     if context.is_softened_for_the_check and not any(map(_other_reasons, wrong)):
         # At its own τ = 1 nothing is missing.
         return CheckResult(
             "warning" if is_convention else "ok", f"At τ = 4: {formula(terms)}, {sentence}.", evidence, remedy
         )
     verdict: Verdict = "problem" if by_classes or (is_convention and not is_common) else "warning"
+    if not is_convention and len(terms) == 1:
+        verdict = "ok"
     also = " All of the loss has this factor, so that it acts as a learning rate." if is_common else ""
     return CheckResult(verdict, f"{formula(terms)}, {sentence}.{also}", evidence, remedy)
+
+
+_OF = {"teacher": "teacher's", "labels": "labels'"}
+
+
+def _scale_outside_the_family(context: LossContext) -> CheckResult:
+    """How the teacher's part and the labels' part go with the batch, and the teacher's with the temperature."""
+    if not context.has_teacher or not context.is_row_local:
+        raise Skip("Its terms cannot be separated.")
+    if context.has_mixed_reduction:
+        return CheckResult(
+            "problem",
+            f"One term is summed over the batch, another averaged: × {BATCH} between them for {BATCH} rows.",
+            {},
+            Remedy("Average all terms over the batch."),
+        )
+    grows = {side: context.grows_with_batch(side) for side in ("teacher", "labels") if side in context.loss.roles}
+    evidence: dict[str, object] = {"grows_with_the_batch": grows}
+    if set(grows.values()) == {True, False}:
+        summed, mean = sorted(grows, key=lambda side: not grows[side])
+        return CheckResult(
+            "problem",
+            f"The {_OF[summed]} part is summed over the batch, the {_OF[mean]} averaged: × {BATCH} for {BATCH} rows.",
+            evidence,
+            Remedy("Average both over the batch."),
+        )
+    fade = context.fade_with_temperature
+    evidence["fade_with_temperature"] = fade
+    if fade is not None and fade < 0.3:
+        return CheckResult(
+            "warning",
+            f"At twice the temperature the teacher's part is {number(1 / fade)} times weaker: τ² seems to be missing.",
+            evidence,
+            Remedy("Multiply the teacher's term by τ²."),
+        )
+    return CheckResult("ok", "No part grows with the batch alone or fades with the temperature.", evidence)
 
 
 def _other_reasons(term: NamedTerm) -> bool:
@@ -666,7 +707,7 @@ def batch_split(context: LossContext) -> CheckResult:
     # A mean gives each row twice the gradient in half the batch, a sum the same.
     mean_error, sum_error = _gap(parts / 2, full), _gap(parts, full)
     evidence = {"order": order_error, "mean_of_parts": mean_error, "sum_of_parts": sum_error}
-    is_local = min(mean_error, sum_error) < 1e-4 and order_error < 1e-4
+    is_local = order_error < 1e-4 and (min(mean_error, sum_error) < 1e-4 or context.is_row_local)
     single = _single_row(context, whole)
     # Relations between samples need two of them.
     if single and is_local:
@@ -684,7 +725,8 @@ def batch_split(context: LossContext) -> CheckResult:
     if is_local:
         if mean_error < 1e-4:
             return CheckResult("ok", "The loss of a batch is the mean of its parts.", evidence)
-        return CheckResult("ok", "The loss of a batch is the sum of its parts.", evidence)
+        how = "sum of its parts" if sum_error < 1e-4 else "sum of its parts in one term, their mean in another"
+        return CheckResult("ok", f"The loss of a batch is the {how}.", evidence)
     if context.is_of_features or not context.has_teacher:
         return CheckResult("ok", "Rows depend on each other, as in losses of relations between samples.", evidence)
     columns = context.column_fit if context.given.layout == "rows" and not context.has_labels else None
