@@ -16,12 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--half", choices=("development", "scored"), help="this half alone (both)")
     parser.add_argument("--no-remedies", action="store_true", help="diagnose alone, train no remedies")
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, metavar="WORLD", help=f"of {', '.join(WORLDS)} (all)")
+    parser.add_argument("--seeds", nargs="+", type=int, metavar="N", help="seeds of the cases, in place of the rules'")
+    parser.add_argument("--sample", type=int, metavar="N", help="so many cases, drawn at random, in place of all")
     parser.add_argument("--images", type=int, help="training images that a teacher is asked about (512; 320 real ones)")
     parser.add_argument("--work", type=Path, default=Path("runs/clinic"), help="folder of what is made (runs/clinic)")
     parser.add_argument("--out", type=Path, help="folder of clinic.{md,json} (docs/results where everything is done)")
@@ -113,7 +117,8 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         if path is not None and path.exists() and not path.is_dir():
             parser.error(f"--{name}: got {str(path)!r}; expected a folder, not a file")
     chosen.real = has_real_images() and not chosen.digits_only and not chosen.quick
-    chosen.remedies = not (chosen.no_remedies or chosen.quick or chosen.half or chosen.worlds)
+    is_slice = chosen.seeds is not None or chosen.sample is not None
+    chosen.remedies = not (chosen.no_remedies or chosen.quick or chosen.half or chosen.worlds or is_slice)
     if chosen.out is None and chosen.real and chosen.remedies:
         chosen.out = Path("docs/results")
     return chosen
@@ -176,6 +181,11 @@ def main(words: Sequence[str]) -> int:
     if chosen.quick:
         first = {case.kind.name: case for case in reversed(cases)}
         cases = [case for case in cases if first[case.kind.name] is case]
+    if chosen.seeds is not None:
+        again = {(case.kind.name, case.world): case for case in cases}
+        cases = [replace(case, seed=seed) for case in again.values() for seed in chosen.seeds]
+    if chosen.sample is not None:
+        cases = random.Random(0).sample(cases, min(chosen.sample, len(cases)))
     trials = TRIALS if chosen.remedies else ()
     if not chosen.real:
         lines.append("real images were left out" + ("" if has_real_images() else ": STILLROOM_DATA is not set"))

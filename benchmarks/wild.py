@@ -2,12 +2,10 @@
 
     python benchmarks/wild.py --cases DIR [--out docs/results/wild.md] [--identical] [--stop] [CASE …]
 
-``DIR`` holds a folder for each case: ``about.json`` (``doors``, ``expects``, ``handles``), ``sick.py``, ``well.py``.
-Found: a
-problem whose check the case expects, in what either command says. A twin or a look-alike with any problem is a false
-alarm.
-With ``--identical`` every script runs a second time without the audit, and all tensors that are alive at its end are
-compared.
+``DIR`` holds a folder for each case: ``about.json`` (``doors``, ``expects``, ``handles``), the faulty script, and
+``well.py``, the same repaired. Found: a problem whose check the case expects, in what either command says. A repaired
+script or a look-alike with any problem is a false alarm. With ``--identical`` every script runs a second time without
+the audit, and all tensors that are alive at its end are compared.
 """
 
 from __future__ import annotations
@@ -103,14 +101,12 @@ def judge(case: Path, flags: list[str], identical: bool) -> dict[str, Any]:
     """Run one case: what each command found in the faulty script, and what it says of the repaired one."""
     about = json.loads((case / "about.json").read_text())
     row: dict[str, Any] = {"id": about["id"], "doors": about["doors"], "expects": about["expects"], "alarms": {}}
-    for name in ("sick", "well"):
-        script = case / f"{name}.py"
-        if not script.is_file():
-            continue
+    for script in sorted(case.glob("*.py")):
+        name = "repaired" if script.name == "well.py" else "faulty"
         said = {"check": check_one(script, about), **_audit(script, flags, identical, row, name)}
         for door, findings in said.items():
             problems = [one for one in findings if one["verdict"] == "problem"]
-            if name == "sick":
+            if name == "faulty":
                 row[door] = [one for one in problems if one["check"] in about["expects"]]
                 row[f"{door}_other"] = [one for one in problems if one["check"] not in about["expects"]]
             elif problems:

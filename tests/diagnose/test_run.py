@@ -14,6 +14,7 @@ import pytest
 from diagnose.run_faults import ALONE, FAULTS, following
 from diagnose.run_folders import KL, LABELS, FakeRun, falling, guesses, spike, write_run
 from stillroom.diagnose.checks.run.predictions import best_temperature
+from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.run import CHECKS, diagnose_run
 from stillroom.errors import BadInput
 from stillroom.recipe import load_recipe
@@ -146,6 +147,8 @@ def test_without_labels_alone_beside_it_a_distilled_run_is_not_accused(tmp_path:
     found = judged(run)
     assert found[check].verdict == "skipped"
     assert "stillroom train" in found[check].summary
+    headline = Diagnosis.of(str(run), found.values(), kind="run").headline
+    assert f"{check} cannot tell without a run from labels alone" in headline
     assert problems(found) == []
     # Beside the same student from labels, which is no better, it is not accused either.
     lost = fake.student if check == "worse_classes" else guesses(0.6, seed=9)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from stillroom.diagnose.check import Check, rounded
 from stillroom.diagnose.checks.loop import answers, optimisation, roles, terms, values
 from stillroom.diagnose.checks.loop.context import LoopContext
-from stillroom.diagnose.checks.loop.record import Asked, Phase, Schedule
+from stillroom.diagnose.checks.loop.record import InferenceCall, Phase, Schedule
 from stillroom.errors import format_error
 from stillroom.schema.diagnosis import VERDICTS, Finding
 
@@ -75,7 +75,7 @@ FOLLOWS: Mapping[str, tuple[str, ...]] = {
 
 def diagnose_loop(
     phases: Sequence[Phase],
-    asked: Sequence[Asked] = (),
+    asked: Sequence[InferenceCall] = (),
     schedules: Sequence[Schedule] = (),
     *,
     nothing: str = "",
@@ -104,7 +104,7 @@ def diagnose_loop(
         if context.phase.distils or context.silent_teachers is not None or context.silent_answers is not None
     ]
     if not judged:
-        steps = sum(phase.taken for phase in phases)
+        steps = sum(phase.made for phase in phases)
         why = nothing or (
             f"There is no teacher: {steps} optimizer steps were made, and no loss is computed from the output "
             f"of a network "

@@ -374,6 +374,7 @@ def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
     subject = f"this {KIND_WORDS.get(kind, kind)}"
     # A student's accuracy is what recipes and runs are judged by; anything else is right or wrong.
     costs_accuracy = kind in ("recipe", "run")
+    unsure = _unsure(findings)
     if not judged:
         return "No check could judge anything."
     if problems and not costs_accuracy:
@@ -388,11 +389,20 @@ def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
         return f"Nothing is surely wrong; {_things(warnings)} may be. {_not_judged(findings)}"
     if warnings:
         may = "cost this student accuracy" if costs_accuracy else f"be wrong with {subject}"
-        return f"Nothing is surely wrong; {_things(warnings)} may {may}."
+        return f"Nothing is surely wrong; {_things(warnings)} may {may}{f'; {unsure}' if unsure else ''}."
     checks = "1 check" if judged == 1 else f"{judged} checks"
     if len(findings) - judged > judged:
         return f"{checks} found nothing wrong with {subject}; {_not_judged(findings)}"
+    if unsure:
+        return f"Nothing wrong was found by {checks}; {unsure}."
     return f"Nothing is wrong with {subject}, as far as {checks} can tell."
+
+
+def _unsure(findings: Sequence[Finding]) -> str:
+    """Which checks could not judge for want of another run; empty where there is none."""
+    found = [one for one in findings if one.verdict == "skipped" and one.evidence.get("needs")]
+    names = ", ".join(one.check for one in found)
+    return f"{names} cannot tell without a run from {found[0].evidence['needs']}" if found else ""
 
 
 def _not_judged(findings: Sequence[Finding]) -> str:

@@ -285,7 +285,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
         match = [
             each
             for each in given
-            if each.tensor.shape == student.tensor.shape and _meeting(tape, nodes, student, each) is not None
+            if each.tensor.shape == student.tensor.shape and _common_node(tape, nodes, student, each) is not None
         ]
         match.sort(key=is_logits, reverse=True)
         if match and (is_logits(student) or is_logits(match[0]) or len(students) == 1):
@@ -305,7 +305,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
     loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None else None
-    meeting = _meeting(tape, nodes, student, teacher) if teacher is not None else None
+    common = _common_node(tape, nodes, student, teacher) if teacher is not None else None
     return (
         Answers(
             student=flat(student.tensor, dim)[:ROWS].clone(),
@@ -314,7 +314,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
             stored=teacher is not None and teacher.call is None,
             shape=tuple(student.tensor.shape),
             loss=loss,
-            place=str(meeting.place) if meeting is not None and meeting.place is not None else None,
+            place=str(common.place) if common is not None and common.place is not None else None,
             class_dim=dim,
             ignored=_ignored(labels, student.tensor.shape, dim),
             teacher_terms=_comparing(tape, raw, both) if teacher is not None else [],
@@ -347,7 +347,7 @@ def _sources(tape: Tape, mask: int) -> list[Source]:
     return bits(mask, tape.sources)
 
 
-def _meeting(tape: Tape, nodes: Sequence[Node], student: Source, teacher: Source) -> Node | None:
+def _common_node(tape: Tape, nodes: Sequence[Node], student: Source, teacher: Source) -> Node | None:
     """The first operation that takes both logits, and not only two numbers made of them."""
     one, other = tape.bits(student.tensor)[0], tape.bits(teacher.tensor)[0]
     for node in nodes:

@@ -45,7 +45,7 @@ _INTERNAL = tuple(
 
 
 @dataclass(frozen=True)
-class Place:
+class CodeLine:
     """A line of the user's code."""
 
     file: str
@@ -73,10 +73,10 @@ def user_frame(depth: int = 1) -> Any:
     return None
 
 
-def place(depth: int = 1) -> Place | None:
+def place(depth: int = 1) -> CodeLine | None:
     """The innermost line of the user's own code; None where there is none."""
     frame = user_frame(depth + 1)
-    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame is not None else None
+    return CodeLine(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame is not None else None
 
 
 def tensors_in(*values: Any) -> Iterator[Tensor]:
@@ -127,7 +127,7 @@ class Call:
 
     module: nn.Module
     label: str
-    place: Place | None
+    place: CodeLine | None
     training: bool
     grad: bool
     start: int
@@ -168,7 +168,7 @@ class Node:
     inputs: tuple[Tensor, ...]
     origins: tuple[tuple[int, int] | None, ...]
     outputs: tuple[Tensor, ...]
-    place: Place | None
+    place: CodeLine | None
     in_place: bool
     sources: int
     gradient: int

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stillroom.diagnose.audit import facts
-from stillroom.diagnose.audit.tape import Call, Place, Source, Tape, place, tensors_in, user_frame
+from stillroom.diagnose.audit.tape import Call, CodeLine, Source, Tape, place, tensors_in, user_frame
 from stillroom.diagnose.checks.loop.record import (
-    Asked,
     BackwardFacts,
     CallFacts,
+    InferenceCall,
     LeftOut,
     Loading,
     Network,
@@ -86,7 +86,7 @@ class Watch:
         self._loadings: list[tuple[weakref.ref[nn.Module], Loading]] = []
         self._schedules: dict[int, tuple[weakref.ref[Any], Schedule, weakref.ref[Any]]] = {}
         self._trained: set[int] = set()
-        self._asked: list[Asked] = []
+        self._asked: list[InferenceCall] = []
         self._patches: list[tuple[Any, str, Any]] = []
         self._hooks: list[Any] = []
         self._learners: set[int] = set()
@@ -158,7 +158,7 @@ class Watch:
         return [schedule for _, schedule, _ in self._schedules.values()]
 
     @property
-    def asked(self) -> list[Asked]:
+    def asked(self) -> list[InferenceCall]:
         """Networks that were run without gradients outside steps."""
         return self._asked
 
@@ -328,7 +328,7 @@ class Watch:
             return
         last = self._asked[-1] if self._asked else None
         phase = self.phases[-1] if self.phases else None
-        during = phase.taken if phase is not None else 0
+        during = phase.made if phase is not None else 0
         prints = facts.row_prints(inputs[0]) if inputs[0].dim() >= 2 else []
         if last is not None and last.network is network and last.during == during and last.live == live:
             last.rows += inputs[0].shape[0]
@@ -337,7 +337,7 @@ class Watch:
             return
         where = call.place if call is not None else place(4)
         self._asked.append(
-            Asked(
+            InferenceCall(
                 network,
                 str(where) if where else None,
                 inputs[0].shape[0],
@@ -488,7 +488,7 @@ class Watch:
         if phase is None:
             return
         if optimizer in self._phase_optimizers:
-            phase.taken += 1
+            phase.made += 1
         with self._quiet():
             if len(phase.steps) < self.steps and phase.number not in self._complete and self._wants(phase):
                 self._go_deep()
@@ -498,7 +498,7 @@ class Watch:
     def _wants(self, phase: Phase) -> bool:
         """Whether the next step of a phase is to be watched."""
         first = FIRST if phase.distils else FIRST_ALONE
-        return phase.taken < first or phase.taken in LATER or self._epoch_begun(phase)
+        return phase.made < first or phase.made in LATER or self._epoch_begun(phase)
 
     def _epoch_begun(self, phase: Phase) -> bool:
         begun = phase.extra.pop("begun", 0)
@@ -574,7 +574,7 @@ class Watch:
                 phase.extra["begun"] = 1
                 seen = phase.extra.get("epochs_watched", 0)
                 open_ = phase.number not in self._complete and len(phase.steps) < self.steps
-                if not self._deep and open_ and seen < 8 and phase.taken > FIRST_ALONE:
+                if not self._deep and open_ and seen < 8 and phase.made > FIRST_ALONE:
                     phase.extra["epochs_watched"] = seen + 1
                     with self._quiet():
                         self._go_deep()
@@ -643,7 +643,7 @@ class Watch:
         if self._partial:
             # It began in the middle of a step: the next one is seen whole.
             for each in self.phases[-1:]:
-                each.taken += bool(self._window_optimizers)
+                each.made += bool(self._window_optimizers)
             for call in self._tape.calls:
                 if not call.grad:
                     self._note_asked(call.module, call.inputs, call.outputs, call)
@@ -682,7 +682,7 @@ class Watch:
             # The first verdict, in case the process ends without a word.
             with self._paused():
                 self._watched()
-        if self.stop and phase.distils and phase.taken >= max(FIRST, self.steps):
+        if self.stop and phase.distils and phase.made >= max(FIRST, self.steps):
             self._complete.add(phase.number)
             return False
         if self.stop and phase.distils:
@@ -712,10 +712,10 @@ class Watch:
         self._learners |= parameters
         for each in optimizers:
             self._phase_optimizers.add(each)
-        step = Step(phase.taken, phase.epochs, stepped=bool(stepping), events=list(self._window_events))
+        step = Step(phase.made, phase.epochs, stepped=bool(stepping), events=list(self._window_events))
         step.learning_rate = max((_rate(each) for each in optimizers), default=0.0)
         self._fill(step)
-        phase.taken += 1
+        phase.made += 1
         if len(phase.steps) < FIRST_ALONE:
             for one in self._asked:
                 owner = one.network.module()
@@ -730,7 +730,7 @@ class Watch:
         if any(each in self._phase_optimizers for each in optimizers):
             return False
         # Of several optimizers that step in turns, the second comes right after the first.
-        in_turns = phase.taken <= 2 and not self._trained & parameters and not parameters & self._learners
+        in_turns = phase.made <= 2 and not self._trained & parameters and not parameters & self._learners
         return not (parameters <= self._learners or in_turns)
 
     def _meant_to_step(self) -> list[torch.optim.Optimizer]:
@@ -1002,4 +1002,4 @@ def _last(names: Sequence[str], wanted: str) -> int:
     return max((i for i, name in enumerate(names) if name == wanted), default=0)
 
 
-__all__ = ["Place", "StopScript", "Tensor", "Watch", "current"]
+__all__ = ["CodeLine", "StopScript", "Tensor", "Watch", "current"]

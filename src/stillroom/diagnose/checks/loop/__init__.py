@@ -1,1 +1,1 @@
-"""Checks of a training loop of the user's: what its steps did, told by its modules, its losses and its answers."""
+"""Checks of a training loop of the user's: what its steps did, by its modules, its losses and its answers."""

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from stillroom.diagnose.check import Skip, lazy
 from stillroom.diagnose.checks.loop.record import (
     Answers,
-    Asked,
     BackwardFacts,
     CallFacts,
+    InferenceCall,
     Network,
     Phase,
     Schedule,
@@ -39,7 +39,7 @@ class LoopContext:
     def __init__(
         self,
         phase: Phase,
-        asked: Sequence[Asked],
+        asked: Sequence[InferenceCall],
         schedules: Sequence[Schedule],
         identify: Callable[[LoopContext], list[Any]] = lambda context: [],
         whole_script: bool = True,
@@ -138,7 +138,7 @@ class LoopContext:
         return max(often, key=lambda each: each[0].parameters, default=None)
 
     @property
-    def silent_answers(self) -> Asked | None:
+    def silent_answers(self) -> InferenceCall | None:
         """Answers of a network to the student's training images that are still kept and were asked before it learnt."""
         seen = {
             print_ for step in self.steps for call in step.calls if call.role == "student" for print_ in call.prints

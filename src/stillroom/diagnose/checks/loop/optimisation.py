@@ -145,7 +145,7 @@ def schedule(context: LoopContext) -> CheckResult:
     mine = [
         each
         for each in context.schedules
-        if each.optimizer_steps and abs(each.optimizer_steps - context.phase.taken) <= 2
+        if each.optimizer_steps and abs(each.optimizer_steps - context.phase.made) <= 2
     ]
     if not mine:
         raise Skip("No learning-rate schedule belongs to this training.")

@@ -305,7 +305,7 @@ class Schedule:
 
 
 @dataclass(eq=False)
-class Asked:
+class InferenceCall:
     """A network that was run without gradients outside a step: an evaluation, or answers to be stored.
 
     Attributes:
@@ -335,7 +335,7 @@ class Phase:
 
     Attributes:
         steps: the watched steps.
-        taken: how many steps were made in all.
+        made: how many steps were made in all.
         loader_length: batches of the DataLoader; None where none was used.
         epochs: how often a DataLoader was begun.
         finished: whether the script came to its end.
@@ -343,13 +343,13 @@ class Phase:
 
     number: int
     steps: list[Step] = field(default_factory=list)
-    taken: int = 0
+    made: int = 0
     skipped_by_scaler: int = 0
     scaler_steps: int = 0
     loader_length: int | None = None
     epochs: int = 0
     schedules: list[Schedule] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[InferenceCall] = field(default_factory=list)
     finished: bool = False
     place: str | None = None
     trains: list[str] = field(default_factory=list)

@@ -111,7 +111,8 @@ def _reductions(ratio: float, sizes: dict[str, int]) -> list[tuple[str, int]] | 
 def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau: float, others: float | None) -> int:
     """The power of τ that a softened term lacks (negative) or has too many (positive).
 
-    A weight that holds τ² as a factor of its own is right; α·τ² that was multiplied before is told by what is left.
+    A weight that holds τ² as a factor of its own is right; α·τ² that was multiplied before is recognised by what is
+    left.
 
     Args:
         weight: what multiplies the term.

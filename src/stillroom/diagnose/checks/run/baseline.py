@@ -15,6 +15,8 @@ from stillroom.schema.base import read_optional
 from stillroom.schema.diagnosis import Verdict
 from stillroom.schema.run import SUMMARY, RunSummary
 
+# Evidence of a check that could not judge for want of a run from labels alone; a headline says so.
+NEEDS_LABELS = {"needs": "labels alone"}
 # Folders beside a run that are looked at, and runs from labels that are read.
 _LOOKED_AT, _READ = 200, 8
 
@@ -67,7 +69,8 @@ def against_labels(run: RunRecord, result: CheckResult, otherwise: Verdict = "ok
         return result
     gap = run.labels_gap
     if gap is None:
-        return replace(result, verdict="skipped", summary=cannot_tell(run), remedy=None)
+        evidence = {**result.evidence, **NEEDS_LABELS}
+        return replace(result, verdict="skipped", summary=cannot_tell(run), evidence=evidence, remedy=None)
     count = len(run.baselines)
     of = "the same student from labels alone" + (f", mean of {count} runs" if count > 1 else "")
     evidence = {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.run import quantities
-from stillroom.diagnose.checks.run.baseline import cannot_tell
+from stillroom.diagnose.checks.run.baseline import NEEDS_LABELS, cannot_tell
 from stillroom.diagnose.checks.run.distillation import FOLLOWS, require_distillation
 from stillroom.diagnose.checks.run.quantities import require_trained
 from stillroom.diagnose.checks.run.record import RunRecord
@@ -213,7 +213,7 @@ def worse_classes(run: RunRecord) -> CheckResult:
             "or use a wider student."
         )
         if run.is_distilled and plain is None:
-            return CheckResult("skipped", cannot_tell(run), evidence, plots=[plot])
+            return CheckResult("skipped", cannot_tell(run), {**evidence, **NEEDS_LABELS}, plots=[plot])
         return CheckResult(LOST.at_least(beyond[first]), summary, evidence, Remedy(words), [plot])
     if weak:
         first = weak[0]
