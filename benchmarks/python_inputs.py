@@ -98,11 +98,11 @@ def row(channels: int, form: str, images: Any, x: Tensor, stated: Any, labels: T
             )  # fmt: skip
         except sr.BadInput as error:
             return [str(channels), form, f"refused: {error.field}", "", "", ""]
-        told = [run.summary["teachers"]["teacher"]["correct"], run.summary["correct"]]
+        counted = [run.summary["teachers"]["teacher"]["correct"], run.summary["correct"]]
         plain = [correct(teacher, x, labels), correct(run.student, x, labels)]
         again = int((run.predict(images).argmax(1) == labels).sum())
-    equal = "yes" if told == plain and again == plain[1] else "**no**"
-    return [str(channels), form, *(f"{a} / {b}" for a, b in zip(told, plain, strict=True)), str(again), equal]
+    equal = "yes" if counted == plain and again == plain[1] else "**no**"
+    return [str(channels), form, *(f"{a} / {b}" for a, b in zip(counted, plain, strict=True)), str(again), equal]
 
 
 def main() -> None:

@@ -1,0 +1,105 @@
+"""``stillroom audit``: scripts that end in every way keep their exit code, and the diagnosis is there."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stillroom.cli import run
+
+LOOP = """
+import os, sys
+import torch
+import torch.nn.functional as F
+
+torch.manual_seed(0)
+teacher, student = torch.nn.Linear(4, 3), torch.nn.Sequential(torch.nn.Linear(4, 3))
+optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+for step in range(6):
+    x = torch.randn(8, 4)
+    with torch.no_grad():
+        t = teacher(x).argmax(1)
+    loss = F.cross_entropy(student(x).softmax(1), t)  # the fault
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+print("end", *sys.argv[1:], __name__, os.path.basename(sys.argv[0]))
+"""
+LINE = 1 + next(number for number, line in enumerate(LOOP.splitlines()) if "the fault" in line)
+
+
+@pytest.fixture
+def audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run a script under audit in this process, and put back what a script changes."""
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+    def start(source: str, *options: str, arguments: tuple[str, ...] = ()) -> int:
+        (tmp_path / "train.py").write_text(source)
+        return run(["audit", "--out", str(tmp_path / "out"), *options, str(tmp_path / "train.py"), *arguments])
+
+    return start
+
+
+def written(tmp_path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((tmp_path / "out" / "diagnosis.json").read_text())
+    return found
+
+
+def test_a_script_runs_as_python_runs_it_and_its_fault_is_named(
+    audit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert audit(LOOP, arguments=("--epochs", "3")) == 0
+    printed = capsys.readouterr().out
+    assert "end --epochs 3 __main__ train.py" in printed
+    assert f"train.py:{LINE}" in printed
+    (problem,) = [one for one in written(tmp_path)["findings"] if one["verdict"] == "problem"]
+    assert (problem["check"], problem["location"]) == ("probabilities_for_logits", f"train.py:{LINE}")
+
+
+def test_json_is_all_there_is_on_standard_output(audit: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit(LOOP, "--json", "--strict") == 1
+    out, err = capsys.readouterr()
+    assert json.loads(out)["kind"] == "loop"
+    assert "end" in err
+
+
+@pytest.mark.parametrize(
+    ("end", "code"), [("sys.exit(3)", 3), ("raise KeyError('lost')", 1), ("sys.exit('no data')", 1), ("sys.exit()", 0)]
+)
+def test_the_exit_code_is_the_scripts_own(end: str, code: int, audit: Callable[..., int], tmp_path: Path) -> None:
+    assert audit(f"{LOOP}\n{end}\n") == code
+    assert any(one["verdict"] == "problem" for one in written(tmp_path)["findings"])
+
+
+def test_os_exit_finds_the_diagnosis_written(
+    audit: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr("os._exit", leave)
+    assert audit(f"{LOOP}\nos._exit(5)\n") == 5
+    assert written(tmp_path)["verdict"] == "problem"
+
+
+def test_a_script_that_trains_nothing_says_so(audit: Callable[..., int], tmp_path: Path) -> None:
+    assert audit("print(1)") == 0
+    assert {one["verdict"] for one in written(tmp_path)["findings"]} == {"skipped"}
+    assert "No optimizer" in written(tmp_path)["findings"][0]["summary"]
+
+
+@pytest.mark.parametrize("source", [None, "def f(:\n", "\0"])
+def test_what_is_no_script_is_refused(source: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if source is not None:
+        (tmp_path / "train.py").write_text(source)
+    assert run(["audit", str(tmp_path / "train.py")]) == 2
+    error = capsys.readouterr().err
+    assert "SCRIPT.py" in error
+    assert "Traceback" not in error
