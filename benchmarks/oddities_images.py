@@ -102,8 +102,8 @@ def try_images(case: ImagesCase, folder: Path) -> tuple[bool, str]:
         off = int(np.abs(got.astype(int) - expected).max()) if got.shape == expected.shape else 256
         right = off <= case.tolerance
         happened = happened if right else f"off by {off} of 255; {happened}"
-    told = bool(re.search(case.line, said)) if case.line else not said
-    return right and told and not case.refused, happened
+    has_line = bool(re.search(case.line, said)) if case.line else not said
+    return right and has_line and not case.refused, happened
 
 
 def saved(

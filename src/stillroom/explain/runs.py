@@ -187,6 +187,8 @@ def load_images(
         try:
             cells = on_grid(check_masks(masks, images), grid)
         except BadInput as error:
+            if error.field == "grid":
+                raise
             raise BadInput("--mask", rule, f"{error.expected}; got {error.value}") from None
         full = torch.nonzero(cells.flatten(1).all(1))[:, 0]
         if len(full):
