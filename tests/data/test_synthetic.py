@@ -329,5 +329,5 @@ def test_a_student_learns_it_from_a_teacher_like_any_other_data(
         **summary["data"], "name": "synthetic", "train": 240, "test": 60, "shape": [20, 1, 1], "pixels": False
     }  # fmt: skip
     assert summary["top1"] > 50
-    assert summary["taught"]
+    assert summary["distilled"]
     assert "s2.1" in (tmp_path / "s" / "report.html").read_text()

@@ -323,7 +323,7 @@ def test_losses_that_differ_in_an_option_are_reported_by_it_and_timed_lengths_ar
     )
     plan = plan_of(study, folder, steps={("all", "kl-4"): 20, ("all", "kl-1"): 30})
     folder.calibration.write_text(
-        json.dumps({"seconds": 5.0, "pairs": {"all": {"kl-4": {"steps": 20, "seconds_per_step": 0.25}}}})
+        json.dumps({"schema": 1, "seconds": 5.0, "pairs": {"all": {"kl-4": {"steps": 20, "seconds_per_step": 0.25}}}})
     )
     results = write_results(folder, plan)
     assert differs(plan, results) == {
@@ -337,7 +337,7 @@ def test_losses_that_differ_in_an_option_are_reported_by_it_and_timed_lengths_ar
 def test_trials_are_given_on(made: Made, tmp_path: Path) -> None:
     folder, plan = made.study(tmp_path / "s")
     tuned = {"all": {"kl": {"trials": 1, "values": {}, "value": None, "measure": "top1", "all": []}}}
-    folder.tuned.write_text(json.dumps(tuned))
+    folder.tuned.write_text(json.dumps({"schema": 1, "pairs": tuned}))
     assert write_results(folder, plan)["tuned"] == tuned
 
 

@@ -214,7 +214,7 @@ def test_costs_of_runs_trials_caches_and_teachers_stand_in_one_table(made: Made,
         write_lines(path / "timing.jsonl", [{"event": "progress", "step": 1, "seconds": 1.0}])
     folder.teacher("big").mkdir(parents=True)
     write_lines(folder.teacher("big") / "timing.jsonl", [{"event": "progress", "step": 1, "seconds": 7.0}])
-    folder.caches.write_text(json.dumps({"all": {"answers": 460, "seconds": 1.25}}))
+    folder.caches.write_text(json.dumps({"schema": 1, "pairs": {"all": {"answers": 460, "seconds": 1.25}}}))
     write_results(folder, plan)
     rows = list(csv.DictReader(io.StringIO(folder.cost.read_text())))
     assert [row["kind"] for row in rows] == ["run"] * 6 + ["trial"] * 2 + ["cache", "teacher"]
