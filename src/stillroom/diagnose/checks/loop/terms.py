@@ -130,12 +130,13 @@ def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau
     def is_power(value: float, power: int) -> bool:
         return abs(value / tau**power - 1) < 1e-4
 
+    left = weight / tau**2
+    # Weights that sum to 1 with τ² leave nothing to explain: at τ = 2, ½·τ² is 2, and 2 is τ as well.
+    if not inside and others is not None and abs(others + left - 1) < 1e-3:
+        return 0
     found = [power for each in factors for power in (1, 2, 4, -1, -2) if is_power(each, power)]
     if inside or found:
         return inside + sum(found) - 2
-    left = weight / tau**2
-    if others is not None and abs(others + left - 1) < 1e-3:
-        return 0
     if others is not None and abs(others + weight - 1) < 1e-3:
         return -2
     could_hold = any(each > 1 for each in factors) and abs(left - float(f"{left:.2g}")) < 1e-4 * abs(left)
@@ -154,7 +155,15 @@ def _name_term(one: ComparingTerm, fitted: FittedTerm, sizes: dict[str, int], ot
         reductions = _reductions(base / tau**inside, sizes)
         if reductions is None:
             continue
-        fault = _temperature_fault(abs(one.weight), one.factors, inside, tau, others)
+        # A sum that the loop divides by its number of rows is a mean: the two are one reduction.
+        factors, weight = list(one.factors), abs(one.weight)
+        for name, power in list(reductions):
+            divided = next((each for each in factors if abs(each * float(sizes[name]) ** power - 1) < 1e-6), None)
+            if divided is not None:
+                reductions.remove((name, power))
+                factors.remove(divided)
+                weight /= divided
+        fault = _temperature_fault(weight, factors, inside, tau, others)
         factor = tau**fault
         reasons = []
         for name, power in reductions:
@@ -478,10 +487,14 @@ def loss_balance(context: LoopContext) -> CheckResult:
 def descent_agreement(answers: Answers) -> float | None:
     """Minimising what compares student and teacher over free logits: the share of rows that end with its decision.
 
-    None where a row's gradient depends on other rows, as in a loss of relations.
+    The teacher's own logits are taken: with several teachers, the others' answers are constants of the recorded loss.
+    Rows without a gradient, as those of a mask, are left out. None where a row's gradient depends on other rows, as in
+    a loss of relations.
     """
     part = _of_teacher(answers) if answers.teacher_terms else answers.loss
     drawn = [each.float() if each.is_floating_point() else each for each in _draw(answers, 77, 2.0)]
+    if answers.teacher is not None and answers.teacher.shape == drawn[1].shape:
+        drawn[1] = answers.teacher.detach().to(drawn[1])
     dim = answers.class_dim
     if len(drawn[0]) > 3:
         other = [each.clone() for each in drawn]
@@ -496,7 +509,10 @@ def descent_agreement(answers: Answers) -> float | None:
         optimizer.step()
     if not bool(torch.isfinite(student).all()):
         return 0.0
-    return float((student.argmax(dim) == drawn[1].argmax(dim)).float().mean())
+    moved = (student - drawn[0]).abs().amax(dim) > 0
+    if not bool(moved.any()):
+        return None
+    return float((student.argmax(dim) == drawn[1].argmax(dim))[moved].float().mean())
 
 
 @check(
