@@ -102,7 +102,8 @@ def summands(tape: Tape, loss: Tensor) -> list[Summand]:
     while todo:
         one = todo.pop()
         parts = _parts(tape, one)
-        if parts is None or len(found) + len(todo) > 200:
+        # What an operation in place, or one that changes nothing, gives is its own input: it has no parts.
+        if parts is None or any(part.tensor is one.tensor for part in parts) or len(found) + len(todo) > 200:
             found.append(one)
         else:
             todo += reversed(parts)
