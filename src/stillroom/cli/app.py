@@ -51,6 +51,11 @@ Resume = Annotated[
         "recipe goes on in any case.",
     ),
 ]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a problem.")]
+DiagnosisFolder = Annotated[
+    Path | None,
+    typer.Option("--out", help="Folder for diagnosis.json and diagnosis.html; made where needed.", metavar="DIR"),
+]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")
 ]

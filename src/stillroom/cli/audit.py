@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json
+from stillroom.cli.app import UNDERSTAND, AsJson, DiagnosisFolder, Strict, app, print_json
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -29,18 +29,14 @@ def audit(
         int, typer.Option("--steps", min=1, help="Steps that are watched: the first and some later ones.")
     ] = 30,
     stop: Annotated[bool, typer.Option("--stop", help="Stop the script when they have been watched.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a problem.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder for diagnosis.json and diagnosis.html; made where needed.", metavar="DIR"),
-    ] = None,
+    strict: Strict = False,
+    out: DiagnosisFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Run your own training script, unchanged, and say what is wrong with its distillation.
 
     Who learns, who teaches and where the losses are is found by itself. The script runs as `python SCRIPT.py` runs it
-    and
-    keeps its exit code; after the watched steps it runs alone.
+    and keeps its exit code; after the watched steps it runs alone.
 
     Example: `stillroom audit train.py --epochs 3`
     """

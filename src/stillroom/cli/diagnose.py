@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import UNDERSTAND, AsJson, app, print_json, resumable
+from stillroom.cli.app import UNDERSTAND, AsJson, DiagnosisFolder, Strict, app, print_json, resumable
 from stillroom.errors import BadInput
 from stillroom.files import write_text
 
@@ -38,11 +38,8 @@ def diagnose(
     images: Annotated[
         int, typer.Option("--images", min=32, help="Training images that a recipe's teacher classifies.")
     ] = 1024,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a problem.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder for diagnosis.json and diagnosis.html; made where needed.", metavar="DIR"),
-    ] = None,
+    strict: Strict = False,
+    out: DiagnosisFolder = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -120,11 +117,8 @@ def check(
         str | None,
         typer.Option("--features", help="Shape of one sample's features, such as 64x8x8.", metavar="CxHxW"),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 where there is a problem.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder for diagnosis.json and diagnosis.html; made where needed.", metavar="DIR"),
-    ] = None,
+    strict: Strict = False,
+    out: DiagnosisFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a loss function of yours is and what is wrong with it; nothing is trained, no data is needed.

@@ -65,14 +65,13 @@ class VID(FeatureLoss[VIDConfig]):
         """Choose the pairs, make their connectors and their channels' variances."""
         super().setup(setup_context)
         first = math.log(math.expm1(_FIRST - _SMALLEST))
-        shapes = [
-            (channels_of(tap), *(1,) * (len(tap.shape) - 1))
-            if tap.kind == "map" and not tap.channels_last
-            else (*(1,) * (len(tap.shape) - 1), channels_of(tap))
-            if tap.kind != "vector"
-            else tap.shape
-            for tap, _ in self.pairs
-        ]
+        shapes = []
+        for tap, _ in self.pairs:
+            # Vectors may have several axes, all of them channels.
+            channels_first = tap.kind == "map" and not tap.channels_last
+            ones = (1,) * (len(tap.shape) - 1)
+            one_axis = (channels_of(tap), *ones) if channels_first else (*ones, channels_of(tap))
+            shapes.append(tap.shape if tap.kind == "vector" else one_axis)
         self.raw_variances = nn.ParameterList([torch.full(shape, first) for shape in shapes])
 
     def forward(self, inputs: LossInputs) -> Tensor:

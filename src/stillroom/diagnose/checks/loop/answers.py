@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from scipy.stats import binom
 from torch import Tensor
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, accuracy, ask, most_common
 from stillroom.diagnose.checks.loop.record import Answers, CallFacts, Network, Step
+from stillroom.diagnose.checks.recipe.input_repair import assign_columns
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 # Fewer rows with a label than this say nothing of an accuracy.
@@ -270,13 +270,13 @@ def class_order(context: LoopContext) -> CheckResult:
     if len(labels) < max(FEWEST, 3 * classes):
         raise Skip(f"{len(labels)} rows with labels are too few for {classes} classes.")
     share = accuracy(teacher, labels)
-    table = torch.zeros(classes, classes)
-    table.index_put_((labels, teacher.argmax(1)), torch.ones(len(labels)), accumulate=True)
-    rows, columns = linear_sum_assignment(-table.numpy())
-    best = float(table[rows, columns].sum()) / len(labels)
+    guess = teacher.argmax(1)
+    columns = assign_columns(guess, labels, classes, classes)
+    best = float((guess == columns[labels]).sum()) / len(labels)
     evidence = {"accuracy": share, "reordered": best, "rows": len(labels)}
     if best > 0.6 and best - share > 0.3:
-        moved = [f"{r}→{c}" for r, c in zip(rows, columns, strict=True) if r != c and table[r].sum() > 0]
+        seen = set(labels.tolist())
+        moved = [f"{r}→{c}" for r, c in enumerate(columns.tolist()) if r != c and r in seen]
         return CheckResult(
             "problem",
             f"The teacher names {share:.0%} of {len(labels)} labels, and {best:.0%} where its classes are put "

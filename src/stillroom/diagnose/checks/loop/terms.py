@@ -24,7 +24,7 @@ from stillroom.diagnose.checks.loss.identify import (
     name_terms,
     refit,
 )
-from stillroom.diagnose.checks.loss.words import formula, number, scale_words
+from stillroom.diagnose.checks.loss.words import formula, number, scale_remedy, scale_words
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 SCALES = (0.5, 1.0, 3.0, 8.0)
@@ -376,26 +376,9 @@ def loss_scale(context: LoopContext) -> CheckResult:
         verdict,
         f"{formula(named[0])}, {scale_words(wrong)}.{also}",
         evidence,
-        Remedy(_scale_remedy([reason for term in wrong for reason in term.reasons])),
+        Remedy(scale_remedy(wrong, rows="all rows, those of a sequence, too")),
         location=_place(known),
     )
-
-
-def _scale_remedy(reasons: Sequence[str]) -> str:
-    text = " ".join(reasons)
-    parts = []
-    if "averaged over K" in text:
-        parts.append("use reduction='batchmean'")
-    if "summed over" in text:
-        parts.append("average over all rows, those of a sequence, too")
-    if "missing" in text or "in place of τ²" in text:
-        parts.append("multiply by τ²")
-    if "too many" in text:
-        parts.append("multiply by τ² once")
-    if "once too often" in text:
-        parts.append("divide once")
-    joined = ", and ".join(parts) or "mend the factor"
-    return f"{joined[:1].upper()}{joined[1:]}."
 
 
 @check(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -19,6 +19,7 @@ from stillroom.diagnose.checks.loss.words import (
     formula,
     kl_line,
     number,
+    scale_remedy,
     scale_words,
     short,
     times_words,
@@ -423,7 +424,7 @@ def loss_scale(context: LossContext) -> CheckResult:
         return CheckResult("ok", "No term grows with the batch, the classes or the temperature.", evidence)
     sentence = scale_words(wrong)
     code = corrected_line(terms, context.loss, context.setting, context.num_classes)
-    remedy = Remedy(_scale_remedy(wrong), code=code)
+    remedy = Remedy(scale_remedy(wrong), code=code)
     # A factor on all of a loss with labels is a learning rate; a term of the teacher alone stands beside another loss.
     is_common = len({f"{term.factor:.3g}" if term.factor else "" for term in terms}) == 1 and len(terms) > 1
     # Only kl is by convention multiplied by τ²; the mean of squared normalised logits is 2/K of the cosine.
@@ -483,23 +484,6 @@ def _scale_outside_the_family(context: LossContext) -> CheckResult:
 
 def _other_reasons(term: NamedTerm) -> bool:
     return any("τ" not in reason for reason in term.reasons)
-
-
-def _scale_remedy(wrong: Sequence[NamedTerm]) -> str:
-    parts = []
-    reasons = " ".join(reason for term in wrong for reason in term.reasons)
-    if "averaged over K" in reasons:
-        parts.append("use reduction='batchmean'")
-    if "summed over" in reasons:
-        parts.append("average over all rows")
-    if "missing" in reasons or "in place of τ²" in reasons:
-        parts.append("multiply by τ²")
-    if "too many" in reasons:
-        parts.append("multiply by τ² once")
-    if "once too often" in reasons:
-        parts.append("divide once")
-    text = ", and ".join(parts) or "mend the factor"
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _feature_scale(context: LossContext) -> CheckResult:

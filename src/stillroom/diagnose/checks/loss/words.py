@@ -125,3 +125,21 @@ def corrected_line(terms: Sequence[NamedTerm], loss: LossFunction, setting: Loss
         weight = number(term.usual * classes if term.name == "logit_mse" else term.usual)
         parts.append(lines[term.name] if weight == "1" else f"{weight} * {lines[term.name]}")
     return f"loss = {' + '.join(parts)}"
+
+
+def scale_remedy(wrong: Sequence[NamedTerm], rows: str = "all rows") -> str:
+    """What to do about terms of the wrong size; ``rows`` says what a sum is to be averaged over."""
+    reasons = " ".join(reason for term in wrong for reason in term.reasons)
+    parts = []
+    if "averaged over K" in reasons:
+        parts.append("use reduction='batchmean'")
+    if "summed over" in reasons:
+        parts.append(f"average over {rows}")
+    if "missing" in reasons or "in place of τ²" in reasons:
+        parts.append("multiply by τ²")
+    if "too many" in reasons:
+        parts.append("multiply by τ² once")
+    if "once too often" in reasons:
+        parts.append("divide once")
+    text = ", and ".join(parts) or "mend the factor"
+    return f"{text[:1].upper()}{text[1:]}."

@@ -6,6 +6,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -201,24 +202,27 @@ class TrainingSetup:
         return found
 
 
+@dataclass(frozen=True, eq=False)
 class Gradients:
     """The gradient of a loss, and how it depends on the teacher.
 
     Attributes:
         value: the loss on the first batch.
         norms: its gradient's norm in each parameter; parameters that it does not reach are left out.
-        finite: whether value and gradients are finite.
         logits_gradient: the gradient in the student's logits, [b, K].
         without_teacher: the same with the teacher's logits of other rows; None where there is no loss.
     """
 
-    def __init__(
-        self, value: float, norms: dict[str, float], logits_gradient: Tensor, without_teacher: Tensor | None
-    ) -> None:
-        self.value, self.norms = value, norms
-        self.logits_gradient, self.without_teacher = logits_gradient, without_teacher
-        finite = all(np.isfinite(norm) for norm in norms.values()) and bool(logits_gradient.isfinite().all())
-        self.finite = bool(np.isfinite(value)) and finite
+    value: float
+    norms: dict[str, float]
+    logits_gradient: Tensor
+    without_teacher: Tensor | None
+
+    @property
+    def finite(self) -> bool:
+        """Whether value and gradients are finite."""
+        numbers = (self.value, *self.norms.values())
+        return bool(np.isfinite(numbers).all()) and bool(self.logits_gradient.isfinite().all())
 
 
 def _gradients(setup: TrainingSetup) -> Gradients:
