@@ -21,6 +21,7 @@ class Network:
         trained_before: whether an optimizer stepped its parameters in an earlier phase.
         loaded: what ``load_state_dict`` did to it, latest first.
         parameters: its number of parameters.
+        shape: the shapes of its parameters.
     """
 
     module: Callable[[], nn.Module | None]
@@ -28,6 +29,7 @@ class Network:
     trained_before: bool = False
     loaded: list[Loading] = field(default_factory=list)
     parameters: int = 0
+    shape: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,8 @@ class CallFacts:
         version: counts in-place changes of its parameters and buffers.
         role: whose side of the loss it stands on.
         used: whether a loss was computed from it, be it through another network.
+        shared: share of its numbers that an optimizer holds.
+        shared_version: counts in-place changes of these.
         prints: fingerprints of its input's rows, in the first steps of a phase.
     """
 
@@ -91,6 +95,8 @@ class CallFacts:
     version: int = 0
     role: Role = "none"
     used: bool = False
+    shared: float = 0.0
+    shared_version: int = 0
     prints: frozenset[tuple[float, float]] = frozenset()
 
     @property
@@ -114,6 +120,9 @@ class Term:
         reads_student: whether its value is computed from a network that learns, with or without gradient.
         summed: how many numbers of a row it sums up; 0 for a mean.
         weight_names: variables that its weight is made of, and whether it is one minus the variable.
+        weight_lists: what a comment at a list of weights says that a factor of the weight stands for.
+        spread: how much the teacher's side of what it compares differs from row to row, as a share of its size; None
+            where it has no rows.
         words: what the function and the script say of such weights: docstrings, comments, help texts.
     """
 
@@ -127,7 +136,28 @@ class Term:
     reads_student: bool = False
     summed: float = 0.0
     weight_names: tuple[tuple[str, bool], ...] = ()
+    weight_lists: tuple[str, ...] = ()
+    spread: float | None = None
     words: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class LostTerm:
+    """A loss with a gradient to the student that no ``backward`` was computed from.
+
+    Attributes:
+        function: the loss function.
+        place: the user's line.
+        teacher: whether it is computed from the teacher's output; else from labels.
+        weighted: whether it was multiplied or added to something: it was meant for a sum.
+        read: whether the script looked at its value.
+    """
+
+    function: str
+    place: str | None
+    teacher: bool
+    weighted: bool
+    read: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,11 +271,14 @@ class Step:
         stepped: whether an optimizer stepped.
         events: ``backward``, ``clip``, ``step``, ``zero_grad``, ``unscale`` … with their lines, in order.
         left_out: parameters with a gradient that no optimizer holds: module, names, line.
-        lost_terms: losses between student and teacher that were computed and reach no ``backward``.
+        lost_terms: losses that were computed and reach no ``backward``.
         escaped: whether a teacher's output left torch (numpy, lists).
-        learning_rate: of the first group.
-        finite: whether the parameters are finite.
-        moved: relative change of the student's parameters by the step before.
+        learning_rate: the largest of all groups.
+        update: by which share of their norm the step changed the parameters that have a gradient; None where that was
+            not measured.
+        optimizer: class of the optimizer that made the step.
+        clipped_for: a network that no optimizer holds and whose gradients were clipped with the others.
+        clipped_share: their share of the squared norm that was clipped.
     """
 
     number: int
@@ -255,9 +288,13 @@ class Step:
     stepped: bool = False
     events: list[tuple[str, str | None]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-    lost_terms: list[tuple[str, str | None]] = field(default_factory=list)
+    lost_terms: list[LostTerm] = field(default_factory=list)
     escaped: bool = False
     learning_rate: float = 0.0
+    update: float | None = None
+    optimizer: str = ""
+    clipped_for: Network | None = None
+    clipped_share: float = 0.0
 
 
 @dataclass(eq=False)
@@ -270,7 +307,7 @@ class LeftOut:
         share: their share of its parameters.
         role: whether they stand on the student's or the teacher's side.
         place: where the module was called.
-        fresh: whether the module was neither trained nor loaded before.
+        fresh: whether some of them were neither trained nor loaded before, nor copied from what was.
     """
 
     network: Network
@@ -289,6 +326,9 @@ class Schedule:
         name: its class.
         place: where it was made.
         period: the number of its own steps that it is made for; None where it has none.
+        over_at: after how many of its own steps the rate has come to its last, or to a thousandth; None where it rises,
+            or where that is not known.
+        never: whether the user's files call no ``.step()`` but the optimizers'.
         steps: how often it was stepped.
         optimizer_steps: how often its optimizer was.
         rates: learning rates at some steps of the optimizer: (step, rate).
@@ -300,7 +340,8 @@ class Schedule:
     steps: int = 0
     optimizer_steps: int = 0
     rates: list[tuple[int, float]] = field(default_factory=list)
-    per_batch: bool = False
+    over_at: int | None = None
+    never: bool = False
     step_place: str | None = None
 
 
@@ -330,6 +371,37 @@ class InferenceCall:
 
 
 @dataclass(eq=False)
+class LoopCount:
+    """A loop over a range that the steps of a phase are made in.
+
+    Attributes:
+        count: how often it runs.
+        seen: its variable at watched steps: (number of the step, value).
+    """
+
+    count: int
+    seen: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> float | None:
+        """How many steps are made in each of its turns; None where that was not seen.
+
+        >>> LoopCount(9, [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)]).steps
+        2.0
+        """
+        pairs = list(zip(self.seen, self.seen[1:], strict=False))
+        following = [one[1] != other[1] for one, other in pairs if other[0] == one[0] + 1]
+        if len(following) > 1 and all(following):
+            return 1.0
+        (first, start), strides = self.seen[0], [other[1] - one[1] for one, other in pairs if other[1] != one[1]]
+        if not strides or min(strides) < 0:
+            return None
+        # From the first watched step, at the beginning of a turn, to the beginning of the last turn that was seen.
+        last, value = [other for one, other in pairs if other[1] != one[1]][-1]
+        return (last - first) * min(strides) / (value - start)
+
+
+@dataclass(eq=False)
 class Phase:
     """All that was seen of one training: the same parameters learn in it.
 
@@ -339,6 +411,7 @@ class Phase:
         loader_length: batches of the DataLoader; None where none was used.
         epochs: how often a DataLoader was begun.
         finished: whether the script came to its end.
+        loops: the loops over ranges that its steps are made in, the innermost first.
     """
 
     number: int
@@ -348,16 +421,23 @@ class Phase:
     scaler_steps: int = 0
     loader_length: int | None = None
     epochs: int = 0
-    schedules: list[Schedule] = field(default_factory=list)
-    asked: list[InferenceCall] = field(default_factory=list)
     finished: bool = False
-    place: str | None = None
-    trains: list[str] = field(default_factory=list)
-    changed: dict[int, bool] = field(default_factory=dict)
-    held_idle: tuple[str, ...] = ()
+    loops: dict[Any, LoopCount] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def distils(self) -> bool:
         """Whether a loss was computed from a teacher's output."""
         return any(backward.reads_teacher for step in self.steps for backward in step.backwards)
+
+    @property
+    def planned(self) -> tuple[int, float] | None:
+        """How many epochs the script is to make, and how many steps each has; None where its loops do not say."""
+        batches: float | None = float(self.loader_length) if self.loader_length else None
+        for loop in self.loops.values():
+            steps = loop.steps
+            if steps is not None and steps < 1.5:
+                batches = float(loop.count)
+            elif steps is not None or batches is not None:
+                return loop.count, steps if steps is not None else batches or 0.0
+        return None
