@@ -1136,8 +1136,8 @@ def _is_in(known: dict[int, weakref.ref[Tensor]], tensor: Tensor) -> bool:
 def _horizon(scheduler: Any) -> tuple[int | None, int | None]:
     """How many steps a scheduler is made for, and after how many the rate has come to its end."""
     name = type(scheduler).__name__
-    gamma = getattr(scheduler, "gamma", None)
-    falls = isinstance(gamma, float) and 0 < gamma < 1
+    gamma = float(getattr(scheduler, "gamma", None) or 0.0)
+    falls = 0 < gamma < 1
     milestones = getattr(scheduler, "milestones", None)
     if falls and milestones:
         return int(max(milestones)), int(max(milestones))
