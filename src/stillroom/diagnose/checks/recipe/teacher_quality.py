@@ -14,9 +14,10 @@ from stillroom.data.config import AugmentationConfig
 from stillroom.diagnose.chance import ALPHA, difference_bound, is_larger, lower_bound, mcnemar
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext
-from stillroom.diagnose.checks.recipe.input_repair import GAIN, SplitSample
+from stillroom.diagnose.checks.recipe.input_repair import SplitSample
 from stillroom.diagnose.checks.recipe.stored_logits import stale_answers
 from stillroom.diagnose.checks.recipe.temperature import soft_terms
+from stillroom.diagnose.checks.teacher_changes import GAIN
 from stillroom.losses.registry import labels_alone
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 
