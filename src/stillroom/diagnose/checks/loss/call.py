@@ -102,21 +102,13 @@ def option_kind(name: str) -> OptionKind | None:
 
 @dataclass(frozen=True)
 class LossOption:
-    """A hyper-parameter of a loss: a keyword, an attribute of the module, or a constant the function reads.
+    """A hyper-parameter of a loss: a keyword, an attribute of the module, or a constant the function reads."""
 
-    Attributes:
-        name: its name in the user's code.
-        kind: what it is.
-        value: its value as the loss is given.
-        place: where it lies.
-        path: attributes that lead to the object that holds it.
-    """
-
-    name: str
-    kind: OptionKind
-    value: float
-    place: Literal["keyword", "attribute", "closure", "global"]
-    path: tuple[str, ...] = ()
+    name: str  # its name in the user's code
+    kind: OptionKind  # what it is
+    value: float  # its value as the loss is given
+    place: Literal["keyword", "attribute", "closure", "global"]  # where it lies
+    path: tuple[str, ...] = ()  # attributes that lead to the object that holds it
 
 
 @dataclass(frozen=True)
@@ -136,17 +128,11 @@ class Argument:
 
 @dataclass(frozen=True)
 class LossValue:
-    """What one call gave.
+    """What one call gave."""
 
-    Attributes:
-        value: the scalar, detached, float64; None where the loss returned no tensor.
-        gradients: ∂loss/∂argument by role; None where none reaches it.
-        returned: what came back, in words, where it is not a scalar tensor: ``a float``, ``a tensor of [6]``.
-    """
-
-    value: Tensor | None
-    gradients: Mapping[Role, Tensor | None]
-    returned: str = ""
+    value: Tensor | None  # the scalar, detached, float64; None where the loss returned no tensor
+    gradients: Mapping[Role, Tensor | None]  # ∂loss/∂argument by role; None where none reaches it
+    returned: str = ""  # what came back, in words, where it is not a scalar tensor: ``a float``, ``a tensor of [6]``
 
     @property
     def student(self) -> Tensor | None:
@@ -160,25 +146,15 @@ Tensors = Mapping[Role, Tensor]
 
 @dataclass(frozen=True)
 class LossFunction:
-    """A loss of the user's, with the meaning of its arguments.
+    """A loss of the user's, with the meaning of its arguments."""
 
-    Attributes:
-        function: what is called.
-        name: what findings call it.
-        arguments: what it is given, in order.
-        options: the hyper-parameters that were found.
-        dtype: the widest type that it takes.
-        layout: whether it takes [B, K] or only [B, L, K].
-        feature_shape: of one sample's features.
-    """
-
-    function: Callable[..., Any]
-    name: str
-    arguments: tuple[Argument, ...]
-    options: tuple[LossOption, ...] = ()
-    dtype: torch.dtype = torch.float64
-    layout: Literal["rows", "sequence"] = "rows"
-    feature_shape: tuple[int, ...] = FEATURE_SHAPES[0]
+    function: Callable[..., Any]  # what is called
+    name: str  # what findings call it
+    arguments: tuple[Argument, ...]  # what it is given, in order
+    options: tuple[LossOption, ...] = ()  # the hyper-parameters that were found
+    dtype: torch.dtype = torch.float64  # the widest type that it takes
+    layout: Literal["rows", "sequence"] = "rows"  # whether it takes [B, K] or only [B, L, K]
+    feature_shape: tuple[int, ...] = FEATURE_SHAPES[0]  # of one sample's features
     changed: Mapping[str, float] = field(default_factory=dict)
 
     @property

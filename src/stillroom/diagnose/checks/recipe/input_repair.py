@@ -65,17 +65,11 @@ _LEAST = 32
 
 @dataclass(frozen=True)
 class SplitSample:
-    """Some images of a split, spread over its classes: the first few as well as all of them.
+    """Some images of a split, spread over its classes: the first few as well as all of them."""
 
-    Attributes:
-        images: [n, C, H, W] as the data gives them: one of each class, then the second of each, and so on.
-        labels: int64 [n].
-        rows: their positions in the split, int64 [n].
-    """
-
-    images: Tensor
-    labels: Tensor
-    rows: npt.NDArray[np.int64]
+    images: Tensor  # [n, C, H, W] as the data gives them: one of each class, then the second of each, and so on
+    labels: Tensor  # int64 [n]
+    rows: npt.NDArray[np.int64]  # their positions in the split, int64 [n]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -230,17 +224,12 @@ class TeacherVariant:
 
 @dataclass(frozen=True)
 class TeacherSetup:
-    """A teacher, its input and its class order.
+    """A teacher, its input and its class order."""
 
-    Attributes:
-        variant: the model with its input.
-        class_order: for each class of the data, a column of the logits; None where they agree, empty where unknown.
-        model: the model as a run would be given it.
-    """
-
-    variant: TeacherVariant
+    variant: TeacherVariant  # the model with its input
+    # For each class of the data, a column of the logits; None where they agree, empty where unknown.
     class_order: Tensor | None
-    model: nn.Module
+    model: nn.Module  # the model as a run would be given it
 
     def reorder(self, columns: Tensor) -> Tensor:
         """Columns of the model's logits in the order of the data's classes."""
@@ -256,54 +245,33 @@ class TeacherSetup:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change to try.
+    """A change to try."""
 
-    Attributes:
-        name: what messages call it.
-        make: makes the changed teacher.
-        images: how many images it may be tried on.
-        model: the changed model, where it is the model that changes.
-        why_not: why it cannot be tried, if so.
-    """
-
-    name: str
-    make: Callable[[], TeacherVariant]
-    images: int
-    model: nn.Module | None = None
-    why_not: str | None = None
+    name: str  # what messages call it
+    make: Callable[[], TeacherVariant]  # makes the changed teacher
+    images: int  # how many images it may be tried on
+    model: nn.Module | None = None  # the changed model, where it is the model that changes
+    why_not: str | None = None  # why it cannot be tried, if so
 
 
 @dataclass(frozen=True)
 class RepairTrial(Trial):
-    """One change, tried on the sample's first images.
-
-    Attributes:
-        setup: the teacher after the change.
-        why_not: why it could not be tried, if so.
-    """
+    """One change, tried on the sample's first images."""
 
     kind: Kind
-    setup: TeacherSetup | None = None
-    why_not: str | None = None
+    setup: TeacherSetup | None = None  # the teacher after the change
+    why_not: str | None = None  # why it could not be tried, if so
 
 
 @dataclass(frozen=True)
 class InputRepair:
-    """The changes that make a teacher more accurate.
+    """The changes that make a teacher more accurate."""
 
-    Attributes:
-        accuracy: the teacher's accuracy on the sample as the recipe sets it up.
-        repaired: the teacher after all changes.
-        changes: the changes that were taken, in order.
-        trials: all changes of a kind that were tried when it was last in question.
-        images: size of the sample.
-    """
-
-    accuracy: float
-    repaired: TeacherSetup
-    changes: tuple[RepairTrial, ...]
-    trials: dict[Kind, tuple[RepairTrial, ...]]
-    images: int
+    accuracy: float  # the teacher's accuracy on the sample as the recipe sets it up
+    repaired: TeacherSetup  # the teacher after all changes
+    changes: tuple[RepairTrial, ...]  # the changes that were taken, in order
+    trials: dict[Kind, tuple[RepairTrial, ...]]  # all changes of a kind that were tried when it was last in question
+    images: int  # size of the sample
 
     def change(self, kind: Kind) -> RepairTrial | None:
         """The change of a kind that was taken."""

@@ -212,20 +212,14 @@ def _other_orientation(context: CheckContext) -> tuple[str, int, int, int] | Non
 
 @dataclass(frozen=True)
 class Flatness:
-    """What tells a teacher trained with label smoothing from another.
+    """What tells a teacher trained with label smoothing from another."""
 
-    Attributes:
-        entropy: of the probabilities of all classes but the true one, as a share of log(K − 1), in the median of the
-            images that are classified correctly.
-        unsure: accuracy less mean confidence.
-        log_odds: of the true class in the surest image in a hundred.
-        counts: how many images in each twentieth of ``entropy``.
-    """
-
+    # Of the probabilities of all classes but the true one, as a share of log(K − 1), in the median of the images that
+    # are classified correctly.
     entropy: float
-    unsure: float
-    log_odds: float
-    counts: tuple[int, ...]
+    unsure: float  # accuracy less mean confidence
+    log_odds: float  # of the true class in the surest image in a hundred
+    counts: tuple[int, ...]  # how many images in each twentieth of ``entropy``
 
     @property
     def smoothing(self) -> float:

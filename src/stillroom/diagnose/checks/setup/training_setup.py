@@ -206,19 +206,12 @@ class TrainingSetup:
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """The gradient of a loss, and how it depends on the teacher.
+    """The gradient of a loss, and how it depends on the teacher."""
 
-    Attributes:
-        value: the loss on the first batch.
-        norms: its gradient's norm in each parameter; parameters that it does not reach are left out.
-        logits_gradient: the gradient in the student's logits, [b, K].
-        without_teacher: the same with the teacher's logits of other rows; None where there is no loss.
-    """
-
-    value: float
-    norms: dict[str, float]
-    logits_gradient: Tensor
-    without_teacher: Tensor | None
+    value: float  # the loss on the first batch
+    norms: dict[str, float]  # its gradient's norm in each parameter; parameters that it does not reach are left out
+    logits_gradient: Tensor  # the gradient in the student's logits, [b, K]
+    without_teacher: Tensor | None  # the same with the teacher's logits of other rows; None where there is no loss
 
     @property
     def finite(self) -> bool:
