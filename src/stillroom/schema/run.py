@@ -135,8 +135,8 @@ IMBALANCE_WARNING, IMBALANCE_PROBLEM = 10.0, 100.0
 class DataQuality(JsonObject):
     """Copies of images within and between two splits, and the sizes of the classes.
 
-    Two images are copies where their pixels are equal; of images that are read from files on demand, where the bytes
-    of their files are.
+    Two images are copies where their pixels are equal; of large data that are read from files on demand
+    (``by_pixels`` is false), where their files are, their metadata aside.
     """
 
     train: PositiveCount = Field(description="Training images.")
@@ -150,6 +150,7 @@ class DataQuality(JsonObject):
     largest_class: str = Field(description="Name of the largest class.")
     smallest_class: str = Field(description="Name of the smallest class that has any.")
     empty_classes: Count = Field(description="Classes without a training image.")
+    by_pixels: bool = Field(description="Whether pixels were compared, not files without their metadata.")
 
     @property
     def leak(self) -> float:

@@ -67,8 +67,8 @@ GLOSSARY = {
     "Parameters": "Trainable weights of the model.",
     "Multiply-adds": "Multiply-add operations for one image; the usual measure of compute.",
     "Size on disk": "Bytes of the weights in their file (1 kB = 1,000 bytes).",
-    "Latency, batch 1": "Least time for one image through the model in repeated passes, in milliseconds, on the machine "
-    "under Environment.",
+    "Latency, batch 1": "Least time for one image through the model in repeated passes, in milliseconds, on the "
+    "machine under Environment.",
     "Latency, batch 64": "The same for 64 images at once.",
 }
 _NO_PREDICTIONS = "This run folder holds no predictions.safetensors."
