@@ -161,7 +161,7 @@ def _png_is_whole(content: bytes) -> bool:
 
 
 def without_metadata(content: bytes) -> list[memoryview]:
-    """The parts of an encoded picture that its pixels come from: all of it, but for a JPEG's or PNG's metadata.
+    r"""The parts of an encoded picture that its pixels come from: all of it, but for a JPEG's or PNG's metadata.
 
     Two files with equal parts hold the same pixels, as stored; files with others may do so, too.
 
