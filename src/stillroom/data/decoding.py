@@ -105,19 +105,12 @@ def decode_photo(content: bytes, side: int | None, formats: tuple[str, ...]) -> 
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What the bytes of an image file say without being decoded: see :func:`header`.
+    """What the bytes of an image file say without being decoded: see :func:`header`."""
 
-    Attributes:
-        grey: whether its image has one channel.
-        height: when upright.
-        width: when upright.
-        drafted: whether :func:`decode_photo` decodes it at a fraction of its size.
-    """
-
-    grey: bool
-    height: int
-    width: int
-    drafted: bool
+    grey: bool  # whether its image has one channel
+    height: int  # when upright
+    width: int  # when upright
+    drafted: bool  # whether :func:`decode_photo` decodes it at a fraction of its size
 
 
 def check_photo(content: bytes, side: int | None, formats: tuple[str, ...]) -> FileFacts:

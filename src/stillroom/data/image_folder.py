@@ -49,19 +49,12 @@ _SHOWN = 5  # files that cannot be decoded, in a note
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """The bytes of image files when they were checked.
+    """The bytes of image files when they were checked."""
 
-    Attributes:
-        hashes: SHA-256 of each, uint8 [N, 32].
-        coded: BLAKE2 of each without metadata, uint8 [N, 16].
-        sizes: their number, int64 [N].
-        drafted: whether it is decoded at a fraction of its size, bool [N].
-    """
-
-    hashes: npt.NDArray[np.uint8]
-    coded: npt.NDArray[np.uint8]
-    sizes: npt.NDArray[np.int64]
-    drafted: npt.NDArray[np.bool_]
+    hashes: npt.NDArray[np.uint8]  # SHA-256 of each, uint8 [N, 32]
+    coded: npt.NDArray[np.uint8]  # BLAKE2 of each without metadata, uint8 [N, 16]
+    sizes: npt.NDArray[np.int64]  # their number, int64 [N]
+    drafted: npt.NDArray[np.bool_]  # whether it is decoded at a fraction of its size, bool [N]
 
     def select(self, rows: npt.NDArray[np.int64]) -> Contents:
         """Those of some files."""
@@ -220,19 +213,13 @@ class ImageFiles(LazyImages):
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The image files of one split.
-
-    Attributes:
-        names: of the files below the root, with ``/`` between folders; by class, then sorted.
-        labels: each file's class number, int64 [N].
-        notes: what is left out, and which links lead to other splits, a line each.
-    """
+    """The image files of one split."""
 
     root: Path
     classes: tuple[str, ...]
-    names: list[str]
-    labels: npt.NDArray[np.int64]
-    notes: tuple[str, ...] = ()
+    names: list[str]  # of the files below the root, with ``/`` between folders; by class, then sorted
+    labels: npt.NDArray[np.int64]  # each file's class number, int64 [N]
+    notes: tuple[str, ...] = ()  # what is left out, and which links lead to other splits, a line each
 
 
 class _Watch:

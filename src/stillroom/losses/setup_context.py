@@ -28,15 +28,10 @@ class TapPair(Config):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One of the two models; it is traced when its taps are first asked for.
+    """One of the two models; it is traced when its taps are first asked for."""
 
-    Attributes:
-        model: the model; it is left as it was.
-        example: makes a small input batch for the model, [B, …], on its device.
-    """
-
-    model: nn.Module
-    example: Callable[[], Tensor]
+    model: nn.Module  # the model; it is left as it was
+    example: Callable[[], Tensor]  # makes a small input batch for the model, [B, …], on its device
     field: Literal["teacher", "student"]
 
     @cached_property

@@ -161,20 +161,13 @@ def _storable(model: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _State:
-    """Named tensors at one place of a file.
+    """Named tensors at one place of a file."""
 
-    Attributes:
-        place: the keys that lead to it, joined by dots; empty for the whole file.
-        prefix: what was taken off the names.
-        unread: names of tensors that are quantised, sparse or without data.
-        left_out: names beside ``prefix``, which are not loaded.
-    """
-
-    place: str
+    place: str  # the keys that lead to it, joined by dots; empty for the whole file
     tensors: dict[str, Tensor]
-    unread: list[str]
-    prefix: str = ""
-    left_out: list[str] = field(default_factory=list)
+    unread: list[str]  # names of tensors that are quantised, sparse or without data
+    prefix: str = ""  # what was taken off the names
+    left_out: list[str] = field(default_factory=list)  # names beside ``prefix``, which are not loaded
 
     @property
     def label(self) -> str:

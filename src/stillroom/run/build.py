@@ -37,33 +37,20 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True)
 class RunParts:
-    """All parts of a run.
+    """All parts of a run."""
 
-    Attributes:
-        context: the resolved recipe and the data, on a runtime.
-        student: the model that learns.
-        losses: the terms of the loss, set up.
-        teachers: of each teacher by its name, where its outputs come from.
-        sampler: which training images make each batch.
-        step: student and losses as one module.
-        hooks: called after each step.
-        relations: of the student's classes, where it ends in a linear layer.
-        hashes: ``init``, ``data`` and ``teacher``: what a save of the run belongs to.
-        optimisation: the user's optimizer and scheduler, where these are not the recipe's.
-        custom: the classes of what the user's functions make.
-    """
-
-    context: RunContext
-    student: PreparedModel
-    losses: Sequence[Loss[Any]]
-    teachers: Mapping[str, TeacherSource]
-    sampler: BatchSampler
-    step: DistillStep
-    hooks: Sequence[StepHook]
-    relations: ClassRelations | None
-    hashes: Mapping[str, str]
+    context: RunContext  # the resolved recipe and the data, on a runtime
+    student: PreparedModel  # the model that learns
+    losses: Sequence[Loss[Any]]  # the terms of the loss, set up
+    teachers: Mapping[str, TeacherSource]  # of each teacher by its name, where its outputs come from
+    sampler: BatchSampler  # which training images make each batch
+    step: DistillStep  # student and losses as one module
+    hooks: Sequence[StepHook]  # called after each step
+    relations: ClassRelations | None  # of the student's classes, where it ends in a linear layer
+    hashes: Mapping[str, str]  # ``init``, ``data`` and ``teacher``: what a save of the run belongs to
+    # The user's optimizer and scheduler, where these are not the recipe's.
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
-    custom: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, str] = field(default_factory=dict)  # the classes of what the user's functions make
 
     @property
     def recipe(self) -> Recipe:

@@ -54,19 +54,12 @@ class Finished:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run would take.
+    """What a run would take."""
 
-    Attributes:
-        steps: its optimizer steps.
-        steps_per_epoch: of these, in each epoch.
-        answers: images that the teachers were queried for now; 0 where all was cached already.
-        seconds: duration of that.
-    """
-
-    steps: int
-    steps_per_epoch: int
-    answers: int
-    seconds: float
+    steps: int  # its optimizer steps
+    steps_per_epoch: int  # of these, in each epoch
+    answers: int  # images that the teachers were queried for now; 0 where all was cached already
+    seconds: float  # duration of that
 
 
 def execute(

@@ -61,34 +61,22 @@ def change_between_queries(query: Query, view: int, count: int) -> float:
 
 @dataclass(frozen=True)
 class TeacherRequest:
-    """What the losses of a run require of one teacher, besides its logits.
+    """What the losses of a run require of one teacher, besides its logits."""
 
-    Attributes:
-        taps: modules whose outputs are read.
-        tails: taps from which the rest of the teacher is run.
-        heads: those of ``tails`` that must be one linear layer.
-        fishers: diagonals of its Fisher matrix in features at ``taps``.
-        fisher_means: those of ``fishers`` whose mean over the training set is read.
-    """
-
-    taps: tuple[str, ...] = ()
-    tails: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    fishers: tuple[FisherOf, ...] = ()
-    fisher_means: tuple[FisherOf, ...] = ()
+    taps: tuple[str, ...] = ()  # modules whose outputs are read
+    tails: tuple[str, ...] = ()  # taps from which the rest of the teacher is run
+    heads: tuple[str, ...] = ()  # those of ``tails`` that must be one linear layer
+    fishers: tuple[FisherOf, ...] = ()  # diagonals of its Fisher matrix in features at ``taps``
+    fisher_means: tuple[FisherOf, ...] = ()  # those of ``fishers`` whose mean over the training set is read
 
 
 @dataclass
 class QueryCounter:
-    """Counts a teacher's queries.
+    """Counts a teacher's queries."""
 
-    Attributes:
-        answers: images whose outputs the run uses, each view counted: in training, for the cache, of the test split.
-        checks: images queried again to check that stored outputs are still valid.
-    """
-
+    # Images whose outputs the run uses, each view counted: in training, for the cache, of the test split.
     answers: int = 0
-    checks: int = 0
+    checks: int = 0  # images queried again to check that stored outputs are still valid
 
     def pop(self) -> QueryCounter:
         """The counts since the last call."""
