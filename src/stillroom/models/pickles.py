@@ -56,8 +56,9 @@ def as_protocol_2(path: Path) -> io.BytesIO:
 def rewrite(content: BinaryIO) -> bytes:
     """One pickle in protocol 2; ``content`` then stands behind it.
 
-    >>> pickle.loads(rewrite(io.BytesIO(pickle.dumps({"a": [1, "b", "b"]}, protocol=4))))
-    {'a': [1, 'b', 'b']}
+    >>> later = pickle.dumps("x", protocol=4)
+    >>> [[each.name for each, _, _ in pickletools.genops(one)] for one in (later, rewrite(io.BytesIO(later)))]
+    [['PROTO', 'FRAME', 'SHORT_BINUNICODE', 'MEMOIZE', 'STOP'], ['PROTO', 'BINUNICODE', 'STOP']]
     """
     source = content.read()
     out = bytearray()
