@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -286,9 +286,14 @@ class RunSummary(JsonFile):
 
         None where there is none, or where none of several has scores.
         """
-        if len(self.teachers) == 1:
-            return next(iter(self.teachers))
-        scored = {name: one.top1 for name, one in self.teachers.items() if one.top1 is not None}
+        return self.reference_of(self.teachers)
+
+    def reference_of(self, names: Iterable[str]) -> str | None:
+        """The like of :attr:`reference` among some of the teachers."""
+        names = list(names)
+        if len(names) == 1:
+            return names[0]
+        scored = {name: top1 for name in names if (top1 := self.teachers[name].top1) is not None}
         return max(scored, key=lambda name: scored[name], default=None)
 
     @property
