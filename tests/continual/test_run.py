@@ -30,6 +30,7 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.kl import KL
 from stillroom.losses.logit_mse import LogitMSE
+from stillroom.models.config import PreprocessConfig
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import read_state, state_hash
@@ -260,6 +261,31 @@ def test_refused_before_the_first_task(changes: dict[str, Any], message: str, tm
     assert message in str(caught.value)
     # The corrected command finds a free folder.
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+OWN_PREPROCESS = """
+from torch import nn
+class Net(nn.Sequential):
+    pretrained_cfg = {"mean": (0.25,), "std": (0.125,)}
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+def test_a_student_with_a_preprocess_of_its_own_keeps_it_over_the_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_preprocess.py").write_text(OWN_PREPROCESS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    whole = recipe(student={"name": "own_preprocess:Net"})
+    sequence = TaskSequence(whole, load(whole.data))
+    for settled in (sequence.recipe, sequence.task_recipe(2)):
+        found = settled.student.preprocess
+        assert isinstance(found, PreprocessConfig)
+        assert (found.mean, found.std) == ((0.25,), (0.125,))
+    teacher = sequence.task_recipe(2).teacher
+    assert teacher is not None
+    assert teacher.preprocess == sequence.recipe.student.preprocess
 
 
 def test_other_commands_send_a_recipe_in_tasks_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -122,8 +122,12 @@ class TaskSequence:
     def _resolve(self, recipe: Recipe) -> Recipe:
         train, training, cache = self.tasks.data.train, recipe.training, recipe.cache
         precision = resolve_precision(training.precision, self.device)
+        own = None
+        if recipe.student.preprocess is None:  # what the model says of itself, as in any other run
+            with seed_rng(recipe.seed, "student-init"):
+                own = build_for_classes(recipe.student.without_weights(), train, train.num_classes)
         preprocess = resolve_preprocess(
-            recipe.student.preprocess, channels=train.channels, is_pixels=train.is_pixels, field="student"
+            recipe.student.preprocess, channels=train.channels, is_pixels=train.is_pixels, field="student", model=own
         )
         if cache.enabled == "auto":
             # The teacher of a task is used by that task only, so its outputs are not worth keeping.

@@ -120,7 +120,8 @@ def teacher_facts(
     """What the summary says of a teacher; of one without test logits, its name and hash alone."""
     scored = score(logits, test.labels).as_dict() if logits is not None else {}
     sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
-    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **compared}
+    files = {"files": dict(source.files)} if source.files else {}
+    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **compared}
 
 
 def _of_teacher(figures: Mapping[str, float], name: str) -> dict[str, float]:

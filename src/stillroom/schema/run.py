@@ -104,13 +104,18 @@ class TeacherSummary(JsonObject):
     multiply_adds: Count | None = None
     bytes: Count | None = None
     weights_hash: str
+    files: dict[str, str] | None = None  # SHA-256 of each file that its logits were read from, where it is no model
     agreement: Percent | None = None
     teacher_kl: float | None = None
 
     @property
     def scores(self) -> ModelScores | None:
         """Its scores; None where it was not scored."""
-        return None if self.count is None else ModelScores.model_validate(self.model_dump(exclude={"weights_hash"}))
+        return (
+            None
+            if self.count is None
+            else ModelScores.model_validate(self.model_dump(exclude={"weights_hash", "files"}))
+        )
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSummary:
