@@ -30,7 +30,7 @@ def test_a_preset_is_written_out_and_read_again(preset: str) -> None:
     assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
     settings = recipe.incremental
     assert settings is not None
-    assert [term.name for term in recipe.losses] == ["cross_entropy", "kl"][: 1 + (preset in ("lwf", "icarl", "wa"))]
+    assert [term.name for term in recipe.losses] == [term["name"] for term in PRESETS[preset].losses]
     assert (settings.joint, settings.predict_by) == (
         preset == "joint",
         "nearest_mean" if preset == "icarl" else "logits",
@@ -50,7 +50,7 @@ def test_the_command_lines_preset_is_stronger_than_the_recipe(preset: str, tmp_p
     assert settings is not None
     assert settings.preset == preset
     assert settings.memory == (30 if PRESETS[preset].needs_memory else 0)
-    assert settings.labels == ("new" if preset == "lwf" else "seen")
+    assert settings.labels == ("new" if preset in ("lwf", "icarl") else "seen")
     assert (settings.align_weights, settings.balance_terms) == (preset == "wa", preset == "wa")
 
 

@@ -41,8 +41,10 @@ PRESETS: dict[str, Preset] = {
     "replay": Preset("labels, with exemplars of the old classes", _LABELS, needs_memory=True),
     "lwf": Preset("Learning without Forgetting (arXiv 1606.09282): cross-entropy over the new classes alone, kl to the "
                   "old model, no memory", _LABELS_AND_KL, {"memory": 0, "labels": "new"}),
-    "icarl": Preset("kl to the old model, herded exemplars, nearest-mean-of-exemplars prediction (arXiv 1611.07725)",
-                    _LABELS_AND_KL, {"selection": "herding", "predict_by": "nearest_mean"}, needs_memory=True),
+    "icarl": Preset("iCaRL (arXiv 1611.07725): binary cross-entropy, of new classes with labels and of old ones with "
+                    "the old model's answers, herded exemplars, nearest-mean-of-exemplars prediction",
+                    ({"name": "binary_cross_entropy"}, {"name": "bce_kl"}),
+                    {"selection": "herding", "predict_by": "nearest_mean", "labels": "new"}, needs_memory=True),
     "wa": Preset("weight aligning (arXiv 1911.07053): herded exemplars, kl to the old model, terms balanced by the "
                  "number of classes, the new logits' weights scaled to the norm of the old", _LABELS_AND_KL,
                  {"selection": "herding", "align_weights": True, "balance_terms": True}, needs_memory=True),
@@ -81,8 +83,8 @@ class IncrementalConfig(Config):
     )
     labels: Literal["seen", "new"] = Field(
         "seen",
-        description="Classes that cross_entropy is over: all seen, or those of the task alone, so that the labels do "
-        "not lower the old classes' logits.",
+        description="Classes that cross_entropy and binary_cross_entropy are over: all seen, or those of the task "
+        "alone, so that the labels do not lower the old classes' logits.",
     )
     align_weights: bool = Field(
         False,

@@ -13,7 +13,7 @@ from stillroom.data.images import DataPair
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
 from stillroom.losses.base import LossConfig, WeightSchedule
-from stillroom.losses.cross_entropy import CrossEntropyConfig
+from stillroom.losses.cross_entropy import FirstClassConfig
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import resolve_preprocess
@@ -132,7 +132,7 @@ class TaskSequence:
     def _term_of_task(self, term: LossConfig, task: int) -> LossConfig:
         """A term as it is in one of the later tasks: its classes, its weight."""
         changes: dict[str, Any] = {}
-        if self.settings.labels == "new" and isinstance(term, CrossEntropyConfig):
+        if self.settings.labels == "new" and isinstance(term, FirstClassConfig):
             changes["first_class"] = self.order.seen(task - 1)
         if self.settings.balance_terms:
             old = self.order.seen(task - 1) / self.order.seen(task)

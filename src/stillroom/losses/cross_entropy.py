@@ -12,18 +12,23 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.label_smoothing import label_smoothing
 
 
-class CrossEntropyConfig(LossConfig):
-    """Cross-entropy with the true labels."""
+class FirstClassConfig(LossConfig):
+    """A term on labels whose possible answers may begin at a later class."""
 
     left_out = ("teacher", "first_class")
 
-    name: Literal["cross_entropy"] = "cross_entropy"
     first_class: int | None = Field(
         None,
         ge=1,
         description="The first class that is a possible answer; images of classes before it add nothing. Set by "
         "incremental.labels new, for each task.",
     )
+
+
+class CrossEntropyConfig(FirstClassConfig):
+    """Cross-entropy with the true labels."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
 
 
 def cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:

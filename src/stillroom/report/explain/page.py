@@ -60,6 +60,11 @@ def headline(explanation: Explanation) -> str:
     """What was found, in a few sentences."""
     if not explanation.baselines:
         return _without_baseline(explanation)
+    if len(explanation.explained) < 2 and any(one.verdict for one in explanation.hypotheses):
+        return (
+            "One seed decides nothing: two students of one method differ, too. What is shown is how these two differ, "
+            "with intervals over images alone. Explain two methods of a study, of 3 seeds or more, to decide."
+        )
     by_verdict: dict[str | None, list[str]] = {}
     for one in explanation.hypotheses:
         by_verdict.setdefault(one.verdict, []).append(CLAIMS[one.hypothesis][1])
@@ -523,13 +528,12 @@ def _notes(explanation: Explanation) -> list[str]:
     ]
     if explanation.baselines:
         several = len(explanation.explained) > 1
-        drawn = "images and seeds" if several else "images"
-        wider = ", the seeds’ part made as wide as Student’s interval" if several else ""
+        wider = " and over seeds, by Student’s interval" if several else ""
         notes += [
-            f"Intervals are 95%, by drawing {drawn} again {explanation.resamples:,} times{wider}; an image that is "
-            "drawn counts in both networks.",
-            "A hypothesis is supported where all of its measures are, refuted where one is refuted and none "
-            "supported, else undecided.",
+            f"Intervals are 95%, over images, by drawing them again {explanation.resamples:,} times{wider}; an image "
+            "that is drawn counts in both networks.",
+            "A hypothesis is supported where all of its measures are, refuted where all show the opposite, else "
+            "undecided.",
         ]
     errors = [error for run in explanation.runs for error in run.entropy_error if error is not None]
     if errors:
