@@ -65,6 +65,13 @@ def test_one_seed_decides_nothing() -> None:
     assert set(found.values()) == {"undecided"}
 
 
+def test_without_images_of_the_published_selection_there_is_no_verdict() -> None:
+    pairs = [(statistics(14, 3, 0.5, 0.9, seed=2 * n), statistics(seed=2 * n + 1)) for n in range(3)]
+    found = judge_hypotheses(pairs, seed=0, decided=False)
+    assert {one.verdict for one in found} == {"undecided"}
+    assert found[0].measures[0].low > 0  # type: ignore[operator]
+
+
 def test_seeds_that_disagree_leave_it_undecided() -> None:
     one, other = (statistics(14), statistics(seed=1)), (statistics(6, seed=2), statistics(seed=3))
     assert verdicts([one, one])["n_fg"] == "supported"

@@ -70,7 +70,7 @@ CLAIMS = {
 
 
 def judge_hypotheses(
-    pairs: Sequence[StudentPair], seed: int, *, resamples: int = RESAMPLES
+    pairs: Sequence[StudentPair], seed: int, *, resamples: int = RESAMPLES, decided: bool = True
 ) -> tuple[HypothesisTest, ...]:
     """Each hypothesis, with the difference of each of its measures and a 95% interval.
 
@@ -85,13 +85,14 @@ def judge_hypotheses(
     Args:
         seed: of the draws.
         resamples: how often images are drawn again.
+        decided: whether there may be verdicts; without, differences and intervals alone.
     """
     images = pairs[0][0].n_fg.shape[1]
     draws = np.random.default_rng(seed)
     counts = np.concatenate(
         [np.ones((1, images)), draws.multinomial(images, np.full(images, 1 / images), size=resamples)]
     ).astype(np.float64)
-    measured = {measure.name: _test_measure(measure, pairs, counts) for measure in MEASURES}
+    measured = {measure.name: _test_measure(measure, pairs, counts, decided) for measure in MEASURES}
     tests = []
     for number, claim in CLAIMS.items():
         measures = tuple(measured[one.name] for one in MEASURES if one.hypothesis == number)
@@ -100,7 +101,9 @@ def judge_hypotheses(
     return tuple(tests)
 
 
-def _test_measure(measure: ConceptMeasure, pairs: Sequence[StudentPair], counts: Doubles) -> HypothesisMeasure:
+def _test_measure(
+    measure: ConceptMeasure, pairs: Sequence[StudentPair], counts: Doubles, decided: bool
+) -> HypothesisMeasure:
     distilled, labels = (np.stack([measure.value(pair[side], counts) for pair in pairs], 1) for side in (0, 1))
     apart = distilled - labels
     there = np.isfinite(apart)
@@ -118,7 +121,7 @@ def _test_measure(measure: ConceptMeasure, pairs: Sequence[StudentPair], counts:
         difference=six_digits_or_none(float(difference)),
         low=six_digits_or_none(float(low)),
         high=six_digits_or_none(float(high)),
-        verdict=_verdict(measure.sign, float(low), float(high), seeds=int(known[0])),
+        verdict=_verdict(measure.sign, float(low), float(high), decided=decided and int(known[0]) > 1),
     )
 
 
@@ -133,11 +136,11 @@ def _student_half_width(values: Doubles) -> float:
     return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
 
 
-def _verdict(sign: int, low: float, high: float, *, seeds: int) -> HypothesisVerdict | None:
+def _verdict(sign: int, low: float, high: float, *, decided: bool) -> HypothesisVerdict | None:
     """None where there is nothing to judge."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return None
-    if seeds > 1 and (low > 0 or high < 0):
+    if decided and (low > 0 or high < 0):
         return "supported" if sign * low > 0 else "refuted"
     return "undecided"
 
