@@ -17,16 +17,12 @@ MAX_TASKS = 20
 
 @dataclass(frozen=True)
 class Preset:
-    """A named method: what it sets, so that it means the same in every recipe.
-
-    Attributes:
-        needs_memory: whether it needs exemplars; otherwise it has none.
-    """
+    """A named method: what it sets, so that it means the same in every recipe."""
 
     description: str
     losses: tuple[Mapping[str, Any], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
-    needs_memory: bool = False
+    needs_memory: bool = False  # whether it needs exemplars; otherwise it has none
 
 
 # What a preset given on the command line sets back where it does not name it.

@@ -47,18 +47,13 @@ FIGURES = ("top1", "correct", "count", "top5", "nll", "ece")
 
 @dataclass(frozen=True, eq=False)
 class TaskResult:
-    """A finished task.
-
-    Attributes:
-        labels: the test images' classes, by their position in the order of classes, int64 [N].
-        scores: what predicts, logits or nearness to exemplars' means, [N, classes seen]: the largest is the answer.
-        figures: ``top1``, ``correct``, ``count``, ``nll`` and ``ece`` of these, as an evaluation has them.
-    """
+    """A finished task."""
 
     summary: dict[str, Any]
-    labels: Tensor
+    labels: Tensor  # the test images' classes, by their position in the order of classes, int64 [N]
+    # What predicts, logits or nearness to exemplars' means, [N, classes seen]: the largest is the answer.
     scores: Tensor
-    figures: dict[str, Any]
+    figures: dict[str, Any]  # ``top1``, ``correct``, ``count``, ``nll`` and ``ece`` of these, as an evaluation has them
     memory: ExemplarMemory
 
 

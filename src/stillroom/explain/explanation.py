@@ -348,19 +348,12 @@ _FIELDS = ("entropy", "error", "energies", "sigma_f")
 
 @dataclass(frozen=True)
 class EntropyMaps:
-    """What was found of one network.
+    """What was found of one network."""
 
-    Attributes:
-        entropy: H [I, g, g], NaN for images that it does not respond to.
-        error: its standard error, [I, g, g].
-        energies: a [I, g, g].
-        sigma_f: [I].
-    """
-
-    entropy: Tensor
-    error: Tensor
-    energies: Tensor
-    sigma_f: Tensor
+    entropy: Tensor  # H [I, g, g], NaN for images that it does not respond to
+    error: Tensor  # its standard error, [I, g, g]
+    energies: Tensor  # a [I, g, g]
+    sigma_f: Tensor  # [I]
 
     def select(self, chosen: Tensor) -> EntropyMaps:
         """A subset of the images, by a bool [I]."""

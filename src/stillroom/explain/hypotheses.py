@@ -19,18 +19,12 @@ StudentPair = tuple[ConceptStatistics, ConceptStatistics]
 
 @dataclass(frozen=True)
 class ConceptMeasure:
-    """A measure that a hypothesis is about.
+    """A measure that a hypothesis is about."""
 
-    Attributes:
-        name: as ``explain.json`` has it.
-        hypothesis: 1 more and better concepts, 2 learned faster and together, 3 a steadier way.
-        sign: 1 if the hypothesis expects distillation to raise it, −1 if to lower it.
-        value: of a run, given how often each image is counted, [R, I]: [R].
-    """
-
-    name: MeasureName
-    hypothesis: int
-    sign: int
+    name: MeasureName  # as ``explain.json`` has it
+    hypothesis: int  # 1 more and better concepts, 2 learned faster and together, 3 a steadier way
+    sign: int  # 1 if the hypothesis expects distillation to raise it, −1 if to lower it
+    # Of a run, given how often each image is counted, [R, I]: [R].
     value: Callable[[ConceptStatistics, Doubles], Doubles]
 
 

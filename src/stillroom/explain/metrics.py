@@ -156,25 +156,16 @@ def stability(concepts: Tensor, foreground: Tensor) -> tuple[float, int]:
 
 @dataclass(frozen=True)
 class ConceptStatistics:
-    """Concepts of one run at M checkpoints in I images.
+    """Concepts of one run at M checkpoints in I images."""
 
-    Attributes:
-        found: the concepts, bool [M, I, g, g].
-        n_fg: on the foreground, [M, I].
-        n_bg: on the background, [M, I].
-        ratio: λ, the share on the foreground, [M, I]; NaN where there are none.
-        distance: d(m̂), the weight distance at which an image had most foreground concepts, [I]; None if not recorded.
-        stability: |S_M|/|∪ S_m| of each image, [I]; NaN where its foreground never had a concept.
-        background: mean entropy of the background, [M].
-    """
-
-    found: Tensor
-    n_fg: Doubles
-    n_bg: Doubles
-    ratio: Doubles
+    found: Tensor  # the concepts, bool [M, I, g, g]
+    n_fg: Doubles  # on the foreground, [M, I]
+    n_bg: Doubles  # on the background, [M, I]
+    ratio: Doubles  # λ, the share on the foreground, [M, I]; NaN where there are none
+    # D(m̂), the weight distance at which an image had most foreground concepts, [I]; None if not recorded.
     distance: Doubles | None
-    stability: Doubles
-    background: Doubles
+    stability: Doubles  # |S_M|/|∪ S_m| of each image, [I]; NaN where its foreground never had a concept
+    background: Doubles  # mean entropy of the background, [M]
 
 
 def concept_statistics(

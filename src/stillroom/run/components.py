@@ -28,43 +28,31 @@ from stillroom.train.optimisation import OwnOptimisation
 
 @dataclass(frozen=True)
 class RunComponents:
-    """What a recipe names, as objects: given by the user in Python, or built from the recipe.
+    """What a recipe names, as objects: given by the user in Python, or built from the recipe."""
 
-    Attributes:
-        data: both splits.
-        student: the model that learns.
-        losses: the terms of the loss.
-        teachers: those that are models, by their names in the recipe (``teacher`` where there is one).
-        num_teacher_classes: how many classes the teacher knows, the first ones, where these are not all: losses that
-            read it then see no logits of others.
-        optimisation: the user's optimizer and scheduler, where these are not the recipe's.
-        custom: the classes of what the user's functions make, such as ``optimizer``, for the summary.
-    """
-
-    data: DataPair
-    student: nn.Module
-    losses: Sequence[Loss[Any]]
+    data: DataPair  # both splits
+    student: nn.Module  # the model that learns
+    losses: Sequence[Loss[Any]]  # the terms of the loss
+    # Those that are models, by their names in the recipe (``teacher`` where there is one).
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
+    # How many classes the teacher knows, the first ones, where these are not all: losses that read it then see no
+    # logits of others.
     num_teacher_classes: int | None = None
+    # The user's optimizer and scheduler, where these are not the recipe's.
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
+    # The classes of what the user's functions make, such as ``optimizer``, for the summary.
     custom: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RunObjects:
-    """Objects given in Python, which a finished run's recipe cannot make again; what is missing is made from it.
+    """Objects given in Python, which a finished run's recipe cannot make again; what is missing is made from it."""
 
-    Attributes:
-        data: both splits.
-        student: a module that the student's weights fit.
-        teachers: by their names in the recipe (``teacher`` where there is one).
-        losses: the terms of the loss.
-    """
-
-    data: DataPair | None = None
-    student: nn.Module | None = None
+    data: DataPair | None = None  # both splits
+    student: nn.Module | None = None  # a module that the student's weights fit
+    # By their names in the recipe (``teacher`` where there is one).
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
-    losses: Sequence[Loss[Any]] = ()
+    losses: Sequence[Loss[Any]] = ()  # the terms of the loss
 
     def load_data(self, recipe: Recipe, fingerprint: str) -> DataPair:
         """The run's images.
@@ -166,7 +154,7 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | 
     note = note or (lambda text: None)
     teachers = {}
     for name, config in recipe.all_teachers.items():
-        if config.logits is not None:
+        if not config.is_model:
             continue
         place = recipe.teacher_field(name)
         if config.weights is None and not brings_weights(config.name):

@@ -54,19 +54,12 @@ class Finished:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run would take.
+    """What a run would take."""
 
-    Attributes:
-        steps: its optimizer steps.
-        steps_per_epoch: of these, in each epoch.
-        answers: images that the teachers were queried for now; 0 where all was cached already.
-        seconds: duration of that.
-    """
-
-    steps: int
-    steps_per_epoch: int
-    answers: int
-    seconds: float
+    steps: int  # its optimizer steps
+    steps_per_epoch: int  # of these, in each epoch
+    answers: int  # images that the teachers were queried for now; 0 where all was cached already
+    seconds: float  # duration of that
 
 
 def execute(
@@ -189,9 +182,7 @@ class Run:
         def log(line: dict[str, Any]) -> None:
             folder.append("timing.jsonl", line)
 
-        teachers = {
-            name: source.training_teacher(loader, parts.epochs, log) for name, source in parts.teachers_read.items()
-        }
+        teachers = parts.open_teachers(loader, log)
         if context.processes.is_main:
             write_text(out / "recipe.yaml", recipe.to_yaml(), checksum=True)
             if not (out / "environment.json").exists():
@@ -249,8 +240,7 @@ class Run:
         if parts.recipe.cache.enabled:
             for source in parts.teachers.values():
                 source.test_logits()
-            for source in parts.teachers_read.values():
-                source.training_teacher(parts.loader(), parts.epochs)
+            parts.open_teachers(parts.loader())
         answers = sum(source.counter.answers for source in parts.teachers.values())
         seconds = round(time.perf_counter() - began, 3)
         return Prepared(parts.total_steps, parts.sampler.steps_per_epoch, answers, seconds)

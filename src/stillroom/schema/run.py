@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -135,8 +135,8 @@ IMBALANCE_WARNING, IMBALANCE_PROBLEM = 10.0, 100.0
 class DataQuality(JsonObject):
     """Copies of images within and between two splits, and the sizes of the classes.
 
-    Two images are copies where their pixels are equal; of images that are read from files on demand, where the bytes
-    of their files are.
+    Two images are copies where their pixels are equal; of large data that are read from files on demand
+    (``by_pixels`` is false), where their files are, their metadata aside.
     """
 
     train: PositiveCount = Field(description="Training images.")
@@ -150,6 +150,7 @@ class DataQuality(JsonObject):
     largest_class: str = Field(description="Name of the largest class.")
     smallest_class: str = Field(description="Name of the smallest class that has any.")
     empty_classes: Count = Field(description="Classes without a training image.")
+    by_pixels: bool = Field(description="Whether pixels were compared, not files without their metadata.")
 
     @property
     def leak(self) -> float:
@@ -285,9 +286,14 @@ class RunSummary(JsonFile):
 
         None where there is none, or where none of several has scores.
         """
-        if len(self.teachers) == 1:
-            return next(iter(self.teachers))
-        scored = {name: one.top1 for name, one in self.teachers.items() if one.top1 is not None}
+        return self.reference_of(self.teachers)
+
+    def reference_of(self, names: Iterable[str]) -> str | None:
+        """The like of :attr:`reference` among some of the teachers."""
+        names = list(names)
+        if len(names) == 1:
+            return names[0]
+        scored = {name: top1 for name in names if (top1 := self.teachers[name].top1) is not None}
         return max(scored, key=lambda name: scored[name], default=None)
 
     @property

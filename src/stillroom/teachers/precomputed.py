@@ -115,7 +115,7 @@ class PrecomputedLogits(TeacherSource):
         """The stored logits of some training images in one view, float32 [n, K], as they are in the file."""
         return torch.from_numpy(_rows(self._train[view, rows]))
 
-    def test_logits(self) -> Tensor | None:
+    def compute_test_logits(self) -> Tensor | None:
         """From the folder; for held-out training images those of view 0, if that view is unaugmented."""
         info, test = self._data.test.subset_info, self._test
         if info is not None:

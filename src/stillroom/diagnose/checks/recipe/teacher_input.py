@@ -9,7 +9,8 @@ import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext, form_of
-from stillroom.diagnose.checks.recipe.input_repair import GAIN, Kind, RepairTrial, has_running_statistics
+from stillroom.diagnose.checks.recipe.input_repair import Kind, RepairTrial
+from stillroom.diagnose.checks.teacher_changes import GAIN, has_running_statistics
 from stillroom.models.modes import eval_mode
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 
