@@ -66,7 +66,7 @@ def headline(explanation: Explanation) -> str:
     if kept is not None and kept < FEWEST_PUBLISHED:
         return (
             f"Not decided, whatever the intervals: in {whole(kept)} of {counted(len(explanation.images.rows), 'image')}"
-            " do all networks discard more of the background than of the subject, which the paper's selection asks for. "
+            " do all networks discard more of the background than of the subject, as the paper's selection asks. "
             "Concepts are counted against the background, so that on these images they do not mean what they should."
         )
     if len(explanation.explained) < 2 and any(one.verdict for one in explanation.hypotheses):
