@@ -166,10 +166,21 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
             "init": state_hash(student.model),
             "data": digest(train.fingerprint.encode(), test.fingerprint.encode()),
             "teacher": teachers_hash(fingerprints),
+            **file_hashes({name: source.files for name, source in teachers.items()}),
         },
         optimisation=components.optimisation,
         custom=components.custom,
     )
+
+
+def file_hashes(files: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The hash of each file of each teacher, by its name.
+
+    >>> file_hashes({"a": {"train-logits.npy": "0a"}, "b": {}}), file_hashes({"a": {"x": "1"}, "b": {"x": "2"}})
+    ({'train-logits.npy': '0a'}, {'a/x': '1', 'b/x': '2'})
+    """
+    several = sum(map(bool, files.values())) > 1
+    return {f"{who}/{name}" if several else name: each for who, mine in files.items() for name, each in mine.items()}
 
 
 def teachers_hash(fingerprints: Mapping[str, str]) -> str:

@@ -22,7 +22,7 @@ from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import compare_with_teachers, run_summary, time_models, write_predictions
-from stillroom.run.build import RunParts, build, teachers_hash
+from stillroom.run.build import RunParts, build, file_hashes, teachers_hash
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.resolve import resolve, with_threads
@@ -253,8 +253,10 @@ class Run:
             "init": summary.hashes.init,
             "data": summary.data.fingerprint,
             "teacher": teachers_hash({name: teacher.weights_hash for name, teacher in summary.teachers.items()}),
+            **file_hashes({name: teacher.files or {} for name, teacher in summary.teachers.items()}),
         }
-        other = [what for what, known in made_of.items() if known != self.parts.hashes[what]]
+        hashes = self.parts.hashes
+        other = [what for what in {**hashes, **made_of} if made_of.get(what) != hashes.get(what)]
         if other:
             raise BadInput("--resume", str(out), f"the same {' and '.join(other)} as the finished run there")
         student = self.parts.student.model

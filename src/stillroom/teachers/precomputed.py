@@ -98,8 +98,10 @@ class PrecomputedLogits(TeacherSource):
         self._test = None
         if "test" in wanted and (folder / "test-logits.npy").exists():
             self._test = _read_array(folder / "test-logits.npy", (wanted["test"]["images"], shape[2]))
-        files = [folder / name for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
-        super().__init__(config.name, digest(canonical_json(inputs), *(_sha256(path) for path in files)))
+        names = [name for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
+        hashes = [_sha256(folder / name) for name in names]
+        files = {name: content.hex() for name, content in zip(names, hashes, strict=True)}
+        super().__init__(config.name, digest(canonical_json(inputs), *hashes), files)
 
     @property
     def views(self) -> int:

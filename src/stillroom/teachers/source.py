@@ -7,7 +7,7 @@ Two classes implement it: a model (``live.py``), run live or cached, and logits 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,17 +91,20 @@ class TeacherSource(ABC):
     Attributes:
         name: its name in reports.
         fingerprint: SHA-256 of its weights or logits; a run cannot be resumed with another teacher.
+        files: SHA-256 of each of the user's files that its logits come from, by its name; in the run's summary.
         prepared: the model, if it can be run here.
         counter: its queries so far.
     """
 
     name: str
     fingerprint: str
+    files: Mapping[str, str]
     prepared: PreparedModel | None = None
 
-    def __init__(self, name: str, fingerprint: str) -> None:
+    def __init__(self, name: str, fingerprint: str, files: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.fingerprint = fingerprint
+        self.files = files or {}
         self.counter = QueryCounter()
         self._shared: Teacher | None = None
         self._test_logits: list[Tensor | None] = []
