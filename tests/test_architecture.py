@@ -33,6 +33,7 @@ ORDER = [
     ["report"],
     ["explain"],
     ["diagnose"],
+    ["pipeline"],
     ["demo"],
     ["cli"],
     ["api"],

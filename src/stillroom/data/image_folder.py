@@ -283,9 +283,12 @@ def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
 
 
 def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:
-    """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is."""
+    """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is.
+
+    The split ``.`` is the folder itself: its class folders lie right below.
+    """
     names = [path.name for path in _folders(folder)]
-    if split in names:
+    if split in names or (split == "." and _has_classes(folder)):
         return folder / split
     if split == "test" and test_alternatives:
         others = image_splits(folder, set(TEST_ALTERNATIVES) & set(names))
