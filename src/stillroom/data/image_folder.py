@@ -435,6 +435,30 @@ def read_image_folder(
     return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
 
 
+def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:
+    """The pictures of a folder, at any depth, as uint8 [N, C, H, W], without labels.
+
+    Args:
+        folder: where they lie.
+        shape: [C, H, W] that they are brought to: shorter side resized, middle cut out; so H is W.
+        workers: threads that read; None is one for each core.
+        field: what messages call the folder.
+
+    Raises:
+        BadInput: there are none, one cannot be decoded, or the shape is no square's.
+    """
+    if not folder.is_dir():
+        raise BadInput(field, str(folder), "a folder of image files that exists")
+    names = [name.removeprefix("./") for name in sorted(_files(folder, ".", ()))]
+    if not names:
+        raise _no_files(folder, _Watch(folder, ()))
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+        raise BadInput(field, str(folder), f"none beside images of {'×'.join(map(str, shape))}: image files are square")
+    files = ImageFiles(folder, names, (shape[0], shape[1], shape[2]), shape[2], workers or num_cores())
+    require_memory(files.shape.numel(), field, str(folder))
+    return files[:]
+
+
 def _skipped_note(skipped: Sequence[str]) -> Iterator[str]:
     """A line that names files that cannot be decoded, if there are any."""
     if skipped:

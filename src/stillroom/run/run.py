@@ -279,6 +279,8 @@ class Run:
         context = self.parts.context
         # A term that reads features may stop there; the trial of the smallest batch saw what the logits reach.
         unused = self._unused_parameters or any(term.requires.student_features for term in self.parts.losses)
+        # A part of a batch may have no label, and so not reach what a term with connectors learns.
+        unused = unused or self.parts.train.labelled < len(self.parts.train)
         return bool(context.processes.total(torch.tensor(float(unused), device=context.device)) > 0)
 
     def _test_logits(self, model: nn.Module) -> Tensor:
