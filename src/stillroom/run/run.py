@@ -285,8 +285,10 @@ class Run:
     def _some_unused(self) -> bool:
         """Whether the loss may leave parameters out, agreed on by all processes."""
         context = self.parts.context
-        # A term that reads features may stop there; the trial of the smallest batch saw what the logits reach.
-        unused = self._unused_parameters or any(term.requires.student_features for term in self.parts.losses)
+        # A term that reads features may stop there, and a gradient does not depend on the last bias; the trial of the
+        # smallest batch saw what the logits reach.
+        partial = (term.requires.student_features or term.requires.input_gradient for term in self.parts.losses)
+        unused = self._unused_parameters or any(partial)
         return bool(context.processes.total(torch.tensor(float(unused), device=context.device)) > 0)
 
     def _test_logits(self, model: nn.Module) -> Tensor:
