@@ -66,14 +66,17 @@ from stillroom.losses.reverse_kl import ReverseKL
 from stillroom.losses.reviewkd import ReviewKD
 from stillroom.losses.setup_context import SetupContext, TrainingSamples
 from stillroom.losses.similarity_preserving import SimilarityPreserving
+from stillroom.losses.simkd import SimKD
 from stillroom.losses.soft_cross_entropy import SoftCrossEntropy
 from stillroom.losses.srrl import SRRL
 from stillroom.losses.standardized_kl import StandardizedKL
 from stillroom.losses.ttm import TTM
 from stillroom.losses.vid import VID
 from stillroom.losses.wttm import WTTM
+from stillroom.models.config import ReusedHeadConfig
 from stillroom.models.reader import FEATURES
-from stillroom.teachers.input_gradients import CROSS_ENTROPY, TOP_LOGIT
+from stillroom.models.reused_head import ReusedHead
+from stillroom.teachers.input_gradients import LABEL_LOSS, TOP_LOGIT
 from stillroom.teachers.output import ModelOutput
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
@@ -398,7 +401,7 @@ def plain_crd(inputs: LossInputs, options: dict[str, Any]) -> float:
     loss = CRD(**options)
     loss.setup(small_setup_context())
     loss.double()
-    tau, total = options.get("temperature", 0.07), 0.0
+    tau, total = options.get("nce_temperature", 0.07), 0.0
     negatives = loss._draw(inputs.index, inputs.labels, inputs.progress).numpy()
     layers = (loss.student_embedding, loss.teacher_embedding)
     embedded = []
@@ -488,7 +491,7 @@ def plain_jacobian_matching(inputs: LossInputs, options: dict[str, Any]) -> floa
 
 
 def plain_input_gradient_attention(inputs: LossInputs, options: dict[str, Any]) -> float:
-    s, t = both_gradients(inputs, CROSS_ENTROPY)
+    s, t = both_gradients(inputs, LABEL_LOSS)
     return float(np.mean([0.5 * ((a - b) ** 2).sum() for a, b in zip(s, t, strict=True)]))
 
 
@@ -788,16 +791,16 @@ class TestSRRL(LossTester):
 def crd_of_fixed_banks(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     rows = torch.arange(len(student_features))
     s, t = (torch.nn.functional.normalize(x.flatten(1), dim=1) for x in (student_features, teacher_features))
-    return functional.crd(s, t.detach(), t, t, rows, torch.stack([rows.roll(1), rows.roll(2)], 1), temperature=1.0)
+    return functional.crd(s, t.detach(), t, t, rows, torch.stack([rows.roll(1), rows.roll(2)], 1), nce_temperature=1.0)
 
 
 class TestCRD(LossTester):
     loss = CRD
     answer = "features"
-    variants = [{"negatives": 50}, {"negatives": 7, "dimension": 3, "temperature": 0.5, "contrast": "other_images"}]
+    variants = [{"negatives": 50}, {"negatives": 7, "dimension": 3, "nce_temperature": 0.5, "contrast": "other_images"}]
     reference = plain_crd
     checked = crd_of_fixed_banks
-    in_training = False
+    eval_mode = True
     not_held = {
         "minimum": "it compares embeddings that are learned on either side, and pushes other images away",
         "order": "negatives are drawn by the place in the batch",
@@ -820,7 +823,7 @@ class TestReviewKD(LossTester):
     variants = [MAP, {"taps": list(MAPS), "max_channels": 2}]
     reference = plain_reviewkd
     checked = staticmethod(lambda feat_s, feat_t: functional.reviewkd([feat_s], [feat_t]))
-    in_training = False
+    eval_mode = True
     not_held = {"minimum": "the student's maps go through convolutions that learn, also where shapes are equal"}
 
     def test_wrong_shapes_are_refused(self, make: Loss[Any]) -> None:
@@ -851,7 +854,7 @@ class InputGradientTester(LossTester):
     def with_student(self, inputs: LossInputs, value: Tensor) -> LossInputs:
         images = torch.zeros_like(value).requires_grad_()
         rise, classes = (value * images).sum(1, keepdim=True), value.shape[1]
-        if self.gradient == CROSS_ENTROPY:
+        if self.gradient == LABEL_LOSS:
             # At 0 all classes are alike: the cross-entropy falls with the true one's logit by 1 − 1/K.
             true = torch.nn.functional.one_hot(inputs.labels[: len(value)], classes).to(value.dtype)
             rise = -rise * true * classes / (classes - 1)
@@ -872,9 +875,29 @@ class TestJacobianMatching(InputGradientTester):
 
 class TestInputGradientAttention(InputGradientTester):
     loss = InputGradientAttention
-    gradient = CROSS_ENTROPY
+    gradient = LABEL_LOSS
     reference = plain_input_gradient_attention
     checked = staticmethod(lambda feat_s, feat_t: functional.input_gradient_attention(feat_s, feat_t))
+
+
+class TestSimKD(LossTester):
+    loss = SimKD
+    answer = "features"
+    reference = plain_feature_mse
+
+    @pytest.fixture
+    def make(self, variant: dict[str, Any]) -> Loss[Any]:
+        context = small_setup_context()
+        config = ReusedHeadConfig(teacher_tap=FEATURES, tap=FEATURES, channels=5)
+        student = ReusedHead(context.student.model, config, context.student.example(), 5)
+        loss = SimKD()
+        info = replace(context.student, model=student)
+        loss.setup(SetupContext(info, replace(context.teacher), num_classes=5, seed=0))
+        ((teacher, projected),) = loss.pairs
+        assert projected.name == "projector"
+        # The inputs below hold the features of both under one name.
+        loss.pairs = ((teacher, teacher),)
+        return loss.double()
 
 
 def rows_below(kind: type[LossTester]) -> set[type[LossTester]]:
@@ -986,7 +1009,7 @@ def test_crd_gathers_the_rows_of_a_large_bank_and_scores_a_small_one_whole() -> 
     whole = torch.randint(200, (6, 40))
     few = whole[:, :2]
     for negatives in (whole, few):
-        value = functional.crd(s, t, bank_s, bank_t, positives, negatives, temperature=0.5).item()
+        value = functional.crd(s, t, bank_s, bank_t, positives, negatives, nce_temperature=0.5).item()
         total, noise = 0.0, negatives.shape[1] / 200
         for e, bank in ((s, bank_t), (t, bank_s)):
             drawn = torch.cat([positives[:, None], negatives], 1)

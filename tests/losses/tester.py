@@ -141,7 +141,7 @@ class LossTester:
         reference: a plain float64 computation, worked from the formula alone: (inputs, options) → float.
         precision: how near 0 the gradient is at the minimum.
         checked: the pure function, in the arguments that ``check_loss`` knows; None for that of the loss's own name.
-        in_training: whether it is tested in training mode; one that normalises or remembers batches is not.
+        eval_mode: whether it is tested in evaluation mode, as it normalises or remembers batches.
         not_held: property → the reason why it does not hold; such a property is checked to be *false* where that
             can be checked, so that a reason cannot outlive its cause.
     """
@@ -152,14 +152,14 @@ class LossTester:
     reference: ClassVar[Callable[[LossInputs, dict[str, Any]], float]]
     precision: ClassVar[float] = 1e-12
     checked: ClassVar[Callable[..., Tensor] | None] = None
-    in_training: ClassVar[bool] = True
+    eval_mode: ClassVar[bool] = False
     not_held: ClassVar[dict[str, str]] = {}
 
     @pytest.fixture
     def make(self, variant: dict[str, Any]) -> Loss[Any]:
         loss = self.loss(**variant)
         loss.setup(map_setup_context() if self.answer == "map" else small_setup_context())
-        return loss.double().train(self.in_training)
+        return loss.double().train(not self.eval_mode)
 
     def inputs(self, batch: int = 6, classes: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> LossInputs:
         return random_inputs(batch, classes, seed, dtype)

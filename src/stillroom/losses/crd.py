@@ -34,7 +34,7 @@ class CRDConfig(PlainFeatureConfig):
     contrast: Literal["other_classes", "other_images"] = Field(
         "other_classes", description="What may be a negative: images of other classes, or any other image."
     )
-    temperature: float = Field(0.07, gt=0, description="Temperature τ that divides the inner products.")
+    nce_temperature: float = Field(0.07, gt=0, description="Temperature τ that divides the inner products.")
     momentum: float = Field(0.5, ge=0, lt=1, description="Share of a bank's row that a new embedding leaves.")
 
 
@@ -46,7 +46,7 @@ def crd(
     positives: Tensor,
     negatives: Tensor,
     *,
-    temperature: float = 0.07,
+    nce_temperature: float = 0.07,
     log_normalizers: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Contrastive representation distillation: noise-contrastive estimation against a memory bank, both ways round.
@@ -64,7 +64,7 @@ def crd(
         teacher_bank: the like.
         positives: each image's row, int64 [B].
         negatives: rows of the negatives, int64 [B, K].
-        temperature: τ > 0.
+        nce_temperature: τ > 0.
         log_normalizers: log Z of both views, scalars; left out: from this batch.
 
     Returns:
@@ -92,8 +92,8 @@ def crd(
         )
     rows = torch.cat([positives[:, None], negatives], 1)
     scores = (
-        _scores(student_embedding, teacher_bank, rows, temperature),
-        _scores(teacher_embedding, student_bank, rows, temperature),
+        _scores(student_embedding, teacher_bank, rows, nce_temperature),
+        _scores(teacher_embedding, student_bank, rows, nce_temperature),
     )
     if log_normalizers is None:
         log_normalizers = _log_normalizer(scores[0], len(student_bank)), _log_normalizer(scores[1], len(student_bank))
@@ -210,7 +210,7 @@ class CRD(PooledLoss[CRDConfig]):
         negatives = self._draw(rows, inputs.labels, inputs.progress)
         drawn = torch.cat([rows[:, None], negatives], 1)
         scores = [
-            _scores(embedding, bank, drawn, config.temperature)
+            _scores(embedding, bank, drawn, config.nce_temperature)
             for embedding, bank in zip(embedded, (self.teacher_bank, self.student_bank), strict=True)
         ]
         if self._is_first is None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from stillroom.losses.base import Citation, Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.numerics import batch_mean, check_features, check_labels
 from stillroom.losses.setup_context import SetupContext
-from stillroom.teachers.input_gradients import CROSS_ENTROPY, differentiated
+from stillroom.teachers.input_gradients import LABEL_LOSS, differentiated
 
 
 class InputGradientAttentionConfig(LossConfig):
@@ -53,7 +53,7 @@ class InputGradientAttention(Loss[InputGradientAttentionConfig]):
 
     citation = Citation("Paying More Attention to Attention", "1612.03928", "zagoruyko2017paying")
     family = "gradients"
-    requires = Requires(teacher=True, labels=True, teacher_features=(CROSS_ENTROPY,), input_gradient=True)
+    requires = Requires(teacher=True, labels=True, teacher_features=(LABEL_LOSS,), input_gradient=True)
 
     def setup(self, setup_context: SetupContext) -> None:
         """Nothing to set up but that there is a model to differentiate.
@@ -65,5 +65,5 @@ class InputGradientAttention(Loss[InputGradientAttentionConfig]):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         student = check_labels(inputs.student.logits, inputs.labels)
-        loss = differentiated(CROSS_ENTROPY, student, inputs.teacher_logits, inputs.labels)
-        return input_gradient_attention(inputs.input_gradient(loss), inputs.teacher_features[CROSS_ENTROPY])
+        loss = differentiated(LABEL_LOSS, student, inputs.teacher_logits, inputs.labels)
+        return input_gradient_attention(inputs.input_gradient(loss), inputs.teacher_features[LABEL_LOSS])

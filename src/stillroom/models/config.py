@@ -43,6 +43,18 @@ Preprocess = Annotated[
 ]
 
 
+class ReusedHeadConfig(Config):
+    """A teacher's last layer behind a projector, in place of the model's own (`stillroom.models.reused_head`)."""
+
+    teacher_tap: str = Field(min_length=1, description="Tap of the teacher whose features the projector imitates.")
+    tap: str = Field(min_length=1, description="Tap of this model that the projector reads: a map, or features.")
+    channels: int = Field(ge=1, description="Channels of the teacher's features.")
+    grid: tuple[int, int] | None = Field(
+        None, description="Height and width of the teacher's map, which a larger one is pooled to; none for features."
+    )
+    factor: int = Field(2, ge=1, description="The projector's inner width is the teacher's channels divided by it.")
+
+
 class ModelConfig(Config):
     """Which model, from which weights, built with which options, fed through which preprocess."""
 
@@ -72,6 +84,10 @@ class ModelConfig(Config):
         description="new: the last layer keeps its random weights and `weights` gives all the others, to fine-tune a "
         "pretrained model for other classes.",
     )
+    reused_head: ReusedHeadConfig | None = Field(
+        None,
+        description="Written by a run whose student ends in its teacher's last layer; `weights` are then of the whole.",
+    )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of the model, such as width or depth."
     )
@@ -97,7 +113,8 @@ class ModelConfig(Config):
     def _only_where_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes without them stay what they were, to their bytes and their hash.
         written: dict[str, Any] = handler(self)
-        return {key: value for key, value in written.items() if value is not None or key not in _ABOUT_WEIGHTS}
+        left_out = (*_ABOUT_WEIGHTS, "reused_head")
+        return {key: value for key, value in written.items() if value is not None or key not in left_out}
 
 
 _ABOUT_WEIGHTS = ("weights_key", "weights_prefix", "head")

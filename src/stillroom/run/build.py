@@ -165,7 +165,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         relations=relations,
         # Taken before training moves a weight: `init` is what every method of a seed must share.
         hashes={
-            "init": state_hash(student.model),
+            "init": components.init_hash or state_hash(student.model),
             "data": digest(train.fingerprint.encode(), test.fingerprint.encode()),
             "teacher": teachers_hash(fingerprints),
         },

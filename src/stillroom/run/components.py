@@ -15,10 +15,11 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.losses.base import Loss
-from stillroom.losses.registry import build_losses
+from stillroom.losses.registry import build_losses, loss_class
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.modes import copy_model
 from stillroom.models.registry import brings_weights, build
+from stillroom.models.reused_head import ReusedHead
 from stillroom.models.tail import head_tensors
 from stillroom.models.weights import Note, load_weights
 from stillroom.randomness import seed_rng
@@ -39,6 +40,7 @@ class RunComponents:
             read it then see no logits of others.
         optimisation: the user's optimizer and scheduler, where these are not the recipe's.
         custom: the classes of what the user's functions make, such as ``optimizer``, for the summary.
+        init_hash: of the student's initial weights, where the student was changed since; None: as they are.
     """
 
     data: DataPair
@@ -48,6 +50,7 @@ class RunComponents:
     num_teacher_classes: int | None = None
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
     custom: Mapping[str, str] = field(default_factory=dict)
+    init_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class RunObjects:
     def make_student(self, recipe: Recipe, facts: InputFacts) -> nn.Module:
         """A module for the student's weights, not yet with them."""
         if self.student is not None:
-            return copy_model(self.student)
+            return with_reused_head(copy_model(self.student), recipe.student, facts)
         return _remake(recipe.student.without_weights(), facts, "student", recipe)
 
     def make_teacher(self, name: str, recipe: Recipe, data: ImageSet) -> nn.Module:
@@ -129,6 +132,7 @@ def build_model(config: ModelConfig, data: InputFacts, field: str, note: Note = 
     classes = max([data.num_classes, *(column + 1 for column in order or ())])
     side = (preprocess.size if preprocess is not None else None) or data.image_size
     model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, field=field)
+    model = with_reused_head(model, config, data, field)
     if config.weights is not None:
         fresh: list[str] = []
         if config.head == "new":
@@ -144,6 +148,16 @@ def build_model(config: ModelConfig, data: InputFacts, field: str, note: Note = 
             note=note,
         )
     return model
+
+
+def with_reused_head(model: nn.Module, config: ModelConfig, data: InputFacts, field: str = "student") -> nn.Module:
+    """The model with a head like a teacher's, not yet with its weights, where its config has one."""
+    if config.reused_head is None or isinstance(model, ReusedHead):
+        return model
+    preprocess = config.preprocess if isinstance(config.preprocess, PreprocessConfig) else None
+    side = (preprocess.size if preprocess is not None else None) or data.image_size
+    example = torch.zeros(2, data.channels, *((side, side) if side else ()))
+    return ReusedHead(model, config.reused_head, example, data.num_classes, field=field)
 
 
 def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | None = None) -> RunComponents:
@@ -173,8 +187,12 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | 
             expected = "a file of weights: a teacher with random weights teaches nothing"
             raise BadInput(f"{place}.weights", None, expected)
         teachers[name] = build_model(config, data.train, place, note)
+    own = recipe.student
+    if any(loss_class(term).reuses_head for term in recipe.losses):
+        # The run gives it that head.
+        own = own.model_copy(update={"reused_head": None})
     with seed_rng(recipe.seed, "student-init"):
-        student = build_model(recipe.student, data.train, "student", note)
+        student = build_model(own, data.train, "student", note)
     with seed_rng(recipe.seed, "connector-init"):
         losses = build_losses(recipe.losses)
     return RunComponents(data, student, losses, teachers)

@@ -26,6 +26,7 @@ from stillroom.run.build import RunParts, build, teachers_hash
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.resolve import resolve, with_threads
+from stillroom.run.reuse_head import reuse_head
 from stillroom.run.validate import try_smallest_batch, validate
 from stillroom.schema.base import read_json, write
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
@@ -163,6 +164,7 @@ def _opened(
             expected = "losses that read labels alone; `stillroom distill` takes a teacher"
             raise BadInput("losses", reading[0], expected)
         recipe = resolve(recipe, components)
+        recipe, components = reuse_head(recipe, components)
         parts = build(recipe, components, runtime, hooks)
         validate(parts)
         yield Run(parts, unused_parameters=try_smallest_batch(parts))

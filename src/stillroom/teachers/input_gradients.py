@@ -10,7 +10,7 @@ from torch import Tensor
 
 _PREFIX = "gradient:"
 # Names among a teacher's features; each is [B, C, H, W] per pixel/white.
-TOP_LOGIT, CROSS_ENTROPY = f"{_PREFIX}top_logit", f"{_PREFIX}cross_entropy"
+TOP_LOGIT, LABEL_LOSS = f"{_PREFIX}top_logit", f"{_PREFIX}label_loss"
 
 
 def is_input_gradient(name: str) -> bool:
@@ -26,7 +26,7 @@ def differentiated(name: str, logits: Tensor, teacher_logits: Tensor, labels: Te
     """The scalar whose gradient in the images a name means, summed over the batch.
 
     Args:
-        name: ``TOP_LOGIT``: the logit of the class that the teacher finds most likely; ``CROSS_ENTROPY``: with the
+        name: ``TOP_LOGIT``: the logit of the class that the teacher finds most likely; ``LABEL_LOSS``: with the
             true labels.
         logits: of the model that is differentiated, [B, K].
         teacher_logits: [B, K].
@@ -36,7 +36,7 @@ def differentiated(name: str, logits: Tensor, teacher_logits: Tensor, labels: Te
     >>> differentiated(TOP_LOGIT, z, -z, torch.tensor([1])).item()
     1.0
     """
-    if name == CROSS_ENTROPY:
+    if name == LABEL_LOSS:
         return F.cross_entropy(logits.float() if logits.dtype.itemsize < 4 else logits, labels, reduction="sum")
     return logits.gather(1, teacher_logits.argmax(1, keepdim=True)).sum()
 
