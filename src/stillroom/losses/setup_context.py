@@ -44,18 +44,12 @@ class TrainingSamples:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One of the two models; it is traced when its taps are first asked for.
+    """One of the two models; it is traced when its taps are first asked for."""
 
-    Attributes:
-        model: the model; it is left as it was.
-        example: makes a small input batch for the model, [B, …], on its device.
-        sample: makes one of up to so many training images, evenly spread; left out: ``example``.
-    """
-
-    model: nn.Module
-    example: Callable[[], Tensor]
+    model: nn.Module  # the model; it is left as it was
+    example: Callable[[], Tensor]  # makes a small input batch for the model, [B, …], on its device
     field: Literal["teacher", "student"]
-    sample: Callable[[int], Tensor] | None = None
+    sample: Callable[[int], Tensor] | None = None  # one of up to so many training images; left out: `example`
 
     @cached_property
     def taps(self) -> tuple[Tap, ...]:
@@ -81,6 +75,7 @@ class SetupContext:
         seed: the run's, for the connectors.
         logits: folder of precomputed teacher logits, if these take the place of a model.
         samples: the training samples.
+        members: the teachers whose mean takes the place of a model.
 
     >>> import torch
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
@@ -100,6 +95,7 @@ class SetupContext:
         seed: int,
         logits: str | None = None,
         samples: TrainingSamples | None = None,
+        members: Sequence[str] = (),
     ) -> None:
         self.student = student
         self._teacher = teacher
@@ -107,6 +103,7 @@ class SetupContext:
         self.seed = seed
         self.samples = samples
         self._logits = logits
+        self._members = tuple(members)
 
     @property
     def teacher(self) -> ModelInfo:
@@ -117,6 +114,8 @@ class SetupContext:
         """
         if self._teacher is None:
             expected = "a model: a loss reads its features"
+            if self._members:
+                raise BadInput("teachers.NAME.members", list(self._members), f"{expected}; name one of the members")
             if self._logits is not None:
                 raise BadInput("teacher.logits", self._logits, expected)
             raise BadInput("teacher", None, expected)

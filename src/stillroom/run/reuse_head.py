@@ -64,8 +64,10 @@ def reuse_head(recipe: Recipe, components: RunComponents) -> tuple[Recipe, RunCo
     config = recipe.student.reused_head or _choose(context, loss.config.factor)
     with context.seeded(loss.config.name, config.tap, config.teacher_tap):
         made = ReusedHead(components.student, config, infos[0].example(), train.num_classes)
-    order = reused.preprocess().order
-    rows = torch.arange(layer.out_features) if order is None else order
+    order = reused.preprocess_config.class_order if reused.preprocess_config is not None else None
+    rows = list(range(layer.out_features)) if order is None else [each for each in order if isinstance(each, int)]
+    if len(rows) != train.num_classes:
+        raise BadInput(field, loss.name, "another: the teacher's last layer has no row for each class of the data")
     made.set_head(layer.weight[rows].detach().cpu(), None if layer.bias is None else layer.bias[rows].detach().cpu())
     made.to(device_of(components.student))
     return (
