@@ -114,6 +114,7 @@ class Term:
         reads_student: whether its value is computed from a network that learns, with or without gradient.
         summed: how many numbers of a row it sums up; 0 for a mean.
         weight_names: variables that its weight is made of, and whether it is one minus the variable.
+        factors: the numbers that its weight is the product of.
         words: what the function and the script say of such weights: docstrings, comments, help texts.
     """
 
@@ -127,6 +128,7 @@ class Term:
     reads_student: bool = False
     summed: float = 0.0
     weight_names: tuple[tuple[str, bool], ...] = ()
+    factors: tuple[float, ...] = ()
     words: str = ""
 
 
