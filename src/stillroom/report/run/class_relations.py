@@ -35,25 +35,15 @@ _CURVES = {
 
 @dataclass(frozen=True)
 class RelationsSection:
-    """All that the section shows.
+    """All that the section shows."""
 
-    Attributes:
-        sentences: what was found.
-        maps: students, teachers, truth.
-        columns: how many of them stand side by side.
-        most: the end of the colour scale; empty without maps.
-        curves: the figures over the training.
-        members: the runs that are shown.
-        notes: how to read it, and what is left out.
-    """
-
-    sentences: tuple[str, ...]
-    maps: tuple[Chart, ...]
-    columns: int
-    most: str
-    curves: tuple[Chart, ...]
-    members: tuple[Member, ...]
-    notes: tuple[str, ...]
+    sentences: tuple[str, ...]  # what was found
+    maps: tuple[Chart, ...]  # students, teachers, truth
+    columns: int  # how many of them stand side by side
+    most: str  # the end of the colour scale; empty without maps
+    curves: tuple[Chart, ...]  # the figures over the training
+    members: tuple[Member, ...]  # the runs that are shown
+    notes: tuple[str, ...]  # how to read it, and what is left out
 
     @property
     def charts(self) -> tuple[Chart, ...]:

@@ -48,15 +48,10 @@ _LEFT, _RIGHT, _AXIS, _BAR, _NAME, _LETTERS = 280.0, 660.0, 58.0, 9.0, 21.0, 26
 
 @dataclass(frozen=True)
 class Links:
-    """Addresses of a study's files.
+    """Addresses of a study's files."""
 
-    Attributes:
-        folder: the study's folder.
-        start: the address of that folder from the page; empty where the page lies in it.
-    """
-
-    folder: Path
-    start: str
+    folder: Path  # the study's folder
+    start: str  # the address of that folder from the page; empty where the page lies in it
 
     def of(self, run: str) -> tuple[str | None, str]:
         """The address of a run's page, and the words that link to it; of its folder where it has no page."""

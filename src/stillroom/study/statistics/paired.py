@@ -303,25 +303,16 @@ def interval(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """How much higher b is than a, over pairs of the same seed.
+    """How much higher b is than a, over pairs of the same seed."""
 
-    Attributes:
-        mean: mean of b − a.
-        low: lower end of the interval; None with one pair, or where all differences are equal but not zero.
-        high: its upper end; None likewise.
-        p: two-sided p of the paired t test; 1 where every difference is zero; None likewise.
-        count: number of pairs.
-        sd: standard deviation of the differences; None with one pair.
-        effect: d_z, the mean difference in standard deviations of the differences, with Hedges' correction; None with
-            fewer than three pairs, where it cannot be corrected, or without spread.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    count: int
-    sd: float | None = None
+    mean: float  # mean of b − a
+    low: float | None  # lower end of the interval; None with one pair, or where all differences are equal but not zero
+    high: float | None  # its upper end; None likewise
+    p: float | None  # two-sided p of the paired t test; 1 where every difference is zero; None likewise
+    count: int  # number of pairs
+    sd: float | None = None  # standard deviation of the differences; None with one pair
+    # D_z, the mean difference in standard deviations of the differences, with Hedges' correction; None with fewer than
+    # three pairs, where it cannot be corrected, or without spread.
     effect: float | None = None
 
     def describe(self, digits: int = 2) -> str:
