@@ -12,10 +12,12 @@ from torch import nn
 
 from stillroom.errors import BadInput
 from stillroom.integrations import FrameworkAudit
+from stillroom.models.external import declare_missing_ops
 
 
 def _callback() -> Any:
     """Lightning's class of callbacks, of the package that the user imported: it has two names."""
+    declare_missing_ops()  # Lightning imports torchvision, through torchmetrics
     for name in sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda each: each not in sys.modules):
         try:
             return import_module(name).Callback
