@@ -521,8 +521,6 @@ WEIGHTS_CASES: list[WeightsCase] = [
         "Lightning",
         "hyper-parameters as Lightning's AttributeDict",
         attribute_dict,
-        "more than tensors .*AttributeDict",
-        refused=True,
     ),
     WeightsCase(
         "Lightning",
@@ -667,8 +665,19 @@ WEIGHTS_CASES: list[WeightsCase] = [
     WeightsCase("formats", "safetensors, module.", safe(lambda s, o: prefixed("module.", s))),
     WeightsCase("formats", "torch zip, named .safetensors", saved(lambda s, o: s, "net.safetensors"), "damaged", True),
     WeightsCase("formats", "torch, old format", saved(lambda s, o: s, _use_new_zipfile_serialization=False)),
+    *(
+        WeightsCase("formats", f"torch, pickle protocol {protocol}", saved(lambda s, o: s, pickle_protocol=protocol))
+        for protocol in (3, 4, 5)
+    ),
     WeightsCase(
-        "formats", "torch, pickle protocol 4", saved(lambda s, o: s, pickle_protocol=4), "of a later protocol", True
+        "formats",
+        "torch, old format, pickle protocol 4",
+        saved(lambda s, o: {"model": s}, _use_new_zipfile_serialization=False, pickle_protocol=4),
+    ),
+    WeightsCase(
+        "formats",
+        "pickle protocol 4, options, bytes and sets beside the weights",
+        saved(lambda s, o: {"args": argparse.Namespace(a={1, 2}, b=b"x"), "state_dict": s}, pickle_protocol=4),
     ),
     WeightsCase("formats", "no suffix", saved(lambda s, o: s, "checkpoint")),
     WeightsCase("formats", ".pth.tar", saved(lambda s, o: {"state_dict": s, "epoch": 1}, "model_best.pth.tar")),
@@ -738,7 +747,7 @@ WEIGHTS_CASES: list[WeightsCase] = [
         refused=True,
     ),
     WeightsCase("objects", "code that runs when unpickled, zip", trapped(), "was not opened", refused=True),
-    WeightsCase("objects", "the same, protocol 4", trapped(4), "of a later protocol", refused=True),
+    WeightsCase("objects", "the same, protocol 4", trapped(4), "was not opened", refused=True),
     WeightsCase("objects", "the same, a bare pickle", trapped(bare=True), "was not opened", refused=True),
     WeightsCase("damaged", "empty", raw(b""), "empty", refused=True),
     WeightsCase("damaged", "text", raw(b"epoch,loss\n1,0.5\n"), "text", refused=True),

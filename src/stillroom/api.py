@@ -138,8 +138,34 @@ class DistillResult:
         return write_report([self.path, *paths])
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """The weighted mean of the probabilities of several teachers of :func:`distill`.
+
+    Args:
+        members: names of the other teachers, each with its weight; or names alone, for equal weights.
+        temperature: τ at which probabilities are averaged; left out: that of the losses that read it.
+
+    >>> import torch, tempfile, stillroom as sr
+    >>> data = torch.utils.data.TensorDataset(torch.rand(32, 4), torch.arange(32) % 2)
+    >>> teachers = {"a": nn.Linear(4, 2), "b": nn.Linear(4, 2), "both": sr.Ensemble({"a": 1, "b": 3})}
+    >>> student, out = nn.Linear(4, 2), tempfile.mkdtemp()
+    >>> run = sr.distill(teachers, student, data, data, ["kl"], epochs=1, out=out, progress=False)
+    >>> run.summary["teachers"]["both"]["model"]
+    'mean of torch.nn.modules.linear:Linear + torch.nn.modules.linear:Linear'
+    """
+
+    members: Mapping[str, float]
+    temperature: float | None = None
+
+    def __init__(self, members: Mapping[str, float] | Sequence[str], temperature: float | None = None) -> None:
+        weights = dict(members) if isinstance(members, Mapping) else dict.fromkeys(members, 1.0)
+        object.__setattr__(self, "members", weights)
+        object.__setattr__(self, "temperature", temperature)
+
+
 def distill(
-    teacher: nn.Module | str | Path | Mapping[str, nn.Module | str | Path] | None,
+    teacher: nn.Module | str | Path | Mapping[str, nn.Module | str | Path | Ensemble] | None,
     student: nn.Module,
     train: Dataset[Any],
     test: Dataset[Any],
@@ -166,7 +192,8 @@ def distill(
 
     Args:
         teacher: the model that teaches; or a folder of logits of one that cannot be run here (`stillroom
-            export-inputs`); or several of these by names, of which each loss then names its own (``KL(teacher="a")``);
+            export-inputs`); or several of these by names, of which each loss then names its own (``KL(teacher="a")``),
+            an :class:`Ensemble` of others among them;
             None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label), read once into memory. Floats go to both models as they are, whatever their
@@ -264,7 +291,7 @@ def distill(
         custom=custom,
     )
     observer = ProgressBar() if progress else Observer()
-    if progress and not resume and recipe.teachers is None:
+    if progress and not resume:
         copies = RunComponents(
             data,
             copy_model(student),
@@ -597,7 +624,7 @@ def _require_preprocess(recipe: Recipe, images: ImageSet) -> None:
     """Refuse bytes for a module whose preprocess is not stated: what is right for it nobody but the user knows."""
     given = {recipe.teacher_field(name): config for name, config in recipe.all_teachers.items()}
     for place, config in {**given, "student": recipe.student}.items():
-        if images.is_pixels and config.preprocess is None and getattr(config, "logits", None) is None:
+        if images.is_pixels and config.preprocess is None and getattr(config, "is_model", True):
             name = place.partition(".")[2]
             argument = f"teacher_preprocess[{name!r}]" if name else f"{place}_preprocess"
             raise BadInput(argument, None, _choices(place, images))
@@ -668,6 +695,8 @@ def _teacher_entries(
 
 
 def _teacher_entry(teacher: object, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:
+    if isinstance(teacher, Ensemble):
+        return {"members": teacher.members, "temperature": teacher.temperature, "preprocess": preprocess}
     if isinstance(teacher, str | Path):
         return {"name": Path(teacher).name, "logits": str(teacher), "preprocess": preprocess}
     return _entry(teacher, preprocess, "teacher")

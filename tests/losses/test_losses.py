@@ -30,6 +30,8 @@ from losses.tester import (
 from stillroom.losses import functional
 from stillroom.losses.activation_boundary import ActivationBoundary
 from stillroom.losses.attention_transfer import AttentionTransfer
+from stillroom.losses.bce_kl import BCEKL
+from stillroom.losses.binary_cross_entropy import BinaryCrossEntropy
 from stillroom.losses.block_logit import BlockLogit
 from stillroom.losses.correlation import Correlation
 from stillroom.losses.cross_entropy import CrossEntropy
@@ -62,6 +64,7 @@ from stillroom.losses.ttm import TTM
 from stillroom.losses.vid import VID
 from stillroom.losses.wttm import WTTM
 from stillroom.models.reader import FEATURES
+from stillroom.teachers.output import ModelOutput
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 
@@ -89,6 +92,30 @@ def plain_label_smoothing(inputs: LossInputs, options: dict[str, Any]) -> float:
 
 def plain_cross_entropy(inputs: LossInputs, options: dict[str, Any]) -> float:
     return plain_label_smoothing(inputs, {"smoothing": 0.0})
+
+
+def plain_binary_cross_entropy(inputs: LossInputs, options: dict[str, Any]) -> float:
+    total = 0.0
+    for student, _, label in rows(inputs):
+        for k, z in enumerate(student):
+            if k >= options.get("first_class", 0):
+                total -= math.log(1 / (1 + math.exp(-z)) if k == label else 1 / (1 + math.exp(z)))
+    return total / len(inputs.labels)
+
+
+def plain_bce_kl(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau = options.get("temperature", 1.0)
+    total = 0.0
+    for student, teacher, _ in rows(inputs):
+        for z, t in zip(student, teacher, strict=True):
+            q, p = 1 / (1 + math.exp(-z / tau)), 1 / (1 + math.exp(-t / tau))
+            total += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    return tau**2 * total / len(inputs.labels)
+
+
+def binary_cross_entropy_of_new_classes(student_logits: Tensor, labels: Tensor) -> Tensor:
+    loss = BinaryCrossEntropy(first_class=1)
+    return loss(LossInputs(ModelOutput(student_logits), None, labels, torch.arange(len(labels)), 0.0))
 
 
 def plain_kl(inputs: LossInputs, options: dict[str, Any]) -> float:
@@ -387,6 +414,28 @@ class TestCrossEntropy(LossTester):
     loss = CrossEntropy
     reference = plain_cross_entropy
     not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
+
+
+class TestBinaryCrossEntropy(LossTester):
+    loss = BinaryCrossEntropy
+    reference = plain_binary_cross_entropy
+    not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
+
+
+class TestBinaryCrossEntropyOfNewClasses(LossTester):
+    """An image of an old class is none of the new ones."""
+
+    loss = BinaryCrossEntropy
+    variants = [{"first_class": 1}]
+    checked = staticmethod(binary_cross_entropy_of_new_classes)
+    reference = plain_binary_cross_entropy
+    not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
+
+
+class TestBCEKL(LossTester):
+    loss = BCEKL
+    variants = [{}, {"temperature": 4.0}]
+    reference = plain_bce_kl
 
 
 class TestLabelSmoothing(LossTester):

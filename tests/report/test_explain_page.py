@@ -182,7 +182,11 @@ def test_nothing_is_claimed_where_nothing_was_compared(pages: dict[str, Parsed])
     ],
 )
 def test_the_headline_says_each_verdict(folders: dict[str, Path], verdicts: tuple[str | None, ...], words: str) -> None:
-    found = read_explanation(folders["one seed"])
+    alone = read_explanation(folders["one seed"])
+    assert headline(alone).startswith("One seed decides nothing")
+    found = read_explanation(folders["usual"])
+    few = found.images.model_copy(update={"published": 3})
+    assert headline(found.model_copy(update={"images": few})).startswith("Not decided")
     hypotheses = tuple(
         one.model_copy(update={"verdict": verdict, "measures": ()})
         for one, verdict in zip(found.hypotheses, verdicts, strict=True)

@@ -153,6 +153,41 @@ def _png_is_whole(content: bytes) -> bool:
     return False
 
 
+def without_metadata(content: bytes) -> list[memoryview]:
+    r"""The parts of an encoded picture that its pixels come from: all of it, but for a JPEG's or PNG's metadata.
+
+    Two files with equal parts hold the same pixels, as stored; files with others may do so, too.
+
+    >>> jpeg = b"\xff\xd8" + b"\xff\xfe\x00\x05abc" + b"\xff\xda\x00\x02pixels\xff\xd9"  # with a comment
+    >>> b"".join(without_metadata(jpeg))
+    b'\xff\xda\x00\x02pixels\xff\xd9'
+    """
+    view = memoryview(content)
+    parts = []
+    if content.startswith(b"\xff\xd8"):
+        place = 2
+        while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] not in (b"", b"\xda"):
+            end = place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+            if content[place + 1] not in _JPEG_METADATA:
+                parts.append(view[place:end])
+            place = end
+        return [*parts, view[place:]]
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        place = 8
+        while place + 12 <= len(content):
+            end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+            if content[place + 4 : place + 8] in _PNG_PIXELS:
+                parts.append(view[place:end])
+            place = end
+        return parts
+    return [view]
+
+
+# Comments and applications' segments, but for Adobe's, which says how the colours are stored.
+_JPEG_METADATA = frozenset({0xFE, *range(0xE0, 0xF0)} - {0xEE})
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+
+
 def middle_square(image: Image.Image, side: int) -> Image.Image:
     """The shorter side resized to ``side`` (bilinear, antialiased), then the middle cut out.
 

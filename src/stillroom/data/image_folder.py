@@ -17,7 +17,7 @@ import PIL
 import torch
 from torch import Tensor
 
-from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header
+from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header, without_metadata
 from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
     data_name,
@@ -52,12 +52,13 @@ class Contents:
     """The bytes of image files when they were checked."""
 
     hashes: npt.NDArray[np.uint8]  # SHA-256 of each, uint8 [N, 32]
+    coded: npt.NDArray[np.uint8]  # BLAKE2 of each without metadata, uint8 [N, 16]
     sizes: npt.NDArray[np.int64]  # their number, int64 [N]
     drafted: npt.NDArray[np.bool_]  # whether it is decoded at a fraction of its size, bool [N]
 
     def select(self, rows: npt.NDArray[np.int64]) -> Contents:
         """Those of some files."""
-        return Contents(self.hashes[rows], self.sizes[rows], self.drafted[rows])
+        return Contents(self.hashes[rows], self.coded[rows], self.sizes[rows], self.drafted[rows])
 
 
 def check_files(
@@ -68,9 +69,9 @@ def check_files(
     Returns:
         The hashes, and of each file its header, or why it cannot be decoded.
     """
-    contents = Contents(
-        np.zeros((len(names), 32), np.uint8), np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
-    )
+    count = len(names)
+    hashes, coded = np.zeros((count, 32), np.uint8), np.zeros((count, 16), np.uint8)
+    contents = Contents(hashes, coded, np.zeros(count, np.int64), np.zeros(count, np.bool_))
 
     def check_some(places: range) -> list[FileFacts | BadInput]:
         found: list[FileFacts | BadInput] = []
@@ -80,6 +81,8 @@ def check_files(
                 content = path.read_bytes()
                 contents.sizes[place] = len(content)
                 contents.hashes[place] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+                pixels = hashlib.blake2b(b"".join(without_metadata(content)), digest_size=16)
+                contents.coded[place] = np.frombuffer(pixels.digest(), np.uint8)
                 facts = check_photo(content, side, FORMATS)
                 contents.drafted[place] = facts.drafted
                 found.append(facts)
@@ -188,8 +191,24 @@ class ImageFiles(LazyImages):
         )
         return bytes.fromhex(digest(how.encode(), *(part for three in parts for part in three)))
 
-    def hashes(self) -> npt.NDArray[np.uint8]:
-        return self.check().hashes
+    def coded_hashes(self) -> npt.NDArray[np.uint8]:
+        return self.check().coded
+
+    def pixel_hashes(self) -> npt.NDArray[np.uint8]:
+        hashes = np.zeros((len(self), 16), np.uint8)
+
+        def hash_some(rows: range) -> None:
+            for row in rows:
+                content = np.ascontiguousarray(self.read(row))
+                hashes[row] = np.frombuffer(hashlib.blake2b(content.data, digest_size=16).digest(), np.uint8)
+
+        for _ in map_in_order(hash_some, split_range(len(self), _JOB, self.workers), self.workers):
+            pass
+        return hashes
+
+    @property
+    def encoded_bytes(self) -> int:
+        return int(self.check().sizes.sum())
 
 
 @dataclass(frozen=True)
@@ -243,9 +262,6 @@ class _Watch:
             yield f"{links} {'leads' if len(names) == 1 else 'lead'} to {other}, such as {shorten(names[0], 80)}"
 
 
-_SHOWN = 6
-
-
 def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
@@ -254,6 +270,16 @@ def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]
     """The folders in ``folder`` (``splits``: those alone) with class folders that hold an image file, sorted."""
     names = sorted(path.name for path in _folders(folder)) if splits is None else sorted(set(splits))
     return [name for name in names if (folder / name).is_dir() and _has_classes(folder / name)]
+
+
+def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
+    """The suffixes of files in folders of classes that are no images by their names, as ``.heic (4)``; none: empty."""
+    watch = _Watch(folder, ())
+    for split in sorted(set(splits)):
+        if (folder / split).is_dir():
+            for path in _folders(folder / split):
+                list(_files(folder / split, path.name, (), watch))
+    return watch.suffixes()
 
 
 def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:

@@ -90,8 +90,20 @@ class LazyImages(ABC):
         """SHA-256 of everything that the pixels come from: equal only for equal images."""
 
     @abstractmethod
-    def hashes(self) -> npt.NDArray[np.uint8]:
-        """SHA-256 of what each image comes from, uint8 [N, 32]."""
+    def coded_hashes(self) -> npt.NDArray[np.uint8]:
+        """A hash of what the pixels of each image are decoded from, uint8 [N, 16]: the same only for the same pixels.
+
+        An image that is stored in another way has another one.
+        """
+
+    @abstractmethod
+    def pixel_hashes(self) -> npt.NDArray[np.uint8]:
+        """A hash of each image's pixels, uint8 [N, 16]; all of them are read."""
+
+    @property
+    @abstractmethod
+    def encoded_bytes(self) -> int:
+        """How much :meth:`pixel_hashes` decodes."""
 
     def fill(self, batch: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], positions: range) -> None:
         """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
@@ -136,9 +148,15 @@ class Subset(LazyImages):
             total.update(_bytes(self[start : start + _HASH_CHUNK]))
         return total.digest()
 
-    def hashes(self) -> npt.NDArray[np.uint8]:
-        each = [np.frombuffer(_hash(self[row]), np.uint8) for row in range(len(self))]
-        return np.stack(each)
+    def pixel_hashes(self) -> npt.NDArray[np.uint8]:
+        each = [hashlib.blake2b(_bytes(self[row]), digest_size=16).digest() for row in range(len(self))]
+        return np.frombuffer(b"".join(each), np.uint8).reshape(-1, 16)
+
+    coded_hashes = pixel_hashes
+
+    @property
+    def encoded_bytes(self) -> int:
+        return 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -71,8 +71,8 @@ def _check_input(recipe: Recipe, objects: RunObjects) -> list[Finding]:
     """What the teacher of a Python run gets, and whether it is right for it."""
     if not recipe.all_teachers:
         return []
-    if recipe.teacher is None or recipe.teacher.logits is not None:
-        why = "Only a single teacher that is a module is looked at."
+    if not recipe.model_teachers:
+        why = "Only a teacher that is a module is looked at."
         return [Finding("teacher_input", "skipped", why)]
     if objects.data is None or objects.student is None or not objects.teachers:
         why = (
@@ -106,6 +106,9 @@ def in_python(finding: Finding) -> Finding:
         else:
             set_value(content, key, value)
     data = content.pop("data", {})
+    for name, options in content.pop("teachers", {}).items():
+        for key, value in options.items():
+            content.setdefault("teacher", {}).setdefault(key, {})[name] = value
     arguments = {
         **{f"{who}_{key}": value for who in ("teacher", "student") for key, value in content.pop(who, {}).items()},
         **data,

@@ -20,7 +20,8 @@ Doubles = npt.NDArray[np.float64]
 def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> Tensor:
     """Visual concepts: cells that the layer still encodes, with entropy well below the background's.
 
-    Cell i is a concept where H̄_bg − H_i > b, H̄_bg the mean of H over the background cells of *all* images.
+    Cell i is a concept where H̄_bg − H_i > b, H̄_bg the mean over images of each image's own mean of H over its
+    background cells, as in the authors' code; an image without background is left out of it.
 
     Args:
         entropy: H of one layer at one checkpoint, [B, g, g] in nats.
@@ -47,8 +48,14 @@ def concepts(entropy: Tensor, foreground: Tensor, *, threshold: float = 0.2) -> 
         raise BadInput("entropy", f"NaN or infinity in images {bad[:8]}", "finite numbers: leave such images out")
     if bool(inside.all()):
         raise BadInput("foreground", "all cells of all images", "some background to compare with")
-    background = entropy.double()[~inside].mean()
-    return background - entropy.double() > threshold
+    return _background(entropy, inside) - entropy.double() > threshold
+
+
+def _background(entropy: Tensor, foreground: Tensor) -> Tensor:
+    """H̄_bg: the mean over images of each image's mean over its background cells; a scalar, float64."""
+    cells = (~foreground).sum((1, 2))
+    sums = entropy.double().masked_fill(foreground, 0).sum((1, 2))
+    return (sums / cells)[cells > 0].mean()
 
 
 def concept_counts(concepts: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,7 +185,7 @@ def concept_statistics(
     inside = found & foreground
     ever = inside.any(0).sum((1, 2)).double()
     kept = torch.where(ever > 0, inside[-1].sum((1, 2)) / ever.clamp_min(1), torch.nan).numpy()
-    background = entropy.double()[:, ~foreground].mean(1).numpy()
+    background = torch.stack([_background(each, foreground) for each in entropy]).numpy()
     return ConceptStatistics(found, n_fg, n_bg, ratio, distance, kept, background)
 
 

@@ -130,10 +130,10 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
 
 def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
     """The teacher of a run, of several the most accurate, if it can be run here."""
-    name = run.summary.reference
-    config = run.recipe.all_teachers.get(name or "")
-    if name is None or config is None or config.logits is not None:
+    name = run.summary.reference_of(run.recipe.model_teachers)
+    if name is None:
         return None
+    config = run.recipe.all_teachers[name]
     teacher = run.objects.make_teacher(name, run.recipe, data).eval()
     return prepare_model(teacher, config, data, run.recipe.teacher_field(name))
 

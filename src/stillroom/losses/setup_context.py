@@ -57,6 +57,7 @@ class SetupContext:
         num_classes: K.
         seed: the run's, for the connectors.
         logits: folder of precomputed teacher logits, if these take the place of a model.
+        members: the teachers whose mean takes the place of a model.
 
     >>> import torch
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
@@ -68,13 +69,21 @@ class SetupContext:
     """
 
     def __init__(
-        self, student: ModelInfo, teacher: ModelInfo | None, *, num_classes: int, seed: int, logits: str | None = None
+        self,
+        student: ModelInfo,
+        teacher: ModelInfo | None,
+        *,
+        num_classes: int,
+        seed: int,
+        logits: str | None = None,
+        members: Sequence[str] = (),
     ) -> None:
         self.student = student
         self._teacher = teacher
         self.num_classes = num_classes
         self.seed = seed
         self._logits = logits
+        self._members = tuple(members)
 
     @property
     def teacher(self) -> ModelInfo:
@@ -85,6 +94,8 @@ class SetupContext:
         """
         if self._teacher is None:
             expected = "a model: a loss reads its features"
+            if self._members:
+                raise BadInput("teachers.NAME.members", list(self._members), f"{expected}; name one of the members")
             if self._logits is not None:
                 raise BadInput("teacher.logits", self._logits, expected)
             raise BadInput("teacher", None, expected)

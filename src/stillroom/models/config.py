@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
@@ -45,6 +45,9 @@ Preprocess = Annotated[
 
 class ModelConfig(Config):
     """Which model, from which weights, built with which options, fed through which preprocess."""
+
+    # Options that are not written when they are None.
+    left_out: ClassVar[tuple[str, ...]] = ("weights_key", "weights_prefix", "head")
 
     name: str = Field(
         min_length=1,
@@ -97,7 +100,7 @@ class ModelConfig(Config):
     def _only_where_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes without them stay what they were, to their bytes and their hash.
         written: dict[str, Any] = handler(self)
-        return {key: value for key, value in written.items() if value is not None or key not in _ABOUT_WEIGHTS}
+        return {key: value for key, value in written.items() if value is not None or key not in self.left_out}
 
 
 _ABOUT_WEIGHTS = ("weights_key", "weights_prefix", "head")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import re
 import struct
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from stillroom.errors import BadInput, shorten
 from stillroom.files import digest, find_input, verify, write_bytes
+from stillroom.models.pickles import as_protocol_2
 
 Note = Callable[[str], None]
 
@@ -495,6 +498,13 @@ class _Inert(dict[Any, Any]):
         pass
 
 
+class _PlainMapping:
+    """Stands in for a class of mappings that scripts keep their options in: a plain one takes its place."""
+
+    def __new__(cls, *args: Any, **options: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
 # What scripts save with the weights. None of these classes is imported or made: _Inert takes the place of each.
 _HARMLESS = (
     "argparse.Namespace",
@@ -502,22 +512,37 @@ _HARMLESS = (
     *(f"pathlib._local.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "_codecs.encode"),
     *(f"numpy.dtypes.{name}DType" for name in ("Float64", "Float32", "Int64", "Bool")),
+    *("typing.Any", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta"),
+    *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+    *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata")),
+    *(f"omegaconf.nodes.{name}Node" for name in ("Any", "Boolean", "Float", "Integer", "String", "Path")),
+)
+_MAPPINGS = (
+    *("lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict"),
+    *("lightning.pytorch.utilities.parsing.AttributeDict", "pytorch_lightning.utilities.parsing.AttributeDict"),
+    *("yacs.config.CfgNode", "easydict.EasyDict", "addict.addict.Dict", "box.box.Box"),
+    *("mmengine.config.config.ConfigDict", "mmcv.utils.config.ConfigDict"),
 )
 
 
 def _load_tensors(file: Path, field: str, shown: str) -> Any:
     _check_zip(file, field, shown)
-    try:
+
+    def load(source: Path | io.BytesIO) -> Any:
         stand_ins: list[Any] = [(_Inert, name) for name in _HARMLESS]
+        stand_ins += [(_PlainMapping, name) for name in _MAPPINGS]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True)
+
+    try:
+        try:
+            return load(file)
+        except pickle.UnpicklingError as error:
+            if "nsupported operand" not in str(error):
+                raise
+        return load(as_protocol_2(file))
     except pickle.UnpicklingError as error:
-        if "nsupported operand" in str(error):
-            expected = (
-                "a pickle of protocol 2, as torch.save writes; this one is of a later protocol and was not opened"
-            )
-            raise BadInput(field, shown, expected) from None
         named = re.search(r"GLOBAL ([\w.]+)|Trying to \w+ ([\w.]+)", str(error))
         what = f" ({named[1] or named[2]})" if named else ""
         raise BadInput(

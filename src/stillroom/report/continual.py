@@ -31,9 +31,19 @@ _BALANCE_WORDS = (
     "(dotted), at the cost of old classes."
 )
 _COLUMNS = (
-    "Learned, new", "Learned, old", "Test", "Mean, %", "Old, %", "New, %", "Answers on new, %", "Exemplars", "Memory",
+    "Learned, new", "Learned, old", "Test", "Mean, %", "Own task, %", "Old, %", "Old among old, %", "New, %",
+    "Answers on new, %", "Exemplars", "Memory",
 )  # fmt: skip
-_STUDY_COLUMNS = ("Old, %", "New, %", "Answers on new, %", "Ω", "Exemplars", "Memory")
+_STUDY_COLUMNS = (
+    "Own task, %",
+    "Old, %",
+    "Old among old, %",
+    "New, %",
+    "Answers on new, %",
+    "Ω",
+    "Exemplars",
+    "Memory",
+)
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,10 @@ def tasks_section(members: Sequence[Member]) -> Values | None:
         sentences=_sentences(record, joint),
         accuracy=accuracy,
         legend=tuple(lines),
-        heat=heat_map("Accuracy on each task after each", record.matrix),
+        heats=(
+            heat_map("Accuracy on each task after each", record.matrix),
+            heat_map("The same among the classes of the image’s own task", record.task_local),
+        ),
         balance=balanced,
         charts=[accuracy, balanced],
         columns=_COLUMNS,
@@ -214,7 +227,13 @@ def _sentences(record: FinishedRecord, joint: JointComparison | None) -> list[st
         f"{decimal(last.balance.are_new)}% of the images: its accuracy is {decimal(last.balance.new)}% on these, and "
         f"{decimal(last.balance.old)}% on the old ones."
     )
-    sentences = [first, second]
+    chance = sum(100 / len(task.classes) for task in record.tasks) / len(record.tasks)
+    third = (
+        f"Where only the classes of an image’s own task are possible answers, {decimal(metrics.task_local)}% are right "
+        f"(chance {decimal(chance)}%); where only old classes are, {decimal(metrics.old_only)}% of the old images. "
+        "This is what it still knows of old tasks, apart from its preference for newer classes."
+    )
+    sentences = [first, second, third]
     if joint is not None and joint.omega is not None:
         sentences.append(f"Ω = {decimal(joint.omega, 3)}: its accuracy as a share of joint training's.")
     return sentences
@@ -222,12 +241,13 @@ def _sentences(record: FinishedRecord, joint: JointComparison | None) -> list[st
 
 def _task_rows(record: FinishedRecord) -> list[Values]:
     rows, first = [], 0
-    for task in record.tasks:
+    for task, local in zip(record.tasks, record.task_local, strict=True):
         names = record.class_names[first : first + len(task.classes)]
         first += len(task.classes)
         balance, memory = task.balance, task.memory
         cells = (
-            whole(task.new), whole(task.old), whole(task.test), decimal(task.accuracy, 2), decimal(balance.old, 2),
+            whole(task.new), whole(task.old), whole(task.test), decimal(task.accuracy, 2),
+            decimal(sum(local) / len(local), 2), decimal(balance.old, 2), decimal(balance.old_only, 2),
             decimal(balance.new, 2), f"{decimal(balance.answered_new)} of {decimal(balance.are_new)}",
             whole(memory.exemplars), scaled(memory.bytes, "B") if memory.bytes else DASH,
         )  # fmt: skip
@@ -282,7 +302,10 @@ def _pair_section(study: StudyResults, styles: Mapping[str, SeriesStyle], place:
         "The mean over the tasks so far; every class seen is a possible prediction. Lines are means over seeds, bands "
         f"their {study.percent} intervals."
     )
-    note = "Old and new: accuracy on the test images of earlier tasks and of the last, after the last task. "
+    note = (
+        "After the last task. Old and new: accuracy on the test images of earlier tasks and of the last. Own task: "
+        "only the classes of an image’s own task are possible answers. Old among old: only those of earlier tasks are. "
+    )
     if pair.joint is None:
         note += "No method is joint training, so there is no Ω."
     else:
@@ -325,7 +348,9 @@ def _method_cells(method: MethodTasks) -> tuple[str, ...]:
         if omega.low is not None:
             share += f" [{decimal(omega.low, 3)}, {decimal(omega.high, 3)}]"
     return (
+        decimal(last.task_local),
         decimal(last.old),
+        decimal(last.old_only),
         decimal(last.new),
         f"{decimal(last.answered_new)} of {decimal(last.are_new)}",
         share,

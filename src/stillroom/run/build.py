@@ -23,9 +23,10 @@ from stillroom.run.components import RunComponents
 from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
+from stillroom.teachers.ensemble import EnsembleSource
 from stillroom.teachers.live import LiveTeacherSource
 from stillroom.teachers.precomputed import PrecomputedLogits
-from stillroom.teachers.source import TeacherRequest, TeacherSource
+from stillroom.teachers.source import Log, Teacher, TeacherRequest, TeacherSource
 from stillroom.train.gradient_rescaling import RecordGradientRescaling
 from stillroom.train.optimisation import OwnOptimisation
 from stillroom.train.recorders import RecordWeightDistance, StepHook
@@ -82,6 +83,15 @@ class RunParts:
         """Those of the teachers that a loss reads."""
         read = {name for loss, name in zip(self.losses, self.step.teacher_names, strict=True) if loss.requires.teacher}
         return {name: source for name, source in self.teachers.items() if name in read}
+
+    def open_teachers(self, loader: BatchLoader, log: Log | None = None) -> dict[str, Teacher]:
+        """The functions from a batch to the output of each teacher that a loss reads; builds missing caches."""
+        read = self.teachers_read
+        shared = {member for name in read for member in self.recipe.all_teachers[name].members or ()}
+        return {
+            name: (source.shared_teacher if name in shared else source.training_teacher)(loader, self.epochs, log)
+            for name, source in read.items()
+        }
 
     def loader(self) -> BatchLoader:
         """Gives the training batches."""
@@ -153,10 +163,21 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
             "init": state_hash(student.model),
             "data": digest(train.fingerprint.encode(), test.fingerprint.encode()),
             "teacher": teachers_hash(fingerprints),
+            **file_hashes({name: source.files for name, source in teachers.items()}),
         },
         optimisation=components.optimisation,
         custom=components.custom,
     )
+
+
+def file_hashes(files: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The hash of each file of each teacher, by its name.
+
+    >>> file_hashes({"a": {"train-logits.npy": "0a"}, "b": {}}), file_hashes({"a": {"x": "1"}, "b": {"x": "2"}})
+    ({'train-logits.npy': '0a'}, {'a/x': '1', 'b/x': '2'})
+    """
+    several = sum(map(bool, files.values())) > 1
+    return {f"{who}/{name}" if several else name: each for who, mine in files.items() for name, each in mine.items()}
 
 
 def teachers_hash(fingerprints: Mapping[str, str]) -> str:
@@ -175,7 +196,7 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
     prepared = {}
     for name, config in context.recipe.all_teachers.items():
         model = components.teachers.get(name)
-        if model is not None and config.logits is None:
+        if model is not None and config.is_model:
             context.processes.copy_weights(model.to(context.device))
             field = context.recipe.teacher_field(name)
             prepared[name] = prepare_model(model, config, context.data.train, field, context.num_target_classes)
@@ -188,8 +209,7 @@ def teacher_names(losses: Sequence[Loss[Any]], recipe: Recipe) -> list[str | Non
     Raises:
         BadInput: a loss requires a teacher and there is none, or it must say which; or it names one and reads none.
     """
-    teachers = recipe.all_teachers
-    only = next(iter(teachers)) if len(teachers) == 1 else None
+    teachers, only = recipe.all_teachers, recipe.default_teacher
     names: list[str | None] = []
     for loss in losses:
         named, field = loss.config.teacher, f"losses.{loss.config.name}.teacher"
@@ -236,6 +256,7 @@ def setup_context_of(
         num_classes=context.num_target_classes,
         seed=context.recipe.seed,
         logits=config.logits if config is not None else None,
+        members=tuple(config.members or ()) if config is not None else (),
     )
 
 
@@ -290,7 +311,9 @@ def build_teachers(
     found: dict[str, TeacherSource] = {}
     for name, config in recipe.all_teachers.items():
         mine = [loss for loss, teacher in zip(losses, names, strict=True) if teacher == name]
-        if config.logits is None:
+        if config.members is not None:
+            continue
+        if config.is_model:
             if name not in models:
                 raise BadInput(recipe.teacher_field(name), config.name, "its model among the components")
             found[name] = build_teacher(context, models[name], request_of(mine), name)
@@ -306,7 +329,25 @@ def build_teachers(
             augmentation=recipe.data.augmentation,
             cache=recipe.cache,
         )
-    return found
+    for name, config in recipe.all_teachers.items():
+        if config.members is not None:
+            members = {member: found[member] for member in config.members}
+            for loss in (loss for loss, teacher in zip(losses, names, strict=True) if teacher == name):
+                check_logits_alone(loss, f"{recipe.teacher_field(name)}.members", list(members))
+            found[name] = EnsembleSource(members, config.members, config.temperature or 1.0)
+    return {name: found[name] for name in recipe.all_teachers}
+
+
+def check_logits_alone(loss: Loss[Any], field: str, members: Sequence[str]) -> None:
+    """Refuse a loss that requires more of a mean of teachers than its logits.
+
+    Raises:
+        BadInput: it reads features, or runs the rest of a model.
+    """
+    requires = loss.requires
+    if more := (*requires.teacher_features, *requires.tails):
+        expected = f"logits alone to be read, but loss {loss.name!r} reads features at {more[0]!r}: name a member"
+        raise BadInput(field, members, expected)
 
 
 def build_teacher(

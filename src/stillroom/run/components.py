@@ -154,7 +154,7 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | 
     note = note or (lambda text: None)
     teachers = {}
     for name, config in recipe.all_teachers.items():
-        if config.logits is not None:
+        if not config.is_model:
             continue
         place = recipe.teacher_field(name)
         if config.weights is None and not brings_weights(config.name):

@@ -22,7 +22,7 @@ from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import compare_with_teachers, run_summary, time_models, write_predictions
-from stillroom.run.build import RunParts, build, teachers_hash
+from stillroom.run.build import RunParts, build, file_hashes, teachers_hash
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.resolve import resolve, with_threads
@@ -182,9 +182,7 @@ class Run:
         def log(line: dict[str, Any]) -> None:
             folder.append("timing.jsonl", line)
 
-        teachers = {
-            name: source.training_teacher(loader, parts.epochs, log) for name, source in parts.teachers_read.items()
-        }
+        teachers = parts.open_teachers(loader, log)
         if context.processes.is_main:
             write_text(out / "recipe.yaml", recipe.to_yaml(), checksum=True)
             if not (out / "environment.json").exists():
@@ -242,8 +240,7 @@ class Run:
         if parts.recipe.cache.enabled:
             for source in parts.teachers.values():
                 source.test_logits()
-            for source in parts.teachers_read.values():
-                source.training_teacher(parts.loader(), parts.epochs)
+            parts.open_teachers(parts.loader())
         answers = sum(source.counter.answers for source in parts.teachers.values())
         seconds = round(time.perf_counter() - began, 3)
         return Prepared(parts.total_steps, parts.sampler.steps_per_epoch, answers, seconds)
@@ -256,8 +253,10 @@ class Run:
             "init": summary.hashes.init,
             "data": summary.data.fingerprint,
             "teacher": teachers_hash({name: teacher.weights_hash for name, teacher in summary.teachers.items()}),
+            **file_hashes({name: teacher.files or {} for name, teacher in summary.teachers.items()}),
         }
-        other = [what for what, known in made_of.items() if known != self.parts.hashes[what]]
+        hashes = self.parts.hashes
+        other = [what for what in {**hashes, **made_of} if made_of.get(what) != hashes.get(what)]
         if other:
             raise BadInput("--resume", str(out), f"the same {' and '.join(other)} as the finished run there")
         student = self.parts.student.model

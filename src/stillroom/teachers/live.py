@@ -166,7 +166,7 @@ class LiveTeacherSource(TeacherSource):
         # Those of a linear head follow from the logits.
         self._fishers = tuple(of for of in fishers if self._tails[of.tap].head is None)
 
-    def test_logits(self) -> Tensor | None:
+    def compute_test_logits(self) -> Tensor | None:
         """Computed now, or once for all runs; None if the teacher does not know all classes."""
         test, runtime = self._data.test, self._runtime
         if self._num_teacher_classes is not None:

@@ -47,6 +47,8 @@ _SHOWN = {
     "d_std": ("images differ more in that", "images differ less in that", "how much at once"),
     "rho": ("more of what was learned stayed", "less of what was learned stayed", "how much stayed"),
 }
+# As `stillroom explain` has it: with fewer of the images that the paper's code keeps there is no verdict.
+FEWEST_PUBLISHED = 4
 MASKS = {
     "masks": "the data’s masks",
     "centre": "a box in the centre",
@@ -59,6 +61,18 @@ def headline(explanation: Explanation) -> str:
     """What was found, in a few sentences."""
     if not explanation.baselines:
         return _without_baseline(explanation)
+    kept = explanation.images.published
+    if kept is not None and kept < FEWEST_PUBLISHED:
+        return (
+            f"Not decided, whatever the intervals: in {whole(kept)} of {counted(len(explanation.images.rows), 'image')}"
+            " do all networks discard more of the background than of the subject, as the paper's selection asks. "
+            "Concepts are counted against the background, so that on these images they do not mean what they should."
+        )
+    if len(explanation.explained) < 2 and any(one.verdict for one in explanation.hypotheses):
+        return (
+            "One seed decides nothing: two students of one method differ, too. What is shown is how these two differ, "
+            "with intervals over images alone. Explain two methods of a study, of 3 seeds or more, to decide."
+        )
     by_verdict: dict[str | None, list[str]] = {}
     for one in explanation.hypotheses:
         by_verdict.setdefault(one.verdict, []).append(CLAIMS[one.hypothesis][1])
@@ -419,6 +433,21 @@ def _tiles(explanation: Explanation) -> list[tuple[str, str, str]]:
     ]
 
 
+def _chance(explanation: Explanation) -> list[str]:
+    """What λ is without any knowledge: of cells at random, and of the untrained networks where they were kept."""
+    share = explanation.images.foreground_cells
+    note = f"λ of cells drawn at random is {decimal(share, 3)}, the share of cells on the subject"
+    untrained = [run.checkpoints[0] for run in explanation.runs if run.checkpoints[0].epoch == 0]
+    ratios = [one.ratio for one in untrained if one.ratio is not None]
+    if ratios:
+        n_fg, n_bg = _mean(untrained)
+        note += (
+            f"; of the untrained networks it is {decimal(sum(ratios) / len(ratios), 3)} (N_fg {decimal(n_fg)}, N_bg "
+            f"{decimal(n_bg)}): so much of λ is the position of the subject, not knowledge"
+        )
+    return [f"{note}. Read differences between networks, not λ alone."]
+
+
 def _notes(explanation: Explanation) -> list[str]:
     search, images = explanation.search, explanation.images
     taps = sorted({run.tap for run in explanation.runs})
@@ -432,17 +461,17 @@ def _notes(explanation: Explanation) -> list[str]:
         f"noise is searched that leaves the features as they are: λ {search.weight:g}, {stop}, {passes} an image and "
         f"checkpoint, noise seed {search.seed}. All networks see the same noise.",
         f"A cell is a concept where its entropy lies more than b = {explanation.threshold:g} nats below the mean of "
-        f"the background’s cells of all images at that checkpoint. {depends}.",
+        f"the background’s cells, the mean over images of each image's own, at that checkpoint. {depends}.",
+        *_chance(explanation),
     ]
     if explanation.baselines:
         several = len(explanation.explained) > 1
-        drawn = "images and seeds" if several else "images"
-        wider = ", the seeds’ part made as wide as Student’s interval" if several else ""
+        wider = " and over seeds, by Student’s interval" if several else ""
         notes += [
-            f"Intervals are 95%, by drawing {drawn} again {explanation.resamples:,} times{wider}; an image that is "
-            "drawn counts in both networks.",
-            "A hypothesis is supported where all of its measures are, refuted where one is refuted and none "
-            "supported, else undecided.",
+            f"Intervals are 95%, over images, by drawing them again {explanation.resamples:,} times{wider}; an image "
+            "that is drawn counts in both networks.",
+            "A hypothesis is supported where all of its measures are, refuted where all show the opposite, else "
+            "undecided.",
         ]
     errors = [error for run in explanation.runs for error in run.entropy_error if error is not None]
     if errors:

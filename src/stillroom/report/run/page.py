@@ -66,8 +66,9 @@ GLOSSARY = {
     "Parameters": "Trainable weights of the model.",
     "Multiply-adds": "Multiply-add operations for one image; the usual measure of compute.",
     "Size on disk": "Bytes of the weights in their file (1 kB = 1,000 bytes).",
-    "Latency, batch 1": "Time for one image through the model, in milliseconds, on the machine under Environment.",
-    "Latency, batch 64": "Time for 64 images at once, in milliseconds, on the machine under Environment.",
+    "Latency, batch 1": "Least time for one image through the model in repeated passes, in milliseconds, on the "
+    "machine under Environment.",
+    "Latency, batch 64": "The same for 64 images at once.",
 }
 _NO_PREDICTIONS = "This run folder holds no predictions.safetensors."
 
@@ -443,7 +444,10 @@ def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[st
     if run.latency.get("student"):
         what = "thread" if threads == [1] else "threads"
         with_threads = f", with {join(list(map(str, threads)))} CPU {what}" if threads else ""
-        notes.append(f"Latency is of the machine that ran it{with_threads}; between machines it cannot be compared.")
+        notes.append(
+            f"Latency is the least of repeated passes on the machine that ran it{with_threads}; between machines it "
+            "cannot be compared."
+        )
     else:
         notes.append("Latency was not measured in this run.")
     return notes

@@ -110,10 +110,12 @@ def load_run(
     summary = read_json(RunSummary, run / "summary.json")
     if not recipe.all_teachers:
         raise BadInput("teacher", None, "a run with a teacher: the student is compared with it")
-    name = teacher_name or summary.reference or next(iter(recipe.all_teachers))
+    name = teacher_name or summary.reference_of(recipe.model_teachers) or next(iter(recipe.all_teachers))
     if name not in recipe.all_teachers:
         raise BadInput.unknown("--teacher", name, recipe.all_teachers)
     config, field = recipe.all_teachers[name], recipe.teacher_field(name)
+    if config.members is not None:
+        raise BadInput(f"{field}.members", list(config.members), "a teacher that is one model: name a member")
     if config.logits is not None:
         expected = "a teacher that can be run here: its features are read, and its answers alone do not hold them"
         raise BadInput(f"{field}.logits", config.logits, expected)

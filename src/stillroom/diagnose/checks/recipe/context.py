@@ -390,8 +390,6 @@ def open_context(
         BadInput: a run would refuse the recipe, and no check can say more than that.
     """
     observer = observer or Observer()
-    if recipe.teachers is not None:
-        raise BadInput("teachers", list(recipe.teachers), "one `teacher`: a diagnosis supports a single teacher")
     device = resolve_device(recipe.training.device)
     precision = resolve_precision(recipe.training.precision, device)
     if components is None:
@@ -400,7 +398,7 @@ def open_context(
             data = load(recipe.data)
         finally:
             observer.phase("reading the data", 1, 1)
-        components = _gathered(recipe, data, observer.note)
+        components = gather_components(recipe, data, observer.note)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
     steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
@@ -442,7 +440,7 @@ def open_context(
     )
 
 
-def _gathered(recipe: Recipe, data: DataPair, note: Note) -> RunComponents:
+def gather_components(recipe: Recipe, data: DataPair, note: Note) -> RunComponents:
     """All that the recipe names; a teacher whose weights are for other classes keeps all of its logits."""
     try:
         return build_components(recipe, data, note)
