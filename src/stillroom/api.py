@@ -21,7 +21,7 @@ from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.recipe import diagnose_recipe, quick_line
 from stillroom.diagnose.run import diagnose_run
 from stillroom.diagnose.study import diagnose_study
-from stillroom.errors import BadInput
+from stillroom.errors import BadInput, nearest
 from stillroom.explain.explanation import explain as explain_runs
 from stillroom.explain.runs import runs_in
 from stillroom.losses.base import Loss
@@ -177,6 +177,7 @@ def distill(
     augmentation: dict[str, Any] | None = None,
     teacher_preprocess: str | dict[str, Any] | None = None,
     student_preprocess: str | dict[str, Any] | None = None,
+    teacher_options: Mapping[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None,
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
@@ -213,6 +214,8 @@ def distill(
             which bytes do not allow. Of several teachers a mapping by their names.
         student_preprocess: the like for the student. ``run.predict(images)`` applies it; ``run.student`` is the bare
             module.
+        teacher_options: further options of the teacher's entry in a recipe, such as ``{"class_names": ["cat", "dog"]}``
+            of one whose classes are others than the data's. Of several teachers a mapping by their names.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
         optimizer: makes an optimizer of the trained parameters, such as ``lambda params: torch.optim.Adam(params,
             lr=1e-3)``, in place of ``training["optimizer"]``. Its rates stay as they are, unless ``scheduler`` or
@@ -268,7 +271,9 @@ def distill(
         {
             "name": name,
             "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
-            **_teacher_entries(teachers, teacher_preprocess, several=isinstance(teacher, Mapping)),
+            **_teacher_entries(
+                teachers, teacher_preprocess, teacher_options or {}, several=isinstance(teacher, Mapping)
+            ),
             "student": _entry(student, student_preprocess, "student"),
             "losses": [describe(loss) for loss in terms],
             "training": options,
@@ -683,20 +688,41 @@ def _named_teachers(teacher: object) -> dict[str, object]:
 
 
 def _teacher_entries(
-    teachers: Mapping[str, object], preprocess: str | dict[str, Any] | None, *, several: bool
+    teachers: Mapping[str, object],
+    preprocess: str | dict[str, Any] | None,
+    options: Mapping[str, Any],
+    *,
+    several: bool,
 ) -> dict[str, Any]:
-    """The recipe's ``teacher``, or ``teachers``, whose preprocess then goes by their names."""
+    """The recipe's ``teacher``, or ``teachers``, whose preprocess and options then go by their names."""
     if not several:
-        return {"teacher": next((_teacher_entry(teacher, preprocess) for teacher in teachers.values()), None)}
+        entries = (_teacher_entry(teacher, preprocess, options) for teacher in teachers.values())
+        return {"teacher": next(entries, None)}
     if isinstance(preprocess, str):
         raise BadInput("teacher_preprocess", preprocess, "a mapping by the teachers' names")
+    for argument, given in (("teacher_preprocess", preprocess or {}), ("teacher_options", options)):
+        for name in given:
+            if name not in teachers:
+                raise BadInput(argument, name, f"the name of a teacher: {nearest(name, teachers)}")
     own = preprocess or {}
-    return {"teachers": {name: _teacher_entry(teacher, own.get(name)) for name, teacher in teachers.items()}}
+    return {
+        "teachers": {
+            name: _teacher_entry(teacher, own.get(name), options.get(name, {})) for name, teacher in teachers.items()
+        }
+    }
 
 
-def _teacher_entry(teacher: object, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:
+def _teacher_entry(
+    teacher: object, preprocess: str | dict[str, Any] | None, options: Mapping[str, Any]
+) -> dict[str, Any] | None:
     if isinstance(teacher, Ensemble):
-        return {"members": teacher.members, "temperature": teacher.temperature, "preprocess": preprocess}
+        return {
+            "members": teacher.members,
+            "mean_temperature": teacher.temperature,
+            "preprocess": preprocess,
+            **options,
+        }
     if isinstance(teacher, str | Path):
-        return {"name": Path(teacher).name, "logits": str(teacher), "preprocess": preprocess}
-    return _entry(teacher, preprocess, "teacher")
+        return {"name": Path(teacher).name, "logits": str(teacher), "preprocess": preprocess, **options}
+    entry = _entry(teacher, preprocess, "teacher")
+    return None if entry is None else {**entry, **options}

@@ -5,11 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
 from stillroom.config import Config, by_shape
 
 PreprocessName = Literal["imagenet", "half", "unit", "none"]
+
+
+def _columns(value: Any) -> Any:
+    items = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    if not all(isinstance(item, int) and not isinstance(item, bool) for item in items) or value in ([], ()):
+        raise ValueError("a column, a list of columns, or null for a class that the model lacks")
+    return tuple(items) if len(items) > 1 else items[0] if items else None
+
+
+# The columns of a model's logits that mean a class: one, several, or none.
+ClassColumns = Annotated[int | tuple[int, ...] | None, BeforeValidator(_columns)]
 
 
 class PreprocessConfig(Config):
@@ -23,10 +34,10 @@ class PreprocessConfig(Config):
         None, ge=1, description="Side the images are resized to (bilinear, antialiased), in pixels; none leaves them."
     )
     channel_order: Literal["rgb", "bgr"] = Field("rgb", description="Order of the channels the model was trained with.")
-    class_order: tuple[int, ...] | None = Field(
+    class_order: tuple[ClassColumns, ...] | None = Field(
         None,
-        description="For each class of the data, the column of this model's "
-        "logits that means it; none where they agree.",
+        description="For each class of the data, the column of this model's logits that means it; none where they "
+        "agree. Of a teacher also several columns, whose probabilities are added, or null for a class it lacks.",
     )
 
     @model_validator(mode="after")

@@ -66,7 +66,8 @@ def prepare_model(
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BadInput(field, config.name, f"a model that gives logits [batch, classes], not {got}")
     if resolved is not None and resolved.class_order is not None:
-        class_index(resolved.class_order, columns=logits.shape[1], classes=classes, field=field)
+        is_student = field == "student"
+        class_index(resolved.class_order, columns=logits.shape[1], classes=classes, field=field, complete=is_student)
     elif logits.shape[1] != classes:
         wanted = f"{classes} logits, one a class of {data.name}, not {logits.shape[1]}"
         raise BadInput(field, config.name, f"{wanted}; preprocess.class_order picks columns")

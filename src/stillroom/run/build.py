@@ -17,6 +17,7 @@ from stillroom.losses.base import Loss
 from stillroom.losses.setup_context import ModelInfo, SetupContext
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, prepare_model
+from stillroom.models.preprocess import known_classes
 from stillroom.models.weights import state_hash
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
@@ -130,6 +131,8 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     if recipe.training.record_weight_distance:
         hooks.append(RecordWeightDistance(recipe.training.record_weight_distance))
     only = next(iter(models.values())) if len(models) == 1 and context.num_teacher_classes is None else None
+    if only is not None and _is_mapped(only):
+        only = None
     relations = relations_of(student, only, train)
     watch: dict[str, Callable[..., None]] = {}
     if recipe.training.record_gradient_rescaling:
@@ -200,7 +203,27 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
             context.processes.copy_weights(model.to(context.device))
             field = context.recipe.teacher_field(name)
             prepared[name] = prepare_model(model, config, context.data.train, field, context.num_target_classes)
+            columns = prepared[name].try_on(context.data.train.images[:2]).shape[1] if config.class_names else 0
+            if config.class_names and len(config.class_names) != columns:
+                expected = f"a name for each of the {columns} logits"
+                raise BadInput(f"{field}.class_names", f"{len(config.class_names)} names", expected)
+            known = known_classes(prepared[name].preprocess_config)
+            if known is not None:
+                names = context.data.train.class_names
+                missing = [label for position, label in enumerate(names) if position not in known.tolist()]
+                listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+                context.observer.note(f"{field} knows {len(known)} of {len(names)} classes, not {listed}")
     return prepared
+
+
+def _lacks_classes(teacher: PreparedModel) -> bool:
+    return known_classes(teacher.preprocess_config) is not None
+
+
+def _is_mapped(teacher: PreparedModel) -> bool:
+    """Whether a teacher lacks some of the data's classes, or has several columns for one."""
+    config = teacher.preprocess_config
+    return config is not None and any(not isinstance(each, int) for each in config.class_order or ())
 
 
 def teacher_names(losses: Sequence[Loss[Any]], recipe: Recipe) -> list[str | None]:
@@ -239,8 +262,10 @@ def setup_losses(
         if name not in contexts:
             contexts[name] = setup_context_of(context, student, teachers.get(name or ""), name)
         loss.setup(contexts[name])
-        if context.num_teacher_classes is not None:
-            check_partial_teacher(loss)
+        teacher = teachers.get(name or "")
+        lacks = teacher is not None and _lacks_classes(teacher)
+        if context.num_teacher_classes is not None or lacks:
+            check_partial_teacher(loss, indexed=lacks)
         if (line := loss.describe_taps()) is not None:
             context.observer.note(line)
 
@@ -250,21 +275,23 @@ def setup_context_of(
 ) -> SetupContext:
     """Student and teacher as losses see them at set-up: their taps, and which stand opposite each other."""
     config = context.recipe.all_teachers.get(name or "")
+    known = known_classes(teacher.preprocess_config) if teacher is not None else None
     return SetupContext(
         ModelInfo(student.model, _examples(student, context), "student"),
         ModelInfo(teacher.model, _examples(teacher, context), "teacher") if teacher is not None else None,
-        num_classes=context.num_target_classes,
+        num_classes=context.num_target_classes if known is None else len(known),
         seed=context.recipe.seed,
         logits=config.logits if config is not None else None,
         members=tuple(config.members or ()) if config is not None else (),
     )
 
 
-def check_partial_teacher(loss: Loss[Any]) -> None:
+def check_partial_teacher(loss: Loss[Any], *, indexed: bool = False) -> None:
     """Refuse a loss that cannot be computed with a teacher of only some of the classes.
 
     Args:
         loss: set up.
+        indexed: a sample's index means the same image throughout.
 
     Raises:
         BadInput: it reads the teacher together with labels, some of which the teacher does not know, or with sample
@@ -272,11 +299,11 @@ def check_partial_teacher(loss: Loss[Any]) -> None:
     """
     requires, field = loss.requires, f"losses.{loss.name}"
     if requires.teacher and requires.labels:
-        expected = "a term that does not set labels against the teacher's answer: it has no logits of the new classes"
+        expected = "a term that does not set labels against the teacher's answer: it lacks some classes"
         option = loss.label_free_option
         hint = f" ({option[0]}: {option[1]} leaves the labels to another loss)" if option is not None else ""
         raise BadInput(field, loss.name, expected + hint)
-    if requires.teacher and requires.index:
+    if requires.teacher and requires.index and not indexed:
         expected = "a term that does not go by a sample's index: in each task it means another image"
         raise BadInput(field, loss.name, expected)
 
@@ -332,9 +359,12 @@ def build_teachers(
     for name, config in recipe.all_teachers.items():
         if config.members is not None:
             members = {member: found[member] for member in config.members}
+            for member in (each for each in members if each in models and _lacks_classes(models[each])):
+                expected = "teachers that know all classes of the data: probabilities of some cannot be averaged"
+                raise BadInput(f"{recipe.teacher_field(name)}.members", member, expected)
             for loss in (loss for loss, teacher in zip(losses, names, strict=True) if teacher == name):
                 check_logits_alone(loss, f"{recipe.teacher_field(name)}.members", list(members))
-            found[name] = EnsembleSource(members, config.members, config.temperature or 1.0)
+            found[name] = EnsembleSource(members, config.members, config.mean_temperature or 1.0)
     return {name: found[name] for name in recipe.all_teachers}
 
 

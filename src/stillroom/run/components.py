@@ -23,6 +23,8 @@ from stillroom.models.tail import head_tensors
 from stillroom.models.weights import Note, load_weights
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
+from stillroom.teachers.class_map import column_names
+from stillroom.teachers.config import TeacherConfig
 from stillroom.train.optimisation import OwnOptimisation
 
 
@@ -78,15 +80,23 @@ class RunObjects:
         given = self.teachers.get(name)
         if given is not None:
             return copy_model(given)
-        return _remake(recipe.all_teachers[name], data, recipe.teacher_field(name), recipe)
+        config, field = recipe.all_teachers[name], recipe.teacher_field(name)
+        return _remake(config, data, field, recipe, columns=_columns(config, field))
 
 
 _LOAD_RUN = "`stillroom.load_run(folder, {})` in Python takes them"
 
 
-def _remake(config: ModelConfig, facts: InputFacts, place: str, recipe: Recipe) -> nn.Module:
+def _columns(config: TeacherConfig, field: str) -> int | None:
+    names = column_names(config, field)
+    return None if names is None else len(names)
+
+
+def _remake(
+    config: ModelConfig, facts: InputFacts, place: str, recipe: Recipe, columns: int | None = None
+) -> nn.Module:
     try:
-        return build_model(config, facts, place)
+        return build_model(config, facts, place, columns=columns)
     except BadInput:
         if recipe.data.source != "python":
             raise
@@ -106,15 +116,24 @@ class InputFacts(Protocol):
     def image_size(self) -> int | None: ...
 
 
-def build_model(config: ModelConfig, data: InputFacts, field: str, note: Note = lambda text: None) -> nn.Module:
+def build_model(
+    config: ModelConfig,
+    data: InputFacts,
+    field: str,
+    note: Note = lambda text: None,
+    *,
+    columns: int | None = None,
+) -> nn.Module:
     """The model a config names, made for this data, with the config's weights where it has any.
 
     Args:
         note: called with a line where its weights were chosen among several, or not all were used.
+        columns: how many logits it has; left out: one for each class of the data, or as its class order says.
     """
     preprocess = config.preprocess if isinstance(config.preprocess, PreprocessConfig) else None
     order = preprocess.class_order if preprocess is not None else None
-    classes = max([data.num_classes, *(column + 1 for column in order or ())])
+    named = [column for each in order or () for column in (each if isinstance(each, tuple) else (each,))]
+    classes = columns or max([data.num_classes, *(column + 1 for column in named if column is not None)])
     side = (preprocess.size if preprocess is not None else None) or data.image_size
     model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, field=field)
     if config.weights is not None:
@@ -160,7 +179,7 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | 
         if config.weights is None and not brings_weights(config.name):
             expected = "a file of weights: a teacher with random weights teaches nothing"
             raise BadInput(f"{place}.weights", None, expected)
-        teachers[name] = build_model(config, data.train, place, note)
+        teachers[name] = build_model(config, data.train, place, note, columns=_columns(config, place))
     with seed_rng(recipe.seed, "student-init"):
         student = build_model(recipe.student, data.train, "student", note)
     with seed_rng(recipe.seed, "connector-init"):

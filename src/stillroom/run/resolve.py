@@ -12,10 +12,11 @@ from torch import nn
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
-from stillroom.models.config import ModelConfig
-from stillroom.models.preprocess import resolve_preprocess
+from stillroom.models.config import ModelConfig, PreprocessConfig
+from stillroom.models.preprocess import explicit_preprocess, resolve_preprocess
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
+from stillroom.teachers.class_map import resolve_class_map
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import resolve_device, resolve_precision, resolve_threads
 
@@ -45,7 +46,7 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     reads_teacher = any(loss.requires.teacher for loss in components.losses)
     cached = uses_cache(recipe, reads_teacher=reads_teacher, epochs=epochs)
     teachers = {
-        name: _with_preprocess(config, train, recipe.teacher_field(name), components.teachers.get(name))
+        name: _teacher_model(config, train, recipe.teacher_field(name), components.teachers.get(name))
         if config.is_model
         else config
         if config.members is None
@@ -102,13 +103,22 @@ def _with_preprocess(config: ConfigT, train: ImageSet, field: str, model: nn.Mod
     return config.model_copy(update={"preprocess": resolved or "none"})
 
 
+def _teacher_model(config: TeacherConfig, train: ImageSet, field: str, model: nn.Module | None) -> TeacherConfig:
+    resolved = _with_preprocess(config, train, field, model)
+    if config.class_names is None and config.class_map is None:
+        return resolved
+    numbers = resolved.preprocess if isinstance(resolved.preprocess, PreprocessConfig) else None
+    numbers = explicit_preprocess(numbers, train.channels, is_pixels=train.is_pixels)
+    return resolve_class_map(resolved.model_copy(update={"preprocess": numbers}), train.class_names, field)
+
+
 def _with_temperature(config: TeacherConfig, name: str, recipe: Recipe, components: RunComponents) -> TeacherConfig:
     """A mean of teachers with the temperature of the losses that read it.
 
     Raises:
         BadInput: these have several.
     """
-    if config.temperature is not None:
+    if config.mean_temperature is not None:
         return config
     readers = [
         loss
@@ -120,5 +130,5 @@ def _with_temperature(config: TeacherConfig, name: str, recipe: Recipe, componen
         expected = (
             f"a temperature, as the losses that read it have several ({', '.join(f'{t:g}' for t in sorted(found))})"
         )
-        raise BadInput(f"{recipe.teacher_field(name)}.temperature", None, expected)
-    return config.model_copy(update={"temperature": found.pop()})
+        raise BadInput(f"{recipe.teacher_field(name)}.mean_temperature", None, expected)
+    return config.model_copy(update={"mean_temperature": found.pop()})

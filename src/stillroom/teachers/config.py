@@ -15,7 +15,7 @@ ENSEMBLE = "ensemble"
 class TeacherConfig(ModelConfig):
     """A teacher model, the logits of one that cannot be run here, or the mean of several other teachers."""
 
-    left_out = (*ModelConfig.left_out, "members", "temperature")
+    left_out = (*ModelConfig.left_out, "members", "mean_temperature", "class_names", "class_map")
 
     logits: str | None = Field(
         None,
@@ -33,11 +33,23 @@ class TeacherConfig(ModelConfig):
         description="Names in `teachers` of those whose probabilities this one is the mean of, each with its weight; "
         "the weights are divided by their sum.",
     )
-    temperature: float | None = Field(
+    mean_temperature: float | None = Field(
         None,
         gt=0,
         description="Of `members`: temperature τ at which probabilities are averaged for the losses; left out: that "
         "of the losses that read it, 1 where they have none.",
+    )
+
+    class_names: str | tuple[str, ...] | None = Field(
+        None,
+        description="Names of the teacher's classes, one for each of its logits, or a file of them (a line each, or a "
+        "JSON list), where these are others or more than the data's: columns are found by names that match, and the "
+        "losses that read this teacher compare the classes that both have.",
+    )
+    class_map: str | dict[str, str | int | tuple[str | int, ...]] | None = Field(
+        None,
+        description="For classes of the data that the teacher calls otherwise: its class, or several, whose "
+        "probabilities are added, by name or column; [] for none. Or a file that holds such a mapping.",
     )
 
     @model_validator(mode="before")
@@ -47,11 +59,14 @@ class TeacherConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _members_alone(self) -> TeacherConfig:
+        maps = (self.class_names, self.class_map)
+        if not self.is_model and any(each is not None for each in maps):
+            raise ValueError("class_names and class_map of a model only: logits elsewhere are in the data's order")
         others = (self.weights, self.logits, self.preprocess, self.options or None)
         if self.members is not None and any(other is not None for other in others):
             raise ValueError("members alone: weights, options, preprocess and logits are those of each member")
-        if self.members is None and self.temperature is not None:
-            raise ValueError("temperature with members only: a loss has its own")
+        if self.members is None and self.mean_temperature is not None:
+            raise ValueError("mean_temperature with members only")
         return self
 
     @property

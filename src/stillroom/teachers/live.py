@@ -20,7 +20,7 @@ from stillroom.memory import in_parts
 from stillroom.models.fold import fold_batchnorm, left_unfolded
 from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, logits_of, predict
-from stillroom.models.preprocess import Preprocess
+from stillroom.models.preprocess import Preprocess, known_classes
 from stillroom.models.reader import TapReader
 from stillroom.models.weights import state_hash
 from stillroom.runtime import Precision, Runtime
@@ -126,7 +126,8 @@ class LiveTeacherSource(TeacherSource):
         data: both splits.
         augmentation: of the training images.
         cache: the recipe's cache options, ``enabled`` resolved.
-        num_teacher_classes: how many classes it knows, the first ones; None for all of the data's.
+        num_teacher_classes: how many classes it knows, the first ones; None for all of the data's, or those that its
+            class order has columns for.
 
     Raises:
         BadInput: a loss requires an exact tail or a linear last layer that the model does not have.
@@ -148,7 +149,8 @@ class LiveTeacherSource(TeacherSource):
         self.prepared: PreparedModel = prepared
         self._config, self._runtime, self._data = config, runtime, data
         self._augmentation, self._cache = augmentation, cache
-        self._num_teacher_classes = num_teacher_classes
+        self._known = known_classes(prepared.preprocess_config)
+        self._num_teacher_classes = num_teacher_classes if self._known is None else len(self._known)
         self._taps = tuple(sorted(set(request.taps)))
         self._means = sorted(set(request.fisher_means))
         fishers = sorted(set(request.fishers))
@@ -193,7 +195,7 @@ class LiveTeacherSource(TeacherSource):
                 self.counter.answers += len(batch) * processes
                 return live(batch)
 
-            return self._with_tails(counting, query, count)
+            return self._complete(counting, query, count)
         views = self._augmentation.different_views
         # A run with fewer epochs than views does not use the last ones.
         shown = range(min(views, epochs))
@@ -208,7 +210,7 @@ class LiveTeacherSource(TeacherSource):
             teacher=self.name,
         )
         cached = CachedTeacher(outputs, one_view=views == 1)
-        return self._with_tails(cached, lambda view, rows: outputs.read(rows, view), count)
+        return self._complete(cached, lambda view, rows: outputs.read(rows, view), count)
 
     def live_teacher(self, loader: BatchLoader) -> tuple[LiveTeacher, Query]:
         """The teacher on each batch, and as a query of training images by view and index."""
@@ -238,6 +240,14 @@ class LiveTeacherSource(TeacherSource):
         return CacheSpec.of(
             self._cache, parts, count=len(train), classes=classes, taps=self._taps, fishers=self._fishers
         )
+
+    def _complete(self, teacher: Teacher, query: Query, count: int) -> Teacher:
+        """A teacher with its tails, the means of its Fisher weights, and which classes its logits are of."""
+        teacher = self._with_tails(teacher, query, count)
+        if self._known is None:
+            return teacher
+        classes = self._known.to(self._runtime.device)
+        return lambda batch: replace(teacher(batch), classes=classes)
 
     def _with_tails(self, teacher: Teacher, query: Query, count: int) -> Teacher:
         """A teacher with its tails, and the means of Fisher weights over view 0 of the training set."""

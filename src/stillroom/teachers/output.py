@@ -22,6 +22,8 @@ class ModelOutput:
     # The mean of such a diagonal over the training set.
     fisher_means: Mapping[FisherOf, float] = field(default_factory=dict)
     tails: Mapping[str, TeacherTail] = field(default_factory=dict)  # the rest of the model from a tap on, by tap name
+    # The data's classes that the logits are of, int64 [K'], where the model lacks some; None: all, in their order.
+    classes: Tensor | None = None
 
     def tail(self, tap: str) -> TeacherTail:
         """The rest of the model from a tap on: frozen, and gradients flow through it.

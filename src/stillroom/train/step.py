@@ -157,6 +157,8 @@ class DistillStep(nn.Module):
         # A term that does not declare the teacher never gets it: another term's need would hide that until it is gone.
         if term.requires.teacher:
             teacher = next(iter(batch.teachers.values()), None) if name is None else batch.teachers.get(name)
+        if teacher is not None and teacher.classes is not None:
+            student = replace(student, logits=student.logits.index_select(1, teacher.classes))
         return LossInputs(student, teacher, batch.labels, batch.index, progress)
 
 
