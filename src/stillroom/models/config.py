@@ -87,7 +87,7 @@ class ModelConfig(Config):
     weights_key: str | None = Field(
         None,
         description="Entry of the file of weights to load, such as state_dict_ema; left out: the only one that fits, "
-        "or the moving average beside it.",
+        "or the moving average next to it.",
     )
     weights_prefix: str | None = Field(
         None,
