@@ -202,7 +202,7 @@ def distill(
             values: ``run.student(x)`` is what was scored. Bytes (PIL images, uint8 tensors or arrays) need a stated
             preprocess for each model.
         test: the like, for evaluation.
-        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``. Beside
+        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``. Besides
             losses, a name (``"kl"``), options (``{"name": "kl", "temperature": 2}``), a loss of torch that takes
             logits (``nn.MSELoss()``, ``nn.CrossEntropyLoss()``), or a function of (student_logits, teacher_logits) or
             (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives it a weight.
@@ -268,7 +268,7 @@ def distill(
         given, custom = optimisation.describe(_module(student, "student"))
         for key, argument in (("optimizer", optimizer), ("schedule", scheduler)):
             if argument is not None and key in options:
-                raise BadInput(f"training.{key}", options[key], f"none beside {key.replace('ule', 'uler')}=")
+                raise BadInput(f"training.{key}", options[key], f"none together with {key.replace('ule', 'uler')}=")
         options = {**given, **options}
     teachers = _named_teachers(teacher)
     recipe = parse_recipe(
@@ -401,7 +401,7 @@ def evaluate(
     if isinstance(model, nn.Module):
         content["name"] = _name_of(model)
         if weights is not None:
-            raise BadInput("weights", str(weights), "none beside a module, which has its own")
+            raise BadInput("weights", str(weights), "none for a module, which has its own")
         if images.is_pixels and preprocess is None:
             raise BadInput("preprocess", None, _choices("model", images))
     else:
@@ -485,7 +485,7 @@ def explain(
             :func:`stillroom.explain.explanation.explain`.
 
     Returns:
-        What ``explain.json`` in the first run's folder holds; ``explain.html`` is beside it.
+        What ``explain.json`` in the first run's folder holds; ``explain.html`` is next to it.
 
     Raises:
         BadInput: runs, images or options cannot be used.

@@ -157,5 +157,5 @@ def test_from_python_images_come_beside_or_with_the_label_none(tmp_path: Path) -
         sr.distill(
             nn.Linear(6, 3), nn.Linear(6, 3), labelled, test, unlabelled=x[:, :5], out=tmp_path / "d", progress=False
         )
-    with pytest.raises(BadInput, match=r"data.test_split: got 0 labels"):
+    with pytest.raises(BadInput, match=r"data.test_split: got '0 labels'"):
         sr.distill(nn.Linear(6, 3), nn.Linear(6, 3), labelled, none, ["kl"], out=tmp_path / "e", progress=False)

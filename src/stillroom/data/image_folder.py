@@ -223,7 +223,7 @@ class ImageTree:
 
 
 class _Watch:
-    """Notes what lies in a split beside its images: files of other suffixes, links to other splits.
+    """Notes what lies in a split next to its images: files of other suffixes, links to other splits.
 
     Args:
         root: the split's folder.
@@ -253,7 +253,7 @@ class _Watch:
     def notes(self) -> Iterator[str]:
         loose = sum(path.name.lower().endswith(SUFFIXES) and path.is_file() for path in list_folder(self._root))
         if loose:
-            yield f"left out {_count(loose, 'image')} beside the class folders of {self._root.name}"
+            yield f"left out {_count(loose, 'image')} next to the class folders of {self._root.name}"
         if self._suffixes:
             files = f"{_count(self._suffixes.total(), 'file')} of {self._root.name}"
             yield f"left out {files}, whose suffix is not an image's: {self.suffixes()}"

@@ -326,7 +326,7 @@ class RunSummary(JsonFile):
 class MetricsLine(JsonObject):
     """A line of ``metrics.jsonl``: means since the last line of training, or an evaluation on the test split.
 
-    Beside the fields there are figures by name: ``loss``, ``loss/NAME``, ``lr``, ``top1``, ``nll`` …
+    Further fields are figures by name: ``loss``, ``loss/NAME``, ``lr``, ``top1``, ``nll`` …
     """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=True)

@@ -51,6 +51,7 @@ from stillroom.run.build import setup_context_of, setup_losses
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
+from stillroom.run.reuse_head import reuse_head
 from stillroom.runtime import Processes
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
@@ -407,6 +408,7 @@ def open_context(
         finally:
             observer.phase("reading the data", 1, 1)
         components = gather_components(recipe, data, observer.note)
+    recipe, components = reuse_head(recipe, components)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
     steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
