@@ -34,6 +34,7 @@ ORDER = [
     ["explain"],
     ["diagnose"],
     ["pipeline"],
+    ["integrations"],
     ["demo"],
     ["cli"],
     ["api"],

@@ -223,7 +223,7 @@ class ImageTree:
 
 
 class _Watch:
-    """Notes what lies in a split beside its images: files of other suffixes, links to other splits.
+    """Notes what lies in a split next to its images: files of other suffixes, links to other splits.
 
     Args:
         root: the split's folder.
@@ -253,7 +253,7 @@ class _Watch:
     def notes(self) -> Iterator[str]:
         loose = sum(path.name.lower().endswith(SUFFIXES) and path.is_file() for path in list_folder(self._root))
         if loose:
-            yield f"left out {_count(loose, 'image')} beside the class folders of {self._root.name}"
+            yield f"left out {_count(loose, 'image')} next to the class folders of {self._root.name}"
         if self._suffixes:
             files = f"{_count(self._suffixes.total(), 'file')} of {self._root.name}"
             yield f"left out {files}, whose suffix is not an image's: {self.suffixes()}"
@@ -436,6 +436,30 @@ def read_image_folder(
         return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
     require_memory(needed, "data.in_memory", in_memory)
     return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
+
+
+def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:
+    """The pictures of a folder, at any depth, as uint8 [N, C, H, W], without labels.
+
+    Args:
+        folder: where they lie.
+        shape: [C, H, W] that they are brought to: shorter side resized, middle cut out; so H is W.
+        workers: threads that read; None is one for each core.
+        field: what messages call the folder.
+
+    Raises:
+        BadInput: there are none, one cannot be decoded, or the shape is no square's.
+    """
+    if not folder.is_dir():
+        raise BadInput(field, str(folder), "a folder of image files that exists")
+    names = [name.removeprefix("./") for name in sorted(_files(folder, ".", ()))]
+    if not names:
+        raise _no_files(folder, _Watch(folder, ()))
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+        raise BadInput(field, str(folder), f"none beside images of {'×'.join(map(str, shape))}: image files are square")
+    files = ImageFiles(folder, names, (shape[0], shape[1], shape[2]), shape[2], workers or num_cores())
+    require_memory(files.shape.numel(), field, str(folder))
+    return files[:]
 
 
 def _skipped_note(skipped: Sequence[str]) -> Iterator[str]:

@@ -435,7 +435,7 @@ def _compare_scope(what: str, rows: Sequence[_Row], baseline: str, planned: bool
 
 
 def _comparable(one: FairnessField, other: FairnessField) -> bool:
-    """Whether recipes show it: not epochs beside steps, nor what the machine is left to choose."""
+    """Whether recipes show it: not epochs against steps, nor what the machine is left to choose."""
     if "auto" in (one.fields.get(""), other.fields.get("")):
         return False
     return {*one.fields, *other.fields} != {"steps", "epochs"}
@@ -485,7 +485,7 @@ def _check_lengths(plan: StudyPlan, calibration: Mapping[str, Any] | None) -> It
 
 
 def _not_calibrated(entry: Mapping[str, Any], calibration: Mapping[str, Any], seconds: float) -> str | None:
-    """Why the time of a step that was measured does not come to the steps beside it; None where it does."""
+    """Why the time of a step that was measured does not come to the steps next to it; None where it does."""
     if calibration.get("seconds") != seconds:
         return f"it is of {word(calibration.get('seconds'))} seconds, not {word(seconds)}"
     each = entry.get("seconds_per_step")

@@ -8,6 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
+from stillroom.report.blocks import Values
 from stillroom.report.charts import LIGHT, Chart, Doubles, Figure, axis, escaped, layout, level, line, over_epochs
 from stillroom.report.formats import amount, join
 from stillroom.report.run.charts import Member, member_line
@@ -34,31 +35,13 @@ _CURVES = {
 
 
 @dataclass(frozen=True)
-class RelationsSection:
-    """All that the section shows."""
-
-    sentences: tuple[str, ...]  # what was found
-    maps: tuple[Chart, ...]  # students, teachers, truth
-    columns: int  # how many of them stand side by side
-    most: str  # the end of the colour scale; empty without maps
-    curves: tuple[Chart, ...]  # the figures over the training
-    members: tuple[Member, ...]  # the runs that are shown
-    notes: tuple[str, ...]  # how to read it, and what is left out
-
-    @property
-    def charts(self) -> tuple[Chart, ...]:
-        """Every plot of the section."""
-        return (*self.maps, *self.curves)
-
-
-@dataclass(frozen=True)
 class _CosineMap:
     title: str
     cosines: Doubles
     score: float | None
 
 
-def relations_section(members: Sequence[Member]) -> RelationsSection | None:
+def relations_section(members: Sequence[Member]) -> Values | None:
     """Lay out the section.
 
     Args:
@@ -78,14 +61,16 @@ def relations_section(members: Sequence[Member]) -> RelationsSection | None:
     height = _SMALL_MAP if columns == 3 else _MAP
     curves = [chart for key in _CURVES if (chart := _curve(key, alike)) is not None]
     shown = [member for member, _ in alike]
-    return RelationsSection(
-        sentences=tuple(_sentences(subject)),
-        maps=tuple(_map(place, each, subject, most, height) for place, each in enumerate(maps)),
+    charts = [_map(place, each, subject, most, height) for place, each in enumerate(maps)]
+    return Values(
+        sentences=_sentences(subject),
+        maps=charts,
         columns=columns,
         most=amount(most) if maps else "",
-        curves=tuple(curves),
+        curves=curves,
+        charts=[*charts, *curves],
         members=tuple(shown),
-        notes=tuple(_notes(subject, maps, left_out=[member.name for member in members if member not in shown])),
+        notes=_notes(subject, maps, left_out=[member.name for member in members if member not in shown]),
     )
 
 

@@ -546,7 +546,7 @@ def _soft(terms: Sequence[FittedTerm], samples: Sequence[GradientSample]) -> tup
         scale = float(np.abs(expected).max())
         if not scale > 0:
             continue
-        # The share of it that is soft cross-entropy: all, or a part beside a KL.
+        # The share of it that is soft cross-entropy: all, or a part next to a KL.
         share = float(np.dot(gaps, expected) / np.dot(expected, expected))
         if share > 0.01 and float(np.abs(np.array(gaps) - share * expected).max()) < 0.02 * share * scale:
             share = 1.0 if abs(share - 1) < 1e-3 else share
