@@ -2,9 +2,9 @@
 
     python benchmarks/audit_overhead.py [--model resnet18|tiny] [--rounds 8] [--batch 64]
 
-Each round times a few steps of one and the same loop (cross-entropy and KL, teacher under ``no_grad``) three times: alone,
-while it is watched, and with an audit that has seen enough and taken itself out. The median over rounds of each ratio
-is printed, so that load on the machine touches both alike.
+Each round times a few steps of one and the same loop (cross-entropy and KL, teacher under ``no_grad``) three times:
+alone, while it is watched, and with an audit that has seen enough and taken itself out. The median over rounds of each
+ratio is printed, so that load on the machine touches both alike.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -116,6 +117,8 @@ class Watch:
             raise RuntimeError("an audit is running already")
         _current = self
         self._on = True
+        # Warnings of torch that come through the tape would name its line; later steps name the user's.
+        warnings.filterwarnings("ignore", module=r"stillroom\.diagnose\.audit\.tape$")
         self._patch(nn.Module, "__call__", self._module_call)
         self._patch(torch.autograd, "backward", self._backward_call)
         self._patch(torch.optim.Optimizer, "__init__", self._optimizer_init)
@@ -471,17 +474,22 @@ class Watch:
         self.seen_optimizer = True
         if not self._deep:
             return
+        closure = len(args) > 1 or kwargs.get("closure") is not None
         with self._quiet():
+            if closure and self._closing:
+                self._close_window()  # the closure computes the next step
+            if not self._deep:
+                return
             self._note_step_line()
             self._window_optimizers.append(optimizer)
-            if len(self._window_optimizers) == 1:
+            if len(self._window_optimizers) == 1 and not closure:
                 self._note_gradients()
             phase = self.phases[-1] if self.phases else None
-            if phase is None or phase.extra.get("updates", 0) < MAX_UPDATES:
+            if not closure and (phase is None or phase.extra.get("updates", 0) < MAX_UPDATES):
                 parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
                 before = [p.detach().flatten()[:UPDATE_NUMBERS].clone() for p in parameters]
                 self._window_update = parameters, before, None
-            if not (len(args) > 1 or kwargs.get("closure") is not None):
+            if not closure:
                 self._pauses += 1
                 self._stepping = True
                 self._tape.leave()
@@ -536,6 +544,10 @@ class Watch:
         if self._stepping:
             self._stepping = False
             self._pauses -= 1
+        elif self._deep and len(self._window_optimizers) == 1:
+            # A closure made the gradients inside the step.
+            with self._quiet():
+                self._note_gradients()
         if self._deep and self._window_update is not None:
             with self._quiet():
                 self._measure_update()
