@@ -269,7 +269,7 @@ def distill(
             "name": name,
             "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
             **_teacher_entries(teachers, teacher_preprocess, several=isinstance(teacher, Mapping)),
-            "student": _entry(student, student_preprocess, "student"),
+            "student": _entry(_module(student, "student"), student_preprocess, "student"),
             "losses": [describe(loss) for loss in terms],
             "training": options,
             "cache": cache or {},

@@ -90,9 +90,14 @@ def _remake(config: ModelConfig, facts: InputFacts, place: str, recipe: Recipe) 
     except BadInput:
         if recipe.data.source != "python":
             raise
-        name = "student" if place == "student" else "teacher"
-        expected = f"the module, as the run was made in Python: {_LOAD_RUN.format(f'{name}=…')}"
-        raise BadInput(place, config.name, expected) from None
+        raise needs_module(place, config.name) from None
+
+
+def needs_module(place: str, name: str) -> BadInput:
+    """The error of a run made in Python, whose folder alone cannot make a model again."""
+    argument = "student" if place == "student" else "teacher"
+    expected = f"the module, as the run was made in Python: {_LOAD_RUN.format(f'{argument}=…')}"
+    return BadInput(place, name, expected)
 
 
 class InputFacts(Protocol):
