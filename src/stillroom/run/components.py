@@ -23,6 +23,7 @@ from stillroom.models.tail import head_tensors
 from stillroom.models.weights import Note, load_weights
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
+from stillroom.runtime import PhaseClock
 from stillroom.train.optimisation import OwnOptimisation
 
 
@@ -146,13 +147,16 @@ def build_model(config: ModelConfig, data: InputFacts, field: str, note: Note = 
     return model
 
 
-def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | None = None) -> RunComponents:
+def build_components(
+    recipe: Recipe, data: DataPair | None = None, note: Note | None = None, clock: PhaseClock | None = None
+) -> RunComponents:
     """Make all that a recipe names.
 
     Args:
         recipe: what names it.
         data: what ``recipe.data`` names, where it was read before; read where left out.
         note: called with what the user should know of the data and of how all was made, a line each.
+        clock: counts the time that reading the data takes.
 
     Raises:
         BadInput: something cannot be found, read or made.
@@ -160,9 +164,10 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | 
     if recipe.incremental is not None:
         expected = "none here: `stillroom incremental` does a recipe whose classes come in tasks"
         raise BadInput.with_message("incremental", None, f"incremental: expected {expected}")
-    data = data or load(recipe.data)
-    if note is not None:
-        describe_data(data, note)
+    with (clock or PhaseClock()).phase("data"):
+        data = data or load(recipe.data)
+        if note is not None:
+            describe_data(data, note)
     note = note or (lambda text: None)
     teachers = {}
     for name, config in recipe.all_teachers.items():

@@ -72,6 +72,7 @@ class Trainer:
         loader: loads the training images.
         sampler: chooses the images of each step.
         evaluate: computes the student's test metrics, for a line of metrics.jsonl.
+        prepare_view: called with the view of an epoch before its first step, by every process; it may take long.
         config: the training's options, resolved.
         runtime: where it runs.
         seed: of dropout.
@@ -95,6 +96,7 @@ class Trainer:
     hooks: Sequence[StepHook] = ()
     hashes: Mapping[str, str] = field(default_factory=dict)
     some_unused: bool = False
+    prepare_view: Callable[[int], None] = lambda view: None
     relations: Callable[[nn.Module], dict[str, Any]] | None = None
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
 
@@ -115,6 +117,8 @@ class Trainer:
         progress, figures, ended = self._restore(optimizer, average, scheduler)
         wrapped = self.runtime.processes.wrap(self.step, some_unused=self.some_unused)
         meter = Meter(self.step.names, self.runtime.device, self.runtime.processes)
+        if progress.step < total:
+            self.prepare_view(view_of(progress.step // per_epoch, self.loader.augmentation))
         clock = Clock(progress.step)
 
         def end_step(interruption: Interruption) -> None:
@@ -179,9 +183,15 @@ class Trainer:
                 for hook in self.hooks:
                     hook.after_step(StepInfo(progress.step, epoch, student, losses[0]))
                 self.runtime.observer.stepped(progress.step)
-                if interruption.pending:
+                try:
+                    if progress.step % per_epoch == 0 and progress.step < total:
+                        with interruption.immediate(), clock.paused():
+                            self.prepare_view(view_of(epoch + 1, self.loader.augmentation))
+                    if interruption.pending:
+                        raise KeyboardInterrupt
+                except KeyboardInterrupt:
                     self._save(progress, figures, optimizer, average, scheduler, self._end_of_step(meter))
-                    raise KeyboardInterrupt
+                    raise
                 end_step(interruption)
         return kept, progress, figures
 
@@ -254,7 +264,8 @@ class Trainer:
             part = batch.subset(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
             share = len(part) / whole
             last = chunk == parts - 1
-            outputs = {name: teacher(part) for name, teacher in self.teachers.items()}
+            with self.runtime.clock.phase("teacher"):
+                outputs = {name: teacher(part) for name, teacher in self.teachers.items()}
             with nullcontext() if last else self.runtime.processes.no_sync(wrapped):
                 with autocast(self.runtime.device, self.runtime.precision):
                     value, values = wrapped(part.images, part.labels, part.index, outputs, progress.step / total)
@@ -295,7 +306,7 @@ class Trainer:
 
     def _evaluate(self, kept: nn.Module, step: int, per_epoch: int, interruption: Interruption) -> dict[str, float]:
         began = time.perf_counter()
-        with interruption.immediate():
+        with interruption.immediate(), self.runtime.clock.phase("evaluation"):
             self.runtime.processes.copy_buffers(kept)
             figures = self.evaluate(kept)
         shown = {key: value for key, value in figures.items() if key not in ("correct", "count")}
