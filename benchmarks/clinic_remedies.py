@@ -13,7 +13,7 @@ from clinic_faulty_recipes import reordered, sharper, wrapped
 from clinic_setups import KL, LABELS, Content, SetupMaker, norms
 from torch import Tensor
 
-from stillroom.diagnose.checks.recipe.input_repair import recalibrate
+from stillroom.diagnose.checks.teacher_changes import recalibrate
 from stillroom.diagnose.recipe import diagnose_recipe
 from stillroom.diagnose.run import diagnose_run
 from stillroom.models.weights import save_weights

@@ -33,6 +33,7 @@ ORDER = [
     ["report"],
     ["explain"],
     ["diagnose"],
+    ["integrations"],
     ["demo"],
     ["cli"],
     ["api"],

@@ -19,6 +19,7 @@ _HOME = {
     "Citation": "losses.base",
     "Diagnosis": "diagnose.diagnosis",
     "DistillResult": "api",
+    "Ensemble": "api",
     "EvaluationInfo": "train.recorders",
     "Finding": "schema.diagnosis",
     "FunctionLoss": "losses.from_python",

@@ -21,7 +21,7 @@ from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.recipe import diagnose_recipe, quick_line
 from stillroom.diagnose.run import diagnose_run
 from stillroom.diagnose.study import diagnose_study
-from stillroom.errors import BadInput
+from stillroom.errors import BadInput, nearest
 from stillroom.explain.explanation import explain as explain_runs
 from stillroom.explain.runs import runs_in
 from stillroom.losses.base import Loss
@@ -138,8 +138,34 @@ class DistillResult:
         return write_report([self.path, *paths])
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """The weighted mean of the probabilities of several teachers of :func:`distill`.
+
+    Args:
+        members: names of the other teachers, each with its weight; or names alone, for equal weights.
+        temperature: τ at which probabilities are averaged; left out: that of the losses that read it.
+
+    >>> import torch, tempfile, stillroom as sr
+    >>> data = torch.utils.data.TensorDataset(torch.rand(32, 4), torch.arange(32) % 2)
+    >>> teachers = {"a": nn.Linear(4, 2), "b": nn.Linear(4, 2), "both": sr.Ensemble({"a": 1, "b": 3})}
+    >>> student, out = nn.Linear(4, 2), tempfile.mkdtemp()
+    >>> run = sr.distill(teachers, student, data, data, ["kl"], epochs=1, out=out, progress=False)
+    >>> run.summary["teachers"]["both"]["model"]
+    'mean of torch.nn.modules.linear:Linear + torch.nn.modules.linear:Linear'
+    """
+
+    members: Mapping[str, float]
+    temperature: float | None = None
+
+    def __init__(self, members: Mapping[str, float] | Sequence[str], temperature: float | None = None) -> None:
+        weights = dict(members) if isinstance(members, Mapping) else dict.fromkeys(members, 1.0)
+        object.__setattr__(self, "members", weights)
+        object.__setattr__(self, "temperature", temperature)
+
+
 def distill(
-    teacher: nn.Module | str | Path | Mapping[str, nn.Module | str | Path] | None,
+    teacher: nn.Module | str | Path | Mapping[str, nn.Module | str | Path | Ensemble] | None,
     student: nn.Module,
     train: Dataset[Any],
     test: Dataset[Any],
@@ -151,6 +177,7 @@ def distill(
     augmentation: dict[str, Any] | None = None,
     teacher_preprocess: str | dict[str, Any] | None = None,
     student_preprocess: str | dict[str, Any] | None = None,
+    teacher_options: Mapping[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None,
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
@@ -166,14 +193,15 @@ def distill(
 
     Args:
         teacher: the model that teaches; or a folder of logits of one that cannot be run here (`stillroom
-            export-inputs`); or several of these by names, of which each loss then names its own (``KL(teacher="a")``);
+            export-inputs`); or several of these by names, of which each loss then names its own (``KL(teacher="a")``),
+            an :class:`Ensemble` of others among them;
             None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label), read once into memory. Floats go to both models as they are, whatever their
             values: ``run.student(x)`` is what was scored. Bytes (PIL images, uint8 tensors or arrays) need a stated
             preprocess for each model.
         test: the like, for evaluation.
-        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``. Beside
+        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``. Besides
             losses, a name (``"kl"``), options (``{"name": "kl", "temperature": 2}``), a loss of torch that takes
             logits (``nn.MSELoss()``, ``nn.CrossEntropyLoss()``), or a function of (student_logits, teacher_logits) or
             (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives it a weight.
@@ -186,6 +214,8 @@ def distill(
             which bytes do not allow. Of several teachers a mapping by their names.
         student_preprocess: the like for the student. ``run.predict(images)`` applies it; ``run.student`` is the bare
             module.
+        teacher_options: further options of the teacher's entry in a recipe, such as ``{"class_names": ["cat", "dog"]}``
+            of one whose classes are others than the data's. Of several teachers a mapping by their names.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
         optimizer: makes an optimizer of the trained parameters, such as ``lambda params: torch.optim.Adam(params,
             lr=1e-3)``, in place of ``training["optimizer"]``. Its rates stay as they are, unless ``scheduler`` or
@@ -234,14 +264,16 @@ def distill(
         given, custom = optimisation.describe(_module(student, "student"))
         for key, argument in (("optimizer", optimizer), ("schedule", scheduler)):
             if argument is not None and key in options:
-                raise BadInput(f"training.{key}", options[key], f"none beside {key.replace('ule', 'uler')}=")
+                raise BadInput(f"training.{key}", options[key], f"none together with {key.replace('ule', 'uler')}=")
         options = {**given, **options}
     teachers = _named_teachers(teacher)
     recipe = parse_recipe(
         {
             "name": name,
             "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
-            **_teacher_entries(teachers, teacher_preprocess, several=isinstance(teacher, Mapping)),
+            **_teacher_entries(
+                teachers, teacher_preprocess, teacher_options or {}, several=isinstance(teacher, Mapping)
+            ),
             "student": _entry(student, student_preprocess, "student"),
             "losses": [describe(loss) for loss in terms],
             "training": options,
@@ -264,7 +296,7 @@ def distill(
         custom=custom,
     )
     observer = ProgressBar() if progress else Observer()
-    if progress and not resume and recipe.teachers is None:
+    if progress and not resume:
         copies = RunComponents(
             data,
             copy_model(student),
@@ -363,7 +395,7 @@ def evaluate(
     if isinstance(model, nn.Module):
         content["name"] = _name_of(model)
         if weights is not None:
-            raise BadInput("weights", str(weights), "none beside a module, which has its own")
+            raise BadInput("weights", str(weights), "none for a module, which has its own")
         if images.is_pixels and preprocess is None:
             raise BadInput("preprocess", None, _choices("model", images))
     else:
@@ -447,7 +479,7 @@ def explain(
             :func:`stillroom.explain.explanation.explain`.
 
     Returns:
-        What ``explain.json`` in the first run's folder holds; ``explain.html`` is beside it.
+        What ``explain.json`` in the first run's folder holds; ``explain.html`` is next to it.
 
     Raises:
         BadInput: runs, images or options cannot be used.
@@ -597,7 +629,7 @@ def _require_preprocess(recipe: Recipe, images: ImageSet) -> None:
     """Refuse bytes for a module whose preprocess is not stated: what is right for it nobody but the user knows."""
     given = {recipe.teacher_field(name): config for name, config in recipe.all_teachers.items()}
     for place, config in {**given, "student": recipe.student}.items():
-        if images.is_pixels and config.preprocess is None and getattr(config, "logits", None) is None:
+        if images.is_pixels and config.preprocess is None and getattr(config, "is_model", True):
             name = place.partition(".")[2]
             argument = f"teacher_preprocess[{name!r}]" if name else f"{place}_preprocess"
             raise BadInput(argument, None, _choices(place, images))
@@ -656,18 +688,41 @@ def _named_teachers(teacher: object) -> dict[str, object]:
 
 
 def _teacher_entries(
-    teachers: Mapping[str, object], preprocess: str | dict[str, Any] | None, *, several: bool
+    teachers: Mapping[str, object],
+    preprocess: str | dict[str, Any] | None,
+    options: Mapping[str, Any],
+    *,
+    several: bool,
 ) -> dict[str, Any]:
-    """The recipe's ``teacher``, or ``teachers``, whose preprocess then goes by their names."""
+    """The recipe's ``teacher``, or ``teachers``, whose preprocess and options then go by their names."""
     if not several:
-        return {"teacher": next((_teacher_entry(teacher, preprocess) for teacher in teachers.values()), None)}
+        entries = (_teacher_entry(teacher, preprocess, options) for teacher in teachers.values())
+        return {"teacher": next(entries, None)}
     if isinstance(preprocess, str):
         raise BadInput("teacher_preprocess", preprocess, "a mapping by the teachers' names")
+    for argument, given in (("teacher_preprocess", preprocess or {}), ("teacher_options", options)):
+        for name in given:
+            if name not in teachers:
+                raise BadInput(argument, name, f"the name of a teacher: {nearest(name, teachers)}")
     own = preprocess or {}
-    return {"teachers": {name: _teacher_entry(teacher, own.get(name)) for name, teacher in teachers.items()}}
+    return {
+        "teachers": {
+            name: _teacher_entry(teacher, own.get(name), options.get(name, {})) for name, teacher in teachers.items()
+        }
+    }
 
 
-def _teacher_entry(teacher: object, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:
+def _teacher_entry(
+    teacher: object, preprocess: str | dict[str, Any] | None, options: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    if isinstance(teacher, Ensemble):
+        return {
+            "members": teacher.members,
+            "mean_temperature": teacher.temperature,
+            "preprocess": preprocess,
+            **options,
+        }
     if isinstance(teacher, str | Path):
-        return {"name": Path(teacher).name, "logits": str(teacher), "preprocess": preprocess}
-    return _entry(teacher, preprocess, "teacher")
+        return {"name": Path(teacher).name, "logits": str(teacher), "preprocess": preprocess, **options}
+    entry = _entry(teacher, preprocess, "teacher")
+    return None if entry is None else {**entry, **options}

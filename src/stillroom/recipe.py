@@ -81,6 +81,12 @@ class Recipe(Config):
             wrong = next((name for name in self.teachers if not _NAME.fullmatch(name)), None)
             if not self.teachers or wrong is not None:
                 raise ValueError(f"teachers by names of letters, digits, - and _, not {wrong or 'none'!r}")
+        for name, config in self.all_teachers.items():
+            others = [other for other, each in self.all_teachers.items() if each.members is None]
+            for member in config.members or ():
+                if member not in others:
+                    hint = nearest(member, others) if others else "the recipe has no other teacher"
+                    raise BadInput(f"{self.teacher_field(name)}.members", member, f"a teacher of the recipe: {hint}")
         return self
 
     @model_validator(mode="before")
@@ -121,6 +127,18 @@ class Recipe(Config):
         if self.teachers is not None:
             return dict(self.teachers)
         return {} if self.teacher is None else {"teacher": self.teacher}
+
+    @property
+    def model_teachers(self) -> list[str]:
+        """Names of the teachers that can be run here."""
+        return [name for name, config in self.all_teachers.items() if config.is_model]
+
+    @property
+    def default_teacher(self) -> str | None:
+        """The teacher that a loss reads which names none: the only one that is no member of another, if there is."""
+        members = {member for config in self.all_teachers.values() for member in config.members or ()}
+        heads = [name for name in self.all_teachers if name not in members]
+        return heads[0] if len(heads) == 1 else None
 
     def teacher_field(self, name: str) -> str:
         """The path of a teacher's options, for messages: ``teacher``, or ``teachers.NAME``."""

@@ -18,15 +18,10 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Processes:
-    """The processes that share a run: here a single one.
+    """The processes that share a run: here a single one."""
 
-    Attributes:
-        rank: this process's number, from 0; process 0 alone writes.
-        count: how many there are.
-    """
-
-    rank: int = 0
-    count: int = 1
+    rank: int = 0  # this process's number, from 0; process 0 alone writes
+    count: int = 1  # how many there are
 
     @property
     def is_main(self) -> bool:
@@ -114,18 +109,10 @@ class PhaseClock:
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a run takes place.
+    """Where a run takes place."""
 
-    Attributes:
-        device: where models run.
-        precision: of the training steps, and so of the teacher's outputs in them.
-        processes: who shares the work.
-        observer: follows the progress.
-        clock: what its time goes to.
-    """
-
-    device: torch.device
-    precision: Precision
-    processes: Processes
-    observer: Observer
-    clock: PhaseClock = field(default_factory=PhaseClock)
+    device: torch.device  # where models run
+    precision: Precision  # of the training steps, and so of the teacher's outputs in them
+    processes: Processes  # who shares the work
+    observer: Observer  # follows the progress
+    clock: PhaseClock = field(default_factory=PhaseClock)  # what its time goes to

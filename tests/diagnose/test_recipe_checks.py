@@ -17,12 +17,7 @@ from stillroom.data.images import DataPair
 from stillroom.diagnose.chance import is_larger, lower_bound, mcnemar
 from stillroom.diagnose.check import rounded
 from stillroom.diagnose.checks.recipe.context import open_context
-from stillroom.diagnose.checks.recipe.input_repair import (
-    draw_sample,
-    has_running_statistics,
-    native_size,
-    recalibrate,
-)
+from stillroom.diagnose.checks.recipe.input_repair import draw_sample, native_size
 from stillroom.diagnose.checks.recipe.temperature import (
     TEMPERATURES,
     entropy,
@@ -31,6 +26,7 @@ from stillroom.diagnose.checks.recipe.temperature import (
     soft_terms,
     spread,
 )
+from stillroom.diagnose.checks.teacher_changes import has_running_statistics, recalibrate
 from stillroom.diagnose.recipe import CHECKS, diagnose_recipe
 from stillroom.errors import BadInput
 from stillroom.losses.targets import gradient_rescale

@@ -11,7 +11,7 @@ from torch import nn
 
 from diagnose import setups
 from diagnose.setups import Setup
-from stillroom.diagnose.checks.recipe.input_repair import recalibrate
+from stillroom.diagnose.checks.teacher_changes import recalibrate
 from stillroom.diagnose.recipe import CHECKS, diagnose_recipe
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.schema.diagnosis import Finding

@@ -85,7 +85,7 @@ def test_a_right_setup_has_no_problem(teacher: nn.Module, student: nn.Module, di
         (lambda x: x * 255, "divided by 255"),
         (lambda x: 1 - x, "inverted"),
         (lambda x: x.transpose(2, 3), "transposed"),
-        (lambda x: 2 * x - 1, "from −1 … 1 to 0 … 1"),
+        (lambda x: 2 * x - 1, "scaled to 0 … 1"),
     ],
 )
 def test_another_input_is_named(
@@ -234,3 +234,17 @@ def test_initial_laws_differ_from_trained_weights(make: Callable[[Tensor], Tenso
     weight = make(torch.empty(128, 64))
     assert initial_law(weight) is not None
     assert initial_law(weight + 0.5 * weight.std() * torch.randn_like(weight)) is None
+
+
+def test_a_loss_is_called_by_the_names_of_its_arguments(
+    teacher: nn.Module, student: nn.Module, digits: tuple[Tensor, Tensor]
+) -> None:
+    def of_outputs(outputs: Tensor, labels: Tensor, teacher_outputs: Tensor) -> dict[str, Tensor]:
+        return {"loss": kd(outputs, teacher_outputs, labels)}
+
+    one, other = (
+        sr.check_setup(teacher, student, [digits], loss=loss, optimizer=sgd(student)) for loss in (kd, of_outputs)
+    )
+    evidence = [[f.evidence for f in each.findings if f.check == "loss_finite"] for each in (one, other)]
+    assert evidence[0] == evidence[1]
+    assert other.ok

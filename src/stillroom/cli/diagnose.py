@@ -64,6 +64,12 @@ def diagnose(
         raise BadInput("override", overrides[0], f"none for the folder of a {kind}; only a recipe can be changed")
     if verify and kind == "study":
         raise BadInput("--verify", str(target), "a recipe or a run; of a study, one of its runs/…/seed-N")
+    if verify and kind == "run":
+        from stillroom.run.records import load_run_recipe
+
+        if load_run_recipe(target).data.source == "python":
+            expected = "a run that its recipe can repeat; this one was made in Python: train with the code of a remedy"
+            raise BadInput("--verify", str(target), expected)
     recipe, findings = _findings(target, kind, overrides or [], images)
     name, verification = str(target), None
     # A recipe's verification always leaves its study; else there is a folder only where one is named.

@@ -22,18 +22,16 @@ from stillroom.randomness import permutation
 class Truth:
     """What is known of generated classes and samples.
 
-    Attributes:
-        relations: cosine of the vectors of each two classes, float64 [K, K]; which classes belong together is in
-            :attr:`ImageSet.superclasses`.
-        margin: score of each sample's label minus the largest other score, before noise, float32 [N], in the unit of
-            the scores. Small: a difficult sample; below 0: noise made the label.
-
     >>> truth = Truth(torch.eye(2, dtype=torch.float64), torch.tensor([0.5, -0.1, 2.0]))
     >>> truth.subset(np.array([2, 0])).margin.tolist()
     [2.0, 0.5]
     """
 
+    # Cosine of the vectors of each two classes, float64 [K, K]; which classes belong together is in
+    # :attr:`ImageSet.superclasses`.
     relations: Tensor
+    # Score of each sample's label minus the largest other score, before noise, float32 [N], in the unit of the scores.
+    # Small: a difficult sample; below 0: noise made the label.
     margin: Tensor
 
     def check(self, classes: int, samples: int) -> None:
@@ -92,8 +90,20 @@ class LazyImages(ABC):
         """SHA-256 of everything that the pixels come from: equal only for equal images."""
 
     @abstractmethod
-    def hashes(self) -> npt.NDArray[np.uint8]:
-        """SHA-256 of what each image comes from, uint8 [N, 32]."""
+    def coded_hashes(self) -> npt.NDArray[np.uint8]:
+        """A hash of what the pixels of each image are decoded from, uint8 [N, 16]: the same only for the same pixels.
+
+        An image that is stored in another way has another one.
+        """
+
+    @abstractmethod
+    def pixel_hashes(self) -> npt.NDArray[np.uint8]:
+        """A hash of each image's pixels, uint8 [N, 16]; all of them are read."""
+
+    @property
+    @abstractmethod
+    def encoded_bytes(self) -> int:
+        """How much :meth:`pixel_hashes` decodes."""
 
     def fill(self, batch: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], positions: range) -> None:
         """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
@@ -138,29 +148,20 @@ class Subset(LazyImages):
             total.update(_bytes(self[start : start + _HASH_CHUNK]))
         return total.digest()
 
-    def hashes(self) -> npt.NDArray[np.uint8]:
-        each = [np.frombuffer(_hash(self[row]), np.uint8) for row in range(len(self))]
-        return np.stack(each)
+    def pixel_hashes(self) -> npt.NDArray[np.uint8]:
+        each = [hashlib.blake2b(_bytes(self[row]), digest_size=16).digest() for row in range(len(self))]
+        return np.frombuffer(b"".join(each), np.uint8).reshape(-1, 16)
+
+    coded_hashes = pixel_hashes
+
+    @property
+    def encoded_bytes(self) -> int:
+        return 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """One split: every image and its class.
-
-    Attributes:
-        images: uint8 [N, C, H, W], 0 … 255; or floats [N, …] of any type, from a Python dataset; or
-            :class:`LazyImages`, read on demand, which give uint8 [n, C, H, W] for a slice or an index: write
-            ``images[a:b].to(device)``, not ``images.to(device)``.
-        labels: int64 [N], class numbers from 0.
-        class_names: K names, in the order of the class numbers.
-        name: the data's name in reports.
-        subset_info: the parent set and the rows taken from it; see :meth:`subset`. None: no subset.
-        superclasses: the superclass of each class, K names, where known.
-        truth: class relations and sample difficulty of generated data.
-        masks: which pixels of each image are its subject, bool [N, H, W], where known.
-        skipped: names of files that are no images of the set, as they cannot be decoded.
-        files: the image files that images in memory were read from.
-        notes: what the user should know of how they were read, a line each.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -169,17 +170,21 @@ class ImageSet:
     ImageSet('pets': 2 images of 3×32×32, uint8, 2 classes)
     """
 
+    # Uint8 [N, C, H, W], 0 … 255; or floats [N, …] of any type, from a Python dataset; or :class:`LazyImages`, read on
+    # demand, which give uint8 [n, C, H, W] for a slice or an index: write ``images[a:b].to(device)``, not
+    # ``images.to(device)``.
     images: Images
-    labels: Tensor
-    class_names: tuple[str, ...]
-    name: str
+    labels: Tensor  # int64 [N], class numbers from 0
+    class_names: tuple[str, ...]  # K names, in the order of the class numbers
+    name: str  # the data's name in reports
+    # The parent set and the rows taken from it; see :meth:`subset`. None: no subset.
     subset_info: SubsetInfo | None = None
-    superclasses: tuple[str, ...] | None = None
-    truth: Truth | None = None
-    masks: Tensor | None = None
-    skipped: tuple[str, ...] = ()
-    files: LazyImages | None = None
-    notes: tuple[str, ...] = ()
+    superclasses: tuple[str, ...] | None = None  # the superclass of each class, K names, where known
+    truth: Truth | None = None  # class relations and sample difficulty of generated data
+    masks: Tensor | None = None  # which pixels of each image are its subject, bool [N, H, W], where known
+    skipped: tuple[str, ...] = ()  # names of files that are no images of the set, as they cannot be decoded
+    files: LazyImages | None = None  # the image files that images in memory were read from
+    notes: tuple[str, ...] = ()  # what the user should know of how they were read, a line each
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels

@@ -16,7 +16,7 @@ import torch
 
 from stillroom.data.config import DataConfig, ShapesConfig, SourceName, SyntheticConfig
 from stillroom.data.idx import idx_class_names, idx_splits, read_idx
-from stillroom.data.image_folder import USUAL_SPLITS, image_splits, read_image_folder
+from stillroom.data.image_folder import USUAL_SPLITS, image_splits, left_out_of_splits, read_image_folder
 from stillroom.data.images import (
     DataPair,
     ImageSet,
@@ -36,6 +36,7 @@ BUILTIN_NAMES: tuple[SourceName, ...] = ("digits", "synthetic", "shapes")
 SUPERCLASSES_FILE = "superclasses.json"
 _DIGITS_SPLITS = ("test", "train")
 _DIGITS_TEST_SIZE = 500
+_CONVERT_TO = (".jpg", ".png")
 _LAYOUTS = (
     "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz) "
     "or image files in a folder for each class (train/cat/1.png, test/cat/2.png)"
@@ -121,6 +122,8 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     if layouts:
         raise BadInput(field, str(folder), f"one layout, but it holds {' and '.join(layouts)}; set data.source")
     found = ", ".join(path.name for path in there[:5]) + (", ..." if len(there) > 5 else "")
+    if others := left_out_of_splits(folder, {*USUAL_SPLITS, *splits}):
+        found += f", with class folders whose files are {others}: convert them to {' or '.join(_CONVERT_TO)}"
     raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")
 
 

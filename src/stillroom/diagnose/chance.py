@@ -28,6 +28,17 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(tail / 2**count)
 
 
+def exceeds_chance(correct: int, count: int, chance: float) -> bool:
+    """Whether so many of so many images are more than guesses of this accuracy give, by the exact binomial test.
+
+    >>> exceeds_chance(20, 100, 0.1), exceeds_chance(15, 100, 0.1)
+    (True, False)
+    """
+    from scipy.stats import binom  # slow to import
+
+    return float(binom.sf(correct - 1, count, min(chance, 1.0))) < ALPHA
+
+
 def lower_bound(correct: int, count: int) -> float:
     """Wilson's lower bound of a share at ``ALPHA``.
 

@@ -19,17 +19,11 @@ class Skip(Exception):  # noqa: N818 - it is no error: the check cannot be made
 
 @dataclass(frozen=True)
 class Limits:
-    """Values of a measured quantity at which a check warns, and at which it reports a problem.
+    """Values of a measured quantity at which a check warns, and at which it reports a problem."""
 
-    Attributes:
-        warning: the first value that is a warning.
-        problem: the first value that is a problem.
-        why: why the verdict turns there.
-    """
-
-    warning: float
-    problem: float
-    why: str = ""
+    warning: float  # the first value that is a warning
+    problem: float  # the first value that is a problem
+    why: str = ""  # why the verdict turns there
 
     def at_least(self, value: float) -> Verdict:
         """The verdict on a quantity of which more is worse.
@@ -66,25 +60,16 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Check(Generic[ContextT]):
-    """One question about a recipe, a run or a study.
+    """One question about a recipe, a run or a study."""
 
-    Attributes:
-        id: its name in findings.
-        measure: answers the question from what is known; raises :class:`Skip` where it cannot.
-        threshold: where the verdict turns, in words.
-        source: the paper or the reason behind it.
-        limits: where the verdict turns, as numbers with their reasons.
-        problem: title of a finding that is a problem; empty for the id in words.
-        title: title of any other finding.
-    """
-
-    id: str
+    id: str  # its name in findings
+    # Answers the question from what is known; raises :class:`Skip` where it cannot.
     measure: Callable[[ContextT], CheckResult]
-    threshold: str = ""
-    source: str = ""
-    limits: tuple[Limits, ...] = ()
-    problem: str = ""
-    title: str = ""
+    threshold: str = ""  # where the verdict turns, in words
+    source: str = ""  # the paper or the reason behind it
+    limits: tuple[Limits, ...] = ()  # where the verdict turns, as numbers with their reasons
+    problem: str = ""  # title of a finding that is a problem; empty for the id in words
+    title: str = ""  # title of any other finding
 
     def run(self, context: ContextT) -> Finding:
         """Make the check."""

@@ -21,6 +21,7 @@ from stillroom.run.build import RunParts
 from stillroom.run.records import budget_hash
 from stillroom.schema.run import RunSummary
 from stillroom.teachers.source import TeacherSource
+from stillroom.train.device import threads
 from stillroom.train.evaluation import compare, score
 from stillroom.train.folder import RunFolder
 from stillroom.train.loop import Progress
@@ -119,7 +120,8 @@ def teacher_facts(
     """What the summary says of a teacher; of one without test logits, its name and hash alone."""
     scored = score(logits, test.labels).as_dict() if logits is not None else {}
     sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
-    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **compared}
+    files = {"files": dict(source.files)} if source.files else {}
+    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **compared}
 
 
 def _of_teacher(figures: Mapping[str, float], name: str) -> dict[str, float]:
@@ -204,11 +206,15 @@ def changed_most(change: Tensor, count: int) -> Tensor:
 
 
 def time_models(folder: RunFolder, models: Mapping[str, PreparedModel | None], data: ImageSet) -> None:
-    """Write the median latency of each model, as it would be used in float32, to ``timing.jsonl``."""
-    for who, prepared in models.items():
-        if prepared is None:
-            continue
-        example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
-        took = {str(batch): round(latency(prepared.model, example, batch), 4) for batch in LATENCY_BATCHES}
-        line = {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
-        folder.append("timing.jsonl", line)
+    """Write the latency of each model, as it would be used in float32 on one thread, to ``timing.jsonl``.
+
+    Several threads wait for the slowest of them: on a busy machine for whatever else has its core.
+    """
+    with threads(1):
+        for who, prepared in models.items():
+            if prepared is None:
+                continue
+            example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
+            took = {str(batch): round(latency(prepared.model, example, batch), 4) for batch in LATENCY_BATCHES}
+            line = {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
+            folder.append("timing.jsonl", line)

@@ -14,10 +14,12 @@ from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
-from stillroom.models.config import ModelConfig
-from stillroom.models.preprocess import resolve_preprocess
+from stillroom.models.config import ModelConfig, PreprocessConfig
+from stillroom.models.preprocess import explicit_preprocess, resolve_preprocess
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
+from stillroom.teachers.class_map import resolve_class_map
+from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import resolve_device, resolve_precision, resolve_threads
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
@@ -43,9 +45,11 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     precision = resolve_precision(recipe.training.precision, device)
     cached = uses_cache(recipe, components.losses, train)
     teachers = {
-        name: config
-        if config.logits is not None
-        else _with_preprocess(config, train, recipe.teacher_field(name), components.teachers.get(name))
+        name: _teacher_model(config, train, recipe.teacher_field(name), components.teachers.get(name))
+        if config.is_model
+        else config
+        if config.members is None
+        else _with_temperature(config, name, recipe, components)
         for name, config in recipe.all_teachers.items()
     }
     return recipe.with_teachers(teachers).model_copy(
@@ -110,3 +114,34 @@ def _with_preprocess(config: ConfigT, train: ImageSet, field: str, model: nn.Mod
         config.preprocess, channels=train.channels, is_pixels=train.is_pixels, field=field, model=model
     )
     return config.model_copy(update={"preprocess": resolved or "none"})
+
+
+def _teacher_model(config: TeacherConfig, train: ImageSet, field: str, model: nn.Module | None) -> TeacherConfig:
+    resolved = _with_preprocess(config, train, field, model)
+    if config.class_names is None and config.class_map is None:
+        return resolved
+    numbers = resolved.preprocess if isinstance(resolved.preprocess, PreprocessConfig) else None
+    numbers = explicit_preprocess(numbers, train.channels, is_pixels=train.is_pixels)
+    return resolve_class_map(resolved.model_copy(update={"preprocess": numbers}), train.class_names, field)
+
+
+def _with_temperature(config: TeacherConfig, name: str, recipe: Recipe, components: RunComponents) -> TeacherConfig:
+    """A mean of teachers with the temperature of the losses that read it.
+
+    Raises:
+        BadInput: these have several.
+    """
+    if config.mean_temperature is not None:
+        return config
+    readers = [
+        loss
+        for loss in components.losses
+        if loss.requires.teacher and (loss.config.teacher or recipe.default_teacher) == name
+    ]
+    found = {loss.config.softening_temperature or 1.0 for loss in readers} or {1.0}
+    if len(found) > 1:
+        expected = (
+            f"a temperature, as the losses that read it have several ({', '.join(f'{t:g}' for t in sorted(found))})"
+        )
+        raise BadInput(f"{recipe.teacher_field(name)}.mean_temperature", None, expected)
+    return config.model_copy(update={"mean_temperature": found.pop()})

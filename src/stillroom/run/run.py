@@ -22,10 +22,11 @@ from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import compare_with_teachers, run_summary, time_models, write_predictions
-from stillroom.run.build import RunParts, build, teachers_hash
+from stillroom.run.build import RunParts, build, file_hashes, teachers_hash
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.resolve import resolve, with_threads
+from stillroom.run.reuse_head import reuse_head
 from stillroom.run.validate import try_smallest_batch, validate
 from stillroom.schema.base import read_json, write
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
@@ -54,19 +55,12 @@ class Finished:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run would take.
+    """What a run would take."""
 
-    Attributes:
-        steps: its optimizer steps.
-        steps_per_epoch: of these, in each epoch.
-        answers: images that the teachers were queried for now; 0 where all was cached already.
-        seconds: duration of that.
-    """
-
-    steps: int
-    steps_per_epoch: int
-    answers: int
-    seconds: float
+    steps: int  # its optimizer steps
+    steps_per_epoch: int  # of these, in each epoch
+    answers: int  # images that the teachers were queried for now; 0 where all was cached already
+    seconds: float  # duration of that
 
 
 def execute(
@@ -165,6 +159,7 @@ def _opened(
             expected = "losses that read labels alone; `stillroom distill` takes a teacher"
             raise BadInput("losses", reading[0], expected)
         recipe = resolve(recipe, components)
+        recipe, components = reuse_head(recipe, components)
         parts = build(recipe, components, runtime, hooks)
         validate(parts)
         yield Run(parts, unused_parameters=try_smallest_batch(parts))
@@ -194,12 +189,10 @@ class Run:
             folder.append("timing.jsonl", line)
 
         with clock.phase("teacher"):
-            teachers = {
-                name: source.training_teacher(loader, parts.epochs, log) for name, source in parts.teachers_read.items()
-            }
+            teachers = parts.open_teachers(loader, log)
 
         def prepare_view(view: int) -> None:
-            for source in parts.teachers_read.values():
+            for source in parts.teachers.values():
                 source.prepare_views([view])
 
         if context.processes.is_main:
@@ -264,8 +257,8 @@ class Run:
         if parts.recipe.cache.enabled:
             for source in parts.teachers.values():
                 source.test_logits()
-            for source in parts.teachers_read.values():
-                source.training_teacher(parts.loader(), parts.epochs)
+            parts.open_teachers(parts.loader())
+            for source in parts.teachers.values():
                 source.prepare_views()
         answers = sum(source.counter.answers for source in parts.teachers.values())
         seconds = round(time.perf_counter() - began, 3)
@@ -279,8 +272,10 @@ class Run:
             "init": summary.hashes.init,
             "data": summary.data.fingerprint,
             "teacher": teachers_hash({name: teacher.weights_hash for name, teacher in summary.teachers.items()}),
+            **file_hashes({name: teacher.files or {} for name, teacher in summary.teachers.items()}),
         }
-        other = [what for what, known in made_of.items() if known != self.parts.hashes[what]]
+        hashes = self.parts.hashes
+        other = [what for what in {**hashes, **made_of} if made_of.get(what) != hashes.get(what)]
         if other:
             raise BadInput("--resume", str(out), f"the same {' and '.join(other)} as the finished run there")
         student = self.parts.student.model
@@ -301,8 +296,10 @@ class Run:
     def _some_unused(self) -> bool:
         """Whether the loss may leave parameters out, agreed on by all processes."""
         context = self.parts.context
-        # A term that reads features may stop there; the trial of the smallest batch saw what the logits reach.
-        unused = self._unused_parameters or any(term.requires.student_features for term in self.parts.losses)
+        # A term that reads features may stop there, and a gradient does not depend on the last bias; the trial of the
+        # smallest batch saw what the logits reach.
+        partial = (term.requires.student_features or term.requires.input_gradient for term in self.parts.losses)
+        unused = self._unused_parameters or any(partial)
         return bool(context.processes.total(torch.tensor(float(unused), device=context.device)) > 0)
 
     def _test_logits(self, model: nn.Module) -> Tensor:

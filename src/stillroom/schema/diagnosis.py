@@ -82,25 +82,16 @@ class Remedy:
 
 @dataclass(frozen=True, config=_FINITE)
 class Plot:
-    """Evidence to draw.
+    """Evidence to draw."""
 
-    Attributes:
-        kind: ``bars`` (a value for each label), ``line`` (y against x) or ``histogram`` (counts between edges).
-        title: what it shows.
-        x: labels, positions, or the n + 1 edges.
-        y: n values.
-        x_label: name and unit of the x axis.
-        y_label: name and unit of the y axis.
-        mark: where the threshold lies on the axis of the values, if it has one.
-    """
-
+    # ``bars`` (a value for each label), ``line`` (y against x) or ``histogram`` (counts between edges).
     kind: Literal["bars", "line", "histogram"]
-    title: str
-    x: Items[Any]
-    y: Items[Annotated[float, Strict()]]
-    x_label: str = ""
-    y_label: str = ""
-    mark: float | None = None
+    title: str  # what it shows
+    x: Items[Any]  # labels, positions, or the n + 1 edges
+    y: Items[Annotated[float, Strict()]]  # n values
+    x_label: str = ""  # name and unit of the x axis
+    y_label: str = ""  # name and unit of the y axis
+    mark: float | None = None  # where the threshold lies on the axis of the values, if it has one
 
     @model_validator(mode="after")
     def _x_fits_y(self) -> Plot:
@@ -251,29 +242,18 @@ class Verification(JsonObject):
 
 
 class DiagnosisFile(JsonFile):
-    """All findings on a recipe, a run, a study, a loss function, a set-up or a training loop.
+    """All findings on a recipe, a run, a study, a loss function, a set-up or a training loop."""
 
-    Attributes:
-        target: what was diagnosed, as the user named it.
-        kind: which of these it is.
-        verdict: the worst verdict.
-        headline: the diagnosis in a line: how much is wrong, what to do first, what that brought where it was verified.
-        lead: how much is wrong.
-        do_first: the remedy to begin with.
-        command: the command line that trains with it.
-        findings: what the checks found, problems first.
-        verification: what the remedies brought; None where they were not trained.
-    """
-
-    target: str
-    kind: Kind
-    verdict: Verdict
+    target: str  # what was diagnosed, as the user named it
+    kind: Kind  # which of these it is
+    verdict: Verdict  # the worst verdict
+    # The diagnosis in a line: how much is wrong, what to do first, what that brought where it was verified.
     headline: str = ""
-    lead: str
-    do_first: str | None = None
-    command: str | None = None
-    findings: Items[Finding]
-    verification: Verification | None = None
+    lead: str  # how much is wrong
+    do_first: str | None = None  # the remedy to begin with
+    command: str | None = None  # the command line that trains with it
+    findings: Items[Finding]  # what the checks found, problems first
+    verification: Verification | None = None  # what the remedies brought; None where they were not trained
 
     @property
     def problems(self) -> tuple[Finding, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -104,13 +104,18 @@ class TeacherSummary(JsonObject):
     multiply_adds: Count | None = None
     bytes: Count | None = None
     weights_hash: str
+    files: dict[str, str] | None = None  # SHA-256 of each file that its logits were read from, where it is no model
     agreement: Percent | None = None
     teacher_kl: float | None = None
 
     @property
     def scores(self) -> ModelScores | None:
         """Its scores; None where it was not scored."""
-        return None if self.count is None else ModelScores.model_validate(self.model_dump(exclude={"weights_hash"}))
+        return (
+            None
+            if self.count is None
+            else ModelScores.model_validate(self.model_dump(exclude={"weights_hash", "files"}))
+        )
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSummary:
@@ -135,8 +140,8 @@ IMBALANCE_WARNING, IMBALANCE_PROBLEM = 10.0, 100.0
 class DataQuality(JsonObject):
     """Copies of images within and between two splits, and the sizes of the classes.
 
-    Two images are copies where their pixels are equal; of images that are read from files on demand, where the bytes
-    of their files are.
+    Two images are copies where their pixels are equal; of large data that are read from files on demand
+    (``by_pixels`` is false), where their files are, their metadata aside.
     """
 
     train: PositiveCount = Field(description="Training images.")
@@ -150,6 +155,7 @@ class DataQuality(JsonObject):
     largest_class: str = Field(description="Name of the largest class.")
     smallest_class: str = Field(description="Name of the smallest class that has any.")
     empty_classes: Count = Field(description="Classes without a training image.")
+    by_pixels: bool = Field(description="Whether pixels were compared, not files without their metadata.")
 
     @property
     def leak(self) -> float:
@@ -285,9 +291,14 @@ class RunSummary(JsonFile):
 
         None where there is none, or where none of several has scores.
         """
-        if len(self.teachers) == 1:
-            return next(iter(self.teachers))
-        scored = {name: one.top1 for name, one in self.teachers.items() if one.top1 is not None}
+        return self.reference_of(self.teachers)
+
+    def reference_of(self, names: Iterable[str]) -> str | None:
+        """The like of :attr:`reference` among some of the teachers."""
+        names = list(names)
+        if len(names) == 1:
+            return names[0]
+        scored = {name: top1 for name in names if (top1 := self.teachers[name].top1) is not None}
         return max(scored, key=lambda name: scored[name], default=None)
 
     @property
@@ -310,7 +321,7 @@ class RunSummary(JsonFile):
 class MetricsLine(JsonObject):
     """A line of ``metrics.jsonl``: means since the last line of training, or an evaluation on the test split.
 
-    Beside the fields there are figures by name: ``loss``, ``loss/NAME``, ``lr``, ``top1``, ``nll`` …
+    Further fields are figures by name: ``loss``, ``loss/NAME``, ``lr``, ``top1``, ``nll`` …
     """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=True)

@@ -184,6 +184,8 @@ class RunResult(JsonObject):
     relation_teacher: float | None = None
     average_incremental: float | None = None
     forgetting: float | None = None
+    task_local: float | None = None
+    old_only: float | None = None
     steps: Count
     epochs: float
     parameters: Count

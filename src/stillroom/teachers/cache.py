@@ -589,17 +589,11 @@ def _stale(folder: Path, how: str) -> BadInput:
 
 @dataclass(frozen=True)
 class Built:
-    """The cost of completing a cache.
+    """The cost of completing a cache."""
 
-    Attributes:
-        images_queried: images that this call queried the teacher for, each view counted.
-        seconds: duration of the call, waiting for another process included.
-        bytes: size of the views that were requested.
-    """
-
-    images_queried: int
-    seconds: float
-    bytes: int
+    images_queried: int  # images that this call queried the teacher for, each view counted
+    seconds: float  # duration of the call, waiting for another process included
+    bytes: int  # size of the views that were requested
 
 
 class TeacherCache:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from stillroom.config import Config
 from stillroom.models.config import ModelConfig
 
+ENSEMBLE = "ensemble"
+
 
 class TeacherConfig(ModelConfig):
-    """A teacher model, or the logits of one that cannot be run here."""
+    """A teacher model, the logits of one that cannot be run here, or the mean of several other teachers."""
+
+    left_out = (*ModelConfig.left_out, "members", "mean_temperature", "class_names", "class_map")
 
     logits: str | None = Field(
         None,
@@ -23,6 +27,52 @@ class TeacherConfig(ModelConfig):
         description="Use the logits of the unaugmented image for every augmented view of it: an approximation, and "
         "only for `logits`.",
     )
+    members: dict[str, Annotated[float, Field(gt=0)]] | None = Field(
+        None,
+        min_length=1,
+        description="Names in `teachers` of those whose probabilities this one is the mean of, each with its weight; "
+        "the weights are divided by their sum.",
+    )
+    mean_temperature: float | None = Field(
+        None,
+        gt=0,
+        description="Of `members`: temperature τ at which probabilities are averaged for the losses; left out: that "
+        "of the losses that read it, 1 where they have none.",
+    )
+
+    class_names: str | tuple[str, ...] | None = Field(
+        None,
+        description="Names of the teacher's classes, one for each of its logits, or a file of them (a line each, or a "
+        "JSON list), where these are others or more than the data's: columns are found by names that match, and the "
+        "losses that read this teacher compare the classes that both have.",
+    )
+    class_map: str | dict[str, str | int | tuple[str | int, ...]] | None = Field(
+        None,
+        description="For classes of the data that the teacher calls otherwise: its class, or several, whose "
+        "probabilities are added, by name or column; [] for none. Or a file that holds such a mapping.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_of_mean(cls, given: Any) -> Any:
+        return {"name": ENSEMBLE, **given} if isinstance(given, dict) and given.get("members") is not None else given
+
+    @model_validator(mode="after")
+    def _members_alone(self) -> TeacherConfig:
+        maps = (self.class_names, self.class_map)
+        if not self.is_model and any(each is not None for each in maps):
+            raise ValueError("class_names and class_map of a model only: logits elsewhere are in the data's order")
+        others = (self.weights, self.logits, self.preprocess, self.options or None)
+        if self.members is not None and any(other is not None for other in others):
+            raise ValueError("members alone: weights, options, preprocess and logits are those of each member")
+        if self.members is None and self.mean_temperature is not None:
+            raise ValueError("mean_temperature with members only")
+        return self
+
+    @property
+    def is_model(self) -> bool:
+        """Whether a model is run for it."""
+        return self.logits is None and self.members is None
 
     @model_validator(mode="after")
     def _one_source(self) -> TeacherConfig:

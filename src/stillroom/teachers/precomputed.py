@@ -98,8 +98,10 @@ class PrecomputedLogits(TeacherSource):
         self._test = None
         if "test" in wanted and (folder / "test-logits.npy").exists():
             self._test = _read_array(folder / "test-logits.npy", (wanted["test"]["images"], shape[2]))
-        files = [folder / name for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
-        super().__init__(config.name, digest(canonical_json(inputs), *(_sha256(path) for path in files)))
+        names = [name for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
+        hashes = [_sha256(folder / name) for name in names]
+        files = {name: content.hex() for name, content in zip(names, hashes, strict=True)}
+        super().__init__(config.name, digest(canonical_json(inputs), *hashes), files)
 
     @property
     def views(self) -> int:
@@ -115,7 +117,7 @@ class PrecomputedLogits(TeacherSource):
         """The stored logits of some training images in one view, float32 [n, K], as they are in the file."""
         return torch.from_numpy(_rows(self._train[view, rows]))
 
-    def test_logits(self) -> Tensor | None:
+    def compute_test_logits(self) -> Tensor | None:
         """From the folder; for held-out training images those of view 0, if that view is unaugmented."""
         info, test = self._data.test.subset_info, self._test
         if info is not None:

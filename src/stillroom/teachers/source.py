@@ -7,7 +7,7 @@ Two classes implement it: a model (``live.py``), run live or cached, and logits 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,34 +61,22 @@ def change_between_queries(query: Query, view: int, count: int) -> float:
 
 @dataclass(frozen=True)
 class TeacherRequest:
-    """What the losses of a run require of one teacher, besides its logits.
+    """What the losses of a run require of one teacher, besides its logits."""
 
-    Attributes:
-        taps: modules whose outputs are read.
-        tails: taps from which the rest of the teacher is run.
-        heads: those of ``tails`` that must be one linear layer.
-        fishers: diagonals of its Fisher matrix in features at ``taps``.
-        fisher_means: those of ``fishers`` whose mean over the training set is read.
-    """
-
-    taps: tuple[str, ...] = ()
-    tails: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    fishers: tuple[FisherOf, ...] = ()
-    fisher_means: tuple[FisherOf, ...] = ()
+    taps: tuple[str, ...] = ()  # modules whose outputs are read
+    tails: tuple[str, ...] = ()  # taps from which the rest of the teacher is run
+    heads: tuple[str, ...] = ()  # those of ``tails`` that must be one linear layer
+    fishers: tuple[FisherOf, ...] = ()  # diagonals of its Fisher matrix in features at ``taps``
+    fisher_means: tuple[FisherOf, ...] = ()  # those of ``fishers`` whose mean over the training set is read
 
 
 @dataclass
 class QueryCounter:
-    """Counts a teacher's queries.
+    """Counts a teacher's queries."""
 
-    Attributes:
-        answers: images whose outputs the run uses, each view counted: in training, for the cache, of the test split.
-        checks: images queried again to check that stored outputs are still valid.
-    """
-
+    # Images whose outputs the run uses, each view counted: in training, for the cache, of the test split.
     answers: int = 0
-    checks: int = 0
+    checks: int = 0  # images queried again to check that stored outputs are still valid
 
     def pop(self) -> QueryCounter:
         """The counts since the last call."""
@@ -103,26 +91,43 @@ class TeacherSource(ABC):
     Attributes:
         name: its name in reports.
         fingerprint: SHA-256 of its weights or logits; a run cannot be resumed with another teacher.
+        files: SHA-256 of each of the user's files that its logits come from, by its name; in the run's summary.
         prepared: the model, if it can be run here.
         counter: its queries so far.
     """
 
     name: str
     fingerprint: str
+    files: Mapping[str, str]
     prepared: PreparedModel | None = None
 
-    def __init__(self, name: str, fingerprint: str) -> None:
+    def __init__(self, name: str, fingerprint: str, files: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.fingerprint = fingerprint
+        self.files = files or {}
         self.counter = QueryCounter()
+        self._shared: Teacher | None = None
+        self._test_logits: list[Tensor | None] = []
 
-    @abstractmethod
     def test_logits(self) -> Tensor | None:
-        """Its logits for the test split, float32 [M, K]; None if it has none.
+        """Its logits for the test split, float32 [M, K], computed once; None if it has none.
 
         Raises:
             BadInput: they are not finite.
         """
+        if not self._test_logits:
+            self._test_logits.append(self.compute_test_logits())
+        return self._test_logits[0]
+
+    def shared_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
+        """:meth:`training_teacher`, made once and asked once a batch, for several that read it."""
+        if self._shared is None:
+            self._shared = _once_a_batch(self.training_teacher(loader, epochs, log))
+        return self._shared
+
+    @abstractmethod
+    def compute_test_logits(self) -> Tensor | None:
+        """The logits that :meth:`test_logits` gives."""
 
     @abstractmethod
     def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
@@ -139,6 +144,17 @@ class TeacherSource(ABC):
 
         Every process of a run calls it, before the epoch that shows them.
         """
+
+
+def _once_a_batch(teacher: Teacher) -> Teacher:
+    last: list[tuple[Batch, ModelOutput]] = []
+
+    def answer(batch: Batch) -> ModelOutput:
+        if not last or last[0][0] is not batch:
+            last[:] = [(batch, teacher(batch))]
+        return last[0][1]
+
+    return answer
 
 
 class CachedOutputs:

@@ -57,14 +57,11 @@ Parameters = Sequence[nn.Parameter]
 
 @dataclass(frozen=True)
 class OwnOptimisation:
-    """Functions of a user's that make optimizer and scheduler; what is None is the recipe's.
+    """Functions of a user's that make optimizer and scheduler; what is None is the recipe's."""
 
-    Attributes:
-        optimizer: makes it of the parameters: the student's, then those of connectors and losses.
-        scheduler: makes it of the optimizer; stepped after every optimizer step.
-    """
-
+    # Makes it of the parameters: the student's, then those of connectors and losses.
     optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None
+    # Makes it of the optimizer; stepped after every optimizer step.
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
 
     def make_optimizer(self, modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer:

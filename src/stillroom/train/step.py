@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.base import Loss, LossInputs
@@ -66,6 +68,11 @@ class DistillStep(nn.Module):
         self._taps = TapReader(
             student, (tap for term in losses for tap in term.requires.student_features), field="student"
         )
+        self._takes_input_gradient = any(term.requires.input_gradient for term in losses)
+        # What DistributedDataParallel reads: else it would send these buffers from process 0 before every batch.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"losses.{place}.{name}" for place, term in enumerate(losses) for name in term.local_buffers
+        ]
         self._run: Callable[[Tensor], Tensor] = self._run_student
 
     @property
@@ -77,6 +84,11 @@ class DistillStep(nn.Module):
     def reads_teacher(self) -> bool:
         """Whether any term reads a teacher."""
         return any(term.requires.teacher for term in self._terms)
+
+    def after_step(self) -> None:
+        """Let the terms update what they remember of the batch, once the optimizer has stepped."""
+        for term in self._terms:
+            term.after_step()
 
     @property
     def checked_after(self) -> list[int]:
@@ -99,8 +111,12 @@ class DistillStep(nn.Module):
         """Refuse to compile under taps: in-place layers would silently change the tapped features.
 
         Raises:
-            BadInput: a term reads the student's features.
+            BadInput: a term reads the student's features, or its gradient in the images, which a compiled student's
+                backward pass cannot be differentiated for.
         """
+        if self._takes_input_gradient:
+            name = next(term.name for term in self._terms if term.requires.input_gradient)
+            raise BadInput("training.compile", True, f"false: {name} differentiates the student's gradient")
         if self._taps.names:
             expected = f"false: a loss reads the student's features at {self._taps.names[0]!r}"
             raise BadInput("training.compile", True, expected)
@@ -130,13 +146,18 @@ class DistillStep(nn.Module):
         Returns:
             The scalar Σ weight·term, and the terms in order, before their weights.
         """
-        with self._taps:
+        if self._takes_input_gradient:
+            images = images.detach().to(images.dtype if images.is_floating_point() else torch.float32).requires_grad_()
+        # Fused attention cannot be differentiated twice.
+        with self._taps, sdpa_kernel(SDPBackend.MATH) if self._takes_input_gradient else nullcontext():
             logits = self._run(images)
         part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index)
         whole = part.gathered(self._processes) if self._processes.count > 1 and self.whole_batch_terms else part
         values: list[Tensor] = []
         for term, name in zip(self._terms, self.teacher_names, strict=True):
             inputs = self._inputs(term, part if term.per_sample else whole, name, progress)
+            if term.requires.input_gradient:
+                inputs = replace(inputs, images=images, white=255.0 if self.preprocess.is_pixels else 1.0)
             if term.name in self._watch:
                 self._watch[term.name](inputs)
             values.append(_value(term, inputs))
@@ -157,6 +178,8 @@ class DistillStep(nn.Module):
         # A term that does not declare the teacher never gets it: another term's need would hide that until it is gone.
         if term.requires.teacher:
             teacher = next(iter(batch.teachers.values()), None) if name is None else batch.teachers.get(name)
+        if teacher is not None and teacher.classes is not None:
+            student = replace(student, logits=student.logits.index_select(1, teacher.classes))
         return LossInputs(student, teacher, batch.labels, batch.index, progress)
 
 

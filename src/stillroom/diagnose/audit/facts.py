@@ -71,21 +71,13 @@ def bits(mask: int, sources: Sequence[Source]) -> list[Source]:
 
 @dataclass(frozen=True, eq=False)
 class Summand:
-    """A tensor that a loss is the weighted sum of.
+    """A tensor that a loss is the weighted sum of."""
 
-    Attributes:
-        tensor: the tensor.
-        weight: what multiplies it.
-        factors: the numbers that the weight is the product of.
-        names: variables that hold them, or one minus them (then with True).
-        named: the operation that such a number was met in.
-    """
-
-    tensor: Tensor
-    weight: float = 1.0
-    factors: tuple[float, ...] = ()
-    names: tuple[tuple[str, bool], ...] = ()
-    named: Node | None = None
+    tensor: Tensor  # the tensor
+    weight: float = 1.0  # what multiplies it
+    factors: tuple[float, ...] = ()  # the numbers that the weight is the product of
+    names: tuple[tuple[str, bool], ...] = ()  # variables that hold them, or one minus them (then with True)
+    named: Node | None = None  # the operation that such a number was met in
 
     def of(self, tensor: Tensor, factor: float = 1.0, node: Node | None = None) -> Summand:
         """The tensor that this one is a multiple of."""
@@ -182,6 +174,7 @@ def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Ite
         reads_student=bool(sources & learners),
         summed=_summed(nodes),
         weight_names=summand.names,
+        factors=summand.factors,
         words=spoken(named.place.file) if named is not None and named.place is not None else "",
     )
 

@@ -66,7 +66,9 @@ def user_frame(depth: int = 1) -> Any:
         file = frame.f_code.co_filename
         known = _is_user.get(file)
         if known is None:
-            known = _is_user[file] = not (file.startswith(_INTERNAL) or file.startswith("<"))
+            known = _is_user[file] = not (
+                file.startswith((*_INTERNAL, "<")) or "/site-packages/" in file or "/dist-packages/" in file
+            )
         if known:
             return frame
         frame = frame.f_back  # type: ignore[assignment]
@@ -107,54 +109,32 @@ def _with_tensors(value: Any, given: Iterator[Tensor]) -> Any:
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module.
+    """One call of a module."""
 
-    Attributes:
-        module: the module.
-        label: its class, and the variable that held it.
-        place: the user's line that called it.
-        training: its mode.
-        grad: whether gradients were recorded.
-        start: the first node of the tape that belongs to it.
-        inputs: the tensors that it was given.
-        outputs: the tensors that it gave.
-        inner: calls of modules with parameters inside it, the outermost of each.
-        live: functions that act differently in training (dropout, batch norm) and did so.
-        still: those that were there and were switched off.
-        sources: what its inputs were computed from, as bits of the tape's sources.
-        first_source: the first source of the tape that was met inside it.
-    """
-
-    module: nn.Module
-    label: str
-    place: CodeLine | None
-    training: bool
-    grad: bool
-    start: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...] = ()
-    inner: list[Call] = field(default_factory=list)
+    module: nn.Module  # the module
+    label: str  # its class, and the variable that held it
+    place: CodeLine | None  # the user's line that called it
+    training: bool  # its mode
+    grad: bool  # whether gradients were recorded
+    start: int  # the first node of the tape that belongs to it
+    inputs: tuple[Tensor, ...]  # the tensors that it was given
+    outputs: tuple[Tensor, ...] = ()  # the tensors that it gave
+    inner: list[Call] = field(default_factory=list)  # calls of modules with parameters inside it, the outermost of each
+    # Functions that act differently in training (dropout, batch norm) and did so.
     live: set[str] = field(default_factory=set)
-    still: set[str] = field(default_factory=set)
-    sources: int = 0
-    first_source: int = 0
+    still: set[str] = field(default_factory=set)  # those that were there and were switched off
+    sources: int = 0  # what its inputs were computed from, as bits of the tape's sources
+    first_source: int = 0  # the first source of the tape that was met inside it
 
 
 @dataclass(eq=False)
 class Source:
-    """Something that a loss is computed from: a network's output, an activation inside it, a stored tensor.
+    """Something that a loss is computed from: a network's output, an activation inside it, a stored tensor."""
 
-    Attributes:
-        kind: ``network``, ``inside`` (an activation that a hook took), ``parameter`` or ``constant``.
-        tensor: its value.
-        call: the module call that it came from.
-        earlier: for a constant, the networks whose outputs it was made of in an earlier step.
-    """
-
-    kind: str
-    tensor: Tensor
-    call: Call | None = None
-    earlier: tuple[Call, ...] = ()
+    kind: str  # ``network``, ``inside`` (an activation that a hook took), ``parameter`` or ``constant``
+    tensor: Tensor  # its value
+    call: Call | None = None  # the module call that it came from
+    earlier: tuple[Call, ...] = ()  # for a constant, the networks whose outputs it was made of in an earlier step
 
 
 @dataclass(eq=False)

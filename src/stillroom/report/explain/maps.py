@@ -29,27 +29,16 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ExplanationMaps:
-    """What the pictures are made of, for M checkpoints, I images and g × g cells.
+    """What the pictures are made of, for M checkpoints, I images and g × g cells."""
 
-    Attributes:
-        images: as stored, [I, C, H, W].
-        labels: [I].
-        foreground: [I, g, g].
-        entropy: of each run, [M, I, g, g] in nats.
-        concepts: of each run, [M, I, g, g].
-        teacher: its entropies and concepts, [I, g, g]; None where there is none.
-        attribution: by the place of the run or ``teacher``, [I, g, g]; only those that are there.
-        class_names: of the data, where the run's predictions name them.
-    """
-
-    images: Array
-    labels: NDArray[np.int64]
-    foreground: Bools
-    entropy: tuple[Floats, ...]
-    concepts: tuple[Bools, ...]
-    teacher: tuple[Floats, Bools] | None
-    attribution: dict[str, Floats]
-    class_names: tuple[str, ...] = ()
+    images: Array  # as stored, [I, C, H, W]
+    labels: NDArray[np.int64]  # [I]
+    foreground: Bools  # [I, g, g]
+    entropy: tuple[Floats, ...]  # of each run, [M, I, g, g] in nats
+    concepts: tuple[Bools, ...]  # of each run, [M, I, g, g]
+    teacher: tuple[Floats, Bools] | None  # its entropies and concepts, [I, g, g]; None where there is none
+    attribution: dict[str, Floats]  # by the place of the run or ``teacher``, [I, g, g]; only those that are there
+    class_names: tuple[str, ...] = ()  # of the data, where the run's predictions name them
 
 
 def read_maps(folder: Path, explanation: Explanation) -> ExplanationMaps:

@@ -8,6 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
+from stillroom.report.blocks import Values
 from stillroom.report.charts import LIGHT, Chart, Doubles, Figure, axis, escaped, layout, level, line, over_epochs
 from stillroom.report.formats import amount, join
 from stillroom.report.run.charts import Member, member_line
@@ -34,41 +35,13 @@ _CURVES = {
 
 
 @dataclass(frozen=True)
-class RelationsSection:
-    """All that the section shows.
-
-    Attributes:
-        sentences: what was found.
-        maps: students, teachers, truth.
-        columns: how many of them stand side by side.
-        most: the end of the colour scale; empty without maps.
-        curves: the figures over the training.
-        members: the runs that are shown.
-        notes: how to read it, and what is left out.
-    """
-
-    sentences: tuple[str, ...]
-    maps: tuple[Chart, ...]
-    columns: int
-    most: str
-    curves: tuple[Chart, ...]
-    members: tuple[Member, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def charts(self) -> tuple[Chart, ...]:
-        """Every plot of the section."""
-        return (*self.maps, *self.curves)
-
-
-@dataclass(frozen=True)
 class _CosineMap:
     title: str
     cosines: Doubles
     score: float | None
 
 
-def relations_section(members: Sequence[Member]) -> RelationsSection | None:
+def relations_section(members: Sequence[Member]) -> Values | None:
     """Lay out the section.
 
     Args:
@@ -88,14 +61,16 @@ def relations_section(members: Sequence[Member]) -> RelationsSection | None:
     height = _SMALL_MAP if columns == 3 else _MAP
     curves = [chart for key in _CURVES if (chart := _curve(key, alike)) is not None]
     shown = [member for member, _ in alike]
-    return RelationsSection(
-        sentences=tuple(_sentences(subject)),
-        maps=tuple(_map(place, each, subject, most, height) for place, each in enumerate(maps)),
+    charts = [_map(place, each, subject, most, height) for place, each in enumerate(maps)]
+    return Values(
+        sentences=_sentences(subject),
+        maps=charts,
         columns=columns,
         most=amount(most) if maps else "",
-        curves=tuple(curves),
+        curves=curves,
+        charts=[*charts, *curves],
         members=tuple(shown),
-        notes=tuple(_notes(subject, maps, left_out=[member.name for member in members if member not in shown])),
+        notes=_notes(subject, maps, left_out=[member.name for member in members if member not in shown]),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from stillroom.errors import BadInput
-from stillroom.report.blocks import Number
+from stillroom.report.blocks import Values
 from stillroom.report.charts import (
     LIGHT,
     Chart,
@@ -80,16 +80,6 @@ def series_styles(study: StudyResults) -> dict[str, SeriesStyle]:
 
 
 @dataclass(frozen=True)
-class StudyCurves:
-    """One plot a pair, what all of them show, whether bands are shown at first, the runs that could not be read."""
-
-    charts: tuple[Chart, ...]
-    words: str
-    banded: bool
-    unread: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Band:
     epochs: Doubles
     mean: Doubles
@@ -100,7 +90,7 @@ class _Band:
     seeds: int
 
 
-def study_curves(study: StudyResults, folder: Path, styles: Styles) -> StudyCurves:
+def study_curves(study: StudyResults, folder: Path, styles: Styles) -> Values:
     """Read the runs' evaluations and draw them; runs without any take nothing from the others."""
     charts, unread = [], []
     for place, pair in enumerate(study.model_pairs):
@@ -122,7 +112,7 @@ def study_curves(study: StudyResults, folder: Path, styles: Styles) -> StudyCurv
         if bands:
             charts.append(_curves(study, f"curve-{place}", pair, bands, uneven, styles))
     banded = len(study.names) <= BANDED and len(study.seeds) != 2
-    return StudyCurves(tuple(charts), _curves_intro(study), banded, tuple(unread))
+    return Values(charts=tuple(charts), words=_curves_intro(study), banded=banded, unread=tuple(unread))
 
 
 def _evaluations(study: StudyResults, folder: Path, run: str) -> Curve:
@@ -248,16 +238,6 @@ def _curves_words(study: StudyResults, pair: PairInfo, bands: Mapping[str, _Band
 
 
 @dataclass(frozen=True)
-class SweepSection:
-    """The figure of a sweep, and its numbers as a table: the values as its columns, then each method's row."""
-
-    title: str
-    chart: Chart
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Number, ...]], ...]
-
-
-@dataclass(frozen=True)
 class _SweepFrame:
     """What is drawn: the pairs in order, the ends of both axes, those of a logarithmic one as exponents."""
 
@@ -269,7 +249,7 @@ class _SweepFrame:
     labels: tuple[int, ...]
 
 
-def sweep_section(study: StudyResults, styles: Styles) -> SweepSection | None:
+def sweep_section(study: StudyResults, styles: Styles) -> Values | None:
     """The measure along the one number that the pairs differ in; None where they lie on no axis or no run finished."""
     along = study.sweep
     if along is None or not any(cell.mean is not None for cell in study.cells.values()):
@@ -277,7 +257,7 @@ def sweep_section(study: StudyResults, styles: Styles) -> SweepSection | None:
     frame = _sweep_frame(study, along)
     title = f"{study.measure.heading} against {_within(along.title)}"
     figure = _sweep_figure(study, along, frame, styles)
-    return SweepSection(
+    return Values(
         title=title,
         chart=Chart("sweep", title, _sweep_words(study, along, frame), 440, figure),
         columns=tuple(_number(along.values[pair.name]) for pair in frame.pairs),
@@ -504,23 +484,13 @@ def _sweep_words(study: StudyResults, along: SweepInfo, frame: _SweepFrame) -> s
     return " ".join(sentences)
 
 
-@dataclass(frozen=True)
-class DissectionSection:
-    """The ablation of one pair: the plot, the parts and the sum as name, note, points and share, the sentence."""
-
-    pair: str
-    chart: Chart | None
-    rows: tuple[tuple[str, str, str, str], ...]
-    text: str
-
-
-def dissection_sections(folder: Path) -> tuple[DissectionSection, ...]:
+def dissection_sections(folder: Path) -> tuple[Values, ...]:
     """What ``dissection.json`` says of each pair; nothing where there is none."""
     found = read_optional(Dissection, folder / DISSECTION)
     return () if found is None else tuple(_dissection(place, each) for place, each in enumerate(found.pairs))
 
 
-def _dissection(place: int, found: PairDissection) -> DissectionSection:
+def _dissection(place: int, found: PairDissection) -> Values:
     chart = None
     if found.total.mean is not None and all(part.mean is not None for part in found.parts):
         title = "What each part of the teacher’s output brought"
@@ -536,7 +506,7 @@ def _dissection(place: int, found: PairDissection) -> DissectionSection:
         (part.name, part.note, _points(part), share)
         for part, share in zip((*found.parts, found.total), [*shares, "100%" if has_shares else DASH], strict=True)
     ]
-    return DissectionSection(found.pair, chart, tuple(rows), found.text)
+    return Values(pair=found.pair, chart=chart, rows=tuple(rows), text=found.text)
 
 
 def _points(part: DissectionPart) -> str:

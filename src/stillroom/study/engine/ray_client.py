@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from types import FrameType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
@@ -38,6 +39,7 @@ from stillroom.teachers.cache_store import ROOT_VARIABLE
 _POLL = 0.05  # seconds between two looks at the jobs under way
 _PULSE = 1.0  # seconds between two looks at the cluster
 _LEAVE = 8.0  # seconds for the end of the jobs
+_SAVE = 5.0  # of these, for a step to end and be saved
 _ANSWER = 5.0  # seconds in which a machine takes a connection
 _JOIN = 60.0  # seconds in which a cluster that takes connections lets one in: a busy one takes its time
 _START = 120.0  # seconds in which a Ray of our own is there
@@ -373,6 +375,13 @@ def do(order: str) -> str:
     """
     from stillroom.study.engine.jobs import attempt
 
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # A run saves first, be it cancelled or its node withdrawn; Ray's own handlers end the process at once.
+    with suppress(ValueError):  # not the main thread, as where a user's Ray runs tasks in others
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
     content = json.loads(order)
     os.chdir(content["cwd"])
     return json.dumps(asdict(attempt(Job(**content["job"]))), allow_nan=False)
@@ -418,9 +427,18 @@ class _RayJobs:
                     self._under_way.clear()
                     raise BadInput(*option_of(self._options.address), GONE)
         finally:
-            for task in self._under_way:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """End the jobs under way; each has some seconds to end its step and save."""
+        tasks = list(self._under_way)
+        for force in (False, True):
+            for task in tasks:
                 with suppress(Exception):
-                    self._ray.cancel(task, force=True)
+                    self._ray.cancel(task, force=force)
+            if tasks and not force:
+                with suppress(Exception):
+                    tasks = self._ray.wait(tasks, num_returns=len(tasks), timeout=_SAVE)[1]
 
     def _begin(self, job: Job) -> None:
         device = (job.recipe.get("training") or {}).get("device", "auto")

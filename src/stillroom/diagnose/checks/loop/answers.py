@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
+from stillroom.diagnose.chance import exceeds_chance
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, accuracy, ask, most_common
 from stillroom.diagnose.checks.loop.record import Answers, CallFacts, Network, Step
-from stillroom.diagnose.checks.recipe.input_repair import assign_columns
+from stillroom.diagnose.checks.teacher_changes import assign_columns, input_changes
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 # Fewer rows with a label than this say nothing of an accuracy.
@@ -26,10 +26,6 @@ def _chance(labels: Tensor, classes: int) -> float:
     return max(1 / classes, float(torch.bincount(labels, minlength=classes).max()) / len(labels))
 
 
-def _above_chance(hits: int, count: int, chance: float) -> bool:
-    return float(binom.sf(hits - 1, count, min(chance, 1.0))) < 1e-3
-
-
 @check(
     threshold="Stored answers decide as the network does when it is asked again, or fit the labels as well.",
     limits=(ALIKE,),
@@ -41,7 +37,7 @@ def _above_chance(hits: int, count: int, chance: float) -> bool:
 )
 def stale_answers(context: LoopContext) -> CheckResult:
     if not context.answers:
-        raise Skip("No logits of a teacher were seen beside the student's.")
+        raise Skip("No logits of a teacher were seen with the student's.")
     moved = _other_images(context)
     if moved is not None:
         return moved
@@ -96,7 +92,7 @@ def stale_answers(context: LoopContext) -> CheckResult:
                 f"The stored answers decide as {network.label} does now on {alike:.0%} of {asked_rows} images.",
                 evidence,
             )
-    if count >= FEWEST and not _above_chance(round(stored_accuracy * count), count, _chance(labels, classes)):
+    if count >= FEWEST and not exceeds_chance(round(stored_accuracy * count), count, _chance(labels, classes)):
         sure = float(torch.cat([t.softmax(1).max(1).values.cpu() for t, _ in rows]).mean())  # type: ignore[union-attr]
         if sure > 2.5 / classes and sure > 0.4:
             return CheckResult(
@@ -254,7 +250,7 @@ def _teacher_accuracy(context: LoopContext) -> tuple[bool, float, int] | None:
         return None
     share = accuracy(teacher, labels)
     chance = _chance(labels, teacher.shape[1])
-    return _above_chance(round(share * len(labels)), len(labels), chance), share, len(labels)
+    return exceeds_chance(round(share * len(labels)), len(labels), chance), share, len(labels)
 
 
 @check(
@@ -298,7 +294,7 @@ def class_order(context: LoopContext) -> CheckResult:
 def teacher_at_chance(context: LoopContext) -> CheckResult:
     found = _teacher_accuracy(context)
     if found is None:
-        raise Skip("Too few labels were seen beside the teacher's answers.")
+        raise Skip("Too few labels were seen with the teacher's answers.")
     above, share, rows = found
     evidence = {"accuracy": share, "rows": rows}
     if context.follows_student or any(call.held for _, call in context.calls("teacher")):
@@ -327,7 +323,7 @@ def teacher_at_chance(context: LoopContext) -> CheckResult:
 def teacher_weak(context: LoopContext) -> CheckResult:
     teacher, student, labels = context.labelled
     if len(labels) < FEWEST:
-        raise Skip("Too few labels were seen beside the teacher's answers.")
+        raise Skip("Too few labels were seen with the teacher's answers.")
     half = len(labels) // 2
     share = accuracy(teacher, labels)
     late, late_student = accuracy(teacher[half:], labels[half:]), accuracy(student[half:], labels[half:])
@@ -343,7 +339,7 @@ def teacher_weak(context: LoopContext) -> CheckResult:
             Remedy("Train the teacher longer, or leave it out."),
             location=most_common([each.place for _, each in context.answers]),
         )
-    if share < 0.6 and _above_chance(round(share * len(labels)), len(labels), _chance(labels, teacher.shape[1])):
+    if share < 0.6 and exceeds_chance(round(share * len(labels)), len(labels), _chance(labels, teacher.shape[1])):
         return CheckResult(
             "warning",
             f"The teacher names {share:.0%} of {len(labels)} training labels.",
@@ -379,7 +375,7 @@ def teacher_input(context: LoopContext) -> CheckResult:
     valid = labels >= 0
     inputs, labels = inputs[valid], labels[valid].cpu()
     if len(labels) < FEWEST:
-        raise Skip("Too few labels were seen beside the teacher's answers.")
+        raise Skip("Too few labels were seen with the teacher's answers.")
     classes = live[0][0].student.shape[1]
     given = accuracy(ask(network, inputs, classes), labels)
     if given > 0.75:
@@ -387,9 +383,9 @@ def teacher_input(context: LoopContext) -> CheckResult:
             "ok", f"The teacher names {given:.0%} of {len(labels)} labels on the input that it is given."
         )
     tried: dict[str, float] = {}
-    for name, other in _alternatives(inputs).items():
+    for name, change in input_changes(inputs).items():
         try:
-            tried[name] = accuracy(ask(network, other, classes), labels)
+            tried[name] = accuracy(ask(network, change(inputs), classes), labels)
         except Skip:
             continue
     best = max(tried, key=lambda name: tried[name], default=None)
@@ -406,33 +402,6 @@ def teacher_input(context: LoopContext) -> CheckResult:
             location=most_common([call.place for _, call in live]),
         )
     return CheckResult("ok", f"No other input that was tried helps the teacher ({given:.0%}).", evidence)
-
-
-def _alternatives(x: Tensor) -> dict[str, Tensor]:
-    """The same images as they may have been meant."""
-    dims = tuple(i for i in range(x.dim()) if i != 1) if x.dim() == 4 else tuple(range(x.dim()))
-    mean, std = x.mean(dims, keepdim=True), x.std(dims, keepdim=True).clamp_min(1e-6)
-    low, high = float(x.min()), float(x.max())
-    unit = (x - low) / max(high - low, 1e-6)
-    found = {
-        "scaled to [0, 1]": unit,
-        "scaled to [-1, 1]": 2 * unit - 1,
-        "multiplied by 255": x * 255,
-        "divided by 255": x / 255,
-        "divided by 16": x / 16,
-        "multiplied by 16": x * 16,
-        "normalised by its own mean and standard deviation": (x - mean) / std,
-        "inverted": low + high - x,
-    }
-    if x.dim() == 4 and x.shape[1] == 3:
-        imagenet_mean = x.new_tensor([0.485, 0.456, 0.406])[:, None, None]
-        imagenet_std = x.new_tensor([0.229, 0.224, 0.225])[:, None, None]
-        found["in the other channel order (BGR)"] = x.flip(1)
-        found["normalised with ImageNet's statistics"] = (unit - imagenet_mean) / imagenet_std
-        found["normalised once less (ImageNet)"] = x * imagenet_std + imagenet_mean
-    if x.dim() == 4 and x.shape[2] == x.shape[3]:
-        found["transposed"] = x.transpose(2, 3)
-    return found
 
 
 @check(

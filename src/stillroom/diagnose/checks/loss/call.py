@@ -102,21 +102,13 @@ def option_kind(name: str) -> OptionKind | None:
 
 @dataclass(frozen=True)
 class LossOption:
-    """A hyper-parameter of a loss: a keyword, an attribute of the module, or a constant the function reads.
+    """A hyper-parameter of a loss: a keyword, an attribute of the module, or a constant the function reads."""
 
-    Attributes:
-        name: its name in the user's code.
-        kind: what it is.
-        value: its value as the loss is given.
-        place: where it lies.
-        path: attributes that lead to the object that holds it.
-    """
-
-    name: str
-    kind: OptionKind
-    value: float
-    place: Literal["keyword", "attribute", "closure", "global"]
-    path: tuple[str, ...] = ()
+    name: str  # its name in the user's code
+    kind: OptionKind  # what it is
+    value: float  # its value as the loss is given
+    place: Literal["keyword", "attribute", "closure", "global"]  # where it lies
+    path: tuple[str, ...] = ()  # attributes that lead to the object that holds it
 
 
 @dataclass(frozen=True)
@@ -136,17 +128,11 @@ class Argument:
 
 @dataclass(frozen=True)
 class LossValue:
-    """What one call gave.
+    """What one call gave."""
 
-    Attributes:
-        value: the scalar, detached, float64; None where the loss returned no tensor.
-        gradients: ∂loss/∂argument by role; None where none reaches it.
-        returned: what came back, in words, where it is not a scalar tensor: ``a float``, ``a tensor of [6]``.
-    """
-
-    value: Tensor | None
-    gradients: Mapping[Role, Tensor | None]
-    returned: str = ""
+    value: Tensor | None  # the scalar, detached, float64; None where the loss returned no tensor
+    gradients: Mapping[Role, Tensor | None]  # ∂loss/∂argument by role; None where none reaches it
+    returned: str = ""  # what came back, in words, where it is not a scalar tensor: ``a float``, ``a tensor of [6]``
 
     @property
     def student(self) -> Tensor | None:
@@ -160,25 +146,15 @@ Tensors = Mapping[Role, Tensor]
 
 @dataclass(frozen=True)
 class LossFunction:
-    """A loss of the user's, with the meaning of its arguments.
+    """A loss of the user's, with the meaning of its arguments."""
 
-    Attributes:
-        function: what is called.
-        name: what findings call it.
-        arguments: what it is given, in order.
-        options: the hyper-parameters that were found.
-        dtype: the widest type that it takes.
-        layout: whether it takes [B, K] or only [B, L, K].
-        feature_shape: of one sample's features.
-    """
-
-    function: Callable[..., Any]
-    name: str
-    arguments: tuple[Argument, ...]
-    options: tuple[LossOption, ...] = ()
-    dtype: torch.dtype = torch.float64
-    layout: Literal["rows", "sequence"] = "rows"
-    feature_shape: tuple[int, ...] = FEATURE_SHAPES[0]
+    function: Callable[..., Any]  # what is called
+    name: str  # what findings call it
+    arguments: tuple[Argument, ...]  # what it is given, in order
+    options: tuple[LossOption, ...] = ()  # the hyper-parameters that were found
+    dtype: torch.dtype = torch.float64  # the widest type that it takes
+    layout: Literal["rows", "sequence"] = "rows"  # whether it takes [B, K] or only [B, L, K]
+    feature_shape: tuple[int, ...] = FEATURE_SHAPES[0]  # of one sample's features
     changed: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -212,6 +188,22 @@ class LossFunction:
             self, arguments=tuple(replace(each, form=form) if each.role == role else each for each in self.arguments)
         )
 
+    def raw(self, tensors: Tensors) -> Any:
+        """What the loss returns for these arguments, whatever it is."""
+        # Copies of the leaves: a model's logits may be changed in place, as a leaf may not.
+        handed = {role: tensor.clone() for role, tensor in tensors.items()}
+        args, keywords = [], {}
+        for argument in self.arguments:
+            given = argument.value if argument.role is None else _formed(handed[argument.role], argument, handed)
+            if argument.by_keyword:
+                keywords[argument.name] = given
+            else:
+                args.append(given)
+        for option in self.options:
+            if option.place == "keyword" and option.name in self.changed:
+                keywords[option.name] = self.changed[option.name]
+        return self.function(*args, **keywords)
+
     def __call__(self, tensors: Tensors, *, dtype: torch.dtype | None = None, also: Sequence[Role] = ()) -> LossValue:
         """Call it once.
 
@@ -231,24 +223,10 @@ class LossFunction:
             if role in ("student", "student_features", *also):
                 leaf.requires_grad_()
             leaves[role] = leaf
-        args, keywords = [], {}
-        with torch.enable_grad():
-            handed = {role: leaf.clone() for role, leaf in leaves.items()}
-        for argument in self.arguments:
-            # A copy of the leaf: a model's logits may be changed in place, as a leaf may not.
-            given = argument.value if argument.role is None else _formed(handed[argument.role], argument, handed)
-            if argument.by_keyword:
-                keywords[argument.name] = given
-            else:
-                args.append(given)
-        for option in self.options:
-            if option.place == "keyword" and option.name in self.changed:
-                keywords[option.name] = self.changed[option.name]
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             torch.default_generator.manual_seed(0)  # not of all devices: that takes a millisecond
-            raw = self.function(*args, **keywords)
-        value, returned = scalar_of(raw)
+            value, returned = scalar_of(self.raw(leaves))
         if value is None or not value.requires_grad:
             return LossValue(value.detach().double() if value is not None else None, {}, returned)
         wanted = [role for role, leaf in leaves.items() if leaf.requires_grad]
@@ -331,6 +309,8 @@ def find_loss_function(
     num_classes: int,
     roles: Mapping[str, str] | None = None,
     feature_shape: tuple[int, ...] | None = None,
+    device: torch.device | None = None,
+    reorder: bool = True,
 ) -> LossFunction:
     """Find out how a loss is called, from the names of its arguments and by trying.
 
@@ -339,6 +319,8 @@ def find_loss_function(
         num_classes: classes of the logits that it is tried with.
         roles: argument → role, where the names do not tell.
         feature_shape: shape of one sample's features.
+        device: where it is tried; the CPU by default.
+        reorder: whether another order is tried where no gradient reaches the student in the likeliest.
 
     Raises:
         BadInput: it is no function, or no way to call it was found; the message says what was tried.
@@ -375,11 +357,13 @@ def find_loss_function(
             function = copy.deepcopy(loss).double() if isinstance(loss, nn.Module) and dtype == torch.float64 else loss
             found = LossFunction(function, name, arguments, options, dtype, layout, shape)  # type: ignore[arg-type]
             try:
-                value = found(draw_tensors(found, lead=_lead(found, num_classes), classes=num_classes))
+                drawn = draw_tensors(found, lead=_lead(found, num_classes), classes=num_classes)
+                value = found({role: tensor.to(device) for role, tensor in drawn.items()})
             except Exception as error:  # a user's loss can fail in any way
                 errors.append(format_error(error, 120))
                 continue
-            if value.value is None or _is_felt(value) or not _may_differ(arguments, roles or {}):
+            is_open = reorder and _may_differ(arguments, roles or {})
+            if value.value is None or _is_felt(value) or not is_open:
                 return found
             # Perhaps the tensors were handed over in the wrong order.
             silent = silent or found

@@ -54,36 +54,22 @@ Side = Literal["teacher", "labels"]
 
 @dataclass(frozen=True)
 class WeightMeaning:
-    """What a weight option is said to weigh, and what it weighs.
+    """What a weight option is said to weigh, and what it weighs."""
 
-    Attributes:
-        option: the option.
-        grows: whose part of the gradient grows with it, measured; None where neither or both do.
-        said: whose share the name or a comment says it is; None where nothing does.
-        text: the words that say so.
-    """
-
-    option: LossOption
-    grows: Side | None
-    said: Side | None
-    text: str
+    option: LossOption  # the option
+    grows: Side | None  # whose part of the gradient grows with it, measured; None where neither or both do
+    said: Side | None  # whose share the name or a comment says it is; None where nothing does
+    text: str  # the words that say so
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Where a descent over free logits ended.
+    """Where a descent over free logits ended."""
 
-    Attributes:
-        agreement: share of rows that end with the teacher's decision.
-        distance_before: KL(teacher‖student) at its start.
-        distance_after: the same at its end.
-        below: how far the value ends below that at the teacher's answer, as a share of what it started above it.
-    """
-
-    agreement: float
-    distance_before: float
-    distance_after: float
-    below: float
+    agreement: float  # share of rows that end with the teacher's decision
+    distance_before: float  # KL(teacher‖student) at its start
+    distance_after: float  # the same at its end
+    below: float  # how far the value ends below that at the teacher's answer, as a share of what it started above it
 
     @property
     def leads_away(self) -> bool:
@@ -737,7 +723,7 @@ def _has_argument(node: ast.FunctionDef | ast.ClassDef, name: str) -> bool:
 
 
 def spoken_lines(source: str) -> Iterator[tuple[int, str]]:
-    """Comments and texts of a file by line, with the name that they stand beside."""
+    """Comments and texts of a file by line, with the name that they stand next to."""
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any, Literal
 
 import numpy as np
@@ -19,42 +18,42 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.images import ImageSet, balanced_rows, rank_in_class
-from stillroom.diagnose.chance import ALPHA, mcnemar
-from stillroom.diagnose.check import Limits, Skip
+from stillroom.diagnose.check import Skip
+from stillroom.diagnose.checks.teacher_changes import (
+    BATCH,
+    CLEAR,
+    GAIN,
+    Trial,
+    assign_columns,
+    compare,
+    correct_in_other_order,
+    halves_of,
+    has_running_statistics,
+    helpful,
+    largest_gain,
+    paired_p,
+    recalibrate,
+    statistics_misfit,
+)
 from stillroom.errors import format_error
 from stillroom.models.config import PreprocessConfig
 from stillroom.models.cost import multiply_adds
 from stillroom.models.fold import fold_batchnorm
-from stillroom.models.modes import device_of, eval_mode, freeze, to_channels_last
+from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.prepared import predict
-from stillroom.models.preprocess import Preprocess, resolve_preprocess
+from stillroom.models.preprocess import Preprocess, explicit_preprocess, resolve_preprocess, select_classes
 from stillroom.run.context import RunContext
 from stillroom.train.device import autocast
 
 OutputForm = Literal["logits", "probabilities", "sigmoids"]
 Kind = Literal["normalisation", "channel_order", "resize", "class_order", "batch_norm"]
 
-GAIN = Limits(
-    warning=0.02,
-    problem=0.05,
-    why="share of all images that a change must gain; normalisations as near as those of ImageNet and of CIFAR move a "
-    "correctly set up teacher by less than a point",
-)
-# Images after which a change that has gained nothing is given up.
-_FIRST = 128
-# Share of the images of reassigned classes that must then be classified correctly: what is left by chance where a
-# broken teacher gives one class for nearly all images is far less.
-CLEAR = 0.4
 # Below this accuracy more than one thing may be wrong.
 _LOW_ACCURACY = 0.5
 _ROUNDS = 3
 # Share of the misfit of running statistics that another normalisation must leave at most, to be what was wrong: the
 # right one leaves a quarter or less, one that makes up for statistics that lag leaves half or more.
 _FITS = 0.45
-# Gains that count as the same.
-_NEAR = 0.03
-# Images at a time: few enough for the caches of a small machine, many enough for batch statistics.
-_BATCH = 256
 # Image sizes that public models are trained at, and multiples of the data's own size.
 SIZES = (32, 64, 224)
 TIMES = (0.5, 2, 4)
@@ -62,24 +61,15 @@ TIMES = (0.5, 2, 4)
 _COST, _NATIVE_COST = 1e11, 3e11
 # Fewer images would prove nothing.
 _LEAST = 32
-# Images that batch statistics are taken over.
-_STATISTICS = 256
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
 class SplitSample:
-    """Some images of a split, spread over its classes: the first few as well as all of them.
+    """Some images of a split, spread over its classes: the first few as well as all of them."""
 
-    Attributes:
-        images: [n, C, H, W] as the data gives them: one of each class, then the second of each, and so on.
-        labels: int64 [n].
-        rows: their positions in the split, int64 [n].
-    """
-
-    images: Tensor
-    labels: Tensor
-    rows: npt.NDArray[np.int64]
+    images: Tensor  # [n, C, H, W] as the data gives them: one of each class, then the second of each, and so on
+    labels: Tensor  # int64 [n]
+    rows: npt.NDArray[np.int64]  # their positions in the split, int64 [n]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,7 +81,7 @@ class SplitSample:
     @property
     def halves(self) -> Tensor:
         """Which of two halves each image is in, both spread over the classes: bool [n]."""
-        return torch.from_numpy(rank_in_class(self.labels.numpy()) % 2 == 1)
+        return halves_of(self.labels)
 
 
 def draw_sample(data: ImageSet, count: int) -> SplitSample:
@@ -173,7 +163,7 @@ class TeacherQueries:
                     self.preprocess(config).to(run_context.device),
                     images,
                     device=run_context.device,
-                    batch_size=_BATCH,
+                    batch_size=BATCH,
                     on_batch=(lambda done: self._on_phase(label, done, total)) if what else None,
                 )
         finally:
@@ -234,21 +224,17 @@ class TeacherVariant:
 
 @dataclass(frozen=True)
 class TeacherSetup:
-    """A teacher, its input and its class order.
+    """A teacher, its input and its class order."""
 
-    Attributes:
-        variant: the model with its input.
-        class_order: for each class of the data, a column of the logits; None where they agree, empty where unknown.
-        model: the model as a run would be given it.
-    """
-
-    variant: TeacherVariant
+    variant: TeacherVariant  # the model with its input
+    # For each class of the data, a column of the logits; None where they agree, empty where unknown.
     class_order: Tensor | None
-    model: nn.Module
+    model: nn.Module  # the model as a run would be given it
 
     def reorder(self, columns: Tensor) -> Tensor:
         """Columns of the model's logits in the order of the data's classes."""
-        return columns if self.class_order is None else columns.index_select(1, self.class_order)
+        is_unknown = self.class_order is not None and not len(self.class_order)
+        return columns[:, :0] if is_unknown else select_classes(columns, self.class_order)
 
     def is_correct(self, labels: Tensor, count: int) -> Tensor:
         """Which of the sample's first images are classified correctly, bool [count]; none without a class order."""
@@ -260,75 +246,33 @@ class TeacherSetup:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change to try.
+    """A change to try."""
 
-    Attributes:
-        name: what messages call it.
-        make: makes the changed teacher.
-        images: how many images it may be tried on.
-        model: the changed model, where it is the model that changes.
-        why_not: why it cannot be tried, if so.
-    """
-
-    name: str
-    make: Callable[[], TeacherVariant]
-    images: int
-    model: nn.Module | None = None
-    why_not: str | None = None
+    name: str  # what messages call it
+    make: Callable[[], TeacherVariant]  # makes the changed teacher
+    images: int  # how many images it may be tried on
+    model: nn.Module | None = None  # the changed model, where it is the model that changes
+    why_not: str | None = None  # why it cannot be tried, if so
 
 
 @dataclass(frozen=True)
-class RepairTrial:
-    """One change, tried on the sample's first images.
-
-    Attributes:
-        kind: what was changed.
-        name: to what, such as ``half``.
-        images: how many images it was tried on.
-        correct: of these, classified correctly after the change.
-        before: of these, classified correctly before it.
-        p: McNemar's p of the gain.
-        setup: the teacher after the change.
-        why_not: why it could not be tried, if so.
-    """
+class RepairTrial(Trial):
+    """One change, tried on the sample's first images."""
 
     kind: Kind
-    name: str
-    images: int = 0
-    correct: int = 0
-    before: int = 0
-    p: float = 1.0
-    setup: TeacherSetup | None = None
-    why_not: str | None = None
-
-    @property
-    def gain(self) -> float:
-        """The share of images that it gains."""
-        return (self.correct - self.before) / self.images if self.images else 0.0
-
-    @property
-    def accuracy(self) -> tuple[float, float]:
-        """Accuracy before and after the change, on the same images."""
-        return self.before / self.images, self.correct / self.images
+    setup: TeacherSetup | None = None  # the teacher after the change
+    why_not: str | None = None  # why it could not be tried, if so
 
 
 @dataclass(frozen=True)
 class InputRepair:
-    """The changes that make a teacher more accurate.
+    """The changes that make a teacher more accurate."""
 
-    Attributes:
-        accuracy: the teacher's accuracy on the sample as the recipe sets it up.
-        repaired: the teacher after all changes.
-        changes: the changes that were taken, in order.
-        trials: all changes of a kind that were tried when it was last in question.
-        images: size of the sample.
-    """
-
-    accuracy: float
-    repaired: TeacherSetup
-    changes: tuple[RepairTrial, ...]
-    trials: dict[Kind, tuple[RepairTrial, ...]]
-    images: int
+    accuracy: float  # the teacher's accuracy on the sample as the recipe sets it up
+    repaired: TeacherSetup  # the teacher after all changes
+    changes: tuple[RepairTrial, ...]  # the changes that were taken, in order
+    trials: dict[Kind, tuple[RepairTrial, ...]]  # all changes of a kind that were tried when it was last in question
+    images: int  # size of the sample
 
     def change(self, kind: Kind) -> RepairTrial | None:
         """The change of a kind that was taken."""
@@ -350,10 +294,8 @@ def repair_input(queries: TeacherQueries, original: TeacherSetup) -> InputRepair
         tried = [*_try_all(queries, setup, correct, {change.kind for change in changes})]
         for kind in {trial.kind for trial in tried}:
             trials[kind] = tuple(trial for trial in tried if trial.kind == kind)
-        # Of several, one is the best by chance alone.
-        allowed = ALPHA / max(len(tried), 1)
-        helps = [t for t in tried if t.setup is not None and t.gain >= GAIN.warning and t.p < allowed]
-        best = [_likeliest(queries, setup, helps)] if helps else _two_at_once(queries, correct, tried, allowed)
+        helps = helpful([trial for trial in tried if trial.setup is not None], len(tried))
+        best = [_likeliest(queries, setup, helps)] if helps else _two_at_once(queries, correct, tried)
         if not best:
             break
         changes += best
@@ -365,13 +307,10 @@ def repair_input(queries: TeacherQueries, original: TeacherSetup) -> InputRepair
 def _likeliest(queries: TeacherQueries, setup: TeacherSetup, helps: Sequence[RepairTrial]) -> RepairTrial:
     """The change that helps most; batch statistics only where no other change comes near, or where they still misfit.
 
-    Batch statistics undo whatever scale the input has, and so a wrong normalisation, too. A teacher so young that its
-    running statistics lag behind gains by another normalisation as well; but under that one they fit little better,
-    while under the right input those of a trained teacher fit.
+    A teacher so young that its running statistics lag behind gains by another normalisation as well; but under that
+    one they fit little better, while under the right input those of a trained teacher fit.
     """
-    most = max(trial.gain for trial in helps)
-    inputs = [trial for trial in helps if trial.kind != "batch_norm" and trial.gain >= most - _NEAR]
-    best = max(inputs or helps, key=lambda trial: trial.gain)
+    best = largest_gain(helps)
     statistics = next((trial for trial in helps if trial.kind == "batch_norm"), None)
     if best.kind == "normalisation" and best.setup is not None and statistics is not None:
         before, after = (_misfit(queries, each) for each in (setup, best.setup))
@@ -384,7 +323,7 @@ def _misfit(queries: TeacherQueries, setup: TeacherSetup) -> float:
     """How far a teacher's running statistics are from those of its input."""
     device = queries.run_context.device
     preprocess = queries.preprocess(setup.variant.preprocess).to(device)
-    return statistics_misfit(setup.model.to(device), preprocess(queries.sample.images[:_STATISTICS].to(device)))
+    return statistics_misfit(setup.model.to(device), preprocess(queries.sample.images[:BATCH].to(device)))
 
 
 def _try_all(
@@ -407,9 +346,7 @@ def _try_all(
             yield from (_try(queries, setup, correct, kind, candidate) for candidate in candidates)
 
 
-def _two_at_once(
-    queries: TeacherQueries, correct: Tensor, tried: Sequence[RepairTrial], allowed: float
-) -> list[RepairTrial]:
+def _two_at_once(queries: TeacherQueries, correct: Tensor, tried: Sequence[RepairTrial]) -> list[RepairTrial]:
     """Another input and another class order, where neither helps without the other; empty if nothing helps."""
     if float(correct.double().mean()) >= _LOW_ACCURACY:
         return []
@@ -419,7 +356,7 @@ def _two_at_once(
             continue
         for order in _try_class_order(queries, trial.setup, correct):
             better = not best or order.gain > best[1].gain
-            if order.setup is not None and order.gain >= GAIN.warning and order.p < allowed and better:
+            if order.setup is not None and better and helpful([order], len(tried)):
                 both = replace(trial, images=order.images, correct=order.correct, before=order.before, p=order.p)
                 best = [both, order]
     return best
@@ -434,17 +371,12 @@ def _try(
     labels, most = queries.sample.labels, min(candidate.images, len(queries.sample))
     try:
         changed = TeacherSetup(candidate.make(), setup.class_order, candidate.model or setup.model)
-        for count in sorted({min(_FIRST, most), most}):
-            now, before = changed.is_correct(labels, count), correct[:count]
-            p = mcnemar(int((now & ~before).sum()), int((before & ~now).sum()))
-            trial = RepairTrial(kind, candidate.name, count, int(now.sum()), int(before.sum()), p, changed)
-            if trial.gain <= 0:
-                break
+        counts = compare(correct[:most], lambda count: changed.is_correct(labels, count))
     except Skip as why:
         return RepairTrial(kind, candidate.name, why_not=str(why))
     except Exception as error:  # a model for one size refuses others in its own words
         return RepairTrial(kind, candidate.name, why_not=format_error(error))
-    return trial
+    return RepairTrial(kind, candidate.name, *counts, setup=changed)
 
 
 def _try_class_order(queries: TeacherQueries, setup: TeacherSetup, correct: Tensor) -> Iterator[RepairTrial]:
@@ -456,57 +388,25 @@ def _try_class_order(queries: TeacherQueries, setup: TeacherSetup, correct: Tens
         why = f"the teacher has {num_logits:,} logits for {num_classes:,} classes"
         yield RepairTrial("class_order", "assignment", why_not=why)
         return
-    guess, halves = columns.argmax(1), queries.sample.halves
-    now = torch.zeros(count, dtype=torch.bool)
-    for half in (False, True):
-        fitted = assign_columns(
-            guess[halves != half], labels[halves != half], num_classes, num_logits, setup.class_order
-        )
-        judged = halves == half
-        now[judged] = guess[judged] == fitted[labels[judged]]
+    if setup.class_order is not None and setup.class_order.dim() > 1:
+        yield RepairTrial("class_order", "assignment", why_not="several logits mean one class")
+        return
+    guess = columns.argmax(1)
+    now = correct_in_other_order(guess, labels, num_classes, num_logits, setup.class_order)
     order = assign_columns(guess, labels, num_classes, num_logits, setup.class_order)
     before = setup.class_order if setup.class_order is not None else torch.arange(num_classes)
     moved = order != before if len(before) else torch.ones(num_classes, dtype=torch.bool)
     of_moved = moved[labels]
     is_clear = bool(of_moved.any()) and float(now[of_moved].double().mean()) >= CLEAR
-    p = mcnemar(int((now & ~correct).sum()), int((correct & ~now).sum())) if is_clear else 1.0
+    p = paired_p(now, correct) if is_clear else 1.0
     is_same = order.tolist() == list(range(num_logits))
     changed = replace(setup, class_order=None if is_same else order)
-    yield RepairTrial("class_order", "assignment", count, int(now.sum()), int(correct.sum()), p, changed)
-
-
-def assign_columns(
-    guess: Tensor, labels: Tensor, num_classes: int, num_logits: int, order: Tensor | None = None
-) -> Tensor:
-    """For each class a column of its own, so that as many images as possible are classified correctly: int64 [K]."""
-    # Slow to import, and needed here alone.
-    from scipy.optimize import linear_sum_assignment
-
-    counts = torch.bincount(labels * num_logits + guess, minlength=num_classes * num_logits)
-    counts = counts.view(num_classes, num_logits).double()
-    now = torch.arange(num_classes) if order is None else order
-    if len(now):
-        # Of equals, the present order stays.
-        counts[torch.arange(num_classes), now] += 0.5
-    _, chosen = linear_sum_assignment(counts.numpy(), maximize=True)
-    return torch.from_numpy(chosen)
-
-
-def explicit(config: PreprocessConfig | None, channels: int, *, is_pixels: bool) -> PreprocessConfig:
-    """A preprocess as numbers, also where pixels go in as they are.
-
-    >>> explicit(None, 1, is_pixels=False).std
-    (1.0,)
-    """
-    if config is not None:
-        return config
-    # x/255 divided by 1/255 is x again.
-    return PreprocessConfig(mean=(0.0,) * channels, std=((1 / 255) if is_pixels else 1.0,) * channels)
+    yield RepairTrial("class_order", "assignment", count, int(now.sum()), int(correct.sum()), p, setup=changed)
 
 
 def _explicit_now(queries: TeacherQueries, setup: TeacherSetup) -> PreprocessConfig:
     data = queries.run_context.data.train
-    return explicit(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
+    return explicit_preprocess(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
 
 
 def _candidate(queries: TeacherQueries, setup: TeacherSetup, name: str, config: PreprocessConfig) -> Candidate:
@@ -546,7 +446,7 @@ def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig
     names += ["half", "unit"] if is_pixels else ["half"] if low >= 0 and high <= 1 else []
     names.append("none")
     found = {
-        str(name): explicit(
+        str(name): explicit_preprocess(
             resolve_preprocess(name, channels=channels, is_pixels=is_pixels), channels, is_pixels=is_pixels
         )
         for name in names
@@ -614,78 +514,9 @@ def _batch_statistics(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[
     device = queries.run_context.device
     fresh = copy.deepcopy(setup.model)
     preprocess = queries.preprocess(config).to(device)
-    recalibrate(fresh, preprocess(queries.sample.images[:_STATISTICS].to(device)))
+    recalibrate(fresh, preprocess(queries.sample.images[:BATCH].to(device)))
     make = lambda: TeacherVariant(queries, queries.prepare(fresh, config), config)  # noqa: E731
     yield Candidate("batch statistics", make, len(queries.sample), fresh)
-
-
-def has_running_statistics(model: nn.Module) -> bool:
-    """Whether a model normalises by running statistics.
-
-    >>> has_running_statistics(nn.BatchNorm2d(3)), has_running_statistics(nn.LayerNorm(3))
-    (True, False)
-    """
-    return any(isinstance(m, _NORMS) and m.running_mean is not None for m in model.modules())
-
-
-@torch.no_grad()
-def statistics_misfit(model: nn.Module, inputs: Tensor) -> float:
-    """How far a model's running statistics are from those of a batch of its input.
-
-    Formula: the mean over channels of ``|μ − m|/s + |log(σ²/s²)|/2``, the median over layers; μ and σ² are the running
-    mean and variance, m and s² those of the batch.
-
-    >>> norm = nn.BatchNorm1d(1).eval()
-    >>> statistics_misfit(norm, torch.tensor([[1.0], [3.0]])) > 1
-    True
-    >>> recalibrate(norm, torch.tensor([[1.0], [3.0]]))
-    >>> statistics_misfit(norm, torch.tensor([[1.0], [3.0]]))
-    0.0
-    """
-    found: list[float] = []
-
-    def measure(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(norm.running_mean, Tensor)
-        assert isinstance(norm.running_var, Tensor)
-        x = args[0].double()
-        over = [axis for axis in range(x.dim()) if axis != 1]
-        var = x.var(over).clamp_min(1e-12)
-        shift = (norm.running_mean.double() - x.mean(over)).abs() / var.sqrt()
-        found.append(float((shift + (norm.running_var.double().clamp_min(1e-12) / var).log().abs() / 2).mean()))
-
-    norms = [m for m in model.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
-    handles = [norm.register_forward_pre_hook(measure) for norm in norms]
-    try:
-        with eval_mode(model):
-            model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return median(found) if found else 0.0
-
-
-@torch.no_grad()
-def recalibrate(model: nn.Module, inputs: Tensor) -> None:
-    """Recompute a model's running statistics from one batch of its input; nothing else of it changes.
-
-    >>> norm = nn.BatchNorm1d(1)
-    >>> recalibrate(norm, torch.tensor([[1.0], [3.0]]))
-    >>> norm.running_mean.item(), norm.running_var.item()
-    (2.0, 2.0)
-    """
-    with eval_mode(model):
-        norms = [m for m in model.modules() if isinstance(m, _NORMS) and m.running_mean is not None]
-        before = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            # Of one batch, that batch's statistics.
-            norm.momentum = 1.0
-            norm.train()
-        try:
-            model(inputs)
-        finally:
-            for norm, momentum in zip(norms, before, strict=True):
-                norm.momentum = momentum
 
 
 def native_size(model: nn.Module) -> int | None:

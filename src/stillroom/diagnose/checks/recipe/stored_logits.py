@@ -12,7 +12,7 @@ from torch import Tensor
 from stillroom.diagnose.chance import ALPHA, lower_bound, mcnemar
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext, is_constant
-from stillroom.diagnose.checks.recipe.input_repair import GAIN
+from stillroom.diagnose.checks.teacher_changes import GAIN
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 # Places that rows may have moved by.

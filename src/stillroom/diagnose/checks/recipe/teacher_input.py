@@ -9,7 +9,8 @@ import torch
 
 from stillroom.diagnose.check import CheckResult, Limits, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext, form_of
-from stillroom.diagnose.checks.recipe.input_repair import GAIN, Kind, RepairTrial, has_running_statistics
+from stillroom.diagnose.checks.recipe.input_repair import Kind, RepairTrial
+from stillroom.diagnose.checks.teacher_changes import GAIN, has_running_statistics
 from stillroom.models.modes import eval_mode
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 
@@ -211,7 +212,7 @@ def class_order(context: CheckContext) -> CheckResult:
     repair = context.repair
     preprocess = None if context.stored is not None else context.teacher.preprocess_config
     change = repair.change("class_order")
-    now: Sequence[int] | None = preprocess.class_order if preprocess is not None else None
+    now: Sequence[object] | None = preprocess.class_order if preprocess is not None else None
     evidence: dict[str, Any] = {
         "columns": context.num_logits,
         "classes": context.num_classes,

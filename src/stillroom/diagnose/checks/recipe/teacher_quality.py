@@ -14,9 +14,10 @@ from stillroom.data.config import AugmentationConfig
 from stillroom.diagnose.chance import ALPHA, difference_bound, is_larger, lower_bound, mcnemar
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext
-from stillroom.diagnose.checks.recipe.input_repair import GAIN, SplitSample
+from stillroom.diagnose.checks.recipe.input_repair import SplitSample
 from stillroom.diagnose.checks.recipe.stored_logits import stale_answers
 from stillroom.diagnose.checks.recipe.temperature import soft_terms
+from stillroom.diagnose.checks.teacher_changes import GAIN
 from stillroom.losses.registry import labels_alone
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 
@@ -211,20 +212,14 @@ def _other_orientation(context: CheckContext) -> tuple[str, int, int, int] | Non
 
 @dataclass(frozen=True)
 class Flatness:
-    """What tells a teacher trained with label smoothing from another.
+    """What tells a teacher trained with label smoothing from another."""
 
-    Attributes:
-        entropy: of the probabilities of all classes but the true one, as a share of log(K − 1), in the median of the
-            images that are classified correctly.
-        unsure: accuracy less mean confidence.
-        log_odds: of the true class in the surest image in a hundred.
-        counts: how many images in each twentieth of ``entropy``.
-    """
-
+    # Of the probabilities of all classes but the true one, as a share of log(K − 1), in the median of the images that
+    # are classified correctly.
     entropy: float
-    unsure: float
-    log_odds: float
-    counts: tuple[int, ...]
+    unsure: float  # accuracy less mean confidence
+    log_odds: float  # of the true class in the surest image in a hundred
+    counts: tuple[int, ...]  # how many images in each twentieth of ``entropy``
 
     @property
     def smoothing(self) -> float:

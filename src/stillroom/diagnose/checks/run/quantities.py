@@ -106,15 +106,10 @@ def _labels_are_flat(run: RunRecord) -> bool:
 
 @dataclass(frozen=True)
 class LossSlope:
-    """How fast the training loss still fell before the learning rate came down.
+    """How fast the training loss still fell before the learning rate came down."""
 
-    Attributes:
-        share: of the loss that each doubling of the steps took away.
-        error: its standard error; None where too few lines were logged.
-    """
-
-    share: float
-    error: float | None
+    share: float  # of the loss that each doubling of the steps took away
+    error: float | None  # its standard error; None where too few lines were logged
 
     @property
     def is_significant(self) -> bool:

@@ -8,10 +8,11 @@ import torch
 
 from stillroom.diagnose.chance import ALPHA, mcnemar
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check, percent
-from stillroom.diagnose.checks.recipe.input_repair import GAIN, SplitSample
+from stillroom.diagnose.checks.recipe.input_repair import SplitSample
 from stillroom.diagnose.checks.recipe.teacher_quality import linear_model
 from stillroom.diagnose.checks.setup.initialisation import unused_norms
 from stillroom.diagnose.checks.setup.training_setup import CHANCE, TrainingSetup, run_model
+from stillroom.diagnose.checks.teacher_changes import GAIN
 from stillroom.schema.diagnosis import Remedy
 
 MODE = Limits(
@@ -141,7 +142,7 @@ def _explained(setup: TrainingSetup, name: str, nothing: str, words: str) -> Che
     correct, count = setup.accuracy
     evidence: dict[str, Any] = {"accuracy": correct / count, "images": count}
     found = setup.explanation
-    if found is None or setup.cause != name or found.check != name:
+    if found is None or setup.cause != name or found.kind != name:
         return CheckResult(
             "ok", f"{nothing}: it classifies {percent(correct / count)} of {count:,} images correctly.", evidence
         )

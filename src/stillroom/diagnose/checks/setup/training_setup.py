@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +15,14 @@ from torch import Tensor, nn
 
 from stillroom.diagnose.chance import lower_bound
 from stillroom.diagnose.check import Skip, lazy
+from stillroom.diagnose.checks.loss.call import Role, find_loss_function, scalar_of
 from stillroom.diagnose.checks.recipe.context import form_of
 from stillroom.diagnose.checks.recipe.input_repair import OutputForm
 from stillroom.diagnose.checks.setup.initialisation import untrained_layers
-from stillroom.diagnose.checks.setup.teacher_errors import ErrorCause, explain_errors
+from stillroom.diagnose.checks.setup.teacher_errors import explain_errors
+from stillroom.diagnose.checks.teacher_changes import Trial
 from stillroom.errors import BadInput, format_error
+from stillroom.losses.base import Loss
 from stillroom.models.modes import device_of
 
 # Images of the first batches that are looked at, at the most.
@@ -145,7 +147,7 @@ class TrainingSetup:
         return float(self.teacher_logits.softmax(1).amax(1).mean())
 
     @lazy
-    def explanation(self) -> ErrorCause | None:
+    def explanation(self) -> Trial | None:
         """The change that makes the teacher more accurate, where there is one."""
         teacher = self._teacher if isinstance(self._teacher, nn.Module) else None
         try:
@@ -167,7 +169,7 @@ class TrainingSetup:
         if self.form != "logits":
             return "probabilities_for_logits"
         if self.explanation is not None:
-            return self.explanation.check
+            return self.explanation.kind
         if not self.is_at_chance:
             return None
         if self.is_stored:
@@ -204,19 +206,12 @@ class TrainingSetup:
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """The gradient of a loss, and how it depends on the teacher.
+    """The gradient of a loss, and how it depends on the teacher."""
 
-    Attributes:
-        value: the loss on the first batch.
-        norms: its gradient's norm in each parameter; parameters that it does not reach are left out.
-        logits_gradient: the gradient in the student's logits, [b, K].
-        without_teacher: the same with the teacher's logits of other rows; None where there is no loss.
-    """
-
-    value: float
-    norms: dict[str, float]
-    logits_gradient: Tensor
-    without_teacher: Tensor | None
+    value: float  # the loss on the first batch
+    norms: dict[str, float]  # its gradient's norm in each parameter; parameters that it does not reach are left out
+    logits_gradient: Tensor  # the gradient in the student's logits, [b, K]
+    without_teacher: Tensor | None  # the same with the teacher's logits of other rows; None where there is no loss
 
     @property
     def finite(self) -> bool:
@@ -260,37 +255,29 @@ def _in_logits(value: Tensor, logits: Tensor) -> Tensor:
 
 
 def call_loss(loss: Callable[..., Any], student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
-    """The loss of (student logits, teacher logits, labels), or of the logits alone where it takes no labels.
+    """The loss of student logits, teacher logits and labels, given to the arguments that they are for.
 
     Raises:
         Skip: it takes other arguments, or gives no number.
     """
-    arguments = [student_logits, teacher_logits, labels]
-    function = loss.forward if isinstance(loss, nn.Module) else loss
+    tensors: dict[Role, Tensor] = {"student": student_logits, "teacher": teacher_logits, "labels": labels}
     try:
-        required = [
-            each
-            for each in inspect.signature(function).parameters.values()
-            if each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-        ]
-        most = 3 if len(required) == 3 or len(inspect.signature(function).parameters) >= 3 else 2
-    except (TypeError, ValueError):
-        most = 3
+        classes, device = student_logits.shape[-1], student_logits.device
+        found = find_loss_function(loss, num_classes=classes, device=device, reorder=False)
+    except BadInput as error:
+        raise Skip(f"The loss could not be called: {error}") from None
+    if more := found.roles - tensors.keys():
+        raise Skip(f"The loss takes {' and '.join(sorted(more))}, more than logits and labels.")
+    if isinstance(loss, nn.Module) and not isinstance(loss, Loss):
+        found = replace(found, function=loss)  # itself, not the copy that was tried
     try:
-        value = loss(*arguments[:most])
+        raw = found.raw(tensors)
     except Exception as error:
-        given = "student logits, teacher logits" + ", labels" * (most == 3)
-        raise Skip(f"The loss raised {format_error(error)} when called with {given}.") from None
-    if isinstance(value, tuple | list) and value:
-        value = value[0]
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        raise Skip(f"The loss gives {describe_value(value)}, not one number.")
-    return value.reshape(())
-
-
-def describe_value(value: object) -> str:
-    """What somebody's function gave, in words."""
-    return f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise Skip(f"The loss raised {format_error(error)} on the first batch.") from None
+    value, returned = scalar_of(raw.reshape(()) if isinstance(raw, Tensor) and raw.numel() == 1 else raw)
+    if value is None or returned:
+        raise Skip(f"The loss gives {returned}, not one number.")
+    return value
 
 
 def run_model(model: nn.Module, inputs: Inputs, *, field: str, training: bool | None, gradient: bool = False) -> Tensor:
@@ -328,7 +315,8 @@ def run_model(model: nn.Module, inputs: Inputs, *, field: str, training: bool | 
             module.training = mode
     logits = logits_in(output)
     if logits is None or logits.dim() < 2:
-        expected = f"a model that gives logits [batch, classes], not {describe_value(output)}"
+        given = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        expected = f"a model that gives logits [batch, classes], not {given}"
         raise BadInput(field, type(model).__name__, expected)
     return logits.float() if gradient else logits.detach().float().flatten(0, -2)
 
