@@ -21,12 +21,13 @@ from processes import Fate, Process, until
 from run.conftest import bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.errors import BadInput
+from stillroom.files import cache_root
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.run import execute
-from stillroom.teachers.cache_store import cache_root, list_caches
+from stillroom.teachers.cache_store import list_caches
 
 Make = Callable[..., Recipe]
 ON, OFF = "cache.enabled=true", "cache.enabled=false"

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput
-from stillroom.files import remove_partial, write_json
+from stillroom.files import cache_root, remove_partial, write_json
 from stillroom.schema.base import read_json
 from stillroom.schema.cache import IDENTITY, CacheFile, CacheIdentity
 from stillroom.teachers.cache_format import (
@@ -44,7 +44,6 @@ from stillroom.teachers.cache_format import (
 )
 from stillroom.teachers.cache_store import (
     cache_keys,
-    cache_root,
     check_room,
     in_words,
     locked,
