@@ -27,7 +27,7 @@ from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.plan import OWN_TEACHER, PlannedRun, StudyFolder, StudyPlan, recipe_content
 from stillroom.study.tuning import own_values, points
-from stillroom.study.wording import counted, flat, listed, places, word
+from stillroom.wording import counted, flat, listed, places, word
 
 # What is looked at, in the order in which it is reported.
 CHECKED = (
