@@ -36,15 +36,8 @@ _COLUMNS = (
     "Answers on new, %", "Exemplars", "Memory",
 )  # fmt: skip
 _STUDY_COLUMNS = (
-    "Own task, %",
-    "Old, %",
-    "Old among old, %",
-    "New, %",
-    "Answers on new, %",
-    "Ω",
-    "Exemplars",
-    "Memory",
-)
+    "Own task, %", "Old, %", "Old among old, %", "New, %", "Answers on new, %", "Ω", "Exemplars", "Memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
