@@ -33,6 +33,8 @@ ORDER = [
     ["report"],
     ["explain"],
     ["diagnose"],
+    ["pipeline"],
+    ["integrations"],
     ["demo"],
     ["cli"],
     ["api"],

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from stillroom.data.images import ImageSet
@@ -14,7 +15,7 @@ from stillroom.data.loader import BatchLoader, BatchSampler
 from stillroom.errors import BadInput, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
-from stillroom.losses.setup_context import ModelInfo, SetupContext
+from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.preprocess import known_classes
@@ -25,6 +26,7 @@ from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
 from stillroom.teachers.ensemble import EnsembleSource
+from stillroom.teachers.input_gradients import is_input_gradient
 from stillroom.teachers.live import LiveTeacherSource
 from stillroom.teachers.precomputed import PrecomputedLogits
 from stillroom.teachers.source import Log, Teacher, TeacherRequest, TeacherSource
@@ -134,6 +136,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     if only is not None and _is_mapped(only):
         only = None
     relations = relations_of(student, only, train)
+    check_labels(components.losses, recipe, train)
     watch: dict[str, Callable[..., None]] = {}
     if recipe.training.record_gradient_rescaling:
         # By the index that batches have: of a subset, that in the whole.
@@ -149,6 +152,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         watch=watch,
         num_teacher_classes=context.num_teacher_classes,
         teacher_names=names,
+        labelled_share=train.labelled / len(train),
     ).to(runtime.device)
     teachers = build_teachers(context, components.losses, models)
     fingerprints = {name: source.fingerprint for name, source in teachers.items()}
@@ -163,7 +167,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         relations=relations,
         # Taken before training moves a weight: `init` is what every method of a seed must share.
         hashes={
-            "init": state_hash(student.model),
+            "init": components.init_hash or state_hash(student.model),
             "data": digest(train.fingerprint.encode(), test.fingerprint.encode()),
             "teacher": teachers_hash(fingerprints),
             **file_hashes({name: source.files for name, source in teachers.items()}),
@@ -277,12 +281,13 @@ def setup_context_of(
     config = context.recipe.all_teachers.get(name or "")
     known = known_classes(teacher.preprocess_config) if teacher is not None else None
     return SetupContext(
-        ModelInfo(student.model, _examples(student, context), "student"),
-        ModelInfo(teacher.model, _examples(teacher, context), "teacher") if teacher is not None else None,
+        _model_info(student, context, "student"),
+        _model_info(teacher, context, "teacher") if teacher is not None else None,
         num_classes=context.num_target_classes if known is None else len(known),
         seed=context.recipe.seed,
         logits=config.logits if config is not None else None,
         members=tuple(config.members or ()) if config is not None else (),
+        samples=_training_samples(context.data.train),
     )
 
 
@@ -347,7 +352,8 @@ def build_teachers(
             continue
         for loss in mine:
             for tap in (*loss.requires.teacher_features, *loss.requires.tails):
-                expected = f"a model: loss {loss.name!r} reads its features at {tap!r}"
+                what = "input gradients" if is_input_gradient(tap) else f"features at {tap!r}"
+                expected = f"a model: loss {loss.name!r} reads its {what}"
                 raise BadInput(f"{recipe.teacher_field(name)}.logits", config.logits, expected)
         found[name] = PrecomputedLogits(
             config,
@@ -366,6 +372,26 @@ def build_teachers(
                 check_logits_alone(loss, f"{recipe.teacher_field(name)}.members", list(members))
             found[name] = EnsembleSource(members, config.members, config.mean_temperature or 1.0)
     return {name: found[name] for name in recipe.all_teachers}
+
+
+def check_labels(losses: Sequence[Loss[Any]], recipe: Recipe, train: ImageSet) -> None:
+    """Refuse what reads labels where no training image has one, or where ω would need them all.
+
+    Raises:
+        BadInput: naming the loss.
+    """
+    if train.labelled == len(train):
+        return
+    for loss in losses:
+        if loss.requires.labels and loss.requires.input_gradient:
+            expected = "none with unlabelled images: it takes the gradient of a batch's labels in all of its images"
+            raise BadInput(f"losses.{loss.name}", loss.name, expected)
+        if loss.requires.labels and not train.labelled:
+            expected = f"a loss that reads the teacher alone: none of the {len(train)} training images has a label"
+            raise BadInput(f"losses.{loss.name}", loss.name, expected)
+    if recipe.training.record_gradient_rescaling:
+        expected = f"false: ω needs the label of every image, and {len(train) - train.labelled} have none"
+        raise BadInput("training.record_gradient_rescaling", True, expected)
 
 
 def check_logits_alone(loss: Loss[Any], field: str, members: Sequence[str]) -> None:
@@ -397,6 +423,20 @@ def build_teacher(
     )
 
 
-def _examples(prepared: PreparedModel, context: RunContext) -> Callable[[], Tensor]:
+def _model_info(prepared: PreparedModel, context: RunContext, field: Literal["teacher", "student"]) -> ModelInfo:
     images = context.data.train.images
-    return lambda: prepared.preprocess()(images[:_EXAMPLES]).to(device_of(prepared.model))
+
+    def inputs(rows: slice) -> Tensor:
+        made: Tensor = prepared.preprocess()(images[rows])
+        return made.to(device_of(prepared.model))
+
+    def sample(count: int) -> Tensor:
+        return inputs(slice(None, None, max(len(images) // count, 1)))[:count]
+
+    return ModelInfo(prepared.model, lambda: inputs(slice(_EXAMPLES)), field, sample)
+
+
+def _training_samples(train: ImageSet) -> TrainingSamples:
+    whole = torch.arange(len(train))
+    index = whole if train.subset_info is None else torch.from_numpy(train.subset_info.rows)
+    return TrainingSamples(len(train.parent), index, train.labels)

@@ -26,6 +26,7 @@ from stillroom.run.build import RunParts, build, file_hashes, teachers_hash
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.resolve import resolve, with_threads
+from stillroom.run.reuse_head import reuse_head
 from stillroom.run.validate import try_smallest_batch, validate
 from stillroom.schema.base import read_json, write
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
@@ -156,6 +157,7 @@ def _opened(
             expected = "losses that read labels alone; `stillroom distill` takes a teacher"
             raise BadInput("losses", reading[0], expected)
         recipe = resolve(recipe, components)
+        recipe, components = reuse_head(recipe, components)
         parts = build(recipe, components, runtime, hooks)
         validate(parts)
         yield Run(parts, unused_parameters=try_smallest_batch(parts))
@@ -277,8 +279,12 @@ class Run:
     def _some_unused(self) -> bool:
         """Whether the loss may leave parameters out, agreed on by all processes."""
         context = self.parts.context
-        # A term that reads features may stop there; the trial of the smallest batch saw what the logits reach.
-        unused = self._unused_parameters or any(term.requires.student_features for term in self.parts.losses)
+        # A term that reads features may stop there, and a gradient does not depend on the last bias; the trial of the
+        # smallest batch saw what the logits reach.
+        partial = (term.requires.student_features or term.requires.input_gradient for term in self.parts.losses)
+        unused = self._unused_parameters or any(partial)
+        # A part of a batch may have no label, and so not reach what a term with connectors learns.
+        unused = unused or self.parts.train.labelled < len(self.parts.train)
         return bool(context.processes.total(torch.tensor(float(unused), device=context.device)) > 0)
 
     def _test_logits(self, model: nn.Module) -> Tensor:

@@ -28,6 +28,7 @@ from stillroom.teachers.cache import Query
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.teachers.fisher import FisherOf, tail_fisher, uniform_draws
+from stillroom.teachers.input_gradients import input_gradients, is_input_gradient
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.source import (
     STALE_TOLERANCE,
@@ -58,7 +59,7 @@ class LiveTeacher:
         example: a few raw images, [B, C, H, W], to check that folding is exact to tolerance.
         device: where it runs.
         precision: ``torch.bfloat16`` runs it under autocast; ``torch.float32`` exactly.
-        taps: modules whose outputs are read with the logits.
+        taps: modules whose outputs are read with the logits, and gradients in the images.
         fishers: Fisher weights that are computed from each output; their taps are among ``taps``.
         tails: the teacher from these taps on.
         one_view: whether an image is the same in every view, so that the same classes are sampled for it too.
@@ -83,6 +84,8 @@ class LiveTeacher:
         self.precision = precision
         self.device = device
         # Folded where the model is, then moved: the check compares both on one device.
+        self._gradients = tuple(tap for tap in taps if is_input_gradient(tap))
+        taps = [tap for tap in taps if not is_input_gradient(tap)]
         copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)), keep=taps)
         self.preprocess = preprocess.to(device)
         freeze(copy).eval().to(device)
@@ -103,9 +106,23 @@ class LiveTeacher:
 
     @torch.no_grad()
     def _output(self, batch: Batch) -> ModelOutput:
-        with self._taps, torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = self.model(self.preprocess(batch.images))
-        features = {tap: feature.float() for tap, feature in self._taps.take().items()}
+        images = batch.images
+        if self._gradients:
+            images = images.detach()
+            images = images.to(images.dtype if images.is_floating_point() else torch.float32).requires_grad_()
+        with (
+            torch.set_grad_enabled(bool(self._gradients)),
+            self._taps,
+            torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
+        ):
+            logits = self.model(self.preprocess(images))
+        features = {tap: feature.detach().float() for tap, feature in self._taps.take().items()}
+        if self._gradients:
+            white = 255.0 if self.preprocess.is_pixels else 1.0
+            with torch.enable_grad():
+                ordered = self.preprocess.reorder(logits)
+                features |= input_gradients(self._gradients, ordered, batch.labels, images, white)
+            logits = logits.detach()
         view = 0 if self._one_view else batch.view
         fishers = {of: self._fisher(of, features[of.tap], batch.rows, view) for of in self._fishers}
         return ModelOutput(self.preprocess.reorder(logits.float()), features, fishers)
@@ -233,7 +250,7 @@ class LiveTeacherSource(TeacherSource):
         """The cache of its outputs for the training images."""
         train = self._data.train.parent
         parts = self._identity(train, self._augmentation, self._runtime.precision)
-        if unfolded := left_unfolded(self.prepared.model, self._taps):
+        if unfolded := left_unfolded(self.prepared.model, [tap for tap in self._taps if not is_input_gradient(tap)]):
             # The logits differ in their last bits from those computed without these taps.
             parts["unfolded"] = list(unfolded)
         classes = self._num_teacher_classes or train.num_classes

@@ -77,7 +77,9 @@ class Trainer:
         per_epoch = self.sampler.steps_per_epoch
         total = self.config.total_steps(per_epoch)
         student = self.step.student
-        self._buffers = Snapshot(self.step.buffers())
+        # A batch that cannot go through again in parts needs no way back; a memory bank is not copied at each step.
+        may_split = self.runtime.processes.count == 1 and not self.step.whole_batch_terms
+        self._buffers = Snapshot(self.step.buffers() if may_split else ())
         optimizer = self.optimisation.make_optimizer([self.step], self.config.optimizer)
         # Peak rates: before a scheduler or a save sets those of a step.
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -142,6 +144,7 @@ class Trainer:
                     nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                self.step.after_step()
                 if scheduler is not None:
                     scheduler.step()
                 if average is not None:

@@ -51,6 +51,7 @@ from stillroom.run.build import setup_context_of, setup_losses
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
+from stillroom.run.reuse_head import reuse_head
 from stillroom.runtime import Processes
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
@@ -96,7 +97,9 @@ class CheckContext:
         self.losses = list(losses)
         self._teacher = teacher
         self.stored = stored
-        self.sample: SplitSample = draw_sample(run_context.data.train, images)
+        # Where no training image has a label, the test images say how right the teacher is.
+        data = run_context.data
+        self.sample: SplitSample = draw_sample(data.train if data.train.labelled else data.test, images)
         self.test_sample: SplitSample = draw_sample(run_context.data.test, max(images // 2, 1))
         self.num_classes = run_context.data.train.num_classes
         self.num_logits = num_logits or self.num_classes
@@ -405,6 +408,7 @@ def open_context(
         finally:
             observer.phase("reading the data", 1, 1)
         components = gather_components(recipe, data, observer.note)
+    recipe, components = reuse_head(recipe, components)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
     steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
