@@ -106,6 +106,9 @@ class Recipe(Config):
         if preset is not None and info.data.get("losses", losses) != losses:
             raise ValueError(f"no losses with preset {incremental.preset}, which sets them; or no preset")
         student, training = info.data.get("student"), info.data.get("training")
+        data = info.data.get("data")
+        if data is not None and (data.labelled is not None or data.unlabelled is not None):
+            raise ValueError("neither data.labelled nor data.unlabelled: tasks are made of labels")
         if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:
             raise ValueError("no student.preprocess.class_order in the recipe: tasks order the classes")
         if training is not None and training.record_gradient_rescaling:

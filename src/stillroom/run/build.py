@@ -136,6 +136,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     if only is not None and _is_mapped(only):
         only = None
     relations = relations_of(student, only, train)
+    check_labels(components.losses, recipe, train)
     watch: dict[str, Callable[..., None]] = {}
     if recipe.training.record_gradient_rescaling:
         # By the index that batches have: of a subset, that in the whole.
@@ -151,6 +152,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         watch=watch,
         num_teacher_classes=context.num_teacher_classes,
         teacher_names=names,
+        labelled_share=train.labelled / len(train),
     ).to(runtime.device)
     teachers = build_teachers(context, components.losses, models)
     fingerprints = {name: source.fingerprint for name, source in teachers.items()}
@@ -370,6 +372,26 @@ def build_teachers(
                 check_logits_alone(loss, f"{recipe.teacher_field(name)}.members", list(members))
             found[name] = EnsembleSource(members, config.members, config.mean_temperature or 1.0)
     return {name: found[name] for name in recipe.all_teachers}
+
+
+def check_labels(losses: Sequence[Loss[Any]], recipe: Recipe, train: ImageSet) -> None:
+    """Refuse what reads labels where no training image has one, or where ω would need them all.
+
+    Raises:
+        BadInput: naming the loss.
+    """
+    if train.labelled == len(train):
+        return
+    for loss in losses:
+        if loss.requires.labels and loss.requires.input_gradient:
+            expected = "none with unlabelled images: it takes the gradient of a batch's labels in all of its images"
+            raise BadInput(f"losses.{loss.name}", loss.name, expected)
+        if loss.requires.labels and not train.labelled:
+            expected = f"a loss that reads the teacher alone: none of the {len(train)} training images has a label"
+            raise BadInput(f"losses.{loss.name}", loss.name, expected)
+    if recipe.training.record_gradient_rescaling:
+        expected = f"false: ω needs the label of every image, and {len(train) - train.labelled} have none"
+        raise BadInput("training.record_gradient_rescaling", True, expected)
 
 
 def check_logits_alone(loss: Loss[Any], field: str, members: Sequence[str]) -> None:

@@ -300,6 +300,8 @@ class Run:
         # smallest batch saw what the logits reach.
         partial = (term.requires.student_features or term.requires.input_gradient for term in self.parts.losses)
         unused = self._unused_parameters or any(partial)
+        # A part of a batch may have no label, and so not reach what a term with connectors learns.
+        unused = unused or self.parts.train.labelled < len(self.parts.train)
         return bool(context.processes.total(torch.tensor(float(unused), device=context.device)) > 0)
 
     def _test_logits(self, model: nn.Module) -> Tensor:

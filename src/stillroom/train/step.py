@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stillroom.data.images import UNLABELLED
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.memory import is_out_of_memory
@@ -43,6 +44,7 @@ class DistillStep(nn.Module):
         num_teacher_classes: how many classes the teacher knows, the first ones: terms that read it see only these
             student logits; None for all.
         teacher_names: for each loss, the name of the teacher that it reads; default: all read the only one.
+        labelled_share: of the training images; the terms that read labels leave the others out.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class DistillStep(nn.Module):
         watch: Mapping[str, Callable[[LossInputs], None]] | None = None,
         num_teacher_classes: int | None = None,
         teacher_names: Sequence[str | None] | None = None,
+        labelled_share: float = 1.0,
     ) -> None:
         super().__init__()
         self.student = student
@@ -65,6 +68,9 @@ class DistillStep(nn.Module):
         self._watch = dict(watch or {})
         self._num_teacher_classes = num_teacher_classes
         self.teacher_names = list(teacher_names or [None] * len(losses))
+        self._labelled_share = labelled_share
+        # Terms that had no image with a label in the last batch.
+        self.without_labels: set[str] = set()
         self._taps = TapReader(
             student, (tap for term in losses for tap in term.requires.student_features), field="student"
         )
@@ -162,7 +168,7 @@ class DistillStep(nn.Module):
                 inputs = replace(inputs, images=images, white=255.0 if self.preprocess.is_pixels else 1.0)
             if term.name in self._watch:
                 self._watch[term.name](inputs)
-            values.append(_value(term, inputs))
+            values.append(self._of_labelled(term, inputs) if self._leaves_out(term) else _value(term, inputs))
             if progress == 0 and inputs.teacher is not None and _differs_by_storage(inputs):
                 # Rounded in the cache, a teacher that the student equals gives a gradient, of the rounding alone.
                 answer = replace(inputs.teacher, logits=inputs.student.logits.detach())
@@ -174,6 +180,32 @@ class DistillStep(nn.Module):
 
     def _run_student(self, images: Tensor) -> Tensor:
         return self.preprocess.reorder(self.student(self.preprocess(images)))
+
+    def _leaves_out(self, term: Loss[Any]) -> bool:
+        """Whether a term leaves out the images without a label."""
+        return term.requires.labels and self._labelled_share < 1
+
+    def _of_labelled(self, term: Loss[Any], inputs: LossInputs) -> Tensor:
+        """A term's mean over the images that have a label.
+
+        It is their sum divided by as many as a batch has on average, so that parts of a batch add up, and a batch
+        with few labels counts for as much less.
+        """
+        rows = (inputs.labels != UNLABELLED).nonzero().flatten()
+        if not len(rows):
+            self.without_labels.add(term.name)
+            return inputs.student.logits.sum() * 0
+        self.without_labels.discard(term.name)
+        share = len(rows) / len(inputs.labels) / self._labelled_share
+        teacher = inputs.teacher.rows(rows) if inputs.teacher is not None else None
+        part = replace(
+            inputs,
+            student=inputs.student.rows(rows),
+            teacher=teacher,
+            labels=inputs.labels[rows],
+            index=inputs.index[rows],
+        )
+        return _value(term, part) * share
 
     def _inputs(self, term: Loss[Any], batch: _Batch, name: str | None, progress: float) -> LossInputs:
         """A term's inputs: its teacher, and the student's logits of the classes that this teacher knows."""
@@ -283,7 +315,7 @@ def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0)
         if not bool(value.isfinite()):
             raise RunFailed(f"loss {name!r} is not finite at step {done + 1} ({value.item()}){_BEFORE[done]}")
     for name, value, at in zip(step.names, values, step.checked_after, strict=True):
-        if at != done:
+        if at != done or name in step.without_labels:
             continue
         value = step.unrounded.pop(name, value)
         gradients = (

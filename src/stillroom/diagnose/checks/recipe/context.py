@@ -97,7 +97,9 @@ class CheckContext:
         self.losses = list(losses)
         self._teacher = teacher
         self.stored = stored
-        self.sample: SplitSample = draw_sample(run_context.data.train, images)
+        # Where no training image has a label, the test images say how right the teacher is.
+        data = run_context.data
+        self.sample: SplitSample = draw_sample(data.train if data.train.labelled else data.test, images)
         self.test_sample: SplitSample = draw_sample(run_context.data.test, max(images // 2, 1))
         self.num_classes = run_context.data.train.num_classes
         self.num_logits = num_logits or self.num_classes
