@@ -169,7 +169,7 @@ class DistillStep(nn.Module):
             if term.name in self._watch:
                 self._watch[term.name](inputs)
             values.append(self._of_labelled(term, inputs) if self._leaves_out(term) else _value(term, inputs))
-            if progress == 0 and inputs.teacher is not None and _differs_by_storage(inputs):
+            if progress == 0 and inputs.teacher and not self._leaves_out(term) and _differs_by_storage(inputs):
                 # Rounded in the cache, a teacher that the student equals gives a gradient, of the rounding alone.
                 answer = replace(inputs.teacher, logits=inputs.student.logits.detach())
                 self.unrounded[term.name] = _value(term, replace(inputs, teacher=answer))
