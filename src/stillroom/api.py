@@ -324,34 +324,18 @@ def distill(
         if isinstance(model, nn.Module | Peer)
     }
     objects = RunObjects(data, student, modules, tuple(terms))
+
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
-    components = RunComponents(
-        data,
-        copy_model(student),
-        [copy.deepcopy(loss) for loss in terms],
-        {key: copy_model(model) for key, model in modules.items()},
-        optimisation=optimisation,
-        custom=custom,
-    )
+    def copies(**options: Any) -> RunComponents:
+        models = {key: copy_model(model) for key, model in modules.items()}
+        return RunComponents(data, copy_model(student), [copy.deepcopy(loss) for loss in terms], models, **options)
+
+    components = copies(optimisation=optimisation, custom=custom)
     observer = ProgressBar() if progress else Observer()
-    if progress and not resume:
-        copies = RunComponents(
-            data,
-            copy_model(student),
-            [copy.deepcopy(loss) for loss in terms],
-            {key: copy_model(model) for key, model in modules.items()},
-        )
-        if (line := quick_line(recipe, copies)) is not None:
-            observer.note(line)
+    if progress and not resume and (line := quick_line(recipe, copies())) is not None:
+        observer.note(line)
     with output_folder(None if out is None else Path(out), name or "run") as folder:
-        finished = execute(
-            recipe,
-            folder,
-            resume=resume,
-            observer=observer,
-            components=components,
-            hooks=own_hooks,
-        )
+        finished = execute(recipe, folder, resume=resume, observer=observer, components=components, hooks=own_hooks)
     prepared = with_layout(finished.student, recipe.student, data.train, "student")
     return DistillResult(finished.path, finished.summary, prepared, objects, finished.peers)
 
