@@ -46,7 +46,7 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     cached = uses_cache(recipe, components.losses, train)
     teachers = {
         name: _teacher_model(config, train, recipe.teacher_field(name), components.teachers.get(name))
-        if config.is_model
+        if config.is_model or config.learns
         else config
         if config.members is None
         else _with_temperature(config, name, recipe, components)
@@ -83,7 +83,10 @@ def uses_cache(recipe: Recipe, losses: Sequence[Loss[Any]], train: ImageSet) -> 
         BadInput: outputs are to be stored, but each epoch shows new images.
     """
     teachers = recipe.all_teachers
-    if not teachers:
+    if not [config for config in teachers.values() if not config.changes]:
+        if teachers and recipe.cache.enabled is True:
+            expected = "false or auto: the teacher changes with the student, and its outputs cannot be stored"
+            raise BadInput("cache.enabled", True, expected)
         return False
     reading = [loss for loss in losses if loss.requires.teacher]
     views = recipe.data.augmentation.different_views
