@@ -367,7 +367,7 @@ def counters(state: State, other: State) -> object:
 
 
 class Odd:
-    """A user's class beside the weights."""
+    """A user's class with the weights."""
 
 
 _PREFIXES = (
@@ -419,7 +419,7 @@ WEIGHTS_CASES: list[WeightsCase] = [
     WeightsCase("containers", "model within state_dict", saved(lambda s, o: {"model": {"state_dict": s}, "epoch": 1})),
     WeightsCase(
         "containers",
-        "beside an optimizer's state and a random state",
+        "with an optimizer's state and a random state",
         saved(
             lambda s, o: {
                 "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
@@ -429,7 +429,7 @@ WEIGHTS_CASES: list[WeightsCase] = [
         ),
     ),
     WeightsCase("containers", "a mapping for each module (nested)", saved(nested_modules)),
-    WeightsCase("containers", "weights beside numbers", saved(lambda s, o: {**s, "epoch": 3, "best": 0.5})),
+    WeightsCase("containers", "weights next to numbers", saved(lambda s, o: {**s, "epoch": 3, "best": 0.5})),
     WeightsCase(
         "containers",
         "generator and discriminator: the one that fits",
@@ -712,7 +712,7 @@ WEIGHTS_CASES: list[WeightsCase] = [
         "shards",
         "the index names a file outside",
         sharded(change=lambda i: i["weight_map"].update({"fc.weight": "../../net.safetensors"})),
-        "an index that names files beside it",
+        "an index that names files next to it",
         refused=True,
     ),
     WeightsCase("shards", "the index is no JSON", sharded(change=lambda i: "{"), "an index of shards", refused=True),

@@ -246,7 +246,7 @@ def test_a_stopped_run_goes_on_with_its_own_scheduler(tmp_path: Path, name: str,
         ({"scheduler": lambda opt: 3}, "scheduler: got 'int'; expected .*state_dict"),
         (
             {"optimizer": torch.optim.Adam, "training": {"optimizer": {"lr": 1}}},
-            r"training\.optimizer: .*none beside optimizer=",
+            r"training\.optimizer: .*none together with optimizer=",
         ),
         ({"training": {"optimizer": {"name": "custom"}}}, r"training\.optimizer\.name: got 'custom'"),
     ],

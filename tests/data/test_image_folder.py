@@ -415,7 +415,7 @@ def oddities() -> Iterator[ModuleType]:
         "RGB of 16 bits, PNG",
         "GIF: its first frame",
         "60,000 × 60,000 (a bomb)",
-        "an image beside the classes",
+        "an image next to the classes",
         "a name with line break and escape",
         "to a folder elsewhere",
         "in a class to a folder of the test split",

@@ -273,8 +273,8 @@ def stored(loop: Loop) -> list[Tensor]:
     return answers
 
 
-def accumulated(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    (loss / 2).backward()
+def accumulated(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor, parts: int = 2) -> None:
+    (loss / parts).backward()
     loop.extra = (loop.extra or 0) + 1
     if loop.extra % 2 == 0:
         optimizer.step()
@@ -297,6 +297,35 @@ def test_findings_name_the_line_of_the_loss() -> None:
     kl = next(term for term in terms if term["name"] == "kl")
     assert kl["factor"] == pytest.approx(1 / CLASSES, rel=1e-3)
     assert kl["temperature"] == pytest.approx(4, rel=1e-3)
+
+
+def test_a_step_with_a_closure_is_seen_whole() -> None:
+    loop = Loop()
+    projector = nn.Linear(CLASSES, CLASSES)
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    batches = iter(loop.batches())
+
+    def closure() -> Tensor:
+        x, y = next(batches)
+        z = loop.student(x)
+        loss = F.cross_entropy(z, y) + F.mse_loss(projector(z), loop.teacher(x).detach())
+        optimizer.zero_grad()
+        loss.backward()
+        return loss
+
+    with audit() as watched:
+        for _ in range(loop.steps):
+            optimizer.step(closure)
+    (finding,) = watched.diagnosis.problems
+    assert finding.check == "parameters_left_out"
+    assert "in 12 of 12 watched steps" in finding.summary
+
+
+@pytest.mark.parametrize(("parts", "verdict"), [(2, "ok"), (1, "warning")])
+def test_an_accumulated_loss_is_divided_though_its_weight_is_large(parts: int, verdict: str) -> None:
+    loop = Loop(step=lambda loop, optimizer, loss: accumulated(loop, optimizer, loss, parts))
+    (finding,) = [one for one in loop.diagnosis().findings if one.check == "accumulation"]
+    assert finding.verdict == verdict
 
 
 def test_plain_classification_has_no_teacher_and_no_problem() -> None:

@@ -13,9 +13,9 @@ from report.folders import EVIL, Fake, write_run
 from report.parsed import Parsed
 from report.studies import FakeStudy, edit_results, write_study
 from stillroom.errors import BadInput
-from stillroom.report.continual import TasksSection
+from stillroom.report.blocks import Values
 from stillroom.report.run.data import read_run
-from stillroom.report.run.page import RunPage, run_page, write_report
+from stillroom.report.run.page import run_page, write_report
 from stillroom.report.study.page import write_study_report
 
 MATRIX = [[90.0], [60.0, 80.0], [70.0, 50.0, 100.0]]
@@ -73,7 +73,7 @@ def run_folder(path: Path, record: dict[str, Any] | None = None, **options: Any)
     return run
 
 
-def section(*runs: Path) -> tuple[RunPage, TasksSection]:
+def section(*runs: Path) -> tuple[Values, Values]:
     page = run_page([(f"run {place}", read_run(run)) for place, run in enumerate(runs)])
     assert page.tasks is not None
     return page, page.tasks

@@ -171,7 +171,7 @@ def test_a_mean_of_teachers_teaches_the_mean_of_their_probabilities(mean: dict[s
     p = answers(images, 2.0)
     expected = 4 * (p * (p.log() - q)).sum(1).mean().item()
     assert read_lines(finished.path / "metrics.jsonl")[0]["loss/kl"] == pytest.approx(expected, rel=1e-4)
-    assert yaml.safe_load((finished.path / "recipe.yaml").read_text())["teachers"]["both"]["temperature"] == 2
+    assert yaml.safe_load((finished.path / "recipe.yaml").read_text())["teachers"]["both"]["mean_temperature"] == 2
     # Scored as what it would predict: the mean of the probabilities themselves.
     test = parts.data.test
     right = (answers(test.images, 1.0).argmax(1) == test.labels).double().mean().item()

@@ -230,7 +230,7 @@ def _check_mode(image: Image.Image) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # what a camera or an editor wrote amiss beside the pixels does not spoil them
+    except Exception:  # what a camera or an editor wrote amiss next to the pixels does not spoil them
         return 1
 
 

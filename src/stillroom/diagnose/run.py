@@ -40,7 +40,7 @@ CHECKS: tuple[Check[RunRecord], ...] = (
 def diagnose_run(path: Path, objects: RunObjects | None = None) -> list[Finding]:
     """Check a run folder for what cost the student accuracy.
 
-    Runs of the same student from labels alone in the folders beside it are what some verdicts are held against.
+    Runs of the same student from labels alone in the folders next to it are what some verdicts are held against.
 
     Args:
         path: the run's folder; of a run that did not end, only what was logged is judged.

@@ -51,7 +51,7 @@ FOLDER = "explain"
 _BLOCK = 8
 THRESHOLD, STOP = 0.2, -2.8
 FEWEST = 4
-# Beside each claim: the same with another threshold, stop and grid, and with the images that the paper's code keeps.
+# With each claim: the same with another threshold, stop and grid, and with the images that the paper's code keeps.
 _THRESHOLDS, _STOPS = (0.1, 0.3), (-3.0, -2.6)
 # The part of the training from which on the paper's code asks of every checkpoint whether an image is kept.
 _SELECTED_FROM = 40 / 150

@@ -53,7 +53,7 @@ def load_weights(
     """Put the weights of a file into a model, cast to the model's own dtypes.
 
     The model changes only if every tensor fits. ``num_batches_tracked`` may be missing, as it is in old files. Of a
-    file with a moving average beside the weights, the average is loaded, as timm does. Where several models of a file
+    file with a moving average next to the weights, the average is loaded, as timm does. Where several models of a file
     fit, ``key`` or ``prefix`` must name one.
 
     Args:
@@ -167,7 +167,7 @@ class _State:
     tensors: dict[str, Tensor]
     unread: list[str]  # names of tensors that are quantised, sparse or without data
     prefix: str = ""  # what was taken off the names
-    left_out: list[str] = field(default_factory=list)  # names beside ``prefix``, which are not loaded
+    left_out: list[str] = field(default_factory=list)  # names without ``prefix``, which are not loaded
 
     @property
     def label(self) -> str:
@@ -259,8 +259,8 @@ def _without_prefixes(state: _State) -> Iterator[_State]:
                 if len(stripped) == len(tensors):
                     yield replace(state, tensors=stripped, prefix=chain + prefix)
                 if len(under) < len(tensors) or chain:
-                    beside = [name for name in state.tensors if not name.startswith(chain + prefix)]
-                    yield replace(state, tensors=under, prefix=chain + prefix, left_out=beside + state.left_out)
+                    others = [name for name in state.tensors if not name.startswith(chain + prefix)]
+                    yield replace(state, tensors=under, prefix=chain + prefix, left_out=others + state.left_out)
                 longer.append((chain + prefix, under))
         chains = longer
 
@@ -271,8 +271,8 @@ def _under(states: Sequence[_State], prefix: str, field: str, path: str | Path) 
     for state in states:
         under = {name.removeprefix(prefix): each for name, each in state.tensors.items() if name.startswith(prefix)}
         if under:
-            beside = [name for name in state.tensors if not name.startswith(prefix)]
-            found.append(replace(state, tensors=under, prefix=prefix, left_out=beside))
+            others = [name for name in state.tensors if not name.startswith(prefix)]
+            found.append(replace(state, tensors=under, prefix=prefix, left_out=others))
     if not found:
         there = dict.fromkeys(name.partition(".")[0] for name in states[0].tensors)
         raise BadInput(field, prefix, f"what names in {path} begin with ({first_of(list(there))})")
@@ -445,7 +445,7 @@ def _read_shards(index: Path, field: str, shown: str) -> dict[str, Tensor]:
     for name in dict.fromkeys(shards.values()):
         # Files of the folder alone: an index that came from elsewhere opens nothing else.
         if name != Path(name).name or name in ("", ".", ".."):
-            raise BadInput(field, shown, f"an index that names files beside it, not {shorten(name)}")
+            raise BadInput(field, shown, f"an index that names files next to it, not {shorten(name)}")
         if not (index.parent / name).is_file():
             raise BadInput(field, shown, f"all the shards of {index.name}; {shorten(name)} is not there")
         states = _read_file(index.parent / name, field, str(Path(shown) / name if shown != str(index) else name))
@@ -505,7 +505,7 @@ class _PlainMapping:
         return OrderedDict()
 
 
-# What scripts save beside the weights. None of these classes is imported or made: _Inert takes the place of each.
+# What scripts save with the weights. None of these classes is imported or made: _Inert takes the place of each.
 _HARMLESS = (
     "argparse.Namespace",
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),

@@ -27,36 +27,14 @@ from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.plan import OWN_TEACHER, PlannedRun, StudyFolder, StudyPlan, recipe_content
 from stillroom.study.tuning import own_values, points
-from stillroom.study.wording import counted, flat, listed, places, word
+from stillroom.wording import counted, flat, listed, places, word
 
 # What is looked at, in the order in which it is reported.
 CHECKED = (
-    "recipe",
-    "seed",
-    "initial weights",
-    "student",
-    "order of images",
-    "augmentation",
-    "budget",
-    "batch size",
-    "micro-batches",
-    "processes",
-    "threads",
-    "data",
-    "test images",
-    "tasks",
-    "memory",
-    "teacher",
-    "cache",
-    "moving average",
-    "compiled",
-    "precision",
-    "device",
-    "versions",
-    "tuning",
-    "reported epoch",
-    "reported figures",
-)
+    "recipe", "seed", "initial weights", "student", "order of images", "augmentation", "budget", "batch size",
+    "micro-batches", "processes", "threads", "data", "test images", "tasks", "memory", "teacher", "cache",
+    "moving average", "compiled", "precision", "device", "versions", "tuning", "reported epoch", "reported figures",
+)  # fmt: skip
 # What a seed decides is compared within the seed, versions over the whole study, all else within a pair.
 _OF_A_SEED = ("initial weights", "order of images", "tasks")
 _OF_THE_STUDY = ("versions",)
@@ -435,7 +413,7 @@ def _compare_scope(what: str, rows: Sequence[_Row], baseline: str, planned: bool
 
 
 def _comparable(one: FairnessField, other: FairnessField) -> bool:
-    """Whether recipes show it: not epochs beside steps, nor what the machine is left to choose."""
+    """Whether recipes show it: not epochs against steps, nor what the machine is left to choose."""
     if "auto" in (one.fields.get(""), other.fields.get("")):
         return False
     return {*one.fields, *other.fields} != {"steps", "epochs"}
@@ -485,7 +463,7 @@ def _check_lengths(plan: StudyPlan, calibration: Mapping[str, Any] | None) -> It
 
 
 def _not_calibrated(entry: Mapping[str, Any], calibration: Mapping[str, Any], seconds: float) -> str | None:
-    """Why the time of a step that was measured does not come to the steps beside it; None where it does."""
+    """Why the time of a step that was measured does not come to the steps next to it; None where it does."""
     if calibration.get("seconds") != seconds:
         return f"it is of {word(calibration.get('seconds'))} seconds, not {word(seconds)}"
     each = entry.get("seconds_per_step")

@@ -174,6 +174,7 @@ def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Ite
         reads_student=bool(sources & learners),
         summed=_summed(nodes),
         weight_names=summand.names,
+        factors=summand.factors,
         words=spoken(named.place.file) if named is not None and named.place is not None else "",
     )
 

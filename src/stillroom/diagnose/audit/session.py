@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +38,15 @@ class Audit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watch.finish(ended=kind is None)
+        self.close(finished=kind is None)
+
+    def close(self, *, finished: bool = True) -> None:
+        """Watch no more, and judge what was watched: for a loop that no ``with`` block can be put around.
+
+        Args:
+            finished: whether the loop came to its end.
+        """
+        self._watch.finish(ended=finished)
         self._diagnosis = diagnose_watch(self._watch, self._target)
 
     @property
@@ -59,6 +68,7 @@ def audit(
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     steps: int = STEPS,
     name: str = "training loop",
+    watched: Callable[[Diagnosis], None] | None = None,
 ) -> Audit:
     """Watch a training loop of your own, unchanged; it computes what it would compute without.
 
@@ -71,6 +81,7 @@ def audit(
         optimizer: the optimizers that were made before the block; None: found when they step.
         steps: how many steps are watched, the first and some later ones.
         name: what the diagnosis calls the loop.
+        watched: is given the diagnosis as it is when the first steps, and when all steps have been watched.
 
     Returns:
         A context manager; ``diagnosis`` after the block.
@@ -95,15 +106,14 @@ def audit(
         raise BadInput("steps", steps, "a whole number of 1 or more")
     if current() is not None:
         raise BadInput("audit", "a second one", "one audit at a time; leave the first with block before")
-    return Audit(
-        Watch(
-            steps,
-            teacher=_several("teacher", teacher, nn.Module),
-            student=_several("student", student, nn.Module),
-            optimizers=_several("optimizer", optimizer, torch.optim.Optimizer),
-        ),
-        name,
+    watch = Watch(
+        steps,
+        watched=(lambda: watched(diagnose_watch(watch, name))) if watched is not None else None,
+        teacher=_several("teacher", teacher, nn.Module),
+        student=_several("student", student, nn.Module),
+        optimizers=_several("optimizer", optimizer, torch.optim.Optimizer),
     )
+    return Audit(watch, name)
 
 
 def _several(name: str, given: Any, kind: type) -> list[Any]:
@@ -127,9 +137,12 @@ def diagnose_watch(watch: Watch, target: str) -> Diagnosis:
         nothing = "An optimizer was made, and no loss went backward and no step was made in this process."
     state = torch.get_rng_state()
     try:
-        findings = diagnose_loop(
-            watch.phases, watch.asked, watch.schedules, nothing=nothing, whole_script=watch.whole_script
-        )
+        # What torch has to say of the user's loss it said in the user's loop.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            findings = diagnose_loop(
+                watch.phases, watch.asked, watch.schedules, nothing=nothing, whole_script=watch.whole_script
+            )
     finally:
         torch.set_rng_state(state)
     return Diagnosis.of(target, findings, kind="loop")

@@ -66,7 +66,9 @@ def user_frame(depth: int = 1) -> Any:
         file = frame.f_code.co_filename
         known = _is_user.get(file)
         if known is None:
-            known = _is_user[file] = not (file.startswith(_INTERNAL) or file.startswith("<"))
+            known = _is_user[file] = not (
+                file.startswith((*_INTERNAL, "<")) or "/site-packages/" in file or "/dist-packages/" in file
+            )
         if known:
             return frame
         frame = frame.f_back  # type: ignore[assignment]

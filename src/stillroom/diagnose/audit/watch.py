@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -106,6 +107,8 @@ class Watch:
             raise RuntimeError("an audit is running already")
         _current = self
         self._on = True
+        # Warnings of torch that come through the tape would name its line; later steps name the user's.
+        warnings.filterwarnings("ignore", module=r"stillroom\.diagnose\.audit\.tape$")
         self._patch(nn.Module, "__call__", self._module_call)
         self._patch(torch.autograd, "backward", self._backward_call)
         self._patch(torch.optim.Optimizer, "__init__", self._optimizer_init)
@@ -443,13 +446,18 @@ class Watch:
         self.seen_optimizer = True
         if not self._deep:
             return
+        closure = len(args) > 1 or kwargs.get("closure") is not None
         with self._quiet():
+            if closure and self._closing:
+                self._close_window()  # the closure computes the next step
+            if not self._deep:
+                return
             where = place(3)
             self._window_events.append(("step", str(where) if where else None))
             self._window_optimizers.append(optimizer)
-            if len(self._window_optimizers) == 1:
+            if len(self._window_optimizers) == 1 and not closure:
                 self._note_gradients()
-            if not (len(args) > 1 or kwargs.get("closure") is not None):
+            if not closure:
                 self._pauses += 1
                 self._stepping = True
                 self._tape.leave()
@@ -478,6 +486,10 @@ class Watch:
         if self._stepping:
             self._stepping = False
             self._pauses -= 1
+        elif self._deep and len(self._window_optimizers) == 1:
+            # A closure made the gradients inside the step.
+            with self._quiet():
+                self._note_gradients()
         if self._deep:
             if not self._pauses:
                 self._tape.enter()

@@ -236,11 +236,26 @@ def power_of(effect: float, count: int, alpha: float = 0.05) -> float:
     return min(total, 1.0)
 
 
+class Statistic:
+    """A dataclass of results, which prints as the words of :meth:`describe`."""
+
+    def describe(self) -> str:
+        """What was found, in words."""
+        raise NotImplementedError
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields for JSON; null where there is none."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
 # -- one method
 
 
 @dataclass(frozen=True)
-class SeedMean:
+class SeedMean(Statistic):
     """A mean over seeds with Student's interval."""
 
     mean: float  # the mean
@@ -256,13 +271,6 @@ class SeedMean:
         if self.low is None or self.high is None:
             return f"{mean} ({'one seed' if self.count == 1 else 'no spread between the seeds'}: no interval)"
         return f"{mean} [{self.low:.{digits}f}, {self.high:.{digits}f}], {self.count} seeds"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields for JSON; null where there is no interval."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def interval(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
@@ -302,7 +310,7 @@ def interval(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
 
 
 @dataclass(frozen=True)
-class PairedDifference:
+class PairedDifference(Statistic):
     """How much higher b is than a, over pairs of the same seed."""
 
     mean: float  # mean of b − a
@@ -321,13 +329,6 @@ class PairedDifference:
         if self.low is None or self.high is None:
             return f"{mean} ({'one pair' if self.count == 1 else 'no spread between the pairs'}: no interval)"
         return f"{mean} [{self.low:+.{digits}f}, {self.high:+.{digits}f}], p = {self.p:.3g}, {self.count} pairs"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields for JSON; null where there is none."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -> PairedDifference:
@@ -369,7 +370,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
 
 
 @dataclass(frozen=True)
-class SeedEstimate:
+class SeedEstimate(Statistic):
     """How many seeds would settle a difference."""
 
     count: int  # the seeds there are
@@ -395,9 +396,6 @@ class SeedEstimate:
     def as_dict(self) -> dict[str, Any]:
         """The fields and ``more`` for JSON."""
         return {**asdict(self), "more": self.more}
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def seeds_to_settle(
@@ -465,7 +463,7 @@ def _plan_seeds(
 
 
 @dataclass(frozen=True)
-class PairedComparison:
+class PairedComparison(Statistic):
     """One method less another, over the seeds that both have, as one of a family."""
 
     method: str  # whose values are meant by higher or lower
@@ -543,12 +541,9 @@ class PairedComparison:
         content = {name: value for name, value in asdict(self).items() if name not in ("plan", "no_claim")}
         return {**content, "verdict": self.verdict, "plan": self.plan and self.plan.as_dict()}
 
-    def __str__(self) -> str:
-        return self.describe()
-
 
 @dataclass(frozen=True)
-class HolmFamily:
+class HolmFamily(Statistic):
     """Comparisons that share one rate of false findings."""
 
     # `baseline` (each against one, k − 1 of them) or `all` (each against each, k(k − 1)/2)
@@ -582,9 +577,6 @@ class HolmFamily:
             "alpha": self.alpha,
             "comparisons": [comparison.as_dict() for comparison in self.comparisons],
         }
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def against_baseline(values: SeedValues, baseline: str, *, alpha: float = 0.05) -> HolmFamily:

@@ -37,7 +37,7 @@ def _chance(labels: Tensor, classes: int) -> float:
 )
 def stale_answers(context: LoopContext) -> CheckResult:
     if not context.answers:
-        raise Skip("No logits of a teacher were seen beside the student's.")
+        raise Skip("No logits of a teacher were seen with the student's.")
     moved = _other_images(context)
     if moved is not None:
         return moved
@@ -294,7 +294,7 @@ def class_order(context: LoopContext) -> CheckResult:
 def teacher_at_chance(context: LoopContext) -> CheckResult:
     found = _teacher_accuracy(context)
     if found is None:
-        raise Skip("Too few labels were seen beside the teacher's answers.")
+        raise Skip("Too few labels were seen with the teacher's answers.")
     above, share, rows = found
     evidence = {"accuracy": share, "rows": rows}
     if context.follows_student or any(call.held for _, call in context.calls("teacher")):
@@ -323,7 +323,7 @@ def teacher_at_chance(context: LoopContext) -> CheckResult:
 def teacher_weak(context: LoopContext) -> CheckResult:
     teacher, student, labels = context.labelled
     if len(labels) < FEWEST:
-        raise Skip("Too few labels were seen beside the teacher's answers.")
+        raise Skip("Too few labels were seen with the teacher's answers.")
     half = len(labels) // 2
     share = accuracy(teacher, labels)
     late, late_student = accuracy(teacher[half:], labels[half:]), accuracy(student[half:], labels[half:])
@@ -375,7 +375,7 @@ def teacher_input(context: LoopContext) -> CheckResult:
     valid = labels >= 0
     inputs, labels = inputs[valid], labels[valid].cpu()
     if len(labels) < FEWEST:
-        raise Skip("Too few labels were seen beside the teacher's answers.")
+        raise Skip("Too few labels were seen with the teacher's answers.")
     classes = live[0][0].student.shape[1]
     given = accuracy(ask(network, inputs, classes), labels)
     if given > 0.75:

@@ -118,7 +118,7 @@ class LoopContext:
             valid = each.labels[:count] >= 0
             found.append((each.teacher[:count][valid], each.student[:count][valid], each.labels[:count][valid]))
         if not found or not sum(len(labels) for *_, labels in found):
-            raise Skip("No labels were seen beside the teacher's answers.")
+            raise Skip("No labels were seen with the teacher's answers.")
         teacher, student, labels = (torch.cat([one[i].cpu() for one in found]) for i in range(3))
         return teacher, student, labels
 

@@ -72,8 +72,11 @@ def accumulation(context: LoopContext) -> CheckResult:
         raise Skip("Gradients are not accumulated.")
     count, step = several[-1]
     whole = [term for each in step.backwards for term in each.terms]
-    total = sum(abs(term.weight) for term in step.backwards[0].terms if term.student)
-    divided = bool(whole) and total < 1.5 / count + 1e-6
+    mine = [term for term in step.backwards[0].terms if term.student]
+    total = sum(abs(term.weight) for term in mine)
+    # τ² in a weight makes it larger than 1 / n, though it was divided by n.
+    shared = bool(mine) and all(any(abs(count * each - 1) < 1e-6 for each in term.factors) for term in mine)
+    divided = bool(whole) and (shared or total < 1.5 / count + 1e-6)
     evidence = {"parts": count, "weights": total}
     if divided or any(each.scaled for each in step.backwards):
         return CheckResult("ok", f"{count} losses make a step, and each is divided.", evidence)

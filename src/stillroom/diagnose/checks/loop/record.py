@@ -78,6 +78,7 @@ class Term:
     summed: float = 0.0  # how many numbers of a row it sums up; 0 for a mean
     # Variables that its weight is made of, and whether it is one minus the variable.
     weight_names: tuple[tuple[str, bool], ...] = ()
+    factors: tuple[float, ...] = ()  # the numbers that its weight is the product of
     words: str = ""  # what the function and the script say of such weights: docstrings, comments, help texts
 
 

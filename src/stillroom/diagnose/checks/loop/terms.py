@@ -317,7 +317,7 @@ def roles_swapped(context: LoopContext) -> CheckResult:
             "The divergence is KL(student‖teacher), which seeks one mode of the teacher's answer and leaves the "
             "others.",
             {},
-            Remedy("Exchange the two, unless this is meant (then say `reverse KL` beside it).", code=code),
+            Remedy("Exchange the two, unless this is meant (then say `reverse KL` next to it).", code=code),
             location=_place(known),
         )
     return CheckResult("ok", "The teacher's answer is the target, the student's the prediction.")

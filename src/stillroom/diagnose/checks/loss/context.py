@@ -723,7 +723,7 @@ def _has_argument(node: ast.FunctionDef | ast.ClassDef, name: str) -> bool:
 
 
 def spoken_lines(source: str) -> Iterator[tuple[int, str]]:
-    """Comments and texts of a file by line, with the name that they stand beside."""
+    """Comments and texts of a file by line, with the name that they stand next to."""
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT:

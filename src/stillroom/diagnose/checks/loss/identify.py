@@ -22,16 +22,9 @@ Array = npt.NDArray[np.float64]
 
 # The terms of the known family, as findings name them.
 NAMES = (
-    "cross_entropy",
-    "label_smoothing",
-    "kl",
-    "reverse_kl",
-    "jsd",
-    "soft_cross_entropy",
-    "logit_mse",
-    "centred_logit_mse",
-    "cosine",
-)
+    "cross_entropy", "label_smoothing", "kl", "reverse_kl", "jsd", "soft_cross_entropy", "logit_mse",
+    "centred_logit_mse", "cosine",
+)  # fmt: skip
 # A gradient is explained where no more than this share of it is left: a float64 loss leaves 1e-9, one with an epsilon
 # within its logarithm some 1e-6; the nearest losses outside the family leave 1e-2.
 EXPLAINED = 1e-4
@@ -546,7 +539,7 @@ def _soft(terms: Sequence[FittedTerm], samples: Sequence[GradientSample]) -> tup
         scale = float(np.abs(expected).max())
         if not scale > 0:
             continue
-        # The share of it that is soft cross-entropy: all, or a part beside a KL.
+        # The share of it that is soft cross-entropy: all, or a part next to a KL.
         share = float(np.dot(gaps, expected) / np.dot(expected, expected))
         if share > 0.01 and float(np.abs(np.array(gaps) - share * expected).max()) < 0.02 * share * scale:
             share = 1.0 if abs(share - 1) < 1e-3 else share

@@ -254,8 +254,8 @@ def temperature_one_sided(context: LossContext) -> CheckResult:
     softened = fit.term("softened_cross_entropy") if fit.is_known else None
     if softened is not None:
         tau = number(softened.temperatures[0])
-        beside = [term for term in fit.terms if term.temperature and term is not softened]
-        is_same = any(abs(term.temperatures[0] / softened.temperatures[0] - 1) < 1e-3 for term in beside)
+        others = [term for term in fit.terms if term.temperature and term is not softened]
+        is_same = any(abs(term.temperatures[0] / softened.temperatures[0] - 1) < 1e-3 for term in others)
         return CheckResult(
             "problem" if is_same else "warning",
             f"The labels' term, too, gets logits divided by τ = {tau}: its gradient is {tau} times smaller, and the "
@@ -403,7 +403,7 @@ def loss_scale(context: LossContext) -> CheckResult:
         return _feature_scale(context)
     features = _feature_scale(context) if "student_features" in context.loss.roles else None
     if features is not None and features.verdict != "ok":
-        # Beside terms that are averaged.
+        # Next to terms that are averaged.
         return replace(features, verdict="problem")
     if not context.fit.is_known:
         return _scale_outside_the_family(context)
@@ -425,7 +425,7 @@ def loss_scale(context: LossContext) -> CheckResult:
     sentence = scale_words(wrong)
     code = corrected_line(terms, context.loss, context.setting, context.num_classes)
     remedy = Remedy(scale_remedy(wrong), code=code)
-    # A factor on all of a loss with labels is a learning rate; a term of the teacher alone stands beside another loss.
+    # A factor on all of a loss with labels is a learning rate; a term of the teacher alone goes with another loss.
     is_common = len({f"{term.factor:.3g}" if term.factor else "" for term in terms}) == 1 and len(terms) > 1
     # Only kl is by convention multiplied by τ²; the mean of squared normalised logits is 2/K of the cosine.
     wrong = [term for term in wrong if term.name != "cosine" or "classes" not in term.reasons[0]] or wrong

@@ -103,7 +103,7 @@ def measure_gradients(
     moved = {}
     reading = [term.name for term in losses if term.requires.teacher]
     if given is not None and reading and count > 1 and not reads_features(losses):
-        others = run({"teacher": ModelOutput(given.logits.roll(1, 0))})
+        others = run({"teacher": ModelOutput(given.logits.roll(1, 0), classes=given.classes)})
         for name, value in zip(step.names, others, strict=True):
             if name in reading:
                 change = float((_gradient(value, weights) - gradients[name]).norm())

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.images import ImageSet, balanced_rows, rank_in_class
+from stillroom.data.images import UNLABELLED, ImageSet, balanced_rows, rank_in_class
 from stillroom.diagnose.check import Skip
 from stillroom.diagnose.checks.teacher_changes import (
     BATCH,
@@ -41,7 +41,7 @@ from stillroom.models.cost import multiply_adds
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.prepared import predict
-from stillroom.models.preprocess import Preprocess, resolve_preprocess
+from stillroom.models.preprocess import Preprocess, explicit_preprocess, resolve_preprocess, select_classes
 from stillroom.run.context import RunContext
 from stillroom.train.device import autocast
 
@@ -88,15 +88,16 @@ def draw_sample(data: ImageSet, count: int) -> SplitSample:
     """A fixed random sample of a split.
 
     Args:
-        data: the split.
+        data: the split; images without a label are left out.
         count: how many images, or all where there are fewer.
 
     >>> data = ImageSet(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1]), ("a", "b"), "x")
     >>> draw_sample(data, 4).labels.tolist()
     [0, 1, 0, 1]
     """
+    known = np.flatnonzero(data.labels.cpu().numpy() != UNLABELLED)
     labels = data.labels.cpu().numpy()
-    rows = balanced_rows(labels, min(count, len(data)))
+    rows = known[balanced_rows(labels[known], min(count, len(known)))]
     rows = rows[np.lexsort((labels[rows], rank_in_class(labels[rows])))]
     index = torch.from_numpy(rows)
     return SplitSample(data.images[index].cpu(), data.labels.cpu()[index], rows)
@@ -233,7 +234,8 @@ class TeacherSetup:
 
     def reorder(self, columns: Tensor) -> Tensor:
         """Columns of the model's logits in the order of the data's classes."""
-        return columns if self.class_order is None else columns.index_select(1, self.class_order)
+        is_unknown = self.class_order is not None and not len(self.class_order)
+        return columns[:, :0] if is_unknown else select_classes(columns, self.class_order)
 
     def is_correct(self, labels: Tensor, count: int) -> Tensor:
         """Which of the sample's first images are classified correctly, bool [count]; none without a class order."""
@@ -387,6 +389,9 @@ def _try_class_order(queries: TeacherQueries, setup: TeacherSetup, correct: Tens
         why = f"the teacher has {num_logits:,} logits for {num_classes:,} classes"
         yield RepairTrial("class_order", "assignment", why_not=why)
         return
+    if setup.class_order is not None and setup.class_order.dim() > 1:
+        yield RepairTrial("class_order", "assignment", why_not="several logits mean one class")
+        return
     guess = columns.argmax(1)
     now = correct_in_other_order(guess, labels, num_classes, num_logits, setup.class_order)
     order = assign_columns(guess, labels, num_classes, num_logits, setup.class_order)
@@ -400,21 +405,9 @@ def _try_class_order(queries: TeacherQueries, setup: TeacherSetup, correct: Tens
     yield RepairTrial("class_order", "assignment", count, int(now.sum()), int(correct.sum()), p, setup=changed)
 
 
-def explicit(config: PreprocessConfig | None, channels: int, *, is_pixels: bool) -> PreprocessConfig:
-    """A preprocess as numbers, also where pixels go in as they are.
-
-    >>> explicit(None, 1, is_pixels=False).std
-    (1.0,)
-    """
-    if config is not None:
-        return config
-    # x/255 divided by 1/255 is x again.
-    return PreprocessConfig(mean=(0.0,) * channels, std=((1 / 255) if is_pixels else 1.0,) * channels)
-
-
 def _explicit_now(queries: TeacherQueries, setup: TeacherSetup) -> PreprocessConfig:
     data = queries.run_context.data.train
-    return explicit(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
+    return explicit_preprocess(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
 
 
 def _candidate(queries: TeacherQueries, setup: TeacherSetup, name: str, config: PreprocessConfig) -> Candidate:
@@ -454,7 +447,7 @@ def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig
     names += ["half", "unit"] if is_pixels else ["half"] if low >= 0 and high <= 1 else []
     names.append("none")
     found = {
-        str(name): explicit(
+        str(name): explicit_preprocess(
             resolve_preprocess(name, channels=channels, is_pixels=is_pixels), channels, is_pixels=is_pixels
         )
         for name in names

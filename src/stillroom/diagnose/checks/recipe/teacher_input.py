@@ -212,7 +212,7 @@ def class_order(context: CheckContext) -> CheckResult:
     repair = context.repair
     preprocess = None if context.stored is not None else context.teacher.preprocess_config
     change = repair.change("class_order")
-    now: Sequence[int] | None = preprocess.class_order if preprocess is not None else None
+    now: Sequence[object] | None = preprocess.class_order if preprocess is not None else None
     evidence: dict[str, Any] = {
         "columns": context.num_logits,
         "classes": context.num_classes,
