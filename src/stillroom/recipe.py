@@ -81,6 +81,8 @@ class Recipe(Config):
             wrong = next((name for name in self.teachers if not _NAME.fullmatch(name)), None)
             if not self.teachers or wrong is not None:
                 raise ValueError(f"teachers by names of letters, digits, - and _, not {wrong or 'none'!r}")
+            if any(name == "student" and config.learns for name, config in self.teachers.items()):
+                raise ValueError("another name than student for a teacher that learns: its weights lie beside those")
         for name, config in self.all_teachers.items():
             others = [other for other, each in self.all_teachers.items() if each.members is None]
             for member in config.members or ():
@@ -106,6 +108,9 @@ class Recipe(Config):
         if preset is not None and info.data.get("losses", losses) != losses:
             raise ValueError(f"no losses with preset {incremental.preset}, which sets them; or no preset")
         student, training = info.data.get("student"), info.data.get("training")
+        data = info.data.get("data")
+        if data is not None and (data.labelled is not None or data.unlabelled is not None):
+            raise ValueError("neither data.labelled nor data.unlabelled: tasks are made of labels")
         if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:
             raise ValueError("no student.preprocess.class_order in the recipe: tasks order the classes")
         if training is not None and training.record_gradient_rescaling:

@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import warnings
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stillroom.cli.app import UNDERSTAND, AsJson, DiagnosisFolder, Strict, app, print_json
+from stillroom.cli.app import UNDERSTAND, AsJson, DiagnosisFolder, Strict, app
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def audit(
 
     Example: `stillroom audit train.py --epochs 3`
     """
-    from stillroom.cli.diagnose import print_diagnosis
+    from stillroom.cli.diagnose import print_diagnosis, write_diagnosis
     from stillroom.diagnose.audit.session import audit_script
 
     stdout = sys.stdout
@@ -58,19 +59,12 @@ def audit(
     def known(diagnosis: Diagnosis, last: bool) -> None:
         found[:] = [diagnosis]
         page = None
-        if out is not None and first:
-            try:
-                page = diagnosis.save(out)
-            except OSError as error:
-                if last:
-                    raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
+        with nullcontext() if last else suppress(BadInput):
+            page = write_diagnosis(diagnosis, out) if out is not None and first else None
         if not last or not first:
             return
         sys.stdout = stdout if not stdout.closed else sys.stderr
-        if as_json:
-            print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
-        else:
-            print_diagnosis(diagnosis, page)
+        print_diagnosis(diagnosis, page, as_json=as_json)
         sys.stdout.flush()
 
     _as_python_starts()

@@ -37,7 +37,7 @@ def demo(
         print_json(results)
         return
     stdout = Console(highlight=False)
-    for line in results["conclusion"]:
+    for line in [*results["conclusion"], *results["next"]]:
         stdout.print(escape(line), soft_wrap=True)
     stdout.print(f"report: {escape(results['report'])}", soft_wrap=True)
 

@@ -49,6 +49,8 @@ class Truth:
         return replace(self, margin=self.margin[torch.from_numpy(rows)])
 
 
+# The label of a training image without one, as torch's losses have it.
+UNLABELLED = -100
 MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class number
 Rows = slice | Tensor | npt.NDArray[np.int64]
 
@@ -214,7 +216,7 @@ class ImageSet:
             raise BadInput("data.masks", got, f"bool {[shape[0], *shape[2:]]}, as the images")
 
     def _check_labels(self) -> None:
-        outside = (self.labels < 0) | (self.labels >= len(self.class_names))
+        outside = ((self.labels < 0) & (self.labels != UNLABELLED)) | (self.labels >= len(self.class_names))
         if bool(outside.any()):
             first = int(outside.nonzero()[0, 0])
             classes = f"0 to {len(self.class_names) - 1}" if self.class_names else "none, as there are no class names"
@@ -232,6 +234,11 @@ class ImageSet:
     def num_classes(self) -> int:
         """K, the number of class names."""
         return len(self.class_names)
+
+    @property
+    def labelled(self) -> int:
+        """How many of the images have a label; of training images some, or all, may have none (−100)."""
+        return int((self.labels != UNLABELLED).sum())
 
     @property
     def is_pixels(self) -> bool:
@@ -344,12 +351,49 @@ class DataPair:
         if train.is_pixels != test.is_pixels:
             kinds = ["uint8 pixels" if split.is_pixels else "floats" for split in (test, train)]
             raise BadInput("data.test_split", kinds[0], f"{kinds[1]}, as in training")
+        if test.labelled < len(test):
+            raise BadInput("data.test_split", f"{test.labelled} labels", f"one for each of the {len(test)} test images")
         if train.class_names != test.class_names:
             raise BadInput(
                 "data.test_split",
                 list(test.class_names),
                 f"the classes of training{_difference(test.class_names, train.class_names)}",
             )
+
+
+def hide_labels(images: ImageSet, share: float) -> ImageSet:
+    """The set with the labels of a fixed random share of its images alone, every class in its share.
+
+    >>> pixels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8)
+    >>> hide_labels(ImageSet(pixels, torch.tensor([0, 0, 0, 0, 1, 1]), ("a", "b"), "x"), 0.5).labels.tolist()
+    [-100, 0, 0, -100, -100, 1]
+    """
+    labels = images.labels.cpu().numpy()
+    kept = stratified_mask(labels, round(share * len(labels)), "subset")
+    return replace(images, labels=images.labels.masked_fill(~torch.from_numpy(kept), UNLABELLED))
+
+
+def add_unlabelled(images: ImageSet, more: Tensor) -> ImageSet:
+    """The set followed by images without labels, of the same shape and type, in memory.
+
+    Raises:
+        BadInput: shape or type differ, or the set is read from files on demand.
+    """
+    if not isinstance(images.images, Tensor):
+        raise BadInput("data.in_memory", False, "true, or auto, with unlabelled images beside labelled ones")
+    if more.shape[1:] != images.images.shape[1:] or more.dtype != images.images.dtype:
+        got, expected = (f"{each.dtype} of {'×'.join(map(str, each.shape[1:]))}" for each in (more, images.images))
+        raise BadInput("data.unlabelled", got, f"{expected}, as the labelled images")
+    labels = torch.cat([images.labels, torch.full((len(more),), UNLABELLED)])
+    return replace(
+        images,
+        images=torch.cat([images.images, more]),
+        labels=labels,
+        truth=None,
+        masks=None,
+        files=None,
+        notes=(*images.notes, f"{len(more):,} more images without labels"),
+    )
 
 
 def make_pair(train: ImageSet, test: ImageSet) -> DataPair:
@@ -365,6 +409,8 @@ def make_pair(train: ImageSet, test: ImageSet) -> DataPair:
 
 def extend_classes(images: ImageSet, others: tuple[str, ...]) -> ImageSet:
     """The set with the class names of another, where both only number their classes and the other has more."""
+    if not images.class_names:  # no image has a label
+        return replace(images, class_names=others)
     numbered = all(names == _numbers(len(names)) for names in (images.class_names, others))
     return replace(images, class_names=others) if numbered and len(others) > images.num_classes else images
 
@@ -375,7 +421,7 @@ def number_classes(labels: Tensor) -> tuple[str, ...]:
     >>> number_classes(torch.tensor([0, 2]))
     ('0', '1', '2')
     """
-    largest = int(labels.max()) if len(labels) else -1
+    largest = max(int(labels.max()), -1) if len(labels) else -1
     if largest >= MAX_CLASSES:
         raise BadInput("data.labels", largest, f"class numbers counted from 0, below {MAX_CLASSES}")
     return _numbers(largest + 1)

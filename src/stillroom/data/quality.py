@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.images import DataPair, Images, ImageSet, LazyImages, Subset
+from stillroom.data.images import UNLABELLED, DataPair, Images, ImageSet, LazyImages, Subset
 from stillroom.schema.run import DataQuality
 
 Note = Callable[[str], None]
@@ -49,24 +49,29 @@ def _measure(train: ImageSet, test: ImageSet) -> DataQuality:
     # The first image of each kind stands for the others.
     _, first, kind = np.unique(keys[:count], return_index=True, return_inverse=True)
     copies = first[kind] != np.arange(count)
+    given = labels[:count] != UNLABELLED
     labels_of = set(zip(keys[:count].tolist(), labels[:count].tolist(), strict=True))
+    nameless = set(keys[:count][~given].tolist())
     shared = np.isin(keys[count:], keys[:count])
-    known = np.array([pair in labels_of for pair in zip(keys[count:].tolist(), labels[count:].tolist(), strict=True)])
-    sizes = np.bincount(labels[:count], minlength=train.num_classes)
-    there = np.flatnonzero(sizes)
+    pairs = zip(keys[count:].tolist(), labels[count:].tolist(), strict=True)
+    known = np.array([pair in labels_of or pair[0] in nameless for pair in pairs])
+    sizes = np.bincount(labels[:count][given], minlength=train.num_classes)
+    there = np.flatnonzero(sizes) if given.any() else np.array([0])
     largest, smallest = int(sizes.argmax()), int(there[sizes[there].argmin()])
+    both = given & given[first[kind]]
     return DataQuality(
         train=count,
         test=len(test),
         shared=int(shared.sum()),
         shared_relabelled=int((shared & ~known).sum()),
         copies=int(copies.sum()),
-        copies_relabelled=int((labels[:count][first[kind]] != labels[:count]).sum()),
+        copies_relabelled=int(((labels[:count][first[kind]] != labels[:count]) & both).sum()),
         largest=int(sizes[largest]),
         smallest=int(sizes[smallest]),
         largest_class=train.class_names[largest],
         smallest_class=train.class_names[smallest],
         empty_classes=int((sizes == 0).sum()),
+        unlabelled=int((~given).sum()),
         by_pixels=by_pixels(train, test),
     )
 
@@ -83,7 +88,9 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
     if isinstance(data, ImageSet):
         size = f"{len(data):,} images{f' of the {split} split' if split else ''}"
     else:
-        size = f"{len(data.train):,} training and {len(data.test):,} test images"
+        without = len(data.train) - data.train.labelled
+        own = f" ({without:,} without a label)" if without else ""
+        size = f"{len(data.train):,} training{own} and {len(data.test):,} test images"
     note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} classes")
     # A part of another set has its notes, too.
     for line in dict.fromkeys(f"data {images.name}: {each}" for images in splits for each in images.notes):

@@ -8,19 +8,17 @@ import inspect
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.check import Check, check_all
 from stillroom.diagnose.checks.loss import properties
 from stillroom.diagnose.checks.loss.call import find_loss_function, make_instance, name_of
 from stillroom.diagnose.checks.loss.context import LossContext
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.errors import BadInput, format_error, nearest
-from stillroom.schema.diagnosis import Finding
 
 # Causes before what follows from them.
 CHECKS: tuple[Check[LossContext], ...] = (
@@ -40,19 +38,20 @@ CHECKS: tuple[Check[LossContext], ...] = (
     properties.half_precision,
     properties.loss_identity,
 )
-_FORMS = ("student_no_gradient", "roles_swapped", "probabilities_for_logits", "temperature_one_sided")
+_NUMBERS = ("teacher_unused", "labels_unused", "loss_scale", "target_constant", "loss_minimum", "half_precision")
 # A problem of one check explains those of the checks on the right: one fault, one problem.
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
-    "teacher_gradient": ("student_no_gradient",),
-    "batch_split": ("student_no_gradient",),
-    "teacher_unused": (*_FORMS, "teacher_gradient"),
-    "labels_unused": (*_FORMS, "teacher_gradient"),
-    "weights_swapped": ("student_no_gradient", "teacher_unused", "labels_unused"),
-    "loss_scale": _FORMS,
-    "target_constant": (*_FORMS, "batch_split"),
-    "loss_minimum": (*_FORMS, "teacher_gradient", "batch_split", "target_constant"),
-    "ignored_rows": ("student_no_gradient", "batch_split"),
-    "half_precision": (*_FORMS, "loss_minimum", "loss_scale"),
+    "student_no_gradient": ("teacher_gradient", "batch_split", "weights_swapped", "ignored_rows", *_NUMBERS),
+    "roles_swapped": _NUMBERS,
+    "probabilities_for_logits": _NUMBERS,
+    "temperature_one_sided": _NUMBERS,
+    "teacher_gradient": ("teacher_unused", "labels_unused", "loss_minimum"),
+    "teacher_unused": ("weights_swapped",),
+    "labels_unused": ("weights_swapped",),
+    "batch_split": ("target_constant", "loss_minimum", "ignored_rows"),
+    "target_constant": ("loss_minimum",),
+    "loss_minimum": ("half_precision",),
+    "loss_scale": ("half_precision",),
 }
 
 
@@ -102,26 +101,11 @@ def check_loss(
     generator = torch.get_rng_state()
     try:
         given = find_loss_function(loss, num_classes=num_classes, roles=roles, feature_shape=shape)
-        findings = check_all(LossContext(given, num_classes, loss, sequences=sequences), checks)
+        context = LossContext(given, num_classes, loss, sequences=sequences)
+        findings = check_all(checks, context, FOLLOWS)
     finally:
         torch.set_rng_state(generator)
     return Diagnosis.of(name or name_of(loss), findings, kind="loss")
-
-
-def check_all(context: LossContext, checks: Sequence[Check[LossContext]] = CHECKS) -> list[Finding]:
-    """One finding a check; a problem that follows from another is a warning that says so."""
-    findings: list[Finding] = []
-    for each in checks:
-        try:
-            finding = each.run(context)
-        except Exception as error:  # a user's loss can fail in any way; the other checks go on
-            finding = each.skipped(f"It could not be made: {format_error(error)}")
-        problems = [other.check for other in findings if other.verdict == "problem"]
-        cause = next((name for name in problems if name in FOLLOWS.get(each.id, ())), None)
-        if finding.verdict == "problem" and cause is not None:
-            finding = replace(finding, verdict="warning", summary=f"{finding.summary} This follows from {cause}.")
-        findings.append(replace(finding, evidence=rounded(finding.evidence)))
-    return findings
 
 
 def load_loss(target: str) -> Any:

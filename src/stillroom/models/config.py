@@ -54,11 +54,23 @@ Preprocess = Annotated[
 ]
 
 
+class ReusedHeadConfig(Config):
+    """A teacher's last layer behind a projector, in place of the model's own (`stillroom.models.reused_head`)."""
+
+    teacher_tap: str = Field(min_length=1, description="Tap of the teacher whose features the projector imitates.")
+    tap: str = Field(min_length=1, description="Tap of this model that the projector reads: a map, or features.")
+    channels: int = Field(ge=1, description="Channels of the teacher's features.")
+    grid: tuple[int, int] | None = Field(
+        None, description="Height and width of the teacher's map, which a larger one is pooled to; none for features."
+    )
+    factor: int = Field(2, ge=1, description="The projector's inner width is the teacher's channels divided by it.")
+
+
 class ModelConfig(Config):
     """Which model, from which weights, built with which options, fed through which preprocess."""
 
     # Options that are not written when they are None.
-    left_out: ClassVar[tuple[str, ...]] = ("weights_key", "weights_prefix", "head")
+    left_out: ClassVar[tuple[str, ...]] = ("weights_key", "weights_prefix", "head", "reused_head")
 
     name: str = Field(
         min_length=1,
@@ -85,6 +97,10 @@ class ModelConfig(Config):
         None,
         description="new: the last layer keeps its random weights and `weights` gives all the others, to fine-tune a "
         "pretrained model for other classes.",
+    )
+    reused_head: ReusedHeadConfig | None = Field(
+        None,
+        description="Written by a run whose student ends in its teacher's last layer; `weights` are then of the whole.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of the model, such as width or depth."

@@ -41,6 +41,7 @@ def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
         "name": train.name,
         "classes": train.num_classes,
         "train": len(train),
+        **({} if train.labelled == len(train) else {"labelled": train.labelled}),
         "test": len(test),
         "shape": list(train.images.shape[1:]),
         "pixels": train.is_pixels,

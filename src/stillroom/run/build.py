@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from stillroom.data.images import ImageSet
@@ -14,7 +15,7 @@ from stillroom.data.loader import BatchLoader, BatchSampler
 from stillroom.errors import BadInput, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
-from stillroom.losses.setup_context import ModelInfo, SetupContext
+from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
 from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, prepare_model
 from stillroom.models.preprocess import known_classes
@@ -24,10 +25,13 @@ from stillroom.run.components import RunComponents
 from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
+from stillroom.teachers.config import TeacherConfig
 from stillroom.teachers.ensemble import EnsembleSource
+from stillroom.teachers.input_gradients import is_input_gradient
 from stillroom.teachers.live import LiveTeacherSource
 from stillroom.teachers.precomputed import PrecomputedLogits
 from stillroom.teachers.source import Log, Teacher, TeacherRequest, TeacherSource
+from stillroom.train.changing_teachers import FollowingTeacher, PeerTeacher, as_teacher
 from stillroom.train.gradient_rescaling import RecordGradientRescaling
 from stillroom.train.optimisation import OwnOptimisation
 from stillroom.train.recorders import RecordWeightDistance, StepHook
@@ -92,6 +96,7 @@ class RunParts:
         return {
             name: (source.shared_teacher if name in shared else source.training_teacher)(loader, self.epochs, log)
             for name, source in read.items()
+            if not isinstance(source, PeerTeacher)
         }
 
     def loader(self) -> BatchLoader:
@@ -125,15 +130,19 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     runtime.processes.copy_weights(components.student.to(runtime.device))
     student = prepare_model(components.student, recipe.student, train, "student")
     models = prepare_teachers(context, components)
+    for name, config in recipe.all_teachers.items():
+        if config.follows_student:
+            models[name] = as_teacher(student)
     names = teacher_names(components.losses, recipe)
     setup_losses(components.losses, context, student, models)
     hooks = [*hooks]
     if recipe.training.record_weight_distance:
         hooks.append(RecordWeightDistance(recipe.training.record_weight_distance))
     only = next(iter(models.values())) if len(models) == 1 and context.num_teacher_classes is None else None
-    if only is not None and _is_mapped(only):
+    if only is not None and (_is_mapped(only) or not recipe.model_teachers):
         only = None
     relations = relations_of(student, only, train)
+    check_labels(components.losses, recipe, train)
     watch: dict[str, Callable[..., None]] = {}
     if recipe.training.record_gradient_rescaling:
         # By the index that batches have: of a subset, that in the whole.
@@ -149,8 +158,12 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         watch=watch,
         num_teacher_classes=context.num_teacher_classes,
         teacher_names=names,
+        labelled_share=train.labelled / len(train),
+        peers={name: models[name] for name, config in recipe.all_teachers.items() if config.learns},
+        same_at_start=[name for name, config in recipe.all_teachers.items() if config.follows_student],
     ).to(runtime.device)
-    teachers = build_teachers(context, components.losses, models)
+    teachers = build_teachers(context, components.losses, models, student)
+    hooks += [source for source in teachers.values() if isinstance(source, FollowingTeacher)]
     fingerprints = {name: source.fingerprint for name, source in teachers.items()}
     return RunParts(
         context=context,
@@ -163,7 +176,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         relations=relations,
         # Taken before training moves a weight: `init` is what every method of a seed must share.
         hashes={
-            "init": state_hash(student.model),
+            "init": components.init_hash or state_hash(student.model),
             "data": digest(train.fingerprint.encode(), test.fingerprint.encode()),
             "teacher": teachers_hash(fingerprints),
             **file_hashes({name: source.files for name, source in teachers.items()}),
@@ -199,7 +212,7 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
     prepared = {}
     for name, config in context.recipe.all_teachers.items():
         model = components.teachers.get(name)
-        if model is not None and config.is_model:
+        if model is not None and (config.is_model or config.learns):
             context.processes.copy_weights(model.to(context.device))
             field = context.recipe.teacher_field(name)
             prepared[name] = prepare_model(model, config, context.data.train, field, context.num_target_classes)
@@ -277,12 +290,13 @@ def setup_context_of(
     config = context.recipe.all_teachers.get(name or "")
     known = known_classes(teacher.preprocess_config) if teacher is not None else None
     return SetupContext(
-        ModelInfo(student.model, _examples(student, context), "student"),
-        ModelInfo(teacher.model, _examples(teacher, context), "teacher") if teacher is not None else None,
+        _model_info(student, context, "student"),
+        _model_info(teacher, context, "teacher") if teacher is not None else None,
         num_classes=context.num_target_classes if known is None else len(known),
         seed=context.recipe.seed,
         logits=config.logits if config is not None else None,
         members=tuple(config.members or ()) if config is not None else (),
+        samples=_training_samples(context.data.train),
     )
 
 
@@ -321,7 +335,7 @@ def request_of(losses: Sequence[Loss[Any]]) -> TeacherRequest:
 
 
 def build_teachers(
-    context: RunContext, losses: Sequence[Loss[Any]], models: Mapping[str, PreparedModel]
+    context: RunContext, losses: Sequence[Loss[Any]], models: Mapping[str, PreparedModel], student: PreparedModel
 ) -> dict[str, TeacherSource]:
     """Of each teacher of the recipe, where its outputs come from.
 
@@ -329,6 +343,7 @@ def build_teachers(
         context: with a resolved recipe.
         losses: set up.
         models: the teachers that are models.
+        student: the model that learns.
 
     Raises:
         BadInput: a loss requires more of a teacher than its logits, and these are all that there is.
@@ -340,6 +355,9 @@ def build_teachers(
         mine = [loss for loss, teacher in zip(losses, names, strict=True) if teacher == name]
         if config.members is not None:
             continue
+        if config.changes:
+            found[name] = _changing_teacher(context, config, name, mine, models[name], student)
+            continue
         if config.is_model:
             if name not in models:
                 raise BadInput(recipe.teacher_field(name), config.name, "its model among the components")
@@ -347,7 +365,8 @@ def build_teachers(
             continue
         for loss in mine:
             for tap in (*loss.requires.teacher_features, *loss.requires.tails):
-                expected = f"a model: loss {loss.name!r} reads its features at {tap!r}"
+                what = "input gradients" if is_input_gradient(tap) else f"features at {tap!r}"
+                expected = f"a model: loss {loss.name!r} reads its {what}"
                 raise BadInput(f"{recipe.teacher_field(name)}.logits", config.logits, expected)
         found[name] = PrecomputedLogits(
             config,
@@ -359,6 +378,9 @@ def build_teachers(
     for name, config in recipe.all_teachers.items():
         if config.members is not None:
             members = {member: found[member] for member in config.members}
+            for member in (each for each in members if found[each].changes):
+                expected = "teachers that stay as they are"
+                raise BadInput(f"{recipe.teacher_field(name)}.members", member, expected)
             for member in (each for each in members if each in models and _lacks_classes(models[each])):
                 expected = "teachers that know all classes of the data: probabilities of some cannot be averaged"
                 raise BadInput(f"{recipe.teacher_field(name)}.members", member, expected)
@@ -366,6 +388,54 @@ def build_teachers(
                 check_logits_alone(loss, f"{recipe.teacher_field(name)}.members", list(members))
             found[name] = EnsembleSource(members, config.members, config.mean_temperature or 1.0)
     return {name: found[name] for name in recipe.all_teachers}
+
+
+def _changing_teacher(
+    context: RunContext,
+    config: TeacherConfig,
+    name: str,
+    losses: Sequence[Loss[Any]],
+    model: PreparedModel,
+    student: PreparedModel,
+) -> TeacherSource:
+    """A teacher that follows the student, or that learns with it.
+
+    Raises:
+        BadInput: a loss requires what changes with it, or of two students what is one's alone.
+    """
+    field, recipe = context.recipe.teacher_field(name), context.recipe
+    for loss in losses:
+        requires = loss.requires
+        fixed = (*requires.tails, *requires.fishers)
+        if fixed or (config.learns and (requires.teacher_features or next(loss.parameters(), None) is not None)):
+            expected = "a loss on logits without parameters" if config.learns else "a loss on logits or features"
+            why = "each of two students learns from the other" if config.learns else "the rest of the model changes"
+            raise BadInput(f"losses.{loss.name}", loss.name, f"{expected}: {field} changes, and {why}")
+    if config.learns:
+        return PeerTeacher(model)
+    steps = BatchSampler(len(context.data.train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+    taps = request_of(losses).taps
+    return FollowingTeacher(student, config, taps=taps, runtime=context, steps_per_epoch=steps)
+
+
+def check_labels(losses: Sequence[Loss[Any]], recipe: Recipe, train: ImageSet) -> None:
+    """Refuse what reads labels where no training image has one, or where ω would need them all.
+
+    Raises:
+        BadInput: naming the loss.
+    """
+    if train.labelled == len(train):
+        return
+    for loss in losses:
+        if loss.requires.labels and loss.requires.input_gradient:
+            expected = "none with unlabelled images: it takes the gradient of a batch's labels in all of its images"
+            raise BadInput(f"losses.{loss.name}", loss.name, expected)
+        if loss.requires.labels and not train.labelled:
+            expected = f"a loss that reads the teacher alone: none of the {len(train)} training images has a label"
+            raise BadInput(f"losses.{loss.name}", loss.name, expected)
+    if recipe.training.record_gradient_rescaling:
+        expected = f"false: ω needs the label of every image, and {len(train) - train.labelled} have none"
+        raise BadInput("training.record_gradient_rescaling", True, expected)
 
 
 def check_logits_alone(loss: Loss[Any], field: str, members: Sequence[str]) -> None:
@@ -397,6 +467,20 @@ def build_teacher(
     )
 
 
-def _examples(prepared: PreparedModel, context: RunContext) -> Callable[[], Tensor]:
+def _model_info(prepared: PreparedModel, context: RunContext, field: Literal["teacher", "student"]) -> ModelInfo:
     images = context.data.train.images
-    return lambda: prepared.preprocess()(images[:_EXAMPLES]).to(device_of(prepared.model))
+
+    def inputs(rows: slice) -> Tensor:
+        made: Tensor = prepared.preprocess()(images[rows])
+        return made.to(device_of(prepared.model))
+
+    def sample(count: int) -> Tensor:
+        return inputs(slice(None, None, max(len(images) // count, 1)))[:count]
+
+    return ModelInfo(prepared.model, lambda: inputs(slice(_EXAMPLES)), field, sample)
+
+
+def _training_samples(train: ImageSet) -> TrainingSamples:
+    whole = torch.arange(len(train))
+    index = whole if train.subset_info is None else torch.from_numpy(train.subset_info.rows)
+    return TrainingSamples(len(train.parent), index, train.labels)

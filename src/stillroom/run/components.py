@@ -15,14 +15,16 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.losses.base import Loss
-from stillroom.losses.registry import build_losses
+from stillroom.losses.registry import build_losses, loss_class
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.modes import copy_model
 from stillroom.models.registry import brings_weights, build
+from stillroom.models.reused_head import ReusedHead
 from stillroom.models.tail import head_tensors
 from stillroom.models.weights import Note, load_weights
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
+from stillroom.runtime import PhaseClock
 from stillroom.teachers.class_map import column_names
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.optimisation import OwnOptimisation
@@ -44,6 +46,8 @@ class RunComponents:
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
     # The classes of what the user's functions make, such as ``optimizer``, for the summary.
     custom: Mapping[str, str] = field(default_factory=dict)
+    # Of the student's initial weights, where the student was changed since; None: as they are.
+    init_hash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class RunObjects:
     def make_student(self, recipe: Recipe, facts: InputFacts) -> nn.Module:
         """A module for the student's weights, not yet with them."""
         if self.student is not None:
-            return copy_model(self.student)
+            return with_reused_head(copy_model(self.student), recipe.student, facts)
         return _remake(recipe.student.without_weights(), facts, "student", recipe)
 
     def make_teacher(self, name: str, recipe: Recipe, data: ImageSet) -> nn.Module:
@@ -136,6 +140,7 @@ def build_model(
     classes = columns or max([data.num_classes, *(column + 1 for column in named if column is not None)])
     side = (preprocess.size if preprocess is not None else None) or data.image_size
     model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, field=field)
+    model = with_reused_head(model, config, data, field)
     if config.weights is not None:
         fresh: list[str] = []
         if config.head == "new":
@@ -153,13 +158,26 @@ def build_model(
     return model
 
 
-def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | None = None) -> RunComponents:
+def with_reused_head(model: nn.Module, config: ModelConfig, data: InputFacts, field: str = "student") -> nn.Module:
+    """The model with a head like a teacher's, not yet with its weights, where its config has one."""
+    if config.reused_head is None or isinstance(model, ReusedHead):
+        return model
+    preprocess = config.preprocess if isinstance(config.preprocess, PreprocessConfig) else None
+    side = (preprocess.size if preprocess is not None else None) or data.image_size
+    example = torch.zeros(2, data.channels, *((side, side) if side else ()))
+    return ReusedHead(model, config.reused_head, example, data.num_classes, field=field)
+
+
+def build_components(
+    recipe: Recipe, data: DataPair | None = None, note: Note | None = None, clock: PhaseClock | None = None
+) -> RunComponents:
     """Make all that a recipe names.
 
     Args:
         recipe: what names it.
         data: what ``recipe.data`` names, where it was read before; read where left out.
         note: called with what the user should know of the data and of how all was made, a line each.
+        clock: counts the time that reading the data takes.
 
     Raises:
         BadInput: something cannot be found, read or made.
@@ -167,21 +185,29 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | 
     if recipe.incremental is not None:
         expected = "none here: `stillroom incremental` does a recipe whose classes come in tasks"
         raise BadInput.with_message("incremental", None, f"incremental: expected {expected}")
-    data = data or load(recipe.data)
-    if note is not None:
-        describe_data(data, note)
+    with (clock or PhaseClock()).phase("data"):
+        data = data or load(recipe.data)
+        if note is not None:
+            describe_data(data, note)
     note = note or (lambda text: None)
-    teachers = {}
+    teachers: dict[str, nn.Module] = {}
     for name, config in recipe.all_teachers.items():
         if not config.is_model:
+            if config.learns:
+                with seed_rng(recipe.seed, "student-init", 1 + len(teachers)):
+                    teachers[name] = build_model(config, data.train, recipe.teacher_field(name), note)
             continue
         place = recipe.teacher_field(name)
         if config.weights is None and not brings_weights(config.name):
             expected = "a file of weights: a teacher with random weights teaches nothing"
             raise BadInput(f"{place}.weights", None, expected)
         teachers[name] = build_model(config, data.train, place, note, columns=_columns(config, place))
+    own = recipe.student
+    if any(loss_class(term).reuses_head for term in recipe.losses):
+        # The run gives it that head.
+        own = own.model_copy(update={"reused_head": None})
     with seed_rng(recipe.seed, "student-init"):
-        student = build_model(recipe.student, data.train, "student", note)
+        student = build_model(own, data.train, "student", note)
     with seed_rng(recipe.seed, "connector-init"):
         losses = build_losses(recipe.losses)
     return RunComponents(data, student, losses, teachers)

@@ -150,11 +150,12 @@ class DataQuality(JsonObject):
     shared_relabelled: Count = Field(description="Those of them with another label than each training image like them.")
     copies: Count = Field(description="Training images that are copies of an earlier one.")
     copies_relabelled: Count = Field(description="Those of them with another label than the earlier one.")
-    largest: PositiveCount = Field(description="Training images of the largest class.")
-    smallest: PositiveCount = Field(description="Training images of the smallest class that has any.")
+    largest: Count = Field(description="Training images of the largest class; 0 where none has a label.")
+    smallest: Count = Field(description="Training images of the smallest class that has any.")
     largest_class: str = Field(description="Name of the largest class.")
     smallest_class: str = Field(description="Name of the smallest class that has any.")
     empty_classes: Count = Field(description="Classes without a training image.")
+    unlabelled: Count = Field(0, description="Training images without a label, which belong to no class here.")
     by_pixels: bool = Field(description="Whether pixels were compared, not files without their metadata.")
 
     @property
@@ -170,7 +171,7 @@ class DataQuality(JsonObject):
     @property
     def imbalance(self) -> float:
         """Training images of the largest class to one of the smallest."""
-        return self.largest / self.smallest
+        return self.largest / self.smallest if self.smallest else 1.0
 
     def leak_words(self) -> str:
         """How many test images are training images."""
@@ -186,6 +187,8 @@ class DataQuality(JsonObject):
 
     def imbalance_words(self) -> str:
         """How unequal the classes are."""
+        if not self.largest:
+            return "no training image has a label"
         if self.largest == self.smallest:
             return f"each class has {self.largest:,} training images"
         words = f"{self.largest:,} training images of {self.largest_class!r}, {self.smallest:,} of "
@@ -209,6 +212,8 @@ class DataSummary(JsonObject):
     name: str
     classes: PositiveCount
     train: PositiveCount
+    # Training images with a label, where some have none.
+    labelled: Count | None = None
     test: PositiveCount
     shape: Items[int] = ()
     pixels: bool | None = None
@@ -341,7 +346,8 @@ class TimingEvent(JsonObject):
 
     ``progress`` has seconds since the start, images_per_second, peak_memory_mb; ``evaluation`` and ``compile`` seconds;
     ``cache`` images asked of the teacher, seconds, bytes; ``teacher`` answers given live; ``latency`` milliseconds by
-    batch size; ``out_of_memory`` parts; ``resume``, ``task`` and ``finish`` only where.
+    batch size; ``out_of_memory`` parts; ``resume``, ``task`` and ``finish`` only where; ``phases`` seconds
+    of this process, in all and by what they went to.
     """
 
     event: str
@@ -360,6 +366,7 @@ class TimingEvent(JsonObject):
     who: str | None = None
     milliseconds: dict[str, float] | None = None
     threads: Count | None = None
+    phases: dict[str, float] | None = None
 
 
 def read_timing(path: Path) -> list[TimingEvent]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -24,6 +24,15 @@ class ModelOutput:
     tails: Mapping[str, TeacherTail] = field(default_factory=dict)  # the rest of the model from a tap on, by tap name
     # The data's classes that the logits are of, int64 [K'], where the model lacks some; None: all, in their order.
     classes: Tensor | None = None
+
+    def rows(self, rows: Tensor) -> ModelOutput:
+        """The outputs for some images of the batch, int64 [n]."""
+        return replace(
+            self,
+            logits=self.logits[rows],
+            features={tap: feature[rows] for tap, feature in self.features.items()},
+            fishers={of: weight[rows] for of, weight in self.fishers.items()},
+        )
 
     def tail(self, tap: str) -> TeacherTail:
         """The rest of the model from a tap on: frozen, and gradients flow through it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stillroom.diagnose.check import Check, CheckResult, ContextT, Limits, check
+from stillroom.diagnose.check import Check, CheckResult, ContextT, Limits, Skip, check
 from stillroom.schema.diagnosis import Remedy
 from stillroom.schema.run import (
     COPIES_WARNING,
@@ -100,6 +100,13 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
             "without_images": found.empty_classes,
         }
         words = "Collect more images of the small classes, and judge by the accuracy of each class, not by top-1."
+        if not found.largest:
+            raise Skip("No training image has a label.")
+        if found.empty_classes and found.unlabelled:
+            summary = (
+                f"{found.empty_classes:,} classes have no training image with a label: the teacher alone has them."
+            )
+            return CheckResult("warning", summary, evidence, Remedy("Label a few images of each class."))
         if found.empty_classes:
             summary = f"{found.empty_classes:,} classes have no training image: the student cannot learn them."
             return CheckResult("problem", summary, evidence, Remedy(words))

@@ -51,9 +51,11 @@ from stillroom.run.build import setup_context_of, setup_losses
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
+from stillroom.run.reuse_head import reuse_head
 from stillroom.runtime import Processes
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
+from stillroom.train.changing_teachers import as_teacher
 from stillroom.train.device import resolve_device, resolve_precision
 
 # Share of empty rows from which on stored logits show nothing else.
@@ -96,7 +98,9 @@ class CheckContext:
         self.losses = list(losses)
         self._teacher = teacher
         self.stored = stored
-        self.sample: SplitSample = draw_sample(run_context.data.train, images)
+        # Where no training image has a label, the test images say how right the teacher is.
+        data = run_context.data
+        self.sample: SplitSample = draw_sample(data.train if data.train.labelled else data.test, images)
         self.test_sample: SplitSample = draw_sample(run_context.data.test, max(images // 2, 1))
         self.num_classes = run_context.data.train.num_classes
         self.num_logits = num_logits or self.num_classes
@@ -151,6 +155,8 @@ class CheckContext:
         config = self.recipe.teacher
         if config is None:
             raise Skip("The recipe has no teacher.")
+        if config.changes:
+            raise Skip("The teacher changes with the student: before training there is nothing to judge.")
         raise Skip(f"The teacher's logits are read from a file ({config.logits}); there is no model to run.")
 
     @property
@@ -405,9 +411,9 @@ def open_context(
         finally:
             observer.phase("reading the data", 1, 1)
         components = gather_components(recipe, data, observer.note)
+    recipe, components = reuse_head(recipe, components)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
-    steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
     run_context = RunContext(
         recipe=recipe,
@@ -418,13 +424,14 @@ def open_context(
         observer=Observer(),
     )
     teacher, num_logits = None, None
-    if recipe.teacher is not None and "teacher" in components.teachers and recipe.teacher.logits is None:
+    if recipe.teacher is not None and "teacher" in components.teachers and recipe.teacher.is_model:
         teacher, num_logits = _prepare_teacher(components.teachers["teacher"].to(device), recipe.teacher, train)
-    setup_losses(components.losses, run_context, student, {"teacher": teacher} if teacher is not None else {})
+    seen = as_teacher(student) if recipe.teacher is not None and recipe.teacher.changes else teacher
+    setup_losses(components.losses, run_context, student, {"teacher": seen} if seen is not None else {})
     reads_teacher = any(term.requires.teacher for term in components.losses)
     if reads_teacher and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its outputs")
-    uses_cache(recipe, reads_teacher=reads_teacher, epochs=-(-recipe.training.total_steps(steps) // steps))
+    uses_cache(recipe, components.losses, train)
     stored = None
     if recipe.teacher is not None and recipe.teacher.logits is not None:
         stored = PrecomputedLogits(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.images import ImageSet, balanced_rows, rank_in_class
+from stillroom.data.images import UNLABELLED, ImageSet, balanced_rows, rank_in_class
 from stillroom.diagnose.check import Skip
 from stillroom.diagnose.checks.teacher_changes import (
     BATCH,
@@ -88,15 +88,16 @@ def draw_sample(data: ImageSet, count: int) -> SplitSample:
     """A fixed random sample of a split.
 
     Args:
-        data: the split.
+        data: the split; images without a label are left out.
         count: how many images, or all where there are fewer.
 
     >>> data = ImageSet(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1]), ("a", "b"), "x")
     >>> draw_sample(data, 4).labels.tolist()
     [0, 1, 0, 1]
     """
+    known = np.flatnonzero(data.labels.cpu().numpy() != UNLABELLED)
     labels = data.labels.cpu().numpy()
-    rows = balanced_rows(labels, min(count, len(data)))
+    rows = known[balanced_rows(labels[known], min(count, len(known)))]
     rows = rows[np.lexsort((labels[rows], rank_in_class(labels[rows])))]
     index = torch.from_numpy(rows)
     return SplitSample(data.images[index].cpu(), data.labels.cpu()[index], rows)
