@@ -17,6 +17,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from stillroom.data.decoded import stored_images
 from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header, without_metadata
 from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
@@ -32,6 +33,7 @@ from stillroom.data.reading import (
 )
 from stillroom.errors import BadInput, shorten
 from stillroom.files import digest
+from stillroom.wording import counted
 
 # What a file may be called, and what it may be: some formats that Pillow knows start other programs.
 SUFFIXES = (
@@ -253,17 +255,13 @@ class _Watch:
     def notes(self) -> Iterator[str]:
         loose = sum(path.name.lower().endswith(SUFFIXES) and path.is_file() for path in list_folder(self._root))
         if loose:
-            yield f"left out {_count(loose, 'image')} next to the class folders of {self._root.name}"
+            yield f"left out {counted(loose, 'image')} next to the class folders of {self._root.name}"
         if self._suffixes:
-            files = f"{_count(self._suffixes.total(), 'file')} of {self._root.name}"
+            files = f"{counted(self._suffixes.total(), 'file')} of {self._root.name}"
             yield f"left out {files}, whose suffix is not an image's: {self.suffixes()}"
         for other, names in self._links.items():
-            links = f"{_count(len(names), 'link')} of {self._root.name}"
+            links = f"{counted(len(names), 'link')} of {self._root.name}"
             yield f"{links} {'leads' if len(names) == 1 else 'lead'} to {other}, such as {shorten(names[0], 80)}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]:
@@ -435,7 +433,12 @@ def read_image_folder(
         files.check()
         return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
     require_memory(needed, "data.in_memory", in_memory)
-    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
+    images = stored_images(
+        data_name(folder), len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy()
+    )
+    return ImageSet(
+        torch.from_numpy(images), labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped
+    )
 
 
 def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, overload
 
 from stillroom.errors import format_error
@@ -78,6 +78,21 @@ class Check(Generic[ContextT]):
         except Skip as why:
             return self.skipped(str(why))
 
+    def attempt(self, context: ContextT, raises: tuple[type[Exception], ...] = ()) -> Finding:
+        """Make the check, whatever a user's model or loss does; numbers of its evidence have four digits.
+
+        Args:
+            context: what is checked.
+            raises: errors that are not the check's to report.
+        """
+        try:
+            finding = self.run(context)
+        except raises:
+            raise
+        except Exception as error:  # a user's model or loss can fail in any way; the other checks go on
+            finding = self.skipped(f"It could not be made: {format_error(error)}")
+        return replace(finding, evidence=rounded(finding.evidence))
+
     def finding(self, result: CheckResult) -> Finding:
         """A result as a finding."""
         needs_attention = result.verdict in ("problem", "warning")
@@ -97,6 +112,27 @@ class Check(Generic[ContextT]):
     def skipped(self, why: str) -> Finding:
         """The finding of a check that could not be made."""
         return self.finding(CheckResult("skipped", why))
+
+
+def check_all(
+    checks: Sequence[Check[ContextT]], context: ContextT, follows: Mapping[str, Sequence[str]]
+) -> list[Finding]:
+    """One finding a check; a problem that follows from another is a warning that says so.
+
+    Args:
+        checks: causes before what follows from them.
+        context: what is checked.
+        follows: for each check those whose problems its own explains: one fault, one problem.
+    """
+    findings: list[Finding] = []
+    for each in checks:
+        finding = each.attempt(context)
+        problems = [other.check for other in findings if other.verdict == "problem"]
+        cause = next((name for name in problems if each.id in follows.get(name, ())), None)
+        if finding.verdict == "problem" and cause is not None:
+            finding = replace(finding, verdict="warning", summary=f"{finding.summary} This follows from {cause}.")
+        findings.append(finding)
+    return findings
 
 
 def check(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.check import Check, check_all
 from stillroom.diagnose.checks.loop import answers, optimisation, roles, terms, values
 from stillroom.diagnose.checks.loop.context import LoopContext, skill
 from stillroom.diagnose.checks.loop.record import InferenceCall, Network, Phase, Schedule
-from stillroom.errors import format_error
 from stillroom.schema.diagnosis import VERDICTS, Finding
 
 # Causes before what follows from them.
@@ -119,21 +117,6 @@ def diagnose_loop(
         return [each.skipped(why) for each in checks]
     found: dict[str, list[Finding]] = {each.id: [] for each in checks}
     for context in judged:
-        for finding in _check_all(context, checks):
+        for finding in check_all(checks, context, FOLLOWS):
             found[finding.check].append(finding)
     return [min(each, key=lambda one: VERDICTS.index(one.verdict)) for each in found.values()]
-
-
-def _check_all(context: LoopContext, checks: Sequence[Check[LoopContext]]) -> list[Finding]:
-    findings: list[Finding] = []
-    for each in checks:
-        try:
-            finding = each.run(context)
-        except Exception as error:  # the user's networks and losses can fail in any way; the other checks go on
-            finding = each.skipped(f"It could not be made: {format_error(error)}")
-        problems = [other.check for other in findings if other.verdict == "problem"]
-        cause = next((name for name in problems if each.id in FOLLOWS.get(name, ())), None)
-        if finding.verdict == "problem" and cause is not None:
-            finding = replace(finding, verdict="warning", summary=f"{finding.summary} This follows from {cause}.")
-        findings.append(replace(finding, evidence=rounded(finding.evidence)))
-    return findings

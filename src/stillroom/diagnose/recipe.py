@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from stillroom.data.loader import BatchSampler
 from stillroom.data.quality import measure_quality
 from stillroom.data.sources import load
-from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.check import Check
 from stillroom.diagnose.checks.data import data_checks
 from stillroom.diagnose.checks.recipe import (
     features,
@@ -24,7 +24,7 @@ from stillroom.diagnose.checks.recipe import (
     training,
 )
 from stillroom.diagnose.checks.recipe.context import CheckContext, gather_components, open_context
-from stillroom.errors import BadInput, format_error
+from stillroom.errors import BadInput
 from stillroom.losses.registry import is_custom, loss_class
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
@@ -125,7 +125,7 @@ def diagnose_recipe(
                 findings = found.setdefault(part.name, [])
                 for position, check in enumerate(checks):
                     observer.phase("checks", position, len(checks))
-                    findings.append(part.as_of_whole(_run(check, context)))
+                    findings.append(part.as_of_whole(check.attempt(context)))
                 observer.phase("checks", len(checks), len(checks))
     finally:
         observer.run_ended()
@@ -238,11 +238,3 @@ def quick_line(recipe: Recipe, components: RunComponents) -> str | None:
     first = problems[0]
     more = f"; and {', '.join(each.check for each in problems[1:])}" if len(problems) > 1 else ""
     return f"checked before training ({seconds}): {first.check}: {first.summary.rstrip('.')}{more}"
-
-
-def _run(check: Check[CheckContext], context: CheckContext) -> Finding:
-    try:
-        finding = check.run(context)
-    except Exception as error:  # a user's model or loss can fail in any way; the other checks go on
-        finding = check.skipped(f"It could not be made: {format_error(error)}")
-    return replace(finding, evidence=rounded(finding.evidence))

@@ -18,7 +18,7 @@ from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
 from stillroom.study.engine import engine_maker
 from stillroom.study.progress import StudyObserver
-from stillroom.study.wording import word
+from stillroom.wording import word
 
 # Folder of the study of the remedies.
 FOLDER = "remedies"

@@ -25,7 +25,7 @@ from stillroom.report.charts import (
     rounded,
     thin,
 )
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, digits_of, join, p_value, times
+from stillroom.report.formats import DASH, MINUS, amount, change, digits_of, p_value, times
 from stillroom.report.html import rendered, write_page
 from stillroom.schema.diagnosis import (
     ALL_REMEDIES,
@@ -41,6 +41,7 @@ from stillroom.schema.diagnosis import (
     VerifiedRemedy,
     read_diagnosis,
 )
+from stillroom.wording import counted, listed
 
 PAGE = "diagnosis.html"
 WORDS = {"problem": "Problem", "warning": "Warning", "ok": "OK", "skipped": "Not judged"}
@@ -214,7 +215,7 @@ def _summary(verification: Verification, titles: Mapping[str, str]) -> str:
         summary = f"{_remedy_title(best, titles)} recovered most: {gain} ({seeds})."
     worse = [_lower(_remedy_title(one, titles)) for one in verification.remedies if one.verdict == "worse"]
     if worse:
-        summary += f" Worse than the unchanged student: {join(worse)}."
+        summary += f" Worse than the unchanged student: {listed(worse)}."
     if verification.labels is not None and verification.labels_are_best:
         percent = "%" if verification.unit == " points" else ""
         score = f"{amount(verification.labels.score.mean, digits)}{percent}"
@@ -225,7 +226,7 @@ def _summary(verification: Verification, titles: Mapping[str, str]) -> str:
 def _remedy_title(one: VerifiedRemedy, titles: Mapping[str, str]) -> str:
     if one.name == ALL_REMEDIES:
         return "All remedies together"
-    return f"Remedy for: {join([_lower(titles.get(check, check)) for check in one.checks])}" if one.checks else one.name
+    return f"Remedy for: {listed(_lower(titles.get(check, check)) for check in one.checks)}" if one.checks else one.name
 
 
 def _lower(text: str) -> str:

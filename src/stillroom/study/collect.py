@@ -20,7 +20,7 @@ from stillroom.schema.predictions import read_predictions
 from stillroom.schema.run import Environment, MetricsLine, RunSummary
 from stillroom.study.config import MEASURES
 from stillroom.study.plan import PlannedRun, StudyFolder, StudyPlan
-from stillroom.study.wording import plain
+from stillroom.wording import plain
 
 TEST_FIGURES = ("top1", "top5", "nll", "ece", "agreement", "teacher_kl")
 _CHUNK = 8192
