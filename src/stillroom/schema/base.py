@@ -184,11 +184,7 @@ def six_digits_or_none(value: float | None) -> float | None:
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
-
-    Raises:
-        BadInput: it cannot be read, is no text, or is not what was written.
-    """
+    """A file's text; BadInput where it cannot be read, is no text, or is not what was written."""
     try:
         return read_bytes(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -197,11 +193,7 @@ def read_text(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds, its texts cleaned.
-
-    Raises:
-        BadInput: it cannot be read, or is no JSON object.
-    """
+    """The object that a JSON file holds, its texts cleaned; BadInput where it cannot be read, or is no JSON object."""
     return parse_object(read_text(path), path)
 
 
