@@ -181,9 +181,12 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | 
     if note is not None:
         describe_data(data, note)
     note = note or (lambda text: None)
-    teachers = {}
+    teachers: dict[str, nn.Module] = {}
     for name, config in recipe.all_teachers.items():
         if not config.is_model:
+            if config.learns:
+                with seed_rng(recipe.seed, "student-init", 1 + len(teachers)):
+                    teachers[name] = build_model(config, data.train, recipe.teacher_field(name), note)
             continue
         place = recipe.teacher_field(name)
         if config.weights is None and not brings_weights(config.name):

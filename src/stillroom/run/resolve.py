@@ -47,7 +47,7 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     cached = uses_cache(recipe, reads_teacher=reads_teacher, epochs=epochs)
     teachers = {
         name: _teacher_model(config, train, recipe.teacher_field(name), components.teachers.get(name))
-        if config.is_model
+        if config.is_model or config.learns
         else config
         if config.members is None
         else _with_temperature(config, name, recipe, components)
@@ -80,7 +80,10 @@ def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
         BadInput: outputs are to be stored, but each epoch shows new images.
     """
     teachers = recipe.all_teachers
-    if not teachers:
+    if not [config for config in teachers.values() if not config.changes]:
+        if teachers and recipe.cache.enabled is True:
+            expected = "false or auto: the teacher changes with the student, and its outputs cannot be stored"
+            raise BadInput("cache.enabled", True, expected)
         return False
     views = recipe.data.augmentation.different_views
     enabled = recipe.cache.enabled

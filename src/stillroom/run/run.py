@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ class Finished:
     path: Path
     summary: dict[str, Any]
     student: nn.Module
+    # Students that learned with it, by their names as its teachers.
+    peers: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ class Run:
 
         def evaluate(student: nn.Module) -> dict[str, float]:
             last[:] = [self._test_logits(student)]
+            teacher_logits.update(self._changing_logits())
             self._log_queries(folder)
             return self._figures(last[0], teacher_logits)
 
@@ -217,10 +220,14 @@ class Run:
         kept.eval()
         # A run resumed after its last evaluation has the figures, but not the logits behind them.
         logits = last[0] if last else self._test_logits(kept)
+        if not last:
+            teacher_logits.update(self._changing_logits())
         trained = replace(parts.student, model=kept)
         summary = run_summary(parts, trained, progress, figures, teacher_logits)
         if context.processes.is_main:
             save_weights(kept, out / "student.safetensors", checksum=True)
+            for name, peer in parts.step.peers.items():
+                save_weights(peer.eval(), out / f"{name}.safetensors", checksum=True)
             reference = RunSummary.model_validate(summary).reference
             write_predictions(out, parts.test, logits, teacher_logits, reference)
             if parts.relations is not None:
@@ -234,7 +241,7 @@ class Run:
         folder.finish()
         # None goes on before all is written, and none leaves a partner behind that still needs it.
         context.processes.wait()
-        return Finished(out, summary, kept)
+        return Finished(out, summary, kept, dict(parts.step.peers.items()))
 
     def prepare(self) -> Prepared:
         """Fill the cache, where the recipe uses one."""
@@ -263,10 +270,14 @@ class Run:
             raise BadInput("--resume", str(out), f"the same {' and '.join(other)} as the finished run there")
         student = self.parts.student.model
         load_weights(student, out / "student.safetensors", field="student")
+        peers = dict(self.parts.step.peers.items())
+        for name, peer in peers.items():
+            load_weights(peer, out / f"{name}.safetensors", field=name)
+            peer.eval()
         self.parts.context.observer.note("this run is finished already")
         # A kill between the summary and the end leaves this behind.
         folder.finish()
-        return Finished(out, summary.as_dict(), student.eval())
+        return Finished(out, summary.as_dict(), student.eval(), peers)
 
     def _log_queries(self, folder: RunFolder) -> None:
         """Write down how often the teachers were queried since the last time, so that a kill loses little of it."""
@@ -291,6 +302,17 @@ class Run:
         parts, context = self.parts, self.parts.context
         trained = replace(parts.student, model=model)
         return logits_of(trained, parts.test, context.device, context.observer, "evaluating", context.processes)
+
+    def _changing_logits(self) -> dict[str, Tensor | None]:
+        """Test logits of the teachers that change, as they are now."""
+        context, found = self.parts.context, dict[str, Tensor | None]()
+        for name, source in self.parts.teachers.items():
+            if source.changes and source.prepared is not None:
+                context.processes.copy_buffers(source.prepared.model)
+                found[name] = logits_of(
+                    source.prepared, self.parts.test, context.device, context.observer, "evaluating", context.processes
+                )
+        return found
 
     def _figures(self, logits: Tensor, teacher_logits: dict[str, Tensor | None]) -> dict[str, float]:
         if not bool(torch.isfinite(logits).all()):

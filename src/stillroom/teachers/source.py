@@ -93,6 +93,7 @@ class TeacherSource(ABC):
         fingerprint: SHA-256 of its weights or logits; a run cannot be resumed with another teacher.
         files: SHA-256 of each of the user's files that its logits come from, by its name; in the run's summary.
         prepared: the model, if it can be run here.
+        changes: whether it changes as the student learns, so that its test logits are computed at each evaluation.
         counter: its queries so far.
     """
 
@@ -100,6 +101,7 @@ class TeacherSource(ABC):
     fingerprint: str
     files: Mapping[str, str]
     prepared: PreparedModel | None = None
+    changes: bool = False
 
     def __init__(self, name: str, fingerprint: str, files: Mapping[str, str] | None = None) -> None:
         self.name = name

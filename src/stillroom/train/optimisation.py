@@ -197,7 +197,8 @@ class MovingAverage:
 
     Args:
         model: what is averaged.
-        decay: in (0, 1).
+        decay: in [0, 1).
+        copies_first: the first update copies; else it averages with the weights that the model began with.
 
     Attributes:
         module: a model that holds the average.
@@ -211,10 +212,10 @@ class MovingAverage:
     2.0
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, copies_first: bool = True) -> None:
         self.module = copy_model(model)
         self._decay = decay
-        self._updates = 0
+        self._updates = 0 if copies_first else 1
         pairs = zip(_tensors(self.module), _tensors(model), strict=True)
         self._whole: list[tuple[Tensor, Tensor]] = []
         self._floats: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}

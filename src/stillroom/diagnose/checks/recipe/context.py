@@ -55,6 +55,7 @@ from stillroom.run.reuse_head import reuse_head
 from stillroom.runtime import Processes
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
+from stillroom.train.changing_teachers import as_teacher
 from stillroom.train.device import resolve_device, resolve_precision
 
 # Share of empty rows from which on stored logits show nothing else.
@@ -150,6 +151,8 @@ class CheckContext:
         config = self.recipe.teacher
         if config is None:
             raise Skip("The recipe has no teacher.")
+        if config.changes:
+            raise Skip("The teacher changes with the student: before training there is nothing to judge.")
         raise Skip(f"The teacher's logits are read from a file ({config.logits}); there is no model to run.")
 
     @property
@@ -406,9 +409,10 @@ def open_context(
         observer=Observer(),
     )
     teacher, num_logits = None, None
-    if recipe.teacher is not None and "teacher" in components.teachers and recipe.teacher.logits is None:
+    if recipe.teacher is not None and "teacher" in components.teachers and recipe.teacher.is_model:
         teacher, num_logits = _prepare_teacher(components.teachers["teacher"].to(device), recipe.teacher, train)
-    setup_losses(components.losses, run_context, student, {"teacher": teacher} if teacher is not None else {})
+    seen = as_teacher(student) if recipe.teacher is not None and recipe.teacher.changes else teacher
+    setup_losses(components.losses, run_context, student, {"teacher": seen} if seen is not None else {})
     reads_teacher = any(term.requires.teacher for term in components.losses)
     if reads_teacher and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its outputs")
