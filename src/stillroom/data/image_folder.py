@@ -17,6 +17,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from stillroom.data.decoded import stored_images
 from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header, without_metadata
 from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
@@ -432,7 +433,12 @@ def read_image_folder(
         files.check()
         return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
     require_memory(needed, "data.in_memory", in_memory)
-    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
+    images = stored_images(
+        data_name(folder), len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy()
+    )
+    return ImageSet(
+        torch.from_numpy(images), labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped
+    )
 
 
 def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:

@@ -398,7 +398,6 @@ def open_context(
     recipe, components = reuse_head(recipe, components)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
-    steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
     run_context = RunContext(
         recipe=recipe,
@@ -416,7 +415,7 @@ def open_context(
     reads_teacher = any(term.requires.teacher for term in components.losses)
     if reads_teacher and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its outputs")
-    uses_cache(recipe, reads_teacher=reads_teacher, epochs=-(-recipe.training.total_steps(steps) // steps))
+    uses_cache(recipe, components.losses, train)
     stored = None
     if recipe.teacher is not None and recipe.teacher.logits is not None:
         stored = PrecomputedLogits(
