@@ -220,11 +220,7 @@ def untouched(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def ask(network: Network, inputs: Tensor, classes: int) -> Tensor:
-    """A network's answers to inputs now, [N, K].
-
-    Raises:
-        Skip: it is gone, or does not take these inputs.
-    """
+    """A network's answers to inputs now, [N, K]; Skip where it is gone, or does not take these inputs."""
     module = network.module()
     if module is None:
         raise Skip("The network is gone.")
