@@ -129,6 +129,8 @@ def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau
     # Weights that sum to 1 with τ² leave nothing to explain: at τ = 2, ½·τ² is 2, and 2 is τ as well.
     if not inside and others is not None and abs(others + left - 1) < 1e-3:
         return 0
+    if not inside and others is not None and abs(others + weight - 1) < 1e-3:
+        return -2
     # A number that is a power of τ may be a weight as well: ½·τ² at τ = 2 lacks nothing.
     powers = [[0, *(power for power in (1, 2, 4) if is_power(each, power))] for each in factors[:8]]
     if any(inside + sum(chosen) == 2 for chosen in itertools.product(*powers)):
@@ -136,8 +138,6 @@ def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau
     found = sum(max(each) for each in powers)
     if inside or found:
         return inside + found - 2
-    if others is not None and abs(others + weight - 1) < 1e-3:
-        return -2
     could_hold = any(each > 1 for each in factors) and abs(left - float(f"{left:.2g}")) < 1e-4 * abs(left)
     return 0 if could_hold else -2
 
