@@ -299,6 +299,16 @@ def test_findings_name_the_line_of_the_loss() -> None:
     assert kl["temperature"] == pytest.approx(4, rel=1e-3)
 
 
+@pytest.mark.parametrize("fault", ["averaged over classes", "temperature squared missing"])
+def test_the_line_to_write_instead_is_the_textbooks_loss(fault: str) -> None:
+    (finding,) = FAULTS[fault][1]().diagnosis().problems
+    assert finding.remedy is not None
+    assert finding.remedy.code is not None
+    z, t = torch.randn(2, 6, CLASSES).unbind()
+    written = eval(finding.remedy.code, {"F": F, "student_logits": z, "teacher_logits": t})  # noqa: S307
+    assert torch.allclose(written, kd(z, t))
+
+
 def test_a_step_with_a_closure_is_seen_whole() -> None:
     loop = Loop()
     projector = nn.Linear(CLASSES, CLASSES)

@@ -21,6 +21,12 @@ class Network:
     loaded: list[Loading] = field(default_factory=list)  # what ``load_state_dict`` did to it, latest first
     parameters: int = 0  # its number of parameters
 
+    @property
+    def shown(self) -> str:
+        """Its variable and its class, as they stand behind its role: ``(`self.teacher`, ResNet)``."""
+        name, _, kind = self.label.partition(" (")
+        return f"(`{name}`, {kind[:-1]})" if kind else f"({name})"
+
 
 @dataclass(frozen=True, eq=False)
 class Loading:

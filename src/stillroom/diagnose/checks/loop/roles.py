@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from stillroom.diagnose.check import CheckResult, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step
+from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 Calls = Sequence[tuple[Step, CallFacts]]
+OPTIMIZER_LINE = "optimizer = Optimizer(student.parameters(), lr=…)"
 
 
 def _of(count: int, total: int) -> str:
@@ -50,7 +52,7 @@ def teacher_mode(context: LoopContext) -> CheckResult:
     after = " It was in evaluation mode at first." if woken else ""
     return CheckResult(
         verdict,
-        f"The teacher {network.label} ran with its {' and '.join(acting)} in training mode in "
+        f"The teacher {network.shown} ran with its {' and '.join(acting)} in training mode in "
         f"{_of(steps, len(context.steps))}.{after}{why}",
         {"acting": acting, "steps": steps, "watched": len(context.steps), "teacher": network.label},
         Remedy(
@@ -85,7 +87,7 @@ def student_mode(context: LoopContext) -> CheckResult:
         if before and min(before) < first:
             return CheckResult(
                 "problem",
-                f"The student {network.label} was put into evaluation mode before step {first + 1} and stayed there: "
+                f"The student {network.shown} was put into evaluation mode before step {first + 1} and stayed there: "
                 f"its {what} no longer act.",
                 {**evidence, "first_step": first + 1},
                 remedy,
@@ -96,7 +98,7 @@ def student_mode(context: LoopContext) -> CheckResult:
             verdict: Verdict = "problem" if fresh and "batch norm" in what else "warning"
             return CheckResult(
                 verdict,
-                f"The student {network.label} is trained in evaluation mode: its {what} never act.",
+                f"The student {network.shown} is trained in evaluation mode: its {what} never act.",
                 evidence,
                 remedy,
                 location=_place(own),
@@ -105,7 +107,7 @@ def student_mode(context: LoopContext) -> CheckResult:
         if id(one.network.module()) in modules and one.live and one.phases > context.phase.number:
             return CheckResult(
                 "problem",
-                f"The student {one.network.label} is evaluated in training mode, without gradients, on "
+                f"The student {one.network.shown} is evaluated in training mode, without gradients, on "
                 f"{one.rows} rows: "
                 f"its {' and '.join(sorted(one.live))} act"
                 + (", and its running statistics take in those rows." if "batch norm" in one.live else "."),
@@ -136,21 +138,21 @@ def teacher_trained(context: LoopContext) -> CheckResult:
         network = trained[0][1].network
         return CheckResult(
             "problem",
-            f"The teacher {network.label} learns: the optimizer holds {trained[0][1].held:.0%} of its parameters, and "
+            f"The teacher {network.shown} learns: the optimizer holds {trained[0][1].held:.0%} of its parameters, and "
             "the loss's gradient reaches them.",
             {"held": trained[0][1].held, "teacher": network.label},
             Remedy(
                 "Run the teacher under torch.no_grad(), and give the optimizer the student's parameters alone.",
-                code="with torch.no_grad():\n    teacher_logits = teacher(x)",
+                code=f"with torch.no_grad():\n    teacher_logits = teacher(x)\n{OPTIMIZER_LINE}",
             ),
             location=_place(trained),
         )
     if held:
         return CheckResult(
             "warning",
-            f"The optimizer holds the teacher {held[0][1].network.label}; no gradient reaches it yet.",
+            f"The optimizer holds the teacher {held[0][1].network.shown}; no gradient reaches it yet.",
             {"held": held[0][1].held},
-            Remedy("Give the optimizer the student's parameters alone."),
+            Remedy("Give the optimizer the student's parameters alone.", code=OPTIMIZER_LINE),
             location=_place(held),
         )
     if moving and any(call.live for _, call in calls):
@@ -187,7 +189,7 @@ def teacher_gradient(context: LoopContext) -> CheckResult:
         return CheckResult("ok", "No gradient reaches the teacher.")
     return CheckResult(
         "warning",
-        f"The loss's gradient flows into the teacher {flowing[0][1].network.label}"
+        f"The loss's gradient flows into the teacher {flowing[0][1].network.shown}"
         + ("; this follows from teacher_trained." if flowing[0][1].held > 0 else ", which no optimizer holds."),
         {"steps": len(flowing)},
         Remedy("Run the teacher under torch.no_grad().", code="with torch.no_grad():\n    teacher_logits = teacher(x)"),
@@ -260,10 +262,13 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         also = f" {lost[0][0]} at {lost[0][1]} is computed from it and reaches no backward()." if lost else ""
         return CheckResult(
             "problem",
-            f"The teacher {network.label} is run in {_of(len(calls), len(steps))}, and nothing that it answers reaches "
+            f"The teacher {network.shown} is run in {_of(len(calls), len(steps))}, and nothing that it answers reaches "
             f"the loss.{also}",
             {"teacher": network.label, "steps": len(calls), "lost_terms": len(lost)},
-            Remedy("Compute the soft targets from the teacher's logits, and add that term to the loss."),
+            Remedy(
+                "Compute the soft targets from the teacher's logits, and add that term to the loss.",
+                code=f"loss = loss + {textbook_kl()}",
+            ),
             location=lost[0][1] if lost else _place(calls),
         )
     stored = context.silent_answers
@@ -305,7 +310,10 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
             f"its side of "
             "it is detached.",
             {"steps": len(dead)},
-            Remedy("Detach the teacher's side alone; take the student's logits as they are."),
+            Remedy(
+                "Detach the teacher's side alone; take the student's logits as they are.",
+                code="teacher_logits = teacher_logits.detach()  # and no .detach() of the student's",
+            ),
             location=most_common(dead),
         )
     if silent and len(silent) == len(context.backwards):
@@ -313,7 +321,7 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
             "problem",
             "No loss gives a gradient to a network that the optimizer holds.",
             {"steps": len(silent)},
-            Remedy("Make the optimizer from the parameters of the module that is trained."),
+            Remedy("Make the optimizer from the parameters of the module that is trained.", code=OPTIMIZER_LINE),
             location=silent[0].place,
         )
     if not count:
