@@ -82,13 +82,14 @@ def student_mode(context: LoopContext) -> CheckResult:
     for network in {call.network for _, call in asleep}:
         own = [(step, call) for step, call in asleep if call.network is network]
         before = [step.number for step, call in awake if call.network is network]
-        what = " and ".join(sorted({each for _, call in own for each in call.still}))
+        still = sorted({each for _, call in own for each in call.still})
+        what, acts = " and ".join(still), "acts" if len(still) == 1 else "act"
         first = own[0][0].number
         if before and min(before) < first:
             return CheckResult(
                 "problem",
                 f"The student {network.shown} was put into evaluation mode before step {first + 1} and stayed there: "
-                f"its {what} no longer act.",
+                f"its {what} no longer {acts}.",
                 {**evidence, "first_step": first + 1},
                 remedy,
                 location=_place(own),
@@ -98,7 +99,7 @@ def student_mode(context: LoopContext) -> CheckResult:
             verdict: Verdict = "problem" if fresh and "batch norm" in what else "warning"
             return CheckResult(
                 verdict,
-                f"The student {network.shown} is trained in evaluation mode: its {what} never act.",
+                f"The student {network.shown} is trained in evaluation mode: its {what} never {acts}.",
                 evidence,
                 remedy,
                 location=_place(own),
@@ -109,7 +110,7 @@ def student_mode(context: LoopContext) -> CheckResult:
                 "problem",
                 f"The student {one.network.shown} is evaluated in training mode, without gradients, on "
                 f"{one.rows} rows: "
-                f"its {' and '.join(sorted(one.live))} act"
+                f"its {' and '.join(sorted(one.live))} {'acts' if len(one.live) == 1 else 'act'}"
                 + (", and its running statistics take in those rows." if "batch norm" in one.live else "."),
                 {**evidence, "rows": one.rows},
                 Remedy(

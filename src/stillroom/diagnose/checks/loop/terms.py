@@ -545,8 +545,8 @@ def loss_minimum(context: LoopContext) -> CheckResult:
         )
     return CheckResult(
         "problem",
-        f"Minimised over free logits, the term between student and teacher ends at the teacher's decision in "
-        f"{agreement:.0%} of rows.",
+        f"The term between student and teacher is not least at the teacher's answer: minimised over free logits, it "
+        f"ends at the teacher's decision in {agreement:.0%} of rows.",
         evidence,
         Remedy("Sum each row's divergence over the classes before it is clipped, weighted or averaged."),
         location=_place(fits),
