@@ -82,7 +82,7 @@ class Recipe(Config):
             if not self.teachers or wrong is not None:
                 raise ValueError(f"teachers by names of letters, digits, - and _, not {wrong or 'none'!r}")
             if any(name == "student" and config.learns for name, config in self.teachers.items()):
-                raise ValueError("another name than student for a teacher that learns: its weights lie beside those")
+                raise ValueError("another name than student for a teacher that learns: its weights lie next to those")
         for name, config in self.all_teachers.items():
             others = [other for other, each in self.all_teachers.items() if each.members is None]
             for member in config.members or ():

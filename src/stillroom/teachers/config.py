@@ -143,8 +143,9 @@ class CacheConfig(Config):
 
     enabled: Literal["auto", True, False] = Field(
         "auto",
-        description="Whether to store the teacher's outputs; auto stores them if that saves teacher passes, so not "
-        "if the losses read the teacher for no more epochs than there are views.",
+        description="Whether to store the teacher's outputs; auto stores them where that makes no teacher pass more "
+        "than the run without a cache: where the run comes to all of each view that it shows. Features, beside logits, "
+        "it stores only for more epochs than views.",
     )
     dtype: Literal["float16", "float32"] = Field(
         "float16", description="Number format of the stored logits and features."

@@ -117,11 +117,7 @@ class CheckContext:
         return [term for term in self.losses if term.requires.labels and not term.requires.teacher]
 
     def require_distillation(self) -> None:
-        """Go on only where a term of the loss reads the teacher.
-
-        Raises:
-            Skip: none does.
-        """
+        """Go on only where a term of the loss reads the teacher; Skip where none does."""
         if self.recipe.teacher is None:
             raise Skip("The recipe has no teacher.")
         if not self.teacher_losses:
@@ -271,19 +267,11 @@ class CheckContext:
         return self.logits_for(augmented, "augmented images")
 
     def require_model(self) -> None:
-        """Go on only where the teacher is a model.
-
-        Raises:
-            Skip: its logits are all that there is.
-        """
+        """Go on only where the teacher is a model; Skip where its logits are all that there is."""
         _ = self.teacher
 
     def require_class_order(self) -> None:
-        """Go on only where it is known which logit means which class.
-
-        Raises:
-            Skip: it is not.
-        """
+        """Go on only where it is known which logit means which class; Skip where it is not."""
         order = self.repaired_setup.class_order
         if order is not None and not len(order):
             raise Skip(
@@ -317,11 +305,7 @@ class CheckContext:
 
     @property
     def gradients(self) -> GradientNorms:
-        """Gradient norms of the loss terms before training.
-
-        Raises:
-            Skip: a term cannot be computed.
-        """
+        """Gradient norms of the loss terms before training; Skip where a term cannot be computed."""
         if self.loss_trial.problem is not None:
             raise Skip(f"The loss cannot be computed: {self.loss_trial.faulty}; see loss_finite.")
         return self.loss_trial
@@ -416,7 +400,6 @@ def open_context(
     recipe, components = reuse_head(recipe, components)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
-    steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
     run_context = RunContext(
         recipe=recipe,
@@ -438,7 +421,7 @@ def open_context(
     reads_teacher = any(term.requires.teacher for term in components.losses)
     if reads_teacher and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its outputs")
-    uses_cache(recipe, reads_teacher=reads_teacher, epochs=-(-recipe.training.total_steps(steps) // steps))
+    uses_cache(recipe, components.losses, train)
     stored = None
     if recipe.teacher is not None and recipe.teacher.logits is not None:
         stored = PrecomputedLogits(
