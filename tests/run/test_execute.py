@@ -330,6 +330,7 @@ def test_steps_may_be_the_budget_and_end_mid_epoch(recipe: Make, tmp_path: Path)
 
 
 def test_a_student_that_equals_its_teacher_is_reported(recipe: Make, tmp_path: Path) -> None:
+    # Its answers come from the cache, rounded to float16.
     made = recipe("student={name: mlp}", "teacher.name=mlp", "teacher.options={}", "losses=[{name: logit_mse}]")
     components = build_components(recipe("teacher=null", "losses=[{name: cross_entropy}]"))
     alike = replace(

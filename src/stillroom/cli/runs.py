@@ -10,7 +10,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, RunArgument, app, print_json, resumable
+from stillroom.cli.app import (
+    BEGAN,
+    TRAIN,
+    AsJson,
+    Out,
+    Overrides,
+    RecipeFile,
+    Resume,
+    RunArgument,
+    app,
+    print_json,
+    resumable,
+)
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -145,16 +157,18 @@ def _load_recipe(path: Path, overrides: list[str] | None) -> Recipe:
 def _run(
     recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
 ) -> None:
-    from stillroom.cli.terminal import ProgressBar, summary_table
+    from stillroom.cli.terminal import ProgressBar, describe_phases, summary_table
     from stillroom.run.records import output_folder
     from stillroom.run.run import execute
     from stillroom.train.device import is_main_process
 
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")
+    observer = ProgressBar()
+    observer.began = BEGAN
     with output_folder(out, stem) as folder, resumable(out, folder):
         resume = resume or continues(folder)
-        finished = execute(recipe, folder, resume=resume, observer=ProgressBar(), labels_alone=labels_alone)
+        finished = execute(recipe, folder, resume=resume, observer=observer, labels_alone=labels_alone)
     if not is_main_process():
         return
     if as_json:
@@ -162,6 +176,8 @@ def _run(
         return
     stdout = Console(highlight=False)
     stdout.print(summary_table(finished.summary))
+    if line := describe_phases(folder):
+        stdout.print(line, soft_wrap=True)
     shown = escape(str(folder))
     stdout.print(f"run: {shown}   look at it: stillroom report {shown}", soft_wrap=True)
 

@@ -17,6 +17,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from stillroom.data.decoded import stored_images
 from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header, without_metadata
 from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
@@ -432,7 +433,12 @@ def read_image_folder(
         files.check()
         return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
     require_memory(needed, "data.in_memory", in_memory)
-    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
+    images = stored_images(
+        data_name(folder), len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy()
+    )
+    return ImageSet(
+        torch.from_numpy(images), labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped
+    )
 
 
 def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:
@@ -453,7 +459,7 @@ def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: 
     if not names:
         raise _no_files(folder, _Watch(folder, ()))
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
-        raise BadInput(field, str(folder), f"none beside images of {'×'.join(map(str, shape))}: image files are square")
+        raise BadInput(field, str(folder), f"none with images of {'×'.join(map(str, shape))}: image files are square")
     files = ImageFiles(folder, names, (shape[0], shape[1], shape[2]), shape[2], workers or num_cores())
     require_memory(files.shape.numel(), field, str(folder))
     return files[:]

@@ -145,13 +145,15 @@ def _opened(
 ) -> Iterator[Run]:
     """A run that was resolved, built and validated, under its threads and arithmetic."""
     runtime = runtime_of(recipe.training, observer)
+    if observer.began is not None:
+        runtime.clock.add("start", runtime.clock.total())
     recipe = with_threads(recipe)
     reuse_memory()
     forget_peak_memory(runtime.device)
     with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
         note = observer.note if is_main_process() and describe else None
         if components is None:
-            components = build_components(recipe, note=note)
+            components = build_components(recipe, note=note, clock=runtime.clock)
         elif note is not None:
             describe_data(components.data, note)
         reading = [loss.name for loss in components.losses if loss.requires.teacher]
@@ -180,13 +182,21 @@ class Run:
     def run(self, folder: RunFolder, *, latency: bool = True) -> Finished:
         """Train, evaluate, write; time the models where asked."""
         parts, recipe, context, out = self.parts, self.parts.recipe, self.parts.context, folder.path
-        teacher_logits = {name: source.test_logits() for name, source in parts.teachers.items()}
+        clock = context.clock
+        with clock.phase("teacher"):
+            teacher_logits = {name: source.test_logits() for name, source in parts.teachers.items()}
         loader = parts.loader()
 
         def log(line: dict[str, Any]) -> None:
             folder.append("timing.jsonl", line)
 
-        teachers = parts.open_teachers(loader, log)
+        with clock.phase("teacher"):
+            teachers = parts.open_teachers(loader, log)
+
+        def prepare_view(view: int) -> None:
+            for source in parts.teachers.values():
+                source.prepare_views([view])
+
         if context.processes.is_main:
             write_text(out / "recipe.yaml", recipe.to_yaml(), checksum=True)
             if not (out / "environment.json").exists():
@@ -205,6 +215,7 @@ class Run:
             loader=loader,
             sampler=parts.sampler,
             evaluate=evaluate,
+            prepare_view=prepare_view,
             config=recipe.training,
             runtime=context,
             seed=recipe.seed,
@@ -216,12 +227,14 @@ class Run:
             relations=parts.relations.line if parts.relations is not None else None,
             optimisation=parts.optimisation,
         )
-        kept, progress, figures = trainer.fit()
+        with clock.phase("training"):
+            kept, progress, figures = trainer.fit()
         kept.eval()
         # A run resumed after its last evaluation has the figures, but not the logits behind them.
-        logits = last[0] if last else self._test_logits(kept)
-        if not last:
-            teacher_logits.update(self._changing_logits())
+        with clock.phase("evaluation"):
+            logits = last[0] if last else self._test_logits(kept)
+            if not last:
+                teacher_logits.update(self._changing_logits())
         trained = replace(parts.student, model=kept)
         summary = run_summary(parts, trained, progress, figures, teacher_logits)
         if context.processes.is_main:
@@ -234,7 +247,9 @@ class Run:
                 parts.relations.write(out, kept)
             if latency:
                 models = {"student": trained, **{name: each.prepared for name, each in parts.teachers.items()}}
-                time_models(folder, models, parts.test)
+                with clock.phase("latency"):
+                    time_models(folder, models, parts.test)
+            folder.append("timing.jsonl", {"event": "phases", "seconds": clock.total(), "phases": clock.split()})
             folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
             # Last: it says that the run is finished.
             write_json(out / SUMMARY, summary, checksum=True)
@@ -250,6 +265,8 @@ class Run:
             for source in parts.teachers.values():
                 source.test_logits()
             parts.open_teachers(parts.loader())
+            for source in parts.teachers.values():
+                source.prepare_views()
         answers = sum(source.counter.answers for source in parts.teachers.values())
         seconds = round(time.perf_counter() - began, 3)
         return Prepared(parts.total_steps, parts.sampler.steps_per_epoch, answers, seconds)
