@@ -311,7 +311,7 @@ def distill(
             **_teacher_entries(
                 teachers, teacher_preprocess, teacher_options or {}, several=isinstance(teacher, Mapping)
             ),
-            "student": _entry(student, student_preprocess, "student"),
+            "student": _entry(_module(student, "student"), student_preprocess, "student"),
             "losses": [describe(loss) for loss in terms],
             "training": options,
             "cache": cache or {},

@@ -100,11 +100,18 @@ class Log:
         self._hash: Any = None
 
     def append(self, line: str) -> None:
-        """Add a whole line, its newline included."""
+        """Add a whole line, its newline included.
+
+        Raises:
+            BadInput: what is there already is not what was written.
+        """
         content = line.encode("utf-8")
         grown = self._hash
         if grown is None:
-            there = self.path.read_bytes() if self.path.exists() else b""
+            # Checked first: the checksum of what follows would vouch for damage before it.
+            there = read_bytes(self.path) if self.path.exists() else b""
+            if there and len(there) < self.path.stat().st_size:  # a line that a kill cut short
+                os.truncate(self.path, len(there))
             grown = hashlib.sha256(there)
             if not there:
                 _record(self.path, grown.hexdigest(), sync=False)
@@ -116,11 +123,7 @@ class Log:
         self._hash = grown
 
     def cut(self, length: int) -> None:
-        """Shorten the file to a length that it had.
-
-        Raises:
-            BadInput: it is shorter, or damaged before that length.
-        """
+        """Shorten the file to a length that it had; BadInput where it is shorter, or damaged before that length."""
         self._hash = None
         content = self.path.read_bytes() if self.path.exists() else b""
         if len(content) < length:

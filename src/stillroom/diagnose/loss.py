@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -119,15 +120,20 @@ def load_loss(target: str) -> Any:
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise BadInput("loss", target, "FILE.py:FUNCTION or package.module:FUNCTION, such as losses.py:kd_loss")
-    before = torch.get_rng_state()
+    before, arguments = torch.get_rng_state(), sys.argv
     try:
+        sys.argv = [place]
         module: Any = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     except BadInput:
         raise
-    except (Exception, SystemExit) as error:
+    except SystemExit:
+        expected = "a module that can be imported; it exits when it is: its main part belongs under"
+        raise BadInput("loss", target, f"{expected} `if __name__ == '__main__':`") from None
+    except Exception as error:
         raise BadInput("loss", target, f"a module that can be imported; it raised {format_error(error)}") from None
     finally:
         torch.set_rng_state(before)
+        sys.argv = arguments
     found = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -145,6 +151,13 @@ def load_loss(target: str) -> Any:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise BadInput("loss", str(path), "a Python file that exists")
+    if (path.parent / "__init__.py").is_file() and re.search(r"^\s*from\s+\.", path.read_text(errors="ignore"), re.M):
+        # A file of a package, with relative imports: its name begins where the packages do.
+        names, folder = [path.stem], path.resolve().parent
+        while (folder / "__init__.py").is_file():
+            names.insert(0, folder.name)
+            folder = folder.parent
+        return _load_module(".".join(names), folder)
     name = f"_checked_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -160,9 +173,10 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _load_module(name: str) -> Any:
-    sys.path.insert(0, str(Path.cwd()))
+def _load_module(name: str, folder: Path | None = None) -> Any:
+    place = str(folder or Path.cwd())
+    sys.path.insert(0, place)
     try:
         return importlib.import_module(name)
     finally:
-        sys.path.remove(str(Path.cwd()))
+        sys.path.remove(place)

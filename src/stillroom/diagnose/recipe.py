@@ -134,18 +134,12 @@ def diagnose_recipe(
 
 @dataclass(frozen=True)
 class _SingleTeacher:
-    """A recipe of several teachers with one of them alone.
+    """A recipe of several teachers with one of them alone."""
 
-    Attributes:
-        name: the teacher's; empty where the recipe has no more.
-        recipe: with this teacher as ``teacher``.
-        places: of each of its losses, the position in the whole recipe.
-    """
-
-    name: str
-    recipe: Recipe
+    name: str  # the teacher's; empty where the recipe has no more
+    recipe: Recipe  # with this teacher as ``teacher``
     components: RunComponents | None
-    places: Sequence[int] = ()
+    places: Sequence[int] = ()  # of each of its losses, the position in the whole recipe
 
     def as_of_whole(self, finding: Finding) -> Finding:
         """A finding whose remedy changes the whole recipe."""

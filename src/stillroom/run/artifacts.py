@@ -58,15 +58,7 @@ def run_summary(
     figures: Mapping[str, float],
     teacher_logits: TeacherLogits,
 ) -> dict[str, Any]:
-    """``summary.json`` of a finished run.
-
-    Args:
-        parts: what it is made of.
-        trained: the student.
-        progress: where the training ended.
-        figures: of the last evaluation.
-        teacher_logits: of each teacher, for the test split.
-    """
+    """``summary.json`` of a finished run."""
     recipe, test = parts.recipe, parts.test
     processes = parts.context.processes.count
     budget = budget_hash(

@@ -61,11 +61,7 @@ class RunObjects:
     losses: Sequence[Loss[Any]] = ()  # the terms of the loss
 
     def load_data(self, recipe: Recipe, fingerprint: str) -> DataPair:
-        """The run's images.
-
-        Raises:
-            BadInput: they are not given, cannot be read, or are not those of the fingerprint.
-        """
+        """The run's images; BadInput where they are not given, cannot be read, or are not those of the fingerprint."""
         if self.data is None and recipe.data.source == "python":
             raise BadInput("data", "python", f"the images that the run had: {_LOAD_RUN.format('train=…, test=…')}")
         data = self.data or load(recipe.data)
@@ -104,9 +100,14 @@ def _remake(
     except BadInput:
         if recipe.data.source != "python":
             raise
-        name = "student" if place == "student" else "teacher"
-        expected = f"the module, as the run was made in Python: {_LOAD_RUN.format(f'{name}=…')}"
-        raise BadInput(place, config.name, expected) from None
+        raise needs_module(place, config.name) from None
+
+
+def needs_module(place: str, name: str) -> BadInput:
+    """The error of a run made in Python, whose folder alone cannot make a model again."""
+    argument = "student" if place == "student" else "teacher"
+    expected = f"the module, as the run was made in Python: {_LOAD_RUN.format(f'{argument}=…')}"
+    return BadInput(place, name, expected)
 
 
 class InputFacts(Protocol):

@@ -27,6 +27,7 @@ from stillroom.runtime import Precision, Runtime
 from stillroom.teachers.cache import Query
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
+from stillroom.teachers.embeddings import EmbeddingTeacher
 from stillroom.teachers.fisher import FisherOf, tail_fisher, uniform_draws
 from stillroom.teachers.input_gradients import input_gradients, is_input_gradient
 from stillroom.teachers.output import ModelOutput
@@ -161,7 +162,9 @@ class LiveTeacherSource(TeacherSource):
         cache: CacheConfig,
         num_teacher_classes: int | None = None,
     ) -> None:
-        super().__init__(prepared.name, state_hash(prepared.model))
+        self._embeds = isinstance(prepared.model, EmbeddingTeacher)
+        inner = prepared.model.model if isinstance(prepared.model, EmbeddingTeacher) else prepared.model
+        super().__init__(prepared.name, state_hash(inner))
         self.prepared: PreparedModel = prepared
         self._config, self._runtime, self._data = config, runtime, data
         self._augmentation, self._cache = augmentation, cache
@@ -189,7 +192,7 @@ class LiveTeacherSource(TeacherSource):
     def compute_test_logits(self) -> Tensor | None:
         """Computed now, or once for all runs; None if the teacher does not know all classes."""
         test, runtime = self._data.test, self._runtime
-        if self._num_teacher_classes is not None:
+        if self._num_teacher_classes is not None or self._embeds:
             return None
         if self._cache.enabled:
             logits = self._cached_test_logits()
@@ -284,6 +287,13 @@ class LiveTeacherSource(TeacherSource):
     def _complete(self, teacher: Teacher, query: Query, count: int) -> Teacher:
         """A teacher with its tails, the means of its Fisher weights, and which classes its logits are of."""
         teacher = self._with_tails(teacher, query, count)
+        if self._embeds:
+
+            def embeddings(batch: Batch) -> ModelOutput:
+                output = teacher(batch)
+                return replace(output, logits=torch.full_like(output.logits, float("nan")), has_logits=False)
+
+            return embeddings
         if self._known is None:
             return teacher
         classes = self._known.to(self._runtime.device)
