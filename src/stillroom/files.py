@@ -123,11 +123,7 @@ class Log:
         self._hash = grown
 
     def cut(self, length: int) -> None:
-        """Shorten the file to a length that it had.
-
-        Raises:
-            BadInput: it is shorter, or damaged before that length.
-        """
+        """Shorten the file to a length that it had; BadInput where it is shorter, or damaged before that length."""
         self._hash = None
         content = self.path.read_bytes() if self.path.exists() else b""
         if len(content) < length:

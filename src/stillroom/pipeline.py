@@ -39,28 +39,17 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for on the command line.
+    """What was asked for on the command line."""
 
-    Attributes:
-        data: a folder of images, or the name of built-in data.
-        teacher: a model's name, as ``timm:resnet50``.
-        student: a model's name.
-        teacher_weights: a file of weights; where its last layer is for other classes it is fine-tuned.
-        pretrained: fetch the teacher's published weights.
-        image_size: side in pixels; None takes the models' own.
-        epochs: of each run.
-        overrides: changes of every recipe, ``key.path=value``.
-    """
-
-    data: str
-    teacher: str
-    student: str
-    teacher_weights: str | None = None
-    pretrained: bool = False
-    image_size: int | None = None
-    epochs: int = 10
+    data: str  # a folder of images, or the name of built-in data
+    teacher: str  # a model's name, as ``timm:resnet50``
+    student: str  # a model's name
+    teacher_weights: str | None = None  # a file of weights; where its last layer is for other classes it is fine-tuned
+    pretrained: bool = False  # fetch the teacher's published weights
+    image_size: int | None = None  # side in pixels; None takes the models' own
+    epochs: int = 10  # of each run
     seed: int = 0
-    overrides: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()  # changes of every recipe, ``key.path=value``
 
 
 def run_request(request: Request, out: Path, observer: Observer, say: Callable[[str], None]) -> dict[str, Any]:

@@ -459,7 +459,7 @@ def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: 
     if not names:
         raise _no_files(folder, _Watch(folder, ()))
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
-        raise BadInput(field, str(folder), f"none beside images of {'×'.join(map(str, shape))}: image files are square")
+        raise BadInput(field, str(folder), f"none with images of {'×'.join(map(str, shape))}: image files are square")
     files = ImageFiles(folder, names, (shape[0], shape[1], shape[2]), shape[2], workers or num_cores())
     require_memory(files.shape.numel(), field, str(folder))
     return files[:]

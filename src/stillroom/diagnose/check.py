@@ -117,13 +117,7 @@ class Check(Generic[ContextT]):
 def check_all(
     checks: Sequence[Check[ContextT]], context: ContextT, follows: Mapping[str, Sequence[str]]
 ) -> list[Finding]:
-    """One finding a check; a problem that follows from another is a warning that says so.
-
-    Args:
-        checks: causes before what follows from them.
-        context: what is checked.
-        follows: for each check those whose problems its own explains: one fault, one problem.
-    """
+    """One finding a check; a problem that ``follows`` from that of an earlier check is a warning that says so."""
     findings: list[Finding] = []
     for each in checks:
         finding = each.attempt(context)
@@ -138,15 +132,7 @@ def check_all(
 def check(
     *, threshold: str, source: str = "", limits: Sequence[Limits] = (), problem: str = "", title: str = ""
 ) -> Callable[[Callable[[ContextT], CheckResult]], Check[ContextT]]:
-    """Make a check of a function; the function's name is its id.
-
-    Args:
-        threshold: where the verdict turns, in words.
-        source: the paper or the reason behind it.
-        limits: where the verdict turns, as numbers with their reasons.
-        problem: title of a finding that is a problem.
-        title: title of any other finding.
-    """
+    """Make a check of a function; the function's name is its id."""
 
     def decorate(measure: Callable[[ContextT], CheckResult]) -> Check[ContextT]:
         return Check(measure.__name__, measure, threshold, source, tuple(limits), problem, title or problem)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from stillroom.diagnose.check import Check, check_all
 from stillroom.diagnose.checks.loop import answers, optimisation, roles, terms, values
-from stillroom.diagnose.checks.loop.context import LoopContext
-from stillroom.diagnose.checks.loop.record import InferenceCall, Phase, Schedule
+from stillroom.diagnose.checks.loop.context import LoopContext, skill
+from stillroom.diagnose.checks.loop.record import InferenceCall, Network, Phase, Schedule
 from stillroom.schema.diagnosis import VERDICTS, Finding
 
 # Causes before what follows from them.
@@ -18,6 +18,7 @@ CHECKS: tuple[Check[LoopContext], ...] = (
     roles.teacher_trained,
     roles.teacher_gradient,
     roles.parameters_left_out,
+    roles.labels_unused,
     values.half_precision,
     values.probabilities_for_logits,
     values.batch_split,
@@ -50,9 +51,10 @@ _LOSS = ("loss_scale", "loss_balance", "loss_minimum", "loss_finite", "temperatu
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "teacher_unused": ("student_no_gradient", *_TEACHING),
     "teacher_mode": ("teacher_trained", "stale_answers", "teacher_input", *_TEACHING),
-    "teacher_trained": ("teacher_gradient", "loss_balance", *_TEACHING),
+    "teacher_trained": ("teacher_gradient", "clipping", "loss_balance", *_TEACHING),
     "parameters_left_out": ("loss_balance", "student_no_gradient", "learning_rate"),
-    "half_precision": ("student_no_gradient", "learning_rate", "skipped_steps", *_LOSS),
+    "labels_unused": ("loss_balance", "loss_scale", "weights_swapped"),
+    "half_precision": ("student_no_gradient", "learning_rate", "skipped_steps", "labels_unused", *_LOSS),
     "probabilities_for_logits": ("roles_swapped", "learning_rate", "student_no_gradient", *_LOSS, *_TEACHING),
     "batch_split": ("roles_swapped", *_LOSS),
     "weights_not_loaded": ("teacher_input", "class_order", "stale_answers", *_TEACHING),
@@ -95,7 +97,11 @@ def diagnose_loop(
     Returns:
         One finding a check; of several trainings with a teacher the worst.
     """
-    contexts = [LoopContext(phase, asked, schedules, terms.identify, whole_script) for phase in phases]
+    trained: list[tuple[Network, float]] = []
+    contexts = []
+    for phase in phases:
+        contexts.append(LoopContext(phase, asked, schedules, terms.identify, whole_script, tuple(trained)))
+        trained += skill(phase)
     judged = [
         context
         for context in contexts

@@ -61,11 +61,7 @@ class RunObjects:
     losses: Sequence[Loss[Any]] = ()  # the terms of the loss
 
     def load_data(self, recipe: Recipe, fingerprint: str) -> DataPair:
-        """The run's images.
-
-        Raises:
-            BadInput: they are not given, cannot be read, or are not those of the fingerprint.
-        """
+        """The run's images; BadInput where they are not given, cannot be read, or are not those of the fingerprint."""
         if self.data is None and recipe.data.source == "python":
             raise BadInput("data", "python", f"the images that the run had: {_LOAD_RUN.format('train=…, test=…')}")
         data = self.data or load(recipe.data)

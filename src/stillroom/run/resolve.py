@@ -129,11 +129,7 @@ def _teacher_model(config: TeacherConfig, train: ImageSet, field: str, model: nn
 
 
 def _with_temperature(config: TeacherConfig, name: str, recipe: Recipe, components: RunComponents) -> TeacherConfig:
-    """A mean of teachers with the temperature of the losses that read it.
-
-    Raises:
-        BadInput: these have several.
-    """
+    """A mean of teachers with the temperature of the losses that read it; BadInput where these have several."""
     if config.mean_temperature is not None:
         return config
     readers = [

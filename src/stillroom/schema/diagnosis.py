@@ -323,11 +323,7 @@ class DiagnosisFile(JsonFile):
 
 
 def read_diagnosis(folder: Path) -> DiagnosisFile:
-    """Read ``diagnosis.json`` of a folder.
-
-    Raises:
-        BadInput: there is none, or it is damaged.
-    """
+    """Read ``diagnosis.json`` of a folder; BadInput where there is none, or it is damaged."""
     if not (folder / NAME).is_file():
         raise BadInput("diagnosis", str(folder), f"a folder with {NAME}; `stillroom diagnose` writes it")
     return read_json(DiagnosisFile, folder / NAME)

@@ -370,11 +370,7 @@ class TimingEvent(JsonObject):
 
 
 def read_timing(path: Path) -> list[TimingEvent]:
-    """The events of ``timing.jsonl``; half lines, as a killed run leaves them, are left out.
-
-    Args:
-        path: the file; none means no events.
-    """
+    """The events of ``timing.jsonl``; half lines, as a killed run leaves them, are left out."""
     return read_jsonl(TimingEvent, path, skip_damaged=True)
 
 

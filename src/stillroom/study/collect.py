@@ -124,11 +124,7 @@ def collect(folder: StudyFolder, plan: StudyPlan, failures: Mapping[str, str] | 
 
 
 def read_run(path: Path, planned: PlannedRun) -> FinishedRun:
-    """Read a finished run.
-
-    Raises:
-        BadInput: a file is missing or damaged.
-    """
+    """Read a finished run; BadInput where a file is missing or damaged."""
     summary = read_json(RunSummary, path / "summary.json")
     recipe, recipe_hash = _read_recipe(path / "recipe.yaml")
     metrics = path / "metrics.jsonl"

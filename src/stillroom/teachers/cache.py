@@ -703,11 +703,7 @@ class TeacherCache:
         return StoredOutputs(only, maps, torch.device(device), self.folder)
 
     def missing(self, views: Sequence[int]) -> list[int]:
-        """Those of the views that are not complete.
-
-        Raises:
-            BadInput: the folder is damaged.
-        """
+        """Those of the views that are not complete; BadInput where the folder is damaged."""
         wanted = sorted(set(views))
         with readable(self.folder):
             if not self._cache_folder.check_identity():

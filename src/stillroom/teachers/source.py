@@ -271,11 +271,7 @@ class CachedOutputs:
 
 
 def check_finite(logits: Tensor, field: str, value: str) -> Tensor:
-    """Return test logits if they are finite.
-
-    Raises:
-        BadInput: they are not.
-    """
+    """Return test logits if they are finite; BadInput where they are not."""
     if not bool(torch.isfinite(logits).all()):
         raise BadInput(field, value, "finite logits for every test image")
     return logits

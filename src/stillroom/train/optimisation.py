@@ -65,11 +65,7 @@ class OwnOptimisation:
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
 
     def make_optimizer(self, modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer:
-        """The optimizer of some modules.
-
-        Raises:
-            BadInput: the user's function makes none that can be used.
-        """
+        """The optimizer of some modules; BadInput where the user's function makes none that can be used."""
         if self.optimizer is None:
             return build_optimizer(modules, config)
         if isinstance(self.optimizer, torch.optim.Optimizer) or not callable(self.optimizer):

@@ -17,11 +17,7 @@ from stillroom.errors import BadInput, format_error
 
 
 def read_script(path: Path) -> bytes:
-    """The source of a script.
-
-    Raises:
-        BadInput: it is not there, or it is no Python.
-    """
+    """The source of a script; BadInput where it is not there, or it is no Python."""
     if not path.is_file():
         raise BadInput("SCRIPT.py", str(path), "a Python script; there is no such file")
     try:

@@ -119,11 +119,7 @@ class StudyCosts:
 
 
 def study_costs(study: StudyResults, folder: Path) -> StudyCosts:
-    """Read ``cost.csv`` and add the students' sizes from the results.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
+    """Read ``cost.csv`` and add the students' sizes from the results; BadInput where the file is damaged."""
     rows = read_costs(folder / COST)
     costs = StudyCosts(rows is not None)
     runs: dict[CellKey, list[CostRow]] = {}

@@ -200,11 +200,7 @@ def _found_here() -> str:
 
 
 def reach(host: str, port: int) -> None:
-    """Connect once.
-
-    Raises:
-        OSError: nobody answers.
-    """
+    """Connect once; OSError where nobody answers."""
     socket.create_connection((host, port), timeout=_ANSWER).close()
 
 
@@ -408,11 +404,7 @@ class _RayJobs:
         self._has_gpus = any(node["Resources"].get("GPU") for node in usable_nodes())
 
     def serve(self, orders: SimpleQueue[bytes | None]) -> None:
-        """Do what is ordered until the orders end.
-
-        Raises:
-            BadInput: the cluster is gone.
-        """
+        """Do what is ordered until the orders end; BadInput where the cluster is gone."""
         threading.Thread(target=self._watch, daemon=True).start()
         try:
             while True:

@@ -574,6 +574,8 @@ def _choices(
     if is_number and words != ("t",) and not any(_has(name, each) for each in tensors if each != "teacher"):
         add(None, REQUIRED[str(kind)])
     if side is not None and not (is_number and name == "T"):
+        if {"list", "all", "several", "ensemble", "teachers"} & set(words):
+            add(side, form="list")
         add(side)
         if {"output", "outputs", "out", "result", "results"} & set(words):
             add(side, form="output")

@@ -309,11 +309,7 @@ def _logged_keys(recipe: Recipe, metrics: Sequence[MetricsLine]) -> dict[str, st
 
 
 def require_quality(run: RunRecord) -> DataQuality:
-    """What the run's summary says of its data.
-
-    Raises:
-        Skip: it did not end, or says nothing of it.
-    """
+    """What the run's summary says of its data; Skip where it did not end, or says nothing of it."""
     if run.quality is None:
         raise Skip("The run did not end." if not run.finished else "The run's summary does not say.")
     return run.quality
