@@ -31,6 +31,7 @@ bench: install
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sources.py
+	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/pixel_entropy.py
 
 docs: install
