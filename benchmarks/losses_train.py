@@ -168,7 +168,7 @@ def report(names: Sequence[str], folder: Path) -> str:
         execute(made, folder / f"{name}-whole", hooks=[StopAt(-1)], latency=False)
         before, after = fall(folder / f"{name}-whole", name)
         same = resumes(made, folder / f"{name}-whole", folder / f"{name}-stopped")
-        top1 = json.loads((folder / f"{name}-whole" / "summary.json").read_text())["test"]["top1"]
+        top1 = json.loads((folder / f"{name}-whole" / "metrics.jsonl").read_text().splitlines()[-1])["top1"]
         difference = f"{apart[name]:.1e}" if name in apart else "–"
         rows.append((name, before, after, after < before, same, difference, top1))
         print(*rows[-1], file=sys.stderr)

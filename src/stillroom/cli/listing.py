@@ -145,13 +145,10 @@ def loss_index() -> str:
         "| paper | name | recipe |",
         "|---|---|---|",
     ]
-    papers: dict[str, list[type[Loss[Any]]]] = {}
-    for kind in losses().values():
-        papers.setdefault(str(kind.citation), []).append(kind)
-    for paper, kinds in sorted(papers.items()):
-        for kind in kinds if kinds[0].citation is not None else ():
-            name = kind.Config.model_fields["name"].default
-            lines.append(f"| {paper} | `{name}` | `{_entry(name, _options(kind))}` |")
+    papers = sorted((str(kind.citation), place, name) for place, (name, kind) in enumerate(losses().items()))
+    for paper, _, name in papers:
+        if losses()[name].citation is not None:
+            lines.append(f"| {paper} | `{name}` | `{_entry(name, _options(losses()[name]))}` |")
     return "\n".join(lines) + "\n"
 
 
