@@ -42,6 +42,7 @@ from stillroom.report.study.page import rewrite_run_page, write_run_pages, write
 from stillroom.run.components import RunComponents, RunObjects
 from stillroom.run.export import evaluate_model, export_run, load_student
 from stillroom.run.fidelity.mapping import map_fidelity
+from stillroom.run.latency import measure_latency
 from stillroom.run.records import load_run_recipe, output_folder
 from stillroom.run.run import execute
 from stillroom.schema.base import read_json
@@ -55,6 +56,7 @@ from stillroom.study.dissect import dissecting, write_dissection
 from stillroom.study.engine import engine_maker
 from stillroom.study.plan import StudyFolder
 from stillroom.study.progress import StudyObserver
+from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import exact_float32
 from stillroom.train.optimisation import OwnOptimisation, Parameters
 from stillroom.train.recorders import StepHook, StepInfo, as_hooks
@@ -69,12 +71,14 @@ class DistillResult:
         summary: the result: ``top1``, ``agreement``, ``teachers`` and what else ``summary.json`` holds.
         prepared: the trained student with its preprocess.
         objects: the modules, losses and images that were given, which no recipe can make again.
+        peers: students that learned with it, by their names as its teachers.
     """
 
     path: Path
     summary: dict[str, Any]
     prepared: PreparedModel = field(repr=False)
     objects: RunObjects = field(default_factory=RunObjects, repr=False)
+    peers: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
 
     @property
     def student(self) -> nn.Module:
@@ -135,6 +139,8 @@ class DistillResult:
     def report(self, *others: DistillResult | Path | str) -> Path:
         """Write the page ``report.html`` of this run, compared with others if given; returns its path."""
         paths = [run.path if isinstance(run, DistillResult) else Path(run) for run in others]
+        for run in (self, *others):
+            measure_latency(*_run(run))
         return write_report([self.path, *paths])
 
 
@@ -164,8 +170,35 @@ class Ensemble:
         object.__setattr__(self, "temperature", temperature)
 
 
+@dataclass(frozen=True)
+class SelfTeacher:
+    """The student's own moving average, or its last snapshot, as the teacher of :func:`distill`.
+
+    Args:
+        ema: decay of the average a step, such as .99 (mean teacher).
+        snapshot: in its place, epochs from one snapshot to the next.
+    """
+
+    ema: float | None = None
+    snapshot: int | None = None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A second student, which learns from the first while it teaches it, as the teacher of :func:`distill`.
+
+    Args:
+        model: a copy of it is trained; it comes back in ``run.peers``.
+    """
+
+    model: nn.Module
+
+
+Teachers = nn.Module | str | Path | Ensemble | SelfTeacher | Peer
+
+
 def distill(
-    teacher: nn.Module | str | Path | Mapping[str, nn.Module | str | Path | Ensemble] | None,
+    teacher: Teachers | Mapping[str, Teachers] | None,
     student: nn.Module,
     train: Dataset[Any],
     test: Dataset[Any],
@@ -195,7 +228,7 @@ def distill(
     Args:
         teacher: the model that teaches; or a folder of logits of one that cannot be run here (`stillroom
             export-inputs`); or several of these by names, of which each loss then names its own (``KL(teacher="a")``),
-            an :class:`Ensemble` of others among them;
+            an :class:`Ensemble` of others among them; or :class:`SelfTeacher`, or a :class:`Peer`;
             None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label), read once into memory. Floats go to both models as they are, whatever their
@@ -278,7 +311,7 @@ def distill(
             **_teacher_entries(
                 teachers, teacher_preprocess, teacher_options or {}, several=isinstance(teacher, Mapping)
             ),
-            "student": _entry(student, student_preprocess, "student"),
+            "student": _entry(_module(student, "student"), student_preprocess, "student"),
             "losses": [describe(loss) for loss in terms],
             "training": options,
             "cache": cache or {},
@@ -288,38 +321,26 @@ def distill(
     data = _pair(train, test, unlabelled)
     _require_preprocess(recipe, data.train)
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
-    modules = {key: model for key, model in teachers.items() if isinstance(model, nn.Module)}
+    modules = {
+        key: model.model if isinstance(model, Peer) else model
+        for key, model in teachers.items()
+        if isinstance(model, nn.Module | Peer)
+    }
     objects = RunObjects(data, student, modules, tuple(terms))
+
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
-    components = RunComponents(
-        data,
-        copy_model(student),
-        [copy.deepcopy(loss) for loss in terms],
-        {key: copy_model(model) for key, model in modules.items()},
-        optimisation=optimisation,
-        custom=custom,
-    )
+    def copies(**options: Any) -> RunComponents:
+        models = {key: copy_model(model) for key, model in modules.items()}
+        return RunComponents(data, copy_model(student), [copy.deepcopy(loss) for loss in terms], models, **options)
+
+    components = copies(optimisation=optimisation, custom=custom)
     observer = ProgressBar() if progress else Observer()
-    if progress and not resume:
-        copies = RunComponents(
-            data,
-            copy_model(student),
-            [copy.deepcopy(loss) for loss in terms],
-            {key: copy_model(model) for key, model in modules.items()},
-        )
-        if (line := quick_line(recipe, copies)) is not None:
-            observer.note(line)
+    if progress and not resume and (line := quick_line(recipe, copies())) is not None:
+        observer.note(line)
     with output_folder(None if out is None else Path(out), name or "run") as folder:
-        finished = execute(
-            recipe,
-            folder,
-            resume=resume,
-            observer=observer,
-            components=components,
-            hooks=own_hooks,
-        )
+        finished = execute(recipe, folder, resume=resume, observer=observer, components=components, hooks=own_hooks)
     prepared = with_layout(finished.student, recipe.student, data.train, "student")
-    return DistillResult(finished.path, finished.summary, prepared, objects)
+    return DistillResult(finished.path, finished.summary, prepared, objects, finished.peers)
 
 
 def load_run(
@@ -635,7 +656,8 @@ def _require_preprocess(recipe: Recipe, images: ImageSet) -> None:
     """Refuse bytes for a module whose preprocess is not stated: what is right for it nobody but the user knows."""
     given = {recipe.teacher_field(name): config for name, config in recipe.all_teachers.items()}
     for place, config in {**given, "student": recipe.student}.items():
-        if images.is_pixels and config.preprocess is None and getattr(config, "is_model", True):
+        is_run = config.is_model or config.learns if isinstance(config, TeacherConfig) else True
+        if images.is_pixels and config.preprocess is None and is_run:
             name = place.partition(".")[2]
             argument = f"teacher_preprocess[{name!r}]" if name else f"{place}_preprocess"
             raise BadInput(argument, None, _choices(place, images))
@@ -731,6 +753,10 @@ def _teacher_entry(
             "preprocess": preprocess,
             **options,
         }
+    if isinstance(teacher, SelfTeacher):
+        return {"ema": teacher.ema, "snapshot": teacher.snapshot, "preprocess": preprocess, **options}
+    if isinstance(teacher, Peer):
+        return {**(_entry(teacher.model, preprocess, "teacher") or {}), "learns": True, **options}
     if isinstance(teacher, str | Path):
         return {"name": Path(teacher).name, "logits": str(teacher), "preprocess": preprocess, **options}
     entry = _entry(teacher, preprocess, "teacher")

@@ -81,6 +81,8 @@ class Recipe(Config):
             wrong = next((name for name in self.teachers if not _NAME.fullmatch(name)), None)
             if not self.teachers or wrong is not None:
                 raise ValueError(f"teachers by names of letters, digits, - and _, not {wrong or 'none'!r}")
+            if any(name == "student" and config.learns for name, config in self.teachers.items()):
+                raise ValueError("another name than student for a teacher that learns: its weights lie next to those")
         for name, config in self.all_teachers.items():
             others = [other for other, each in self.all_teachers.items() if each.members is None]
             for member in config.members or ():
@@ -133,8 +135,8 @@ class Recipe(Config):
 
     @property
     def model_teachers(self) -> list[str]:
-        """Names of the teachers that can be run here."""
-        return [name for name, config in self.all_teachers.items() if config.is_model]
+        """Names of the teachers with logits that can be run here."""
+        return [name for name, config in self.all_teachers.items() if config.is_model and not config.embeddings]
 
     @property
     def default_teacher(self) -> str | None:

@@ -430,7 +430,7 @@ def test_an_image_is_read_or_a_line_says_why_not(oddities: ModuleType, tmp_path:
     assert right, happened
 
 
-def test_class_folders_of_files_that_are_no_images_by_their_names_are_told_as_such(tmp_path: Path) -> None:
+def test_class_folders_of_files_that_are_no_images_by_their_names_are_named_as_such(tmp_path: Path) -> None:
     for name in ("train/cat/1.heic", "train/dog/2.heic", "test/cat/3.avif", "test/dog/4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")

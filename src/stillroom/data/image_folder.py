@@ -17,6 +17,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from stillroom.data.decoded import stored_images
 from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header, without_metadata
 from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
@@ -32,6 +33,7 @@ from stillroom.data.reading import (
 )
 from stillroom.errors import BadInput, shorten
 from stillroom.files import digest
+from stillroom.wording import counted
 
 # What a file may be called, and what it may be: some formats that Pillow knows start other programs.
 SUFFIXES = (
@@ -253,17 +255,13 @@ class _Watch:
     def notes(self) -> Iterator[str]:
         loose = sum(path.name.lower().endswith(SUFFIXES) and path.is_file() for path in list_folder(self._root))
         if loose:
-            yield f"left out {_count(loose, 'image')} next to the class folders of {self._root.name}"
+            yield f"left out {counted(loose, 'image')} next to the class folders of {self._root.name}"
         if self._suffixes:
-            files = f"{_count(self._suffixes.total(), 'file')} of {self._root.name}"
+            files = f"{counted(self._suffixes.total(), 'file')} of {self._root.name}"
             yield f"left out {files}, whose suffix is not an image's: {self.suffixes()}"
         for other, names in self._links.items():
-            links = f"{_count(len(names), 'link')} of {self._root.name}"
+            links = f"{counted(len(names), 'link')} of {self._root.name}"
             yield f"{links} {'leads' if len(names) == 1 else 'lead'} to {other}, such as {shorten(names[0], 80)}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]:
@@ -283,9 +281,12 @@ def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
 
 
 def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:
-    """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is."""
+    """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is.
+
+    The split ``.`` is the folder itself: its class folders lie right below.
+    """
     names = [path.name for path in _folders(folder)]
-    if split in names:
+    if split in names or (split == "." and _has_classes(folder)):
         return folder / split
     if split == "test" and test_alternatives:
         others = image_splits(folder, set(TEST_ALTERNATIVES) & set(names))
@@ -432,7 +433,12 @@ def read_image_folder(
         files.check()
         return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
     require_memory(needed, "data.in_memory", in_memory)
-    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
+    images = stored_images(
+        data_name(folder), len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy()
+    )
+    return ImageSet(
+        torch.from_numpy(images), labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped
+    )
 
 
 def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:
@@ -453,7 +459,7 @@ def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: 
     if not names:
         raise _no_files(folder, _Watch(folder, ()))
     if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
-        raise BadInput(field, str(folder), f"none beside images of {'×'.join(map(str, shape))}: image files are square")
+        raise BadInput(field, str(folder), f"none with images of {'×'.join(map(str, shape))}: image files are square")
     files = ImageFiles(folder, names, (shape[0], shape[1], shape[2]), shape[2], workers or num_cores())
     require_memory(files.shape.numel(), field, str(folder))
     return files[:]

@@ -380,7 +380,7 @@ def add_unlabelled(images: ImageSet, more: Tensor) -> ImageSet:
         BadInput: shape or type differ, or the set is read from files on demand.
     """
     if not isinstance(images.images, Tensor):
-        raise BadInput("data.in_memory", False, "true, or auto, with unlabelled images beside labelled ones")
+        raise BadInput("data.in_memory", False, "true, or auto, with unlabelled images next to labelled ones")
     if more.shape[1:] != images.images.shape[1:] or more.dtype != images.images.dtype:
         got, expected = (f"{each.dtype} of {'×'.join(map(str, each.shape[1:]))}" for each in (more, images.images))
         raise BadInput("data.unlabelled", got, f"{expected}, as the labelled images")

@@ -89,6 +89,8 @@ class Diagnosis(DiagnosisFile):
             if finding.verdict == "skipped":
                 skipped.setdefault(finding.summary, []).append(finding.check)
         for why, checks in skipped.items():
+            if why == self.lead:
+                continue  # the headline says so
             yield "skipped", f"{', '.join(checks)}: {why}"
 
     def attention(self) -> str:

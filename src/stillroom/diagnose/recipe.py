@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from stillroom.data.loader import BatchSampler
 from stillroom.data.quality import measure_quality
 from stillroom.data.sources import load
-from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.check import Check
 from stillroom.diagnose.checks.data import data_checks
 from stillroom.diagnose.checks.recipe import (
     features,
@@ -24,7 +24,7 @@ from stillroom.diagnose.checks.recipe import (
     training,
 )
 from stillroom.diagnose.checks.recipe.context import CheckContext, gather_components, open_context
-from stillroom.errors import BadInput, format_error
+from stillroom.errors import BadInput
 from stillroom.losses.registry import is_custom, loss_class
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
@@ -43,6 +43,14 @@ INPUT_CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_input.teacher_batch_norm,
     teacher_quality.teacher_accuracy,
 )
+_OPTION_CHECKS: tuple[Check[CheckContext], ...] = (
+    loss.loss_finite,
+    loss.teacher_unused,
+    loss_balance.loss_balance,
+    training.learning_rate,
+    training.budget,
+    training.regularisation,
+)
 CHECKS: tuple[Check[CheckContext], ...] = (
     *data_checks(lambda context: measure_quality(context.run_context.data)),
     stored_logits.stale_answers,
@@ -50,12 +58,7 @@ CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_quality.teacher_label_smoothing,
     temperature.teacher_confidence,
     temperature.temperature,
-    loss.loss_finite,
-    loss.teacher_unused,
-    loss_balance.loss_balance,
-    training.learning_rate,
-    training.budget,
-    training.regularisation,
+    *_OPTION_CHECKS,
     teacher_quality.augmentation,
     teacher_quality.disputed_labels,
     features.taps,
@@ -65,15 +68,7 @@ CHECKS: tuple[Check[CheckContext], ...] = (
 )
 
 # What a run can afford before it begins.
-QUICK_CHECKS: tuple[Check[CheckContext], ...] = (
-    *INPUT_CHECKS,
-    loss.loss_finite,
-    loss.teacher_unused,
-    loss_balance.loss_balance,
-    training.learning_rate,
-    training.budget,
-    training.regularisation,
-)
+QUICK_CHECKS = (*INPUT_CHECKS, *_OPTION_CHECKS)
 # Images that quick checks look at: at the most, and so few that nothing would be proved by less.
 _QUICK_IMAGES, _LEAST = 256, 64
 
@@ -125,7 +120,7 @@ def diagnose_recipe(
                 findings = found.setdefault(part.name, [])
                 for position, check in enumerate(checks):
                     observer.phase("checks", position, len(checks))
-                    findings.append(part.as_of_whole(_run(check, context)))
+                    findings.append(part.as_of_whole(check.attempt(context)))
                 observer.phase("checks", len(checks), len(checks))
     finally:
         observer.run_ended()
@@ -134,18 +129,12 @@ def diagnose_recipe(
 
 @dataclass(frozen=True)
 class _SingleTeacher:
-    """A recipe of several teachers with one of them alone.
+    """A recipe of several teachers with one of them alone."""
 
-    Attributes:
-        name: the teacher's; empty where the recipe has no more.
-        recipe: with this teacher as ``teacher``.
-        places: of each of its losses, the position in the whole recipe.
-    """
-
-    name: str
-    recipe: Recipe
+    name: str  # the teacher's; empty where the recipe has no more
+    recipe: Recipe  # with this teacher as ``teacher``
     components: RunComponents | None
-    places: Sequence[int] = ()
+    places: Sequence[int] = ()  # of each of its losses, the position in the whole recipe
 
     def as_of_whole(self, finding: Finding) -> Finding:
         """A finding whose remedy changes the whole recipe."""
@@ -238,11 +227,3 @@ def quick_line(recipe: Recipe, components: RunComponents) -> str | None:
     first = problems[0]
     more = f"; and {', '.join(each.check for each in problems[1:])}" if len(problems) > 1 else ""
     return f"checked before training ({seconds}): {first.check}: {first.summary.rstrip('.')}{more}"
-
-
-def _run(check: Check[CheckContext], context: CheckContext) -> Finding:
-    try:
-        finding = check.run(context)
-    except Exception as error:  # a user's model or loss can fail in any way; the other checks go on
-        finding = check.skipped(f"It could not be made: {format_error(error)}")
-    return replace(finding, evidence=rounded(finding.evidence))

@@ -18,7 +18,7 @@ from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
 from stillroom.study.engine import engine_maker
 from stillroom.study.progress import StudyObserver
-from stillroom.study.wording import word
+from stillroom.wording import word
 
 # Folder of the study of the remedies.
 FOLDER = "remedies"
@@ -109,10 +109,6 @@ def verify_remedies(
 def plan_remedies(recipe: Recipe, findings: Sequence[Finding]) -> RemedyPlan:
     """The remedies that can be trained, problems first, and all of them together.
 
-    Args:
-        recipe: what they change.
-        findings: what was found.
-
     >>> from stillroom.schema.diagnosis import Remedy
     >>> recipe = parse_recipe({"student": {"name": "mlp"}})
     >>> rate = lambda check, verdict, lr: Finding(check, verdict, "", remedy=Remedy("", {"training.optimizer.lr": lr}))
@@ -194,11 +190,6 @@ def _unique_name(check: str, others: Sequence[RemedyMethod]) -> str:
 
 def study_of(recipe: Recipe, plan: RemedyPlan, seeds: Sequence[int]) -> Study:
     """The study that compares the unchanged student with each remedy.
-
-    Args:
-        recipe: what was diagnosed.
-        plan: the remedies.
-        seeds: fixed before looking.
 
     Raises:
         BadInput: a seed is none.

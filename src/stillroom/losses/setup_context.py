@@ -29,17 +29,11 @@ class TapPair(Config):
 
 @dataclass(frozen=True)
 class TrainingSamples:
-    """The training samples as losses see them by their index.
+    """The training samples as losses see them by their index."""
 
-    Attributes:
-        count: the indices are below it.
-        index: those that are trained on, int64 [N].
-        labels: their classes, int64 [N].
-    """
-
-    count: int
-    index: Tensor
-    labels: Tensor
+    count: int  # the indices are below it
+    index: Tensor  # those that are trained on, int64 [N]
+    labels: Tensor  # their classes, int64 [N]
 
 
 @dataclass(frozen=True)

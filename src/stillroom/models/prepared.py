@@ -20,7 +20,8 @@ from stillroom.models.weights import state_bytes
 from stillroom.observer import Observer
 from stillroom.runtime import Processes
 
-EVALUATION_BATCH = 500
+# Small images in more at once no longer fit into a processor's caches: 500 take a quarter longer each.
+EVALUATION_BATCH = 250
 
 
 @dataclass(frozen=True)

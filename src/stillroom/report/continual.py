@@ -20,10 +20,11 @@ from stillroom.report.charts import (
     line,
     rounded,
 )
-from stillroom.report.formats import DASH, counted, decimal, join, scaled, whole
+from stillroom.report.formats import DASH, decimal, scaled, whole
 from stillroom.report.run.charts import Member
 from stillroom.schema.continual import FinishedRecord, JointComparison, MethodTasks, PairTasks
 from stillroom.schema.study import StudyResults
+from stillroom.wording import counted, listed
 
 _DEEPEST_SHADE = 60
 _BALANCE_WORDS = (
@@ -35,15 +36,8 @@ _COLUMNS = (
     "Answers on new, %", "Exemplars", "Memory",
 )  # fmt: skip
 _STUDY_COLUMNS = (
-    "Own task, %",
-    "Old, %",
-    "Old among old, %",
-    "New, %",
-    "Answers on new, %",
-    "Ω",
-    "Exemplars",
-    "Memory",
-)
+    "Own task, %", "Old, %", "Old among old, %", "New, %", "Answers on new, %", "Ω", "Exemplars", "Memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -271,7 +265,7 @@ def _notes(record: FinishedRecord) -> list[str]:
     if record.predict_by == "nearest_mean":
         notes.append("The nearest mean of exemplars predicts, in penultimate features of length 1, not the logits.")
     if not record.equal_tasks:
-        sizes = join([str(len(task.classes)) for task in record.tasks])
+        sizes = listed(str(len(task.classes)) for task in record.tasks)
         notes.append(f"Tasks have {sizes} classes; in every mean over tasks each counts alike.")
     if any(abs(task.accuracy - task.pooled) > 0.005 for task in record.tasks):
         last = record.tasks[-1]

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from stillroom.report.blocks import Values
-from stillroom.report.formats import DASH, MINUS, decimal, join, three_digits, whole
+from stillroom.report.formats import DASH, MINUS, decimal, three_digits, whole
 from stillroom.schema.fidelity import Fidelity, FidelityMember, FidelityTap, MemberPrediction, RankCorrelation
+from stillroom.wording import listed
 
 LOGITS = "logits"
 # Beyond so many taps the two maps stand one below the other.
@@ -131,7 +132,7 @@ def _of_gap(taps: Sequence[FidelityTap], *, several: bool) -> list[str]:
             "At every tap the full Fisher predicts nearly all of it: the gap is small enough for a second order."
         )
     elif lost:
-        names = join([f"{tap.teacher} ({_two(value)})" for tap, value in lost])
+        names = listed(f"{tap.teacher} ({_two(value)})" for tap, value in lost)
         sentences.append(
             f"At {names} the full Fisher predicts almost nothing of it: the gap is too large there for a second-"
             "order expansion, and only the teacher’s own tail predicts it."
@@ -160,7 +161,7 @@ def _of_student(taps: Sequence[FidelityTap]) -> list[str]:
 
 
 def _notes(fidelity: Fidelity) -> list[str]:
-    epochs = join([f"{epoch:g}" for epoch in fidelity.epochs])
+    epochs = listed(f"{epoch:g}" for epoch in fidelity.epochs)
     when = f"the student after epochs {epochs}" if len(fidelity.epochs) > 1 else "the trained student alone"
     named = "" if fidelity.teacher == "teacher" else f"The teacher is {fidelity.teacher}. "
     notes = [
@@ -182,7 +183,7 @@ def _notes(fidelity: Fidelity) -> list[str]:
     if drawn:
         counts = sorted({tap.drawn_classes for tap in drawn})
         notes.append(
-            f"At {join([tap.teacher for tap in drawn])} the Fisher diagonal is of {join(list(map(str, counts)))} drawn "
+            f"At {listed(tap.teacher for tap in drawn)} the Fisher diagonal is of {listed(counts)} drawn "
             "classes an image, as feature_fisher takes it there: its noise lowers the number."
         )
     return notes

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchLoader, BatchSampler
-from stillroom.errors import BadInput, nearest
+from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
 from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
 from stillroom.models.modes import device_of
-from stillroom.models.prepared import PreparedModel, prepare_model
+from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
 from stillroom.models.preprocess import known_classes
 from stillroom.models.weights import state_hash
 from stillroom.recipe import Recipe
@@ -25,11 +25,14 @@ from stillroom.run.components import RunComponents
 from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
+from stillroom.teachers.config import TeacherConfig
+from stillroom.teachers.embeddings import EmbeddingTeacher
 from stillroom.teachers.ensemble import EnsembleSource
 from stillroom.teachers.input_gradients import is_input_gradient
 from stillroom.teachers.live import LiveTeacherSource
 from stillroom.teachers.precomputed import PrecomputedLogits
 from stillroom.teachers.source import Log, Teacher, TeacherRequest, TeacherSource
+from stillroom.train.changing_teachers import FollowingTeacher, PeerTeacher, as_teacher
 from stillroom.train.gradient_rescaling import RecordGradientRescaling
 from stillroom.train.optimisation import OwnOptimisation
 from stillroom.train.recorders import RecordWeightDistance, StepHook
@@ -94,6 +97,7 @@ class RunParts:
         return {
             name: (source.shared_teacher if name in shared else source.training_teacher)(loader, self.epochs, log)
             for name, source in read.items()
+            if not isinstance(source, PeerTeacher)
         }
 
     def loader(self) -> BatchLoader:
@@ -127,13 +131,16 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     runtime.processes.copy_weights(components.student.to(runtime.device))
     student = prepare_model(components.student, recipe.student, train, "student")
     models = prepare_teachers(context, components)
+    for name, config in recipe.all_teachers.items():
+        if config.follows_student:
+            models[name] = as_teacher(student)
     names = teacher_names(components.losses, recipe)
     setup_losses(components.losses, context, student, models)
     hooks = [*hooks]
     if recipe.training.record_weight_distance:
         hooks.append(RecordWeightDistance(recipe.training.record_weight_distance))
     only = next(iter(models.values())) if len(models) == 1 and context.num_teacher_classes is None else None
-    if only is not None and _is_mapped(only):
+    if only is not None and (_is_mapped(only) or not recipe.model_teachers):
         only = None
     relations = relations_of(student, only, train)
     check_labels(components.losses, recipe, train)
@@ -153,8 +160,11 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         num_teacher_classes=context.num_teacher_classes,
         teacher_names=names,
         labelled_share=train.labelled / len(train),
+        peers={name: models[name] for name, config in recipe.all_teachers.items() if config.learns},
+        same_at_start=[name for name, config in recipe.all_teachers.items() if config.follows_student],
     ).to(runtime.device)
-    teachers = build_teachers(context, components.losses, models)
+    teachers = build_teachers(context, components.losses, models, student)
+    hooks += [source for source in teachers.values() if isinstance(source, FollowingTeacher)]
     fingerprints = {name: source.fingerprint for name, source in teachers.items()}
     return RunParts(
         context=context,
@@ -203,9 +213,12 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
     prepared = {}
     for name, config in context.recipe.all_teachers.items():
         model = components.teachers.get(name)
-        if model is not None and config.is_model:
+        if model is not None and (config.is_model or config.learns):
             context.processes.copy_weights(model.to(context.device))
             field = context.recipe.teacher_field(name)
+            if config.embeddings:
+                prepared[name] = _prepare_embeddings(model, config, context, field)
+                continue
             prepared[name] = prepare_model(model, config, context.data.train, field, context.num_target_classes)
             columns = prepared[name].try_on(context.data.train.images[:2]).shape[1] if config.class_names else 0
             if config.class_names and len(config.class_names) != columns:
@@ -218,6 +231,39 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
                 listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
                 context.observer.note(f"{field} knows {len(known)} of {len(names)} classes, not {listed}")
     return prepared
+
+
+def _prepare_embeddings(model: nn.Module, config: TeacherConfig, context: RunContext, field: str) -> PreparedModel:
+    """A teacher of embeddings, with a layer that stands for its logits.
+
+    Raises:
+        BadInput: it fails, or its output is not [B, d].
+    """
+    data = context.data.train
+    prepared = with_layout(model, config, data, field)
+    try:
+        found = prepared.try_on(data.images[:2])
+    except Exception as error:
+        expected = f"a model that takes the data's images; it raised {format_error(error)}"
+        raise BadInput(field, config.name, expected) from None
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise BadInput(field, config.name, f"a model that gives embeddings [batch, d], not {got}")
+    wrapped = EmbeddingTeacher(model, found.shape[1], data.num_classes).to(device_of(model))
+    return replace(prepared, model=wrapped)
+
+
+def check_reads_embeddings(loss: Loss[Any], field: str) -> None:
+    """Refuse a loss that needs more of a teacher of embeddings than its features.
+
+    Raises:
+        BadInput: it reads logits, or runs the rest of the teacher.
+    """
+    requires = loss.requires
+    reads_logits = not requires.teacher_features or loss.family in ("logits", "gradients")
+    if reads_logits or requires.tails or requires.fishers or requires.input_gradient:
+        expected = "a loss on features or relations alone: this teacher gives embeddings, no logits"
+        raise BadInput(f"losses.{loss.name}", loss.name, f"{expected} ({field}.embeddings)")
 
 
 def _lacks_classes(teacher: PreparedModel) -> bool:
@@ -267,6 +313,8 @@ def setup_losses(
             contexts[name] = setup_context_of(context, student, teachers.get(name or ""), name)
         loss.setup(contexts[name])
         teacher = teachers.get(name or "")
+        if teacher is not None and isinstance(teacher.model, EmbeddingTeacher) and loss.requires.teacher:
+            check_reads_embeddings(loss, context.recipe.teacher_field(name or ""))
         lacks = teacher is not None and _lacks_classes(teacher)
         if context.num_teacher_classes is not None or lacks:
             check_partial_teacher(loss, indexed=lacks)
@@ -326,7 +374,7 @@ def request_of(losses: Sequence[Loss[Any]]) -> TeacherRequest:
 
 
 def build_teachers(
-    context: RunContext, losses: Sequence[Loss[Any]], models: Mapping[str, PreparedModel]
+    context: RunContext, losses: Sequence[Loss[Any]], models: Mapping[str, PreparedModel], student: PreparedModel
 ) -> dict[str, TeacherSource]:
     """Of each teacher of the recipe, where its outputs come from.
 
@@ -334,6 +382,7 @@ def build_teachers(
         context: with a resolved recipe.
         losses: set up.
         models: the teachers that are models.
+        student: the model that learns.
 
     Raises:
         BadInput: a loss requires more of a teacher than its logits, and these are all that there is.
@@ -344,6 +393,9 @@ def build_teachers(
     for name, config in recipe.all_teachers.items():
         mine = [loss for loss, teacher in zip(losses, names, strict=True) if teacher == name]
         if config.members is not None:
+            continue
+        if config.changes:
+            found[name] = _changing_teacher(context, config, name, mine, models[name], student)
             continue
         if config.is_model:
             if name not in models:
@@ -365,6 +417,9 @@ def build_teachers(
     for name, config in recipe.all_teachers.items():
         if config.members is not None:
             members = {member: found[member] for member in config.members}
+            for member in (each for each in members if found[each].changes or recipe.all_teachers[each].embeddings):
+                expected = "teachers with logits that stay as they are"
+                raise BadInput(f"{recipe.teacher_field(name)}.members", member, expected)
             for member in (each for each in members if each in models and _lacks_classes(models[each])):
                 expected = "teachers that know all classes of the data: probabilities of some cannot be averaged"
                 raise BadInput(f"{recipe.teacher_field(name)}.members", member, expected)
@@ -372,6 +427,34 @@ def build_teachers(
                 check_logits_alone(loss, f"{recipe.teacher_field(name)}.members", list(members))
             found[name] = EnsembleSource(members, config.members, config.mean_temperature or 1.0)
     return {name: found[name] for name in recipe.all_teachers}
+
+
+def _changing_teacher(
+    context: RunContext,
+    config: TeacherConfig,
+    name: str,
+    losses: Sequence[Loss[Any]],
+    model: PreparedModel,
+    student: PreparedModel,
+) -> TeacherSource:
+    """A teacher that follows the student, or that learns with it.
+
+    Raises:
+        BadInput: a loss requires what changes with it, or of two students what is one's alone.
+    """
+    field, recipe = context.recipe.teacher_field(name), context.recipe
+    for loss in losses:
+        requires = loss.requires
+        fixed = (*requires.tails, *requires.fishers)
+        if fixed or (config.learns and (requires.teacher_features or next(loss.parameters(), None) is not None)):
+            expected = "a loss on logits without parameters" if config.learns else "a loss on logits or features"
+            why = "each of two students learns from the other" if config.learns else "the rest of the model changes"
+            raise BadInput(f"losses.{loss.name}", loss.name, f"{expected}: {field} changes, and {why}")
+    if config.learns:
+        return PeerTeacher(model)
+    steps = BatchSampler(len(context.data.train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+    taps = request_of(losses).taps
+    return FollowingTeacher(student, config, taps=taps, runtime=context, steps_per_epoch=steps)
 
 
 def check_labels(losses: Sequence[Loss[Any]], recipe: Recipe, train: ImageSet) -> None:

@@ -24,6 +24,7 @@ from stillroom.models.tail import head_tensors
 from stillroom.models.weights import Note, load_weights
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
+from stillroom.runtime import PhaseClock
 from stillroom.teachers.class_map import column_names
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.optimisation import OwnOptimisation
@@ -60,11 +61,7 @@ class RunObjects:
     losses: Sequence[Loss[Any]] = ()  # the terms of the loss
 
     def load_data(self, recipe: Recipe, fingerprint: str) -> DataPair:
-        """The run's images.
-
-        Raises:
-            BadInput: they are not given, cannot be read, or are not those of the fingerprint.
-        """
+        """The run's images; BadInput where they are not given, cannot be read, or are not those of the fingerprint."""
         if self.data is None and recipe.data.source == "python":
             raise BadInput("data", "python", f"the images that the run had: {_LOAD_RUN.format('train=…, test=…')}")
         data = self.data or load(recipe.data)
@@ -103,9 +100,14 @@ def _remake(
     except BadInput:
         if recipe.data.source != "python":
             raise
-        name = "student" if place == "student" else "teacher"
-        expected = f"the module, as the run was made in Python: {_LOAD_RUN.format(f'{name}=…')}"
-        raise BadInput(place, config.name, expected) from None
+        raise needs_module(place, config.name) from None
+
+
+def needs_module(place: str, name: str) -> BadInput:
+    """The error of a run made in Python, whose folder alone cannot make a model again."""
+    argument = "student" if place == "student" else "teacher"
+    expected = f"the module, as the run was made in Python: {_LOAD_RUN.format(f'{argument}=…')}"
+    return BadInput(place, name, expected)
 
 
 class InputFacts(Protocol):
@@ -167,13 +169,16 @@ def with_reused_head(model: nn.Module, config: ModelConfig, data: InputFacts, fi
     return ReusedHead(model, config.reused_head, example, data.num_classes, field=field)
 
 
-def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | None = None) -> RunComponents:
+def build_components(
+    recipe: Recipe, data: DataPair | None = None, note: Note | None = None, clock: PhaseClock | None = None
+) -> RunComponents:
     """Make all that a recipe names.
 
     Args:
         recipe: what names it.
         data: what ``recipe.data`` names, where it was read before; read where left out.
         note: called with what the user should know of the data and of how all was made, a line each.
+        clock: counts the time that reading the data takes.
 
     Raises:
         BadInput: something cannot be found, read or made.
@@ -181,13 +186,17 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | 
     if recipe.incremental is not None:
         expected = "none here: `stillroom incremental` does a recipe whose classes come in tasks"
         raise BadInput.with_message("incremental", None, f"incremental: expected {expected}")
-    data = data or load(recipe.data)
-    if note is not None:
-        describe_data(data, note)
+    with (clock or PhaseClock()).phase("data"):
+        data = data or load(recipe.data)
+        if note is not None:
+            describe_data(data, note)
     note = note or (lambda text: None)
-    teachers = {}
+    teachers: dict[str, nn.Module] = {}
     for name, config in recipe.all_teachers.items():
         if not config.is_model:
+            if config.learns:
+                with seed_rng(recipe.seed, "student-init", 1 + len(teachers)):
+                    teachers[name] = build_model(config, data.train, recipe.teacher_field(name), note)
             continue
         place = recipe.teacher_field(name)
         if config.weights is None and not brings_weights(config.name):

@@ -193,10 +193,6 @@ class PairTasks(JsonObject):
 
 
 def check_triangular(matrix: tuple[tuple[float, ...], ...], tasks: int) -> None:
-    """Check that an accuracy matrix has a row of 1, 2, … numbers for each task.
-
-    Raises:
-        BadInput: it has not.
-    """
+    """Check that an accuracy matrix has a row of 1, 2, … numbers for each task; BadInput where it has not."""
     if [len(row) for row in matrix] != [*range(1, tasks + 1)]:
         raise BadInput("matrix", [list(row) for row in matrix], f"{tasks} rows of 1, 2, … numbers")

@@ -323,11 +323,7 @@ class DiagnosisFile(JsonFile):
 
 
 def read_diagnosis(folder: Path) -> DiagnosisFile:
-    """Read ``diagnosis.json`` of a folder.
-
-    Raises:
-        BadInput: there is none, or it is damaged.
-    """
+    """Read ``diagnosis.json`` of a folder; BadInput where there is none, or it is damaged."""
     if not (folder / NAME).is_file():
         raise BadInput("diagnosis", str(folder), f"a folder with {NAME}; `stillroom diagnose` writes it")
     return read_json(DiagnosisFile, folder / NAME)
@@ -356,7 +352,7 @@ def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
     costs_accuracy = kind in ("recipe", "run")
     unsure = _unsure(findings)
     if not judged:
-        return "No check could judge anything."
+        return _only_reason(findings) or "No check could judge anything."
     if problems and not costs_accuracy:
         return f"{_things(len(problems))} {'is' if len(problems) == 1 else 'are'} wrong with {subject}."
     if costly:
@@ -376,6 +372,12 @@ def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
     if unsure:
         return f"Nothing wrong was found by {checks}; {unsure}."
     return f"Nothing is wrong with {subject}, as far as {checks} can tell."
+
+
+def _only_reason(findings: Sequence[Finding]) -> str:
+    """Why no check could judge, where all give the same reason; else empty."""
+    reasons = {one.summary for one in findings}
+    return reasons.pop() if len(reasons) == 1 and all(one.verdict == "skipped" for one in findings) else ""
 
 
 def _unsure(findings: Sequence[Finding]) -> str:

@@ -346,7 +346,8 @@ class TimingEvent(JsonObject):
 
     ``progress`` has seconds since the start, images_per_second, peak_memory_mb; ``evaluation`` and ``compile`` seconds;
     ``cache`` images asked of the teacher, seconds, bytes; ``teacher`` answers given live; ``latency`` milliseconds by
-    batch size; ``out_of_memory`` parts; ``resume``, ``task`` and ``finish`` only where.
+    batch size; ``out_of_memory`` parts; ``resume``, ``task`` and ``finish`` only where; ``phases`` seconds
+    of this process, in all and by what they went to.
     """
 
     event: str
@@ -365,14 +366,11 @@ class TimingEvent(JsonObject):
     who: str | None = None
     milliseconds: dict[str, float] | None = None
     threads: Count | None = None
+    phases: dict[str, float] | None = None
 
 
 def read_timing(path: Path) -> list[TimingEvent]:
-    """The events of ``timing.jsonl``; half lines, as a killed run leaves them, are left out.
-
-    Args:
-        path: the file; none means no events.
-    """
+    """The events of ``timing.jsonl``; half lines, as a killed run leaves them, are left out."""
     return read_jsonl(TimingEvent, path, skip_damaged=True)
 
 

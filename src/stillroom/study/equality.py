@@ -27,36 +27,14 @@ from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.plan import OWN_TEACHER, PlannedRun, StudyFolder, StudyPlan, recipe_content
 from stillroom.study.tuning import own_values, points
-from stillroom.study.wording import counted, flat, listed, places, word
+from stillroom.wording import counted, flat, listed, places, word
 
 # What is looked at, in the order in which it is reported.
 CHECKED = (
-    "recipe",
-    "seed",
-    "initial weights",
-    "student",
-    "order of images",
-    "augmentation",
-    "budget",
-    "batch size",
-    "micro-batches",
-    "processes",
-    "threads",
-    "data",
-    "test images",
-    "tasks",
-    "memory",
-    "teacher",
-    "cache",
-    "moving average",
-    "compiled",
-    "precision",
-    "device",
-    "versions",
-    "tuning",
-    "reported epoch",
-    "reported figures",
-)
+    "recipe", "seed", "initial weights", "student", "order of images", "augmentation", "budget", "batch size",
+    "micro-batches", "processes", "threads", "data", "test images", "tasks", "memory", "teacher", "cache",
+    "moving average", "compiled", "precision", "device", "versions", "tuning", "reported epoch", "reported figures",
+)  # fmt: skip
 # What a seed decides is compared within the seed, versions over the whole study, all else within a pair.
 _OF_A_SEED = ("initial weights", "order of images", "tasks")
 _OF_THE_STUDY = ("versions",)

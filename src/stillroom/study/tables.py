@@ -14,7 +14,7 @@ from stillroom.schema.run import TimingEvent, read_timing
 from stillroom.schema.study import COST_COLUMNS, CachesFile
 from stillroom.study.config import MEASURES, StudyMeasure
 from stillroom.study.plan import StudyFolder, StudyPlan
-from stillroom.study.wording import counted, listed
+from stillroom.wording import counted, listed
 
 Results = Mapping[str, Any]
 

@@ -790,11 +790,7 @@ class Trials:
 
 
 def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
-    """What trials chose before; empty where none did.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
+    """What trials chose before; empty where none did; BadInput where the file is damaged."""
     with reading_own_file(folder.tuned, "remove it to read the trials again"):
         found = read_optional(TunedFile, folder.tuned)
         return {} if found is None else found.as_dict()["pairs"]

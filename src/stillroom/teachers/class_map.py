@@ -59,7 +59,7 @@ def resolve_class_map(config: TeacherConfig, classes: Sequence[str], field: str)
     assert isinstance(preprocess, PreprocessConfig)
     given = preprocess.class_order
     if given is not None and given != order:
-        raise BadInput(f"{field}.preprocess.class_order", given, "none beside class_names and class_map, which make it")
+        raise BadInput(f"{field}.preprocess.class_order", given, "none with class_names and class_map, which make it")
     preprocess = preprocess.model_copy(update={"class_order": order})
     return config.model_copy(update={"preprocess": preprocess, "class_names": names, "class_map": chosen})
 

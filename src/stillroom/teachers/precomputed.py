@@ -21,7 +21,7 @@ from stillroom.runtime import Runtime
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.teachers.output import ModelOutput
-from stillroom.teachers.source import CachedTeacher, Log, QueryCounter, Teacher, TeacherSource, check_finite, open_cache
+from stillroom.teachers.source import CachedOutputs, Log, QueryCounter, Teacher, TeacherSource, check_finite
 
 INPUTS = "inputs.json"
 SCHEMA = 1
@@ -134,7 +134,7 @@ class PrecomputedLogits(TeacherSource):
 
         train = self._data.train.parent
         parts = {"teacher": {"name": self.name, "logits": self.fingerprint}, "data": train.fingerprint}
-        outputs = open_cache(
+        outputs = CachedOutputs(
             CacheSpec.of(self._cache, parts, count=len(train), classes=train.num_classes),
             range(min(self._views, epochs)),
             query,
@@ -144,7 +144,8 @@ class PrecomputedLogits(TeacherSource):
             counter=QueryCounter(),
             log=log,
         )
-        return CachedTeacher(outputs, one_view=self._views == 1)
+        outputs.prepare()
+        return outputs
 
 
 def _read_inputs(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,8 @@ class Trainer:
     # Of the data and the like; a save with other hashes is refused.
     hashes: Mapping[str, str] = field(default_factory=dict)
     some_unused: bool = False  # whether the student has parameters that no loss reaches
+    # Called with the view of an epoch before its first step, by every process; it may take long.
+    prepare_view: Callable[[int], None] = lambda view: None
     # Computes a line of class_relations.jsonl before the first step and after each epoch.
     relations: Callable[[nn.Module], dict[str, Any]] | None = None
     # The user's optimizer and scheduler, where these are not the recipe's.
@@ -91,6 +93,8 @@ class Trainer:
         progress, figures, ended = self._restore(optimizer, average, scheduler)
         wrapped = self.runtime.processes.wrap(self.step, some_unused=self.some_unused)
         meter = Meter(self.step.names, self.runtime.device, self.runtime.processes)
+        if progress.step < total:
+            self.prepare_view(view_of(progress.step // per_epoch, self.loader.augmentation))
         clock = Clock(progress.step)
 
         def end_step(interruption: Interruption) -> None:
@@ -156,9 +160,15 @@ class Trainer:
                 for hook in self.hooks:
                     hook.after_step(StepInfo(progress.step, epoch, student, losses[0]))
                 self.runtime.observer.stepped(progress.step)
-                if interruption.pending:
+                try:
+                    if progress.step % per_epoch == 0 and progress.step < total:
+                        with interruption.immediate(), clock.paused():
+                            self.prepare_view(view_of(epoch + 1, self.loader.augmentation))
+                    if interruption.pending:
+                        raise KeyboardInterrupt
+                except KeyboardInterrupt:
                     self._save(progress, figures, optimizer, average, scheduler, self._end_of_step(meter))
-                    raise KeyboardInterrupt
+                    raise
                 end_step(interruption)
         return kept, progress, figures
 
@@ -231,7 +241,8 @@ class Trainer:
             part = batch.subset(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
             share = len(part) / whole
             last = chunk == parts - 1
-            outputs = {name: teacher(part) for name, teacher in self.teachers.items()}
+            with self.runtime.clock.phase("teacher"):
+                outputs = {name: teacher(part) for name, teacher in self.teachers.items()}
             with nullcontext() if last else self.runtime.processes.no_sync(wrapped):
                 with autocast(self.runtime.device, self.runtime.precision):
                     value, values = wrapped(part.images, part.labels, part.index, outputs, progress.step / total)
@@ -272,7 +283,7 @@ class Trainer:
 
     def _evaluate(self, kept: nn.Module, step: int, per_epoch: int, interruption: Interruption) -> dict[str, float]:
         began = time.perf_counter()
-        with interruption.immediate():
+        with interruption.immediate(), self.runtime.clock.phase("evaluation"):
             self.runtime.processes.copy_buffers(kept)
             figures = self.evaluate(kept)
         shown = {key: value for key, value in figures.items() if key not in ("correct", "count")}

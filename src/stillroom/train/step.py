@@ -4,7 +4,7 @@ parameter."""
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from stillroom.data.images import UNLABELLED
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.memory import is_out_of_memory
+from stillroom.models.prepared import PreparedModel
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import TapReader
 from stillroom.runtime import Processes
@@ -45,6 +46,9 @@ class DistillStep(nn.Module):
             student logits; None for all.
         teacher_names: for each loss, the name of the teacher that it reads; default: all read the only one.
         labelled_share: of the training images; the terms that read labels leave the others out.
+        peers: students that learn with this one, by their names as its teachers: every term has a second part, in which
+            the peer learns, from this student where it is the peer that teaches.
+        same_at_start: names of the teachers that equal the student at the first step.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class DistillStep(nn.Module):
         num_teacher_classes: int | None = None,
         teacher_names: Sequence[str | None] | None = None,
         labelled_share: float = 1.0,
+        peers: Mapping[str, PreparedModel] | None = None,
+        same_at_start: Collection[str | None] = (),
     ) -> None:
         super().__init__()
         self.student = student
@@ -69,6 +75,9 @@ class DistillStep(nn.Module):
         self._num_teacher_classes = num_teacher_classes
         self.teacher_names = list(teacher_names or [None] * len(losses))
         self._labelled_share = labelled_share
+        self._same_at_start = same_at_start
+        self.peers = nn.ModuleDict({name: peer.model for name, peer in (peers or {}).items()})
+        self._peer_preprocess = {name: peer.preprocess() for name, peer in (peers or {}).items()}
         # Terms that had no image with a label in the last batch.
         self.without_labels: set[str] = set()
         self._taps = TapReader(
@@ -80,6 +89,8 @@ class DistillStep(nn.Module):
             f"losses.{place}.{name}" for place, term in enumerate(losses) for name in term.local_buffers
         ]
         self._run: Callable[[Tensor], Tensor] = self._run_student
+        # Of the first step, by term: its value against the student's own logits where the teacher's are these, rounded.
+        self.unrounded: dict[str, Tensor] = {}
 
     @property
     def names(self) -> list[str]:
@@ -99,7 +110,9 @@ class DistillStep(nn.Module):
     @property
     def checked_after(self) -> list[int]:
         """For each term, after how many steps it must give a gradient; see :func:`check_not_silent`."""
-        return [int(self._num_teacher_classes is not None and term.requires.teacher) for term in self._terms]
+        pairs = zip(self._terms, self.teacher_names, strict=True)
+        begin_alike = self._num_teacher_classes is not None
+        return [int(term.requires.teacher and (begin_alike or name in self._same_at_start)) for term, name in pairs]
 
     @property
     def whole_batch_terms(self) -> list[str]:
@@ -157,6 +170,8 @@ class DistillStep(nn.Module):
         # Fused attention cannot be differentiated twice.
         with self._taps, sdpa_kernel(SDPBackend.MATH) if self._takes_input_gradient else nullcontext():
             logits = self._run(images)
+        learning = {name: ModelOutput(self._run_peer(name, images)) for name in self.peers}
+        teachers = {**teachers, **{name: replace(peer, logits=peer.logits.detach()) for name, peer in learning.items()}}
         part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index)
         whole = part.gathered(self._processes) if self._processes.count > 1 and self.whole_batch_terms else part
         values: list[Tensor] = []
@@ -166,7 +181,18 @@ class DistillStep(nn.Module):
                 inputs = replace(inputs, images=images, white=255.0 if self.preprocess.is_pixels else 1.0)
             if term.name in self._watch:
                 self._watch[term.name](inputs)
-            values.append(self._of_labelled(term, inputs) if self._leaves_out(term) else _value(term, inputs))
+            value = self._value_of(term, inputs)
+            for peer, output in learning.items():
+                other = ModelOutput(logits.detach()) if name == peer else None
+                turned = _Batch(output, {**teachers, **({peer: other} if other is not None else {})}, labels, index)
+                if whole is not part and not term.per_sample:
+                    turned = turned.gathered(self._processes)
+                value = value + self._value_of(term, self._inputs(term, turned, name, progress))
+            values.append(value)
+            if progress == 0 and inputs.teacher and not self._leaves_out(term) and _differs_by_storage(inputs):
+                # Rounded in the cache, a teacher that the student equals gives a gradient, of the rounding alone.
+                answer = replace(inputs.teacher, logits=inputs.student.logits.detach())
+                self.unrounded[term.name] = _value(term, replace(inputs, teacher=answer))
         total = logits.new_zeros((), dtype=values[0].dtype)
         for term, value in zip(self._terms, values, strict=True):
             total = total + term.config.weight_at(progress) * value
@@ -174,6 +200,15 @@ class DistillStep(nn.Module):
 
     def _run_student(self, images: Tensor) -> Tensor:
         return self.preprocess.reorder(self.student(self.preprocess(images)))
+
+    def _run_peer(self, name: str, images: Tensor) -> Tensor:
+        preprocess = self._peer_preprocess[name]
+        if preprocess.mean.device != images.device:
+            self._peer_preprocess[name] = preprocess = preprocess.to(images.device)
+        return preprocess.reorder(self.peers[name](preprocess(images)))
+
+    def _value_of(self, term: Loss[Any], inputs: LossInputs) -> Tensor:
+        return self._of_labelled(term, inputs) if self._leaves_out(term) else _value(term, inputs)
 
     def _leaves_out(self, term: Loss[Any]) -> bool:
         """Whether a term leaves out the images without a label."""
@@ -272,6 +307,14 @@ def _value(term: Loss[Any], inputs: LossInputs) -> Tensor:
     raise BadInput.with_message(field, got, message)
 
 
+def _differs_by_storage(inputs: LossInputs) -> bool:
+    """Whether the teacher's logits are the student's as float16 stores them."""
+    student, teacher = inputs.student.logits.detach(), inputs.teacher_logits
+    if student.shape != teacher.shape or torch.equal(student, teacher):
+        return False
+    return bool((student.half().float() == teacher).float().mean() > 0.99)
+
+
 def is_compile_error(error: Exception) -> bool:
     """Whether ``torch.compile`` failed on the student's code, or for lack of a compiler."""
     # Imported with the first compilation, and slow to.
@@ -303,6 +346,7 @@ def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0)
     for name, value, at in zip(step.names, values, step.checked_after, strict=True):
         if at != done or name in step.without_labels:
             continue
+        value = step.unrounded.pop(name, value)
         gradients = (
             torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True) if value.requires_grad else ()
         )

@@ -12,7 +12,7 @@ from stillroom.errors import BadInput
 from stillroom.report.blocks import Values
 from stillroom.report.explain.maps import ExplanationMaps, gallery, name_of, read_maps, side, sides
 from stillroom.report.explain.plots import alike, changes, courses
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, digits_of, join, whole
+from stillroom.report.formats import DASH, MINUS, amount, change, decimal, digits_of, whole
 from stillroom.report.html import embedded, rendered, write_page
 from stillroom.schema.base import read_json
 from stillroom.schema.explanation import (
@@ -23,6 +23,7 @@ from stillroom.schema.explanation import (
     HypothesisTest,
     SensitivityRow,
 )
+from stillroom.wording import counted, listed
 
 OUTCOMES = {"supported": "Supported", "refuted": "Refuted", "undecided": "Undecided", None: "Not measured"}
 # Of each hypothesis: its name, and what it claims that distillation makes the student do.
@@ -165,7 +166,7 @@ def _details(hypothesis: HypothesisTest) -> Iterator[tuple[str, str]]:
     ):
         of_this = [one for one in hypothesis.measures if one.verdict == verdict]
         if of_this:
-            yield start, join([_describe(one) for one in of_this])
+            yield start, listed(_describe(one) for one in of_this)
 
 
 def _describe(measure: HypothesisMeasure) -> str:

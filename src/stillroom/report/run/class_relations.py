@@ -10,9 +10,10 @@ import numpy as np
 
 from stillroom.report.blocks import Values
 from stillroom.report.charts import LIGHT, Chart, Doubles, Figure, axis, escaped, layout, level, line, over_epochs
-from stillroom.report.formats import amount, join
+from stillroom.report.formats import amount
 from stillroom.report.run.charts import Member, member_line
 from stillroom.schema.run import RelationsRecord
+from stillroom.wording import listed
 
 # The most superclasses, or classes where there are none, whose names fit at a map's side.
 _MOST_GROUPS, _MOST_NAMES = 24, 20
@@ -80,7 +81,7 @@ def _sentences(found: RelationsRecord) -> list[str]:
     if own is not None:
         held = ((found.score.teacher, "in the teacher’s"), (found.score.truth, "in truth"))
         others = [f"{amount(value)} {whose}" for value, whose in held if value is not None]
-        compared = f" ({join(others)})" if others else ""
+        compared = f" ({listed(others)})" if others else ""
         if own > 0:
             sentences.append(
                 f"Classes of one superclass are more similar than of two by {amount(own)} in the student’s last "
@@ -97,7 +98,7 @@ def _sentences(found: RelationsRecord) -> list[str]:
     if agreed:
         theirs = agreement.teacher_truth
         also = f"; the teacher’s own agrees to {amount(theirs)} with the truth" if theirs is not None else ""
-        sentences.append(f"The student’s map agrees to {join(agreed)}{also}.")
+        sentences.append(f"The student’s map agrees to {listed(agreed)}{also}.")
     # That there is no teacher, or that nobody made the data, goes without saying.
     expected = {"teacher": not found.has_teacher, "truth": not found.has_truth}
     reasons: dict[str, list[str]] = {}
@@ -123,7 +124,7 @@ def _notes(found: RelationsRecord, maps: Sequence[_CosineMap], *, left_out: Sequ
         "two maps over all pairs of classes: 1 is the same relations, 0 no correlation."
     )
     if left_out:
-        notes.append(f"Not shown: {join(list(left_out))} (other classes, or no such record).")
+        notes.append(f"Not shown: {listed(left_out)} (other classes, or no such record).")
     return notes
 
 

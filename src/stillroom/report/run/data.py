@@ -91,9 +91,6 @@ class RunData:
 def read_run(path: Path) -> RunData:
     """Read a finished run.
 
-    Args:
-        path: the run folder.
-
     Returns:
         What its files say. Files that a run may lack (predictions, timing, environment, fidelity) leave their part
         empty.

@@ -12,19 +12,7 @@ from stillroom.report.blocks import PageContext, Tile, Values
 from stillroom.report.charts import other
 from stillroom.report.continual import tasks_section
 from stillroom.report.depth import depth_map
-from stillroom.report.formats import (
-    DASH,
-    counted,
-    decimal,
-    factor,
-    join,
-    scaled,
-    short,
-    signed,
-    three_digits,
-    versus,
-    whole,
-)
+from stillroom.report.formats import DASH, decimal, factor, scaled, short, signed, three_digits, versus, whole
 from stillroom.report.html import rendered, write_page
 from stillroom.report.run import words
 from stillroom.report.run.charts import (
@@ -51,6 +39,7 @@ from stillroom.schema.predictions import (
     per_class,
     score_images,
 )
+from stillroom.wording import counted, listed
 
 EXPLAINED = "explain.html"
 GLOSSARY = {
@@ -443,7 +432,7 @@ def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[st
     threads = sorted({count for each in (run, *(each for _, each in others)) for count in each.latency_threads})
     if run.latency.get("student"):
         what = "thread" if threads == [1] else "threads"
-        with_threads = f", with {join(list(map(str, threads)))} CPU {what}" if threads else ""
+        with_threads = f", with {listed(threads)} CPU {what}" if threads else ""
         notes.append(
             f"Latency is the least of repeated passes on the machine that ran it{with_threads}; between machines it "
             "cannot be compared."

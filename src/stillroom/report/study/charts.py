@@ -30,7 +30,7 @@ from stillroom.report.charts import (
     value_range,
 )
 from stillroom.report.charts import band as area
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, join
+from stillroom.report.formats import DASH, MINUS, amount, change, decimal
 from stillroom.report.study.table import mean_number
 from stillroom.schema.base import is_finite, parse_object, read_optional, read_text
 from stillroom.schema.run import METRICS, RELATION_EPOCHS
@@ -44,6 +44,7 @@ from stillroom.schema.study import (
     StudyResults,
     SweepInfo,
 )
+from stillroom.wording import counted, listed
 
 Styles = Mapping[str, SeriesStyle]
 Range = tuple[float, float]
@@ -225,12 +226,12 @@ def _curves_words(study: StudyResults, pair: PairInfo, bands: Mapping[str, _Band
     sentences = [f"{seeds} a line."]
     single = [name for name, band in bands.items() if band.seeds == 1]
     if single and len(counts) > 1:
-        sentences.append(f"No band, as there is one seed: {join(single)}.")
+        sentences.append(f"No band, as there is one seed: {listed(single)}.")
     absent = [name for name in study.names if name not in bands and name not in uneven]
     if absent:
-        sentences.append(f"Without a finished run that was evaluated during training: {join(absent)}.")
+        sentences.append(f"Without a finished run that was evaluated during training: {listed(absent)}.")
     if uneven:
-        sentences.append(f"Left out, as their seeds were evaluated at different epochs: {join(list(uneven))}.")
+        sentences.append(f"Left out, as their seeds were evaluated at different epochs: {listed(uneven)}.")
     top1 = _teacher_top1(study, pair)
     if top1 is not None:
         sentences.append(f"The dotted line is the teacher’s {decimal(top1, 2)}%.")
@@ -467,7 +468,7 @@ def _sweep_words(study: StudyResults, along: SweepInfo, frame: _SweepFrame) -> s
         sentences.append("A hollow point has no interval.")
     marked = [f"{mark.label} ({_number(mark.at)})" if mark.label else _number(mark.at) for mark in along.marks]
     if marked:
-        sentences.append(f"Dashed: {join(marked)}.")
+        sentences.append(f"Dashed: {listed(marked)}.")
     if frame.teacher:
         low, high = min(top1 for _, top1 in frame.teacher), max(top1 for _, top1 in frame.teacher)
         of = f"{decimal(low, 2)}%" if low == high else f"{decimal(low, 2)}% to {decimal(high, 2)}%"
@@ -480,7 +481,7 @@ def _sweep_words(study: StudyResults, along: SweepInfo, frame: _SweepFrame) -> s
         if (cell := study.cells.get((pair.name, name))) is None or cell.mean is None
     ]
     if absent:
-        sentences.append(f"Without a finished run: {join(absent)}.")
+        sentences.append(f"Without a finished run: {listed(absent)}.")
     return " ".join(sentences)
 
 

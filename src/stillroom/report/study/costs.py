@@ -11,9 +11,10 @@ from statistics import fmean, median
 
 from stillroom.report.blocks import Values
 from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, escaped, layout, rounded, value_range
-from stillroom.report.formats import DASH, amount, counted, join, scaled, short, three_digits, whole
+from stillroom.report.formats import DASH, amount, scaled, short, three_digits, whole
 from stillroom.report.study.charts import Range, Styles
 from stillroom.schema.study import COST, CellKey, CostRow, MeasureInfo, PairInfo, StudyResults, read_costs
+from stillroom.wording import counted, listed
 
 # A plot as most screens show it, in pixels; by it names are placed so that they do not lie over one another.
 _WIDTH, _HEIGHT, _LETTER, _LINE = 900.0, 300.0, 7.0, 16.0
@@ -118,11 +119,7 @@ class StudyCosts:
 
 
 def study_costs(study: StudyResults, folder: Path) -> StudyCosts:
-    """Read ``cost.csv`` and add the students' sizes from the results.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
+    """Read ``cost.csv`` and add the students' sizes from the results; BadInput where the file is damaged."""
     rows = read_costs(folder / COST)
     costs = StudyCosts(rows is not None)
     runs: dict[CellKey, list[CostRow]] = {}
@@ -439,8 +436,8 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _words(study: StudyResults, kind: CostKind, best: Sequence[CostPoint], absent: Sequence[str]) -> str:
-    text = f"{kind.note} On the Pareto front (none is as good for less): {join([point.name for point in best])}."
+    text = f"{kind.note} On the Pareto front (none is as good for less): {listed(point.name for point in best)}."
     text += (
         f" The front uses the means; bars are {study.percent} intervals; where they overlap the order may be chance."
     )
-    return text + (f" Not shown, as a number is missing: {join(list(absent))}." if absent else "")
+    return text + (f" Not shown, as a number is missing: {listed(absent)}." if absent else "")

@@ -11,7 +11,7 @@ from stillroom.errors import BadInput
 from stillroom.files import write_text
 from stillroom.report.blocks import PageContext, Tile, Values
 from stillroom.report.continual import study_tasks_sections
-from stillroom.report.formats import DASH, amount, counted, whole
+from stillroom.report.formats import DASH, amount, whole
 from stillroom.report.html import plotly_text, rendered, write_page
 from stillroom.report.run.data import read_run
 from stillroom.report.run.page import render, write_report
@@ -43,6 +43,7 @@ from stillroom.report.study.words import headline
 from stillroom.schema.base import clean, read_text
 from stillroom.schema.run import SUMMARY
 from stillroom.schema.study import STUDY, MissingRun, StudyResults, TunedMethod, is_study, read_study
+from stillroom.wording import counted
 
 # Three hundred pages that each held it would be 1.4 GB.
 PLOTLY = "plotly.js"

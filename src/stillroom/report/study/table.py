@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from stillroom.report.blocks import Number, Values
 from stillroom.report.charts import nice
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, p_value, short, signed, whole
+from stillroom.report.formats import DASH, MINUS, amount, change, decimal, p_value, short, signed, whole
 from stillroom.schema.study import (
     CellResult,
     ComparisonResult,
@@ -21,6 +21,7 @@ from stillroom.schema.study import (
     RunResult,
     StudyResults,
 )
+from stillroom.wording import counted
 
 PAGE = "report.html"
 _FILES = {

@@ -30,11 +30,10 @@ from urllib.parse import urlsplit
 import psutil
 
 from stillroom.errors import BadInput
-from stillroom.files import DATA_VARIABLE
+from stillroom.files import CACHE_VARIABLE, DATA_VARIABLE
 from stillroom.study.engine.base import Job, Outcome
 from stillroom.study.engine.pipes import JsonWriter, claim_standard_streams
 from stillroom.study.engine.ray import GONE, option_of
-from stillroom.teachers.cache_store import ROOT_VARIABLE
 
 _POLL = 0.05  # seconds between two looks at the jobs under way
 _PULSE = 1.0  # seconds between two looks at the cluster
@@ -74,7 +73,7 @@ def connect(options: ClusterOptions, give_up: GiveUp) -> Iterator[tuple[str, int
         BadInput: there is no cluster, or it lets nobody in.
     """
     ray_options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    variables = {name: os.environ[name] for name in (DATA_VARIABLE, ROOT_VARIABLE) if name in os.environ}
+    variables = {name: os.environ[name] for name in (DATA_VARIABLE, CACHE_VARIABLE) if name in os.environ}
     if variables:
         ray_options["runtime_env"] = {"env_vars": variables}
     if options.address is None:
@@ -201,11 +200,7 @@ def _found_here() -> str:
 
 
 def reach(host: str, port: int) -> None:
-    """Connect once.
-
-    Raises:
-        OSError: nobody answers.
-    """
+    """Connect once; OSError where nobody answers."""
     socket.create_connection((host, port), timeout=_ANSWER).close()
 
 
@@ -409,11 +404,7 @@ class _RayJobs:
         self._has_gpus = any(node["Resources"].get("GPU") for node in usable_nodes())
 
     def serve(self, orders: SimpleQueue[bytes | None]) -> None:
-        """Do what is ordered until the orders end.
-
-        Raises:
-            BadInput: the cluster is gone.
-        """
+        """Do what is ordered until the orders end; BadInput where the cluster is gone."""
         threading.Thread(target=self._watch, daemon=True).start()
         try:
             while True:

@@ -81,11 +81,7 @@ def check_values(values: Mapping[str, Mapping[KeyT, float]], key_name: str) -> d
 
 
 def check_share(name: str, value: float, expected: str = "a rate between 0 and 1, such as 0.05") -> None:
-    """Refuse a value that is not strictly between 0 and 1.
-
-    Raises:
-        BadInput: it is not.
-    """
+    """Refuse a value that is not strictly between 0 and 1; BadInput where it is not."""
     if not 0 < value < 1:
         raise BadInput(name, value, expected)
 

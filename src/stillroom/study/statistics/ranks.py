@@ -11,6 +11,7 @@ from scipy import stats
 
 from stillroom.errors import BadInput
 from stillroom.study.statistics.paired import Doubles, Statistic, check_share, check_values
+from stillroom.wording import counted
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class AverageRanks(Statistic):
 
     def describe(self, digits: int = 2) -> str:
         """The ranks in words, with so many decimals."""
-        count = f"over {len(self.pairs)} pair{'s' * (len(self.pairs) != 1)}"
+        count = f"over {counted(len(self.pairs), 'pair')}"
         # Without a pair there are names but no ranks.
         ranked = ", ".join(f"{name} {rank:.{digits}f}" for name, rank in zip(self.names, self.average, strict=False))
         words = [f"Average ranks {count}: {ranked}" if self.average else f"No ranks of {', '.join(self.names)}"]

@@ -20,6 +20,7 @@ class Network:
     trained_before: bool = False  # whether an optimizer stepped its parameters in an earlier phase
     loaded: list[Loading] = field(default_factory=list)  # what ``load_state_dict`` did to it, latest first
     parameters: int = 0  # its number of parameters
+    shape: tuple[tuple[int, ...], ...] = ()  # the shapes of its parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +55,8 @@ class CallFacts:
     version: int = 0  # counts in-place changes of its parameters and buffers
     role: Role = "none"  # whose side of the loss it stands on
     used: bool = False  # whether a loss was computed from it, be it through another network
+    shared: float = 0.0  # share of its numbers that an optimizer holds
+    shared_version: int = 0  # counts in-place changes of these
     # Fingerprints of its input's rows, in the first steps of a phase.
     prints: frozenset[tuple[float, float]] = frozenset()
 
@@ -79,7 +82,22 @@ class Term:
     # Variables that its weight is made of, and whether it is one minus the variable.
     weight_names: tuple[tuple[str, bool], ...] = ()
     factors: tuple[float, ...] = ()  # the numbers that its weight is the product of
+    # What a comment at a list of weights says that a factor of the weight stands for.
+    weight_lists: tuple[str, ...] = ()
+    # How much the teacher's side differs from row to row, as a share of its size; None where it has no rows.
+    spread: float | None = None
     words: str = ""  # what the function and the script say of such weights: docstrings, comments, help texts
+
+
+@dataclass(frozen=True, eq=False)
+class LostTerm:
+    """A loss with a gradient to the student that no ``backward`` was computed from."""
+
+    function: str  # the loss function
+    place: str | None  # the user's line
+    teacher: bool  # whether it is computed from the teacher's output; else from labels
+    weighted: bool  # whether it was multiplied or added to something: it was meant for a sum
+    read: bool  # whether the script looked at its value
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,33 +160,27 @@ class BackwardFacts:
 
 @dataclass(eq=False)
 class Step:
-    """One watched step, from one optimizer step to the next.
+    """One watched step, from one optimizer step to the next."""
 
-    Attributes:
-        number: how many steps the phase had made before it.
-        epoch: how often a DataLoader was begun before it, in the phase.
-        calls: calls of networks, in order.
-        backwards: what went backward.
-        stepped: whether an optimizer stepped.
-        events: ``backward``, ``clip``, ``step``, ``zero_grad``, ``unscale`` … with their lines, in order.
-        left_out: parameters with a gradient that no optimizer holds: module, names, line.
-        lost_terms: losses between student and teacher that were computed and reach no ``backward``.
-        escaped: whether a teacher's output left torch (numpy, lists).
-        learning_rate: of the first group.
-        finite: whether the parameters are finite.
-        moved: relative change of the student's parameters by the step before.
-    """
-
-    number: int
-    epoch: int
-    calls: list[CallFacts] = field(default_factory=list)
-    backwards: list[BackwardFacts] = field(default_factory=list)
-    stepped: bool = False
+    number: int  # how many steps the phase had made before it
+    epoch: int  # how often a DataLoader was begun before it, in the phase
+    calls: list[CallFacts] = field(default_factory=list)  # calls of networks, in order
+    backwards: list[BackwardFacts] = field(default_factory=list)  # what went backward
+    stepped: bool = False  # whether an optimizer stepped
+    # ``backward``, ``clip``, ``step``, ``zero_grad``, ``unscale`` … with their lines, in order.
     events: list[tuple[str, str | None]] = field(default_factory=list)
+    # Parameters with a gradient that no optimizer holds: module, names, line.
     left_out: list[LeftOut] = field(default_factory=list)
-    lost_terms: list[tuple[str, str | None]] = field(default_factory=list)
-    escaped: bool = False
-    learning_rate: float = 0.0
+    lost_terms: list[LostTerm] = field(default_factory=list)  # losses that were computed and reach no ``backward``
+    escaped: bool = False  # whether a teacher's output left torch (numpy, lists)
+    learning_rate: float = 0.0  # the largest of all groups
+    # By which share of their norm the step changed the parameters that have a gradient; None where that was not
+    # measured.
+    update: float | None = None
+    optimizer: str = ""  # class of the optimizer that made the step
+    # A network that no optimizer holds and whose gradients were clipped with the others.
+    clipped_for: Network | None = None
+    clipped_share: float = 0.0  # their share of the squared norm that was clipped
 
 
 @dataclass(eq=False)
@@ -180,7 +192,7 @@ class LeftOut:
     share: float  # their share of its parameters
     role: Role  # whether they stand on the student's or the teacher's side
     place: str | None  # where the module was called
-    fresh: bool  # whether the module was neither trained nor loaded before
+    fresh: bool  # whether some of them were neither trained nor loaded before, nor copied from what was
 
 
 @dataclass(eq=False)
@@ -194,7 +206,9 @@ class Schedule:
     optimizer_steps: int = 0  # how often its optimizer was
     # Learning rates at some steps of the optimizer: (step, rate).
     rates: list[tuple[int, float]] = field(default_factory=list)
-    per_batch: bool = False
+    # After how many of its own steps the rate has come to its end; None where it rises, or where that is not known.
+    over_at: int | None = None
+    never: bool = False  # whether the user's files call no ``.step()`` but the optimizers'
     step_place: str | None = None
 
 
@@ -214,6 +228,33 @@ class InferenceCall:
 
 
 @dataclass(eq=False)
+class LoopCount:
+    """A loop over a range that the steps of a phase are made in."""
+
+    count: int  # how often it runs
+    # Its variable at watched steps: (number of the step, value).
+    seen: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> float | None:
+        """How many steps are made in each of its turns; None where that was not seen.
+
+        >>> LoopCount(9, [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)]).steps
+        2.0
+        """
+        pairs = list(zip(self.seen, self.seen[1:], strict=False))
+        following = [one[1] != other[1] for one, other in pairs if other[0] == one[0] + 1]
+        if len(following) > 1 and all(following):
+            return 1.0
+        (first, start), strides = self.seen[0], [other[1] - one[1] for one, other in pairs if other[1] != one[1]]
+        if not strides or min(strides) < 0:
+            return None
+        # From the first watched step, at the beginning of a turn, to the beginning of the last turn that was seen.
+        last, value = [other for one, other in pairs if other[1] != one[1]][-1]
+        return (last - first) * min(strides) / (value - start)
+
+
+@dataclass(eq=False)
 class Phase:
     """All that was seen of one training: the same parameters learn in it."""
 
@@ -224,16 +265,23 @@ class Phase:
     scaler_steps: int = 0
     loader_length: int | None = None  # batches of the DataLoader; None where none was used
     epochs: int = 0  # how often a DataLoader was begun
-    schedules: list[Schedule] = field(default_factory=list)
-    asked: list[InferenceCall] = field(default_factory=list)
     finished: bool = False  # whether the script came to its end
-    place: str | None = None
-    trains: list[str] = field(default_factory=list)
-    changed: dict[int, bool] = field(default_factory=dict)
-    held_idle: tuple[str, ...] = ()
+    loops: dict[Any, LoopCount] = field(default_factory=dict)  # those over ranges around its steps, innermost first
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def distils(self) -> bool:
         """Whether a loss was computed from a teacher's output."""
         return any(backward.reads_teacher for step in self.steps for backward in step.backwards)
+
+    @property
+    def planned(self) -> tuple[int, float] | None:
+        """How many epochs the script is to make, and how many steps each has; None where its loops do not say."""
+        batches: float | None = float(self.loader_length) if self.loader_length else None
+        for loop in self.loops.values():
+            steps = loop.steps
+            if steps is not None and steps < 1.5:
+                batches = float(loop.count)
+            elif steps is not None or batches is not None:
+                return loop.count, steps if steps is not None else batches or 0.0
+        return None

@@ -393,6 +393,17 @@ def weights_swapped(context: LoopContext) -> CheckResult:
         seen += 1
         for side, terms in sides.items():
             for term in terms:
+                for words in term.weight_lists:
+                    said = meaning_of(words.replace(" ", "_"), "")[0]
+                    if said is not None and said != side:
+                        return CheckResult(
+                            "problem",
+                            f"The weight {term.weight:g}, which a comment at its list calls {words!r}, multiplies the "
+                            f"{_WHOSE[side]} term.",
+                            {"option": words, "multiplies": side, "said": said},
+                            Remedy("Put the weights and the terms into one order, or name both in dictionaries."),
+                            location=term.place,
+                        )
                 for name, complement in term.weight_names:
                     said, words = meaning_of(name, term.words)
                     if said is None:

@@ -342,7 +342,7 @@ def find_loss_function(
     if isinstance(loss, nn.Module):
         loss = copy.deepcopy(loss)
     options = tuple(_options(loss))
-    tried: list[str] = []
+    tried: dict[str, list[str]] = {}
     silent: LossFunction | None = None
     shapes = (feature_shape,) if feature_shape is not None else FEATURE_SHAPES
     for arguments in islice(_assignments(loss, roles or {}), MOST_TRIES):
@@ -369,15 +369,24 @@ def find_loss_function(
             silent = silent or found
             errors.append("no gradient reaches the student")
         text = ", ".join(f"{each.name}={_shown(each)}" for each in arguments)
-        tried.append(f"({text}): {errors[0] if errors else 'no value'}")
+        tried.setdefault(errors[0] if errors else "no value", []).append(f"({text})")
     if silent is not None:
         return silent
-    listed = "; ".join(tried[:4]) or "nothing: its arguments are unknown"
+    shown = [
+        f"{calls[0]}{f' and {len(calls) - 1} more' if len(calls) > 1 else ''}: {why.rstrip('.')}"
+        for why, calls in tried.items()
+    ]
+    listed = "; ".join(shown[:4]) or "nothing: its arguments are unknown"
+    hint = (
+        "It is called with logits, not with models or batches: check the function that compares logits, or watch the "
+        "training itself: stillroom audit train.py"
+        if any("not callable" in why or "must be a mapping" in why for why in tried)
+        else "Say what each argument is: --role a=student --role b=teacher, in Python roles={'a': 'student', …}"
+    )
     raise BadInput.with_message(
         "loss",
         name,
-        f"loss: {name} could not be called with logits [{6}, {num_classes}] and labels [{6}]. Tried {listed}. "
-        "Say what each argument is, such as roles={'a': 'student', 'b': 'teacher', 'c': 'labels'}",
+        f"loss: {name} could not be called with logits [{6}, {num_classes}] and labels [{6}]. Tried {listed}. {hint}",
     )
 
 
@@ -472,7 +481,10 @@ def make_instance(kind: type, num_classes: int) -> Any:
             keywords[parameter.name] = REQUIRED[option]
         else:
             raise BadInput(
-                "loss", kind.__name__, f"an object, not the class: it cannot be made without {parameter.name!r}"
+                "loss",
+                kind.__name__,
+                f"an object of it, made in the file, such as `loss = {kind.__name__}(…)`: it cannot be made "
+                f"without {parameter.name!r}",
             )
     try:
         return kind(**keywords)
@@ -562,6 +574,8 @@ def _choices(
     if is_number and words != ("t",) and not any(_has(name, each) for each in tensors if each != "teacher"):
         add(None, REQUIRED[str(kind)])
     if side is not None and not (is_number and name == "T"):
+        if {"list", "all", "several", "ensemble", "teachers"} & set(words):
+            add(side, form="list")
         add(side)
         if {"output", "outputs", "out", "result", "results"} & set(words):
             add(side, form="output")

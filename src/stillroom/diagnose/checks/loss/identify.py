@@ -22,16 +22,9 @@ Array = npt.NDArray[np.float64]
 
 # The terms of the known family, as findings name them.
 NAMES = (
-    "cross_entropy",
-    "label_smoothing",
-    "kl",
-    "reverse_kl",
-    "jsd",
-    "soft_cross_entropy",
-    "logit_mse",
-    "centred_logit_mse",
-    "cosine",
-)
+    "cross_entropy", "label_smoothing", "kl", "reverse_kl", "jsd", "soft_cross_entropy", "logit_mse",
+    "centred_logit_mse", "cosine",
+)  # fmt: skip
 # A gradient is explained where no more than this share of it is left: a float64 loss leaves 1e-9, one with an epsilon
 # within its logarithm some 1e-6; the nearest losses outside the family leave 1e-2.
 EXPLAINED = 1e-4

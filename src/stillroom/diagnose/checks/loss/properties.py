@@ -826,6 +826,14 @@ def ignored_rows(context: LossContext) -> CheckResult:
                 code=f"keep = {context.given.name_of_role('labels', 'labels')} != -100  # logits[keep] in every term",
             ),
         )
+    if context.counts_masked_positions:
+        return CheckResult(
+            "problem",
+            "Positions with label −100 are left out of the teacher's sum and counted in its mean: the more padding, "
+            "the weaker the teacher's term against the labels'.",
+            evidence,
+            Remedy("Divide by the number of positions that count.", code="(kl * valid).sum() / valid.sum()"),
+        )
     return CheckResult("ok", "Ignored positions get no gradient.", evidence)
 
 
@@ -899,6 +907,19 @@ def half_precision(context: LossContext) -> CheckResult:
     masked = context.loss(hidden)
     fine = _finite(masked.value) and (masked.student is None or _finite(masked.student[..., 1:]))
     evidence["a class masked by -inf"] = "finite" if fine else "not finite"
+    if "teacher" in hidden and "student" in hidden and context.stores_minus_infinity:
+        alone = context.loss({**hidden, "student": context.draw(seed=7, lead=context.lead(4))["student"]})
+        if not _finite(alone.value):
+            return CheckResult(
+                "problem",
+                "A class that the teacher's logits mask with minus infinity makes it NaN (0 · −∞), and this file masks "
+                "and stores logits in half precision, where −1e9 is minus infinity.",
+                evidence,
+                Remedy(
+                    "Use F.kl_div, which takes 0 · log 0 as 0, or mask with a number that half precision holds (−1e4).",
+                    code='F.kl_div(F.log_softmax(student, -1), F.softmax(teacher.float(), -1), reduction="batchmean")',
+                ),
+            )
     verdict = HALF.at_least(worst[0])
     if verdict == "ok":
         return CheckResult("ok", f"Half precision changes {times_words(worst[0])} of the gradient.", evidence)

@@ -47,7 +47,7 @@ from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
-from stillroom.run.build import setup_context_of, setup_losses
+from stillroom.run.build import prepare_teachers, setup_context_of, setup_losses
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
@@ -55,6 +55,7 @@ from stillroom.run.reuse_head import reuse_head
 from stillroom.runtime import Processes
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
+from stillroom.train.changing_teachers import as_teacher
 from stillroom.train.device import resolve_device, resolve_precision
 
 # Share of empty rows from which on stored logits show nothing else.
@@ -116,11 +117,7 @@ class CheckContext:
         return [term for term in self.losses if term.requires.labels and not term.requires.teacher]
 
     def require_distillation(self) -> None:
-        """Go on only where a term of the loss reads the teacher.
-
-        Raises:
-            Skip: none does.
-        """
+        """Go on only where a term of the loss reads the teacher; Skip where none does."""
         if self.recipe.teacher is None:
             raise Skip("The recipe has no teacher.")
         if not self.teacher_losses:
@@ -154,6 +151,10 @@ class CheckContext:
         config = self.recipe.teacher
         if config is None:
             raise Skip("The recipe has no teacher.")
+        if config.embeddings:
+            raise Skip("The teacher gives embeddings, no logits.")
+        if config.changes:
+            raise Skip("The teacher changes with the student: before training there is nothing to judge.")
         raise Skip(f"The teacher's logits are read from a file ({config.logits}); there is no model to run.")
 
     @property
@@ -266,19 +267,11 @@ class CheckContext:
         return self.logits_for(augmented, "augmented images")
 
     def require_model(self) -> None:
-        """Go on only where the teacher is a model.
-
-        Raises:
-            Skip: its logits are all that there is.
-        """
+        """Go on only where the teacher is a model; Skip where its logits are all that there is."""
         _ = self.teacher
 
     def require_class_order(self) -> None:
-        """Go on only where it is known which logit means which class.
-
-        Raises:
-            Skip: it is not.
-        """
+        """Go on only where it is known which logit means which class; Skip where it is not."""
         order = self.repaired_setup.class_order
         if order is not None and not len(order):
             raise Skip(
@@ -312,11 +305,7 @@ class CheckContext:
 
     @property
     def gradients(self) -> GradientNorms:
-        """Gradient norms of the loss terms before training.
-
-        Raises:
-            Skip: a term cannot be computed.
-        """
+        """Gradient norms of the loss terms before training; Skip where a term cannot be computed."""
         if self.loss_trial.problem is not None:
             raise Skip(f"The loss cannot be computed: {self.loss_trial.faulty}; see loss_finite.")
         return self.loss_trial
@@ -411,7 +400,6 @@ def open_context(
     recipe, components = reuse_head(recipe, components)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
-    steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
     run_context = RunContext(
         recipe=recipe,
@@ -422,13 +410,18 @@ def open_context(
         observer=Observer(),
     )
     teacher, num_logits = None, None
-    if recipe.teacher is not None and "teacher" in components.teachers and recipe.teacher.logits is None:
+    if recipe.teacher is not None and "teacher" in components.teachers and recipe.model_teachers:
         teacher, num_logits = _prepare_teacher(components.teachers["teacher"].to(device), recipe.teacher, train)
-    setup_losses(components.losses, run_context, student, {"teacher": teacher} if teacher is not None else {})
+    seen = {"teacher": teacher} if teacher is not None else {}
+    if recipe.teacher is not None and recipe.teacher.changes:
+        seen = {"teacher": as_teacher(student)}
+    elif recipe.teacher is not None and recipe.teacher.embeddings:
+        seen = prepare_teachers(run_context, components)
+    setup_losses(components.losses, run_context, student, seen)
     reads_teacher = any(term.requires.teacher for term in components.losses)
     if reads_teacher and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its outputs")
-    uses_cache(recipe, reads_teacher=reads_teacher, epochs=-(-recipe.training.total_steps(steps) // steps))
+    uses_cache(recipe, components.losses, train)
     stored = None
     if recipe.teacher is not None and recipe.teacher.logits is not None:
         stored = PrecomputedLogits(

@@ -64,15 +64,7 @@ def teacher_resize(context: CheckContext) -> CheckResult:
 
 
 def _check_input(context: CheckContext, kind: Kind, what: str, words: str, nothing: str) -> CheckResult:
-    """Whether some other input makes the teacher more accurate.
-
-    Args:
-        context: the recipe.
-        kind: what of the input is changed.
-        what: the same in words.
-        words: the remedy.
-        nothing: why there may be nothing to try.
-    """
+    """Whether some other input makes the teacher more accurate."""
     context.require_model()
     context.require_class_order()
     repair = context.repair

@@ -85,13 +85,7 @@ _SURE_TIMES, _SURE_TEACHER = 30.0, 0.95
 
 
 def linear_model(train: SplitSample, test: SplitSample, classes: int) -> Tensor:
-    """Classes that a linear model of pixels predicts: ridge regression on one-hot labels, int64 [m].
-
-    Args:
-        train: images that it is fitted to.
-        test: images that it predicts.
-        classes: K.
-    """
+    """Classes that a linear model of pixels predicts: ridge regression on one-hot labels, int64 [m]."""
     x, asked = (each.images.flatten(1).double() for each in (train, test))
     mean, scale = x.mean(0), x.std(0).mean().clamp_min(1e-9)
     x, asked = (x - mean) / scale, (asked - mean) / scale

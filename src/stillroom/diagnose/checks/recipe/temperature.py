@@ -57,11 +57,7 @@ class SoftTerm:
 
 
 def soft_terms(context: CheckContext) -> list[SoftTerm]:
-    """The terms of the loss with a temperature.
-
-    Raises:
-        Skip: there are none.
-    """
+    """The terms of the loss with a temperature; Skip where there are none."""
     labels = sum(mean_weight(term.config) for term in context.label_losses)
     found: list[SoftTerm] = []
     context.require_distillation()

@@ -35,11 +35,7 @@ SATURATED = Limits(
 
 
 def require_distillation(run: RunRecord) -> None:
-    """Go on only where a term of the loss reads a teacher.
-
-    Raises:
-        Skip: none does.
-    """
+    """Go on only where a term of the loss reads a teacher; Skip where none does."""
     if not run.teacher_losses:
         raise Skip("No loss term reads a teacher.")
 

@@ -37,22 +37,14 @@ _BEGUN = 2
 
 
 def require_trained(run: RunRecord) -> None:
-    """Go on only with a run that ended and learned something.
-
-    Raises:
-        Skip: it did not.
-    """
+    """Go on only with a run that ended and learned something; Skip where it did not."""
     if not run.finished:
         raise Skip("The run did not end.")
     require_not_collapsed(run)
 
 
 def require_not_collapsed(run: RunRecord) -> None:
-    """Go on only where the student learned something.
-
-    Raises:
-        Skip: it did not.
-    """
+    """Go on only where the student learned something; Skip where it did not."""
     if has_collapsed(run):
         raise Skip("The student learned nothing; see diverged.")
 
