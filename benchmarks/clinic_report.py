@@ -324,10 +324,10 @@ def _checks(clinic: Clinic) -> str:
         [f"`{name}`", *(str(of[key]) for key in ("tp", "fn", "fp", "tn", "skipped", "elsewhere"))]
         for name, of in counts.items()
     ]
-    head = ["check", "found", "missed", "false alarms", "passed", "skipped", "beside another"]
+    head = ["check", "found", "missed", "false alarms", "passed", "skipped", "with another"]
     text = (
         "On the scored half. Found and missed: of set-ups that name the check; false alarms and passed: of correct "
-        "ones; beside another: a problem on set-ups whose kind names other checks, where it may well be right."
+        "ones; with another: a problem on set-ups whose kind names other checks, where it may well be right."
     )
     return f"## Check by check\n\n{text}\n\n{table(head, rows)}"
 

@@ -278,7 +278,7 @@ def stop_after(home: Path, recipe: str, out: Path, lines: int) -> None:
         code = call(verb, home / f"{recipe}.yaml", "--out", out).code
     finally:
         RunFolder.append = real  # type: ignore[method-assign]
-    assert code == 130, code
+    assert code == 130, f"{verb} {recipe}: exit code {code} in place of 130"
 
 
 def flips(arguments: argparse.Namespace) -> int:
@@ -608,6 +608,8 @@ def main() -> None:
         one.add_argument("--every", action="store_true", help="flips: each file at least once")
         one.set_defaults(way=way)
     arguments = parser.parse_args()
+    # In the background of a shell without job control it is ignored, and inherited so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(arguments.way(arguments))
 
 

@@ -432,7 +432,7 @@ IMAGE_CASES: list[ImagesCase] = [
     ImagesCase("folders", "macOS's ._odd.jpg", raw("train/a/._odd.jpg", b"\0\5\x16\7")),
     ImagesCase("folders", "hidden folder", doing(lambda f: saved("train/a/.cache/odd.png")(f))),
     ImagesCase("folders", "Thumbs.db", raw("train/a/Thumbs.db", b"x"), r"left out 1 file .*\.db \(1\)"),
-    ImagesCase("folders", "an image beside the classes", doing(loose), "left out 1 image beside the class folders"),
+    ImagesCase("folders", "an image next to the classes", doing(loose), "left out 1 image next to the class folders"),
     ImagesCase("folders", "a name with line break and escape", saved("train/a/odd\n\x1b[31m.png")),
     ImagesCase("folders", "a name of 250 letters", saved(f"train/a/odd{'x' * 243}.png")),
     ImagesCase("folders", "a name in Cyrillic", saved("train/a/odd кот.png")),

@@ -39,7 +39,7 @@ METHOD = (
     "with [lower, upper quartile]; ratios and differences are taken within each round first.",
     "Each member runs through a recipe and `execute`, cached, with all that a step of a run has: order, crop and flip, "
     "the answers looked up, schedule, meter, a log line every 20 steps. `labels`, the logits' members and the stones "
-    "are the whole loss; members that read features stand beside 0.1 × cross-entropy, as they alone train no "
+    "are the whole loss; members that read features go with 0.1 × cross-entropy, as they alone train no "
     "classifier.",
     "A tail alone is the one that the first step of the run with all stones used, on the very features that this step "
     "gave it: the same shape, layout and precision. Timed are its forward pass, in the run's precision, and the "

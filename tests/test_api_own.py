@@ -236,11 +236,17 @@ def test_a_stopped_run_goes_on_with_its_own_scheduler(tmp_path: Path, name: str,
         ({"optimizer": lambda params: None}, r"optimizer: got 'NoneType'; expected .*torch\.optim\.Optimizer"),
         ({"optimizer": lambda params: torch.optim.LBFGS(params)}, "whose step takes no closure"),
         ({"optimizer": lambda params: torch.optim.SGD(params, lr=-1)}, "it raised ValueError"),
+        (
+            {"optimizer": lambda params: torch.optim.SGD(net(1).parameters())},
+            r"others: a copy of the student is trained",
+        ),
+        ({"optimizer": lambda params: torch.optim.SGD(params[1:])}, r"it lacks 1 of \d+: requires_grad_\(False\)"),
+        ({"student": None}, r"student: got None; expected an nn\.Module"),
         ({"scheduler": lambda opt: lr_scheduler.ReduceLROnPlateau(opt)}, "a scheduler of steps"),
         ({"scheduler": lambda opt: 3}, "scheduler: got 'int'; expected .*state_dict"),
         (
             {"optimizer": torch.optim.Adam, "training": {"optimizer": {"lr": 1}}},
-            r"training\.optimizer: .*none beside optimizer=",
+            r"training\.optimizer: .*none together with optimizer=",
         ),
         ({"training": {"optimizer": {"name": "custom"}}}, r"training\.optimizer\.name: got 'custom'"),
     ],
@@ -290,6 +296,18 @@ def test_a_module_of_another_kind_trains_as_the_plain_one(tmp_path: Path, kind: 
     correct = int((answers.argmax(1) == DATA.tensors[1]).sum())
     assert run.summary["teachers"]["teacher"]["correct"] == correct
     assert torch.allclose(run.student(x), run.predict(x), atol=1e-5)
+
+
+def test_the_students_own_parameters_are_not_those_that_are_trained(tmp_path: Path) -> None:
+    student = net(5, 1)
+    with pytest.raises(sr.BadInput, match="a copy of the student is trained"):
+        distill(tmp_path / "run", student=student, optimizer=lambda params: torch.optim.SGD(student.parameters()))
+
+
+def test_a_run_whose_class_makes_another_net_asks_for_the_module(tmp_path: Path) -> None:
+    run = distill(tmp_path / "run", student=nn.Sequential(nn.Flatten(), *net(5, 1)))
+    with pytest.raises(sr.BadInput, match=r"student: got .*Sequential'; expected the module, .*load_run\(folder"):
+        sr.load_run(run.path)
 
 
 def test_a_class_in_place_of_a_module_is_one_line(tmp_path: Path) -> None:

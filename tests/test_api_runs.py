@@ -102,6 +102,14 @@ def test_the_student_is_exported_as_a_program(
     assert "stillroom.load_run(folder, student=…)" in error
 
 
+def test_remedies_of_a_run_that_no_recipe_repeats_are_not_verified_in_silence(
+    taught: tuple[sr.DistillResult, nn.Module], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(["diagnose", str(taught[0].path), "--verify"]) == 2
+    assert "--verify" in (error := capsys.readouterr().err)
+    assert "made in Python: train with the code of a remedy" in error
+
+
 def test_a_run_is_evaluated_on_its_own_and_on_other_images(taught: tuple[sr.DistillResult, nn.Module]) -> None:
     run, teacher = taught
     own = run.evaluate()

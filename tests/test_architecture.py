@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "stillroom"
 # From the bottom up: a package or a module at the top level may import those on the lines before its own.
 ORDER = [
     ["errors"],
-    ["callables", "files", "memory", "observer", "randomness"],
+    ["callables", "files", "memory", "observer", "randomness", "wording"],
     ["runtime"],
     ["config"],
     ["schema"],
@@ -33,6 +33,8 @@ ORDER = [
     ["report"],
     ["explain"],
     ["diagnose"],
+    ["pipeline"],
+    ["integrations"],
     ["demo"],
     ["cli"],
     ["api"],
@@ -40,7 +42,7 @@ ORDER = [
 ]
 HEIGHT = {package: height for height, line in enumerate(ORDER) for package in line}
 # A page is made from files alone.
-REPORT_IMPORTS = {"report", "schema", "config", "errors", "files"}
+REPORT_IMPORTS = {"report", "schema", "config", "errors", "files", "wording"}
 
 
 def module_of(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +88,71 @@ def test_os_exit_finds_the_diagnosis_written(
     monkeypatch.setattr("os._exit", leave)
     assert audit(f"{LOOP}\nos._exit(5)\n") == 5
     assert written(tmp_path)["verdict"] == "problem"
+
+
+def test_a_script_may_change_the_folder_and_its_hook_is_called(
+    audit: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    hook = "sys.excepthook = lambda kind, error, trace: print('hook', kind.__name__)"
+    assert audit(f"{LOOP}\nos.chdir('/')\n{hook}\n{{}}['lost']\n", "--out", "relative") == 1
+    assert "hook KeyError" in capsys.readouterr().out
+    assert (tmp_path / "relative" / "diagnosis.json").is_file()
+
+
+def test_a_module_runs_as_python_runs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+    monkeypatch.chdir(tmp_path)
+    package = tmp_path / "pack_under_audit"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "names.py").write_text("WORD = 'beside'\n")
+    (package / "train.py").write_text("import sys\nfrom .names import WORD\nprint(WORD, __package__, sys.argv[1:])\n")
+    assert run(["audit", "-m", "pack_under_audit.train", "--x"]) == 0
+    assert "beside pack_under_audit ['--x']" in capsys.readouterr().out
+    assert run(["audit", "-m", "pack_under_audit.trian"]) == 2
+    assert "-m" in capsys.readouterr().err
+
+
+def test_a_signal_finds_the_diagnosis_printed_and_ends_the_script(
+    audit: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent = []
+
+    def kill(process: int, number: int) -> None:
+        sent.append((signal.getsignal(number), number))
+        raise SystemExit(3)  # a signal would end the tests
+
+    monkeypatch.setattr("os.kill", kill)
+    audit(f"{LOOP}\nimport signal\nsignal.raise_signal(signal.SIGTERM)\nprint('after')\n")
+    out = capsys.readouterr().out
+    assert sent == [(signal.SIG_DFL, signal.SIGTERM)]
+    assert f"train.py:{LINE}" in out
+    assert "after" not in out
+
+
+def test_of_processes_launched_together_the_first_prints(
+    audit: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert audit("print('mine')") == 0
+    assert capsys.readouterr().out == "mine\n"
+    assert not (tmp_path / "out" / "diagnosis.json").exists()
+
+
+@pytest.mark.parametrize("name", ["mnist.py", "torchvision_reference.py"])
+def test_plain_training_has_no_teacher_and_nothing_wrong(
+    name: str, audit: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = (Path(__file__).parent.parent / "benchmarks" / "plain_scripts" / name).read_text()
+    assert audit(source, arguments=("--epochs", "2")) == 0
+    assert {one["verdict"] for one in written(tmp_path)["findings"]} == {"skipped"}
+    assert capsys.readouterr().out.splitlines()[-2].startswith("There is no teacher")
 
 
 def test_a_script_that_trains_nothing_says_so(audit: Callable[..., int], tmp_path: Path) -> None:

@@ -110,6 +110,20 @@ def test_a_log_goes_on_and_is_cut_only_where_it_is_whole(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_damaged_log_is_not_added_to(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    Log(path).append('{"answers": 96}\n')
+    whole = path.read_bytes()
+    flip(path, 11)
+    with pytest.raises(BadInput, match=r"log\.jsonl is not what was written"):
+        Log(path).append('{"answers": 0}\n')
+    # A line that a kill cut short is no damage: it goes.
+    path.write_bytes(whole + b'{"ans')
+    Log(path).append("2\n")
+    assert read_bytes(path) == whole + b"2\n"
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_flipped_list_of_checksums_refuses_or_changes_nothing(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_text(tmp_path / name, name, checksum=True)

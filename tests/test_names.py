@@ -74,7 +74,7 @@ def texts() -> dict[Path, list[str]]:
     for place in PLACES:
         top = ROOT / place
         for path in [top] if top.is_file() else sorted(top.rglob("*")):
-            if "wild_cases" in path.parts:  # scripts as other people write them
+            if {"wild_cases", "plain_scripts"} & set(path.parts):  # scripts as other people write them
                 continue
             if path.is_file() and path.suffix in SUFFIXES and path.name not in HISTORY:
                 found[path.relative_to(ROOT)] = path.read_text(encoding="utf-8", errors="replace").splitlines()

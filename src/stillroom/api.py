@@ -15,13 +15,13 @@ from torch.utils.data import Dataset
 from stillroom.cli.live import LiveStudy
 from stillroom.cli.terminal import ProgressBar
 from stillroom.data.dataset import from_dataset, from_images
-from stillroom.data.images import DataPair, ImageSet, make_pair
+from stillroom.data.images import DataPair, ImageSet, add_unlabelled, make_pair
 from stillroom.data.sources import load, load_split, parse_data_argument
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.recipe import diagnose_recipe, quick_line
 from stillroom.diagnose.run import diagnose_run
 from stillroom.diagnose.study import diagnose_study
-from stillroom.errors import BadInput
+from stillroom.errors import BadInput, nearest
 from stillroom.explain.explanation import explain as explain_runs
 from stillroom.explain.runs import runs_in
 from stillroom.losses.base import Loss
@@ -42,6 +42,7 @@ from stillroom.report.study.page import rewrite_run_page, write_run_pages, write
 from stillroom.run.components import RunComponents, RunObjects
 from stillroom.run.export import evaluate_model, export_run, load_student
 from stillroom.run.fidelity.mapping import map_fidelity
+from stillroom.run.latency import measure_latency
 from stillroom.run.records import load_run_recipe, output_folder
 from stillroom.run.run import execute
 from stillroom.schema.base import read_json
@@ -55,6 +56,7 @@ from stillroom.study.dissect import dissecting, write_dissection
 from stillroom.study.engine import engine_maker
 from stillroom.study.plan import StudyFolder
 from stillroom.study.progress import StudyObserver
+from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import exact_float32
 from stillroom.train.optimisation import OwnOptimisation, Parameters
 from stillroom.train.recorders import StepHook, StepInfo, as_hooks
@@ -69,12 +71,14 @@ class DistillResult:
         summary: the result: ``top1``, ``agreement``, ``teachers`` and what else ``summary.json`` holds.
         prepared: the trained student with its preprocess.
         objects: the modules, losses and images that were given, which no recipe can make again.
+        peers: students that learned with it, by their names as its teachers.
     """
 
     path: Path
     summary: dict[str, Any]
     prepared: PreparedModel = field(repr=False)
     objects: RunObjects = field(default_factory=RunObjects, repr=False)
+    peers: Mapping[str, nn.Module] = field(default_factory=dict, repr=False)
 
     @property
     def student(self) -> nn.Module:
@@ -135,11 +139,66 @@ class DistillResult:
     def report(self, *others: DistillResult | Path | str) -> Path:
         """Write the page ``report.html`` of this run, compared with others if given; returns its path."""
         paths = [run.path if isinstance(run, DistillResult) else Path(run) for run in others]
+        for run in (self, *others):
+            measure_latency(*_run(run))
         return write_report([self.path, *paths])
 
 
+@dataclass(frozen=True)
+class Ensemble:
+    """The weighted mean of the probabilities of several teachers of :func:`distill`.
+
+    Args:
+        members: names of the other teachers, each with its weight; or names alone, for equal weights.
+        temperature: τ at which probabilities are averaged; left out: that of the losses that read it.
+
+    >>> import torch, tempfile, stillroom as sr
+    >>> data = torch.utils.data.TensorDataset(torch.rand(32, 4), torch.arange(32) % 2)
+    >>> teachers = {"a": nn.Linear(4, 2), "b": nn.Linear(4, 2), "both": sr.Ensemble({"a": 1, "b": 3})}
+    >>> student, out = nn.Linear(4, 2), tempfile.mkdtemp()
+    >>> run = sr.distill(teachers, student, data, data, ["kl"], epochs=1, out=out, progress=False)
+    >>> run.summary["teachers"]["both"]["model"]
+    'mean of torch.nn.modules.linear:Linear + torch.nn.modules.linear:Linear'
+    """
+
+    members: Mapping[str, float]
+    temperature: float | None = None
+
+    def __init__(self, members: Mapping[str, float] | Sequence[str], temperature: float | None = None) -> None:
+        weights = dict(members) if isinstance(members, Mapping) else dict.fromkeys(members, 1.0)
+        object.__setattr__(self, "members", weights)
+        object.__setattr__(self, "temperature", temperature)
+
+
+@dataclass(frozen=True)
+class SelfTeacher:
+    """The student's own moving average, or its last snapshot, as the teacher of :func:`distill`.
+
+    Args:
+        ema: decay of the average a step, such as .99 (mean teacher).
+        snapshot: in its place, epochs from one snapshot to the next.
+    """
+
+    ema: float | None = None
+    snapshot: int | None = None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A second student, which learns from the first while it teaches it, as the teacher of :func:`distill`.
+
+    Args:
+        model: a copy of it is trained; it comes back in ``run.peers``.
+    """
+
+    model: nn.Module
+
+
+Teachers = nn.Module | str | Path | Ensemble | SelfTeacher | Peer
+
+
 def distill(
-    teacher: nn.Module | str | Path | Mapping[str, nn.Module | str | Path] | None,
+    teacher: Teachers | Mapping[str, Teachers] | None,
     student: nn.Module,
     train: Dataset[Any],
     test: Dataset[Any],
@@ -151,6 +210,8 @@ def distill(
     augmentation: dict[str, Any] | None = None,
     teacher_preprocess: str | dict[str, Any] | None = None,
     student_preprocess: str | dict[str, Any] | None = None,
+    teacher_options: Mapping[str, Any] | None = None,
+    unlabelled: Any = None,
     training: dict[str, Any] | None = None,
     optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None,
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
@@ -166,14 +227,15 @@ def distill(
 
     Args:
         teacher: the model that teaches; or a folder of logits of one that cannot be run here (`stillroom
-            export-inputs`); or several of these by names, of which each loss then names its own (``KL(teacher="a")``);
+            export-inputs`); or several of these by names, of which each loss then names its own (``KL(teacher="a")``),
+            an :class:`Ensemble` of others among them; or :class:`SelfTeacher`, or a :class:`Peer`;
             None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
         train: dataset of (image, label), read once into memory. Floats go to both models as they are, whatever their
             values: ``run.student(x)`` is what was scored. Bytes (PIL images, uint8 tensors or arrays) need a stated
             preprocess for each model.
         test: the like, for evaluation.
-        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``. Beside
+        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``. Besides
             losses, a name (``"kl"``), options (``{"name": "kl", "temperature": 2}``), a loss of torch that takes
             logits (``nn.MSELoss()``, ``nn.CrossEntropyLoss()``), or a function of (student_logits, teacher_logits) or
             (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives it a weight.
@@ -186,6 +248,11 @@ def distill(
             which bytes do not allow. Of several teachers a mapping by their names.
         student_preprocess: the like for the student. ``run.predict(images)`` applies it; ``run.student`` is the bare
             module.
+        teacher_options: further options of the teacher's entry in a recipe, such as ``{"class_names": ["cat", "dog"]}``
+            of one whose classes are others than the data's. Of several teachers a mapping by their names.
+        unlabelled: further training images, without labels, of the form of those of ``train``: a tensor [N, …], or
+            images one after another. The losses that read labels leave them out, and those that ``train`` gives with
+            the label None.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
         optimizer: makes an optimizer of the trained parameters, such as ``lambda params: torch.optim.Adam(params,
             lr=1e-3)``, in place of ``training["optimizer"]``. Its rates stay as they are, unless ``scheduler`` or
@@ -234,56 +301,46 @@ def distill(
         given, custom = optimisation.describe(_module(student, "student"))
         for key, argument in (("optimizer", optimizer), ("schedule", scheduler)):
             if argument is not None and key in options:
-                raise BadInput(f"training.{key}", options[key], f"none beside {key.replace('ule', 'uler')}=")
+                raise BadInput(f"training.{key}", options[key], f"none together with {key.replace('ule', 'uler')}=")
         options = {**given, **options}
     teachers = _named_teachers(teacher)
     recipe = parse_recipe(
         {
             "name": name,
             "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
-            **_teacher_entries(teachers, teacher_preprocess, several=isinstance(teacher, Mapping)),
-            "student": _entry(student, student_preprocess, "student"),
+            **_teacher_entries(
+                teachers, teacher_preprocess, teacher_options or {}, several=isinstance(teacher, Mapping)
+            ),
+            "student": _entry(_module(student, "student"), student_preprocess, "student"),
             "losses": [describe(loss) for loss in terms],
             "training": options,
             "cache": cache or {},
             "seed": seed,
         }
     )
-    data = _pair(train, test)
+    data = _pair(train, test, unlabelled)
     _require_preprocess(recipe, data.train)
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
-    modules = {key: model for key, model in teachers.items() if isinstance(model, nn.Module)}
+    modules = {
+        key: model.model if isinstance(model, Peer) else model
+        for key, model in teachers.items()
+        if isinstance(model, nn.Module | Peer)
+    }
     objects = RunObjects(data, student, modules, tuple(terms))
+
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
-    components = RunComponents(
-        data,
-        copy_model(student),
-        [copy.deepcopy(loss) for loss in terms],
-        {key: copy_model(model) for key, model in modules.items()},
-        optimisation=optimisation,
-        custom=custom,
-    )
+    def copies(**options: Any) -> RunComponents:
+        models = {key: copy_model(model) for key, model in modules.items()}
+        return RunComponents(data, copy_model(student), [copy.deepcopy(loss) for loss in terms], models, **options)
+
+    components = copies(optimisation=optimisation, custom=custom)
     observer = ProgressBar() if progress else Observer()
-    if progress and not resume and recipe.teachers is None:
-        copies = RunComponents(
-            data,
-            copy_model(student),
-            [copy.deepcopy(loss) for loss in terms],
-            {key: copy_model(model) for key, model in modules.items()},
-        )
-        if (line := quick_line(recipe, copies)) is not None:
-            observer.note(line)
+    if progress and not resume and (line := quick_line(recipe, copies())) is not None:
+        observer.note(line)
     with output_folder(None if out is None else Path(out), name or "run") as folder:
-        finished = execute(
-            recipe,
-            folder,
-            resume=resume,
-            observer=observer,
-            components=components,
-            hooks=own_hooks,
-        )
+        finished = execute(recipe, folder, resume=resume, observer=observer, components=components, hooks=own_hooks)
     prepared = with_layout(finished.student, recipe.student, data.train, "student")
-    return DistillResult(finished.path, finished.summary, prepared, objects)
+    return DistillResult(finished.path, finished.summary, prepared, objects, finished.peers)
 
 
 def load_run(
@@ -293,6 +350,7 @@ def load_run(
     teacher: nn.Module | Mapping[str, nn.Module] | None = None,
     train: Dataset[Any] | None = None,
     test: Dataset[Any] | None = None,
+    unlabelled: Any = None,
 ) -> DistillResult:
     """A finished run again, from its folder.
 
@@ -302,6 +360,7 @@ def load_run(
         teacher: the module that taught, or several by their names; needed to explain, diagnose and measure fidelity.
         train: the training images of a run made in Python; needed for the same.
         test: its test images.
+        unlabelled: its further training images, where it had some.
 
     Raises:
         BadInput: the run is not finished, a module does not fit, or teacher or images are not those of the run.
@@ -310,7 +369,7 @@ def load_run(
     teachers = dict(teacher) if isinstance(teacher, Mapping) else {} if teacher is None else {"teacher": teacher}
     if (train is None) != (test is None):
         raise BadInput("test" if test is None else "train", None, "both splits of the run, or neither")
-    data = _pair(train, test) if train is not None and test is not None else None
+    data = _pair(train, test, unlabelled) if train is not None and test is not None else None
     objects = RunObjects(data, student, teachers)
     model, recipe, facts = load_student(path, objects)
     summary = read_json(RunSummary, path / SUMMARY)
@@ -363,7 +422,7 @@ def evaluate(
     if isinstance(model, nn.Module):
         content["name"] = _name_of(model)
         if weights is not None:
-            raise BadInput("weights", str(weights), "none beside a module, which has its own")
+            raise BadInput("weights", str(weights), "none for a module, which has its own")
         if images.is_pixels and preprocess is None:
             raise BadInput("preprocess", None, _choices("model", images))
     else:
@@ -447,7 +506,7 @@ def explain(
             :func:`stillroom.explain.explanation.explain`.
 
     Returns:
-        What ``explain.json`` in the first run's folder holds; ``explain.html`` is beside it.
+        What ``explain.json`` in the first run's folder holds; ``explain.html`` is next to it.
 
     Raises:
         BadInput: runs, images or options cannot be used.
@@ -597,7 +656,8 @@ def _require_preprocess(recipe: Recipe, images: ImageSet) -> None:
     """Refuse bytes for a module whose preprocess is not stated: what is right for it nobody but the user knows."""
     given = {recipe.teacher_field(name): config for name, config in recipe.all_teachers.items()}
     for place, config in {**given, "student": recipe.student}.items():
-        if images.is_pixels and config.preprocess is None and getattr(config, "logits", None) is None:
+        is_run = config.is_model or config.learns if isinstance(config, TeacherConfig) else True
+        if images.is_pixels and config.preprocess is None and is_run:
             name = place.partition(".")[2]
             argument = f"teacher_preprocess[{name!r}]" if name else f"{place}_preprocess"
             raise BadInput(argument, None, _choices(place, images))
@@ -608,8 +668,11 @@ def _choices(place: str, images: ImageSet) -> str:
     return f"what the {place} takes, as the images are bytes: {choices}; or give floats, which go in as they are"
 
 
-def _pair(train: Dataset[Any], test: Dataset[Any]) -> DataPair:
-    return make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+def _pair(train: Dataset[Any], test: Dataset[Any], unlabelled: Any) -> DataPair:
+    data = make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+    if unlabelled is None:
+        return data
+    return DataPair(add_unlabelled(data.train, from_images(unlabelled, field="unlabelled")), data.test)
 
 
 def _images(data: Dataset[Any] | str | Path, split: str) -> ImageSet:
@@ -656,18 +719,45 @@ def _named_teachers(teacher: object) -> dict[str, object]:
 
 
 def _teacher_entries(
-    teachers: Mapping[str, object], preprocess: str | dict[str, Any] | None, *, several: bool
+    teachers: Mapping[str, object],
+    preprocess: str | dict[str, Any] | None,
+    options: Mapping[str, Any],
+    *,
+    several: bool,
 ) -> dict[str, Any]:
-    """The recipe's ``teacher``, or ``teachers``, whose preprocess then goes by their names."""
+    """The recipe's ``teacher``, or ``teachers``, whose preprocess and options then go by their names."""
     if not several:
-        return {"teacher": next((_teacher_entry(teacher, preprocess) for teacher in teachers.values()), None)}
+        entries = (_teacher_entry(teacher, preprocess, options) for teacher in teachers.values())
+        return {"teacher": next(entries, None)}
     if isinstance(preprocess, str):
         raise BadInput("teacher_preprocess", preprocess, "a mapping by the teachers' names")
+    for argument, given in (("teacher_preprocess", preprocess or {}), ("teacher_options", options)):
+        for name in given:
+            if name not in teachers:
+                raise BadInput(argument, name, f"the name of a teacher: {nearest(name, teachers)}")
     own = preprocess or {}
-    return {"teachers": {name: _teacher_entry(teacher, own.get(name)) for name, teacher in teachers.items()}}
+    return {
+        "teachers": {
+            name: _teacher_entry(teacher, own.get(name), options.get(name, {})) for name, teacher in teachers.items()
+        }
+    }
 
 
-def _teacher_entry(teacher: object, preprocess: str | dict[str, Any] | None) -> dict[str, Any] | None:
+def _teacher_entry(
+    teacher: object, preprocess: str | dict[str, Any] | None, options: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    if isinstance(teacher, Ensemble):
+        return {
+            "members": teacher.members,
+            "mean_temperature": teacher.temperature,
+            "preprocess": preprocess,
+            **options,
+        }
+    if isinstance(teacher, SelfTeacher):
+        return {"ema": teacher.ema, "snapshot": teacher.snapshot, "preprocess": preprocess, **options}
+    if isinstance(teacher, Peer):
+        return {**(_entry(teacher.model, preprocess, "teacher") or {}), "learns": True, **options}
     if isinstance(teacher, str | Path):
-        return {"name": Path(teacher).name, "logits": str(teacher), "preprocess": preprocess}
-    return _entry(teacher, preprocess, "teacher")
+        return {"name": Path(teacher).name, "logits": str(teacher), "preprocess": preprocess, **options}
+    entry = _entry(teacher, preprocess, "teacher")
+    return None if entry is None else {**entry, **options}

@@ -1,4 +1,4 @@
-"""Packages that can be called: ``sr.explain(run)`` beside ``from stillroom.explain import concepts``.
+"""Packages that can be called: ``sr.explain(run)`` and also ``from stillroom.explain import concepts``.
 
 Importing a submodule binds it to its name in the parent package: ``stillroom.explain`` is the package as soon as any
 file imports from it, and a function of that name would be there or not, depending on who imported what before. So the

@@ -25,6 +25,7 @@ import yaml
 from stillroom.errors import BadInput
 
 DATA_VARIABLE = "STILLROOM_DATA"
+CACHE_VARIABLE = "STILLROOM_CACHE"
 _LONGEST_YAML, _MOST_VALUES, _LONGEST_NUMBER = 10**7, 10**5, 100
 CHECKSUMS = "checksums.sha256"
 _LINE = re.compile(rb"([0-9a-f]{64})  ([^\n]+)")
@@ -99,11 +100,18 @@ class Log:
         self._hash: Any = None
 
     def append(self, line: str) -> None:
-        """Add a whole line, its newline included."""
+        """Add a whole line, its newline included.
+
+        Raises:
+            BadInput: what is there already is not what was written.
+        """
         content = line.encode("utf-8")
         grown = self._hash
         if grown is None:
-            there = self.path.read_bytes() if self.path.exists() else b""
+            # Checked first: the checksum of what follows would vouch for damage before it.
+            there = read_bytes(self.path) if self.path.exists() else b""
+            if there and len(there) < self.path.stat().st_size:  # a line that a kill cut short
+                os.truncate(self.path, len(there))
             grown = hashlib.sha256(there)
             if not there:
                 _record(self.path, grown.hexdigest(), sync=False)
@@ -115,11 +123,7 @@ class Log:
         self._hash = grown
 
     def cut(self, length: int) -> None:
-        """Shorten the file to a length that it had.
-
-        Raises:
-            BadInput: it is shorter, or damaged before that length.
-        """
+        """Shorten the file to a length that it had; BadInput where it is shorter, or damaged before that length."""
         self._hash = None
         content = self.path.read_bytes() if self.path.exists() else b""
         if len(content) < length:
@@ -171,14 +175,19 @@ def verify(path: Path) -> None:
         BadInput: it is not what was written.
     """
     for patience in (0.02, 0.2, None):
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_hash(path)
         listed = _listed(path)
         if not listed or found in listed:
             return
         if patience is not None:
             time.sleep(patience)
     raise _damaged(path)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits, without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compact_checksums(folder: Path) -> None:
@@ -192,8 +201,7 @@ def compact_checksums(folder: Path) -> None:
         file = folder / name
         listed = sorted(_listed(file)) if file.exists() else []
         if len(listed) > 1:
-            with file.open("rb") as content:
-                found = hashlib.file_digest(content, "sha256").hexdigest()
+            found = file_hash(file)
             # One that is damaged keeps all, so that it stays refused.
             listed = [found] if found in listed else listed
         lines += [f"{each}  {name}\n" for each in listed]
@@ -332,3 +340,20 @@ def find_input(path: str | Path) -> Path:
         if under_root.exists():
             return under_root
     return given
+
+
+def cache_root() -> Path:
+    """The folder of all caches: ``$STILLROOM_CACHE``, else ``$XDG_CACHE_HOME/stillroom``, else ``~/.cache/stillroom``.
+
+    >>> before = os.environ.get(CACHE_VARIABLE)
+    >>> os.environ[CACHE_VARIABLE] = "/scratch/answers"
+    >>> cache_root().as_posix()
+    '/scratch/answers'
+    >>> _ = os.environ.pop(CACHE_VARIABLE) if before is None else os.environ.update({CACHE_VARIABLE: before})
+    """
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser().absolute()
+    shared = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification has relative paths ignored.
+    base = Path(shared) if os.path.isabs(shared) else Path.home() / ".cache"
+    return base / "stillroom"

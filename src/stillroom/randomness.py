@@ -22,7 +22,7 @@ Purpose = Literal[
     "order",
     "augmentation",
     "dropout",
-    "objective",
+    "negatives",
     "subset",
     "holdout",
     "fisher",

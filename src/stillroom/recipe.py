@@ -81,6 +81,14 @@ class Recipe(Config):
             wrong = next((name for name in self.teachers if not _NAME.fullmatch(name)), None)
             if not self.teachers or wrong is not None:
                 raise ValueError(f"teachers by names of letters, digits, - and _, not {wrong or 'none'!r}")
+            if any(name == "student" and config.learns for name, config in self.teachers.items()):
+                raise ValueError("another name than student for a teacher that learns: its weights lie next to those")
+        for name, config in self.all_teachers.items():
+            others = [other for other, each in self.all_teachers.items() if each.members is None]
+            for member in config.members or ():
+                if member not in others:
+                    hint = nearest(member, others) if others else "the recipe has no other teacher"
+                    raise BadInput(f"{self.teacher_field(name)}.members", member, f"a teacher of the recipe: {hint}")
         return self
 
     @model_validator(mode="before")
@@ -100,6 +108,9 @@ class Recipe(Config):
         if preset is not None and info.data.get("losses", losses) != losses:
             raise ValueError(f"no losses with preset {incremental.preset}, which sets them; or no preset")
         student, training = info.data.get("student"), info.data.get("training")
+        data = info.data.get("data")
+        if data is not None and (data.labelled is not None or data.unlabelled is not None):
+            raise ValueError("neither data.labelled nor data.unlabelled: tasks are made of labels")
         if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:
             raise ValueError("no student.preprocess.class_order in the recipe: tasks order the classes")
         if training is not None and training.record_gradient_rescaling:
@@ -121,6 +132,18 @@ class Recipe(Config):
         if self.teachers is not None:
             return dict(self.teachers)
         return {} if self.teacher is None else {"teacher": self.teacher}
+
+    @property
+    def model_teachers(self) -> list[str]:
+        """Names of the teachers with logits that can be run here."""
+        return [name for name, config in self.all_teachers.items() if config.is_model and not config.embeddings]
+
+    @property
+    def default_teacher(self) -> str | None:
+        """The teacher that a loss reads which names none: the only one that is no member of another, if there is."""
+        members = {member for config in self.all_teachers.values() for member in config.members or ()}
+        heads = [name for name in self.all_teachers if name not in members]
+        return heads[0] if len(heads) == 1 else None
 
     def teacher_field(self, name: str) -> str:
         """The path of a teacher's options, for messages: ``teacher``, or ``teachers.NAME``."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -17,15 +18,10 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class Processes:
-    """The processes that share a run: here a single one.
+    """The processes that share a run: here a single one."""
 
-    Attributes:
-        rank: this process's number, from 0; process 0 alone writes.
-        count: how many there are.
-    """
-
-    rank: int = 0
-    count: int = 1
+    rank: int = 0  # this process's number, from 0; process 0 alone writes
+    count: int = 1  # how many there are
 
     @property
     def is_main(self) -> bool:
@@ -67,18 +63,56 @@ class Processes:
         """Wait until every process is here."""
 
 
-@dataclass(frozen=True)
-class Runtime:
-    """Where a run takes place.
+class PhaseClock:
+    """The wall time of a run by phase; a second in a phase within another counts for the inner one alone.
 
-    Attributes:
-        device: where models run.
-        precision: of the training steps, and so of the teacher's outputs in them.
-        processes: who shares the work.
-        observer: follows the progress.
+    Args:
+        began: when the run began, by ``time.perf_counter``; default: now.
+
+    >>> clock = PhaseClock()
+    >>> with clock.phase("training"), clock.phase("teacher"):
+    ...     time.sleep(0.02)
+    >>> split = clock.split()
+    >>> list(split), split["teacher"] > 0.01 > split["training"]
+    (['teacher', 'training', 'other'], True)
     """
 
-    device: torch.device
-    precision: Precision
-    processes: Processes
-    observer: Observer
+    def __init__(self, began: float | None = None) -> None:
+        self._began = time.perf_counter() if began is None else began
+        self._seconds: dict[str, float] = {}
+        self._inner = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time of a block for a phase."""
+        start, outer, self._inner = time.perf_counter(), self._inner, 0.0
+        try:
+            yield
+        finally:
+            took = time.perf_counter() - start
+            self.add(name, took - self._inner)
+            self._inner = outer + took
+
+    def add(self, name: str, seconds: float) -> None:
+        """Count seconds for a phase that no block encloses."""
+        self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+
+    def total(self) -> float:
+        """Seconds since the run began."""
+        return time.perf_counter() - self._began
+
+    def split(self) -> dict[str, float]:
+        """Seconds of each phase so far, and of all else as ``other``."""
+        other = max(self.total() - sum(self._seconds.values()), 0.0)
+        return {name: round(seconds, 4) for name, seconds in [*self._seconds.items(), ("other", other)]}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a run takes place."""
+
+    device: torch.device  # where models run
+    precision: Precision  # of the training steps, and so of the teacher's outputs in them
+    processes: Processes  # who shares the work
+    observer: Observer  # follows the progress
+    clock: PhaseClock = field(default_factory=PhaseClock)  # what its time goes to

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stillroom.continual.config import PRESET_NAMES, preset_overrides
+from stillroom.continual.config import PRESET_NAMES, PRESETS, preset_overrides
 from stillroom.errors import BadInput
 from stillroom.recipe import load_recipe, parse_recipe
 
@@ -25,12 +25,12 @@ def test_a_recipe_without_tasks_does_not_speak_of_them() -> None:
 
 @pytest.mark.parametrize("preset", PRESET_NAMES)
 def test_a_preset_is_written_out_and_read_again(preset: str) -> None:
-    memory = {"memory": 20} if preset in ("replay", "icarl") else {}
+    memory = {"memory": 20} if PRESETS[preset].needs_memory else {}
     recipe = parse_recipe({"student": STUDENT, "incremental": {"tasks": 5, "preset": preset, **memory}})
     assert parse_recipe(yaml.safe_load(recipe.to_yaml())) == recipe
     settings = recipe.incremental
     assert settings is not None
-    assert [term.name for term in recipe.losses] == ["cross_entropy", "kl"][: 1 + (preset in ("lwf", "icarl"))]
+    assert [term.name for term in recipe.losses] == [term["name"] for term in PRESETS[preset].losses]
     assert (settings.joint, settings.predict_by) == (
         preset == "joint",
         "nearest_mean" if preset == "icarl" else "logits",
@@ -43,13 +43,15 @@ def test_the_command_lines_preset_is_stronger_than_the_recipe(preset: str, tmp_p
     content = {
         "student": STUDENT,
         "losses": [{"name": "cross_entropy"}, {"name": "logit_mse"}],
-        "incremental": {"tasks": 5, "memory": 30, "predict_by": "nearest_mean"},
+        "incremental": {"tasks": 5, "memory": 30, "predict_by": "nearest_mean", "labels": "new", "align_weights": True},
     }
     path.write_text(yaml.safe_dump(content))
     settings = load_recipe(path, preset_overrides(preset)).incremental
     assert settings is not None
     assert settings.preset == preset
-    assert settings.memory == (30 if preset in ("replay", "icarl") else 0)
+    assert settings.memory == (30 if PRESETS[preset].needs_memory else 0)
+    assert settings.labels == ("new" if preset in ("lwf", "icarl") else "seen")
+    assert (settings.align_weights, settings.balance_terms) == (preset == "wa", preset == "wa")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from stillroom.continual.metrics import (
     accuracy_after_each_task,
     accuracy_row,
+    answers_within,
     average_incremental,
     final_accuracy,
     forgetting,
@@ -50,9 +51,23 @@ def test_tasks_count_alike_whatever_their_size() -> None:
 
 
 def test_balance_of_old_and_new() -> None:
-    labels, answers = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 2, 1, 2, 2, 0])
-    assert task_balance(labels, answers, 2) == TaskBalance(old=50.0, new=50.0, answered_new=50.0, are_new=100 * 2 / 6)
-    assert task_balance(labels, answers, 0) == TaskBalance(old=None, new=50.0, answered_new=100.0, are_new=100.0)
+    labels, scores = np.array([0, 0, 1, 1, 2, 2]), np.eye(3)[[0, 2, 1, 2, 2, 0]]
+    # Of the four old images two are answered with class 2; with classes 0 and 1 alone the first of equals is class 0.
+    share = 100 * 2 / 6
+    found = task_balance(labels, scores, 2)
+    assert found == TaskBalance(old=50.0, old_only=75.0, new=50.0, answered_new=50.0, are_new=share)
+    found = task_balance(labels, scores, 0)
+    assert found == TaskBalance(old=None, old_only=None, new=50.0, answered_new=100.0, are_new=100.0)
+
+
+def test_task_local_answers_are_the_best_of_the_images_own_task() -> None:
+    tasks = np.array([0, 0, 1, 1])
+    scores = np.array([[1.0, 2, 9, 8], [1, 2, 9, 8], [7, 9, 1, 2], [7, 9, -3, -4]])
+    assert answers_within(scores, np.array([0, 1, 3, 2]), tasks).tolist() == [1, 1, 3, 2]
+    # All answers fall on the newest classes, and none of the old ones' order is lost.
+    labels, scores = np.array([0, 1, 2, 3]), np.eye(4) + 5 * (np.arange(4) >= 2)
+    assert accuracy_row(labels, scores.argmax(1), tasks, 2) == [0.0, 100.0]
+    assert accuracy_row(labels, answers_within(scores, labels, tasks), tasks, 2) == [100.0, 100.0]
 
 
 @pytest.mark.parametrize("matrix", [[], [[1.0, 2.0]], [[1.0], [1.0]], [[1.0], [1.0, float("nan")]]])
@@ -68,4 +83,4 @@ def test_a_task_without_images_has_no_accuracy() -> None:
     with pytest.raises(ValueError, match="expected as many"):
         omega([1.0], [])
     with pytest.raises(ValueError, match="newest task"):
-        task_balance(np.array([0]), np.array([0]), 1)
+        task_balance(np.array([0]), np.eye(2)[[0]], 1)

@@ -30,6 +30,7 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.kl import KL
 from stillroom.losses.logit_mse import LogitMSE
+from stillroom.models.config import PreprocessConfig
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.weights import read_state, state_hash
@@ -216,6 +217,60 @@ def test_any_term_that_goes_by_classes_keeps_the_old(keeper: dict[str, Any], tmp
     assert losses[1] > 0
 
 
+def test_labels_may_be_over_the_new_classes_alone(done: Path) -> None:
+    sequence = TaskSequence(recipe(losses=None, incremental={"tasks": 3, "preset": "lwf"}), load(recipe().data))
+    before = read_state(done / "tasks" / "01" / "student.safetensors")
+    label_term, _ = sequence.components(2, sequence.tasks.task_data(2, ExemplarMemory()), before).losses
+    logits, labels = torch.randn(5, 7, requires_grad=True), torch.tensor([4, 6, 5, 4, 6])
+
+    def ask(logits: Tensor, labels: Tensor) -> Tensor:
+        return label_term(LossInputs(ModelOutput(logits), None, labels, torch.arange(len(labels)), 0.0))
+
+    value = ask(logits, labels)
+    assert torch.equal(value, functional.cross_entropy(logits[:, 4:], labels - 4))
+    assert not torch.autograd.grad(value, logits, retain_graph=True)[0][:, :4].any()
+    # Exemplars of old classes among them add nothing.
+    both = ask(torch.cat([logits, torch.randn(5, 7)]), torch.cat([labels, torch.tensor([0, 1, 2, 3, 0])]))
+    assert both.item() == pytest.approx(value.item() / 2, rel=1e-6)
+    (first_term,) = sequence.components(1, sequence.tasks.task_data(1, ExemplarMemory()), None).losses
+    assert first_term.config.first_class is None
+
+
+def test_weights_are_aligned_before_anything_reads_the_student(tmp_path: Path) -> None:
+    settings = {"tasks": 3, "preset": "wa", "memory": 20}
+    run = run_tasks(recipe(losses=None, incremental=settings), tmp_path / "run", latency=False).path
+    found = [read_state(run / f"tasks/{task}/student.safetensors")["linear.weight"] for task in ("01", "02", "03")]
+    # Task 3 begins with the aligned student of task 2, which is its teacher, too.
+    data = load(recipe().data)
+    sequence = TaskSequence(recipe(losses=None, incremental=settings), data)
+    parts = sequence.components(3, sequence.tasks.task_data(3, ExemplarMemory()), sequence.read_student(run, 2))
+    aligned = parts.teachers["teacher"].state_dict()["linear.weight"]  # type: ignore[union-attr]
+    assert torch.equal(aligned[:4], found[1][:4])
+    norms = aligned.norm(dim=1)
+    assert norms[4:].mean().item() == pytest.approx(norms[:4].mean().item(), rel=1e-5)
+    assert not torch.allclose(found[1][4:].norm(dim=1).mean(), found[1][:4].norm(dim=1).mean())
+    assert torch.allclose(torch.nn.functional.cosine_similarity(aligned, found[1]), torch.ones(7))
+    # λ is 4 of 7 old classes, then 7 of 10.
+    weights = [[term.weight for term in sequence.task_recipe(task).losses] for task in (1, 2, 3)]
+    assert weights == [[1.0], pytest.approx([3 / 7, 4 / 7]), pytest.approx([0.3, 0.7])]
+    # What is scored is what is left behind.
+    logits = load_student(run)[0](Preprocess(sequence.recipe.student.preprocess)(data.test.images))  # type: ignore[arg-type]
+    predictions = load_file(run / "predictions.safetensors")["student_logits"]
+    assert torch.allclose(logits, predictions, atol=1e-5)
+    right = 100 * (logits.argmax(1) == data.test.labels).double().mean().item()
+    assert json.loads((run / "summary.json").read_text())["top1"] == pytest.approx(right)
+
+
+def test_joint_training_has_the_steps_of_a_sequence_without_a_memory(done: Path) -> None:
+    by_epochs = {**CONTENT["training"], "epochs": 2, "steps": None}
+    data = load(recipe().data)
+    finetune = TaskSequence(recipe(losses=LABELS, training=by_epochs, incremental={"tasks": 3}), data)
+    joint = TaskSequence(recipe(losses=LABELS, training=by_epochs, incremental={"tasks": 3, "joint": True}), data)
+    assert joint.total_steps == finetune.total_steps > 0
+    steps = [joint.task_recipe(task).training.steps for task in (1, 2, 3)]
+    assert steps == [finetune.task_steps(task)[0] for task in (1, 2, 3)]
+
+
 def test_answers_may_be_kept(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"incremental": {"tasks": 2}}
     live = run_tasks(recipe(**settings), tmp_path / "live", latency=False).path
@@ -260,6 +315,31 @@ def test_refused_before_the_first_task(changes: dict[str, Any], message: str, tm
     assert message in str(caught.value)
     # The corrected command finds a free folder.
     assert not (tmp_path / "run").exists() or not any((tmp_path / "run").iterdir())
+
+
+OWN_PREPROCESS = """
+from torch import nn
+class Net(nn.Sequential):
+    pretrained_cfg = {"mean": (0.25,), "std": (0.125,)}
+    def __init__(self, num_classes):
+        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+"""
+
+
+def test_a_student_with_a_preprocess_of_its_own_keeps_it_over_the_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_preprocess.py").write_text(OWN_PREPROCESS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    whole = recipe(student={"name": "own_preprocess:Net"})
+    sequence = TaskSequence(whole, load(whole.data))
+    for settled in (sequence.recipe, sequence.task_recipe(2)):
+        found = settled.student.preprocess
+        assert isinstance(found, PreprocessConfig)
+        assert (found.mean, found.std) == ((0.25,), (0.125,))
+    teacher = sequence.task_recipe(2).teacher
+    assert teacher is not None
+    assert teacher.preprocess == sequence.recipe.student.preprocess
 
 
 def test_other_commands_send_a_recipe_in_tasks_here(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -415,7 +415,7 @@ def oddities() -> Iterator[ModuleType]:
         "RGB of 16 bits, PNG",
         "GIF: its first frame",
         "60,000 × 60,000 (a bomb)",
-        "an image beside the classes",
+        "an image next to the classes",
         "a name with line break and escape",
         "to a folder elsewhere",
         "in a class to a folder of the test split",
@@ -428,3 +428,15 @@ def test_an_image_is_read_or_a_line_says_why_not(oddities: ModuleType, tmp_path:
     (case,) = [case for case in oddities.IMAGE_CASES if case.name == name]
     right, happened = oddities.try_images(case, tmp_path)
     assert right, happened
+
+
+def test_class_folders_of_files_that_are_no_images_by_their_names_are_named_as_such(tmp_path: Path) -> None:
+    for name in ("train/cat/1.heic", "train/dog/2.heic", "test/cat/3.avif", "test/dog/4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    for field in ("data.path", "--data"):
+        with pytest.raises(
+            BadInput, match=r"whose files are \.heic \(2\), \.avif \(1\), no suffix \(1\): convert"
+        ) as error:
+            detect_layout(tmp_path, field)
+        assert error.value.field == field

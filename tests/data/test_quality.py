@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from stillroom.data.config import DataConfig
+from stillroom.data.decoding import without_metadata
+from stillroom.data.image_folder import ImageFiles
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.quality import describe_data, measure_quality
 from stillroom.data.sources import load
@@ -70,6 +74,50 @@ def test_copied_files_are_found(pet_folder: Path, in_memory: bool) -> None:
     assert (found.shared, found.shared_relabelled) == (2, 2)
 
 
+def stored_anew(pet_folder: Path) -> None:
+    """Two training images in the test split: one with a comment in its file, one in another format."""
+    cats = sorted((pet_folder / "train" / "cat").iterdir())
+    with Image.open(cats[0]) as image:
+        info = PngInfo()
+        info.add_text("Comment", "the same pixels")
+        image.save(pet_folder / "test" / "cat" / "commented.png", pnginfo=info)
+    with Image.open(cats[1]) as image:
+        image.save(pet_folder / "test" / "cat" / "other.bmp")
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_copies_are_found_in_files_of_other_bytes(pet_folder: Path, in_memory: bool) -> None:
+    stored_anew(pet_folder)
+    found = measure_quality(load(DataConfig(path=str(pet_folder), in_memory=in_memory)))
+    assert (found.shared, found.by_pixels) == (2, True)
+
+
+def test_of_more_files_than_can_be_decoded_copies_with_other_metadata_are_found(
+    pet_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored_anew(pet_folder)
+    data = load(DataConfig(path=str(pet_folder), in_memory=False))
+    monkeypatch.setattr("stillroom.data.quality.MOST_DECODED", 100)
+    monkeypatch.setattr(ImageFiles, "read", lambda self, row: pytest.fail("decoded"))
+    found = measure_quality(data)
+    assert (found.shared, found.by_pixels) == (1, False)
+    leak = data_checks(lambda found: found)[0]
+    assert leak.run(found.model_copy(update={"shared": 0})).summary.endswith("by its file.")
+
+
+def test_of_jpegs_and_pngs_only_what_makes_pixels_counts(tmp_path: Path) -> None:
+    picture = Image.fromarray(noise(1, 3, 16, 16, 3)[0].numpy())
+    exif = Image.Exif()
+    exif[0x010E] = "a description"
+    for name, options in (("a.jpg", {}), ("b.jpg", {"exif": exif, "comment": b"x"}), ("c.jpg", {"quality": 40})):
+        picture.save(tmp_path / name, **options)
+    parts = [b"".join(without_metadata((tmp_path / name).read_bytes())) for name in ("a.jpg", "b.jpg", "c.jpg")]
+    assert parts[0] == parts[1] != parts[2]
+    content = (tmp_path / "a.jpg").read_bytes()
+    for length in range(len(content)):  # one cut short at any place ends, too
+        without_metadata(content[:length])
+
+
 def test_a_split_in_memory_is_compared_with_one_in_files(pet_folder: Path) -> None:
     held, streamed = (load(DataConfig(path=str(pet_folder), in_memory=each)) for each in (True, False))
     assert measure_quality(DataPair(held.train, streamed.train)).shared == len(held.train)
@@ -97,7 +145,7 @@ def test_what_was_read_is_said_once_and_what_is_wrong_with_it() -> None:
 def quality(**changes: int) -> DataQuality:
     counts = {"shared": 0, "shared_relabelled": 0, "copies": 0, "copies_relabelled": 0, "empty_classes": 0}
     sizes = {"train": 1000, "test": 1000, "largest": 100, "smallest": 100}
-    return DataQuality(**{**counts, **sizes, **changes}, largest_class="a", smallest_class="b")
+    return DataQuality(**{**counts, **sizes, **changes}, largest_class="a", smallest_class="b", by_pixels=True)
 
 
 @pytest.mark.parametrize(

@@ -279,6 +279,43 @@ def test_bad_arguments_are_one_line(
     assert error.count("\n") == 1
 
 
+def test_a_file_of_a_package_may_import_relatively(script: Path) -> None:
+    (script / "mine").mkdir()
+    (script / "mine" / "__init__.py").write_text("")
+    (script / "mine" / "parts.py").write_text("def kd(student_logits, teacher_logits): ...\n")
+    (script / "mine" / "losses.py").write_text("from .parts import kd\n")
+    assert load_loss("mine/losses.py:kd").__name__ == "kd"
+
+
+def test_a_script_that_parses_its_arguments_at_import_is_refused(
+    script: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (script / "train.py").write_text(
+        "import argparse\np = argparse.ArgumentParser()\np.add_argument('data')\np.parse_args()\n"
+    )
+    with pytest.raises(BadInput, match="__main__"):
+        load_loss("train.py:kd")
+    assert "usage: train.py" in capsys.readouterr().err
+
+
+def raises(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    raise RuntimeError("a shape of my own")
+
+
+def of_models(model: Any, teacher: Any, images: Tensor) -> Any:
+    return F.mse_loss(model(images), teacher(images))
+
+
+@pytest.mark.parametrize(("loss", "text"), [(raises, "--role"), (of_models, "stillroom audit")])
+def test_a_call_that_fails_says_what_was_tried_and_each_reason_once(loss: Any, text: str) -> None:
+    with pytest.raises(BadInput, match=text) as failed:
+        check_loss(loss)
+    message = str(failed.value)
+    assert "=student" in message
+    assert message.count("a shape of my own") <= 1
+    assert message.count("'Tensor' object is not callable") <= 1
+
+
 def test_a_file_that_raises_is_refused(script: Path) -> None:
     (script / "broken.py").write_text("raise RuntimeError('no data here')")
     with pytest.raises(BadInput, match="no data here"):

@@ -219,6 +219,16 @@ def test_labels_alone_are_not_asked_about_a_teacher(tmp_path: Path) -> None:
     assert problems(found) == []
 
 
+def test_how_much_of_a_loss_of_both_the_labels_are_is_not_invented(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", FakeRun(losses=({"name": "dkd"},), loss_curves={"dkd": falling(12.0, 0.6)}))
+    summary = json.loads((run / "summary.json").read_text())
+    summary["losses"] = [{"name": "dkd", "reads_teacher": True, "reads_labels": True}]
+    (run / "summary.json").write_text(json.dumps(summary))
+    found = judged(run)["labels_drowned"]
+    assert found.summary.startswith("dkd reads teacher and labels, so how much of the loss the labels are is not known")
+    assert found.evidence["labels_share_of_loss"] is None
+
+
 def test_a_run_that_did_not_end_says_so_and_is_judged_by_what_it_shows(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", FakeRun(done=0.5, finished=False))
     # What killed it cut the last line.

@@ -22,6 +22,7 @@ from stillroom.explain import (
     stability,
 )
 from stillroom.explain.grid import check_masks
+from stillroom.explain.metrics import concept_statistics
 
 LEFT = torch.tensor([[[True, False], [True, False]]])
 
@@ -31,6 +32,16 @@ def mask(*rows: str) -> Tensor:
 
 
 # Concepts
+
+
+def test_each_image_counts_alike_in_the_background_mean() -> None:
+    """One image with three background cells of −1, one with a single one of −3: the mean is −2, not −1.5."""
+    entropy = torch.tensor([[[-9.0, -1.0], [-1.0, -1.0]], [[-2.15, -2.25], [-9.0, -3.0]], [[-9.0, -9.0], [-9.0, -9.0]]])
+    inside = torch.tensor(
+        [[[True, False], [False, False]], [[True, True], [True, False]], [[True, True], [True, True]]]
+    )
+    assert concepts(entropy, inside)[1].tolist() == [[False, True], [True, True]]
+    assert concept_statistics(entropy[None], inside, None, threshold=0.2).background.tolist() == [-2.0]
 
 
 def test_the_background_mean_is_over_all_images() -> None:

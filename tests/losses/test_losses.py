@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,15 +23,23 @@ from losses.tester import (
     LossTester,
     Tensor,
     last_layer,
+    map_setup_context,
     output_of,
     random_inputs,
+    select,
+    small_setup_context,
     with_output,
 )
+from stillroom.errors import BadInput
 from stillroom.losses import functional
 from stillroom.losses.activation_boundary import ActivationBoundary
 from stillroom.losses.attention_transfer import AttentionTransfer
+from stillroom.losses.base import Loss
+from stillroom.losses.bce_kl import BCEKL
+from stillroom.losses.binary_cross_entropy import BinaryCrossEntropy
 from stillroom.losses.block_logit import BlockLogit
 from stillroom.losses.correlation import Correlation
+from stillroom.losses.crd import CRD
 from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.ctkd import CTKD
 from stillroom.losses.dist import DIST
@@ -42,6 +50,8 @@ from stillroom.losses.feature_fisher import FeatureFisher
 from stillroom.losses.feature_full_fisher import FeatureFullFisher
 from stillroom.losses.feature_mse import FeatureMSE
 from stillroom.losses.fsp import FSP
+from stillroom.losses.input_gradient_attention import InputGradientAttention
+from stillroom.losses.jacobian_matching import JacobianMatching
 from stillroom.losses.jsd import JSD
 from stillroom.losses.kl import KL
 from stillroom.losses.label_smoothing import LabelSmoothing
@@ -50,18 +60,26 @@ from stillroom.losses.logit_mse import LogitMSE
 from stillroom.losses.mlkd import MLKD
 from stillroom.losses.neuron_selectivity import NeuronSelectivity
 from stillroom.losses.nkd import NKD
+from stillroom.losses.ofd import OFD
 from stillroom.losses.probabilistic import Probabilistic
 from stillroom.losses.registry import losses
 from stillroom.losses.relational import Relational
 from stillroom.losses.reverse_kl import ReverseKL
+from stillroom.losses.reviewkd import ReviewKD
+from stillroom.losses.setup_context import SetupContext, TrainingSamples
 from stillroom.losses.similarity_preserving import SimilarityPreserving
+from stillroom.losses.simkd import SimKD
 from stillroom.losses.soft_cross_entropy import SoftCrossEntropy
 from stillroom.losses.srrl import SRRL
 from stillroom.losses.standardized_kl import StandardizedKL
 from stillroom.losses.ttm import TTM
 from stillroom.losses.vid import VID
 from stillroom.losses.wttm import WTTM
+from stillroom.models.config import ReusedHeadConfig
 from stillroom.models.reader import FEATURES
+from stillroom.models.reused_head import ReusedHead
+from stillroom.teachers.input_gradients import LABEL_LOSS, TOP_LOGIT
+from stillroom.teachers.output import ModelOutput
 
 GOLDENS = Path(__file__).parent.parent / "goldens"
 
@@ -89,6 +107,30 @@ def plain_label_smoothing(inputs: LossInputs, options: dict[str, Any]) -> float:
 
 def plain_cross_entropy(inputs: LossInputs, options: dict[str, Any]) -> float:
     return plain_label_smoothing(inputs, {"smoothing": 0.0})
+
+
+def plain_binary_cross_entropy(inputs: LossInputs, options: dict[str, Any]) -> float:
+    total = 0.0
+    for student, _, label in rows(inputs):
+        for k, z in enumerate(student):
+            if k >= options.get("first_class", 0):
+                total -= math.log(1 / (1 + math.exp(-z)) if k == label else 1 / (1 + math.exp(z)))
+    return total / len(inputs.labels)
+
+
+def plain_bce_kl(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau = options.get("temperature", 1.0)
+    total = 0.0
+    for student, teacher, _ in rows(inputs):
+        for z, t in zip(student, teacher, strict=True):
+            q, p = 1 / (1 + math.exp(-z / tau)), 1 / (1 + math.exp(-t / tau))
+            total += p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    return tau**2 * total / len(inputs.labels)
+
+
+def binary_cross_entropy_of_new_classes(student_logits: Tensor, labels: Tensor) -> Tensor:
+    loss = BinaryCrossEntropy(first_class=1)
+    return loss(LossInputs(ModelOutput(student_logits), None, labels, torch.arange(len(labels)), 0.0))
 
 
 def plain_kl(inputs: LossInputs, options: dict[str, Any]) -> float:
@@ -380,6 +422,105 @@ def plain_srrl(inputs: LossInputs, options: dict[str, Any]) -> float:
     return plain_feature_mse(inputs, {}) + options.get("beta", 1.0) * float(np.mean([c**2 for c in crossed]))
 
 
+def plain_crd(inputs: LossInputs, options: dict[str, Any]) -> float:
+    """Scores, normaliser and estimation one by one; the weights, the banks and the draws are the module's own."""
+    loss = CRD(**options)
+    loss.setup(small_setup_context())
+    loss.double()
+    tau, total = options.get("nce_temperature", 0.07), 0.0
+    negatives = loss._draw(inputs.index, inputs.labels, inputs.progress).numpy()
+    layers = (loss.student_embedding, loss.teacher_embedding)
+    embedded = []
+    for layer, x in zip(layers, both_of(inputs, "features"), strict=True):
+        embedded.append(unit(x @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()))
+    samples, count = len(loss.student_bank), negatives.shape[1]
+    for e, bank in zip(embedded, (loss.teacher_bank.numpy(), loss.student_bank.numpy()), strict=True):
+        scores = [
+            [math.exp(e[b] @ bank[row] / tau) for row in (int(inputs.index[b]), *negatives[b])]
+            for b in range(len(inputs.labels))
+        ]
+        z, noise = samples * float(np.mean(scores)), count / samples
+        for positive, *others in scores:
+            total -= math.log(positive / z / (positive / z + noise))
+            total -= sum(math.log(noise / (other / z + noise)) for other in others)
+    return total / len(inputs.labels)
+
+
+def plain_ofd(inputs: LossInputs, options: dict[str, Any]) -> float:
+    """Of maps after an activation, whose margins are 0."""
+    return partial_distance(*both_of(inputs, "map"), [0.0] * 3)
+
+
+def partial_distance(s: Any, t: Any, margins: list[float]) -> float:
+    total = 0.0
+    for channel, margin in enumerate(margins):
+        for a, b in zip(s[:, channel].ravel(), t[:, channel].ravel(), strict=True):
+            target = max(b, margin)
+            if a > target or target > 0:
+                total += (a - target) ** 2
+    return total / 1000 / len(s)
+
+
+def pooled(x: Any, level: int) -> Any:
+    side = x.shape[2] // level
+    return x.reshape(*x.shape[:2], level, side, level, side).mean((3, 5))
+
+
+def hierarchical(s: Any, t: Any) -> float:
+    total, weights = float(np.mean((s - t) ** 2)), 1.0
+    for place, level in enumerate(level for level in (4, 2, 1) if level < s.shape[2]):
+        weight = 0.5 ** (place + 1)
+        total += weight * float(np.mean((pooled(s, level) - pooled(t, level)) ** 2))
+        weights += weight
+    return total / weights
+
+
+def convolve(x: Any, weight: Any) -> Any:
+    """A convolution that keeps the grid, entry by entry of the kernel."""
+    reach = weight.shape[2] // 2
+    wide = np.pad(x, ((0, 0), (0, 0), (reach, reach), (reach, reach)))
+    out = np.zeros((len(x), len(weight), *x.shape[2:]))
+    for i, j in itertools.product(range(weight.shape[2]), repeat=2):
+        out += np.einsum("bchw,oc->bohw", wide[:, :, i : i + x.shape[2], j : j + x.shape[3]], weight[:, :, i, j])
+    return out
+
+
+def plain_reviewkd(inputs: LossInputs, options: dict[str, Any]) -> float:
+    """The weights are the module's own; its batch norms are in evaluation mode, as made."""
+    loss = ReviewKD(**options)
+    loss.setup(map_setup_context())
+    weights = {name: value.double().numpy() for name, value in loss.state_dict().items()}
+    shrink = 1 / math.sqrt(1 + 1e-5)
+    fused, total = None, 0.0
+    for place in reversed(range(len(options["taps"]))):
+        tap, key = options["taps"][place], f"fusions.{place}"
+        s, t = (output.features[tap].double().numpy() for output in (inputs.student, inputs.teacher_output))
+        x = convolve(s, weights[f"{key}.reduce.0.weight"]) * shrink
+        if fused is not None:
+            both = np.concatenate([x, fused], 1)
+            scores = convolve(both, weights[f"{key}.attend.weight"]) + weights[f"{key}.attend.bias"][:, None, None]
+            shares = 1 / (1 + np.exp(-scores))
+            x = x * shares[:, :1] + fused * shares[:, 1:]
+        fused = x
+        total += hierarchical(convolve(x, weights[f"{key}.expand.0.weight"]) * shrink, t)
+    return total
+
+
+def both_gradients(inputs: LossInputs, name: str) -> tuple[Any, Any]:
+    teacher = inputs.teacher_features[name].detach().double().numpy()
+    return inputs.student.features["gradient"].detach().double().numpy(), teacher
+
+
+def plain_jacobian_matching(inputs: LossInputs, options: dict[str, Any]) -> float:
+    s, t = both_gradients(inputs, TOP_LOGIT)
+    return float(np.mean([((unit(a) - unit(b)) ** 2).sum() for a, b in zip(s, t, strict=True)]))
+
+
+def plain_input_gradient_attention(inputs: LossInputs, options: dict[str, Any]) -> float:
+    s, t = both_gradients(inputs, LABEL_LOSS)
+    return float(np.mean([0.5 * ((a - b) ** 2).sum() for a, b in zip(s, t, strict=True)]))
+
+
 NOT_THE_TEACHERS = {"minimum": "it reads the labels, not the teacher"}
 
 
@@ -387,6 +528,28 @@ class TestCrossEntropy(LossTester):
     loss = CrossEntropy
     reference = plain_cross_entropy
     not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
+
+
+class TestBinaryCrossEntropy(LossTester):
+    loss = BinaryCrossEntropy
+    reference = plain_binary_cross_entropy
+    not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
+
+
+class TestBinaryCrossEntropyOfNewClasses(LossTester):
+    """An image of an old class is none of the new ones."""
+
+    loss = BinaryCrossEntropy
+    variants = [{"first_class": 1}]
+    checked = staticmethod(binary_cross_entropy_of_new_classes)
+    reference = plain_binary_cross_entropy
+    not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
+
+
+class TestBCEKL(LossTester):
+    loss = BCEKL
+    variants = [{}, {"temperature": 4.0}]
+    reference = plain_bce_kl
 
 
 class TestLabelSmoothing(LossTester):
@@ -673,8 +836,124 @@ class TestSRRL(LossTester):
     reference = plain_srrl
 
 
+def crd_of_fixed_banks(student_features: Tensor, teacher_features: Tensor) -> Tensor:
+    rows = torch.arange(len(student_features))
+    s, t = (torch.nn.functional.normalize(x.flatten(1), dim=1) for x in (student_features, teacher_features))
+    return functional.crd(s, t.detach(), t, t, rows, torch.stack([rows.roll(1), rows.roll(2)], 1), nce_temperature=1.0)
+
+
+class TestCRD(LossTester):
+    loss = CRD
+    answer = "features"
+    variants = [{"negatives": 50}, {"negatives": 7, "dimension": 3, "nce_temperature": 0.5, "contrast": "other_images"}]
+    reference = plain_crd
+    checked = crd_of_fixed_banks
+    eval_mode = True
+    not_held = {
+        "minimum": "it compares embeddings that are learned on either side, and pushes other images away",
+        "order": "negatives are drawn by the place in the batch",
+        "gradient": "the first batch's normaliser is taken as it is: none flows to it",
+        "two classes": "its embeddings are as wide as the features that it was set up with, not for classes",
+    }
+
+
+class TestOFD(LossTester):
+    loss = OFD
+    answer = "map"
+    variants = [{**MAP, **ALIKE}]
+    reference = plain_ofd
+    checked = staticmethod(lambda feat_s, feat_t: functional.ofd([feat_s], [feat_t], [-torch.ones(feat_t.shape[1])]))
+
+
+class TestReviewKD(LossTester):
+    loss = ReviewKD
+    answer = "map"
+    variants = [MAP, {"taps": list(MAPS), "max_channels": 2}]
+    reference = plain_reviewkd
+    checked = staticmethod(lambda feat_s, feat_t: functional.reviewkd([feat_s], [feat_t]))
+    eval_mode = True
+    not_held = {"minimum": "the student's maps go through convolutions that learn, also where shapes are equal"}
+
+    def test_wrong_shapes_are_refused(self, make: Loss[Any]) -> None:
+        """Maps of two stages cannot even be fused."""
+        inputs = self.inputs()
+        maps = {tap: inputs.student.features[tap][:4] for tap in MAPS}
+        with pytest.raises(ValueError, match="expected"):
+            make(replace(inputs, student=replace(inputs.student, features=maps)))
+
+
+class InputGradientTester(LossTester):
+    """Of losses on gradients in the images: the student's logits are made so that it has the gradient under test."""
+
+    gradient: ClassVar[str]
+
+    def inputs(self, batch: int = 6, classes: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> LossInputs:
+        made = random_inputs(batch, classes, seed, dtype)
+        teacher = made.teacher_output
+        teacher = replace(teacher, features={**teacher.features, self.gradient: made.teacher_logits.clone()})
+        return self.with_student(replace(made, teacher=teacher), made.student.logits)
+
+    def student_of(self, inputs: LossInputs) -> Tensor:
+        return inputs.student.features["gradient"]
+
+    def teacher_of(self, inputs: LossInputs) -> Tensor:
+        return inputs.teacher_features[self.gradient]
+
+    def with_student(self, inputs: LossInputs, value: Tensor) -> LossInputs:
+        images = torch.zeros_like(value).requires_grad_()
+        rise, classes = (value * images).sum(1, keepdim=True), value.shape[1]
+        if self.gradient == LABEL_LOSS:
+            # At 0 all classes are alike: the cross-entropy falls with the true one's logit by 1 − 1/K.
+            true = torch.nn.functional.one_hot(inputs.labels[: len(value)], classes).to(value.dtype)
+            rise = -rise * true * classes / (classes - 1)
+        logits = rise.expand(-1, classes)
+        return replace(inputs, student=ModelOutput(logits, {"gradient": value}), images=images)
+
+    def select(self, inputs: LossInputs, rows: Tensor) -> LossInputs:
+        part = select(inputs, rows)
+        return self.with_student(part, part.student.features["gradient"])
+
+
+class TestJacobianMatching(InputGradientTester):
+    loss = JacobianMatching
+    gradient = TOP_LOGIT
+    reference = plain_jacobian_matching
+    checked = staticmethod(lambda feat_s, feat_t: functional.jacobian_matching(feat_s, feat_t))
+
+
+class TestInputGradientAttention(InputGradientTester):
+    loss = InputGradientAttention
+    gradient = LABEL_LOSS
+    reference = plain_input_gradient_attention
+    checked = staticmethod(lambda feat_s, feat_t: functional.input_gradient_attention(feat_s, feat_t))
+
+
+class TestSimKD(LossTester):
+    loss = SimKD
+    answer = "features"
+    reference = plain_feature_mse
+
+    @pytest.fixture
+    def make(self, variant: dict[str, Any]) -> Loss[Any]:
+        context = small_setup_context()
+        config = ReusedHeadConfig(teacher_tap=FEATURES, tap=FEATURES, channels=5)
+        student = ReusedHead(context.student.model, config, context.student.example(), 5)
+        loss = SimKD()
+        info = replace(context.student, model=student)
+        loss.setup(SetupContext(info, replace(context.teacher), num_classes=5, seed=0))
+        ((teacher, projected),) = loss.pairs
+        assert projected.name == "projector"
+        # The inputs below hold the features of both under one name.
+        loss.pairs = ((teacher, teacher),)
+        return loss.double()
+
+
+def rows_below(kind: type[LossTester]) -> set[type[LossTester]]:
+    return {kind} | {row for below in kind.__subclasses__() for row in rows_below(below)}
+
+
 def test_every_built_in_loss_has_a_row() -> None:
-    tested = {row.loss for row in LossTester.__subclasses__()}
+    tested = {row.loss for row in rows_below(LossTester) if hasattr(row, "loss")}
     assert tested == set(losses().values())
 
 
@@ -744,6 +1023,105 @@ def test_neuron_selectivity_is_the_same_by_places_and_by_channels() -> None:
     twenty = functional.neuron_selectivity([few.repeat(1, 7, 1, 1)[:, :18]], [few.flip(3).repeat(1, 7, 1, 1)[:, :18]])
     assert twenty.item() == pytest.approx(by_channels.item(), rel=1e-9)
     assert functional.neuron_selectivity([many], [few]).item() > 0
+
+
+def test_ofd_reads_before_the_activation_and_measures_its_margins_there() -> None:
+    loss, context = OFD(connector="identity"), map_setup_context()
+    loss.setup(context)
+    assert [teacher.name for teacher, _ in loss.pairs] == ["1:pre", "4:pre"]
+    net = context.teacher
+    torch.manual_seed(0)
+    images = torch.randn(2, 1, 4, 4)
+    fixed = OFD(connector="identity")
+    fixed.setup(SetupContext(replace(context.student), replace(net, example=lambda: images), num_classes=5, seed=0))
+    with torch.no_grad():
+        before = net.model[:1](images).double().numpy()
+    negative = [[v for v in before[:, channel].ravel() if v < 0] for channel in range(3)]
+    margins = [float(np.mean(values)) if values else 0.0 for values in negative]
+    assert fixed.get_buffer("margin_0").tolist() == pytest.approx(margins, rel=1e-6)
+    student, teacher = 3 * torch.randn(2, 2, 3, 4, 4).double()
+    value = functional.ofd([student], [teacher], [torch.tensor(margins)]).item()
+    assert value == pytest.approx(partial_distance(student.numpy(), teacher.numpy(), margins), rel=1e-7)
+    deep = [2 * student.mean((2, 3), keepdim=True), student]
+    both = functional.ofd(deep, [deep[0] + 1, teacher], [torch.full((3,), -0.5), torch.tensor(margins)]).item()
+    first = functional.ofd([deep[0]], [deep[0] + 1], [torch.full((3,), -0.5)]).item()
+    assert both == pytest.approx(value + first / 2, rel=1e-9)
+
+
+def test_crd_gathers_the_rows_of_a_large_bank_and_scores_a_small_one_whole() -> None:
+    torch.manual_seed(0)
+    s, t, bank_s, bank_t = (
+        torch.nn.functional.normalize(torch.randn(n, 4, dtype=torch.float64), dim=1) for n in (6, 6, 200, 200)
+    )
+    positives = torch.arange(6)
+    whole = torch.randint(200, (6, 40))
+    few = whole[:, :2]
+    for negatives in (whole, few):
+        value = functional.crd(s, t, bank_s, bank_t, positives, negatives, nce_temperature=0.5).item()
+        total, noise = 0.0, negatives.shape[1] / 200
+        for e, bank in ((s, bank_t), (t, bank_s)):
+            drawn = torch.cat([positives[:, None], negatives], 1)
+            scores = (e[:, None] * bank[drawn] / 0.5).sum(2).exp()
+            scores = scores / (200 * scores.mean())
+            total -= (scores[:, 0] / (scores[:, 0] + noise)).log().mean().item()
+            total -= (noise / (scores[:, 1:] + noise)).log().sum(1).mean().item()
+        assert value == pytest.approx(total, rel=1e-9)
+
+
+def test_crd_draws_negatives_of_other_classes_alike_each_time() -> None:
+    loss = CRD(negatives=400)
+    loss.setup(small_setup_context())
+    labels = torch.arange(6) % 5
+    drawn = loss._draw(torch.arange(6), labels, 0.25)
+    assert torch.equal(drawn, loss._draw(torch.arange(6), labels, 0.25))
+    assert not torch.equal(drawn, loss._draw(torch.arange(6), labels, 0.5))
+    assert all(
+        set((row % 5).tolist()) == set(range(5)) - {int(label)} for row, label in zip(drawn, labels, strict=True)
+    )
+    other = CRD(negatives=400, contrast="other_images")
+    other.setup(small_setup_context())
+    drawn = other._draw(torch.arange(6), labels, 0.25)
+    assert all(set(row.tolist()) == set(range(40)) - {place} for place, row in enumerate(drawn))
+
+
+def test_crd_remembers_a_batch_once_the_step_is_done() -> None:
+    loss = CRD(negatives=20)
+    loss.setup(small_setup_context())
+    inputs = random_inputs(dtype=torch.float32)
+    before = loss.student_bank.clone()
+    first = loss(inputs)
+    assert torch.equal(loss.student_bank, before)
+    first.backward()
+    loss.after_step()
+    assert not loss.log_normalizers.isnan().any()
+    with torch.no_grad():
+        embedded = unit((loss.student_embedding(inputs.student.features[FEATURES])).numpy())
+    expected = unit(0.5 * before[:6].numpy() + 0.5 * embedded)
+    assert loss.student_bank[:6].numpy() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(loss.student_bank[6:], before[6:])
+    state, again = loss.state_dict(), CRD(negatives=20)
+    again.setup(small_setup_context())
+    again.load_state_dict(state)
+    assert again(inputs).item() == loss(inputs).item()
+    kept = loss.student_bank.clone()
+    loss.eval()(inputs)
+    loss.after_step()
+    loss.after_step()
+    assert not torch.equal(loss.student_bank, kept)  # the batch in training mode before it
+    kept = loss.student_bank.clone()
+    loss(inputs)
+    loss.after_step()
+    assert torch.equal(loss.student_bank, kept)
+
+
+def test_crd_refuses_images_of_one_class() -> None:
+    context = small_setup_context()
+    alone = TrainingSamples(4, torch.arange(4), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(BadInput, match=r"losses\.crd.*at least two classes"):
+        CRD().setup(SetupContext(context.student, context.teacher, num_classes=5, seed=0, samples=alone))
+    CRD(contrast="other_images").setup(
+        SetupContext(context.student, context.teacher, num_classes=5, seed=0, samples=alone)
+    )
 
 
 def test_the_learned_temperature_grows_the_loss(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_flags_follow_the_options() -> None:
     assert {name for name, kind in losses().items() if kind.accepts_target} == {"kl"}
     assert {name for name, kind in losses().items() if kind.has_temperature} == {
         *("kl", "logit_fisher", "feature_fisher", "feature_full_fisher", "block_logit", "dkd", "dist", "nkd"),
-        *("jsd", "reverse_kl", "soft_cross_entropy", "standardized_kl", "ttm", "wttm"),
+        *("bce_kl", "jsd", "reverse_kl", "soft_cross_entropy", "standardized_kl", "ttm", "wttm"),
     }
     assert labels_alone() == [{"name": "cross_entropy"}]
 

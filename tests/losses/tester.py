@@ -15,7 +15,7 @@ from stillroom.diagnose.loss import check_loss
 from stillroom.losses import functional
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.losses.registry import build_loss, describe
-from stillroom.losses.setup_context import ModelInfo, SetupContext
+from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
 from stillroom.models.reader import FEATURES
 from stillroom.models.tail import tail_of
 from stillroom.recipe import parse_recipe
@@ -115,7 +115,8 @@ def small_setup_context(width: int = 5, classes: int = 5) -> SetupContext:
         net = nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, classes))
         return ModelInfo(net, lambda: torch.rand(2, 1, 2, 2), field)
 
-    return SetupContext(model_info("student"), model_info("teacher"), num_classes=classes, seed=0)
+    samples = TrainingSamples(40, torch.arange(40), torch.arange(40) % classes)
+    return SetupContext(model_info("student"), model_info("teacher"), num_classes=classes, seed=0, samples=samples)
 
 
 @cache
@@ -140,6 +141,7 @@ class LossTester:
         reference: a plain float64 computation, worked from the formula alone: (inputs, options) → float.
         precision: how near 0 the gradient is at the minimum.
         checked: the pure function, in the arguments that ``check_loss`` knows; None for that of the loss's own name.
+        eval_mode: whether it is tested in evaluation mode, as it normalises or remembers batches.
         not_held: property → the reason why it does not hold; such a property is checked to be *false* where that
             can be checked, so that a reason cannot outlive its cause.
     """
@@ -150,13 +152,20 @@ class LossTester:
     reference: ClassVar[Callable[[LossInputs, dict[str, Any]], float]]
     precision: ClassVar[float] = 1e-12
     checked: ClassVar[Callable[..., Tensor] | None] = None
+    eval_mode: ClassVar[bool] = False
     not_held: ClassVar[dict[str, str]] = {}
 
     @pytest.fixture
     def make(self, variant: dict[str, Any]) -> Loss[Any]:
         loss = self.loss(**variant)
         loss.setup(map_setup_context() if self.answer == "map" else small_setup_context())
-        return loss.double()
+        return loss.double().train(not self.eval_mode)
+
+    def inputs(self, batch: int = 6, classes: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> LossInputs:
+        return random_inputs(batch, classes, seed, dtype)
+
+    def select(self, inputs: LossInputs, rows: Tensor) -> LossInputs:
+        return select(inputs, rows)
 
     def student_of(self, inputs: LossInputs) -> Tensor:
         return output_of(inputs.student, self.answer)
@@ -169,16 +178,16 @@ class LossTester:
 
     def test_equals_the_formula(self, make: Loss[Any], variant: dict[str, Any]) -> None:
         for seed in range(3):
-            inputs = random_inputs(seed=seed)
+            inputs = self.inputs(seed=seed)
             assert make(inputs).item() == pytest.approx(type(self).reference(inputs, variant), rel=1e-9)
 
     def test_returns_a_scalar_that_is_not_negative(self, make: Loss[Any]) -> None:
-        value = make(random_inputs())
+        value = make(self.inputs())
         assert value.shape == ()
         assert value.item() >= 0
 
     def test_minimum_when_student_equals_teacher(self, make: Loss[Any]) -> None:
-        inputs = random_inputs()
+        inputs = self.inputs()
         student = self.teacher_of(inputs).clone().requires_grad_()
         value = make(self.with_student(inputs, student))
         (gradient,) = torch.autograd.grad(value, student)
@@ -194,7 +203,7 @@ class LossTester:
         assert all(make(self.with_student(inputs, each)) > value for each in moved)
 
     def test_gradient_is_right_in_float64(self, make: Loss[Any]) -> None:
-        inputs = random_inputs(batch=3)
+        inputs = self.inputs(batch=3)
         student = self.student_of(inputs).clone().requires_grad_()
         right = torch.autograd.gradcheck(
             lambda z: make(self.with_student(inputs, z)), (student,), raise_exception="gradient" not in self.not_held
@@ -202,7 +211,7 @@ class LossTester:
         assert right != ("gradient" in self.not_held), "it holds after all"
 
     def test_no_gradient_reaches_the_teacher(self, make: Loss[Any]) -> None:
-        inputs = random_inputs()
+        inputs = self.inputs()
         teacher = inputs.teacher_output
         outputs = [teacher.logits, *teacher.features.values(), *teacher.fishers.values()]
         for answer in outputs:
@@ -214,35 +223,35 @@ class LossTester:
         assert student.grad.abs().max() > 0
 
     def test_order_of_the_batch_does_not_matter(self, make: Loss[Any]) -> None:
-        inputs = random_inputs()
-        shuffled = select(inputs, torch.tensor([3, 1, 5, 0, 4, 2]))
+        inputs = self.inputs()
+        shuffled = self.select(inputs, torch.tensor([3, 1, 5, 0, 4, 2]))
         same = make(shuffled).item() == pytest.approx(make(inputs).item(), rel=1e-9)
         assert same != ("order" in self.not_held)
 
     def test_batch_is_the_mean_of_its_samples(self, make: Loss[Any]) -> None:
-        inputs = random_inputs()
-        values = [make(select(inputs, torch.tensor([row]))).item() for row in range(6)]
+        inputs = self.inputs()
+        values = [make(self.select(inputs, torch.tensor([row]))).item() for row in range(6)]
         mean = sum(values) / 6
         assert (make(inputs).item() == pytest.approx(mean, rel=1e-9)) == self.loss.per_sample
 
     def test_bfloat16_stays_close(self, make: Loss[Any]) -> None:
-        exact = make(random_inputs(batch=32)).item()
-        low = make(random_inputs(batch=32, dtype=torch.bfloat16))
+        exact = make(self.inputs(batch=32)).item()
+        low = make.float()(self.inputs(batch=32, dtype=torch.bfloat16))
         assert low.dtype == torch.float32
         assert low.item() == pytest.approx(exact, rel=0.02)
 
     def test_two_classes(self, make: Loss[Any], variant: dict[str, Any]) -> None:
         if "two classes" in self.not_held:
             pytest.skip(self.not_held["two classes"])
-        inputs = random_inputs(classes=2)
+        inputs = self.inputs(classes=2)
         assert make(inputs).item() == pytest.approx(type(self).reference(inputs, variant), rel=1e-9)
 
     def test_batch_of_one(self, make: Loss[Any], variant: dict[str, Any]) -> None:
-        inputs = random_inputs(batch=1)
+        inputs = self.inputs(batch=1)
         assert make(inputs).item() == pytest.approx(type(self).reference(inputs, variant), rel=1e-9)
 
     def test_empty_batch_gives_zero_and_zero_gradient(self, make: Loss[Any]) -> None:
-        inputs = random_inputs(batch=0)
+        inputs = self.inputs(batch=0)
         student = self.student_of(inputs).clone().requires_grad_()
         value = make(self.with_student(inputs, student))
         value.backward()
@@ -251,17 +260,33 @@ class LossTester:
         assert not student.grad.isnan().any()
 
     def test_wide_logits_stay_finite_in_float32(self, make: Loss[Any]) -> None:
-        narrow = random_inputs(dtype=torch.float32)
+        narrow = self.inputs(dtype=torch.float32)
         inputs = replace(narrow, teacher=with_output(narrow.teacher, self.answer, 200 * self.teacher_of(narrow)))
         student = (200 * self.student_of(inputs)).requires_grad_()
-        value = make(self.with_student(inputs, student))
+        value = make.float()(self.with_student(inputs, student))
         value.backward()
         assert torch.isfinite(value)
         assert student.grad is not None
         assert torch.isfinite(student.grad).all()
 
+    @pytest.mark.parametrize("classes", [2, 5])
+    def test_saturated_logits_give_no_nan(self, make: Loss[Any], classes: int) -> None:
+        if self.answer != "logits":
+            pytest.skip("its logits are not what it reads")
+        inputs = self.inputs(batch=2, classes=classes, dtype=torch.float32)
+        sure = 80 * torch.eye(classes)[[0, 1]]
+        assert inputs.teacher is not None
+        inputs = replace(inputs, teacher=replace(inputs.teacher, logits=sure), labels=torch.tensor([0, 1]))
+        for student in (sure, sure.flip(0), -sure):
+            moved = student.clone().requires_grad_()
+            value = make.float()(self.with_student(inputs, moved))
+            value.backward()
+            assert torch.isfinite(value)
+            assert moved.grad is not None
+            assert torch.isfinite(moved.grad).all()
+
     def test_wrong_shapes_are_refused(self, make: Loss[Any]) -> None:
-        inputs = random_inputs()
+        inputs = self.inputs()
         with pytest.raises(ValueError, match="expected"):
             make(self.with_student(inputs, self.student_of(inputs)[:4]))
 

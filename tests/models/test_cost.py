@@ -72,20 +72,33 @@ def test_modes_come_back_after_an_error() -> None:
     assert [m.training for m in net.modules()] == [True, True, False]
 
 
-def test_latency_is_the_median_of_the_passes_after_the_warm_up(monkeypatch) -> None:
-    # Three passes that are started and not timed, then passes of 1, 5 and 2 seconds.
-    ticks = iter([0, 100, 200, 300, 301, 400, 405, 500, 502])
-    clock = types.SimpleNamespace(perf_counter=lambda: float(next(ticks)))
-    monkeypatch.setattr("stillroom.models.cost.time", clock)
-    seen = []
+class Slow(nn.Module):
+    """A net whose passes take what a list says, by a clock of the test's own."""
 
-    class Net(nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            seen.append((tuple(x.shape), self.training, torch.is_grad_enabled()))
-            return x
+    def __init__(self, takes: list[float]) -> None:
+        super().__init__()
+        self.now, self.takes, self.seen = 0.0, iter(takes), []
 
-    assert latency(Net(), torch.zeros(5, 3, 4, 4), 64, repeats=3) == 2000.0
-    assert seen == [((64, 3, 4, 4), False, False)] * 6
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.now += next(self.takes)
+        self.seen.append((tuple(x.shape), self.training, torch.is_grad_enabled()))
+        return x
+
+
+def test_latency_is_the_least_of_the_passes_after_the_warm_up(monkeypatch) -> None:
+    # A pass to warm up, which is long, then passes of 5, 2 and 3 seconds, and no other: half a second has passed.
+    net = Slow([100.0, 5.0, 2.0, 3.0])
+    monkeypatch.setattr("stillroom.models.cost.time", types.SimpleNamespace(perf_counter=lambda: net.now))
+    assert latency(net, torch.zeros(5, 3, 4, 4), 64) == 2000.0
+    assert net.seen == [((64, 3, 4, 4), False, False)] * 4
+
+
+def test_latency_of_a_short_pass_is_that_of_blocks_of_them_whatever_else_the_machine_does(monkeypatch) -> None:
+    # Two to warm up; blocks of five passes of a millisecond, the first and the third of them interrupted for 220 ms.
+    net = Slow([0.3, 0.001, *[0.001] * 4, 0.221, *[0.001] * 5, 0.221, *[0.001] * 4])
+    monkeypatch.setattr("stillroom.models.cost.time", types.SimpleNamespace(perf_counter=lambda: net.now))
+    assert latency(net, torch.zeros(1, 3, 4, 4), 1, repeats=3) == pytest.approx(1.0)
+    assert len(net.seen) == 17
 
 
 def test_evaluating_is_for_the_block_alone() -> None:

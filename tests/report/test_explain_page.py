@@ -19,8 +19,9 @@ from report.explanations import FakeExplanation, write_fake_explanation
 from report.folders import EVIL
 from report.parsed import Parsed
 from stillroom.errors import BadInput
+from stillroom.report.blocks import Values
 from stillroom.report.explain.maps import BYTES, FEWEST, MOST, read_maps, shown
-from stillroom.report.explain.page import ExplanationPage, content, headline, read_explanation, write_explanation
+from stillroom.report.explain.page import content, headline, read_explanation, write_explanation
 from stillroom.report.explain.plots import turnover
 from stillroom.report.html import POLICY
 from stillroom.report.run.page import write_report
@@ -87,7 +88,7 @@ def pages(folders: dict[str, Path]) -> dict[str, Parsed]:
     return {name: Parsed((at / "explain.html").read_text(encoding="utf-8")) for name, at in folders.items()}
 
 
-def page_of(folder: Path) -> ExplanationPage:
+def page_of(folder: Path) -> Values:
     found = read_explanation(folder)
     return content(found, read_maps(folder, found))
 
@@ -181,7 +182,11 @@ def test_nothing_is_claimed_where_nothing_was_compared(pages: dict[str, Parsed])
     ],
 )
 def test_the_headline_says_each_verdict(folders: dict[str, Path], verdicts: tuple[str | None, ...], words: str) -> None:
-    found = read_explanation(folders["one seed"])
+    alone = read_explanation(folders["one seed"])
+    assert headline(alone).startswith("One seed decides nothing")
+    found = read_explanation(folders["usual"])
+    few = found.images.model_copy(update={"published": 3})
+    assert headline(found.model_copy(update={"images": few})).startswith("Not decided")
     hypotheses = tuple(
         one.model_copy(update={"verdict": verdict, "measures": ()})
         for one, verdict in zip(found.hypotheses, verdicts, strict=True)

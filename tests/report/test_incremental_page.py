@@ -13,9 +13,9 @@ from report.folders import EVIL, Fake, write_run
 from report.parsed import Parsed
 from report.studies import FakeStudy, edit_results, write_study
 from stillroom.errors import BadInput
-from stillroom.report.continual import TasksSection
+from stillroom.report.blocks import Values
 from stillroom.report.run.data import read_run
-from stillroom.report.run.page import RunPage, run_page, write_report
+from stillroom.report.run.page import run_page, write_report
 from stillroom.report.study.page import write_study_report
 
 MATRIX = [[90.0], [60.0, 80.0], [70.0, 50.0, 100.0]]
@@ -45,6 +45,7 @@ RECORD: dict[str, Any] = {
             "pooled": MEANS[task],
             "balance": {
                 "old": None if not task else 65.0,
+                "old_only": None if not task else 81.0,
                 "new": MATRIX[task][task],
                 "answered_new": 61.5,
                 "are_new": 100 / (task + 1),
@@ -54,7 +55,15 @@ RECORD: dict[str, Any] = {
         for task in range(3)
     ],
     "matrix": MATRIX,
-    "metrics": {"average": 77.8, "average_from_second": 71.7, "final": 220 / 3, "forgetting": 25.0},
+    "task_local": [[94.0], [90.0, 92.0], [84.0, 80.0, 100.0]],
+    "metrics": {
+        "average": 77.8,
+        "average_from_second": 71.7,
+        "final": 220 / 3,
+        "forgetting": 25.0,
+        "task_local": 88.0,
+        "old_only": 81.0,
+    },
 }
 
 
@@ -64,7 +73,7 @@ def run_folder(path: Path, record: dict[str, Any] | None = None, **options: Any)
     return run
 
 
-def section(*runs: Path) -> tuple[RunPage, TasksSection]:
+def section(*runs: Path) -> tuple[Values, Values]:
     page = run_page([(f"run {place}", read_run(run)) for place, run in enumerate(runs)])
     assert page.tasks is not None
     return page, page.tasks
@@ -80,8 +89,12 @@ def test_every_number_is_where_it_belongs(tmp_path: Path) -> None:
     assert shown["newest classes"] == [80.0, 100.0]
     assert shown["predictions of the newest"] == [61.5, 61.5]
     assert shown["images of the newest"] == pytest.approx([50.0, 33.333])
-    cells = [[one.text if one else None for one in row] for row in tasks.heat.rows]
+    cells = [[one.text if one else None for one in row] for row in tasks.heats[0].rows]
     assert cells == [["90.0", None, None], ["60.0", "80.0", None], ["70.0", "50.0", "100.0"]]
+    assert tasks.heats[1].rows[2][1].text == "80.0"
+    assert "88.0% are right (chance 100.0%)" in tasks.sentences[2]
+    assert "81.0% of the old images" in tasks.sentences[2]
+    assert tasks.rows[2].cells[3:7] == ("73.33", "88.00", "65.00", "81.00")
     assert tasks.rows[2].cells[-2:] == ("30", "92.2 kB")
     assert "73.3% (the mean over tasks)" in tasks.sentences[0]
     assert "lost 25.0 points" in tasks.sentences[0]
@@ -128,7 +141,15 @@ def test_damage_is_reported(change: dict[str, Any], text: str, tmp_path: Path) -
 
 def test_a_studys_page_shows_each_methods_course(tmp_path: Path) -> None:
     study = write_study(tmp_path / "s", FakeStudy(methods=("labels", "kl"), epochs=1, tuned=False))
-    task = {"pooled": 70.0, "old": 60.0, "new": 90.0, "answered_new": 55.0, "are_new": 50.0}
+    task = {
+        "pooled": 70.0,
+        "old": 60.0,
+        "old_only": 70.0,
+        "task_local": 85.0,
+        "new": 90.0,
+        "answered_new": 55.0,
+        "are_new": 50.0,
+    }
     one = {
         "method": "kl",
         "seeds": [0, 1, 2],
@@ -137,6 +158,7 @@ def test_a_studys_page_shows_each_methods_course(tmp_path: Path) -> None:
             {**task, "accuracy": {"mean": 70.0, "low": 64.0, "high": 76.0}, "exemplars": 28, "bytes": 8400},
         ],
         "matrix": [[90.0], [60.0, 80.0]],
+        "task_local": [[90.0], [85.0, 85.0]],
         "omega": {"mean": 0.912, "low": 0.9, "high": 0.924},
     }
     edit_results(study, incremental=[{"pair": "cifar100", "joint": "joint", "methods": [one]}])

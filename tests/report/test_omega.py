@@ -11,8 +11,9 @@ from report.folders import Fake, write_run
 from report.parsed import Parsed
 from report.recorded import lines, rescaling
 from stillroom.errors import BadInput
+from stillroom.report.blocks import Values
 from stillroom.report.run.data import read_run
-from stillroom.report.run.gradient_rescaling import RescalingSection, rescaling_section
+from stillroom.report.run.gradient_rescaling import rescaling_section
 from stillroom.report.run.page import write_report
 
 
@@ -21,7 +22,7 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run", Fake(each=20, examples=2))
 
 
-def section(run: Path, *rows: dict[str, Any]) -> RescalingSection:
+def section(run: Path, *rows: dict[str, Any]) -> Values:
     lines(run / "gradient_rescaling.jsonl", list(rows))
     found = rescaling_section(read_run(run))
     assert found is not None

@@ -16,7 +16,7 @@ from report.parsed import Parsed
 from report.recorded import geometry, lines, rescaling, write_geometry
 from report.studies import FakeStudy, write_study
 from stillroom.errors import BadInput
-from stillroom.report.run.class_relations import RelationsSection
+from stillroom.report.blocks import Values
 from stillroom.report.run.data import read_run
 from stillroom.report.run.page import run_page, write_report
 from stillroom.report.study.page import write_study_report
@@ -33,7 +33,7 @@ def page_of(*runs: Path) -> Parsed:
     return Parsed(write_report(runs).read_text(encoding="utf-8"))
 
 
-def section(*runs: Path) -> RelationsSection:
+def section(*runs: Path) -> Values:
     found = run_page([(run.name, read_run(run)) for run in runs]).relations
     assert found is not None
     return found
@@ -108,15 +108,15 @@ def test_a_run_of_other_classes_is_left_out_and_named(run: Path, tmp_path: Path)
 def test_what_is_not_there_is_said_or_left_out(run: Path) -> None:
     found = section(write_geometry(run, geometry(CIFAR10, None, teacher=False)))
     assert [chart.title for chart in found.maps] == ["Student"]
-    assert found.curves == ()
-    assert found.sentences[1:] == ("There is no score by superclass: the data name no superclasses.",)
+    assert not found.curves
+    assert found.sentences[1:] == ["There is no score by superclass: the data name no superclasses."]
     assert found.maps[0].figure["layout"]["xaxis"]["showticklabels"]
 
 
 def test_of_many_classes_only_figures_are_shown(run: Path) -> None:
     many = geometry(CIFAR10, KINDS) | {"maps": None, "order": None}
     found = section(write_geometry(run, many))
-    assert found.maps == ()
+    assert not found.maps
     assert [chart.key for chart in found.curves] == ["relation-score", "relation-teacher"]
     assert "With 10 classes no maps are stored." in found.notes
 

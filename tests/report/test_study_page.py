@@ -13,8 +13,9 @@ import pytest
 from report.folders import EVIL, Lazy
 from report.parsed import Parsed
 from report.studies import CHECKED, FakeStudy, edit_results, write_study
+from stillroom.report.blocks import Values
 from stillroom.report.html import POLICY, POLICY_BESIDE
-from stillroom.report.study.page import StudyPage, study_page, write_run_pages, write_study_report
+from stillroom.report.study.page import study_page, write_run_pages, write_study_report
 from stillroom.report.study.table import links
 from stillroom.schema.study import is_study, read_study
 
@@ -26,7 +27,7 @@ def pages(studies: dict[str, Path]) -> dict[str, Parsed]:
     return Lazy(lambda name: Parsed((studies[name] / "report.html").read_text(encoding="utf-8")))
 
 
-def content(study: Path) -> StudyPage:
+def content(study: Path) -> Values:
     return study_page(read_study(study), study, links(study, study / "report.html"))
 
 

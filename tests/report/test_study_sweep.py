@@ -10,14 +10,15 @@ import pytest
 
 from report.parsed import Parsed
 from report.studies import FakeStudy, axis, write_study
-from stillroom.report.study.charts import SweepSection, series_styles, sweep_section
+from stillroom.report.blocks import Values
+from stillroom.report.study.charts import series_styles, sweep_section
 from stillroom.schema.study import StudyResults, read_study
 
 WIDTHS = {"d24": 24.0, "d8": 8.0, "d99": 99.0}
 NAMES = ("kl", "mse", "crd")
 
 
-def made(path: Path, **changes: Any) -> tuple[StudyResults, SweepSection]:
+def made(path: Path, **changes: Any) -> tuple[StudyResults, Values]:
     """A study's numbers and its figure."""
     options: dict[str, Any] = {"methods": NAMES, "pairs": tuple(WIDTHS), "epochs": 1, "tuned": False, **changes}
     study = read_study(write_study(path / "study", FakeStudy(**{"axis": axis(WIDTHS, (99, "d = K − 1")), **options})))
@@ -26,7 +27,7 @@ def made(path: Path, **changes: Any) -> tuple[StudyResults, SweepSection]:
     return study, found
 
 
-def lines(found: SweepSection) -> dict[str, dict[str, Any]]:
+def lines(found: Values) -> dict[str, dict[str, Any]]:
     return {trace["name"]: trace for trace in found.chart.figure["data"]}
 
 

@@ -21,12 +21,13 @@ from processes import Fate, Process, until
 from run.conftest import bytes_of, read_lines
 from stillroom.cli import run
 from stillroom.errors import BadInput
+from stillroom.files import cache_root
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import build_components
 from stillroom.run.run import execute
-from stillroom.teachers.cache_store import cache_root, list_caches
+from stillroom.teachers.cache_store import list_caches
 
 Make = Callable[..., Recipe]
 ON, OFF = "cache.enabled=true", "cache.enabled=false"
@@ -91,14 +92,18 @@ def test_it_is_built_once_for_all_runs_and_a_longer_list_of_views_finds_the_shor
     ("options", "expected"),
     [
         (["data.augmentation.views=2", "training.epochs=3"], True),
-        (["data.augmentation.views=4", "training.epochs=3"], False),
-        (["data.augmentation={}", "training.epochs=2"], True),
-        (["data.augmentation={}", "training.epochs=1"], False),
+        (["data.augmentation.views=4", "training.epochs=3"], True),
+        (["data.augmentation={}", "training.epochs=1"], True),
+        # A step of the last view alone, or images that are held out, would cost passes that a run without it spares.
+        (["data.augmentation.views=4", "training.epochs=null", "training.steps=13"], False),
+        (["data.augmentation.views=4", "training.epochs=3", "data.holdout=0.2"], False),
+        (["data.augmentation.views=4", "training.epochs=3", "cache.max_gb=0.00001"], False),
+        (["data.augmentation.views=4", "training.epochs=3", "losses=[{name: feature_mse}, {name: kl}]"], False),
         (["data.augmentation.views=0", "training.epochs=9"], False),
         (["losses=[{name: cross_entropy}]", "training.epochs=1"], True),
     ],
 )
-def test_auto_keeps_answers_where_that_saves_passes(
+def test_auto_keeps_answers_where_that_costs_no_pass(
     recipe: Make, tmp_path: Path, options: list[str], expected: bool
 ) -> None:
     finished = execute(recipe(*options), tmp_path / "run")
@@ -387,7 +392,7 @@ def test_two_processes_that_build_at_once_end_with_one_good_cache(
     both = [start("one"), start("two")]
     errors = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0], errors
-    assert sorted([asked(workplace / "one"), asked(workplace / "two")]) == [0, 4 * 1297]
+    assert asked(workplace / "one") + asked(workplace / "two") == 4 * 1297
     assert bytes_of(workplace / "one") == bytes_of(workplace / "two")
     monkeypatch.setenv("STILLROOM_CACHE", "answers")
     assert all(kept["problem"] is None for kept in list_caches())
@@ -395,7 +400,7 @@ def test_two_processes_that_build_at_once_end_with_one_good_cache(
 
 def test_killed_while_building_the_next_run_goes_on_and_ends_with_the_same_bytes(workplace: Path) -> None:
     process = start("killed")
-    # In the middle of a view that is not the first.
+    # In the middle of a view that is not the first: two epochs are trained.
     until(lambda: list((workplace / "answers").glob("*/view-0002.progress")), process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
@@ -403,7 +408,7 @@ def test_killed_while_building_the_next_run_goes_on_and_ends_with_the_same_bytes
         process = start(out, cache=cache)
         _, errors = process.communicate()
         assert process.returncode == 0, errors
-    assert asked(workplace / "killed") < 3 * 1297, "two views were there already"
+    assert asked(workplace / "killed") <= 4 * 1297, "no image is asked about twice"
     assert bytes_of(workplace / "killed") == bytes_of(workplace / "whole")
     assert content_of(workplace / "answers") == content_of(workplace / "others")
 

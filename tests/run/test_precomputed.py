@@ -59,7 +59,9 @@ def distill(out: str, *more: str) -> int:
     return run(["distill", "recipe.yaml", *OPTIONS, teacher, *more, "--out", out])
 
 
-def test_answers_from_elsewhere_teach_what_the_model_would(place: Path, teacher_weights: Path) -> None:
+def test_answers_from_elsewhere_teach_what_the_model_would(
+    place: Path, teacher_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert export() == 0
     asked = json.loads((place / "answers" / "inputs.json").read_text())
     assert (asked["views"], asked["train"]["images"], asked["test"]["images"]) == (2, 200, 60)
@@ -76,8 +78,15 @@ def test_answers_from_elsewhere_teach_what_the_model_would(place: Path, teacher_
     live = json.loads((place / "here" / "summary.json").read_text())
     assert summary["teachers"]["teacher"]["top1"] == live["teachers"]["teacher"]["top1"]
     assert write_report([place / "there", place / "here"]).exists()
-    # A finished run is known by its answers.
+    # A finished run is known by its answers: those to the test images, too.
     assert distill("there", "--resume") == 0
+    assert summary["teachers"]["teacher"]["files"].keys() == {"train-logits.npy", "test-logits.npy"}
+    content = bytearray((place / "answers" / "test-logits.npy").read_bytes())
+    (place / "answers" / "test-logits.npy").write_bytes(content[:-2] + bytes([content[-2] ^ 1, content[-1]]))
+    capsys.readouterr()
+    assert distill("there", "--resume") == 2
+    assert "expected the same teacher and test-logits.npy as the finished run there" in capsys.readouterr().err
+    (place / "answers" / "test-logits.npy").write_bytes(content)
     changed = np.load(place / "answers" / "train-logits.npy")
     np.save(place / "answers" / "train-logits.npy", changed + 1)
     assert distill("there", "--resume") == 2

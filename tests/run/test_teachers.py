@@ -21,7 +21,7 @@ from stillroom.cli import run
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
 from stillroom.losses.functional import kl, logit_mse
-from stillroom.models.config import ModelConfig
+from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.preprocess import Preprocess, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
@@ -125,8 +125,13 @@ def test_the_command_line_distils_from_two_and_reports(two: dict[str, Any], tmp_
     out = tmp_path / "run"
     assert run(["distill", str(tmp_path / "recipe.yaml"), "teachers.narrow.preprocess=unit", "--out", str(out)]) == 0
     assert run(["report", str(out)]) == 0
-    assert run(["diagnose", str(tmp_path / "recipe.yaml")]) == 2
-    assert "teachers: got ['wide', 'narrow']; expected one" in capsys.readouterr().err
+    capsys.readouterr()
+    # Each teacher is looked at with the losses that read it; what is the same for both is said once.
+    assert run(["diagnose", str(tmp_path / "recipe.yaml"), "--images", "64", "--json"]) == 0
+    findings = json.loads(capsys.readouterr().out)["findings"]
+    about = [each["summary"].partition(":")[0] for each in findings if each["check"] == "teacher_accuracy"]
+    assert about == ["Teacher wide", "Teacher narrow"]
+    assert [each["check"] for each in findings].count("budget") == 1
     # A run of two is compared with the more accurate one, or with the one that is named.
     assert run(["diagnose", str(out), "--json"]) == 0
     findings = {each["check"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
@@ -136,6 +141,81 @@ def test_the_command_line_distils_from_two_and_reports(two: dict[str, Any], tmp_
     assert json.loads(capsys.readouterr().out)["teacher"] == "narrow"
     assert run(["fidelity", str(out), "--teacher", "narow"]) == 2
     assert "--teacher: unknown value 'narow'; did you mean 'narrow'?" in capsys.readouterr().err
+
+
+@pytest.fixture
+def mean(two: dict[str, Any]) -> dict[str, Any]:
+    """A recipe whose losses read the mean of both teachers."""
+    two["teachers"]["both"] = {"members": {"wide": 3, "narrow": 1}}
+    two["losses"] = [{"name": "cross_entropy", "weight": 0.2}, {"name": "kl", "weight": 0.8, "temperature": 2}]
+    return two
+
+
+def test_a_mean_of_teachers_teaches_the_mean_of_their_probabilities(mean: dict[str, Any], tmp_path: Path) -> None:
+    mean["training"] |= {"epochs": None, "steps": 1, "log_every": 1}
+    recipe = parse_recipe(mean)
+    finished = execute(recipe, tmp_path / "run")
+    parts = build_components(recipe)
+    rows = torch.from_numpy(BatchSampler(len(parts.data.train), 32, recipe.seed).indices(0, 0).astype(np.int64))
+    plain = Preprocess(resolve_preprocess(None, channels=1, is_pixels=True), is_pixels=True)
+    own = Preprocess(resolve_preprocess(PreprocessConfig(**NARROW), channels=1, is_pixels=True), is_pixels=True)
+
+    def answers(images: torch.Tensor, temperature: float) -> torch.Tensor:
+        with torch.no_grad():
+            wide = parts.teachers["wide"].eval()(plain(images)).double()
+            narrow = parts.teachers["narrow"].eval()(own(images)).double()
+        return 0.75 * (wide / temperature).softmax(1) + 0.25 * (narrow / temperature).softmax(1)
+
+    images = parts.data.train.images[rows]
+    q = (parts.student.train()(plain(images)).double() / 2).log_softmax(1)
+    p = answers(images, 2.0)
+    expected = 4 * (p * (p.log() - q)).sum(1).mean().item()
+    assert read_lines(finished.path / "metrics.jsonl")[0]["loss/kl"] == pytest.approx(expected, rel=1e-4)
+    assert yaml.safe_load((finished.path / "recipe.yaml").read_text())["teachers"]["both"]["mean_temperature"] == 2
+    # Scored as what it would predict: the mean of the probabilities themselves.
+    test = parts.data.test
+    right = (answers(test.images, 1.0).argmax(1) == test.labels).double().mean().item()
+    assert finished.summary["teachers"]["both"]["top1"] == pytest.approx(100 * right)
+
+
+def test_a_mean_is_cached_by_its_members_and_resumed_exactly(mean: dict[str, Any], tmp_path: Path) -> None:
+    # A member may be read beside the mean.
+    mean["losses"] += [{"name": "logit_mse", "weight": 0.1, "teacher": "narrow"}]
+    mean["losses"][1]["teacher"] = "both"
+    mean["data"]["augmentation"] = {"pad_crop": 1, "views": 2}
+    mean["cache"] = {"enabled": False}
+    live = execute(parse_recipe(mean), tmp_path / "live")
+    mean["cache"] = {"enabled": True, "dtype": "float32"}
+    cached = execute(parse_recipe(mean), tmp_path / "cached")
+    for left, right in zip(*(read_lines(each.path / "metrics.jsonl") for each in (live, cached)), strict=True):
+        assert right["loss/kl@both" if left["split"] == "train" else "teacher_kl/both"] == pytest.approx(
+            left["loss/kl@both" if left["split"] == "train" else "teacher_kl/both"], rel=1e-4, abs=1e-5
+        )
+    answers = [line for line in read_lines(live.path / "timing.jsonl") if line["event"] == "teacher"]
+    assert sum(line["answers"] for line in answers) == 2 * (12 * 32 + 60), "each member once a batch and test image"
+    with pytest.raises(Stop):
+        execute(parse_recipe(mean), tmp_path / "stopped", hooks=[StopAt(7)])
+    execute(parse_recipe(mean), tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    assert bytes_of(tmp_path / "stopped") == bytes_of(cached.path)
+
+
+BAD_MEANS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
+    ({"members": {"wid": 1}}, [{"name": "kl"}], r"members: got 'wid'; .*did you mean 'wide'"),
+    ({"members": {"both": 1}}, [{"name": "kl"}], r"teachers.both.members: got 'both'"),
+    ({"members": {"wide": 0}}, [{"name": "kl"}], r"members.wide: got 0"),
+    ({"members": {"wide": 1}, "weights": "x"}, [{"name": "kl"}], r"members alone"),
+    ({"members": {"wide": 1, "narrow": 1}}, [{"name": "kl"}, {"name": "dkd", "temperature": 1}], r"several \(1, 4\)"),
+    ({"members": {"wide": 1, "narrow": 1}}, [{"name": "feature_mse"}], r"members.*reads its features; name one"),
+]
+
+
+@pytest.mark.parametrize(("entry", "losses", "message"), BAD_MEANS, ids=[message[:30] for *_, message in BAD_MEANS])
+def test_a_mean_that_cannot_be_is_named(
+    mean: dict[str, Any], tmp_path: Path, entry: dict[str, Any], losses: list[dict[str, Any]], message: str
+) -> None:
+    mean["teachers"]["both"], mean["losses"] = entry, losses
+    with pytest.raises(BadInput, match=message):
+        execute(parse_recipe(mean), tmp_path / "run")
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -50,6 +50,16 @@ sys.exit(max(codes))
 """
 PLAIN = ["student.name=mlp", "student.options.hidden=[16]"]
 GRAM = '[{"name": "cross_entropy"}, {"name": "compares:Gram"}]'
+# A memory bank, a learned temperature, and gradients in the images.
+MEMORY = json.dumps(
+    [
+        {"name": "cross_entropy"},
+        {"name": "crd", "weight": 0.1, "negatives": 64, "dimension": 8, "nce_temperature": 0.5},
+        {"name": "ctkd"},
+        {"name": "jacobian_matching"},
+        {"name": "input_gradient_attention"},
+    ]
+)
 CASES = {
     "live": [*PLAIN, "cache.enabled=false"],
     "cached": [*PLAIN, "cache.enabled=true"],
@@ -59,6 +69,7 @@ CASES = {
     ],
     "gram": [*PLAIN, f"losses={GRAM}", "cache.enabled=false"],
     "features": [*PLAIN, 'losses=[{"name": "compares:Quiet"}]', "cache.enabled=false"],
+    "memory": [*PLAIN, f"losses={MEMORY}", "cache.enabled=false"],
     "norm": ["student.name=resnet8", "student.options.width=2", "cache.enabled=false"],
 }
 
@@ -130,7 +141,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["live", "cached", "average", "gram", "features"])
+@pytest.mark.parametrize("name", ["live", "cached", "average", "gram", "features", "memory"])
 def test_two_processes_give_what_one_gives(place: Path, name: str) -> None:
     one, two = place / "one" / name, place / "two" / name
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+# When the command began, by the clock of a run's phases.
+BEGAN = time.perf_counter()
 
 # The groups of commands in --help.
 START, TRAIN, COMPARE, UNDERSTAND, TEACHER = (

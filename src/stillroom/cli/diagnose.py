@@ -64,6 +64,12 @@ def diagnose(
         raise BadInput("override", overrides[0], f"none for the folder of a {kind}; only a recipe can be changed")
     if verify and kind == "study":
         raise BadInput("--verify", str(target), "a recipe or a run; of a study, one of its runs/…/seed-N")
+    if verify and kind == "run":
+        from stillroom.run.records import load_run_recipe
+
+        if load_run_recipe(target).data.source == "python":
+            expected = "a run that its recipe can repeat; this one was made in Python: train with the code of a remedy"
+            raise BadInput("--verify", str(target), expected)
     recipe, findings = _findings(target, kind, overrides or [], images)
     name, verification = str(target), None
     # A recipe's verification always leaves its study; else there is a folder only where one is named.
@@ -83,13 +89,8 @@ def diagnose(
             with resumable(out, folder):
                 verification = verify_remedies(verified, findings, folder, observer=LiveStudy(stderr))
         diagnosis = Diagnosis.of(name, findings, verification)
-        page = _write(diagnosis, folder) if folder is not None else None
-    if as_json:
-        print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
-    else:
-        print_diagnosis(diagnosis, page)
-    if strict and diagnosis.problems:
-        raise typer.Exit(NO)
+        page = write_diagnosis(diagnosis, folder) if folder is not None else None
+    _show(diagnosis, page, as_json=as_json, strict=strict)
 
 
 @app.command(rich_help_panel=UNDERSTAND)
@@ -143,16 +144,13 @@ def check(
     found = load_loss(target)
     named = {argument: role for argument, _, role in pairs}
     diagnosis = check_loss(found, num_classes=classes, roles=named, features=shape, sequences=sequences, name=target)
-    _show(diagnosis, out, as_json=as_json, strict=strict)
+    page = write_diagnosis(diagnosis, out) if out is not None else None
+    _show(diagnosis, page, as_json=as_json, strict=strict)
 
 
-def _show(diagnosis: Diagnosis, out: Path | None, *, as_json: bool, strict: bool) -> None:
-    """Write the diagnosis where a folder is given, and print it; exit code 1 for a problem under ``--strict``."""
-    page = _write(diagnosis, out) if out is not None else None
-    if as_json:
-        print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
-    else:
-        print_diagnosis(diagnosis, page)
+def _show(diagnosis: Diagnosis, page: Path | None, *, as_json: bool, strict: bool) -> None:
+    """Print the diagnosis; exit code 1 for a problem under ``--strict``."""
+    print_diagnosis(diagnosis, page, as_json=as_json)
     if strict and diagnosis.problems:
         raise typer.Exit(NO)
 
@@ -176,15 +174,19 @@ def _findings(target: Path, kind: str, overrides: Sequence[str], images: int) ->
     return recipe, diagnose_recipe(recipe, images=images, observer=ProgressBar())
 
 
-def _write(diagnosis: Diagnosis, out: Path) -> Path:
+def write_diagnosis(diagnosis: Diagnosis, out: Path) -> Path:
+    """Write both files of a diagnosis; gives the page."""
     try:
         return diagnosis.save(out)
     except OSError as error:
         raise BadInput("--out", str(out), f"a folder that can be written ({error.strerror})") from None
 
 
-def print_diagnosis(diagnosis: Diagnosis, page: Path | None) -> None:
-    """The findings, a line each: problems first, with their remedies, then what is in order."""
+def print_diagnosis(diagnosis: Diagnosis, page: Path | None, *, as_json: bool) -> None:
+    """The findings, a line each: problems first, with their remedies, then what is in order; or as one JSON object."""
+    if as_json:
+        print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
+        return
     stdout = Console(highlight=False)
     for verdict, text in diagnosis.lines():
         first = f"[{_COLOURS[verdict]}]{verdict:8}[/]" if verdict is not None else f"{'':8}"

@@ -107,7 +107,8 @@ def _metrics_line(record: FinishedRecord, comparison: JointComparison | None) ->
     metrics = record.metrics
     line = (
         f"average incremental accuracy {metrics.average:.2f}% ({metrics.average_from_second:.2f}% without the "
-        f"first task), final {metrics.final:.2f}%, forgetting {metrics.forgetting:.2f} points"
+        f"first task), final {metrics.final:.2f}%, forgetting {metrics.forgetting:.2f} points; "
+        f"{metrics.task_local:.2f}% right among the classes of an image's own task"
     )
     if comparison is None:
         return line

@@ -10,10 +10,23 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, RunArgument, app, print_json, resumable
+from stillroom.cli.app import (
+    BEGAN,
+    TRAIN,
+    AsJson,
+    Out,
+    Overrides,
+    RecipeFile,
+    Resume,
+    RunArgument,
+    app,
+    print_json,
+    resumable,
+)
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
+    from stillroom.pipeline import Request
     from stillroom.recipe import Recipe
 
 
@@ -27,20 +40,98 @@ class ExportFormat(StrEnum):
 
 @app.command(rich_help_panel=TRAIN)
 def distill(
-    recipe: RecipeFile, overrides: Overrides = None, out: Out = None, resume: Resume = False, as_json: AsJson = False
+    recipe: Annotated[
+        Path | None, typer.Argument(help="Recipe file (YAML); none with --data.", metavar="[RECIPE.yaml]")
+    ] = None,
+    overrides: Overrides = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="Instead of a recipe: a folder of images (train/CLASS/…, or CLASS/…), or `digits`. Trains a teacher "
+            "where it must, the student from labels and the student distilled, and writes one page.",
+            metavar="DIR",
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option("--teacher", help="With --data: the large model, such as timm:resnet50.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", help="With --data: the small model, such as timm:mobilenetv3_small_100.")
+    ] = None,
+    teacher_weights: Annotated[
+        str | None,
+        typer.Option("--teacher-weights", help="With --data: its weights; fine-tuned where its classes are others."),
+    ] = None,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="With --data: fetch the teacher's published weights (network).")
+    ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option("--image-size", min=1, help="With --data: side of the images; default: the models' own."),
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="With --data: epochs of each run.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="With --data: seed of each run.")] = 0,
+    out: Out = None,
+    resume: Resume = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Distil a teacher into a student, as a recipe says.
+    """Distil a teacher into a student, as a recipe says; or, with `--data`, from a folder of images without a recipe.
 
     Leaves a run folder: the student's weights, all metrics, the resolved recipe. If the run is stopped, or killed, the
     same command goes on with it, and ends with the same bytes as a run that was never stopped.
 
     Example: `stillroom distill recipes/cifar10-resnet56-resnet8.yaml data.train_limit=10000 --out runs/first`
+
+    Or: `stillroom distill --data photos --teacher timm:resnet50 --student timm:mobilenetv3_small_100 --image-size 128`
     """
+    if data is not None:
+        # Without a recipe the first argument is an override.
+        changes = [*([str(recipe)] if recipe is not None else []), *(overrides or [])]
+        missing = next((name for name, model in (("--teacher", teacher), ("--student", student)) if not model), None)
+        if missing is not None or teacher is None or student is None:
+            raise BadInput(missing or "--teacher", None, "a model's name with --data; `stillroom list models`")
+        if recipe is not None and "=" not in str(recipe):
+            raise BadInput("--data", data, f"either it or a recipe, {str(recipe)!r}")
+        from stillroom.pipeline import Request
+
+        request = Request(
+            data, teacher, student, teacher_weights, pretrained, image_size, epochs, seed, overrides=tuple(changes)
+        )
+        _distil_images(request, out, as_json)
+        return
+    only = {
+        "--teacher": teacher,
+        "--student": student,
+        "--teacher-weights": teacher_weights,
+        "--pretrained": pretrained,
+    }
+    for name, value in only.items():
+        if value:
+            raise BadInput(name, value, "--data with it, or a recipe that says so")
+    if recipe is None:
+        raise BadInput("RECIPE.yaml", None, "a recipe file, or --data, --teacher and --student")
     resolved = _load_recipe(recipe, overrides)
     teachers = [config.name for config in resolved.all_teachers.values()]
     if not teachers:
         raise BadInput("teacher", None, "a teacher model; `stillroom train` trains from labels alone")
     _run(resolved, out, resume, as_json, f"{resolved.student.name}-from-{'-and-'.join(teachers)}")
+
+
+def _distil_images(request: Request, out: Path | None, as_json: bool) -> None:
+    from stillroom.cli.terminal import ProgressBar, stderr
+    from stillroom.pipeline import run_request
+    from stillroom.run.records import output_folder
+
+    stem = f"{request.student}-from-{request.teacher}".replace(":", "-")
+    with output_folder(out, stem) as folder, resumable(out, folder):
+        results = run_request(request, folder, ProgressBar(), lambda text: stderr.print(escape(text), soft_wrap=True))
+    if as_json:
+        print_json(results)
+        return
+    stdout = Console(highlight=False)
+    for line in [*results["conclusion"], f"page: {results['report']}", *results["next"]]:
+        stdout.print(escape(line), soft_wrap=True)
 
 
 @app.command(rich_help_panel=TRAIN)
@@ -66,16 +157,18 @@ def _load_recipe(path: Path, overrides: list[str] | None) -> Recipe:
 def _run(
     recipe: Recipe, out: Path | None, resume: bool, as_json: bool, stem: str, *, labels_alone: bool = False
 ) -> None:
-    from stillroom.cli.terminal import ProgressBar, summary_table
+    from stillroom.cli.terminal import ProgressBar, describe_phases, summary_table
     from stillroom.run.records import output_folder
     from stillroom.run.run import execute
     from stillroom.train.device import is_main_process
 
     if resume and out is None:
         raise BadInput("--resume", None, "the run's folder by --out")
+    observer = ProgressBar()
+    observer.began = BEGAN
     with output_folder(out, stem) as folder, resumable(out, folder):
         resume = resume or continues(folder)
-        finished = execute(recipe, folder, resume=resume, observer=ProgressBar(), labels_alone=labels_alone)
+        finished = execute(recipe, folder, resume=resume, observer=observer, labels_alone=labels_alone)
     if not is_main_process():
         return
     if as_json:
@@ -83,6 +176,8 @@ def _run(
         return
     stdout = Console(highlight=False)
     stdout.print(summary_table(finished.summary))
+    if line := describe_phases(folder):
+        stdout.print(line, soft_wrap=True)
     shown = escape(str(folder))
     stdout.print(f"run: {shown}   look at it: stillroom report {shown}", soft_wrap=True)
 

@@ -23,23 +23,29 @@ def demo(
 ) -> None:
     """Distil a small model on built-in data (handwritten digits) and write a report; needs no file and no download.
 
-    Trains a teacher from labels, a student from labels alone, and the same student with the teacher.
+    Trains a teacher, then five seeds of a student on few labels, without and with the teacher, and says with an
+    interval what the teacher brought. Then audits a plain PyTorch script in which a fault is planted.
 
     Example: `stillroom demo --out runs/demo`
     """
-    from stillroom.cli.terminal import ProgressBar, stderr
+    from stillroom.cli.live import LiveStudy
+    from stillroom.cli.terminal import stderr
     from stillroom.demo import run_demo
     from stillroom.run.records import output_folder
 
     with output_folder(out, "demo") as folder, resumable(out, folder):
-        results = run_demo(folder, ProgressBar(), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
+        results = run_demo(folder, LiveStudy(stderr), lambda text: stderr.print(f"[bold]{escape(text)}[/bold]"))
     if as_json:
         print_json(results)
         return
     stdout = Console(highlight=False)
     for line in results["conclusion"]:
         stdout.print(escape(line), soft_wrap=True)
-    stdout.print(f"report: {escape(results['report'])}", soft_wrap=True)
+    for page, what in (
+        ("report", "the table first, then a seed of `distilled` to see what changed"),
+        ("audit", "the fault, where it is, and the line to write instead"),
+    ):
+        stdout.print(f"open {escape(results[page])}: {what}", soft_wrap=True)
 
 
 @app.command(name="list", rich_help_panel=START)

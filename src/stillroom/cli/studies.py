@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from stillroom.study.compare import StudyOutcome
+    from stillroom.study.config import Study
 
 NO = 1
 
@@ -65,20 +66,13 @@ def compare(
 
     Example: `stillroom compare recipes/studies/digits.yaml --out studies/digits`
     """
-    from stillroom.cli.live import LiveStudy
-    from stillroom.cli.terminal import stderr
-    from stillroom.report.study.page import write_run_pages, write_study_report
-    from stillroom.study.compare import compare as run_study
     from stillroom.study.config import load_study
-    from stillroom.study.engine import engine_maker
 
     if address is not None and engine is not EngineName.RAY:
         raise BadInput("--address", address, "--engine ray with it")
     resolved = load_study(study, overrides or [])
-    with resumable():
-        found = run_study(resolved, out, engine_maker(engine.value, workers, address), LiveStudy(stderr))
-    write_run_pages(out)
-    page = write_study_report(out)
+    found = _run(resolved, out, engine, workers, address)
+    page = _write_pages(out)
     if as_json:
         print_json(
             {"study": str(out), "report": str(page), "sound": found.sound, "seconds": found.seconds, **found.results}
@@ -89,6 +83,28 @@ def compare(
         raise typer.Exit(NO)
 
 
+def _run(study: Study, out: Path, engine: EngineName, workers: int | None, address: str | None) -> StudyOutcome:
+    from stillroom.cli.live import LiveStudy
+    from stillroom.cli.terminal import stderr
+    from stillroom.study.compare import compare as run_study
+    from stillroom.study.engine import engine_maker
+
+    with resumable():
+        return run_study(study, out, engine_maker(engine.value, workers, address), LiveStudy(stderr))
+
+
+def _write_pages(out: Path) -> Path:
+    from stillroom.report.study.page import write_run_pages, write_study_report
+
+    write_run_pages(out)
+    return write_study_report(out)
+
+
+def _print_inequalities(found: StudyOutcome, stdout: Console) -> None:
+    for finding in found.results["inequalities"]:
+        stdout.print(f"[bold red]unequal: {escape(finding['text'])}[/bold red]", soft_wrap=True)
+
+
 def _print_results(found: StudyOutcome, page: Path) -> None:
     from stillroom.cli.terminal import table
     from stillroom.study.tables import terminal_table
@@ -96,8 +112,7 @@ def _print_results(found: StudyOutcome, page: Path) -> None:
     stdout = Console(highlight=False)
     header, *rows = terminal_table(found.results)
     stdout.print(table(found.results["name"], header, rows, right_from=2))
-    for finding in found.results["inequalities"]:
-        stdout.print(f"[bold red]unequal: {escape(finding['text'])}[/bold red]", soft_wrap=True)
+    _print_inequalities(found, stdout)
     for gap in found.results["missing"]:
         where = f"{gap['method']} on {gap['pair']}, seed {gap['seed']}"
         stdout.print(f"[bold red]missing: {escape(where)}: {escape(gap['reason'])}[/bold red]", soft_wrap=True)
@@ -163,24 +178,17 @@ def dissect(
 
     Example: `stillroom dissect recipes/cifar10-resnet56-resnet8.yaml --out studies/dissected`
     """
-    from stillroom.cli.live import LiveStudy
-    from stillroom.cli.terminal import stderr
     from stillroom.data.sources import load
     from stillroom.recipe import load_recipe
-    from stillroom.report.study.page import write_run_pages, write_study_report
-    from stillroom.study.compare import compare as run_study
     from stillroom.study.dissect import dissecting, write_dissection
-    from stillroom.study.engine import engine_maker
     from stillroom.study.plan import StudyFolder
 
     resolved = load_recipe(recipe, overrides or [])
     classes = load(resolved.data).train.num_classes  # what else is to be known of the data, the study says
     study = dissecting(resolved, classes=classes, seeds=_parse_seeds(seeds), trials=trials)
-    with resumable():
-        found = run_study(study, out, engine_maker(engine.value, workers, None), LiveStudy(stderr))
+    found = _run(study, out, engine, workers, None)
     dissection = write_dissection(StudyFolder(out), found.results)
-    write_run_pages(out)
-    page = write_study_report(out)
+    page = _write_pages(out)
     if as_json:
         print_json({"study": str(out), "report": str(page), **dissection})
     else:
@@ -188,8 +196,7 @@ def dissect(
         for pair in dissection["pairs"]:
             stdout.print(_dissection_table(pair))
             stdout.print(escape(pair["text"]), soft_wrap=True)
-        for finding in found.results["inequalities"]:
-            stdout.print(f"[bold red]unequal: {escape(finding['text'])}[/bold red]", soft_wrap=True)
+        _print_inequalities(found, stdout)
         stdout.print(f"{found.seconds:.0f} s   report: {escape(str(page))}", soft_wrap=True)
     if not found.sound:
         raise typer.Exit(NO)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -52,34 +52,51 @@ def cache(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the cached teacher outputs, or remove some; they lie in $STILLROOM_CACHE (default ~/.cache/stillroom).
+    """List cached teacher outputs and decoded images, or remove some; in $STILLROOM_CACHE (default ~/.cache/stillroom).
 
     Example: `stillroom cache --remove all`
     """
     from stillroom.cli.terminal import table
-    from stillroom.teachers.cache_store import cache_root, list_caches, remove_cache
+    from stillroom.data.decoded import list_decoded, remove_decoded
+    from stillroom.files import cache_root
+    from stillroom.teachers.cache_store import list_caches, remove_cache
 
     if remove:
-        keys = [entry["key"] for entry in list_caches()] if "all" in remove else remove
-        removed = [remove_cache(key) for key in keys]
+        everything: list[Any] = [*list_caches(), *list_decoded()]
+        keys = [entry["key"] for entry in everything] if "all" in remove else remove
+        removed: list[Any] = [remove_decoded(key) or remove_cache(key) for key in keys]
         if as_json:
             print_json({"removed": removed})
         else:
             print(f"removed {len(removed)}: {sum(entry['bytes'] for entry in removed) / 1e6:,.1f} MB")
         return
-    caches = list_caches()
+    caches, decoded = list_caches(), list_decoded()
     if as_json:
-        print_json({"root": str(cache_root()), "caches": caches})
+        print_json({"root": str(cache_root()), "caches": caches, "decoded": decoded})
         return
+
+    def megabytes(entry: Any) -> str:
+        return f"{entry['bytes'] / 1e6:,.1f}"
+
     rows = [
         [
             entry["key"][:12],
             entry["problem"] or str(entry["teacher"]),
             f"{entry['images'] or 0:,}",
             str(entry["views"]),
-            f"{entry['bytes'] / 1e6:,.1f}",
+            megabytes(entry),
         ]
         for entry in caches
     ]
-    columns = ["key", "teacher", "images", "views", "MB"]
-    Console(highlight=False).print(table(f"teacher outputs in {cache_root()}", columns, rows, right_from=2))
+    rows += [
+        [
+            entry["key"][:12],
+            f"decoded {entry['name'] or '(damaged)'}",
+            f"{entry['images'] or 0:,}",
+            "–",
+            megabytes(entry),
+        ]
+        for entry in decoded
+    ]
+    columns = ["key", "outputs of", "images", "views", "MB"]
+    Console(highlight=False).print(table(f"kept in {cache_root()}", columns, rows, right_from=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.progress import (
 from rich.table import Table
 
 from stillroom.observer import Observer
+from stillroom.schema.run import TIMING, read_timing
 
 stderr = Console(stderr=True, highlight=False)
 
@@ -86,6 +88,16 @@ class ProgressBar(Observer):
             )
             self._bar.start()
         return self._bar
+
+
+def describe_phases(run: Path) -> str:
+    """What the wall time of a run's last process went to, the longest phase first; empty where it does not say."""
+    events = [event for event in read_timing(run / TIMING) if event.event == "phases" and event.seconds]
+    if not events:
+        return ""
+    total, phases = events[-1].seconds or 0.0, events[-1].phases or {}
+    shares = (f"{name} {seconds:.1f}" for name, seconds in sorted(phases.items(), key=lambda item: -item[1]))
+    return f"time: {total:.1f} s ({', '.join(shares)})"
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], right_from: int = 1) -> Table:

@@ -10,35 +10,40 @@ from pydantic import Field, model_validator
 
 from stillroom.config import Config
 
-PresetName = Literal["finetune", "replay", "lwf", "icarl", "joint"]
+PresetName = Literal["finetune", "replay", "lwf", "icarl", "wa", "joint"]
 PRESET_NAMES: tuple[str, ...] = get_args(PresetName)
 MAX_TASKS = 20
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A named method: what it sets, so that it means the same in every recipe.
-
-    Attributes:
-        needs_memory: whether it needs exemplars; otherwise it has none.
-    """
+    """A named method: what it sets, so that it means the same in every recipe."""
 
     description: str
     losses: tuple[Mapping[str, Any], ...]
     options: Mapping[str, Any] = field(default_factory=dict)
-    needs_memory: bool = False
+    needs_memory: bool = False  # whether it needs exemplars; otherwise it has none
 
 
+# What a preset given on the command line sets back where it does not name it.
+_DEFAULTS = {
+    "joint": False, "predict_by": "logits", "labels": "seen", "align_weights": False, "balance_terms": False,
+}  # fmt: skip
 _LABELS = ({"name": "cross_entropy"},)
 # Both of its papers soften by 2.
 _LABELS_AND_KL = ({"name": "cross_entropy"}, {"name": "kl", "temperature": 2})
 PRESETS: dict[str, Preset] = {
     "finetune": Preset("labels of the new classes only: the lower bound", _LABELS, {"memory": 0}),
     "replay": Preset("labels, with exemplars of the old classes", _LABELS, needs_memory=True),
-    "lwf": Preset("Learning without Forgetting (arXiv 1606.09282): kl to the old model, no memory", _LABELS_AND_KL,
-                  {"memory": 0}),
-    "icarl": Preset("kl to the old model, herded exemplars, nearest-mean-of-exemplars prediction (arXiv 1611.07725)",
-                    _LABELS_AND_KL, {"selection": "herding", "predict_by": "nearest_mean"}, needs_memory=True),
+    "lwf": Preset("Learning without Forgetting (arXiv 1606.09282): cross-entropy over the new classes alone, kl to the "
+                  "old model, no memory", _LABELS_AND_KL, {"memory": 0, "labels": "new"}),
+    "icarl": Preset("iCaRL (arXiv 1611.07725): binary cross-entropy, of new classes with labels and of old ones with "
+                    "the old model's answers, herded exemplars, nearest-mean-of-exemplars prediction",
+                    ({"name": "binary_cross_entropy"}, {"name": "bce_kl"}),
+                    {"selection": "herding", "predict_by": "nearest_mean", "labels": "new"}, needs_memory=True),
+    "wa": Preset("weight aligning (arXiv 1911.07053): herded exemplars, kl to the old model, terms balanced by the "
+                 "number of classes, the new logits' weights scaled to the norm of the old", _LABELS_AND_KL,
+                 {"selection": "herding", "align_weights": True, "balance_terms": True}, needs_memory=True),
     "joint": Preset("every task learns from all images of all classes seen: the upper bound", _LABELS,
                     {"memory": 0, "joint": True}),
 }  # fmt: skip
@@ -68,7 +73,24 @@ class IncrementalConfig(Config):
         "to, which needs a memory.",
     )
     joint: bool = Field(
-        False, description="Learn each task from all training images of all classes seen: no memory bounds it."
+        False,
+        description="Learn each task from all training images of all classes seen, in as many optimizer steps as the "
+        "task's own images alone would take: no memory bounds it.",
+    )
+    labels: Literal["seen", "new"] = Field(
+        "seen",
+        description="Classes that cross_entropy and binary_cross_entropy are over: all seen, or those of the task "
+        "alone, so that the labels do not lower the old classes' logits.",
+    )
+    align_weights: bool = Field(
+        False,
+        description="After each task scale the weights of the new logits so that their mean norm is that of the old "
+        "ones' (weight aligning): a student is biased to new classes.",
+    )
+    balance_terms: bool = Field(
+        False,
+        description="From the second task on multiply the weight of each term that reads the teacher by λ = old "
+        "classes / classes seen, and of the others by 1 − λ.",
     )
     class_seed: int | None = Field(
         None, ge=0, description="Seed that shuffles the classes; default: the run's seed, an order for each seed."
@@ -127,9 +149,10 @@ def preset_overrides(preset: str) -> list[str]:
 
     >>> preset_overrides("finetune")
     ['incremental.preset=finetune', 'losses=null', 'incremental.joint=false', 'incremental.predict_by=logits',
+     'incremental.labels=seen', 'incremental.align_weights=false', 'incremental.balance_terms=false',
      'incremental.memory=0']
     """
-    options = {"joint": False, "predict_by": "logits", **PRESETS[preset].options}
+    options = {**_DEFAULTS, **PRESETS[preset].options}
     named = [f"incremental.preset={preset}", "losses=null"]
     return [*named, *(f"incremental.{name}={_as_yaml(value)}" for name, value in options.items())]
 

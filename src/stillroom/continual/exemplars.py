@@ -21,13 +21,9 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ExemplarMemory:
-    """The exemplars of each class seen, the best first, so that a smaller memory is the beginning of a larger one.
+    """The exemplars of each class seen, the best first, so that a smaller memory is the beginning of a larger one."""
 
-    Attributes:
-        rows: of each class, in the order of classes, indices into the training split.
-    """
-
-    rows: tuple[tuple[int, ...], ...] = ()
+    rows: tuple[tuple[int, ...], ...] = ()  # of each class, in the order of classes, indices into the training split
 
     @property
     def count(self) -> int:

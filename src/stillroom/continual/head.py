@@ -66,6 +66,31 @@ def grow_head(before: State, fresh: State, *, field: str = "student") -> dict[st
     }
 
 
+def align_head(before: State, last: State) -> dict[str, Tensor]:
+    """A student's weights with those of its new logits scaled to the norm of the old ones.
+
+    Formula: ``w_new ← γ·w_new``, ``γ = mean_{c old} ‖w_c‖ / mean_{c new} ‖w_c‖``; the bias is left as it is.
+
+    Args:
+        before: the state of the student of the task before, which shows what grew.
+
+    Paper: Zhao et al., Maintaining Discrimination and Fairness in Class Incremental Learning, arXiv 1911.07053.
+
+    >>> before, last = {"w": torch.tensor([[3.0, 4.0]])}, {"w": torch.tensor([[0.0, 5.0], [0.0, 10.0]])}
+    >>> align_head(before, last)["w"].tolist()
+    [[0.0, 5.0], [0.0, 5.0]]
+    """
+    aligned = dict(last)
+    for name, tensor in last.items():
+        old = len(before[name]) if tensor.dim() else 0
+        if tensor.dim() < 2 or before[name].shape == tensor.shape:
+            continue
+        norms = tensor.double().flatten(1).norm(dim=1)
+        scale = norms[:old].mean() / norms[old:].mean().clamp_min(1e-12)
+        aligned[name] = torch.cat([tensor[:old], (tensor[old:].double() * scale).to(tensor.dtype)])
+    return aligned
+
+
 def reorder_head(before: State, last: State, positions: Rows) -> dict[str, Tensor]:
     """The last student's weights with its logits in the order of the data's classes.
 

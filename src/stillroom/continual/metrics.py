@@ -24,6 +24,7 @@ from stillroom.schema.continual import (
 
 Matrix = Sequence[Sequence[float]]
 Labels = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.floating[npt.NBitBase]]
 
 
 def accuracy_row(labels: Labels, answers: Labels, task_of: Labels, tasks: int) -> list[float]:
@@ -45,6 +46,25 @@ def accuracy_row(labels: Labels, answers: Labels, task_of: Labels, tasks: int) -
         raise ValueError(f"got images of tasks {sorted(set(groups.tolist()))}; expected some of each of {tasks}")
     right = np.bincount(groups[labels == answers], minlength=tasks)
     return [float(100.0 * one / count) for one, count in zip(right.tolist(), counts.tolist(), strict=True)]
+
+
+def answers_within(scores: Scores, labels: Labels, group_of: Labels) -> Labels:
+    """What would be answered if only classes of the image's own group were possible: int64 [N].
+
+    With a group for each task this is the task-local answer (also called task-aware), which shows what a student still
+    knows of an old task even where all its answers fall on newer classes.
+
+    Args:
+        scores: the larger, the likelier, [N, K].
+        labels: the true classes, [N].
+        group_of: the group of each class, [K]; of classes still to come it may hold more.
+
+    >>> answers_within(np.array([[2.0, 1.0, 9.0]]), np.array([1]), np.array([0, 0, 1])).tolist()
+    [0]
+    """
+    possible = group_of[None, : scores.shape[1]] == group_of[labels][:, None]
+    answers: Labels = np.where(possible, scores, -np.inf).argmax(1)
+    return answers
 
 
 def accuracy_after_each_task(matrix: Matrix) -> list[float]:
@@ -117,28 +137,37 @@ def omega(accuracies: Sequence[float], joint: Sequence[float]) -> float | None:
     return math.fsum(a / b for a, b in zip(accuracies, joint, strict=True)) / len(joint)
 
 
-def task_balance(labels: Labels, answers: Labels, first_new: int) -> TaskBalance:
+def task_balance(labels: Labels, scores: Scores, first_new: int) -> TaskBalance:
     """Whether a student still predicts old classes next to those of the newest task.
 
     Args:
         labels: the true classes, [N]; those of the newest task are ``first_new`` and above.
+        scores: what predicts, [N, K].
 
-    >>> task_balance(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 1)
-    TaskBalance(old=50.0, new=100.0, answered_new=75.0, are_new=50.0)
+    >>> task_balance(np.array([0, 0, 1, 1]), np.array([[1.0, 0], [0, 1], [0, 1], [0, 1]]), 1)
+    TaskBalance(old=50.0, old_only=100.0, new=100.0, answered_new=75.0, are_new=50.0)
     """
+    answers = scores.argmax(1)
     new, right = labels >= first_new, labels == answers
+    among_old = answers_within(scores, labels, (np.arange(scores.shape[1]) >= first_new).astype(np.int64))
     if not new.any() or (first_new and new.all()):
         raise ValueError("expected images of the newest task, and of the old ones where there are any")
     return TaskBalance(
         old=_percent(right[~new]) if first_new else None,
+        old_only=_percent((labels == among_old)[~new]) if first_new else None,
         new=_percent(right[new]),
         answered_new=_percent(answers >= first_new),
         are_new=_percent(new),
     )
 
 
-def compute_metrics(matrix: Matrix) -> IncrementalMetrics:
-    """All metrics of the matrix of two or more tasks."""
+def compute_metrics(matrix: Matrix, task_local: Matrix, old_only: float) -> IncrementalMetrics:
+    """All metrics of two or more tasks.
+
+    Args:
+        task_local: the matrix of task-local accuracies.
+        old_only: accuracy on the old classes among themselves after the last task, per cent.
+    """
     lost = forgetting(matrix)
     if lost is None:
         raise ValueError("matrix: got 1 task; expected 2 or more")
@@ -147,6 +176,8 @@ def compute_metrics(matrix: Matrix) -> IncrementalMetrics:
         average_from_second=average_incremental(matrix, first=2),
         final=final_accuracy(matrix),
         forgetting=lost,
+        task_local=final_accuracy(task_local),
+        old_only=old_only,
     )
 
 
@@ -169,10 +200,13 @@ def aggregate_seeds(
         tasks = [record.tasks[task] for record in runs]
         balances = [each.balance for each in tasks]
         old = [each.old for each in balances if each.old is not None]
+        old_only = [each.old_only for each in balances if each.old_only is not None]
         return TaskMeans(
             accuracy=mean_interval([each.accuracy for each in tasks]),
             pooled=_mean([each.pooled for each in tasks]),
             old=_mean(old) if old else None,
+            old_only=_mean(old_only) if old_only else None,
+            task_local=_mean([math.fsum(record.task_local[task]) / (task + 1) for record in runs]),
             new=_mean([each.new for each in balances]),
             answered_new=_mean([each.answered_new for each in balances]),
             are_new=_mean([each.are_new for each in balances]),
@@ -184,10 +218,8 @@ def aggregate_seeds(
         method=method,
         seeds=tuple(sorted(records)),
         tasks=tuple(task_means(task) for task in range(count)),
-        matrix=tuple(
-            tuple(_mean([record.matrix[task][old] for record in runs]) for old in range(task + 1))
-            for task in range(count)
-        ),
+        matrix=_mean_matrix([record.matrix for record in runs], count),
+        task_local=_mean_matrix([record.task_local for record in runs], count),
         omega=_mean_omega(records, joint, mean_interval),
     )
 
@@ -205,6 +237,12 @@ def _mean_omega(
             return None
         values.append(value)
     return mean_interval(values) if values else None
+
+
+def _mean_matrix(matrices: Sequence[Matrix], tasks: int) -> tuple[tuple[float, ...], ...]:
+    return tuple(
+        tuple(_mean([matrix[task][old] for matrix in matrices]) for old in range(task + 1)) for task in range(tasks)
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -38,8 +38,8 @@ from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
 from stillroom.errors import BadInput, shorten
 from stillroom.files import write_text
-from stillroom.models.prepared import PreparedModel, prepare_model
-from stillroom.models.weights import load_weights, read_state, save_weights
+from stillroom.models.prepared import PreparedModel, predict, prepare_model
+from stillroom.models.weights import load_weights, save_weights
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import write_predictions
@@ -178,7 +178,7 @@ def _run(sequence: TaskSequence, run_folder: RunFolder, observer: Observer, *, l
     memory, done = ExemplarMemory(), list[TaskResult]()
     record = build_record(sequence.recipe, tasks, done)
     for task, folder in enumerate(folders, start=1):
-        before = read_state(folders[task - 2] / "student.safetensors", field="student") if task > 1 else None
+        before = sequence.read_student(out, task - 1) if task > 1 else None
         data = tasks.task_data(task, memory)
         finished = execute(
             sequence.task_recipe(task),
@@ -189,7 +189,7 @@ def _run(sequence: TaskSequence, run_folder: RunFolder, observer: Observer, *, l
             latency=latency and task == tasks.count,
             describe=False,
         )
-        student = _load_student(sequence, folder, task)
+        student = _load_student(sequence, out, task)
         memory = _choose_exemplars(sequence, folder, task, memory, student)
         done.append(_evaluate(sequence, folder, data, finished.summary, memory, student))
         record = build_record(sequence.recipe, tasks, done)
@@ -223,10 +223,10 @@ def _check_order(sequence: TaskSequence, out: Path) -> None:
         raise BadInput("--resume", str(out), expected)
 
 
-def _load_student(sequence: TaskSequence, folder: Path, task: int) -> PreparedModel:
+def _load_student(sequence: TaskSequence, out: Path, task: int) -> PreparedModel:
     """The student of a finished task: always from its file, so that a resumed one is bit by bit the same."""
     model = sequence.empty_student(task)
-    load_weights(model, folder / "student.safetensors", field="student")
+    model.load_state_dict(dict(sequence.read_student(out, task)))
     data = sequence.tasks.data.train
     return prepare_model(model.to(sequence.device), sequence.student, data, "student", sequence.order.seen(task))
 
@@ -276,14 +276,18 @@ def _evaluate(
     memory: ExemplarMemory,
     student: PreparedModel,
 ) -> TaskResult:
-    """A finished task's result: from its run's own logits, or from the means of exemplars."""
+    """A finished task's result: from its run's own logits, from those of the aligned head, or from exemplars."""
     labels, scores = read_predictions(folder)
     figures: dict[str, Any] = {name: summary[name] for name in FIGURES if name in summary}
     if sequence.settings.predict_by == "nearest_mean":
         images = sequence.tasks.data.train.images
         exemplars = [penultimate_features(student, images[torch.tensor(rows)]) for rows in memory.rows]
         scores = nearest_mean_scores(penultimate_features(student, data.test.images), exemplars)
-        figures = score(scores, labels).as_dict()
+    elif sequence.settings.align_weights:
+        scores = predict(student.model, student.preprocess(), data.test.images, device=sequence.device)
+    else:
+        return TaskResult(summary, labels, scores, figures, memory)
+    figures = score(scores, labels).as_dict()
     return TaskResult(summary, labels, scores, figures, memory)
 
 
@@ -293,7 +297,7 @@ def _write_results(
     """Write the results of the whole, the summary last."""
     tasks, out = sequence.tasks, run_folder.path
     folders = [task_folder(out, task) for task in range(1, tasks.count + 1)]
-    before, last = (read_state(folder / "student.safetensors", field="student") for folder in folders[-2:])
+    before, last = (sequence.read_student(out, task) for task in (tasks.count - 1, tasks.count))
     model = sequence.empty_student(tasks.count)
     model.load_state_dict(reorder_head(before, last, sequence.order.positions))
     save_weights(model, out / "student.safetensors", checksum=True)

@@ -7,14 +7,17 @@ from typing import Any
 
 from torch import nn
 
-from stillroom.continual.head import State, build_for_classes, student_for_task
+from stillroom.continual.head import State, align_head, build_for_classes, student_for_task
 from stillroom.continual.tasks import ClassOrder, TaskData, shuffle_classes
 from stillroom.data.images import DataPair
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
+from stillroom.losses.base import LossConfig, WeightSchedule
+from stillroom.losses.cross_entropy import FirstClassConfig
 from stillroom.losses.registry import build_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.preprocess import resolve_preprocess
+from stillroom.models.weights import read_state
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
@@ -77,8 +80,12 @@ class TaskSequence:
             # The first task has no teacher, and so not all terms of its preset.
             "incremental": self.settings.model_copy(update={"preset": None, "task": task}),
         }
+        if self.settings.joint:
+            steps, _ = self.task_steps(task)
+            changes["training"] = self.recipe.training.model_copy(update={"epochs": None, "steps": steps})
         if task == 1:
             return self.recipe.model_copy(update={**changes, "losses": self._label_terms})
+        changes["losses"] = tuple(self._term_of_task(term, task) for term in self.recipe.losses)
         if self.has_teacher:
             changes["teacher"] = TeacherConfig(
                 name=self.student.name,
@@ -102,10 +109,41 @@ class TaskSequence:
         return RunComponents(data, student, losses, {"teacher": teacher}, seen(task - 1))
 
     def task_steps(self, task: int) -> tuple[int, int]:
-        """A task's optimizer steps, and those of an epoch; the number of exemplars is known before they are chosen."""
-        images = len(self.tasks.new_rows(task)) + len(self.tasks.old_rows(task, self.tasks.expected_memory(task)))
-        per_epoch = BatchSampler(images, self.recipe.data.batch_size, self.recipe.seed).steps_per_epoch
-        return self.recipe.training.total_steps(per_epoch), per_epoch
+        """A task's optimizer steps, and those of an epoch; the number of exemplars is known before they are chosen.
+
+        Joint training has the steps of a sequence without a memory, or Ω would compare unequal budgets.
+        """
+        new = len(self.tasks.new_rows(task))
+        old = len(self.tasks.old_rows(task, self.tasks.expected_memory(task)))
+        own, whole = (
+            BatchSampler(images, self.recipe.data.batch_size, self.recipe.seed).steps_per_epoch
+            for images in (new, new + old)
+        )
+        return self.recipe.training.total_steps(own if self.settings.joint else whole), whole
+
+    def read_student(self, out: Path, task: int) -> State:
+        """The weights of a finished task's student as the next task, its evaluation and the result take them."""
+        state, *before = (
+            read_state(task_folder(out, each) / "student.safetensors", field="student")
+            for each in (task, task - 1)[: 2 if self.settings.align_weights and task > 1 else 1]
+        )
+        return align_head(before[0], state) if before else state
+
+    def _term_of_task(self, term: LossConfig, task: int) -> LossConfig:
+        """A term as it is in one of the later tasks: its classes, its weight."""
+        changes: dict[str, Any] = {}
+        if self.settings.labels == "new" and isinstance(term, FirstClassConfig):
+            changes["first_class"] = self.order.seen(task - 1)
+        if self.settings.balance_terms:
+            old = self.order.seen(task - 1) / self.order.seen(task)
+            share = 1 - old if term in self._label_terms else old
+            weight = term.weight
+            changes["weight"] = (
+                weight.model_copy(update={"start": weight.start * share, "end": weight.end * share})
+                if isinstance(weight, WeightSchedule)
+                else weight * share
+            )
+        return term.model_copy(update=changes) if changes else term
 
     def validate(self) -> None:
         """Build and check the first two tasks as they will be, with untrained weights."""
@@ -122,8 +160,12 @@ class TaskSequence:
     def _resolve(self, recipe: Recipe) -> Recipe:
         train, training, cache = self.tasks.data.train, recipe.training, recipe.cache
         precision = resolve_precision(training.precision, self.device)
+        own = None
+        if recipe.student.preprocess is None:  # what the model says of itself, as in any other run
+            with seed_rng(recipe.seed, "student-init"):
+                own = build_for_classes(recipe.student.without_weights(), train, train.num_classes)
         preprocess = resolve_preprocess(
-            recipe.student.preprocess, channels=train.channels, is_pixels=train.is_pixels, field="student"
+            recipe.student.preprocess, channels=train.channels, is_pixels=train.is_pixels, field="student", model=own
         )
         if cache.enabled == "auto":
             # The teacher of a task is used by that task only, so its outputs are not worth keeping.

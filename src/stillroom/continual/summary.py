@@ -13,7 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from stillroom.continual.exemplars import ExemplarMemory
-from stillroom.continual.metrics import accuracy_after_each_task, accuracy_row, compute_metrics, omega, task_balance
+from stillroom.continual.metrics import (
+    accuracy_after_each_task,
+    accuracy_row,
+    answers_within,
+    compute_metrics,
+    omega,
+    task_balance,
+)
 from stillroom.continual.tasks import TaskData
 from stillroom.data.images import DataPair
 from stillroom.errors import BadInput
@@ -40,18 +47,13 @@ FIGURES = ("top1", "correct", "count", "top5", "nll", "ece")
 
 @dataclass(frozen=True, eq=False)
 class TaskResult:
-    """A finished task.
-
-    Attributes:
-        labels: the test images' classes, by their position in the order of classes, int64 [N].
-        scores: what predicts, logits or nearness to exemplars' means, [N, classes seen]: the largest is the answer.
-        figures: ``top1``, ``correct``, ``count``, ``nll`` and ``ece`` of these, as an evaluation has them.
-    """
+    """A finished task."""
 
     summary: dict[str, Any]
-    labels: Tensor
+    labels: Tensor  # the test images' classes, by their position in the order of classes, int64 [N]
+    # What predicts, logits or nearness to exemplars' means, [N, classes seen]: the largest is the answer.
     scores: Tensor
-    figures: dict[str, Any]
+    figures: dict[str, Any]  # ``top1``, ``correct``, ``count``, ``nll`` and ``ece`` of these, as an evaluation has them
     memory: ExemplarMemory
 
 
@@ -76,7 +78,15 @@ def build_record(recipe: Recipe, tasks: TaskData, done: Sequence[TaskResult]) ->
         accuracy_row(each.labels.numpy(), each.scores.argmax(1).numpy(), order.task_of, task)
         for task, each in enumerate(done, start=1)
     ]
+    task_local = [
+        accuracy_row(labels, answers_within(scores, labels, order.task_of), order.task_of, task)
+        for task, (labels, scores) in enumerate(((each.labels.numpy(), each.scores.numpy()) for each in done), start=1)
+    ]
     means = accuracy_after_each_task(matrix) if matrix else []
+    records = tuple(
+        _task_record(tasks, task, each, mean)
+        for task, (each, mean) in enumerate(zip(done, means, strict=True), start=1)
+    )
     return IncrementalRecord(
         preset=settings.preset,
         seed=recipe.seed,
@@ -87,17 +97,18 @@ def build_record(recipe: Recipe, tasks: TaskData, done: Sequence[TaskResult]) ->
         memory=MemorySettings(exemplars=settings.memory, selection=settings.selection, joint=settings.joint),
         predict_by=settings.predict_by,
         planned=tasks.count,
-        tasks=tuple(
-            _task_record(tasks, task, each, mean)
-            for task, (each, mean) in enumerate(zip(done, means, strict=True), start=1)
-        ),
+        tasks=records,
         matrix=tuple(map(tuple, matrix)),
-        metrics=compute_metrics(matrix) if len(done) == tasks.count else None,
+        task_local=tuple(map(tuple, task_local)),
+        metrics=(
+            compute_metrics(matrix, task_local, records[-1].balance.old_only or 0.0)
+            if len(done) == tasks.count
+            else None
+        ),
     )
 
 
 def _task_record(tasks: TaskData, task: int, result: TaskResult, mean: float) -> TaskRecord:
-    labels, answers = result.labels.numpy(), result.scores.argmax(1).numpy()
     image = tasks.data.train.images[:1]
     summary, new = result.summary, len(tasks.new_rows(task))
     return TaskRecord(
@@ -111,7 +122,7 @@ def _task_record(tasks: TaskData, task: int, result: TaskResult, mean: float) ->
         epochs=summary["epochs"],
         accuracy=mean,
         pooled=result.figures["top1"],
-        balance=task_balance(labels, answers, tasks.order.seen(task - 1)),
+        balance=task_balance(result.labels.numpy(), result.scores.numpy(), tasks.order.seen(task - 1)),
         memory=ExemplarCount(
             exemplars=result.memory.count,
             per_class=tuple(len(rows) for rows in result.memory.rows),
@@ -148,8 +159,9 @@ def build_summary(
     fingerprint = data_fingerprint(tasks)
     steps = sum(each.summary["steps"] for each in done)
     parts = max(each.summary["accumulate"] for each in done)
+    assert record.metrics is not None, "a summary is written when all tasks are done"
     in_tasks = IncrementalSummary(
-        **compute_metrics(record.matrix).as_dict(),
+        **record.metrics.as_dict(),
         class_order=record.class_order,
         tasks=tuple(TaskLength(train=task.train, test=task.test, steps=task.steps) for task in record.tasks),
         memory=max(task.memory.exemplars for task in record.tasks),

@@ -20,12 +20,9 @@ class ClassOrder:
 
     Within a run a class goes by its position in this order, so that the classes seen are always the first ones, and a
     logit layer only grows. Tasks are counted from 1.
-
-    Attributes:
-        classes: the data's class numbers, in the order in which they come.
     """
 
-    classes: tuple[int, ...]
+    classes: tuple[int, ...]  # the data's class numbers, in the order in which they come
     sizes: tuple[int, ...]
 
     def seen(self, task: int) -> int:
@@ -69,18 +66,14 @@ def shuffle_classes(classes: int, tasks: int, seed: int) -> ClassOrder:
 class TaskData:
     """The data of all tasks.
 
-    Attributes:
-        memory: exemplars kept in all; 0 for none.
-        joint: whether each task learns from all images of all classes seen.
-
     Raises:
         BadInput: a class has no training or no test image, or the memory is too small for one exemplar of each class.
     """
 
     data: DataPair
     order: ClassOrder
-    memory: int = 0
-    joint: bool = False
+    memory: int = 0  # exemplars kept in all; 0 for none
+    joint: bool = False  # whether each task learns from all images of all classes seen
 
     def __post_init__(self) -> None:
         names = self.data.train.class_names

@@ -170,6 +170,18 @@ class DataConfig(Config):
         description="Share of the training images that is not learned from and is evaluated on in place of the test "
         "split, the same ones for every seed: for choosing options without looking at the test images.",
     )
+    labelled: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="Share of the training images whose labels are used, the same ones for every seed and every class "
+        "in its share; the losses that read labels leave the others out. 0 uses none; left out: all.",
+    )
+    unlabelled: str | None = Field(
+        None,
+        description="Folder of further training images without labels, at any depth; the losses that read no labels "
+        "learn from them, too. They are brought to the size of the others.",
+    )
     image_size: int | None = Field(
         None,
         ge=1,
@@ -215,6 +227,9 @@ class DataConfig(Config):
                 written.pop(made, None)
         if self.bad_files == "error":
             written.pop("bad_files", None)
+        for name in ("labelled", "unlabelled"):
+            if getattr(self, name) is None:
+                written.pop(name, None)
         return written
 
     @model_validator(mode="after")
@@ -230,6 +245,10 @@ class DataConfig(Config):
                 raise ValueError(f"no {made} with source: {self.source}; set source: {made}")
         if self.source == "python" and self.holdout is not None:
             raise ValueError("no holdout with source: python; split the dataset itself and give its parts")
+        if self.source == "python" and (self.labelled is not None or self.unlabelled is not None):
+            raise ValueError(
+                "neither labelled nor unlabelled with source: python; None is the label of an image without"
+            )
         if self.source not in ("auto", "folders") and self.of_image_files:
             raise ValueError(f"no {self.of_image_files[0]} with source: {self.source}; only `folders` has it")
         return self

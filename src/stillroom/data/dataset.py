@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from stillroom.data.decoding import pixels
-from stillroom.data.images import MAX_CLASSES, ImageSet, number_classes
+from stillroom.data.images import MAX_CLASSES, UNLABELLED, ImageSet, number_classes
 from stillroom.data.reading import ArrayStack
 from stillroom.errors import BadInput
 from stillroom.randomness import generator
@@ -34,7 +34,8 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") ->
     their bytes: one channel of a grey one, four of RGBA or CMYK where all are of that mode, else RGB.
 
     Args:
-        dataset: map-style or iterable, of pairs (image, class number). Its ``classes`` name the classes where there
+        dataset: map-style or iterable, of pairs (image, class number); None, or −100, is the label of an image
+            without one. Its ``classes`` name the classes where there
             are enough of them; else they are numbered. It should give the images as they are, without random changes,
             as it is read once: 256 items at random places (of an iterable, the first 1,024) are read again. A change
             that two readings show with probability q is missed with probability (1 − q)^256: of flips with
@@ -213,11 +214,13 @@ def _array(image: Any, field: str, position: int, mode: str | None = None) -> np
 
 
 def _label(label: Any, field: str, position: int) -> int:
+    if label is None:
+        return UNLABELLED
     whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
     if isinstance(label, Tensor | np.ndarray) and label.ndim <= 1 and label.shape in ((), (1,)):
         label = label.item()
         whole = isinstance(label, int) and not isinstance(label, bool)
-    if not whole or not 0 <= label < MAX_CLASSES:
+    if not whole or not (0 <= label < MAX_CLASSES or label == UNLABELLED):
         raise BadInput(field, label, f"a label that is a class number, a whole number from 0 (item {position})")
     return int(label)
 
@@ -233,7 +236,7 @@ def _from_tensors(tensors: tuple[Tensor, ...], field: str) -> tuple[Tensor, Tens
         raise BadInput(
             field, f"{labels.dtype} {list(labels.shape)}", "labels that are class numbers, whole numbers [N]"
         )
-    outside = (labels < 0) | (labels >= MAX_CLASSES)
+    outside = ((labels < 0) & (labels != UNLABELLED)) | (labels >= MAX_CLASSES)
     if bool(outside.any()):
         position = int(outside.nonzero()[0, 0])
         raise BadInput(field, int(labels[position]), f"class numbers from 0 (item {position})")

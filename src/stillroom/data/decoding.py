@@ -105,19 +105,12 @@ def decode_photo(content: bytes, side: int | None, formats: tuple[str, ...]) -> 
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What the bytes of an image file say without being decoded: see :func:`header`.
+    """What the bytes of an image file say without being decoded: see :func:`header`."""
 
-    Attributes:
-        grey: whether its image has one channel.
-        height: when upright.
-        width: when upright.
-        drafted: whether :func:`decode_photo` decodes it at a fraction of its size.
-    """
-
-    grey: bool
-    height: int
-    width: int
-    drafted: bool
+    grey: bool  # whether its image has one channel
+    height: int  # when upright
+    width: int  # when upright
+    drafted: bool  # whether :func:`decode_photo` decodes it at a fraction of its size
 
 
 def check_photo(content: bytes, side: int | None, formats: tuple[str, ...]) -> FileFacts:
@@ -158,6 +151,41 @@ def _png_is_whole(content: bytes) -> bool:
             return True
         place = end + 4
     return False
+
+
+def without_metadata(content: bytes) -> list[memoryview]:
+    r"""The parts of an encoded picture that its pixels come from: all of it, but for a JPEG's or PNG's metadata.
+
+    Two files with equal parts hold the same pixels, as stored; files with others may do so, too.
+
+    >>> jpeg = b"\xff\xd8" + b"\xff\xfe\x00\x05abc" + b"\xff\xda\x00\x02pixels\xff\xd9"  # with a comment
+    >>> b"".join(without_metadata(jpeg))
+    b'\xff\xda\x00\x02pixels\xff\xd9'
+    """
+    view = memoryview(content)
+    parts = []
+    if content.startswith(b"\xff\xd8"):
+        place = 2
+        while content[place : place + 1] == b"\xff" and content[place + 1 : place + 2] not in (b"", b"\xda"):
+            end = place + 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+            if content[place + 1] not in _JPEG_METADATA:
+                parts.append(view[place:end])
+            place = end
+        return [*parts, view[place:]]
+    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+        place = 8
+        while place + 12 <= len(content):
+            end = place + 12 + int.from_bytes(content[place : place + 4], "big")
+            if content[place + 4 : place + 8] in _PNG_PIXELS:
+                parts.append(view[place:end])
+            place = end
+        return parts
+    return [view]
+
+
+# Comments and applications' segments, but for Adobe's, which says how the colours are stored.
+_JPEG_METADATA = frozenset({0xFE, *range(0xE0, 0xF0)} - {0xEE})
+_PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 
 
 def middle_square(image: Image.Image, side: int) -> Image.Image:
@@ -202,7 +230,7 @@ def _check_mode(image: Image.Image) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # what a camera or an editor wrote amiss beside the pixels does not spoil them
+    except Exception:  # what a camera or an editor wrote amiss next to the pixels does not spoil them
         return 1
 
 

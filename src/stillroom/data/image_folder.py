@@ -17,7 +17,8 @@ import PIL
 import torch
 from torch import Tensor
 
-from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header
+from stillroom.data.decoded import stored_images
+from stillroom.data.decoding import FileFacts, check_photo, decode_error, decode_photo, header, without_metadata
 from stillroom.data.images import ImageSet, LazyImages, Rows, balanced_rows
 from stillroom.data.reading import (
     data_name,
@@ -32,6 +33,7 @@ from stillroom.data.reading import (
 )
 from stillroom.errors import BadInput, shorten
 from stillroom.files import digest
+from stillroom.wording import counted
 
 # What a file may be called, and what it may be: some formats that Pillow knows start other programs.
 SUFFIXES = (
@@ -49,21 +51,16 @@ _SHOWN = 5  # files that cannot be decoded, in a note
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """The bytes of image files when they were checked.
+    """The bytes of image files when they were checked."""
 
-    Attributes:
-        hashes: SHA-256 of each, uint8 [N, 32].
-        sizes: their number, int64 [N].
-        drafted: whether it is decoded at a fraction of its size, bool [N].
-    """
-
-    hashes: npt.NDArray[np.uint8]
-    sizes: npt.NDArray[np.int64]
-    drafted: npt.NDArray[np.bool_]
+    hashes: npt.NDArray[np.uint8]  # SHA-256 of each, uint8 [N, 32]
+    coded: npt.NDArray[np.uint8]  # BLAKE2 of each without metadata, uint8 [N, 16]
+    sizes: npt.NDArray[np.int64]  # their number, int64 [N]
+    drafted: npt.NDArray[np.bool_]  # whether it is decoded at a fraction of its size, bool [N]
 
     def select(self, rows: npt.NDArray[np.int64]) -> Contents:
         """Those of some files."""
-        return Contents(self.hashes[rows], self.sizes[rows], self.drafted[rows])
+        return Contents(self.hashes[rows], self.coded[rows], self.sizes[rows], self.drafted[rows])
 
 
 def check_files(
@@ -74,9 +71,9 @@ def check_files(
     Returns:
         The hashes, and of each file its header, or why it cannot be decoded.
     """
-    contents = Contents(
-        np.zeros((len(names), 32), np.uint8), np.zeros(len(names), np.int64), np.zeros(len(names), np.bool_)
-    )
+    count = len(names)
+    hashes, coded = np.zeros((count, 32), np.uint8), np.zeros((count, 16), np.uint8)
+    contents = Contents(hashes, coded, np.zeros(count, np.int64), np.zeros(count, np.bool_))
 
     def check_some(places: range) -> list[FileFacts | BadInput]:
         found: list[FileFacts | BadInput] = []
@@ -86,6 +83,8 @@ def check_files(
                 content = path.read_bytes()
                 contents.sizes[place] = len(content)
                 contents.hashes[place] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
+                pixels = hashlib.blake2b(b"".join(without_metadata(content)), digest_size=16)
+                contents.coded[place] = np.frombuffer(pixels.digest(), np.uint8)
                 facts = check_photo(content, side, FORMATS)
                 contents.drafted[place] = facts.drafted
                 found.append(facts)
@@ -194,29 +193,39 @@ class ImageFiles(LazyImages):
         )
         return bytes.fromhex(digest(how.encode(), *(part for three in parts for part in three)))
 
-    def hashes(self) -> npt.NDArray[np.uint8]:
-        return self.check().hashes
+    def coded_hashes(self) -> npt.NDArray[np.uint8]:
+        return self.check().coded
+
+    def pixel_hashes(self) -> npt.NDArray[np.uint8]:
+        hashes = np.zeros((len(self), 16), np.uint8)
+
+        def hash_some(rows: range) -> None:
+            for row in rows:
+                content = np.ascontiguousarray(self.read(row))
+                hashes[row] = np.frombuffer(hashlib.blake2b(content.data, digest_size=16).digest(), np.uint8)
+
+        for _ in map_in_order(hash_some, split_range(len(self), _JOB, self.workers), self.workers):
+            pass
+        return hashes
+
+    @property
+    def encoded_bytes(self) -> int:
+        return int(self.check().sizes.sum())
 
 
 @dataclass(frozen=True)
 class ImageTree:
-    """The image files of one split.
-
-    Attributes:
-        names: of the files below the root, with ``/`` between folders; by class, then sorted.
-        labels: each file's class number, int64 [N].
-        notes: what is left out, and which links lead to other splits, a line each.
-    """
+    """The image files of one split."""
 
     root: Path
     classes: tuple[str, ...]
-    names: list[str]
-    labels: npt.NDArray[np.int64]
-    notes: tuple[str, ...] = ()
+    names: list[str]  # of the files below the root, with ``/`` between folders; by class, then sorted
+    labels: npt.NDArray[np.int64]  # each file's class number, int64 [N]
+    notes: tuple[str, ...] = ()  # what is left out, and which links lead to other splits, a line each
 
 
 class _Watch:
-    """Notes what lies in a split beside its images: files of other suffixes, links to other splits.
+    """Notes what lies in a split next to its images: files of other suffixes, links to other splits.
 
     Args:
         root: the split's folder.
@@ -246,20 +255,13 @@ class _Watch:
     def notes(self) -> Iterator[str]:
         loose = sum(path.name.lower().endswith(SUFFIXES) and path.is_file() for path in list_folder(self._root))
         if loose:
-            yield f"left out {_count(loose, 'image')} beside the class folders of {self._root.name}"
+            yield f"left out {counted(loose, 'image')} next to the class folders of {self._root.name}"
         if self._suffixes:
-            files = f"{_count(self._suffixes.total(), 'file')} of {self._root.name}"
+            files = f"{counted(self._suffixes.total(), 'file')} of {self._root.name}"
             yield f"left out {files}, whose suffix is not an image's: {self.suffixes()}"
         for other, names in self._links.items():
-            links = f"{_count(len(names), 'link')} of {self._root.name}"
+            links = f"{counted(len(names), 'link')} of {self._root.name}"
             yield f"{links} {'leads' if len(names) == 1 else 'lead'} to {other}, such as {shorten(names[0], 80)}"
-
-
-_SHOWN = 6
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]:
@@ -268,10 +270,23 @@ def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]
     return [name for name in names if (folder / name).is_dir() and _has_classes(folder / name)]
 
 
+def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
+    """The suffixes of files in folders of classes that are no images by their names, as ``.heic (4)``; none: empty."""
+    watch = _Watch(folder, ())
+    for split in sorted(set(splits)):
+        if (folder / split).is_dir():
+            for path in _folders(folder / split):
+                list(_files(folder / split, path.name, (), watch))
+    return watch.suffixes()
+
+
 def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:
-    """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is."""
+    """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is.
+
+    The split ``.`` is the folder itself: its class folders lie right below.
+    """
     names = [path.name for path in _folders(folder)]
-    if split in names:
+    if split in names or (split == "." and _has_classes(folder)):
         return folder / split
     if split == "test" and test_alternatives:
         others = image_splits(folder, set(TEST_ALTERNATIVES) & set(names))
@@ -418,7 +433,36 @@ def read_image_folder(
         files.check()
         return ImageSet(files, labels, tree.classes, data_name(folder), notes=notes, skipped=skipped)
     require_memory(needed, "data.in_memory", in_memory)
-    return ImageSet(files[:], labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped)
+    images = stored_images(
+        data_name(folder), len(files), lambda: {"files": files.content_hash().hex()}, lambda: files[:].numpy()
+    )
+    return ImageSet(
+        torch.from_numpy(images), labels, tree.classes, data_name(folder), files=files, notes=notes, skipped=skipped
+    )
+
+
+def read_images(folder: Path, shape: Sequence[int], workers: int | None, field: str) -> Tensor:
+    """The pictures of a folder, at any depth, as uint8 [N, C, H, W], without labels.
+
+    Args:
+        folder: where they lie.
+        shape: [C, H, W] that they are brought to: shorter side resized, middle cut out; so H is W.
+        workers: threads that read; None is one for each core.
+        field: what messages call the folder.
+
+    Raises:
+        BadInput: there are none, one cannot be decoded, or the shape is no square's.
+    """
+    if not folder.is_dir():
+        raise BadInput(field, str(folder), "a folder of image files that exists")
+    names = [name.removeprefix("./") for name in sorted(_files(folder, ".", ()))]
+    if not names:
+        raise _no_files(folder, _Watch(folder, ()))
+    if len(shape) != 3 or shape[0] not in (1, 3) or shape[1] != shape[2]:
+        raise BadInput(field, str(folder), f"none with images of {'×'.join(map(str, shape))}: image files are square")
+    files = ImageFiles(folder, names, (shape[0], shape[1], shape[2]), shape[2], workers or num_cores())
+    require_memory(files.shape.numel(), field, str(folder))
+    return files[:]
 
 
 def _skipped_note(skipped: Sequence[str]) -> Iterator[str]:

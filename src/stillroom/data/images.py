@@ -22,18 +22,16 @@ from stillroom.randomness import permutation
 class Truth:
     """What is known of generated classes and samples.
 
-    Attributes:
-        relations: cosine of the vectors of each two classes, float64 [K, K]; which classes belong together is in
-            :attr:`ImageSet.superclasses`.
-        margin: score of each sample's label minus the largest other score, before noise, float32 [N], in the unit of
-            the scores. Small: a difficult sample; below 0: noise made the label.
-
     >>> truth = Truth(torch.eye(2, dtype=torch.float64), torch.tensor([0.5, -0.1, 2.0]))
     >>> truth.subset(np.array([2, 0])).margin.tolist()
     [2.0, 0.5]
     """
 
+    # Cosine of the vectors of each two classes, float64 [K, K]; which classes belong together is in
+    # :attr:`ImageSet.superclasses`.
     relations: Tensor
+    # Score of each sample's label minus the largest other score, before noise, float32 [N], in the unit of the scores.
+    # Small: a difficult sample; below 0: noise made the label.
     margin: Tensor
 
     def check(self, classes: int, samples: int) -> None:
@@ -51,6 +49,8 @@ class Truth:
         return replace(self, margin=self.margin[torch.from_numpy(rows)])
 
 
+# The label of a training image without one, as torch's losses have it.
+UNLABELLED = -100
 MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class number
 Rows = slice | Tensor | npt.NDArray[np.int64]
 
@@ -92,8 +92,20 @@ class LazyImages(ABC):
         """SHA-256 of everything that the pixels come from: equal only for equal images."""
 
     @abstractmethod
-    def hashes(self) -> npt.NDArray[np.uint8]:
-        """SHA-256 of what each image comes from, uint8 [N, 32]."""
+    def coded_hashes(self) -> npt.NDArray[np.uint8]:
+        """A hash of what the pixels of each image are decoded from, uint8 [N, 16]: the same only for the same pixels.
+
+        An image that is stored in another way has another one.
+        """
+
+    @abstractmethod
+    def pixel_hashes(self) -> npt.NDArray[np.uint8]:
+        """A hash of each image's pixels, uint8 [N, 16]; all of them are read."""
+
+    @property
+    @abstractmethod
+    def encoded_bytes(self) -> int:
+        """How much :meth:`pixel_hashes` decodes."""
 
     def fill(self, batch: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], positions: range) -> None:
         """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
@@ -138,29 +150,20 @@ class Subset(LazyImages):
             total.update(_bytes(self[start : start + _HASH_CHUNK]))
         return total.digest()
 
-    def hashes(self) -> npt.NDArray[np.uint8]:
-        each = [np.frombuffer(_hash(self[row]), np.uint8) for row in range(len(self))]
-        return np.stack(each)
+    def pixel_hashes(self) -> npt.NDArray[np.uint8]:
+        each = [hashlib.blake2b(_bytes(self[row]), digest_size=16).digest() for row in range(len(self))]
+        return np.frombuffer(b"".join(each), np.uint8).reshape(-1, 16)
+
+    coded_hashes = pixel_hashes
+
+    @property
+    def encoded_bytes(self) -> int:
+        return 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """One split: every image and its class.
-
-    Attributes:
-        images: uint8 [N, C, H, W], 0 … 255; or floats [N, …] of any type, from a Python dataset; or
-            :class:`LazyImages`, read on demand, which give uint8 [n, C, H, W] for a slice or an index: write
-            ``images[a:b].to(device)``, not ``images.to(device)``.
-        labels: int64 [N], class numbers from 0.
-        class_names: K names, in the order of the class numbers.
-        name: the data's name in reports.
-        subset_info: the parent set and the rows taken from it; see :meth:`subset`. None: no subset.
-        superclasses: the superclass of each class, K names, where known.
-        truth: class relations and sample difficulty of generated data.
-        masks: which pixels of each image are its subject, bool [N, H, W], where known.
-        skipped: names of files that are no images of the set, as they cannot be decoded.
-        files: the image files that images in memory were read from.
-        notes: what the user should know of how they were read, a line each.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -169,17 +172,21 @@ class ImageSet:
     ImageSet('pets': 2 images of 3×32×32, uint8, 2 classes)
     """
 
+    # Uint8 [N, C, H, W], 0 … 255; or floats [N, …] of any type, from a Python dataset; or :class:`LazyImages`, read on
+    # demand, which give uint8 [n, C, H, W] for a slice or an index: write ``images[a:b].to(device)``, not
+    # ``images.to(device)``.
     images: Images
-    labels: Tensor
-    class_names: tuple[str, ...]
-    name: str
+    labels: Tensor  # int64 [N], class numbers from 0
+    class_names: tuple[str, ...]  # K names, in the order of the class numbers
+    name: str  # the data's name in reports
+    # The parent set and the rows taken from it; see :meth:`subset`. None: no subset.
     subset_info: SubsetInfo | None = None
-    superclasses: tuple[str, ...] | None = None
-    truth: Truth | None = None
-    masks: Tensor | None = None
-    skipped: tuple[str, ...] = ()
-    files: LazyImages | None = None
-    notes: tuple[str, ...] = ()
+    superclasses: tuple[str, ...] | None = None  # the superclass of each class, K names, where known
+    truth: Truth | None = None  # class relations and sample difficulty of generated data
+    masks: Tensor | None = None  # which pixels of each image are its subject, bool [N, H, W], where known
+    skipped: tuple[str, ...] = ()  # names of files that are no images of the set, as they cannot be decoded
+    files: LazyImages | None = None  # the image files that images in memory were read from
+    notes: tuple[str, ...] = ()  # what the user should know of how they were read, a line each
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -209,7 +216,7 @@ class ImageSet:
             raise BadInput("data.masks", got, f"bool {[shape[0], *shape[2:]]}, as the images")
 
     def _check_labels(self) -> None:
-        outside = (self.labels < 0) | (self.labels >= len(self.class_names))
+        outside = ((self.labels < 0) & (self.labels != UNLABELLED)) | (self.labels >= len(self.class_names))
         if bool(outside.any()):
             first = int(outside.nonzero()[0, 0])
             classes = f"0 to {len(self.class_names) - 1}" if self.class_names else "none, as there are no class names"
@@ -227,6 +234,11 @@ class ImageSet:
     def num_classes(self) -> int:
         """K, the number of class names."""
         return len(self.class_names)
+
+    @property
+    def labelled(self) -> int:
+        """How many of the images have a label; of training images some, or all, may have none (−100)."""
+        return int((self.labels != UNLABELLED).sum())
 
     @property
     def is_pixels(self) -> bool:
@@ -339,12 +351,49 @@ class DataPair:
         if train.is_pixels != test.is_pixels:
             kinds = ["uint8 pixels" if split.is_pixels else "floats" for split in (test, train)]
             raise BadInput("data.test_split", kinds[0], f"{kinds[1]}, as in training")
+        if test.labelled < len(test):
+            raise BadInput("data.test_split", f"{test.labelled} labels", f"one for each of the {len(test)} test images")
         if train.class_names != test.class_names:
             raise BadInput(
                 "data.test_split",
                 list(test.class_names),
                 f"the classes of training{_difference(test.class_names, train.class_names)}",
             )
+
+
+def hide_labels(images: ImageSet, share: float) -> ImageSet:
+    """The set with the labels of a fixed random share of its images alone, every class in its share.
+
+    >>> pixels = torch.zeros(6, 1, 2, 2, dtype=torch.uint8)
+    >>> hide_labels(ImageSet(pixels, torch.tensor([0, 0, 0, 0, 1, 1]), ("a", "b"), "x"), 0.5).labels.tolist()
+    [-100, 0, 0, -100, -100, 1]
+    """
+    labels = images.labels.cpu().numpy()
+    kept = stratified_mask(labels, round(share * len(labels)), "subset")
+    return replace(images, labels=images.labels.masked_fill(~torch.from_numpy(kept), UNLABELLED))
+
+
+def add_unlabelled(images: ImageSet, more: Tensor) -> ImageSet:
+    """The set followed by images without labels, of the same shape and type, in memory.
+
+    Raises:
+        BadInput: shape or type differ, or the set is read from files on demand.
+    """
+    if not isinstance(images.images, Tensor):
+        raise BadInput("data.in_memory", False, "true, or auto, with unlabelled images next to labelled ones")
+    if more.shape[1:] != images.images.shape[1:] or more.dtype != images.images.dtype:
+        got, expected = (f"{each.dtype} of {'×'.join(map(str, each.shape[1:]))}" for each in (more, images.images))
+        raise BadInput("data.unlabelled", got, f"{expected}, as the labelled images")
+    labels = torch.cat([images.labels, torch.full((len(more),), UNLABELLED)])
+    return replace(
+        images,
+        images=torch.cat([images.images, more]),
+        labels=labels,
+        truth=None,
+        masks=None,
+        files=None,
+        notes=(*images.notes, f"{len(more):,} more images without labels"),
+    )
 
 
 def make_pair(train: ImageSet, test: ImageSet) -> DataPair:
@@ -360,6 +409,8 @@ def make_pair(train: ImageSet, test: ImageSet) -> DataPair:
 
 def extend_classes(images: ImageSet, others: tuple[str, ...]) -> ImageSet:
     """The set with the class names of another, where both only number their classes and the other has more."""
+    if not images.class_names:  # no image has a label
+        return replace(images, class_names=others)
     numbered = all(names == _numbers(len(names)) for names in (images.class_names, others))
     return replace(images, class_names=others) if numbered and len(others) > images.num_classes else images
 
@@ -370,7 +421,7 @@ def number_classes(labels: Tensor) -> tuple[str, ...]:
     >>> number_classes(torch.tensor([0, 2]))
     ('0', '1', '2')
     """
-    largest = int(labels.max()) if len(labels) else -1
+    largest = max(int(labels.max()), -1) if len(labels) else -1
     if largest >= MAX_CLASSES:
         raise BadInput("data.labels", largest, f"class numbers counted from 0, below {MAX_CLASSES}")
     return _numbers(largest + 1)

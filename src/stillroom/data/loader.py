@@ -81,22 +81,16 @@ class BatchSampler:
 class Batch:
     """Augmented images, their labels and indices.
 
-    Attributes:
-        images: [B, C, H, W] as the data give them, on the device.
-        labels: int64 [B], on the device.
-        index: indices in the training set (of a subset: in its parent), int64 [B], on the device.
-        rows: the same on the CPU, for cached teacher outputs.
-
     >>> rows = np.array([4, 0, 2])
     >>> batch = Batch(torch.zeros(3, 1, 8, 8), torch.tensor([1, 0, 1]), torch.from_numpy(rows), rows, view=0)
     >>> len(batch), batch.subset(slice(1, 3)).index.tolist()
     (3, [0, 2])
     """
 
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-    rows: npt.NDArray[np.int64]
+    images: Tensor  # [B, C, H, W] as the data give them, on the device
+    labels: Tensor  # int64 [B], on the device
+    index: Tensor  # indices in the training set (of a subset: in its parent), int64 [B], on the device
+    rows: npt.NDArray[np.int64]  # the same on the CPU, for cached teacher outputs
     view: int
 
     def __len__(self) -> int:

@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from stillroom.data.decoded import stored_images
 from stillroom.data.decoding import decode, decode_error
 from stillroom.data.images import ImageSet, balanced_rows, number_classes
 from stillroom.data.reading import ArrayStack, data_name, list_folder, map_in_order, path_error, read_error, split_error
 from stillroom.errors import BadInput, nearest
+from stillroom.files import digest, file_hash
 
 _PREFERRED_LABELS = ("label", "fine_label")
 
@@ -138,7 +140,12 @@ def read_parquet(
         labels = _read_labels(files, columns)
         names = columns.class_names or number_classes(torch.from_numpy(labels))
         wanted = balanced_rows(labels, limit)
-        images = _read_images(files, columns, wanted)
+
+        def source() -> dict[str, Any]:
+            content = [file_hash(path) for path, _ in files]
+            return {"parquet": content, "column": columns.image, "rows": digest(wanted.tobytes())}
+
+        images = stored_images(data_name(folder), len(wanted), source, lambda: _read_images(files, columns, wanted))
     return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[wanted]), names, data_name(folder))
 
 

@@ -11,13 +11,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.images import DataPair, Images, ImageSet, LazyImages, Subset
+from stillroom.data.images import UNLABELLED, DataPair, Images, ImageSet, LazyImages, Subset
 from stillroom.schema.run import DataQuality
 
 Note = Callable[[str], None]
 
 _SAMPLED = 64  # elements of an image that are compared first
 _CHUNK = 4096
+MOST_DECODED = 256 * 10**6  # bytes of files: about 12 s of one core
 # Of data that are read once and used by many runs.
 _measured: WeakKeyDictionary[DataPair, DataQuality] = WeakKeyDictionary()
 
@@ -25,7 +26,9 @@ _measured: WeakKeyDictionary[DataPair, DataQuality] = WeakKeyDictionary()
 def measure_quality(data: DataPair) -> DataQuality:
     """Compare all images of two splits with each other, and count those of each class.
 
-    A few pixels of each image are compared first, so only likely copies are compared in whole.
+    A few pixels of each image are compared first, so only likely copies are compared in whole. Images that are read
+    from files on demand are decoded once for it, up to 256 MB of files; of more, the files are compared without their
+    metadata.
 
     >>> pixels = torch.arange(8, dtype=torch.uint8).reshape(4, 1, 1, 2)
     >>> train = ImageSet(pixels, torch.tensor([0, 1, 0, 1]), ("a", "b"), "x")
@@ -46,24 +49,30 @@ def _measure(train: ImageSet, test: ImageSet) -> DataQuality:
     # The first image of each kind stands for the others.
     _, first, kind = np.unique(keys[:count], return_index=True, return_inverse=True)
     copies = first[kind] != np.arange(count)
+    given = labels[:count] != UNLABELLED
     labels_of = set(zip(keys[:count].tolist(), labels[:count].tolist(), strict=True))
+    nameless = set(keys[:count][~given].tolist())
     shared = np.isin(keys[count:], keys[:count])
-    known = np.array([pair in labels_of for pair in zip(keys[count:].tolist(), labels[count:].tolist(), strict=True)])
-    sizes = np.bincount(labels[:count], minlength=train.num_classes)
-    there = np.flatnonzero(sizes)
+    pairs = zip(keys[count:].tolist(), labels[count:].tolist(), strict=True)
+    known = np.array([pair in labels_of or pair[0] in nameless for pair in pairs])
+    sizes = np.bincount(labels[:count][given], minlength=train.num_classes)
+    there = np.flatnonzero(sizes) if given.any() else np.array([0])
     largest, smallest = int(sizes.argmax()), int(there[sizes[there].argmin()])
+    both = given & given[first[kind]]
     return DataQuality(
         train=count,
         test=len(test),
         shared=int(shared.sum()),
         shared_relabelled=int((shared & ~known).sum()),
         copies=int(copies.sum()),
-        copies_relabelled=int((labels[:count][first[kind]] != labels[:count]).sum()),
+        copies_relabelled=int(((labels[:count][first[kind]] != labels[:count]) & both).sum()),
         largest=int(sizes[largest]),
         smallest=int(sizes[smallest]),
         largest_class=train.class_names[largest],
         smallest_class=train.class_names[smallest],
         empty_classes=int((sizes == 0).sum()),
+        unlabelled=int((~given).sum()),
+        by_pixels=by_pixels(train, test),
     )
 
 
@@ -79,7 +88,9 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
     if isinstance(data, ImageSet):
         size = f"{len(data):,} images{f' of the {split} split' if split else ''}"
     else:
-        size = f"{len(data.train):,} training and {len(data.test):,} test images"
+        without = len(data.train) - data.train.labelled
+        own = f" ({without:,} without a label)" if without else ""
+        size = f"{len(data.train):,} training{own} and {len(data.test):,} test images"
     note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} classes")
     # A part of another set has its notes, too.
     for line in dict.fromkeys(f"data {images.name}: {each}" for images in splits for each in images.notes):
@@ -94,12 +105,23 @@ def _image_numbers(train: ImageSet, test: ImageSet) -> npt.NDArray[np.int64]:
     if all(isinstance(images, Tensor | Subset) for images in splits):
         sampled = np.concatenate([_sample(images) for images in splits])
         return _compare_likely(splits, *np.unique(sampled, return_inverse=True, return_counts=True)[1:])
-    # What is read on demand is compared by its files, which were hashed for the fingerprint anyway.
-    files = [split.images if isinstance(split.images, LazyImages) else split.files for split in (train, test)]
-    hashes = [each.hashes() for each in files if each is not None]
-    if len(hashes) < len(files):
+    files = [_files_of(split) for split in (train, test)]
+    if None in files:
         return np.arange(len(train) + len(test))
+    hashes = [each.pixel_hashes() if by_pixels(train, test) else each.coded_hashes() for each in files if each]
     return np.unique(_as_items(np.concatenate(hashes)), return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def by_pixels(train: ImageSet, test: ImageSet) -> bool:
+    """Whether the images of two splits are compared by their pixels, or, as they are too many to decode, as stored."""
+    splits = (train.images, test.images)
+    if all(isinstance(images, Tensor | Subset) for images in splits):
+        return True
+    return sum(each.encoded_bytes for split in (train, test) if (each := _files_of(split)) is not None) <= MOST_DECODED
+
+
+def _files_of(split: ImageSet) -> LazyImages | None:
+    return split.images if isinstance(split.images, LazyImages) else split.files
 
 
 def _sample(images: Images) -> npt.NDArray[np.void]:

@@ -16,11 +16,13 @@ import torch
 
 from stillroom.data.config import DataConfig, ShapesConfig, SourceName, SyntheticConfig
 from stillroom.data.idx import idx_class_names, idx_splits, read_idx
-from stillroom.data.image_folder import USUAL_SPLITS, image_splits, read_image_folder
+from stillroom.data.image_folder import USUAL_SPLITS, image_splits, left_out_of_splits, read_image_folder, read_images
 from stillroom.data.images import (
     DataPair,
     ImageSet,
+    add_unlabelled,
     extend_classes,
+    hide_labels,
     holdout_mask,
     make_pair,
     number_classes,
@@ -36,6 +38,7 @@ BUILTIN_NAMES: tuple[SourceName, ...] = ("digits", "synthetic", "shapes")
 SUPERCLASSES_FILE = "superclasses.json"
 _DIGITS_SPLITS = ("test", "train")
 _DIGITS_TEST_SIZE = 500
+_CONVERT_TO = (".jpg", ".png")
 _LAYOUTS = (
     "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz) "
     "or image files in a folder for each class (train/cat/1.png, test/cat/2.png)"
@@ -63,7 +66,20 @@ def load(config: DataConfig) -> DataPair:
         test = _read(config, config.test_split, "data.test_split", config.test_limit)
     whole = make_pair(train, test)
     train, test = (_add_superclasses(config, split) for split in (whole.train, whole.test))
-    return DataPair(train.balanced_subset(config.train_limit), test.balanced_subset(config.test_limit))
+    train = _with_unlabelled(config, train.balanced_subset(config.train_limit))
+    return DataPair(train, test.balanced_subset(config.test_limit))
+
+
+def _with_unlabelled(config: DataConfig, train: ImageSet, held: npt.NDArray[np.bool_] | None = None) -> ImageSet:
+    """The training images with as many labels as are used (those held out keep theirs), and further ones without."""
+    if config.labelled is not None:
+        hidden = hide_labels(train, config.labelled).labels
+        own = hidden if held is None else torch.where(torch.from_numpy(held), train.labels, hidden)
+        train = replace(train, labels=own)
+    if config.unlabelled is not None:
+        folder = find_input(config.unlabelled)
+        train = add_unlabelled(train, read_images(folder, train.images.shape[1:], config.workers, "data.unlabelled"))
+    return train
 
 
 def _load_holdout(config: DataConfig, fraction: float) -> DataPair:
@@ -72,7 +88,9 @@ def _load_holdout(config: DataConfig, fraction: float) -> DataPair:
     # The test split may have a class that this one lacks by chance: read its labels, not its images.
     whole = _add_superclasses(config, extend_classes(train, _test_classes(config))).balanced_subset(config.train_limit)
     held = holdout_mask(whole.labels.numpy(), fraction)
-    return DataPair(whole.subset(np.flatnonzero(~held)), whole.subset(np.flatnonzero(held)))
+    whole = _with_unlabelled(config, whole, held)
+    learned = np.concatenate([~held, np.ones(len(whole) - len(held), dtype=np.bool_)])
+    return DataPair(whole.subset(np.flatnonzero(learned)), whole.subset(np.flatnonzero(held)))
 
 
 def _test_classes(config: DataConfig) -> tuple[str, ...]:
@@ -121,6 +139,8 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     if layouts:
         raise BadInput(field, str(folder), f"one layout, but it holds {' and '.join(layouts)}; set data.source")
     found = ", ".join(path.name for path in there[:5]) + (", ..." if len(there) > 5 else "")
+    if others := left_out_of_splits(folder, {*USUAL_SPLITS, *splits}):
+        found += f", with class folders whose files are {others}: convert them to {' or '.join(_CONVERT_TO)}"
     raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")
 
 

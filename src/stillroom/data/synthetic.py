@@ -34,11 +34,6 @@ class SyntheticTask:
     l_k = w_k·x + Σ_{m≤M} sin(α_m w_k·x + β_m) for each class k; the label is argmax_k (l_k + noise), the first of equal
     ones.
 
-    Attributes:
-        class_vectors: w, float64 [K, d], of length 1.
-        frequencies: α, float64 [M].
-        phases: β in radians, float64 [M].
-
     Paper: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts" (KDD
     2018), for the sines; Tang et al. (arXiv 2002.03532), for classes in superclasses.
 
@@ -48,9 +43,9 @@ class SyntheticTask:
     ([1], [1.0])
     """
 
-    class_vectors: Floats
-    frequencies: Floats
-    phases: Floats
+    class_vectors: Floats  # w, float64 [K, d], of length 1
+    frequencies: Floats  # α, float64 [M]
+    phases: Floats  # β in radians, float64 [M]
 
     def scores(self, samples: Floats) -> Floats:
         """The score of each class before noise, in 6 decimals: float64 [n, K].

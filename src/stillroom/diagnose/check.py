@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, overload
 
 from stillroom.errors import format_error
@@ -19,17 +19,11 @@ class Skip(Exception):  # noqa: N818 - it is no error: the check cannot be made
 
 @dataclass(frozen=True)
 class Limits:
-    """Values of a measured quantity at which a check warns, and at which it reports a problem.
+    """Values of a measured quantity at which a check warns, and at which it reports a problem."""
 
-    Attributes:
-        warning: the first value that is a warning.
-        problem: the first value that is a problem.
-        why: why the verdict turns there.
-    """
-
-    warning: float
-    problem: float
-    why: str = ""
+    warning: float  # the first value that is a warning
+    problem: float  # the first value that is a problem
+    why: str = ""  # why the verdict turns there
 
     def at_least(self, value: float) -> Verdict:
         """The verdict on a quantity of which more is worse.
@@ -66,25 +60,16 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Check(Generic[ContextT]):
-    """One question about a recipe, a run or a study.
+    """One question about a recipe, a run or a study."""
 
-    Attributes:
-        id: its name in findings.
-        measure: answers the question from what is known; raises :class:`Skip` where it cannot.
-        threshold: where the verdict turns, in words.
-        source: the paper or the reason behind it.
-        limits: where the verdict turns, as numbers with their reasons.
-        problem: title of a finding that is a problem; empty for the id in words.
-        title: title of any other finding.
-    """
-
-    id: str
+    id: str  # its name in findings
+    # Answers the question from what is known; raises :class:`Skip` where it cannot.
     measure: Callable[[ContextT], CheckResult]
-    threshold: str = ""
-    source: str = ""
-    limits: tuple[Limits, ...] = ()
-    problem: str = ""
-    title: str = ""
+    threshold: str = ""  # where the verdict turns, in words
+    source: str = ""  # the paper or the reason behind it
+    limits: tuple[Limits, ...] = ()  # where the verdict turns, as numbers with their reasons
+    problem: str = ""  # title of a finding that is a problem; empty for the id in words
+    title: str = ""  # title of any other finding
 
     def run(self, context: ContextT) -> Finding:
         """Make the check."""
@@ -92,6 +77,21 @@ class Check(Generic[ContextT]):
             return self.finding(self.measure(context))
         except Skip as why:
             return self.skipped(str(why))
+
+    def attempt(self, context: ContextT, raises: tuple[type[Exception], ...] = ()) -> Finding:
+        """Make the check, whatever a user's model or loss does; numbers of its evidence have four digits.
+
+        Args:
+            context: what is checked.
+            raises: errors that are not the check's to report.
+        """
+        try:
+            finding = self.run(context)
+        except raises:
+            raise
+        except Exception as error:  # a user's model or loss can fail in any way; the other checks go on
+            finding = self.skipped(f"It could not be made: {format_error(error)}")
+        return replace(finding, evidence=rounded(finding.evidence))
 
     def finding(self, result: CheckResult) -> Finding:
         """A result as a finding."""
@@ -114,18 +114,25 @@ class Check(Generic[ContextT]):
         return self.finding(CheckResult("skipped", why))
 
 
+def check_all(
+    checks: Sequence[Check[ContextT]], context: ContextT, follows: Mapping[str, Sequence[str]]
+) -> list[Finding]:
+    """One finding a check; a problem that ``follows`` from that of an earlier check is a warning that says so."""
+    findings: list[Finding] = []
+    for each in checks:
+        finding = each.attempt(context)
+        problems = [other.check for other in findings if other.verdict == "problem"]
+        cause = next((name for name in problems if each.id in follows.get(name, ())), None)
+        if finding.verdict == "problem" and cause is not None:
+            finding = replace(finding, verdict="warning", summary=f"{finding.summary} This follows from {cause}.")
+        findings.append(finding)
+    return findings
+
+
 def check(
     *, threshold: str, source: str = "", limits: Sequence[Limits] = (), problem: str = "", title: str = ""
 ) -> Callable[[Callable[[ContextT], CheckResult]], Check[ContextT]]:
-    """Make a check of a function; the function's name is its id.
-
-    Args:
-        threshold: where the verdict turns, in words.
-        source: the paper or the reason behind it.
-        limits: where the verdict turns, as numbers with their reasons.
-        problem: title of a finding that is a problem.
-        title: title of any other finding.
-    """
+    """Make a check of a function; the function's name is its id."""
 
     def decorate(measure: Callable[[ContextT], CheckResult]) -> Check[ContextT]:
         return Check(measure.__name__, measure, threshold, source, tuple(limits), problem, title or problem)

@@ -89,7 +89,14 @@ class Diagnosis(DiagnosisFile):
             if finding.verdict == "skipped":
                 skipped.setdefault(finding.summary, []).append(finding.check)
         for why, checks in skipped.items():
+            if why == self.lead:
+                continue  # the headline says so
             yield "skipped", f"{', '.join(checks)}: {why}"
+
+    def attention(self) -> str:
+        """What needs attention, as it is printed, and the headline: without what is in order or was skipped."""
+        lines = [f"{verdict or '':8} {text}" for verdict, text in self.lines() if verdict not in ("ok", "skipped")]
+        return "\n".join([*lines, self.headline])
 
     def __str__(self) -> str:
         lines = [f"{verdict or '':8} {text}" for verdict, text in self.lines()]

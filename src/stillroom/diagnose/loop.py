@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.check import Check, check_all
 from stillroom.diagnose.checks.loop import answers, optimisation, roles, terms, values
-from stillroom.diagnose.checks.loop.context import LoopContext
-from stillroom.diagnose.checks.loop.record import InferenceCall, Phase, Schedule
-from stillroom.errors import format_error
+from stillroom.diagnose.checks.loop.context import LoopContext, skill
+from stillroom.diagnose.checks.loop.record import InferenceCall, Network, Phase, Schedule
 from stillroom.schema.diagnosis import VERDICTS, Finding
 
 # Causes before what follows from them.
@@ -20,6 +18,7 @@ CHECKS: tuple[Check[LoopContext], ...] = (
     roles.teacher_trained,
     roles.teacher_gradient,
     roles.parameters_left_out,
+    roles.labels_unused,
     values.half_precision,
     values.probabilities_for_logits,
     values.batch_split,
@@ -52,9 +51,10 @@ _LOSS = ("loss_scale", "loss_balance", "loss_minimum", "loss_finite", "temperatu
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
     "teacher_unused": ("student_no_gradient", *_TEACHING),
     "teacher_mode": ("teacher_trained", "stale_answers", "teacher_input", *_TEACHING),
-    "teacher_trained": ("teacher_gradient", "loss_balance", *_TEACHING),
+    "teacher_trained": ("teacher_gradient", "clipping", "loss_balance", *_TEACHING),
     "parameters_left_out": ("loss_balance", "student_no_gradient", "learning_rate"),
-    "half_precision": ("student_no_gradient", "learning_rate", "skipped_steps", *_LOSS),
+    "labels_unused": ("loss_balance", "loss_scale", "weights_swapped"),
+    "half_precision": ("student_no_gradient", "learning_rate", "skipped_steps", "labels_unused", *_LOSS),
     "probabilities_for_logits": ("roles_swapped", "learning_rate", "student_no_gradient", *_LOSS, *_TEACHING),
     "batch_split": ("roles_swapped", *_LOSS),
     "weights_not_loaded": ("teacher_input", "class_order", "stale_answers", *_TEACHING),
@@ -97,7 +97,11 @@ def diagnose_loop(
     Returns:
         One finding a check; of several trainings with a teacher the worst.
     """
-    contexts = [LoopContext(phase, asked, schedules, terms.identify, whole_script) for phase in phases]
+    trained: list[tuple[Network, float]] = []
+    contexts = []
+    for phase in phases:
+        contexts.append(LoopContext(phase, asked, schedules, terms.identify, whole_script, tuple(trained)))
+        trained += skill(phase)
     judged = [
         context
         for context in contexts
@@ -113,21 +117,6 @@ def diagnose_loop(
         return [each.skipped(why) for each in checks]
     found: dict[str, list[Finding]] = {each.id: [] for each in checks}
     for context in judged:
-        for finding in _check_all(context, checks):
+        for finding in check_all(checks, context, FOLLOWS):
             found[finding.check].append(finding)
     return [min(each, key=lambda one: VERDICTS.index(one.verdict)) for each in found.values()]
-
-
-def _check_all(context: LoopContext, checks: Sequence[Check[LoopContext]]) -> list[Finding]:
-    findings: list[Finding] = []
-    for each in checks:
-        try:
-            finding = each.run(context)
-        except Exception as error:  # the user's networks and losses can fail in any way; the other checks go on
-            finding = each.skipped(f"It could not be made: {format_error(error)}")
-        problems = [other.check for other in findings if other.verdict == "problem"]
-        cause = next((name for name in problems if each.id in FOLLOWS.get(name, ())), None)
-        if finding.verdict == "problem" and cause is not None:
-            finding = replace(finding, verdict="warning", summary=f"{finding.summary} This follows from {cause}.")
-        findings.append(replace(finding, evidence=rounded(finding.evidence)))
-    return findings

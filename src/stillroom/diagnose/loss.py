@@ -5,21 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.check import Check, check_all
 from stillroom.diagnose.checks.loss import properties
 from stillroom.diagnose.checks.loss.call import find_loss_function, make_instance, name_of
 from stillroom.diagnose.checks.loss.context import LossContext
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.errors import BadInput, format_error, nearest
-from stillroom.schema.diagnosis import Finding
 
 # Causes before what follows from them.
 CHECKS: tuple[Check[LossContext], ...] = (
@@ -39,19 +38,20 @@ CHECKS: tuple[Check[LossContext], ...] = (
     properties.half_precision,
     properties.loss_identity,
 )
-_FORMS = ("student_no_gradient", "roles_swapped", "probabilities_for_logits", "temperature_one_sided")
+_NUMBERS = ("teacher_unused", "labels_unused", "loss_scale", "target_constant", "loss_minimum", "half_precision")
 # A problem of one check explains those of the checks on the right: one fault, one problem.
 FOLLOWS: Mapping[str, tuple[str, ...]] = {
-    "teacher_gradient": ("student_no_gradient",),
-    "batch_split": ("student_no_gradient",),
-    "teacher_unused": (*_FORMS, "teacher_gradient"),
-    "labels_unused": (*_FORMS, "teacher_gradient"),
-    "weights_swapped": ("student_no_gradient", "teacher_unused", "labels_unused"),
-    "loss_scale": _FORMS,
-    "target_constant": (*_FORMS, "batch_split"),
-    "loss_minimum": (*_FORMS, "teacher_gradient", "batch_split", "target_constant"),
-    "ignored_rows": ("student_no_gradient", "batch_split"),
-    "half_precision": (*_FORMS, "loss_minimum", "loss_scale"),
+    "student_no_gradient": ("teacher_gradient", "batch_split", "weights_swapped", "ignored_rows", *_NUMBERS),
+    "roles_swapped": _NUMBERS,
+    "probabilities_for_logits": _NUMBERS,
+    "temperature_one_sided": _NUMBERS,
+    "teacher_gradient": ("teacher_unused", "labels_unused", "loss_minimum"),
+    "teacher_unused": ("weights_swapped",),
+    "labels_unused": ("weights_swapped",),
+    "batch_split": ("target_constant", "loss_minimum", "ignored_rows"),
+    "target_constant": ("loss_minimum",),
+    "loss_minimum": ("half_precision",),
+    "loss_scale": ("half_precision",),
 }
 
 
@@ -101,26 +101,11 @@ def check_loss(
     generator = torch.get_rng_state()
     try:
         given = find_loss_function(loss, num_classes=num_classes, roles=roles, feature_shape=shape)
-        findings = check_all(LossContext(given, num_classes, loss, sequences=sequences), checks)
+        context = LossContext(given, num_classes, loss, sequences=sequences)
+        findings = check_all(checks, context, FOLLOWS)
     finally:
         torch.set_rng_state(generator)
     return Diagnosis.of(name or name_of(loss), findings, kind="loss")
-
-
-def check_all(context: LossContext, checks: Sequence[Check[LossContext]] = CHECKS) -> list[Finding]:
-    """One finding a check; a problem that follows from another is a warning that says so."""
-    findings: list[Finding] = []
-    for each in checks:
-        try:
-            finding = each.run(context)
-        except Exception as error:  # a user's loss can fail in any way; the other checks go on
-            finding = each.skipped(f"It could not be made: {format_error(error)}")
-        problems = [other.check for other in findings if other.verdict == "problem"]
-        cause = next((name for name in problems if name in FOLLOWS.get(each.id, ())), None)
-        if finding.verdict == "problem" and cause is not None:
-            finding = replace(finding, verdict="warning", summary=f"{finding.summary} This follows from {cause}.")
-        findings.append(replace(finding, evidence=rounded(finding.evidence)))
-    return findings
 
 
 def load_loss(target: str) -> Any:
@@ -135,15 +120,20 @@ def load_loss(target: str) -> Any:
     place, _, name = target.rpartition(":")
     if not place or not name:
         raise BadInput("loss", target, "FILE.py:FUNCTION or package.module:FUNCTION, such as losses.py:kd_loss")
-    before = torch.get_rng_state()
+    before, arguments = torch.get_rng_state(), sys.argv
     try:
+        sys.argv = [place]
         module: Any = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
     except BadInput:
         raise
-    except (Exception, SystemExit) as error:
+    except SystemExit:
+        expected = "a module that can be imported; it exits when it is: its main part belongs under"
+        raise BadInput("loss", target, f"{expected} `if __name__ == '__main__':`") from None
+    except Exception as error:
         raise BadInput("loss", target, f"a module that can be imported; it raised {format_error(error)}") from None
     finally:
         torch.set_rng_state(before)
+        sys.argv = arguments
     found = module
     for part in name.split("."):
         if not hasattr(found, part):
@@ -161,6 +151,13 @@ def load_loss(target: str) -> Any:
 def _load_file(path: Path) -> Any:
     if not path.is_file():
         raise BadInput("loss", str(path), "a Python file that exists")
+    if (path.parent / "__init__.py").is_file() and re.search(r"^\s*from\s+\.", path.read_text(errors="ignore"), re.M):
+        # A file of a package, with relative imports: its name begins where the packages do.
+        names, folder = [path.stem], path.resolve().parent
+        while (folder / "__init__.py").is_file():
+            names.insert(0, folder.name)
+            folder = folder.parent
+        return _load_module(".".join(names), folder)
     name = f"_checked_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -176,9 +173,10 @@ def _load_file(path: Path) -> Any:
     return module
 
 
-def _load_module(name: str) -> Any:
-    sys.path.insert(0, str(Path.cwd()))
+def _load_module(name: str, folder: Path | None = None) -> Any:
+    place = str(folder or Path.cwd())
+    sys.path.insert(0, place)
     try:
         return importlib.import_module(name)
     finally:
-        sys.path.remove(str(Path.cwd()))
+        sys.path.remove(place)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from stillroom.data.loader import BatchSampler
 from stillroom.data.quality import measure_quality
-from stillroom.diagnose.check import Check, rounded
+from stillroom.data.sources import load
+from stillroom.diagnose.check import Check
 from stillroom.diagnose.checks.data import data_checks
 from stillroom.diagnose.checks.recipe import (
     features,
@@ -21,8 +23,9 @@ from stillroom.diagnose.checks.recipe import (
     temperature,
     training,
 )
-from stillroom.diagnose.checks.recipe.context import CheckContext, open_context
-from stillroom.errors import BadInput, format_error
+from stillroom.diagnose.checks.recipe.context import CheckContext, gather_components, open_context
+from stillroom.errors import BadInput
+from stillroom.losses.registry import is_custom, loss_class
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
@@ -112,19 +115,96 @@ def diagnose_recipe(
     """
     observer = observer or Observer()
     reuse_memory()
+    found: dict[str, list[Finding]] = {}
     try:
         # As its run would: more threads than cores are free make it slower, not faster.
         with threads(recipe.training.threads), exact_float32():
-            context = open_context(recipe, images=images, observer=observer, components=components)
-            context.queries.tries_sizes = not quick
-            findings = []
-            for position, check in enumerate(checks):
-                observer.phase("checks", position, len(checks))
-                findings.append(_run(check, context))
-            observer.phase("checks", len(checks), len(checks))
+            for part in _single_teachers(recipe, components):
+                context = open_context(part.recipe, images=images, observer=observer, components=part.components)
+                context.queries.tries_sizes = not quick
+                findings = found.setdefault(part.name, [])
+                for position, check in enumerate(checks):
+                    observer.phase("checks", position, len(checks))
+                    findings.append(part.as_of_whole(check.attempt(context)))
+                observer.phase("checks", len(checks), len(checks))
     finally:
         observer.run_ended()
-    return sorted(findings, key=lambda finding: VERDICTS.index(finding.verdict))
+    return sorted(_merged(found), key=lambda finding: VERDICTS.index(finding.verdict))
+
+
+@dataclass(frozen=True)
+class _SingleTeacher:
+    """A recipe of several teachers with one of them alone."""
+
+    name: str  # the teacher's; empty where the recipe has no more
+    recipe: Recipe  # with this teacher as ``teacher``
+    components: RunComponents | None
+    places: Sequence[int] = ()  # of each of its losses, the position in the whole recipe
+
+    def as_of_whole(self, finding: Finding) -> Finding:
+        """A finding whose remedy changes the whole recipe."""
+        if not self.name or finding.remedy is None:
+            return finding
+        overrides = {self._key(key): value for key, value in finding.remedy.overrides.items() if key != "losses"}
+        return replace(finding, remedy=replace(finding.remedy, overrides=overrides))
+
+    def _key(self, key: str) -> str:
+        first, _, rest = key.partition(".")
+        if first == "teacher":
+            return f"teachers.{self.name}.{rest}"
+        if first == "losses":
+            term, _, option = rest.partition(".")
+            names = [loss.name for loss in self.recipe.losses]
+            position = int(term) if term.isdecimal() else names.index(term)
+            return f"losses.{self.places[position]}.{option}"
+        return key
+
+
+def _single_teachers(recipe: Recipe, components: RunComponents | None) -> Iterator[_SingleTeacher]:
+    """The recipe with each of its teachers alone: with the losses that read it, and those that read none.
+
+    Of a mean of teachers each member is looked at, with the losses that read the mean.
+    """
+    if recipe.teachers is None:
+        yield _SingleTeacher("", recipe, components)
+        return
+    data = components.data if components is not None else load(recipe.data)
+    reads = [loss.teacher or recipe.default_teacher for loss in recipe.losses]
+    if components is None:
+        # What a class of the user's reads is not known before it is made: it may be a teacher.
+        needs = [
+            loss.teacher is not None or loss_class(loss).requires.teacher or is_custom(loss) for loss in recipe.losses
+        ]
+    else:
+        needs = [loss.requires.teacher for loss in components.losses]
+    taught = {read for read, need in zip(reads, needs, strict=True) if need}
+    for name, config in recipe.teachers.items():
+        means = [other for other, each in recipe.teachers.items() if name in (each.members or ()) and other in taught]
+        mine = name if name in taught else next(iter(means), None)
+        if config.members is not None or mine is None:
+            continue
+        places = [place for place, read in enumerate(reads) if not needs[place] or read == mine]
+        losses = tuple(recipe.losses[place].model_copy(update={"teacher": None}) for place in places)
+        part = recipe.model_copy(update={"teacher": config, "teachers": None, "losses": losses})
+        if components is None:
+            own = gather_components(part, data, lambda text: None)
+        else:
+            terms = [copy.deepcopy(components.losses[place]) for place in places]
+            models = {"teacher": components.teachers[name]} if name in components.teachers else {}
+            own = replace(components, losses=terms, teachers=models)
+        yield _SingleTeacher(name, part, own, places)
+
+
+def _merged(found: Mapping[str, list[Finding]]) -> list[Finding]:
+    """The findings of each teacher, check by check; what is the same for all is said once."""
+    merged: list[Finding] = []
+    for each in zip(*found.values(), strict=True):
+        if all((one.verdict, one.summary) == (each[0].verdict, each[0].summary) for one in each):
+            merged.append(each[0])
+        else:
+            named = zip(found, each, strict=True)
+            merged += [replace(one, summary=f"Teacher {name}: {one.summary}") for name, one in named]
+    return merged
 
 
 def quick_line(recipe: Recipe, components: RunComponents) -> str | None:
@@ -152,11 +232,3 @@ def quick_line(recipe: Recipe, components: RunComponents) -> str | None:
     first = problems[0]
     more = f"; and {', '.join(each.check for each in problems[1:])}" if len(problems) > 1 else ""
     return f"checked before training ({seconds}): {first.check}: {first.summary.rstrip('.')}{more}"
-
-
-def _run(check: Check[CheckContext], context: CheckContext) -> Finding:
-    try:
-        finding = check.run(context)
-    except Exception as error:  # a user's model or loss can fail in any way; the other checks go on
-        finding = check.skipped(f"It could not be made: {format_error(error)}")
-    return replace(finding, evidence=rounded(finding.evidence))

@@ -40,7 +40,7 @@ CHECKS: tuple[Check[RunRecord], ...] = (
 def diagnose_run(path: Path, objects: RunObjects | None = None) -> list[Finding]:
     """Check a run folder for what cost the student accuracy.
 
-    Runs of the same student from labels alone in the folders beside it are what some verdicts are held against.
+    Runs of the same student from labels alone in the folders next to it are what some verdicts are held against.
 
     Args:
         path: the run's folder; of a run that did not end, only what was logged is judged.
@@ -71,8 +71,8 @@ def _check_input(recipe: Recipe, objects: RunObjects) -> list[Finding]:
     """What the teacher of a Python run gets, and whether it is right for it."""
     if not recipe.all_teachers:
         return []
-    if recipe.teacher is None or recipe.teacher.logits is not None:
-        why = "Only a single teacher that is a module is looked at."
+    if not recipe.model_teachers:
+        why = "Only a teacher that is a module is looked at."
         return [Finding("teacher_input", "skipped", why)]
     if objects.data is None or objects.student is None or not objects.teachers:
         why = (
@@ -106,6 +106,9 @@ def in_python(finding: Finding) -> Finding:
         else:
             set_value(content, key, value)
     data = content.pop("data", {})
+    for name, options in content.pop("teachers", {}).items():
+        for key, value in options.items():
+            content.setdefault("teacher", {}).setdefault(key, {})[name] = value
     arguments = {
         **{f"{who}_{key}": value for who in ("teacher", "student") for key, value in content.pop(who, {}).items()},
         **data,

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from stillroom.diagnose.check import Check, rounded
+from stillroom.diagnose.check import Check
 from stillroom.diagnose.checks.setup import student as student_checks
 from stillroom.diagnose.checks.setup import teacher as teacher_checks
 from stillroom.diagnose.checks.setup.training_setup import IMAGES, TrainingSetup, draw_batches, unchanged
 from stillroom.diagnose.diagnosis import Diagnosis
-from stillroom.errors import BadInput, format_error
+from stillroom.errors import BadInput
 
 # Causes before what follows from them.
 CHECKS: tuple[Check[TrainingSetup], ...] = (
@@ -92,15 +91,7 @@ def check_setup(
         setup = TrainingSetup(
             teacher, student, draw_batches(source, images), loss=loss, optimizer=optimizer, loader=loader
         )
-        findings = []
-        for each in CHECKS:
-            try:
-                finding = each.run(setup)
-            except BadInput:
-                raise
-            except Exception as error:  # a user's model or loss can fail in any way; the other checks go on
-                finding = each.skipped(f"It could not be made: {format_error(error)}")
-            findings.append(replace(finding, evidence=rounded(finding.evidence)))
+        findings = [each.attempt(setup, raises=(BadInput,)) for each in CHECKS]
     return Diagnosis.of(f"{type(teacher).__name__} → {type(student).__name__}", findings, kind="setup")
 
 

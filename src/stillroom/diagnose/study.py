@@ -16,9 +16,6 @@ from stillroom.schema.study import CellKey, read_study
 def diagnose_study(path: Path) -> list[Finding]:
     """Check a study's results and the folders of its runs.
 
-    Args:
-        path: the study's folder, with results.
-
     Returns:
         First whether the table can be believed; then each distilled method against the same student from labels alone;
         then the checks of runs: a problem of a method where most of its runs have it. A check that no method fails is

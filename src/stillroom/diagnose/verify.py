@@ -18,7 +18,7 @@ from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
 from stillroom.study.engine import engine_maker
 from stillroom.study.progress import StudyObserver
-from stillroom.study.wording import word
+from stillroom.wording import word
 
 # Folder of the study of the remedies.
 FOLDER = "remedies"
@@ -43,34 +43,21 @@ _OTHER_UNIT = {"training.epochs": "training.steps", "training.steps": "training.
 
 @dataclass
 class RemedyMethod:
-    """A remedy as a method of a study.
+    """A remedy as a method of a study."""
 
-    Attributes:
-        name: the method's.
-        checks: the findings whose remedy it is.
-        overrides: dotted recipe keys to new values.
-    """
-
-    name: str
-    checks: list[str]
-    overrides: dict[str, Any]
+    name: str  # the method's
+    checks: list[str]  # the findings whose remedy it is
+    overrides: dict[str, Any]  # dotted recipe keys to new values
 
 
 @dataclass
 class RemedyPlan:
-    """Which remedies can be trained.
+    """Which remedies can be trained."""
 
-    Attributes:
-        each: the remedies, those of problems first.
-        together: all of them that fit together; None where that is the same as one of them.
-        conflicts: overrides of which only the first was taken together, in words.
-        not_verified: check → why its remedy cannot be trained.
-    """
-
-    each: list[RemedyMethod] = field(default_factory=list)
-    together: RemedyMethod | None = None
-    conflicts: list[str] = field(default_factory=list)
-    not_verified: dict[str, str] = field(default_factory=dict)
+    each: list[RemedyMethod] = field(default_factory=list)  # the remedies, those of problems first
+    together: RemedyMethod | None = None  # all of them that fit together; None where that is the same as one of them
+    conflicts: list[str] = field(default_factory=list)  # overrides of which only the first was taken together, in words
+    not_verified: dict[str, str] = field(default_factory=dict)  # check → why its remedy cannot be trained
 
     @property
     def all(self) -> list[RemedyMethod]:
@@ -121,10 +108,6 @@ def verify_remedies(
 
 def plan_remedies(recipe: Recipe, findings: Sequence[Finding]) -> RemedyPlan:
     """The remedies that can be trained, problems first, and all of them together.
-
-    Args:
-        recipe: what they change.
-        findings: what was found.
 
     >>> from stillroom.schema.diagnosis import Remedy
     >>> recipe = parse_recipe({"student": {"name": "mlp"}})
@@ -207,11 +190,6 @@ def _unique_name(check: str, others: Sequence[RemedyMethod]) -> str:
 
 def study_of(recipe: Recipe, plan: RemedyPlan, seeds: Sequence[int]) -> Study:
     """The study that compares the unchanged student with each remedy.
-
-    Args:
-        recipe: what was diagnosed.
-        plan: the remedies.
-        seeds: fixed before looking.
 
     Raises:
         BadInput: a seed is none.

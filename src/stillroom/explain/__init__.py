@@ -7,19 +7,8 @@ from stillroom.explain.metrics import concept_counts, concepts, learning_speed, 
 from stillroom.explain.queries import TapFeatures
 
 __all__ = [
-    "PixelEntropies",
-    "TapFeatures",
-    "above_zero",
-    "centre_box",
-    "concept_counts",
-    "concepts",
-    "entropy_of_energies",
-    "from_boxes",
-    "learning_speed",
-    "on_grid",
-    "pixel_entropy",
-    "pixel_entropy_with_error",
-    "stability",
-]
+    "PixelEntropies", "TapFeatures", "above_zero", "centre_box", "concept_counts", "concepts", "entropy_of_energies",
+    "from_boxes", "learning_speed", "on_grid", "pixel_entropy", "pixel_entropy_with_error", "stability",
+]  # fmt: skip
 
 make_callable(__name__)

@@ -31,23 +31,15 @@ _REACH = 1.5
 
 @dataclass(frozen=True)
 class NoiseResponse:
-    """What was measured of some images at one σ, in mean squares of a feature; P pairs, cells [g, g].
+    """What was measured of some images at one σ, in mean squares of a feature; P pairs, cells [g, g]."""
 
-    Attributes:
-        sigma: where, [B, g, g].
-        captured: E‖S_i‖² and E‖D_i‖² in the directions that the features move in most, [2, B, g, g].
-        rest: the same in all others, of each pair, [2, B, P, g, g].
-        aside: a second estimate of the same, from ε_i·o·S_i/σ_i, [B, P, g, g]; None where nothing is captured.
-        kinks: ε_i·e·D_i/σ_i of each pair, [B, P, g, g].
-        power: the mean square of o and of e, [2, B, P].
-    """
-
-    sigma: Tensor
-    captured: Tensor
-    rest: Tensor
+    sigma: Tensor  # where, [B, g, g]
+    captured: Tensor  # E‖S_i‖² and E‖D_i‖² in the directions that the features move in most, [2, B, g, g]
+    rest: Tensor  # the same in all others, of each pair, [2, B, P, g, g]
+    # A second estimate of the same, from ε_i·o·S_i/σ_i, [B, P, g, g]; None where nothing is captured.
     aside: Tensor | None
-    kinks: Tensor
-    power: Tensor
+    kinks: Tensor  # ε_i·e·D_i/σ_i of each pair, [B, P, g, g]
+    power: Tensor  # the mean square of o and of e, [2, B, P]
 
     @property
     def error(self) -> Tensor:

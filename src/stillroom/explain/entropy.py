@@ -32,27 +32,19 @@ PASSES_TO_OPTIMUM = 2100
 
 @dataclass(frozen=True)
 class PixelEntropies:
-    """Entropies of some images, with their errors and measured energies.
+    """Entropies of some images, with their errors and measured energies."""
 
-    Attributes:
-        entropy: H [B, g, g] in nats; NaN for images that do not respond.
-        error: the standard error of H by the spread between halves of the draws, [B, g, g]; None for ``published``,
-            whose draws are not repeated.
-        level: the mean of H, [B], which is at ``stop`` within a step; NaN as above.
-        sigma_f: the mean square that noise of .01 changes a feature by, float64 [B].
-        energies: a_i = (∂MSE/∂σ_i)/(2σ_i) as measured, float64 [B, g, g]; None for ``published``. Other stops and
-            coarser grids can be computed from these: see :func:`entropy_of_energies`.
-        responds: whether the features move with the image at all (σ_f > 0), bool [B].
-        passes: network passes an image, forward and backward one each, on average.
-    """
-
-    entropy: Tensor
+    entropy: Tensor  # H [B, g, g] in nats; NaN for images that do not respond
+    # The standard error of H by the spread between halves of the draws, [B, g, g]; None for ``published``, whose draws
+    # are not repeated.
     error: Tensor | None
-    level: Tensor
-    sigma_f: Tensor
+    level: Tensor  # the mean of H, [B], which is at ``stop`` within a step; NaN as above
+    sigma_f: Tensor  # the mean square that noise of .01 changes a feature by, float64 [B]
+    # A_i = (∂MSE/∂σ_i)/(2σ_i) as measured, float64 [B, g, g]; None for ``published``. Other stops and coarser grids can
+    # be computed from these: see :func:`entropy_of_energies`.
     energies: Tensor | None
-    responds: Tensor
-    passes: float
+    responds: Tensor  # whether the features move with the image at all (σ_f > 0), bool [B]
+    passes: float  # network passes an image, forward and backward one each, on average
 
 
 def pixel_entropy(

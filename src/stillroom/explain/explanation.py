@@ -51,8 +51,10 @@ FOLDER = "explain"
 _BLOCK = 8
 THRESHOLD, STOP = 0.2, -2.8
 FEWEST = 4
-# Beside each claim: the same with another threshold, stop and grid, and with the images that the paper's code keeps.
+# With each claim: the same with another threshold, stop and grid, and with the images that the paper's code keeps.
 _THRESHOLDS, _STOPS = (0.1, 0.3), (-3.0, -2.6)
+# The part of the training from which on the paper's code asks of every checkpoint whether an image is kept.
+_SELECTED_FROM = 40 / 150
 
 
 def explain(
@@ -177,6 +179,7 @@ def _explain(
             excluded=excluded,
             mask=sample.mask,
             without_foreground=int((~sample.foreground.flatten(1).any(1)).sum()),
+            published=int(comparison.published_images.sum()) if len(runs) > explained else None,
             foreground_cells=six_digits(float(sample.foreground.double().mean())),
         ),
         teacher=teacher_concepts,
@@ -239,10 +242,28 @@ class _Comparison:
             )
         return tuple(found)
 
+    @cached_property
+    def published_images(self) -> Tensor:
+        """The images that the authors' selection keeps, bool [I]: at each checkpoint from 40/150 of the training on."""
+        late = [
+            run[place]
+            for each, run in zip(self.runs, self.entropy, strict=True)
+            for place, epoch in enumerate(each.epochs)
+            if place == len(run) - 1 or epoch >= _SELECTED_FROM * each.epochs[-1]
+        ]
+        return published_selection(late, self.sample.foreground)
+
     def hypotheses(self, statistics: list[ConceptStatistics]) -> tuple[HypothesisTest, ...]:
-        """The hypotheses by each explained run against its baseline; none without baselines."""
+        """The hypotheses by each explained run against its baseline; none without baselines.
+
+        No verdict where the authors' selection keeps fewer than ``FEWEST`` images: there the background is no measure
+        of what a network discards.
+        """
         pairs = list(zip(statistics[: self.explained], statistics[self.explained :], strict=False))
-        return judge_hypotheses(pairs, self.search.seed) if pairs else ()
+        if not pairs:
+            return ()
+        decided = int(self.published_images.sum()) >= FEWEST
+        return judge_hypotheses(pairs, self.search.seed, decided=decided)
 
     def sensitivity(self) -> tuple[SensitivityRow, ...]:
         """The verdicts again where one choice is made differently; nothing without a comparison."""
@@ -256,7 +277,7 @@ class _Comparison:
         if grid % 2 == 0 and not bool(on_grid(inside, grid // 2).all()):
             coarse = grid // 2
             choices.append(("grid", coarse, self._entropy_at(stop, coarse), on_grid(inside, coarse), THRESHOLD))
-        keep = published_selection([run[-1] for run in self.entropy], inside)
+        keep = self.published_images
         if int(keep.sum()) >= FEWEST:
             selected = [run[:, keep] for run in self.entropy]
             choices.append(("selection", "published", selected, inside[keep], THRESHOLD))
@@ -284,10 +305,10 @@ class _Comparison:
 
 
 def published_selection(entropy: Sequence[Tensor], foreground: Tensor) -> Tensor:
-    """The images that the paper's code keeps: all networks at the end have discarded more of the background.
+    """The images that the paper's code keeps: all networks have discarded more of the background than of the subject.
 
     Args:
-        entropy: H of each network, [I, g, g].
+        entropy: H of each network at each checkpoint that counts, [I, g, g].
         foreground: bool [I, g, g].
 
     Returns:
@@ -327,19 +348,12 @@ _FIELDS = ("entropy", "error", "energies", "sigma_f")
 
 @dataclass(frozen=True)
 class EntropyMaps:
-    """What was found of one network.
+    """What was found of one network."""
 
-    Attributes:
-        entropy: H [I, g, g], NaN for images that it does not respond to.
-        error: its standard error, [I, g, g].
-        energies: a [I, g, g].
-        sigma_f: [I].
-    """
-
-    entropy: Tensor
-    error: Tensor
-    energies: Tensor
-    sigma_f: Tensor
+    entropy: Tensor  # H [I, g, g], NaN for images that it does not respond to
+    error: Tensor  # its standard error, [I, g, g]
+    energies: Tensor  # a [I, g, g]
+    sigma_f: Tensor  # [I]
 
     def select(self, chosen: Tensor) -> EntropyMaps:
         """A subset of the images, by a bool [I]."""

@@ -14,11 +14,6 @@ from stillroom.errors import BadInput
 class Grid:
     """g×g cells over images of H×W pixels: pixel (y, x) belongs to cell (⌊y·g/H⌋, ⌊x·g/W⌋), as in nearest upsampling.
 
-    Attributes:
-        cells: g, the cells along a side.
-        rows: which row of cells each row of pixels is in, one-hot [g, H].
-        columns: the same of columns, [W, g].
-
     >>> grid = make_grid(2, 2, 4)
     >>> grid.spread(torch.tensor([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [[1.0, 1.0, 2.0, 2.0], [3.0, 3.0, 4.0, 4.0]]
@@ -26,9 +21,9 @@ class Grid:
     [[2.0, 2.0], [2.0, 2.0]]
     """
 
-    cells: int
-    rows: Tensor
-    columns: Tensor
+    cells: int  # g, the cells along a side
+    rows: Tensor  # which row of cells each row of pixels is in, one-hot [g, H]
+    columns: Tensor  # the same of columns, [W, g]
 
     def spread(self, cells: Tensor) -> Tensor:
         """Give each pixel its cell's value: [..., g, g] → [..., H, W]."""

@@ -19,18 +19,12 @@ StudentPair = tuple[ConceptStatistics, ConceptStatistics]
 
 @dataclass(frozen=True)
 class ConceptMeasure:
-    """A measure that a hypothesis is about.
+    """A measure that a hypothesis is about."""
 
-    Attributes:
-        name: as ``explain.json`` has it.
-        hypothesis: 1 more and better concepts, 2 learned faster and together, 3 a steadier way.
-        sign: 1 if the hypothesis expects distillation to raise it, −1 if to lower it.
-        value: of a run, given how often each image is counted, [R, I]: [R].
-    """
-
-    name: MeasureName
-    hypothesis: int
-    sign: int
+    name: MeasureName  # as ``explain.json`` has it
+    hypothesis: int  # 1 more and better concepts, 2 learned faster and together, 3 a steadier way
+    sign: int  # 1 if the hypothesis expects distillation to raise it, −1 if to lower it
+    # Of a run, given how often each image is counted, [R, I]: [R].
     value: Callable[[ConceptStatistics, Doubles], Doubles]
 
 
@@ -69,23 +63,30 @@ CLAIMS = {
 }
 
 
-def judge_hypotheses(pairs: Sequence[StudentPair], seed: int) -> tuple[HypothesisTest, ...]:
+def judge_hypotheses(
+    pairs: Sequence[StudentPair], seed: int, *, resamples: int = RESAMPLES, decided: bool = True
+) -> tuple[HypothesisTest, ...]:
     """Each hypothesis, with the difference of each of its measures and a 95% interval.
 
-    Images and pairs are drawn again, ``RESAMPLES`` times; an image that is drawn counts in both networks of each pair.
-    How far a draw of pairs moves the mean is made wider, as few draws of few pairs know too little of their spread:
-    √(n/(n − 1))·t_{n−1}/z, with which the pairs' part is as wide as Student's interval. With one pair
-    the interval is over images alone. The concepts themselves stay as they are.
+    The interval is over images and seeds. Images: they are drawn again, ``resamples`` times; an image that is drawn
+    counts in both networks of each pair. Seeds: Student's interval of the pairs' differences. The two parts add as
+    independent errors do, ``√(images² + seeds²)`` on each side. The concepts themselves stay as they are.
+
+    A hypothesis is supported where the intervals of all its measures are clear of zero on the side that it claims,
+    refuted where all are on the other, else undecided. **One pair decides nothing**: two students of one method differ
+    by their seed alone, and how much is not known; its interval is over images alone.
+
+    Args:
+        seed: of the draws.
+        resamples: how often images are drawn again.
+        decided: whether there may be verdicts; without, differences and intervals alone.
     """
     images = pairs[0][0].n_fg.shape[1]
     draws = np.random.default_rng(seed)
     counts = np.concatenate(
-        [np.ones((1, images)), draws.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)]
+        [np.ones((1, images)), draws.multinomial(images, np.full(images, 1 / images), size=resamples)]
     ).astype(np.float64)
-    of_pairs = np.concatenate(
-        [np.ones((1, len(pairs))), draws.multinomial(len(pairs), np.full(len(pairs), 1 / len(pairs)), size=RESAMPLES)]
-    )
-    measured = {measure.name: _test_measure(measure, pairs, counts, of_pairs) for measure in MEASURES}
+    measured = {measure.name: _test_measure(measure, pairs, counts, decided) for measure in MEASURES}
     tests = []
     for number, claim in CLAIMS.items():
         measures = tuple(measured[one.name] for one in MEASURES if one.hypothesis == number)
@@ -95,49 +96,45 @@ def judge_hypotheses(pairs: Sequence[StudentPair], seed: int) -> tuple[Hypothesi
 
 
 def _test_measure(
-    measure: ConceptMeasure, pairs: Sequence[StudentPair], counts: Doubles, of_pairs: Doubles
+    measure: ConceptMeasure, pairs: Sequence[StudentPair], counts: Doubles, decided: bool
 ) -> HypothesisMeasure:
     distilled, labels = (np.stack([measure.value(pair[side], counts) for pair in pairs], 1) for side in (0, 1))
     apart = distilled - labels
-    centre = _weighted_mean(apart, np.ones_like(of_pairs))
-    difference = centre + _widening(len(pairs)) * (_weighted_mean(apart, of_pairs) - centre)
-    drawn = difference[1:][np.isfinite(difference[1:])]
-    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (np.nan, np.nan)
+    there = np.isfinite(apart)
+    known = there.sum(1)
+    mean = np.where(known > 0, np.where(there, apart, 0).sum(1) / np.maximum(known, 1), np.nan)
+    difference, drawn = mean[0], mean[1:][np.isfinite(mean[1:])]
+    of_images = np.quantile(drawn, (0.025, 0.975)) - difference if len(drawn) else np.full(2, np.nan)
+    of_seeds = _student_half_width(apart[0][there[0]])
+    low, high = (difference + side * np.hypot(width, of_seeds) for side, width in zip((-1, 1), of_images, strict=True))
     return HypothesisMeasure(
         measure=measure.name,
         expected="higher" if measure.sign > 0 else "lower",
         distilled=six_digits_or_none(float(np.mean(distilled[0]))),
         labels=six_digits_or_none(float(np.mean(labels[0]))),
-        difference=six_digits_or_none(float(difference[0])),
+        difference=six_digits_or_none(float(difference)),
         low=six_digits_or_none(float(low)),
         high=six_digits_or_none(float(high)),
-        verdict=_verdict(measure.sign, float(low), float(high)),
+        verdict=_verdict(measure.sign, float(low), float(high), decided=decided and int(known[0]) > 1),
     )
 
 
-def _widening(pairs: int) -> float:
-    """Student's interval over the percentiles' of a bootstrap.
+def _student_half_width(values: Doubles) -> float:
+    """Half the width of Student's 95% interval of a mean; 0 of one value, of which nothing is known.
 
-    >>> [round(_widening(pairs), 2) for pairs in (1, 3, 5, 100)]
-    [1.0, 2.69, 1.58, 1.02]
+    >>> round(_student_half_width(np.array([1.0, 2.0, 3.0])), 3), _student_half_width(np.array([1.0]))
+    (2.484, 0.0)
     """
-    if pairs == 1:
-        return 1.0
-    return float((pairs / (pairs - 1)) ** 0.5 * stats.t.ppf(0.975, pairs - 1) / stats.norm.ppf(0.975))
+    if len(values) < 2:
+        return 0.0
+    return float(stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
 
 
-def _weighted_mean(values: Doubles, counts: Doubles) -> Doubles:
-    """The mean over pairs [R, P] of those that are known, each counted as drawn."""
-    there = np.isfinite(values) & (counts > 0)
-    total = (counts * there).sum(1)
-    return np.asarray(np.where(total > 0, (counts * np.where(there, values, 0)).sum(1) / np.maximum(total, 1), np.nan))
-
-
-def _verdict(sign: int, low: float, high: float) -> HypothesisVerdict | None:
+def _verdict(sign: int, low: float, high: float, *, decided: bool) -> HypothesisVerdict | None:
     """None where there is nothing to judge."""
     if not (np.isfinite(low) and np.isfinite(high)):
         return None
-    if low > 0 or high < 0:
+    if decided and (low > 0 or high < 0):
         return "supported" if sign * low > 0 else "refuted"
     return "undecided"
 
@@ -145,6 +142,5 @@ def _verdict(sign: int, low: float, high: float) -> HypothesisVerdict | None:
 def _combine(verdicts: Sequence[HypothesisVerdict]) -> HypothesisVerdict | None:
     if not verdicts:
         return None
-    if all(verdict == "supported" for verdict in verdicts):
-        return "supported"
-    return "refuted" if "refuted" in verdicts and "supported" not in verdicts else "undecided"
+    first = verdicts[0]
+    return first if all(verdict == first for verdict in verdicts) else "undecided"

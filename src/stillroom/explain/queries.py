@@ -22,17 +22,11 @@ _PASS_SIZE = {"cpu": 1 << 19, "cuda": 1 << 23}
 
 @dataclass
 class CountingModel:
-    """A feature function that counts its passes, forward and backward one each for an image.
+    """A feature function that counts its passes, forward and backward one each for an image."""
 
-    Attributes:
-        feature_fn: [n, C, H, W] → [n, …], differentiable, of each image by itself.
-        grid: the cells over its images.
-        passes: images that went through it so far.
-    """
-
-    feature_fn: FeatureFunction
-    grid: Grid
-    passes: int = 0
+    feature_fn: FeatureFunction  # [n, C, H, W] → [n, …], differentiable, of each image by itself
+    grid: Grid  # the cells over its images
+    passes: int = 0  # images that went through it so far
 
     def features(self, images: Tensor) -> Tensor:
         """The features of images, [n, C, H, W] → [n, m] in float32."""

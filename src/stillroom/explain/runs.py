@@ -36,27 +36,17 @@ _KEEP = "training.checkpoints=[0,1,2,5,10] keeps the student at such epochs"
 
 @dataclass(frozen=True)
 class RunToExplain:
-    """A finished run.
+    """A finished run."""
 
-    Attributes:
-        path: its folder.
-        recipe: as it is written there.
-        summary: its ``summary.json``.
-        student: a model for the weights of any of ``checkpoints``.
-        checkpoints: the student at the epochs that were kept, the end of the training last.
-        tap: where its features are read.
-        weight_distance: a layer, and how far its weights had moved at each checkpoint; None if not recorded.
-        objects: what its recipe cannot make again.
-    """
-
-    path: Path
-    recipe: Recipe
-    summary: RunSummary
-    student: PreparedModel
-    checkpoints: tuple[Checkpoint, ...]
-    tap: str
+    path: Path  # its folder
+    recipe: Recipe  # as it is written there
+    summary: RunSummary  # its ``summary.json``
+    student: PreparedModel  # a model for the weights of any of ``checkpoints``
+    checkpoints: tuple[Checkpoint, ...]  # the student at the epochs that were kept, the end of the training last
+    tap: str  # where its features are read
+    # A layer, and how far its weights had moved at each checkpoint; None if not recorded.
     weight_distance: tuple[str, tuple[float, ...]] | None
-    objects: RunObjects = field(default_factory=RunObjects)
+    objects: RunObjects = field(default_factory=RunObjects)  # what its recipe cannot make again
 
     @property
     def epochs(self) -> tuple[float, ...]:
@@ -66,23 +56,14 @@ class RunToExplain:
 
 @dataclass(frozen=True)
 class ImageSample:
-    """The test images on which all runs are compared.
+    """The test images on which all runs are compared."""
 
-    Attributes:
-        rows: their places in the test split, int64 [I].
-        images: as they are stored, [I, C, H, W].
-        labels: int64 [I].
-        foreground: bool [I, g, g].
-        mask: what made it.
-        fingerprint: of the split they are from.
-    """
-
-    rows: tuple[int, ...]
-    images: Tensor
-    labels: Tensor
-    foreground: Tensor
-    mask: str
-    fingerprint: str
+    rows: tuple[int, ...]  # their places in the test split, int64 [I]
+    images: Tensor  # as they are stored, [I, C, H, W]
+    labels: Tensor  # int64 [I]
+    foreground: Tensor  # bool [I, g, g]
+    mask: str  # what made it
+    fingerprint: str  # of the split they are from
 
     def select(self, chosen: Tensor) -> ImageSample:
         """Those of the images that are chosen, bool [I]."""
@@ -149,10 +130,10 @@ def last_stage(student: PreparedModel, example: Tensor) -> str:
 
 def load_teacher(run: RunToExplain, data: ImageSet) -> PreparedModel | None:
     """The teacher of a run, of several the most accurate, if it can be run here."""
-    name = run.summary.reference
-    config = run.recipe.all_teachers.get(name or "")
-    if name is None or config is None or config.logits is not None:
+    name = run.summary.reference_of(run.recipe.model_teachers)
+    if name is None:
         return None
+    config = run.recipe.all_teachers[name]
     teacher = run.objects.make_teacher(name, run.recipe, data).eval()
     return prepare_model(teacher, config, data, run.recipe.teacher_field(name))
 

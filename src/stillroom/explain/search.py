@@ -24,15 +24,10 @@ PATIENCE, RAISE = 60, 1.5
 
 @dataclass(frozen=True)
 class DescentResult:
-    """Where the search came to.
+    """Where the search came to."""
 
-    Attributes:
-        sigma: the σ that is kept, [B, g, g].
-        steps: how many steps were made, of each image, int64 [B].
-    """
-
-    sigma: Tensor
-    steps: Tensor
+    sigma: Tensor  # the σ that is kept, [B, g, g]
+    steps: Tensor  # how many steps were made, of each image, int64 [B]
 
 
 def entropy_of_sigma(sigma: Tensor) -> Tensor:
@@ -181,19 +176,12 @@ _WHERE = 0.7
 
 @dataclass(frozen=True)
 class FastSearchResult:
-    """What the fast method found of some images.
+    """What the fast method found of some images."""
 
-    Attributes:
-        sigma: [B, g, g].
-        halves: the same from either half of the draws, [2, B, g, g].
-        sigma_f: [B].
-        energies: a, [B, g, g]; 0 where σ_f is.
-    """
-
-    sigma: Tensor
-    halves: Tensor
-    sigma_f: Tensor
-    energies: Tensor
+    sigma: Tensor  # [B, g, g]
+    halves: Tensor  # the same from either half of the draws, [2, B, g, g]
+    sigma_f: Tensor  # [B]
+    energies: Tensor  # a, [B, g, g]; 0 where σ_f is
 
 
 def pairs_within(passes: int, at_once: int) -> int:

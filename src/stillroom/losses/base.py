@@ -7,15 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
+import torch
 from pydantic import Field, SerializerFunctionWrapHandler, Tag, ValidationError, model_serializer, model_validator
 from torch import Tensor, nn
 
 from stillroom.config import Config, bad_input, by_shape
+from stillroom.errors import BadInput
 from stillroom.losses.setup_context import SetupContext
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.output import ModelOutput
 
-Family = Literal["labels", "logits", "features", "gradients", "other"]
+Family = Literal["labels", "logits", "features", "relations", "gradients", "other"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 Weighing = Literal["identity", "diagonal", "full", "exact"]
 
@@ -165,6 +167,7 @@ class Requires:
         heads: those of ``tails`` that must be one linear layer, because its weights are read.
         fishers: diagonals of the teacher's Fisher matrix in its features; their taps are in ``teacher_features``.
         fisher_means: those of ``fishers`` whose mean over the training set is read, too.
+        input_gradient: the loss takes the student's gradient in its images, by :meth:`LossInputs.input_gradient`.
     """
 
     teacher: bool = False
@@ -176,6 +179,7 @@ class Requires:
     heads: tuple[str, ...] = ()
     fishers: tuple[FisherOf, ...] = ()
     fisher_means: tuple[FisherOf, ...] = ()
+    input_gradient: bool = False
 
     def __post_init__(self) -> None:
         for name in ("teacher_features", "tails", "fishers"):
@@ -199,6 +203,8 @@ class LossInputs:
         labels: int64 [B].
         index: the samples' indices in the training set, int64 [B].
         progress: fraction of the training done, in [0, 1).
+        images: what the student's output was computed from, [B, C, H, W]; None if no loss takes a gradient in them.
+        white: the value of a white pixel in ``images``, 255 or 1.
     """
 
     student: ModelOutput
@@ -206,6 +212,18 @@ class LossInputs:
     labels: Tensor
     index: Tensor
     progress: float
+    images: Tensor | None = None
+    white: float = 1.0
+
+    def input_gradient(self, value: Tensor) -> Tensor:
+        """Gradient of a scalar of the student in its images, [B, C, H, W], per pixel/white; a loss can be made of it.
+
+        Raises:
+            RuntimeError: no loss declared it.
+        """
+        if self.images is None:
+            raise RuntimeError("nothing declares that the images' gradient is read: Requires(input_gradient=True)")
+        return self.white * torch.autograd.grad(value, self.images, create_graph=True)[0]
 
     @property
     def teacher_output(self) -> ModelOutput:
@@ -220,7 +238,13 @@ class LossInputs:
 
     @property
     def teacher_logits(self) -> Tensor:
-        """The teacher's logits, [B, K]; raises like :attr:`teacher_output`."""
+        """The teacher's logits, [B, K]; raises like :attr:`teacher_output`.
+
+        Raises:
+            BadInput: the teacher gives embeddings alone.
+        """
+        if not self.teacher_output.has_logits:
+            raise BadInput("teacher.embeddings", True, "a loss on features or relations: this teacher has no logits")
         return self.teacher_output.logits
 
     @property
@@ -248,7 +272,8 @@ class Loss(nn.Module, Generic[ConfigT]):
 
     Attributes:
         citation: where it was published, if anywhere.
-        family: what it compares: labels, logits, features, or features weighed by gradients.
+        family: what it compares: labels, logits, features, relations between samples, or gradients (also features
+            weighed by gradients).
         requires: what the run must provide; a loss that chooses its taps itself sets it in :meth:`setup`.
         per_sample: the batch's loss is the mean of its samples' losses, so that micro-batches may be accumulated.
         has_temperature: it has the option ``temperature``, which softens logits; set from the config.
@@ -259,6 +284,8 @@ class Loss(nn.Module, Generic[ConfigT]):
         weighings: how exactly it weighs the gap to the teacher as a member of the KL family, by default first.
         smoothing_option: the option that is the share of the labels spread over all classes.
         label_free_option: the option, and its value, that leaves the labels out of a loss that otherwise reads them.
+        local_buffers: its buffers that every process computes alike, so that none is sent from one to the others.
+        reuses_head: the student is to end in the teacher's last layer (:mod:`stillroom.models.reused_head`).
         pairs: the taps it compares, (teacher's, student's), set in :meth:`setup`.
     """
 
@@ -274,6 +301,8 @@ class Loss(nn.Module, Generic[ConfigT]):
     weighings: ClassVar[tuple[Weighing, ...]] = ()
     smoothing_option: ClassVar[str | None] = None
     label_free_option: ClassVar[tuple[str, Any] | None] = None
+    local_buffers: ClassVar[tuple[str, ...]] = ()
+    reuses_head: ClassVar[bool] = False
     pairs: tuple[tuple[Any, Any], ...] = ()
 
     config: ConfigT
@@ -311,6 +340,9 @@ class Loss(nn.Module, Generic[ConfigT]):
         A run calls it once, before the training, and takes ``requires`` and the parameters afterwards. Keep no
         reference to the models: what a loss holds is trained, saved and moved with it.
         """
+
+    def after_step(self) -> None:
+        """Update what it remembers of the batch, such as a memory bank; called after each optimizer step."""
 
     def target_logits(self, inputs: LossInputs) -> Tensor:
         """The logits to learn, [B, K]: the teacher's, or those whose softened answer is the ``target``."""

@@ -50,6 +50,7 @@ class Correlation(FeatureLoss[CorrelationConfig]):
     """Correlation of the gaps of consecutive images, the mean over the pairs of taps; see :func:`correlation`."""
 
     citation = Citation("Correlation Congruence for Knowledge Distillation", "1904.01802", "peng2019correlation")
+    family = "relations"
     per_sample = False
 
     def forward(self, inputs: LossInputs) -> Tensor:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+from pydantic import Field
 from torch import Tensor
 
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.label_smoothing import label_smoothing
 
 
-class CrossEntropyConfig(LossConfig):
+class FirstClassConfig(LossConfig):
+    """A term on labels whose possible answers may begin at a later class."""
+
+    left_out = ("teacher", "first_class")
+
+    first_class: int | None = Field(
+        None,
+        ge=1,
+        description="The first class that is a possible answer; images of classes before it add nothing. Set by "
+        "incremental.labels new, for each task.",
+    )
+
+
+class CrossEntropyConfig(FirstClassConfig):
     """Cross-entropy with the true labels."""
 
     name: Literal["cross_entropy"] = "cross_entropy"
@@ -46,4 +61,8 @@ class CrossEntropy(Loss[CrossEntropyConfig]):
     rescaling_part = "labels"
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        return cross_entropy(inputs.student.logits, inputs.labels)
+        logits, labels, first = inputs.student.logits, inputs.labels, self.config.first_class
+        if first is None:
+            return cross_entropy(logits, labels)
+        # −100 is torch's mark of a row without a label.
+        return cross_entropy(logits[:, first:], torch.where(labels >= first, labels - first, -100))

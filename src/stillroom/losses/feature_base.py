@@ -108,18 +108,15 @@ class TapLoss(Loss[TapConfigT]):
 
     The connectors learn with the student and are no part of it. Those that end in maps have batch norm, so that each
     micro-batch is normalised by itself, as in the student's own batch norms.
-
-    Attributes:
-        pairs: (the teacher's tap, the student's), shallow to deep where found, else in the recipe's order.
-        connectors: from the student's features to the teacher's shape, one a pair; a list, because names of taps hold
-            dots, which names of modules cannot.
-        verb: what :meth:`describe_taps` says it does with the taps.
     """
 
     requires = Requires(teacher=True)
-    verb: ClassVar[str] = "compares"
+    verb: ClassVar[str] = "compares"  # what :meth:`describe_taps` says it does with the taps
 
+    # (the teacher's tap, the student's), shallow to deep where found, else in the recipe's order.
     pairs: tuple[tuple[Tap, Tap], ...] = ()
+    # From the student's features to the teacher's shape, one a pair; a list, because names of taps hold dots, which
+    # names of modules cannot.
     connectors: nn.ModuleList
 
     def setup(self, setup_context: SetupContext) -> None:

@@ -59,6 +59,7 @@ class Probabilistic(PooledLoss[ProbabilisticConfig]):
     citation = Citation(
         "Learning Deep Representations with Probabilistic Knowledge Transfer", "1803.10837", "passalis2018learning"
     )
+    family = "relations"
 
     def forward(self, inputs: LossInputs) -> Tensor:
         return torch.stack([probabilistic(*pair) for pair in self.pooled_pairs(inputs)]).mean()

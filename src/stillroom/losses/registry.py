@@ -142,7 +142,7 @@ def labels_alone() -> list[dict[str, Any]]:
 
 
 def default_teacher_loss() -> dict[str, Any]:
-    """The entry of a recipe for the divergence from a teacher, as is usual beside labels.
+    """The entry of a recipe for the divergence from a teacher, as is usual with labels.
 
     >>> default_teacher_loss()
     {'name': 'kl', 'weight': 0.9, 'temperature': 4}

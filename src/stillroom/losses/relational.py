@@ -82,6 +82,7 @@ class Relational(PooledLoss[RelationalConfig]):
     """Distances and angles between the images of a batch, the mean over the pairs of taps; see :func:`relational`."""
 
     citation = Citation("Relational Knowledge Distillation", "1904.05068", "park2019relational")
+    family = "relations"
 
     def forward(self, inputs: LossInputs) -> Tensor:
         options = self.config

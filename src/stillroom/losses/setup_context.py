@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -27,17 +28,22 @@ class TapPair(Config):
 
 
 @dataclass(frozen=True)
+class TrainingSamples:
+    """The training samples as losses see them by their index."""
+
+    count: int  # the indices are below it
+    index: Tensor  # those that are trained on, int64 [N]
+    labels: Tensor  # their classes, int64 [N]
+
+
+@dataclass(frozen=True)
 class ModelInfo:
-    """One of the two models; it is traced when its taps are first asked for.
+    """One of the two models; it is traced when its taps are first asked for."""
 
-    Attributes:
-        model: the model; it is left as it was.
-        example: makes a small input batch for the model, [B, …], on its device.
-    """
-
-    model: nn.Module
-    example: Callable[[], Tensor]
+    model: nn.Module  # the model; it is left as it was
+    example: Callable[[], Tensor]  # makes a small input batch for the model, [B, …], on its device
     field: Literal["teacher", "student"]
+    sample: Callable[[int], Tensor] | None = None  # one of up to so many training images; left out: `example`
 
     @cached_property
     def taps(self) -> tuple[Tap, ...]:
@@ -62,6 +68,8 @@ class SetupContext:
         num_classes: K.
         seed: the run's, for the connectors.
         logits: folder of precomputed teacher logits, if these take the place of a model.
+        samples: the training samples.
+        members: the teachers whose mean takes the place of a model.
 
     >>> import torch
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
@@ -73,13 +81,23 @@ class SetupContext:
     """
 
     def __init__(
-        self, student: ModelInfo, teacher: ModelInfo | None, *, num_classes: int, seed: int, logits: str | None = None
+        self,
+        student: ModelInfo,
+        teacher: ModelInfo | None,
+        *,
+        num_classes: int,
+        seed: int,
+        logits: str | None = None,
+        samples: TrainingSamples | None = None,
+        members: Sequence[str] = (),
     ) -> None:
         self.student = student
         self._teacher = teacher
         self.num_classes = num_classes
         self.seed = seed
+        self.samples = samples
         self._logits = logits
+        self._members = tuple(members)
 
     @property
     def teacher(self) -> ModelInfo:
@@ -90,6 +108,8 @@ class SetupContext:
         """
         if self._teacher is None:
             expected = "a model: a loss reads its features"
+            if self._members:
+                raise BadInput("teachers.NAME.members", list(self._members), f"{expected}; name one of the members")
             if self._logits is not None:
                 raise BadInput("teacher.logits", self._logits, expected)
             raise BadInput("teacher", None, expected)
@@ -144,9 +164,13 @@ class SetupContext:
         Raises:
             BadInput: the student's features cannot be brought to the teacher's shape.
         """
-        names = hashlib.blake2b(f"{student.name}\n{teacher.name}".encode(), digest_size=8).digest()
-        with seed_rng(self.seed, "connector-init", int.from_bytes(names, "little")):
+        with self.seeded(student.name, teacher.name):
             return connector(student, teacher, kind=kind, field=field)
+
+    def seeded(self, *names: str) -> AbstractContextManager[None]:
+        """A block whose draws, of a loss's initial weights, depend on the run's seed and some names alone."""
+        address = hashlib.blake2b("\n".join(names).encode(), digest_size=8).digest()
+        return seed_rng(self.seed, "connector-init", int.from_bytes(address, "little"))
 
     def _named(self, tap: str | TapPair, field: str) -> tuple[Tap, Tap]:
         if isinstance(tap, TapPair):

@@ -49,6 +49,7 @@ class SimilarityPreserving(FeatureLoss[SimilarityPreservingConfig]):
     """Similarities between the images of a batch, the mean over pairs of taps; see :func:`similarity_preserving`."""
 
     citation = Citation("Similarity-Preserving Knowledge Distillation", "1907.09682", "tung2019similarity")
+    family = "relations"
     per_sample = False
 
     def forward(self, inputs: LossInputs) -> Tensor:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
 from stillroom.config import Config, by_shape
 
 PreprocessName = Literal["imagenet", "half", "unit", "none"]
+
+
+def _columns(value: Any) -> Any:
+    items = value if isinstance(value, list | tuple) else [] if value is None else [value]
+    if not all(isinstance(item, int) and not isinstance(item, bool) for item in items) or value in ([], ()):
+        raise ValueError("a column, a list of columns, or null for a class that the model lacks")
+    return tuple(items) if len(items) > 1 else items[0] if items else None
+
+
+# The columns of a model's logits that mean a class: one, several, or none.
+ClassColumns = Annotated[int | tuple[int, ...] | None, BeforeValidator(_columns)]
 
 
 class PreprocessConfig(Config):
@@ -23,10 +34,10 @@ class PreprocessConfig(Config):
         None, ge=1, description="Side the images are resized to (bilinear, antialiased), in pixels; none leaves them."
     )
     channel_order: Literal["rgb", "bgr"] = Field("rgb", description="Order of the channels the model was trained with.")
-    class_order: tuple[int, ...] | None = Field(
+    class_order: tuple[ClassColumns, ...] | None = Field(
         None,
-        description="For each class of the data, the column of this model's "
-        "logits that means it; none where they agree.",
+        description="For each class of the data, the column of this model's logits that means it; none where they "
+        "agree. Of a teacher also several columns, whose probabilities are added, or null for a class it lacks.",
     )
 
     @model_validator(mode="after")
@@ -43,8 +54,23 @@ Preprocess = Annotated[
 ]
 
 
+class ReusedHeadConfig(Config):
+    """A teacher's last layer behind a projector, in place of the model's own (`stillroom.models.reused_head`)."""
+
+    teacher_tap: str = Field(min_length=1, description="Tap of the teacher whose features the projector imitates.")
+    tap: str = Field(min_length=1, description="Tap of this model that the projector reads: a map, or features.")
+    channels: int = Field(ge=1, description="Channels of the teacher's features.")
+    grid: tuple[int, int] | None = Field(
+        None, description="Height and width of the teacher's map, which a larger one is pooled to; none for features."
+    )
+    factor: int = Field(2, ge=1, description="The projector's inner width is the teacher's channels divided by it.")
+
+
 class ModelConfig(Config):
     """Which model, from which weights, built with which options, fed through which preprocess."""
+
+    # Options that are not written when they are None.
+    left_out: ClassVar[tuple[str, ...]] = ("weights_key", "weights_prefix", "head", "reused_head")
 
     name: str = Field(
         min_length=1,
@@ -61,7 +87,7 @@ class ModelConfig(Config):
     weights_key: str | None = Field(
         None,
         description="Entry of the file of weights to load, such as state_dict_ema; left out: the only one that fits, "
-        "or the moving average beside it.",
+        "or the moving average next to it.",
     )
     weights_prefix: str | None = Field(
         None,
@@ -71,6 +97,10 @@ class ModelConfig(Config):
         None,
         description="new: the last layer keeps its random weights and `weights` gives all the others, to fine-tune a "
         "pretrained model for other classes.",
+    )
+    reused_head: ReusedHeadConfig | None = Field(
+        None,
+        description="Written by a run whose student ends in its teacher's last layer; `weights` are then of the whole.",
     )
     options: dict[str, Any] = Field(
         default_factory=dict, description="Keyword arguments of the model, such as width or depth."
@@ -97,7 +127,7 @@ class ModelConfig(Config):
     def _only_where_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes without them stay what they were, to their bytes and their hash.
         written: dict[str, Any] = handler(self)
-        return {key: value for key, value in written.items() if value is not None or key not in _ABOUT_WEIGHTS}
+        return {key: value for key, value in written.items() if value is not None or key not in self.left_out}
 
 
 _ABOUT_WEIGHTS = ("weights_key", "weights_prefix", "head")

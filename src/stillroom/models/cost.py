@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import statistics
+import math
 import time
 
 import torch
@@ -50,7 +50,16 @@ class _Dispatch(_FlopCounterMode):  # type: ignore[no-untyped-call]
 
 
 def latency(model: nn.Module, example: Tensor, batch: int, *, repeats: int = 20) -> float:
-    """Median time of one forward pass over a batch, in milliseconds; it is a clock, and differs from run to run.
+    """Time of one forward pass over a batch, in milliseconds, on as many threads as torch has now.
+
+    After a warm-up, passes are timed in blocks of at least 5 ms; the block with the least time a pass counts, as what
+    other processes add to a block says nothing about the model. It is a clock, and still differs from run to run.
+
+    Args:
+        model: left as it was.
+        example: at least one input of the model, on its device.
+        batch: how many copies of the first one make the batch.
+        repeats: blocks, at the most; fewer once they took half a second.
 
     >>> latency(nn.Linear(3, 2), torch.zeros(1, 3), 64, repeats=3) > 0
     True
@@ -58,19 +67,28 @@ def latency(model: nn.Module, example: Tensor, batch: int, *, repeats: int = 20)
     images = example[:1].repeat(batch, *[1] * (example.dim() - 1))
     if images.dim() == 4 and example.is_contiguous(memory_format=torch.channels_last):
         images = images.contiguous(memory_format=torch.channels_last)
-    seconds = []
+
+    def seconds(passes: int) -> float:
+        _wait(images.device)
+        start = time.perf_counter()
+        for _ in range(passes):
+            model(images)
+        _wait(images.device)
+        return time.perf_counter() - start
+
     # Not inference_mode: what a model keeps for later would be spoilt for its training.
     with eval_mode(model), torch.no_grad():
-        for repeat in range(3 + repeats):
-            _wait(images.device)
-            start = time.perf_counter()
-            model(images)
-            _wait(images.device)
-            if repeat >= 3:
-                seconds.append(time.perf_counter() - start)
-            if len(seconds) >= 3 and sum(seconds) > 0.5:
-                break
-    return 1000 * statistics.median(seconds)
+        once = seconds(1)  # the first pass may compile kernels
+        once = min(once, seconds(1)) if once < _LONG else once
+        passes = max(math.ceil(_BLOCK / max(once, 1e-6)), 1)
+        blocks: list[float] = []
+        while len(blocks) < repeats and (len(blocks) < _LEAST_BLOCKS or sum(blocks) < _LONG):
+            blocks.append(seconds(passes))
+    return 1000 * min(blocks) / passes
+
+
+_BLOCK, _LONG = 0.005, 0.5  # seconds
+_LEAST_BLOCKS = 3
 
 
 def _wait(device: torch.device) -> None:

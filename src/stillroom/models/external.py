@@ -67,6 +67,50 @@ def build_external(
     return _make(lambda keywords: make(model, **keywords), sizes, options, where, name)
 
 
+def default_image_size(name: str, field: str = "model") -> int:
+    """The side of the images that a model was published for, in pixels; 224 where its library does not say.
+
+    >>> default_image_size("timm:efficientnet_b3"), default_image_size("torchvision:resnet18")
+    (288, 224)
+    """
+    library, _, model = name.partition(":")
+    if library != "timm":
+        return 224
+    timm = _import("timm", f"{field}.name", name)
+    config = timm.get_pretrained_cfg(model) if timm.is_model(model) else None
+    return int(config.input_size[-1]) if config is not None else 224
+
+
+def pretrained_state(name: str) -> dict[str, torch.Tensor]:
+    """The published weights of a model, fetched by its library (over the network, or from its cache).
+
+    Raises:
+        BadInput: they cannot be had, with how to bring a file.
+    """
+    library, _, model = name.partition(":")
+    if not is_external(name):
+        raise BadInput("--pretrained", name, "a model of timm or torchvision; --teacher-weights FILE for others")
+    make, known = _timm("--teacher", name) if library == "timm" else _torchvision("--teacher", name)
+    if model.partition(".")[0] not in known:
+        raise BadInput("--teacher", name, f"a model that {library} has ({_hint(model, known, library)})")
+    try:
+        found = make(model, **({"pretrained": True} if library == "timm" else {"weights": "DEFAULT"}))
+    except Exception as error:  # of the hub, of the network, or there are none
+        code = (
+            f"timm.create_model('{model}', pretrained=True)"
+            if library == "timm"
+            else f"torchvision.models.get_model('{model}', weights='DEFAULT')"
+        )
+        raise BadInput.with_message(
+            "--pretrained",
+            name,
+            f"--pretrained: the weights of {name} could not be fetched ({format_error(error, 120)}). On a machine with "
+            f"a network: python -c \"import torch, {library}; torch.save({code}.state_dict(), 'weights.pth')\"; copy "
+            "weights.pth here; then give --teacher-weights weights.pth",
+        ) from None
+    return {key: tensor.contiguous().clone() for key, tensor in found.state_dict().items()}
+
+
 def _make(
     make: Callable[[dict[str, Any]], nn.Module],
     sizes: dict[str, Any],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from stillroom.config import bad_input
 from stillroom.errors import BadInput
-from stillroom.models.config import PreprocessConfig, PreprocessName
+from stillroom.models.config import ClassColumns, PreprocessConfig, PreprocessName
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,6 +74,18 @@ def _own_preprocess(model: nn.Module | None, channels: int) -> PreprocessConfig 
     return PreprocessConfig(mean=tuple(numbers[0]), std=tuple(numbers[1])) if len(numbers) == 2 else None
 
 
+def explicit_preprocess(config: PreprocessConfig | None, channels: int, *, is_pixels: bool) -> PreprocessConfig:
+    """A preprocess as numbers, also where pixels go in as they are.
+
+    >>> explicit_preprocess(None, 1, is_pixels=False).std
+    (1.0,)
+    """
+    if config is not None:
+        return config
+    # x/255 divided by 1/255 is x again.
+    return PreprocessConfig(mean=(0.0,) * channels, std=((1 / 255) if is_pixels else 1.0,) * channels)
+
+
 def preprocess_choices(channels: int) -> str:
     """The preprocesses to choose from for images of so many channels, for a message."""
     names = ["'unit' (x/255)", "'half' (x/255, then −.5, ÷.5)"]
@@ -108,6 +120,12 @@ def parse_preprocess(text: str, *, field: str = "--preprocess") -> PreprocessNam
         raise BadInput(field, text, bad_input(error, PreprocessConfig).expected) from None
 
 
+def plain_preprocess(config: PreprocessConfig) -> PreprocessConfig:
+    """The preprocess that leaves floats as they are, with another's class order."""
+    channels = len(config.mean)
+    return PreprocessConfig(mean=(0.0,) * channels, std=(1.0,) * channels, class_order=config.class_order)
+
+
 class Preprocess(nn.Module):
     """Images [B, C, H, W] → one model's input, [B, C, H, W].
 
@@ -136,6 +154,8 @@ class Preprocess(nn.Module):
         self.channels_last = channels_last
         self.config = config
         self.is_pixels = is_pixels
+        # Of floats, whatever their shape, a config may say no more than the order of the classes.
+        self._is_plain = config is not None and not is_pixels and config == plain_preprocess(config)
         mean, std = (config.mean, config.std) if config else ((0.0,), (1.0,))
         order = None if config is None or config.class_order is None else class_index(config.class_order)
         # Not part of any state: they come from the config, and a student's file holds its weights alone.
@@ -153,7 +173,7 @@ class Preprocess(nn.Module):
             # Of one channel `contiguous` may leave strides that mean channels-last to a convolution.
             x = images.clone(memory_format=torch.contiguous_format)
         dtype = torch.float32 if self.is_pixels or not x.is_floating_point() else x.dtype
-        if self.config is None:
+        if self.config is None or self._is_plain:
             # Always a copy: a model whose first operation works in place must not change the data.
             return x.to(dtype, copy=True)
         if self.config.channel_order == "bgr":
@@ -168,36 +188,79 @@ class Preprocess(nn.Module):
         return x.sub_(self.mean).div_(self.std)
 
     def reorder(self, logits: Tensor) -> Tensor:
-        """The model's logits [B, columns] in the order of the data's classes [B, K]: y[:, k] = x[:, class_order[k]]."""
-        return logits if self.order is None else logits.index_select(-1, self.order)
+        """The model's logits [B, columns] in the order of the data's classes; see :func:`select_classes`."""
+        return select_classes(logits, self.order)
 
 
 def class_index(
-    class_order: Sequence[int], *, columns: int | None = None, classes: int | None = None, field: str = "model"
+    class_order: Sequence[ClassColumns],
+    *,
+    columns: int | None = None,
+    classes: int | None = None,
+    field: str = "model",
+    complete: bool = False,
 ) -> Tensor:
-    """Check a class order and make it an index, int64 [K].
+    """Check a class order and make it an index of columns, for :func:`select_classes`.
+
+    Args:
+        class_order: for each class of the data a column, several, or None where the model lacks the class.
+        columns: how many the model has.
+        classes: how many classes the data have.
+        field: what messages call the model.
+        complete: every class has one column of its own.
+
+    Returns:
+        int64 [K'], of the classes that the model has; [K', M], filled up with −1, where one has several columns.
 
     >>> class_index((2, 2), columns=3)
     Traceback (most recent call last):
     ...
     stillroom.errors.BadInput: model.preprocess.class_order: got (2, 2); expected each column once, but 2 is there
     twice
+    >>> class_index((3, None, (0, 2))).tolist()
+    [[3, -1], [0, 2]]
     """
     where = f"{field}.preprocess.class_order"
     order = tuple(class_order)
     if classes is not None and len(order) != classes:
         raise BadInput(where, order, f"one column for each of the {classes} classes, not {len(order)}")
-    if not order:
+    groups = [(each,) if isinstance(each, int) else each for each in order if each is not None]
+    if not groups or (complete and (len(groups) < len(order) or any(len(group) > 1 for group in groups))):
         raise BadInput(where, order, "a column for each class")
     seen: set[int] = set()
-    for column in order:
+    for column in (column for group in groups for column in group):
         if column < 0 or (columns is not None and column >= columns):
             limit = f"columns from 0 to {columns - 1}" if columns is not None else "columns of 0 or more"
             raise BadInput(where, order, f"{limit}, but {column} is there")
         if column in seen:
             raise BadInput(where, order, f"each column once, but {column} is there twice")
         seen.add(column)
-    return torch.tensor(order, dtype=torch.int64)
+    most = max(map(len, groups))
+    index = torch.tensor([[*group, *[-1] * (most - len(group))] for group in groups], dtype=torch.int64)
+    return index[:, 0] if most == 1 else index
+
+
+def select_classes(logits: Tensor, index: Tensor | None) -> Tensor:
+    """A model's logits [B, columns] as those of the data's classes [B, K']: y_k = log Σ_m exp x[:, index[k, m]].
+
+    >>> merged = select_classes(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([[0, -1, -1], [1, 2, 3]]))
+    >>> merged.softmax(1).mul(100).round().tolist()
+    [[25.0, 75.0]]
+    """
+    if index is None:
+        return logits
+    if index.dim() == 1:
+        return logits.index_select(-1, index)
+    held = logits.index_select(-1, index.clamp_min(0).flatten()).reshape(*logits.shape[:-1], *index.shape)
+    return held.masked_fill(index < 0, float("-inf")).logsumexp(-1)
+
+
+def known_classes(config: PreprocessConfig | None) -> Tensor | None:
+    """The classes of the data that a model's class order has columns for, int64 [K']; None where it has all."""
+    order = config.class_order if config is not None else None
+    if order is None or None not in order:
+        return None
+    return torch.tensor([position for position, columns in enumerate(order) if columns is not None])
 
 
 def _count(channels: int) -> str:

@@ -25,22 +25,15 @@ Kind = Literal["map", "token", "vector"]
 
 @dataclass(frozen=True)
 class Tap:
-    """A place in a model where features are read.
+    """A place in a model where features are read."""
 
-    Attributes:
-        name: module path whose output it is, ``path:pre``, ``features`` or ``logits``.
-        shape: of one image's features, without the batch, as they are read: C×H×W (H×W×C where
-            ``channels_last``), tokens×d, or d.
-        stage: number of its resolution, counted from 0; what comes after the last map has the number after it.
-        depth: share of the model's multiply-adds done when it is read, 0 to 1; of its layers, where it has none.
-        kind: ``map``, ``token`` or ``vector``.
-    """
-
-    name: str
+    name: str  # module path whose output it is, ``path:pre``, ``features`` or ``logits``
+    # Of one image's features, without the batch, as they are read: C×H×W (H×W×C where ``channels_last``), tokens×d, or
+    # d.
     shape: tuple[int, ...]
-    stage: int
-    depth: float
-    kind: Kind
+    stage: int  # number of its resolution, counted from 0; what comes after the last map has the number after it
+    depth: float  # share of the model's multiply-adds done when it is read, 0 to 1; of its layers, where it has none
+    kind: Kind  # ``map``, ``token`` or ``vector``
 
     @property
     def channels_last(self) -> bool:

@@ -20,26 +20,17 @@ class Untraceable(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Traced:
-    """A model in evaluation mode as a graph of operations, none of which overwrites what another gave.
+    """A model in evaluation mode as a graph of operations, none of which overwrites what another gave."""
 
-    Attributes:
-        program: the graph's owner; it holds the model's own tensors, not copies.
-        tensors: parameter, buffer or constant that each other input of the graph stands for.
-        data: the operations that the images flow through on their way to the logits.
-        outputs: module path → the operation that gives its output, that of its last call.
-        activated: module path → what its last activation was given, in its last call.
-        writes: operations that overwrite, by the fresh constant that they overwrite.
-    """
-
-    program: ExportedProgram
+    program: ExportedProgram  # the graph's owner; it holds the model's own tensors, not copies
     graph: fx.Graph
     image: fx.Node
     logits: fx.Node
-    tensors: dict[fx.Node, Tensor]
-    data: frozenset[fx.Node]
-    outputs: dict[str, fx.Node]
-    activated: dict[str, fx.Node]
-    writes: dict[fx.Node, list[fx.Node]]
+    tensors: dict[fx.Node, Tensor]  # parameter, buffer or constant that each other input of the graph stands for
+    data: frozenset[fx.Node]  # the operations that the images flow through on their way to the logits
+    outputs: dict[str, fx.Node]  # module path → the operation that gives its output, that of its last call
+    activated: dict[str, fx.Node]  # module path → what its last activation was given, in its last call
+    writes: dict[fx.Node, list[fx.Node]]  # operations that overwrite, by the fresh constant that they overwrite
 
     def cuts(self) -> list[fx.Node]:
         """The operations that every path from the image to the logits crosses, the logits last."""

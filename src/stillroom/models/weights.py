@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import re
 import struct
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from stillroom.errors import BadInput, shorten
 from stillroom.files import digest, find_input, verify, write_bytes
+from stillroom.models.pickles import as_protocol_2
 
 Note = Callable[[str], None]
 
@@ -50,7 +53,7 @@ def load_weights(
     """Put the weights of a file into a model, cast to the model's own dtypes.
 
     The model changes only if every tensor fits. ``num_batches_tracked`` may be missing, as it is in old files. Of a
-    file with a moving average beside the weights, the average is loaded, as timm does. Where several models of a file
+    file with a moving average next to the weights, the average is loaded, as timm does. Where several models of a file
     fit, ``key`` or ``prefix`` must name one.
 
     Args:
@@ -158,20 +161,13 @@ def _storable(model: nn.Module) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class _State:
-    """Named tensors at one place of a file.
+    """Named tensors at one place of a file."""
 
-    Attributes:
-        place: the keys that lead to it, joined by dots; empty for the whole file.
-        prefix: what was taken off the names.
-        unread: names of tensors that are quantised, sparse or without data.
-        left_out: names beside ``prefix``, which are not loaded.
-    """
-
-    place: str
+    place: str  # the keys that lead to it, joined by dots; empty for the whole file
     tensors: dict[str, Tensor]
-    unread: list[str]
-    prefix: str = ""
-    left_out: list[str] = field(default_factory=list)
+    unread: list[str]  # names of tensors that are quantised, sparse or without data
+    prefix: str = ""  # what was taken off the names
+    left_out: list[str] = field(default_factory=list)  # names without ``prefix``, which are not loaded
 
     @property
     def label(self) -> str:
@@ -263,8 +259,8 @@ def _without_prefixes(state: _State) -> Iterator[_State]:
                 if len(stripped) == len(tensors):
                     yield replace(state, tensors=stripped, prefix=chain + prefix)
                 if len(under) < len(tensors) or chain:
-                    beside = [name for name in state.tensors if not name.startswith(chain + prefix)]
-                    yield replace(state, tensors=under, prefix=chain + prefix, left_out=beside + state.left_out)
+                    others = [name for name in state.tensors if not name.startswith(chain + prefix)]
+                    yield replace(state, tensors=under, prefix=chain + prefix, left_out=others + state.left_out)
                 longer.append((chain + prefix, under))
         chains = longer
 
@@ -275,8 +271,8 @@ def _under(states: Sequence[_State], prefix: str, field: str, path: str | Path) 
     for state in states:
         under = {name.removeprefix(prefix): each for name, each in state.tensors.items() if name.startswith(prefix)}
         if under:
-            beside = [name for name in state.tensors if not name.startswith(prefix)]
-            found.append(replace(state, tensors=under, prefix=prefix, left_out=beside))
+            others = [name for name in state.tensors if not name.startswith(prefix)]
+            found.append(replace(state, tensors=under, prefix=prefix, left_out=others))
     if not found:
         there = dict.fromkeys(name.partition(".")[0] for name in states[0].tensors)
         raise BadInput(field, prefix, f"what names in {path} begin with ({first_of(list(there))})")
@@ -449,7 +445,7 @@ def _read_shards(index: Path, field: str, shown: str) -> dict[str, Tensor]:
     for name in dict.fromkeys(shards.values()):
         # Files of the folder alone: an index that came from elsewhere opens nothing else.
         if name != Path(name).name or name in ("", ".", ".."):
-            raise BadInput(field, shown, f"an index that names files beside it, not {shorten(name)}")
+            raise BadInput(field, shown, f"an index that names files next to it, not {shorten(name)}")
         if not (index.parent / name).is_file():
             raise BadInput(field, shown, f"all the shards of {index.name}; {shorten(name)} is not there")
         states = _read_file(index.parent / name, field, str(Path(shown) / name if shown != str(index) else name))
@@ -502,29 +498,51 @@ class _Inert(dict[Any, Any]):
         pass
 
 
-# What scripts save beside the weights. None of these classes is imported or made: _Inert takes the place of each.
+class _PlainMapping:
+    """Stands in for a class of mappings that scripts keep their options in: a plain one takes its place."""
+
+    def __new__(cls, *args: Any, **options: Any) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+# What scripts save with the weights. None of these classes is imported or made: _Inert takes the place of each.
 _HARMLESS = (
     "argparse.Namespace",
     *(f"pathlib.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *(f"pathlib._local.{name}" for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
     *("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "_codecs.encode"),
     *(f"numpy.dtypes.{name}DType" for name in ("Float64", "Float32", "Int64", "Bool")),
+    *("typing.Any", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta"),
+    *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig"),
+    *(f"omegaconf.base.{name}" for name in ("ContainerMetadata", "Metadata")),
+    *(f"omegaconf.nodes.{name}Node" for name in ("Any", "Boolean", "Float", "Integer", "String", "Path")),
+)
+_MAPPINGS = (
+    *("lightning.fabric.utilities.data.AttributeDict", "lightning_fabric.utilities.data.AttributeDict"),
+    *("lightning.pytorch.utilities.parsing.AttributeDict", "pytorch_lightning.utilities.parsing.AttributeDict"),
+    *("yacs.config.CfgNode", "easydict.EasyDict", "addict.addict.Dict", "box.box.Box"),
+    *("mmengine.config.config.ConfigDict", "mmcv.utils.config.ConfigDict"),
 )
 
 
 def _load_tensors(file: Path, field: str, shown: str) -> Any:
     _check_zip(file, field, shown)
-    try:
+
+    def load(source: Path | io.BytesIO) -> Any:
         stand_ins: list[Any] = [(_Inert, name) for name in _HARMLESS]
+        stand_ins += [(_PlainMapping, name) for name in _MAPPINGS]
         with warnings.catch_warnings(), torch.serialization.safe_globals(stand_ins):
             warnings.simplefilter("ignore")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            return torch.load(source, map_location="cpu", weights_only=True)
+
+    try:
+        try:
+            return load(file)
+        except pickle.UnpicklingError as error:
+            if "nsupported operand" not in str(error):
+                raise
+        return load(as_protocol_2(file))
     except pickle.UnpicklingError as error:
-        if "nsupported operand" in str(error):
-            expected = (
-                "a pickle of protocol 2, as torch.save writes; this one is of a later protocol and was not opened"
-            )
-            raise BadInput(field, shown, expected) from None
         named = re.search(r"GLOBAL ([\w.]+)|Trying to \w+ ([\w.]+)", str(error))
         what = f" ({named[1] or named[2]})" if named else ""
         raise BadInput(

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
+
+
+class Values(SimpleNamespace):
+    """What a template lays out, by the names that it is laid out by."""
 
 
 @dataclass(frozen=True)

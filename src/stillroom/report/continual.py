@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stillroom.report.blocks import Values
 from stillroom.report.charts import (
     DASHES,
     LIGHT,
@@ -19,10 +20,11 @@ from stillroom.report.charts import (
     line,
     rounded,
 )
-from stillroom.report.formats import DASH, counted, decimal, join, scaled, whole
+from stillroom.report.formats import DASH, decimal, scaled, whole
 from stillroom.report.run.charts import Member
 from stillroom.schema.continual import FinishedRecord, JointComparison, MethodTasks, PairTasks
 from stillroom.schema.study import StudyResults
+from stillroom.wording import counted, listed
 
 _DEEPEST_SHADE = 60
 _BALANCE_WORDS = (
@@ -30,9 +32,12 @@ _BALANCE_WORDS = (
     "(dotted), at the cost of old classes."
 )
 _COLUMNS = (
-    "Learned, new", "Learned, old", "Test", "Mean, %", "Old, %", "New, %", "Answers on new, %", "Exemplars", "Memory",
+    "Learned, new", "Learned, old", "Test", "Mean, %", "Own task, %", "Old, %", "Old among old, %", "New, %",
+    "Answers on new, %", "Exemplars", "Memory",
 )  # fmt: skip
-_STUDY_COLUMNS = ("Old, %", "New, %", "Answers on new, %", "Ω", "Exemplars", "Memory")
+_STUDY_COLUMNS = (
+    "Own task, %", "Old, %", "Old among old, %", "New, %", "Answers on new, %", "Ω", "Exemplars", "Memory",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,23 +53,6 @@ class AccuracyLine:
     symbol: str = "circle"
     group: str = ""
     margin: str = "± %{customdata}"
-
-
-@dataclass(frozen=True)
-class HeatCell:
-    """A cell of the matrix: its number, the depth of its colour in per cent, its tooltip."""
-
-    text: str
-    shade: int
-    title: str
-
-
-@dataclass(frozen=True)
-class HeatMap:
-    """An accuracy matrix as a table: a row after each task, a column for the classes of each."""
-
-    title: str
-    rows: tuple[tuple[HeatCell | None, ...], ...]
 
 
 def accuracy_figure(lines: Sequence[AccuracyLine]) -> Figure:
@@ -108,16 +96,16 @@ def balance_figure(
     }
 
 
-def heat_map(title: str, matrix: Sequence[Sequence[float]]) -> HeatMap:
+def heat_map(title: str, matrix: Sequence[Sequence[float]]) -> Values:
     """An accuracy matrix, each number shaded by its size."""
-    return HeatMap(
-        title,
-        tuple(
+    return Values(
+        title=title,
+        rows=tuple(
             tuple(
-                HeatCell(
-                    decimal(row[task]),
-                    round(_DEEPEST_SHADE * row[task] / 100),
-                    f"classes of task {task + 1} after task {after}: {decimal(row[task], 2)}%",
+                Values(
+                    text=decimal(row[task]),
+                    shade=round(_DEEPEST_SHADE * row[task] / 100),
+                    title=f"classes of task {task + 1} after task {after}: {decimal(row[task], 2)}%",
                 )
                 if task < len(row)
                 else None
@@ -153,35 +141,7 @@ def _tasks_axis(tasks: int) -> Figure:
 # The section of a run's page.
 
 
-@dataclass(frozen=True)
-class TaskRow:
-    """A task as a row of the table."""
-
-    task: str
-    classes: str
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TasksSection:
-    """All that the section of a run's page shows."""
-
-    sentences: tuple[str, ...]
-    accuracy: Chart
-    legend: tuple[AccuracyLine, ...]
-    heat: HeatMap
-    balance: Chart
-    columns: tuple[str, ...]
-    rows: tuple[TaskRow, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def charts(self) -> tuple[Chart, ...]:
-        """Every plot of the section."""
-        return (self.accuracy, self.balance)
-
-
-def tasks_section(members: Sequence[Member]) -> TasksSection | None:
+def tasks_section(members: Sequence[Member]) -> Values | None:
     """The section of a run's page; None where its classes came all at once."""
     record, joint = members[0].run.incremental, members[0].run.joint
     if record is None:
@@ -194,15 +154,22 @@ def tasks_section(members: Sequence[Member]) -> TasksSection | None:
         [each.answered_new for each in balances],
         [each.are_new for each in balances],
     )
-    return TasksSection(
-        sentences=tuple(_sentences(record, joint)),
-        accuracy=Chart("tasks", "Accuracy after each task", _accuracy_words(lines), 340, accuracy_figure(lines)),
+    figure = accuracy_figure(lines)
+    accuracy = Chart("tasks", "Accuracy after each task", _accuracy_words(lines), 340, figure)
+    balanced = Chart("balance", "Old classes against new", _BALANCE_WORDS, 340, balance)
+    return Values(
+        sentences=_sentences(record, joint),
+        accuracy=accuracy,
         legend=tuple(lines),
-        heat=heat_map("Accuracy on each task after each", record.matrix),
-        balance=Chart("balance", "Old classes against new", _BALANCE_WORDS, 340, balance),
+        heats=(
+            heat_map("Accuracy on each task after each", record.matrix),
+            heat_map("The same among the classes of the image’s own task", record.task_local),
+        ),
+        balance=balanced,
+        charts=[accuracy, balanced],
         columns=_COLUMNS,
-        rows=tuple(_task_rows(record)),
-        notes=tuple(_notes(record)),
+        rows=_task_rows(record),
+        notes=_notes(record),
     )
 
 
@@ -254,24 +221,31 @@ def _sentences(record: FinishedRecord, joint: JointComparison | None) -> list[st
         f"{decimal(last.balance.are_new)}% of the images: its accuracy is {decimal(last.balance.new)}% on these, and "
         f"{decimal(last.balance.old)}% on the old ones."
     )
-    sentences = [first, second]
+    chance = sum(100 / len(task.classes) for task in record.tasks) / len(record.tasks)
+    third = (
+        f"Where only the classes of an image’s own task are possible answers, {decimal(metrics.task_local)}% are right "
+        f"(chance {decimal(chance)}%); where only old classes are, {decimal(metrics.old_only)}% of the old images. "
+        "This is what it still knows of old tasks, apart from its preference for newer classes."
+    )
+    sentences = [first, second, third]
     if joint is not None and joint.omega is not None:
         sentences.append(f"Ω = {decimal(joint.omega, 3)}: its accuracy as a share of joint training's.")
     return sentences
 
 
-def _task_rows(record: FinishedRecord) -> list[TaskRow]:
+def _task_rows(record: FinishedRecord) -> list[Values]:
     rows, first = [], 0
-    for task in record.tasks:
+    for task, local in zip(record.tasks, record.task_local, strict=True):
         names = record.class_names[first : first + len(task.classes)]
         first += len(task.classes)
         balance, memory = task.balance, task.memory
         cells = (
-            whole(task.new), whole(task.old), whole(task.test), decimal(task.accuracy, 2), decimal(balance.old, 2),
+            whole(task.new), whole(task.old), whole(task.test), decimal(task.accuracy, 2),
+            decimal(sum(local) / len(local), 2), decimal(balance.old, 2), decimal(balance.old_only, 2),
             decimal(balance.new, 2), f"{decimal(balance.answered_new)} of {decimal(balance.are_new)}",
             whole(memory.exemplars), scaled(memory.bytes, "B") if memory.bytes else DASH,
         )  # fmt: skip
-        rows.append(TaskRow(str(task.task), ", ".join(names), cells))
+        rows.append(Values(task=str(task.task), classes=", ".join(names), cells=cells))
     return rows
 
 
@@ -291,7 +265,7 @@ def _notes(record: FinishedRecord) -> list[str]:
     if record.predict_by == "nearest_mean":
         notes.append("The nearest mean of exemplars predicts, in penultimate features of length 1, not the logits.")
     if not record.equal_tasks:
-        sizes = join([str(len(task.classes)) for task in record.tasks])
+        sizes = listed(str(len(task.classes)) for task in record.tasks)
         notes.append(f"Tasks have {sizes} classes; in every mean over tasks each counts alike.")
     if any(abs(task.accuracy - task.pooled) > 0.005 for task in record.tasks):
         last = record.tasks[-1]
@@ -309,34 +283,12 @@ def _notes(record: FinishedRecord) -> list[str]:
 # The section of a study's page.
 
 
-@dataclass(frozen=True)
-class MethodTasksRow:
-    """A method's line in the table of balance and memory."""
-
-    name: str
-    cells: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PairTasksSection:
-    """One pair: accuracy after each task, each method's matrix, the table."""
-
-    pair: str
-    chart: Chart
-    heats: tuple[HeatMap, ...]
-    columns: tuple[str, ...]
-    rows: tuple[MethodTasksRow, ...]
-    note: str
-
-
-def study_tasks_sections(study: StudyResults, styles: Mapping[str, SeriesStyle]) -> tuple[PairTasksSection, ...]:
+def study_tasks_sections(study: StudyResults, styles: Mapping[str, SeriesStyle]) -> tuple[Values, ...]:
     """The sections of a study's page, one a pair; none where no classes came in tasks."""
     return tuple(_pair_section(study, styles, place, pair) for place, pair in enumerate(study.incremental))
 
 
-def _pair_section(
-    study: StudyResults, styles: Mapping[str, SeriesStyle], place: int, pair: PairTasks
-) -> PairTasksSection:
+def _pair_section(study: StudyResults, styles: Mapping[str, SeriesStyle], place: int, pair: PairTasks) -> Values:
     by_name = {each.method: each for each in pair.methods}
     methods = {name: by_name[name] for name in study.names if name in by_name}
     lines = [_method_line(study, styles[name], each) for name, each in methods.items()]
@@ -344,17 +296,20 @@ def _pair_section(
         "The mean over the tasks so far; every class seen is a possible prediction. Lines are means over seeds, bands "
         f"their {study.percent} intervals."
     )
-    note = "Old and new: accuracy on the test images of earlier tasks and of the last, after the last task. "
+    note = (
+        "After the last task. Old and new: accuracy on the test images of earlier tasks and of the last. Own task: "
+        "only the classes of an image’s own task are possible answers. Old among old: only those of earlier tasks are. "
+    )
     if pair.joint is None:
         note += "No method is joint training, so there is no Ω."
     else:
         note += f"Ω: the accuracy after each task as a share of {pair.joint}’s (joint training); the mean over tasks."
-    return PairTasksSection(
+    return Values(
         pair=pair.pair,
         chart=Chart(f"tasks-{place}", "Accuracy after each task", words, 420, accuracy_figure(lines)),
         heats=tuple(heat_map(name, each.matrix) for name, each in methods.items()),
         columns=_STUDY_COLUMNS,
-        rows=tuple(MethodTasksRow(name, _method_cells(each)) for name, each in methods.items()),
+        rows=tuple(Values(name=name, cells=_method_cells(each)) for name, each in methods.items()),
         note=note,
     )
 
@@ -387,7 +342,9 @@ def _method_cells(method: MethodTasks) -> tuple[str, ...]:
         if omega.low is not None:
             share += f" [{decimal(omega.low, 3)}, {decimal(omega.high, 3)}]"
     return (
+        decimal(last.task_local),
         decimal(last.old),
+        decimal(last.old_only),
         decimal(last.new),
         f"{decimal(last.answered_new)} of {decimal(last.are_new)}",
         share,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 
-from stillroom.report.formats import DASH, MINUS, decimal, join, three_digits, whole
+from stillroom.report.blocks import Values
+from stillroom.report.formats import DASH, MINUS, decimal, three_digits, whole
 from stillroom.schema.fidelity import Fidelity, FidelityMember, FidelityTap, MemberPrediction, RankCorrelation
+from stillroom.wording import listed
 
 LOGITS = "logits"
 # Beyond so many taps the two maps stand one below the other.
@@ -23,48 +24,11 @@ _FAINT, _CLOSE = 0.3, 0.9
 _DEEPEST_SHADE = 52
 
 
-@dataclass(frozen=True)
-class DepthCell:
-    """One cell: its number, that within a checkpoint, all of it in words; ``shade`` in per cent colours it."""
-
-    text: str
-    small: str
-    label: str
-    shade: int
-    is_reversed: bool
-
-
-@dataclass(frozen=True)
-class DepthHeatmap:
-    """One of the two maps; a line has a name, what it weighs by, and a cell for each tap."""
-
-    key: str
-    title: str
-    caption: str
-    lines: tuple[tuple[str, str, tuple[DepthCell, ...]], ...]
-
-
-@dataclass(frozen=True)
-class DepthMap:
-    """All that the section shows."""
-
-    sentences: tuple[str, ...]
-    heads: tuple[tuple[str, str, str], ...]
-    maps: tuple[DepthHeatmap, ...]
-    side_by_side: bool
-    has_small: bool
-    legend: tuple[tuple[str, int, bool], ...]
-    notes: tuple[str, ...]
-    epochs: tuple[str, ...]
-    numbers: tuple[tuple[str, str, list[tuple[str, str]], bool], ...]
-    gaps: tuple[tuple[str, list[tuple[str, str]]], ...]
-
-
-def depth_map(fidelity: Fidelity) -> DepthMap:
+def depth_map(fidelity: Fidelity) -> Values:
     """Lay out the map."""
     several = len(fidelity.epochs) > 1
-    return DepthMap(
-        sentences=tuple(_sentences(fidelity)),
+    return Values(
+        sentences=_sentences(fidelity),
         heads=tuple(_head(tap) for tap in fidelity.taps),
         maps=(
             _heat("gap", "The gap’s own divergence", _GAP, fidelity.taps, several),
@@ -73,7 +37,7 @@ def depth_map(fidelity: Fidelity) -> DepthMap:
         side_by_side=len(fidelity.taps) <= SIDE_BY_SIDE,
         has_small=several,
         legend=tuple((_two(value), *_shade(value)) for value in (-0.5, 0.0, 0.5, 0.8, 0.9, 1.0)),
-        notes=tuple(_notes(fidelity)),
+        notes=_notes(fidelity),
         epochs=tuple(f"{epoch:g}" for epoch in fidelity.epochs),
         numbers=tuple(_number(tap, member) for tap in fidelity.taps for member in tap.members),
         gaps=tuple(_gap(tap) for tap in fidelity.taps),
@@ -90,23 +54,25 @@ _STUDENT = (
 )
 
 
-def _heat(key: str, title: str, caption: str, taps: Sequence[FidelityTap], several: bool) -> DepthHeatmap:
+def _heat(key: str, title: str, caption: str, taps: Sequence[FidelityTap], several: bool) -> Values:
     lines = []
     for place, (name, what) in enumerate(_NAMES.values()):
         members = [tap.members[place] for tap in taps]
         squares = [_square(tap, m, attrgetter(key)(m), several) for tap, m in zip(taps, members, strict=True)]
         lines.append((name, what, tuple(squares)))
-    return DepthHeatmap(key, title, caption, tuple(lines))
+    return Values(key=key, title=title, caption=caption, lines=tuple(lines))
 
 
-def _square(tap: FidelityTap, member: FidelityMember, found: MemberPrediction, several: bool) -> DepthCell:
+def _square(tap: FidelityTap, member: FidelityMember, found: MemberPrediction, several: bool) -> Values:
     value = found.pooled.value
     parts = [f"{member.loss} at {tap.teacher}: {_two(value)}{_interval(found.pooled, ', 95% ')}"]
     if several:
         parts.append(f"within a checkpoint {_two(found.within.value)}{_interval(found.within, ', 95% ')}")
     if found.ratio is not None:
         parts.append(f"usually {_factor(found.ratio)} of the divergence")
-    return DepthCell(_two(value), _two(found.within.value) if several else "", "; ".join(parts), *_shade(value))
+    shade, is_reversed = _shade(value)
+    small = _two(found.within.value) if several else ""
+    return Values(text=_two(value), small=small, label="; ".join(parts), shade=shade, is_reversed=is_reversed)
 
 
 def _shade(value: float | None) -> tuple[int, bool]:
@@ -166,7 +132,7 @@ def _of_gap(taps: Sequence[FidelityTap], *, several: bool) -> list[str]:
             "At every tap the full Fisher predicts nearly all of it: the gap is small enough for a second order."
         )
     elif lost:
-        names = join([f"{tap.teacher} ({_two(value)})" for tap, value in lost])
+        names = listed(f"{tap.teacher} ({_two(value)})" for tap, value in lost)
         sentences.append(
             f"At {names} the full Fisher predicts almost nothing of it: the gap is too large there for a second-"
             "order expansion, and only the teacher’s own tail predicts it."
@@ -195,7 +161,7 @@ def _of_student(taps: Sequence[FidelityTap]) -> list[str]:
 
 
 def _notes(fidelity: Fidelity) -> list[str]:
-    epochs = join([f"{epoch:g}" for epoch in fidelity.epochs])
+    epochs = listed(f"{epoch:g}" for epoch in fidelity.epochs)
     when = f"the student after epochs {epochs}" if len(fidelity.epochs) > 1 else "the trained student alone"
     named = "" if fidelity.teacher == "teacher" else f"The teacher is {fidelity.teacher}. "
     notes = [
@@ -217,7 +183,7 @@ def _notes(fidelity: Fidelity) -> list[str]:
     if drawn:
         counts = sorted({tap.drawn_classes for tap in drawn})
         notes.append(
-            f"At {join([tap.teacher for tap in drawn])} the Fisher diagonal is of {join(list(map(str, counts)))} drawn "
+            f"At {listed(tap.teacher for tap in drawn)} the Fisher diagonal is of {listed(counts)} drawn "
             "classes an image, as feature_fisher takes it there: its noise lowers the number."
         )
     return notes

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from stillroom.report.blocks import Values
 from stillroom.report.charts import (
     LIGHT,
     Chart,
@@ -24,7 +24,7 @@ from stillroom.report.charts import (
     rounded,
     thin,
 )
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, digits_of, join, p_value, times
+from stillroom.report.formats import DASH, MINUS, amount, change, digits_of, p_value, times
 from stillroom.report.html import rendered, write_page
 from stillroom.schema.diagnosis import (
     ALL_REMEDIES,
@@ -40,6 +40,7 @@ from stillroom.schema.diagnosis import (
     VerifiedRemedy,
     read_diagnosis,
 )
+from stillroom.wording import counted, listed
 
 PAGE = "diagnosis.html"
 WORDS = {"problem": "Problem", "warning": "Warning", "ok": "OK", "skipped": "Not judged"}
@@ -80,77 +81,7 @@ def notebook_html(diagnosis: DiagnosisFile) -> str:
     return rendered("diagnosis/notebook.html.j2", figures={}, page=page_of(diagnosis), diagnosis=diagnosis)
 
 
-@dataclass(frozen=True)
-class EvidencePlot:
-    """A plot, and what its dashed line is."""
-
-    chart: Chart
-    dashed: str
-
-
-@dataclass(frozen=True)
-class FindingCard:
-    """One finding as it is laid out; ``is_repeated`` says that its command stands further up already."""
-
-    number: int
-    finding: Finding
-    word: str
-    charts: tuple[EvidencePlot, ...]
-    evidence: tuple[tuple[str, str], ...]
-    is_repeated: bool
-
-    @property
-    def title(self) -> str:
-        return self.finding.heading
-
-
-@dataclass(frozen=True)
-class RemedyRow:
-    """One line of the table of remedies; ``width`` is the share of the loss as per cent of a bar."""
-
-    name: str
-    title: str
-    note: str
-    level: str
-    interval: str
-    is_best: bool
-    regained: str = ""
-    bounds: str = ""
-    verdict: str = ""
-    word: str = ""
-    share: str = ""
-    width: float = 0.0
-
-
-@dataclass(frozen=True)
-class VerificationPart:
-    """What the remedies brought."""
-
-    summary: str
-    measure: str
-    rows: tuple[RemedyRow, ...]
-    notes: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class DiagnosisPage:
-    """What the template lays out."""
-
-    diagnosis: DiagnosisFile
-    counts: tuple[tuple[str, str, int], ...]
-    attention: tuple[FindingCard, ...]
-    passed: tuple[FindingCard, ...]
-    skipped: tuple[tuple[str, tuple[str, ...]], ...]
-    verification: VerificationPart | None
-
-    @property
-    def charts(self) -> list[Chart]:
-        """Every plot of the page."""
-        return [one.chart for card in (*self.attention, *self.passed) for one in card.charts]
-
-
-def page_of(diagnosis: DiagnosisFile) -> DiagnosisPage:
+def page_of(diagnosis: DiagnosisFile) -> Values:
     """Work out what the page shows."""
     commands = [diagnosis.command, *(finding.command for finding in diagnosis.findings)]
     cards = [
@@ -163,29 +94,33 @@ def page_of(diagnosis: DiagnosisFile) -> DiagnosisPage:
         reasons.setdefault(card.finding.summary, []).append(card.title)
     titles = {finding.check: finding.heading for finding in diagnosis.findings}
     verification = diagnosis.verification
-    return DiagnosisPage(
+    attention = [*by_verdict["problem"], *by_verdict["warning"]]
+    return Values(
         diagnosis=diagnosis,
         counts=tuple(
             (verdict, WORDS[verdict], len(by_verdict[verdict])) for verdict in VERDICTS[2:] if by_verdict[verdict]
         ),
-        attention=(*by_verdict["problem"], *by_verdict["warning"]),
+        attention=attention,
         passed=tuple(by_verdict["ok"]),
         skipped=tuple((reason, tuple(of)) for reason, of in reasons.items()),
         verification=_verification(verification, titles) if verification is not None else None,
+        charts=[one.chart for card in (*attention, *by_verdict["ok"]) for one in card.charts],
     )
 
 
-def _card(number: int, finding: Finding, *, is_repeated: bool) -> FindingCard:
+def _card(number: int, finding: Finding, *, is_repeated: bool) -> Values:
     # What was not judged has nothing to draw.
     plots = finding.plots if finding.verdict != "skipped" else ()
-    return FindingCard(
+    return Values(
         number=number,
         finding=finding,
+        title=finding.heading,
         word=WORDS[finding.verdict],
         charts=tuple(
-            EvidencePlot(_chart(plot, f"f{number}-{place}"), _threshold(plot)) for place, plot in enumerate(plots)
+            Values(chart=_chart(plot, f"f{number}-{place}"), dashed=_threshold(plot))
+            for place, plot in enumerate(plots)
         ),
-        evidence=tuple(_rows(finding.evidence)),
+        evidence=list(_rows(finding.evidence)),
         is_repeated=is_repeated,
     )
 
@@ -214,7 +149,7 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _verification(verification: Verification, titles: Mapping[str, str]) -> VerificationPart:
+def _verification(verification: Verification, titles: Mapping[str, str]) -> Values:
     rows = []
     if verification.unchanged is not None:
         rows.append(_score_row(UNCHANGED, "The unchanged student", "", verification.unchanged, verification))
@@ -235,7 +170,13 @@ def _verification(verification: Verification, titles: Mapping[str, str]) -> Veri
         notes.append("The loss is relative to the best of these means, which is biased upwards.")
     measure = verification.measure
     title = f"{measure.title}{f', {measure.unit}' if measure.unit else ''}" if measure is not None else ""
-    return VerificationPart(_summary(verification, titles), title, tuple(rows), tuple(notes), tuple(warnings))
+    return Values(
+        summary=_summary(verification, titles),
+        measure=title,
+        rows=tuple(rows),
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+    )
 
 
 def _summary(verification: Verification, titles: Mapping[str, str]) -> str:
@@ -255,7 +196,7 @@ def _summary(verification: Verification, titles: Mapping[str, str]) -> str:
         summary = f"{_remedy_title(best, titles)} recovered most: {gain} ({seeds})."
     worse = [_lower(_remedy_title(one, titles)) for one in verification.remedies if one.verdict == "worse"]
     if worse:
-        summary += f" Worse than the unchanged student: {join(worse)}."
+        summary += f" Worse than the unchanged student: {listed(worse)}."
     if verification.labels is not None and verification.labels_are_best:
         percent = "%" if verification.unit == " points" else ""
         score = f"{amount(verification.labels.score.mean, digits)}{percent}"
@@ -266,42 +207,36 @@ def _summary(verification: Verification, titles: Mapping[str, str]) -> str:
 def _remedy_title(one: VerifiedRemedy, titles: Mapping[str, str]) -> str:
     if one.name == ALL_REMEDIES:
         return "All remedies together"
-    return f"Remedy for: {join([_lower(titles.get(check, check)) for check in one.checks])}" if one.checks else one.name
+    return f"Remedy for: {listed(_lower(titles.get(check, check)) for check in one.checks)}" if one.checks else one.name
 
 
 def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _score_row(name: str, title: str, note: str, score: RemedyScore, verification: Verification) -> RemedyRow:
+def _score_row(name: str, title: str, note: str, score: RemedyScore, verification: Verification) -> Values:
+    """One line of the table of remedies, with nothing regained yet."""
     interval = "no finished run"
     if score.mean is not None:
         interval = _bounds(score.low, score.high, verification.digits) or "one seed: no interval"
-    return RemedyRow(name, title, note, amount(score.mean, verification.digits), interval, verification.best == name)
+    level, is_best = amount(score.mean, verification.digits), verification.best == name
+    empty = dict.fromkeys(("regained", "bounds", "verdict", "word", "share"), "")
+    return Values(name=name, title=title, note=note, level=level, interval=interval, is_best=is_best, **empty)
 
 
-def _row(one: RemedyComparison, name: str, title: str, note: str, verification: Verification) -> RemedyRow:
-    digits = verification.digits
+def _row(one: RemedyComparison, name: str, title: str, note: str, verification: Verification) -> Values:
+    digits, share, row = verification.digits, one.share_of_loss, _score_row(name, title, note, one.score, verification)
     word = {"better": "better", "worse": "worse", "undecided": "not decided"}[one.verdict]
     p = f", Holm p {p_value(one.holm_p)}" if one.holm_p is not None else ""
     is_open = one.verdict == "undecided" and one.seeds_to_decide is not None
     settle = f"; about {one.seeds_to_decide:,} seeds would" if is_open else ""
-    plain = _score_row(name, title, note, one.score, verification)
-    share = one.share_of_loss
-    return RemedyRow(
-        plain.name,
-        plain.title,
-        plain.note,
-        plain.level,
-        plain.interval,
-        plain.is_best,
-        regained=change(one.regained, digits) if one.regained is not None else DASH,
-        bounds=_bounds(one.low, one.high, digits),
-        verdict=one.verdict,
-        word=f"{word}{p}{settle}",
-        share=f"{share:.0%}".replace("-", MINUS) if share is not None else DASH,
-        width=round(100 * max(min(share or 0.0, 1.0), 0.0), 1),
-    )
+    row.regained = change(one.regained, digits) if one.regained is not None else DASH
+    row.bounds = _bounds(one.low, one.high, digits)
+    row.verdict, row.word = one.verdict, f"{word}{p}{settle}"
+    row.share = f"{share:.0%}".replace("-", MINUS) if share is not None else DASH
+    # The share of the loss as per cent of a bar.
+    row.width = round(100 * max(min(share or 0.0, 1.0), 0.0), 1)
+    return row
 
 
 def _has_other_length(one: VerifiedRemedy) -> bool:

@@ -154,21 +154,3 @@ def p_value(value: float | None) -> str:
     if value is None:
         return DASH
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def counted(count: int, what: str) -> str:
-    """A number of things.
-
-    >>> counted(1, "seed"), counted(1200, "seed")
-    ('1 seed', '1,200 seeds')
-    """
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
-def join(parts: list[str]) -> str:
-    """Parts as a list in a sentence.
-
-    >>> join(["a", "b", "c"]), join(["a"])
-    ('a, b and c', 'a')
-    """
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1] if parts else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from stillroom.run.build import RunParts
 from stillroom.run.records import budget_hash
 from stillroom.schema.run import RunSummary
 from stillroom.teachers.source import TeacherSource
+from stillroom.train.device import threads
 from stillroom.train.evaluation import compare, score
-from stillroom.train.folder import RunFolder
 from stillroom.train.loop import Progress
 
 EXAMPLES = 36
@@ -40,6 +40,7 @@ def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
         "name": train.name,
         "classes": train.num_classes,
         "train": len(train),
+        **({} if train.labelled == len(train) else {"labelled": train.labelled}),
         "test": len(test),
         "shape": list(train.images.shape[1:]),
         "pixels": train.is_pixels,
@@ -57,15 +58,7 @@ def run_summary(
     figures: Mapping[str, float],
     teacher_logits: TeacherLogits,
 ) -> dict[str, Any]:
-    """``summary.json`` of a finished run.
-
-    Args:
-        parts: what it is made of.
-        trained: the student.
-        progress: where the training ended.
-        figures: of the last evaluation.
-        teacher_logits: of each teacher, for the test split.
-    """
+    """``summary.json`` of a finished run."""
     recipe, test = parts.recipe, parts.test
     processes = parts.context.processes.count
     budget = budget_hash(
@@ -119,7 +112,8 @@ def teacher_facts(
     """What the summary says of a teacher; of one without test logits, its name and hash alone."""
     scored = score(logits, test.labels).as_dict() if logits is not None else {}
     sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
-    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **compared}
+    files = {"files": dict(source.files)} if source.files else {}
+    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **compared}
 
 
 def _of_teacher(figures: Mapping[str, float], name: str) -> dict[str, float]:
@@ -203,12 +197,15 @@ def changed_most(change: Tensor, count: int) -> Tensor:
     return ends[change[ends].abs().sort(descending=True, stable=True).indices]
 
 
-def time_models(folder: RunFolder, models: Mapping[str, PreparedModel | None], data: ImageSet) -> None:
-    """Write the median latency of each model, as it would be used in float32, to ``timing.jsonl``."""
-    for who, prepared in models.items():
-        if prepared is None:
-            continue
-        example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
-        took = {str(batch): round(latency(prepared.model, example, batch), 4) for batch in LATENCY_BATCHES}
-        line = {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
-        folder.append("timing.jsonl", line)
+def latencies(models: Mapping[str, PreparedModel | None], data: ImageSet) -> Iterator[dict[str, Any]]:
+    """Lines of ``timing.jsonl``: the latency of each model, as it would be used in float32 on one thread.
+
+    Several threads wait for the slowest of them: on a busy machine for whatever else has its core.
+    """
+    with threads(1):
+        for who, prepared in models.items():
+            if prepared is None:
+                continue
+            example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
+            took = {str(batch): round(latency(prepared.model, example, batch), 4) for batch in LATENCY_BATCHES}
+            yield {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}

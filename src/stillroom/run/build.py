@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchLoader, BatchSampler
-from stillroom.errors import BadInput, nearest
+from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
-from stillroom.losses.setup_context import ModelInfo, SetupContext
+from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
 from stillroom.models.modes import device_of
-from stillroom.models.prepared import PreparedModel, prepare_model
+from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
+from stillroom.models.preprocess import known_classes
 from stillroom.models.weights import state_hash
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
 from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
+from stillroom.teachers.config import TeacherConfig
+from stillroom.teachers.embeddings import EmbeddingTeacher
+from stillroom.teachers.ensemble import EnsembleSource
+from stillroom.teachers.input_gradients import is_input_gradient
 from stillroom.teachers.live import LiveTeacherSource
 from stillroom.teachers.precomputed import PrecomputedLogits
-from stillroom.teachers.source import TeacherRequest, TeacherSource
+from stillroom.teachers.source import Log, Teacher, TeacherRequest, TeacherSource
+from stillroom.train.changing_teachers import FollowingTeacher, PeerTeacher, as_teacher
 from stillroom.train.gradient_rescaling import RecordGradientRescaling
 from stillroom.train.optimisation import OwnOptimisation
 from stillroom.train.recorders import RecordWeightDistance, StepHook
@@ -37,33 +44,20 @@ _EXAMPLES = 4
 
 @dataclass(frozen=True)
 class RunParts:
-    """All parts of a run.
+    """All parts of a run."""
 
-    Attributes:
-        context: the resolved recipe and the data, on a runtime.
-        student: the model that learns.
-        losses: the terms of the loss, set up.
-        teachers: of each teacher by its name, where its outputs come from.
-        sampler: which training images make each batch.
-        step: student and losses as one module.
-        hooks: called after each step.
-        relations: of the student's classes, where it ends in a linear layer.
-        hashes: ``init``, ``data`` and ``teacher``: what a save of the run belongs to.
-        optimisation: the user's optimizer and scheduler, where these are not the recipe's.
-        custom: the classes of what the user's functions make.
-    """
-
-    context: RunContext
-    student: PreparedModel
-    losses: Sequence[Loss[Any]]
-    teachers: Mapping[str, TeacherSource]
-    sampler: BatchSampler
-    step: DistillStep
-    hooks: Sequence[StepHook]
-    relations: ClassRelations | None
-    hashes: Mapping[str, str]
+    context: RunContext  # the resolved recipe and the data, on a runtime
+    student: PreparedModel  # the model that learns
+    losses: Sequence[Loss[Any]]  # the terms of the loss, set up
+    teachers: Mapping[str, TeacherSource]  # of each teacher by its name, where its outputs come from
+    sampler: BatchSampler  # which training images make each batch
+    step: DistillStep  # student and losses as one module
+    hooks: Sequence[StepHook]  # called after each step
+    relations: ClassRelations | None  # of the student's classes, where it ends in a linear layer
+    hashes: Mapping[str, str]  # ``init``, ``data`` and ``teacher``: what a save of the run belongs to
+    # The user's optimizer and scheduler, where these are not the recipe's.
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
-    custom: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, str] = field(default_factory=dict)  # the classes of what the user's functions make
 
     @property
     def recipe(self) -> Recipe:
@@ -96,6 +90,16 @@ class RunParts:
         read = {name for loss, name in zip(self.losses, self.step.teacher_names, strict=True) if loss.requires.teacher}
         return {name: source for name, source in self.teachers.items() if name in read}
 
+    def open_teachers(self, loader: BatchLoader, log: Log | None = None) -> dict[str, Teacher]:
+        """The functions from a batch to the output of each teacher that a loss reads; builds missing caches."""
+        read = self.teachers_read
+        shared = {member for name in read for member in self.recipe.all_teachers[name].members or ()}
+        return {
+            name: (source.shared_teacher if name in shared else source.training_teacher)(loader, self.epochs, log)
+            for name, source in read.items()
+            if not isinstance(source, PeerTeacher)
+        }
+
     def loader(self) -> BatchLoader:
         """Gives the training batches."""
         data = self.recipe.data
@@ -127,13 +131,19 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     runtime.processes.copy_weights(components.student.to(runtime.device))
     student = prepare_model(components.student, recipe.student, train, "student")
     models = prepare_teachers(context, components)
+    for name, config in recipe.all_teachers.items():
+        if config.follows_student:
+            models[name] = as_teacher(student)
     names = teacher_names(components.losses, recipe)
     setup_losses(components.losses, context, student, models)
     hooks = [*hooks]
     if recipe.training.record_weight_distance:
         hooks.append(RecordWeightDistance(recipe.training.record_weight_distance))
     only = next(iter(models.values())) if len(models) == 1 and context.num_teacher_classes is None else None
+    if only is not None and (_is_mapped(only) or not recipe.model_teachers):
+        only = None
     relations = relations_of(student, only, train)
+    check_labels(components.losses, recipe, train)
     watch: dict[str, Callable[..., None]] = {}
     if recipe.training.record_gradient_rescaling:
         # By the index that batches have: of a subset, that in the whole.
@@ -149,8 +159,12 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         watch=watch,
         num_teacher_classes=context.num_teacher_classes,
         teacher_names=names,
+        labelled_share=train.labelled / len(train),
+        peers={name: models[name] for name, config in recipe.all_teachers.items() if config.learns},
+        same_at_start=[name for name, config in recipe.all_teachers.items() if config.follows_student],
     ).to(runtime.device)
-    teachers = build_teachers(context, components.losses, models)
+    teachers = build_teachers(context, components.losses, models, student)
+    hooks += [source for source in teachers.values() if isinstance(source, FollowingTeacher)]
     fingerprints = {name: source.fingerprint for name, source in teachers.items()}
     return RunParts(
         context=context,
@@ -163,13 +177,24 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         relations=relations,
         # Taken before training moves a weight: `init` is what every method of a seed must share.
         hashes={
-            "init": state_hash(student.model),
+            "init": components.init_hash or state_hash(student.model),
             "data": digest(train.fingerprint.encode(), test.fingerprint.encode()),
             "teacher": teachers_hash(fingerprints),
+            **file_hashes({name: source.files for name, source in teachers.items()}),
         },
         optimisation=components.optimisation,
         custom=components.custom,
     )
+
+
+def file_hashes(files: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The hash of each file of each teacher, by its name.
+
+    >>> file_hashes({"a": {"train-logits.npy": "0a"}, "b": {}}), file_hashes({"a": {"x": "1"}, "b": {"x": "2"}})
+    ({'train-logits.npy': '0a'}, {'a/x': '1', 'b/x': '2'})
+    """
+    several = sum(map(bool, files.values())) > 1
+    return {f"{who}/{name}" if several else name: each for who, mine in files.items() for name, each in mine.items()}
 
 
 def teachers_hash(fingerprints: Mapping[str, str]) -> str:
@@ -188,11 +213,67 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
     prepared = {}
     for name, config in context.recipe.all_teachers.items():
         model = components.teachers.get(name)
-        if model is not None and config.logits is None:
+        if model is not None and (config.is_model or config.learns):
             context.processes.copy_weights(model.to(context.device))
             field = context.recipe.teacher_field(name)
+            if config.embeddings:
+                prepared[name] = _prepare_embeddings(model, config, context, field)
+                continue
             prepared[name] = prepare_model(model, config, context.data.train, field, context.num_target_classes)
+            columns = prepared[name].try_on(context.data.train.images[:2]).shape[1] if config.class_names else 0
+            if config.class_names and len(config.class_names) != columns:
+                expected = f"a name for each of the {columns} logits"
+                raise BadInput(f"{field}.class_names", f"{len(config.class_names)} names", expected)
+            known = known_classes(prepared[name].preprocess_config)
+            if known is not None:
+                names = context.data.train.class_names
+                missing = [label for position, label in enumerate(names) if position not in known.tolist()]
+                listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+                context.observer.note(f"{field} knows {len(known)} of {len(names)} classes, not {listed}")
     return prepared
+
+
+def _prepare_embeddings(model: nn.Module, config: TeacherConfig, context: RunContext, field: str) -> PreparedModel:
+    """A teacher of embeddings, with a layer that stands for its logits.
+
+    Raises:
+        BadInput: it fails, or its output is not [B, d].
+    """
+    data = context.data.train
+    prepared = with_layout(model, config, data, field)
+    try:
+        found = prepared.try_on(data.images[:2])
+    except Exception as error:
+        expected = f"a model that takes the data's images; it raised {format_error(error)}"
+        raise BadInput(field, config.name, expected) from None
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise BadInput(field, config.name, f"a model that gives embeddings [batch, d], not {got}")
+    wrapped = EmbeddingTeacher(model, found.shape[1], data.num_classes).to(device_of(model))
+    return replace(prepared, model=wrapped)
+
+
+def check_reads_embeddings(loss: Loss[Any], field: str) -> None:
+    """Refuse a loss that needs more of a teacher of embeddings than its features.
+
+    Raises:
+        BadInput: it reads logits, or runs the rest of the teacher.
+    """
+    requires = loss.requires
+    reads_logits = not requires.teacher_features or loss.family in ("logits", "gradients")
+    if reads_logits or requires.tails or requires.fishers or requires.input_gradient:
+        expected = "a loss on features or relations alone: this teacher gives embeddings, no logits"
+        raise BadInput(f"losses.{loss.name}", loss.name, f"{expected} ({field}.embeddings)")
+
+
+def _lacks_classes(teacher: PreparedModel) -> bool:
+    return known_classes(teacher.preprocess_config) is not None
+
+
+def _is_mapped(teacher: PreparedModel) -> bool:
+    """Whether a teacher lacks some of the data's classes, or has several columns for one."""
+    config = teacher.preprocess_config
+    return config is not None and any(not isinstance(each, int) for each in config.class_order or ())
 
 
 def teacher_names(losses: Sequence[Loss[Any]], recipe: Recipe) -> list[str | None]:
@@ -201,8 +282,7 @@ def teacher_names(losses: Sequence[Loss[Any]], recipe: Recipe) -> list[str | Non
     Raises:
         BadInput: a loss requires a teacher and there is none, or it must say which; or it names one and reads none.
     """
-    teachers = recipe.all_teachers
-    only = next(iter(teachers)) if len(teachers) == 1 else None
+    teachers, only = recipe.all_teachers, recipe.default_teacher
     names: list[str | None] = []
     for loss in losses:
         named, field = loss.config.teacher, f"losses.{loss.config.name}.teacher"
@@ -232,8 +312,12 @@ def setup_losses(
         if name not in contexts:
             contexts[name] = setup_context_of(context, student, teachers.get(name or ""), name)
         loss.setup(contexts[name])
-        if context.num_teacher_classes is not None:
-            check_partial_teacher(loss)
+        teacher = teachers.get(name or "")
+        if teacher is not None and isinstance(teacher.model, EmbeddingTeacher) and loss.requires.teacher:
+            check_reads_embeddings(loss, context.recipe.teacher_field(name or ""))
+        lacks = teacher is not None and _lacks_classes(teacher)
+        if context.num_teacher_classes is not None or lacks:
+            check_partial_teacher(loss, indexed=lacks)
         if (line := loss.describe_taps()) is not None:
             context.observer.note(line)
 
@@ -243,20 +327,24 @@ def setup_context_of(
 ) -> SetupContext:
     """Student and teacher as losses see them at set-up: their taps, and which stand opposite each other."""
     config = context.recipe.all_teachers.get(name or "")
+    known = known_classes(teacher.preprocess_config) if teacher is not None else None
     return SetupContext(
-        ModelInfo(student.model, _examples(student, context), "student"),
-        ModelInfo(teacher.model, _examples(teacher, context), "teacher") if teacher is not None else None,
-        num_classes=context.num_target_classes,
+        _model_info(student, context, "student"),
+        _model_info(teacher, context, "teacher") if teacher is not None else None,
+        num_classes=context.num_target_classes if known is None else len(known),
         seed=context.recipe.seed,
         logits=config.logits if config is not None else None,
+        members=tuple(config.members or ()) if config is not None else (),
+        samples=_training_samples(context.data.train),
     )
 
 
-def check_partial_teacher(loss: Loss[Any]) -> None:
+def check_partial_teacher(loss: Loss[Any], *, indexed: bool = False) -> None:
     """Refuse a loss that cannot be computed with a teacher of only some of the classes.
 
     Args:
         loss: set up.
+        indexed: a sample's index means the same image throughout.
 
     Raises:
         BadInput: it reads the teacher together with labels, some of which the teacher does not know, or with sample
@@ -264,11 +352,11 @@ def check_partial_teacher(loss: Loss[Any]) -> None:
     """
     requires, field = loss.requires, f"losses.{loss.name}"
     if requires.teacher and requires.labels:
-        expected = "a term that does not set labels against the teacher's answer: it has no logits of the new classes"
+        expected = "a term that does not set labels against the teacher's answer: it lacks some classes"
         option = loss.label_free_option
         hint = f" ({option[0]}: {option[1]} leaves the labels to another loss)" if option is not None else ""
         raise BadInput(field, loss.name, expected + hint)
-    if requires.teacher and requires.index:
+    if requires.teacher and requires.index and not indexed:
         expected = "a term that does not go by a sample's index: in each task it means another image"
         raise BadInput(field, loss.name, expected)
 
@@ -286,7 +374,7 @@ def request_of(losses: Sequence[Loss[Any]]) -> TeacherRequest:
 
 
 def build_teachers(
-    context: RunContext, losses: Sequence[Loss[Any]], models: Mapping[str, PreparedModel]
+    context: RunContext, losses: Sequence[Loss[Any]], models: Mapping[str, PreparedModel], student: PreparedModel
 ) -> dict[str, TeacherSource]:
     """Of each teacher of the recipe, where its outputs come from.
 
@@ -294,6 +382,7 @@ def build_teachers(
         context: with a resolved recipe.
         losses: set up.
         models: the teachers that are models.
+        student: the model that learns.
 
     Raises:
         BadInput: a loss requires more of a teacher than its logits, and these are all that there is.
@@ -303,14 +392,20 @@ def build_teachers(
     found: dict[str, TeacherSource] = {}
     for name, config in recipe.all_teachers.items():
         mine = [loss for loss, teacher in zip(losses, names, strict=True) if teacher == name]
-        if config.logits is None:
+        if config.members is not None:
+            continue
+        if config.changes:
+            found[name] = _changing_teacher(context, config, name, mine, models[name], student)
+            continue
+        if config.is_model:
             if name not in models:
                 raise BadInput(recipe.teacher_field(name), config.name, "its model among the components")
             found[name] = build_teacher(context, models[name], request_of(mine), name)
             continue
         for loss in mine:
             for tap in (*loss.requires.teacher_features, *loss.requires.tails):
-                expected = f"a model: loss {loss.name!r} reads its features at {tap!r}"
+                what = "input gradients" if is_input_gradient(tap) else f"features at {tap!r}"
+                expected = f"a model: loss {loss.name!r} reads its {what}"
                 raise BadInput(f"{recipe.teacher_field(name)}.logits", config.logits, expected)
         found[name] = PrecomputedLogits(
             config,
@@ -319,7 +414,79 @@ def build_teachers(
             augmentation=recipe.data.augmentation,
             cache=recipe.cache,
         )
-    return found
+    for name, config in recipe.all_teachers.items():
+        if config.members is not None:
+            members = {member: found[member] for member in config.members}
+            for member in (each for each in members if found[each].changes or recipe.all_teachers[each].embeddings):
+                expected = "teachers with logits that stay as they are"
+                raise BadInput(f"{recipe.teacher_field(name)}.members", member, expected)
+            for member in (each for each in members if each in models and _lacks_classes(models[each])):
+                expected = "teachers that know all classes of the data: probabilities of some cannot be averaged"
+                raise BadInput(f"{recipe.teacher_field(name)}.members", member, expected)
+            for loss in (loss for loss, teacher in zip(losses, names, strict=True) if teacher == name):
+                check_logits_alone(loss, f"{recipe.teacher_field(name)}.members", list(members))
+            found[name] = EnsembleSource(members, config.members, config.mean_temperature or 1.0)
+    return {name: found[name] for name in recipe.all_teachers}
+
+
+def _changing_teacher(
+    context: RunContext,
+    config: TeacherConfig,
+    name: str,
+    losses: Sequence[Loss[Any]],
+    model: PreparedModel,
+    student: PreparedModel,
+) -> TeacherSource:
+    """A teacher that follows the student, or that learns with it.
+
+    Raises:
+        BadInput: a loss requires what changes with it, or of two students what is one's alone.
+    """
+    field, recipe = context.recipe.teacher_field(name), context.recipe
+    for loss in losses:
+        requires = loss.requires
+        fixed = (*requires.tails, *requires.fishers)
+        if fixed or (config.learns and (requires.teacher_features or next(loss.parameters(), None) is not None)):
+            expected = "a loss on logits without parameters" if config.learns else "a loss on logits or features"
+            why = "each of two students learns from the other" if config.learns else "the rest of the model changes"
+            raise BadInput(f"losses.{loss.name}", loss.name, f"{expected}: {field} changes, and {why}")
+    if config.learns:
+        return PeerTeacher(model)
+    steps = BatchSampler(len(context.data.train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+    taps = request_of(losses).taps
+    return FollowingTeacher(student, config, taps=taps, runtime=context, steps_per_epoch=steps)
+
+
+def check_labels(losses: Sequence[Loss[Any]], recipe: Recipe, train: ImageSet) -> None:
+    """Refuse what reads labels where no training image has one, or where ω would need them all.
+
+    Raises:
+        BadInput: naming the loss.
+    """
+    if train.labelled == len(train):
+        return
+    for loss in losses:
+        if loss.requires.labels and loss.requires.input_gradient:
+            expected = "none with unlabelled images: it takes the gradient of a batch's labels in all of its images"
+            raise BadInput(f"losses.{loss.name}", loss.name, expected)
+        if loss.requires.labels and not train.labelled:
+            expected = f"a loss that reads the teacher alone: none of the {len(train)} training images has a label"
+            raise BadInput(f"losses.{loss.name}", loss.name, expected)
+    if recipe.training.record_gradient_rescaling:
+        expected = f"false: ω needs the label of every image, and {len(train) - train.labelled} have none"
+        raise BadInput("training.record_gradient_rescaling", True, expected)
+
+
+def check_logits_alone(loss: Loss[Any], field: str, members: Sequence[str]) -> None:
+    """Refuse a loss that requires more of a mean of teachers than its logits.
+
+    Raises:
+        BadInput: it reads features, or runs the rest of a model.
+    """
+    requires = loss.requires
+    if more := (*requires.teacher_features, *requires.tails):
+        expected = f"logits alone to be read, but loss {loss.name!r} reads features at {more[0]!r}: name a member"
+        raise BadInput(field, members, expected)
 
 
 def build_teacher(
@@ -339,6 +506,20 @@ def build_teacher(
     )
 
 
-def _examples(prepared: PreparedModel, context: RunContext) -> Callable[[], Tensor]:
+def _model_info(prepared: PreparedModel, context: RunContext, field: Literal["teacher", "student"]) -> ModelInfo:
     images = context.data.train.images
-    return lambda: prepared.preprocess()(images[:_EXAMPLES]).to(device_of(prepared.model))
+
+    def inputs(rows: slice) -> Tensor:
+        made: Tensor = prepared.preprocess()(images[rows])
+        return made.to(device_of(prepared.model))
+
+    def sample(count: int) -> Tensor:
+        return inputs(slice(None, None, max(len(images) // count, 1)))[:count]
+
+    return ModelInfo(prepared.model, lambda: inputs(slice(_EXAMPLES)), field, sample)
+
+
+def _training_samples(train: ImageSet) -> TrainingSamples:
+    whole = torch.arange(len(train))
+    index = whole if train.subset_info is None else torch.from_numpy(train.subset_info.rows)
+    return TrainingSamples(len(train.parent), index, train.labels)

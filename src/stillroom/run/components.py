@@ -15,63 +15,53 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.losses.base import Loss
-from stillroom.losses.registry import build_losses
+from stillroom.losses.registry import build_losses, loss_class
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.modes import copy_model
 from stillroom.models.registry import brings_weights, build
+from stillroom.models.reused_head import ReusedHead
 from stillroom.models.tail import head_tensors
 from stillroom.models.weights import Note, load_weights
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
+from stillroom.runtime import PhaseClock
+from stillroom.teachers.class_map import column_names
+from stillroom.teachers.config import TeacherConfig
 from stillroom.train.optimisation import OwnOptimisation
 
 
 @dataclass(frozen=True)
 class RunComponents:
-    """What a recipe names, as objects: given by the user in Python, or built from the recipe.
+    """What a recipe names, as objects: given by the user in Python, or built from the recipe."""
 
-    Attributes:
-        data: both splits.
-        student: the model that learns.
-        losses: the terms of the loss.
-        teachers: those that are models, by their names in the recipe (``teacher`` where there is one).
-        num_teacher_classes: how many classes the teacher knows, the first ones, where these are not all: losses that
-            read it then see no logits of others.
-        optimisation: the user's optimizer and scheduler, where these are not the recipe's.
-        custom: the classes of what the user's functions make, such as ``optimizer``, for the summary.
-    """
-
-    data: DataPair
-    student: nn.Module
-    losses: Sequence[Loss[Any]]
+    data: DataPair  # both splits
+    student: nn.Module  # the model that learns
+    losses: Sequence[Loss[Any]]  # the terms of the loss
+    # Those that are models, by their names in the recipe (``teacher`` where there is one).
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
+    # How many classes the teacher knows, the first ones, where these are not all: losses that read it then see no
+    # logits of others.
     num_teacher_classes: int | None = None
+    # The user's optimizer and scheduler, where these are not the recipe's.
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
+    # The classes of what the user's functions make, such as ``optimizer``, for the summary.
     custom: Mapping[str, str] = field(default_factory=dict)
+    # Of the student's initial weights, where the student was changed since; None: as they are.
+    init_hash: str | None = None
 
 
 @dataclass(frozen=True)
 class RunObjects:
-    """Objects given in Python, which a finished run's recipe cannot make again; what is missing is made from it.
+    """Objects given in Python, which a finished run's recipe cannot make again; what is missing is made from it."""
 
-    Attributes:
-        data: both splits.
-        student: a module that the student's weights fit.
-        teachers: by their names in the recipe (``teacher`` where there is one).
-        losses: the terms of the loss.
-    """
-
-    data: DataPair | None = None
-    student: nn.Module | None = None
+    data: DataPair | None = None  # both splits
+    student: nn.Module | None = None  # a module that the student's weights fit
+    # By their names in the recipe (``teacher`` where there is one).
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
-    losses: Sequence[Loss[Any]] = ()
+    losses: Sequence[Loss[Any]] = ()  # the terms of the loss
 
     def load_data(self, recipe: Recipe, fingerprint: str) -> DataPair:
-        """The run's images.
-
-        Raises:
-            BadInput: they are not given, cannot be read, or are not those of the fingerprint.
-        """
+        """The run's images; BadInput where they are not given, cannot be read, or are not those of the fingerprint."""
         if self.data is None and recipe.data.source == "python":
             raise BadInput("data", "python", f"the images that the run had: {_LOAD_RUN.format('train=…, test=…')}")
         data = self.data or load(recipe.data)
@@ -82,7 +72,7 @@ class RunObjects:
     def make_student(self, recipe: Recipe, facts: InputFacts) -> nn.Module:
         """A module for the student's weights, not yet with them."""
         if self.student is not None:
-            return copy_model(self.student)
+            return with_reused_head(copy_model(self.student), recipe.student, facts)
         return _remake(recipe.student.without_weights(), facts, "student", recipe)
 
     def make_teacher(self, name: str, recipe: Recipe, data: ImageSet) -> nn.Module:
@@ -90,21 +80,34 @@ class RunObjects:
         given = self.teachers.get(name)
         if given is not None:
             return copy_model(given)
-        return _remake(recipe.all_teachers[name], data, recipe.teacher_field(name), recipe)
+        config, field = recipe.all_teachers[name], recipe.teacher_field(name)
+        return _remake(config, data, field, recipe, columns=_columns(config, field))
 
 
 _LOAD_RUN = "`stillroom.load_run(folder, {})` in Python takes them"
 
 
-def _remake(config: ModelConfig, facts: InputFacts, place: str, recipe: Recipe) -> nn.Module:
+def _columns(config: TeacherConfig, field: str) -> int | None:
+    names = column_names(config, field)
+    return None if names is None else len(names)
+
+
+def _remake(
+    config: ModelConfig, facts: InputFacts, place: str, recipe: Recipe, columns: int | None = None
+) -> nn.Module:
     try:
-        return build_model(config, facts, place)
+        return build_model(config, facts, place, columns=columns)
     except BadInput:
         if recipe.data.source != "python":
             raise
-        name = "student" if place == "student" else "teacher"
-        expected = f"the module, as the run was made in Python: {_LOAD_RUN.format(f'{name}=…')}"
-        raise BadInput(place, config.name, expected) from None
+        raise needs_module(place, config.name) from None
+
+
+def needs_module(place: str, name: str) -> BadInput:
+    """The error of a run made in Python, whose folder alone cannot make a model again."""
+    argument = "student" if place == "student" else "teacher"
+    expected = f"the module, as the run was made in Python: {_LOAD_RUN.format(f'{argument}=…')}"
+    return BadInput(place, name, expected)
 
 
 class InputFacts(Protocol):
@@ -118,17 +121,27 @@ class InputFacts(Protocol):
     def image_size(self) -> int | None: ...
 
 
-def build_model(config: ModelConfig, data: InputFacts, field: str, note: Note = lambda text: None) -> nn.Module:
+def build_model(
+    config: ModelConfig,
+    data: InputFacts,
+    field: str,
+    note: Note = lambda text: None,
+    *,
+    columns: int | None = None,
+) -> nn.Module:
     """The model a config names, made for this data, with the config's weights where it has any.
 
     Args:
         note: called with a line where its weights were chosen among several, or not all were used.
+        columns: how many logits it has; left out: one for each class of the data, or as its class order says.
     """
     preprocess = config.preprocess if isinstance(config.preprocess, PreprocessConfig) else None
     order = preprocess.class_order if preprocess is not None else None
-    classes = max([data.num_classes, *(column + 1 for column in order or ())])
+    named = [column for each in order or () for column in (each if isinstance(each, tuple) else (each,))]
+    classes = columns or max([data.num_classes, *(column + 1 for column in named if column is not None)])
     side = (preprocess.size if preprocess is not None else None) or data.image_size
     model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, field=field)
+    model = with_reused_head(model, config, data, field)
     if config.weights is not None:
         fresh: list[str] = []
         if config.head == "new":
@@ -146,13 +159,26 @@ def build_model(config: ModelConfig, data: InputFacts, field: str, note: Note = 
     return model
 
 
-def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | None = None) -> RunComponents:
+def with_reused_head(model: nn.Module, config: ModelConfig, data: InputFacts, field: str = "student") -> nn.Module:
+    """The model with a head like a teacher's, not yet with its weights, where its config has one."""
+    if config.reused_head is None or isinstance(model, ReusedHead):
+        return model
+    preprocess = config.preprocess if isinstance(config.preprocess, PreprocessConfig) else None
+    side = (preprocess.size if preprocess is not None else None) or data.image_size
+    example = torch.zeros(2, data.channels, *((side, side) if side else ()))
+    return ReusedHead(model, config.reused_head, example, data.num_classes, field=field)
+
+
+def build_components(
+    recipe: Recipe, data: DataPair | None = None, note: Note | None = None, clock: PhaseClock | None = None
+) -> RunComponents:
     """Make all that a recipe names.
 
     Args:
         recipe: what names it.
         data: what ``recipe.data`` names, where it was read before; read where left out.
         note: called with what the user should know of the data and of how all was made, a line each.
+        clock: counts the time that reading the data takes.
 
     Raises:
         BadInput: something cannot be found, read or made.
@@ -160,21 +186,29 @@ def build_components(recipe: Recipe, data: DataPair | None = None, note: Note | 
     if recipe.incremental is not None:
         expected = "none here: `stillroom incremental` does a recipe whose classes come in tasks"
         raise BadInput.with_message("incremental", None, f"incremental: expected {expected}")
-    data = data or load(recipe.data)
-    if note is not None:
-        describe_data(data, note)
+    with (clock or PhaseClock()).phase("data"):
+        data = data or load(recipe.data)
+        if note is not None:
+            describe_data(data, note)
     note = note or (lambda text: None)
-    teachers = {}
+    teachers: dict[str, nn.Module] = {}
     for name, config in recipe.all_teachers.items():
-        if config.logits is not None:
+        if not config.is_model:
+            if config.learns:
+                with seed_rng(recipe.seed, "student-init", 1 + len(teachers)):
+                    teachers[name] = build_model(config, data.train, recipe.teacher_field(name), note)
             continue
         place = recipe.teacher_field(name)
         if config.weights is None and not brings_weights(config.name):
             expected = "a file of weights: a teacher with random weights teaches nothing"
             raise BadInput(f"{place}.weights", None, expected)
-        teachers[name] = build_model(config, data.train, place, note)
+        teachers[name] = build_model(config, data.train, place, note, columns=_columns(config, place))
+    own = recipe.student
+    if any(loss_class(term).reuses_head for term in recipe.losses):
+        # The run gives it that head.
+        own = own.model_copy(update={"reused_head": None})
     with seed_rng(recipe.seed, "student-init"):
-        student = build_model(recipe.student, data.train, "student", note)
+        student = build_model(own, data.train, "student", note)
     with seed_rng(recipe.seed, "connector-init"):
         losses = build_losses(recipe.losses)
     return RunComponents(data, student, losses, teachers)

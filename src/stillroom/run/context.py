@@ -11,17 +11,11 @@ from stillroom.runtime import Runtime
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext(Runtime):
-    """The resolved recipe of a run with its data, on a runtime.
+    """The resolved recipe of a run with its data, on a runtime."""
 
-    Attributes:
-        recipe: what is done, all written out.
-        data: both splits.
-        num_teacher_classes: how many classes the teacher knows, the first ones; None for all.
-    """
-
-    recipe: Recipe
-    data: DataPair
-    num_teacher_classes: int | None = None
+    recipe: Recipe  # what is done, all written out
+    data: DataPair  # both splits
+    num_teacher_classes: int | None = None  # how many classes the teacher knows, the first ones; None for all
 
     @property
     def num_target_classes(self) -> int:

@@ -18,7 +18,7 @@ from stillroom.data.loader import BatchLoader
 from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
 from stillroom.errors import BadInput
-from stillroom.files import atomic_write, write_bytes, write_json
+from stillroom.files import atomic_write, verify, write_bytes, write_json
 from stillroom.models.config import ModelConfig
 from stillroom.models.export import GRAPHS
 from stillroom.models.modes import copy_model
@@ -26,7 +26,7 @@ from stillroom.models.prepared import logits_of, prepare_model, with_layout
 from stillroom.models.weights import load_weights, read_state
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
-from stillroom.run.components import RunObjects, build_model
+from stillroom.run.components import RunObjects, build_model, needs_module
 from stillroom.run.records import load_run_recipe
 from stillroom.schema.base import read_json
 from stillroom.schema.run import SUMMARY, RunSummary, check_finished
@@ -79,8 +79,16 @@ def load_student(run: Path, objects: RunObjects | None = None) -> tuple[nn.Modul
     if not data.shape or data.pixels is None:
         raise BadInput("run", str(run / SUMMARY), "a summary with its data's shape")
     facts = SummaryFacts(data.classes, data.shape, data.pixels, getattr(torch, data.dtype or "float32"))
-    model = (objects or RunObjects()).make_student(recipe, facts)
-    load_weights(model, run / "student.safetensors", field="student")
+    objects = objects or RunObjects()
+    model = objects.make_student(recipe, facts)
+    try:
+        load_weights(model, run / "student.safetensors", field="student")
+    except BadInput:
+        verify(run / "student.safetensors")
+        if recipe.data.source != "python" or objects.student is not None:
+            raise
+        # A class that is made without arguments, such as nn.Sequential, is another net.
+        raise needs_module("student", recipe.student.name) from None
     return model.eval(), recipe, facts
 
 

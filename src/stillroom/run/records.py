@@ -62,11 +62,7 @@ def _processor() -> str:
 
 
 def load_run_recipe(run: Path) -> Recipe:
-    """The resolved recipe of a run folder.
-
-    Raises:
-        BadInput: the folder holds none, or a damaged one.
-    """
+    """The resolved recipe of a run folder; BadInput where the folder holds none, or a damaged one."""
     try:
         content = parse_yaml(read_bytes(run / "recipe.yaml").decode("utf-8"))
     except BadInput:

@@ -33,27 +33,17 @@ _DECIMALS = 6
 
 @dataclass(frozen=True, eq=False)
 class ClassRelations:
-    """The relations of classes in a student's last layer: c_ij, the cosine of the weights of each two.
+    """The relations of classes in a student's last layer: c_ij, the cosine of the weights of each two."""
 
-    Attributes:
-        head: path of the student's last layer.
-        columns: for each class of the data, a row of its weights; None leaves them.
-        data: classes, superclasses and truth.
-        teacher: the teacher's c, float64 [K, K], where it ends in a linear layer.
-        truth: the true relations, float64 [K, K], where the data know them.
-        groups: the superclass of each class, where a score by them has a basis.
-        why: for ``score``, ``truth`` and ``teacher``, in words, why there can be no such figure.
-        has_teacher: whether there is a teacher that can be run here.
-    """
-
-    head: str
-    columns: Tensor | None
-    data: ImageSet
-    teacher: Tensor | None
-    truth: Tensor | None
-    groups: tuple[str, ...] | None
+    head: str  # path of the student's last layer
+    columns: Tensor | None  # for each class of the data, a row of its weights; None leaves them
+    data: ImageSet  # classes, superclasses and truth
+    teacher: Tensor | None  # the teacher's c, float64 [K, K], where it ends in a linear layer
+    truth: Tensor | None  # the true relations, float64 [K, K], where the data know them
+    groups: tuple[str, ...] | None  # the superclass of each class, where a score by them has a basis
+    # For ``score``, ``truth`` and ``teacher``, in words, why there can be no such figure.
     why: dict[str, str] = field(default_factory=dict)
-    has_teacher: bool = False
+    has_teacher: bool = False  # whether there is a teacher that can be run here
 
     def line(self, student: nn.Module) -> dict[str, Any]:
         """Figures of a student at the end of an epoch: a line of ``class_relations.jsonl``, besides step and epoch.

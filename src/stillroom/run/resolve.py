@@ -5,17 +5,21 @@ Nothing is resolved later or elsewhere: the resolved recipe is the one that is r
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from torch import nn
 
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
-from stillroom.models.config import ModelConfig
-from stillroom.models.preprocess import resolve_preprocess
+from stillroom.losses.base import Loss
+from stillroom.models.config import ModelConfig, PreprocessConfig
+from stillroom.models.preprocess import explicit_preprocess, resolve_preprocess
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
+from stillroom.teachers.class_map import resolve_class_map
+from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import resolve_device, resolve_precision, resolve_threads
 
 ConfigT = TypeVar("ConfigT", bound=ModelConfig)
@@ -39,14 +43,13 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     train = components.data.train
     device = resolve_device(recipe.training.device)
     precision = resolve_precision(recipe.training.precision, device)
-    steps_per_epoch = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
-    epochs = -(-recipe.training.total_steps(steps_per_epoch) // steps_per_epoch)
-    reads_teacher = any(loss.requires.teacher for loss in components.losses)
-    cached = uses_cache(recipe, reads_teacher=reads_teacher, epochs=epochs)
+    cached = uses_cache(recipe, components.losses, train)
     teachers = {
-        name: config
-        if config.logits is not None
-        else _with_preprocess(config, train, recipe.teacher_field(name), components.teachers.get(name))
+        name: _teacher_model(config, train, recipe.teacher_field(name), components.teachers.get(name))
+        if config.is_model or config.learns
+        else config
+        if config.members is None
+        else _with_temperature(config, name, recipe, components)
         for name, config in recipe.all_teachers.items()
     }
     return recipe.with_teachers(teachers).model_copy(
@@ -64,20 +67,28 @@ def with_threads(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"training": recipe.training.model_copy(update={"threads": count})})
 
 
-def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
-    """Whether a run stores its teachers' outputs: what the recipe says, and for ``auto`` whether it saves passes.
+def uses_cache(recipe: Recipe, losses: Sequence[Loss[Any]], train: ImageSet) -> bool:
+    """Whether a run stores its teachers' outputs: what the recipe says, and for ``auto`` whether that costs nothing.
+
+    ``auto`` stores them where the run comes to every view of every image anyway, so that the first run makes no more
+    teacher passes than it would live, and later ones none. Where no view comes twice in this run itself, it stores
+    logits alone, within ``cache.max_gb``: features would fill the disk for a run that may never come.
 
     Args:
         recipe: with ``cache.enabled`` as the user left it.
-        reads_teacher: whether a loss reads a teacher's outputs for training images.
-        epochs: length of the run, one that is not whole counted.
+        losses: what reads the teachers' outputs for training images.
+        train: the training images.
 
     Raises:
         BadInput: outputs are to be stored, but each epoch shows new images.
     """
     teachers = recipe.all_teachers
-    if not teachers:
+    if not [config for config in teachers.values() if not config.changes]:
+        if teachers and recipe.cache.enabled is True:
+            expected = "false or auto: the teacher changes with the student, and its outputs cannot be stored"
+            raise BadInput("cache.enabled", True, expected)
         return False
+    reading = [loss for loss in losses if loss.requires.teacher]
     views = recipe.data.augmentation.different_views
     enabled = recipe.cache.enabled
     if any(config.logits is not None for config in teachers.values()):
@@ -85,11 +96,20 @@ def uses_cache(recipe: Recipe, *, reads_teacher: bool, epochs: int) -> bool:
             expected = "true or auto with teacher.logits: there is no model to run live"
             raise BadInput("cache.enabled", enabled, expected)
         return True
-    if enabled is True and reads_teacher and not views:
+    if enabled is True and reading and not views:
         raise BadInput("cache.enabled", True, "data.augmentation.views of 1 or more: with 0 no view comes twice")
     if enabled != "auto":
         return enabled
-    return not reads_teacher or 0 < views < epochs
+    per_epoch = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
+    steps = recipe.training.total_steps(per_epoch)
+    shown = min(views, -(-steps // per_epoch))
+    if not reading or 0 < views * per_epoch < steps:
+        return True
+    size = shown * len(train) * train.num_classes * (2 if recipe.cache.dtype == "float16" else 4)
+    # Not yet set up, a loss does not say which features it reads.
+    logits_alone = all(loss.family in ("logits", "other") and not loss.requires.teacher_features for loss in reading)
+    whole = steps >= shown * per_epoch and len(train) == len(train.parent)
+    return views > 0 and whole and logits_alone and size <= recipe.cache.max_gb * 1e9
 
 
 def _with_preprocess(config: ConfigT, train: ImageSet, field: str, model: nn.Module | None) -> ConfigT:
@@ -97,3 +117,30 @@ def _with_preprocess(config: ConfigT, train: ImageSet, field: str, model: nn.Mod
         config.preprocess, channels=train.channels, is_pixels=train.is_pixels, field=field, model=model
     )
     return config.model_copy(update={"preprocess": resolved or "none"})
+
+
+def _teacher_model(config: TeacherConfig, train: ImageSet, field: str, model: nn.Module | None) -> TeacherConfig:
+    resolved = _with_preprocess(config, train, field, model)
+    if config.class_names is None and config.class_map is None:
+        return resolved
+    numbers = resolved.preprocess if isinstance(resolved.preprocess, PreprocessConfig) else None
+    numbers = explicit_preprocess(numbers, train.channels, is_pixels=train.is_pixels)
+    return resolve_class_map(resolved.model_copy(update={"preprocess": numbers}), train.class_names, field)
+
+
+def _with_temperature(config: TeacherConfig, name: str, recipe: Recipe, components: RunComponents) -> TeacherConfig:
+    """A mean of teachers with the temperature of the losses that read it; BadInput where these have several."""
+    if config.mean_temperature is not None:
+        return config
+    readers = [
+        loss
+        for loss in components.losses
+        if loss.requires.teacher and (loss.config.teacher or recipe.default_teacher) == name
+    ]
+    found = {loss.config.softening_temperature or 1.0 for loss in readers} or {1.0}
+    if len(found) > 1:
+        expected = (
+            f"a temperature, as the losses that read it have several ({', '.join(f'{t:g}' for t in sorted(found))})"
+        )
+        raise BadInput(f"{recipe.teacher_field(name)}.mean_temperature", None, expected)
+    return config.model_copy(update={"mean_temperature": found.pop()})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ from stillroom.models.weights import load_weights, save_weights
 from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
-from stillroom.run.artifacts import compare_with_teachers, run_summary, time_models, write_predictions
-from stillroom.run.build import RunParts, build, teachers_hash
+from stillroom.run.artifacts import compare_with_teachers, latencies, run_summary, write_predictions
+from stillroom.run.build import RunParts, build, file_hashes, teachers_hash
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment
 from stillroom.run.resolve import resolve, with_threads
+from stillroom.run.reuse_head import reuse_head
 from stillroom.run.validate import try_smallest_batch, validate
 from stillroom.schema.base import read_json, write
 from stillroom.schema.run import ENVIRONMENT, SUMMARY, RunSummary
@@ -50,23 +51,18 @@ class Finished:
     path: Path
     summary: dict[str, Any]
     student: nn.Module
+    # Students that learned with it, by their names as its teachers.
+    peers: Mapping[str, nn.Module] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run would take.
+    """What a run would take."""
 
-    Attributes:
-        steps: its optimizer steps.
-        steps_per_epoch: of these, in each epoch.
-        answers: images that the teachers were queried for now; 0 where all was cached already.
-        seconds: duration of that.
-    """
-
-    steps: int
-    steps_per_epoch: int
-    answers: int
-    seconds: float
+    steps: int  # its optimizer steps
+    steps_per_epoch: int  # of these, in each epoch
+    answers: int  # images that the teachers were queried for now; 0 where all was cached already
+    seconds: float  # duration of that
 
 
 def execute(
@@ -78,7 +74,7 @@ def execute(
     components: RunComponents | None = None,
     hooks: Sequence[StepHook] = (),
     labels_alone: bool = False,
-    latency: bool = True,
+    latency: bool = False,
     describe: bool = True,
 ) -> Finished:
     """Do what a recipe says and leave a finished run folder.
@@ -91,7 +87,7 @@ def execute(
         components: the objects that the recipe names; built from it where left out.
         hooks: called after each step.
         labels_alone: refuse losses that read a teacher.
-        latency: measure each model's latency at the end; meaningless if other processes are busy.
+        latency: measure each model's latency at the end; a report does it where the run did not.
         describe: tell the observer what the data are.
 
     Raises:
@@ -149,13 +145,15 @@ def _opened(
 ) -> Iterator[Run]:
     """A run that was resolved, built and validated, under its threads and arithmetic."""
     runtime = runtime_of(recipe.training, observer)
+    if observer.began is not None:
+        runtime.clock.add("start", runtime.clock.total())
     recipe = with_threads(recipe)
     reuse_memory()
     forget_peak_memory(runtime.device)
     with threads(recipe.training.threads), exact_float32(), seed_rng(recipe.seed, "dropout"):
         note = observer.note if is_main_process() and describe else None
         if components is None:
-            components = build_components(recipe, note=note)
+            components = build_components(recipe, note=note, clock=runtime.clock)
         elif note is not None:
             describe_data(components.data, note)
         reading = [loss.name for loss in components.losses if loss.requires.teacher]
@@ -163,6 +161,7 @@ def _opened(
             expected = "losses that read labels alone; `stillroom distill` takes a teacher"
             raise BadInput("losses", reading[0], expected)
         recipe = resolve(recipe, components)
+        recipe, components = reuse_head(recipe, components)
         parts = build(recipe, components, runtime, hooks)
         validate(parts)
         yield Run(parts, unused_parameters=try_smallest_batch(parts))
@@ -180,18 +179,24 @@ class Run:
         self.parts = parts
         self._unused_parameters = unused_parameters
 
-    def run(self, folder: RunFolder, *, latency: bool = True) -> Finished:
+    def run(self, folder: RunFolder, *, latency: bool = False) -> Finished:
         """Train, evaluate, write; time the models where asked."""
         parts, recipe, context, out = self.parts, self.parts.recipe, self.parts.context, folder.path
-        teacher_logits = {name: source.test_logits() for name, source in parts.teachers.items()}
+        clock = context.clock
+        with clock.phase("teacher"):
+            teacher_logits = {name: source.test_logits() for name, source in parts.teachers.items()}
         loader = parts.loader()
 
         def log(line: dict[str, Any]) -> None:
             folder.append("timing.jsonl", line)
 
-        teachers = {
-            name: source.training_teacher(loader, parts.epochs, log) for name, source in parts.teachers_read.items()
-        }
+        with clock.phase("teacher"):
+            teachers = parts.open_teachers(loader, log)
+
+        def prepare_view(view: int) -> None:
+            for source in parts.teachers.values():
+                source.prepare_views([view])
+
         if context.processes.is_main:
             write_text(out / "recipe.yaml", recipe.to_yaml(), checksum=True)
             if not (out / "environment.json").exists():
@@ -200,6 +205,7 @@ class Run:
 
         def evaluate(student: nn.Module) -> dict[str, float]:
             last[:] = [self._test_logits(student)]
+            teacher_logits.update(self._changing_logits())
             self._log_queries(folder)
             return self._figures(last[0], teacher_logits)
 
@@ -209,6 +215,7 @@ class Run:
             loader=loader,
             sampler=parts.sampler,
             evaluate=evaluate,
+            prepare_view=prepare_view,
             config=recipe.training,
             runtime=context,
             seed=recipe.seed,
@@ -220,28 +227,37 @@ class Run:
             relations=parts.relations.line if parts.relations is not None else None,
             optimisation=parts.optimisation,
         )
-        kept, progress, figures = trainer.fit()
+        with clock.phase("training"):
+            kept, progress, figures = trainer.fit()
         kept.eval()
         # A run resumed after its last evaluation has the figures, but not the logits behind them.
-        logits = last[0] if last else self._test_logits(kept)
+        with clock.phase("evaluation"):
+            logits = last[0] if last else self._test_logits(kept)
+            if not last:
+                teacher_logits.update(self._changing_logits())
         trained = replace(parts.student, model=kept)
         summary = run_summary(parts, trained, progress, figures, teacher_logits)
         if context.processes.is_main:
             save_weights(kept, out / "student.safetensors", checksum=True)
+            for name, peer in parts.step.peers.items():
+                save_weights(peer.eval(), out / f"{name}.safetensors", checksum=True)
             reference = RunSummary.model_validate(summary).reference
             write_predictions(out, parts.test, logits, teacher_logits, reference)
             if parts.relations is not None:
                 parts.relations.write(out, kept)
             if latency:
                 models = {"student": trained, **{name: each.prepared for name, each in parts.teachers.items()}}
-                time_models(folder, models, parts.test)
+                with clock.phase("latency"):
+                    for line in latencies(models, parts.test):
+                        log(line)
+            folder.append("timing.jsonl", {"event": "phases", "seconds": clock.total(), "phases": clock.split()})
             folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
             # Last: it says that the run is finished.
             write_json(out / SUMMARY, summary, checksum=True)
         folder.finish()
         # None goes on before all is written, and none leaves a partner behind that still needs it.
         context.processes.wait()
-        return Finished(out, summary, kept)
+        return Finished(out, summary, kept, dict(parts.step.peers.items()))
 
     def prepare(self) -> Prepared:
         """Fill the cache, where the recipe uses one."""
@@ -249,8 +265,9 @@ class Run:
         if parts.recipe.cache.enabled:
             for source in parts.teachers.values():
                 source.test_logits()
-            for source in parts.teachers_read.values():
-                source.training_teacher(parts.loader(), parts.epochs)
+            parts.open_teachers(parts.loader())
+            for source in parts.teachers.values():
+                source.prepare_views()
         answers = sum(source.counter.answers for source in parts.teachers.values())
         seconds = round(time.perf_counter() - began, 3)
         return Prepared(parts.total_steps, parts.sampler.steps_per_epoch, answers, seconds)
@@ -263,16 +280,22 @@ class Run:
             "init": summary.hashes.init,
             "data": summary.data.fingerprint,
             "teacher": teachers_hash({name: teacher.weights_hash for name, teacher in summary.teachers.items()}),
+            **file_hashes({name: teacher.files or {} for name, teacher in summary.teachers.items()}),
         }
-        other = [what for what, known in made_of.items() if known != self.parts.hashes[what]]
+        hashes = self.parts.hashes
+        other = [what for what in {**hashes, **made_of} if made_of.get(what) != hashes.get(what)]
         if other:
             raise BadInput("--resume", str(out), f"the same {' and '.join(other)} as the finished run there")
         student = self.parts.student.model
         load_weights(student, out / "student.safetensors", field="student")
+        peers = dict(self.parts.step.peers.items())
+        for name, peer in peers.items():
+            load_weights(peer, out / f"{name}.safetensors", field=name)
+            peer.eval()
         self.parts.context.observer.note("this run is finished already")
         # A kill between the summary and the end leaves this behind.
         folder.finish()
-        return Finished(out, summary.as_dict(), student.eval())
+        return Finished(out, summary.as_dict(), student.eval(), peers)
 
     def _log_queries(self, folder: RunFolder) -> None:
         """Write down how often the teachers were queried since the last time, so that a kill loses little of it."""
@@ -285,14 +308,29 @@ class Run:
     def _some_unused(self) -> bool:
         """Whether the loss may leave parameters out, agreed on by all processes."""
         context = self.parts.context
-        # A term that reads features may stop there; the trial of the smallest batch saw what the logits reach.
-        unused = self._unused_parameters or any(term.requires.student_features for term in self.parts.losses)
+        # A term that reads features may stop there, and a gradient does not depend on the last bias; the trial of the
+        # smallest batch saw what the logits reach.
+        partial = (term.requires.student_features or term.requires.input_gradient for term in self.parts.losses)
+        unused = self._unused_parameters or any(partial)
+        # A part of a batch may have no label, and so not reach what a term with connectors learns.
+        unused = unused or self.parts.train.labelled < len(self.parts.train)
         return bool(context.processes.total(torch.tensor(float(unused), device=context.device)) > 0)
 
     def _test_logits(self, model: nn.Module) -> Tensor:
         parts, context = self.parts, self.parts.context
         trained = replace(parts.student, model=model)
         return logits_of(trained, parts.test, context.device, context.observer, "evaluating", context.processes)
+
+    def _changing_logits(self) -> dict[str, Tensor | None]:
+        """Test logits of the teachers that change, as they are now."""
+        context, found = self.parts.context, dict[str, Tensor | None]()
+        for name, source in self.parts.teachers.items():
+            if source.changes and source.prepared is not None:
+                context.processes.copy_buffers(source.prepared.model)
+                found[name] = logits_of(
+                    source.prepared, self.parts.test, context.device, context.observer, "evaluating", context.processes
+                )
+        return found
 
     def _figures(self, logits: Tensor, teacher_logits: dict[str, Tensor | None]) -> dict[str, float]:
         if not bool(torch.isfinite(logits).all()):

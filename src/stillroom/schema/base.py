@@ -79,10 +79,6 @@ class JsonFile(JsonObject):
 def read_json(model: type[ModelT], path: Path) -> ModelT:
     """Read a JSON file.
 
-    Args:
-        model: what it holds.
-        path: the file.
-
     Raises:
         BadInput: it cannot be read, is no JSON object, or a field is wrong; names the file, the field, the value and
             what was expected.
@@ -92,10 +88,6 @@ def read_json(model: type[ModelT], path: Path) -> ModelT:
 
 def read_optional(model: type[ModelT], path: Path) -> ModelT | None:
     """Read a JSON file that may be missing.
-
-    Args:
-        model: what it holds.
-        path: the file.
 
     Returns:
         The model; None where there is no such file.
@@ -131,11 +123,6 @@ def read_jsonl(model: Any, path: Path, *, skip_damaged: bool = False) -> list[An
 def parse(model: type[ModelT], content: Any, where: Path | str) -> ModelT:
     """Check an object that was read already.
 
-    Args:
-        model: what it should be.
-        content: the object.
-        where: the file it is from, for the error.
-
     Raises:
         BadInput: naming the file, the field, the value and what was expected.
     """
@@ -147,10 +134,6 @@ def parse(model: type[ModelT], content: Any, where: Path | str) -> ModelT:
 
 def write(path: Path, document: JsonObject) -> None:
     """Write a model as indented JSON, atomically.
-
-    Args:
-        path: the file.
-        document: what it shall hold.
 
     Raises:
         ValueError: a number in it is not finite.
@@ -184,11 +167,7 @@ def six_digits_or_none(value: float | None) -> float | None:
 
 
 def read_text(path: Path) -> str:
-    """A file's text.
-
-    Raises:
-        BadInput: it cannot be read, is no text, or is not what was written.
-    """
+    """A file's text; BadInput where it cannot be read, is no text, or is not what was written."""
     try:
         return read_bytes(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -197,21 +176,12 @@ def read_text(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object that a JSON file holds, its texts cleaned.
-
-    Raises:
-        BadInput: it cannot be read, or is no JSON object.
-    """
+    """The object that a JSON file holds, its texts cleaned; BadInput where it cannot be read, or is no JSON object."""
     return parse_object(read_text(path), path)
 
 
 def parse_object(text: str, path: Path, line: int | None = None) -> dict[str, Any]:
     """The JSON object in a text, its texts cleaned.
-
-    Args:
-        text: what to parse.
-        path: its file, for the error.
-        line: its line in the file, for the error.
 
     Raises:
         BadInput: it is no JSON object.

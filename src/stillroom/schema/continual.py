@@ -16,6 +16,10 @@ class TaskBalance(JsonObject):
     """Old classes against the newest ones after a task, all in per cent of test images."""
 
     old: Percent | None = Field(description="Accuracy on the classes of earlier tasks; null in the first task.")
+    old_only: Percent | None = Field(
+        description="The same where only the classes of earlier tasks are possible answers: what is still known of "
+        "them among themselves."
+    )
     new: Percent = Field(description="Accuracy on the classes of the newest task.")
     answered_new: Percent = Field(description="Share of all answers that fall on classes of the newest task.")
     are_new: Percent = Field(description="Share of all images that are of it: what an unbiased student would answer.")
@@ -61,6 +65,12 @@ class IncrementalMetrics(JsonObject):
     average_from_second: Percent = Field(description="The same without the first task, per cent.")
     final: Percent = Field(description="After the last task, per cent.")
     forgetting: float = Field(description="Mean loss from the best accuracy on each old task, points.")
+    task_local: Percent = Field(
+        description="After the last task, where only the classes of an image's own task are possible answers, per cent."
+    )
+    old_only: Percent = Field(
+        description="After the last task, on images of earlier tasks, where only their classes are possible answers."
+    )
 
 
 class IncrementalRecord(JsonFile):
@@ -77,11 +87,15 @@ class IncrementalRecord(JsonFile):
     planned: PositiveCount = Field(description="Number of tasks.")
     tasks: Items[TaskRecord]
     matrix: Items[Items[Percent]] = Field(description="Row k: accuracy on the classes of tasks 1 … k after task k.")
+    task_local: Items[Items[Percent]] = Field(
+        description="The same where only the classes of an image's own task are possible answers."
+    )
     metrics: IncrementalMetrics | None = Field(description="Null until the last task is done.")
 
     @model_validator(mode="after")
     def _fits_tasks(self) -> IncrementalRecord:
         check_triangular(self.matrix, len(self.tasks))
+        check_triangular(self.task_local, len(self.tasks))
         if self.metrics is not None and len(self.tasks) < 2:
             raise BadInput("tasks", len(self.tasks), "2 or more")
         return self
@@ -144,6 +158,8 @@ class TaskMeans(JsonObject):
     accuracy: MeanInterval
     pooled: Percent
     old: Percent | None
+    old_only: Percent | None
+    task_local: Percent
     new: Percent
     answered_new: Percent
     are_new: Percent
@@ -158,11 +174,13 @@ class MethodTasks(JsonObject):
     seeds: Items[Count]
     tasks: Items[TaskMeans] = Field(min_length=1)
     matrix: Items[Items[Percent]]
+    task_local: Items[Items[Percent]]
     omega: MeanInterval | None
 
     @model_validator(mode="after")
     def _matrix_is_triangular(self) -> MethodTasks:
         check_triangular(self.matrix, len(self.tasks))
+        check_triangular(self.task_local, len(self.tasks))
         return self
 
 
@@ -175,10 +193,6 @@ class PairTasks(JsonObject):
 
 
 def check_triangular(matrix: tuple[tuple[float, ...], ...], tasks: int) -> None:
-    """Check that an accuracy matrix has a row of 1, 2, … numbers for each task.
-
-    Raises:
-        BadInput: it has not.
-    """
+    """Check that an accuracy matrix has a row of 1, 2, … numbers for each task; BadInput where it has not."""
     if [len(row) for row in matrix] != [*range(1, tasks + 1)]:
         raise BadInput("matrix", [list(row) for row in matrix], f"{tasks} rows of 1, 2, … numbers")

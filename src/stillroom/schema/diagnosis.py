@@ -82,25 +82,16 @@ class Remedy:
 
 @dataclass(frozen=True, config=_FINITE)
 class Plot:
-    """Evidence to draw.
+    """Evidence to draw."""
 
-    Attributes:
-        kind: ``bars`` (a value for each label), ``line`` (y against x) or ``histogram`` (counts between edges).
-        title: what it shows.
-        x: labels, positions, or the n + 1 edges.
-        y: n values.
-        x_label: name and unit of the x axis.
-        y_label: name and unit of the y axis.
-        mark: where the threshold lies on the axis of the values, if it has one.
-    """
-
+    # ``bars`` (a value for each label), ``line`` (y against x) or ``histogram`` (counts between edges).
     kind: Literal["bars", "line", "histogram"]
-    title: str
-    x: Items[Any]
-    y: Items[Annotated[float, Strict()]]
-    x_label: str = ""
-    y_label: str = ""
-    mark: float | None = None
+    title: str  # what it shows
+    x: Items[Any]  # labels, positions, or the n + 1 edges
+    y: Items[Annotated[float, Strict()]]  # n values
+    x_label: str = ""  # name and unit of the x axis
+    y_label: str = ""  # name and unit of the y axis
+    mark: float | None = None  # where the threshold lies on the axis of the values, if it has one
 
     @model_validator(mode="after")
     def _x_fits_y(self) -> Plot:
@@ -251,29 +242,18 @@ class Verification(JsonObject):
 
 
 class DiagnosisFile(JsonFile):
-    """All findings on a recipe, a run, a study, a loss function, a set-up or a training loop.
+    """All findings on a recipe, a run, a study, a loss function, a set-up or a training loop."""
 
-    Attributes:
-        target: what was diagnosed, as the user named it.
-        kind: which of these it is.
-        verdict: the worst verdict.
-        headline: the diagnosis in a line: how much is wrong, what to do first, what that brought where it was verified.
-        lead: how much is wrong.
-        do_first: the remedy to begin with.
-        command: the command line that trains with it.
-        findings: what the checks found, problems first.
-        verification: what the remedies brought; None where they were not trained.
-    """
-
-    target: str
-    kind: Kind
-    verdict: Verdict
+    target: str  # what was diagnosed, as the user named it
+    kind: Kind  # which of these it is
+    verdict: Verdict  # the worst verdict
+    # The diagnosis in a line: how much is wrong, what to do first, what that brought where it was verified.
     headline: str = ""
-    lead: str
-    do_first: str | None = None
-    command: str | None = None
-    findings: Items[Finding]
-    verification: Verification | None = None
+    lead: str  # how much is wrong
+    do_first: str | None = None  # the remedy to begin with
+    command: str | None = None  # the command line that trains with it
+    findings: Items[Finding]  # what the checks found, problems first
+    verification: Verification | None = None  # what the remedies brought; None where they were not trained
 
     @property
     def problems(self) -> tuple[Finding, ...]:
@@ -343,11 +323,7 @@ class DiagnosisFile(JsonFile):
 
 
 def read_diagnosis(folder: Path) -> DiagnosisFile:
-    """Read ``diagnosis.json`` of a folder.
-
-    Raises:
-        BadInput: there is none, or it is damaged.
-    """
+    """Read ``diagnosis.json`` of a folder; BadInput where there is none, or it is damaged."""
     if not (folder / NAME).is_file():
         raise BadInput("diagnosis", str(folder), f"a folder with {NAME}; `stillroom diagnose` writes it")
     return read_json(DiagnosisFile, folder / NAME)
@@ -376,7 +352,7 @@ def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
     costs_accuracy = kind in ("recipe", "run")
     unsure = _unsure(findings)
     if not judged:
-        return "No check could judge anything."
+        return _only_reason(findings) or "No check could judge anything."
     if problems and not costs_accuracy:
         return f"{_things(len(problems))} {'is' if len(problems) == 1 else 'are'} wrong with {subject}."
     if costly:
@@ -396,6 +372,12 @@ def _lead(kind: Kind, findings: Sequence[Finding]) -> str:
     if unsure:
         return f"Nothing wrong was found by {checks}; {unsure}."
     return f"Nothing is wrong with {subject}, as far as {checks} can tell."
+
+
+def _only_reason(findings: Sequence[Finding]) -> str:
+    """Why no check could judge, where all give the same reason; else empty."""
+    reasons = {one.summary for one in findings}
+    return reasons.pop() if len(reasons) == 1 and all(one.verdict == "skipped" for one in findings) else ""
 
 
 def _unsure(findings: Sequence[Finding]) -> str:

@@ -102,13 +102,17 @@ class SensitivityRow(JsonObject):
 
 
 class ExplainedImages(JsonObject):
-    """The test images: rows in the split, those left out, how the foreground mask was made, share of its cells."""
+    """The test images: rows in the split, those left out, how the foreground mask was made, share of its cells.
+
+    ``published``: how many the selection of the paper's code keeps, None without a comparison.
+    """
 
     rows: Items[Count]
     excluded: Items[Count]
     mask: str
     without_foreground: Count
     foreground_cells: Share
+    published: Count | None = None
 
 
 class TeacherConcepts(ConceptCounts):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -104,13 +104,18 @@ class TeacherSummary(JsonObject):
     multiply_adds: Count | None = None
     bytes: Count | None = None
     weights_hash: str
+    files: dict[str, str] | None = None  # SHA-256 of each file that its logits were read from, where it is no model
     agreement: Percent | None = None
     teacher_kl: float | None = None
 
     @property
     def scores(self) -> ModelScores | None:
         """Its scores; None where it was not scored."""
-        return None if self.count is None else ModelScores.model_validate(self.model_dump(exclude={"weights_hash"}))
+        return (
+            None
+            if self.count is None
+            else ModelScores.model_validate(self.model_dump(exclude={"weights_hash", "files"}))
+        )
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSummary:
@@ -135,8 +140,8 @@ IMBALANCE_WARNING, IMBALANCE_PROBLEM = 10.0, 100.0
 class DataQuality(JsonObject):
     """Copies of images within and between two splits, and the sizes of the classes.
 
-    Two images are copies where their pixels are equal; of images that are read from files on demand, where the bytes
-    of their files are.
+    Two images are copies where their pixels are equal; of large data that are read from files on demand
+    (``by_pixels`` is false), where their files are, their metadata aside.
     """
 
     train: PositiveCount = Field(description="Training images.")
@@ -145,11 +150,13 @@ class DataQuality(JsonObject):
     shared_relabelled: Count = Field(description="Those of them with another label than each training image like them.")
     copies: Count = Field(description="Training images that are copies of an earlier one.")
     copies_relabelled: Count = Field(description="Those of them with another label than the earlier one.")
-    largest: PositiveCount = Field(description="Training images of the largest class.")
-    smallest: PositiveCount = Field(description="Training images of the smallest class that has any.")
+    largest: Count = Field(description="Training images of the largest class; 0 where none has a label.")
+    smallest: Count = Field(description="Training images of the smallest class that has any.")
     largest_class: str = Field(description="Name of the largest class.")
     smallest_class: str = Field(description="Name of the smallest class that has any.")
     empty_classes: Count = Field(description="Classes without a training image.")
+    unlabelled: Count = Field(0, description="Training images without a label, which belong to no class here.")
+    by_pixels: bool = Field(description="Whether pixels were compared, not files without their metadata.")
 
     @property
     def leak(self) -> float:
@@ -164,7 +171,7 @@ class DataQuality(JsonObject):
     @property
     def imbalance(self) -> float:
         """Training images of the largest class to one of the smallest."""
-        return self.largest / self.smallest
+        return self.largest / self.smallest if self.smallest else 1.0
 
     def leak_words(self) -> str:
         """How many test images are training images."""
@@ -180,6 +187,8 @@ class DataQuality(JsonObject):
 
     def imbalance_words(self) -> str:
         """How unequal the classes are."""
+        if not self.largest:
+            return "no training image has a label"
         if self.largest == self.smallest:
             return f"each class has {self.largest:,} training images"
         words = f"{self.largest:,} training images of {self.largest_class!r}, {self.smallest:,} of "
@@ -203,6 +212,8 @@ class DataSummary(JsonObject):
     name: str
     classes: PositiveCount
     train: PositiveCount
+    # Training images with a label, where some have none.
+    labelled: Count | None = None
     test: PositiveCount
     shape: Items[int] = ()
     pixels: bool | None = None
@@ -285,9 +296,14 @@ class RunSummary(JsonFile):
 
         None where there is none, or where none of several has scores.
         """
-        if len(self.teachers) == 1:
-            return next(iter(self.teachers))
-        scored = {name: one.top1 for name, one in self.teachers.items() if one.top1 is not None}
+        return self.reference_of(self.teachers)
+
+    def reference_of(self, names: Iterable[str]) -> str | None:
+        """The like of :attr:`reference` among some of the teachers."""
+        names = list(names)
+        if len(names) == 1:
+            return names[0]
+        scored = {name: top1 for name in names if (top1 := self.teachers[name].top1) is not None}
         return max(scored, key=lambda name: scored[name], default=None)
 
     @property
@@ -310,7 +326,7 @@ class RunSummary(JsonFile):
 class MetricsLine(JsonObject):
     """A line of ``metrics.jsonl``: means since the last line of training, or an evaluation on the test split.
 
-    Beside the fields there are figures by name: ``loss``, ``loss/NAME``, ``lr``, ``top1``, ``nll`` …
+    Further fields are figures by name: ``loss``, ``loss/NAME``, ``lr``, ``top1``, ``nll`` …
     """
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=True)
@@ -330,7 +346,8 @@ class TimingEvent(JsonObject):
 
     ``progress`` has seconds since the start, images_per_second, peak_memory_mb; ``evaluation`` and ``compile`` seconds;
     ``cache`` images asked of the teacher, seconds, bytes; ``teacher`` answers given live; ``latency`` milliseconds by
-    batch size; ``out_of_memory`` parts; ``resume``, ``task`` and ``finish`` only where.
+    batch size; ``out_of_memory`` parts; ``resume``, ``task`` and ``finish`` only where; ``phases`` seconds
+    of this process, in all and by what they went to.
     """
 
     event: str
@@ -349,14 +366,11 @@ class TimingEvent(JsonObject):
     who: str | None = None
     milliseconds: dict[str, float] | None = None
     threads: Count | None = None
+    phases: dict[str, float] | None = None
 
 
 def read_timing(path: Path) -> list[TimingEvent]:
-    """The events of ``timing.jsonl``; half lines, as a killed run leaves them, are left out.
-
-    Args:
-        path: the file; none means no events.
-    """
+    """The events of ``timing.jsonl``; half lines, as a killed run leaves them, are left out."""
     return read_jsonl(TimingEvent, path, skip_damaged=True)
 
 

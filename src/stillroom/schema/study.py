@@ -184,6 +184,8 @@ class RunResult(JsonObject):
     relation_teacher: float | None = None
     average_incremental: float | None = None
     forgetting: float | None = None
+    task_local: float | None = None
+    old_only: float | None = None
     steps: Count
     epochs: float
     parameters: Count
@@ -595,9 +597,6 @@ COST_COLUMNS = tuple(CostRow.model_fields)
 def read_costs(path: Path) -> list[CostRow] | None:
     """Read ``cost.csv``.
 
-    Args:
-        path: the file.
-
     Returns:
         Its lines; None where there is no such file.
 
@@ -624,9 +623,6 @@ def read_costs(path: Path) -> list[CostRow] | None:
 
 def read_study(folder: Path) -> StudyResults:
     """Read a study's results.
-
-    Args:
-        folder: the study's folder.
 
     Raises:
         BadInput: the folder is missing, is not a study's or has no results yet, or they are damaged.

@@ -20,7 +20,7 @@ from stillroom.schema.predictions import read_predictions
 from stillroom.schema.run import Environment, MetricsLine, RunSummary
 from stillroom.study.config import MEASURES
 from stillroom.study.plan import PlannedRun, StudyFolder, StudyPlan
-from stillroom.study.wording import plain
+from stillroom.wording import plain
 
 TEST_FIGURES = ("top1", "top5", "nll", "ece", "agreement", "teacher_kl")
 _CHUNK = 8192
@@ -124,11 +124,7 @@ def collect(folder: StudyFolder, plan: StudyPlan, failures: Mapping[str, str] | 
 
 
 def read_run(path: Path, planned: PlannedRun) -> FinishedRun:
-    """Read a finished run.
-
-    Raises:
-        BadInput: a file is missing or damaged.
-    """
+    """Read a finished run; BadInput where a file is missing or damaged."""
     summary = read_json(RunSummary, path / "summary.json")
     recipe, recipe_hash = _read_recipe(path / "recipe.yaml")
     metrics = path / "metrics.jsonl"

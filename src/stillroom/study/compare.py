@@ -377,7 +377,7 @@ class StudyDriver:
 
 
 def _teacher_reads(content: RecipeContent) -> int:
-    """How much of a teacher a recipe reads beside its logits, roughly: it orders the builds and decides nothing."""
+    """How much of a teacher a recipe reads besides its logits, roughly: it orders the builds and decides nothing."""
     return sum(config.cached_features for config in parse_recipe(content).losses)
 
 

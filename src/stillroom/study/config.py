@@ -45,6 +45,8 @@ MeasureName = Literal[
     "relation_teacher",
     "average_incremental",
     "forgetting",
+    "task_local",
+    "old_only",
 ]
 
 
@@ -115,6 +117,8 @@ MEASURES: dict[str, StudyMeasure] = {
             "average_incremental", "average incremental accuracy", "%", "points", 2, True, "incremental", "average"
         ),
         StudyMeasure("forgetting", "forgetting", "points", "points", 2, False, "incremental", "forgetting"),
+        StudyMeasure("task_local", "task-local accuracy", "%", "points", 2, True, "incremental", "task_local"),
+        StudyMeasure("old_only", "accuracy among old classes", "%", "points", 2, True, "incremental", "old_only"),
     )
 }
 
@@ -269,8 +273,8 @@ class Study(Config):
     measure: MeasureName = Field(
         "top1",
         description="What is compared after the last epoch: on the test split, or, by relation_score, relation_truth "
-        "and relation_teacher, in the student's last layer; or, by average_incremental and forgetting, over all tasks "
-        "that the classes came in.",
+        "and relation_teacher, in the student's last layer; or, by average_incremental, forgetting, task_local and "
+        "old_only, over all tasks that the classes came in.",
     )
     alpha: float = Field(0.05, gt=0, lt=1, description="Family-wise error rate of each table.")
     retries: int = Field(2, ge=0, description="How often a run is restarted if its process dies.")

@@ -27,36 +27,14 @@ from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.plan import OWN_TEACHER, PlannedRun, StudyFolder, StudyPlan, recipe_content
 from stillroom.study.tuning import own_values, points
-from stillroom.study.wording import counted, flat, listed, places, word
+from stillroom.wording import counted, flat, listed, places, word
 
 # What is looked at, in the order in which it is reported.
 CHECKED = (
-    "recipe",
-    "seed",
-    "initial weights",
-    "student",
-    "order of images",
-    "augmentation",
-    "budget",
-    "batch size",
-    "micro-batches",
-    "processes",
-    "threads",
-    "data",
-    "test images",
-    "tasks",
-    "memory",
-    "teacher",
-    "cache",
-    "moving average",
-    "compiled",
-    "precision",
-    "device",
-    "versions",
-    "tuning",
-    "reported epoch",
-    "reported figures",
-)
+    "recipe", "seed", "initial weights", "student", "order of images", "augmentation", "budget", "batch size",
+    "micro-batches", "processes", "threads", "data", "test images", "tasks", "memory", "teacher", "cache",
+    "moving average", "compiled", "precision", "device", "versions", "tuning", "reported epoch", "reported figures",
+)  # fmt: skip
 # What a seed decides is compared within the seed, versions over the whole study, all else within a pair.
 _OF_A_SEED = ("initial weights", "order of images", "tasks")
 _OF_THE_STUDY = ("versions",)
@@ -435,7 +413,7 @@ def _compare_scope(what: str, rows: Sequence[_Row], baseline: str, planned: bool
 
 
 def _comparable(one: FairnessField, other: FairnessField) -> bool:
-    """Whether recipes show it: not epochs beside steps, nor what the machine is left to choose."""
+    """Whether recipes show it: not epochs against steps, nor what the machine is left to choose."""
     if "auto" in (one.fields.get(""), other.fields.get("")):
         return False
     return {*one.fields, *other.fields} != {"steps", "epochs"}
@@ -485,7 +463,7 @@ def _check_lengths(plan: StudyPlan, calibration: Mapping[str, Any] | None) -> It
 
 
 def _not_calibrated(entry: Mapping[str, Any], calibration: Mapping[str, Any], seconds: float) -> str | None:
-    """Why the time of a step that was measured does not come to the steps beside it; None where it does."""
+    """Why the time of a step that was measured does not come to the steps next to it; None where it does."""
     if calibration.get("seconds") != seconds:
         return f"it is of {word(calibration.get('seconds'))} seconds, not {word(seconds)}"
     each = entry.get("seconds_per_step")
@@ -575,8 +553,11 @@ def _changed(key: str, planned: Mapping[str, object], made: Mapping[str, object]
 def _hash_violations(run: FinishedRun) -> Iterator[_Violation]:
     """Whether the hashes are those that the recipe gives: that they agree with other runs' would prove too little."""
     recipe, summary, hashes = run.recipe, run.summary, run.summary.hashes
-    tasks, images, steps = summary.incremental, _trained_on(run), _total_steps(run)
-    epochs = [_epochs(recipe, count) for count in images]
+    tasks, images, lengths = summary.incremental, _trained_on(run), _lengths(run)
+    steps = sum(lengths)
+    epochs = [
+        math.ceil(length / _steps_per_epoch(recipe, count)) for length, count in zip(lengths, images, strict=True)
+    ]
     if hashes.order != chain_hashes([_order_hash(*each, recipe.seed) for each in zip(images, epochs, strict=True)]):
         yield "order of images", "did not see", "the order that the recipe gives"
     if hashes.views != chain_hashes([_views_hash(recipe.data.augmentation, count) for count in epochs]):
@@ -610,14 +591,12 @@ def _steps_per_epoch(recipe: Recipe, images: int) -> int:
     return BatchSampler(images, recipe.data.batch_size, recipe.seed).steps_per_epoch
 
 
-def _epochs(recipe: Recipe, images: int) -> int:
-    per_epoch = _steps_per_epoch(recipe, images)
-    return math.ceil(recipe.training.total_steps(per_epoch) / per_epoch)
-
-
-def _total_steps(run: FinishedRun) -> int:
-    """The length that the recipe gives, in optimizer steps."""
-    return sum(run.recipe.training.total_steps(_steps_per_epoch(run.recipe, count)) for count in _trained_on(run))
+def _lengths(run: FinishedRun) -> list[int]:
+    """The length that the recipe gives, in optimizer steps: of each task, where its classes came in tasks."""
+    images, settings = _trained_on(run), run.recipe.incremental
+    if run.record is not None and settings is not None and settings.joint:
+        images = [task.new for task in run.record.tasks]
+    return [run.recipe.training.total_steps(_steps_per_epoch(run.recipe, count)) for count in images]
 
 
 @lru_cache(maxsize=4096)
@@ -648,7 +627,7 @@ def _epoch_violations(run: FinishedRun) -> Iterator[_Violation]:
     if not run.evaluations:
         yield name, "left", "no evaluation on the test split"
         return
-    last, end = run.evaluations[-1], _total_steps(run)
+    last, end = run.evaluations[-1], sum(_lengths(run))
     reported = {figure: getattr(run.summary, figure) for figure in TEST_FIGURES}
     other = [figure for figure in TEST_FIGURES if reported[figure] != last.figures.get(figure)]
     if other:
@@ -702,7 +681,8 @@ def _task_violations(run: FinishedRun) -> Iterator[_Violation]:
     if summary is None or record is None:
         return
     try:
-        means, given = accuracy_after_each_task(record.matrix), compute_metrics(record.matrix).as_dict()
+        means = accuracy_after_each_task(record.matrix)
+        given = compute_metrics(record.matrix, record.task_local, summary.old_only).as_dict()
     except ValueError as error:
         yield name, "left", f"no accuracies that can be read ({error})"
         return

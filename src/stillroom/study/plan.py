@@ -13,7 +13,7 @@ from typing import Any
 from stillroom.errors import BadInput, nearest
 from stillroom.recipe import Recipe, parse_recipe, set_value
 from stillroom.study.config import Method, ModelPair, Study, SweepConfig, TeacherRun
-from stillroom.study.wording import flat, word
+from stillroom.wording import flat, word
 
 RecipeContent = dict[str, Any]
 PairAndName = tuple[str, str]  # names of a pair and a method

@@ -157,11 +157,7 @@ class StudyProgress:
 
 
 def read_progress(path: Path) -> StudyProgress:
-    """Read what a driver wrote.
-
-    Raises:
-        BadInput: there is none, or it cannot be read.
-    """
+    """Read what a driver wrote; BadInput where there is none, or it cannot be read."""
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("checksum") != digest(canonical_json(content)):

@@ -39,8 +39,8 @@ from stillroom.study.statistics import (
     ranks_across_pairs,
 )
 from stillroom.study.tables import NOT_EQUAL, comparisons_csv, cost_table, runs_csv, table_csv, table_tex
-from stillroom.study.wording import counted, listed, places, plain, word
-from stillroom.study.wording import loss as loss_text
+from stillroom.wording import counted, listed, places, plain, word
+from stillroom.wording import loss as loss_text
 
 # Measures that a run may lack; they follow the others.
 _OPTIONAL = tuple(name for name in MEASURES if name not in ("top1", "nll", "ece"))

@@ -11,27 +11,14 @@ from typing import Any
 
 from stillroom.schema.base import read_optional
 from stillroom.schema.run import TimingEvent, read_timing
-from stillroom.schema.study import CachesFile
+from stillroom.schema.study import COST_COLUMNS, CachesFile
 from stillroom.study.config import MEASURES, StudyMeasure
 from stillroom.study.plan import StudyFolder, StudyPlan
-from stillroom.study.wording import counted, listed
+from stillroom.wording import counted, listed
 
 Results = Mapping[str, Any]
 
 NOT_EQUAL = "not equal"
-COST_COLUMNS = (
-    "kind",
-    "pair",
-    "method",
-    "seed",
-    "training_seconds",
-    "evaluation_seconds",
-    "teacher_answers",
-    "peak_memory_mb",
-    "images_per_second",
-    "cache_seconds",
-    "trial",
-)
 _FIGURES = ("top1", "correct", "count", "top5", "nll", "ece", "agreement", "teacher_kl")
 _SIZES = ("steps", "epochs", "parameters", "multiply_adds", "bytes")
 _HASHES = ("init", "order", "views", "budget", "threads")

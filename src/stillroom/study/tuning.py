@@ -57,7 +57,7 @@ _OF_THE_STUDY = ("seed", "data.holdout", "training.epochs", "training.steps", "t
 _WITHIN = (math.sqrt(5) - 1) / 2  # of the way from low to high: no whole number, where a field needs one
 _AT_RANDOM = 5  # trials before the search learns from them; Optuna's 10 are most of what a student is worth
 _DRAWS = 32  # before a trial that was made already is taken again
-# What a stored trial says of itself beside its parameters.
+# What a stored trial says of itself whoses its parameters.
 _NUMBER, _VALUES, _CHECKSUM = "number", "values", "checksum"
 _DATABASE = "tuning.db"
 # Also where it is no URL after all, as somebody may have left the beginning out.
@@ -166,13 +166,13 @@ def check_space(study: Study, method: Method, content: Mapping[str, Any]) -> Non
     for key, search in study.space_of(method).items():
         own = key in method.tune
         field = f"methods.{method.name}.tune.{key}" if own else f"tuning.space.{key}"
-        beside = "" if own else f" (method {method.name!r})"
+        whose = "" if own else f" (method {method.name!r})"
         for value in _values_to_check(search, field):
-            _check_value(content, recipe, key, value, field, beside)
+            _check_value(content, recipe, key, value, field, whose)
         path = resolve_path(content, key)
         for other, name in searched.items():
             if path[: len(other)] == other or other[: len(path)] == path:
-                raise BadInput(field, key, f"a field of its own: {name!r} is searched too{beside}")
+                raise BadInput(field, key, f"a field of its own: {name!r} is searched too{whose}")
         searched[path] = key
 
 
@@ -188,7 +188,7 @@ def _values_to_check(search: Range | tuple[Any, ...], field: str) -> list[Any]:
     return list(search)
 
 
-def _check_value(content: Mapping[str, Any], recipe: Recipe, key: str, value: Any, field: str, beside: str) -> None:
+def _check_value(content: Mapping[str, Any], recipe: Recipe, key: str, value: Any, field: str, whose: str) -> None:
     changed = copy.deepcopy(dict(content))
     try:
         set_value(changed, key, copy.deepcopy(value))
@@ -198,12 +198,12 @@ def _check_value(content: Mapping[str, Any], recipe: Recipe, key: str, value: An
         # The recipe's word for the field may be another: the item's position, or a field that does not fit it.
         elsewhere = "" if error.field.split(".")[-1] == key.split(".")[-1] else f" ({error.field} of the recipe)"
         refused = BadInput(field, value, error.expected)
-        refused.args = (f"{field}: {what}{elsewhere}{beside}",)
+        refused.args = (f"{field}: {what}{elsewhere}{whose}",)
         raise refused from None
     before, after = (whole.model_dump(mode="json") for whole in (recipe, tried))
     for kept in _OF_THE_STUDY:
         if value_at(before, kept) != value_at(after, kept):
-            raise BadInput(field, shorten(value), f"a field that the study leaves alone; it sets {kept} itself{beside}")
+            raise BadInput(field, shorten(value), f"a field that the study leaves alone; it sets {kept} itself{whose}")
 
 
 def check_spaces(study: Study, folder: StudyFolder) -> None:
@@ -790,11 +790,7 @@ class Trials:
 
 
 def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
-    """What trials chose before; empty where none did.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
+    """What trials chose before; empty where none did; BadInput where the file is damaged."""
     with reading_own_file(folder.tuned, "remove it to read the trials again"):
         found = read_optional(TunedFile, folder.tuned)
         return {} if found is None else found.as_dict()["pairs"]

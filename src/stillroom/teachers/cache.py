@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from stillroom.errors import BadInput
-from stillroom.files import remove_partial, write_json
+from stillroom.files import cache_root, remove_partial, write_json
 from stillroom.schema.base import read_json
 from stillroom.schema.cache import IDENTITY, CacheFile, CacheIdentity
 from stillroom.teachers.cache_format import (
@@ -44,7 +44,6 @@ from stillroom.teachers.cache_format import (
 )
 from stillroom.teachers.cache_store import (
     cache_keys,
-    cache_root,
     check_room,
     in_words,
     locked,
@@ -589,17 +588,11 @@ def _stale(folder: Path, how: str) -> BadInput:
 
 @dataclass(frozen=True)
 class Built:
-    """The cost of completing a cache.
+    """The cost of completing a cache."""
 
-    Attributes:
-        images_queried: images that this call queried the teacher for, each view counted.
-        seconds: duration of the call, waiting for another process included.
-        bytes: size of the views that were requested.
-    """
-
-    images_queried: int
-    seconds: float
-    bytes: int
+    images_queried: int  # images that this call queried the teacher for, each view counted
+    seconds: float  # duration of the call, waiting for another process included
+    bytes: int  # size of the views that were requested
 
 
 class TeacherCache:
@@ -639,6 +632,7 @@ class TeacherCache:
         views: Sequence[int],
         query: Query,
         *,
+        planned: Sequence[int] = (),
         note: Note = lambda text: None,
         phase: Phase = lambda what, done, total: None,
     ) -> Built:
@@ -651,6 +645,7 @@ class TeacherCache:
             views: the views' numbers.
             query: the teacher: from a view and images, int64 [B], to its output; called for ``spec.block`` images at
                 a time, in order.
+            planned: all views that will be wanted: the size of these is announced and must be allowed.
             note: called with the size before anything is built.
             phase: called with progress: what, images done, images in total.
 
@@ -666,7 +661,7 @@ class TeacherCache:
         if self.missing(wanted):
             with locked(self.folder, lambda: self._wait(wanted, phase)):
                 if missing := self.missing(wanted):
-                    images = self._build(wanted, missing, query, note, phase)
+                    images = self._build(wanted, missing, planned, query, note, phase)
         return Built(images, time.perf_counter() - begin, self._bytes(wanted))
 
     def covering(self, views: Sequence[int]) -> TeacherCache:
@@ -708,11 +703,7 @@ class TeacherCache:
         return StoredOutputs(only, maps, torch.device(device), self.folder)
 
     def missing(self, views: Sequence[int]) -> list[int]:
-        """Those of the views that are not complete.
-
-        Raises:
-            BadInput: the folder is damaged.
-        """
+        """Those of the views that are not complete; BadInput where the folder is damaged."""
         wanted = sorted(set(views))
         with readable(self.folder):
             if not self._cache_folder.check_identity():
@@ -725,12 +716,22 @@ class TeacherCache:
         phase(f"{self._what}: waiting for another process to build it", done, len(wanted) * self.spec.count)
         return not self.missing(wanted)
 
-    def _build(self, wanted: Sequence[int], missing: Sequence[int], query: Query, note: Note, phase: Phase) -> int:
+    def _build(
+        self,
+        wanted: Sequence[int],
+        missing: Sequence[int],
+        planned: Sequence[int],
+        query: Query,
+        note: Note,
+        phase: Phase,
+    ) -> int:
         counted = _CountedQuery(query)
         arrays = self._arrays(missing, counted)
-        self._announce(wanted, missing, arrays, note)
+        planned = sorted({*wanted, *planned})
+        all_missing = self.missing(planned)
+        self._announce(planned, all_missing, arrays, note)
         whole = sum(array.bytes for array in arrays)
-        needed = whole * len(missing) - sum(built_bytes(self._cache_folder, arrays, view) for view in missing)
+        needed = whole * len(all_missing) - sum(built_bytes(self._cache_folder, arrays, view) for view in all_missing)
         check_room(self.folder, needed)
         with reporting_errors(self.folder, needed):
             self.folder.mkdir(exist_ok=True)

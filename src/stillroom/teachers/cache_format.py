@@ -172,18 +172,13 @@ _NUMBERS = {"float16": "<f2", "float32": "<f4"}
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a view, as it lies in its file.
+    """One array of a view, as it lies in its file."""
 
-    Attributes:
-        name: ``logits``, or ``values``, ``classes`` and ``rest``; ``feature-0`` and on, one a tap;
-            ``fisher-0`` and on, the square roots of Fisher weights.
-        dtype: its numbers, as numpy writes it, little-endian.
-        shape: [N, …]; the first is the images.
-    """
-
+    # ``logits``, or ``values``, ``classes`` and ``rest``; ``feature-0`` and on, one a tap; ``fisher-0`` and on, the
+    # square roots of Fisher weights.
     name: str
-    dtype: str
-    shape: tuple[int, ...]
+    dtype: str  # its numbers, as numpy writes it, little-endian
+    shape: tuple[int, ...]  # [N, …]; the first is the images
 
     @property
     def row_bytes(self) -> int:

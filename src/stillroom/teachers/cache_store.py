@@ -15,10 +15,10 @@ from typing import Any, TypedDict
 from filelock import FileLock, Timeout
 
 from stillroom.errors import BadInput, nearest
+from stillroom.files import CACHE_VARIABLE, cache_root
 from stillroom.schema.base import read_json
 from stillroom.schema.cache import IDENTITY, CacheFile
 
-ROOT_VARIABLE = "STILLROOM_CACHE"
 _KEY = re.compile(r"[0-9a-f]{32}")
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _POLL = 0.2  # seconds between attempts to take a lock that another process holds
@@ -38,23 +38,6 @@ class Listed(TypedDict):
     bytes: int
     folder: str
     problem: str | None
-
-
-def cache_root() -> Path:
-    """The folder of all caches: ``$STILLROOM_CACHE``, else ``$XDG_CACHE_HOME/stillroom``, else ``~/.cache/stillroom``.
-
-    >>> before = os.environ.get(ROOT_VARIABLE)
-    >>> os.environ[ROOT_VARIABLE] = "/scratch/answers"
-    >>> cache_root().as_posix()
-    '/scratch/answers'
-    >>> _ = os.environ.pop(ROOT_VARIABLE) if before is None else os.environ.update({ROOT_VARIABLE: before})
-    """
-    if named := os.environ.get(ROOT_VARIABLE):
-        return Path(named).expanduser().absolute()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification has relative paths ignored.
-    base = Path(shared) if os.path.isabs(shared) else Path.home() / ".cache"
-    return base / "stillroom"
 
 
 def list_caches(root: Path | None = None) -> list[Listed]:
@@ -146,7 +129,7 @@ def _try(lock: FileLock, folder: Path) -> bool:
         return False
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or "it does not support locks"
-        expected = f"a folder that can be written and locked ({reason}); ${ROOT_VARIABLE} names another"
+        expected = f"a folder that can be written and locked ({reason}); ${CACHE_VARIABLE} names another"
         raise BadInput("cache", str(folder.parent), expected) from None
     return True
 
@@ -169,10 +152,10 @@ def reporting_errors(folder: Path, needed: int = 0) -> Iterator[None]:
             raise BadInput(
                 "cache",
                 str(folder),
-                f"room for {in_words(needed)} more ({error.strerror}): free some, or let ${ROOT_VARIABLE} name another "
-                "folder; what is built so far is kept and goes on from there",
+                f"room for {in_words(needed)} more ({error.strerror}): free some, or let ${CACHE_VARIABLE} name "
+                "another folder; what is built so far is kept and goes on from there",
             ) from None
-        expected = f"a folder that can be written ({error.strerror}); ${ROOT_VARIABLE} names another"
+        expected = f"a folder that can be written ({error.strerror}); ${CACHE_VARIABLE} names another"
         raise BadInput("cache", str(folder), expected) from None
 
 
@@ -197,7 +180,7 @@ def check_room(folder: Path, needed: int) -> None:
         raise BadInput(
             "cache",
             str(folder),
-            f"room for {in_words(needed)}, of which {in_words(free)} are free: free some, let ${ROOT_VARIABLE} name "
+            f"room for {in_words(needed)}, of which {in_words(free)} are free: free some, let ${CACHE_VARIABLE} name "
             "another folder, or set cache.enabled false",
         )
 

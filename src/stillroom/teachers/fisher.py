@@ -18,18 +18,13 @@ from stillroom.randomness import counter_uniform
 class FisherOf:
     """Which Fisher weights: of which features, at which temperature, exact or sampled.
 
-    Attributes:
-        tap: where the teacher's features are read.
-        temperature: τ > 0 of p = softmax(z_t/τ).
-        samples: classes sampled from p for each image; 0 takes the expectation over all classes.
-
     >>> str(FisherOf("layer2", 4.0)), str(FisherOf("layer2", 1.0, samples=2))
     ('layer2 at τ = 4, all classes', 'layer2 at τ = 1, 2 drawn classes')
     """
 
-    tap: str
-    temperature: float
-    samples: int = 0
+    tap: str  # where the teacher's features are read
+    temperature: float  # τ > 0 of p = softmax(z_t/τ)
+    samples: int = 0  # classes sampled from p for each image; 0 takes the expectation over all classes
 
     def __str__(self) -> str:
         how = {0: "all classes", 1: "1 drawn class"}.get(self.samples, f"{self.samples} drawn classes")

@@ -19,30 +19,31 @@ from stillroom.files import digest
 from stillroom.memory import in_parts
 from stillroom.models.fold import fold_batchnorm, left_unfolded
 from stillroom.models.modes import device_of, freeze, to_channels_last
-from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, logits_of, predict
-from stillroom.models.preprocess import Preprocess
+from stillroom.models.prepared import EVALUATION_BATCH, PreparedModel, predict
+from stillroom.models.preprocess import Preprocess, known_classes
 from stillroom.models.reader import TapReader
 from stillroom.models.weights import state_hash
 from stillroom.runtime import Precision, Runtime
 from stillroom.teachers.cache import Query
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
+from stillroom.teachers.embeddings import EmbeddingTeacher
 from stillroom.teachers.fisher import FisherOf, tail_fisher, uniform_draws
+from stillroom.teachers.input_gradients import input_gradients, is_input_gradient
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.source import (
     STALE_TOLERANCE,
-    CachedTeacher,
+    CachedOutputs,
     Log,
     Teacher,
     TeacherRequest,
     TeacherSource,
     change_between_queries,
     check_finite,
-    open_cache,
 )
 from stillroom.teachers.tails import TeacherTail, cut_tails
 
-# Images that tails are tried on; images queried at once for a mean over all.
+# Images that folding and tails are tried on; images queried at once for a mean over all.
 _EXAMPLES, _MEAN_BATCH = 4, 256
 
 
@@ -58,7 +59,7 @@ class LiveTeacher:
         example: a few raw images, [B, C, H, W], to check that folding is exact to tolerance.
         device: where it runs.
         precision: ``torch.bfloat16`` runs it under autocast; ``torch.float32`` exactly.
-        taps: modules whose outputs are read with the logits.
+        taps: modules whose outputs are read with the logits, and gradients in the images.
         fishers: Fisher weights that are computed from each output; their taps are among ``taps``.
         tails: the teacher from these taps on.
         one_view: whether an image is the same in every view, so that the same classes are sampled for it too.
@@ -83,6 +84,8 @@ class LiveTeacher:
         self.precision = precision
         self.device = device
         # Folded where the model is, then moved: the check compares both on one device.
+        self._gradients = tuple(tap for tap in taps if is_input_gradient(tap))
+        taps = [tap for tap in taps if not is_input_gradient(tap)]
         copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)), keep=taps)
         self.preprocess = preprocess.to(device)
         freeze(copy).eval().to(device)
@@ -103,9 +106,23 @@ class LiveTeacher:
 
     @torch.no_grad()
     def _output(self, batch: Batch) -> ModelOutput:
-        with self._taps, torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = self.model(self.preprocess(batch.images))
-        features = {tap: feature.float() for tap, feature in self._taps.take().items()}
+        images = batch.images
+        if self._gradients:
+            images = images.detach()
+            images = images.to(images.dtype if images.is_floating_point() else torch.float32).requires_grad_()
+        with (
+            torch.set_grad_enabled(bool(self._gradients)),
+            self._taps,
+            torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32),
+        ):
+            logits = self.model(self.preprocess(images))
+        features = {tap: feature.detach().float() for tap, feature in self._taps.take().items()}
+        if self._gradients:
+            white = 255.0 if self.preprocess.is_pixels else 1.0
+            with torch.enable_grad():
+                ordered = self.preprocess.reorder(logits)
+                features |= input_gradients(self._gradients, ordered, batch.labels, images, white)
+            logits = logits.detach()
         view = 0 if self._one_view else batch.view
         fishers = {of: self._fisher(of, features[of.tap], batch.rows, view) for of in self._fishers}
         return ModelOutput(self.preprocess.reorder(logits.float()), features, fishers)
@@ -126,7 +143,8 @@ class LiveTeacherSource(TeacherSource):
         data: both splits.
         augmentation: of the training images.
         cache: the recipe's cache options, ``enabled`` resolved.
-        num_teacher_classes: how many classes it knows, the first ones; None for all of the data's.
+        num_teacher_classes: how many classes it knows, the first ones; None for all of the data's, or those that its
+            class order has columns for.
 
     Raises:
         BadInput: a loss requires an exact tail or a linear last layer that the model does not have.
@@ -144,11 +162,16 @@ class LiveTeacherSource(TeacherSource):
         cache: CacheConfig,
         num_teacher_classes: int | None = None,
     ) -> None:
-        super().__init__(prepared.name, state_hash(prepared.model))
+        self._embeds = isinstance(prepared.model, EmbeddingTeacher)
+        inner = prepared.model.model if isinstance(prepared.model, EmbeddingTeacher) else prepared.model
+        super().__init__(prepared.name, state_hash(inner))
         self.prepared: PreparedModel = prepared
         self._config, self._runtime, self._data = config, runtime, data
         self._augmentation, self._cache = augmentation, cache
-        self._num_teacher_classes = num_teacher_classes
+        self._known = known_classes(prepared.preprocess_config)
+        self._num_teacher_classes = num_teacher_classes if self._known is None else len(self._known)
+        self._outputs: CachedOutputs | None = None
+        self._in_test: LiveTeacher | None = None
         self._taps = tuple(sorted(set(request.taps)))
         self._means = sorted(set(request.fisher_means))
         fishers = sorted(set(request.fishers))
@@ -166,18 +189,32 @@ class LiveTeacherSource(TeacherSource):
         # Those of a linear head follow from the logits.
         self._fishers = tuple(of for of in fishers if self._tails[of.tap].head is None)
 
-    def test_logits(self) -> Tensor | None:
+    def compute_test_logits(self) -> Tensor | None:
         """Computed now, or once for all runs; None if the teacher does not know all classes."""
         test, runtime = self._data.test, self._runtime
-        if self._num_teacher_classes is not None:
+        if self._num_teacher_classes is not None or self._embeds:
             return None
         if self._cache.enabled:
             logits = self._cached_test_logits()
         else:
-            what = "evaluating the teacher"
-            logits = logits_of(self.prepared, test, runtime.device, runtime.observer, what, runtime.processes)
+            live = self._in_float32()
+            logits = predict(
+                live.model,
+                live.preprocess,
+                test.images,
+                device=runtime.device,
+                processes=runtime.processes,
+                on_batch=lambda done: runtime.observer.phase("evaluating the teacher", done, len(test)),
+            )
             self.counter.answers += len(test)
         return check_finite(logits, "teacher", self.name)
+
+    def _in_float32(self) -> LiveTeacher:
+        """The teacher as the test images are answered: folded like in training, and never in less than float32."""
+        if self._in_test is None:
+            example, device = self._data.test.images[:_EXAMPLES], self._runtime.device
+            self._in_test = LiveTeacher(self.prepared.model, self.prepared.preprocess(), example=example, device=device)
+        return self._in_test
 
     def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
         """Live, or from the cache, which is built if missing."""
@@ -193,11 +230,11 @@ class LiveTeacherSource(TeacherSource):
                 self.counter.answers += len(batch) * processes
                 return live(batch)
 
-            return self._with_tails(counting, query, count)
+            return self._complete(counting, query, count)
         views = self._augmentation.different_views
         # A run with fewer epochs than views does not use the last ones.
         shown = range(min(views, epochs))
-        outputs = open_cache(
+        outputs = self._outputs = CachedOutputs(
             self.cache_spec(),
             shown,
             query,
@@ -207,37 +244,60 @@ class LiveTeacherSource(TeacherSource):
             log=log,
             teacher=self.name,
         )
-        cached = CachedTeacher(outputs, one_view=views == 1)
-        return self._with_tails(cached, lambda view, rows: outputs.read(rows, view), count)
+        return self._complete(outputs, lambda view, rows: outputs.read(rows, view), count)
+
+    def prepare_views(self, views: Sequence[int] | None = None) -> None:
+        """Build what is missing in the cache, and open it."""
+        if self._outputs is not None:
+            with self._runtime.clock.phase("teacher"):
+                self._outputs.prepare(views)
 
     def live_teacher(self, loader: BatchLoader) -> tuple[LiveTeacher, Query]:
         """The teacher on each batch, and as a query of training images by view and index."""
         # With a held-out part, the outputs for all images are stored, so that all runs share them.
         parent = loader.parent()
-        live = LiveTeacher(
-            self.prepared.model,
-            self.prepared.preprocess(),
-            example=self._data.train.parent.images[:8],
-            device=self._runtime.device,
-            precision=torch.bfloat16 if self._runtime.precision == "bfloat16" else torch.float32,
-            taps=self._taps,
-            fishers=self._fishers,
-            tails=self._tails,
-            one_view=self._augmentation.different_views == 1,
-        )
+        if self._runtime.precision == "float32" and not (self._taps or self._fishers or self._tails):
+            live = self._in_float32()
+        else:
+            live = LiveTeacher(
+                self.prepared.model,
+                self.prepared.preprocess(),
+                example=self._data.train.parent.images[:_EXAMPLES],
+                device=self._runtime.device,
+                precision=torch.bfloat16 if self._runtime.precision == "bfloat16" else torch.float32,
+                taps=self._taps,
+                fishers=self._fishers,
+                tails=self._tails,
+                one_view=self._augmentation.different_views == 1,
+            )
         return live, lambda view, rows: live(next(iter(parent.batches([(rows, view)]))))
 
     def cache_spec(self) -> CacheSpec:
         """The cache of its outputs for the training images."""
         train = self._data.train.parent
         parts = self._identity(train, self._augmentation, self._runtime.precision)
-        if unfolded := left_unfolded(self.prepared.model, self._taps):
+        if unfolded := left_unfolded(self.prepared.model, [tap for tap in self._taps if not is_input_gradient(tap)]):
             # The logits differ in their last bits from those computed without these taps.
             parts["unfolded"] = list(unfolded)
         classes = self._num_teacher_classes or train.num_classes
         return CacheSpec.of(
             self._cache, parts, count=len(train), classes=classes, taps=self._taps, fishers=self._fishers
         )
+
+    def _complete(self, teacher: Teacher, query: Query, count: int) -> Teacher:
+        """A teacher with its tails, the means of its Fisher weights, and which classes its logits are of."""
+        teacher = self._with_tails(teacher, query, count)
+        if self._embeds:
+
+            def embeddings(batch: Batch) -> ModelOutput:
+                output = teacher(batch)
+                return replace(output, logits=torch.full_like(output.logits, float("nan")), has_logits=False)
+
+            return embeddings
+        if self._known is None:
+            return teacher
+        classes = self._known.to(self._runtime.device)
+        return lambda batch: replace(teacher(batch), classes=classes)
 
     def _with_tails(self, teacher: Teacher, query: Query, count: int) -> Teacher:
         """A teacher with its tails, and the means of Fisher weights over view 0 of the training set."""
@@ -255,19 +315,20 @@ class LiveTeacherSource(TeacherSource):
     def test_cache(self) -> tuple[CacheSpec, Query]:
         """The cache of its logits for the test split, and the teacher as a query of test images."""
         test, device = self._data.test, self._runtime.device
-        preprocess = self.prepared.preprocess().to(device)
+        made: list[LiveTeacher] = []
 
         def query(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
-            images = test.images[torch.from_numpy(rows)]
-            return ModelOutput(predict(self.prepared.model, preprocess, images, device=device))
+            made[:] = made or [self._in_float32()]
+            live, images = made[0], test.images[torch.from_numpy(rows)]
+            return ModelOutput(predict(live.model, live.preprocess, images, device=device))
 
         parts = self._identity(test, AugmentationConfig(), "float32")
-        # In blocks of the size that evaluation uses, so that cached logits are bit by bit those of an evaluation.
+        # In blocks of the size that evaluation uses, so that cached logits are bit by bit those without a cache.
         return CacheSpec(parts, len(test), test.num_classes, block=EVALUATION_BATCH, dtype="float32"), query
 
     def _cached_test_logits(self) -> Tensor:
         spec, query = self.test_cache()
-        outputs = open_cache(
+        outputs = CachedOutputs(
             spec,
             range(1),
             query,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -13,21 +13,27 @@ from stillroom.teachers.tails import TeacherTail
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """One model's outputs for one batch.
+    """One model's outputs for one batch."""
 
-    Attributes:
-        logits: [B, K], in the data's class order.
-        features: by tap name, [B, …] each.
-        fishers: diagonals of the Fisher matrix in the features, if computed: [B, …] each.
-        fisher_means: the mean of such a diagonal over the training set.
-        tails: the rest of the model from a tap on, by tap name.
-    """
-
-    logits: Tensor
-    features: Mapping[str, Tensor] = field(default_factory=dict)
+    logits: Tensor  # [B, K], in the data's class order
+    features: Mapping[str, Tensor] = field(default_factory=dict)  # by tap name, [B, …] each
+    # Diagonals of the Fisher matrix in the features, if computed: [B, …] each.
     fishers: Mapping[FisherOf, Tensor] = field(default_factory=dict)
+    # The mean of such a diagonal over the training set.
     fisher_means: Mapping[FisherOf, float] = field(default_factory=dict)
-    tails: Mapping[str, TeacherTail] = field(default_factory=dict)
+    tails: Mapping[str, TeacherTail] = field(default_factory=dict)  # the rest of the model from a tap on, by tap name
+    # The data's classes that the logits are of, int64 [K'], where the model lacks some; None: all, in their order.
+    classes: Tensor | None = None
+    has_logits: bool = True  # else the model gives embeddings alone, and the logits are NaN
+
+    def rows(self, rows: Tensor) -> ModelOutput:
+        """The outputs for some images of the batch, int64 [n]."""
+        return replace(
+            self,
+            logits=self.logits[rows],
+            features={tap: feature[rows] for tap, feature in self.features.items()},
+            fishers={of: weight[rows] for of, weight in self.fishers.items()},
+        )
 
     def tail(self, tap: str) -> TeacherTail:
         """The rest of the model from a tap on: frozen, and gradients flow through it.

@@ -21,7 +21,7 @@ from stillroom.runtime import Runtime
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.teachers.output import ModelOutput
-from stillroom.teachers.source import CachedTeacher, Log, QueryCounter, Teacher, TeacherSource, check_finite, open_cache
+from stillroom.teachers.source import CachedOutputs, Log, QueryCounter, Teacher, TeacherSource, check_finite
 
 INPUTS = "inputs.json"
 SCHEMA = 1
@@ -98,8 +98,10 @@ class PrecomputedLogits(TeacherSource):
         self._test = None
         if "test" in wanted and (folder / "test-logits.npy").exists():
             self._test = _read_array(folder / "test-logits.npy", (wanted["test"]["images"], shape[2]))
-        files = [folder / name for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
-        super().__init__(config.name, digest(canonical_json(inputs), *(_sha256(path) for path in files)))
+        names = [name for name in ("train-logits.npy", "test-logits.npy") if (folder / name).exists()]
+        hashes = [_sha256(folder / name) for name in names]
+        files = {name: content.hex() for name, content in zip(names, hashes, strict=True)}
+        super().__init__(config.name, digest(canonical_json(inputs), *hashes), files)
 
     @property
     def views(self) -> int:
@@ -115,7 +117,7 @@ class PrecomputedLogits(TeacherSource):
         """The stored logits of some training images in one view, float32 [n, K], as they are in the file."""
         return torch.from_numpy(_rows(self._train[view, rows]))
 
-    def test_logits(self) -> Tensor | None:
+    def compute_test_logits(self) -> Tensor | None:
         """From the folder; for held-out training images those of view 0, if that view is unaugmented."""
         info, test = self._data.test.subset_info, self._test
         if info is not None:
@@ -132,7 +134,7 @@ class PrecomputedLogits(TeacherSource):
 
         train = self._data.train.parent
         parts = {"teacher": {"name": self.name, "logits": self.fingerprint}, "data": train.fingerprint}
-        outputs = open_cache(
+        outputs = CachedOutputs(
             CacheSpec.of(self._cache, parts, count=len(train), classes=train.num_classes),
             range(min(self._views, epochs)),
             query,
@@ -142,7 +144,8 @@ class PrecomputedLogits(TeacherSource):
             counter=QueryCounter(),
             log=log,
         )
-        return CachedTeacher(outputs, one_view=self._views == 1)
+        outputs.prepare()
+        return outputs
 
 
 def _read_inputs(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:

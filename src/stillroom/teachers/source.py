@@ -7,7 +7,7 @@ Two classes implement it: a model (``live.py``), run live or cached, and logits 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,34 +61,22 @@ def change_between_queries(query: Query, view: int, count: int) -> float:
 
 @dataclass(frozen=True)
 class TeacherRequest:
-    """What the losses of a run require of one teacher, besides its logits.
+    """What the losses of a run require of one teacher, besides its logits."""
 
-    Attributes:
-        taps: modules whose outputs are read.
-        tails: taps from which the rest of the teacher is run.
-        heads: those of ``tails`` that must be one linear layer.
-        fishers: diagonals of its Fisher matrix in features at ``taps``.
-        fisher_means: those of ``fishers`` whose mean over the training set is read.
-    """
-
-    taps: tuple[str, ...] = ()
-    tails: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    fishers: tuple[FisherOf, ...] = ()
-    fisher_means: tuple[FisherOf, ...] = ()
+    taps: tuple[str, ...] = ()  # modules whose outputs are read
+    tails: tuple[str, ...] = ()  # taps from which the rest of the teacher is run
+    heads: tuple[str, ...] = ()  # those of ``tails`` that must be one linear layer
+    fishers: tuple[FisherOf, ...] = ()  # diagonals of its Fisher matrix in features at ``taps``
+    fisher_means: tuple[FisherOf, ...] = ()  # those of ``fishers`` whose mean over the training set is read
 
 
 @dataclass
 class QueryCounter:
-    """Counts a teacher's queries.
+    """Counts a teacher's queries."""
 
-    Attributes:
-        answers: images whose outputs the run uses, each view counted: in training, for the cache, of the test split.
-        checks: images queried again to check that stored outputs are still valid.
-    """
-
+    # Images whose outputs the run uses, each view counted: in training, for the cache, of the test split.
     answers: int = 0
-    checks: int = 0
+    checks: int = 0  # images queried again to check that stored outputs are still valid
 
     def pop(self) -> QueryCounter:
         """The counts since the last call."""
@@ -103,26 +91,45 @@ class TeacherSource(ABC):
     Attributes:
         name: its name in reports.
         fingerprint: SHA-256 of its weights or logits; a run cannot be resumed with another teacher.
+        files: SHA-256 of each of the user's files that its logits come from, by its name; in the run's summary.
         prepared: the model, if it can be run here.
+        changes: whether it changes as the student learns, so that its test logits are computed at each evaluation.
         counter: its queries so far.
     """
 
     name: str
     fingerprint: str
+    files: Mapping[str, str]
     prepared: PreparedModel | None = None
+    changes: bool = False
 
-    def __init__(self, name: str, fingerprint: str) -> None:
+    def __init__(self, name: str, fingerprint: str, files: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.fingerprint = fingerprint
+        self.files = files or {}
         self.counter = QueryCounter()
+        self._shared: Teacher | None = None
+        self._test_logits: list[Tensor | None] = []
 
-    @abstractmethod
     def test_logits(self) -> Tensor | None:
-        """Its logits for the test split, float32 [M, K]; None if it has none.
+        """Its logits for the test split, float32 [M, K], computed once; None if it has none.
 
         Raises:
             BadInput: they are not finite.
         """
+        if not self._test_logits:
+            self._test_logits.append(self.compute_test_logits())
+        return self._test_logits[0]
+
+    def shared_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
+        """:meth:`training_teacher`, made once and asked once a batch, for several that read it."""
+        if self._shared is None:
+            self._shared = _once_a_batch(self.training_teacher(loader, epochs, log))
+        return self._shared
+
+    @abstractmethod
+    def compute_test_logits(self) -> Tensor | None:
+        """The logits that :meth:`test_logits` gives."""
 
     @abstractmethod
     def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
@@ -134,42 +141,33 @@ class TeacherSource(ABC):
             log: called with the cost of building a cache.
         """
 
+    def prepare_views(self, views: Sequence[int] | None = None) -> None:  # noqa: B027 - most have nothing to prepare
+        """Complete the cached outputs of these views, by default of all that the run shows; without a cache, nothing.
 
-class CachedTeacher:
-    """Reads the teacher's outputs for training batches from the cache.
-
-    Args:
-        outputs: the cache, open for reading.
-        one_view: whether the outputs of view 0 serve every view.
-    """
-
-    def __init__(self, outputs: StoredOutputs, *, one_view: bool) -> None:
-        self._outputs = outputs
-        self._one_view = one_view
-
-    def __call__(self, batch: Batch) -> ModelOutput:
-        """The stored output for a batch."""
-        return self._outputs.read(batch.rows, 0 if self._one_view else batch.view)
+        Every process of a run calls it, before the epoch that shows them.
+        """
 
 
-def open_cache(
-    spec: CacheSpec,
-    views: Sequence[int],
-    query: Query,
-    *,
-    runtime: Runtime,
-    config: CacheConfig,
-    counter: QueryCounter,
-    what: str = "teacher cache",
-    precision: Precision | None = None,
-    log: Log | None = None,
-    teacher: str | None = None,
-) -> StoredOutputs:
-    """Open a cache for reading: the main process builds what is missing, all processes read.
+def _once_a_batch(teacher: Teacher) -> Teacher:
+    last: list[tuple[Batch, ModelOutput]] = []
+
+    def answer(batch: Batch) -> ModelOutput:
+        if not last or last[0][0] is not batch:
+            last[:] = [(batch, teacher(batch))]
+        return last[0][1]
+
+    return answer
+
+
+class CachedOutputs:
+    """The outputs of a teacher for some views, read from its cache.
+
+    A view that is missing is built when it is first wanted: by the main process, while the others wait. So a run begins
+    to train after its first view, and builds none that no epoch shows.
 
     Args:
         spec: which outputs.
-        views: the views' numbers.
+        views: all views that may be wanted; their size is announced, and must be allowed, before the first is built.
         query: the teacher.
         runtime: where the outputs are read.
         config: the recipe's cache options.
@@ -178,52 +176,102 @@ def open_cache(
         precision: of the teacher's arithmetic; default the runtime's.
         log: called with the cost of building.
         teacher: name of the model behind the query, which must give the same outputs each time.
-
-    Raises:
-        BadInput: the teacher is random, or what is stored is not what it gives.
     """
-    tolerance = STALE_TOLERANCE[precision or runtime.precision]
 
-    def again(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
-        counter.checks += len(rows)
-        return query(view, rows)
+    def __init__(
+        self,
+        spec: CacheSpec,
+        views: Sequence[int],
+        query: Query,
+        *,
+        runtime: Runtime,
+        config: CacheConfig,
+        counter: QueryCounter,
+        what: str = "teacher cache",
+        precision: Precision | None = None,
+        log: Log | None = None,
+        teacher: str | None = None,
+    ) -> None:
+        self._spec, self._views, self._query, self._runtime = spec, tuple(views), query, runtime
+        self._counter, self._log, self._teacher = counter, log, teacher
+        self._tolerance = STALE_TOLERANCE[precision or runtime.precision]
+        self._cache = TeacherCache(spec, max_gb=config.max_gb, what=what)
+        self._open: dict[int, StoredOutputs] = {}
+        self._prepared: set[int] = set()
 
-    def check_repeats() -> None:
-        change = change_between_queries(again, views[0], spec.count) if teacher is not None else 0.0
-        if change > tolerance:
-            raise BadInput(
-                "teacher", teacher, f"{REPEATS}; cache.enabled: false queries it for each batch ({change:.2g})"
+    def prepare(self, views: Sequence[int] | None = None) -> None:
+        """Complete and open these views, by default all: every process calls it, with the same views.
+
+        Raises:
+            BadInput: the teacher is random, or what is stored is not what it gives.
+        """
+        for view in self._views if views is None else map(self._stored_view, views):
+            if view not in self._prepared:
+                self._prepared.add(view)
+                self._prepare(view)
+
+    def read(self, rows: npt.NDArray[np.int64], view: int) -> ModelOutput:
+        """The stored outputs for some images; see :meth:`StoredOutputs.read`. With one view, it serves every view."""
+        view = self._stored_view(view)
+        self.prepare([view])
+        return self._open[view].read(rows, view)
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        """The stored outputs for a batch."""
+        return self.read(batch.rows, batch.view)
+
+    def _stored_view(self, view: int) -> int:
+        return view if len(self._views) > 1 else self._views[0]
+
+    def _prepare(self, view: int) -> None:
+        processes, some, built = self._runtime.processes, [view], None
+        if processes.is_main and view not in self._open:
+            # Where all is there, it is checked as a whole.
+            some = [*self._views] if not self._cache.covering(self._views).missing(self._views) else [view]
+            cache = self._cache.covering(some)
+            first = not self._open
+            if first and cache.missing(some):
+                self._check_repeats()
+            observer = self._runtime.observer
+            built = cache.ensure(
+                some,
+                self._query,
+                planned=self._views if first and cache is self._cache else (),
+                note=observer.note if first else lambda text: None,
+                phase=observer.phase,
             )
+            self._counter.answers += built.images_queried
+            if self._log is not None:
+                line = {"event": "cache", "key": cache.spec.key, "views": len(some), "images": built.images_queried}
+                self._log({**line, "seconds": round(built.seconds, 4), "bytes": built.bytes})
+        processes.wait()
+        if view in self._open:
+            return
+        outputs = self._cache.covering(some).open(some, self._runtime.device, only=self._spec)
+        self._open |= dict.fromkeys(some, outputs)
+        if built is not None and built.images_queried < len(some) * self._spec.count:
+            # Stored by another run, in whole or in part: the code of the teacher may have changed since.
+            try:
+                outputs.check(self._again, tolerance=self._tolerance)
+            except BadInput:
+                self._check_repeats()
+                raise
 
-    observer, main = runtime.observer, runtime.processes.is_main
-    wanted = TeacherCache(spec, max_gb=config.max_gb, what=what)
-    if main:
-        cache = wanted.covering(views)
-        if cache.missing(views):
-            check_repeats()
-        built = cache.ensure(views, query, note=observer.note, phase=observer.phase)
-        counter.answers += built.images_queried
-        if log is not None:
-            line = {"event": "cache", "key": cache.spec.key, "views": len(views), "images": built.images_queried}
-            log({**line, "seconds": round(built.seconds, 4), "bytes": built.bytes})
-    runtime.processes.wait()
-    outputs = wanted.covering(views).open(views, runtime.device, only=spec)
-    if main and built.images_queried < len(views) * spec.count:
-        # Stored by another run, in whole or in part: the code of the teacher may have changed since.
-        try:
-            outputs.check(again, tolerance=tolerance)
-        except BadInput:
-            check_repeats()
-            raise
-    return outputs
+    def _again(self, view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
+        self._counter.checks += len(rows)
+        return self._query(view, rows)
+
+    def _check_repeats(self) -> None:
+        if self._teacher is None:
+            return
+        change = change_between_queries(self._again, self._views[0], self._spec.count)
+        if change > self._tolerance:
+            expected = f"{REPEATS}; cache.enabled: false queries it for each batch ({change:.2g})"
+            raise BadInput("teacher", self._teacher, expected)
 
 
 def check_finite(logits: Tensor, field: str, value: str) -> Tensor:
-    """Return test logits if they are finite.
-
-    Raises:
-        BadInput: they are not.
-    """
+    """Return test logits if they are finite; BadInput where they are not."""
     if not bool(torch.isfinite(logits).all()):
         raise BadInput(field, value, "finite logits for every test image")
     return logits

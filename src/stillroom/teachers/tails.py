@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.modes import device_of, freeze, to_channels_last
-from stillroom.models.preprocess import Preprocess
+from stillroom.models.preprocess import Preprocess, select_classes
 from stillroom.models.tail import Tail, tail_of
 from stillroom.models.tracing import Untraceable, trace
 
@@ -41,12 +41,15 @@ class TeacherTail(nn.Module):
     def head(self) -> Tensor | None:
         """The weights W [K, d], where the tail is one linear layer; else None."""
         head = self._tail.head
-        return head if head is None or self.order is None else head.index_select(0, self.order)
+        if head is None or self.order is None:
+            return head
+        # Where columns are merged, the logits are no longer linear in the features.
+        return head.index_select(0, self.order) if self.order.dim() == 1 else None
 
     def forward(self, features: Tensor) -> Tensor:
         """Features as the tap reads them [B, …] → logits [B, K]."""
         logits: Tensor = self._tail(features)
-        return logits if self.order is None else logits.index_select(-1, self.order)
+        return select_classes(logits, self.order)
 
     def jvp(self, features: Tensor, gap: Tensor) -> Tensor:
         """Jacobian-vector product: how a small step δh in the features changes the logits, J·δh, J = ∂z/∂h.

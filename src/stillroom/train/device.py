@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stillroom.errors import BadInput
 from stillroom.observer import Observer
-from stillroom.runtime import Precision, Processes, Runtime
+from stillroom.runtime import PhaseClock, Precision, Processes, Runtime
 from stillroom.train.config import TrainingConfig
 
 try:
@@ -256,4 +256,5 @@ def runtime_of(config: TrainingConfig, observer: Observer) -> Runtime:
     device = resolve_device(config.device)
     processes = processes_of(device)
     observer = observer if processes.is_main else Observer()
-    return Runtime(device, resolve_precision(config.precision, device), processes, observer)
+    precision = resolve_precision(config.precision, device)
+    return Runtime(device, precision, processes, observer, PhaseClock(observer.began))

@@ -14,23 +14,14 @@ ECE_BINS = 15
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of logits against labels.
+    """Metrics of logits against labels."""
 
-    Attributes:
-        top1: per cent correct.
-        correct: number correct.
-        count: number of images.
-        top5: per cent with the label among the five largest; None with 5 classes or fewer.
-        nll: mean negative log-likelihood, in nats.
-        ece: expected calibration error, 15 equal-width bins, in [0, 1].
-    """
-
-    top1: float
-    correct: int
-    count: int
-    top5: float | None
-    nll: float
-    ece: float
+    top1: float  # per cent correct
+    correct: int  # number correct
+    count: int  # number of images
+    top5: float | None  # per cent with the label among the five largest; None with 5 classes or fewer
+    nll: float  # mean negative log-likelihood, in nats
+    ece: float  # expected calibration error, 15 equal-width bins, in [0, 1]
 
     def as_dict(self) -> dict[str, Any]:
         """The metrics that apply, in the units above."""

@@ -107,11 +107,7 @@ class RecordGradientRescaling(StepHook):
         self._exchange()
 
     def epoch_line(self) -> dict[str, Any] | None:
-        """The metrics of the epoch; resets the record.
-
-        Raises:
-            RunFailed: the student's logits were not finite.
-        """
+        """The metrics of the epoch; resets the record; RunFailed where the student's logits were not finite."""
         self._exchange()
         if not self._all:
             return None

@@ -32,70 +32,46 @@ from stillroom.train.step import DistillStep, check_not_silent, is_compile_error
 
 @dataclass
 class Progress:
-    """The state of a run's progress, part of every save.
+    """The state of a run's progress, part of every save."""
 
-    Attributes:
-        step: optimizer steps done.
-        order: running hash of the order of images used, an epoch at a time.
-        views: running hash of the views used.
-        parts: micro-batches of each batch: as in the recipe, or more after memory ran out.
-    """
-
-    step: int = 0
-    order: str = ""
-    views: str = ""
-    parts: int = 1
+    step: int = 0  # optimizer steps done
+    order: str = ""  # running hash of the order of images used, an epoch at a time
+    views: str = ""  # running hash of the views used
+    parts: int = 1  # micro-batches of each batch: as in the recipe, or more after memory ran out
 
 
 @dataclass(frozen=True)
 class EndOfStep:
-    """What logs and evaluation change, as it is right after a step.
+    """What logs and evaluation change, as it is right after a step."""
 
-    Attributes:
-        lengths: of the logs.
-        meter: state of the meter.
-        hooks: kind and state of each hook.
-    """
-
-    lengths: dict[str, int]
-    meter: dict[str, Any]
-    hooks: list[tuple[str, dict[str, Any]]]
+    lengths: dict[str, int]  # of the logs
+    meter: dict[str, Any]  # state of the meter
+    hooks: list[tuple[str, dict[str, Any]]]  # kind and state of each hook
 
 
 @dataclass
 class Trainer:
-    """Everything that one training needs.
+    """Everything that one training needs."""
 
-    Attributes:
-        step: student and losses.
-        teachers: functions from a batch to a teacher's output; those that a loss reads, by name.
-        loader: loads the training images.
-        sampler: chooses the images of each step.
-        evaluate: computes the student's test metrics, for a line of metrics.jsonl.
-        config: the training's options, resolved.
-        runtime: where it runs.
-        seed: of dropout.
-        folder: the run folder.
-        hooks: called after each step.
-        hashes: of the data and the like; a save with other hashes is refused.
-        some_unused: whether the student has parameters that no loss reaches.
-        relations: computes a line of class_relations.jsonl before the first step and after each epoch.
-        optimisation: the user's optimizer and scheduler, where these are not the recipe's.
-    """
-
-    step: DistillStep
-    teachers: Mapping[str, Teacher]
-    loader: BatchLoader
-    sampler: BatchSampler
+    step: DistillStep  # student and losses
+    teachers: Mapping[str, Teacher]  # functions from a batch to a teacher's output; those that a loss reads, by name
+    loader: BatchLoader  # loads the training images
+    sampler: BatchSampler  # chooses the images of each step
+    # Computes the student's test metrics, for a line of metrics.jsonl.
     evaluate: Callable[[nn.Module], dict[str, float]]
-    config: TrainingConfig
-    runtime: Runtime
-    seed: int
-    folder: RunFolder
-    hooks: Sequence[StepHook] = ()
+    config: TrainingConfig  # the training's options, resolved
+    runtime: Runtime  # where it runs
+    seed: int  # of dropout
+    folder: RunFolder  # the run folder
+    hooks: Sequence[StepHook] = ()  # called after each step
+    # Of the data and the like; a save with other hashes is refused.
     hashes: Mapping[str, str] = field(default_factory=dict)
-    some_unused: bool = False
+    some_unused: bool = False  # whether the student has parameters that no loss reaches
+    # Called with the view of an epoch before its first step, by every process; it may take long.
+    prepare_view: Callable[[int], None] = lambda view: None
+    # Computes a line of class_relations.jsonl before the first step and after each epoch.
     relations: Callable[[nn.Module], dict[str, Any]] | None = None
+    # The user's optimizer and scheduler, where these are not the recipe's.
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
 
     def fit(self) -> tuple[nn.Module, Progress, dict[str, float]]:
@@ -103,7 +79,9 @@ class Trainer:
         per_epoch = self.sampler.steps_per_epoch
         total = self.config.total_steps(per_epoch)
         student = self.step.student
-        self._buffers = Snapshot(self.step.buffers())
+        # A batch that cannot go through again in parts needs no way back; a memory bank is not copied at each step.
+        may_split = self.runtime.processes.count == 1 and not self.step.whole_batch_terms
+        self._buffers = Snapshot(self.step.buffers() if may_split else ())
         optimizer = self.optimisation.make_optimizer([self.step], self.config.optimizer)
         # Peak rates: before a scheduler or a save sets those of a step.
         rates = [group["lr"] for group in optimizer.param_groups]
@@ -115,6 +93,8 @@ class Trainer:
         progress, figures, ended = self._restore(optimizer, average, scheduler)
         wrapped = self.runtime.processes.wrap(self.step, some_unused=self.some_unused)
         meter = Meter(self.step.names, self.runtime.device, self.runtime.processes)
+        if progress.step < total:
+            self.prepare_view(view_of(progress.step // per_epoch, self.loader.augmentation))
         clock = Clock(progress.step)
 
         def end_step(interruption: Interruption) -> None:
@@ -168,6 +148,7 @@ class Trainer:
                     nn.utils.clip_grad_norm_(self.step.parameters(), self.config.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
+                self.step.after_step()
                 if scheduler is not None:
                     scheduler.step()
                 if average is not None:
@@ -179,9 +160,15 @@ class Trainer:
                 for hook in self.hooks:
                     hook.after_step(StepInfo(progress.step, epoch, student, losses[0]))
                 self.runtime.observer.stepped(progress.step)
-                if interruption.pending:
+                try:
+                    if progress.step % per_epoch == 0 and progress.step < total:
+                        with interruption.immediate(), clock.paused():
+                            self.prepare_view(view_of(epoch + 1, self.loader.augmentation))
+                    if interruption.pending:
+                        raise KeyboardInterrupt
+                except KeyboardInterrupt:
                     self._save(progress, figures, optimizer, average, scheduler, self._end_of_step(meter))
-                    raise KeyboardInterrupt
+                    raise
                 end_step(interruption)
         return kept, progress, figures
 
@@ -254,7 +241,8 @@ class Trainer:
             part = batch.subset(slice(chunk * whole // parts, (chunk + 1) * whole // parts))
             share = len(part) / whole
             last = chunk == parts - 1
-            outputs = {name: teacher(part) for name, teacher in self.teachers.items()}
+            with self.runtime.clock.phase("teacher"):
+                outputs = {name: teacher(part) for name, teacher in self.teachers.items()}
             with nullcontext() if last else self.runtime.processes.no_sync(wrapped):
                 with autocast(self.runtime.device, self.runtime.precision):
                     value, values = wrapped(part.images, part.labels, part.index, outputs, progress.step / total)
@@ -295,7 +283,7 @@ class Trainer:
 
     def _evaluate(self, kept: nn.Module, step: int, per_epoch: int, interruption: Interruption) -> dict[str, float]:
         began = time.perf_counter()
-        with interruption.immediate():
+        with interruption.immediate(), self.runtime.clock.phase("evaluation"):
             self.runtime.processes.copy_buffers(kept)
             figures = self.evaluate(kept)
         shown = {key: value for key, value in figures.items() if key not in ("correct", "count")}

@@ -57,35 +57,40 @@ Parameters = Sequence[nn.Parameter]
 
 @dataclass(frozen=True)
 class OwnOptimisation:
-    """Functions of a user's that make optimizer and scheduler; what is None is the recipe's.
+    """Functions of a user's that make optimizer and scheduler; what is None is the recipe's."""
 
-    Attributes:
-        optimizer: makes it of the parameters: the student's, then those of connectors and losses.
-        scheduler: makes it of the optimizer; stepped after every optimizer step.
-    """
-
+    # Makes it of the parameters: the student's, then those of connectors and losses.
     optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None
+    # Makes it of the optimizer; stepped after every optimizer step.
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None
 
     def make_optimizer(self, modules: Iterable[nn.Module], config: OptimizerConfig) -> torch.optim.Optimizer:
-        """The optimizer of some modules.
-
-        Raises:
-            BadInput: the user's function makes none that can be used.
-        """
+        """The optimizer of some modules; BadInput where the user's function makes none that can be used."""
         if self.optimizer is None:
             return build_optimizer(modules, config)
         if isinstance(self.optimizer, torch.optim.Optimizer) or not callable(self.optimizer):
             expected = "a function that makes it of the copy that is trained: lambda params: torch.optim.Adam(params)"
             raise BadInput("optimizer", type(self.optimizer).__name__, expected)
+        given = [p for module in modules for p in module.parameters() if p.requires_grad]
         try:
-            made = self.optimizer([p for module in modules for p in module.parameters() if p.requires_grad])
+            made = self.optimizer(list(given))
         except Exception as error:  # a user's function can fail in any way
             expected = f"a function that makes an optimizer of parameters; it raised {format_error(error)}"
             raise BadInput("optimizer", self.optimizer, expected) from None
         if not isinstance(made, torch.optim.Optimizer) or isinstance(made, torch.optim.LBFGS):
             expected = "a function that makes a torch.optim.Optimizer whose step takes no closure"
             raise BadInput("optimizer", type(made).__name__, expected)
+        held = {id(p) for group in made.param_groups for p in group["params"]}
+        if others := len(held - {id(p) for p in given}):
+            expected = (
+                f"an optimizer of the parameters that the function is given; {others} of its {len(held)} are others"
+            )
+            raise BadInput("optimizer", type(made).__name__, f"{expected}: a copy of the student is trained")
+        if missing := len({id(p) for p in given} - held):
+            expected = f"an optimizer of all parameters that the function is given; it lacks {missing} of {len(given)}"
+            raise BadInput(
+                "optimizer", type(made).__name__, f"{expected}: requires_grad_(False) keeps some as they are"
+            )
         return made
 
     def make_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
@@ -204,7 +209,8 @@ class MovingAverage:
 
     Args:
         model: what is averaged.
-        decay: in (0, 1).
+        decay: in [0, 1).
+        copies_first: the first update copies; else it averages with the weights that the model began with.
 
     Attributes:
         module: a model that holds the average.
@@ -218,10 +224,10 @@ class MovingAverage:
     2.0
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, copies_first: bool = True) -> None:
         self.module = copy_model(model)
         self._decay = decay
-        self._updates = 0
+        self._updates = 0 if copies_first else 1
         pairs = zip(_tensors(self.module), _tensors(model), strict=True)
         self._whole: list[tuple[Tensor, Tensor]] = []
         self._floats: dict[tuple[torch.dtype, torch.device], tuple[list[Tensor], list[Tensor]]] = {}

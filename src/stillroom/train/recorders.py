@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,15 @@ class Clock:
     def restart(self) -> None:
         """Restart the throughput window after a save or a warm-up, as throughput measures training alone."""
         self._save = self._mark = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave a block out of the throughput."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._mark += time.perf_counter() - began
 
     def progress(self, step: int, batch_size: int, device: torch.device) -> dict[str, Any]:
         """One line: throughput since the last line, and the process's memory."""

@@ -4,17 +4,21 @@ parameter."""
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stillroom.data.images import UNLABELLED
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.memory import is_out_of_memory
+from stillroom.models.prepared import PreparedModel
 from stillroom.models.preprocess import Preprocess
 from stillroom.models.reader import TapReader
 from stillroom.runtime import Processes
@@ -41,6 +45,10 @@ class DistillStep(nn.Module):
         num_teacher_classes: how many classes the teacher knows, the first ones: terms that read it see only these
             student logits; None for all.
         teacher_names: for each loss, the name of the teacher that it reads; default: all read the only one.
+        labelled_share: of the training images; the terms that read labels leave the others out.
+        peers: students that learn with this one, by their names as its teachers: every term has a second part, in which
+            the peer learns, from this student where it is the peer that teaches.
+        same_at_start: names of the teachers that equal the student at the first step.
     """
 
     def __init__(
@@ -53,6 +61,9 @@ class DistillStep(nn.Module):
         watch: Mapping[str, Callable[[LossInputs], None]] | None = None,
         num_teacher_classes: int | None = None,
         teacher_names: Sequence[str | None] | None = None,
+        labelled_share: float = 1.0,
+        peers: Mapping[str, PreparedModel] | None = None,
+        same_at_start: Collection[str | None] = (),
     ) -> None:
         super().__init__()
         self.student = student
@@ -63,10 +74,23 @@ class DistillStep(nn.Module):
         self._watch = dict(watch or {})
         self._num_teacher_classes = num_teacher_classes
         self.teacher_names = list(teacher_names or [None] * len(losses))
+        self._labelled_share = labelled_share
+        self._same_at_start = same_at_start
+        self.peers = nn.ModuleDict({name: peer.model for name, peer in (peers or {}).items()})
+        self._peer_preprocess = {name: peer.preprocess() for name, peer in (peers or {}).items()}
+        # Terms that had no image with a label in the last batch.
+        self.without_labels: set[str] = set()
         self._taps = TapReader(
             student, (tap for term in losses for tap in term.requires.student_features), field="student"
         )
+        self._takes_input_gradient = any(term.requires.input_gradient for term in losses)
+        # What DistributedDataParallel reads: else it would send these buffers from process 0 before every batch.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"losses.{place}.{name}" for place, term in enumerate(losses) for name in term.local_buffers
+        ]
         self._run: Callable[[Tensor], Tensor] = self._run_student
+        # Of the first step, by term: its value against the student's own logits where the teacher's are these, rounded.
+        self.unrounded: dict[str, Tensor] = {}
 
     @property
     def names(self) -> list[str]:
@@ -78,10 +102,17 @@ class DistillStep(nn.Module):
         """Whether any term reads a teacher."""
         return any(term.requires.teacher for term in self._terms)
 
+    def after_step(self) -> None:
+        """Let the terms update what they remember of the batch, once the optimizer has stepped."""
+        for term in self._terms:
+            term.after_step()
+
     @property
     def checked_after(self) -> list[int]:
         """For each term, after how many steps it must give a gradient; see :func:`check_not_silent`."""
-        return [int(self._num_teacher_classes is not None and term.requires.teacher) for term in self._terms]
+        pairs = zip(self._terms, self.teacher_names, strict=True)
+        begin_alike = self._num_teacher_classes is not None
+        return [int(term.requires.teacher and (begin_alike or name in self._same_at_start)) for term, name in pairs]
 
     @property
     def whole_batch_terms(self) -> list[str]:
@@ -99,8 +130,12 @@ class DistillStep(nn.Module):
         """Refuse to compile under taps: in-place layers would silently change the tapped features.
 
         Raises:
-            BadInput: a term reads the student's features.
+            BadInput: a term reads the student's features, or its gradient in the images, which a compiled student's
+                backward pass cannot be differentiated for.
         """
+        if self._takes_input_gradient:
+            name = next(term.name for term in self._terms if term.requires.input_gradient)
+            raise BadInput("training.compile", True, f"false: {name} differentiates the student's gradient")
         if self._taps.names:
             expected = f"false: a loss reads the student's features at {self._taps.names[0]!r}"
             raise BadInput("training.compile", True, expected)
@@ -130,16 +165,34 @@ class DistillStep(nn.Module):
         Returns:
             The scalar Σ weight·term, and the terms in order, before their weights.
         """
-        with self._taps:
+        if self._takes_input_gradient:
+            images = images.detach().to(images.dtype if images.is_floating_point() else torch.float32).requires_grad_()
+        # Fused attention cannot be differentiated twice.
+        with self._taps, sdpa_kernel(SDPBackend.MATH) if self._takes_input_gradient else nullcontext():
             logits = self._run(images)
+        learning = {name: ModelOutput(self._run_peer(name, images)) for name in self.peers}
+        teachers = {**teachers, **{name: replace(peer, logits=peer.logits.detach()) for name, peer in learning.items()}}
         part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index)
         whole = part.gathered(self._processes) if self._processes.count > 1 and self.whole_batch_terms else part
         values: list[Tensor] = []
         for term, name in zip(self._terms, self.teacher_names, strict=True):
             inputs = self._inputs(term, part if term.per_sample else whole, name, progress)
+            if term.requires.input_gradient:
+                inputs = replace(inputs, images=images, white=255.0 if self.preprocess.is_pixels else 1.0)
             if term.name in self._watch:
                 self._watch[term.name](inputs)
-            values.append(_value(term, inputs))
+            value = self._value_of(term, inputs)
+            for peer, output in learning.items():
+                other = ModelOutput(logits.detach()) if name == peer else None
+                turned = _Batch(output, {**teachers, **({peer: other} if other is not None else {})}, labels, index)
+                if whole is not part and not term.per_sample:
+                    turned = turned.gathered(self._processes)
+                value = value + self._value_of(term, self._inputs(term, turned, name, progress))
+            values.append(value)
+            if progress == 0 and inputs.teacher and not self._leaves_out(term) and _differs_by_storage(inputs):
+                # Rounded in the cache, a teacher that the student equals gives a gradient, of the rounding alone.
+                answer = replace(inputs.teacher, logits=inputs.student.logits.detach())
+                self.unrounded[term.name] = _value(term, replace(inputs, teacher=answer))
         total = logits.new_zeros((), dtype=values[0].dtype)
         for term, value in zip(self._terms, values, strict=True):
             total = total + term.config.weight_at(progress) * value
@@ -147,6 +200,41 @@ class DistillStep(nn.Module):
 
     def _run_student(self, images: Tensor) -> Tensor:
         return self.preprocess.reorder(self.student(self.preprocess(images)))
+
+    def _run_peer(self, name: str, images: Tensor) -> Tensor:
+        preprocess = self._peer_preprocess[name]
+        if preprocess.mean.device != images.device:
+            self._peer_preprocess[name] = preprocess = preprocess.to(images.device)
+        return preprocess.reorder(self.peers[name](preprocess(images)))
+
+    def _value_of(self, term: Loss[Any], inputs: LossInputs) -> Tensor:
+        return self._of_labelled(term, inputs) if self._leaves_out(term) else _value(term, inputs)
+
+    def _leaves_out(self, term: Loss[Any]) -> bool:
+        """Whether a term leaves out the images without a label."""
+        return term.requires.labels and self._labelled_share < 1
+
+    def _of_labelled(self, term: Loss[Any], inputs: LossInputs) -> Tensor:
+        """A term's mean over the images that have a label.
+
+        It is their sum divided by as many as a batch has on average, so that parts of a batch add up, and a batch
+        with few labels counts for as much less.
+        """
+        rows = (inputs.labels != UNLABELLED).nonzero().flatten()
+        if not len(rows):
+            self.without_labels.add(term.name)
+            return inputs.student.logits.sum() * 0
+        self.without_labels.discard(term.name)
+        share = len(rows) / len(inputs.labels) / self._labelled_share
+        teacher = inputs.teacher.rows(rows) if inputs.teacher is not None else None
+        part = replace(
+            inputs,
+            student=inputs.student.rows(rows),
+            teacher=teacher,
+            labels=inputs.labels[rows],
+            index=inputs.index[rows],
+        )
+        return _value(term, part) * share
 
     def _inputs(self, term: Loss[Any], batch: _Batch, name: str | None, progress: float) -> LossInputs:
         """A term's inputs: its teacher, and the student's logits of the classes that this teacher knows."""
@@ -157,6 +245,8 @@ class DistillStep(nn.Module):
         # A term that does not declare the teacher never gets it: another term's need would hide that until it is gone.
         if term.requires.teacher:
             teacher = next(iter(batch.teachers.values()), None) if name is None else batch.teachers.get(name)
+        if teacher is not None and teacher.classes is not None:
+            student = replace(student, logits=student.logits.index_select(1, teacher.classes))
         return LossInputs(student, teacher, batch.labels, batch.index, progress)
 
 
@@ -217,6 +307,14 @@ def _value(term: Loss[Any], inputs: LossInputs) -> Tensor:
     raise BadInput.with_message(field, got, message)
 
 
+def _differs_by_storage(inputs: LossInputs) -> bool:
+    """Whether the teacher's logits are the student's as float16 stores them."""
+    student, teacher = inputs.student.logits.detach(), inputs.teacher_logits
+    if student.shape != teacher.shape or torch.equal(student, teacher):
+        return False
+    return bool((student.half().float() == teacher).float().mean() > 0.99)
+
+
 def is_compile_error(error: Exception) -> bool:
     """Whether ``torch.compile`` failed on the student's code, or for lack of a compiler."""
     # Imported with the first compilation, and slow to.
@@ -246,8 +344,9 @@ def check_not_silent(step: DistillStep, values: Sequence[Tensor], done: int = 0)
         if not bool(value.isfinite()):
             raise RunFailed(f"loss {name!r} is not finite at step {done + 1} ({value.item()}){_BEFORE[done]}")
     for name, value, at in zip(step.names, values, step.checked_after, strict=True):
-        if at != done:
+        if at != done or name in step.without_labels:
             continue
+        value = step.unrounded.pop(name, value)
         gradients = (
             torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True) if value.requires_grad else ()
         )

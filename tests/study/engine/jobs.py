@@ -83,8 +83,8 @@ def dying(place: Path) -> dict[str, Any]:
     return {**recipe(epochs=3, save_seconds=0), "student": {"name": "dying_models:Dying"}}
 
 
-def endless(out: Path, seed: int = 0) -> Job:
-    return job(out, recipe(seed=seed, epochs=1_000_000, save_seconds=0.1))
+def endless(out: Path, seed: int = 0, save_seconds: float = 0.1) -> Job:
+    return job(out, recipe(seed=seed, epochs=1_000_000, save_seconds=save_seconds))
 
 
 def do(engine: Engine, jobs: Iterable[Job], patience: float = 600.0) -> dict[str, Outcome]:

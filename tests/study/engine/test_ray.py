@@ -77,10 +77,12 @@ def test_a_run_is_the_same_on_a_cluster_and_on_this_machine(
 
 def test_a_process_that_dies_on_the_cluster_is_reported_and_what_is_closed_goes_on(place: Path, cluster: str) -> None:
     content = dying(place)
-    killed, whole, busy = job(place / "killed", content), job(place / "whole", content), endless(place / "busy")
+    killed, whole = job(place / "killed", content), job(place / "whole", content)
+    busy = endless(place / "busy", save_seconds=1e6)
     with RayEngine(cluster, 2, place / "study", threads=1) as engine:
         engine.submit(busy)
-        until(lambda: saved(busy))
+        until((place / "busy" / "metrics.jsonl").exists)
+        assert not saved(busy)
         engine.submit(killed)
         ended = []
         while not ended:
@@ -89,6 +91,7 @@ def test_a_process_that_dies_on_the_cluster_is_reported_and_what_is_closed_goes_
         assert ended[0].reason.startswith("its process on the cluster died: WorkerCrashedError")
         assert not is_free(busy)
     until(lambda: is_free(busy), patience=600)
+    assert saved(busy), "what is cancelled saves first"
     with RayEngine("auto", 2, place / "study") as engine:
         assert {outcome.ending for outcome in do(engine, [killed, whole]).values()} == {"done"}
     assert left_by(killed) == left_by(whole)

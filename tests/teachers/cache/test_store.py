@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from stillroom.errors import BadInput
-from stillroom.teachers.cache_store import cache_root, list_caches, locked, remove_cache
+from stillroom.files import cache_root
+from stillroom.teachers.cache_store import list_caches, locked, remove_cache
 from teachers.cache.answering import Talker, cache
 
 

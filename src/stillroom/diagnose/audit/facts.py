@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stillroom.diagnose.audit.source import listed_weights
 from stillroom.diagnose.audit.tape import Node, RecordedLoss, Source, Tape, replay, tensors_in
-from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, Oddity, Term
+from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, LostTerm, Oddity, Term
 from stillroom.diagnose.checks.loss.context import spoken_lines
 
 # Rows of a batch that values are looked at in, and elements of an input that are kept.
@@ -71,21 +72,13 @@ def bits(mask: int, sources: Sequence[Source]) -> list[Source]:
 
 @dataclass(frozen=True, eq=False)
 class Summand:
-    """A tensor that a loss is the weighted sum of.
+    """A tensor that a loss is the weighted sum of."""
 
-    Attributes:
-        tensor: the tensor.
-        weight: what multiplies it.
-        factors: the numbers that the weight is the product of.
-        names: variables that hold them, or one minus them (then with True).
-        named: the operation that such a number was met in.
-    """
-
-    tensor: Tensor
-    weight: float = 1.0
-    factors: tuple[float, ...] = ()
-    names: tuple[tuple[str, bool], ...] = ()
-    named: Node | None = None
+    tensor: Tensor  # the tensor
+    weight: float = 1.0  # what multiplies it
+    factors: tuple[float, ...] = ()  # the numbers that the weight is the product of
+    names: tuple[tuple[str, bool], ...] = ()  # variables that hold them, or one minus them (then with True)
+    named: Node | None = None  # the operation that such a number was met in
 
     def of(self, tensor: Tensor, factor: float = 1.0, node: Node | None = None) -> Summand:
         """The tensor that this one is a multiple of."""
@@ -182,8 +175,32 @@ def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Ite
         reads_student=bool(sources & learners),
         summed=_summed(nodes),
         weight_names=summand.names,
+        weight_lists=_listed(summand, named or node),
+        spread=_spread(tape, nodes, learners, teachers) if gradient & learners and sources & teachers else None,
+        factors=summand.factors,
         words=spoken(named.place.file) if named is not None and named.place is not None else "",
     )
+
+
+def _listed(summand: Summand, node: Node | None) -> tuple[str, ...]:
+    if node is None or node.place is None or not summand.factors:
+        return ()
+    said = listed_weights(node.place.file)
+    return tuple(said[each] for each in summand.factors if each in said)
+
+
+def _spread(tape: Tape, nodes: Sequence[Node], learners: int, teachers: int) -> float | None:
+    """How much the teacher's side of the first comparison with the student differs from row to row."""
+    for node in nodes:
+        if node.call is not None or not (node.sources & learners and node.sources & teachers):
+            continue
+        sides = [each for each in node.inputs if each.dim() >= 2 and each.is_floating_point()]
+        given = [each for each in sides if tape.bits(each)[0] & teachers and not tape.bits(each)[1] & learners]
+        if not given or len(given[0]) < 4:
+            return None
+        rows = given[0].detach()[:64].float().flatten(1)
+        return float((rows - rows.mean(0)).norm() / rows.norm().clamp_min(1e-12))
+    return None
 
 
 def _summed(nodes: Sequence[Node]) -> float:
@@ -497,14 +514,26 @@ def vanished(tape: Tape, raw: Raw) -> list[tuple[float, str, str | None]]:
     return found
 
 
-def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> list[tuple[str, str | None]]:
-    """Loss functions between student and teacher that no ``backward`` was computed from."""
+_OF_LABELS = frozenset(("cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits"))
+_SUMS = frozenset(("add", "add_", "__radd__", "mul", "mul_", "__rmul__", "div", "true_divide", "stack", "sub", "rsub"))
+
+
+def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> list[LostTerm]:
+    """Losses with a gradient to the student that no ``backward`` was computed from: of the teacher, or of labels."""
     found = []
     for index, node in enumerate(tape.nodes):
-        if node.call is not None or index in reached or node.name in ("softmax", "log_softmax"):
+        if index in reached or node.call is not None or not node.gradient & learners or node.name not in _ENDS:
             continue
-        if node.name in _ENDS and node.sources & learners and node.sources & teachers:
-            found.append((node.name, str(node.place) if node.place else None))
+        if node.name in ("softmax", "log_softmax") or not (node.sources & teachers or node.name in _OF_LABELS):
+            continue
+        uses, weighted = {index}, False
+        for later in range(index + 1, len(tape.nodes)):
+            if any(origin is not None and origin[0] in uses for origin in tape.nodes[later].origins):
+                uses.add(later)
+                weighted |= tape.nodes[later].name in _SUMS and tape.nodes[later].outputs[0].dim() == 0
+        if not uses & reached:
+            where = str(node.place) if node.place else None
+            found.append(LostTerm(node.name, where, bool(node.sources & teachers), weighted, bool(uses & tape.read)))
     return found
 
 

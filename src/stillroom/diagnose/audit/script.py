@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import signal
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from importlib.machinery import SourceFileLoader
+from contextlib import suppress
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from stillroom.diagnose.audit.watch import StopScript
-from stillroom.errors import BadInput
+from stillroom.errors import BadInput, format_error
 
 
 def read_script(path: Path) -> bytes:
-    """The source of a script.
-
-    Raises:
-        BadInput: it is not there, or it is no Python.
-    """
+    """The source of a script; BadInput where it is not there, or it is no Python."""
     if not path.is_file():
         raise BadInput("SCRIPT.py", str(path), "a Python script; there is no such file")
     try:
@@ -33,7 +31,32 @@ def read_script(path: Path) -> bytes:
     return source
 
 
-def run_script(path: Path, arguments: Sequence[str], source: bytes, at_exit: Callable[[bool], None]) -> int:
+def find_module(name: str) -> tuple[Path, ModuleSpec]:
+    """The file that ``python -m NAME`` runs, and its spec: of a package, its ``__main__``.
+
+    Raises:
+        BadInput: there is no such module, or its package cannot be imported.
+    """
+    try:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.submodule_search_locations is not None:
+            spec = importlib.util.find_spec(f"{name}.__main__")
+    except Exception as error:  # a package's own __init__ runs here
+        raise BadInput("-m", name, f"a module that can be imported; {format_error(error)}") from None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise BadInput("-m", name, "a Python module that this folder or the installed packages hold")
+    return Path(spec.origin), spec
+
+
+def run_script(
+    path: Path,
+    arguments: Sequence[str],
+    source: bytes,
+    at_exit: Callable[[bool], None],
+    *,
+    name: str | None = None,
+    spec: ModuleSpec | None = None,
+) -> int:
     """Run a script to its end.
 
     ``sys.argv``, ``sys.path[0]`` and ``__main__`` are what Python gives a script; they stay so, as threads and exit
@@ -43,7 +66,10 @@ def run_script(path: Path, arguments: Sequence[str], source: bytes, at_exit: Cal
         path: the script.
         arguments: its arguments.
         source: its source, of :func:`read_script`.
-        at_exit: is called once, when the script has ended or calls ``os._exit``; with whether it came to its end.
+        at_exit: is called once, when the script has ended, calls ``os._exit`` or gets SIGTERM; with whether it came to
+            its end.
+        name: what ``sys.argv[0]`` holds; default: the path.
+        spec: of a module that is run as ``python -m`` does.
 
     Returns:
         The script's own exit code.
@@ -60,20 +86,32 @@ def run_script(path: Path, arguments: Sequence[str], source: bytes, at_exit: Cal
 
     def exit_now(status: int) -> None:
         finish(True)
-        sys.stdout.flush()
+        _flush()
         leave(status)
 
+    def end_by_signal(number: int, frame: FrameType | None) -> None:
+        # What was seen is said, then the signal does what it does to a script.
+        try:
+            finish(False)
+            _flush()
+        finally:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    file = os.path.abspath(path)
     main = ModuleType("__main__")
-    main.__file__ = str(path)
-    main.__dict__.update(__builtins__=__builtins__, __loader__=SourceFileLoader("__main__", str(path)), __cached__=None)
-    main.__spec__ = None
+    main.__dict__.update(__builtins__=__builtins__, __file__=file, __cached__=None)
+    main.__loader__ = spec.loader if spec is not None else SourceFileLoader("__main__", file)
+    main.__spec__ = spec
+    main.__package__ = spec.parent if spec is not None else None
     sys.modules["__main__"] = main
-    sys.argv = [str(path), *arguments]
-    sys.path[0] = str(path.resolve().parent)
+    sys.argv = [file if spec is not None else name or str(path), *arguments]
+    sys.path[0] = os.getcwd() if spec is not None else str(path.resolve().parent)
     os._exit = exit_now  # type: ignore[assignment]
+    before = signal.signal(signal.SIGTERM, end_by_signal)
     status, ended = 0, True
     try:
-        exec(compile(source, str(path), "exec", dont_inherit=True), main.__dict__)
+        exec(compile(source, file, "exec", dont_inherit=True), main.__dict__)
     except StopScript:
         ended = False
     except SystemExit as stop:
@@ -84,17 +122,27 @@ def run_script(path: Path, arguments: Sequence[str], source: bytes, at_exit: Cal
     except BaseException as error:
         ended, status = False, 1
         trace = error.__traceback__
-        while trace is not None and trace.tb_frame.f_code.co_filename != str(path):
+        while trace is not None and trace.tb_frame.f_code.co_filename != file:
             trace = trace.tb_next
-        traceback.print_exception(type(error), error, trace)
+        _flush()
+        # The script's own hook, where it has one.
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
     finally:
         os._exit = leave
     if os.getpid() != process:
         # A child that the script forked and that ran to the end of the script: it is none of ours.
-        sys.stdout.flush()
+        _flush()
         leave(status)
     finish(ended)
+    if signal.getsignal(signal.SIGTERM) is end_by_signal:
+        signal.signal(signal.SIGTERM, before)
     return status
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # a stream of the script's own, or a closed one
+            stream.flush()
 
 
 def _status(code: object) -> int:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from stillroom.diagnose.audit.script import read_script, run_script
+from stillroom.diagnose.audit.script import find_module, read_script, run_script
 from stillroom.diagnose.audit.watch import Watch, current
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.loop import diagnose_loop
@@ -37,7 +40,15 @@ class Audit:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watch.finish(ended=kind is None)
+        self.close(finished=kind is None)
+
+    def close(self, *, finished: bool = True) -> None:
+        """Watch no more, and judge what was watched: for a loop that no ``with`` block can be put around.
+
+        Args:
+            finished: whether the loop came to its end.
+        """
+        self._watch.finish(ended=finished)
         self._diagnosis = diagnose_watch(self._watch, self._target)
 
     @property
@@ -59,6 +70,7 @@ def audit(
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None = None,
     steps: int = STEPS,
     name: str = "training loop",
+    watched: Callable[[Diagnosis], None] | None = None,
 ) -> Audit:
     """Watch a training loop of your own, unchanged; it computes what it would compute without.
 
@@ -71,6 +83,7 @@ def audit(
         optimizer: the optimizers that were made before the block; None: found when they step.
         steps: how many steps are watched, the first and some later ones.
         name: what the diagnosis calls the loop.
+        watched: is given the diagnosis as it is when the first steps, and when all steps have been watched.
 
     Returns:
         A context manager; ``diagnosis`` after the block.
@@ -95,15 +108,14 @@ def audit(
         raise BadInput("steps", steps, "a whole number of 1 or more")
     if current() is not None:
         raise BadInput("audit", "a second one", "one audit at a time; leave the first with block before")
-    return Audit(
-        Watch(
-            steps,
-            teacher=_several("teacher", teacher, nn.Module),
-            student=_several("student", student, nn.Module),
-            optimizers=_several("optimizer", optimizer, torch.optim.Optimizer),
-        ),
-        name,
+    watch = Watch(
+        steps,
+        watched=(lambda: watched(diagnose_watch(watch, name))) if watched is not None else None,
+        teacher=_several("teacher", teacher, nn.Module),
+        student=_several("student", student, nn.Module),
+        optimizers=_several("optimizer", optimizer, torch.optim.Optimizer),
     )
+    return Audit(watch, name)
 
 
 def _several(name: str, given: Any, kind: type) -> list[Any]:
@@ -121,24 +133,37 @@ def diagnose_watch(watch: Watch, target: str) -> Diagnosis:
     nothing = ""
     if watch.errors:
         nothing = f"The audit failed inside itself ({watch.errors[0]}); the script was not touched."
-    elif not watch.seen_optimizer:
-        nothing = "No optimizer was made: nothing is trained in this process."
+    elif not watch.seen_optimizer and not watch.seen_backward:
+        nothing = (
+            "No optimizer was made in this process: nothing is trained in its main thread. Other processes and threads "
+            "are not seen; of a training that is launched, audit what is launched: torchrun … -m stillroom audit "
+            "train.py, or python -m stillroom audit in place of python."
+        )
+    elif not watch.phases and watch.seen_backward:
+        nothing = (
+            f"{watch.seen_backward} backward() were seen, and no optimizer of torch.optim made a step: who learns is "
+            "not known."
+        )
     elif not watch.phases:
         nothing = "An optimizer was made, and no loss went backward and no step was made in this process."
     state = torch.get_rng_state()
     try:
-        findings = diagnose_loop(
-            watch.phases, watch.asked, watch.schedules, nothing=nothing, whole_script=watch.whole_script
-        )
+        # What torch has to say of the user's loss it said in the user's loop.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            findings = diagnose_loop(
+                watch.phases, watch.asked, watch.schedules, nothing=nothing, whole_script=watch.whole_script
+            )
     finally:
         torch.set_rng_state(state)
     return Diagnosis.of(target, findings, kind="loop")
 
 
 def audit_script(
-    path: Path,
+    script: str | Path,
     arguments: Sequence[str] = (),
     *,
+    module: bool = False,
     steps: int = STEPS,
     stop: bool = False,
     known: Callable[[Diagnosis, bool], None],
@@ -146,8 +171,9 @@ def audit_script(
     """Run a training script under audit.
 
     Args:
-        path: the script.
+        script: the script.
         arguments: its arguments.
+        module: whether ``script`` is a module's name, as after ``python -m``.
         steps: how many steps of each training are watched, the first and some later ones.
         stop: stop the script when they are.
         known: is given the diagnosis: first when the first steps have been watched, and last, with ``True``, when the
@@ -159,16 +185,19 @@ def audit_script(
     Raises:
         BadInput: the script is not there, or it is no Python.
     """
+    if module and (not sys.path or sys.path[0] != os.getcwd()):
+        sys.path[:1] = [os.getcwd()]
+    path, spec = find_module(str(script)) if module else (Path(script), None)
     source = read_script(path)
     if current() is not None:
         raise BadInput("audit", "a second one", "one audit at a time")
-    watch = Watch(steps, stop=stop, watched=lambda: known(diagnose_watch(watch, str(path)), False))
+    watch = Watch(steps, stop=stop, watched=lambda: known(diagnose_watch(watch, str(script)), False))
     watch.start()
 
     def end(ended: bool) -> None:
         watch.finish(ended=ended)
-        known(diagnose_watch(watch, str(path)), True)
+        known(diagnose_watch(watch, str(script)), True)
 
     with contextlib.ExitStack() as stack:
         stack.callback(watch.finish, ended=False)
-        return run_script(path, arguments, source, end)
+        return run_script(path, arguments, source, end, spec=spec)

@@ -32,6 +32,10 @@ _SKIPPED = frozenset(
     )
 )
 _ESCAPES = frozenset(["numpy", "tolist", "__array__"])
+# By these a script looks at a number: to print it, or to decide something.
+_READS = frozenset(
+    ["item", "tolist", "__format__", "__float__", "detach", "isfinite", "isnan", "isinf", "ne", "__ne__"]
+)
 _INTERNAL = tuple(
     str(Path(path)) + "/"
     for path in (
@@ -59,15 +63,21 @@ class CodeLine:
 _is_user: dict[str, bool] = {}
 
 
+def is_user(file: str) -> bool:
+    """Whether a file of code is the user's own."""
+    known = _is_user.get(file)
+    if known is None:
+        known = _is_user[file] = not (
+            file.startswith((*_INTERNAL, "<")) or "/site-packages/" in file or "/dist-packages/" in file
+        )
+    return known
+
+
 def user_frame(depth: int = 1) -> Any:
     """The innermost frame of the user's own code; None where there is none."""
     frame = sys._getframe(depth)
     while frame is not None:
-        file = frame.f_code.co_filename
-        known = _is_user.get(file)
-        if known is None:
-            known = _is_user[file] = not (file.startswith(_INTERNAL) or file.startswith("<"))
-        if known:
+        if is_user(frame.f_code.co_filename):
             return frame
         frame = frame.f_back  # type: ignore[assignment]
     return None
@@ -107,54 +117,34 @@ def _with_tensors(value: Any, given: Iterator[Tensor]) -> Any:
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module.
+    """One call of a module."""
 
-    Attributes:
-        module: the module.
-        label: its class, and the variable that held it.
-        place: the user's line that called it.
-        training: its mode.
-        grad: whether gradients were recorded.
-        start: the first node of the tape that belongs to it.
-        inputs: the tensors that it was given.
-        outputs: the tensors that it gave.
-        inner: calls of modules with parameters inside it, the outermost of each.
-        live: functions that act differently in training (dropout, batch norm) and did so.
-        still: those that were there and were switched off.
-        sources: what its inputs were computed from, as bits of the tape's sources.
-        first_source: the first source of the tape that was met inside it.
-    """
-
-    module: nn.Module
-    label: str
-    place: CodeLine | None
-    training: bool
-    grad: bool
-    start: int
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...] = ()
-    inner: list[Call] = field(default_factory=list)
+    module: nn.Module  # the module
+    label: str  # its class, and the variable that held it
+    place: CodeLine | None  # the user's line that called it
+    training: bool  # its mode
+    grad: bool  # whether gradients were recorded
+    start: int  # the first node of the tape that belongs to it
+    inputs: tuple[Tensor, ...]  # the tensors that it was given
+    outputs: tuple[Tensor, ...] = ()  # the tensors that it gave
+    inner: list[Call] = field(default_factory=list)  # calls of modules with parameters inside it, the outermost of each
+    inside: list[weakref.ref[Tensor]] = field(default_factory=list)  # what the modules inside it gave
+    # Functions that act differently in training (dropout, batch norm) and did so.
     live: set[str] = field(default_factory=set)
-    still: set[str] = field(default_factory=set)
-    sources: int = 0
-    first_source: int = 0
+    still: set[str] = field(default_factory=set)  # those that were there and were switched off
+    sources: int = 0  # what its inputs were computed from, as bits of the tape's sources
+    first_source: int = 0  # the first source of the tape that was met inside it
+    start_bytes: int = 0  # what the tape held before it
 
 
 @dataclass(eq=False)
 class Source:
-    """Something that a loss is computed from: a network's output, an activation inside it, a stored tensor.
+    """Something that a loss is computed from: a network's output, an activation inside it, a stored tensor."""
 
-    Attributes:
-        kind: ``network``, ``inside`` (an activation that a hook took), ``parameter`` or ``constant``.
-        tensor: its value.
-        call: the module call that it came from.
-        earlier: for a constant, the networks whose outputs it was made of in an earlier step.
-    """
-
-    kind: str
-    tensor: Tensor
-    call: Call | None = None
-    earlier: tuple[Call, ...] = ()
+    kind: str  # ``network``, ``inside`` (an activation that a hook took), ``parameter`` or ``constant``
+    tensor: Tensor  # its value
+    call: Call | None = None  # the module call that it came from
+    earlier: tuple[Call, ...] = ()  # for a constant, the networks whose outputs it was made of in an earlier step
 
 
 @dataclass(eq=False)
@@ -207,6 +197,8 @@ def names_of(number: float) -> tuple[tuple[str, bool], ...]:
 class Tape(TorchFunctionMode):
     """Records torch's functions while it is entered and ``active``.
 
+    Where it would hold too much, it forgets what it has, and ``lost`` says so until the next window.
+
     A module with parameters whose output is no scalar is one step of the tape: what happens inside it is forgotten
     when it returns. A module that gives a loss, or that runs several networks side by side, is looked through.
     """
@@ -225,6 +217,10 @@ class Tape(TorchFunctionMode):
         self.sources: list[Source] = []
         self.open: list[Call] = []
         self.escaped = self.first = 0
+        # Nodes that the script looked at the value of, and the last scalar with a gradient among what it gave.
+        self.read: set[int] = set()
+        self.lost = False
+        self.looked_at: Tensor | None = None
         self.last: int | None = None
         self._bytes = 0
         self._origin: dict[int, tuple[int, int]] = {}
@@ -289,6 +285,8 @@ class Tape(TorchFunctionMode):
                 name = func.__name__
             except AttributeError:
                 name = type(func).__name__
+            if name in _READS:
+                self._note_read(args)
             if name == "__get__":
                 if not isinstance(out, Tensor):
                     return out
@@ -303,6 +301,15 @@ class Tape(TorchFunctionMode):
                 return iter(out)
             self.record(func, name, tuple(args), kwargs, out)
         return out
+
+    def _note_read(self, args: Sequence[Any]) -> None:
+        given = args[0] if args else None
+        if isinstance(given, Tensor) and given.dim() == 0:
+            origin = self._origin.get(id(given))
+            if origin is not None:
+                self.read.add(origin[0])
+                if given.requires_grad:
+                    self.looked_at = given
 
     def record(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """Add one function call to the tape."""
@@ -340,6 +347,7 @@ class Tape(TorchFunctionMode):
             self._bytes += tensor.numel() * tensor.element_size()
         if (len(self.nodes) > MAX_NODES or self._bytes > MAX_BYTES) and not self.open:
             self.clear()
+            self.lost = True
 
     def _bits(self, tensor: Tensor) -> tuple[int, int]:
         """What a tensor was computed from, and of that, what its gradient reaches."""
@@ -412,7 +420,7 @@ class Tape(TorchFunctionMode):
         )
         for tensor in call.inputs:
             call.sources |= self._bits(tensor)[0]
-        call.first_source = len(self.sources)
+        call.first_source, call.start_bytes = len(self.sources), self._bytes
         self.open.append(call)
         return call
 
@@ -422,20 +430,26 @@ class Tape(TorchFunctionMode):
             pass
         call.outputs = tuple(tensors_in(out))
         opaque = has_parameters and call.outputs and not _is_composite(call)
-        if not opaque:
-            parents = self.open[-1:]
-            for parent in parents:
+        for parent in self.open[-1:]:
+            parent.inside += call.inside
+            parent.inside += [weakref.ref(tensor) for tensor in call.outputs]
+            if not opaque:
                 parent.inner += call.inner
+        if not opaque:
             return
-        for inner in call.inner:
-            for tensor in inner.outputs:
-                self._inside[id(tensor)] = (weakref.ref(tensor), call)
+        given = {id(tensor) for tensor in call.inputs}
+        for reference in call.inside:
+            tensor = reference()
+            if tensor is not None and id(tensor) not in given:
+                self._inside[id(tensor)] = (reference, call)
+        call.inside = []
         start = min(call.start, len(self.nodes))
         for node in self.nodes[start:]:
             for tensor in node.outputs:
                 if self._origin.get(id(tensor), (-1, 0))[0] >= start:
                     del self._origin[id(tensor)]
         del self.nodes[start:]
+        self._bytes = min(self._bytes, call.start_bytes)
         for source in self.sources[call.first_source :]:
             self._bit.pop(id(source.tensor), None)
         del self.sources[call.first_source :]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,13 +17,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from stillroom.diagnose.audit import facts
-from stillroom.diagnose.audit.tape import Call, CodeLine, Source, Tape, place, tensors_in, user_frame
+from stillroom.diagnose.audit.source import counted_loops, only_steps
+from stillroom.diagnose.audit.tape import Call, CodeLine, Source, Tape, is_user, place, tensors_in, user_frame
 from stillroom.diagnose.checks.loop.record import (
     BackwardFacts,
     CallFacts,
     InferenceCall,
     LeftOut,
     Loading,
+    LoopCount,
     Network,
     Phase,
     Role,
@@ -36,6 +40,8 @@ FIRST, FIRST_ALONE = 12, 4
 # A loss of a phase that no teacher is heard in is looked at again after so many steps.
 LATER = frozenset(int(base * 2**power) for power in range(4, 24) for base in (1, 1.5))
 MAX_PHASES, MAX_PRINTS, MAX_ASKED, MAX_WAKES = 8, 20_000, 400, 24
+# How many steps of a phase the change of the parameters is measured in, by how many numbers of each.
+MAX_UPDATES, UPDATE_NUMBERS = 6, 2**16
 # Modules that take a faster path unless a mode is entered: nothing is seen inside them.
 _FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 _STOCHASTIC = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
@@ -85,15 +91,20 @@ class Watch:
         self._has_parameters: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
         self._loadings: list[tuple[weakref.ref[nn.Module], Loading]] = []
         self._schedules: dict[int, tuple[weakref.ref[Any], Schedule, weakref.ref[Any]]] = {}
-        self._trained: set[int] = set()
+        # Parameters that an optimizer stepped in an earlier phase, or that were loaded.
+        self._trained: dict[int, weakref.ref[Tensor]] = {}
+        self._loaded: dict[int, weakref.ref[Tensor]] = {}
+        self._step_lines: dict[str, set[int]] = {}
+        self._files: set[str] = set()
         self._asked: list[InferenceCall] = []
         self._patches: list[tuple[Any, str, Any]] = []
         self._hooks: list[Any] = []
-        self._learners: set[int] = set()
+        self._learners: dict[int, weakref.ref[Tensor]] = {}
         self._phase_optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
         self._versions: dict[int, int] = {}
         self._complete: set[int] = set()
         self._teachers: set[int] = set()
+        self._reached: set[int] = set()
         self._woken: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
         self._reset_window()
 
@@ -106,6 +117,8 @@ class Watch:
             raise RuntimeError("an audit is running already")
         _current = self
         self._on = True
+        # Warnings of torch that come through the tape would name its line; later steps name the user's.
+        warnings.filterwarnings("ignore", module=r"stillroom\.diagnose\.audit\.tape$")
         self._patch(nn.Module, "__call__", self._module_call)
         self._patch(torch.autograd, "backward", self._backward_call)
         self._patch(torch.optim.Optimizer, "__init__", self._optimizer_init)
@@ -155,6 +168,9 @@ class Watch:
     @property
     def schedules(self) -> list[Schedule]:
         """The learning-rate schedulers that were made."""
+        never = all(only_steps(file, frozenset(self._step_lines.get(file, ()))) for file in self._files)
+        for _, schedule, _ in self._schedules.values():
+            schedule.never = never and bool(self._step_lines) and not schedule.steps
         return [schedule for _, schedule, _ in self._schedules.values()]
 
     @property
@@ -227,6 +243,9 @@ class Watch:
         self._window_optimizers: list[torch.optim.Optimizer] = []
         self._window_events: list[tuple[str, str | None]] = []
         self._window_graded: list[tuple[Call, list[str]]] = []
+        self._window_update: tuple[list[Tensor], list[Tensor], float | None] | None = None
+        self._window_clipped: tuple[float, set[int]] | None = None
+        self._window_loops: list[Any] = []
         self._window_ends = 0
         self._closing = self._stepping = self._partial = False
 
@@ -259,8 +278,11 @@ class Watch:
         tape = self._tape
         call = None
         with self._quiet():
-            if self._closing and not tape.open:
-                self._close_window()
+            if not tape.open:
+                if self._closing:
+                    self._close_window()
+                elif tape.looked_at is not None:
+                    self._note_skipped()
             if self._deep and module not in self._labels:
                 self._labels[module] = _label(module)
                 self._has_parameters[module] = next(module.parameters(), None) is not None
@@ -359,7 +381,7 @@ class Watch:
             found = Network(
                 weakref.ref(module),
                 label,
-                bool(self._trained & {id(p) for p in parameters}),
+                any(_is_in(self._trained, p) for p in parameters),
                 [
                     loading
                     for reference, loading in reversed(self._loadings)
@@ -367,6 +389,7 @@ class Watch:
                     if other is not None and (id(other) in own or any(module is each for each in other.modules()))
                 ],
                 sum(p.numel() for p in parameters),
+                tuple(tuple(p.shape) for p in parameters),
             )
             self._networks[module] = found
         return found
@@ -399,6 +422,7 @@ class Watch:
             self._close_window(keep_tape=True)
         where = place(4)
         text = str(where) if where else None
+        self._tape.looked_at = None
         self._window_events.append(("backward", text))
         for loss in tensors_in(tensors if isinstance(tensors, list | tuple) else (tensors,)):
             if loss.numel() != 1:
@@ -407,6 +431,13 @@ class Watch:
             raw = facts.Raw(loss, text, self._tape.ancestors(loss), sources, gradient)
             self._window_backwards.append((raw, float(loss.detach()), True))
         self._window_ends = len(self._tape.nodes)
+
+    def _note_skipped(self) -> None:
+        """The script looked at a loss, and the next step begins: one that is not finite was left out."""
+        loss, self._tape.looked_at = self._tape.looked_at, None
+        if loss is not None and not bool(torch.isfinite(loss.detach())) and not self._window_backwards:
+            self._before_backward(loss)
+            self._close_window()
 
     def _after_backward(self) -> None:
         if not self._window_backwards:
@@ -443,16 +474,51 @@ class Watch:
         self.seen_optimizer = True
         if not self._deep:
             return
+        closure = len(args) > 1 or kwargs.get("closure") is not None
         with self._quiet():
-            where = place(3)
-            self._window_events.append(("step", str(where) if where else None))
+            if closure and self._closing:
+                self._close_window()  # the closure computes the next step
+            if not self._deep:
+                return
+            self._note_step_line()
             self._window_optimizers.append(optimizer)
-            if len(self._window_optimizers) == 1:
+            if len(self._window_optimizers) == 1 and not closure:
                 self._note_gradients()
-            if not (len(args) > 1 or kwargs.get("closure") is not None):
+            phase = self.phases[-1] if self.phases else None
+            if not closure and (phase is None or phase.extra.get("updates", 0) < MAX_UPDATES):
+                parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+                before = [p.detach().flatten()[:UPDATE_NUMBERS].clone() for p in parameters]
+                self._window_update = parameters, before, None
+            if not closure:
                 self._pauses += 1
                 self._stepping = True
                 self._tape.leave()
+
+    def _note_step_line(self, depth: int = 4) -> None:
+        """The user's line that makes a step, and the loops that it stands in."""
+        frame = user_frame(depth)
+        self._window_events.append(("step", None))
+        if frame is None:
+            return
+        file, line = frame.f_code.co_filename, frame.f_lineno
+        self._window_events[-1] = ("step", str(CodeLine(file, line)))
+        self._step_lines.setdefault(file, set()).add(line)
+        self._window_loops = counted_loops(frame)
+        while frame is not None:
+            if is_user(frame.f_code.co_filename):
+                self._files.add(frame.f_code.co_filename)
+            frame = frame.f_back
+
+    def _note_clipped(self, parameters: Any) -> None:
+        """Gradients that are clipped with the others, and that no optimizer uses."""
+        graded = [p for p in parameters if p.grad is not None and not p.grad.is_sparse]
+        foreign = [p for p in graded if id(p) not in self._learners]
+        if foreign:
+            own, whole = (
+                float(torch.stack(torch._foreach_norm([p.grad for p in each])).square().sum())
+                for each in (foreign, graded)
+            )
+            self._window_clipped = own / max(whole, 1e-30), {id(p) for p in foreign}
 
     def _note_gradients(self) -> None:
         """Parameters that have a gradient, by the outermost module that holds them."""
@@ -478,6 +544,13 @@ class Watch:
         if self._stepping:
             self._stepping = False
             self._pauses -= 1
+        elif self._deep and len(self._window_optimizers) == 1:
+            # A closure made the gradients inside the step.
+            with self._quiet():
+                self._note_gradients()
+        if self._deep and self._window_update is not None:
+            with self._quiet():
+                self._measure_update()
         if self._deep:
             if not self._pauses:
                 self._tape.enter()
@@ -492,8 +565,19 @@ class Watch:
         with self._quiet():
             if len(phase.steps) < self.steps and phase.number not in self._complete and self._wants(phase):
                 self._go_deep()
-        if self.stop and phase.number in self._complete:
+        if self.stop and phase.number in self._complete and phase.distils:
             raise StopScript(0)
+
+    def _measure_update(self) -> None:
+        assert self._window_update is not None
+        parameters, before, _ = self._window_update
+        if before:
+            now = [p.detach().flatten()[:UPDATE_NUMBERS] for p in parameters]
+            changed, size = (
+                float(torch.stack([norm.float() for norm in torch._foreach_norm(each)]).square().sum().sqrt())
+                for each in (torch._foreach_sub(now, before), before)
+            )
+            self._window_update = [], [], changed / max(size, 1e-30)
 
     def _wants(self, phase: Phase) -> bool:
         """Whether the next step of a phase is to be watched."""
@@ -515,6 +599,9 @@ class Watch:
                 if self._deep:
                     where = place(2)
                     self._window_events.append((name, str(where) if where else None))
+                    if name == "clip" and args and isinstance(args[0], list):
+                        with self._quiet():
+                            self._note_clipped(args[0])
                     if pause:
                         before = len(self._window_optimizers)
                         out = original(*args, **kwargs)
@@ -544,10 +631,10 @@ class Watch:
                 with self._quiet():
                     schedule = self._schedules[id(scheduler)][1]
                     schedule.steps = 0
-                    for name in ("total_steps", "T_max", "T_0", "total_iters"):
-                        if isinstance(getattr(scheduler, name, None), int):
-                            schedule.period = getattr(scheduler, name)
-                            break
+                    schedule.period, schedule.over_at = _horizon(scheduler)
+                    frame = user_frame(2)
+                    if frame is not None:
+                        self._files.add(frame.f_code.co_filename)
 
         return __init__
 
@@ -592,6 +679,7 @@ class Watch:
                 with self._quiet():
                     where = place(2)
                     own = set(module.state_dict())
+                    self._loaded |= {id(p): weakref.ref(p) for n, p in module.named_parameters() if n in state_dict}
                     strict = args[0] if args else kwargs.get("strict", True)
                     self._loadings.append(
                         (
@@ -640,8 +728,8 @@ class Watch:
 
     def _close_window(self, keep_tape: bool = False) -> None:
         """Turn what was seen since the last step into facts, and decide whether the next is watched."""
-        if self._partial:
-            # It began in the middle of a step: the next one is seen whole.
+        if self._partial or self._tape.lost:
+            # It began in the middle of a step, or it held too much: the next one is seen whole.
             for each in self.phases[-1:]:
                 each.made += bool(self._window_optimizers)
             for call in self._tape.calls:
@@ -649,10 +737,11 @@ class Watch:
                     self._note_asked(call.module, call.inputs, call.outputs, call)
             self._tape.clear()
             self._reset_window()
+            self._reached = set()
             return
         self._tape.last = self._window_ends if keep_tape else None
         with self._paused():
-            phase = self._make_step()
+            phase = self._make_step(keep_tape)
         self._tape.last = None
         deep = phase is None or (phase.number not in self._complete and self._wants_more(phase))
         if phase is not None and phase.number in self._complete:
@@ -689,49 +778,77 @@ class Watch:
             return True
         return self._wants(phase)
 
-    def _make_step(self) -> Phase | None:
+    def _make_step(self, keep_tape: bool) -> Phase | None:
         if not self._window_backwards:
             return None
         stepping = list(dict.fromkeys(self._window_optimizers))
         optimizers = stepping or self._meant_to_step()
-        parameters = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
+        parameters = {
+            id(p): weakref.ref(p) for each in optimizers for group in each.param_groups for p in group["params"]
+        }
         phase = self.phases[-1] if self.phases else None
-        if phase is None or self._begins_phase(phase, optimizers, parameters):
+        if phase is None or self._begins_phase(phase, optimizers, set(parameters)):
             if not parameters:
                 return None
-            if phase is not None:
-                phase.finished = True
-            self._trained |= self._learners
-            phase = Phase(len(self.phases))
-            self.phases.append(phase)
-            self._phase_optimizers = weakref.WeakSet()
-            self._learners = set()
-            self._teachers = set()
-            self._networks.clear()
-            phase.extra["asked_before"] = len(self._asked)
-        self._learners |= parameters
-        for each in optimizers:
-            self._phase_optimizers.add(each)
-        step = Step(phase.made, phase.epochs, stepped=bool(stepping), events=list(self._window_events))
-        step.learning_rate = max((_rate(each) for each in optimizers), default=0.0)
-        self._fill(step)
+            phase = self._begin_phase()
+        is_new = bool(phase.steps) and not any(each in self._phase_optimizers for each in optimizers)
+        step = self._describe_step(phase, optimizers, parameters, keep_tape)
+        if is_new and not phase.distils and any(each.reads_teacher for each in step.backwards):
+            # A network that was trained without a teacher goes on with one, under another optimizer.
+            phase = self._begin_phase()
+            step = self._describe_step(phase, optimizers, parameters, keep_tape)
+        if not keep_tape:
+            self._reached = set()
+        step.stepped = bool(stepping)
+        if self._window_update is not None:
+            step.update = self._window_update[2]
+            phase.extra["updates"] = phase.extra.get("updates", 0) + 1
+        for loop in self._window_loops:
+            if loop.value is not None:
+                phase.loops.setdefault(loop.key, LoopCount(loop.count)).seen.append((phase.made, loop.value))
         phase.made += 1
         if len(phase.steps) < FIRST_ALONE:
             for one in self._asked:
                 owner = one.network.module()
                 one.kept |= owner is not None and self._tape.outlives(owner, one.classes)
-        if not step.stepped:
-            phase.extra["unstepped"] = phase.extra.get("unstepped", 0) + 1
         phase.steps.append(step)
         return phase
+
+    def _begin_phase(self) -> Phase:
+        """From here on other parameters learn, or they learn from a teacher."""
+        for phase in self.phases[-1:]:
+            phase.finished = True
+        self._trained |= self._learners
+        self.phases.append(Phase(len(self.phases)))
+        self._phase_optimizers = weakref.WeakSet()
+        self._learners = {}
+        self._teachers = set()
+        self._networks.clear()
+        return self.phases[-1]
+
+    def _describe_step(
+        self,
+        phase: Phase,
+        optimizers: Sequence[torch.optim.Optimizer],
+        parameters: dict[int, weakref.ref[Tensor]],
+        keep_tape: bool,
+    ) -> Step:
+        self._learners |= parameters
+        for each in optimizers:
+            self._phase_optimizers.add(each)
+        step = Step(phase.made, phase.epochs, events=list(self._window_events))
+        step.learning_rate = max((_rate(each) for each in optimizers), default=0.0)
+        step.optimizer = type(optimizers[0]).__name__ if optimizers else ""
+        self._fill(step, keep_tape)
+        return step
 
     def _begins_phase(self, phase: Phase, optimizers: Sequence[Any], parameters: set[int]) -> bool:
         """Whether other parameters learn now than did in a phase: a new optimizer holds some that it did not train."""
         if any(each in self._phase_optimizers for each in optimizers):
             return False
         # Of several optimizers that step in turns, the second comes right after the first.
-        in_turns = phase.made <= 2 and not self._trained & parameters and not parameters & self._learners
-        return not (parameters <= self._learners or in_turns)
+        in_turns = phase.made <= 2 and not self._trained.keys() & parameters and not parameters & self._learners.keys()
+        return not (parameters <= self._learners.keys() or in_turns)
 
     def _meant_to_step(self) -> list[torch.optim.Optimizer]:
         """Where no optimizer stepped: those that hold what the losses' gradients reach."""
@@ -766,7 +883,7 @@ class Watch:
         held = sum(p.numel() for p in parameters if id(p) in self._learners)
         return held / max(1, sum(p.numel() for p in parameters))
 
-    def _fill(self, step: Step) -> None:
+    def _fill(self, step: Step, keep_tape: bool) -> None:
         tape = self._tape
         learners = 0
         for index, source in enumerate(tape.sources):
@@ -783,10 +900,16 @@ class Watch:
             gradients |= raw.gradient
         made: dict[int, CallFacts] = {}
         used = reads
-        for call in reversed(tape.calls):
+        # A loss may have been computed from calls of the window before: two optimizers step in turns after one pass.
+        own_calls = set(map(id, tape.calls))
+        earlier = [
+            call for i in sorted(reached) if (call := tape.nodes[i].call) is not None and id(call) not in own_calls
+        ]
+        calls = [*earlier, *tape.calls]
+        for call in reversed(calls):
             if self._own(call) & used:
                 used |= call.sources
-        for call in tape.calls:
+        for call in calls:
             own = self._own(call)
             made[id(call)] = self._call_facts(call, own, reads, gradients)
             made[id(call)].used = bool(own & used)
@@ -799,7 +922,14 @@ class Watch:
                 self._note_asked(call.module, call.inputs, call.outputs, call)
         for raw, value, finite in self._window_backwards:
             step.backwards.append(self._backward_facts(raw, value, finite, learners, teachers, made))
-        step.lost_terms = facts.lost_terms(tape, reached, learners, teachers)
+        self._reached |= reached
+        if not keep_tape:
+            # With the tape kept, what did not go backward yet may do so in the next window.
+            step.lost_terms = facts.lost_terms(tape, self._reached, learners, teachers)
+        if self._window_clipped is not None:
+            step.clipped_share, foreign = self._window_clipped
+            owners = (c.module for c in tape.calls if foreign & {id(p) for p in c.module.parameters()})
+            step.clipped_for = next((self._network(each) for each in owners), None)
         step.escaped = bool(tape.escaped)
         for call, names in self._window_graded:
             flows = any(each.gradient for each in step.calls if each.network is self._network(call.module))
@@ -852,7 +982,7 @@ class Watch:
         found = 0
         for module, mask in groups.items():
             known = next(s.call.module for s in tape.sources if s.call is not None and id(s.call.module) == module)
-            trained = bool(self._trained & {id(p) for p in known.parameters()})
+            trained = any(_is_in(self._trained, p) for p in known.parameters())
             if not mask & labelled and (mask & targets or (trained and labelled)):
                 found |= mask
         return found
@@ -877,6 +1007,7 @@ class Watch:
 
     def _call_facts(self, call: Call, own: int, reads: int, gradients: int) -> CallFacts:
         module = call.module
+        held = [p for p in module.parameters() if id(p) in self._learners]
         return CallFacts(
             network=self._network(module),
             place=str(call.place) if call.place else None,
@@ -892,6 +1023,8 @@ class Watch:
             inputs=facts.sample_rows(call.inputs),
             outputs=tuple(tuple(each.shape) for each in call.outputs),
             version=sum(t._version for t in (*module.parameters(), *module.buffers())),
+            shared=sum(p.numel() for p in held) / max(1, sum(p.numel() for p in module.parameters())),
+            shared_version=sum(p._version for p in held),
             prints=frozenset(facts.row_prints(call.inputs[0]))
             if own & gradients and call.inputs and len(self.phases[-1].steps) < FIRST_ALONE and call.inputs[0].dim() > 1
             else frozenset(),
@@ -950,9 +1083,18 @@ class Watch:
         from_student = any(self._held(each.module) > 0 for each in sources)
         role: Role = "student" if learner or from_student or sources else "teacher"
         share = sum(named[n].numel() for n in missing) / max(1, sum(p.numel() for p in named.values()))
-        fresh = not network.trained_before and not network.loaded
+        fresh = any(self._is_fresh(named[each]) for each in missing)
         where = str(call.place) if call.place else None
         return LeftOut(network, tuple(missing), share, role, where, fresh)
+
+    def _is_fresh(self, parameter: Tensor) -> bool:
+        """Whether a parameter was neither trained nor loaded, nor copied from one that was."""
+        if _is_in(self._trained, parameter) or _is_in(self._loaded, parameter):
+            return False
+        others = (reference() for known in (self._trained, self._loaded) for reference in known.values())
+        return not any(
+            each is not None and each.shape == parameter.shape and torch.equal(each, parameter) for each in others
+        )
 
 
 _current: Watch | None = None
@@ -996,6 +1138,31 @@ def _is_compiled(module: nn.Module) -> bool:
 
 def _rate(optimizer: Any) -> float:
     return max((float(group["lr"]) for group in optimizer.param_groups if "lr" in group), default=0.0)
+
+
+def _is_in(known: dict[int, weakref.ref[Tensor]], tensor: Tensor) -> bool:
+    reference = known.get(id(tensor))
+    return reference is not None and reference() is tensor
+
+
+def _horizon(scheduler: Any) -> tuple[int | None, int | None]:
+    """How many steps a scheduler is made for, and after how many the rate has come to its end."""
+    name = type(scheduler).__name__
+    gamma = float(getattr(scheduler, "gamma", None) or 0.0)
+    falls = 0 < gamma < 1
+    milestones = getattr(scheduler, "milestones", None)
+    if falls and milestones:
+        return int(max(milestones)), int(max(milestones))
+    if falls and name in ("StepLR", "ExponentialLR"):
+        size = getattr(scheduler, "step_size", 1)
+        return None, math.ceil(math.log(1e-3) / math.log(gamma)) * size
+    for attribute in ("total_steps", "T_max", "T_0", "total_iters"):
+        period = getattr(scheduler, attribute, None)
+        if isinstance(period, int):
+            ends = name in ("CosineAnnealingLR", "PolynomialLR", "OneCycleLR")
+            ends |= name == "LinearLR" and scheduler.end_factor < scheduler.start_factor
+            return period, period if ends else None
+    return None, None
 
 
 def _last(names: Sequence[str], wanted: str) -> int:

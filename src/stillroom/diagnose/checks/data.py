@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stillroom.diagnose.check import Check, CheckResult, ContextT, Limits, check
+from stillroom.diagnose.check import Check, CheckResult, ContextT, Limits, Skip, check
 from stillroom.schema.diagnosis import Remedy
 from stillroom.schema.run import (
     COPIES_WARNING,
@@ -43,8 +43,8 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
     @check(
         threshold=(
             f"Share of the test images with the pixels of a training image: warning from {LEAK.warning:.1%}, problem "
-            f"from {LEAK.problem:.0%}. Of images that are read from files on demand, the files' bytes are compared. A "
-            "picture that was cropped or compressed again is not found."
+            f"from {LEAK.problem:.0%}. Of more than 256 MB of files that are read on demand, the files are compared, "
+            "their metadata aside. A picture that was cropped or compressed again is not found."
         ),
         source="Barz & Denzler, arXiv 1902.00423: 3.3% of CIFAR-10's and 10% of CIFAR-100's test images are in train.",
         limits=[LEAK],
@@ -56,7 +56,8 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
         found = quality_of(context)
         evidence = {"shared": found.shared, "test": found.test, "relabelled": found.shared_relabelled}
         if not found.shared:
-            return CheckResult("ok", f"None of {found.test:,} test images is a training image.", evidence)
+            how = "" if found.by_pixels else ", by its file"
+            return CheckResult("ok", f"None of {found.test:,} test images is a training image{how}.", evidence)
         words = (
             "Evaluate on other images: give a test split without copies, or hold a part of the training images out "
             "(data.holdout=0.1)."
@@ -99,6 +100,13 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
             "without_images": found.empty_classes,
         }
         words = "Collect more images of the small classes, and judge by the accuracy of each class, not by top-1."
+        if not found.largest:
+            raise Skip("No training image has a label.")
+        if found.empty_classes and found.unlabelled:
+            summary = (
+                f"{found.empty_classes:,} classes have no training image with a label: the teacher alone has them."
+            )
+            return CheckResult("warning", summary, evidence, Remedy("Label a few images of each class."))
         if found.empty_classes:
             summary = f"{found.empty_classes:,} classes have no training image: the student cannot learn them."
             return CheckResult("problem", summary, evidence, Remedy(words))

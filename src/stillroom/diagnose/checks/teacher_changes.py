@@ -48,23 +48,14 @@ T = TypeVar("T", bound="Trial")
 
 @dataclass(frozen=True)
 class Trial:
-    """A change of a teacher, compared with the teacher before it on the same images.
+    """A change of a teacher, compared with the teacher before it on the same images."""
 
-    Attributes:
-        kind: what was changed, or the check that reports it.
-        name: to what, such as ``half``.
-        images: how many images it was tried on.
-        correct: of these, classified correctly after the change.
-        before: of these, classified correctly before it.
-        p: McNemar's p of the gain.
-    """
-
-    kind: str
-    name: str
-    images: int = 0
-    correct: int = 0
-    before: int = 0
-    p: float = 1.0
+    kind: str  # what was changed, or the check that reports it
+    name: str  # to what, such as ``half``
+    images: int = 0  # how many images it was tried on
+    correct: int = 0  # of these, classified correctly after the change
+    before: int = 0  # of these, classified correctly before it
+    p: float = 1.0  # McNemar's p of the gain
 
     @property
     def gain(self) -> float:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from stillroom.errors import BadInput
 from stillroom.files import verify
+from stillroom.report.blocks import Values
 from stillroom.report.formats import MINUS, amount
 from stillroom.report.run.charts import png_uri
 from stillroom.schema.base import clean
@@ -29,27 +30,16 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ExplanationMaps:
-    """What the pictures are made of, for M checkpoints, I images and g × g cells.
+    """What the pictures are made of, for M checkpoints, I images and g × g cells."""
 
-    Attributes:
-        images: as stored, [I, C, H, W].
-        labels: [I].
-        foreground: [I, g, g].
-        entropy: of each run, [M, I, g, g] in nats.
-        concepts: of each run, [M, I, g, g].
-        teacher: its entropies and concepts, [I, g, g]; None where there is none.
-        attribution: by the place of the run or ``teacher``, [I, g, g]; only those that are there.
-        class_names: of the data, where the run's predictions name them.
-    """
-
-    images: Array
-    labels: NDArray[np.int64]
-    foreground: Bools
-    entropy: tuple[Floats, ...]
-    concepts: tuple[Bools, ...]
-    teacher: tuple[Floats, Bools] | None
-    attribution: dict[str, Floats]
-    class_names: tuple[str, ...] = ()
+    images: Array  # as stored, [I, C, H, W]
+    labels: NDArray[np.int64]  # [I]
+    foreground: Bools  # [I, g, g]
+    entropy: tuple[Floats, ...]  # of each run, [M, I, g, g] in nats
+    concepts: tuple[Bools, ...]  # of each run, [M, I, g, g]
+    teacher: tuple[Floats, Bools] | None  # its entropies and concepts, [I, g, g]; None where there is none
+    attribution: dict[str, Floats]  # by the place of the run or ``teacher``, [I, g, g]; only those that are there
+    class_names: tuple[str, ...] = ()  # of the data, where the run's predictions name them
 
 
 def read_maps(folder: Path, explanation: Explanation) -> ExplanationMaps:
@@ -126,44 +116,7 @@ _TAILS = (0.2, 99.8)
 RAMP = ("#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c", "#28ae80", "#5ec962", "#addc30", "#fde725")
 
 
-@dataclass(frozen=True)
-class ImageCard:
-    """One image and how many of its concept cells differ at the end; ``place`` counts the images of this page."""
-
-    place: int
-    row: int
-    label: str
-    uri: str
-    change: str
-
-
-@dataclass(frozen=True)
-class MapSide:
-    """A network whose maps are shown."""
-
-    key: str
-    name: str
-    colour: str
-
-
-@dataclass(frozen=True)
-class MapGallery:
-    """What the template lays out, and what its script draws from (``held``)."""
-
-    cards: tuple[ImageCard, ...]
-    of: int
-    sides: tuple[MapSide, ...]
-    seeds: tuple[int, ...]
-    low: str
-    high: str
-    share: str
-    width: int
-    height: int
-    ramp: str
-    held: dict[str, Any]
-
-
-def gallery(explanation: Explanation, maps: ExplanationMaps) -> MapGallery:
+def gallery(explanation: Explanation, maps: ExplanationMaps) -> Values:
     """Choose the images that changed most, and make their maps small."""
     change = _changes(explanation, maps)
     total = change.sum(0)
@@ -205,13 +158,13 @@ def gallery(explanation: Explanation, maps: ExplanationMaps) -> MapGallery:
             "attribution": attribution("teacher"),
         }
     pixels = _pixels(maps.images[chosen])
-    return MapGallery(
+    return Values(
         cards=tuple(
             _card(explanation, maps, int(image), place, change[:, image], pixels[place])
             for place, image in enumerate(chosen)
         ),
         of=len(total),
-        sides=tuple(_sides(explanation, of_teacher is not None)),
+        sides=_sides(explanation, of_teacher is not None),
         seeds=tuple(explanation.runs[place].seed for place in explanation.explained),
         low=_nats(low),
         high=_nats(high),
@@ -259,10 +212,10 @@ def _card(
     place: int,
     change: NDArray[np.float64],
     pixels: NDArray[np.uint8],
-) -> ImageCard:
+) -> Values:
     digits = 1 if len(explanation.explained) > 1 else 0
     gained_fg, lost_fg, gained_bg, lost_bg = (float(each) for each in change)
-    return ImageCard(
+    return Values(
         place=place,
         row=explanation.images.rows[image],
         label=class_name(maps.class_names, int(maps.labels[image])),
@@ -272,10 +225,11 @@ def _card(
     )
 
 
-def _sides(explanation: Explanation, with_teacher: bool) -> list[MapSide]:
-    found = [MapSide("teacher", "Teacher", "teacher")] if with_teacher else []
-    found.append(MapSide("distilled", side(explanation, explanation.explained[0]), "student"))
-    return [*found, MapSide("labels", "From labels", "other-1")] if explanation.baselines else found
+def _sides(explanation: Explanation, with_teacher: bool) -> list[tuple[str, str, str]]:
+    """The networks whose maps are shown: key, name, colour."""
+    found = [("teacher", "Teacher", "teacher")] if with_teacher else []
+    found.append(("distilled", side(explanation, explanation.explained[0]), "student"))
+    return [*found, ("labels", "From labels", "other-1")] if explanation.baselines else found
 
 
 def _span(values: Floats) -> tuple[float, float]:

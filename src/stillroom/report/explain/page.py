@@ -6,14 +6,13 @@ It claims no more than was measured: nothing of distillation without a compariso
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from stillroom.errors import BadInput
-from stillroom.report.charts import Chart
-from stillroom.report.explain.maps import ExplanationMaps, MapGallery, gallery, name_of, read_maps, side, sides
+from stillroom.report.blocks import Values
+from stillroom.report.explain.maps import ExplanationMaps, gallery, name_of, read_maps, side, sides
 from stillroom.report.explain.plots import alike, changes, courses
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, digits_of, join, whole
+from stillroom.report.formats import DASH, MINUS, amount, change, decimal, digits_of, whole
 from stillroom.report.html import embedded, rendered, write_page
 from stillroom.schema.base import read_json
 from stillroom.schema.explanation import (
@@ -24,6 +23,7 @@ from stillroom.schema.explanation import (
     HypothesisTest,
     SensitivityRow,
 )
+from stillroom.wording import counted, listed
 
 OUTCOMES = {"supported": "Supported", "refuted": "Refuted", "undecided": "Undecided", None: "Not measured"}
 # Of each hypothesis: its name, and what it claims that distillation makes the student do.
@@ -48,6 +48,8 @@ _SHOWN = {
     "d_std": ("images differ more in that", "images differ less in that", "how much at once"),
     "rho": ("more of what was learned stayed", "less of what was learned stayed", "how much stayed"),
 }
+# As `stillroom explain` has it: with fewer of the images that the paper's code keeps there is no verdict.
+FEWEST_PUBLISHED = 4
 MASKS = {
     "masks": "the data’s masks",
     "centre": "a box in the centre",
@@ -60,6 +62,18 @@ def headline(explanation: Explanation) -> str:
     """What was found, in a few sentences."""
     if not explanation.baselines:
         return _without_baseline(explanation)
+    kept = explanation.images.published
+    if kept is not None and kept < FEWEST_PUBLISHED:
+        return (
+            f"Not decided, whatever the intervals: in {whole(kept)} of {counted(len(explanation.images.rows), 'image')}"
+            " do all networks discard more of the background than of the subject, as the paper's selection asks. "
+            "Concepts are counted against the background, so that on these images they do not mean what they should."
+        )
+    if len(explanation.explained) < 2 and any(one.verdict for one in explanation.hypotheses):
+        return (
+            "One seed decides nothing: two students of one method differ, too. What is shown is how these two differ, "
+            "with intervals over images alone. Explain two methods of a study, of 3 seeds or more, to decide."
+        )
     by_verdict: dict[str | None, list[str]] = {}
     for one in explanation.hypotheses:
         by_verdict.setdefault(one.verdict, []).append(CLAIMS[one.hypothesis][1])
@@ -114,17 +128,17 @@ def _mean(checkpoints: Sequence[ConceptCounts]) -> tuple[float, float]:
     return sum(one.n_fg for one in checkpoints) / count, sum(one.n_bg for one in checkpoints) / count
 
 
-def claims(explanation: Explanation) -> tuple[HypothesisCard, ...]:
+def claims(explanation: Explanation) -> tuple[Values, ...]:
     """The hypotheses, each with what was shown, what points the other way, and what is open."""
     return tuple(
-        HypothesisCard(
-            one.hypothesis,
-            CLAIMS[one.hypothesis][0],
-            one.verdict or "unmeasured",
-            OUTCOMES[one.verdict],
-            tuple(_details(one)),
-            _agreement_of_choices(explanation, one),
-            tuple(_row(measure) for measure in one.measures),
+        Values(
+            number=one.hypothesis,
+            title=CLAIMS[one.hypothesis][0],
+            verdict=one.verdict or "unmeasured",
+            word=OUTCOMES[one.verdict],
+            details=list(_details(one)),
+            held=_agreement_of_choices(explanation, one),
+            rows=tuple(_row(measure) for measure in one.measures),
         )
         for one in explanation.hypotheses
     )
@@ -152,7 +166,7 @@ def _details(hypothesis: HypothesisTest) -> Iterator[tuple[str, str]]:
     ):
         of_this = [one for one in hypothesis.measures if one.verdict == verdict]
         if of_this:
-            yield start, join([_describe(one) for one in of_this])
+            yield start, listed(_describe(one) for one in of_this)
 
 
 def _describe(measure: HypothesisMeasure) -> str:
@@ -244,68 +258,7 @@ SYMBOLS = {
 _SIGNS = {"supported": "✓", "refuted": "✗", "undecided": "·", None: DASH}
 
 
-@dataclass(frozen=True)
-class IntervalMark:
-    """A difference and its 95% interval as places in pixels, 0 in the middle; ``side`` is where it is expected."""
-
-    x: float
-    low: float | None
-    high: float | None
-    side: str
-
-
-@dataclass(frozen=True)
-class MeasureRow:
-    """A measure in the table of hypotheses."""
-
-    letter: str
-    below: str
-    plain: str
-    meaning: str
-    expected: str
-    distilled: str
-    labels: str
-    difference: str
-    bounds: str
-    interval: IntervalMark | None
-    verdict: str
-    word: str
-    label: str
-
-
-@dataclass(frozen=True)
-class HypothesisCard:
-    """One of the three hypotheses: at the head of the page what was shown, in the table its measures."""
-
-    number: int
-    title: str
-    verdict: str
-    word: str
-    details: tuple[tuple[str, str], ...]
-    held: str
-    rows: tuple[MeasureRow, ...]
-
-
-@dataclass(frozen=True)
-class VerdictCell:
-    """A verdict in the table of choices, with that of each measure."""
-
-    verdict: str
-    word: str
-    signs: tuple[tuple[str, str, str], ...]
-    differs: bool
-
-
-@dataclass(frozen=True)
-class ChoiceRow:
-    """A row of that table."""
-
-    what: str
-    images: str
-    cells: tuple[VerdictCell, ...]
-
-
-def _row(measure: HypothesisMeasure) -> MeasureRow:
+def _row(measure: HypothesisMeasure) -> Values:
     letter, below, plain, meaning = SYMBOLS[measure.measure]
     places = digits_of([measure.distilled, measure.labels])
     finer = digits_of([measure.difference, measure.low, measure.high])
@@ -313,7 +266,7 @@ def _row(measure: HypothesisMeasure) -> MeasureRow:
     if measure.low is not None and measure.high is not None:
         bounds = f"{change(measure.low, finer)} to {change(measure.high, finer)}"
     difference = DASH if measure.difference is None else change(measure.difference, finer)
-    return MeasureRow(
+    return Values(
         letter=letter,
         below=below,
         plain=plain,
@@ -330,11 +283,11 @@ def _row(measure: HypothesisMeasure) -> MeasureRow:
     )
 
 
-def interval(measure: HypothesisMeasure) -> IntervalMark | None:
+def interval(measure: HypothesisMeasure) -> Values | None:
     """Where a difference is drawn, on a scale of its own with 0 in the middle; None where it was not measured.
 
     >>> interval(HypothesisMeasure(measure="n_fg", expected="higher", difference=2.0, low=1.0, high=4.0))
-    IntervalMark(x=159.0, low=134.5, high=208.0, side='higher')
+    Values(x=159.0, low=134.5, high=208.0, side='higher')
     """
     if measure.difference is None:
         return None
@@ -344,23 +297,27 @@ def interval(measure: HypothesisMeasure) -> IntervalMark | None:
     def at(value: float | None) -> float | None:
         return None if value is None else round(WIDTH / 2 + (WIDTH / 2 - _EDGE) * value / limit, 1)
 
-    return IntervalMark(at(measure.difference) or 0.0, at(measure.low), at(measure.high), measure.expected)
+    return Values(x=at(measure.difference) or 0.0, low=at(measure.low), high=at(measure.high), side=measure.expected)
 
 
-def choices(explanation: Explanation) -> tuple[ChoiceRow, ...]:
+def choices(explanation: Explanation) -> tuple[Values, ...]:
     """The verdicts as they are, then under each other choice; nothing without a comparison."""
     if not explanation.sensitivity:
         return ()
     usual: dict[int, str | None] = {one.hypothesis: one.verdict for one in explanation.hypotheses}
     search = explanation.search
     stop = "none" if search.stop is None else _nats(search.stop)
-    first = ChoiceRow(
-        f"As above: b {explanation.threshold:g}, stop {stop}, grid {search.grid} × {search.grid}",
-        whole(len(explanation.images.rows)),
-        tuple(_cell(one, usual) for one in explanation.hypotheses),
+    first = Values(
+        what=f"As above: b {explanation.threshold:g}, stop {stop}, grid {search.grid} × {search.grid}",
+        images=whole(len(explanation.images.rows)),
+        cells=tuple(_cell(one, usual) for one in explanation.hypotheses),
     )
     others = (
-        ChoiceRow(_sentence(choice(other)), whole(other.images), tuple(_cell(one, usual) for one in other.hypotheses))
+        Values(
+            what=_sentence(choice(other)),
+            images=whole(other.images),
+            cells=tuple(_cell(one, usual) for one in other.hypotheses),
+        )
         for other in explanation.sensitivity
     )
     return (first, *others)
@@ -370,15 +327,15 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _cell(hypothesis: HypothesisTest, usual: dict[int, str | None]) -> VerdictCell:
+def _cell(hypothesis: HypothesisTest, usual: dict[int, str | None]) -> Values:
     signs = tuple(
         (SYMBOLS[one.measure][0], SYMBOLS[one.measure][1], _SIGNS[one.verdict]) for one in hypothesis.measures
     )
-    return VerdictCell(
-        hypothesis.verdict or "unmeasured",
-        OUTCOMES[hypothesis.verdict],
-        signs,
-        hypothesis.verdict != usual.get(hypothesis.hypothesis),
+    return Values(
+        verdict=hypothesis.verdict or "unmeasured",
+        word=OUTCOMES[hypothesis.verdict],
+        signs=signs,
+        differs=hypothesis.verdict != usual.get(hypothesis.hypothesis),
     )
 
 
@@ -422,64 +379,35 @@ def pairs(explanation: Explanation) -> tuple[tuple[str, ...], ...]:
     )
 
 
-@dataclass(frozen=True)
-class ExplanationPage:
-    """What the template lays out."""
-
-    title: str
-    headline: str
-    compared: bool
-    claims: tuple[HypothesisCard, ...]
-    caveats: tuple[str, ...]
-    tiles: tuple[tuple[str, str, str], ...]
-    gallery: MapGallery
-    legend: tuple[tuple[str, str, str], ...]
-    banded: bool
-    courses: tuple[Chart, ...]
-    changes: tuple[Chart, ...]
-    choices: tuple[ChoiceRow, ...]
-    networks: tuple[tuple[str, str, tuple[str, ...]], ...]
-    has_accuracy: bool
-    pairs: tuple[tuple[str, ...], ...]
-    cka: tuple[Chart, ...]
-    cka_images: str
-    attributions: str
-    notes: tuple[str, ...]
-    glossary: dict[str, str]
-
-    @property
-    def charts(self) -> list[Chart]:
-        """Every plot of the page."""
-        return [*self.courses, *self.changes, *self.cka]
-
-
-def content(explanation: Explanation, maps: ExplanationMaps) -> ExplanationPage:
+def content(explanation: Explanation, maps: ExplanationMaps) -> Values:
     """Work out what the page shows."""
     first = explanation.runs[explanation.explained[0]]
     legend = [(name, colour, "solid") for name, colour, _ in sides(explanation)]
     if explanation.teacher is not None:
         legend.append(("Teacher, trained", "teacher", "dashed"))
-    return ExplanationPage(
+    over_epochs, changed, similar = courses(explanation), changes(explanation, maps), alike(explanation)
+    return Values(
         title=f"What “{first.name or first.run}” has learned, and where",
         headline=headline(explanation),
         compared=bool(explanation.baselines),
         claims=claims(explanation),
         caveats=caveats(explanation),
-        tiles=tuple(_tiles(explanation)),
+        tiles=_tiles(explanation),
         gallery=gallery(explanation, maps),
         legend=tuple(legend),
         banded=any(one.n_fg_quartiles for run in explanation.runs for one in run.checkpoints),
-        courses=tuple(courses(explanation)),
-        changes=tuple(changes(explanation, maps)),
+        courses=over_epochs,
+        changes=changed,
         choices=choices(explanation),
         networks=networks(explanation),
         has_accuracy=any(run.accuracy is not None for run in explanation.runs),
         pairs=pairs(explanation),
-        cka=tuple(alike(explanation)),
+        cka=similar,
         cka_images=" or ".join(sorted({whole(one.images) for one in explanation.cka})),
         attributions=_attributions(explanation) if maps.attribution else "",
-        notes=tuple(_notes(explanation)),
+        notes=_notes(explanation),
         glossary=_glossary(explanation),
+        charts=[*over_epochs, *changed, *similar],
     )
 
 
@@ -506,6 +434,21 @@ def _tiles(explanation: Explanation) -> list[tuple[str, str, str]]:
     ]
 
 
+def _chance(explanation: Explanation) -> list[str]:
+    """What λ is without any knowledge: of cells at random, and of the untrained networks where they were kept."""
+    share = explanation.images.foreground_cells
+    note = f"λ of cells drawn at random is {decimal(share, 3)}, the share of cells on the subject"
+    untrained = [run.checkpoints[0] for run in explanation.runs if run.checkpoints[0].epoch == 0]
+    ratios = [one.ratio for one in untrained if one.ratio is not None]
+    if ratios:
+        n_fg, n_bg = _mean(untrained)
+        note += (
+            f"; of the untrained networks it is {decimal(sum(ratios) / len(ratios), 3)} (N_fg {decimal(n_fg)}, N_bg "
+            f"{decimal(n_bg)}): so much of λ is the position of the subject, not knowledge"
+        )
+    return [f"{note}. Read differences between networks, not λ alone."]
+
+
 def _notes(explanation: Explanation) -> list[str]:
     search, images = explanation.search, explanation.images
     taps = sorted({run.tap for run in explanation.runs})
@@ -519,17 +462,17 @@ def _notes(explanation: Explanation) -> list[str]:
         f"noise is searched that leaves the features as they are: λ {search.weight:g}, {stop}, {passes} an image and "
         f"checkpoint, noise seed {search.seed}. All networks see the same noise.",
         f"A cell is a concept where its entropy lies more than b = {explanation.threshold:g} nats below the mean of "
-        f"the background’s cells of all images at that checkpoint. {depends}.",
+        f"the background’s cells, the mean over images of each image's own, at that checkpoint. {depends}.",
+        *_chance(explanation),
     ]
     if explanation.baselines:
         several = len(explanation.explained) > 1
-        drawn = "images and seeds" if several else "images"
-        wider = ", the seeds’ part made as wide as Student’s interval" if several else ""
+        wider = " and over seeds, by Student’s interval" if several else ""
         notes += [
-            f"Intervals are 95%, by drawing {drawn} again {explanation.resamples:,} times{wider}; an image that is "
-            "drawn counts in both networks.",
-            "A hypothesis is supported where all of its measures are, refuted where one is refuted and none "
-            "supported, else undecided.",
+            f"Intervals are 95%, over images, by drawing them again {explanation.resamples:,} times{wider}; an image "
+            "that is drawn counts in both networks.",
+            "A hypothesis is supported where all of its measures are, refuted where all show the opposite, else "
+            "undecided.",
         ]
     errors = [error for run in explanation.runs for error in run.entropy_error if error is not None]
     if errors:

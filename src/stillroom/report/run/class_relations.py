@@ -8,10 +8,12 @@ from itertools import groupby
 
 import numpy as np
 
+from stillroom.report.blocks import Values
 from stillroom.report.charts import LIGHT, Chart, Doubles, Figure, axis, escaped, layout, level, line, over_epochs
-from stillroom.report.formats import amount, join
+from stillroom.report.formats import amount
 from stillroom.report.run.charts import Member, member_line
 from stillroom.schema.run import RelationsRecord
+from stillroom.wording import listed
 
 # The most superclasses, or classes where there are none, whose names fit at a map's side.
 _MOST_GROUPS, _MOST_NAMES = 24, 20
@@ -34,41 +36,13 @@ _CURVES = {
 
 
 @dataclass(frozen=True)
-class RelationsSection:
-    """All that the section shows.
-
-    Attributes:
-        sentences: what was found.
-        maps: students, teachers, truth.
-        columns: how many of them stand side by side.
-        most: the end of the colour scale; empty without maps.
-        curves: the figures over the training.
-        members: the runs that are shown.
-        notes: how to read it, and what is left out.
-    """
-
-    sentences: tuple[str, ...]
-    maps: tuple[Chart, ...]
-    columns: int
-    most: str
-    curves: tuple[Chart, ...]
-    members: tuple[Member, ...]
-    notes: tuple[str, ...]
-
-    @property
-    def charts(self) -> tuple[Chart, ...]:
-        """Every plot of the section."""
-        return (*self.maps, *self.curves)
-
-
-@dataclass(frozen=True)
 class _CosineMap:
     title: str
     cosines: Doubles
     score: float | None
 
 
-def relations_section(members: Sequence[Member]) -> RelationsSection | None:
+def relations_section(members: Sequence[Member]) -> Values | None:
     """Lay out the section.
 
     Args:
@@ -88,14 +62,16 @@ def relations_section(members: Sequence[Member]) -> RelationsSection | None:
     height = _SMALL_MAP if columns == 3 else _MAP
     curves = [chart for key in _CURVES if (chart := _curve(key, alike)) is not None]
     shown = [member for member, _ in alike]
-    return RelationsSection(
-        sentences=tuple(_sentences(subject)),
-        maps=tuple(_map(place, each, subject, most, height) for place, each in enumerate(maps)),
+    charts = [_map(place, each, subject, most, height) for place, each in enumerate(maps)]
+    return Values(
+        sentences=_sentences(subject),
+        maps=charts,
         columns=columns,
         most=amount(most) if maps else "",
-        curves=tuple(curves),
+        curves=curves,
+        charts=[*charts, *curves],
         members=tuple(shown),
-        notes=tuple(_notes(subject, maps, left_out=[member.name for member in members if member not in shown])),
+        notes=_notes(subject, maps, left_out=[member.name for member in members if member not in shown]),
     )
 
 
@@ -105,7 +81,7 @@ def _sentences(found: RelationsRecord) -> list[str]:
     if own is not None:
         held = ((found.score.teacher, "in the teacher’s"), (found.score.truth, "in truth"))
         others = [f"{amount(value)} {whose}" for value, whose in held if value is not None]
-        compared = f" ({join(others)})" if others else ""
+        compared = f" ({listed(others)})" if others else ""
         if own > 0:
             sentences.append(
                 f"Classes of one superclass are more similar than of two by {amount(own)} in the student’s last "
@@ -122,7 +98,7 @@ def _sentences(found: RelationsRecord) -> list[str]:
     if agreed:
         theirs = agreement.teacher_truth
         also = f"; the teacher’s own agrees to {amount(theirs)} with the truth" if theirs is not None else ""
-        sentences.append(f"The student’s map agrees to {join(agreed)}{also}.")
+        sentences.append(f"The student’s map agrees to {listed(agreed)}{also}.")
     # That there is no teacher, or that nobody made the data, goes without saying.
     expected = {"teacher": not found.has_teacher, "truth": not found.has_truth}
     reasons: dict[str, list[str]] = {}
@@ -148,7 +124,7 @@ def _notes(found: RelationsRecord, maps: Sequence[_CosineMap], *, left_out: Sequ
         "two maps over all pairs of classes: 1 is the same relations, 0 no correlation."
     )
     if left_out:
-        notes.append(f"Not shown: {join(list(left_out))} (other classes, or no such record).")
+        notes.append(f"Not shown: {listed(left_out)} (other classes, or no such record).")
     return notes
 
 

@@ -38,45 +38,25 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class RunData:
-    """One finished run.
+    """One finished run."""
 
-    Attributes:
-        path: the folder.
-        summary: what the run came to.
-        recipe_text: ``recipe.yaml`` as it is written, where it is there.
-        recipe: the same, parsed.
-        train: the figures of each line of training, with ``step`` and ``epoch``.
-        test: those of each evaluation.
-        latency: for ``student`` and ``teacher`` milliseconds by batch size.
-        latency_threads: the CPU threads that these were measured with.
-        environment: versions and machine, as text.
-        predictions: of the test images.
-        checkpoints: how many of the student's the folder holds.
-        fidelity: the map of ``stillroom fidelity``.
-        incremental: of a run whose classes came in tasks.
-        joint: that run compared with joint training on the same tasks.
-        relations: how the last layers relate the classes.
-        relation_epochs: the same for the student after each epoch.
-        rescaling: how the teacher rescaled the gradient of each sample, by epoch.
-    """
-
-    path: Path
-    summary: RunSummary
-    recipe_text: str | None
-    recipe: Row
-    train: tuple[Row, ...]
-    test: tuple[Row, ...]
-    latency: dict[str, dict[int, float]]
-    latency_threads: tuple[int, ...]
-    environment: dict[str, str]
-    predictions: Predictions | None
-    checkpoints: int
-    fidelity: Fidelity | None
-    incremental: FinishedRecord | None
-    joint: JointComparison | None
-    relations: RelationsRecord | None
-    relation_epochs: tuple[RelationEpoch, ...]
-    rescaling: tuple[RescalingEpoch, ...]
+    path: Path  # the folder
+    summary: RunSummary  # what the run came to
+    recipe_text: str | None  # ``recipe.yaml`` as it is written, where it is there
+    recipe: Row  # the same, parsed
+    train: tuple[Row, ...]  # the figures of each line of training, with ``step`` and ``epoch``
+    test: tuple[Row, ...]  # those of each evaluation
+    latency: dict[str, dict[int, float]]  # for ``student`` and ``teacher`` milliseconds by batch size
+    latency_threads: tuple[int, ...]  # the CPU threads that these were measured with
+    environment: dict[str, str]  # versions and machine, as text
+    predictions: Predictions | None  # of the test images
+    checkpoints: int  # how many of the student's the folder holds
+    fidelity: Fidelity | None  # the map of ``stillroom fidelity``
+    incremental: FinishedRecord | None  # of a run whose classes came in tasks
+    joint: JointComparison | None  # that run compared with joint training on the same tasks
+    relations: RelationsRecord | None  # how the last layers relate the classes
+    relation_epochs: tuple[RelationEpoch, ...]  # the same for the student after each epoch
+    rescaling: tuple[RescalingEpoch, ...]  # how the teacher rescaled the gradient of each sample, by epoch
 
     @property
     def name(self) -> str:
@@ -110,9 +90,6 @@ class RunData:
 
 def read_run(path: Path) -> RunData:
     """Read a finished run.
-
-    Args:
-        path: the run folder.
 
     Returns:
         What its files say. Files that a run may lack (predictions, timing, environment, fidelity) leave their part

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from stillroom.report.blocks import Values
 from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, layout, line, over_epochs
 from stillroom.report.formats import amount, decimal, whole
 from stillroom.report.run.data import RunData
@@ -23,18 +23,7 @@ _LEAD = (
 )
 
 
-@dataclass(frozen=True)
-class RescalingSection:
-    """All that the section shows; ``advice`` is what to do, ``legend`` has name, colour and CSS dash of each epoch."""
-
-    sentences: tuple[str, ...]
-    advice: str
-    legend: tuple[tuple[str, str, str], ...]
-    charts: tuple[Chart, ...]
-    notes: tuple[str, ...]
-
-
-def rescaling_section(run: RunData) -> RescalingSection | None:
+def rescaling_section(run: RunData) -> Values | None:
     """Lay out the section; None where the run recorded nothing."""
     found = run.rescaling
     if not found:
@@ -53,12 +42,12 @@ def rescaling_section(run: RunData) -> RescalingSection | None:
         )
     if len(found) > 1:
         charts += [_ranks(found, known=known), _saturated(found)]
-    return RescalingSection(
-        sentences=tuple(_sentences(found, known=known)),
+    return Values(
+        sentences=_sentences(found, known=known),
         advice=_advice(found[-1]),
         legend=tuple((_epoch(each), colour, _CSS_DASH[dash]) for each, (colour, dash, _) in chosen),
         charts=tuple(charts),
-        notes=tuple(_notes(found[-1])),
+        notes=_notes(found[-1]),
     )
 
 

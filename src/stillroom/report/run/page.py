@@ -8,28 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from stillroom.errors import BadInput
-from stillroom.report.blocks import PageContext, Tile
-from stillroom.report.charts import Chart, other
-from stillroom.report.continual import TasksSection, tasks_section
-from stillroom.report.depth import DepthMap, depth_map
-from stillroom.report.formats import (
-    DASH,
-    counted,
-    decimal,
-    factor,
-    join,
-    scaled,
-    short,
-    signed,
-    three_digits,
-    versus,
-    whole,
-)
+from stillroom.report.blocks import PageContext, Tile, Values
+from stillroom.report.charts import other
+from stillroom.report.continual import tasks_section
+from stillroom.report.depth import depth_map
+from stillroom.report.formats import DASH, decimal, factor, scaled, short, signed, three_digits, versus, whole
 from stillroom.report.html import rendered, write_page
 from stillroom.report.run import words
 from stillroom.report.run.charts import (
     ClassRow,
-    ExampleImage,
     Member,
     ModelCalibration,
     class_changes,
@@ -39,9 +26,9 @@ from stillroom.report.run.charts import (
     example_images,
     reliability,
 )
-from stillroom.report.run.class_relations import RelationsSection, relations_section
+from stillroom.report.run.class_relations import relations_section
 from stillroom.report.run.data import RunData, read_run
-from stillroom.report.run.gradient_rescaling import RescalingSection, rescaling_section
+from stillroom.report.run.gradient_rescaling import rescaling_section
 from stillroom.report.run.words import TopOneGap, top1_gap
 from stillroom.schema.predictions import (
     Confusion,
@@ -52,6 +39,7 @@ from stillroom.schema.predictions import (
     per_class,
     score_images,
 )
+from stillroom.wording import counted, listed
 
 EXPLAINED = "explain.html"
 GLOSSARY = {
@@ -67,8 +55,9 @@ GLOSSARY = {
     "Parameters": "Trainable weights of the model.",
     "Multiply-adds": "Multiply-add operations for one image; the usual measure of compute.",
     "Size on disk": "Bytes of the weights in their file (1 kB = 1,000 bytes).",
-    "Latency, batch 1": "Time for one image through the model, in milliseconds, on the machine under Environment.",
-    "Latency, batch 64": "Time for 64 images at once, in milliseconds, on the machine under Environment.",
+    "Latency, batch 1": "Least time for one image through the model in repeated passes, in milliseconds, on the "
+    "machine under Environment.",
+    "Latency, batch 64": "The same for 64 images at once.",
 }
 _NO_PREDICTIONS = "This run folder holds no predictions.safetensors."
 
@@ -121,26 +110,6 @@ def render(runs: Sequence[RunData], context: PageContext | None = None, explaine
 
 
 @dataclass(frozen=True)
-class HeaderBar:
-    """One bar of the header: a model's name, the role of its colour, its top-1 in per cent."""
-
-    name: str
-    colour: str
-    percent: str
-    width: float
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Why the comparison with a run is not an equal one."""
-
-    name: str
-    differ: str
-    because: str
-    by_design: bool
-
-
-@dataclass(frozen=True)
 class Column:
     """A column of the comparison: a model with its run's colour and dash, or (``against``) the student against one."""
 
@@ -160,94 +129,7 @@ class MetricCell:
     kind: str = ""
 
 
-@dataclass(frozen=True)
-class MetricRow:
-    """One line of the comparison: the metric, its meaning, and a cell for each column."""
-
-    metric: str
-    meaning: str
-    cells: tuple[MetricCell, ...]
-    starts_group: bool = False
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The table of all models: teachers, the student and what it differs from each in, then the other students."""
-
-    columns: tuple[Column, ...]
-    rows: tuple[MetricRow, ...]
-
-
-@dataclass(frozen=True)
-class HashRow:
-    """One proof of equality: its name, what it covers, a cell for each run, and which cells differ from the first."""
-
-    name: str
-    covers: str
-    cells: tuple[tuple[str, bool], ...]
-
-
-@dataclass(frozen=True)
-class ConfusionRow:
-    """A confusion with the classes' names, cut where they are long, and whole; counts of teacher and student."""
-
-    short: str
-    whole: str
-    before: int
-    after: int
-
-
-@dataclass(frozen=True)
-class PredictionParts:
-    """What the page shows of the predictions."""
-
-    calibrations: tuple[ModelCalibration, ...]
-    reliability: Chart
-    classes: Chart
-    class_rows: tuple[ClassRow, ...]
-    confusions: tuple[ConfusionRow, ...]
-    examples: tuple[ExampleImage, ...]
-    with_teacher: bool
-
-
-@dataclass(frozen=True)
-class RunPage:
-    """Everything the page shows, worked out before any HTML: the templates only lay it out."""
-
-    run: RunData
-    headline: str
-    against: tuple[str, ...]
-    caveat: str
-    facts: tuple[str, ...]
-    tiles: tuple[Tile, ...]
-    bars: tuple[HeaderBar, ...]
-    members: tuple[Member, ...]
-    notices: tuple[Notice, ...]
-    hint: str
-    comparison: Comparison
-    notes: tuple[str, ...]
-    curves: tuple[Chart, ...]
-    predictions: PredictionParts | None
-    missing_predictions: str
-    missing_images: str
-    tasks: TasksSection | None
-    rescaling: RescalingSection | None
-    relations: RelationsSection | None
-    depth: DepthMap | None
-    depth_hint: str
-    command: str
-    hashes: tuple[HashRow, ...]
-    glossary: dict[str, str]
-
-    @property
-    def charts(self) -> list[Chart]:
-        """Every plot of the page."""
-        parts = (self.tasks, self.rescaling, self.relations)
-        held = [self.predictions.reliability, self.predictions.classes] if self.predictions is not None else []
-        return [*self.curves, *held, *(chart for part in parts if part is not None for chart in part.charts)]
-
-
-def run_page(runs: Sequence[tuple[str, RunData]]) -> RunPage:
+def run_page(runs: Sequence[tuple[str, RunData]]) -> Values:
     """Work out what the page shows; the first run is what it is about, each run comes with its name."""
     run, others = runs[0][1], list(runs[1:])
     labels = words.labels_run(run, [each for _, each in others])
@@ -256,31 +138,38 @@ def run_page(runs: Sequence[tuple[str, RunData]]) -> RunPage:
         for place, (name, each) in enumerate(runs)
     ]
     parts = _prediction_parts(members)
-    return RunPage(
+    curves, tasks = curve_charts(members), tasks_section(members)
+    rescaling, relations = rescaling_section(run), relations_section(members)
+    charts = [*curves, *((parts.reliability, parts.classes) if parts is not None else ())]
+    return Values(
         run=run,
         headline=words.headline(run, labels),
         against=tuple(words.against(run, name, each) for name, each in others if each is not labels),
         caveat=words.caveat(run, with_others=bool(others)),
         facts=tuple(words.facts(run)),
         hint=words.missing_labels(run, labels),
-        tiles=tuple(_tiles(run, labels)),
-        bars=tuple(_bars(run, members)),
+        tiles=_tiles(run, labels),
+        bars=_bars(run, members),
         members=tuple(members),
-        notices=tuple(notices(run, others)),
+        notices=notices(run, others),
         comparison=compare(members, labels),
-        notes=tuple(_table_notes(run, others)),
-        curves=tuple(curve_charts(members)),
+        notes=_table_notes(run, others),
+        curves=curves,
         predictions=parts,
         missing_predictions="" if parts else _NO_PREDICTIONS,
         missing_images=_missing_images(run, parts),
-        tasks=tasks_section(members),
-        rescaling=rescaling_section(run),
-        relations=relations_section(members),
+        tasks=tasks,
+        rescaling=rescaling,
+        relations=relations,
         depth=depth_map(run.fidelity) if run.fidelity is not None else None,
         depth_hint=_depth_hint(run),
         command=f"stillroom {_command(run)} recipe.yaml --out RUN",
-        hashes=tuple(_hash_rows([each for _, each in runs])),
+        hashes=_hash_rows([each for _, each in runs]),
         glossary=GLOSSARY,
+        charts=[
+            *charts,
+            *(chart for each in (tasks, rescaling, relations) if each for chart in each.charts),
+        ],
     )
 
 
@@ -328,14 +217,17 @@ def _cost_tile(
     return Tile(found[0], f"{found[1]} {what}", detail) if found[1] else Tile("1×", f"the same {what}", detail)
 
 
-def _bars(run: RunData, members: Sequence[Member]) -> list[HeaderBar]:
+def _bars(run: RunData, members: Sequence[Member]) -> list[Values]:
     held = [(member.name, member.colour, member.run.student.top1) for member in members]
     teachers = [(f"{run.teacher_title(name)}: {one.model}", "teacher", one.top1) for name, one in run.teachers.items()]
     held = [*teachers, *held]
-    return [HeaderBar(name, colour, f"{decimal(top1)}%", round(top1, 2)) for name, colour, top1 in held]
+    return [
+        Values(name=name, colour=colour, percent=f"{decimal(top1)}%", width=round(top1, 2))
+        for name, colour, top1 in held
+    ]
 
 
-def _prediction_parts(members: Sequence[Member]) -> PredictionParts | None:
+def _prediction_parts(members: Sequence[Member]) -> Values | None:
     run = members[0].run
     held = run.predictions
     if held is None:
@@ -358,11 +250,11 @@ def _prediction_parts(members: Sequence[Member]) -> PredictionParts | None:
     rows = _class_rows(student, teacher, held.labels, held.class_names)
     before = teacher.guess if teacher is not None else None
     found = confusions(held.labels, before, student.guess, len(held.class_names))
-    return PredictionParts(
+    return Values(
         calibrations=tuple(bins),
         reliability=reliability(bins),
         classes=class_changes(rows),
-        class_rows=tuple(sorted(rows, key=lambda row: row.change)),
+        class_rows=sorted(rows, key=lambda row: row.change),
         confusions=tuple(_confusion_row(one, held.class_names) for one in found),
         examples=tuple(example_images(held, student, teacher)) if teacher is not None else (),
         with_teacher=teacher is not None,
@@ -381,9 +273,14 @@ def _class_rows(
     ]
 
 
-def _confusion_row(confusion: Confusion, class_names: Sequence[str]) -> ConfusionRow:
+def _confusion_row(confusion: Confusion, class_names: Sequence[str]) -> Values:
     label, guess = class_names[confusion.label], class_names[confusion.guess]
-    return ConfusionRow(f"{short(label)} → {short(guess)}", f"{label} → {guess}", confusion.before, confusion.after)
+    return Values(
+        short=f"{short(label)} → {short(guess)}",
+        whole=f"{label} → {guess}",
+        before=confusion.before,
+        after=confusion.after,
+    )
 
 
 def _depth_hint(run: RunData) -> str:
@@ -402,7 +299,7 @@ def _command(run: RunData) -> str:
     return "distill" if run.distilled else "train"
 
 
-def _missing_images(run: RunData, parts: PredictionParts | None) -> str:
+def _missing_images(run: RunData, parts: Values | None) -> str:
     """Why there are no images that changed; empty where there are some."""
     held = run.predictions
     if held is None:
@@ -418,7 +315,7 @@ def _missing_images(run: RunData, parts: PredictionParts | None) -> str:
     return ""
 
 
-def compare(members: Sequence[Member], labels: RunData | None = None) -> Comparison:
+def compare(members: Sequence[Member], labels: RunData | None = None) -> Values:
     """The comparison table, in the order of the glossary; rows that no model has a number for are left out."""
     run, several = members[0].run, len(members[0].run.teachers) > 1
     places = sorted(range(1, len(members)), key=lambda place: members[place].run is not labels)
@@ -453,8 +350,10 @@ def compare(members: Sequence[Member], labels: RunData | None = None) -> Compari
                 is_clock = isinstance(metric.key, int)
                 cells.append(MetricCell(DASH) if is_clock else _against(metric, value, student))
         starts_group = number > 0 and _METRICS[number - 1].is_quality and not metric.is_quality
-        rows.append(MetricRow(metric.name, GLOSSARY[metric.name], tuple(cells), starts_group))
-    return Comparison(tuple(columns), tuple(rows))
+        rows.append(
+            Values(metric=metric.name, meaning=GLOSSARY[metric.name], cells=tuple(cells), starts_group=starts_group)
+        )
+    return Values(columns=tuple(columns), rows=tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -533,8 +432,11 @@ def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[st
     threads = sorted({count for each in (run, *(each for _, each in others)) for count in each.latency_threads})
     if run.latency.get("student"):
         what = "thread" if threads == [1] else "threads"
-        with_threads = f", with {join(list(map(str, threads)))} CPU {what}" if threads else ""
-        notes.append(f"Latency is of the machine that ran it{with_threads}; between machines it cannot be compared.")
+        with_threads = f", with {listed(threads)} CPU {what}" if threads else ""
+        notes.append(
+            f"Latency is the least of repeated passes on the machine that ran it{with_threads}; between machines it "
+            "cannot be compared."
+        )
     else:
         notes.append("Latency was not measured in this run.")
     return notes
@@ -544,7 +446,7 @@ def _interval(gap: TopOneGap) -> str:
     return f"{signed(gap.points, 2)} ± {decimal(gap.margin, 2)} points"
 
 
-def notices(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[Notice]:
+def notices(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[Values]:
     """For each other run, what keeps the comparison from being an equal one."""
     found = []
     for name, each in others:
@@ -555,11 +457,11 @@ def notices(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[Notice]
             by_design = words.another_seed(run, each)
             if by_design:
                 text += " This shows the effect of the seed, not of a setting."
-            found.append(Notice(name, ", ".join(differ), text, by_design))
+            found.append(Values(name=name, differ=", ".join(differ), because=text, by_design=by_design))
     return found
 
 
-def _hash_rows(runs: Sequence[RunData]) -> list[HashRow]:
+def _hash_rows(runs: Sequence[RunData]) -> list[Values]:
     """The hashes that prove what runs had in common."""
     covers = {
         "data": "images and labels",
@@ -578,5 +480,5 @@ def _hash_rows(runs: Sequence[RunData]) -> list[HashRow]:
     for key, what in covers.items():
         values = [held[key] or DASH for held in hashes]
         if any(text != DASH for text in values):
-            rows.append(HashRow(key, what, tuple((text, text != values[0]) for text in values)))
+            rows.append(Values(name=key, covers=what, cells=tuple((text, text != values[0]) for text in values)))
     return rows

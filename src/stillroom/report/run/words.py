@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from stillroom.report.formats import decimal, join, scaled, short, versus, whole
+from stillroom.report.formats import decimal, scaled, short, versus, whole
 from stillroom.report.run.data import RunData
 from stillroom.schema.predictions import margin_of_counts, paired_margin
+from stillroom.wording import listed
 
 # In the order of how much a difference matters.
 _HASHES = {
@@ -200,7 +201,7 @@ def _without_teacher(run: RunData) -> str:
         f"{scaled(student.parameters)} parameters" if student.parameters else "",
         f"{scaled(student.multiply_adds)} multiply-adds an image" if student.multiply_adds else "",
     ]
-    cost = join([part for part in size if part])
+    cost = listed(part for part in size if part)
     return (
         f"The student reaches {decimal(student.top1)}% top-1 "
         f"({whole(student.correct)} of {whole(student.count)} test images)"
@@ -225,7 +226,7 @@ def costs(run: RunData) -> str:
         (versus(teacher.multiply_adds, student.multiply_adds, "fewer", "more"), "multiply-adds"),
         (versus(before, after, "lower", "higher"), "latency at batch 1"),
     ]
-    return join([f"{ratio} {what}" for ratio, what in parts if ratio])
+    return listed(f"{ratio} {what}" for ratio, what in parts if ratio)
 
 
 def against(run: RunData, name: str, other: RunData) -> str:
@@ -296,7 +297,7 @@ def missing_labels(run: RunData, labels: RunData | None) -> str:
 
 
 def _models(run: RunData) -> str:
-    return join([one.model for one in run.summary.teachers.values()])
+    return listed(one.model for one in run.summary.teachers.values())
 
 
 def _points(gap: TopOneGap) -> str:

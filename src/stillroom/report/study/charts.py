@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from stillroom.errors import BadInput
-from stillroom.report.blocks import Number
+from stillroom.report.blocks import Values
 from stillroom.report.charts import (
     LIGHT,
     Chart,
@@ -30,7 +30,7 @@ from stillroom.report.charts import (
     value_range,
 )
 from stillroom.report.charts import band as area
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, join
+from stillroom.report.formats import DASH, MINUS, amount, change, decimal
 from stillroom.report.study.table import mean_number
 from stillroom.schema.base import is_finite, parse_object, read_optional, read_text
 from stillroom.schema.run import METRICS, RELATION_EPOCHS
@@ -44,6 +44,7 @@ from stillroom.schema.study import (
     StudyResults,
     SweepInfo,
 )
+from stillroom.wording import counted, listed
 
 Styles = Mapping[str, SeriesStyle]
 Range = tuple[float, float]
@@ -80,16 +81,6 @@ def series_styles(study: StudyResults) -> dict[str, SeriesStyle]:
 
 
 @dataclass(frozen=True)
-class StudyCurves:
-    """One plot a pair, what all of them show, whether bands are shown at first, the runs that could not be read."""
-
-    charts: tuple[Chart, ...]
-    words: str
-    banded: bool
-    unread: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Band:
     epochs: Doubles
     mean: Doubles
@@ -100,7 +91,7 @@ class _Band:
     seeds: int
 
 
-def study_curves(study: StudyResults, folder: Path, styles: Styles) -> StudyCurves:
+def study_curves(study: StudyResults, folder: Path, styles: Styles) -> Values:
     """Read the runs' evaluations and draw them; runs without any take nothing from the others."""
     charts, unread = [], []
     for place, pair in enumerate(study.model_pairs):
@@ -122,7 +113,7 @@ def study_curves(study: StudyResults, folder: Path, styles: Styles) -> StudyCurv
         if bands:
             charts.append(_curves(study, f"curve-{place}", pair, bands, uneven, styles))
     banded = len(study.names) <= BANDED and len(study.seeds) != 2
-    return StudyCurves(tuple(charts), _curves_intro(study), banded, tuple(unread))
+    return Values(charts=tuple(charts), words=_curves_intro(study), banded=banded, unread=tuple(unread))
 
 
 def _evaluations(study: StudyResults, folder: Path, run: str) -> Curve:
@@ -235,26 +226,16 @@ def _curves_words(study: StudyResults, pair: PairInfo, bands: Mapping[str, _Band
     sentences = [f"{seeds} a line."]
     single = [name for name, band in bands.items() if band.seeds == 1]
     if single and len(counts) > 1:
-        sentences.append(f"No band, as there is one seed: {join(single)}.")
+        sentences.append(f"No band, as there is one seed: {listed(single)}.")
     absent = [name for name in study.names if name not in bands and name not in uneven]
     if absent:
-        sentences.append(f"Without a finished run that was evaluated during training: {join(absent)}.")
+        sentences.append(f"Without a finished run that was evaluated during training: {listed(absent)}.")
     if uneven:
-        sentences.append(f"Left out, as their seeds were evaluated at different epochs: {join(list(uneven))}.")
+        sentences.append(f"Left out, as their seeds were evaluated at different epochs: {listed(uneven)}.")
     top1 = _teacher_top1(study, pair)
     if top1 is not None:
         sentences.append(f"The dotted line is the teacher’s {decimal(top1, 2)}%.")
     return " ".join(sentences)
-
-
-@dataclass(frozen=True)
-class SweepSection:
-    """The figure of a sweep, and its numbers as a table: the values as its columns, then each method's row."""
-
-    title: str
-    chart: Chart
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, tuple[Number, ...]], ...]
 
 
 @dataclass(frozen=True)
@@ -269,7 +250,7 @@ class _SweepFrame:
     labels: tuple[int, ...]
 
 
-def sweep_section(study: StudyResults, styles: Styles) -> SweepSection | None:
+def sweep_section(study: StudyResults, styles: Styles) -> Values | None:
     """The measure along the one number that the pairs differ in; None where they lie on no axis or no run finished."""
     along = study.sweep
     if along is None or not any(cell.mean is not None for cell in study.cells.values()):
@@ -277,7 +258,7 @@ def sweep_section(study: StudyResults, styles: Styles) -> SweepSection | None:
     frame = _sweep_frame(study, along)
     title = f"{study.measure.heading} against {_within(along.title)}"
     figure = _sweep_figure(study, along, frame, styles)
-    return SweepSection(
+    return Values(
         title=title,
         chart=Chart("sweep", title, _sweep_words(study, along, frame), 440, figure),
         columns=tuple(_number(along.values[pair.name]) for pair in frame.pairs),
@@ -487,7 +468,7 @@ def _sweep_words(study: StudyResults, along: SweepInfo, frame: _SweepFrame) -> s
         sentences.append("A hollow point has no interval.")
     marked = [f"{mark.label} ({_number(mark.at)})" if mark.label else _number(mark.at) for mark in along.marks]
     if marked:
-        sentences.append(f"Dashed: {join(marked)}.")
+        sentences.append(f"Dashed: {listed(marked)}.")
     if frame.teacher:
         low, high = min(top1 for _, top1 in frame.teacher), max(top1 for _, top1 in frame.teacher)
         of = f"{decimal(low, 2)}%" if low == high else f"{decimal(low, 2)}% to {decimal(high, 2)}%"
@@ -500,27 +481,17 @@ def _sweep_words(study: StudyResults, along: SweepInfo, frame: _SweepFrame) -> s
         if (cell := study.cells.get((pair.name, name))) is None or cell.mean is None
     ]
     if absent:
-        sentences.append(f"Without a finished run: {join(absent)}.")
+        sentences.append(f"Without a finished run: {listed(absent)}.")
     return " ".join(sentences)
 
 
-@dataclass(frozen=True)
-class DissectionSection:
-    """The ablation of one pair: the plot, the parts and the sum as name, note, points and share, the sentence."""
-
-    pair: str
-    chart: Chart | None
-    rows: tuple[tuple[str, str, str, str], ...]
-    text: str
-
-
-def dissection_sections(folder: Path) -> tuple[DissectionSection, ...]:
+def dissection_sections(folder: Path) -> tuple[Values, ...]:
     """What ``dissection.json`` says of each pair; nothing where there is none."""
     found = read_optional(Dissection, folder / DISSECTION)
     return () if found is None else tuple(_dissection(place, each) for place, each in enumerate(found.pairs))
 
 
-def _dissection(place: int, found: PairDissection) -> DissectionSection:
+def _dissection(place: int, found: PairDissection) -> Values:
     chart = None
     if found.total.mean is not None and all(part.mean is not None for part in found.parts):
         title = "What each part of the teacher’s output brought"
@@ -536,7 +507,7 @@ def _dissection(place: int, found: PairDissection) -> DissectionSection:
         (part.name, part.note, _points(part), share)
         for part, share in zip((*found.parts, found.total), [*shares, "100%" if has_shares else DASH], strict=True)
     ]
-    return DissectionSection(found.pair, chart, tuple(rows), found.text)
+    return Values(pair=found.pair, chart=chart, rows=tuple(rows), text=found.text)
 
 
 def _points(part: DissectionPart) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 
+from stillroom.report.blocks import Values
 from stillroom.report.charts import LIGHT, Chart, Figure, axis, error_bars, escaped, layout, rounded, value_range
-from stillroom.report.formats import DASH, amount, counted, join, scaled, short, three_digits, whole
+from stillroom.report.formats import DASH, amount, scaled, short, three_digits, whole
 from stillroom.report.study.charts import Range, Styles
 from stillroom.schema.study import COST, CellKey, CostRow, MeasureInfo, PairInfo, StudyResults, read_costs
+from stillroom.wording import counted, listed
 
 # A plot as most screens show it, in pixels; by it names are placed so that they do not lie over one another.
 _WIDTH, _HEIGHT, _LETTER, _LINE = 900.0, 300.0, 7.0, 16.0
@@ -103,25 +105,21 @@ class CostTotal:
 
 @dataclass(frozen=True)
 class StudyCosts:
-    """Medians and spreads over seeds by (pair, method) and kind; trials by (pair, method); caches by pair; teachers.
+    """Medians over seeds by (pair, method) and kind; trials by (pair, method); caches by pair; teachers.
 
-    ``found`` says whether there is a ``cost.csv``. A spread is the largest less the smallest; one seed has none.
+    ``found`` says whether there is a ``cost.csv``; ``values`` are what each seed's run took.
     """
 
     found: bool
     medians: dict[CellKey, dict[str, float]] = field(default_factory=dict)
-    spreads: dict[CellKey, dict[str, float]] = field(default_factory=dict)
+    values: dict[CellKey, dict[str, list[float]]] = field(default_factory=dict)
     trials: dict[CellKey, CostTotal] = field(default_factory=dict)
     caches: dict[str, CostTotal] = field(default_factory=dict)
     teachers: dict[str, CostTotal] = field(default_factory=dict)
 
 
 def study_costs(study: StudyResults, folder: Path) -> StudyCosts:
-    """Read ``cost.csv`` and add the students' sizes from the results.
-
-    Raises:
-        BadInput: the file is damaged.
-    """
+    """Read ``cost.csv`` and add the students' sizes from the results; BadInput where the file is damaged."""
     rows = read_costs(folder / COST)
     costs = StudyCosts(rows is not None)
     runs: dict[CellKey, list[CostRow]] = {}
@@ -140,7 +138,7 @@ def study_costs(study: StudyResults, folder: Path) -> StudyCosts:
     for key, held in runs.items():
         values = {clock: [v for row in held if (v := getattr(row, clock)) is not None] for clock in _CLOCKS}
         costs.medians[key] = {clock: median(found) for clock, found in values.items() if found}
-        costs.spreads[key] = {clock: max(found) - min(found) for clock, found in values.items() if len(found) > 1}
+        costs.values[key] = values
     for pair in study.model_pairs:
         for name in study.names:
             # One student has one size over its seeds; were it not so, the first would do.
@@ -208,23 +206,18 @@ class CostChoice:
     words: str
 
 
-@dataclass(frozen=True)
-class TradeOff:
-    """A pair, with every kind of cost."""
-
-    pair: PairInfo
-    choices: tuple[CostChoice, ...]
-
-
-def trade_offs(study: StudyResults, costs: StudyCosts, styles: Styles) -> tuple[TradeOff, ...]:
+def trade_offs(study: StudyResults, costs: StudyCosts, styles: Styles) -> tuple[Values, ...]:
     """The plots, in the order of the pairs and of the kinds of cost."""
     return tuple(
-        TradeOff(pair, tuple(_choice(study, f"cost-{place}-{kind.key}", pair, kind, costs, styles) for kind in KINDS))
+        Values(
+            pair=pair,
+            choices=tuple(_choice(study, f"cost-{place}-{kind.key}", pair, kind, costs, styles) for kind in KINDS),
+        )
         for place, pair in enumerate(study.model_pairs)
     )
 
 
-def first_choice(trade_offs: Sequence[TradeOff]) -> str:
+def first_choice(trade_offs: Sequence[Values]) -> str:
     """The kind of cost that is shown at first: one that has a plot somewhere."""
     plotted = [choice.kind.key for each in trade_offs for choice in each.choices if choice.chart is not None]
     return next((kind.key for kind in KINDS if kind.key in plotted), KINDS[0].key)
@@ -281,23 +274,36 @@ def _choice(
     noise = _noise(pair, kind, points, costs)
     low, high = min(point.x for point in points), max(point.x for point in points)
     if high - low <= noise:
-        spread = f"runs of one method differ by up to {kind.written(noise)}"
-        why = spread if any(costs.spreads.values()) else "one seed shows no spread"
+        held = (costs.values.get((pair.name, point.name), {}).get(kind.key, []) for point in points)
+        one = all(len(values) < 2 for values in held)
+        why = "one seed shows no spread" if one else f"seeds alone can make {kind.written(noise)} of difference"
         ends = f"{kind.written(low)} to {kind.written(high)}"
         return without_chart(f"{kind.title}: {ends}, which is noise ({why}): no trade-off is drawn. See the table.")
     return CostChoice(kind, _chart(study, key, kind, points, absent, styles, noise), "")
 
 
-def _noise(pair: PairInfo, kind: CostKind, points: Sequence[CostPoint], costs: StudyCosts) -> float:
-    """How far apart two methods of the same cost can be measured: the largest spread of a method over its seeds.
+# Student's t at 95% by the degrees of freedom; from the last one on it is taken for all.
+_T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
-    Where no method has two seeds, half of the smallest cost: of clocks less would say nothing.
+
+def _noise(pair: PairInfo, kind: CostKind, points: Sequence[CostPoint], costs: StudyCosts) -> float:
+    """How far apart two methods of the same cost can be measured.
+
+    The largest spread of a method over its seeds, or, if that is more, the 95% interval of a difference of two means,
+    of the standard deviation of all methods: two seeds that agree by chance say little. Where no method has two seeds,
+    half of the smallest cost: of clocks less would say nothing.
     """
     if not kind.is_measured:
         return 0.0
-    spreads = [costs.spreads.get((pair.name, point.name), {}).get(kind.key) for point in points]
-    known = [spread for spread in spreads if spread is not None]
-    return max(known) if known else 0.5 * min(point.x for point in points)
+    found = [costs.values.get((pair.name, point.name), {}).get(kind.key, []) for point in points]
+    held = [values for values in found if len(values) > 1]
+    if not held:
+        return 0.5 * min(point.x for point in points)
+    spread = max(max(values) - min(values) for values in held)
+    freedom = sum(len(values) - 1 for values in held)
+    deviation = math.sqrt(sum((value - fmean(values)) ** 2 for values in held for value in values) / freedom)
+    seeds = min(map(len, held))
+    return max(spread, _T95[min(freedom, len(_T95)) - 1] * deviation * math.sqrt(2 / seeds))
 
 
 def _chart(
@@ -430,8 +436,8 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 
 def _words(study: StudyResults, kind: CostKind, best: Sequence[CostPoint], absent: Sequence[str]) -> str:
-    text = f"{kind.note} On the Pareto front (none is as good for less): {join([point.name for point in best])}."
+    text = f"{kind.note} On the Pareto front (none is as good for less): {listed(point.name for point in best)}."
     text += (
         f" The front uses the means; bars are {study.percent} intervals; where they overlap the order may be chance."
     )
-    return text + (f" Not shown, as a number is missing: {join(list(absent))}." if absent else "")
+    return text + (f" Not shown, as a number is missing: {listed(absent)}." if absent else "")

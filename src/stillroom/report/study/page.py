@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stillroom.errors import BadInput
 from stillroom.files import write_text
-from stillroom.report.blocks import PageContext, Tile
-from stillroom.report.charts import Chart, SeriesStyle
-from stillroom.report.continual import PairTasksSection, study_tasks_sections
-from stillroom.report.formats import DASH, amount, counted, whole
+from stillroom.report.blocks import PageContext, Tile, Values
+from stillroom.report.continual import study_tasks_sections
+from stillroom.report.formats import DASH, amount, whole
 from stillroom.report.html import plotly_text, rendered, write_page
 from stillroom.report.run.data import read_run
 from stillroom.report.run.page import render, write_report
 from stillroom.report.study.charts import (
-    DissectionSection,
-    StudyCurves,
-    SweepSection,
     dissection_sections,
     series_styles,
     study_curves,
@@ -29,8 +24,6 @@ from stillroom.report.study.charts import (
 from stillroom.report.study.costs import (
     COLUMNS,
     KINDS,
-    StudyCosts,
-    TradeOff,
     cost_notes,
     cost_rows,
     first_choice,
@@ -41,9 +34,6 @@ from stillroom.report.study.table import (
     NAMED,
     PAGE,
     Links,
-    Matrix,
-    PairTable,
-    RankDiagram,
     links,
     matrices,
     pair_tables,
@@ -53,6 +43,7 @@ from stillroom.report.study.words import headline
 from stillroom.schema.base import clean, read_text
 from stillroom.schema.run import SUMMARY
 from stillroom.schema.study import STUDY, MissingRun, StudyResults, TunedMethod, is_study, read_study
+from stillroom.wording import counted
 
 # Three hundred pages that each held it would be 1.4 GB.
 PLOTLY = "plotly.js"
@@ -137,116 +128,16 @@ def _write_plotly(path: Path) -> None:
         raise BadInput(PLOTLY, str(path), f"a place that can be written ({error.strerror})") from None
 
 
-@dataclass(frozen=True)
-class MissingGroup:
-    """Runs without a result that share a reason."""
-
-    reason: str
-    runs: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial: its number, its values, what it reached, whether it was chosen."""
-
-    number: int
-    values: tuple[str, ...]
-    value: str
-    sort: str
-    is_chosen: bool
-
-
-@dataclass(frozen=True)
-class TunedRow:
-    """What a method's trials on a pair chose."""
-
-    pair: str
-    name: str
-    measure: str
-    keys: tuple[str, ...]
-    chosen: tuple[tuple[str, str], ...]
-    value: str
-    trials: tuple[TrialRow, ...]
-
-
-@dataclass(frozen=True)
-class EqualityRow:
-    """The hashes of a seed's runs on a pair: one where all agree, or each with who has it."""
-
-    pair: str
-    seed: int
-    runs: int
-    cells: tuple[tuple[tuple[str, tuple[str, ...]], ...], ...]
-
-
-@dataclass(frozen=True)
-class StudyPage:
-    """Everything the page shows, worked out before any HTML: the templates only lay it out."""
-
-    study: StudyResults
-    headline: str
-    text: str | None
-    tiles: tuple[Tile, ...]
-    absences: tuple[MissingGroup, ...]
-    planned: int
-    removed: tuple[str, ...]
-    sweep: SweepSection | None
-    dissections: tuple[DissectionSection, ...]
-    in_tasks: tuple[PairTasksSection, ...]
-    tables: tuple[PairTable, ...]
-    styles: dict[str, SeriesStyle]
-    trade_offs: tuple[TradeOff, ...]
-    first_cost: str
-    curves: StudyCurves
-    diagram: RankDiagram | None
-    matrices: tuple[Matrix, ...]
-    is_named: bool
-    tuned: tuple[TunedRow, ...]
-    calibrated: tuple[tuple[str, str, str], ...]
-    proofs: tuple[EqualityRow, ...]
-    hashes: tuple[str, ...]
-    costs: StudyCosts
-    cost_kinds: tuple[tuple[str, str], ...]
-    cost_columns: tuple[str, ...]
-    cost_rows: tuple[tuple[str, str, tuple[str, ...]], ...]
-    cost_notes: tuple[str, ...]
-    files: tuple[tuple[str, str, str], ...]
-
-    @property
-    def several(self) -> bool:
-        """Whether there are several pairs."""
-        return len(self.study.model_pairs) > 1
-
-    @property
-    def is_proved(self) -> bool:
-        """Whether there was something to be equal, and it was."""
-        return self.study.equal and bool(self.study.runs) and len(self.study.methods) > 1
-
-    @property
-    def has_undecided(self) -> bool:
-        """Whether a comparison with the baseline is undecided."""
-        return any(each.verdict == "undecided" for each in self.study.to_baseline.values())
-
-    @property
-    def has_plans(self) -> bool:
-        """Whether some number of seeds is shown, which needs a caution."""
-        plans = [each.plan for each in self.study.to_baseline.values()]
-        return any(plan is not None and plan.seeds is not None for plan in plans)
-
-    @property
-    def charts(self) -> list[Chart]:
-        """Every plot of the page."""
-        choices = [choice for each in self.trade_offs for choice in each.choices]
-        held = [self.sweep, *self.dissections, *self.in_tasks, *choices]
-        return [*self.curves.charts, *(each.chart for each in held if each is not None and each.chart is not None)]
-
-
-def study_page(study: StudyResults, folder: Path, addresses: Links) -> StudyPage:
+def study_page(study: StudyResults, folder: Path, addresses: Links) -> Values:
     """Work out what the page shows."""
     costs, styles = study_costs(study, folder), series_styles(study)
     weighed = trade_offs(study, costs, styles)
     planned = len(study.runs) + len(study.missing)
-    return StudyPage(
+    curves, sweep = study_curves(study, folder, styles), sweep_section(study, styles)
+    dissections, in_tasks = dissection_sections(folder), study_tasks_sections(study, styles)
+    held = [sweep, *dissections, *in_tasks, *(choice for each in weighed for choice in each.choices)]
+    to_baseline = study.to_baseline.values()
+    return Values(
         study=study,
         headline=headline(study),
         text=clean(read_text(folder / STUDY)) if (folder / STUDY).is_file() else None,
@@ -254,14 +145,14 @@ def study_page(study: StudyResults, folder: Path, addresses: Links) -> StudyPage
         absences=_absences(study.missing, several_pairs=len(study.model_pairs) > 1),
         planned=planned,
         removed=tuple(run.run for run in study.runs if not (folder / run.run).is_dir()),
-        sweep=sweep_section(study, styles),
-        dissections=dissection_sections(folder),
-        in_tasks=study_tasks_sections(study, styles),
+        sweep=sweep,
+        dissections=dissections,
+        in_tasks=in_tasks,
         tables=pair_tables(study, addresses),
         styles=styles,
         trade_offs=weighed,
         first_cost=first_choice(weighed),
-        curves=study_curves(study, folder, styles),
+        curves=curves,
         diagram=rank_diagram(study.ranks),
         matrices=matrices(study),
         is_named=len(study.names) <= NAMED,
@@ -274,7 +165,14 @@ def study_page(study: StudyResults, folder: Path, addresses: Links) -> StudyPage
         cost_columns=tuple(title for title, _, _ in COLUMNS),
         cost_rows=cost_rows(study, costs),
         cost_notes=cost_notes(study, costs),
-        files=tuple(addresses.files()),
+        files=addresses.files(),
+        several=len(study.model_pairs) > 1,
+        # There was something to be equal, and it was.
+        is_proved=study.equal and bool(study.runs) and len(study.methods) > 1,
+        has_undecided=any(each.verdict == "undecided" for each in to_baseline),
+        # Some number of seeds is shown, which needs a caution.
+        has_plans=any(each.plan is not None and each.plan.seeds is not None for each in to_baseline),
+        charts=[*curves.charts, *(each.chart for each in held if each is not None and each.chart is not None)],
     )
 
 
@@ -303,7 +201,7 @@ def _budget(study: StudyResults) -> str:
     return "the recipe’s own length"
 
 
-def _absences(missing: tuple[MissingRun, ...], *, several_pairs: bool) -> tuple[MissingGroup, ...]:
+def _absences(missing: tuple[MissingRun, ...], *, several_pairs: bool) -> tuple[Values, ...]:
     """The missing runs by reason: what failed first, then what waits for its turn."""
     by_reason: dict[tuple[bool, str], dict[str, list[int]]] = {}
     for each in missing:
@@ -311,14 +209,15 @@ def _absences(missing: tuple[MissingRun, ...], *, several_pairs: bool) -> tuple[
         by_reason.setdefault((each.status == "waiting", each.reason), {}).setdefault(where, []).append(each.seed)
     ordered = sorted(by_reason.items(), key=lambda item: item[0][0])
     return tuple(
-        MissingGroup(
-            reason, tuple(f"{name}, seed{'s' * (len(s) > 1)} {', '.join(map(str, s))}" for name, s in held.items())
+        Values(
+            reason=reason,
+            runs=tuple(f"{name}, seed{'s' * (len(s) > 1)} {', '.join(map(str, s))}" for name, s in held.items()),
         )
         for (_, reason), held in ordered
     )
 
 
-def _tuned(study: StudyResults) -> tuple[TunedRow, ...]:
+def _tuned(study: StudyResults) -> tuple[Values, ...]:
     """What trials chose, in the order of pairs and methods."""
     return tuple(
         _tuned_row(pair.name, name, held, study.measure.digits)
@@ -328,10 +227,10 @@ def _tuned(study: StudyResults) -> tuple[TunedRow, ...]:
     )
 
 
-def _tuned_row(pair: str, name: str, held: TunedMethod, digits: int) -> TunedRow:
+def _tuned_row(pair: str, name: str, held: TunedMethod, digits: int) -> Values:
     keys = tuple(dict.fromkeys([*held.values, *(key for trial in held.all for key in trial.values)]))
     best = next((place for place, trial in enumerate(held.all) if trial.values == held.values), None)
-    return TunedRow(
+    return Values(
         pair=pair,
         name=name,
         measure=held.measure,
@@ -339,7 +238,7 @@ def _tuned_row(pair: str, name: str, held: TunedMethod, digits: int) -> TunedRow
         chosen=tuple((key, _text(value)) for key, value in held.values.items()),
         value=amount(held.value, digits),
         trials=tuple(
-            TrialRow(
+            Values(
                 number=trial.number,
                 values=tuple(_text(trial.values[key]) if key in trial.values else DASH for key in keys),
                 value=amount(trial.value, digits),
@@ -375,7 +274,7 @@ def _calibrated(study: StudyResults) -> tuple[tuple[str, str, str], ...]:
     )
 
 
-def _proofs(study: StudyResults) -> tuple[EqualityRow, ...]:
+def _proofs(study: StudyResults) -> tuple[Values, ...]:
     """A line for each seed of each pair that has a finished run."""
     found = []
     for pair in study.model_pairs:
@@ -387,5 +286,5 @@ def _proofs(study: StudyResults) -> tuple[EqualityRow, ...]:
                 for run in runs:
                     held.setdefault(getattr(run.hashes, key), []).append(run.method)
                 cells.append(tuple((value, tuple(names)) for value, names in held.items()))
-            found.append(EqualityRow(pair.name, seed, len(runs), tuple(cells)))
+            found.append(Values(pair=pair.name, seed=seed, runs=len(runs), cells=tuple(cells)))
     return tuple(found)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from stillroom.report.blocks import Number
+from stillroom.report.blocks import Number, Values
 from stillroom.report.charts import nice
-from stillroom.report.formats import DASH, MINUS, amount, change, counted, decimal, p_value, short, signed, whole
+from stillroom.report.formats import DASH, MINUS, amount, change, decimal, p_value, short, signed, whole
 from stillroom.schema.study import (
     CellResult,
     ComparisonResult,
@@ -21,6 +21,7 @@ from stillroom.schema.study import (
     RunResult,
     StudyResults,
 )
+from stillroom.wording import counted
 
 PAGE = "report.html"
 _FILES = {
@@ -48,15 +49,10 @@ _LEFT, _RIGHT, _AXIS, _BAR, _NAME, _LETTERS = 280.0, 660.0, 58.0, 9.0, 21.0, 26
 
 @dataclass(frozen=True)
 class Links:
-    """Addresses of a study's files.
+    """Addresses of a study's files."""
 
-    Attributes:
-        folder: the study's folder.
-        start: the address of that folder from the page; empty where the page lies in it.
-    """
-
-    folder: Path
-    start: str
+    folder: Path  # the study's folder
+    start: str  # the address of that folder from the page; empty where the page lies in it
 
     def of(self, run: str) -> tuple[str | None, str]:
         """The address of a run's page, and the words that link to it; of its folder where it has no page."""
@@ -83,17 +79,6 @@ def links(folder: Path, page: Path) -> Links:
 
 
 @dataclass(frozen=True)
-class Dot:
-    """A mean and its interval in pixels; ``None`` where there is none, cut where it leaves the drawing."""
-
-    x: float
-    low: float | None
-    high: float | None
-    cut_low: bool
-    cut_high: bool
-
-
-@dataclass(frozen=True)
 class Scale:
     """From values to pixels, and the ticks worth a number."""
 
@@ -106,11 +91,13 @@ class Scale:
         share = (value - self.low) / (self.high - self.low) if self.high > self.low else 0.5
         return round(_EDGE + (_WIDTH - 2 * _EDGE) * min(max(share, 0.0), 1.0), 1)
 
-    def dot(self, mean: float, low: float | None, high: float | None) -> Dot:
+    def dot(self, mean: float, low: float | None, high: float | None) -> Values:
         """A mean and its interval in pixels."""
         if low is None or high is None:
-            return Dot(self.at(mean), None, None, False, False)
-        return Dot(self.at(mean), self.at(low), self.at(high), low < self.low, high > self.high)
+            return Values(x=self.at(mean), low=None, high=None, cut_low=False, cut_high=False)
+        return Values(
+            x=self.at(mean), low=self.at(low), high=self.at(high), cut_low=low < self.low, cut_high=high > self.high
+        )
 
 
 def scale(values: Sequence[tuple[float, float | None, float | None]]) -> Scale:
@@ -141,64 +128,19 @@ def _tick(value: float, span: float) -> str:
     return text.replace("-", MINUS, 1) if value < 0 else text
 
 
-@dataclass(frozen=True)
-class RunRow:
-    """A run below its method's row."""
-
-    seed: int
-    value: str
-    steps: str
-    hashes: tuple[str, ...]
-    address: str | None
-    link: str
-
-
-@dataclass(frozen=True)
-class MethodTableRow:
-    """A method on a pair."""
-
-    key: str
-    name: str
-    note: str
-    is_baseline: bool
-    is_equal: bool
-    dot: Dot | None
-    mean: Number
-    difference: Number
-    holm_p: Number
-    effect: Number
-    verdict: Number
-    tone: str
-    text: str
-    seeds: Number
-    runs: tuple[RunRow, ...]
-    absent: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class PairTable:
-    """The table of a pair: its facts, its scale, its rows."""
-
-    pair: PairInfo
-    facts: tuple[str, ...]
-    scale: Scale | None
-    baseline_at: float | None
-    rows: tuple[MethodTableRow, ...]
-
-
-def pair_tables(study: StudyResults, links: Links) -> tuple[PairTable, ...]:
+def pair_tables(study: StudyResults, links: Links) -> tuple[Values, ...]:
     """The tables, in the order of the pairs."""
     return tuple(_table(study, place, pair, links) for place, pair in enumerate(study.model_pairs))
 
 
-def _table(study: StudyResults, place: int, pair: PairInfo, links: Links) -> PairTable:
+def _table(study: StudyResults, place: int, pair: PairInfo, links: Links) -> Values:
     cells = [study.cells.get((pair.name, name)) for name in study.names]
     drawn = [(c.mean, c.low, c.high) for c in cells if c is not None and c.mean is not None]
     scaling = scale(drawn) if drawn else None
     base = study.cells.get((pair.name, study.baseline))
-    return PairTable(
+    return Values(
         pair=pair,
-        facts=tuple(_facts(pair)),
+        facts=_facts(pair),
         scale=scaling,
         baseline_at=scaling.at(base.mean) if scaling and base is not None and base.mean is not None else None,
         rows=tuple(
@@ -229,7 +171,7 @@ def _facts(pair: PairInfo) -> list[str]:
     return [fact for fact in found if fact]
 
 
-def _row(study: StudyResults, pair: str, name: str, key: str, scaling: Scale | None, links: Links) -> MethodTableRow:
+def _row(study: StudyResults, pair: str, name: str, key: str, scaling: Scale | None, links: Links) -> Values:
     measure = study.measure
     cell, found = study.cells.get((pair, name)), study.to_baseline.get((pair, name))
     is_baseline = name == study.baseline
@@ -237,7 +179,7 @@ def _row(study: StudyResults, pair: str, name: str, key: str, scaling: Scale | N
     count = cell.count if cell else 0
     has_mean = cell is not None and cell.mean is not None
     effect = found.difference.effect if found is not None and found.difference is not None else None
-    return MethodTableRow(
+    return Values(
         key=key,
         name=name,
         note=next(each.note for each in study.methods if each.name == name),
@@ -304,9 +246,9 @@ def tone(found: ComparisonResult | None, measure: MeasureInfo) -> str:
     return "gained" if (found.verdict == "higher") == measure.higher_is_better else "lost"
 
 
-def _run(run: RunResult, measure: MeasureInfo, links: Links) -> RunRow:
+def _run(run: RunResult, measure: MeasureInfo, links: Links) -> Values:
     address, link = links.of(run.run)
-    return RunRow(
+    return Values(
         seed=run.seed,
         value=amount(run.value(measure.name), measure.digits),
         steps=whole(run.steps),
@@ -316,62 +258,34 @@ def _run(run: RunResult, measure: MeasureInfo, links: Links) -> RunRow:
     )
 
 
-@dataclass(frozen=True)
-class MatrixCell:
-    """The row's method less the column's; ``tone`` and ``strength`` (0 to 3) colour it."""
-
-    text: str
-    small: str
-    title: str
-    tone: str
-    strength: int
-
-
-@dataclass(frozen=True)
-class MatrixRow:
-    """A method against each; None against itself."""
-
-    number: int
-    name: str
-    cells: tuple[MatrixCell | None, ...]
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """All comparisons on a pair."""
-
-    pair: PairInfo
-    count: int
-    decided: int
-    rows: tuple[MatrixRow, ...]
-
-
-def matrices(study: StudyResults) -> tuple[Matrix, ...]:
+def matrices(study: StudyResults) -> tuple[Values, ...]:
     """The matrices, in the order of the pairs; none where there is nothing to compare."""
     if len(study.methods) < 2:
         return ()
     return tuple(_matrix(study, pair) for pair in study.model_pairs)
 
 
-def _matrix(study: StudyResults, pair: PairInfo) -> Matrix:
+def _matrix(study: StudyResults, pair: PairInfo) -> Values:
     found = study.between.get(pair.name, ())
     by_names = {(each.method, each.against): each for each in found}
     rows = [
-        MatrixRow(
-            number,
-            name,
-            tuple(None if name == other else _cell(study, name, other, by_names) for other in study.names),
+        Values(
+            number=number,
+            name=name,
+            cells=tuple(None if name == other else _cell(study, name, other, by_names) for other in study.names),
         )
         for number, name in enumerate(study.names, start=1)
     ]
-    return Matrix(pair, len(found), sum(each.verdict != "undecided" for each in found), tuple(rows))
+    return Values(
+        pair=pair, count=len(found), decided=sum(each.verdict != "undecided" for each in found), rows=tuple(rows)
+    )
 
 
-def _cell(study: StudyResults, name: str, other: str, found: dict[tuple[str, str], ComparisonResult]) -> MatrixCell:
+def _cell(study: StudyResults, name: str, other: str, found: dict[tuple[str, str], ComparisonResult]) -> Values:
     straight, turned = found.get((name, other)), found.get((other, name))
     each = straight or turned
     if each is None or each.mean is None:
-        return MatrixCell("–", "", f"{name} − {other}: no seed in common", "", 0)
+        return Values(text="–", small="", title=f"{name} − {other}: no seed in common", tone="", strength=0)
     mean = each.mean if straight is not None else -each.mean
     colour = tone(each, study.measure)
     if straight is None and colour:
@@ -380,46 +294,16 @@ def _cell(study: StudyResults, name: str, other: str, found: dict[tuple[str, str
     small = f"p {p_value(p)}" if p is not None else "no p"
     text = change(mean, study.measure.digits)
     strength = 0 if not colour or p is None else 3 if p <= study.alpha / 50 else 2 if p <= study.alpha / 5 else 1
-    return MatrixCell(text, small, f"{name} − {other}: {text}{study.measure.points}, Holm {small}", colour, strength)
+    return Values(
+        text=text,
+        small=small,
+        title=f"{name} − {other}: {text}{study.measure.points}, Holm {small}",
+        tone=colour,
+        strength=strength,
+    )
 
 
-@dataclass(frozen=True)
-class RankName:
-    """A method: where its rank is on the axis, and the row and side that its name stands in."""
-
-    text: str
-    whole: str
-    rank: str
-    x: float
-    y: float
-    is_left: bool
-
-
-@dataclass(frozen=True)
-class RankBar:
-    """A stretch of the axis whose methods the test does not tell apart."""
-
-    start: float
-    end: float
-    y: float
-
-
-@dataclass(frozen=True)
-class RankDiagram:
-    """The critical-difference diagram: everything the template draws, in pixels."""
-
-    height: float
-    axis: float
-    left: float
-    right: float
-    ticks: tuple[tuple[float, str], ...]
-    ruler: tuple[float, float] | None
-    ruler_text: str
-    names: tuple[RankName, ...]
-    bars: tuple[RankBar, ...]
-
-
-def rank_diagram(ranks: RanksResult | None) -> RankDiagram | None:
+def rank_diagram(ranks: RanksResult | None) -> Values | None:
     """The diagram; None where there is no test, so that no picture claims what no test has found."""
     if ranks is None or ranks.critical_difference is None or len(ranks.names) < 2 or not ranks.average:
         return None
@@ -435,7 +319,7 @@ def rank_diagram(ranks: RanksResult | None) -> RankDiagram | None:
     first = _AXIS + 14 + levels * _BAR + 16
     half = (count + 1) // 2
     names = [
-        RankName(
+        Values(
             text=short(name, _LETTERS),
             whole=name,
             rank=f"{rank:.2f}",
@@ -450,7 +334,7 @@ def rank_diagram(ranks: RanksResult | None) -> RankDiagram | None:
     fits = ranks.critical_difference <= count - 1
     length = min(ranks.critical_difference * per_rank, _RIGHT - _LEFT)
     text = f"critical difference {ranks.critical_difference:.2f}"
-    return RankDiagram(
+    return Values(
         height=max(name.y for name in names) + 14,
         axis=_AXIS,
         left=_LEFT,
@@ -463,12 +347,12 @@ def rank_diagram(ranks: RanksResult | None) -> RankDiagram | None:
     )
 
 
-def _bars(spans: list[tuple[float, float]]) -> tuple[RankBar, ...]:
+def _bars(spans: list[tuple[float, float]]) -> tuple[Values, ...]:
     """The bars, each on the first level where it touches no other."""
     levels: list[float] = []
     found = []
     for start, end in sorted(spans):
         level = next((place for place, taken in enumerate(levels) if taken < start - 8), len(levels))
         levels[level : level + 1] = [end]
-        found.append(RankBar(start - 4, end + 4, _AXIS + 12 + level * _BAR))
+        found.append(Values(start=start - 4, end=end + 4, y=_AXIS + 12 + level * _BAR))
     return tuple(found)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from stillroom.report.formats import amount, counted, join
+from stillroom.report.formats import amount
 from stillroom.schema.study import CellResult, StudyResults
+from stillroom.wording import counted, listed
 
 
 def headline(study: StudyResults) -> str:
@@ -26,7 +27,7 @@ def headline(study: StudyResults) -> str:
         where = f"all {len(pairs)} pairs" if len(pairs) == len(study.model_pairs) else _some(pairs, "pair")
         how = "" if len(decided) == len(pairs) else f" on {_some(decided, 'pair')}" if decided else " on none"
         verb = ("" if parts else " leads") if len(names) == 1 else " share the lead"
-        parts.append(f"{join(list(names))}{verb} on {where} (decided{how})")
+        parts.append(f"{listed(names)}{verb} on {where} (decided{how})")
     return f"By the mean, {'; '.join(parts)}."
 
 
@@ -34,7 +35,7 @@ def _of_pair(study: StudyResults, pair: str, cells: tuple[CellResult, ...]) -> s
     best = cells[0]
     level = f"{amount(best.mean, study.measure.digits)}{_unit(study)} {study.measure.title}"
     if len(cells) > 1:
-        return f"{join([cell.method for cell in cells])} share the lead with {level}: the same mean."
+        return f"{listed(cell.method for cell in cells)} share the lead with {level}: the same mean."
     others = [study.to_baseline.get((pair, name)) for name in study.names if name != study.baseline]
     if best.method == study.baseline:
         worse = [one.method for one in others if one is not None and one.better is False]
@@ -54,7 +55,7 @@ def _of_pair(study: StudyResults, pair: str, cells: tuple[CellResult, ...]) -> s
         do = "does" if found.count == 1 else "do"
         return f"{best.method} leads with {level}, {gap}, but {seeds} {do} not decide it."
     level_with = _undecided_rivals(study, pair, best.method)
-    tail = f"; it does not differ significantly from {join(level_with)}" if level_with else ""
+    tail = f"; it does not differ significantly from {listed(level_with)}" if level_with else ""
     return f"{best.method} leads with {level}: {gap}, decided with {seeds}{tail}."
 
 
@@ -63,7 +64,9 @@ def _alone(study: StudyResults, leads: dict[str, tuple[CellResult, ...]]) -> str
         f"{amount(cells[0].mean, study.measure.digits)}{_unit(study)}" + (f" on {pair}" if len(leads) > 1 else "")
         for pair, cells in leads.items()
     ]
-    return f"{study.names[0]} reaches {join(found)} {study.measure.title}; there is no other method to compare it with."
+    return (
+        f"{study.names[0]} reaches {listed(found)} {study.measure.title}; there is no other method to compare it with."
+    )
 
 
 def _leaders(study: StudyResults, pair: str) -> tuple[CellResult, ...]:
@@ -99,7 +102,7 @@ def _undecided_rivals(study: StudyResults, pair: str, leader: str) -> list[str]:
 
 
 def _some(names: list[str], what: str) -> str:
-    return join(names) if len(names) <= 3 else counted(len(names), what)
+    return listed(names) if len(names) <= 3 else counted(len(names), what)
 
 
 def _unit(study: StudyResults) -> str:

@@ -77,27 +77,16 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class FidelityRun:
-    """A finished run, loaded again.
+    """A finished run, loaded again."""
 
-    Attributes:
-        recipe: as the run's folder has it.
-        teacher_name: of the teacher, in the recipe.
-        recipe_hash: the recipe's hash, by the summary.
-        context: its data, and where models run now: in float32.
-        teacher: the run's, checked to have the same weights.
-        student: a model for the weights of any of ``checkpoints``.
-        checkpoints: the student at the epochs that were kept, the end of the training last.
-        setup_context: which taps of teacher and student are paired.
-    """
-
-    recipe: Recipe
-    teacher_name: str
-    recipe_hash: str
-    context: RunContext
-    teacher: PreparedModel
-    student: PreparedModel
-    checkpoints: tuple[Checkpoint, ...]
-    setup_context: SetupContext
+    recipe: Recipe  # as the run's folder has it
+    teacher_name: str  # of the teacher, in the recipe
+    recipe_hash: str  # the recipe's hash, by the summary
+    context: RunContext  # its data, and where models run now: in float32
+    teacher: PreparedModel  # the run's, checked to have the same weights
+    student: PreparedModel  # a model for the weights of any of ``checkpoints``
+    checkpoints: tuple[Checkpoint, ...]  # the student at the epochs that were kept, the end of the training last
+    setup_context: SetupContext  # which taps of teacher and student are paired
 
     @property
     def data(self) -> DataPair:
@@ -121,10 +110,16 @@ def load_run(
     summary = read_json(RunSummary, run / "summary.json")
     if not recipe.all_teachers:
         raise BadInput("teacher", None, "a run with a teacher: the student is compared with it")
-    name = teacher_name or summary.reference or next(iter(recipe.all_teachers))
+    name = teacher_name or summary.reference_of(recipe.model_teachers) or next(iter(recipe.all_teachers))
     if name not in recipe.all_teachers:
         raise BadInput.unknown("--teacher", name, recipe.all_teachers)
     config, field = recipe.all_teachers[name], recipe.teacher_field(name)
+    if config.members is not None:
+        raise BadInput(f"{field}.members", list(config.members), "a teacher that is one model: name a member")
+    if config.changes:
+        raise BadInput(field, config.name, "a teacher that stays as it is: this one changes with the student")
+    if config.embeddings:
+        raise BadInput(f"{field}.embeddings", True, "a teacher with logits")
     if config.logits is not None:
         expected = "a teacher that can be run here: its features are read, and its answers alone do not hold them"
         raise BadInput(f"{field}.logits", config.logits, expected)
@@ -313,41 +308,26 @@ class LeastSquares:
 
 @dataclass(frozen=True)
 class TapPairValues:
-    """What was measured at a pair of taps.
+    """What was measured at a pair of taps."""
 
-    Attributes:
-        teacher: the teacher's.
-        student: the student's.
-        draws: classes drawn of the teacher's answer for the Fisher diagonal; 0 takes all, without a sample's noise.
-        values: each member's value, [4, C, I] in the order of ``WEIGHINGS``.
-        explained: share of the variance of the teacher's features that the student's explain, at each checkpoint;
-            none at the logits, which are compared as they are.
-    """
-
-    teacher: Tap
-    student: Tap
-    draws: int
-    values: Doubles
+    teacher: Tap  # the teacher's
+    student: Tap  # the student's
+    draws: int  # classes drawn of the teacher's answer for the Fisher diagonal; 0 takes all, without a sample's noise
+    values: Doubles  # each member's value, [4, C, I] in the order of ``WEIGHINGS``
+    # Share of the variance of the teacher's features that the student's explain, at each checkpoint; none at the
+    # logits, which are compared as they are.
     explained: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class FidelityValues:
-    """What was measured.
+    """What was measured."""
 
-    Attributes:
-        pairs: the taps, shallow to deep, the logits last.
-        divergence: of the student from its teacher, τ²·KL(p‖q), [C, I].
-        images: how many it was measured on.
-        fitted: how many the maps between features were fitted on.
-        skipped: pairs of taps that no map connects, and why.
-    """
-
-    pairs: tuple[TapPairValues, ...]
-    divergence: Doubles
-    images: int
-    fitted: int
-    skipped: tuple[str, ...]
+    pairs: tuple[TapPairValues, ...]  # the taps, shallow to deep, the logits last
+    divergence: Doubles  # of the student from its teacher, τ²·KL(p‖q), [C, I]
+    images: int  # how many it was measured on
+    fitted: int  # how many the maps between features were fitted on
+    skipped: tuple[str, ...]  # pairs of taps that no map connects, and why
 
 
 @dataclass

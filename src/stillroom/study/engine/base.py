@@ -40,15 +40,10 @@ class Outcome:
 
 
 class Engine(ABC):
-    """Does jobs in processes of their own: one that dies harms no other. A context manager: leaving it ends all.
+    """Does jobs in processes of their own: one that dies harms no other. A context manager: leaving it ends all."""
 
-    Attributes:
-        slots: how many jobs go side by side.
-        name: ``local`` or ``ray``.
-    """
-
-    slots: int
-    name: str
+    slots: int  # how many jobs go side by side
+    name: str  # ``local`` or ``ray``
 
     def warm(self, jobs: int) -> None:
         """Make ready for so many jobs to come, where that takes time that others can use; nothing by default."""

@@ -133,11 +133,7 @@ class JsonWriter:
         self._stream = stream
 
     def send(self, content: Message) -> None:
-        """Send an object.
-
-        Raises:
-            OSError: nobody is there any more.
-        """
+        """Send an object; OSError where nobody is there any more."""
         self._stream.write(json.dumps(content, allow_nan=False).encode() + b"\n")
         self._stream.flush()
 

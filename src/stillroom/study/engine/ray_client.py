@@ -23,21 +23,22 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from types import FrameType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 import psutil
 
 from stillroom.errors import BadInput
-from stillroom.files import DATA_VARIABLE
+from stillroom.files import CACHE_VARIABLE, DATA_VARIABLE
 from stillroom.study.engine.base import Job, Outcome
 from stillroom.study.engine.pipes import JsonWriter, claim_standard_streams
 from stillroom.study.engine.ray import GONE, option_of
-from stillroom.teachers.cache_store import ROOT_VARIABLE
 
 _POLL = 0.05  # seconds between two looks at the jobs under way
 _PULSE = 1.0  # seconds between two looks at the cluster
 _LEAVE = 8.0  # seconds for the end of the jobs
+_SAVE = 5.0  # of these, for a step to end and be saved
 _ANSWER = 5.0  # seconds in which a machine takes a connection
 _JOIN = 60.0  # seconds in which a cluster that takes connections lets one in: a busy one takes its time
 _START = 120.0  # seconds in which a Ray of our own is there
@@ -72,7 +73,7 @@ def connect(options: ClusterOptions, give_up: GiveUp) -> Iterator[tuple[str, int
         BadInput: there is no cluster, or it lets nobody in.
     """
     ray_options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    variables = {name: os.environ[name] for name in (DATA_VARIABLE, ROOT_VARIABLE) if name in os.environ}
+    variables = {name: os.environ[name] for name in (DATA_VARIABLE, CACHE_VARIABLE) if name in os.environ}
     if variables:
         ray_options["runtime_env"] = {"env_vars": variables}
     if options.address is None:
@@ -199,11 +200,7 @@ def _found_here() -> str:
 
 
 def reach(host: str, port: int) -> None:
-    """Connect once.
-
-    Raises:
-        OSError: nobody answers.
-    """
+    """Connect once; OSError where nobody answers."""
     socket.create_connection((host, port), timeout=_ANSWER).close()
 
 
@@ -373,6 +370,13 @@ def do(order: str) -> str:
     """
     from stillroom.study.engine.jobs import attempt
 
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    # A run saves first, be it cancelled or its node withdrawn; Ray's own handlers end the process at once.
+    with suppress(ValueError):  # not the main thread, as where a user's Ray runs tasks in others
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, interrupt)
     content = json.loads(order)
     os.chdir(content["cwd"])
     return json.dumps(asdict(attempt(Job(**content["job"]))), allow_nan=False)
@@ -400,11 +404,7 @@ class _RayJobs:
         self._has_gpus = any(node["Resources"].get("GPU") for node in usable_nodes())
 
     def serve(self, orders: SimpleQueue[bytes | None]) -> None:
-        """Do what is ordered until the orders end.
-
-        Raises:
-            BadInput: the cluster is gone.
-        """
+        """Do what is ordered until the orders end; BadInput where the cluster is gone."""
         threading.Thread(target=self._watch, daemon=True).start()
         try:
             while True:
@@ -418,9 +418,18 @@ class _RayJobs:
                     self._under_way.clear()
                     raise BadInput(*option_of(self._options.address), GONE)
         finally:
-            for task in self._under_way:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        """End the jobs under way; each has some seconds to end its step and save."""
+        tasks = list(self._under_way)
+        for force in (False, True):
+            for task in tasks:
                 with suppress(Exception):
-                    self._ray.cancel(task, force=True)
+                    self._ray.cancel(task, force=force)
+            if tasks and not force:
+                with suppress(Exception):
+                    tasks = self._ray.wait(tasks, num_returns=len(tasks), timeout=_SAVE)[1]
 
     def _begin(self, job: Job) -> None:
         device = (job.recipe.get("training") or {}).get("device", "auto")

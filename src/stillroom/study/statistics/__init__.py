@@ -32,20 +32,7 @@ from stillroom.study.statistics.paired import (
 from stillroom.study.statistics.ranks import AverageRanks, FriedmanTest, friedman, nemenyi, ranks_across_pairs
 
 __all__ = [
-    "PLANNING_CAUTION",
-    "AverageRanks",
-    "FriedmanTest",
-    "HolmFamily",
-    "PairedComparison",
-    "PairedDifference",
-    "SeedEstimate",
-    "SeedMean",
-    "against_baseline",
-    "between_all",
-    "friedman",
-    "interval",
-    "nemenyi",
-    "paired_difference",
-    "ranks_across_pairs",
-    "seeds_to_settle",
-]
+    "PLANNING_CAUTION", "AverageRanks", "FriedmanTest", "HolmFamily", "PairedComparison", "PairedDifference",
+    "SeedEstimate", "SeedMean", "against_baseline", "between_all", "friedman", "interval", "nemenyi",
+    "paired_difference", "ranks_across_pairs", "seeds_to_settle",
+]  # fmt: skip

@@ -81,11 +81,7 @@ def check_values(values: Mapping[str, Mapping[KeyT, float]], key_name: str) -> d
 
 
 def check_share(name: str, value: float, expected: str = "a rate between 0 and 1, such as 0.05") -> None:
-    """Refuse a value that is not strictly between 0 and 1.
-
-    Raises:
-        BadInput: it is not.
-    """
+    """Refuse a value that is not strictly between 0 and 1; BadInput where it is not."""
     if not 0 < value < 1:
         raise BadInput(name, value, expected)
 
@@ -236,11 +232,26 @@ def power_of(effect: float, count: int, alpha: float = 0.05) -> float:
     return min(total, 1.0)
 
 
+class Statistic:
+    """A dataclass of results, which prints as the words of :meth:`describe`."""
+
+    def describe(self) -> str:
+        """What was found, in words."""
+        raise NotImplementedError
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields for JSON; null where there is none."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    def __str__(self) -> str:
+        return self.describe()
+
+
 # -- one method
 
 
 @dataclass(frozen=True)
-class SeedMean:
+class SeedMean(Statistic):
     """A mean over seeds with Student's interval."""
 
     mean: float  # the mean
@@ -256,13 +267,6 @@ class SeedMean:
         if self.low is None or self.high is None:
             return f"{mean} ({'one seed' if self.count == 1 else 'no spread between the seeds'}: no interval)"
         return f"{mean} [{self.low:.{digits}f}, {self.high:.{digits}f}], {self.count} seeds"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields for JSON; null where there is no interval."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def interval(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
@@ -302,26 +306,17 @@ def interval(values: Sequence[float], *, level: float = 0.95) -> SeedMean:
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """How much higher b is than a, over pairs of the same seed.
+class PairedDifference(Statistic):
+    """How much higher b is than a, over pairs of the same seed."""
 
-    Attributes:
-        mean: mean of b − a.
-        low: lower end of the interval; None with one pair, or where all differences are equal but not zero.
-        high: its upper end; None likewise.
-        p: two-sided p of the paired t test; 1 where every difference is zero; None likewise.
-        count: number of pairs.
-        sd: standard deviation of the differences; None with one pair.
-        effect: d_z, the mean difference in standard deviations of the differences, with Hedges' correction; None with
-            fewer than three pairs, where it cannot be corrected, or without spread.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    count: int
-    sd: float | None = None
+    mean: float  # mean of b − a
+    low: float | None  # lower end of the interval; None with one pair, or where all differences are equal but not zero
+    high: float | None  # its upper end; None likewise
+    p: float | None  # two-sided p of the paired t test; 1 where every difference is zero; None likewise
+    count: int  # number of pairs
+    sd: float | None = None  # standard deviation of the differences; None with one pair
+    # D_z, the mean difference in standard deviations of the differences, with Hedges' correction; None with fewer than
+    # three pairs, where it cannot be corrected, or without spread.
     effect: float | None = None
 
     def describe(self, digits: int = 2) -> str:
@@ -330,13 +325,6 @@ class PairedDifference:
         if self.low is None or self.high is None:
             return f"{mean} ({'one pair' if self.count == 1 else 'no spread between the pairs'}: no interval)"
         return f"{mean} [{self.low:+.{digits}f}, {self.high:+.{digits}f}], p = {self.p:.3g}, {self.count} pairs"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The fields for JSON; null where there is none."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 0.95) -> PairedDifference:
@@ -378,7 +366,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, level: float = 
 
 
 @dataclass(frozen=True)
-class SeedEstimate:
+class SeedEstimate(Statistic):
     """How many seeds would settle a difference."""
 
     count: int  # the seeds there are
@@ -404,9 +392,6 @@ class SeedEstimate:
     def as_dict(self) -> dict[str, Any]:
         """The fields and ``more`` for JSON."""
         return {**asdict(self), "more": self.more}
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def seeds_to_settle(
@@ -474,7 +459,7 @@ def _plan_seeds(
 
 
 @dataclass(frozen=True)
-class PairedComparison:
+class PairedComparison(Statistic):
     """One method less another, over the seeds that both have, as one of a family."""
 
     method: str  # whose values are meant by higher or lower
@@ -552,12 +537,9 @@ class PairedComparison:
         content = {name: value for name, value in asdict(self).items() if name not in ("plan", "no_claim")}
         return {**content, "verdict": self.verdict, "plan": self.plan and self.plan.as_dict()}
 
-    def __str__(self) -> str:
-        return self.describe()
-
 
 @dataclass(frozen=True)
-class HolmFamily:
+class HolmFamily(Statistic):
     """Comparisons that share one rate of false findings."""
 
     # `baseline` (each against one, k − 1 of them) or `all` (each against each, k(k − 1)/2)
@@ -591,9 +573,6 @@ class HolmFamily:
             "alpha": self.alpha,
             "comparisons": [comparison.as_dict() for comparison in self.comparisons],
         }
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def against_baseline(values: SeedValues, baseline: str, *, alpha: float = 0.05) -> HolmFamily:

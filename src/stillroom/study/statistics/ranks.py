@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from stillroom.errors import BadInput
-from stillroom.study.statistics.paired import Doubles, check_share, check_values
+from stillroom.study.statistics.paired import Doubles, Statistic, check_share, check_values
+from stillroom.wording import counted
 
 
 @dataclass(frozen=True)
-class FriedmanTest:
+class FriedmanTest(Statistic):
     """Friedman's test that all methods rank alike, with Iman and Davenport's correction."""
 
     chi_square: float  # Friedman's χ²_F, corrected for ties
@@ -28,12 +28,9 @@ class FriedmanTest:
         found = "all pairs rank alike" if self.f is None else f"F({self.degrees[0]}, {self.degrees[1]}) = {self.f:.3g}"
         return f"Friedman {found}, p = {self.p:.3g}"
 
-    def __str__(self) -> str:
-        return self.describe()
-
 
 @dataclass(frozen=True)
-class AverageRanks:
+class AverageRanks(Statistic):
     """Average ranks of the methods, and which of them are not distinguished: what a diagram draws."""
 
     names: tuple[str, ...]  # the methods, first rank first
@@ -49,7 +46,7 @@ class AverageRanks:
 
     def describe(self, digits: int = 2) -> str:
         """The ranks in words, with so many decimals."""
-        count = f"over {len(self.pairs)} pair{'s' * (len(self.pairs) != 1)}"
+        count = f"over {counted(len(self.pairs), 'pair')}"
         # Without a pair there are names but no ranks.
         ranked = ", ".join(f"{name} {rank:.{digits}f}" for name, rank in zip(self.names, self.average, strict=False))
         words = [f"Average ranks {count}: {ranked}" if self.average else f"No ranks of {', '.join(self.names)}"]
@@ -68,13 +65,6 @@ class AverageRanks:
         if self.left_out:
             words.append(f"left out, as a method lacks them: {', '.join(self.left_out)}")
         return "; ".join(words)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything for JSON; null where there is no test."""
-        return asdict(self)
-
-    def __str__(self) -> str:
-        return self.describe()
 
 
 def iman_davenport(statistic: Doubles, pairs: int, methods: int) -> tuple[Doubles, Doubles]:

@@ -20,6 +20,11 @@ FEWEST = 40
 # Share of rows on which stored and live answers must decide alike.
 ALIKE = Limits(warning=0.9, problem=0.6, why="Augmentation moves some decisions, other images most of them.")
 
+# How much targets differ from row to row, as a share of their size.
+CONSTANT = Limits(1e-3, 1e-4, "Softened answers of a trained teacher differ by a tenth and more, features by a half.")
+# By how much a teacher may name fewer labels than a network of its shape did when the script had trained it.
+UNLIKE_TRAINED = Limits(0.15, 0.3, "Augmentation and other images of the same kind cost ten points, not thirty.")
+
 
 def _chance(labels: Tensor, classes: int) -> float:
     """The accuracy of always naming the most frequent class."""
@@ -37,7 +42,7 @@ def _chance(labels: Tensor, classes: int) -> float:
 )
 def stale_answers(context: LoopContext) -> CheckResult:
     if not context.answers:
-        raise Skip("No logits of a teacher were seen beside the student's.")
+        raise Skip("No logits of a teacher were seen with the student's.")
     moved = _other_images(context)
     if moved is not None:
         return moved
@@ -129,7 +134,10 @@ def _other_images(context: LoopContext) -> CheckResult | None:
             continue
         count += 1
         if not torch.equal(first, second) and _row_match(first, second) < 0.5:
-            other.append((step, teacher))
+            # The same numbers in another order are the same images, turned: that is a matter of the teacher's input.
+            turned = [each.float().flatten(1).sort(1).values for each in (first, second)]
+            if _row_match(turned[0], turned[1]) < 0.9:
+                other.append((step, teacher))
     if not other or len(other) < 0.5 * count:
         return None
     agreement = [_label_fit(each) for _, each in context.answers]
@@ -294,7 +302,7 @@ def class_order(context: LoopContext) -> CheckResult:
 def teacher_at_chance(context: LoopContext) -> CheckResult:
     found = _teacher_accuracy(context)
     if found is None:
-        raise Skip("Too few labels were seen beside the teacher's answers.")
+        raise Skip("Too few labels were seen with the teacher's answers.")
     above, share, rows = found
     evidence = {"accuracy": share, "rows": rows}
     if context.follows_student or any(call.held for _, call in context.calls("teacher")):
@@ -312,10 +320,22 @@ def teacher_at_chance(context: LoopContext) -> CheckResult:
     )
 
 
+def _is_other(context: LoopContext, trained: Network) -> bool:
+    """Whether the teacher has the shape of a network that was trained before and is not that network itself."""
+    return any(
+        each.shape == trained.shape and each.shape and not each.trained_before and not context.follows_student
+        for each in context.teachers
+    )
+
+
+def _loaded_at(context: LoopContext) -> str | None:
+    return next((loading.place for each in context.teachers for loading in each.loaded), None)
+
+
 @check(
     threshold="A warning below 60% of the training labels; a problem where the student itself does better by 10 "
-    "points.",
-    limits=(Limits(0.6, 0.0, "A teacher is usually fitted to its training data."),),
+    "points, or a network of the same shape that the script trained before did by 30.",
+    limits=(Limits(0.6, 0.0, "A teacher is usually fitted to its training data."), UNLIKE_TRAINED),
     source="What a teacher does not know it cannot teach.",
     problem="The teacher is weak",
     title="Accuracy of the teacher",
@@ -323,7 +343,7 @@ def teacher_at_chance(context: LoopContext) -> CheckResult:
 def teacher_weak(context: LoopContext) -> CheckResult:
     teacher, student, labels = context.labelled
     if len(labels) < FEWEST:
-        raise Skip("Too few labels were seen beside the teacher's answers.")
+        raise Skip("Too few labels were seen with the teacher's answers.")
     half = len(labels) // 2
     share = accuracy(teacher, labels)
     late, late_student = accuracy(teacher[half:], labels[half:]), accuracy(student[half:], labels[half:])
@@ -339,6 +359,16 @@ def teacher_weak(context: LoopContext) -> CheckResult:
             Remedy("Train the teacher longer, or leave it out."),
             location=most_common([each.place for _, each in context.answers]),
         )
+    for trained, before in context.trained:
+        if share < 0.75 and UNLIKE_TRAINED.at_least(before - share) == "problem" and _is_other(context, trained):
+            return CheckResult(
+                "problem",
+                f"The teacher names {share:.0%} of {len(labels)} labels; a network of the same shape named "
+                f"{before:.0%} of its own when this script had trained it.",
+                {**evidence, "trained": before},
+                Remedy("Load the weights of the last epoch, or of the best one: look at which file is taken."),
+                location=_loaded_at(context) or most_common([each.place for _, each in context.answers]),
+            )
     if share < 0.6 and exceeds_chance(round(share * len(labels)), len(labels), _chance(labels, teacher.shape[1])):
         return CheckResult(
             "warning",
@@ -375,7 +405,7 @@ def teacher_input(context: LoopContext) -> CheckResult:
     valid = labels >= 0
     inputs, labels = inputs[valid], labels[valid].cpu()
     if len(labels) < FEWEST:
-        raise Skip("Too few labels were seen beside the teacher's answers.")
+        raise Skip("Too few labels were seen with the teacher's answers.")
     classes = live[0][0].student.shape[1]
     given = accuracy(ask(network, inputs, classes), labels)
     if given > 0.75:
@@ -383,7 +413,13 @@ def teacher_input(context: LoopContext) -> CheckResult:
             "ok", f"The teacher names {given:.0%} of {len(labels)} labels on the input that it is given."
         )
     tried: dict[str, float] = {}
-    for name, change in input_changes(inputs).items():
+    students = [each.student_call.inputs if each.student_call is not None else None for each, _ in live[:8]]
+    changes = dict(input_changes(inputs))
+    if all(each is not None and each.is_floating_point() for each in students):
+        given_to_student = torch.cat([each for each in students if each is not None])[:512]
+        if len(given_to_student) == len(valid):
+            changes = {"the same as the student's": lambda x: given_to_student[valid], **changes}
+    for name, change in changes.items():
         try:
             tried[name] = accuracy(ask(network, change(inputs), classes), labels)
         except Skip:
@@ -405,26 +441,32 @@ def teacher_input(context: LoopContext) -> CheckResult:
 
 
 @check(
-    threshold="A teacher's targets differ from image to image.",
-    source="Targets with next to no variance can be met by a constant.",
+    threshold="What the student is compared with differs from image to image.",
+    limits=(CONSTANT,),
+    source="Targets with next to no variance can be met by a constant: a map of one place that is normalised is 1.",
     problem="The targets are constant",
     title="Spread of the targets",
 )
 def target_constant(context: LoopContext) -> CheckResult:
-    rows = [each.teacher for _, each in context.answers if each.teacher is not None and len(each.teacher) > 2]
-    if not rows:
-        raise Skip("No logits of a teacher were seen.")
-    live = [e for _, e in context.answers if not e.stored]
-    logits = torch.cat([each.cpu() for each in rows])
-    share = float(logits.std(0).norm() / logits.norm(dim=1).mean().clamp_min(1e-12))
-    evidence = {"spread": share, "rows": len(logits)}
-    if share < 1e-3:
-        verdict: Verdict = "problem" if live or not any(e.stored for _, e in context.answers) else "warning"
-        return CheckResult(
-            verdict,
-            f"The teacher's logits differ from row to row by {share:.1e} of their size.",
-            evidence,
-            Remedy("Look at the teacher's weights and input: it answers alike to every image."),
-            location=most_common([each.place for _, each in context.answers]),
-        )
-    return CheckResult("ok", "The teacher's logits differ from row to row.", evidence)
+    spreads: dict[str | None, list[float]] = {}
+    for _, backward in context.backwards:
+        for term in backward.terms:
+            if term.spread is not None:
+                spreads.setdefault(term.place, []).append(term.spread)
+    if not spreads:
+        raise Skip("Nothing of a teacher that has rows was seen.")
+    place, values = min(spreads.items(), key=lambda item: max(item[1]))
+    share = max(values)
+    evidence = {"spread": share, "losses": len(values)}
+    if CONSTANT.below(share) == "ok" or len(values) < 3:
+        return CheckResult("ok", "The teacher's targets differ from row to row.", evidence)
+    kept = any(each.stored for _, each in context.answers) and not any(not each.stored for _, each in context.answers)
+    return CheckResult(
+        "warning" if kept else CONSTANT.below(share),
+        f"The teacher's side of the term at {place} differs from row to row by {share:.1e} of its size at most.",
+        evidence,
+        Remedy(
+            "Look at the layer that it is taken from, at its normalisation, and at the teacher's weights and input."
+        ),
+        location=place,
+    )

@@ -34,6 +34,7 @@ class LoopContext:
         schedules: the learning-rate schedulers of the script.
         identify: says what the losses of some steps are.
         whole_script: whether all that was done to the networks was seen.
+        trained: networks that earlier phases trained, with the share of labels that they named at the end.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class LoopContext:
         schedules: Sequence[Schedule],
         identify: Callable[[LoopContext], list[Any]] = lambda context: [],
         whole_script: bool = True,
+        trained: Sequence[tuple[Network, float]] = (),
     ) -> None:
-        self.whole_script = whole_script
+        self.whole_script, self.trained = whole_script, trained
         self.identify = identify
         self.phase = phase
         self.asked = [one for one in asked if one.phases <= phase.number + 1]
@@ -118,7 +120,7 @@ class LoopContext:
             valid = each.labels[:count] >= 0
             found.append((each.teacher[:count][valid], each.student[:count][valid], each.labels[:count][valid]))
         if not found or not sum(len(labels) for *_, labels in found):
-            raise Skip("No labels were seen beside the teacher's answers.")
+            raise Skip("No labels were seen with the teacher's answers.")
         teacher, student, labels = (torch.cat([one[i].cpu() for one in found]) for i in range(3))
         return teacher, student, labels
 
@@ -174,6 +176,22 @@ class LoopContext:
         return list(found.values())
 
 
+def skill(phase: Phase) -> list[tuple[Network, float]]:
+    """The networks that a phase trained, with the share of labels that they named in its last watched step."""
+    for step in reversed(phase.steps):
+        for backward in step.backwards:
+            found = backward.answers
+            if found is None or found.labels is None or found.student_call is None or phase.distils:
+                continue
+            count = min(len(found.labels), len(found.student))
+            valid = found.labels[:count] >= 0
+            if int(valid.sum()) >= 16:
+                return [
+                    (found.student_call.network, accuracy(found.student[:count][valid], found.labels[:count][valid]))
+                ]
+    return []
+
+
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[nn.Module]:
     """A module in evaluation mode, without the user's forward hooks; modes, buffers, generators are put back."""
@@ -202,11 +220,7 @@ def untouched(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def ask(network: Network, inputs: Tensor, classes: int) -> Tensor:
-    """A network's answers to inputs now, [N, K].
-
-    Raises:
-        Skip: it is gone, or does not take these inputs.
-    """
+    """A network's answers to inputs now, [N, K]; Skip where it is gone, or does not take these inputs."""
     module = network.module()
     if module is None:
         raise Skip("The network is gone.")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from stillroom.diagnose.check import CheckResult, Skip, check
+from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
-from stillroom.schema.diagnosis import Remedy, Verdict
+from stillroom.diagnose.checks.loop.record import Step
+from stillroom.schema.diagnosis import Remedy
 
 
 @check(
@@ -72,8 +73,11 @@ def accumulation(context: LoopContext) -> CheckResult:
         raise Skip("Gradients are not accumulated.")
     count, step = several[-1]
     whole = [term for each in step.backwards for term in each.terms]
-    total = sum(abs(term.weight) for term in step.backwards[0].terms if term.student)
-    divided = bool(whole) and total < 1.5 / count + 1e-6
+    mine = [term for term in step.backwards[0].terms if term.student]
+    total = sum(abs(term.weight) for term in mine)
+    # τ² in a weight makes it larger than 1 / n, though it was divided by n.
+    shared = bool(mine) and all(any(abs(count * each - 1) < 1e-6 for each in term.factors) for term in mine)
+    divided = bool(whole) and (shared or total < 1.5 / count + 1e-6)
     evidence = {"parts": count, "weights": total}
     if divided or any(each.scaled for each in step.backwards):
         return CheckResult("ok", f"{count} losses make a step, and each is divided.", evidence)
@@ -88,9 +92,15 @@ def accumulation(context: LoopContext) -> CheckResult:
     )
 
 
+# Path of the weights over the planned steps, as a share of their norm, for a student that begins with random weights.
+PATH = Limits(0.1, 0.03, "Weights that were drawn must move by a good part of their own size to become others.")
+
+
 @check(
-    threshold="The learning rate is above 0, and the loss does not grow twentyfold or become NaN in the watched steps.",
-    source="A rate that is too high shows within the first steps.",
+    threshold="The learning rate is above 0, the loss does not grow twentyfold or become NaN in the watched steps, and "
+    "a student that begins with random weights can go 3% of their norm in the planned steps.",
+    limits=(PATH,),
+    source="A rate that is too high shows within the first steps; one for fine-tuning leaves random weights random.",
     problem="The learning rate is wrong",
     title="Learning rate",
 )
@@ -131,85 +141,125 @@ def learning_rate(context: LoopContext) -> CheckResult:
             Remedy("Lower the learning rate tenfold, or clip the gradient."),
             location=place,
         )
+    slow = _too_slow(context, steps)
+    if slow is not None:
+        update, path, planned, kind = slow
+        evidence |= {"update": update, "path": path, "planned_steps": planned}
+        if PATH.below(path) != "ok":
+            return CheckResult(
+                PATH.below(path),
+                f"At a rate of {rates[0]:g}, a step of {kind} changes the student's weights by {update:.1e} of their "
+                f"norm: over the {planned} steps that are planned they go {path:.0%} of it, from random weights.",
+                evidence,
+                Remedy("Raise the learning rate: SGD is usually run at 0.01 to 0.1, Adam at 1e-4 to 1e-2."),
+                location=place,
+            )
     return CheckResult("ok", f"The rate is {rates[0]:g} at first; the loss stays finite.", evidence)
+
+
+def _too_slow(context: LoopContext, steps: list[Step]) -> tuple[float, float, int, str] | None:
+    """How far the weights of a student that was neither trained nor loaded go; None where that is not known."""
+    planned = context.phase.planned
+    updates = [step.update for step in steps if step.update is not None]
+    fresh = context.students and not any(each.trained_before or each.loaded for each in context.students)
+    if planned is None or len(updates) < 3 or not fresh or not context.whole_script:
+        return None
+    # A rate that is warmed up, or that a schedule is to change, says nothing of later ones.
+    if any(step.learning_rate > 1.001 * steps[0].learning_rate for step in steps):
+        return None
+    total = round(planned[0] * planned[1])
+    update = max(updates)
+    return update, update * total, total, steps[0].optimizer
+
+
+# A schedule that is over in this share of the training has not been made for it.
+EARLY = Limits(0.3, 0.3, "Schedules end with the training; the last milestone is usually at 60% to 90% of it.")
 
 
 @check(
     threshold="A schedule is stepped as often as it is made for.",
+    limits=(EARLY,),
     source="A schedule of E epochs that is stepped with every batch is over after E batches; one that is never stepped "
     "changes nothing.",
     problem="The schedule is stepped at the wrong places",
     title="Schedule",
 )
 def schedule(context: LoopContext) -> CheckResult:
-    mine = [
-        each
-        for each in context.schedules
-        if each.optimizer_steps and abs(each.optimizer_steps - context.phase.made) <= 2
-    ]
+    phase = context.phase
+    mine = [each for each in context.schedules if each.optimizer_steps and abs(each.optimizer_steps - phase.made) <= 2]
     if not mine:
         raise Skip("No learning-rate schedule belongs to this training.")
     one = mine[-1]
+    steps, made, ended = one.steps, one.optimizer_steps, phase.finished
+    epochs, batches = phase.planned or (phase.epochs if ended else 0, phase.loader_length or 0)
+    planned = made if ended else round(epochs * batches)
     evidence = {
         "schedule": one.name,
-        "steps": one.steps,
-        "optimizer_steps": one.optimizer_steps,
+        "steps": steps,
+        "optimizer_steps": made,
         "period": one.period,
+        "planned_epochs": epochs,
+        "planned_steps": planned,
     }
-    ended = context.phase.finished
-    remedy: Remedy
-    if one.steps == 0 and ended and one.optimizer_steps >= 20:
-        return CheckResult(
-            "problem",
-            f"{one.name} is never stepped: the rate stays as it is for {one.optimizer_steps} steps.",
-            evidence,
-            Remedy("Call scheduler.step() after each epoch.", code="scheduler.step()"),
-            location=one.place,
+
+    def problem(summary: str, remedy: str, code: str, place: str | None) -> CheckResult:
+        return CheckResult("problem", summary, evidence, Remedy(remedy, code=code), location=place)
+
+    if steps == 0 and ((ended and made >= 20) or (one.never and made >= 5)):
+        nowhere = "no line of the script steps it" if one.never else f"the rate stays as it is for {made} steps"
+        return problem(
+            f"{one.name} is never stepped: {nowhere}.", "Call scheduler.step().", "scheduler.step()", one.place
         )
-    per_batch = one.steps >= 0.9 * one.optimizer_steps and one.optimizer_steps > 5
-    fallen = [step for step, rate in one.rates if one.rates and rate < 1e-3 * max(r for _, r in one.rates)]
+    per_batch = steps >= 0.9 * made and made > 5
+    where = one.step_place or one.place
+    by_epoch = "Step it once an epoch, or make it for the number of batches."
+    after_epoch = "scheduler.step()  # after the loop over batches"
+    if per_batch and one.period and steps > 1.5 * one.period and one.name == "CosineAnnealingLR":
+        return problem(
+            f"{one.name} is made for {one.period} steps and was stepped {steps} times, with every batch: the rate went "
+            f"to its end and back {steps / one.period:.1f} times.",
+            by_epoch,
+            "T_max = epochs * len(loader)",
+            where,
+        )
+    over = one.over_at
+    if per_batch and over and epochs and batches >= 2 and over <= 1.2 * epochs and over < EARLY.problem * planned:
+        return problem(
+            f"{one.name} is over after {over} of its steps and is stepped with every batch: after {over / planned:.0%} "
+            f"of the {planned} steps of {epochs} epochs.",
+            by_epoch,
+            after_epoch,
+            where,
+        )
+    fallen = [step for step, rate in one.rates if rate < 1e-3 * max(each for _, each in one.rates)]
     periodic = one.name in ("CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR")
-    if per_batch and one.period and one.steps > 1.5 * one.period and one.name == "CosineAnnealingLR":
-        remedy = Remedy(
-            "Step it once an epoch, or make it for the number of batches.", code="T_max = epochs * len(loader)"
-        )
-        return CheckResult(
-            "problem",
-            f"{one.name} is made for {one.period} steps and was stepped {one.steps} times, with every batch: "
-            f"the rate went "
-            f"to its end and back {one.steps / one.period:.1f} times.",
-            evidence,
-            remedy,
-            location=one.step_place or one.place,
-        )
-    if per_batch and fallen and fallen[0] < 0.3 * one.optimizer_steps and not periodic:
-        return CheckResult(
-            "problem",
+    if per_batch and ended and fallen and fallen[0] < EARLY.problem * made and not periodic:
+        return problem(
             f"{one.name} is stepped with every batch: the rate is below a thousandth of its start from step "
-            f"{fallen[0]} of "
-            f"{one.optimizer_steps} on.",
-            evidence,
-            Remedy("Step it once an epoch.", code="scheduler.step()  # after the loop over batches"),
-            location=one.step_place or one.place,
+            f"{fallen[0]} of {made} on.",
+            "Step it once an epoch.",
+            after_epoch,
+            where,
         )
-    if (
-        ended
-        and one.period
-        and not per_batch
-        and one.steps < 0.5 * one.period
-        and one.optimizer_steps >= 0.5 * one.period
-    ):
-        verdict: Verdict = "problem"
-        return CheckResult(
-            verdict,
-            f"{one.name} is made for {one.period} steps and was stepped {one.steps} times in "
-            f"{one.optimizer_steps} steps of "
-            "the optimizer: it did not come to its end.",
-            evidence,
-            Remedy("Step it after every batch.", code="scheduler.step()"),
-            location=one.step_place or one.place,
+    long = one.period and not per_batch and one.period >= 0.5 * planned
+    if ended and long and one.period and steps < 0.5 * one.period and made >= 0.5 * one.period:
+        return problem(
+            f"{one.name} is made for {one.period} steps and was stepped {steps} times in {made} steps of the "
+            "optimizer: it did not come to its end.",
+            "Step it after every batch.",
+            "scheduler.step()",
+            where,
         )
-    return CheckResult("ok", f"{one.name} was stepped {one.steps} times in {one.optimizer_steps} steps.", evidence)
+    fits = one.period is not None and 0.9 * planned <= one.period <= 1.1 * planned
+    if long and fits and one.over_at and batches >= 5 and 0 < steps <= 1.5 * made / batches:
+        return problem(
+            f"{one.name} is made for {one.period} steps, as many as there are batches in {epochs} epochs, and is "
+            f"stepped once an epoch: it comes to {epochs / planned:.0%} of its way.",
+            "Step it after every batch.",
+            "scheduler.step()",
+            where,
+        )
+    return CheckResult("ok", f"{one.name} was stepped {steps} times in {made} steps.", evidence)
 
 
 @check(

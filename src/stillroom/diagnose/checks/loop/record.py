@@ -13,84 +13,51 @@ Role = Literal["student", "teacher", "none"]
 
 @dataclass(eq=False)
 class Network:
-    """A module that was run.
+    """A module that was run."""
 
-    Attributes:
-        module: gives the module, while it lives.
-        label: its class and the variable that held it.
-        trained_before: whether an optimizer stepped its parameters in an earlier phase.
-        loaded: what ``load_state_dict`` did to it, latest first.
-        parameters: its number of parameters.
-    """
-
-    module: Callable[[], nn.Module | None]
-    label: str
-    trained_before: bool = False
-    loaded: list[Loading] = field(default_factory=list)
-    parameters: int = 0
+    module: Callable[[], nn.Module | None]  # gives the module, while it lives
+    label: str  # its class and the variable that held it
+    trained_before: bool = False  # whether an optimizer stepped its parameters in an earlier phase
+    loaded: list[Loading] = field(default_factory=list)  # what ``load_state_dict`` did to it, latest first
+    parameters: int = 0  # its number of parameters
+    shape: tuple[tuple[int, ...], ...] = ()  # the shapes of its parameters
 
 
 @dataclass(frozen=True, eq=False)
 class Loading:
-    """A call of ``load_state_dict``.
+    """A call of ``load_state_dict``."""
 
-    Attributes:
-        place: the user's line.
-        strict: whether it was strict.
-        expected: number of tensors that the module has.
-        loaded: number of them that the file held.
-        unexpected: keys of the file that the module does not know.
-        missing: keys of the module that the file lacks.
-    """
-
-    place: str | None
-    strict: bool
-    expected: int
-    loaded: int
-    unexpected: tuple[str, ...]
-    missing: tuple[str, ...]
+    place: str | None  # the user's line
+    strict: bool  # whether it was strict
+    expected: int  # number of tensors that the module has
+    loaded: int  # number of them that the file held
+    unexpected: tuple[str, ...]  # keys of the file that the module does not know
+    missing: tuple[str, ...]  # keys of the module that the file lacks
 
 
 @dataclass(eq=False)
 class CallFacts:
-    """One call of a network in a step.
+    """One call of a network in a step."""
 
-    Attributes:
-        network: the network.
-        place: the user's line.
-        training: its mode.
-        grad: whether gradients were recorded.
-        live: what acted as in training: ``dropout``, ``batch norm``.
-        still: of these, what was switched off.
-        held: share of its parameters that an optimizer holds.
-        frozen: whether no parameter requires a gradient.
-        from_networks: networks that its input came from.
-        reaches_loss: whether a loss that went backward was computed from its output.
-        gradient: whether that loss's gradient reaches its output.
-        inputs: its first input, up to some rows.
-        outputs: shapes of its outputs.
-        version: counts in-place changes of its parameters and buffers.
-        role: whose side of the loss it stands on.
-        used: whether a loss was computed from it, be it through another network.
-        prints: fingerprints of its input's rows, in the first steps of a phase.
-    """
-
-    network: Network
-    place: str | None
-    training: bool
-    grad: bool
-    live: frozenset[str]
-    still: frozenset[str]
-    held: float
-    frozen: bool
-    from_networks: tuple[Network, ...]
-    reaches_loss: bool
-    gradient: bool
-    inputs: Tensor | None
-    outputs: tuple[tuple[int, ...], ...]
-    version: int = 0
-    role: Role = "none"
-    used: bool = False
+    network: Network  # the network
+    place: str | None  # the user's line
+    training: bool  # its mode
+    grad: bool  # whether gradients were recorded
+    live: frozenset[str]  # what acted as in training: ``dropout``, ``batch norm``
+    still: frozenset[str]  # of these, what was switched off
+    held: float  # share of its parameters that an optimizer holds
+    frozen: bool  # whether no parameter requires a gradient
+    from_networks: tuple[Network, ...]  # networks that its input came from
+    reaches_loss: bool  # whether a loss that went backward was computed from its output
+    gradient: bool  # whether that loss's gradient reaches its output
+    inputs: Tensor | None  # its first input, up to some rows
+    outputs: tuple[tuple[int, ...], ...]  # shapes of its outputs
+    version: int = 0  # counts in-place changes of its parameters and buffers
+    role: Role = "none"  # whose side of the loss it stands on
+    used: bool = False  # whether a loss was computed from it, be it through another network
+    shared: float = 0.0  # share of its numbers that an optimizer holds
+    shared_version: int = 0  # counts in-place changes of these
+    # Fingerprints of its input's rows, in the first steps of a phase.
     prints: frozenset[tuple[float, float]] = frozenset()
 
     @property
@@ -101,132 +68,94 @@ class CallFacts:
 
 @dataclass(eq=False)
 class Term:
-    """One summand of a loss.
+    """One summand of a loss."""
 
-    Attributes:
-        place: the user's line.
-        function: the loss function, or the last operation.
-        weight: what multiplies it.
-        value: its value, without the weight; None where it is no scalar.
-        labels: whether it reads the labels.
-        student: whether its gradient reaches a network that learns.
-        teacher: whether it is computed from the teacher's output.
-        reads_student: whether its value is computed from a network that learns, with or without gradient.
-        summed: how many numbers of a row it sums up; 0 for a mean.
-        weight_names: variables that its weight is made of, and whether it is one minus the variable.
-        words: what the function and the script say of such weights: docstrings, comments, help texts.
-    """
-
-    place: str | None
-    function: str
-    weight: float
-    value: float | None
-    labels: bool
-    student: bool
-    teacher: bool
-    reads_student: bool = False
-    summed: float = 0.0
+    place: str | None  # the user's line
+    function: str  # the loss function, or the last operation
+    weight: float  # what multiplies it
+    value: float | None  # its value, without the weight; None where it is no scalar
+    labels: bool  # whether it reads the labels
+    student: bool  # whether its gradient reaches a network that learns
+    teacher: bool  # whether it is computed from the teacher's output
+    reads_student: bool = False  # whether its value is computed from a network that learns, with or without gradient
+    summed: float = 0.0  # how many numbers of a row it sums up; 0 for a mean
+    # Variables that its weight is made of, and whether it is one minus the variable.
     weight_names: tuple[tuple[str, bool], ...] = ()
-    words: str = ""
+    factors: tuple[float, ...] = ()  # the numbers that its weight is the product of
+    # What a comment at a list of weights says that a factor of the weight stands for.
+    weight_lists: tuple[str, ...] = ()
+    # How much the teacher's side differs from row to row, as a share of its size; None where it has no rows.
+    spread: float | None = None
+    words: str = ""  # what the function and the script say of such weights: docstrings, comments, help texts
+
+
+@dataclass(frozen=True, eq=False)
+class LostTerm:
+    """A loss with a gradient to the student that no ``backward`` was computed from."""
+
+    function: str  # the loss function
+    place: str | None  # the user's line
+    teacher: bool  # whether it is computed from the teacher's output; else from labels
+    weighted: bool  # whether it was multiplied or added to something: it was meant for a sum
+    read: bool  # whether the script looked at its value
 
 
 @dataclass(frozen=True, eq=False)
 class ComparingTerm:
-    """A summand of a loss that is computed from the logits of both.
+    """A summand of a loss that is computed from the logits of both."""
 
-    Attributes:
-        function: of both logits, without the weight.
-        weight: what multiplies it.
-        factors: the numbers that the weight is the product of.
-    """
-
-    function: Any
-    weight: float
-    factors: tuple[float, ...]
+    function: Any  # of both logits, without the weight
+    weight: float  # what multiplies it
+    factors: tuple[float, ...]  # the numbers that the weight is the product of
 
 
 @dataclass(eq=False)
 class Answers:
-    """The teacher's and the student's outputs for some rows of a step.
+    """The teacher's and the student's outputs for some rows of a step."""
 
-    Attributes:
-        student: float [N, K].
-        teacher: float [N, K]; None where no teacher gives as many numbers.
-        labels: int [N]; None where there are none, -100 where a row has none.
-        stored: whether the teacher's were not computed in this step.
-        shape: of the student's logits, as the loss got them.
-        loss: the loss as a function of both logits, and of the labels where it has them (``sources`` holds what they
-            were); None where it could not be followed.
-        place: the user's line where both meet.
-        class_dim: which dimension of ``shape`` counts classes.
-        student_call: the call that gave the student's.
-        teacher_call: the call that gave the teacher's; None where they are stored.
-        teacher_origin: networks that stored answers were made by.
-        teacher_terms: the summands that compare both.
-        ignored: bool, of the shape of the labels: rows labelled below 0; None where there are none.
-    """
-
-    student: Tensor
-    teacher: Tensor | None
-    labels: Tensor | None
-    stored: bool
-    shape: tuple[int, ...]
+    student: Tensor  # float [N, K]
+    teacher: Tensor | None  # float [N, K]; None where no teacher gives as many numbers
+    labels: Tensor | None  # int [N]; None where there are none, -100 where a row has none
+    stored: bool  # whether the teacher's were not computed in this step
+    shape: tuple[int, ...]  # of the student's logits, as the loss got them
+    # The loss as a function of both logits, and of the labels where it has them (``sources`` holds what they were);
+    # None where it could not be followed.
     loss: Any
-    place: str | None
-    class_dim: int
-    student_call: CallFacts | None = None
-    teacher_call: CallFacts | None = None
-    teacher_origin: tuple[Network, ...] = ()
-    ignored: Tensor | None = None
-    teacher_terms: list[ComparingTerm] = field(default_factory=list)
+    place: str | None  # the user's line where both meet
+    class_dim: int  # which dimension of ``shape`` counts classes
+    student_call: CallFacts | None = None  # the call that gave the student's
+    teacher_call: CallFacts | None = None  # the call that gave the teacher's; None where they are stored
+    teacher_origin: tuple[Network, ...] = ()  # networks that stored answers were made by
+    ignored: Tensor | None = None  # bool, of the shape of the labels: rows labelled below 0; None where there are none
+    teacher_terms: list[ComparingTerm] = field(default_factory=list)  # the summands that compare both
 
 
 @dataclass(eq=False)
 class Oddity:
-    """A value that a known function of torch is not meant for: probabilities in a softmax, logits in ``kl_div``.
+    """A value that a known function of torch is not meant for: probabilities in a softmax, logits in ``kl_div``."""
 
-    Attributes:
-        kind: what is wrong, a key of the check's table.
-        function: torch's function.
-        place: the user's line.
-        side: whose value it is.
-    """
-
-    kind: str
-    function: str
-    place: str | None
-    side: Role
+    kind: str  # what is wrong, a key of the check's table
+    function: str  # torch's function
+    place: str | None  # the user's line
+    side: Role  # whose value it is
 
 
 @dataclass(eq=False)
 class BackwardFacts:
-    """One call of ``backward``.
+    """One call of ``backward``."""
 
-    Attributes:
-        place: the user's line.
-        value: the loss.
-        terms: its summands.
-        answers: logits of student and teacher, where there are both or labels.
-        oddities: values that a function is not meant for.
-        reads_teacher: whether the loss was computed from a teacher's output, live or stored.
-        not_finite: the first operation that gave NaN or infinity: its name and line.
-        gradient_finite: whether all gradients of parameters were finite afterwards.
-        half: operations of the loss in float16 or bfloat16: names and lines.
-        vanished: constants that are 0 in the type they were added in: value, type, line.
-        scaled: whether the loss was multiplied by a gradient scaler.
-    """
-
-    place: str | None
-    value: float | None
-    terms: Sequence[Term]
-    answers: Answers | None
-    oddities: Sequence[Oddity]
-    reads_teacher: bool
-    not_finite: tuple[str, str | None] | None
-    gradient_finite: bool
-    half: Sequence[tuple[str, str | None]]
+    place: str | None  # the user's line
+    value: float | None  # the loss
+    terms: Sequence[Term]  # its summands
+    answers: Answers | None  # logits of student and teacher, where there are both or labels
+    oddities: Sequence[Oddity]  # values that a function is not meant for
+    reads_teacher: bool  # whether the loss was computed from a teacher's output, live or stored
+    not_finite: tuple[str, str | None] | None  # the first operation that gave NaN or infinity: its name and line
+    gradient_finite: bool  # whether all gradients of parameters were finite afterwards
+    half: Sequence[tuple[str, str | None]]  # operations of the loss in float16 or bfloat16: names and lines
+    # Constants that are 0 in the type they were added in: value, type, line.
     vanished: Sequence[tuple[float, str, str | None]]
-    scaled: bool = False
+    scaled: bool = False  # whether the loss was multiplied by a gradient scaler
 
 
 @dataclass(eq=False)
@@ -241,11 +170,14 @@ class Step:
         stepped: whether an optimizer stepped.
         events: ``backward``, ``clip``, ``step``, ``zero_grad``, ``unscale`` … with their lines, in order.
         left_out: parameters with a gradient that no optimizer holds: module, names, line.
-        lost_terms: losses between student and teacher that were computed and reach no ``backward``.
+        lost_terms: losses that were computed and reach no ``backward``.
         escaped: whether a teacher's output left torch (numpy, lists).
-        learning_rate: of the first group.
-        finite: whether the parameters are finite.
-        moved: relative change of the student's parameters by the step before.
+        learning_rate: the largest of all groups.
+        update: by which share of their norm the step changed the parameters that have a gradient; None where that was
+            not measured.
+        optimizer: class of the optimizer that made the step.
+        clipped_for: a network that no optimizer holds and whose gradients were clipped with the others.
+        clipped_share: their share of the squared norm that was clipped.
     """
 
     number: int
@@ -255,109 +187,118 @@ class Step:
     stepped: bool = False
     events: list[tuple[str, str | None]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
-    lost_terms: list[tuple[str, str | None]] = field(default_factory=list)
+    lost_terms: list[LostTerm] = field(default_factory=list)
     escaped: bool = False
     learning_rate: float = 0.0
+    update: float | None = None
+    optimizer: str = ""
+    clipped_for: Network | None = None
+    clipped_share: float = 0.0
 
 
 @dataclass(eq=False)
 class LeftOut:
-    """Parameters that got a gradient and that no optimizer holds.
+    """Parameters that got a gradient and that no optimizer holds."""
 
-    Attributes:
-        network: the module that holds them.
-        names: their names in it.
-        share: their share of its parameters.
-        role: whether they stand on the student's or the teacher's side.
-        place: where the module was called.
-        fresh: whether the module was neither trained nor loaded before.
-    """
-
-    network: Network
-    names: tuple[str, ...]
-    share: float
-    role: Role
-    place: str | None
-    fresh: bool
+    network: Network  # the module that holds them
+    names: tuple[str, ...]  # their names in it
+    share: float  # their share of its parameters
+    role: Role  # whether they stand on the student's or the teacher's side
+    place: str | None  # where the module was called
+    fresh: bool  # whether some of them were neither trained nor loaded before, nor copied from what was
 
 
 @dataclass(eq=False)
 class Schedule:
-    """A learning-rate scheduler.
+    """A learning-rate scheduler."""
 
-    Attributes:
-        name: its class.
-        place: where it was made.
-        period: the number of its own steps that it is made for; None where it has none.
-        steps: how often it was stepped.
-        optimizer_steps: how often its optimizer was.
-        rates: learning rates at some steps of the optimizer: (step, rate).
-    """
-
-    name: str
-    place: str | None
-    period: int | None
-    steps: int = 0
-    optimizer_steps: int = 0
+    name: str  # its class
+    place: str | None  # where it was made
+    period: int | None  # the number of its own steps that it is made for; None where it has none
+    steps: int = 0  # how often it was stepped
+    optimizer_steps: int = 0  # how often its optimizer was
+    # Learning rates at some steps of the optimizer: (step, rate).
     rates: list[tuple[int, float]] = field(default_factory=list)
-    per_batch: bool = False
+    # After how many of its own steps the rate has come to its end; None where it rises, or where that is not known.
+    over_at: int | None = None
+    never: bool = False  # whether the user's files call no ``.step()`` but the optimizers'
     step_place: str | None = None
 
 
 @dataclass(eq=False)
 class InferenceCall:
-    """A network that was run without gradients outside a step: an evaluation, or answers to be stored.
+    """A network that was run without gradients outside a step: an evaluation, or answers to be stored."""
 
-    Attributes:
-        network: the network.
-        place: the user's line.
-        rows: how many rows it was given.
-        classes: the last dimension of its output.
-        live: dropout or batch norm that acted as in training.
-        prints: fingerprints of the rows, not changed by padding with zeros.
-        kept: whether its outputs, or rows of them, were still there when the next training began.
-    """
-
-    network: Network
-    place: str | None
-    rows: int
-    classes: int
-    live: frozenset[str]
-    prints: set[tuple[float, float]]
-    kept: bool
+    network: Network  # the network
+    place: str | None  # the user's line
+    rows: int  # how many rows it was given
+    classes: int  # the last dimension of its output
+    live: frozenset[str]  # dropout or batch norm that acted as in training
+    prints: set[tuple[float, float]]  # fingerprints of the rows, not changed by padding with zeros
+    kept: bool  # whether its outputs, or rows of them, were still there when the next training began
     during: int = 0
     phases: int = 0
 
 
 @dataclass(eq=False)
-class Phase:
-    """All that was seen of one training: the same parameters learn in it.
+class LoopCount:
+    """A loop over a range that the steps of a phase are made in.
 
     Attributes:
-        steps: the watched steps.
-        made: how many steps were made in all.
-        loader_length: batches of the DataLoader; None where none was used.
-        epochs: how often a DataLoader was begun.
-        finished: whether the script came to its end.
+        count: how often it runs.
+        seen: its variable at watched steps: (number of the step, value).
     """
 
+    count: int
+    seen: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> float | None:
+        """How many steps are made in each of its turns; None where that was not seen.
+
+        >>> LoopCount(9, [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)]).steps
+        2.0
+        """
+        pairs = list(zip(self.seen, self.seen[1:], strict=False))
+        following = [one[1] != other[1] for one, other in pairs if other[0] == one[0] + 1]
+        if len(following) > 1 and all(following):
+            return 1.0
+        (first, start), strides = self.seen[0], [other[1] - one[1] for one, other in pairs if other[1] != one[1]]
+        if not strides or min(strides) < 0:
+            return None
+        # From the first watched step, at the beginning of a turn, to the beginning of the last turn that was seen.
+        last, value = [other for one, other in pairs if other[1] != one[1]][-1]
+        return (last - first) * min(strides) / (value - start)
+
+
+@dataclass(eq=False)
+class Phase:
+    """All that was seen of one training: the same parameters learn in it."""
+
     number: int
-    steps: list[Step] = field(default_factory=list)
-    made: int = 0
+    steps: list[Step] = field(default_factory=list)  # the watched steps
+    made: int = 0  # how many steps were made in all
     skipped_by_scaler: int = 0
     scaler_steps: int = 0
-    loader_length: int | None = None
-    epochs: int = 0
-    schedules: list[Schedule] = field(default_factory=list)
-    asked: list[InferenceCall] = field(default_factory=list)
-    finished: bool = False
-    place: str | None = None
-    trains: list[str] = field(default_factory=list)
-    changed: dict[int, bool] = field(default_factory=dict)
-    held_idle: tuple[str, ...] = ()
+    loader_length: int | None = None  # batches of the DataLoader; None where none was used
+    epochs: int = 0  # how often a DataLoader was begun
+    finished: bool = False  # whether the script came to its end
+    loops: dict[Any, LoopCount] = field(default_factory=dict)  # those over ranges around its steps, innermost first
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def distils(self) -> bool:
         """Whether a loss was computed from a teacher's output."""
         return any(backward.reads_teacher for step in self.steps for backward in step.backwards)
+
+    @property
+    def planned(self) -> tuple[int, float] | None:
+        """How many epochs the script is to make, and how many steps each has; None where its loops do not say."""
+        batches: float | None = float(self.loader_length) if self.loader_length else None
+        for loop in self.loops.values():
+            steps = loop.steps
+            if steps is not None and steps < 1.5:
+                batches = float(loop.count)
+            elif steps is not None or batches is not None:
+                return loop.count, steps if steps is not None else batches or 0.0
+        return None

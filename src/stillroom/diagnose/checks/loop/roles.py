@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import median
 
-from stillroom.diagnose.check import CheckResult, Skip, check
+from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 Calls = Sequence[tuple[Step, CallFacts]]
+FOREIGN = Limits(0.1, 0.5, "At a half of the squared norm, the student's clipped gradient is 30% smaller than meant.")
 
 
 def _of(count: int, total: int) -> str:
@@ -130,7 +132,7 @@ def teacher_trained(context: LoopContext) -> CheckResult:
     if not calls:
         raise Skip("No teacher was run in the watched steps; its answers are stored, or it is the student itself.")
     held = [(step, call) for step, call in calls if call.held > 0]
-    moving = _moved(calls)
+    moving = _moved(calls, lambda call: call.version)
     trained = [(step, call) for step, call in held if call.gradient]
     if trained:
         network = trained[0][1].network
@@ -144,6 +146,20 @@ def teacher_trained(context: LoopContext) -> CheckResult:
                 code="with torch.no_grad():\n    teacher_logits = teacher(x)",
             ),
             location=_place(trained),
+        )
+    # Shared in part: a teacher that is held as a whole, and asked without gradient, is the student's own module.
+    shared = [(step, call) for step, call in calls if 0 < call.shared < 1]
+    if shared and _moved(shared, lambda call: call.shared_version):
+        network, share = shared[0][1].network, shared[0][1].shared
+        return CheckResult(
+            "problem",
+            f"The student's optimizer changes the teacher {network.label}: they share {share:.0%} of its parameters.",
+            {"shared": share, "teacher": network.label},
+            Remedy(
+                "Copy the layers that the student takes over from the teacher.",
+                code="student.layer = copy.deepcopy(teacher.layer)",
+            ),
+            location=_place(shared),
         )
     if held:
         return CheckResult(
@@ -164,15 +180,16 @@ def teacher_trained(context: LoopContext) -> CheckResult:
     return CheckResult("ok", "The teacher's parameters and buffers stayed as they were.")
 
 
-def _moved(calls: Calls) -> bool:
+def _moved(calls: Calls, version: Callable[[CallFacts], int]) -> bool:
     versions: dict[Network, set[int]] = {}
     for _, call in calls:
-        versions.setdefault(call.network, set()).add(call.version)
+        versions.setdefault(call.network, set()).add(version(call))
     return any(len(each) > 1 for each in versions.values())
 
 
 @check(
-    threshold="The loss's gradient ends at the teacher's output.",
+    threshold="The loss's gradient ends at the teacher's output; clipping counts the student's gradients alone.",
+    limits=(FOREIGN,),
     source="A teacher that records gradients costs memory and time, and learns where an optimizer holds it.",
     problem="The gradient flows into the teacher",
     title="Gradient of the teacher",
@@ -185,6 +202,20 @@ def teacher_gradient(context: LoopContext) -> CheckResult:
     flowing = [(step, call) for step, call in calls if call.gradient and not call.frozen]
     if not flowing:
         return CheckResult("ok", "No gradient reaches the teacher.")
+    clipped = [step for step in context.steps if step.clipped_for in teachers]
+    share = median([step.clipped_share for step in clipped[len(clipped) // 2 :]] or [0.0])
+    if FOREIGN.at_least(share) == "problem":
+        return CheckResult(
+            "problem",
+            f"The gradient flows into the teacher {flowing[0][1].network.label}, and clipping counts it: {share:.0%} "
+            "of the squared norm that is clipped is the teacher's, which no optimizer uses.",
+            {"steps": len(flowing), "share": share},
+            Remedy(
+                "Run the teacher under torch.no_grad(), and clip the student's parameters alone.",
+                code="torch.nn.utils.clip_grad_norm_(student.parameters(), max_norm)",
+            ),
+            location=next((where for step in clipped for name, where in step.events if name == "clip"), None),
+        )
     return CheckResult(
         "warning",
         f"The loss's gradient flows into the teacher {flowing[0][1].network.label}"
@@ -256,15 +287,15 @@ def teacher_unused(context: LoopContext) -> CheckResult:
     silent = context.silent_teachers
     if silent:
         network, calls = silent
-        lost = [each for step in steps for each in step.lost_terms]
-        also = f" {lost[0][0]} at {lost[0][1]} is computed from it and reaches no backward()." if lost else ""
+        lost = [each for step in steps for each in step.lost_terms if each.teacher]
+        also = f" {lost[0].function} at {lost[0].place} is computed from it and reaches no backward()." if lost else ""
         return CheckResult(
             "problem",
             f"The teacher {network.label} is run in {_of(len(calls), len(steps))}, and nothing that it answers reaches "
             f"the loss.{also}",
             {"teacher": network.label, "steps": len(calls), "lost_terms": len(lost)},
             Remedy("Compute the soft targets from the teacher's logits, and add that term to the loss."),
-            location=lost[0][1] if lost else _place(calls),
+            location=lost[0].place if lost else _place(calls),
         )
     stored = context.silent_answers
     if stored is not None:
@@ -278,6 +309,45 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         )
     raise Skip(
         "There is no teacher: no loss is computed from the output of a network that the optimizer does not train."
+    )
+
+
+@check(
+    threshold="A loss of the labels that is weighted or added to something reaches backward().",
+    source="`loss = term` in place of `loss += term`, or a sum that leaves a term out, trains on without a message.",
+    problem="The labels' term is lost",
+    title="The labels' term",
+)
+def labels_unused(context: LoopContext) -> CheckResult:
+    steps = [step for step in context.steps if step.backwards]
+    if not steps:
+        raise Skip("No loss was seen.")
+    of_labels = [(step, term) for step in steps for each in step.backwards for term in each.terms if term.labels]
+    if of_labels:
+        if not any(term.student for _, term in of_labels):
+            return CheckResult(
+                "problem",
+                f"The labels' term gives the student no gradient in {_of(len(of_labels), len(steps))}: its logits are "
+                "detached.",
+                {"steps": len(of_labels)},
+                Remedy("Give the labels' term the student's logits as they are."),
+                location=most_common([term.place for _, term in of_labels]),
+            )
+        return CheckResult("ok", "A term of the labels reaches backward().")
+    found = [each for step in steps for each in step.lost_terms if not each.teacher]
+    often = len({id(step) for step in steps if any(not each.teacher for each in step.lost_terms)}) >= 0.8 * len(steps)
+    weighted = [each for each in found if each.weighted]
+    unread = [each for each in found if not each.read]
+    if not often or not (weighted or unread):
+        return CheckResult("ok", "No loss of the labels was computed and left out.")
+    worst = (weighted or unread)[0]
+    return CheckResult(
+        "problem" if weighted else "warning",
+        f"{worst.function} at {worst.place} is computed from the student and the labels"
+        f"{', weighted,' if weighted else ''} and reaches no backward().",
+        {"steps": len(steps), "weighted": bool(weighted)},
+        Remedy("Add it to the loss.", code="loss = loss + weight * term"),
+        location=worst.place,
     )
 
 

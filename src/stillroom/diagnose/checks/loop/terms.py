@@ -53,19 +53,12 @@ _PROBABILITIES = {
 
 @dataclass(frozen=True, eq=False)
 class StepFit:
-    """What one step's loss is.
+    """What one step's loss is."""
 
-    Attributes:
-        answers: what it was computed from.
-        fit: the terms that explain the gradient, of the whole loss or of what compares student and teacher.
-        named: the terms, with the factors that faults have put on them.
-        labels: whether the loss has a term of labels.
-    """
-
-    answers: Answers
-    fit: LossFit
-    named: tuple[NamedTerm, ...]
-    labels: bool
+    answers: Answers  # what it was computed from
+    fit: LossFit  # the terms that explain the gradient, of the whole loss or of what compares student and teacher
+    named: tuple[NamedTerm, ...]  # the terms, with the factors that faults have put on them
+    labels: bool  # whether the loss has a term of labels
 
     @property
     def is_known(self) -> bool:
@@ -324,7 +317,7 @@ def roles_swapped(context: LoopContext) -> CheckResult:
             "The divergence is KL(student‖teacher), which seeks one mode of the teacher's answer and leaves the "
             "others.",
             {},
-            Remedy("Exchange the two, unless this is meant (then say `reverse KL` beside it).", code=code),
+            Remedy("Exchange the two, unless this is meant (then say `reverse KL` next to it).", code=code),
             location=_place(known),
         )
     return CheckResult("ok", "The teacher's answer is the target, the student's the prediction.")
@@ -400,6 +393,17 @@ def weights_swapped(context: LoopContext) -> CheckResult:
         seen += 1
         for side, terms in sides.items():
             for term in terms:
+                for words in term.weight_lists:
+                    said = meaning_of(words.replace(" ", "_"), "")[0]
+                    if said is not None and said != side:
+                        return CheckResult(
+                            "problem",
+                            f"The weight {term.weight:g}, which a comment at its list calls {words!r}, multiplies the "
+                            f"{_WHOSE[side]} term.",
+                            {"option": words, "multiplies": side, "said": said},
+                            Remedy("Put the weights and the terms into one order, or name both in dictionaries."),
+                            location=term.place,
+                        )
                 for name, complement in term.weight_names:
                     said, words = meaning_of(name, term.words)
                     if said is None:

@@ -219,7 +219,7 @@ def ignored_rows(context: LoopContext) -> CheckResult:
         places.append(answers.place)
         padded |= _is_padding(answers)
     if not shares:
-        raise Skip("No labels of −100 were seen beside two logits.")
+        raise Skip("No labels of −100 were seen with two logits.")
     most = max(shares)
     evidence = {"share": most, "losses": len(shares)}
     if most <= 1e-4:

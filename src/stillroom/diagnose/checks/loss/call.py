@@ -102,21 +102,13 @@ def option_kind(name: str) -> OptionKind | None:
 
 @dataclass(frozen=True)
 class LossOption:
-    """A hyper-parameter of a loss: a keyword, an attribute of the module, or a constant the function reads.
+    """A hyper-parameter of a loss: a keyword, an attribute of the module, or a constant the function reads."""
 
-    Attributes:
-        name: its name in the user's code.
-        kind: what it is.
-        value: its value as the loss is given.
-        place: where it lies.
-        path: attributes that lead to the object that holds it.
-    """
-
-    name: str
-    kind: OptionKind
-    value: float
-    place: Literal["keyword", "attribute", "closure", "global"]
-    path: tuple[str, ...] = ()
+    name: str  # its name in the user's code
+    kind: OptionKind  # what it is
+    value: float  # its value as the loss is given
+    place: Literal["keyword", "attribute", "closure", "global"]  # where it lies
+    path: tuple[str, ...] = ()  # attributes that lead to the object that holds it
 
 
 @dataclass(frozen=True)
@@ -136,17 +128,11 @@ class Argument:
 
 @dataclass(frozen=True)
 class LossValue:
-    """What one call gave.
+    """What one call gave."""
 
-    Attributes:
-        value: the scalar, detached, float64; None where the loss returned no tensor.
-        gradients: ∂loss/∂argument by role; None where none reaches it.
-        returned: what came back, in words, where it is not a scalar tensor: ``a float``, ``a tensor of [6]``.
-    """
-
-    value: Tensor | None
-    gradients: Mapping[Role, Tensor | None]
-    returned: str = ""
+    value: Tensor | None  # the scalar, detached, float64; None where the loss returned no tensor
+    gradients: Mapping[Role, Tensor | None]  # ∂loss/∂argument by role; None where none reaches it
+    returned: str = ""  # what came back, in words, where it is not a scalar tensor: ``a float``, ``a tensor of [6]``
 
     @property
     def student(self) -> Tensor | None:
@@ -160,25 +146,15 @@ Tensors = Mapping[Role, Tensor]
 
 @dataclass(frozen=True)
 class LossFunction:
-    """A loss of the user's, with the meaning of its arguments.
+    """A loss of the user's, with the meaning of its arguments."""
 
-    Attributes:
-        function: what is called.
-        name: what findings call it.
-        arguments: what it is given, in order.
-        options: the hyper-parameters that were found.
-        dtype: the widest type that it takes.
-        layout: whether it takes [B, K] or only [B, L, K].
-        feature_shape: of one sample's features.
-    """
-
-    function: Callable[..., Any]
-    name: str
-    arguments: tuple[Argument, ...]
-    options: tuple[LossOption, ...] = ()
-    dtype: torch.dtype = torch.float64
-    layout: Literal["rows", "sequence"] = "rows"
-    feature_shape: tuple[int, ...] = FEATURE_SHAPES[0]
+    function: Callable[..., Any]  # what is called
+    name: str  # what findings call it
+    arguments: tuple[Argument, ...]  # what it is given, in order
+    options: tuple[LossOption, ...] = ()  # the hyper-parameters that were found
+    dtype: torch.dtype = torch.float64  # the widest type that it takes
+    layout: Literal["rows", "sequence"] = "rows"  # whether it takes [B, K] or only [B, L, K]
+    feature_shape: tuple[int, ...] = FEATURE_SHAPES[0]  # of one sample's features
     changed: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -366,7 +342,7 @@ def find_loss_function(
     if isinstance(loss, nn.Module):
         loss = copy.deepcopy(loss)
     options = tuple(_options(loss))
-    tried: list[str] = []
+    tried: dict[str, list[str]] = {}
     silent: LossFunction | None = None
     shapes = (feature_shape,) if feature_shape is not None else FEATURE_SHAPES
     for arguments in islice(_assignments(loss, roles or {}), MOST_TRIES):
@@ -393,15 +369,24 @@ def find_loss_function(
             silent = silent or found
             errors.append("no gradient reaches the student")
         text = ", ".join(f"{each.name}={_shown(each)}" for each in arguments)
-        tried.append(f"({text}): {errors[0] if errors else 'no value'}")
+        tried.setdefault(errors[0] if errors else "no value", []).append(f"({text})")
     if silent is not None:
         return silent
-    listed = "; ".join(tried[:4]) or "nothing: its arguments are unknown"
+    shown = [
+        f"{calls[0]}{f' and {len(calls) - 1} more' if len(calls) > 1 else ''}: {why.rstrip('.')}"
+        for why, calls in tried.items()
+    ]
+    listed = "; ".join(shown[:4]) or "nothing: its arguments are unknown"
+    hint = (
+        "It is called with logits, not with models or batches: check the function that compares logits, or watch the "
+        "training itself: stillroom audit train.py"
+        if any("not callable" in why or "must be a mapping" in why for why in tried)
+        else "Say what each argument is: --role a=student --role b=teacher, in Python roles={'a': 'student', …}"
+    )
     raise BadInput.with_message(
         "loss",
         name,
-        f"loss: {name} could not be called with logits [{6}, {num_classes}] and labels [{6}]. Tried {listed}. "
-        "Say what each argument is, such as roles={'a': 'student', 'b': 'teacher', 'c': 'labels'}",
+        f"loss: {name} could not be called with logits [{6}, {num_classes}] and labels [{6}]. Tried {listed}. {hint}",
     )
 
 
@@ -496,7 +481,10 @@ def make_instance(kind: type, num_classes: int) -> Any:
             keywords[parameter.name] = REQUIRED[option]
         else:
             raise BadInput(
-                "loss", kind.__name__, f"an object, not the class: it cannot be made without {parameter.name!r}"
+                "loss",
+                kind.__name__,
+                f"an object of it, made in the file, such as `loss = {kind.__name__}(…)`: it cannot be made "
+                f"without {parameter.name!r}",
             )
     try:
         return kind(**keywords)
@@ -586,6 +574,8 @@ def _choices(
     if is_number and words != ("t",) and not any(_has(name, each) for each in tensors if each != "teacher"):
         add(None, REQUIRED[str(kind)])
     if side is not None and not (is_number and name == "T"):
+        if {"list", "all", "several", "ensemble", "teachers"} & set(words):
+            add(side, form="list")
         add(side)
         if {"output", "outputs", "out", "result", "results"} & set(words):
             add(side, form="output")

@@ -54,36 +54,22 @@ Side = Literal["teacher", "labels"]
 
 @dataclass(frozen=True)
 class WeightMeaning:
-    """What a weight option is said to weigh, and what it weighs.
+    """What a weight option is said to weigh, and what it weighs."""
 
-    Attributes:
-        option: the option.
-        grows: whose part of the gradient grows with it, measured; None where neither or both do.
-        said: whose share the name or a comment says it is; None where nothing does.
-        text: the words that say so.
-    """
-
-    option: LossOption
-    grows: Side | None
-    said: Side | None
-    text: str
+    option: LossOption  # the option
+    grows: Side | None  # whose part of the gradient grows with it, measured; None where neither or both do
+    said: Side | None  # whose share the name or a comment says it is; None where nothing does
+    text: str  # the words that say so
 
 
 @dataclass(frozen=True)
 class Descent:
-    """Where a descent over free logits ended.
+    """Where a descent over free logits ended."""
 
-    Attributes:
-        agreement: share of rows that end with the teacher's decision.
-        distance_before: KL(teacher‖student) at its start.
-        distance_after: the same at its end.
-        below: how far the value ends below that at the teacher's answer, as a share of what it started above it.
-    """
-
-    agreement: float
-    distance_before: float
-    distance_after: float
-    below: float
+    agreement: float  # share of rows that end with the teacher's decision
+    distance_before: float  # KL(teacher‖student) at its start
+    distance_after: float  # the same at its end
+    below: float  # how far the value ends below that at the teacher's answer, as a share of what it started above it
 
     @property
     def leads_away(self) -> bool:
@@ -524,6 +510,40 @@ class LossContext:
         source = _source(self.subject)
         return source is None or re.search(r"half|float16|bfloat16|bf16|fp16|autocast|\bamp\b", source) is not None
 
+    @property
+    def stores_minus_infinity(self) -> bool:
+        """Whether its file fills logits with what is minus infinity in half precision, and uses half precision."""
+        return self.mentions_half and _FILLS_LOW.search(_source(self.subject) or "") is not None
+
+    @lazy
+    def counts_masked_positions(self) -> bool:
+        """Whether the teacher's part is averaged over ignored positions, too, while the labels' part is not."""
+        layout = self.sequence_layout
+        if layout is None or not self.has_labels or not self.has_teacher:
+            return False
+        batch, length = layout
+        hidden = torch.zeros(layout, dtype=torch.bool)
+        hidden[:, length // 2 :] = True
+
+        def part(side: Side, lead: tuple[int, ...], *, hide: bool) -> float:
+            first = self.draw(lead=lead)
+            other = dict(first)
+            other[side] = (
+                (first["labels"] + 1) % self.classes if side == "labels" else self.draw(seed=1, lead=lead)[side]
+            )
+            if hide:
+                for each in (first, other):
+                    each["labels"] = each["labels"].masked_fill(hidden, -100)
+            moved = self.gradient(first) - self.gradient(other)
+            return float(moved[:, : length // 2].norm())
+
+        usual = length / (length // 2)
+        grows = {side: part(side, layout, hide=True) / max(part(side, layout, hide=False), 1e-300) for side in _OF_BOTH}
+        if abs(grows["labels"] / usual - 1) > 0.02 or abs(grows["teacher"] - 1) > 0.02:
+            return False
+        # A sum over positions does not grow either; a mean halves where the sequences are twice as long.
+        return part("teacher", layout, hide=False) > 1.4 * part("teacher", (batch, 2 * length), hide=False)
+
     @lazy
     def ends(self) -> dict[str, str]:
         """Hyper-parameters at their ends, and two classes: what is not finite there, or fails."""
@@ -564,9 +584,11 @@ class LossContext:
             return self.given.layout == "sequence" or bool(self._sequences)
         if self.sequence_layout is None:
             return False
-        if self.has_mask or (self.has_labels and self.changes("labels")[0] > NOTHING):
-            return True
         own, file = _own_source(self.subject).lower(), (_source(self.subject) or "").lower()
+        # Rows that are picked by a mask of labels take sequences, too, without being made for them.
+        flattens = self.has_labels and self.changes("labels")[0] > NOTHING and _FLATTENS.search(own)
+        if self.has_mask or flattens:
+            return True
         return bool(_OF_SEQUENCES.search(own) or _IN_A_FILE.search(file))
 
     @lazy
@@ -630,10 +652,14 @@ def _like(fit: LossFit, term: Any) -> Any:
     return alike[0] if alike else None
 
 
+# Minus infinity, and numbers that become it in float16.
+_FILLS_LOW = re.compile(r"-\s*1e\d|-\s*(?:float\(|math\.|np\.|torch\.)?['\"]?inf|['\"]-inf|finfo\([^)]*\)\.min")
+_OF_BOTH: tuple[Side, Side] = ("teacher", "labels")
 # What a loss says of sequences in its own text, and what is plain enough anywhere in its file.
 _OF_SEQUENCES = re.compile(
     r"\b(?:tokens?|sequences?|seq|seq_len|positions?|vocab|vocabulary|length)\b|\b(?:b|n|batch), ?(?:l|t|s|seq)\b"
 )
+_FLATTENS = re.compile(r"(?:view|reshape)\(-1|flatten\(|transpose\(-?[12], ?-?[12]\)|permute\(0, ?2, ?1")
 _IN_A_FILE = re.compile(r"input_ids|seq_len|vocab_size|\[(?:b|n|batch), ?(?:l|t|s|seq|length)\b")
 
 
@@ -737,7 +763,7 @@ def _has_argument(node: ast.FunctionDef | ast.ClassDef, name: str) -> bool:
 
 
 def spoken_lines(source: str) -> Iterator[tuple[int, str]]:
-    """Comments and texts of a file by line, with the name that they stand beside."""
+    """Comments and texts of a file by line, with the name that they stand next to."""
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT:

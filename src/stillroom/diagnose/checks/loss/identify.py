@@ -22,16 +22,9 @@ Array = npt.NDArray[np.float64]
 
 # The terms of the known family, as findings name them.
 NAMES = (
-    "cross_entropy",
-    "label_smoothing",
-    "kl",
-    "reverse_kl",
-    "jsd",
-    "soft_cross_entropy",
-    "logit_mse",
-    "centred_logit_mse",
-    "cosine",
-)
+    "cross_entropy", "label_smoothing", "kl", "reverse_kl", "jsd", "soft_cross_entropy", "logit_mse",
+    "centred_logit_mse", "cosine",
+)  # fmt: skip
 # A gradient is explained where no more than this share of it is left: a float64 loss leaves 1e-9, one with an epsilon
 # within its logarithm some 1e-6; the nearest losses outside the family leave 1e-2.
 EXPLAINED = 1e-4
@@ -51,23 +44,14 @@ MOST_ENTRIES = 6000
 
 @dataclass(frozen=True)
 class GradientSample:
-    """A batch that a loss has seen, and its gradient.
+    """A batch that a loss has seen, and its gradient."""
 
-    Attributes:
-        student: z_s, [N, K] float64; [B, L, K] is flattened to rows first.
-        teacher: z_t, [N, K]; None where there is none.
-        labels: y, [N]; None where there are none, negative for rows that are ignored.
-        gradient: ∂loss/∂z_s, [N, K].
-        value: the loss.
-        batch: what the textbook's mean divides by, N for rows.
-    """
-
-    student: Array
-    teacher: Array | None
-    labels: npt.NDArray[np.int64] | None
-    gradient: Array
-    value: float
-    batch: int
+    student: Array  # z_s, [N, K] float64; [B, L, K] is flattened to rows first
+    teacher: Array | None  # z_t, [N, K]; None where there is none
+    labels: npt.NDArray[np.int64] | None  # y, [N]; None where there are none, negative for rows that are ignored
+    gradient: Array  # ∂loss/∂z_s, [N, K]
+    value: float  # the loss
+    batch: int  # what the textbook's mean divides by, N for rows
 
     @classmethod
     def of(
@@ -110,15 +94,10 @@ class FittedTerm:
 
 @dataclass(frozen=True)
 class LossFit:
-    """How a loss was explained.
+    """How a loss was explained."""
 
-    Attributes:
-        terms: the terms, those of the labels first; empty where nothing explains it.
-        residual: share of the gradient that is not explained, by norm.
-    """
-
-    terms: tuple[FittedTerm, ...]
-    residual: float
+    terms: tuple[FittedTerm, ...]  # the terms, those of the labels first; empty where nothing explains it
+    residual: float  # share of the gradient that is not explained, by norm
     columns: tuple[tuple[str, tuple[float, ...]], ...] = field(default=(), repr=False)
 
     @property
@@ -560,7 +539,7 @@ def _soft(terms: Sequence[FittedTerm], samples: Sequence[GradientSample]) -> tup
         scale = float(np.abs(expected).max())
         if not scale > 0:
             continue
-        # The share of it that is soft cross-entropy: all, or a part beside a KL.
+        # The share of it that is soft cross-entropy: all, or a part next to a KL.
         share = float(np.dot(gaps, expected) / np.dot(expected, expected))
         if share > 0.01 and float(np.abs(np.array(gaps) - share * expected).max()) < 0.02 * share * scale:
             share = 1.0 if abs(share - 1) < 1e-3 else share
@@ -610,25 +589,16 @@ def value_of(term: FittedTerm, sample: GradientSample) -> float:
 
 @dataclass(frozen=True)
 class NamedTerm:
-    """A term with what is recognised in its coefficient.
+    """A term with what is recognised in its coefficient."""
 
-    Attributes:
-        name: of the known family.
-        temperature: τ; None where the term has none.
-        coefficient: what multiplies the textbook's term: mean over the batch, sum over classes, τ² for ``kl`` alone.
-        usual: the coefficient without the faults.
-        factor: what faults have put on it; None where none is recognised.
-        reasons: the parts of the factor, in words.
-        smoothing: share of a smoothed label that is spread over the classes.
-    """
-
-    name: str
-    temperature: float | None
+    name: str  # of the known family
+    temperature: float | None  # τ; None where the term has none
+    # What multiplies the textbook's term: mean over the batch, sum over classes, τ² for ``kl`` alone.
     coefficient: float
-    usual: float
-    factor: float | None
-    reasons: tuple[str, ...] = ()
-    smoothing: float | None = None
+    usual: float  # the coefficient without the faults
+    factor: float | None  # what faults have put on it; None where none is recognised
+    reasons: tuple[str, ...] = ()  # the parts of the factor, in words
+    smoothing: float | None = None  # share of a smoothed label that is spread over the classes
 
     def evidence(self) -> dict[str, Any]:
         """As the finding holds it."""

@@ -254,8 +254,8 @@ def temperature_one_sided(context: LossContext) -> CheckResult:
     softened = fit.term("softened_cross_entropy") if fit.is_known else None
     if softened is not None:
         tau = number(softened.temperatures[0])
-        beside = [term for term in fit.terms if term.temperature and term is not softened]
-        is_same = any(abs(term.temperatures[0] / softened.temperatures[0] - 1) < 1e-3 for term in beside)
+        others = [term for term in fit.terms if term.temperature and term is not softened]
+        is_same = any(abs(term.temperatures[0] / softened.temperatures[0] - 1) < 1e-3 for term in others)
         return CheckResult(
             "problem" if is_same else "warning",
             f"The labels' term, too, gets logits divided by τ = {tau}: its gradient is {tau} times smaller, and the "
@@ -403,7 +403,7 @@ def loss_scale(context: LossContext) -> CheckResult:
         return _feature_scale(context)
     features = _feature_scale(context) if "student_features" in context.loss.roles else None
     if features is not None and features.verdict != "ok":
-        # Beside terms that are averaged.
+        # Next to terms that are averaged.
         return replace(features, verdict="problem")
     if not context.fit.is_known:
         return _scale_outside_the_family(context)
@@ -425,7 +425,7 @@ def loss_scale(context: LossContext) -> CheckResult:
     sentence = scale_words(wrong)
     code = corrected_line(terms, context.loss, context.setting, context.num_classes)
     remedy = Remedy(scale_remedy(wrong), code=code)
-    # A factor on all of a loss with labels is a learning rate; a term of the teacher alone stands beside another loss.
+    # A factor on all of a loss with labels is a learning rate; a term of the teacher alone goes with another loss.
     is_common = len({f"{term.factor:.3g}" if term.factor else "" for term in terms}) == 1 and len(terms) > 1
     # Only kl is by convention multiplied by τ²; the mean of squared normalised logits is 2/K of the cosine.
     wrong = [term for term in wrong if term.name != "cosine" or "classes" not in term.reasons[0]] or wrong
@@ -826,6 +826,14 @@ def ignored_rows(context: LossContext) -> CheckResult:
                 code=f"keep = {context.given.name_of_role('labels', 'labels')} != -100  # logits[keep] in every term",
             ),
         )
+    if context.counts_masked_positions:
+        return CheckResult(
+            "problem",
+            "Positions with label −100 are left out of the teacher's sum and counted in its mean: the more padding, "
+            "the weaker the teacher's term beside the labels'.",
+            evidence,
+            Remedy("Divide by the number of positions that count.", code="(kl * valid).sum() / valid.sum()"),
+        )
     return CheckResult("ok", "Ignored positions get no gradient.", evidence)
 
 
@@ -899,6 +907,19 @@ def half_precision(context: LossContext) -> CheckResult:
     masked = context.loss(hidden)
     fine = _finite(masked.value) and (masked.student is None or _finite(masked.student[..., 1:]))
     evidence["a class masked by -inf"] = "finite" if fine else "not finite"
+    if "teacher" in hidden and "student" in hidden and context.stores_minus_infinity:
+        alone = context.loss({**hidden, "student": context.draw(seed=7, lead=context.lead(4))["student"]})
+        if not _finite(alone.value):
+            return CheckResult(
+                "problem",
+                "A class that the teacher's logits mask with minus infinity makes it NaN (0 · −∞), and this file masks "
+                "and stores logits in half precision, where −1e9 is minus infinity.",
+                evidence,
+                Remedy(
+                    "Use F.kl_div, which takes 0 · log 0 as 0, or mask with a number that half precision holds (−1e4).",
+                    code='F.kl_div(F.log_softmax(student, -1), F.softmax(teacher.float(), -1), reduction="batchmean")',
+                ),
+            )
     verdict = HALF.at_least(worst[0])
     if verdict == "ok":
         return CheckResult("ok", f"Half precision changes {times_words(worst[0])} of the gradient.", evidence)

@@ -32,7 +32,6 @@ from stillroom.diagnose.checks.recipe.input_repair import (
     TeacherSetup,
     TeacherVariant,
     draw_sample,
-    explicit,
     repair_input,
     without_class_order,
 )
@@ -43,18 +42,20 @@ from stillroom.losses.setup_context import SetupContext
 from stillroom.models.config import ModelConfig, PreprocessConfig, PreprocessName
 from stillroom.models.cost import multiply_adds, parameters
 from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
-from stillroom.models.preprocess import resolve_preprocess
+from stillroom.models.preprocess import class_index, explicit_preprocess, known_classes, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
-from stillroom.run.build import setup_context_of, setup_losses
+from stillroom.run.build import prepare_teachers, setup_context_of, setup_losses
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
+from stillroom.run.reuse_head import reuse_head
 from stillroom.runtime import Processes
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
+from stillroom.train.changing_teachers import as_teacher
 from stillroom.train.device import resolve_device, resolve_precision
 
 # Share of empty rows from which on stored logits show nothing else.
@@ -97,7 +98,9 @@ class CheckContext:
         self.losses = list(losses)
         self._teacher = teacher
         self.stored = stored
-        self.sample: SplitSample = draw_sample(run_context.data.train, images)
+        # Where no training image has a label, the test images say how right the teacher is.
+        data = run_context.data
+        self.sample: SplitSample = draw_sample(data.train if data.train.labelled else data.test, images)
         self.test_sample: SplitSample = draw_sample(run_context.data.test, max(images // 2, 1))
         self.num_classes = run_context.data.train.num_classes
         self.num_logits = num_logits or self.num_classes
@@ -114,11 +117,7 @@ class CheckContext:
         return [term for term in self.losses if term.requires.labels and not term.requires.teacher]
 
     def require_distillation(self) -> None:
-        """Go on only where a term of the loss reads the teacher.
-
-        Raises:
-            Skip: none does.
-        """
+        """Go on only where a term of the loss reads the teacher; Skip where none does."""
         if self.recipe.teacher is None:
             raise Skip("The recipe has no teacher.")
         if not self.teacher_losses:
@@ -152,6 +151,10 @@ class CheckContext:
         config = self.recipe.teacher
         if config is None:
             raise Skip("The recipe has no teacher.")
+        if config.embeddings:
+            raise Skip("The teacher gives embeddings, no logits.")
+        if config.changes:
+            raise Skip("The teacher changes with the student: before training there is nothing to judge.")
         raise Skip(f"The teacher's logits are read from a file ({config.logits}); there is no model to run.")
 
     @property
@@ -193,7 +196,9 @@ class CheckContext:
         config = teacher.preprocess_config
         order = None
         if config is not None and config.class_order is not None:
-            order = torch.tensor(config.class_order)
+            if (known := known_classes(config)) is not None:
+                raise Skip(f"The teacher knows {len(known)} of the {self.num_classes} classes: it is not scored.")
+            order = class_index(config.class_order)
         elif self.num_logits != self.num_classes:
             order = torch.empty(0, dtype=torch.int64)
         self.queries.channels_last = teacher.channels_last
@@ -262,19 +267,11 @@ class CheckContext:
         return self.logits_for(augmented, "augmented images")
 
     def require_model(self) -> None:
-        """Go on only where the teacher is a model.
-
-        Raises:
-            Skip: its logits are all that there is.
-        """
+        """Go on only where the teacher is a model; Skip where its logits are all that there is."""
         _ = self.teacher
 
     def require_class_order(self) -> None:
-        """Go on only where it is known which logit means which class.
-
-        Raises:
-            Skip: it is not.
-        """
+        """Go on only where it is known which logit means which class; Skip where it is not."""
         order = self.repaired_setup.class_order
         if order is not None and not len(order):
             raise Skip(
@@ -308,11 +305,7 @@ class CheckContext:
 
     @property
     def gradients(self) -> GradientNorms:
-        """Gradient norms of the loss terms before training.
-
-        Raises:
-            Skip: a term cannot be computed.
-        """
+        """Gradient norms of the loss terms before training; Skip where a term cannot be computed."""
         if self.loss_trial.problem is not None:
             raise Skip(f"The loss cannot be computed: {self.loss_trial.faulty}; see loss_finite.")
         return self.loss_trial
@@ -320,6 +313,8 @@ class CheckContext:
     def _teacher_output(self, count: int) -> ModelOutput | None:
         if not self.teacher_losses:
             return None
+        if known_classes(self.teacher.preprocess_config) is not None:
+            return all_of_teacher(self.run_context, self.sample, self.losses, self.teacher, count)
         if not reads_features(self.losses):
             return ModelOutput(self.teacher_logits[:count].to(self.run_context.device))
         setup = self.repaired_setup
@@ -333,10 +328,13 @@ class CheckContext:
     def repaired_preprocess(self) -> PreprocessConfig:
         """The preprocess of the repaired teacher as numbers, its class order in it."""
         data, setup = self.run_context.data.train, self.repaired_setup
-        config = explicit(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
+        config = explicit_preprocess(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
         has_order = setup.class_order is not None and len(setup.class_order)
-        order = tuple(setup.class_order.tolist()) if setup.class_order is not None and has_order else None
-        return config.model_copy(update={"class_order": order})
+        order = setup.class_order.tolist() if setup.class_order is not None and has_order else None
+        if order is not None and isinstance(order[0], list):
+            order = [[column for column in columns if column >= 0] for columns in order]
+        # As a recipe's: one column where there is one.
+        return PreprocessConfig.model_validate({**config.model_dump(), "class_order": order})
 
     def preprocess_override(self) -> dict[str, Any]:
         """The repaired teacher's preprocess as an override: by name where it has one, else as numbers."""
@@ -347,7 +345,7 @@ class CheckContext:
             if (name == "imagenet" and channels != 3) or (name == "unit" and not is_pixels):
                 continue
             named = resolve_preprocess(name, channels=channels, is_pixels=is_pixels)
-            if explicit(named, channels, is_pixels=is_pixels) == wanted:
+            if explicit_preprocess(named, channels, is_pixels=is_pixels) == wanted:
                 return {"teacher.preprocess": name}
         return {"teacher.preprocess": wanted.model_dump(mode="json", exclude_defaults=True)}
 
@@ -390,8 +388,6 @@ def open_context(
         BadInput: a run would refuse the recipe, and no check can say more than that.
     """
     observer = observer or Observer()
-    if recipe.teachers is not None:
-        raise BadInput("teachers", list(recipe.teachers), "one `teacher`: a diagnosis supports a single teacher")
     device = resolve_device(recipe.training.device)
     precision = resolve_precision(recipe.training.precision, device)
     if components is None:
@@ -400,10 +396,10 @@ def open_context(
             data = load(recipe.data)
         finally:
             observer.phase("reading the data", 1, 1)
-        components = _gathered(recipe, data, observer.note)
+        components = gather_components(recipe, data, observer.note)
+    recipe, components = reuse_head(recipe, components)
     train = components.data.train
     check_augmentable(train, recipe.data.augmentation)
-    steps = BatchSampler(len(train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     student = prepare_model(components.student.to(device), recipe.student, train, "student")
     run_context = RunContext(
         recipe=recipe,
@@ -414,13 +410,18 @@ def open_context(
         observer=Observer(),
     )
     teacher, num_logits = None, None
-    if recipe.teacher is not None and "teacher" in components.teachers and recipe.teacher.logits is None:
+    if recipe.teacher is not None and "teacher" in components.teachers and recipe.model_teachers:
         teacher, num_logits = _prepare_teacher(components.teachers["teacher"].to(device), recipe.teacher, train)
-    setup_losses(components.losses, run_context, student, {"teacher": teacher} if teacher is not None else {})
+    seen = {"teacher": teacher} if teacher is not None else {}
+    if recipe.teacher is not None and recipe.teacher.changes:
+        seen = {"teacher": as_teacher(student)}
+    elif recipe.teacher is not None and recipe.teacher.embeddings:
+        seen = prepare_teachers(run_context, components)
+    setup_losses(components.losses, run_context, student, seen)
     reads_teacher = any(term.requires.teacher for term in components.losses)
     if reads_teacher and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its outputs")
-    uses_cache(recipe, reads_teacher=reads_teacher, epochs=-(-recipe.training.total_steps(steps) // steps))
+    uses_cache(recipe, components.losses, train)
     stored = None
     if recipe.teacher is not None and recipe.teacher.logits is not None:
         stored = PrecomputedLogits(
@@ -442,7 +443,7 @@ def open_context(
     )
 
 
-def _gathered(recipe: Recipe, data: DataPair, note: Note) -> RunComponents:
+def gather_components(recipe: Recipe, data: DataPair, note: Note) -> RunComponents:
     """All that the recipe names; a teacher whose weights are for other classes keeps all of its logits."""
     try:
         return build_components(recipe, data, note)

@@ -32,26 +32,17 @@ IMAGES = 128
 
 @dataclass(frozen=True)
 class GradientNorms:
-    """Norms of gradients in the student's weights, over one batch, each before its weight in the loss.
+    """Norms of gradients in the student's weights, over one batch, each before its weight in the loss."""
 
-    Attributes:
-        terms: of each term of the loss, by its name.
-        plain: of cross-entropy with the labels alone, for which the usual learning rates are.
-        cosines: of each term's gradient with that one.
-        values: of each term.
-        moved: of each term that reads the teacher's logits alone, how far its gradient moves with the logits of other
-            images, as a share of its norm.
-        faulty: the term that cannot be computed, if there is one; nothing else is known then.
-        problem: what is wrong with it, in a sentence.
-    """
-
-    terms: dict[str, float]
-    plain: float
-    cosines: dict[str, float]
-    values: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, float]  # of each term of the loss, by its name
+    plain: float  # of cross-entropy with the labels alone, for which the usual learning rates are
+    cosines: dict[str, float]  # of each term's gradient with that one
+    values: dict[str, float] = field(default_factory=dict)  # of each term
+    # Of each term that reads the teacher's logits alone, how far its gradient moves with the logits of other images, as
+    # a share of its norm.
     moved: dict[str, float] = field(default_factory=dict)
-    faulty: str | None = None
-    problem: str | None = None
+    faulty: str | None = None  # the term that cannot be computed, if there is one; nothing else is known then
+    problem: str | None = None  # what is wrong with it, in a sentence
 
 
 def measure_gradients(
@@ -112,7 +103,7 @@ def measure_gradients(
     moved = {}
     reading = [term.name for term in losses if term.requires.teacher]
     if given is not None and reading and count > 1 and not reads_features(losses):
-        others = run({"teacher": ModelOutput(given.logits.roll(1, 0))})
+        others = run({"teacher": ModelOutput(given.logits.roll(1, 0), classes=given.classes)})
         for name, value in zip(step.names, others, strict=True):
             if name in reading:
                 change = float((_gradient(value, weights) - gradients[name]).norm())

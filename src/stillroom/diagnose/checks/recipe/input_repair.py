@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.images import ImageSet, balanced_rows, rank_in_class
+from stillroom.data.images import UNLABELLED, ImageSet, balanced_rows, rank_in_class
 from stillroom.diagnose.check import Skip
 from stillroom.diagnose.checks.teacher_changes import (
     BATCH,
@@ -41,7 +41,7 @@ from stillroom.models.cost import multiply_adds
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.prepared import predict
-from stillroom.models.preprocess import Preprocess, resolve_preprocess
+from stillroom.models.preprocess import Preprocess, explicit_preprocess, resolve_preprocess, select_classes
 from stillroom.run.context import RunContext
 from stillroom.train.device import autocast
 
@@ -65,17 +65,11 @@ _LEAST = 32
 
 @dataclass(frozen=True)
 class SplitSample:
-    """Some images of a split, spread over its classes: the first few as well as all of them.
+    """Some images of a split, spread over its classes: the first few as well as all of them."""
 
-    Attributes:
-        images: [n, C, H, W] as the data gives them: one of each class, then the second of each, and so on.
-        labels: int64 [n].
-        rows: their positions in the split, int64 [n].
-    """
-
-    images: Tensor
-    labels: Tensor
-    rows: npt.NDArray[np.int64]
+    images: Tensor  # [n, C, H, W] as the data gives them: one of each class, then the second of each, and so on
+    labels: Tensor  # int64 [n]
+    rows: npt.NDArray[np.int64]  # their positions in the split, int64 [n]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -94,15 +88,16 @@ def draw_sample(data: ImageSet, count: int) -> SplitSample:
     """A fixed random sample of a split.
 
     Args:
-        data: the split.
+        data: the split; images without a label are left out.
         count: how many images, or all where there are fewer.
 
     >>> data = ImageSet(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 0, 0, 1, 1]), ("a", "b"), "x")
     >>> draw_sample(data, 4).labels.tolist()
     [0, 1, 0, 1]
     """
+    known = np.flatnonzero(data.labels.cpu().numpy() != UNLABELLED)
     labels = data.labels.cpu().numpy()
-    rows = balanced_rows(labels, min(count, len(data)))
+    rows = known[balanced_rows(labels[known], min(count, len(known)))]
     rows = rows[np.lexsort((labels[rows], rank_in_class(labels[rows])))]
     index = torch.from_numpy(rows)
     return SplitSample(data.images[index].cpu(), data.labels.cpu()[index], rows)
@@ -230,21 +225,17 @@ class TeacherVariant:
 
 @dataclass(frozen=True)
 class TeacherSetup:
-    """A teacher, its input and its class order.
+    """A teacher, its input and its class order."""
 
-    Attributes:
-        variant: the model with its input.
-        class_order: for each class of the data, a column of the logits; None where they agree, empty where unknown.
-        model: the model as a run would be given it.
-    """
-
-    variant: TeacherVariant
+    variant: TeacherVariant  # the model with its input
+    # For each class of the data, a column of the logits; None where they agree, empty where unknown.
     class_order: Tensor | None
-    model: nn.Module
+    model: nn.Module  # the model as a run would be given it
 
     def reorder(self, columns: Tensor) -> Tensor:
         """Columns of the model's logits in the order of the data's classes."""
-        return columns if self.class_order is None else columns.index_select(1, self.class_order)
+        is_unknown = self.class_order is not None and not len(self.class_order)
+        return columns[:, :0] if is_unknown else select_classes(columns, self.class_order)
 
     def is_correct(self, labels: Tensor, count: int) -> Tensor:
         """Which of the sample's first images are classified correctly, bool [count]; none without a class order."""
@@ -256,54 +247,33 @@ class TeacherSetup:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A change to try.
+    """A change to try."""
 
-    Attributes:
-        name: what messages call it.
-        make: makes the changed teacher.
-        images: how many images it may be tried on.
-        model: the changed model, where it is the model that changes.
-        why_not: why it cannot be tried, if so.
-    """
-
-    name: str
-    make: Callable[[], TeacherVariant]
-    images: int
-    model: nn.Module | None = None
-    why_not: str | None = None
+    name: str  # what messages call it
+    make: Callable[[], TeacherVariant]  # makes the changed teacher
+    images: int  # how many images it may be tried on
+    model: nn.Module | None = None  # the changed model, where it is the model that changes
+    why_not: str | None = None  # why it cannot be tried, if so
 
 
 @dataclass(frozen=True)
 class RepairTrial(Trial):
-    """One change, tried on the sample's first images.
-
-    Attributes:
-        setup: the teacher after the change.
-        why_not: why it could not be tried, if so.
-    """
+    """One change, tried on the sample's first images."""
 
     kind: Kind
-    setup: TeacherSetup | None = None
-    why_not: str | None = None
+    setup: TeacherSetup | None = None  # the teacher after the change
+    why_not: str | None = None  # why it could not be tried, if so
 
 
 @dataclass(frozen=True)
 class InputRepair:
-    """The changes that make a teacher more accurate.
+    """The changes that make a teacher more accurate."""
 
-    Attributes:
-        accuracy: the teacher's accuracy on the sample as the recipe sets it up.
-        repaired: the teacher after all changes.
-        changes: the changes that were taken, in order.
-        trials: all changes of a kind that were tried when it was last in question.
-        images: size of the sample.
-    """
-
-    accuracy: float
-    repaired: TeacherSetup
-    changes: tuple[RepairTrial, ...]
-    trials: dict[Kind, tuple[RepairTrial, ...]]
-    images: int
+    accuracy: float  # the teacher's accuracy on the sample as the recipe sets it up
+    repaired: TeacherSetup  # the teacher after all changes
+    changes: tuple[RepairTrial, ...]  # the changes that were taken, in order
+    trials: dict[Kind, tuple[RepairTrial, ...]]  # all changes of a kind that were tried when it was last in question
+    images: int  # size of the sample
 
     def change(self, kind: Kind) -> RepairTrial | None:
         """The change of a kind that was taken."""
@@ -419,6 +389,9 @@ def _try_class_order(queries: TeacherQueries, setup: TeacherSetup, correct: Tens
         why = f"the teacher has {num_logits:,} logits for {num_classes:,} classes"
         yield RepairTrial("class_order", "assignment", why_not=why)
         return
+    if setup.class_order is not None and setup.class_order.dim() > 1:
+        yield RepairTrial("class_order", "assignment", why_not="several logits mean one class")
+        return
     guess = columns.argmax(1)
     now = correct_in_other_order(guess, labels, num_classes, num_logits, setup.class_order)
     order = assign_columns(guess, labels, num_classes, num_logits, setup.class_order)
@@ -432,21 +405,9 @@ def _try_class_order(queries: TeacherQueries, setup: TeacherSetup, correct: Tens
     yield RepairTrial("class_order", "assignment", count, int(now.sum()), int(correct.sum()), p, setup=changed)
 
 
-def explicit(config: PreprocessConfig | None, channels: int, *, is_pixels: bool) -> PreprocessConfig:
-    """A preprocess as numbers, also where pixels go in as they are.
-
-    >>> explicit(None, 1, is_pixels=False).std
-    (1.0,)
-    """
-    if config is not None:
-        return config
-    # x/255 divided by 1/255 is x again.
-    return PreprocessConfig(mean=(0.0,) * channels, std=((1 / 255) if is_pixels else 1.0,) * channels)
-
-
 def _explicit_now(queries: TeacherQueries, setup: TeacherSetup) -> PreprocessConfig:
     data = queries.run_context.data.train
-    return explicit(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
+    return explicit_preprocess(setup.variant.preprocess, data.channels, is_pixels=data.is_pixels)
 
 
 def _candidate(queries: TeacherQueries, setup: TeacherSetup, name: str, config: PreprocessConfig) -> Candidate:
@@ -486,7 +447,7 @@ def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig
     names += ["half", "unit"] if is_pixels else ["half"] if low >= 0 and high <= 1 else []
     names.append("none")
     found = {
-        str(name): explicit(
+        str(name): explicit_preprocess(
             resolve_preprocess(name, channels=channels, is_pixels=is_pixels), channels, is_pixels=is_pixels
         )
         for name in names

@@ -67,7 +67,7 @@ def stale_cache(context: CheckContext) -> CheckResult:
     assert config is not None
     epochs = -(-context.total_steps // context.steps_per_epoch)
     reads = bool(context.teacher_losses)
-    if not reads or not uses_cache(recipe, reads_teacher=reads, epochs=epochs):
+    if not reads or not uses_cache(recipe, context.losses, run_context.data.train):
         return CheckResult("ok", "A run of this recipe caches no teacher outputs.")
     source = build_teacher(run_context, teacher, request_of(context.losses))
     loader = BatchLoader(run_context.data.train, recipe.data.augmentation, run_context.device, recipe.data.workers)

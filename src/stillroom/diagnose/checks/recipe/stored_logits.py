@@ -14,6 +14,7 @@ from stillroom.diagnose.check import CheckResult, Limits, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext, is_constant
 from stillroom.diagnose.checks.teacher_changes import GAIN
 from stillroom.schema.diagnosis import Remedy, Verdict
+from stillroom.wording import counted
 
 # Places that rows may have moved by.
 _SHIFTS = (-3, -2, -1, 1, 2, 3)
@@ -93,7 +94,7 @@ def _faults(
     shift = _shift(context, correct, labels) if what == "training images" else None
     if shift is not None:
         evidence["shift"] = by = shift[0]
-        rows, side = f"{abs(by)} row{'' if abs(by) == 1 else 's'}", "late" if by > 0 else "early"
+        rows, side = counted(abs(by), "row"), "late" if by > 0 else "early"
         yield (
             "problem",
             f"The stored logits stand {rows} too {side}: they are right for {share} of {count:,} training images as "

@@ -64,15 +64,7 @@ def teacher_resize(context: CheckContext) -> CheckResult:
 
 
 def _check_input(context: CheckContext, kind: Kind, what: str, words: str, nothing: str) -> CheckResult:
-    """Whether some other input makes the teacher more accurate.
-
-    Args:
-        context: the recipe.
-        kind: what of the input is changed.
-        what: the same in words.
-        words: the remedy.
-        nothing: why there may be nothing to try.
-    """
+    """Whether some other input makes the teacher more accurate."""
     context.require_model()
     context.require_class_order()
     repair = context.repair
@@ -212,7 +204,7 @@ def class_order(context: CheckContext) -> CheckResult:
     repair = context.repair
     preprocess = None if context.stored is not None else context.teacher.preprocess_config
     change = repair.change("class_order")
-    now: Sequence[int] | None = preprocess.class_order if preprocess is not None else None
+    now: Sequence[object] | None = preprocess.class_order if preprocess is not None else None
     evidence: dict[str, Any] = {
         "columns": context.num_logits,
         "classes": context.num_classes,

@@ -85,13 +85,7 @@ _SURE_TIMES, _SURE_TEACHER = 30.0, 0.95
 
 
 def linear_model(train: SplitSample, test: SplitSample, classes: int) -> Tensor:
-    """Classes that a linear model of pixels predicts: ridge regression on one-hot labels, int64 [m].
-
-    Args:
-        train: images that it is fitted to.
-        test: images that it predicts.
-        classes: K.
-    """
+    """Classes that a linear model of pixels predicts: ridge regression on one-hot labels, int64 [m]."""
     x, asked = (each.images.flatten(1).double() for each in (train, test))
     mean, scale = x.mean(0), x.std(0).mean().clamp_min(1e-9)
     x, asked = (x - mean) / scale, (asked - mean) / scale
@@ -212,20 +206,14 @@ def _other_orientation(context: CheckContext) -> tuple[str, int, int, int] | Non
 
 @dataclass(frozen=True)
 class Flatness:
-    """What tells a teacher trained with label smoothing from another.
+    """What tells a teacher trained with label smoothing from another."""
 
-    Attributes:
-        entropy: of the probabilities of all classes but the true one, as a share of log(K − 1), in the median of the
-            images that are classified correctly.
-        unsure: accuracy less mean confidence.
-        log_odds: of the true class in the surest image in a hundred.
-        counts: how many images in each twentieth of ``entropy``.
-    """
-
+    # Of the probabilities of all classes but the true one, as a share of log(K − 1), in the median of the images that
+    # are classified correctly.
     entropy: float
-    unsure: float
-    log_odds: float
-    counts: tuple[int, ...]
+    unsure: float  # accuracy less mean confidence
+    log_odds: float  # of the true class in the surest image in a hundred
+    counts: tuple[int, ...]  # how many images in each twentieth of ``entropy``
 
     @property
     def smoothing(self) -> float:

@@ -47,26 +47,17 @@ _LOUD = 4.0
 
 @dataclass(frozen=True)
 class SoftTerm:
-    """A term of the loss that softens the teacher's logits.
+    """A term of the loss that softens the teacher's logits."""
 
-    Attributes:
-        term: the term.
-        temperature: τ.
-        share: λ of ``L = (1 − λ)·CE + λ·H(p, q_τ)`` that rescales gradients as the recipe does; None of a term that is
-            no divergence.
-    """
-
-    term: Loss[Any]
-    temperature: float
+    term: Loss[Any]  # the term
+    temperature: float  # τ
+    # Λ of ``L = (1 − λ)·CE + λ·H(p, q_τ)`` that rescales gradients as the recipe does; None of a term that is no
+    # divergence.
     share: float | None
 
 
 def soft_terms(context: CheckContext) -> list[SoftTerm]:
-    """The terms of the loss with a temperature.
-
-    Raises:
-        Skip: there are none.
-    """
+    """The terms of the loss with a temperature; Skip where there are none."""
     labels = sum(mean_weight(term.config) for term in context.label_losses)
     found: list[SoftTerm] = []
     context.require_distillation()

@@ -1,4 +1,4 @@
-"""The same student from labels alone beside a distilled run: without it, some verdicts on the run cannot be given."""
+"""The same student from labels alone next to a distilled run: without it, some verdicts on the run cannot be given."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stillroom.schema.run import SUMMARY, RunSummary
 
 # Evidence of a check that could not judge for want of a run from labels alone; a headline says so.
 NEEDS_LABELS = {"needs": "labels alone"}
-# Folders beside a run that are looked at, and runs from labels that are read.
+# Folders next to a run that are looked at, and runs from labels that are read.
 _LOOKED_AT, _READ = 200, 8
 
 
@@ -26,7 +26,7 @@ def with_baselines(run: RunRecord, candidates: Iterable[RunRecord] | None = None
 
     Args:
         run: the run; one that is not distilled stays as it is.
-        candidates: where to look; left out: the folders beside it, and in a study those of other methods.
+        candidates: where to look; left out: the folders next to it, and in a study those of other methods.
     """
     if not run.is_distilled or run.identity is None:
         return run

@@ -35,11 +35,7 @@ SATURATED = Limits(
 
 
 def require_distillation(run: RunRecord) -> None:
-    """Go on only where a term of the loss reads a teacher.
-
-    Raises:
-        Skip: none does.
-    """
+    """Go on only where a term of the loss reads a teacher; Skip where none does."""
     if not run.teacher_losses:
         raise Skip("No loss term reads a teacher.")
 
@@ -237,9 +233,15 @@ def labels_drowned(run: RunRecord) -> CheckResult:
     title = "Each term’s part of the loss, first third of the run"
     plot = Plot("bars", title, tuple(shares), values, "", "% of the weighted loss")
     verdict: Verdict = "ok"
-    summary = f"The labels are {labels:.1%} of the loss; the student agrees with its teacher no more than it should."
+    share = f"The labels are {labels:.1%} of the loss"
+    if not run.label_losses and (
+        both := [key for key, term in zip(run.weights, run.terms, strict=False) if term.reads_labels]
+    ):
+        share = f"{' and '.join(both)} reads teacher and labels, so how much of the loss the labels are is not known"
+        evidence["labels_share_of_loss"] = None
+    summary = f"{share}; the student agrees with its teacher no more than it should."
     if follows is not None:
-        summary = f"The labels are {labels:.1%} of the loss; agreement is {follows:+.1f} points from accuracy."
+        summary = f"{share}; agreement is {follows:+.1f} points from accuracy."
     is_ceiling = follows is not None and margin is not None and follows >= max(FOLLOWS, margin)
     if is_ceiling and gap is not None and gap.points <= max(gap.margin, 2.0) and run.student is not None:
         verdict = "problem"

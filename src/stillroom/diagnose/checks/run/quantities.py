@@ -37,22 +37,14 @@ _BEGUN = 2
 
 
 def require_trained(run: RunRecord) -> None:
-    """Go on only with a run that ended and learned something.
-
-    Raises:
-        Skip: it did not.
-    """
+    """Go on only with a run that ended and learned something; Skip where it did not."""
     if not run.finished:
         raise Skip("The run did not end.")
     require_not_collapsed(run)
 
 
 def require_not_collapsed(run: RunRecord) -> None:
-    """Go on only where the student learned something.
-
-    Raises:
-        Skip: it did not.
-    """
+    """Go on only where the student learned something; Skip where it did not."""
     if has_collapsed(run):
         raise Skip("The student learned nothing; see diverged.")
 
@@ -106,15 +98,10 @@ def _labels_are_flat(run: RunRecord) -> bool:
 
 @dataclass(frozen=True)
 class LossSlope:
-    """How fast the training loss still fell before the learning rate came down.
+    """How fast the training loss still fell before the learning rate came down."""
 
-    Attributes:
-        share: of the loss that each doubling of the steps took away.
-        error: its standard error; None where too few lines were logged.
-    """
-
-    share: float
-    error: float | None
+    share: float  # of the loss that each doubling of the steps took away
+    error: float | None  # its standard error; None where too few lines were logged
 
     @property
     def is_significant(self) -> bool:

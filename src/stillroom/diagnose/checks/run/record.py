@@ -77,49 +77,31 @@ class TeacherGap:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as its folder has it.
+    """One run as its folder has it."""
 
-    Attributes:
-        path: the folder.
-        recipe: the resolved recipe.
-        finished: whether it was trained to its end.
-        train: the lines of training, in order of steps, numbers alone.
-        test: the lines of evaluation.
-        student: the student's scores; None of a run that did not end.
-        teacher: the teacher's scores, of several the most accurate one's; None where there is none, or where its logits
-            are not known.
-        is_distilled: whether a term of the loss reads the teacher.
-        classes: number of classes; None of a run that did not end.
-        side: side of the images in pixels, where they are images.
-        predictions: the logits of both for the test images.
-        rescaling: the lines about gradient rescaling.
-        weight_distance: the lines about how far weights moved.
-        events: the names of the events in ``timing.jsonl``.
-        identity: what a run must share with it to be the same student on the same images for as many steps: model,
-            parameters, fingerprint of the data, hash of the budget; None of a run that did not end.
-        baselines: the same student trained on labels alone, of a distilled run.
-        terms: what each term of the loss reads, in the recipe's order; empty of a run that did not end.
-        quality: copies among the images, sizes of the classes; None of a run that did not end.
-    """
-
-    path: Path
-    recipe: Recipe
-    finished: bool
-    train: tuple[Row, ...]
-    test: tuple[Row, ...]
-    student: ModelScores | None
+    path: Path  # the folder
+    recipe: Recipe  # the resolved recipe
+    finished: bool  # whether it was trained to its end
+    train: tuple[Row, ...]  # the lines of training, in order of steps, numbers alone
+    test: tuple[Row, ...]  # the lines of evaluation
+    student: ModelScores | None  # the student's scores; None of a run that did not end
+    # The teacher's scores, of several the most accurate one's; None where there is none, it changes with the student,
+    # or its logits are not known.
     teacher: ModelScores | None
-    is_distilled: bool
-    classes: int | None
-    side: int | None
-    predictions: Predictions | None
-    rescaling: tuple[RescalingEpoch, ...]
-    weight_distance: tuple[WeightDistanceLine, ...]
-    events: tuple[str, ...]
+    is_distilled: bool  # whether a term of the loss reads the teacher
+    classes: int | None  # number of classes; None of a run that did not end
+    side: int | None  # side of the images in pixels, where they are images
+    predictions: Predictions | None  # the logits of both for the test images
+    rescaling: tuple[RescalingEpoch, ...]  # the lines about gradient rescaling
+    weight_distance: tuple[WeightDistanceLine, ...]  # the lines about how far weights moved
+    events: tuple[str, ...]  # the names of the events in ``timing.jsonl``
+    # What each term of the loss reads, in the recipe's order; empty of a run that did not end.
     terms: tuple[LossSummary, ...] = ()
+    # What a run must share with it to be the same student on the same images for as many steps: model, parameters,
+    # fingerprint of the data, hash of the budget; None of a run that did not end.
     identity: tuple[str, int, str, str] | None = None
-    baselines: tuple[RunRecord, ...] = ()
-    quality: DataQuality | None = None
+    baselines: tuple[RunRecord, ...] = ()  # the same student trained on labels alone, of a distilled run
+    quality: DataQuality | None = None  # copies among the images, sizes of the classes; None of a run that did not end
 
     @property
     def steps(self) -> int:
@@ -229,7 +211,9 @@ class RunRecord:
         """The teacher's prediction for each test image."""
         found = self.predictions
         return (
-            None if found is None or found.teacher_logits is None else score_images(found.teacher_logits, found.labels)
+            None
+            if found is None or found.teacher_logits is None or self.teacher is None
+            else score_images(found.teacher_logits, found.labels)
         )
 
     def loss(self, row: Row, terms: Sequence[str] | None = None) -> float | None:
@@ -286,7 +270,7 @@ def read_run(path: Path) -> RunRecord:
         train=tuple(row for split, row in rows if split == "train"),
         test=tuple(row for split, row in rows if split == "test"),
         student=summary.student if summary is not None else None,
-        teacher=summary.teacher.scores if summary is not None and summary.teacher is not None else None,
+        teacher=None if summary is None else _fixed_teacher(summary, recipe),
         is_distilled=summary.distilled if summary is not None else is_distilled,
         classes=summary.data.classes if summary is not None else None,
         side=min(summary.data.shape[1:]) if summary is not None and len(summary.data.shape) == 3 else None,
@@ -298,6 +282,14 @@ def read_run(path: Path) -> RunRecord:
         quality=summary.data.quality if summary is not None else None,
         identity=_identity(summary) if summary is not None else None,
     )
+
+
+def _fixed_teacher(summary: RunSummary, recipe: Recipe) -> ModelScores | None:
+    """The scores of the teacher that is compared with; None of one that changes: it is as good as the student."""
+    config = recipe.all_teachers.get(summary.reference or "")
+    if summary.teacher is None or (config is not None and config.changes):
+        return None
+    return summary.teacher.scores
 
 
 def _identity(summary: RunSummary) -> tuple[str, int, str, str]:
@@ -317,11 +309,7 @@ def _logged_keys(recipe: Recipe, metrics: Sequence[MetricsLine]) -> dict[str, st
 
 
 def require_quality(run: RunRecord) -> DataQuality:
-    """What the run's summary says of its data.
-
-    Raises:
-        Skip: it did not end, or says nothing of it.
-    """
+    """What the run's summary says of its data; Skip where it did not end, or says nothing of it."""
     if run.quality is None:
         raise Skip("The run did not end." if not run.finished else "The run's summary does not say.")
     return run.quality

@@ -224,7 +224,7 @@ def over_regularising(run: RunRecord) -> CheckResult:
         f"{quantities.FEW_STEPS} steps at its peak rate; each image seen once or twice, in fewer than {_MANY_STEPS:,} "
         "steps. That the loss still fell is a problem of a distilled run only where the student is also below the same "
         "student from labels alone, by more than noise: of few images the loss falls to the end of a good run, too. "
-        "Without such a run beside it, this cannot be judged. A warning at most where over_regularising "
+        "Without such a run next to it, this cannot be judged. A warning at most where over_regularising "
         "reports the problem."
     ),
     source="A falling learning rate brings the loss down in any run; its slope before that shows what was left.",
@@ -312,7 +312,7 @@ def under_training(run: RunRecord) -> CheckResult:
         f"test loss rose {_RISEN:g} times over its lowest. Warning from {OVERFITTED.warning:g} times. Training images "
         "are seen augmented, so equal losses would already be good. Of a distilled run only where accuracy came down "
         "from its best during the run, or the student is below the same student from labels alone, by more than noise; "
-        "without such a run beside it, this cannot be judged."
+        "without such a run next to it, this cannot be judged."
     ),
     source="More data or regularisation helps only if the test loss is well above the training loss.",
     limits=[OVERFITTED],

@@ -72,9 +72,6 @@ def weighted_layers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def untrained_layers(model: nn.Module) -> tuple[dict[str, str], int]:
     """Which of a model's layers still follow the law of their initialisation.
 
-    Args:
-        model: any.
-
     Returns:
         Names of their weights with the law, and how many layers were looked at.
     """

@@ -81,7 +81,7 @@ def parameters_left_out(setup: TrainingSetup) -> CheckResult:
             "ok", f"The optimizer holds all {len(reached)} parameters that the loss has a gradient for.", evidence
         )
     share = sum(each.numel() for each in left.values()) / sum(each.numel() for each in reached.values())
-    # A bias alone follows no law; it goes with the weights beside it.
+    # A bias alone follows no law; it goes with the weights next to it.
     matrices = [each for each in left.values() if each.dim() >= 2]
     random = not matrices or any(each.numel() < LEAST or initial_law(each) is not None for each in matrices)
     summary = (

@@ -71,11 +71,7 @@ class TrainingSetup:
 
     @property
     def teacher(self) -> nn.Module:
-        """The teacher's model.
-
-        Raises:
-            Skip: its logits are stored.
-        """
+        """The teacher's model; Skip where its logits are stored."""
         if isinstance(self._teacher, Tensor):
             raise Skip("The teacher's logits are stored; there is no model to run.")
         return self._teacher
@@ -87,11 +83,7 @@ class TrainingSetup:
 
     @property
     def images(self) -> Tensor:
-        """All images looked at, [n, …].
-
-        Raises:
-            Skip: the inputs are no single tensor of numbers.
-        """
+        """All images looked at, [n, …]; Skip where the inputs are no single tensor of numbers."""
         parts = [inputs for inputs, _ in self.batches]
         if not all(isinstance(part, Tensor) and part.is_floating_point() for part in parts):
             raise Skip("The models' input is not one tensor of floats.")
@@ -183,11 +175,7 @@ class TrainingSetup:
 
     @property
     def optimized(self) -> set[int]:
-        """Identities of the optimizer's parameters.
-
-        Raises:
-            Skip: there is no optimizer.
-        """
+        """Identities of the optimizer's parameters; Skip where there is no optimizer."""
         if self.optimizer is None:
             raise Skip("No optimizer was given.")
         return {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
@@ -206,19 +194,12 @@ class TrainingSetup:
 
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """The gradient of a loss, and how it depends on the teacher.
+    """The gradient of a loss, and how it depends on the teacher."""
 
-    Attributes:
-        value: the loss on the first batch.
-        norms: its gradient's norm in each parameter; parameters that it does not reach are left out.
-        logits_gradient: the gradient in the student's logits, [b, K].
-        without_teacher: the same with the teacher's logits of other rows; None where there is no loss.
-    """
-
-    value: float
-    norms: dict[str, float]
-    logits_gradient: Tensor
-    without_teacher: Tensor | None
+    value: float  # the loss on the first batch
+    norms: dict[str, float]  # its gradient's norm in each parameter; parameters that it does not reach are left out
+    logits_gradient: Tensor  # the gradient in the student's logits, [b, K]
+    without_teacher: Tensor | None  # the same with the teacher's logits of other rows; None where there is no loss
 
     @property
     def finite(self) -> bool:
@@ -361,11 +342,7 @@ def class_numbers(labels: Tensor) -> Tensor:
 
 
 def split_batch(batch: object) -> tuple[Inputs, Tensor]:
-    """Inputs and labels of what a loader gives.
-
-    Raises:
-        BadInput: it is neither a pair nor a mapping with labels.
-    """
+    """Inputs and labels of what a loader gives; BadInput where it is neither a pair nor a mapping with labels."""
     if isinstance(batch, Mapping):
         name = next((each for each in _LABEL_NAMES if each in batch), None)
         if name is not None:

@@ -12,7 +12,7 @@ from stillroom.losses.registry import labels_alone
 from stillroom.schema.diagnosis import VERDICTS, Finding, Plot, Remedy, Verdict
 from stillroom.schema.study import CellKey, ComparisonResult, RunResult, StudyResults
 from stillroom.study.statistics import PLANNING_CAUTION
-from stillroom.study.wording import counted, listed
+from stillroom.wording import counted, listed
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from stillroom.diagnose.check import CheckResult, check
 from stillroom.schema.diagnosis import Remedy
 from stillroom.schema.study import StudyResults
 from stillroom.study.statistics import PLANNING_CAUTION
-from stillroom.study.wording import counted, listed
+from stillroom.wording import counted, listed
 
 # Student's t with one degree of freedom is 12.7: with two seeds an interval is nine times the spread.
 ENOUGH = 3

@@ -1,4 +1,4 @@
-"""Values, names and places in words: the same everywhere a study writes something."""
+"""Values, names, counts and places in words: the same wherever something is written."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def plain(text: str, limit: int = 300) -> str:
 def listed(names: Iterable[object]) -> str:
     """Names as a list in a sentence.
 
-    >>> listed(["a"]), listed(["a", "b", "c"])
-    ('a', 'a, b and c')
+    >>> listed(["a"]), listed(["a", "b", "c"]), listed([])
+    ('a', 'a, b and c', '')
     """
-    *before, last = [str(name) for name in names]
+    *before, last = [str(name) for name in names] or [""]
     return f"{', '.join(before)} and {last}" if before else last
 
 

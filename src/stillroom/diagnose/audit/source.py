@@ -1,0 +1,185 @@
+"""What a script's source says around a line: the loops that it stands in, how often they run, lists of weights."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# A line further away belongs to another list.
+_NEAR = 2
+_ARITHMETIC: Mapping[type[ast.operator], Any] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.FloorDiv: lambda a, b: a // b if b else None,
+}
+
+
+@cache
+def _text(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+
+
+@cache
+def _tree(file: str) -> ast.Module | None:
+    try:
+        return ast.parse(_text(file))
+    except (SyntaxError, ValueError):
+        return None
+
+
+@cache
+def _loops(file: str, line: int) -> tuple[ast.For, ...]:
+    """The ``for`` statements whose body holds a line, within its own function, the innermost first."""
+    tree = _tree(file)
+    if tree is None:
+        return ()
+    inside = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.For | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef)
+        and node.lineno <= line <= (node.end_lineno or node.lineno)
+    ]
+    inside.sort(key=lambda node: (node.lineno, -(node.end_lineno or 0)), reverse=True)
+    found = []
+    for node in inside:
+        if not isinstance(node, ast.For):
+            break
+        if node.body[0].lineno <= line:
+            found.append(node)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class CountedLoop:
+    """A ``for … in range(…)`` that encloses a line.
+
+    Attributes:
+        key: its file and line.
+        count: how often it runs.
+        value: its variable, now; None where that is no number.
+    """
+
+    key: tuple[str, int]
+    count: int
+    value: int | None
+
+
+def counted_loops(frame: Any, depth: int = 12) -> list[CountedLoop]:
+    """The ``for … in range(…)`` statements that a frame and its callers stand in, the innermost first.
+
+    Names, attributes of plain objects and entries of mappings are looked up, nothing is called: a length that is
+    computed otherwise is not known.
+    """
+    found = []
+    while frame is not None and depth:
+        file = frame.f_code.co_filename
+        for loop in _loops(file, frame.f_lineno) if file.endswith(".py") else ():
+            given = _range(loop.iter)
+            bounds = [_value(each, frame) for each in given.args] if given is not None else []
+            if bounds and all(isinstance(each, int) and not isinstance(each, bool) for each in bounds):
+                count = len(range(*bounds)) if len(bounds) < 3 or bounds[2] else 0
+                now = frame.f_locals.get(loop.target.id) if isinstance(loop.target, ast.Name) else None
+                found.append(CountedLoop((file, loop.lineno), count, now if isinstance(now, int) else None))
+        frame, depth = frame.f_back, depth - 1
+    return found
+
+
+def _range(node: ast.expr) -> ast.Call | None:
+    """The call of ``range`` in what a loop runs over, be it inside a progress bar's."""
+    if not isinstance(node, ast.Call):
+        return None
+    name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+    if name in ("range", "trange"):
+        return node if not any(isinstance(each, ast.Starred) for each in node.args) else None
+    return next((found for each in node.args[:1] if (found := _range(each)) is not None), None)
+
+
+def _value(node: ast.expr, frame: Any) -> Any:
+    """The value of a plain expression; None where finding it would run code of the user's."""
+    if isinstance(node, ast.Constant):
+        return node.value
+    if isinstance(node, ast.Name):
+        return frame.f_locals.get(node.id, frame.f_globals.get(node.id))
+    if isinstance(node, ast.Attribute):
+        owner = _value(node.value, frame)
+        own = getattr(owner, "__dict__", None)
+        if isinstance(own, Mapping) and node.attr in own:
+            return own[node.attr]
+        plain = [vars(cls)[node.attr] for cls in type(owner).__mro__ if node.attr in vars(cls)]
+        return plain[0] if plain and isinstance(plain[0], int) else None
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        owner = _value(node.value, frame)
+        return owner.get(node.slice.value) if type(owner) is dict else None
+    if isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+        left, right = _value(node.left, frame), _value(node.right, frame)
+        if isinstance(left, int) and isinstance(right, int):
+            return _ARITHMETIC[type(node.op)](left, right)
+    return None
+
+
+def only_steps(file: str, lines: frozenset[int]) -> bool:
+    """Whether all ``.step(…)`` of a file stand at these lines; false where it cannot be read, or one is elsewhere."""
+    tree = _tree(file)
+    if tree is None or not _text(file):
+        return False
+    steps = {
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("step", "step_update", "lr_step")
+    }
+    return steps <= lines and lines <= steps
+
+
+@cache
+def listed_weights(file: str) -> Mapping[float, str]:
+    """What the numbers of a list stand for, where a comment at the list names as many things as it holds.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile("w", suffix=".py") as script:
+    ...     _ = script.write("# labels, teacher\\nWEIGHTS = [0.3, 0.7]\\n")
+    ...     script.flush()
+    ...     print(listed_weights(script.name))
+    {0.3: 'labels', 0.7: 'teacher'}
+    """
+    tree = _tree(file)
+    if tree is None:
+        return {}
+    comments = dict(_comments(_text(file)))
+    found: dict[float, str] = {}
+    twice: set[float] = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.List | ast.Tuple) or len(node.elts) < 2:
+            continue
+        numbers = [each.value for each in node.elts if isinstance(each, ast.Constant) and type(each.value) is float]
+        if len(numbers) != len(node.elts) or len(set(numbers)) != len(numbers):
+            continue
+        for line in range(node.lineno, node.lineno - _NEAR, -1):
+            names = [each.strip() for each in re.split(r"[,/|;]| and ", comments.get(line, "")) if each.strip()]
+            names[:1] = [each.rpartition(":")[2].strip() for each in names[:1]]
+            if len(names) == len(numbers):
+                twice |= set(numbers) & set(found)
+                found |= dict(zip(numbers, names, strict=True))
+                break
+    return {number: name for number, name in found.items() if number not in twice}
+
+
+def _comments(source: str) -> Iterator[tuple[int, str]]:
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                yield token.start[0], token.string.lstrip("# ")
+    except (tokenize.TokenError, IndentationError):
+        return

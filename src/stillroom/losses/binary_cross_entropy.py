@@ -1,0 +1,58 @@
+"""``binary_cross_entropy``: the true labels, yes or no for each class."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stillroom.losses.base import Loss, LossInputs, Requires
+from stillroom.losses.cross_entropy import FirstClassConfig
+from stillroom.losses.numerics import batch_mean, check_labels
+
+
+class BinaryCrossEntropyConfig(FirstClassConfig):
+    """Binary cross-entropy with the true labels, yes or no for each class."""
+
+    name: Literal["binary_cross_entropy"] = "binary_cross_entropy"
+
+
+def binary_cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of each class against all others: the label's class is yes, every other no.
+
+    Formula: ``mean_b [−log σ(z_y) − Σ_{k≠y} log(1 − σ(z_k))]``; sum over classes.
+
+    Args:
+        student_logits: z_s, [B, K].
+        labels: y, int64 [B]; rows with −100 are left out.
+
+    Returns:
+        Scalar, in nats.
+
+    Raises:
+        ValueError: the shapes do not fit.
+
+    >>> round(binary_cross_entropy(torch.zeros(3, 4), torch.tensor([0, 1, 2])).item(), 4)   # 4 log 2
+    2.7726
+    """
+    return _of_classes_from(0, student_logits, labels)
+
+
+def _of_classes_from(first: int, student_logits: Tensor, labels: Tensor) -> Tensor:
+    """The same over the classes from ``first`` on: an image of a class before it is none of them."""
+    logits = check_labels(student_logits, labels)
+    yes = F.one_hot(labels.clamp_min(0), logits.shape[1])
+    per_sample = -F.logsigmoid((2 * yes - 1) * logits)[:, first:].sum(1)
+    return batch_mean(torch.where(labels != -100, per_sample, 0))
+
+
+class BinaryCrossEntropy(Loss[BinaryCrossEntropyConfig]):
+    """Binary cross-entropy with the true labels; see :func:`binary_cross_entropy`."""
+
+    family = "labels"
+    requires = Requires(labels=True)
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        return _of_classes_from(self.config.first_class or 0, inputs.student.logits, inputs.labels)

@@ -1,0 +1,271 @@
+"""One command from images to a small model: a teacher, its student from labels, the same student distilled, a page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from stillroom.data.config import DataConfig
+from stillroom.data.image_folder import USUAL_SPLITS, find_split, image_splits, read_tree
+from stillroom.data.sources import detect_layout, load, parse_data_argument
+from stillroom.errors import BadInput
+from stillroom.files import find_input, is_partial, write_bytes
+from stillroom.models.config import ModelConfig
+from stillroom.models.external import default_image_size, is_external, pretrained_state
+from stillroom.models.registry import brings_weights
+from stillroom.observer import Observer
+from stillroom.recipe import Recipe, apply_override, parse_recipe
+from stillroom.report.run.page import write_report
+from stillroom.run.components import InputFacts, build_model
+from stillroom.run.export import SummaryFacts
+from stillroom.run.run import Finished, execute
+
+TEACHER, LABELS, DISTILLED = "teacher", "labels", "distilled"
+PAGE, PRETRAINED = "report.html", "pretrained.safetensors"
+_HELD_OUT = 0.2
+# Side of images for models of our own, which take any.
+_OWN_SIZE = 64
+_TITLES = {
+    TEACHER: "the teacher, trained from labels",
+    LABELS: "the student, from labels alone",
+    DISTILLED: "the same student, with the teacher's help",
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for on the command line."""
+
+    data: str  # a folder of images, or the name of built-in data
+    teacher: str  # a model's name, as ``timm:resnet50``
+    student: str  # a model's name
+    teacher_weights: str | None = None  # a file of weights; where its last layer is for other classes it is fine-tuned
+    pretrained: bool = False  # fetch the teacher's published weights
+    image_size: int | None = None  # side in pixels; None takes the models' own
+    epochs: int = 10  # of each run
+    seed: int = 0
+    overrides: tuple[str, ...] = ()  # changes of every recipe, ``key.path=value``
+
+
+def run_request(request: Request, out: Path, observer: Observer, say: Callable[[str], None]) -> dict[str, Any]:
+    """Do what was asked for; the same request goes on with a folder where it was stopped.
+
+    Leaves a run folder for each step, whose ``recipe.yaml`` makes it again, and a page.
+
+    Returns:
+        As :func:`run_steps`.
+
+    Raises:
+        BadInput: the data, a model, its weights or an option cannot be used; what is finished stays.
+    """
+    if request.pretrained and request.teacher_weights is not None:
+        raise BadInput("--pretrained", True, "either it or --teacher-weights")
+    data = _data(request, say)
+    weights = request.teacher_weights
+    if request.pretrained:
+        weights = str(out / PRETRAINED)
+        if not Path(weights).exists():
+            write_bytes(Path(weights), safetensors.torch.save(pretrained_state(request.teacher)), checksum=True)
+    return run_steps(_recipes(request, data, weights, out, say), out, observer, say)
+
+
+def run_steps(
+    recipes: Mapping[str, Recipe], out: Path, observer: Observer, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run a teacher (where there is a recipe of it), the student from labels and the distilled one; write the page.
+
+    Args:
+        recipes: by the name of each run's folder: ``teacher``, ``labels`` and ``distilled``.
+        say: called with a line before each step.
+
+    Returns:
+        ``runs``, ``report``, ``seconds``, a ``conclusion`` in lines, and ``next``: what to try, a line each.
+
+    Raises:
+        BadInput: the folder holds something else.
+    """
+    began = time.perf_counter()
+    known = {*recipes, PAGE, PRETRAINED, "checksums.sha256"}
+    if out.exists() and (not out.is_dir() or not {i.name for i in out.iterdir() if not is_partial(i)} <= known):
+        raise BadInput("--out", str(out), "a new or empty folder, or one that this command began")
+    finished: dict[str, Finished] = {}
+    for place, (name, recipe) in enumerate(recipes.items(), start=1):
+        say(f"{place}/{len(recipes)}  {_TITLES[name]}")
+        finished[name] = execute(recipe, out / name, resume=True, observer=observer)
+    page = write_report([finished[DISTILLED].path, finished[LABELS].path], out / PAGE)
+    summaries = {name: run.summary for name, run in finished.items()}
+    return {
+        "runs": {name: str(run.path) for name, run in finished.items()},
+        "report": str(page),
+        "seconds": round(time.perf_counter() - began, 1),
+        "conclusion": _conclusion(summaries),
+        "next": _next(out, summaries),
+    }
+
+
+def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
+    """The data options: layout, splits, the side that image files are brought to."""
+    folder = find_input(request.data)
+    splits = _splits(folder) if folder.is_dir() else None
+    if folder.is_dir() and splits is None and image_splits(folder, ["."]):
+        # Class folders right below: all images are one split.
+        config = DataConfig(source="folders", path=request.data, train_split=".", holdout=_HELD_OUT)
+        say(f"no split folders in {request.data}: {_HELD_OUT:.0%} of the images of each class are kept for the test")
+    elif splits is not None:
+        train, test = splits
+        config = DataConfig(source="folders", path=request.data, train_split=train, test_split=test or "test")
+        if test is None:
+            config = config.model_copy(update={"holdout": _HELD_OUT})
+            say(f"no test split in {request.data}: {_HELD_OUT:.0%} of the images of each class are kept for the test")
+    else:
+        config = parse_data_argument(request.data)
+    if config.source != "folders":
+        if request.image_size is not None:
+            raise BadInput("--image-size", request.image_size, f"none: {config.source} is no folder of image files")
+        return config
+    side = request.image_size or max(_image_size(name) for name in (request.teacher, request.student))
+    augmentation = {"flip": True, "pad_crop": side // 8, "views": 4}
+    return DataConfig.model_validate(
+        {**config.model_dump(exclude_unset=True), "image_size": side, "batch_size": 64, "augmentation": augmentation}
+    )
+
+
+def _splits(folder: Path) -> tuple[str, str | None] | None:
+    """The names of the training and the test split, in whatever case; None where there is no training split."""
+    found = {name.lower(): name for name in image_splits(folder)}
+    if "train" not in found or not set(found) <= set(USUAL_SPLITS):
+        return None
+    if detect_layout(folder, "--data", found.values()) != "folders":
+        return None
+    test = next((found[name] for name in ("test", "val", "valid", "validation") if name in found), None)
+    return found["train"], test
+
+
+def _image_size(name: str) -> int:
+    return default_image_size(name) if is_external(name) else _OWN_SIZE
+
+
+def _recipes(
+    request: Request, data: DataConfig, weights: str | None, out: Path, say: Callable[[str], None]
+) -> dict[str, Recipe]:
+    """The recipe of each step, the teacher's only where it must learn the classes first."""
+    teacher: dict[str, Any] = {"name": request.teacher, **({"weights": weights} if weights is not None else {})}
+    recipes: dict[str, Recipe] = {}
+    knows = weights is not None and _knows_classes(ModelConfig(**teacher), _facts(data))
+    if not knows and not (weights is None and brings_weights(request.teacher)):
+        if weights is not None:
+            say(f"the last layer of {weights} is for other classes: it is made anew, and the teacher is fine-tuned")
+            teacher["head"] = "new"
+        else:
+            say(
+                f"{request.teacher} begins with random weights and learns your images first; --teacher-weights FILE or "
+                "--pretrained begin with better ones"
+            )
+        recipes[TEACHER] = _recipe(request, data, f"{request.teacher}, teacher", teacher, tuned=weights is not None)
+        teacher = {"name": request.teacher, "weights": str(out / TEACHER / "student.safetensors")}
+    student = {"name": request.student}
+    kl = [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4}]
+    recipes[LABELS] = _recipe(request, data, f"{request.student} from labels", student, teacher)
+    recipes[DISTILLED] = _recipe(request, data, f"{request.student} distilled", student, teacher, losses=kl)
+    return recipes
+
+
+def _facts(data: DataConfig) -> InputFacts:
+    """What a model must know of the data; image files are counted, not decoded."""
+    if data.source != "folders" or data.path is None or data.image_size is None:
+        return load(data).train
+    root = find_split(find_input(data.path), data.train_split, "--data", test_alternatives=False)
+    classes = len(read_tree(root, each_class=True).classes)
+    return SummaryFacts(classes, (3, data.image_size, data.image_size), True)
+
+
+def _knows_classes(teacher: ModelConfig, facts: InputFacts) -> bool:
+    """Whether a file of weights fits a model of the data's classes; False where all but its last layer does.
+
+    Raises:
+        BadInput: more than the last layer does not fit.
+    """
+    try:
+        build_model(teacher, facts, "teacher")
+    except BadInput as error:
+        try:
+            build_model(teacher.model_copy(update={"head": "new"}), facts, "teacher")
+        except BadInput:
+            raise error from None
+        return False
+    return True
+
+
+def _recipe(
+    request: Request,
+    data: DataConfig,
+    name: str,
+    student: Mapping[str, Any],
+    teacher: Mapping[str, Any] | None = None,
+    *,
+    losses: Any = None,
+    tuned: bool = False,
+) -> Recipe:
+    optimizer: dict[str, Any] = {}
+    if is_external(str(student["name"])):
+        # The rate of a fine-tuning is a third of AdamW's own; both are mild for any architecture.
+        optimizer = {"name": "adamw", "lr": 3e-4 if tuned else 1e-3}
+    content: dict[str, Any] = {
+        "name": name,
+        "data": data.model_dump(mode="json", exclude_unset=True),
+        "student": dict(student),
+        "training": {"epochs": request.epochs, **({"optimizer": optimizer} if optimizer else {})},
+        "seed": request.seed,
+        **({"teacher": dict(teacher)} if teacher is not None else {}),
+        **({"losses": losses} if losses is not None else {}),
+    }
+    for override in request.overrides:
+        # What is about the loss or the student's teacher changes the runs that have them.
+        part = override.partition("=")[0].partition(".")[0]
+        held_by = {"data": True, "training": True, "seed": True, "student": teacher is not None}
+        if held_by.get(part, losses is not None):
+            apply_override(content, override)
+    return parse_recipe(content)
+
+
+def _conclusion(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    labels, distilled = summaries[LABELS], summaries[DISTILLED]
+    lines = []
+    if (teacher := summaries.get(TEACHER)) is not None:
+        lines.append(f"teacher             {teacher['top1']:.2f}%  {teacher['parameters']:>11,} parameters")
+    else:
+        facts = distilled["teachers"]["teacher"]
+        lines.append(f"teacher             {facts['top1']:.2f}%  {facts['parameters']:>11,} parameters")
+    lines += [
+        f"student, labels     {labels['top1']:.2f}%  {labels['parameters']:>11,} parameters",
+        f"student, distilled  {distilled['top1']:.2f}%  {distilled['parameters']:>11,} parameters",
+        f"distilling changed top-1 by {distilled['top1'] - labels['top1']:+.2f} points on {distilled['count']} test "
+        "images (one seed: no interval, so no claim).",
+    ]
+    return lines
+
+
+def _next(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What to try next, the most useful first."""
+    labels, distilled = summaries[LABELS], summaries[DISTILLED]
+    teacher = distilled["teachers"]["teacher"]["top1"]
+    lines = []
+    if teacher < labels["top1"]:
+        lines.append(
+            f"The teacher ({teacher:.1f}%) is weaker than the student from labels ({labels['top1']:.1f}%): begin with "
+            "pretrained weights, or train it for longer (--epochs)."
+        )
+    if distilled["top1"] < labels["top1"]:
+        lines.append(f"Why is the distilled student worse?  stillroom diagnose {out / DISTILLED}")
+    else:
+        lines.append(f"Is anything wrong with the run?      stillroom diagnose {out / DISTILLED}")
+    lines += [
+        f"Take the student along:              stillroom export {out / DISTILLED} --format onnx --pixels",
+        f"Make it again, or change it:         stillroom distill {out / DISTILLED / 'recipe.yaml'} training.epochs=30",
+    ]
+    return lines

@@ -1,0 +1,134 @@
+"""One command from a folder of images to a page: splits, sizes, the teacher's weights, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stillroom.cli import run
+from stillroom.models import external
+from stillroom.models.config import ModelConfig
+from stillroom.models.registry import build
+from stillroom.models.weights import save_weights
+
+MODELS = ["--teacher", "resnet8", "--student", "mlp", "--image-size", "8", "--epochs", "1"]
+
+
+def write_photos(root: Path, *splits: str, classes: tuple[str, ...] = ("cat", "dog", "owl"), each: int = 10) -> Path:
+    """Small pictures of several sizes and formats, a colour a class."""
+    draw = np.random.default_rng(0)
+    for split in splits or (".",):
+        for number, name in enumerate(classes):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for place in range(each):
+                pixels = draw.integers(0, 90, (9 + place % 3, 12, 3), dtype=np.uint8)
+                pixels[..., number % 3] += 120
+                Image.fromarray(pixels).save(folder / f"{place}{('.png', '.jpg', '.bmp')[place % 3]}")
+    return root
+
+
+def distil(data: Path | str, out: Path, *arguments: str) -> dict[str, Any]:
+    command = ["distill", "--data", str(data), *MODELS, "--out", str(out), "--json", *arguments]
+    assert run(command) == 0
+    return {name: json.loads((out / name / "summary.json").read_text()) for name in ("labels", "distilled")}
+
+
+def test_a_folder_of_photos_becomes_a_student_and_its_recipe_makes_it_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    # The splits may be written in capitals.
+    found = distil(write_photos(tmp_path / "photos", "Train", "Test"), out, "training.log_every=1")
+    printed = capsys.readouterr()
+    assert "begins with random weights" in printed.err
+    results = json.loads(printed.out)
+    assert set(results["runs"]) == {"teacher", "labels", "distilled"}
+    assert (out / "report.html").is_file()
+    assert found["distilled"]["data"]["train"] == found["distilled"]["data"]["test"] == 30
+    assert found["distilled"]["hashes"] == found["labels"]["hashes"], "an equal comparison"
+    assert len((out / "distilled" / "metrics.jsonl").read_text().splitlines()) > 1, "the override holds"
+    assert run(["distill", str(out / "distilled" / "recipe.yaml"), "--out", str(tmp_path / "again")]) == 0
+    students = [(each / "student.safetensors").read_bytes() for each in (out / "distilled", tmp_path / "again")]
+    assert students[0] == students[1]
+    before = (out / "distilled" / "student.safetensors").stat().st_mtime_ns
+    distil(tmp_path / "photos", out, "training.log_every=1")
+    assert (out / "distilled" / "student.safetensors").stat().st_mtime_ns == before
+
+
+def test_class_folders_alone_keep_a_part_of_each_class_for_the_test(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = write_photos(tmp_path / "photos")
+    found = distil(photos, tmp_path / "out")
+    assert "20% of the images of each class are kept" in capsys.readouterr().err
+    assert (found["distilled"]["data"]["train"], found["distilled"]["data"]["test"]) == (24, 6)
+
+
+@pytest.mark.parametrize(("classes", "runs"), [(3, {"labels", "distilled"}), (7, {"teacher", "labels", "distilled"})])
+def test_a_teacher_that_knows_the_classes_is_taken_and_another_is_tuned(
+    classes: int, runs: set[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    teacher = build(ModelConfig(name="resnet8"), num_classes=classes, in_channels=3, image_size=8)
+    save_weights(teacher, tmp_path / "teacher.safetensors")
+    photos = write_photos(tmp_path / "photos", "train", "test")
+    distil(photos, tmp_path / "out", "--teacher-weights", str(tmp_path / "teacher.safetensors"))
+    printed = capsys.readouterr()
+    assert set(json.loads(printed.out)["runs"]) == runs
+    assert ("is for other classes" in printed.err) == ("teacher" in runs)
+
+
+def test_options_of_a_library_models_size() -> None:
+    assert external.default_image_size("timm:resnet18") == 224
+
+
+def test_weights_that_cannot_be_fetched_say_how_to_bring_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm
+
+    def no_network(name: str, **options: Any) -> None:
+        raise OSError(f"{name}: no route to host, {options['pretrained']}")
+
+    monkeypatch.setattr(timm, "create_model", no_network)
+    photos = write_photos(tmp_path / "photos", "train", "test")
+    command = ["distill", "--data", str(photos), "--teacher", "timm:resnet18", "--student", "mlp", "--pretrained"]
+    assert run([*command, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "--pretrained" in error
+    assert "timm.create_model('resnet18', pretrained=True)" in error
+    assert "--teacher-weights" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data", "digits", "--teacher", "resnet8"], ["--student"]),
+        (["--teacher", "resnet8"], ["--teacher", "--data"]),
+        ([], ["RECIPE.yaml", "--data"]),
+        (["recipe.yaml", "--data", "digits", "--teacher", "mlp", "--student", "mlp"], ["--data", "recipe.yaml"]),
+        (["--data", "nowhere", "--teacher", "mlp", "--student", "mlp"], ["--data", "nowhere"]),
+        (["--data", "digits", "--teacher", "mpl", "--student", "mlp"], ["mpl", "did you mean 'mlp'"]),
+        (["--data", "digits", "--teacher", "mlp", "--student", "mlp", "--image-size", "8"], ["--image-size"]),
+        (["--data", "digits", "--teacher", "mlp", "--student", "mlp", "--pretrained"], ["--pretrained", "timm"]),
+        (
+            ["--data", "digits", "--teacher", "mlp", "--student", "mlp", "--pretrained", "--teacher-weights", "w"],
+            ["--pretrained", "--teacher-weights"],
+        ),
+        (["--data", "digits", "--teacher", "mlp", "--student", "mlp", "--teacher-weights", "w.pt"], ["w.pt"]),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["distill", *arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert all(word in error for word in words), error
+    assert "Traceback" not in error
