@@ -65,7 +65,7 @@ def log_records() -> Iterator[list[logging.LogRecord]]:
     pytest's own plugin for this is off: it visits each of torch's loggers six times a test.
     """
     records: list[logging.LogRecord] = []
-    handler = logging.Handler()
+    handler = logging.Handler(logging.INFO)
     handler.emit = records.append  # type: ignore[method-assign]
     every = [logging.root, *(x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger))]
     ends = [logger for logger in every if logger is logging.root or not logger.propagate]
