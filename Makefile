@@ -33,6 +33,7 @@ test: install
 bench: install
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/wall.py --table
 	$(BIN)/python benchmarks/sources.py
 	$(BIN)/python benchmarks/pixel_entropy.py
 
