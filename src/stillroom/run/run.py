@@ -246,7 +246,10 @@ class Run:
             if parts.relations is not None:
                 parts.relations.write(out, kept)
             if latency:
-                models = {"student": trained, **{name: each.prepared for name, each in parts.teachers.items()}}
+                models = {
+                    "student": trained,
+                    **{name: each.prepared for name, each in parts.teachers.items() if not each.follows_student},
+                }
                 with clock.phase("latency"):
                     time_models(folder, models, parts.test)
             folder.append("timing.jsonl", {"event": "phases", "seconds": clock.total(), "phases": clock.split()})
