@@ -144,7 +144,7 @@ class CacheConfig(Config):
     enabled: Literal["auto", True, False] = Field(
         "auto",
         description="Whether to store the teacher's outputs; auto stores them where that makes no teacher pass more "
-        "than the run without a cache: where the run comes to all of each view that it shows. Features, beside logits, "
+        "than the run without a cache: where the run comes to all of each view that it shows. Features, with logits, "
         "it stores only for more epochs than views.",
     )
     dtype: Literal["float16", "float32"] = Field(

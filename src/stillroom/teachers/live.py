@@ -171,6 +171,7 @@ class LiveTeacherSource(TeacherSource):
         self._known = known_classes(prepared.preprocess_config)
         self._num_teacher_classes = num_teacher_classes if self._known is None else len(self._known)
         self._outputs: CachedOutputs | None = None
+        self._in_test: LiveTeacher | None = None
         self._taps = tuple(sorted(set(request.taps)))
         self._means = sorted(set(request.fisher_means))
         fishers = sorted(set(request.fishers))
@@ -210,8 +211,10 @@ class LiveTeacherSource(TeacherSource):
 
     def _in_float32(self) -> LiveTeacher:
         """The teacher as the test images are answered: folded like in training, and never in less than float32."""
-        example, device = self._data.test.images[:_EXAMPLES], self._runtime.device
-        return LiveTeacher(self.prepared.model, self.prepared.preprocess(), example=example, device=device)
+        if self._in_test is None:
+            example, device = self._data.test.images[:_EXAMPLES], self._runtime.device
+            self._in_test = LiveTeacher(self.prepared.model, self.prepared.preprocess(), example=example, device=device)
+        return self._in_test
 
     def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
         """Live, or from the cache, which is built if missing."""
@@ -253,17 +256,20 @@ class LiveTeacherSource(TeacherSource):
         """The teacher on each batch, and as a query of training images by view and index."""
         # With a held-out part, the outputs for all images are stored, so that all runs share them.
         parent = loader.parent()
-        live = LiveTeacher(
-            self.prepared.model,
-            self.prepared.preprocess(),
-            example=self._data.train.parent.images[:_EXAMPLES],
-            device=self._runtime.device,
-            precision=torch.bfloat16 if self._runtime.precision == "bfloat16" else torch.float32,
-            taps=self._taps,
-            fishers=self._fishers,
-            tails=self._tails,
-            one_view=self._augmentation.different_views == 1,
-        )
+        if self._runtime.precision == "float32" and not (self._taps or self._fishers or self._tails):
+            live = self._in_float32()
+        else:
+            live = LiveTeacher(
+                self.prepared.model,
+                self.prepared.preprocess(),
+                example=self._data.train.parent.images[:_EXAMPLES],
+                device=self._runtime.device,
+                precision=torch.bfloat16 if self._runtime.precision == "bfloat16" else torch.float32,
+                taps=self._taps,
+                fishers=self._fishers,
+                tails=self._tails,
+                one_view=self._augmentation.different_views == 1,
+            )
         return live, lambda view, rows: live(next(iter(parent.batches([(rows, view)]))))
 
     def cache_spec(self) -> CacheSpec:
