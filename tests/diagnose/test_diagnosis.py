@@ -30,7 +30,7 @@ def test_it_is_printed_with_place_remedy_and_line_of_code() -> None:
     assert lines[2].strip() == "loss = kd * tau**2"
     assert lines[3].split(maxsplit=2) == ["ok", "batch_split", "It is."]
     assert lines[4] == "skipped  labels_unused: It takes no labels."
-    assert lines[5] == "1 thing is wrong with this loss. Do this first: Multiply it by τ²."
+    assert lines[5] == "1 thing is wrong with this loss. Do this first, at train.py:88: Multiply it by τ²."
 
 
 @pytest.mark.parametrize(("kind", "word"), [("setup", "set-up"), ("loop", "training loop"), ("loss", "loss")])

@@ -22,6 +22,12 @@ class Network:
     parameters: int = 0  # its number of parameters
     shape: tuple[tuple[int, ...], ...] = ()  # the shapes of its parameters
 
+    @property
+    def shown(self) -> str:
+        """Its variable and its class, as they stand behind its role: ``(`self.teacher`, ResNet)``."""
+        name, _, kind = self.label.partition(" (")
+        return f"(`{name}`, {kind[:-1]})" if kind else f"({name})"
+
 
 @dataclass(frozen=True, eq=False)
 class Loading:
