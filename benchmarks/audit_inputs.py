@@ -13,14 +13,13 @@ import argparse
 import json
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 HEAD = """\
@@ -267,7 +266,14 @@ def start(command: list[str], folder: Path, send: int) -> Outcome:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with (folder / "stdout").open("w+") as out, (folder / "stderr").open("w+") as err:
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            # A process in the background of a shell ignores Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # type: ignore[arg-type,return-value]
         )
         deadline = time.monotonic() + 300
         while send and process.poll() is None and time.monotonic() < deadline:
@@ -275,7 +281,11 @@ def start(command: list[str], folder: Path, send: int) -> Outcome:
                 process.send_signal(send)
                 break
             time.sleep(0.05)
-        code = process.wait(300)
+        try:
+            code = process.wait(400)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
     return Outcome(code, (folder / "stdout").read_text(), (folder / "stderr").read_text())
 
 
@@ -326,48 +336,76 @@ def faults(case: Case, plain: Outcome, audited: Outcome) -> list[str]:
     return wrong
 
 
+@dataclass
+class Row:
+    """What is written of a case."""
+
+    name: str
+    plain: int
+    audited: int
+    found: str
+    wrong: list[str]
+
+
+def row_of(name: str) -> Row:
+    """Run a case and judge it."""
+    plain, audited = run_case(CASES[name])
+    problems = [one for one in audited.findings if one["verdict"] == "problem"]
+    found = ", ".join(f"{one['check']} {one.get('location') or ''}".strip() for one in problems)
+    if not found and audited.findings:
+        found = audited.findings[0]["summary"].split(":")[0].split(",")[0].rstrip(".")
+    return Row(name, plain.code, audited.code, found or "–", faults(CASES[name], plain, audited))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("names", nargs="*")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("names", nargs="*", help="cases; all where none is named")
+    parser.add_argument(
+        "--out", type=Path, help="the table; beside it a JSON line a case, so that a killed run goes on"
+    )
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--show", action="store_true", help="print what each audited script printed")
     args = parser.parse_args()
-    names = [name for name in CASES if not args.names or name in args.names]
-    rows = []
+    state = args.out.with_suffix(".jsonl") if args.out is not None else None
+    rows: dict[str, Row] = {}
+    if state is not None and state.is_file():
+        for line in state.read_text().splitlines():
+            row = Row(**json.loads(line))
+            rows[row.name] = row
+    names = [name for name in CASES if (not args.names or name in args.names) and name not in rows]
     with ThreadPoolExecutor(args.workers) as pool:
-        for name, (plain, audited) in zip(names, pool.map(lambda n: run_case(CASES[n]), names), strict=True):
-            wrong = faults(CASES[name], plain, audited)
-            rows.append((name, plain, audited, wrong))
-            print(f"{name}: {'; '.join(wrong) or 'as it should'}", flush=True)
-            if args.show:
-                print(audited.out, audited.err, sep="\n--\n")
+        for done in as_completed([pool.submit(row_of, name) for name in names]):
+            row = done.result()
+            rows[row.name] = row
+            print(f"{row.name}: {'; '.join(row.wrong) or 'as it should'}", flush=True)
+            if state is not None:
+                with state.open("a") as file:
+                    file.write(json.dumps(asdict(row)) + "\n")
     if args.out is not None:
-        args.out.write_text(page(rows))
+        args.out.write_text(page([rows[name] for name in CASES if name in rows]))
 
 
-def page(rows: list[tuple[str, Outcome, Outcome, list[str]]]) -> str:
+def page(rows: list[Row]) -> str:
     """The results as Markdown."""
-    good = sum(not wrong for *_, wrong in rows)
+    good = sum(not row.wrong for row in rows)
     lines = [
         "# Scripts of every kind under audit",
         "",
-        f"`{shlex.join(['python', 'benchmarks/audit_inputs.py', '--out', 'docs/results/audit-inputs.md'])}`",
+        "`python benchmarks/audit_inputs.py --out docs/results/audit-inputs.md`",
         "",
         "Each script distils with one fault, where it trains at all, and runs twice: with `python` and with `stillroom "
-        "audit`. As it should: the same exit code, the same standard output before the diagnosis, the fault found by "
-        "its name and line (or the words that say why no training was seen), and no line of ours in a traceback.",
+        "audit`. As it should: the same exit code, the lines of its standard output in their order, the fault found by "
+        "its name and line (or the words that say why no training was seen), and no line of ours in a traceback. The "
+        "last ones stand in for PyTorch's examples and for the training scripts of timm and torchvision; they have no "
+        "teacher.",
         "",
         f"**{good} of {len(rows)} as they should.**",
         "",
         "| script | exit code of `python` | of `audit` | found | otherwise than it should |",
         "|---|---|---|---|---|",
     ]
-    for name, plain, audited, wrong in rows:
-        problems = [one for one in audited.findings if one["verdict"] == "problem"]
-        found = ", ".join(f"{one['check']} {one.get('location') or ''}".strip() for one in problems)
-        summary = audited.findings[0]["summary"].split(":")[0] if audited.findings and not problems else "–"
-        lines.append(f"| {name} | {plain.code} | {audited.code} | {found or summary} | {'; '.join(wrong) or '–'} |")
+    lines += [
+        f"| {row.name} | {row.plain} | {row.audited} | {row.found} | {'; '.join(row.wrong) or '–'} |" for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
+from stillroom.cli import diagnose as commands
 from stillroom.cli import run
+from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
@@ -146,3 +152,20 @@ def test_remedies_are_verified_on_request(
     assert seen["recipe"].training.optimizer.lr == 5
     assert seen["out"] == Path("out")
     assert json.loads((workplace / "out" / "diagnosis.json").read_text())["verification"]["conflicts"] == ["a line"]
+
+
+def test_findings_fit_a_narrow_terminal_and_a_line_to_paste_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "y = 4**2 * " + "x * " * 40 + "x"
+    remedy = Remedy("Multiply by τ², and average over " + "all rows, " * 20, code=code)
+    found = [Finding("loss_scale", "problem", "Too weak: " * 30, remedy=remedy), Finding("longer_name", "ok", "Fine.")]
+    diagnosis = Diagnosis.of("train.py", found, kind="loop")
+    for width in (80, 140):
+        text = io.StringIO()
+        monkeypatch.setattr(commands, "Console", partial(Console, file=text, force_terminal=True, width=width))
+        commands.print_diagnosis(diagnosis, None, as_json=False)
+        lines = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue()).splitlines()
+        assert [line.strip() for line in lines if len(line) > width] == [code]
+    text = io.StringIO()
+    monkeypatch.setattr(commands, "Console", partial(Console, file=text))
+    commands.print_diagnosis(diagnosis, None, as_json=False)
+    assert len(text.getvalue().splitlines()) == 5  # piped: a finding a line

@@ -1,7 +1,8 @@
-"""The demo as a new user runs it, and the page it leaves, opened in a browser."""
+"""The demo as a new user runs it: its study in short, its planted fault, what goes on after a kill."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,72 +11,78 @@ from typing import Any
 import pytest
 
 import stillroom.demo
-from report.browser import check_page, opened
+from report.browser import check_page
 from stillroom.cli import run
-from stillroom.recipe import Recipe
+from stillroom.study.config import parse_study
+
+SHIPPED = copy.deepcopy(stillroom.demo._STUDY)
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The demo, of a fifth of its epochs."""
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The demo of two seeds and a tenth of its epochs, and what it printed as JSON."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
-    recipes = stillroom.demo.demo_recipes
-
-    def shorter(weights: Path) -> dict[str, Recipe]:
-        return {
-            name: recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 6})})
-            for name, recipe in recipes(weights).items()
-        }
-
+    shorter = copy.deepcopy(stillroom.demo._STUDY)
+    shorter["seeds"] = [0, 1]
+    shorter["recipe"]["training"]["epochs"] = 4
+    shorter["teachers"][0]["set"]["training.epochs"] = 2
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stillroom.demo, "demo_recipes", shorter)
-        assert run(["demo", "--out", str(folder)]) == 0
-        yield folder
+        patch.setattr(stillroom.demo, "_STUDY", shorter)
+        printed: list[str] = []
+        patch.setattr("stillroom.cli.start.print_json", lambda content: printed.append(json.dumps(content)))
+        assert run(["demo", "--out", str(folder), "--json"]) == 0
+        yield folder, json.loads(printed[0])
 
 
-def test_the_demo_distils_a_teacher_that_learned_and_a_student_that_learned(demo: Path) -> None:
-    teacher, labels, distilled = (
-        json.loads((demo / name / "summary.json").read_text()) for name in ("teacher", "labels", "distilled")
+def test_the_demo_compares_under_equal_conditions(demo: tuple[Path, dict[str, Any]]) -> None:
+    folder, printed = demo
+    results = printed["results"]
+    assert (results["equal"], results["missing"]) == (True, [])
+    assert Path(printed["report"]) == folder / "study" / "report.html"
+    summaries = [
+        json.loads((folder / f"study/runs/all/{name}/seed-0/summary.json").read_text())
+        for name in ("labels", "distilled")
+    ]
+    assert summaries[0]["hashes"] == summaries[1]["hashes"]
+    assert [each["data"]["train"] for each in summaries] == [100, 100]
+    teacher = json.loads((folder / "study/teachers/teacher/summary.json").read_text())
+    assert teacher["data"]["train"] == 1297, "the teacher saw all images"
+    assert summaries[1]["teachers"]["teacher"]["correct"] == teacher["correct"]
+
+
+def test_the_planted_fault_is_found_where_it_is_and_nothing_else(demo: tuple[Path, dict[str, Any]]) -> None:
+    folder, printed = demo
+    (problem,) = printed["problems"]
+    assert problem["check"] == "loss_scale"
+    line = 1 + (folder / "faulty_distillation.py").read_text().splitlines().index(
+        '    soft = F.kl_div(F.log_softmax(logits / T, dim=1), target, reduction="mean")'
     )
-    assert teacher["top1"] > 80
-    assert distilled["parameters"] * 50 < teacher["parameters"]
-    assert distilled["top1"] > 60
-    assert distilled["hashes"] == labels["hashes"], "an equal comparison"
-    assert distilled["teachers"]["teacher"]["correct"] == teacher["correct"], "the teacher is the one that was trained"
+    assert problem["location"] == f"faulty_distillation.py:{line}"
+    assert "160 times too weak" in problem["summary"]
+    assert (folder / "audit" / "diagnosis.html").is_file()
+
+
+def test_the_study_that_is_shipped_is_what_its_note_says() -> None:
+    study = parse_study(SHIPPED)
+    assert study.seeds == (0, 1, 2, 3, 4)
+    assert [method.name for method in study.methods] == ["labels", "distilled"]
+    assert SHIPPED["recipe"]["data"]["train_limit"] == 100
 
 
 @pytest.mark.browser
-def test_the_demos_page_is_quiet_and_fits(demo: Path, browser: Any) -> None:
-    check_page(browser, demo / "report.html")
+def test_the_demos_page_is_quiet_and_fits(demo: tuple[Path, dict[str, Any]], browser: Any) -> None:
+    check_page(browser, demo[0] / "study" / "report.html")
 
 
-@pytest.mark.browser
-def test_the_demos_plots_answer_to_hover(demo: Path, browser: Any) -> None:
-    with opened(browser, demo / "report.html") as visit:
-        visit.scroll_through()
-        plot = visit.page.query_selector("[data-plot].js-plotly-plot")
-        plot.scroll_into_view_if_needed()
-        box = plot.query_selector(".nsewdrag").bounding_box()
-        # Between two points there is nothing to tell.
-        for step in range(1000):
-            across = (step % 40 + 0.5) / 40
-            visit.page.mouse.move(box["x"] + box["width"] * across, box["y"] + box["height"] / 2)
-            visit.page.wait_for_timeout(50)
-            if visit.page.locator(".hoverlayer .hovertext, .hoverlayer .legend").count():
-                break
-        else:
-            pytest.fail("no point answers")
-        visit.assert_quiet()
+def test_a_demo_killed_while_it_wrote_goes_on_and_runs_nothing_again(demo: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = demo
+    (folder / ".faulty_distillation.py.abc.part").write_text("half")
+    student = folder / "study/runs/all/distilled/seed-0/student.safetensors"
+    before = student.stat().st_mtime_ns
+    assert run(["demo", "--out", str(folder)]) == 0
+    assert student.stat().st_mtime_ns == before
 
 
-def test_a_demo_killed_while_it_wrote_its_page_goes_on(demo: Path) -> None:
-    (demo / ".report.html.abc.part").write_text("half")
-    assert run(["demo", "--out", str(demo)]) == 0
-
-
-def test_a_demo_that_is_there_is_not_run_again(demo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = (demo / "distilled" / "student.safetensors").stat().st_mtime_ns
-    assert run(["demo", "--out", str(demo), "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
-    assert Path(printed["report"]) == demo / "report.html"
-    assert (demo / "distilled" / "student.safetensors").stat().st_mtime_ns == before
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    assert run(["demo", "--out", str(tmp_path)]) == 2

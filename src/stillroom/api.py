@@ -42,6 +42,7 @@ from stillroom.report.study.page import rewrite_run_page, write_run_pages, write
 from stillroom.run.components import RunComponents, RunObjects
 from stillroom.run.export import evaluate_model, export_run, load_student
 from stillroom.run.fidelity.mapping import map_fidelity
+from stillroom.run.latency import measure_latency
 from stillroom.run.records import load_run_recipe, output_folder
 from stillroom.run.run import execute
 from stillroom.schema.base import read_json
@@ -138,6 +139,8 @@ class DistillResult:
     def report(self, *others: DistillResult | Path | str) -> Path:
         """Write the page ``report.html`` of this run, compared with others if given; returns its path."""
         paths = [run.path if isinstance(run, DistillResult) else Path(run) for run in others]
+        for run in (self, *others):
+            measure_latency(*_run(run))
         return write_report([self.path, *paths])
 
 

@@ -6,13 +6,9 @@ from typing import Any
 
 
 class Observer:
-    """Follows the progress of a run; a progress bar overrides what it shows. Every method does nothing here.
+    """Follows the progress of a run; a progress bar overrides what it shows. Every method does nothing here."""
 
-    Attributes:
-        began: when the command began that it follows, by ``time.perf_counter``; None: with the run.
-    """
-
-    began: float | None = None
+    began: float | None = None  # when the command began that it follows, by ``time.perf_counter``; None: with the run
 
     def run_started(self, title: str, total_steps: int, done: int) -> None:
         """Training begins at step ``done``."""

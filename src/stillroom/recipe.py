@@ -135,8 +135,8 @@ class Recipe(Config):
 
     @property
     def model_teachers(self) -> list[str]:
-        """Names of the teachers that can be run here."""
-        return [name for name, config in self.all_teachers.items() if config.is_model]
+        """Names of the teachers with logits that can be run here."""
+        return [name for name, config in self.all_teachers.items() if config.is_model and not config.embeddings]
 
     @property
     def default_teacher(self) -> str | None:

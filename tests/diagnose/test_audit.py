@@ -427,6 +427,16 @@ def test_findings_name_the_line_of_the_loss() -> None:
     assert kl["temperature"] == pytest.approx(4, rel=1e-3)
 
 
+@pytest.mark.parametrize("fault", ["averaged over classes", "temperature squared missing"])
+def test_the_line_to_write_instead_is_the_textbooks_loss(fault: str) -> None:
+    (finding,) = FAULTS[fault][1]().diagnosis().problems
+    assert finding.remedy is not None
+    assert finding.remedy.code is not None
+    z, t = torch.randn(2, 6, CLASSES).unbind()
+    written = eval(finding.remedy.code, {"F": F, "student_logits": z, "teacher_logits": t})  # noqa: S307
+    assert torch.allclose(written, kd(z, t))
+
+
 @pytest.mark.parametrize(("make", "problem"), [(scheduled, True), (never_scheduled, True), (warmed_up, False)])
 def test_a_schedule_is_held_against_the_loops_around_the_step(make: Any, problem: bool) -> None:
     loop = Loop(optimizer=make)

@@ -30,7 +30,7 @@ def test_it_is_printed_with_place_remedy_and_line_of_code() -> None:
     assert lines[2].strip() == "loss = kd * tau**2"
     assert lines[3].split(maxsplit=2) == ["ok", "batch_split", "It is."]
     assert lines[4] == "skipped  labels_unused: It takes no labels."
-    assert lines[5] == "1 thing is wrong with this loss. Do this first: Multiply it by τ²."
+    assert lines[5] == "1 thing is wrong with this loss. Do this first, at train.py:88: Multiply it by τ²."
 
 
 @pytest.mark.parametrize(("kind", "word"), [("setup", "set-up"), ("loop", "training loop"), ("loss", "loss")])
@@ -67,3 +67,15 @@ def test_a_notebook_shows_everything_escaped_and_fetches_nothing() -> None:
     assert "<img" not in html
     assert EVIL not in html
     assert "Not judged" in html
+
+
+def test_a_loop_without_a_name_is_not_named_twice() -> None:
+    html = Diagnosis.of("training loop", [FINE], kind="loop")._repr_html_()
+    assert "Training loop" in html
+    assert "Training loop training loop" not in html
+
+
+def test_what_nothing_could_judge_says_why_in_the_headline() -> None:
+    why = "There is no teacher."
+    diagnosis = Diagnosis.of("train.py", [Finding(name, "skipped", why) for name in ("a", "b")], kind="loop")
+    assert str(diagnosis) == why

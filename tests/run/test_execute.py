@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 import stillroom as sr
 from run.conftest import Stop, StopAt, bytes_of, read_lines
+from stillroom.cli import run
+from stillroom.cli.terminal import describe_phases
 from stillroom.errors import BadInput, RunFailed
 from stillroom.files import write_bytes
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
@@ -559,3 +561,27 @@ def test_a_model_that_takes_no_single_image_is_refused_before_the_training(tmp_p
     assert error.value.field == who
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert all(torch.equal(value, before[name]) for name, value in held.state_dict().items())
+
+
+def test_models_are_timed_for_a_report_once_and_not_by_the_run(
+    recipe: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = execute(recipe(), tmp_path / "run").path
+
+    def timed() -> list[str]:
+        return [line["who"] for line in read_lines(out / "timing.jsonl") if line["event"] == "latency"]
+
+    assert timed() == []
+    before = (out / "summary.json").read_bytes()
+    for _ in range(2):
+        assert run(["report", str(out)]) == 0
+        assert timed() == ["student", "teacher"]
+    assert (out / "summary.json").read_bytes() == before
+
+
+def test_a_run_says_what_its_time_went_to(recipe: Make, tmp_path: Path) -> None:
+    out = execute(recipe(), tmp_path / "run").path
+    (phases,) = [line for line in read_lines(out / "timing.jsonl") if line["event"] == "phases"]
+    assert {"data", "teacher", "training", "evaluation", "other"} <= set(phases["phases"])
+    assert sum(phases["phases"].values()) == pytest.approx(phases["seconds"], abs=0.01)
+    assert describe_phases(out).startswith("time: ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -188,14 +189,39 @@ def print_diagnosis(diagnosis: Diagnosis, page: Path | None, *, as_json: bool) -
         print_json({**diagnosis.as_dict(), **({"report": str(page)} if page is not None else {})})
         return
     stdout = Console(highlight=False)
+    width = max((len(finding.check) for finding in diagnosis.findings), default=0)
     for verdict, text in diagnosis.lines():
         first = f"[{_COLOURS[verdict]}]{verdict:8}[/]" if verdict is not None else f"{'':8}"
-        stdout.print(f"{first} {escape(text)}", soft_wrap=True)
+        for line in _fit(text, stdout, width, verdict is None):
+            stdout.print(f"{first} {escape(line)}", soft_wrap=True)
+            first = f"{'':8}"
     if diagnosis.verification is not None:
         _print_verification(stdout, diagnosis.verification)
-    stdout.print(escape(diagnosis.headline), soft_wrap=True)
+    stdout.print(escape(diagnosis.headline), soft_wrap=not stdout.is_terminal)
     if page is not None:
         stdout.print(f"report: {escape(str(page))}", soft_wrap=True)
+
+
+def _fit(text: str, stdout: Console, width: int, continues: bool) -> list[str]:
+    """A line as a terminal shows it: broken between words and indented; whole where it is piped, or to be pasted.
+
+    Args:
+        text: the line, of :meth:`Diagnosis.lines`.
+        stdout: where it goes.
+        width: of the column of names that findings begin with.
+        continues: whether it belongs to the finding before it.
+    """
+    if not stdout.is_terminal:
+        return [text]
+    # A narrow terminal has no room for a column of names.
+    column = width + 2 if stdout.width >= 120 else 4
+    if continues:
+        text = " " * column + text[width + 2 :]
+        if "→" not in text[: column + 2]:
+            return [text]
+        column += 2
+    room = max(stdout.width - 9, 2 * column)
+    return textwrap.wrap(text, room, subsequent_indent=" " * column, break_long_words=False, break_on_hyphens=False)
 
 
 def _print_verification(stdout: Console, verification: Verification) -> None:

@@ -35,6 +35,10 @@ def report(
         write_run_pages(runs[0])
         page = write_study_report(runs[0], out)
     else:
+        from stillroom.run.latency import measure_latency
+
+        for run in runs:
+            measure_latency(run)
         page = write_report(runs, out)
     if as_json:
         print_json({"report": str(page)})

@@ -30,7 +30,7 @@ _BLOCK = 1 << 24  # bytes a checksum
 
 
 class DecodedFile(JsonFile):
-    """The JSON beside an array of decoded images: what it is of, its shape [N, C, H, W], a CRC-32 of each block."""
+    """The JSON next to an array of decoded images: what it is of, its shape [N, C, H, W], a CRC-32 of each block."""
 
     name: str
     source: dict[str, Any] = Field(description="What the pixels depend on; the key is its hash.")

@@ -43,6 +43,14 @@ INPUT_CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_input.teacher_batch_norm,
     teacher_quality.teacher_accuracy,
 )
+_OPTION_CHECKS: tuple[Check[CheckContext], ...] = (
+    loss.loss_finite,
+    loss.teacher_unused,
+    loss_balance.loss_balance,
+    training.learning_rate,
+    training.budget,
+    training.regularisation,
+)
 CHECKS: tuple[Check[CheckContext], ...] = (
     *data_checks(lambda context: measure_quality(context.run_context.data)),
     stored_logits.stale_answers,
@@ -50,12 +58,7 @@ CHECKS: tuple[Check[CheckContext], ...] = (
     teacher_quality.teacher_label_smoothing,
     temperature.teacher_confidence,
     temperature.temperature,
-    loss.loss_finite,
-    loss.teacher_unused,
-    loss_balance.loss_balance,
-    training.learning_rate,
-    training.budget,
-    training.regularisation,
+    *_OPTION_CHECKS,
     teacher_quality.augmentation,
     teacher_quality.disputed_labels,
     features.taps,
@@ -65,15 +68,7 @@ CHECKS: tuple[Check[CheckContext], ...] = (
 )
 
 # What a run can afford before it begins.
-QUICK_CHECKS: tuple[Check[CheckContext], ...] = (
-    *INPUT_CHECKS,
-    loss.loss_finite,
-    loss.teacher_unused,
-    loss_balance.loss_balance,
-    training.learning_rate,
-    training.budget,
-    training.regularisation,
-)
+QUICK_CHECKS = (*INPUT_CHECKS, *_OPTION_CHECKS)
 # Images that quick checks look at: at the most, and so few that nothing would be proved by less.
 _QUICK_IMAGES, _LEAST = 256, 64
 

@@ -120,20 +120,6 @@ def pixel_entropy_with_error(
 ) -> PixelEntropies:
     """:func:`pixel_entropy` with its error and cost; images that do not respond are marked, not refused.
 
-    Args:
-        feature_fn: see :func:`pixel_entropy`, also for the other arguments.
-        images: float [B, C, H, W].
-        grid: g.
-        method: ``fast`` or ``published``.
-        weight: λ.
-        stop: the mean entropy to stop at.
-        seed: of the noise.
-        passes: most network passes an image.
-        index: each image's index.
-
-    Returns:
-        The entropies, and what is known of them.
-
     Raises:
         BadInput: an argument cannot be used; features that are not finite, or have no gradient.
 

@@ -12,6 +12,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, Tag, ValidationError,
 from torch import Tensor, nn
 
 from stillroom.config import Config, bad_input, by_shape
+from stillroom.errors import BadInput
 from stillroom.losses.setup_context import SetupContext
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.output import ModelOutput
@@ -237,7 +238,13 @@ class LossInputs:
 
     @property
     def teacher_logits(self) -> Tensor:
-        """The teacher's logits, [B, K]; raises like :attr:`teacher_output`."""
+        """The teacher's logits, [B, K]; raises like :attr:`teacher_output`.
+
+        Raises:
+            BadInput: the teacher gives embeddings alone.
+        """
+        if not self.teacher_output.has_logits:
+            raise BadInput("teacher.embeddings", True, "a loss on features or relations: this teacher has no logits")
         return self.teacher_output.logits
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from stillroom.schema.run import RunSummary
 from stillroom.teachers.source import TeacherSource
 from stillroom.train.device import threads
 from stillroom.train.evaluation import compare, score
-from stillroom.train.folder import RunFolder
 from stillroom.train.loop import Progress
 
 EXAMPLES = 36
@@ -114,7 +113,8 @@ def teacher_facts(
     scored = score(logits, test.labels).as_dict() if logits is not None else {}
     sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
     files = {"files": dict(source.files)} if source.files else {}
-    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **compared}
+    follows = {"follows_student": True} if source.follows_student else {}
+    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **follows, **compared}
 
 
 def _of_teacher(figures: Mapping[str, float], name: str) -> dict[str, float]:
@@ -198,8 +198,8 @@ def changed_most(change: Tensor, count: int) -> Tensor:
     return ends[change[ends].abs().sort(descending=True, stable=True).indices]
 
 
-def time_models(folder: RunFolder, models: Mapping[str, PreparedModel | None], data: ImageSet) -> None:
-    """Write the latency of each model, as it would be used in float32 on one thread, to ``timing.jsonl``.
+def latencies(models: Mapping[str, PreparedModel | None], data: ImageSet) -> Iterator[dict[str, Any]]:
+    """Lines of ``timing.jsonl``: the latency of each model, as it would be used in float32 on one thread.
 
     Several threads wait for the slowest of them: on a busy machine for whatever else has its core.
     """
@@ -209,5 +209,4 @@ def time_models(folder: RunFolder, models: Mapping[str, PreparedModel | None], d
                 continue
             example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
             took = {str(batch): round(latency(prepared.model, example, batch), 4) for batch in LATENCY_BATCHES}
-            line = {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}
-            folder.append("timing.jsonl", line)
+            yield {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}

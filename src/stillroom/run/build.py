@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchLoader, BatchSampler
-from stillroom.errors import BadInput, nearest
+from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
 from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
 from stillroom.models.modes import device_of
-from stillroom.models.prepared import PreparedModel, prepare_model
+from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
 from stillroom.models.preprocess import known_classes
 from stillroom.models.weights import state_hash
 from stillroom.recipe import Recipe
@@ -26,6 +26,7 @@ from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
 from stillroom.teachers.config import TeacherConfig
+from stillroom.teachers.embeddings import EmbeddingTeacher
 from stillroom.teachers.ensemble import EnsembleSource
 from stillroom.teachers.input_gradients import is_input_gradient
 from stillroom.teachers.live import LiveTeacherSource
@@ -215,6 +216,9 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
         if model is not None and (config.is_model or config.learns):
             context.processes.copy_weights(model.to(context.device))
             field = context.recipe.teacher_field(name)
+            if config.embeddings:
+                prepared[name] = _prepare_embeddings(model, config, context, field)
+                continue
             prepared[name] = prepare_model(model, config, context.data.train, field, context.num_target_classes)
             columns = prepared[name].try_on(context.data.train.images[:2]).shape[1] if config.class_names else 0
             if config.class_names and len(config.class_names) != columns:
@@ -227,6 +231,39 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
                 listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
                 context.observer.note(f"{field} knows {len(known)} of {len(names)} classes, not {listed}")
     return prepared
+
+
+def _prepare_embeddings(model: nn.Module, config: TeacherConfig, context: RunContext, field: str) -> PreparedModel:
+    """A teacher of embeddings, with a layer that stands for its logits.
+
+    Raises:
+        BadInput: it fails, or its output is not [B, d].
+    """
+    data = context.data.train
+    prepared = with_layout(model, config, data, field)
+    try:
+        found = prepared.try_on(data.images[:2])
+    except Exception as error:
+        expected = f"a model that takes the data's images; it raised {format_error(error)}"
+        raise BadInput(field, config.name, expected) from None
+    if not isinstance(found, Tensor) or found.dim() != 2:
+        got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise BadInput(field, config.name, f"a model that gives embeddings [batch, d], not {got}")
+    wrapped = EmbeddingTeacher(model, found.shape[1], data.num_classes).to(device_of(model))
+    return replace(prepared, model=wrapped)
+
+
+def check_reads_embeddings(loss: Loss[Any], field: str) -> None:
+    """Refuse a loss that needs more of a teacher of embeddings than its features.
+
+    Raises:
+        BadInput: it reads logits, or runs the rest of the teacher.
+    """
+    requires = loss.requires
+    reads_logits = not requires.teacher_features or loss.family in ("logits", "gradients")
+    if reads_logits or requires.tails or requires.fishers or requires.input_gradient:
+        expected = "a loss on features or relations alone: this teacher gives embeddings, no logits"
+        raise BadInput(f"losses.{loss.name}", loss.name, f"{expected} ({field}.embeddings)")
 
 
 def _lacks_classes(teacher: PreparedModel) -> bool:
@@ -276,6 +313,8 @@ def setup_losses(
             contexts[name] = setup_context_of(context, student, teachers.get(name or ""), name)
         loss.setup(contexts[name])
         teacher = teachers.get(name or "")
+        if teacher is not None and isinstance(teacher.model, EmbeddingTeacher) and loss.requires.teacher:
+            check_reads_embeddings(loss, context.recipe.teacher_field(name or ""))
         lacks = teacher is not None and _lacks_classes(teacher)
         if context.num_teacher_classes is not None or lacks:
             check_partial_teacher(loss, indexed=lacks)
@@ -378,8 +417,8 @@ def build_teachers(
     for name, config in recipe.all_teachers.items():
         if config.members is not None:
             members = {member: found[member] for member in config.members}
-            for member in (each for each in members if found[each].changes):
-                expected = "teachers that stay as they are"
+            for member in (each for each in members if found[each].changes or recipe.all_teachers[each].embeddings):
+                expected = "teachers with logits that stay as they are"
                 raise BadInput(f"{recipe.teacher_field(name)}.members", member, expected)
             for member in (each for each in members if each in models and _lacks_classes(models[each])):
                 expected = "teachers that know all classes of the data: probabilities of some cannot be averaged"

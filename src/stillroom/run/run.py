@@ -21,7 +21,7 @@ from stillroom.models.weights import load_weights, save_weights
 from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
-from stillroom.run.artifacts import compare_with_teachers, run_summary, time_models, write_predictions
+from stillroom.run.artifacts import compare_with_teachers, latencies, run_summary, write_predictions
 from stillroom.run.build import RunParts, build, file_hashes, teachers_hash
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.records import check_free, check_same_recipe, environment
@@ -74,7 +74,7 @@ def execute(
     components: RunComponents | None = None,
     hooks: Sequence[StepHook] = (),
     labels_alone: bool = False,
-    latency: bool = True,
+    latency: bool = False,
     describe: bool = True,
 ) -> Finished:
     """Do what a recipe says and leave a finished run folder.
@@ -87,7 +87,7 @@ def execute(
         components: the objects that the recipe names; built from it where left out.
         hooks: called after each step.
         labels_alone: refuse losses that read a teacher.
-        latency: measure each model's latency at the end; meaningless if other processes are busy.
+        latency: measure each model's latency at the end; a report does it where the run did not.
         describe: tell the observer what the data are.
 
     Raises:
@@ -179,7 +179,7 @@ class Run:
         self.parts = parts
         self._unused_parameters = unused_parameters
 
-    def run(self, folder: RunFolder, *, latency: bool = True) -> Finished:
+    def run(self, folder: RunFolder, *, latency: bool = False) -> Finished:
         """Train, evaluate, write; time the models where asked."""
         parts, recipe, context, out = self.parts, self.parts.recipe, self.parts.context, folder.path
         clock = context.clock
@@ -246,9 +246,13 @@ class Run:
             if parts.relations is not None:
                 parts.relations.write(out, kept)
             if latency:
-                models = {"student": trained, **{name: each.prepared for name, each in parts.teachers.items()}}
+                models = {
+                    "student": trained,
+                    **{name: each.prepared for name, each in parts.teachers.items() if not each.follows_student},
+                }
                 with clock.phase("latency"):
-                    time_models(folder, models, parts.test)
+                    for line in latencies(models, parts.test):
+                        log(line)
             folder.append("timing.jsonl", {"event": "phases", "seconds": clock.total(), "phases": clock.split()})
             folder.append("timing.jsonl", {"event": "finish", "step": progress.step})
             # Last: it says that the run is finished.

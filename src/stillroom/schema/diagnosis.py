@@ -299,7 +299,8 @@ class DiagnosisFile(JsonFile):
         ]
         lead, first = _lead(kind, ordered), _first(ordered, verification)
         do_first = first.remedy.words if first is not None and first.remedy is not None else None
-        advice = f" Do this first: {do_first}" if do_first is not None else ""
+        where = f", at {first.location}" if first is not None and first.location else ""
+        advice = f" Do this first{where}: {do_first}" if do_first is not None else ""
         return cls(
             target=target,
             kind=kind,

@@ -67,6 +67,11 @@ class TeacherConfig(ModelConfig):
         description="true: a second student of this name and these options, from random weights or `weights`, which "
         "learns from the first by the same losses while it teaches it (mutual learning).",
     )
+    embeddings: Literal[True] | None = Field(
+        None,
+        description="true: its output [B, d] is an embedding, not logits; losses on features and relations learn from "
+        "it, as its tap `features`.",
+    )
     class_names: str | tuple[str, ...] | None = Field(
         None,
         description="Names of the teacher's classes, one for each of its logits, or a file of them (a line each, or a "
@@ -93,6 +98,8 @@ class TeacherConfig(ModelConfig):
             raise ValueError("class_names and class_map of a model only: logits elsewhere are in the data's order")
         others = (self.weights, self.logits, self.preprocess, self.options or None)
         kinds = [name for name in ("members", "ema", "snapshot", "learns") if getattr(self, name) is not None]
+        if self.embeddings and (kinds or self.logits is not None or any(each is not None for each in maps)):
+            raise ValueError("embeddings of a model only, without class_names and class_map: it has no classes")
         if len(kinds) > 1:
             raise ValueError(f"one of {' and '.join(kinds)}")
         if self.members is not None and any(other is not None for other in others):
@@ -137,7 +144,7 @@ class CacheConfig(Config):
     enabled: Literal["auto", True, False] = Field(
         "auto",
         description="Whether to store the teacher's outputs; auto stores them where that makes no teacher pass more "
-        "than the run without a cache: where the run comes to all of each view that it shows. Features, beside logits, "
+        "than the run without a cache: where the run comes to all of each view that it shows. Features, with logits, "
         "it stores only for more epochs than views.",
     )
     dtype: Literal["float16", "float32"] = Field(

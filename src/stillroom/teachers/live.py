@@ -27,6 +27,7 @@ from stillroom.runtime import Precision, Runtime
 from stillroom.teachers.cache import Query
 from stillroom.teachers.cache_format import CacheSpec
 from stillroom.teachers.config import CacheConfig, TeacherConfig
+from stillroom.teachers.embeddings import EmbeddingTeacher
 from stillroom.teachers.fisher import FisherOf, tail_fisher, uniform_draws
 from stillroom.teachers.input_gradients import input_gradients, is_input_gradient
 from stillroom.teachers.output import ModelOutput
@@ -161,13 +162,16 @@ class LiveTeacherSource(TeacherSource):
         cache: CacheConfig,
         num_teacher_classes: int | None = None,
     ) -> None:
-        super().__init__(prepared.name, state_hash(prepared.model))
+        self._embeds = isinstance(prepared.model, EmbeddingTeacher)
+        inner = prepared.model.model if isinstance(prepared.model, EmbeddingTeacher) else prepared.model
+        super().__init__(prepared.name, state_hash(inner))
         self.prepared: PreparedModel = prepared
         self._config, self._runtime, self._data = config, runtime, data
         self._augmentation, self._cache = augmentation, cache
         self._known = known_classes(prepared.preprocess_config)
         self._num_teacher_classes = num_teacher_classes if self._known is None else len(self._known)
         self._outputs: CachedOutputs | None = None
+        self._in_test: LiveTeacher | None = None
         self._taps = tuple(sorted(set(request.taps)))
         self._means = sorted(set(request.fisher_means))
         fishers = sorted(set(request.fishers))
@@ -188,7 +192,7 @@ class LiveTeacherSource(TeacherSource):
     def compute_test_logits(self) -> Tensor | None:
         """Computed now, or once for all runs; None if the teacher does not know all classes."""
         test, runtime = self._data.test, self._runtime
-        if self._num_teacher_classes is not None:
+        if self._num_teacher_classes is not None or self._embeds:
             return None
         if self._cache.enabled:
             logits = self._cached_test_logits()
@@ -207,8 +211,10 @@ class LiveTeacherSource(TeacherSource):
 
     def _in_float32(self) -> LiveTeacher:
         """The teacher as the test images are answered: folded like in training, and never in less than float32."""
-        example, device = self._data.test.images[:_EXAMPLES], self._runtime.device
-        return LiveTeacher(self.prepared.model, self.prepared.preprocess(), example=example, device=device)
+        if self._in_test is None:
+            example, device = self._data.test.images[:_EXAMPLES], self._runtime.device
+            self._in_test = LiveTeacher(self.prepared.model, self.prepared.preprocess(), example=example, device=device)
+        return self._in_test
 
     def training_teacher(self, loader: BatchLoader, epochs: int, log: Log | None = None) -> Teacher:
         """Live, or from the cache, which is built if missing."""
@@ -250,17 +256,20 @@ class LiveTeacherSource(TeacherSource):
         """The teacher on each batch, and as a query of training images by view and index."""
         # With a held-out part, the outputs for all images are stored, so that all runs share them.
         parent = loader.parent()
-        live = LiveTeacher(
-            self.prepared.model,
-            self.prepared.preprocess(),
-            example=self._data.train.parent.images[:_EXAMPLES],
-            device=self._runtime.device,
-            precision=torch.bfloat16 if self._runtime.precision == "bfloat16" else torch.float32,
-            taps=self._taps,
-            fishers=self._fishers,
-            tails=self._tails,
-            one_view=self._augmentation.different_views == 1,
-        )
+        if self._runtime.precision == "float32" and not (self._taps or self._fishers or self._tails):
+            live = self._in_float32()
+        else:
+            live = LiveTeacher(
+                self.prepared.model,
+                self.prepared.preprocess(),
+                example=self._data.train.parent.images[:_EXAMPLES],
+                device=self._runtime.device,
+                precision=torch.bfloat16 if self._runtime.precision == "bfloat16" else torch.float32,
+                taps=self._taps,
+                fishers=self._fishers,
+                tails=self._tails,
+                one_view=self._augmentation.different_views == 1,
+            )
         return live, lambda view, rows: live(next(iter(parent.batches([(rows, view)]))))
 
     def cache_spec(self) -> CacheSpec:
@@ -278,6 +287,13 @@ class LiveTeacherSource(TeacherSource):
     def _complete(self, teacher: Teacher, query: Query, count: int) -> Teacher:
         """A teacher with its tails, the means of its Fisher weights, and which classes its logits are of."""
         teacher = self._with_tails(teacher, query, count)
+        if self._embeds:
+
+            def embeddings(batch: Batch) -> ModelOutput:
+                output = teacher(batch)
+                return replace(output, logits=torch.full_like(output.logits, float("nan")), has_logits=False)
+
+            return embeddings
         if self._known is None:
             return teacher
         classes = self._known.to(self._runtime.device)

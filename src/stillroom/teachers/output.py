@@ -24,6 +24,7 @@ class ModelOutput:
     tails: Mapping[str, TeacherTail] = field(default_factory=dict)  # the rest of the model from a tap on, by tap name
     # The data's classes that the logits are of, int64 [K'], where the model lacks some; None: all, in their order.
     classes: Tensor | None = None
+    has_logits: bool = True  # else the model gives embeddings alone, and the logits are NaN
 
     def rows(self, rows: Tensor) -> ModelOutput:
         """The outputs for some images of the batch, int64 [n]."""

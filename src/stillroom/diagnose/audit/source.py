@@ -62,17 +62,11 @@ def _loops(file: str, line: int) -> tuple[ast.For, ...]:
 
 @dataclass(frozen=True)
 class CountedLoop:
-    """A ``for … in range(…)`` that encloses a line.
+    """A ``for … in range(…)`` that encloses a line."""
 
-    Attributes:
-        key: its file and line.
-        count: how often it runs.
-        value: its variable, now; None where that is no number.
-    """
-
-    key: tuple[str, int]
-    count: int
-    value: int | None
+    key: tuple[str, int]  # its file and line
+    count: int  # how often it runs
+    value: int | None  # its variable, now; None where that is no number
 
 
 def counted_loops(frame: Any, depth: int = 12) -> list[CountedLoop]:

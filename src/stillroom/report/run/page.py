@@ -431,12 +431,9 @@ def _table_notes(run: RunData, others: Sequence[tuple[str, RunData]]) -> list[st
     ]
     threads = sorted({count for each in (run, *(each for _, each in others)) for count in each.latency_threads})
     if run.latency.get("student"):
-        what = "thread" if threads == [1] else "threads"
-        with_threads = f", with {listed(threads)} CPU {what}" if threads else ""
-        notes.append(
-            f"Latency is the least of repeated passes on the machine that ran it{with_threads}; between machines it "
-            "cannot be compared."
-        )
+        one, more = "one CPU thread, in processor time", f"{listed(threads)} CPU threads"
+        where = (one if threads == [1] else more) if threads else "the machine that ran it"
+        notes.append(f"Latency is the least of repeated passes on {where}; between machines it cannot be compared.")
     else:
         notes.append("Latency was not measured in this run.")
     return notes

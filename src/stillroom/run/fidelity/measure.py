@@ -118,6 +118,8 @@ def load_run(
         raise BadInput(f"{field}.members", list(config.members), "a teacher that is one model: name a member")
     if config.changes:
         raise BadInput(field, config.name, "a teacher that stays as it is: this one changes with the student")
+    if config.embeddings:
+        raise BadInput(f"{field}.embeddings", True, "a teacher with logits")
     if config.logits is not None:
         expected = "a teacher that can be run here: its features are read, and its answers alone do not hold them"
         raise BadInput(f"{field}.logits", config.logits, expected)

@@ -74,7 +74,8 @@ def stale_answers(context: LoopContext) -> CheckResult:
     remedy = Remedy(
         "Store the answers by the index of the image, and read them by it: let the Dataset return its index, or "
         "shuffle "
-        "images, labels and answers together."
+        "images, labels and answers together.",
+        code="return image, label, index  # in the Dataset; then, in the loop: teacher_logits = store[index]",
     )
     if best is not None:
         network, alike, live_accuracy, asked_rows = best
@@ -219,7 +220,7 @@ def weights_not_loaded(context: LoopContext) -> CheckResult:
             verdict: Verdict = "problem" if share < 0.5 or _has_head(missing) else "warning"
             return CheckResult(
                 verdict,
-                f"{loading.loaded} of {loading.expected} tensors of the teacher {network.label} were loaded"
+                f"{loading.loaded} of {loading.expected} tensors of the teacher {network.shown} were loaded"
                 f"{unknown}: what is missing ({', '.join(missing[:2])} …) is as it was drawn.",
                 {"loaded": loading.loaded, "expected": loading.expected, "unexpected": list(loading.unexpected[:5])},
                 Remedy(
@@ -234,10 +235,13 @@ def weights_not_loaded(context: LoopContext) -> CheckResult:
         if at_chance is not None and not at_chance[0]:
             return CheckResult(
                 "problem",
-                f"The teacher {teachers[0].label} was neither trained nor loaded in this script, and names "
+                f"The teacher {teachers[0].shown} was neither trained nor loaded in this script, and names "
                 f"{at_chance[1]:.0%} of {at_chance[2]} labels, as chance does.",
                 {"accuracy": at_chance[1], "rows": at_chance[2]},
-                Remedy("Load the teacher's weights before it answers."),
+                Remedy(
+                    "Load the teacher's weights before it answers.",
+                    code="teacher.load_state_dict(torch.load(path, weights_only=True))",
+                ),
                 location=context.calls("teacher")[0][1].place if context.calls("teacher") else None,
             )
         raise Skip("The teacher was neither trained nor loaded under the audit.")
@@ -287,7 +291,10 @@ def class_order(context: LoopContext) -> CheckResult:
             f"into another "
             f"order ({', '.join(moved[:4])} …).",
             evidence,
-            Remedy("Reorder the teacher's logits: teacher_logits[:, order], order[label] = the teacher's class."),
+            Remedy(
+                "Reorder the teacher's logits: order[label] is the teacher's class.",
+                code=f"order = {columns.tolist() if classes <= 20 else '…'}\nteacher_logits = teacher_logits[:, order]",
+            ),
             location=most_common([each.place for _, each in context.answers]),
         )
     return CheckResult("ok", f"No other order of classes fits the labels better ({share:.0%}).", evidence)
@@ -429,7 +436,7 @@ def teacher_input(context: LoopContext) -> CheckResult:
     if best is not None and tried[best] - given > max(0.15, 3 * (0.5 / len(labels)) ** 0.5):
         return CheckResult(
             "problem",
-            f"The teacher {network.label} names {given:.0%} of {len(labels)} labels on the input that it is given, and "
+            f"The teacher {network.shown} names {given:.0%} of {len(labels)} labels on the input that it is given, and "
             f"{tried[best]:.0%} where it is {best}.",
             evidence,
             Remedy(

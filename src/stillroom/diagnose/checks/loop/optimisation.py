@@ -41,7 +41,10 @@ def clipping(context: LoopContext) -> CheckResult:
             "problem",
             f"The gradient is clipped before the last backward() of the step, in {early} of {clipped} watched steps.",
             {"steps": early},
-            Remedy("Clip once, after all terms have gone backward and before optimizer.step()."),
+            Remedy(
+                "Clip once, after all terms have gone backward and before optimizer.step().",
+                code="torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)\noptimizer.step()",
+            ),
             location=place,
         )
     if scaled > 0.5 * clipped:
@@ -127,7 +130,7 @@ def learning_rate(context: LoopContext) -> CheckResult:
             "problem",
             f"The loss is no longer finite from step {broken[0] + 1} on, at a rate of {rates[0]:g}.",
             evidence,
-            Remedy("Lower the learning rate tenfold."),
+            Remedy("Lower the learning rate tenfold.", code=f"lr = {rates[0] / 10:g}"),
             location=place,
         )
     first = abs(values[0])
@@ -138,7 +141,7 @@ def learning_rate(context: LoopContext) -> CheckResult:
             f"The loss grew from {values[0]:.3g} to {late[len(late) // 2]:.3g} in the watched steps, at a rate of "
             f"{rates[0]:g}.",
             evidence,
-            Remedy("Lower the learning rate tenfold, or clip the gradient."),
+            Remedy("Lower the learning rate tenfold, or clip the gradient.", code=f"lr = {rates[0] / 10:g}"),
             location=place,
         )
     slow = _too_slow(context, steps)

@@ -22,6 +22,12 @@ class Network:
     parameters: int = 0  # its number of parameters
     shape: tuple[tuple[int, ...], ...] = ()  # the shapes of its parameters
 
+    @property
+    def shown(self) -> str:
+        """Its variable and its class, as they stand behind its role: ``(`self.teacher`, ResNet)``."""
+        name, _, kind = self.label.partition(" (")
+        return f"(`{name}`, {kind[:-1]})" if kind else f"({name})"
+
 
 @dataclass(frozen=True, eq=False)
 class Loading:
@@ -160,40 +166,27 @@ class BackwardFacts:
 
 @dataclass(eq=False)
 class Step:
-    """One watched step, from one optimizer step to the next.
+    """One watched step, from one optimizer step to the next."""
 
-    Attributes:
-        number: how many steps the phase had made before it.
-        epoch: how often a DataLoader was begun before it, in the phase.
-        calls: calls of networks, in order.
-        backwards: what went backward.
-        stepped: whether an optimizer stepped.
-        events: ``backward``, ``clip``, ``step``, ``zero_grad``, ``unscale`` … with their lines, in order.
-        left_out: parameters with a gradient that no optimizer holds: module, names, line.
-        lost_terms: losses that were computed and reach no ``backward``.
-        escaped: whether a teacher's output left torch (numpy, lists).
-        learning_rate: the largest of all groups.
-        update: by which share of their norm the step changed the parameters that have a gradient; None where that was
-            not measured.
-        optimizer: class of the optimizer that made the step.
-        clipped_for: a network that no optimizer holds and whose gradients were clipped with the others.
-        clipped_share: their share of the squared norm that was clipped.
-    """
-
-    number: int
-    epoch: int
-    calls: list[CallFacts] = field(default_factory=list)
-    backwards: list[BackwardFacts] = field(default_factory=list)
-    stepped: bool = False
+    number: int  # how many steps the phase had made before it
+    epoch: int  # how often a DataLoader was begun before it, in the phase
+    calls: list[CallFacts] = field(default_factory=list)  # calls of networks, in order
+    backwards: list[BackwardFacts] = field(default_factory=list)  # what went backward
+    stepped: bool = False  # whether an optimizer stepped
+    # ``backward``, ``clip``, ``step``, ``zero_grad``, ``unscale`` … with their lines, in order.
     events: list[tuple[str, str | None]] = field(default_factory=list)
+    # Parameters with a gradient that no optimizer holds: module, names, line.
     left_out: list[LeftOut] = field(default_factory=list)
-    lost_terms: list[LostTerm] = field(default_factory=list)
-    escaped: bool = False
-    learning_rate: float = 0.0
+    lost_terms: list[LostTerm] = field(default_factory=list)  # losses that were computed and reach no ``backward``
+    escaped: bool = False  # whether a teacher's output left torch (numpy, lists)
+    learning_rate: float = 0.0  # the largest of all groups
+    # By which share of their norm the step changed the parameters that have a gradient; None where that was not
+    # measured.
     update: float | None = None
-    optimizer: str = ""
+    optimizer: str = ""  # class of the optimizer that made the step
+    # A network that no optimizer holds and whose gradients were clipped with the others.
     clipped_for: Network | None = None
-    clipped_share: float = 0.0
+    clipped_share: float = 0.0  # their share of the squared norm that was clipped
 
 
 @dataclass(eq=False)
@@ -242,14 +235,10 @@ class InferenceCall:
 
 @dataclass(eq=False)
 class LoopCount:
-    """A loop over a range that the steps of a phase are made in.
+    """A loop over a range that the steps of a phase are made in."""
 
-    Attributes:
-        count: how often it runs.
-        seen: its variable at watched steps: (number of the step, value).
-    """
-
-    count: int
+    count: int  # how often it runs
+    # Its variable at watched steps: (number of the step, value).
     seen: list[tuple[int, int]] = field(default_factory=list)
 
     @property

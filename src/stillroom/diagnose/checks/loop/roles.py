@@ -9,9 +9,11 @@ from statistics import median
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import CallFacts, Network, Step
+from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 Calls = Sequence[tuple[Step, CallFacts]]
+OPTIMIZER_LINE = "optimizer = Optimizer(student.parameters(), lr=…)"
 FOREIGN = Limits(0.1, 0.5, "At a half of the squared norm, the student's clipped gradient is 30% smaller than meant.")
 
 
@@ -52,7 +54,7 @@ def teacher_mode(context: LoopContext) -> CheckResult:
     after = " It was in evaluation mode at first." if woken else ""
     return CheckResult(
         verdict,
-        f"The teacher {network.label} ran with its {' and '.join(acting)} in training mode in "
+        f"The teacher {network.shown} ran with its {' and '.join(acting)} in training mode in "
         f"{_of(steps, len(context.steps))}.{after}{why}",
         {"acting": acting, "steps": steps, "watched": len(context.steps), "teacher": network.label},
         Remedy(
@@ -82,13 +84,14 @@ def student_mode(context: LoopContext) -> CheckResult:
     for network in {call.network for _, call in asleep}:
         own = [(step, call) for step, call in asleep if call.network is network]
         before = [step.number for step, call in awake if call.network is network]
-        what = " and ".join(sorted({each for _, call in own for each in call.still}))
+        still = sorted({each for _, call in own for each in call.still})
+        what, acts = " and ".join(still), "acts" if len(still) == 1 else "act"
         first = own[0][0].number
         if before and min(before) < first:
             return CheckResult(
                 "problem",
-                f"The student {network.label} was put into evaluation mode before step {first + 1} and stayed there: "
-                f"its {what} no longer act.",
+                f"The student {network.shown} was put into evaluation mode before step {first + 1} and stayed there: "
+                f"its {what} no longer {acts}.",
                 {**evidence, "first_step": first + 1},
                 remedy,
                 location=_place(own),
@@ -98,7 +101,7 @@ def student_mode(context: LoopContext) -> CheckResult:
             verdict: Verdict = "problem" if fresh and "batch norm" in what else "warning"
             return CheckResult(
                 verdict,
-                f"The student {network.label} is trained in evaluation mode: its {what} never act.",
+                f"The student {network.shown} is trained in evaluation mode: its {what} never {acts}.",
                 evidence,
                 remedy,
                 location=_place(own),
@@ -107,9 +110,9 @@ def student_mode(context: LoopContext) -> CheckResult:
         if id(one.network.module()) in modules and one.live and one.phases > context.phase.number:
             return CheckResult(
                 "problem",
-                f"The student {one.network.label} is evaluated in training mode, without gradients, on "
+                f"The student {one.network.shown} is evaluated in training mode, without gradients, on "
                 f"{one.rows} rows: "
-                f"its {' and '.join(sorted(one.live))} act"
+                f"its {' and '.join(sorted(one.live))} {'acts' if len(one.live) == 1 else 'act'}"
                 + (", and its running statistics take in those rows." if "batch norm" in one.live else "."),
                 {**evidence, "rows": one.rows},
                 Remedy(
@@ -138,12 +141,12 @@ def teacher_trained(context: LoopContext) -> CheckResult:
         network = trained[0][1].network
         return CheckResult(
             "problem",
-            f"The teacher {network.label} learns: the optimizer holds {trained[0][1].held:.0%} of its parameters, and "
+            f"The teacher {network.shown} learns: the optimizer holds {trained[0][1].held:.0%} of its parameters, and "
             "the loss's gradient reaches them.",
             {"held": trained[0][1].held, "teacher": network.label},
             Remedy(
                 "Run the teacher under torch.no_grad(), and give the optimizer the student's parameters alone.",
-                code="with torch.no_grad():\n    teacher_logits = teacher(x)",
+                code=f"with torch.no_grad():\n    teacher_logits = teacher(x)\n{OPTIMIZER_LINE}",
             ),
             location=_place(trained),
         )
@@ -164,9 +167,9 @@ def teacher_trained(context: LoopContext) -> CheckResult:
     if held:
         return CheckResult(
             "warning",
-            f"The optimizer holds the teacher {held[0][1].network.label}; no gradient reaches it yet.",
+            f"The optimizer holds the teacher {held[0][1].network.shown}; no gradient reaches it yet.",
             {"held": held[0][1].held},
-            Remedy("Give the optimizer the student's parameters alone."),
+            Remedy("Give the optimizer the student's parameters alone.", code=OPTIMIZER_LINE),
             location=_place(held),
         )
     if moving and any(call.live for _, call in calls):
@@ -207,7 +210,7 @@ def teacher_gradient(context: LoopContext) -> CheckResult:
     if FOREIGN.at_least(share) == "problem":
         return CheckResult(
             "problem",
-            f"The gradient flows into the teacher {flowing[0][1].network.label}, and clipping counts it: {share:.0%} "
+            f"The gradient flows into the teacher {flowing[0][1].network.shown}, and clipping counts it: {share:.0%} "
             "of the squared norm that is clipped is the teacher's, which no optimizer uses.",
             {"steps": len(flowing), "share": share},
             Remedy(
@@ -218,7 +221,7 @@ def teacher_gradient(context: LoopContext) -> CheckResult:
         )
     return CheckResult(
         "warning",
-        f"The loss's gradient flows into the teacher {flowing[0][1].network.label}"
+        f"The loss's gradient flows into the teacher {flowing[0][1].network.shown}"
         + ("; this follows from teacher_trained." if flowing[0][1].held > 0 else ", which no optimizer holds."),
         {"steps": len(flowing)},
         Remedy("Run the teacher under torch.no_grad().", code="with torch.no_grad():\n    teacher_logits = teacher(x)"),
@@ -291,10 +294,13 @@ def teacher_unused(context: LoopContext) -> CheckResult:
         also = f" {lost[0].function} at {lost[0].place} is computed from it and reaches no backward()." if lost else ""
         return CheckResult(
             "problem",
-            f"The teacher {network.label} is run in {_of(len(calls), len(steps))}, and nothing that it answers reaches "
+            f"The teacher {network.shown} is run in {_of(len(calls), len(steps))}, and nothing that it answers reaches "
             f"the loss.{also}",
             {"teacher": network.label, "steps": len(calls), "lost_terms": len(lost)},
-            Remedy("Compute the soft targets from the teacher's logits, and add that term to the loss."),
+            Remedy(
+                "Compute the soft targets from the teacher's logits, and add that term to the loss.",
+                code=f"loss = loss + {textbook_kl()}",
+            ),
             location=lost[0].place if lost else _place(calls),
         )
     stored = context.silent_answers
@@ -375,7 +381,10 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
             f"its side of "
             "it is detached.",
             {"steps": len(dead)},
-            Remedy("Detach the teacher's side alone; take the student's logits as they are."),
+            Remedy(
+                "Detach the teacher's side alone; take the student's logits as they are.",
+                code="teacher_logits = teacher_logits.detach()  # and no .detach() of the student's",
+            ),
             location=most_common(dead),
         )
     if silent and len(silent) == len(context.backwards):
@@ -383,7 +392,7 @@ def student_no_gradient(context: LoopContext) -> CheckResult:
             "problem",
             "No loss gives a gradient to a network that the optimizer holds.",
             {"steps": len(silent)},
-            Remedy("Make the optimizer from the parameters of the module that is trained."),
+            Remedy("Make the optimizer from the parameters of the module that is trained.", code=OPTIMIZER_LINE),
             location=silent[0].place,
         )
     if not count:

@@ -24,7 +24,7 @@ from stillroom.diagnose.checks.loss.identify import (
     name_terms,
     refit,
 )
-from stillroom.diagnose.checks.loss.words import formula, number, scale_remedy, scale_words
+from stillroom.diagnose.checks.loss.words import formula, number, scale_remedy, scale_words, textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 SCALES = (0.5, 1.0, 3.0, 8.0)
@@ -178,6 +178,14 @@ def _name_term(one: ComparingTerm, fitted: FittedTerm, sizes: dict[str, int], ot
         usual = coefficient / factor
         return NamedTerm(fitted.kind, tau, coefficient, usual, factor if reasons else None, tuple(reasons))
     return plain
+
+
+def _kl_line(term: NamedTerm, answers: Answers) -> str | None:
+    """The textbook's KL for logits of a step's shape."""
+    if answers.class_dim != len(answers.shape) - 1:
+        return None
+    rows = "" if len(answers.shape) == 2 else ".flatten(0, -2)"
+    return textbook_kl(f"student_logits{rows}", f"teacher_logits{rows}", f"{term.temperature:g}")
 
 
 def _draw(answers: Answers, number: int, scale: float) -> list[Tensor]:
@@ -346,7 +354,7 @@ def temperature_one_sided(context: LoopContext) -> CheckResult:
         f"The student is softened at τ = {number(student)}, the teacher at τ = {number(teacher)}: the term is smallest "
         f"where the student's logits are {number(student / teacher)} times the teacher's.",
         {"student_temperature": student, "teacher_temperature": teacher},
-        Remedy("Divide the logits of both by the same temperature."),
+        Remedy("Divide the logits of both by the same temperature.", code=textbook_kl()),
         location=_place(known),
     )
 
@@ -375,7 +383,10 @@ def loss_scale(context: LoopContext) -> CheckResult:
         verdict,
         f"{formula(named[0])}, {scale_words(wrong)}.{also}",
         evidence,
-        Remedy(scale_remedy(wrong, rows="all rows, those of a sequence, too")),
+        Remedy(
+            scale_remedy(wrong, rows="all rows, those of a sequence, too"),
+            code=next((_kl_line(term, known[0].answers) for term in wrong if term.name == "kl"), None),
+        ),
         location=_place(known),
     )
 
@@ -551,8 +562,8 @@ def loss_minimum(context: LoopContext) -> CheckResult:
         )
     return CheckResult(
         "problem",
-        f"Minimised over free logits, the term between student and teacher ends at the teacher's decision in "
-        f"{agreement:.0%} of rows.",
+        f"The term between student and teacher is not least at the teacher's answer: minimised over free logits, it "
+        f"ends at the teacher's decision in {agreement:.0%} of rows.",
         evidence,
         Remedy("Sum each row's divergence over the classes before it is clipped, weighted or averaged."),
         location=_place(fits),

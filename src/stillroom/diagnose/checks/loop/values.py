@@ -9,6 +9,7 @@ import torch
 from stillroom.diagnose.check import CheckResult, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import Answers, BackwardFacts
+from stillroom.diagnose.checks.loss.words import textbook_kl
 from stillroom.schema.diagnosis import Remedy, Verdict
 
 _WORDS = {
@@ -51,6 +52,15 @@ _WORDS = {
 }
 
 
+def _line(kind: str) -> str:
+    """What to write where a function was given something that it is not made for."""
+    if kind.startswith("kl_div"):
+        return textbook_kl()
+    if kind.startswith("softmax"):
+        return "logits = model(x)  # of a model without a softmax at its end"
+    return "F.cross_entropy(logits, labels)"
+
+
 @check(
     threshold="Each function gets what it is made for: logits, probabilities, or their logarithms.",
     source="F.kl_div takes log-probabilities first; F.cross_entropy and softmax take logits; nothing complains "
@@ -77,7 +87,7 @@ def probabilities_for_logits(context: LoopContext) -> CheckResult:
         "problem",
         f"{function} {what}: the {side}'s, in {count} of {steps} losses.",
         {"kind": kind, "side": side, "losses": count, "all": [key[0] for key, _ in often]},
-        Remedy(remedy),
+        Remedy(remedy, code=_line(kind)),
         location=place,
     )
 

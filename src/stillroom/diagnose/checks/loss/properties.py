@@ -830,7 +830,7 @@ def ignored_rows(context: LossContext) -> CheckResult:
         return CheckResult(
             "problem",
             "Positions with label −100 are left out of the teacher's sum and counted in its mean: the more padding, "
-            "the weaker the teacher's term beside the labels'.",
+            "the weaker the teacher's term against the labels'.",
             evidence,
             Remedy("Divide by the number of positions that count.", code="(kl * valid).sum() / valid.sum()"),
         )

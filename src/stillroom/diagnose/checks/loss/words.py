@@ -87,7 +87,15 @@ def scale_words(wrong: Sequence[NamedTerm]) -> str:
 
 def kl_line(loss: LossFunction, tau: str = "T") -> str:
     """The textbook's KL in the user's own names."""
-    student, teacher = (loss.name_of_role(role, role) for role in ("student", "teacher"))
+    return textbook_kl(loss.name_of_role("student", "student"), loss.name_of_role("teacher", "teacher"), tau)
+
+
+def textbook_kl(student: str = "student_logits", teacher: str = "teacher_logits", tau: str = "T") -> str:
+    """The textbook's KL as a line of Python.
+
+    >>> textbook_kl("s", "t", "4")
+    '4**2 * F.kl_div(F.log_softmax(s / 4, dim=-1), F.softmax(t / 4, dim=-1), reduction="batchmean")'
+    """
     soft = f"F.log_softmax({student} / {tau}, dim=-1), F.softmax({teacher} / {tau}, dim=-1)"
     return f'{tau}**2 * F.kl_div({soft}, reduction="batchmean")'
 

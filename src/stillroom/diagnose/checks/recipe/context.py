@@ -47,7 +47,7 @@ from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe
-from stillroom.run.build import setup_context_of, setup_losses
+from stillroom.run.build import prepare_teachers, setup_context_of, setup_losses
 from stillroom.run.components import RunComponents, build_components
 from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
@@ -151,6 +151,8 @@ class CheckContext:
         config = self.recipe.teacher
         if config is None:
             raise Skip("The recipe has no teacher.")
+        if config.embeddings:
+            raise Skip("The teacher gives embeddings, no logits.")
         if config.changes:
             raise Skip("The teacher changes with the student: before training there is nothing to judge.")
         raise Skip(f"The teacher's logits are read from a file ({config.logits}); there is no model to run.")
@@ -311,7 +313,7 @@ class CheckContext:
     def _teacher_output(self, count: int) -> ModelOutput | None:
         if not self.teacher_losses:
             return None
-        if known_classes(self.teacher.preprocess_config) is not None:
+        if self.stored is None and known_classes(self.teacher.preprocess_config) is not None:
             return all_of_teacher(self.run_context, self.sample, self.losses, self.teacher, count)
         if not reads_features(self.losses):
             return ModelOutput(self.teacher_logits[:count].to(self.run_context.device))
@@ -408,10 +410,14 @@ def open_context(
         observer=Observer(),
     )
     teacher, num_logits = None, None
-    if recipe.teacher is not None and "teacher" in components.teachers and recipe.teacher.is_model:
+    if recipe.teacher is not None and "teacher" in components.teachers and recipe.model_teachers:
         teacher, num_logits = _prepare_teacher(components.teachers["teacher"].to(device), recipe.teacher, train)
-    seen = as_teacher(student) if recipe.teacher is not None and recipe.teacher.changes else teacher
-    setup_losses(components.losses, run_context, student, {"teacher": seen} if seen is not None else {})
+    seen = {"teacher": teacher} if teacher is not None else {}
+    if recipe.teacher is not None and recipe.teacher.changes:
+        seen = {"teacher": as_teacher(student)}
+    elif recipe.teacher is not None and recipe.teacher.embeddings:
+        seen = prepare_teachers(run_context, components)
+    setup_losses(components.losses, run_context, student, seen)
     reads_teacher = any(term.requires.teacher for term in components.losses)
     if reads_teacher and recipe.teacher is None:
         raise BadInput("teacher", None, "a model: a loss reads its outputs")
