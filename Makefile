@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-# The cores are shared between pytest's workers, so each keeps to one thread.
-WORKERS ?= auto
+# Each worker of pytest keeps to one thread. There is one more than cores: tests also wait, for processes and browsers.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: install demo test lint bench docs clean
 
@@ -19,19 +19,23 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/stillroom demo
 
-lint: install
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+CHECKS := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS)
+lint: install
+	$(CHECKS)
+
+# The checks run beside the tests and are shown after them. Python keeps what it compiled for the processes to come.
+test: install
+	@{ $(CHECKS); } > $(VENV)/lint.log 2>&1 & lint=$$!; \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS); tests=$$?; \
+	wait $$lint; linted=$$?; cat $(VENV)/lint.log; exit $$((tests ? tests : linted))
 
 bench: install
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/wall.py --table
 	$(BIN)/python benchmarks/sources.py
+	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/pixel_entropy.py
 
 docs: install

@@ -1,7 +1,10 @@
-"""For every test and doctest: teachers' outputs are cached in a folder of this test run, and no test has a deadline."""
+"""For every test and doctest: outputs of teachers are cached in a folder of this test run, no test has a deadline, and
+the longest files of tests come first.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -26,6 +29,44 @@ settings.load_profile("stillroom")
 # A shell without job control starts its children with SIGINT ignored, and they hand that on to theirs.
 if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Files of more than some 10 seconds, the longest first: one that began last would leave the other cores idle.
+LONGEST = (
+    "tests/test_real_data.py",
+    "tests/study/engine/test_ray.py",
+    "tests/report/test_study_browser.py",
+    "tests/models/test_external.py",
+    "tests/diagnose/test_recipe_real.py",
+    "tests/study/test_compare.py",
+    "tests/run/test_execute.py",
+    "tests/study/engine/test_local.py",
+    "tests/continual/test_run.py",
+    "tests/diagnose/test_recipe_faults.py",
+    "tests/diagnose/test_audit.py",
+    "tests/losses/test_losses.py",
+    "tests/train/test_processes.py",
+    "tests/report/test_browser.py",
+    "tests/test_demo.py",
+    "tests/test_cli.py",
+    "tests/diagnose/test_check_loss.py",
+    "tests/models/test_export.py",
+    "tests/diagnose/test_recipe_checks.py",
+)
+
+
+# Nothing that was imported or collected is ever freed: the collector need not look through it, neither now nor later.
+gc.disable()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.nodeid.split("::")[0], len(rank)))
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

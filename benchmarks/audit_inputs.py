@@ -266,7 +266,14 @@ def start(command: list[str], folder: Path, send: int) -> Outcome:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with (folder / "stdout").open("w+") as out, (folder / "stderr").open("w+") as err:
         process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            env=environment,
+            # A process in the background of a shell ignores Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # type: ignore[arg-type,return-value]
         )
         deadline = time.monotonic() + 300
         while send and process.poll() is None and time.monotonic() < deadline:
@@ -274,7 +281,11 @@ def start(command: list[str], folder: Path, send: int) -> Outcome:
                 process.send_signal(send)
                 break
             time.sleep(0.05)
-        code = process.wait(300)
+        try:
+            code = process.wait(400)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
     return Outcome(code, (folder / "stdout").read_text(), (folder / "stderr").read_text())
 
 

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 MARK = "@@wild@@ "
+# Names that cases use for a check that has another one.
+ALIASES = {"gradient_clipping": "clipping"}
 
 
 def watch_steps() -> Callable[[], str]:
@@ -110,6 +112,7 @@ def check_one(script: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
 def judge(case: Path, flags: list[str], identical: bool) -> dict[str, Any]:
     """Run one case: what each command found in the faulty script, and what it says of the repaired one."""
     about = json.loads((case / "about.json").read_text())
+    about["expects"] = [ALIASES.get(name, name) for name in about["expects"]]
     row: dict[str, Any] = {"id": about["id"], "doors": about["doors"], "expects": about["expects"], "alarms": {}}
     for script in sorted(case.glob("*.py")):
         name = "repaired" if script.name == "well.py" else "faulty"
@@ -203,7 +206,14 @@ def main() -> None:
                 flush=True,
             )
     shown = shlex.join(
-        ["python", "benchmarks/wild.py", "--cases", "wild", *flags, *(["--identical"] if args.identical else [])]
+        [
+            "python",
+            "benchmarks/wild.py",
+            "--cases",
+            str(args.cases),
+            *flags,
+            *(["--identical"] if args.identical else []),
+        ]
     )
     text = page(rows, shown)
     if args.out is not None:

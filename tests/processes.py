@@ -19,7 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["stillroom.cli.app", "stillroom.run.run", "stillroom.continual.run"])
+# What a run imports when it begins is imported once, too.
+_CONTEXT.set_forkserver_preload(
+    ["stillroom.cli.app", "stillroom.run.run", "stillroom.continual.run", "scipy.cluster.hierarchy"]
+)
 PATIENCE = 900.0  # seconds
 
 

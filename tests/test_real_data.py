@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet
 import pytest
 
 from stillroom.cli import run
@@ -24,31 +25,47 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
     return json.loads(capsys.readouterr().out)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("model", "correct"), [("resnet56", 9339), ("resnet20", 9173)])
-def test_the_public_teachers_are_right_exactly_as_often_as_published(
-    capsys: pytest.CaptureFixture[str], model: str, correct: int
+def thinned(source: str, folder: Path, every: int) -> str:
+    """Every so many-th row of a real test split, in a folder of its own, which a command is given."""
+    table = pyarrow.parquet.read_table(Path(os.environ["STILLROOM_DATA"], source, "test.parquet"))
+    folder.mkdir()
+    pyarrow.parquet.write_table(table.take(list(range(0, len(table), every))), folder / "test.parquet")
+    return str(folder)
+
+
+def test_a_public_teacher_is_right_exactly_as_often_as_published(capsys: pytest.CaptureFixture[str]) -> None:
+    weights = "weights/resnet20-cifar10.th"
+    found = said(capsys, "evaluate", "--model", "resnet20", "--weights", weights, "--data", "cifar10")
+    assert (found["correct"], found["count"]) == (9173, 10_000)
+    assert found["top1"] == 91.73
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "data", "every", "correct"),
+    [
+        # Of all images: 9,339 of 10,000 and 3,422 of 5,000.
+        ("resnet56", "resnet56-cifar10.th", "cifar10", 10, 942),
+        ("resnet32", "resnet32-cifar100.safetensors", "cifar100-part", 5, 704),
+    ],
+)
+def test_larger_teachers_are_as_right_on_a_thousand_images(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, model: str, weights: str, data: str, every: int, correct: int
 ) -> None:
-    weights = f"weights/{model}-cifar10.th"
-    found = said(capsys, "evaluate", "--model", model, "--weights", weights, "--data", "cifar10", "--split", "test")
-    assert (found["correct"], found["count"]) == (correct, 10_000)
-    assert found["top1"] == correct / 100
+    part = thinned(data, tmp_path / "part", every)
+    found = said(capsys, "evaluate", "--model", model, "--weights", f"weights/{weights}", "--data", part)
+    assert (found["correct"], found["count"]) == (correct, 1000)
 
 
-def test_the_teacher_of_a_hundred_classes(capsys: pytest.CaptureFixture[str]) -> None:
-    found = said(
-        capsys, "evaluate", "--model", "resnet32", "--weights", "weights/resnet32-cifar100.safetensors",
-        "--data", "cifar100-part",
-    )  # fmt: skip
-    assert (found["correct"], found["count"]) == (3422, 5000)
-
-
-def test_the_real_recipe_distils_exports_and_reports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    few = ["data.train_limit=1280", "data.test_limit=500", "training.epochs=2", "training.checkpoints=[]"]
+def test_the_real_recipe_distils_and_reports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    # One view, so that the teacher answers once for all epochs.
+    views = ["data.augmentation.views=1", "training.epochs=4", "training.checkpoints=[]", "training.log_every=7"]
+    few = ["data.train_limit=448", "data.test_limit=200", *views]
     distilled, labels = str(tmp_path / "kl"), str(tmp_path / "labels")
     summary = said(capsys, "distill", str(RECIPE), *few, "--out", distilled)
-    assert summary["teachers"]["teacher"]["correct"] > 440
-    assert summary["top1"] > 15, "above chance after 40 steps"
+    assert summary["teachers"]["teacher"]["correct"] > 176
+    lines = [json.loads(line) for line in Path(distilled, "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert losses[-1] < 0.85 * losses[0], "it learns"
     alone = said(capsys, "train", str(RECIPE), *few, "losses=[{name: cross_entropy}]", "--out", labels)
     assert alone["hashes"] == summary["hashes"]
-    assert said(capsys, "export", distilled, "--format", "onnx", "--pixels")["max_rel_error"] < 1e-4
     assert Path(said(capsys, "report", distilled, labels)["report"]).stat().st_size < 10_000_000

@@ -381,6 +381,9 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     "mutual learning, an optimizer each": lambda: Loop(
         student=Student(), teacher=Student().train(), ask=with_gradient, loss=each_its_own, step=in_turns
     ),
+    "half of a term at a temperature of 2": lambda: Loop(
+        loss=lambda loop, z, t, y: F.cross_entropy(z, y) + 0.5 * kd(z, t, tau=2.0)
+    ),
     "the labels' loss printed": lambda: Loop(loss=printed),
     "warmed up by the batch": lambda: Loop(optimizer=warmed_up, before=per_batch),
     "the student's trunk copied from the teacher": lambda: Loop(teacher=copy.deepcopy(shared().teacher)),

@@ -67,3 +67,15 @@ def test_a_notebook_shows_everything_escaped_and_fetches_nothing() -> None:
     assert "<img" not in html
     assert EVIL not in html
     assert "Not judged" in html
+
+
+def test_a_loop_without_a_name_is_not_named_twice() -> None:
+    html = Diagnosis.of("training loop", [FINE], kind="loop")._repr_html_()
+    assert "Training loop" in html
+    assert "Training loop training loop" not in html
+
+
+def test_what_nothing_could_judge_says_why_in_the_headline() -> None:
+    why = "There is no teacher."
+    diagnosis = Diagnosis.of("train.py", [Finding(name, "skipped", why) for name in ("a", "b")], kind="loop")
+    assert str(diagnosis) == why

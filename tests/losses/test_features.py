@@ -12,8 +12,15 @@ from torch import Tensor, nn
 
 from losses.pairs import cnn, model, model_info, setup_context, shared_context, vit
 from stillroom.errors import BadInput
-from stillroom.losses.base import LossInputs
+from stillroom.losses.activation_boundary import ActivationBoundary
+from stillroom.losses.base import Loss, LossInputs
+from stillroom.losses.crd import CRD
 from stillroom.losses.feature_mse import FeatureMSE, FeatureMSEConfig
+from stillroom.losses.fsp import FSP
+from stillroom.losses.input_gradient_attention import InputGradientAttention
+from stillroom.losses.jacobian_matching import JacobianMatching
+from stillroom.losses.ofd import OFD
+from stillroom.losses.reviewkd import ReviewKD
 from stillroom.losses.setup_context import SetupContext
 from stillroom.recipe import parse_recipe
 from stillroom.teachers.output import ModelOutput
@@ -104,13 +111,31 @@ def test_a_model_without_a_penultimate_place_is_refused() -> None:
         FeatureMSE().setup(setup_context(cnn(), Multiplies()))
 
 
-def test_without_a_model_as_teacher_it_is_refused() -> None:
+@pytest.mark.parametrize("kind", [FeatureMSE, CRD, OFD, ReviewKD, JacobianMatching, InputGradientAttention])
+def test_without_a_model_as_teacher_it_is_refused(kind: type[Loss[Any]]) -> None:
     without = SetupContext(model_info(cnn(), "student"), None, num_classes=10, seed=0)
     with pytest.raises(BadInput, match="teacher: got None; expected a model"):
-        FeatureMSE().setup(without)
+        kind().setup(without)
     elsewhere = SetupContext(model_info(cnn(), "student"), None, num_classes=10, seed=0, logits="folder")
     with pytest.raises(BadInput, match=r"teacher.logits: got 'folder'; expected a model"):
-        FeatureMSE().setup(elsewhere)
+        kind().setup(elsewhere)
+
+
+@pytest.mark.parametrize("kind", [ActivationBoundary, FSP, OFD, ReviewKD])
+@pytest.mark.parametrize(("teacher", "student"), [("cnn", "vit"), ("vit", "cnn")])
+def test_maps_of_any_two_architectures_are_compared(kind: type[Loss[Any]], teacher: str, student: str) -> None:
+    loss = kind()
+    loss.setup(shared_context(teacher, student))
+    torch.manual_seed(0)
+    outputs = []
+    for side in (1, 0):
+        features = {pair[side].name: torch.randn(3, *pair[side].shape, requires_grad=True) for pair in loss.pairs}
+        outputs.append(ModelOutput(torch.zeros(3, 10), features))
+    value = loss(LossInputs(outputs[0], outputs[1], torch.zeros(3, dtype=torch.int64), torch.arange(3), 0.0))
+    value.backward()
+    assert torch.isfinite(value)
+    assert all(feature.grad is not None for feature in outputs[0].features.values())
+    assert all(feature.grad is None for feature in outputs[1].features.values())
 
 
 def test_setup_must_come_first() -> None:

@@ -74,6 +74,7 @@ from stillroom.losses.srrl import SRRL
 from stillroom.losses.standardized_kl import StandardizedKL
 from stillroom.losses.ttm import TTM
 from stillroom.losses.vid import VID
+from stillroom.losses.wsld import WSLD
 from stillroom.losses.wttm import WTTM
 from stillroom.models.config import ReusedHeadConfig
 from stillroom.models.reader import FEATURES
@@ -729,6 +730,22 @@ class TestWTTM(LossTester):
     variants = [{}, {"temperature": 2.0}]
     reference = plain_wttm
     not_held = {"minimum": "the student is to give the softened answer, not the teacher's logits"}
+
+
+def plain_wsld(inputs: LossInputs, options: dict[str, Any]) -> float:
+    tau, total = options.get("temperature", 2.0), 0.0
+    for student, teacher, y in rows(inputs):
+        weight = 1 - math.exp(-math.log(softmax(student)[y]) / (math.log(softmax(teacher)[y]) - 1e-7))
+        q, p = softmax([v / tau for v in student]), softmax([v / tau for v in teacher])
+        total += weight * tau**2 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    return total / len(inputs.labels)
+
+
+class TestWSLD(LossTester):
+    loss = WSLD
+    variants = [{}, {"temperature": 4.0}]
+    reference = plain_wsld
+    not_held = {"gradient": "each sample's weight is taken as it is: none flows to it"}
 
 
 class TestCTKD(LossTester):

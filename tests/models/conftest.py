@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,24 @@ def settle() -> Callable[[nn.Module], nn.Module]:
         return model.eval()
 
     return settle_it
+
+
+@pytest.fixture
+def log_records() -> Iterator[list[logging.LogRecord]]:
+    """What is logged while a test runs, by the loggers that hand on to no other, too.
+
+    pytest's own plugin for this is off: it visits each of torch's loggers six times a test.
+    """
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = records.append  # type: ignore[method-assign]
+    every = [logging.root, *(x for x in logging.root.manager.loggerDict.values() if isinstance(x, logging.Logger))]
+    ends = [logger for logger in every if logger is logging.root or not logger.propagate]
+    level = logging.root.level
+    for logger in ends:
+        logger.addHandler(handler)
+    logging.root.setLevel(logging.INFO)
+    yield records
+    logging.root.setLevel(level)
+    for logger in ends:
+        logger.removeHandler(handler)

@@ -30,11 +30,11 @@ FAMILIES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "timm:efficientnet_b0": ({}, ["blocks.0", "blocks.1", "blocks.2", "blocks.4", "bn2"]),
     "torchvision:mobilenet_v3_small": ({}, [f"features.{n}" for n in (0, 1, 3, 8, 12)]),
     "timm:regnetx_002": ({}, ["stem", "s1", "s2", "s3", "s4"]),
-    "torchvision:densenet121": (
-        {},
+    "torchvision.models:DenseNet": (
+        {"block_config": (2, 2, 2, 2), "growth_rate": 8, "num_init_features": 16},
         ["features.relu0", *(f"features.denseblock{n}" for n in (1, 2, 3)), "features.norm5"],
     ),
-    "timm:vgg11": ({}, [f"features.{n}" for n in (1, 4, 9, 14, 19, 20)]),
+    "timm:vgg11": ({"mlp_ratio": 1 / 64}, [f"features.{n}" for n in (1, 4, 9, 14, 19, 20)]),
     "timm:vit_tiny_patch16_224": ({"depth": 2}, ["blocks.0", "blocks.1"]),
     "timm:swin_tiny_patch4_window7_224": (
         {"depths": (1, 1, 2, 1), "embed_dim": 24, "window_size": 2, "num_heads": (1, 2, 4, 8)},

@@ -1,4 +1,4 @@
-"""Made-up runs and studies, written once a session."""
+"""Made-up runs and studies, written once a session, each when a test first asks for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from report.folders import EVIL, Fake, write_run
+from report.folders import EVIL, Fake, Lazy, write_run
 from report.studies import FakeStudy, axis, write_study
 from stillroom.report.run.page import write_report
 from stillroom.report.study.page import write_run_pages, write_study_report
@@ -33,7 +33,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "evil": evil,
         "evil, other data": Fake(name=EVIL, seed=1, classes=evil_names, each=30, fingerprint="00" * 32, examples=6),
     }
-    return {name: write_run(root / name, fake) for name, fake in fakes.items()}
+    return Lazy(lambda name: write_run(root / name, fakes[name]))
 
 
 @pytest.fixture(scope="session")
@@ -46,7 +46,7 @@ def pages(runs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> di
         "hundred": ["hundred"],
         "evil": ["evil", "evil, other data"],
     }
-    return {name: write_report([runs[key] for key in keys], out / f"{name}.html") for name, keys in wanted.items()}
+    return Lazy(lambda name: write_report([runs[key] for key in wanted[name]], out / f"{name}.html"))
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     fakes = {
         "usual": FakeStudy(whole_runs=True),
         "four": FakeStudy(name="four", pairs=pairs, one_size=False),
-        "many": FakeStudy(name="many", methods=("labels", *long), pairs=pairs, gap=0.3, epochs=4),
+        "many": FakeStudy(name="many", methods=("labels", *long), pairs=pairs[:2], gap=0.3, epochs=4),
         "alone": FakeStudy(name="alone", methods=("labels",), seeds=(0,), tuned=False),
         "two": FakeStudy(name="two", seeds=(0, 1)),
         "unequal": FakeStudy(
@@ -90,9 +90,12 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             missing={("ok", EVIL, 2): f"failed: {EVIL}"},
         ),
     }
-    for name, fake in fakes.items():
-        study = write_study(root / name, fake)
-        if fake.whole_runs:
+
+    def make(name: str) -> Path:
+        study = write_study(root / name, fakes[name])
+        if fakes[name].whole_runs:
             write_run_pages(study)
         write_study_report(study)
-    return {name: root / name for name in fakes}
+        return study
+
+    return Lazy(make)

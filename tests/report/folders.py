@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import yaml
@@ -13,6 +14,20 @@ from safetensors.numpy import save_file
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 EVIL = "</script><img src=x onerror=alert(1)><b>\"'&amp;${alert(2)}{{7*7}}%{x}"
+
+
+T = TypeVar("T")
+
+
+class Lazy(dict[str, T], Generic[T]):
+    """Values by name, each made when it is first read: a process makes those alone that its tests look at."""
+
+    def __init__(self, make: Callable[[str], T]) -> None:
+        self._make = make
+
+    def __missing__(self, name: str) -> T:
+        self[name] = self._make(name)
+        return self[name]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
-from report.folders import EVIL
+from report.folders import EVIL, Lazy
 from report.parsed import Parsed
 from report.studies import CHECKED, FakeStudy, edit_results, write_study
 from stillroom.report.blocks import Values
@@ -24,7 +24,7 @@ NAMES = ("usual", "four", "many", "alone", "two", "unequal", "failed", "nll", "h
 
 @pytest.fixture(scope="module")
 def pages(studies: dict[str, Path]) -> dict[str, Parsed]:
-    return {name: Parsed((path / "report.html").read_text(encoding="utf-8")) for name, path in studies.items()}
+    return Lazy(lambda name: Parsed((studies[name] / "report.html").read_text(encoding="utf-8")))
 
 
 def content(study: Path) -> Values:

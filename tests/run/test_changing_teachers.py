@@ -21,6 +21,8 @@ from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
 from stillroom.losses.functional import kl
 from stillroom.recipe import parse_recipe
+from stillroom.report.run.data import read_run
+from stillroom.report.run.words import headline
 from stillroom.run.run import execute
 
 PLAIN = {
@@ -142,6 +144,11 @@ def test_a_recipe_is_resumed_exactly_reported_and_diagnosed(
     again = execute(parse_recipe(content), whole, resume=True)
     assert again.summary == json.loads((whole / "summary.json").read_text())
     assert run(["report", str(whole)]) == 0
+    follows = json.loads((whole / "summary.json").read_text())["teachers"]["teacher"].get("follows_student")
+    assert follows == (None if kind == "peer" else True)
+    assert ("its teacher" in headline(read_run(whole))) == (kind == "peer"), (
+        "a student is not compared with its own average"
+    )
     capsys.readouterr()
     for target in (str(whole), str(tmp_path / "recipe.yaml")):
         assert run(["diagnose", target, "--json"]) == 0

@@ -70,6 +70,15 @@ CASES = {
     "gram": [*PLAIN, f"losses={GRAM}", "cache.enabled=false"],
     "features": [*PLAIN, 'losses=[{"name": "compares:Quiet"}]', "cache.enabled=false"],
     "memory": [*PLAIN, f"losses={MEMORY}", "cache.enabled=false"],
+    # The mean of two teachers, a share of the labels, a teacher that follows the student, and a peer.
+    "mean": [
+        *(*PLAIN, "teacher=null", "data.labelled=0.3"),
+        "teachers={a: {name: resnet8, options: {width: 4}, weights: teacher.safetensors}, "
+        "b: {name: resnet8, options: {width: 4}, weights: teacher.safetensors, preprocess: unit}, "
+        "both: {members: {a: 1, b: 2}}}",
+    ],
+    "ema": [*PLAIN, "teacher={ema: 0.8}"],
+    "peer": [*PLAIN, "teacher={name: mlp, options: {hidden: [8]}, learns: true}"],
     "norm": ["student.name=resnet8", "student.options.width=2", "cache.enabled=false"],
 }
 
@@ -141,7 +150,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["live", "cached", "average", "gram", "features", "memory"])
+@pytest.mark.parametrize("name", ["live", "cached", "average", "gram", "features", "memory", "mean", "ema", "peer"])
 def test_two_processes_give_what_one_gives(place: Path, name: str) -> None:
     one, two = place / "one" / name, place / "two" / name
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}

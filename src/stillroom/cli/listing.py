@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from stillroom.errors import BadInput
 from stillroom.losses.base import FAMILIES, Loss, LossConfig
+from stillroom.losses.feature_base import FeatureLoss
 from stillroom.losses.registry import losses
 from stillroom.models.config import names
 from stillroom.train.config import OptimizerConfig, ScheduleConfig
@@ -23,7 +26,7 @@ _DATA = (
 
 
 def listing() -> dict[str, list[dict[str, str]]]:
-    """Models, losses with their citations, data sources, optimizers and schedules.
+    """Models, losses with their papers, data sources, optimizers and schedules.
 
     >>> [entry["name"] for entry in listing()["optimizers"]]
     ['sgd', 'adamw']
@@ -37,7 +40,8 @@ def listing() -> dict[str, list[dict[str, str]]]:
                 "family": kind.family,
                 "requires": _required(kind),
                 "per sample": "yes" if kind.per_sample else "no",
-                "citation": str(kind.citation) if kind.citation else "–",
+                "cacheable": _cacheable(kind),
+                "paper": str(kind.citation) if kind.citation else "–",
             }
             for name, kind in losses().items()
         ],
@@ -55,31 +59,115 @@ def _required(kind: type[Loss[Any]]) -> str:
     return ", ".join(name for name, needed in parts.items() if needed)
 
 
+def _cacheable(kind: type[Loss[Any]]) -> str:
+    """What of the teacher a cache holds for a loss; ``no`` of one that reads no teacher."""
+    if not kind.requires.teacher:
+        return "no"
+    features = issubclass(kind, FeatureLoss)
+    return "logits" + (", features" if features else ", gradients" if kind.requires.input_gradient else "")
+
+
+def select_losses(entries: Sequence[dict[str, str]], **wanted: str | None) -> list[dict[str, str]]:
+    """The entries of :func:`listing` with some words in their columns.
+
+    Args:
+        entries: of ``losses``.
+        wanted: column → one of the words that it holds, ``paper`` → a part of it, in any case; None: all.
+
+    Raises:
+        BadInput: no entry has it.
+
+    >>> rows = listing()["losses"]
+    >>> [row["name"] for row in select_losses(rows, requires="index", paper="contrastive")]
+    ['crd']
+    """
+    found = list(entries)
+    for column, word in wanted.items():
+        if word is None:
+            continue
+        option = f"--{column.replace('_', '-')}"
+        if column == "paper":
+            chosen = [entry for entry in found if word.lower() in entry["paper"].lower()]
+            if not any(word.lower() in entry["paper"].lower() for entry in entries):
+                raise BadInput(option, word, "a part of a paper's title, or of its arXiv number")
+        else:
+            key = column.replace("_", " ")
+            known = sorted({each for entry in entries for each in entry[key].split(", ")})
+            if word not in known:
+                raise BadInput.unknown(option, word, known)
+            chosen = [entry for entry in found if word in entry[key].split(", ")]
+        found = chosen
+    return found
+
+
+def narrow_loss(entry: dict[str, str]) -> dict[str, str]:
+    """An entry of ``losses`` in three columns, for a terminal."""
+    properties = (entry["family"], entry["requires"], f"per sample: {entry['per sample']}")
+    return {
+        "name": entry["name"],
+        "family, requires": "\n".join((*properties, f"cacheable: {entry['cacheable']}")),
+        "what, paper": f"{entry['what']}\n{entry['paper']}",
+    }
+
+
 def loss_index() -> str:
-    """Every loss with its options and paper as Markdown, for ``docs/losses.md``."""
+    """Every loss with its options and paper, and every paper with its losses, as Markdown for ``docs/losses.md``."""
     lines = [
         "# Losses",
         "",
-        "`stillroom list losses` prints this; `--family`, `--requires` select. Each is a recipe entry "
-        "(`losses: [{name: dkd, beta: 2}]`), a class (`sr.DKD(beta=2)`) and a pure function "
-        "(`from stillroom.losses.functional import dkd`).",
+        "`stillroom list losses` prints this; `--family`, `--requires`, `--per-sample`, `--cacheable`, `--paper` "
+        "select. Each is a recipe entry (`losses: [{name: dkd, beta: 2}]`), a class (`sr.DKD(beta=2)`) and a pure "
+        "function (`from stillroom.losses.functional import dkd`). By paper: [below](#by-paper). Coming from another "
+        "library: [torchdistill](migrate/torchdistill.md), [mdistiller](migrate/mdistiller.md), "
+        "[RepDistiller](migrate/repdistiller.md). What each costs: [losses-cost](results/losses-cost.md).",
     ]
     for family in FAMILIES:
         kinds = {name: kind for name, kind in losses().items() if kind.family == family}
         if not kinds:
             continue
-        head = ["| name | what | options | requires | per sample | paper |", "|---|---|---|---|---|---|"]
+        head = [
+            "| name | what | options | requires | per sample | cacheable | paper |",
+            "|---|---|---|---|---|---|---|",
+        ]
         lines += ["", f"## {family.capitalize()}", "", *head]
         for name, kind in kinds.items():
-            own = [key for key in kind.Config.model_fields if key not in LossConfig.model_fields]
-            defaults = {key: kind.Config.model_fields[key].default for key in own}
-            options = ", ".join(f"`{key}`" + _default(value) for key, value in defaults.items()) or "–"
+            options = ", ".join(f"`{key}`" + _default(value) for key, value in _options(kind).items()) or "–"
             what = (kind.Config.__doc__ or "").splitlines()[0]
-            per_sample = "yes" if kind.per_sample else "no"
-            lines.append(
-                f"| `{name}` | {what} | {options} | {_required(kind)} | {per_sample} | {kind.citation or '–'} |"
-            )
+            cells = (_required(kind), "yes" if kind.per_sample else "no", _cacheable(kind), kind.citation or "–")
+            lines.append(f"| `{name}` | {what} | {options} | {' | '.join(map(str, cells))} |")
+    lines += [
+        "",
+        "## By paper",
+        "",
+        "The recipe entries hold every option with its default. Losses that read no labels usually stand beside "
+        "`{name: cross_entropy}`.",
+        "",
+        "| paper | name | recipe |",
+        "|---|---|---|",
+    ]
+    papers = sorted((str(kind.citation), place, name) for place, (name, kind) in enumerate(losses().items()))
+    for paper, _, name in papers:
+        if losses()[name].citation is not None:
+            lines.append(f"| {paper} | `{name}` | `{_entry(name, _options(losses()[name]))}` |")
     return "\n".join(lines) + "\n"
+
+
+def _options(kind: type[Loss[Any]]) -> dict[str, Any]:
+    """A loss's own options with their defaults."""
+    fields = kind.Config.model_fields
+    return {key: field.default for key, field in fields.items() if key not in LossConfig.model_fields}
+
+
+def _entry(name: str, options: dict[str, Any]) -> str:
+    """A recipe's entry in one line of YAML; options that are none by default are left out."""
+    written = {"name": name, **{key: value for key, value in options.items() if value is not None}}
+
+    def word(value: Any) -> str:
+        if isinstance(value, tuple):
+            return f"[{', '.join(map(word, value))}]"
+        return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+    return "{" + ", ".join(f"{key}: {word(value)}" for key, value in written.items()) + "}"
 
 
 def _default(value: object) -> str:

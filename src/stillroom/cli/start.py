@@ -54,10 +54,21 @@ def list_(
         str | None, typer.Argument(help="models, losses, data, optimizers or schedules; default: all.")
     ] = None,
     family: Annotated[
-        str | None, typer.Option("--family", help="Losses of one family: labels, logits, features or gradients.")
+        str | None,
+        typer.Option("--family", help="Losses of one family: labels, logits, features, relations or gradients."),
     ] = None,
     requires: Annotated[
-        str | None, typer.Option("--requires", help="Losses that require it: teacher, labels or features.")
+        str | None, typer.Option("--requires", help="Losses that require it: teacher, labels, index or features.")
+    ] = None,
+    per_sample: Annotated[
+        str | None, typer.Option("--per-sample", help="yes: losses that are a mean over samples; no: the others.")
+    ] = None,
+    cacheable: Annotated[
+        str | None,
+        typer.Option("--cacheable", help="Losses for which a cache holds the teacher's logits, features or gradients."),
+    ] = None,
+    paper: Annotated[
+        str | None, typer.Option("--paper", help="Losses of papers with these words in the title, or this number.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -68,7 +79,7 @@ def list_(
     from stillroom.cli.without_torch import without_torch
 
     with without_torch():
-        from stillroom.cli.listing import listing
+        from stillroom.cli.listing import listing, narrow_loss, select_losses
         from stillroom.cli.terminal import table
 
         lists = listing()
@@ -76,18 +87,26 @@ def list_(
             if what not in lists:
                 raise BadInput.unknown("list", what, lists)
             lists = {what: lists[what]}
-        for option, wanted in (("family", family), ("requires", requires)):
-            if wanted is None:
-                continue
-            names = {name for entry in lists.get("losses", []) for name in entry[option].split(", ")}
-            if wanted not in names:
-                raise BadInput.unknown(f"--{option}", wanted, sorted(names))
-            lists = {"losses": [entry for entry in lists["losses"] if wanted in entry[option].split(", ")]}
+        wanted = {
+            "family": family,
+            "requires": requires,
+            "per_sample": per_sample,
+            "cacheable": cacheable,
+            "paper": paper,
+        }
+        if any(wanted.values()):
+            lists = {"losses": select_losses(lists.get("losses", []), **wanted)}
+            if not lists["losses"]:
+                asked = ", ".join(f"--{key.replace('_', '-')} {word}" for key, word in wanted.items() if word)
+                raise BadInput("list losses", asked, "a combination that some loss has")
         if as_json:
             print_json(lists)
             return
         stdout = Console(highlight=False)
         for kind, entries in lists.items():
+            if kind == "losses":
+                # Seven columns do not fit a terminal.
+                entries = [narrow_loss(entry) for entry in entries]
             columns = list(entries[0])
             shown = table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9)
             shown.columns[0].no_wrap = True  # a name is copied into a recipe

@@ -226,6 +226,8 @@ class MapLoss(FeatureLoss[MapConfigT]):
         Raises:
             RuntimeError: :meth:`setup` was not called.
         """
-        pairs = zip(self.pairs, self.feature_pairs(inputs), strict=True)
-        both = [(as_map(s, student), as_map(t, teacher)) for (teacher, student), (s, t) in pairs]
-        return [student for student, _ in both], [teacher for _, teacher in both]
+        pairs = list(zip(self.pairs, self.feature_pairs(inputs), strict=True))
+        # Through a connector the student's features have the teacher's layout.
+        connected = self.config.connector != "none"
+        students = [as_map(s, teacher if connected else student) for (teacher, student), (s, _) in pairs]
+        return students, [as_map(t, teacher) for (teacher, _), (_, t) in pairs]

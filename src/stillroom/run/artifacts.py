@@ -113,7 +113,8 @@ def teacher_facts(
     scored = score(logits, test.labels).as_dict() if logits is not None else {}
     sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
     files = {"files": dict(source.files)} if source.files else {}
-    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **compared}
+    follows = {"follows_student": True} if source.follows_student else {}
+    return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **follows, **compared}
 
 
 def _of_teacher(figures: Mapping[str, float], name: str) -> dict[str, float]:

@@ -246,7 +246,10 @@ class Run:
             if parts.relations is not None:
                 parts.relations.write(out, kept)
             if latency:
-                models = {"student": trained, **{name: each.prepared for name, each in parts.teachers.items()}}
+                models = {
+                    "student": trained,
+                    **{name: each.prepared for name, each in parts.teachers.items() if not each.follows_student},
+                }
                 with clock.phase("latency"):
                     for line in latencies(models, parts.test):
                         log(line)

@@ -104,6 +104,8 @@ class TeacherSummary(JsonObject):
     multiply_adds: Count | None = None
     bytes: Count | None = None
     weights_hash: str
+    # Of the student's moving average or snapshot: it is no other model to compare the student with.
+    follows_student: Literal[True] | None = None
     files: dict[str, str] | None = None  # SHA-256 of each file that its logits were read from, where it is no model
     agreement: Percent | None = None
     teacher_kl: float | None = None
@@ -114,7 +116,7 @@ class TeacherSummary(JsonObject):
         return (
             None
             if self.count is None
-            else ModelScores.model_validate(self.model_dump(exclude={"weights_hash", "files"}))
+            else ModelScores.model_validate(self.model_dump(exclude={"weights_hash", "follows_student", "files"}))
         )
 
     @model_validator(mode="after")

@@ -94,6 +94,7 @@ class TeacherSource(ABC):
         files: SHA-256 of each of the user's files that its logits come from, by its name; in the run's summary.
         prepared: the model, if it can be run here.
         changes: whether it changes as the student learns, so that its test logits are computed at each evaluation.
+        follows_student: whether its weights are made of the student's.
         counter: its queries so far.
     """
 
@@ -102,6 +103,7 @@ class TeacherSource(ABC):
     files: Mapping[str, str]
     prepared: PreparedModel | None = None
     changes: bool = False
+    follows_student: bool = False
 
     def __init__(self, name: str, fingerprint: str, files: Mapping[str, str] | None = None) -> None:
         self.name = name

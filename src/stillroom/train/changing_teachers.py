@@ -40,7 +40,7 @@ class FollowingTeacher(TeacherSource, StepHook):
     Distillation, arXiv 1812.00123.
     """
 
-    changes = True
+    changes = follows_student = True
 
     def __init__(
         self,

@@ -75,8 +75,12 @@ class RunData:
 
     @property
     def teacher(self) -> ModelScores | None:
-        """The one that the student is compared with, of several the most accurate; None without scores."""
-        return None if self.summary.teacher is None else self.summary.teacher.scores
+        """The one that the student is compared with, of several the most accurate.
+
+        None without scores, and where it follows the student: that is no other model.
+        """
+        teacher = self.summary.teacher
+        return None if teacher is None or teacher.follows_student else teacher.scores
 
     @property
     def distilled(self) -> bool:

@@ -116,6 +116,8 @@ def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau
 
     >>> _temperature_fault(0.5, [0.5], 0, 8.0, 0.5), _temperature_fault(14.4, [14.4], 0, 4.0, 0.1)
     (-2, 0)
+    >>> _temperature_fault(2.0, [0.5, 4.0], 0, 2.0, 2.0)
+    0
     """
     if abs(tau - 1) < 1e-3:
         return 0
@@ -127,11 +129,15 @@ def _temperature_fault(weight: float, factors: Sequence[float], inside: int, tau
     # Weights that sum to 1 with τ² leave nothing to explain: at τ = 2, ½·τ² is 2, and 2 is τ as well.
     if not inside and others is not None and abs(others + left - 1) < 1e-3:
         return 0
-    found = [power for each in factors for power in (1, 2, 4, -1, -2) if is_power(each, power)]
-    if inside or found:
-        return inside + sum(found) - 2
-    if others is not None and abs(others + weight - 1) < 1e-3:
+    if not inside and others is not None and abs(others + weight - 1) < 1e-3:
         return -2
+    # A number that is a power of τ may be a weight as well: ½·τ² at τ = 2 lacks nothing.
+    powers = [[0, *(power for power in (1, 2, 4) if is_power(each, power))] for each in factors[:8]]
+    if any(inside + sum(chosen) == 2 for chosen in itertools.product(*powers)):
+        return 0
+    found = sum(max(each) for each in powers)
+    if inside or found:
+        return inside + found - 2
     could_hold = any(each > 1 for each in factors) and abs(left - float(f"{left:.2g}")) < 1e-4 * abs(left)
     return 0 if could_hold else -2
 

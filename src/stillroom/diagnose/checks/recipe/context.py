@@ -313,7 +313,7 @@ class CheckContext:
     def _teacher_output(self, count: int) -> ModelOutput | None:
         if not self.teacher_losses:
             return None
-        if known_classes(self.teacher.preprocess_config) is not None:
+        if self.stored is None and known_classes(self.teacher.preprocess_config) is not None:
             return all_of_teacher(self.run_context, self.sample, self.losses, self.teacher, count)
         if not reads_features(self.losses):
             return ModelOutput(self.teacher_logits[:count].to(self.run_context.device))

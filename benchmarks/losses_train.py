@@ -1,0 +1,212 @@
+"""Every loss trains: 2 epochs on digits from one recipe; its value falls, a stopped run ends as one never stopped, and
+two processes do what one does.
+
+    python benchmarks/losses_train.py                    # all: docs/results/losses-train.md
+    python benchmarks/losses_train.py --losses crd ctkd  # some of them, printed only
+
+The recipe differs in `losses` alone: cross-entropy and the loss, or the loss alone where it stands alone. "Falls"
+compares the loss's own value, mean over the first and over the last quarter of the steps. The stopped run crashes in
+the middle of the second epoch, after a save at the end of the first. Two processes train an MLP with all losses at once
+that need no maps: batch norm is each process's own, and documented as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import stillroom
+from stillroom.files import write_text
+from stillroom.losses.registry import losses
+from stillroom.recipe import Recipe, parse_recipe
+from stillroom.run.run import execute
+from stillroom.train.recorders import StepHook, StepInfo
+
+OUT = Path("docs/results/losses-train.md")
+BATCH, EPOCHS = 64, 2
+# By how much, relatively, one process and two may differ: sums in another order, over 16 steps.
+TOLERANCE = 1e-3
+
+
+class Stop(Exception):  # noqa: N818
+    """A crash."""
+
+
+class StopAt(StepHook):
+    """Crashes a run after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, info: StepInfo) -> None:
+        if info.step == self.step:
+            raise Stop
+
+
+def recipe(name: str, teacher: Path, *, student: dict[str, Any]) -> dict[str, Any]:
+    """The one recipe, with a loss."""
+    terms = [{"name": name}]
+    kind = losses()[name]
+    if kind.family != "labels" and not kind.reuses_head:
+        terms.insert(0, {"name": "cross_entropy"})
+    return {
+        "data": {"batch_size": BATCH, "train_limit": 512},
+        "teacher": {"name": "resnet8", "options": {"width": 8}, "weights": str(teacher)},
+        "student": student,
+        "losses": terms,
+        "training": {
+            "epochs": EPOCHS,
+            "log_every": 1,
+            "device": "cpu",
+            "precision": "float32",
+            "threads": 1,
+            "optimizer": {"lr": 0.02},
+        },
+    }
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """What must not depend on clocks or kills."""
+    apart = {"timing.jsonl", "environment.json", "checksums.sha256"}
+    return {
+        str(path.relative_to(run)): path.read_bytes()
+        for path in sorted(run.rglob("*"))
+        if path.is_file() and path.name not in apart
+    }
+
+
+def fall(run: Path, name: str) -> tuple[float, float]:
+    """A loss's value over the first and the last quarter of the steps."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    values = [line[f"loss/{name}"] for line in lines if line["split"] == "train"]
+    quarter = max(len(values) // 4, 1)
+    return statistics.mean(values[:quarter]), statistics.mean(values[-quarter:])
+
+
+def resumes(made: Recipe, whole: Path, stopped: Path) -> bool:
+    """Whether a run that crashed in its second epoch ends with the bytes of the whole one."""
+    steps = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])["step"]
+    try:
+        execute(made, stopped, hooks=[StopAt(3 * steps // 4)], latency=False)
+    except Stop:
+        pass
+    else:
+        return False
+    # Hooks are part of a save; this one stops nothing.
+    execute(made, stopped, resume=True, hooks=[StopAt(-1)], latency=False)
+    return files(stopped) == files(whole)
+
+
+def two_processes(folder: Path, names: Sequence[str], teacher: Path) -> dict[str, float]:
+    """Largest relative difference between the values of each loss that one process and two log, all losses at once."""
+    made = recipe("cross_entropy", teacher, student={"name": "mlp"})
+    # A perceptron: batch norm is each process's own. Losses on maps ask none of it.
+    made["losses"] = [{"name": name, "weight": 0.01} for name in names]
+    logs = []
+    for processes in (1, 2):
+        place = folder / f"with-{processes}"
+        place.mkdir()
+        (place / "recipe.json").write_text(json.dumps(made))
+        words = ["distill", "recipe.json", "--out", "run"]
+        if processes == 1:
+            command = [sys.executable, "-m", "stillroom", *words]
+        else:
+            fixed = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+            command = [
+                sys.executable,
+                "-m",
+                "accelerate.commands.launch",
+                "--multi_gpu",
+                "--num_processes",
+                "2",
+                *fixed,
+            ]
+            command += ["--main_process_port", "0", "-m", "stillroom", *words]
+        tree = str(Path(stillroom.__file__).parent.parent)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tree}
+        done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(done.stderr[-3000:])
+        lines = [json.loads(line) for line in (place / "run" / "metrics.jsonl").read_text().splitlines()]
+        logs.append([line for line in lines if line["split"] == "train"])
+    pairs = list(zip(*logs, strict=True))
+    return {
+        name: max(abs(a[f"loss/{name}"] - b[f"loss/{name}"]) / max(abs(a[f"loss/{name}"]), 1e-6) for a, b in pairs)
+        for name in names
+    }
+
+
+def needs_network(name: str) -> bool:
+    """Whether a loss needs maps, or another student: what a perceptron that others share cannot give."""
+    kind = losses()[name]
+    field = kind.Config.model_fields.get("taps")
+    return kind.reuses_head or (field is not None and field.default == "maps")
+
+
+def report(names: Sequence[str], folder: Path) -> str:
+    """The page."""
+    plain = {"data": {"batch_size": BATCH}, "student": {"name": "resnet8", "options": {"width": 8}}}
+    training = {"epochs": 4, "device": "cpu", "precision": "float32"}
+    execute(parse_recipe({**plain, "losses": [{"name": "cross_entropy"}], "training": training}), folder / "teacher")
+    teacher = folder / "teacher" / "student.safetensors"
+    apart = two_processes(folder, [name for name in names if not needs_network(name)], teacher)
+    rows = []
+    for name in names:
+        student = {"name": "resnet8", "options": {"width": 4}}
+        made = parse_recipe(recipe(name, teacher, student=student))
+        execute(made, folder / f"{name}-whole", hooks=[StopAt(-1)], latency=False)
+        before, after = fall(folder / f"{name}-whole", name)
+        same = resumes(made, folder / f"{name}-whole", folder / f"{name}-stopped")
+        top1 = json.loads((folder / f"{name}-whole" / "metrics.jsonl").read_text().splitlines()[-1])["top1"]
+        difference = f"{apart[name]:.1e}" if name in apart else "–"
+        rows.append((name, before, after, after < before, same, difference, top1))
+        print(*rows[-1], file=sys.stderr)
+    fell = sum(row[3] for row in rows)
+    lines = [
+        "# Every loss trains",
+        "",
+        f"`{shlex.join(['python', 'benchmarks/losses_train.py', *sys.argv[1:]])}`, torch {torch.__version__}.",
+        "",
+        f"ResNet-8 of width 8 → width 4 on 512 digits, {EPOCHS} epochs of batches of {BATCH}, default options beside "
+        "cross-entropy (losses on labels and `simkd` stand alone). Its value: mean over the first and the last quarter "
+        "of the steps. Resume: a run that crashed in its second epoch ends with the same bytes. Two processes: largest "
+        "relative difference of the loss's logged values from those of one process, an MLP trained with all losses at "
+        f"once; the bar is {TOLERANCE:g}, and – is a loss that needs maps or a student of its own. {fell} of "
+        f"{len(rows)} fall, {sum(row[4] for row in rows)} resume exactly, "
+        f"{sum(value <= TOLERANCE for value in apart.values())} of {len(apart)} are within the bar.",
+        "",
+        "| loss | value, first quarter | last quarter | falls | resume exact | two processes | top-1 (%) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, before, after, falls, same, difference, top1 in rows:
+        words = ("yes" if falls else "**no**", "yes" if same else "**no**", difference, f"{top1:.1f}")
+        lines.append(f"| `{name}` | {before:.4g} | {after:.4g} | {' | '.join(words)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--losses", nargs="+", choices=list(losses()), help="some of them; printed only")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["STILLROOM_CACHE"] = str(Path(folder) / "cache")
+        page = report(chosen.losses or list(losses()), Path(folder))
+    if chosen.losses:
+        print(page)
+    else:
+        write_text(OUT, page)
+
+
+if __name__ == "__main__":
+    main()
