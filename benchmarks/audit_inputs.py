@@ -324,7 +324,7 @@ def faults(case: Case, plain: Outcome, audited: Outcome) -> list[str]:
         ]
         if [check for check, _ in problems] != ["probabilities_for_logits"] or problems[0][1] not in where:
             wrong.append(f"found {problems}, not probabilities_for_logits at {' or '.join(where)}")
-        if "probabilities_for_logits" not in audited.out:
+        if "probabilities_for_logits" not in audited.out + audited.err:  # standard output may be closed
             wrong.append("the diagnosis is not printed")
     elif problems:
         wrong.append(f"found {problems}")

@@ -1,4 +1,4 @@
-"""What operators and researchers do amiss, and what they are told: each right, or refused in one line.
+"""What operators and researchers do amiss, and what is printed: each right, or refused in one line.
 
     STILLROOM_DATA=DATA python benchmarks/mistakes.py --out docs/results/mistakes.md
 
@@ -244,7 +244,7 @@ def commands() -> Iterator[Case]:
         32,
         code=0,
     )
-    told = (
+    photographed = (
         ("test = train", "all 36 test images are training images", "data.test_split=train", "data.path=photos"),
         ("copies in another format", "3 of 15 test images are training images", "data.path=copied"),
         ("the same, streamed", "3 of 15 test images are training images", "data.path=copied", "data.in_memory=false"),
@@ -255,8 +255,8 @@ def commands() -> Iterator[Case]:
         ("the same, streamed", "1 file left out", "data.path=cut", "data.bad_files=skip", "data.in_memory=false"),
         ("counts of images and classes", "36 training and 12 test images, 3 classes"),
     )
-    for number, (name, words, *lines) in enumerate(told):
-        yield case("photographs", name, words, "train", "photos.yaml", *lines, "--out", f"told{number}", code=0)
+    for number, (name, words, *lines) in enumerate(photographed):
+        yield case("photographs", name, words, "train", "photos.yaml", *lines, "--out", f"photographed{number}", code=0)
     yield case("photographs", "a file cut short", "can be decoded", *photos, "data.path=cut")
     yield case("photographs", "the same, streamed", "can be decoded", *photos, "data.path=cut", "data.in_memory=false")
     yield case("photographs", "all of another suffix", r"\.heic \(\d+\): convert", *photos, "data.path=heic")
@@ -401,7 +401,7 @@ def main() -> int:
         finally:
             os.chdir(place)
     lines = [
-        "# What operators and researchers do, and what they are told",
+        "# What operators and researchers do, and what is printed",
         "",
         "`STILLROOM_DATA=DATA python benchmarks/mistakes.py --out docs/results/mistakes.md`",
         "",
