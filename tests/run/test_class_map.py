@@ -86,7 +86,7 @@ def test_the_loss_compares_the_classes_that_both_have(
     classes, teacher = ["cat", "dog", "car"], net(4)
     done = step(teacher, options, tmp_path / "r", classes)
     line = read_lines(done.path / "metrics.jsonl")[0]
-    assert line["loss/kl"] == pytest.approx(expected(teacher, columns, known, classes), rel=1e-5)
+    assert line["loss/kl"] == pytest.approx(expected(teacher, columns, known, classes), rel=1e-3)
     facts = done.summary["teachers"]["teacher"]
     assert ("top1" in facts) == (len(known) == 3), "a teacher that lacks classes has no accuracy on all"
     assert done.report().exists()

@@ -139,7 +139,7 @@ def test_every_option_of_tasks_is_looked_at_or_is_the_treatment() -> None:
         if all(found[one].identity == planned[one].identity for one in planned):
             unseen.append(name)
     # How it answers is what a method is; the others are names of what else is set.
-    assert unseen == ["predict_by", "task", "preset"]
+    assert unseen == ["predict_by", "labels", "align_weights", "balance_terms", "task", "preset"]
 
 
 def run_of(folder: Path) -> Path:

@@ -308,7 +308,9 @@ def _value(term: Loss[Any], inputs: LossInputs) -> Tensor:
 
 
 def _differs_by_storage(inputs: LossInputs) -> bool:
-    """Whether the teacher's logits are the student's as float16 stores them."""
+    """Whether the teacher's logits are the student's as float16 stores them; an embedding teacher has none."""
+    if not inputs.teacher_output.has_logits:
+        return False
     student, teacher = inputs.student.logits.detach(), inputs.teacher_logits
     if student.shape != teacher.shape or torch.equal(student, teacher):
         return False
