@@ -31,7 +31,7 @@ def mcnemar(gained: int, lost: int) -> float:
 def exceeds_chance(correct: int, count: int, chance: float) -> bool:
     """Whether so many of so many images are more than guesses of this accuracy give, by the exact binomial test.
 
-    >>> exceeds_chance(20, 100, 0.1), exceeds_chance(15, 100, 0.1)
+    >>> exceeds_chance(30, 100, 0.1), exceeds_chance(12, 100, 0.1)
     (True, False)
     """
     from scipy.stats import binom  # slow to import

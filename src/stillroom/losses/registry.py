@@ -27,7 +27,7 @@ def losses() -> dict[str, type[Loss[Any]]]:
         TypeError: a file's name, the default of its config's ``name`` and its function's name are not one.
 
     >>> list(losses())[:3]
-    ['cross_entropy', 'label_smoothing', 'ctkd']
+    ['binary_cross_entropy', 'cross_entropy', 'label_smoothing']
     """
     found: dict[str, type[Loss[Any]]] = {}
     for class_name, module_name in loss_classes().items():
