@@ -11,18 +11,18 @@ from typing import Any
 import safetensors.torch
 
 from stillroom.data.config import DataConfig
-from stillroom.data.image_folder import USUAL_SPLITS, find_split, image_splits, read_tree
+from stillroom.data.image_folder import TEST_ALTERNATIVES, USUAL_SPLITS, image_splits
+from stillroom.data.images import DataPair
 from stillroom.data.sources import detect_layout, load, parse_data_argument
 from stillroom.errors import BadInput
-from stillroom.files import find_input, is_partial, write_bytes
+from stillroom.files import CHECKSUMS, find_input, is_partial, write_bytes
 from stillroom.models.config import ModelConfig
 from stillroom.models.external import default_image_size, is_external, pretrained_state
 from stillroom.models.registry import brings_weights
 from stillroom.observer import Observer
 from stillroom.recipe import Recipe, apply_override, parse_recipe
 from stillroom.report.run.page import write_report
-from stillroom.run.components import InputFacts, build_model
-from stillroom.run.export import SummaryFacts
+from stillroom.run.components import InputFacts, build_components, build_model
 from stillroom.run.run import Finished, execute
 
 TEACHER, LABELS, DISTILLED = "teacher", "labels", "distilled"
@@ -58,45 +58,31 @@ def run_request(request: Request, out: Path, observer: Observer, say: Callable[[
     Leaves a run folder for each step, whose ``recipe.yaml`` makes it again, and a page.
 
     Returns:
-        As :func:`run_steps`.
+        ``runs``, ``report``, ``seconds``, a ``conclusion`` in lines, and ``next``: what to try, a line each.
 
     Raises:
-        BadInput: the data, a model, its weights or an option cannot be used; what is finished stays.
+        BadInput: the data, a model, its weights, an option or the folder cannot be used; what is finished stays.
     """
+    began = time.perf_counter()
     if request.pretrained and request.teacher_weights is not None:
         raise BadInput("--pretrained", True, "either it or --teacher-weights")
-    data = _data(request, say)
+    known = {*_TITLES, PAGE, PRETRAINED, CHECKSUMS}
+    if out.exists() and (not out.is_dir() or not {i.name for i in out.iterdir() if not is_partial(i)} <= known):
+        raise BadInput("--out", str(out), "a new or empty folder, or one that this command began")
+    config = _data(request, say)
     weights = request.teacher_weights
     if request.pretrained:
         weights = str(out / PRETRAINED)
         if not Path(weights).exists():
             write_bytes(Path(weights), safetensors.torch.save(pretrained_state(request.teacher)), checksum=True)
-    return run_steps(_recipes(request, data, weights, out, say), out, observer, say)
-
-
-def run_steps(
-    recipes: Mapping[str, Recipe], out: Path, observer: Observer, say: Callable[[str], None]
-) -> dict[str, Any]:
-    """Run a teacher (where there is a recipe of it), the student from labels and the distilled one; write the page.
-
-    Args:
-        recipes: by the name of each run's folder: ``teacher``, ``labels`` and ``distilled``.
-        say: called with a line before each step.
-
-    Returns:
-        ``runs``, ``report``, ``seconds``, a ``conclusion`` in lines, and ``next``: what to try, a line each.
-
-    Raises:
-        BadInput: the folder holds something else.
-    """
-    began = time.perf_counter()
-    known = {*recipes, PAGE, PRETRAINED, "checksums.sha256"}
-    if out.exists() and (not out.is_dir() or not {i.name for i in out.iterdir() if not is_partial(i)} <= known):
-        raise BadInput("--out", str(out), "a new or empty folder, or one that this command began")
+    # Read once for all runs; the overrides hold for what is read, too.
+    data = load(_recipe(request, config, "", {"name": request.student}).data)
+    recipes = _recipes(request, config, data, weights, out, say)
     finished: dict[str, Finished] = {}
     for place, (name, recipe) in enumerate(recipes.items(), start=1):
         say(f"{place}/{len(recipes)}  {_TITLES[name]}")
-        finished[name] = execute(recipe, out / name, resume=True, observer=observer)
+        components = build_components(recipe, data)
+        finished[name] = execute(recipe, out / name, resume=True, observer=observer, components=components)
     page = write_report([finished[DISTILLED].path, finished[LABELS].path], out / PAGE)
     summaries = {name: run.summary for name, run in finished.items()}
     return {
@@ -112,18 +98,14 @@ def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
     """The data options: layout, splits, the side that image files are brought to."""
     folder = find_input(request.data)
     splits = _splits(folder) if folder.is_dir() else None
-    if folder.is_dir() and splits is None and image_splits(folder, ["."]):
-        # Class folders right below: all images are one split.
-        config = DataConfig(source="folders", path=request.data, train_split=".", holdout=_HELD_OUT)
-        say(f"no split folders in {request.data}: {_HELD_OUT:.0%} of the images of each class are kept for the test")
-    elif splits is not None:
+    if splits is None:
+        config = parse_data_argument(request.data)
+    else:
         train, test = splits
         config = DataConfig(source="folders", path=request.data, train_split=train, test_split=test or "test")
         if test is None:
             config = config.model_copy(update={"holdout": _HELD_OUT})
             say(f"no test split in {request.data}: {_HELD_OUT:.0%} of the images of each class are kept for the test")
-    else:
-        config = parse_data_argument(request.data)
     if config.source != "folders":
         if request.image_size is not None:
             raise BadInput("--image-size", request.image_size, f"none: {config.source} is no folder of image files")
@@ -136,14 +118,16 @@ def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
 
 
 def _splits(folder: Path) -> tuple[str, str | None] | None:
-    """The names of the training and the test split, in whatever case; None where there is no training split."""
+    """The names of the training and the test split, in whatever case; None of what is no folder of image files.
+
+    The folder itself, ``.``, is the training split where its class folders lie right below.
+    """
     found = {name.lower(): name for name in image_splits(folder)}
     if "train" not in found or not set(found) <= set(USUAL_SPLITS):
-        return None
+        return (".", None) if image_splits(folder, ["."]) and not image_splits(folder, USUAL_SPLITS) else None
     if detect_layout(folder, "--data", found.values()) != "folders":
         return None
-    test = next((found[name] for name in ("test", "val", "valid", "validation") if name in found), None)
-    return found["train"], test
+    return found["train"], next((found[name] for name in ("test", *TEST_ALTERNATIVES) if name in found), None)
 
 
 def _image_size(name: str) -> int:
@@ -151,12 +135,17 @@ def _image_size(name: str) -> int:
 
 
 def _recipes(
-    request: Request, data: DataConfig, weights: str | None, out: Path, say: Callable[[str], None]
+    request: Request,
+    config: DataConfig,
+    data: DataPair,
+    weights: str | None,
+    out: Path,
+    say: Callable[[str], None],
 ) -> dict[str, Recipe]:
     """The recipe of each step, the teacher's only where it must learn the classes first."""
     teacher: dict[str, Any] = {"name": request.teacher, **({"weights": weights} if weights is not None else {})}
     recipes: dict[str, Recipe] = {}
-    knows = weights is not None and _knows_classes(ModelConfig(**teacher), _facts(data))
+    knows = weights is not None and _knows_classes(ModelConfig(**teacher), data.train)
     if not knows and not (weights is None and brings_weights(request.teacher)):
         if weights is not None:
             say(f"the last layer of {weights} is for other classes: it is made anew, and the teacher is fine-tuned")
@@ -166,22 +155,13 @@ def _recipes(
                 f"{request.teacher} begins with random weights and learns your images first; --teacher-weights FILE or "
                 "--pretrained begin with better ones"
             )
-        recipes[TEACHER] = _recipe(request, data, f"{request.teacher}, teacher", teacher, tuned=weights is not None)
+        recipes[TEACHER] = _recipe(request, config, f"{request.teacher}, teacher", teacher, tuned=weights is not None)
         teacher = {"name": request.teacher, "weights": str(out / TEACHER / "student.safetensors")}
     student = {"name": request.student}
     kl = [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4}]
-    recipes[LABELS] = _recipe(request, data, f"{request.student} from labels", student, teacher)
-    recipes[DISTILLED] = _recipe(request, data, f"{request.student} distilled", student, teacher, losses=kl)
+    recipes[LABELS] = _recipe(request, config, f"{request.student} from labels", student, teacher)
+    recipes[DISTILLED] = _recipe(request, config, f"{request.student} distilled", student, teacher, losses=kl)
     return recipes
-
-
-def _facts(data: DataConfig) -> InputFacts:
-    """What a model must know of the data; image files are counted, not decoded."""
-    if data.source != "folders" or data.path is None or data.image_size is None:
-        return load(data).train
-    root = find_split(find_input(data.path), data.train_split, "--data", test_alternatives=False)
-    classes = len(read_tree(root, each_class=True).classes)
-    return SummaryFacts(classes, (3, data.image_size, data.image_size), True)
 
 
 def _knows_classes(teacher: ModelConfig, facts: InputFacts) -> bool:
@@ -235,19 +215,16 @@ def _recipe(
 
 def _conclusion(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     labels, distilled = summaries[LABELS], summaries[DISTILLED]
-    lines = []
-    if (teacher := summaries.get(TEACHER)) is not None:
-        lines.append(f"teacher             {teacher['top1']:.2f}%  {teacher['parameters']:>11,} parameters")
-    else:
-        facts = distilled["teachers"]["teacher"]
-        lines.append(f"teacher             {facts['top1']:.2f}%  {facts['parameters']:>11,} parameters")
-    lines += [
-        f"student, labels     {labels['top1']:.2f}%  {labels['parameters']:>11,} parameters",
-        f"student, distilled  {distilled['top1']:.2f}%  {distilled['parameters']:>11,} parameters",
+    shown = {
+        "teacher": distilled["teachers"]["teacher"],
+        "student, labels": labels,
+        "student, distilled": distilled,
+    }
+    return [
+        *(f"{name:19} {each['top1']:.2f}%  {each['parameters']:>11,} parameters" for name, each in shown.items()),
         f"distilling changed top-1 by {distilled['top1'] - labels['top1']:+.2f} points on {distilled['count']} test "
         "images (one seed: no interval, so no claim).",
     ]
-    return lines
 
 
 def _next(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
