@@ -112,6 +112,9 @@ def test_weights_that_cannot_be_fetched_say_how_to_bring_them(
     [
         (["--data", "digits", "--teacher", "resnet8"], ["--student"]),
         (["--teacher", "resnet8"], ["--teacher", "--data"]),
+        (["recipe.yaml", "--epochs", "3"], ["--epochs", "3", "--data"]),
+        (["recipe.yaml", "--seed", "0"], ["--seed", "0", "--data"]),
+        (["recipe.yaml", "--image-size", "8"], ["--image-size", "8", "--data"]),
         ([], ["RECIPE.yaml", "--data"]),
         (["recipe.yaml", "--data", "digits", "--teacher", "mlp", "--student", "mlp"], ["--data", "recipe.yaml"]),
         (["--data", "nowhere", "--teacher", "mlp", "--student", "mlp"], ["--data", "nowhere"]),

@@ -32,8 +32,8 @@ def incremental(
         PresetName | None,
         typer.Option(
             "--preset",
-            help="Named method, whatever the recipe's losses: finetune (lower bound), replay, lwf, icarl or joint "
-            "(upper bound). `stillroom schema` says what each sets.",
+            help="Named method, whatever the recipe's losses: finetune (lower bound), replay, lwf, icarl, wa or "
+            "joint (upper bound). `stillroom schema` says what each sets.",
         ),
     ] = None,
     joint: Annotated[

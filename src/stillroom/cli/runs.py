@@ -70,8 +70,12 @@ def distill(
         int | None,
         typer.Option("--image-size", min=1, help="With --data: side of the images; default: the models' own."),
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="With --data: epochs of each run.")] = 10,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="With --data: seed of each run.")] = 0,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="With --data: epochs of each run; default: 10.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="With --data: seed of each run; default: 0.")
+    ] = None,
     out: Out = None,
     resume: Resume = False,
     as_json: AsJson = False,
@@ -96,8 +100,9 @@ def distill(
             raise BadInput("--data", data, f"either it or a recipe, {str(recipe)!r}")
         from stillroom.pipeline import Request
 
+        given = {name: value for name, value in (("epochs", epochs), ("seed", seed)) if value is not None}
         request = Request(
-            data, teacher, student, teacher_weights, pretrained, image_size, epochs, seed, overrides=tuple(changes)
+            data, teacher, student, teacher_weights, pretrained, image_size, overrides=tuple(changes), **given
         )
         _distil_images(request, out, as_json)
         return
@@ -105,10 +110,13 @@ def distill(
         "--teacher": teacher,
         "--student": student,
         "--teacher-weights": teacher_weights,
-        "--pretrained": pretrained,
+        "--pretrained": pretrained or None,
+        "--image-size": image_size,
+        "--epochs": epochs,
+        "--seed": seed,
     }
     for name, value in only.items():
-        if value:
+        if value is not None:
             raise BadInput(name, value, "--data with it, or a recipe that says so")
     if recipe is None:
         raise BadInput("RECIPE.yaml", None, "a recipe file, or --data, --teacher and --student")
