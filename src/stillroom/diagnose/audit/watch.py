@@ -34,6 +34,8 @@ from stillroom.diagnose.checks.loop.record import (
 )
 
 _optimizers = sys.modules["torch.optim.optimizer"]
+# Reads attributes of tensors past all modes: through the tape, each read would be a call in Python.
+_past_modes = torch._C.DisableTorchFunction
 _clip = sys.modules["torch.nn.utils.clip_grad"]
 # The first steps of a phase that are watched one after another, where a teacher is heard and where none is.
 FIRST, FIRST_ALONE = 12, 4
@@ -295,7 +297,8 @@ class Watch:
                 self._labels[module] = _label(module)
                 self._has_parameters[module] = next(module.parameters(), None) is not None
             if self._deep:
-                call = tape.begin(module, args, kwargs, self._labels[module])
+                with _past_modes():
+                    call = tape.begin(module, args, kwargs, self._labels[module])
         if call is None:
             return module(*args, **kwargs)
         compiled = _is_compiled(module)
@@ -323,7 +326,8 @@ class Watch:
                     if isinstance(each, _STOCHASTIC):
                         short = "dropout" if isinstance(each, nn.modules.dropout._DropoutNd) else "batch norm"
                         (call.live if each.training else call.still).add(short)
-            tape.end(call, out, self._has_parameters[module])
+            with _past_modes():
+                tape.end(call, out, self._has_parameters[module])
         return out
 
     def _wake(self, module: nn.Module, args: Any, out: Any) -> None:
@@ -453,10 +457,11 @@ class Watch:
         raw, value, _ = self._window_backwards[-1]
         seen: set[int] = set()
         gradients = []
-        for call in self._tape.calls:
-            if id(call.module) not in seen:
-                seen.add(id(call.module))
-                gradients += [p.grad for p in call.module.parameters() if p.grad is not None]
+        with _past_modes():
+            for call in self._tape.calls:
+                if id(call.module) not in seen:
+                    seen.add(id(call.module))
+                    gradients += [p.grad for p in call.module.parameters() if p.grad is not None]
         finite = True
         if gradients and value is not None:
             norms = torch._foreach_norm([g for g in gradients if not g.is_sparse])
@@ -535,7 +540,8 @@ class Watch:
             if id(call.module) in seen:
                 continue
             seen.add(id(call.module))
-            names = [n for n, p in call.module.named_parameters() if p.grad is not None]
+            with _past_modes():
+                names = [n for n, p in call.module.named_parameters() if p.grad is not None]
             self._window_graded.append((call, names))
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
