@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -33,24 +34,25 @@ torch.manual_seed(0)
 teacher, student = nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 3))
 optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
 """
-LOOP = """
-for step in range(8):
-    x = torch.randn(8, 4)
-    with torch.no_grad():
-        target = teacher(x).argmax(1)
-    loss = F.cross_entropy(student(x).softmax(1), target)  # the fault
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
+STEP = """\
+with torch.no_grad():
+    target = teacher(x).argmax(1)
+loss = F.cross_entropy(student(x).softmax(1), target)  # the fault
+optimizer.zero_grad()
+loss.backward()
+optimizer.step()
 """
+
+
+def indent(text: str, levels: int = 1) -> str:
+    """Lines of a script, so many levels deeper, and none before them."""
+    return textwrap.indent(text.strip(), "    " * levels) + "\n"
+
+
+LOOP = "\nfor step in range(8):\n    x = torch.randn(8, 4)\n" + indent(STEP)
 PLAIN = HEAD + NETS + LOOP
-TRAIN = (
-    "\ndef train(rank=0):\n"
-    + "\n".join(f"    {line}" for line in (NETS + LOOP).strip().splitlines())
-    + "\n    return student, float(loss)\n"
-)
-GUARDED = HEAD + TRAIN
-LOADER = """
+GUARDED = HEAD + f"\ndef train(rank=0):\n{indent(NETS + LOOP)}    return student, float(loss)\n"
+LOADER = f"""
 class Data(torch.utils.data.Dataset):
     def __len__(self):
         return 64
@@ -58,19 +60,10 @@ class Data(torch.utils.data.Dataset):
         return torch.full((4,), float(i))
 
 def main():
-    torch.manual_seed(0)
-    teacher, student = nn.Linear(4, 3), nn.Sequential(nn.Linear(4, 3))
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-    loader = torch.utils.data.DataLoader(Data(), 8, num_workers=2, multiprocessing_context=METHOD)
+{indent(NETS)}    loader = torch.utils.data.DataLoader(Data(), 8, num_workers=2, multiprocessing_context=METHOD)
     for epoch in range(2):
         for x in loader:
-            with torch.no_grad():
-                target = teacher(x).argmax(1)
-            loss = F.cross_entropy(student(x).softmax(1), target)  # the fault
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    print("end", sum(p.sum().item() for p in student.parameters()))
+{indent(STEP, 3)}    print("end", sum(p.sum().item() for p in student.parameters()))
 
 if __name__ == "__main__":
     main()
@@ -116,7 +109,8 @@ for step in range(8):
         loss.backward()
         optimizer.step()
 """
-DISTRIBUTED = """
+WRAPPED = NETS.replace("nn.Sequential(nn.Linear(4, 3))", "DistributedDataParallel(nn.Sequential(nn.Linear(4, 3)))")
+DISTRIBUTED = f"""
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
@@ -124,18 +118,7 @@ def train(rank, world):
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     os.environ.setdefault("MASTER_PORT", "29511")
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    torch.manual_seed(0)
-    teacher, student = nn.Linear(4, 3), DistributedDataParallel(nn.Sequential(nn.Linear(4, 3)))
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
-    for step in range(8):
-        x = torch.randn(8, 4)
-        with torch.no_grad():
-            target = teacher(x).argmax(1)
-        loss = F.cross_entropy(student(x).softmax(1), target)  # the fault
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    dist.destroy_process_group()
+{indent(WRAPPED)}{indent(LOOP)}    dist.destroy_process_group()
     if rank == 0:
         print("end", float(loss))
 """
@@ -149,7 +132,7 @@ CASES: dict[str, Case] = {
     "sys.exit of words": Case(PLAIN + "sys.exit('no data')\n"),
     "sys.exit(True)": Case(PLAIN + "sys.exit(True)\n"),
     "os._exit(5)": Case(PLAIN + "print('end', flush=True)\nos._exit(5)\n"),
-    "os.abort()": Case(PLAIN + "sys.stdout.flush()\nos.abort()\n", found=False, words=""),
+    "os.abort()": Case(PLAIN + "sys.stdout.flush()\nos.abort()\n", found=False),
     "an exit handler": Case(PLAIN + "import atexit\natexit.register(lambda: print('bye'))\n"),
     "an excepthook of its own": Case(PLAIN + "sys.excepthook = lambda kind, error, trace: print('hook', kind.__name__)\n{}['lost']\n"),
     "forks a child that trains on": Case(
@@ -246,6 +229,12 @@ class Outcome:
     err: str
     findings: list[dict[str, str]] = field(default_factory=list)
 
+    @property
+    def problems(self) -> list[tuple[str, str]]:
+        """Check and place of each problem."""
+        found = [one for one in self.findings if one["verdict"] == "problem"]
+        return [(one["check"], one.get("location") or "") for one in found]
+
 
 def lay(case: Case, folder: Path) -> list[str]:
     """Write the files of a case; the script, as it is named on the command line."""
@@ -308,12 +297,13 @@ def faults(case: Case, plain: Outcome, audited: Outcome) -> list[str]:
     """What the audit did otherwise than it should."""
     wrong = []
     # 130 and -SIGINT are the same to a shell.
-    if {0: 0, -signal.SIGINT: 130}.get(plain.code, plain.code) != {-signal.SIGINT: 130}.get(audited.code, audited.code):
+    same = {-signal.SIGINT: 130}
+    if same.get(plain.code, plain.code) != same.get(audited.code, audited.code):
         wrong.append(f"exit code {audited.code} in place of {plain.code}")
     printed = iter(audited.out.splitlines())
     if not all(line in printed for line in plain.out.splitlines()) and not case.launch:
         wrong.append("another standard output")
-    problems = [(one["check"], one.get("location") or "") for one in audited.findings if one["verdict"] == "problem"]
+    problems = audited.problems
     if case.found:
         lines = {name: text.splitlines() for name, text in {"train.py": case.source, **case.files}.items()}
         where = [
@@ -350,8 +340,7 @@ class Row:
 def row_of(name: str) -> Row:
     """Run a case and judge it."""
     plain, audited = run_case(CASES[name])
-    problems = [one for one in audited.findings if one["verdict"] == "problem"]
-    found = ", ".join(f"{one['check']} {one.get('location') or ''}".strip() for one in problems)
+    found = ", ".join(" ".join(one).strip() for one in audited.problems)
     if not found and audited.findings:
         found = audited.findings[0]["summary"].split(":")[0].split(",")[0].rstrip(".")
     return Row(name, plain.code, audited.code, found or "–", faults(CASES[name], plain, audited))

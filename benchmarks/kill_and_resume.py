@@ -35,6 +35,15 @@ def files(run: Path) -> dict[str, str]:
     return {name: hashlib.sha256(p.read_bytes()).hexdigest() for name, p in found.items() if name not in CLOCKS}
 
 
+def launcher(processes: int) -> list[str]:
+    """Python, in so many processes."""
+    if processes <= 1:
+        return [sys.executable]
+    several = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+    fixed = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    return [sys.executable, *several, *fixed]
+
+
 class Killer:
     """Starts one run again and again, and kills it."""
 
@@ -125,12 +134,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_intermixed_args()
-    launcher = [sys.executable]
-    if arguments.processes > 1:
-        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(arguments.processes)]
-        launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-        launcher += ["--main_process_port", "0"]
-    command = [*launcher, "-m", "stillroom", "distill", str(arguments.recipe), *arguments.overrides, "--resume"]
+    distil = ["-m", "stillroom", "distill", str(arguments.recipe), *arguments.overrides, "--resume"]
+    command = [*launcher(arguments.processes), *distil]
     draw = random.Random(arguments.seed)
     began = time.perf_counter()
     Killer(command, arguments.out / "whole", arguments.processes, draw).to_the_end()

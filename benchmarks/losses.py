@@ -17,7 +17,6 @@ import argparse
 import os
 import platform
 import random
-import shlex
 import statistics
 import sys
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from speed import shown_command
 from torch import Tensor
 
 from stillroom.data.images import DataPair, ImageSet
@@ -235,7 +235,7 @@ def report(names: Sequence[str], chosen: argparse.Namespace) -> str:
     lines = [
         "# What a step of each loss costs",
         "",
-        f"`{shlex.join(['python', 'benchmarks/losses.py', *sys.argv[1:]])}`, on {platform.machine()}, "
+        f"`{shown_command(sys.argv[1:], 'losses.py')}`, on {platform.machine()}, "
         f"{os.cpu_count()} cores, {chosen.threads} thread(s), torch {torch.__version__}, float32.",
         "",
         f"{TEACHER} → {STUDENT}, {CLASSES} classes, 3×32×32, batch {BATCH}; each loss with its default options beside "

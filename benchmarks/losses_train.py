@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from kill_and_resume import files, launcher
+from speed import shown_command
 
 import stillroom
 from stillroom.files import write_text
@@ -76,16 +77,6 @@ def recipe(name: str, teacher: Path, *, student: dict[str, Any]) -> dict[str, An
     }
 
 
-def files(run: Path) -> dict[str, bytes]:
-    """What must not depend on clocks or kills."""
-    apart = {"timing.jsonl", "environment.json", "checksums.sha256"}
-    return {
-        str(path.relative_to(run)): path.read_bytes()
-        for path in sorted(run.rglob("*"))
-        if path.is_file() and path.name not in apart
-    }
-
-
 def fall(run: Path, name: str) -> tuple[float, float]:
     """A loss's value over the first and the last quarter of the steps."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -118,21 +109,7 @@ def two_processes(folder: Path, names: Sequence[str], teacher: Path) -> dict[str
         place = folder / f"with-{processes}"
         place.mkdir()
         (place / "recipe.json").write_text(json.dumps(made))
-        words = ["distill", "recipe.json", "--out", "run"]
-        if processes == 1:
-            command = [sys.executable, "-m", "stillroom", *words]
-        else:
-            fixed = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-            command = [
-                sys.executable,
-                "-m",
-                "accelerate.commands.launch",
-                "--multi_gpu",
-                "--num_processes",
-                "2",
-                *fixed,
-            ]
-            command += ["--main_process_port", "0", "-m", "stillroom", *words]
+        command = [*launcher(processes), "-m", "stillroom", "distill", "recipe.json", "--out", "run"]
         tree = str(Path(stillroom.__file__).parent.parent)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tree}
         done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
@@ -176,7 +153,7 @@ def report(names: Sequence[str], folder: Path) -> str:
     lines = [
         "# Every loss trains",
         "",
-        f"`{shlex.join(['python', 'benchmarks/losses_train.py', *sys.argv[1:]])}`, torch {torch.__version__}.",
+        f"`{shown_command(sys.argv[1:], 'losses_train.py')}`, torch {torch.__version__}.",
         "",
         f"ResNet-8 of width 8 → width 4 on 512 digits, {EPOCHS} epochs of batches of {BATCH}, default options beside "
         "cross-entropy (losses on labels and `simkd` stand alone). Its value: mean over the first and the last quarter "

@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import yaml
+from oddities import table
 from PIL import Image
 
 from stillroom.cli import run as command
@@ -369,8 +370,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
     os.environ["STILLROOM_DATA"] = str(Path(os.environ["STILLROOM_DATA"]).resolve())
-    tables: dict[str, list[str]] = {}
-    wrong = total = 0
+    tables: dict[str, list[tuple[str, str, str]]] = {}
+    wrong = 0
     with tempfile.TemporaryDirectory() as folder:
         place = Path.cwd()
         os.chdir(folder)
@@ -384,22 +385,16 @@ def main() -> int:
             for kind, found in (("Commands", commands), ("Python", python_cases)):
                 if given.only not in (None, kind.lower()):
                     continue
-                group = ""
                 for case in found():
                     right, happened = judge(case)
-                    total, wrong = total + 1, wrong + (not right)
-                    cells = [
-                        case.group if case.group != group else "",
-                        case.name,
-                        ("" if right else "**wrong:** ") + happened,
-                    ]
-                    group = case.group
-                    row = "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+                    row = (case.group, case.name, ("" if right else "**wrong:** ") + happened)
                     tables.setdefault(kind, []).append(row)
                     if not right:
+                        wrong += 1
                         print(f"{case.group}: {case.name}: expected exit {case.code} and {case.words!r}: {happened}")
         finally:
             os.chdir(place)
+    total = sum(map(len, tables.values()))
     lines = [
         "# What operators and researchers do, and what is printed",
         "",
@@ -409,14 +404,7 @@ def main() -> int:
         "Imagenette of many sizes; Python on random images.",
     ]
     for kind, rows in tables.items():
-        lines += [
-            "",
-            f"## {kind}: {len(rows)} cases",
-            "",
-            "| | what was done | what happened |",
-            "| --- | --- | --- |",
-            *rows,
-        ]
+        lines += ["", f"## {kind}: {len(rows)} cases", "", *table(("what was done", "what happened"), rows)]
     text = "\n".join(lines) + "\n"
     if given.out is None:
         print(text)

@@ -13,7 +13,7 @@ import argparse
 import resource
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,16 @@ def rows_of(kind: str, names: Sequence[str] = ()) -> list[Row]:
     return rows
 
 
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A Markdown table of rows that begin with their group, which is shown where it changes."""
+    lines, group = ["| | " + " | ".join(head) + " |", "| --- " * (1 + len(head)) + "|"], ""
+    for mine, *others in rows:
+        cells = ("" if mine == group else mine, *others)
+        group = mine
+        lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
+    return lines
+
+
 def page(tables: dict[str, list[Row]]) -> str:
     """The tables as Markdown."""
     everything = [row for rows in tables.values() for row in rows]
@@ -59,14 +69,11 @@ def page(tables: dict[str, list[Row]]) -> str:
         "quotes is what the user sees; an error ends the command with exit code 2 before anything is trained.",
     ]
     for kind, rows in tables.items():
-        lines += ["", f"## {kind.capitalize()}: {len(rows)} cases", "", "| | case | expected | what happened |"]
-        lines += ["| --- | --- | --- | --- |"]
-        group = ""
-        for row in rows:
-            shown = row.group if row.group != group else ""
-            group = row.group
-            cells = (shown, row.name, row.expected, ("" if row.right else "**wrong:** ") + row.happened)
-            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        cells = (
+            (row.group, row.name, row.expected, ("" if row.right else "**wrong:** ") + row.happened) for row in rows
+        )
+        lines += ["", f"## {kind.capitalize()}: {len(rows)} cases", ""]
+        lines += table(("case", "expected", "what happened"), cells)
     return "\n".join(lines) + "\n"
 
 

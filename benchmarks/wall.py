@@ -145,7 +145,8 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     grouped: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         grouped.setdefault((row["size"], row["method"]), []).append(row)
-    for (size, method), mine in sorted(grouped.items(), key=lambda item: (item[0][0], METHODS.index(item[0][1]))):
+    ordered = sorted(grouped.items(), key=lambda item: (item[0][0], METHODS.index(item[0][1])))
+    for (size, method), mine in ordered:
         plain = grouped.get((size, PLAIN), [])
         cells = [words(size), method, str(len(mine))]
         for what in ("wall", "processor"):
@@ -159,7 +160,7 @@ def tables(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield f"| work | command | {' | '.join(names)} |"
     yield "|---|---|" + "---|" * len(names)
-    for (size, method), mine in sorted(grouped.items(), key=lambda item: (item[0][0], METHODS.index(item[0][1]))):
+    for (size, method), mine in ordered:
         cells = []
         for name in names:
             part = statistics.median(row["phases"].get(name, 0.0) / row["wall"] for row in mine)

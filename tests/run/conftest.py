@@ -17,6 +17,7 @@ from stillroom.models.registry import build
 from stillroom.models.taps import Tap
 from stillroom.models.weights import save_weights
 from stillroom.recipe import Recipe, parse_recipe
+from stillroom.run.run import execute
 from stillroom.train.recorders import StepHook, StepInfo
 
 SAME_BYTES = (
@@ -61,6 +62,14 @@ class StopAt(StepHook):
     def after_step(self, info: StepInfo) -> None:
         if info.step == self.step:
             raise Stop
+
+
+def stop_and_resume(recipe: Recipe, out: Path, step: int) -> None:
+    """Crash a run at a step, then go on with it to its end."""
+    with pytest.raises(Stop):
+        execute(recipe, out, hooks=[StopAt(step)])
+    # A hook's state is saved with the run, so the resumed run has one in its place.
+    execute(recipe, out, resume=True, hooks=[StopAt(-1)])
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import stillroom as sr
-from run.conftest import Stop, StopAt, bytes_of, read_lines
+from run.conftest import bytes_of, read_lines, stop_and_resume
 from stillroom.cli import run
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
@@ -137,9 +137,7 @@ def test_a_recipe_is_resumed_exactly_reported_and_diagnosed(
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
     whole = tmp_path / "whole"
     assert run(["distill", str(tmp_path / "recipe.yaml"), "--out", str(whole)]) == 0
-    with pytest.raises(Stop):
-        execute(parse_recipe(content), tmp_path / "stopped", hooks=[StopAt(8)])
-    execute(parse_recipe(content), tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    stop_and_resume(parse_recipe(content), tmp_path / "stopped", 8)
     assert bytes_of(tmp_path / "stopped") == bytes_of(whole)
     again = execute(parse_recipe(content), whole, resume=True)
     assert again.summary == json.loads((whole / "summary.json").read_text())

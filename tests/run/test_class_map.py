@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import nn
 
 import stillroom as sr
-from run.conftest import Stop, StopAt, bytes_of, read_lines
+from run.conftest import bytes_of, read_lines, stop_and_resume
 from stillroom.cli import run
 from stillroom.errors import BadInput
 from stillroom.models.preprocess import select_classes
@@ -155,12 +156,10 @@ def test_a_recipe_of_other_classes_is_cached_resumed_and_diagnosed(
         for each in (live, cached)
     ]
     assert kl[0] == pytest.approx(kl[1], rel=1e-4)
-    with pytest.raises(Stop):
-        execute(parse_recipe(content), tmp_path / "stopped", hooks=[StopAt(7)])
-    execute(parse_recipe(content), tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    stop_and_resume(parse_recipe(content), tmp_path / "stopped", 7)
     assert bytes_of(tmp_path / "stopped") == bytes_of(cached.path)
     resolved = tmp_path / "stopped" / "recipe.yaml"
-    assert parse_recipe(__import__("yaml").safe_load(resolved.read_text())).teacher is not None
+    assert parse_recipe(yaml.safe_load(resolved.read_text())).teacher is not None
     assert run(["diagnose", str(resolved), "--images", "64", "--json"]) == 0
     findings = json.loads(capsys.readouterr().out)["findings"]
     about = {each["check"]: each["verdict"] for each in findings}

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import stillroom as sr
-from run.conftest import Stop, StopAt, bytes_of, read_lines
+from run.conftest import bytes_of, read_lines, stop_and_resume
 from stillroom.cli import run
 from stillroom.errors import BadInput
+from stillroom.models.weights import save_weights
 from stillroom.recipe import parse_recipe
 from stillroom.run.run import execute
 
@@ -26,8 +27,6 @@ def backbone(in_channels: int = 1) -> nn.Module:
 
 @pytest.fixture
 def embedding(content: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
-    from stillroom.models.weights import save_weights
-
     save_weights(backbone(), tmp_path / "backbone.safetensors")
     content["teacher"] = {
         "name": "run.test_embeddings:backbone",
@@ -48,9 +47,7 @@ def test_features_and_relations_are_learned_cached_and_resumed(
     for left, right in zip(*(read_lines(each.path / "metrics.jsonl") for each in (live, cached)), strict=True):
         for key in ("loss/feature_mse", "loss/similarity_preserving"):
             assert left.get(key, 0.0) == pytest.approx(right.get(key, 0.0), rel=1e-4)
-    with pytest.raises(Stop):
-        execute(parse_recipe(embedding), tmp_path / "stopped", hooks=[StopAt(7)])
-    execute(parse_recipe(embedding), tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    stop_and_resume(parse_recipe(embedding), tmp_path / "stopped", 7)
     assert bytes_of(tmp_path / "stopped") == bytes_of(cached.path)
     assert "top1" not in cached.summary["teachers"]["teacher"]
     assert run(["report", str(cached.path)]) == 0

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import stillroom as sr
-from run.conftest import Stop, StopAt, bytes_of, read_lines
+from run.conftest import Stop, StopAt, bytes_of, read_lines, stop_and_resume
 from stillroom.cli import run
 from stillroom.cli.terminal import describe_phases
 from stillroom.errors import BadInput, RunFailed
@@ -34,13 +34,6 @@ from stillroom.train.folder import RunFolder
 from stillroom.train.recorders import StepHook, StepInfo
 
 Make = Callable[..., Recipe]
-
-
-def stop_and_resume(recipe: Recipe, out: Path, step: int) -> None:
-    with pytest.raises(Stop):
-        execute(recipe, out, hooks=[StopAt(step)])
-    # A hook's state is saved with the run, so the resumed run has one in its place.
-    execute(recipe, out, resume=True, hooks=[StopAt(-1)])
 
 
 def test_a_run_leaves_what_the_contract_says(recipe: Make, tmp_path: Path) -> None:

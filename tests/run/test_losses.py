@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from run.conftest import Stop, StopAt, bytes_of, read_lines
+from run.conftest import bytes_of, read_lines, stop_and_resume
 from stillroom.losses.registry import losses
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.run import execute
@@ -22,9 +22,7 @@ def of_all_losses(recipe: Callable[..., Recipe]) -> Recipe:
 
 def test_every_loss_trains_and_a_stopped_run_ends_with_the_same_bytes(of_all_losses: Recipe, tmp_path: Path) -> None:
     execute(of_all_losses, tmp_path / "whole")
-    with pytest.raises(Stop):
-        execute(of_all_losses, tmp_path / "stopped", hooks=[StopAt(4)])
-    execute(of_all_losses, tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    stop_and_resume(of_all_losses, tmp_path / "stopped", 4)
     assert bytes_of(tmp_path / "stopped") == bytes_of(tmp_path / "whole")
     first, last = (read_lines(tmp_path / "whole" / "metrics.jsonl")[place] for place in (0, -1))
     logged = {name.removeprefix("loss/") for name in first if name.startswith("loss/")}

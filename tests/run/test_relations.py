@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file
 
-from run.conftest import Stop, StopAt, bytes_of, read_lines
+from run.conftest import bytes_of, read_lines, stop_and_resume
 from stillroom.errors import RunFailed
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.run import execute
@@ -124,9 +124,7 @@ def test_the_teacher_is_read_in_the_datas_class_order(recipe: Make, tmp_path: Pa
 def test_a_stopped_run_tells_the_same(tmp_path: Path) -> None:
     recipe = made(training={"save_seconds": 0, "log_every": 1, "ema": 0.9})
     execute(recipe, tmp_path / "whole")
-    with pytest.raises(Stop):
-        execute(recipe, tmp_path / "stopped", hooks=[StopAt(6)])
-    execute(recipe, tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    stop_and_resume(recipe, tmp_path / "stopped", 6)
     assert bytes_of(tmp_path / "stopped") == bytes_of(tmp_path / "whole")
 
 

@@ -15,7 +15,7 @@ import yaml
 from scipy import stats
 from torch import Tensor
 
-from run.conftest import Stop, StopAt, bytes_of, read_lines
+from run.conftest import bytes_of, read_lines, stop_and_resume
 from stillroom.cli import run
 from stillroom.errors import BadInput, RunFailed
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
@@ -203,9 +203,7 @@ def test_likeness_of_classes_is_recorded_at_temperature_1(recipe: Make, tmp_path
 def test_a_stopped_run_ends_as_one_never_stopped(recipe: Make, tmp_path: Path, step: int) -> None:
     made = recipe("training.record_gradient_rescaling=true", "training.save_seconds=0", "training.log_every=2")
     execute(made, tmp_path / "whole")
-    with pytest.raises(Stop):
-        execute(made, tmp_path / "stopped", hooks=[StopAt(step)])
-    execute(made, tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    stop_and_resume(made, tmp_path / "stopped", step)
     whole = bytes_of(tmp_path / "whole")
     assert whole["gradient_rescaling.jsonl"].count(b"\n") == 2
     assert bytes_of(tmp_path / "stopped") == whole

@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 import stillroom as sr
-from run.conftest import Stop, StopAt, bytes_of, read_lines
+from run.conftest import bytes_of, read_lines, stop_and_resume
 from stillroom.cli import run
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
@@ -112,9 +112,7 @@ def test_cached_is_live_and_a_resumed_run_ends_in_the_same_bytes(two: dict[str, 
     assert "agreement" not in cached.summary
     predictions = load_file(cached.path / "predictions.safetensors")
     assert {"teacher_logits/wide", "teacher_logits/narrow"} <= predictions.keys()
-    with pytest.raises(Stop):
-        execute(parse_recipe(two), tmp_path / "stopped", hooks=[StopAt(7)])
-    execute(parse_recipe(two), tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    stop_and_resume(parse_recipe(two), tmp_path / "stopped", 7)
     assert bytes_of(tmp_path / "stopped") == bytes_of(cached.path)
     again = execute(parse_recipe(two), cached.path, resume=True)
     assert again.summary == cached.summary
@@ -193,9 +191,7 @@ def test_a_mean_is_cached_by_its_members_and_resumed_exactly(mean: dict[str, Any
         )
     answers = [line for line in read_lines(live.path / "timing.jsonl") if line["event"] == "teacher"]
     assert sum(line["answers"] for line in answers) == 2 * (12 * 32 + 60), "each member once a batch and test image"
-    with pytest.raises(Stop):
-        execute(parse_recipe(mean), tmp_path / "stopped", hooks=[StopAt(7)])
-    execute(parse_recipe(mean), tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    stop_and_resume(parse_recipe(mean), tmp_path / "stopped", 7)
     assert bytes_of(tmp_path / "stopped") == bytes_of(cached.path)
 
 

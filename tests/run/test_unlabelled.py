@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 import stillroom as sr
-from run.conftest import Stop, StopAt, bytes_of, read_lines
+from run.conftest import bytes_of, read_lines, stop_and_resume
 from stillroom.cli import run
 from stillroom.data.config import DataConfig
 from stillroom.data.images import UNLABELLED
@@ -101,9 +101,7 @@ def test_a_run_with_few_labels_is_cached_resumed_reported_and_diagnosed(
         [line["loss"] for line in read_lines(each.path / "metrics.jsonl") if "loss" in line] for each in (live, cached)
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    with pytest.raises(Stop):
-        execute(parse_recipe(content), tmp_path / "stopped", hooks=[StopAt(7)])
-    execute(parse_recipe(content), tmp_path / "stopped", resume=True, hooks=[StopAt(-1)])
+    stop_and_resume(parse_recipe(content), tmp_path / "stopped", 7)
     assert bytes_of(tmp_path / "stopped") == bytes_of(cached.path)
     assert cached.summary["data"]["labelled"] == 20
     assert run(["report", str(cached.path)]) == 0

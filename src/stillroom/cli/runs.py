@@ -88,9 +88,10 @@ def distill(
     if data is not None:
         # Without a recipe the first argument is an override.
         changes = [*([str(recipe)] if recipe is not None else []), *(overrides or [])]
-        missing = next((name for name, model in (("--teacher", teacher), ("--student", student)) if not model), None)
-        if missing is not None or teacher is None or student is None:
-            raise BadInput(missing or "--teacher", None, "a model's name with --data; `stillroom list models`")
+        if not teacher or not student:
+            raise BadInput(
+                "--student" if teacher else "--teacher", None, "a model's name with --data; `stillroom list models`"
+            )
         if recipe is not None and "=" not in str(recipe):
             raise BadInput("--data", data, f"either it or a recipe, {str(recipe)!r}")
         from stillroom.pipeline import Request

@@ -35,6 +35,7 @@ from stillroom.schema.base import six_digits, six_digits_or_none, write
 from stillroom.schema.explanation import (
     EXPLANATION,
     EXPLANATION_MAPS,
+    FEWEST_IMAGES,
     AttributionMethod,
     EntropySearch,
     ExplainedImages,
@@ -50,7 +51,6 @@ from stillroom.train.device import exact_float32, resolve_device, threads
 FOLDER = "explain"
 _BLOCK = 8
 THRESHOLD, STOP = 0.2, -2.8
-FEWEST = 4
 # With each claim: the same with another threshold, stop and grid, and with the images that the paper's code keeps.
 _THRESHOLDS, _STOPS = (0.1, 0.3), (-3.0, -2.6)
 # The part of the training from which on the paper's code asks of every checkpoint whether an image is kept.
@@ -97,8 +97,8 @@ def explain(
     Raises:
         BadInput: runs, data or options cannot be used.
     """
-    if images < FEWEST:
-        raise BadInput("--images", images, f"{FEWEST} or more")
+    if images < FEWEST_IMAGES:
+        raise BadInput("--images", images, f"{FEWEST_IMAGES} or more")
     runs, baselines = runs_in(runs), runs_in(baselines)
     if baselines and len(baselines) != len(runs):
         raise BadInput("--baseline", f"{len(baselines)} runs", f"one for each of the {len(runs)} runs to explain")
@@ -256,13 +256,13 @@ class _Comparison:
     def hypotheses(self, statistics: list[ConceptStatistics]) -> tuple[HypothesisTest, ...]:
         """The hypotheses by each explained run against its baseline; none without baselines.
 
-        No verdict where the authors' selection keeps fewer than ``FEWEST`` images: there the background is no measure
+        No verdict where the authors' selection keeps fewer than ``FEWEST_IMAGES``: there the background is no measure
         of what a network discards.
         """
         pairs = list(zip(statistics[: self.explained], statistics[self.explained :], strict=False))
         if not pairs:
             return ()
-        decided = int(self.published_images.sum()) >= FEWEST
+        decided = int(self.published_images.sum()) >= FEWEST_IMAGES
         return judge_hypotheses(pairs, self.search.seed, decided=decided)
 
     def sensitivity(self) -> tuple[SensitivityRow, ...]:
@@ -278,7 +278,7 @@ class _Comparison:
             coarse = grid // 2
             choices.append(("grid", coarse, self._entropy_at(stop, coarse), on_grid(inside, coarse), THRESHOLD))
         keep = self.published_images
-        if int(keep.sum()) >= FEWEST:
+        if int(keep.sum()) >= FEWEST_IMAGES:
             selected = [run[:, keep] for run in self.entropy]
             choices.append(("selection", "published", selected, inside[keep], THRESHOLD))
         return tuple(

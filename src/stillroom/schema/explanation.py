@@ -101,6 +101,10 @@ class SensitivityRow(JsonObject):
     hypotheses: Items[HypothesisTest]
 
 
+# The fewest images to explain, and the fewest that the selection of the paper's code keeps where there is a verdict.
+FEWEST_IMAGES = 4
+
+
 class ExplainedImages(JsonObject):
     """The test images: rows in the split, those left out, how the foreground mask was made, share of its cells.
 

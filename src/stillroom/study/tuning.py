@@ -57,7 +57,7 @@ _OF_THE_STUDY = ("seed", "data.holdout", "training.epochs", "training.steps", "t
 _WITHIN = (math.sqrt(5) - 1) / 2  # of the way from low to high: no whole number, where a field needs one
 _AT_RANDOM = 5  # trials before the search learns from them; Optuna's 10 are most of what a student is worth
 _DRAWS = 32  # before a trial that was made already is taken again
-# What a stored trial says of itself whoses its parameters.
+# What a stored trial says of itself besides its parameters.
 _NUMBER, _VALUES, _CHECKSUM = "number", "values", "checksum"
 _DATABASE = "tuning.db"
 # Also where it is no URL after all, as somebody may have left the beginning out.

@@ -17,6 +17,7 @@ from stillroom.report.html import embedded, rendered, write_page
 from stillroom.schema.base import read_json
 from stillroom.schema.explanation import (
     EXPLANATION,
+    FEWEST_IMAGES,
     ConceptCounts,
     Explanation,
     HypothesisMeasure,
@@ -48,8 +49,6 @@ _SHOWN = {
     "d_std": ("images differ more in that", "images differ less in that", "how much at once"),
     "rho": ("more of what was learned stayed", "less of what was learned stayed", "how much stayed"),
 }
-# As `stillroom explain` has it: with fewer of the images that the paper's code keeps there is no verdict.
-FEWEST_PUBLISHED = 4
 MASKS = {
     "masks": "the data’s masks",
     "centre": "a box in the centre",
@@ -63,7 +62,7 @@ def headline(explanation: Explanation) -> str:
     if not explanation.baselines:
         return _without_baseline(explanation)
     kept = explanation.images.published
-    if kept is not None and kept < FEWEST_PUBLISHED:
+    if kept is not None and kept < FEWEST_IMAGES:
         return (
             f"Not decided, whatever the intervals: in {whole(kept)} of {counted(len(explanation.images.rows), 'image')}"
             " do all networks discard more of the background than of the subject, as the paper's selection asks. "
