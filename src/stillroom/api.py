@@ -656,7 +656,7 @@ def _require_preprocess(recipe: Recipe, images: ImageSet) -> None:
     """Refuse bytes for a module whose preprocess is not stated: what is right for it nobody but the user knows."""
     given = {recipe.teacher_field(name): config for name, config in recipe.all_teachers.items()}
     for place, config in {**given, "student": recipe.student}.items():
-        is_run = config.is_model or config.learns if isinstance(config, TeacherConfig) else True
+        is_run = not isinstance(config, TeacherConfig) or config.is_network
         if images.is_pixels and config.preprocess is None and is_run:
             name = place.partition(".")[2]
             argument = f"teacher_preprocess[{name!r}]" if name else f"{place}_preprocess"

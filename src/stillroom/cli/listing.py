@@ -139,7 +139,7 @@ def loss_index() -> str:
         "",
         "## By paper",
         "",
-        "The recipe entries hold every option with its default. Losses that read no labels usually stand beside "
+        "The recipe entries hold every option with its default. Losses that read no labels usually stand with "
         "`{name: cross_entropy}`.",
         "",
         "| paper | name | recipe |",

@@ -108,7 +108,8 @@ def _image_numbers(train: ImageSet, test: ImageSet) -> npt.NDArray[np.int64]:
     files = [_files_of(split) for split in (train, test)]
     if None in files:
         return np.arange(len(train) + len(test))
-    hashes = [each.pixel_hashes() if by_pixels(train, test) else each.coded_hashes() for each in files if each]
+    decodes = by_pixels(train, test)
+    hashes = [each.pixel_hashes() if decodes else each.coded_hashes() for each in files if each is not None]
     return np.unique(_as_items(np.concatenate(hashes)), return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 

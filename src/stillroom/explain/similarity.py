@@ -86,7 +86,7 @@ def _alignment(one: Tensor, other: Tensor) -> float:
 
 def tap_names(prepared: PreparedModel, data: ImageSet) -> tuple[str, ...]:
     """The taps of a network, shallow to deep."""
-    example = prepared.preprocess()(data.images[:2]).to(device_of(prepared.model))
+    example = prepared.inputs(data.images[:2])
     return tuple(tap.name for tap in find_taps(prepared.model, example, field="student"))
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stillroom.errors import BadInput
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -84,3 +86,31 @@ class FrameworkAudit:
             self._printed = problems
         if last and self._out is not None:
             diagnosis.save(self._out)
+
+
+class CallbackAudit:
+    """Arguments and diagnosis of a callback, as the classes for each Trainer document them; a base before its own."""
+
+    _watches: str  # what the diagnosis calls the training
+    _framework: str  # the framework's name, and that of the extra that installs it
+    _callback: type | None  # its class of callbacks; None where it is not installed
+
+    def __init__(
+        self,
+        *,
+        teacher: nn.Module | Sequence[nn.Module] | None = None,
+        student: nn.Module | Sequence[nn.Module] | None = None,
+        steps: int = 30,
+        out: str | Path | None = None,
+    ) -> None:
+        if self._callback is None:
+            name = self._framework
+            expected = f"it to be installed: pip install 'stillroom[{name}]'"
+            raise BadInput(type(self).__name__, f"no {name}", expected)
+        super().__init__()
+        self._audit = FrameworkAudit(teacher=teacher, student=student, steps=steps, out=out, name=self._watches)
+
+    @property
+    def diagnosis(self) -> Diagnosis:
+        """The :class:`~stillroom.Diagnosis` of the last training."""
+        return self._audit.diagnosis

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from stillroom.errors import BadInput
-from stillroom.integrations import FrameworkAudit
+from stillroom.integrations import CallbackAudit
 from stillroom.models.external import declare_missing_ops
 
 
@@ -29,7 +24,7 @@ def _callback() -> Any:
 _Callback = _callback()
 
 
-class LightningAudit(_Callback or object):  # type: ignore[misc]
+class LightningAudit(CallbackAudit, _Callback or object):  # type: ignore[misc]
     """Watches a ``fit`` of Lightning that distils, and says what is wrong with it.
 
     ``Trainer(…, callbacks=[LightningAudit(out="diagnosis")])``; nothing else changes. What is found is printed after
@@ -45,23 +40,7 @@ class LightningAudit(_Callback or object):  # type: ignore[misc]
         BadInput: Lightning is not installed.
     """
 
-    def __init__(
-        self,
-        *,
-        teacher: nn.Module | Sequence[nn.Module] | None = None,
-        student: nn.Module | Sequence[nn.Module] | None = None,
-        steps: int = 30,
-        out: str | Path | None = None,
-    ) -> None:
-        if _Callback is None:
-            raise BadInput("LightningAudit", "no lightning", "it to be installed: pip install 'stillroom[lightning]'")
-        super().__init__()
-        self._audit = FrameworkAudit(teacher=teacher, student=student, steps=steps, out=out, name="Trainer.fit")
-
-    @property
-    def diagnosis(self) -> Any:
-        """The :class:`~stillroom.Diagnosis` of the last training."""
-        return self._audit.diagnosis
+    _watches, _framework, _callback = "Trainer.fit", "lightning", _Callback
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to watch, after the sanity check."""

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from stillroom.errors import BadInput
-from stillroom.integrations import FrameworkAudit
+from stillroom.integrations import CallbackAudit
 
 try:
     from transformers import TrainerCallback
@@ -17,7 +12,7 @@ except ImportError:  # a class all the same, so that its documentation can be re
     TrainerCallback = None
 
 
-class TrainerAudit(TrainerCallback or object):  # type: ignore[misc]
+class TrainerAudit(CallbackAudit, TrainerCallback or object):  # type: ignore[misc]
     """Watches the trainings of a transformers ``Trainer`` that distils, and says what is wrong with them.
 
     ``trainer = MyTrainer(…, callbacks=[TrainerAudit(out="diagnosis")])``; nothing else changes. What is found is
@@ -35,25 +30,11 @@ class TrainerAudit(TrainerCallback or object):  # type: ignore[misc]
         BadInput: transformers is not installed.
     """
 
-    def __init__(
-        self,
-        *,
-        teacher: nn.Module | Sequence[nn.Module] | None = None,
-        student: nn.Module | Sequence[nn.Module] | None = None,
-        steps: int = 30,
-        out: str | Path | None = None,
-    ) -> None:
-        if TrainerCallback is None:
-            raise BadInput(
-                "TrainerAudit", "no transformers", "it to be installed: pip install 'stillroom[transformers]'"
-            )
-        self._audit = FrameworkAudit(teacher=teacher, student=student, steps=steps, out=out, name="Trainer.train")
-        self.close = self._audit.end
+    _watches, _framework, _callback = "Trainer.train", "transformers", TrainerCallback
 
-    @property
-    def diagnosis(self) -> Any:
-        """The :class:`~stillroom.Diagnosis` of the last training."""
-        return self._audit.diagnosis
+    def close(self, *, finished: bool = True) -> None:
+        """Watch no more; judge what was watched, where a training is watched."""
+        self._audit.end(finished=finished)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begin to watch."""

@@ -342,7 +342,7 @@ class Loss(nn.Module, Generic[ConfigT]):
         """
 
     def after_step(self) -> None:
-        """Update what it remembers of the batch, such as a memory bank; called after each optimizer step."""
+        """Update what it keeps of the batch, such as a memory bank; called after each optimizer step."""
 
     def target_logits(self, inputs: LossInputs) -> Tensor:
         """The logits to learn, [B, K]: the teacher's, or those whose softened answer is the ``target``."""

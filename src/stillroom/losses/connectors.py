@@ -211,9 +211,11 @@ def _channels_first(features: Tensor, tap: Tap) -> Tensor:
 
 
 def as_map(features: Tensor, tap: Tap) -> Tensor:
-    """A map, or the grid that tokens make, as [B, C, H, W]."""
+    """A map, the grid that tokens make, or a vector as a map of one place: [B, C, H, W]."""
     if tap.kind == "map":
         return _channels_first(features, tap)
+    if tap.kind == "vector":
+        return features.flatten(1)[:, :, None, None]
     places = features[:, _class_tokens(tap) :].transpose(1, 2)
     return places.reshape(*places.shape[:2], *_grid(tap))
 

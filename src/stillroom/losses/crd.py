@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -133,7 +134,7 @@ class CRD(PooledLoss[CRDConfig]):
     training sample, random at first; after each step the batch's rows move towards its embeddings. Z is that of the
     first batch. What is drawn depends on the seed and the step alone. The banks are in each save of a run and are
     copied at no other time; each process keeps its own, the same, from the gathered batch. In evaluation mode nothing
-    is remembered. Used outside a run, call :meth:`after_step` after each optimizer step.
+    is kept. Used outside a run, call :meth:`after_step` after each optimizer step.
     """
 
     citation = Citation("Contrastive Representation Distillation", "1910.10699", "tian2020contrastive")
@@ -190,14 +191,8 @@ class CRD(PooledLoss[CRDConfig]):
 
     def requirements(self, setup_context: SetupContext) -> Requires:
         """The features of both, the sample's index, and its class."""
-        ((teacher, student),) = self.pairs
-        return Requires(
-            teacher=True,
-            labels=self.config.contrast == "other_classes",
-            index=True,
-            teacher_features=(teacher.name,),
-            student_features=(student.name,),
-        )
+        labels = self.config.contrast == "other_classes"
+        return replace(super().requirements(setup_context), labels=labels, index=True)
 
     def forward(self, inputs: LossInputs) -> Tensor:
         # The teacher's embedding layer learns, the teacher does not.

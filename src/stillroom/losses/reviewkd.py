@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stillroom.losses.base import Citation, LossInputs
-from stillroom.losses.connectors import as_map, channels_of
+from stillroom.losses.connectors import channels_of
 from stillroom.losses.feature_base import MapConfig, MapLoss
 from stillroom.losses.numerics import batch_mean, check_maps, mean_of_each, widen
 from stillroom.losses.setup_context import SetupContext
@@ -93,15 +93,12 @@ class ReviewKD(MapLoss[ReviewKDConfig]):
         return pairs
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        fused, students, teachers = None, [], []
-        for (teacher_tap, student_tap), (student, teacher), fusion in reversed(
-            list(zip(self.pairs, self.feature_pairs(inputs), self.fusions, strict=True))
-        ):
-            target = _as_map(teacher, teacher_tap)
-            compared, fused = fusion(widen(_as_map(student, student_tap)), fused, tuple(target.shape[2:]))
-            students.append(compared)
-            teachers.append(target)
-        return reviewkd(students, teachers)
+        students, teachers = (maps[::-1] for maps in self.maps(inputs))
+        fused, compared = None, []
+        for student, teacher, fusion in zip(students, teachers, reversed(self.fusions), strict=True):
+            stage, fused = fusion(widen(student), fused, tuple(teacher.shape[2:]))
+            compared.append(stage)
+        return reviewkd(compared, teachers)
 
 
 class _Fusion(nn.Module):
@@ -109,9 +106,9 @@ class _Fusion(nn.Module):
 
     def __init__(self, student: Tap, teacher: Tap, channels: int, *, deepest: bool) -> None:
         super().__init__()
-        self.reduce = _conv(channels_of(student), channels, 1, normed=math.prod(_grid(student)) > 1)
+        self.reduce = _conv(channels_of(student), channels, 1, normed=_has_places(student))
         self.attend = None if deepest else nn.Conv2d(2 * channels, 2, 1)
-        self.expand = _conv(channels, channels_of(teacher), 3, normed=math.prod(_grid(teacher)) > 1)
+        self.expand = _conv(channels, channels_of(teacher), 3, normed=_has_places(teacher))
 
     def forward(self, stage: Tensor, below: Tensor | None, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         x = self.reduce(stage)
@@ -130,9 +127,5 @@ def _conv(channels: int, out: int, kernel: int, *, normed: bool) -> nn.Module:
     return nn.Sequential(layer, nn.BatchNorm2d(out)) if normed else layer
 
 
-def _grid(tap: Tap) -> tuple[int, int]:
-    return tap.resolution or (1, 1)
-
-
-def _as_map(features: Tensor, tap: Tap) -> Tensor:
-    return features.flatten(1)[:, :, None, None] if tap.kind == "vector" else as_map(features, tap)
+def _has_places(tap: Tap) -> bool:
+    return math.prod(tap.resolution or ()) > 1

@@ -66,11 +66,14 @@ class ReusedHeadConfig(Config):
     factor: int = Field(2, ge=1, description="The projector's inner width is the teacher's channels divided by it.")
 
 
+_ABOUT_WEIGHTS = ("weights_key", "weights_prefix", "head")
+
+
 class ModelConfig(Config):
     """Which model, from which weights, built with which options, fed through which preprocess."""
 
     # Options that are not written when they are None.
-    left_out: ClassVar[tuple[str, ...]] = ("weights_key", "weights_prefix", "head", "reused_head")
+    left_out: ClassVar[tuple[str, ...]] = (*_ABOUT_WEIGHTS, "reused_head")
 
     name: str = Field(
         min_length=1,
@@ -129,8 +132,6 @@ class ModelConfig(Config):
         written: dict[str, Any] = handler(self)
         return {key: value for key, value in written.items() if value is not None or key not in self.left_out}
 
-
-_ABOUT_WEIGHTS = ("weights_key", "weights_prefix", "head")
 
 RESNET_DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 WIDE_RESNET_DEPTHS = (8, 32)

@@ -38,10 +38,15 @@ class PreparedModel:
         """A fresh module of its preprocess, on the CPU."""
         return Preprocess(self.preprocess_config, is_pixels=self.is_pixels, channels_last=self.channels_last)
 
+    def inputs(self, images: Tensor) -> Tensor:
+        """The model's input for a few raw images, on its device."""
+        made: Tensor = self.preprocess()(images)
+        return made.to(device_of(self.model))
+
     def try_on(self, images: Tensor) -> Tensor:
         """The model's answer to a few raw images, in eval mode; any exception is the model's own."""
         with torch.no_grad(), eval_mode(self.model):
-            logits: Tensor = self.model(self.preprocess()(images).to(device_of(self.model)))
+            logits: Tensor = self.model(self.inputs(images))
         return logits
 
 
@@ -168,7 +173,7 @@ def logits_of(
 
 def size_of(prepared: PreparedModel, data: ImageSet) -> dict[str, int]:
     """Parameters, multiply-adds of one image, and bytes of the weights on disk."""
-    example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
+    example = prepared.inputs(data.images[:1])
     return {
         "parameters": parameters(prepared.model),
         "multiply_adds": multiply_adds(prepared.model, example),

@@ -15,7 +15,6 @@ from stillroom.data.images import DataPair, Images, ImageSet
 from stillroom.data.quality import measure_quality
 from stillroom.files import canonical_json, digest, write_bytes
 from stillroom.models.cost import latency
-from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel, size_of
 from stillroom.run.build import RunParts
 from stillroom.run.records import budget_hash
@@ -207,6 +206,6 @@ def latencies(models: Mapping[str, PreparedModel | None], data: ImageSet) -> Ite
         for who, prepared in models.items():
             if prepared is None:
                 continue
-            example = prepared.preprocess()(data.images[:1]).to(device_of(prepared.model))
+            example = prepared.inputs(data.images[:1])
             took = {str(batch): round(latency(prepared.model, example, batch), 4) for batch in LATENCY_BATCHES}
             yield {"event": "latency", "who": who, "milliseconds": took, "threads": torch.get_num_threads()}

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.images import ImageSet
+from stillroom.data.images import Images, ImageSet
 from stillroom.data.loader import BatchLoader, BatchSampler
 from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
@@ -213,7 +213,7 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
     prepared = {}
     for name, config in context.recipe.all_teachers.items():
         model = components.teachers.get(name)
-        if model is not None and (config.is_model or config.learns):
+        if model is not None and config.is_network:
             context.processes.copy_weights(model.to(context.device))
             field = context.recipe.teacher_field(name)
             if config.embeddings:
@@ -227,7 +227,8 @@ def prepare_teachers(context: RunContext, components: RunComponents) -> dict[str
             known = known_classes(prepared[name].preprocess_config)
             if known is not None:
                 names = context.data.train.class_names
-                missing = [label for position, label in enumerate(names) if position not in known.tolist()]
+                there = set(known.tolist())
+                missing = [label for position, label in enumerate(names) if position not in there]
                 listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
                 context.observer.note(f"{field} knows {len(known)} of {len(names)} classes, not {listed}")
     return prepared
@@ -329,8 +330,8 @@ def setup_context_of(
     config = context.recipe.all_teachers.get(name or "")
     known = known_classes(teacher.preprocess_config) if teacher is not None else None
     return SetupContext(
-        _model_info(student, context, "student"),
-        _model_info(teacher, context, "teacher") if teacher is not None else None,
+        model_info(student, context.data.train.images, "student"),
+        model_info(teacher, context.data.train.images, "teacher") if teacher is not None else None,
         num_classes=context.num_target_classes if known is None else len(known),
         seed=context.recipe.seed,
         logits=config.logits if config is not None else None,
@@ -506,17 +507,13 @@ def build_teacher(
     )
 
 
-def _model_info(prepared: PreparedModel, context: RunContext, field: Literal["teacher", "student"]) -> ModelInfo:
-    images = context.data.train.images
-
-    def inputs(rows: slice) -> Tensor:
-        made: Tensor = prepared.preprocess()(images[rows])
-        return made.to(device_of(prepared.model))
+def model_info(prepared: PreparedModel, images: Images, field: Literal["teacher", "student"]) -> ModelInfo:
+    """One of the two models as losses see it, tried on some of the training images."""
 
     def sample(count: int) -> Tensor:
-        return inputs(slice(None, None, max(len(images) // count, 1)))[:count]
+        return prepared.inputs(images[:: max(len(images) // count, 1)])[:count]
 
-    return ModelInfo(prepared.model, lambda: inputs(slice(_EXAMPLES)), field, sample)
+    return ModelInfo(prepared.model, lambda: prepared.inputs(images[:_EXAMPLES]), field, sample)
 
 
 def _training_samples(train: ImageSet) -> TrainingSamples:

@@ -139,7 +139,7 @@ def build_model(
     order = preprocess.class_order if preprocess is not None else None
     named = [column for each in order or () for column in (each if isinstance(each, tuple) else (each,))]
     classes = columns or max([data.num_classes, *(column + 1 for column in named if column is not None)])
-    side = (preprocess.size if preprocess is not None else None) or data.image_size
+    side = _input_size(config, data)
     model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, field=field)
     model = with_reused_head(model, config, data, field)
     if config.weights is not None:
@@ -159,12 +159,17 @@ def build_model(
     return model
 
 
+def _input_size(config: ModelConfig, data: InputFacts) -> int | None:
+    """The side of the images as they reach the model; None where they are not square."""
+    resized = config.preprocess.size if isinstance(config.preprocess, PreprocessConfig) else None
+    return resized or data.image_size
+
+
 def with_reused_head(model: nn.Module, config: ModelConfig, data: InputFacts, field: str = "student") -> nn.Module:
     """The model with a head like a teacher's, not yet with its weights, where its config has one."""
     if config.reused_head is None or isinstance(model, ReusedHead):
         return model
-    preprocess = config.preprocess if isinstance(config.preprocess, PreprocessConfig) else None
-    side = (preprocess.size if preprocess is not None else None) or data.image_size
+    side = _input_size(config, data)
     example = torch.zeros(2, data.channels, *((side, side) if side else ()))
     return ReusedHead(model, config.reused_head, example, data.num_classes, field=field)
 

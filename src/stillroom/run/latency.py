@@ -46,15 +46,15 @@ def _measure(run: Path, objects: RunObjects) -> bool:
     if recipe.incremental is not None or not data.shape:
         return False
     images = _blank(data)
-    models: dict[str, PreparedModel | None] = {}
+    models: dict[str, PreparedModel] = {}
     with suppress(BadInput):
         models["student"] = with_layout(objects.make_student(recipe, images), recipe.student, images, "student")
-    for name in recipe.all_teachers:
-        with suppress(BadInput):
-            models |= {name: _teacher(name, recipe, images, objects)}
+    for name, config in recipe.all_teachers.items():
+        if config.is_model:
+            with suppress(BadInput):
+                models[name] = _teacher(name, recipe, images, objects)
     for prepared in models.values():
-        if prepared is not None:
-            prepared.model.to(resolve_device(recipe.training.device)).eval()
+        prepared.model.to(resolve_device(recipe.training.device)).eval()
     log = Log(run / TIMING)
     with exact_float32():
         for line in latencies(models, images):
@@ -63,10 +63,8 @@ def _measure(run: Path, objects: RunObjects) -> bool:
     return bool(models)
 
 
-def _teacher(name: str, recipe: Recipe, images: ImageSet, objects: RunObjects) -> PreparedModel | None:
+def _teacher(name: str, recipe: Recipe, images: ImageSet, objects: RunObjects) -> PreparedModel:
     config = recipe.all_teachers[name]
-    if not config.is_model:
-        return None
     bare = recipe.with_teachers({**recipe.all_teachers, name: config.without_weights()})
     model = objects.make_teacher(name, bare, images)
     return with_layout(model, config, images, recipe.teacher_field(name))

@@ -19,7 +19,6 @@ from stillroom.class_relations import (
 from stillroom.data.images import ImageSet
 from stillroom.errors import RunFailed
 from stillroom.files import write_text
-from stillroom.models.modes import device_of
 from stillroom.models.prepared import PreparedModel
 from stillroom.models.tail import find_head
 from stillroom.schema.base import json_line
@@ -164,7 +163,7 @@ def relations_of(student: PreparedModel, teacher: PreparedModel | None, data: Im
 
 
 def _head(prepared: PreparedModel, data: ImageSet) -> str | None:
-    return find_head(prepared.model, prepared.preprocess()(data.images[:_EXAMPLES]).to(device_of(prepared.model)))
+    return find_head(prepared.model, prepared.inputs(data.images[:_EXAMPLES]))
 
 
 def _weights(model: nn.Module, head: str, columns: Tensor | None) -> Tensor:

@@ -46,7 +46,7 @@ def resolve(recipe: Recipe, components: RunComponents) -> Recipe:
     cached = uses_cache(recipe, components.losses, train)
     teachers = {
         name: _teacher_model(config, train, recipe.teacher_field(name), components.teachers.get(name))
-        if config.is_model or config.learns
+        if config.is_network
         else config
         if config.members is None
         else _with_temperature(config, name, recipe, components)

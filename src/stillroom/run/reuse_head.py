@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from stillroom.errors import BadInput
-from stillroom.losses.setup_context import ModelInfo, SetupContext
+from stillroom.losses.setup_context import SetupContext
 from stillroom.models.config import ReusedHeadConfig
 from stillroom.models.modes import device_of, eval_mode
-from stillroom.models.prepared import PreparedModel, with_layout
+from stillroom.models.prepared import with_layout
 from stillroom.models.reader import FEATURES, TapReader
 from stillroom.models.reused_head import ReusedHead
 from stillroom.models.tail import find_head, logits_match
 from stillroom.models.weights import state_hash
 from stillroom.recipe import Recipe
+from stillroom.run.build import model_info
 from stillroom.run.components import RunComponents
-
-_EXAMPLES = 4
 
 
 def reuse_head(recipe: Recipe, components: RunComponents) -> tuple[Recipe, RunComponents]:
@@ -53,8 +51,7 @@ def reuse_head(recipe: Recipe, components: RunComponents) -> tuple[Recipe, RunCo
     if student.preprocess().order is not None:
         expected = "none: the teacher's last layer has the data's order"
         raise BadInput("student.preprocess.class_order", recipe.student.preprocess, expected)
-    images = train.images[:_EXAMPLES]
-    infos = _info(student, images, "student"), _info(reused, images, "teacher")
+    infos = model_info(student, train.images, "student"), model_info(reused, train.images, "teacher")
     context = SetupContext(*infos, num_classes=train.num_classes, seed=recipe.seed)
     path = find_head(teacher, infos[1].example())
     layer = teacher.get_submodule(path) if path else teacher
@@ -74,10 +71,6 @@ def reuse_head(recipe: Recipe, components: RunComponents) -> tuple[Recipe, RunCo
         recipe.model_copy(update={"student": recipe.student.model_copy(update={"reused_head": config})}),
         replace(components, student=made, init_hash=state_hash(components.student)),
     )
-
-
-def _info(prepared: PreparedModel, images: Tensor, field: Literal["teacher", "student"]) -> ModelInfo:
-    return ModelInfo(prepared.model, lambda: prepared.preprocess()(images).to(device_of(prepared.model)), field)
 
 
 def _choose(context: SetupContext, factor: int) -> ReusedHeadConfig:

@@ -118,6 +118,11 @@ class TeacherConfig(ModelConfig):
         return self.logits is None and self.members is None and not self.changes
 
     @property
+    def is_network(self) -> bool:
+        """Whether it has a network with a preprocess of its own: one that stays as it is, or that learns."""
+        return self.is_model or self.learns is not None
+
+    @property
     def follows_student(self) -> bool:
         """Whether its weights are made of the student's."""
         return self.ema is not None or self.snapshot is not None

@@ -83,9 +83,9 @@ class LiveTeacher:
     ) -> None:
         self.precision = precision
         self.device = device
-        # Folded where the model is, then moved: the check compares both on one device.
         self._gradients = tuple(tap for tap in taps if is_input_gradient(tap))
         taps = [tap for tap in taps if not is_input_gradient(tap)]
+        # Folded where the model is, then moved: the check compares both on one device.
         copy, self.folded = fold_batchnorm(model, preprocess(example).to(device_of(model)), keep=taps)
         self.preprocess = preprocess.to(device)
         freeze(copy).eval().to(device)
@@ -315,11 +315,9 @@ class LiveTeacherSource(TeacherSource):
     def test_cache(self) -> tuple[CacheSpec, Query]:
         """The cache of its logits for the test split, and the teacher as a query of test images."""
         test, device = self._data.test, self._runtime.device
-        made: list[LiveTeacher] = []
 
         def query(view: int, rows: npt.NDArray[np.int64]) -> ModelOutput:
-            made[:] = made or [self._in_float32()]
-            live, images = made[0], test.images[torch.from_numpy(rows)]
+            live, images = self._in_float32(), test.images[torch.from_numpy(rows)]
             return ModelOutput(predict(live.model, live.preprocess, images, device=device))
 
         parts = self._identity(test, AugmentationConfig(), "float32")

@@ -103,7 +103,7 @@ class DistillStep(nn.Module):
         return any(term.requires.teacher for term in self._terms)
 
     def after_step(self) -> None:
-        """Let the terms update what they remember of the batch, once the optimizer has stepped."""
+        """Let the terms update what they keep of the batch, once the optimizer has stepped."""
         for term in self._terms:
             term.after_step()
 

@@ -6,13 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stillroom.diagnose.audit.source import listed_weights
+from stillroom.diagnose.audit.source import listed_weights, source_text
 from stillroom.diagnose.audit.tape import Node, RecordedLoss, Source, Tape, replay, tensors_in
 from stillroom.diagnose.checks.loop.record import Answers, ComparingTerm, LostTerm, Oddity, Term
 from stillroom.diagnose.checks.loss.context import spoken_lines
@@ -146,9 +145,8 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def loss_function(tape: Tape, tensor: Tensor) -> Node | None:
-    """The loss function that a term was made by: the last known one before it, else its last operation."""
-    nodes = [tape.nodes[i] for i in tape.ancestors(tensor)]
+def loss_function(nodes: Sequence[Node]) -> Node | None:
+    """The loss function that a term was made by: the last known one of its nodes, else its last operation."""
     for node in reversed(nodes):
         if node.call is None and node.name in _ENDS and node.sources:
             return node
@@ -160,9 +158,9 @@ def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Ite
     """One summand, described."""
     tensor, named = summand.tensor, summand.named
     sources, gradient = tape.bits(tensor)
-    node = loss_function(tape, tensor)
-    wanted = {id(each) for each in labels}
     nodes = [tape.nodes[i] for i in tape.ancestors(tensor)]
+    node = loss_function(nodes)
+    wanted = {id(each) for each in labels}
     reads = any(id(given) in wanted for each in nodes for given in each.inputs)
     return Term(
         place=str(node.place) if node is not None and node.place is not None else None,
@@ -220,11 +218,7 @@ def _summed(nodes: Sequence[Node]) -> float:
 @cache
 def spoken(file: str) -> str:
     """What the texts and comments of a file say, a line each."""
-    try:
-        source = Path(file).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return ""
-    return "\n".join(text for _, text in spoken_lines(source))
+    return "\n".join(text for _, text in spoken_lines(source_text(file)))
 
 
 def label_tensor(tape: Tape, nodes: Sequence[Node], rows: int, classes: int) -> tuple[Tensor | None, Tensor | None]:

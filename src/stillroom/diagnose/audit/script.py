@@ -54,7 +54,6 @@ def run_script(
     source: bytes,
     at_exit: Callable[[bool], None],
     *,
-    name: str | None = None,
     spec: ModuleSpec | None = None,
 ) -> int:
     """Run a script to its end.
@@ -68,7 +67,6 @@ def run_script(
         source: its source, of :func:`read_script`.
         at_exit: is called once, when the script has ended, calls ``os._exit`` or gets SIGTERM; with whether it came to
             its end.
-        name: what ``sys.argv[0]`` holds; default: the path.
         spec: of a module that is run as ``python -m`` does.
 
     Returns:
@@ -105,7 +103,7 @@ def run_script(
     main.__spec__ = spec
     main.__package__ = spec.parent if spec is not None else None
     sys.modules["__main__"] = main
-    sys.argv = [file if spec is not None else name or str(path), *arguments]
+    sys.argv = [file if spec is not None else str(path), *arguments]
     sys.path[0] = os.getcwd() if spec is not None else str(path.resolve().parent)
     os._exit = exit_now  # type: ignore[assignment]
     before = signal.signal(signal.SIGTERM, end_by_signal)

@@ -23,7 +23,8 @@ _ARITHMETIC: Mapping[type[ast.operator], Any] = {
 
 
 @cache
-def _text(file: str) -> str:
+def source_text(file: str) -> str:
+    """What a file holds; empty where it cannot be read."""
     try:
         return Path(file).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -33,7 +34,7 @@ def _text(file: str) -> str:
 @cache
 def _tree(file: str) -> ast.Module | None:
     try:
-        return ast.parse(_text(file))
+        return ast.parse(source_text(file))
     except (SyntaxError, ValueError):
         return None
 
@@ -125,7 +126,7 @@ def _value(node: ast.expr, frame: Any) -> Any:
 def only_steps(file: str, lines: frozenset[int]) -> bool:
     """Whether all ``.step(…)`` of a file stand at these lines; false where it cannot be read, or one is elsewhere."""
     tree = _tree(file)
-    if tree is None or not _text(file):
+    if tree is None or not source_text(file):
         return False
     steps = {
         node.lineno
@@ -151,7 +152,7 @@ def listed_weights(file: str) -> Mapping[float, str]:
     tree = _tree(file)
     if tree is None:
         return {}
-    comments = dict(_comments(_text(file)))
+    comments = dict(_comments(source_text(file)))
     found: dict[float, str] = {}
     twice: set[float] = set()
     for node in ast.walk(tree):

@@ -54,7 +54,6 @@ class CodeLine:
 
     file: str
     line: int
-    function: str = ""
 
     def __str__(self) -> str:
         return f"{Path(self.file).name}:{self.line}"
@@ -86,20 +85,32 @@ def user_frame(depth: int = 1) -> Any:
 def place(depth: int = 1) -> CodeLine | None:
     """The innermost line of the user's own code; None where there is none."""
     frame = user_frame(depth + 1)
-    return CodeLine(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) if frame is not None else None
+    return CodeLine(frame.f_code.co_filename, frame.f_lineno) if frame is not None else None
 
 
-def tensors_in(*values: Any) -> Iterator[Tensor]:
+# What most other arguments of torch's functions are; they hold no tensor.
+_PLAIN = frozenset((int, float, bool, str, type(None), torch.dtype, torch.device))
+
+
+def tensors_in(*values: Any) -> list[Tensor]:
     """The tensors in arguments, in order, through tuples, lists, mappings and objects that hold their fields so."""
+    found: list[Tensor] = []
+    _collect_tensors(values, found)
+    return found
+
+
+def _collect_tensors(values: Iterable[Any], found: list[Tensor]) -> None:
     for value in values:
         if isinstance(value, Tensor):
-            yield value
+            found.append(value)
+        elif type(value) in _PLAIN:
+            continue
         elif isinstance(value, list | tuple):
-            yield from tensors_in(*value)
+            _collect_tensors(value, found)
         elif isinstance(value, Mapping):
-            yield from tensors_in(*value.values())
+            _collect_tensors(value.values(), found)
         elif hasattr(value, "__dataclass_fields__"):
-            yield from tensors_in(*vars(value).values())
+            _collect_tensors(vars(value).values(), found)
 
 
 def _with_tensors(value: Any, given: Iterator[Tensor]) -> Any:
@@ -319,7 +330,7 @@ class Tape(TorchFunctionMode):
             outputs = (args[0],)
         if not outputs:
             if name in _ESCAPES and args and isinstance(args[0], Tensor) and args[0].dim() >= 2:
-                self.escaped |= self._bits(args[0])[0]
+                self.escaped |= self.bits(args[0])[0]
             return
         inputs = tuple(tensors_in(args, kwargs))
         if name in ("dropout", "batch_norm", "lstm", "gru", "scaled_dot_product_attention", "alpha_dropout"):
@@ -327,7 +338,7 @@ class Tape(TorchFunctionMode):
         sources = gradient = 0
         origins = []
         for tensor in inputs:
-            mask, flowing = self._bits(tensor)
+            mask, flowing = self.bits(tensor)
             sources |= mask
             gradient |= flowing
             origins.append(self._origin.get(id(tensor)))
@@ -349,36 +360,31 @@ class Tape(TorchFunctionMode):
             self.clear()
             self.lost = True
 
-    def _bits(self, tensor: Tensor) -> tuple[int, int]:
-        """What a tensor was computed from, and of that, what its gradient reaches."""
+    def bits(self, tensor: Tensor) -> tuple[int, int]:
+        """The sources that a tensor was computed from, and of them those that its gradient reaches."""
         origin = self._origin.get(id(tensor))
+        call = None
         if origin is not None:
             node = self.nodes[origin[0]]
-            if node.call is not None:
-                bit = self._source_bit(tensor, Source("network", tensor, node.call))
-                return bit, bit if tensor.requires_grad else 0
-            return node.sources, node.gradient if tensor.requires_grad else 0
-        bit = self._bit.get(id(tensor), 0)
-        if not bit:
-            inside = self._inside.get(id(tensor))
-            earlier = self._earlier.get(id(tensor))
-            if inside is not None and inside[0]() is tensor:
-                source = Source("inside", tensor, inside[1])
-            elif isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
-                source = Source("parameter", tensor)
-            elif earlier is not None and earlier[0]() is tensor:
-                source = Source("constant", tensor, earlier=earlier[1])
-            else:
-                source = Source("inside" if tensor.requires_grad else "constant", tensor)
-            bit = self._source_bit(tensor, source)
-        return bit, bit if tensor.requires_grad else 0
-
-    def _source_bit(self, tensor: Tensor, source: Source) -> int:
+            call = node.call
+            if call is None:
+                return node.sources, node.gradient if tensor.requires_grad else 0
         bit = self._bit.get(id(tensor), 0)
         if not bit:
             bit = self._bit[id(tensor)] = 1 << len(self.sources)
-            self.sources.append(source)
-        return bit
+            self.sources.append(self._source(tensor) if call is None else Source("network", tensor, call))
+        return bit, bit if tensor.requires_grad else 0
+
+    def _source(self, tensor: Tensor) -> Source:
+        inside = self._inside.get(id(tensor))
+        earlier = self._earlier.get(id(tensor))
+        if inside is not None and inside[0]() is tensor:
+            return Source("inside", tensor, inside[1])
+        if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
+            return Source("parameter", tensor)
+        if earlier is not None and earlier[0]() is tensor:
+            return Source("constant", tensor, earlier=earlier[1])
+        return Source("inside" if tensor.requires_grad else "constant", tensor)
 
     def _note_mode(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         def given(position: int, key: str, default: Any) -> Any:
@@ -419,7 +425,7 @@ class Tape(TorchFunctionMode):
             tuple(tensors_in(args, kwargs)),
         )
         for tensor in call.inputs:
-            call.sources |= self._bits(tensor)[0]
+            call.sources |= self.bits(tensor)[0]
         call.first_source, call.start_bytes = len(self.sources), self._bytes
         self.open.append(call)
         return call
@@ -510,10 +516,6 @@ class Tape(TorchFunctionMode):
         """The node that a tensor was computed by last."""
         found = self._origin.get(id(tensor))
         return found[0] if found is not None else None
-
-    def bits(self, tensor: Tensor) -> tuple[int, int]:
-        """The sources of a tensor, and of them those that its gradient reaches."""
-        return self._bits(tensor)
 
 
 def _is_composite(call: Call) -> bool:

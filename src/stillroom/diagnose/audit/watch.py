@@ -34,6 +34,8 @@ from stillroom.diagnose.checks.loop.record import (
 )
 
 _optimizers = sys.modules["torch.optim.optimizer"]
+# Reads attributes of tensors past all modes: through the tape, each read would be a call in Python.
+_past_modes = torch._C.DisableTorchFunction
 _clip = sys.modules["torch.nn.utils.clip_grad"]
 # The first steps of a phase that are watched one after another, where a teacher is heard and where none is.
 FIRST, FIRST_ALONE = 12, 4
@@ -49,6 +51,26 @@ _STOCHASTIC = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 class StopScript(SystemExit):
     """Raised in the user's script where ``--stop`` ends it."""
+
+
+class _Quiet:
+    """For code of the audit: nothing in it is recorded, and an error in it ends the watching, not the script."""
+
+    # No @contextmanager: it is entered twice for each call of a module, and may be entered inside itself.
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def __enter__(self) -> None:
+        self._watch._tape.active = False
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+        watch = self._watch
+        failed = isinstance(error, Exception) and not os.environ.get("STILLROOM_AUDIT_DEBUG")
+        if failed:
+            watch.errors.append(f"{type(error).__name__}: {error}")
+            watch._on = watch._deep = False
+        watch._tape.active = watch._deep and not watch._pauses
+        return failed
 
 
 class Watch:
@@ -81,6 +103,7 @@ class Watch:
         self._watched = watched
         self._named = {"teacher": list(teacher), "student": list(student)}
         self._tape = Tape()
+        self._quiet = _Quiet(self)
         self._on = self._deep = False
         self._depth = self._pauses = self._wakes = 0
         self._thread = threading.get_ident()
@@ -101,7 +124,6 @@ class Watch:
         self._hooks: list[Any] = []
         self._learners: dict[int, weakref.ref[Tensor]] = {}
         self._phase_optimizers: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
-        self._versions: dict[int, int] = {}
         self._complete: set[int] = set()
         self._teachers: set[int] = set()
         self._reached: set[int] = set()
@@ -149,7 +171,7 @@ class Watch:
         global _current
         if _current is not self:
             return
-        with self._quiet():
+        with self._quiet:
             if self._deep and self._window_backwards:
                 self._close_window()
             for phase in self.phases[-1:]:
@@ -193,20 +215,6 @@ class Watch:
         setattr(owner, name, made)
 
     @contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """For code of the audit: nothing in it is recorded, and an error in it ends the watching, not the script."""
-        self._tape.active = False
-        try:
-            yield
-        except Exception as error:
-            if os.environ.get("STILLROOM_AUDIT_DEBUG"):
-                raise
-            self.errors.append(f"{type(error).__name__}: {error}")
-            self._on = self._deep = False
-        finally:
-            self._tape.active = self._deep and not self._pauses
-
-    @contextmanager
     def _paused(self) -> Iterator[None]:
         """See nothing in a block, and be nowhere in torch's stack of modes."""
         self._pauses += 1
@@ -246,6 +254,8 @@ class Watch:
         self._window_update: tuple[list[Tensor], list[Tensor], float | None] | None = None
         self._window_clipped: tuple[float, set[int]] | None = None
         self._window_loops: list[Any] = []
+        # Parameters of the networks, listed once while the window is judged.
+        self._window_parameters: dict[int, list[nn.Parameter]] = {}
         self._window_ends = 0
         self._closing = self._stepping = self._partial = False
 
@@ -267,7 +277,7 @@ class Watch:
             finally:
                 watch._depth = 0
             if not torch.is_grad_enabled():
-                with watch._quiet():
+                with watch._quiet:
                     watch._note_asked(module, args, out, None)
                     watch._wake(module, args, out)
             return out
@@ -277,7 +287,7 @@ class Watch:
     def _deep_call(self, original: Any, module: nn.Module, args: Any, kwargs: Any) -> Any:
         tape = self._tape
         call = None
-        with self._quiet():
+        with self._quiet:
             if not tape.open:
                 if self._closing:
                     self._close_window()
@@ -287,35 +297,37 @@ class Watch:
                 self._labels[module] = _label(module)
                 self._has_parameters[module] = next(module.parameters(), None) is not None
             if self._deep:
-                call = tape.begin(module, args, kwargs, self._labels[module])
+                with _past_modes():
+                    call = tape.begin(module, args, kwargs, self._labels[module])
         if call is None:
             return module(*args, **kwargs)
-        opaque = isinstance(module, _FAST_PATHS) or _is_compiled(module)
+        compiled = _is_compiled(module)
+        opaque = compiled or isinstance(module, _FAST_PATHS)
         try:
-            if opaque:
-                if _is_compiled(module):
-                    nn.Module.__call__, ours = self._patches[0][2], nn.Module.__call__  # type: ignore[method-assign]
-                    try:
-                        with self._paused():
-                            out = original(module, *args, **kwargs)
-                    finally:
-                        nn.Module.__call__ = ours  # type: ignore[method-assign]
-                else:
+            if compiled:
+                nn.Module.__call__, ours = self._patches[0][2], nn.Module.__call__  # type: ignore[method-assign]
+                try:
                     with self._paused():
                         out = original(module, *args, **kwargs)
+                finally:
+                    nn.Module.__call__ = ours  # type: ignore[method-assign]
+            elif opaque:
+                with self._paused():
+                    out = original(module, *args, **kwargs)
             else:
                 out = original(module, *args, **kwargs)
         except BaseException:
             while tape.open and tape.open.pop() is not call:
                 pass
             raise
-        with self._quiet():
+        with self._quiet:
             if opaque:
                 for each in module.modules():
                     if isinstance(each, _STOCHASTIC):
                         short = "dropout" if isinstance(each, nn.modules.dropout._DropoutNd) else "batch norm"
                         (call.live if each.training else call.still).add(short)
-            tape.end(call, out, self._has_parameters[module])
+            with _past_modes():
+                tape.end(call, out, self._has_parameters[module])
         return out
 
     def _wake(self, module: nn.Module, args: Any, out: Any) -> None:
@@ -333,6 +345,8 @@ class Watch:
 
     def _note_asked(self, module: nn.Module, args: Any, out: Any, call: Call | None) -> None:
         """A module that was run without gradients: an evaluation, a teacher, or answers to be stored."""
+        if call is None and id(module) in self._teachers:
+            return
         outputs = [each for each in tensors_in(out) if each.dim() >= 2 and each.is_floating_point()]
         inputs = [each for each in tensors_in(args) if each.dim() >= 1]
         if not outputs or not inputs or len(self._asked) >= MAX_ASKED:
@@ -346,8 +360,6 @@ class Watch:
                 if isinstance(each, _STOCHASTIC) and each.training and getattr(each, "p", 1.0) != 0
             )
         network = self._network(module)
-        if call is None and id(module) in self._teachers:
-            return
         last = self._asked[-1] if self._asked else None
         phase = self.phases[-1] if self.phases else None
         during = phase.made if phase is not None else 0
@@ -403,11 +415,11 @@ class Watch:
             self.seen_backward += 1
             if not self._deep:
                 return original(tensors, *args, **kwargs)
-            with self._quiet():
+            with self._quiet:
                 self._before_backward(tensors)
             with self._paused():
                 out = original(tensors, *args, **kwargs)
-            with self._quiet():
+            with self._quiet:
                 self._after_backward()
             return out
 
@@ -445,10 +457,11 @@ class Watch:
         raw, value, _ = self._window_backwards[-1]
         seen: set[int] = set()
         gradients = []
-        for call in self._tape.calls:
-            if id(call.module) not in seen:
-                seen.add(id(call.module))
-                gradients += [p.grad for p in call.module.parameters() if p.grad is not None]
+        with _past_modes():
+            for call in self._tape.calls:
+                if id(call.module) not in seen:
+                    seen.add(id(call.module))
+                    gradients += [p.grad for p in call.module.parameters() if p.grad is not None]
         finite = True
         if gradients and value is not None:
             norms = torch._foreach_norm([g for g in gradients if not g.is_sparse])
@@ -460,7 +473,7 @@ class Watch:
             original(optimizer, *args, **kwargs)
             if self._mine():
                 self.seen_optimizer = True
-                with self._quiet():
+                with self._quiet:
                     self._optimizers.add(optimizer)
                     if len(self.phases) < MAX_PHASES:
                         self._go_deep()
@@ -475,7 +488,7 @@ class Watch:
         if not self._deep:
             return
         closure = len(args) > 1 or kwargs.get("closure") is not None
-        with self._quiet():
+        with self._quiet:
             if closure and self._closing:
                 self._close_window()  # the closure computes the next step
             if not self._deep:
@@ -527,7 +540,8 @@ class Watch:
             if id(call.module) in seen:
                 continue
             seen.add(id(call.module))
-            names = [n for n, p in call.module.named_parameters() if p.grad is not None]
+            with _past_modes():
+                names = [n for n, p in call.module.named_parameters() if p.grad is not None]
             self._window_graded.append((call, names))
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -546,10 +560,10 @@ class Watch:
             self._pauses -= 1
         elif self._deep and len(self._window_optimizers) == 1:
             # A closure made the gradients inside the step.
-            with self._quiet():
+            with self._quiet:
                 self._note_gradients()
         if self._deep and self._window_update is not None:
-            with self._quiet():
+            with self._quiet:
                 self._measure_update()
         if self._deep:
             if not self._pauses:
@@ -562,7 +576,7 @@ class Watch:
             return
         if optimizer in self._phase_optimizers:
             phase.made += 1
-        with self._quiet():
+        with self._quiet:
             if len(phase.steps) < self.steps and phase.number not in self._complete and self._wants(phase):
                 self._go_deep()
         if self.stop and phase.number in self._complete and phase.distils:
@@ -600,7 +614,7 @@ class Watch:
                     where = place(2)
                     self._window_events.append((name, str(where) if where else None))
                     if name == "clip" and args and isinstance(args[0], list):
-                        with self._quiet():
+                        with self._quiet:
                             self._note_clipped(args[0])
                     if pause:
                         before = len(self._window_optimizers)
@@ -619,7 +633,7 @@ class Watch:
     def _scheduler_init(self, original: Any) -> Any:
         def __init__(scheduler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
             if self._mine():
-                with self._quiet():
+                with self._quiet:
                     where = place(2)
                     self._schedules[id(scheduler)] = (
                         weakref.ref(scheduler),
@@ -628,7 +642,7 @@ class Watch:
                     )
             original(scheduler, optimizer, *args, **kwargs)
             if self._mine():
-                with self._quiet():
+                with self._quiet:
                     schedule = self._schedules[id(scheduler)][1]
                     schedule.steps = 0
                     schedule.period, schedule.over_at = _horizon(scheduler)
@@ -663,7 +677,7 @@ class Watch:
                 open_ = phase.number not in self._complete and len(phase.steps) < self.steps
                 if not self._deep and open_ and seen < 8 and phase.made > FIRST_ALONE:
                     phase.extra["epochs_watched"] = seen + 1
-                    with self._quiet():
+                    with self._quiet:
                         self._go_deep()
             if self._mine() and self._deep:
                 with self._paused():
@@ -676,7 +690,7 @@ class Watch:
         def load_state_dict(module: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
             out = original(module, state_dict, *args, **kwargs)
             if self._mine():
-                with self._quiet():
+                with self._quiet:
                     where = place(2)
                     own = set(module.state_dict())
                     self._loaded |= {id(p): weakref.ref(p) for n, p in module.named_parameters() if n in state_dict}
@@ -711,7 +725,7 @@ class Watch:
                     return made(*arguments, **named)
                 with self._paused():
                     out = made(*arguments, **named)
-                with self._quiet():
+                with self._quiet:
                     if self._tape.active:
                         self._tape.record(made, "compiled", arguments, named, out)
                 return out
@@ -878,8 +892,14 @@ class Watch:
                 return "teacher" if role == "teacher" else "student"
         return "none"
 
+    def _parameters(self, module: nn.Module) -> list[nn.Parameter]:
+        found = self._window_parameters.get(id(module))
+        if found is None:
+            found = self._window_parameters[id(module)] = list(module.parameters())
+        return found
+
     def _held(self, module: nn.Module) -> float:
-        parameters = [p for p in module.parameters() if p.requires_grad]
+        parameters = [p for p in self._parameters(module) if p.requires_grad]
         held = sum(p.numel() for p in parameters if id(p) in self._learners)
         return held / max(1, sum(p.numel() for p in parameters))
 
@@ -906,11 +926,12 @@ class Watch:
             call for i in sorted(reached) if (call := tape.nodes[i].call) is not None and id(call) not in own_calls
         ]
         calls = [*earlier, *tape.calls]
+        owns = self._own_bits()
         for call in reversed(calls):
-            if self._own(call) & used:
+            if owns.get(id(call), 0) & used:
                 used |= call.sources
         for call in calls:
-            own = self._own(call)
+            own = owns.get(id(call), 0)
             made[id(call)] = self._call_facts(call, own, reads, gradients)
             made[id(call)].used = bool(own & used)
             # A network that answers twice, once as a target, is a student all the same.
@@ -937,9 +958,13 @@ class Watch:
             if left_out is not None:
                 step.left_out.append(left_out)
 
-    def _own(self, call: Call) -> int:
-        """The bits of a call's outputs and inner activations."""
-        return sum(1 << i for i, source in enumerate(self._tape.sources) if source.call is call)
+    def _own_bits(self) -> dict[int, int]:
+        """By the identity of a call, the bits of its outputs and inner activations."""
+        found: dict[int, int] = {}
+        for i, source in enumerate(self._tape.sources):
+            if source.call is not None:
+                found[id(source.call)] = found.get(id(source.call), 0) | 1 << i
+        return found
 
     def _roles(self, learners: int) -> tuple[int, int]:
         """Which sources are the student's, and which are a teacher's or stored answers."""
@@ -1007,7 +1032,8 @@ class Watch:
 
     def _call_facts(self, call: Call, own: int, reads: int, gradients: int) -> CallFacts:
         module = call.module
-        held = [p for p in module.parameters() if id(p) in self._learners]
+        parameters = self._parameters(module)
+        held = [p for p in parameters if id(p) in self._learners]
         return CallFacts(
             network=self._network(module),
             place=str(call.place) if call.place else None,
@@ -1016,14 +1042,14 @@ class Watch:
             live=frozenset(call.live),
             still=frozenset(call.still),
             held=self._held(module),
-            frozen=not any(p.requires_grad for p in module.parameters()),
+            frozen=not any(p.requires_grad for p in parameters),
             from_networks=tuple(self._network(each.module) for each in self._tape.networks(call.sources)),
             reaches_loss=bool(own & reads),
             gradient=bool(own & gradients),
             inputs=facts.sample_rows(call.inputs),
             outputs=tuple(tuple(each.shape) for each in call.outputs),
-            version=sum(t._version for t in (*module.parameters(), *module.buffers())),
-            shared=sum(p.numel() for p in held) / max(1, sum(p.numel() for p in module.parameters())),
+            version=sum(t._version for t in (*parameters, *module.buffers())),
+            shared=sum(p.numel() for p in held) / max(1, sum(p.numel() for p in parameters)),
             shared_version=sum(p._version for p in held),
             prints=frozenset(facts.row_prints(call.inputs[0]))
             if own & gradients and call.inputs and len(self.phases[-1].steps) < FIRST_ALONE and call.inputs[0].dim() > 1

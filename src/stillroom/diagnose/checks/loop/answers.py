@@ -467,7 +467,7 @@ def target_constant(context: LoopContext) -> CheckResult:
     evidence = {"spread": share, "losses": len(values)}
     if CONSTANT.below(share) == "ok" or len(values) < 3:
         return CheckResult("ok", "The teacher's targets differ from row to row.", evidence)
-    kept = any(each.stored for _, each in context.answers) and not any(not each.stored for _, each in context.answers)
+    kept = bool(context.answers) and all(each.stored for _, each in context.answers)
     return CheckResult(
         "warning" if kept else CONSTANT.below(share),
         f"The teacher's side of the term at {place} differs from row to row by {share:.1e} of its size at most.",

@@ -21,9 +21,6 @@ from stillroom.diagnose.checks.loop.record import (
     Step,
 )
 
-# Rows of the student's batch that a teacher is asked about again.
-ASKED_AGAIN = 64
-
 
 class LoopContext:
     """One phase of a training loop.

@@ -160,7 +160,6 @@ def _labels_at_teacher(context: LossContext) -> float:
     return change if change > NOTHING * context.usual_gradient else 0.0
 
 
-_RAW_TARGET = ("the teacher's raw logits are the target where probabilities are due", "F.softmax of the teacher")
 _TWICE = ("the teacher's logits go through softmax twice", "one softmax of the teacher's logits")
 _PROBABILITIES: Mapping[str, tuple[str, str]] = {
     "probabilities_as_log_input": (
