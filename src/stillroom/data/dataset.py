@@ -1,8 +1,8 @@
-"""Any PyTorch dataset of (image, label) pairs, read once into memory."""
+"""Any PyTorch dataset of (image, label) pairs, read once into memory; what the labels are is seen from them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from stillroom.data.decoding import pixels
-from stillroom.data.images import MAX_CLASSES, UNLABELLED, ImageSet, number_classes
+from stillroom.data.images import MAX_CLASSES, UNLABELLED, ImageSet, has_label, number_classes
 from stillroom.data.reading import ArrayStack
 from stillroom.errors import BadInput
 from stillroom.randomness import generator
+from stillroom.tasks import TASK_INFO, Task
 
 _CHANNELS = (1, 3, 4)
 # Pillow modes of four bytes a pixel that a dataset's pictures may all have.
@@ -26,7 +27,7 @@ _FOUR_BYTES = ("RGBA", "CMYK")
 _READ_AGAIN, _STREAM_READ_AGAIN = 256, 1024
 
 
-def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") -> ImageSet:
+def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data", task: Task | None = None) -> ImageSet:
     """Read a dataset once into memory.
 
     Images may be Pillow images, uint8 tensors [C, H, W] or [H, W], uint8 numpy arrays [H, W, C] or [H, W], or floats
@@ -35,12 +36,14 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") ->
 
     Args:
         dataset: map-style or iterable, of pairs (image, class number); None, or −100, is the label of an image
-            without one. Its ``classes`` name the classes where there
+            without one. A label may also be a vector of 0 and 1 (multi_label), or a number or a vector of floats
+            (regression). Its ``classes`` name the classes or the targets where there
             are enough of them; else they are numbered. It should give the images as they are, without random changes,
             as it is read once: 256 items at random places (of an iterable, the first 1,024) are read again. A change
             that two readings show with probability q is missed with probability (1 − q)^256: of flips with
             probability .05, q = .095, less than 10⁻¹⁰; with .01, .006. An iterator that ends cannot be read again,
             which :attr:`ImageSet.notes` says.
+        task: what the labels are; None: what they look like, which the notes say where it is not one class an image.
 
     Raises:
         BadInput: it is empty, its items are not such pairs, shapes vary, images change at random, or it does not fit
@@ -60,10 +63,38 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data") ->
             notes.append(f"a {kind} is read once: random transforms in it would be frozen, and cannot be found")
     if images.is_floating_point():
         notes += _check_floats(images, field)
-    names = number_classes(labels)
+    labels, found = _targets(labels, task, field)
     own = _class_names(dataset)
+    if found != "single_label":
+        count = labels.shape[1]
+        names = own if own is not None and len(own) == count else tuple(map(str, range(count)))
+        what = f"{count} {TASK_INFO[found].outputs}"
+        seen = "vectors of 0 and 1" if found == "multi_label" else "numbers"
+        notes.append(f"labels are {seen}: {found} of {what}" + ("" if task else "; task= says another"))
+        return ImageSet(images, labels, names, name, notes=tuple(notes), task=found)
+    names = number_classes(labels)
     names = own if own is not None and len(own) >= len(names) else names
     return ImageSet(images, labels, names, name, notes=tuple(notes))
+
+
+def _targets(labels: Tensor, task: Task | None, field: str) -> tuple[Tensor, Task]:
+    """Labels in the form of their task, and the task: class numbers are int64 [N], all others floats."""
+    if labels.dtype == torch.int64:
+        if task in (None, "single_label"):
+            return labels, "single_label"
+        raise BadInput(
+            field, "class numbers", f"vectors of {TASK_INFO[task or 'regression'].outputs}, as task={task!r}"
+        )
+    known = labels[has_label(labels if labels.ndim == 2 else labels[:, None])]
+    binary = labels.ndim == 2 and bool(((known == 0) | (known == 1)).all())
+    found: Task = task or ("multi_label" if binary else "regression")
+    if (found == "multi_label" and not binary) or found == "single_label":
+        expected = "vectors of 0 and 1" if found == "multi_label" else "class numbers, whole numbers from 0"
+        raise BadInput(field, f"labels of {list(labels.shape)} floats", f"{expected}, as task={task!r}")
+    if task is None and labels.ndim == 1 and bool((known == known.round()).all()):
+        expected = "class numbers as integers; whole numbers as floats may be either: task='regression' takes them so"
+        raise BadInput(field, "labels that are whole numbers, as floats", expected)
+    return (labels if labels.ndim == 2 else labels[:, None]).float(), found
 
 
 def from_images(images: Any, *, field: str = "images") -> Tensor:
@@ -107,11 +138,11 @@ def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor, bool]:
     if size is not None and size > _READ_AGAIN:
         again = set(torch.randint(size, (_READ_AGAIN,), generator=generator(0, "subset")).tolist())
     stack = ArrayStack(size, field, type(dataset).__name__)
-    labels: list[int] = []
+    labels: list[Label] = []
     first: list[int] = []
     mode: str | None = None
 
-    def read(item: Any, position: int) -> tuple[npt.NDArray[Any], int]:
+    def read(item: Any, position: int) -> tuple[npt.NDArray[Any], Label]:
         if not isinstance(item, tuple | list) or len(item) != 2:
             raise BadInput(field, type(item).__name__, f"items that are pairs (image, label) (item {position})")
         return _array(item[0], field, position, mode), _label(item[1], field, position)
@@ -133,10 +164,10 @@ def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor, bool]:
         can_repeat = bool(second)
         if can_repeat and second != first:
             raise _changing(dataset, field)
-    return _with_bfloat16(stack.finish()), torch.tensor(labels, dtype=torch.int64), can_repeat
+    return _with_bfloat16(stack.finish()), _stacked(labels, field), can_repeat
 
 
-def _hash(array: npt.NDArray[Any], label: int) -> int:
+def _hash(array: npt.NDArray[Any], label: Label) -> int:
     """Of one reading of an item; NaN equals NaN, and is reported as such later."""
     return hash((array.shape, array.dtype.str, array.tobytes(), label))
 
@@ -213,15 +244,48 @@ def _array(image: Any, field: str, position: int, mode: str | None = None) -> np
     return array.transpose(2, 0, 1) if channels_last else array
 
 
-def _label(label: Any, field: str, position: int) -> int:
+# A class number; or a vector, of length 0 for a number of its own.
+Label = int | float | tuple[float, ...]
+
+
+def _stacked(labels: Sequence[Label], field: str) -> Tensor:
+    """All labels: class numbers, int64 [N]; or floats, [N] or [N, K], of which NaN is none."""
+    shapes = {len(label) if isinstance(label, tuple) else type(label) for label in labels if label != UNLABELLED}
+    if shapes <= {int}:
+        return torch.tensor(labels, dtype=torch.int64)
+    if len(shapes) > 1:
+        kinds = {int: "class numbers", float: "floats"}
+        shown = sorted(f"vectors of {each}" if isinstance(each, int) else kinds[each] for each in shapes)
+        raise BadInput(field, " and ".join(shown), "labels of one kind and length")
+    width = shapes.pop()
+    none = (float("nan"),) * width if isinstance(width, int) else float("nan")
+    return torch.tensor([none if label == UNLABELLED else label for label in labels], dtype=torch.float64)
+
+
+def _label(label: Any, field: str, position: int) -> Label:
     if label is None:
         return UNLABELLED
+    if isinstance(label, list | tuple) and label and all(isinstance(each, int | float) for each in label):
+        label = np.asarray(label)
+    if isinstance(label, Tensor):
+        label = label.detach().cpu().float().numpy() if label.dtype == torch.bfloat16 else label.detach().cpu().numpy()
+    if isinstance(label, float | np.floating):
+        label = np.asarray(label)
+    if isinstance(label, np.ndarray) and label.ndim <= 1 and label.size:
+        if label.dtype.kind == "f":
+            found = tuple(map(float, np.atleast_1d(label)))
+            return found if label.ndim else found[0]
+        if label.dtype.kind in "biu" and label.size > 1 and bool(((label == 0) | (label == 1)).all()):
+            return tuple(map(float, label))
+        if label.dtype.kind in "iu" and label.size > 1:
+            raise BadInput(field, label.tolist(), f"0 or 1 for each class, or floats for numbers (item {position})")
     whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
-    if isinstance(label, Tensor | np.ndarray) and label.ndim <= 1 and label.shape in ((), (1,)):
+    if isinstance(label, np.ndarray) and label.shape in ((), (1,)):
         label = label.item()
         whole = isinstance(label, int) and not isinstance(label, bool)
     if not whole or not (0 <= label < MAX_CLASSES or label == UNLABELLED):
-        raise BadInput(field, label, f"a label that is a class number, a whole number from 0 (item {position})")
+        expected = "a label that is a class number, a whole number from 0; or a vector of 0 and 1, or of floats"
+        raise BadInput(field, label, f"{expected} (item {position})")
     return int(label)
 
 
@@ -232,16 +296,20 @@ def _from_tensors(tensors: tuple[Tensor, ...], field: str) -> tuple[Tensor, Tens
     images, labels = (tensor.detach().cpu() for tensor in tensors)
     if not len(images):
         raise BadInput(field, "TensorDataset", "at least 1 sample, but there is none")
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise BadInput(
-            field, f"{labels.dtype} {list(labels.shape)}", "labels that are class numbers, whole numbers [N]"
-        )
+    first = _array(images[0], field, 0)  # the checks of one image hold for all
+    images = images.reshape(len(images), *first.shape)
+    if labels.is_floating_point() and labels.ndim in (1, 2) and labels.numel():
+        return images, labels.double()
+    if labels.ndim == 2 and labels.numel() and bool(((labels == 0) | (labels == 1)).all()):
+        return images, labels.double()
+    if labels.ndim != 1 or labels.is_complex() or labels.dtype == torch.bool:
+        expected = "labels that are class numbers, whole numbers [N]; or 0 and 1, or floats, [N, K]"
+        raise BadInput(field, f"{labels.dtype} {list(labels.shape)}", expected)
     outside = ((labels < 0) & (labels != UNLABELLED)) | (labels >= MAX_CLASSES)
     if bool(outside.any()):
         position = int(outside.nonzero()[0, 0])
         raise BadInput(field, int(labels[position]), f"class numbers from 0 (item {position})")
-    first = _array(images[0], field, 0)  # the checks of one image hold for all
-    return images.reshape(len(images), *first.shape), labels.long()
+    return images, labels.long()
 
 
 def _class_names(dataset: Any) -> tuple[str, ...] | None:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.images import UNLABELLED, DataPair, Images, ImageSet, LazyImages, Subset
+from stillroom.data.images import UNLABELLED, DataPair, Images, ImageSet, LazyImages, Subset, has_label
 from stillroom.schema.run import DataQuality
+from stillroom.tasks import TASK_INFO
 
 Note = Callable[[str], None]
 
@@ -43,7 +44,7 @@ def measure_quality(data: DataPair) -> DataQuality:
 
 
 def _measure(train: ImageSet, test: ImageSet) -> DataQuality:
-    labels = np.concatenate([split.labels.cpu().numpy() for split in (train, test)])
+    labels = _label_numbers(train, test)
     keys = _image_numbers(train, test)
     count = len(train)
     # The first image of each kind stands for the others.
@@ -55,7 +56,7 @@ def _measure(train: ImageSet, test: ImageSet) -> DataQuality:
     shared = np.isin(keys[count:], keys[:count])
     pairs = zip(keys[count:].tolist(), labels[count:].tolist(), strict=True)
     known = np.array([pair in labels_of or pair[0] in nameless for pair in pairs])
-    sizes = np.bincount(labels[:count][given], minlength=train.num_classes)
+    sizes = _class_sizes(train)
     there = np.flatnonzero(sizes) if given.any() else np.array([0])
     largest, smallest = int(sizes.argmax()), int(there[sizes[there].argmin()])
     both = given & given[first[kind]]
@@ -76,6 +77,23 @@ def _measure(train: ImageSet, test: ImageSet) -> DataQuality:
     )
 
 
+def _label_numbers(train: ImageSet, test: ImageSet) -> npt.NDArray[np.int64]:
+    """A number for each image of both splits, equal only for equal labels: the class where there is one."""
+    labels = torch.cat([train.labels.cpu(), test.labels.cpu()])
+    if train.task == "single_label":
+        return labels.numpy()
+    numbers = np.unique(labels.nan_to_num().numpy(), axis=0, return_inverse=True)[1].reshape(-1)
+    return np.where(has_label(labels).numpy(), numbers, UNLABELLED)
+
+
+def _class_sizes(train: ImageSet) -> npt.NDArray[np.int64]:
+    """Training images of each class, int64 [K]; of each target all that have a label."""
+    labelled = train.labels[has_label(train.labels)].cpu()
+    if train.task == "single_label":
+        return np.bincount(labelled.numpy(), minlength=train.num_classes)
+    return ((labelled if train.task == "multi_label" else torch.ones_like(labelled)) > 0).sum(0).numpy()
+
+
 def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> None:
     """Say what was read: the number of images and classes, what was left out, and what is wrong with them.
 
@@ -91,12 +109,18 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
         without = len(data.train) - data.train.labelled
         own = f" ({without:,} without a label)" if without else ""
         size = f"{len(data.train):,} training{own} and {len(data.test):,} test images"
-    note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} classes")
+    task = splits[0].task
+    kind = "" if task == "single_label" else f" ({task}: {', '.join(splits[0].class_names[:6])}{_more(splits[0])})"
+    note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} {TASK_INFO[task].outputs}{kind}")
     # A part of another set has its notes, too.
     for line in dict.fromkeys(f"data {images.name}: {each}" for images in splits for each in images.notes):
         note(line)
     for line in measure_quality(data).warnings() if isinstance(data, DataPair) else ():
         note(f"data {splits[0].name}: {line}")
+
+
+def _more(images: ImageSet) -> str:
+    return " …" if images.num_classes > 6 else ""
 
 
 def _image_numbers(train: ImageSet, test: ImageSet) -> npt.NDArray[np.int64]:

@@ -650,7 +650,7 @@ def _epoch_violations(run: FinishedRun) -> Iterator[_Violation]:
 def _figure_violations(run: FinishedRun) -> Iterator[_Violation]:
     """Whether the answers to the test images give what the summary reports."""
     name, summary, found = "reported figures", run.summary, run.predictions
-    if summary.top1 != 100.0 * summary.correct / summary.count:
+    if summary.correct is not None and summary.top1 != 100.0 * summary.correct / summary.count:
         share = f"a top-1 of {word(summary.top1)}, which is not {summary.correct:,} of {summary.count:,}"
         yield name, "reports", share
     if summary.data.test != found.count:
