@@ -139,3 +139,25 @@ def why_not_measurable(task: Task, targets: Array, names: Sequence[str]) -> str:
     if task == "multi_label" and not targets.any():
         return f"at least one image with a class: all of the {len(targets)} images have none"
     return ""
+
+
+def chance_level(task: Task, targets: Array) -> float:
+    """The first measure of a model that gives each image the same: R² of 0, or mAP as large as classes are frequent.
+
+    >>> chance_level("multi_label", np.array([[1.0, 0.0], [0.0, 0.0]]))
+    50.0
+    """
+    if task == "regression":
+        return 0.0
+    frequency = targets.mean(0)
+    return 100 * float(frequency[frequency > 0].mean()) if (frequency > 0).any() else 0.0
+
+
+def image_losses(task: Task, outputs: Array, targets: Array) -> Doubles:
+    """Loss of each image, mean over its K outputs: squared error, or binary cross-entropy in nats, float64 [N].
+
+    >>> image_losses("regression", np.array([[1.0, 3.0]]), np.array([[1.0, 1.0]])).tolist()
+    [2.0]
+    """
+    z, y = outputs.astype(np.float64), targets.astype(np.float64)
+    return np.asarray(((z - y) ** 2 if task == "regression" else np.logaddexp(0, z) - y * z).mean(1))
