@@ -19,6 +19,7 @@ Note = Callable[[str], None]
 
 _SAMPLED = 64  # elements of an image that are compared first
 _CHUNK = 4096
+_USUAL = (0.1, 10.0)  # standard deviations of regression targets
 MOST_DECODED = 256 * 10**6  # bytes of files: about 12 s of one core
 # Of data that are read once and used by many runs.
 _measured: WeakKeyDictionary[DataPair, DataQuality] = WeakKeyDictionary()
@@ -115,8 +116,20 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
     # A part of another set has its notes, too.
     for line in dict.fromkeys(f"data {images.name}: {each}" for images in splits for each in images.notes):
         note(line)
+    if isinstance(data, DataPair) and task == "regression":
+        _describe_scale(data.train, note)
     for line in measure_quality(data).warnings() if isinstance(data, DataPair) else ():
         note(f"data {splits[0].name}: {line}")
+
+
+def _describe_scale(train: ImageSet, note: Note) -> None:
+    """Say which targets vary by much more or less than 1, which the usual learning rates are for."""
+    spread = train.labels[has_label(train.labels)].std(0, correction=0)
+    odd = [place for place, value in enumerate(spread.tolist()) if not _USUAL[0] <= value <= _USUAL[1]]
+    if odd:
+        shown = ", ".join(f"{train.class_names[place]} by {spread[place]:.3g}" for place in odd[:3])
+        text = "divide targets by their standard deviation, or choose the learning rate for them"
+        note(f"data {train.name}: targets vary by much more or less than 1 ({shown}): {text}")
 
 
 def _more(images: ImageSet) -> str:

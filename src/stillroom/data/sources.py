@@ -259,7 +259,8 @@ def read_digits(split: str, field: str = "split", task: Task = "single_label") -
         split: ``train`` or ``test``.
         field: what an error calls it.
         task: the digit; ``multi_label``: whether it is even, at least 5, a prime, and has a loop; ``regression``: the
-            mean of the pixels (ink, 0 … 1), and the row and column of the ink's centre, −1 … 1.
+            sum of its pixels (ink), and the row and column of the ink's centre, each in standard deviations from the
+            mean over all digits.
 
     >>> read_digits("train")
     ImageSet('digits': 1297 images of 1×8×8, uint8, 10 classes)
@@ -275,11 +276,11 @@ def read_digits(split: str, field: str = "split", task: Task = "single_label") -
         found = torch.stack([torch.isin(targets[rows], torch.tensor(each)) for each in _DIGIT_ATTRIBUTES.values()], 1)
         return ImageSet(pixels, found.float(), tuple(_DIGIT_ATTRIBUTES), "digits", task=task)
     if task == "regression":
-        mass, places = pixels[:, 0].double() / 255, torch.linspace(-1, 1, 8, dtype=torch.float64)
+        mass, places = torch.from_numpy(images[:, 0]).double(), torch.arange(8, dtype=torch.float64)
         total = mass.sum((1, 2))
-        centres = ((mass.sum(2) @ places) / total, (mass.sum(1) @ places) / total)
-        found = torch.stack([mass.mean((1, 2)), *centres], 1)
-        return ImageSet(pixels, found.float(), _DIGIT_TARGETS, "digits", task=task)
+        raw = torch.stack([total, (mass.sum(2) @ places) / total, (mass.sum(1) @ places) / total], 1)
+        scaled = (raw - raw.mean(0)) / raw.std(0)
+        return ImageSet(pixels, scaled[rows].float(), _DIGIT_TARGETS, "digits", task=task)
     return ImageSet(pixels, targets[rows], number_classes(targets), "digits")
 
 
