@@ -92,8 +92,11 @@ def _targets(labels: Tensor, task: Task | None, field: str) -> tuple[Tensor, Tas
         expected = "vectors of 0 and 1" if found == "multi_label" else "class numbers, whole numbers from 0"
         raise BadInput(field, f"labels of {list(labels.shape)} floats", f"{expected}, as task={task!r}")
     if task is None and labels.ndim == 1 and bool((known == known.round()).all()):
-        expected = "class numbers as integers; whole numbers as floats may be either: task='regression' takes them so"
-        raise BadInput(field, "labels that are whole numbers, as floats", expected)
+        expected = "labels that are class numbers, as integers; task='regression' takes whole numbers as numbers"
+        raise BadInput(field, "floats that are whole numbers", expected)
+    if task is None and binary and labels.shape[1] > 1 and bool((known.sum(1) == 1).all()):
+        expected = "class numbers, labels.argmax(1); task='multi_label' takes them as classes that are not exclusive"
+        raise BadInput(field, "one-hot labels", expected)
     return (labels if labels.ndim == 2 else labels[:, None]).float(), found
 
 
@@ -250,14 +253,15 @@ Label = int | float | tuple[float, ...]
 
 def _stacked(labels: Sequence[Label], field: str) -> Tensor:
     """All labels: class numbers, int64 [N]; or floats, [N] or [N, K], of which NaN is none."""
-    shapes = {len(label) if isinstance(label, tuple) else type(label) for label in labels if label != UNLABELLED}
-    if shapes <= {int}:
+    kinds = [len(label) if isinstance(label, tuple) else type(label) for label in labels if label != UNLABELLED]
+    width = kinds[0] if kinds else int
+    if width is int and set(kinds) <= {int}:
         return torch.tensor(labels, dtype=torch.int64)
-    if len(shapes) > 1:
-        kinds = {int: "class numbers", float: "floats"}
-        shown = sorted(f"vectors of {each}" if isinstance(each, int) else kinds[each] for each in shapes)
-        raise BadInput(field, " and ".join(shown), "labels of one kind and length")
-    width = shapes.pop()
+    for position, label in enumerate(labels):
+        if label != UNLABELLED and (len(label) if isinstance(label, tuple) else type(label)) != width:
+            expected = f"a vector of {width}, as the first" if isinstance(width, int) else "a number, as the first"
+            expected = "a class number, a whole number from 0" if width is int else expected
+            raise BadInput(field, label, f"{expected} (item {position})")
     none = (float("nan"),) * width if isinstance(width, int) else float("nan")
     return torch.tensor([none if label == UNLABELLED else label for label in labels], dtype=torch.float64)
 
@@ -284,7 +288,7 @@ def _label(label: Any, field: str, position: int) -> Label:
         label = label.item()
         whole = isinstance(label, int) and not isinstance(label, bool)
     if not whole or not (0 <= label < MAX_CLASSES or label == UNLABELLED):
-        expected = "a label that is a class number, a whole number from 0; or a vector of 0 and 1, or of floats"
+        expected = "a label that is a vector of 0 and 1 or of floats, or a class number, a whole number from 0"
         raise BadInput(field, label, f"{expected} (item {position})")
     return int(label)
 
