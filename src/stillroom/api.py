@@ -240,8 +240,8 @@ def distill(
         losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``; of
             multi-label data ``BinaryCrossEntropy`` and ``BCEKL``, of a regression ``TargetMSE`` and ``LogitMSE``.
             Besides losses, a name (``"kl"``), options (``{"name": "kl", "temperature": 2}``), a loss of torch that
-            takes logits (``nn.MSELoss()``, ``nn.CrossEntropyLoss()``), or a function of (student_logits, teacher_logits) or
-            (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives it a weight.
+            takes logits (``nn.MSELoss()``, ``nn.CrossEntropyLoss()``), or a function of (student_logits,
+            teacher_logits) or (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives it a weight.
         epochs: passes over the training images; default 10, unless ``steps`` is given.
         steps: optimizer steps, in place of epochs.
         batch_size: images a step.

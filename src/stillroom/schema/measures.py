@@ -132,10 +132,8 @@ def why_not_measurable(task: Task, targets: Array, names: Sequence[str]) -> str:
     if task == "regression":
         constant = np.flatnonzero(targets.max(0) == targets.min(0))
         if constant.size:
-            return (
-                f"a target that is not constant: {names[constant[0]]!r} is the same for all {len(targets)} images, and its R² "
-                "is undefined"
-            )
+            which = f"{names[constant[0]]!r} is the same for all {len(targets)} images"
+            return f"a target that is not constant: {which}, and its R² is undefined"
     if task == "multi_label" and not targets.any():
         return f"at least one image with a class: all of the {len(targets)} images have none"
     return ""
