@@ -5,9 +5,10 @@ two processes do what one does.
     python benchmarks/losses_train.py --losses crd ctkd  # some of them, printed only
 
 The recipe differs in `losses` alone: the loss on labels and this one, or this one where it stands alone; each loss on
-each task that it has: the digit, four attributes of it (multi_label), three numbers (regression). "Falls" compares the loss's own value, mean over the first and over the last quarter of the steps. The stopped run crashes in
-the middle of the second epoch, after a save at the end of the first. Two processes train an MLP with all losses at once
-that need no maps: batch norm is each process's own, and documented as such.
+each task that it has: the digit, four attributes of it (multi_label), three numbers (regression). "Falls" compares the
+loss's own value, mean over the first and over the last quarter of the steps. The stopped run crashes in the middle of
+the second epoch, after a save at the end of the first. Two processes train an MLP with all losses at once that need no
+maps: batch norm is each process's own, and documented as such.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def report(names: Sequence[str], folder: Path) -> str:
         mine = [name for name in names if task in losses()[name].tasks]
         if not mine:
             continue
-        plain = {"data": {"batch_size": BATCH, "source": "digits", "task": task}}
+        plain: dict[str, Any] = {"data": {"batch_size": BATCH, "source": "digits", "task": task}}
         plain |= {
             "student": {"name": "resnet8", "options": {"width": 8}},
             "losses": default_losses(task, teacher=False),

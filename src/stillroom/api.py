@@ -241,7 +241,8 @@ def distill(
             multi-label data ``BinaryCrossEntropy`` and ``BCEKL``, of a regression ``TargetMSE`` and ``LogitMSE``.
             Besides losses, a name (``"kl"``), options (``{"name": "kl", "temperature": 2}``), a loss of torch that
             takes logits (``nn.MSELoss()``, ``nn.CrossEntropyLoss()``), or a function of (student_logits,
-            teacher_logits) or (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives it a weight.
+            teacher_logits) or (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives
+            it a weight.
         epochs: passes over the training images; default 10, unless ``steps`` is given.
         steps: optimizer steps, in place of epochs.
         batch_size: images a step.

@@ -178,9 +178,9 @@ def write_predictions(
         changed = changed_most((after - before).squeeze(1), EXAMPLES)
         tensors["example_indices"] = changed
         tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
-    metadata = {"class_names": json.dumps(list(test.class_names), ensure_ascii=False)}
-    if test.task != "single_label":
-        metadata["task"] = test.task
+    # One entry: safetensors writes several in an order that differs from process to process.
+    key = "class_names" if test.task == "single_label" else f"{test.task}_names"
+    metadata = {key: json.dumps(list(test.class_names), ensure_ascii=False)}
     write_bytes(out / "predictions.safetensors", save(tensors, metadata=metadata), checksum=True)
 
 

@@ -102,7 +102,7 @@ def read_predictions(
         for name, logits in tensors.items()
         if name.partition("/")[0] == "teacher_logits"
     }
-    found: Task = next((each for each in TASKS if each == metadata.get("task")), "single_label")
+    found: Task = next((each for each in TASKS if f"{each}_names" in metadata), "single_label")
     expect(task in (None, found), f"predictions of {task} data, not of {found}")
     if found == "single_label":
         expect(labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer), "labels as whole numbers [N]")
@@ -131,7 +131,8 @@ def read_predictions(
         expect(np.issubdtype(indices.dtype, np.integer), "example_indices as whole numbers")
         expect(bool(((indices >= 0) & (indices < shape[0])).all()), f"example_indices from 0 to {shape[0] - 1}")
         indices = indices.astype(np.int64)
-    names = _class_names(metadata.get("class_names"), shape[1], path)
+    text = metadata.get("class_names" if found == "single_label" else f"{found}_names")
+    names = _class_names(text, shape[1], path)
     return Predictions(labels, student, teachers, reference, names, indices, pictures, found)
 
 
