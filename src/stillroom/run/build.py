@@ -25,6 +25,7 @@ from stillroom.run.components import RunComponents
 from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
+from stillroom.teachers.class_means import find_class_means
 from stillroom.teachers.config import TeacherConfig
 from stillroom.teachers.embeddings import EmbeddingTeacher
 from stillroom.teachers.ensemble import EnsembleSource
@@ -94,16 +95,29 @@ class RunParts:
         """The functions from a batch to the output of each teacher that a loss reads; builds missing caches."""
         read = self.teachers_read
         shared = {member for name in read for member in self.recipe.all_teachers[name].members or ()}
-        return {
+        found = {
             name: (source.shared_teacher if name in shared else source.training_teacher)(loader, self.epochs, log)
             for name, source in read.items()
             if not isinstance(source, PeerTeacher)
         }
+        for name, teacher in found.items():
+            mine = [loss for loss, of in zip(self.losses, self.step.teacher_names, strict=True) if of == name]
+            found[name] = with_class_means(teacher, loader, self.train, mine)
+        return found
 
     def loader(self) -> BatchLoader:
         """Gives the training batches."""
         data = self.recipe.data
         return BatchLoader(self.train, data.augmentation, self.context.device, data.workers)
+
+
+def with_class_means(teacher: Teacher, loader: BatchLoader, train: ImageSet, losses: Sequence[Loss[Any]]) -> Teacher:
+    """A teacher with its mean answers to each class, where some of its losses read them."""
+    wanted = {each for loss in losses for each in loss.requires.class_means}
+    if not wanted:
+        return teacher
+    means = find_class_means(teacher, loader, len(train), train.num_classes, wanted)
+    return lambda batch: replace(teacher(batch), class_means=means)
 
 
 def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Sequence[StepHook] = ()) -> RunParts:
@@ -446,7 +460,7 @@ def _changing_teacher(
     field, recipe = context.recipe.teacher_field(name), context.recipe
     for loss in losses:
         requires = loss.requires
-        fixed = (*requires.tails, *requires.fishers)
+        fixed = (*requires.tails, *requires.fishers, *requires.class_means)
         if fixed or (config.learns and (requires.teacher_features or next(loss.parameters(), None) is not None)):
             expected = "a loss on logits without parameters" if config.learns else "a loss on logits or features"
             why = "each of two students learns from the other" if config.learns else "the rest of the model changes"

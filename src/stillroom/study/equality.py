@@ -480,15 +480,16 @@ def _compare_trials(plan: StudyPlan, tuned: Mapping[str, Any] | None = None) -> 
     study = plan.study
     found: list[Mismatch] = []
     for pair in study.all_pairs:
-        most = {one.name: _most_trials(study, pair, one) for one in study.methods}
+        by = {one.name: study.tuned_by(one) for one in study.methods}
+        most = {name: _most_trials(study, pair, one) for name, one in by.items()}
         made: dict[str, object] = dict(most)
         if tuned is not None:
             entries = tuned.get(pair.name) or {}
             # Without an entry its search is not done, and neither are its runs.
             made = {
-                name: entries[name].get("trials") if count else 0
+                name: entries[by[name].name].get("trials") if count else 0
                 for name, count in most.items()
-                if isinstance(entries.get(name), Mapping) or not count
+                if isinstance(entries.get(by[name].name), Mapping) or not count
             }
         full = [name for name, count in made.items() if count and count == most[name]]
         lengths = {most[name] for name in full}
