@@ -16,7 +16,7 @@ from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
 from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
-from stillroom.models.modes import device_of
+from stillroom.models.modes import TrainedPart, device_of, train_only
 from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
 from stillroom.models.preprocess import known_classes
 from stillroom.models.weights import state_hash
@@ -59,6 +59,7 @@ class RunParts:
     # The user's optimizer and scheduler, where these are not the recipe's.
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
     custom: Mapping[str, str] = field(default_factory=dict)  # the classes of what the user's functions make
+    trained: TrainedPart | None = None  # the part of the student that is trained, where it is not all of it
 
     @property
     def recipe(self) -> Recipe:
@@ -148,6 +149,10 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     for name, config in recipe.all_teachers.items():
         if config.follows_student:
             models[name] = as_teacher(student)
+    trained = None
+    if recipe.training.train_only is not None:
+        trained = train_only(student.model, recipe.training.train_only)
+        context.observer.note(trained.text)
     names = teacher_names(components.losses, recipe)
     setup_losses(components.losses, context, student, models)
     hooks = [*hooks]
@@ -176,6 +181,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         labelled_share=train.labelled / len(train),
         peers={name: models[name] for name, config in recipe.all_teachers.items() if config.learns},
         same_at_start=[name for name, config in recipe.all_teachers.items() if config.follows_student],
+        frozen=trained.frozen if trained is not None else (),
     ).to(runtime.device)
     teachers = build_teachers(context, components.losses, models, student)
     hooks += [source for source in teachers.values() if isinstance(source, FollowingTeacher)]
@@ -198,6 +204,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         },
         optimisation=components.optimisation,
         custom=components.custom,
+        trained=trained,
     )
 
 

@@ -380,7 +380,10 @@ def differences(plan: StudyPlan) -> dict[str, list[dict[str, str]]]:
                     for recipe, whose in ((mine, method), (theirs, baseline))
                 ]
                 pair_values = {
-                    key: tuple(_PER_SEED if key in keys else value for keys, value in zip(searched, both, strict=True))
+                    key: (
+                        _PER_SEED if key in searched[0] else both[0],
+                        _PER_SEED if key in searched[1] else both[1],
+                    )
                     for key, both in pair_values.items()
                 }
             if {(pair.name, method.name), (pair.name, study.baseline_name)} <= own_length:

@@ -685,7 +685,7 @@ def score(summary: Mapping[str, Any], measure: MeasureName) -> float | None:
 # -- the searches of a study
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Search:
     """A method's search on a pair, of one seed where each is tuned anew."""
 
@@ -705,10 +705,11 @@ class Search:
 
 
 def searches(study: Study) -> list[Search]:
-    """Every search of a study."""
+    """Every search of a study: of each method but those that another's trials choose for."""
     assert study.tuning is not None
     seeds = study.seeds if study.tuning.repeat == "per_seed" else (None,)
-    return [Search(pair, method, seed) for pair, method in pairs_and_methods(study) for seed in seeds]
+    own = [(pair, method) for pair, method in pairs_and_methods(study) if study.tuned_by(method) is method]
+    return [Search(pair, method, seed) for pair, method in own for seed in seeds]
 
 
 def trial_content(
@@ -758,7 +759,7 @@ def first_part(content: RecipeContent, pruning: Pruning) -> int:
     whole = int(content["training"][unit])
     first = max(round(whole * pruning.length), 1)
     if content.get("incremental") is not None:
-        raise BadInput("tuning.pruning", pruning.as_dict(), "none with tasks: a trial cannot go on from its weights")
+        raise BadInput("tuning.pruning", pruning.model_dump(), "none with tasks: a trial cannot go on from its weights")
     if first >= whole:
         expected = (
             f"a smaller share: a whole trial has {whole} {unit}, its first part {first}; or a larger tuning.length"
