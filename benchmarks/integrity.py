@@ -42,7 +42,7 @@ from stillroom.errors import BadInput
 from stillroom.files import CHECKSUMS
 from stillroom.recipe import apply_override, load_recipe, parse_recipe
 from stillroom.study.config import load_study
-from stillroom.study.engine.base import Engine, Job, Outcome
+from stillroom.study.engine.in_process import InProcessEngine
 
 # What depends on clocks: seconds, and the checksums of files that hold them.
 APART = {
@@ -126,33 +126,15 @@ def call(*arguments: object) -> Result:
         except BaseException as error:
             code = f"traceback: {type(error).__name__}"
             errors.write(traceback.format_exc())
-    return Result(code, out.getvalue(), errors.getvalue())
+    # How long it took is no part of what it says.
+    printed = "\n".join(line for line in out.getvalue().splitlines() if not line.startswith("time: "))
+    return Result(code, printed, errors.getvalue())
 
 
 def sure(*arguments: object) -> None:
     result = call(*arguments)
     if result.code != 0:
         sys.exit(f"{' '.join(map(str, arguments))}: {result.code}\n{result.errors}")
-
-
-class InProcess(Engine):
-    """Does a study's jobs in this process."""
-
-    name, slots = "here", 1
-
-    def __init__(self) -> None:
-        self._jobs: list[Job] = []
-
-    def submit(self, job: Job) -> None:
-        self._jobs.append(job)
-
-    def wait(self, timeout: float) -> list[Outcome]:
-        from stillroom.study.engine.jobs import attempt
-
-        return [attempt(self._jobs.pop(0))]
-
-    def close(self) -> None:
-        self._jobs.clear()
 
 
 # --- flips
@@ -191,7 +173,7 @@ def comparing(folder: Path) -> Result:
 
     out = io.StringIO()
     try:
-        found = compare(parse_study(STUDY), folder, lambda folder, threads: InProcess())
+        found = compare(parse_study(STUDY), folder, lambda folder, threads: InProcessEngine())
         write_study_report(folder)
     except BadInput as error:
         return Result(2, "", f"error: {error}")
