@@ -22,7 +22,8 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from stillroom.config import Config, bad_input
-from stillroom.continual.config import PRESETS, IncrementalConfig, apply_preset
+from stillroom.continual.config import IncrementalConfig
+from stillroom.continual.presets import PRESETS, apply_preset
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, format_error, nearest, shorten
 from stillroom.files import canonical_json, digest, parse_yaml

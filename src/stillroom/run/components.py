@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.quality import describe_data
@@ -181,6 +181,10 @@ class InputFacts(Protocol):
     def channels(self) -> int: ...
     @property
     def image_size(self) -> int | None: ...
+    @property
+    def vocabulary(self) -> int | None: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 def build_model(
@@ -202,12 +206,13 @@ def build_model(
     named = [column for each in order or () for column in (each if isinstance(each, tuple) else (each,))]
     classes = columns or max([data.num_classes, *(column + 1 for column in named if column is not None)])
     side = _input_size(config, data)
-    model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, field=field)
+    text = None if data.vocabulary is None else (data.vocabulary, data.shape[0])
+    model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, text=text, field=field)
     model = with_reused_head(model, config, data, field)
     if config.weights is not None:
         fresh: list[str] = []
         if config.head == "new":
-            example = torch.zeros(2, data.channels, *((side, side) if side else ()))
+            example = _blank_input(data, side)
             fresh = head_tensors(model, example, classes, field=field)
         load_weights(
             model,
@@ -221,6 +226,13 @@ def build_model(
     return model
 
 
+def _blank_input(data: InputFacts, side: int | None) -> Tensor:
+    """Two of a model's inputs."""
+    if data.vocabulary is not None:
+        return torch.zeros(2, *data.shape, dtype=torch.int32)
+    return torch.zeros(2, data.channels, *((side, side) if side else ()))
+
+
 def _input_size(config: ModelConfig, data: InputFacts) -> int | None:
     """The side of the images as they reach the model; None where they are not square."""
     resized = config.preprocess.size if isinstance(config.preprocess, PreprocessConfig) else None
@@ -232,7 +244,7 @@ def with_reused_head(model: nn.Module, config: ModelConfig, data: InputFacts, fi
     if config.reused_head is None or isinstance(model, ReusedHead):
         return model
     side = _input_size(config, data)
-    example = torch.zeros(2, data.channels, *((side, side) if side else ()))
+    example = _blank_input(data, side)
     return ReusedHead(model, config.reused_head, example, data.num_classes, field=field)
 
 
