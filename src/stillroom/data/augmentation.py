@@ -15,6 +15,7 @@ from torch import Tensor
 from stillroom.data import image_ops as ops
 from stillroom.data.config import AugmentationConfig, ColorJitterConfig
 from stillroom.data.images import ImageSet
+from stillroom.data.tokens import Tokenization, text_view
 from stillroom.errors import BadInput
 from stillroom.randomness import counter_uniform
 
@@ -51,7 +52,10 @@ def check_augmentable(images: ImageSet, config: AugmentationConfig) -> None:
     stillroom.errors.BadInput: data.augmentation: got 'flip'; expected none: a sample of 'mine' is [3], not an image
     [C, H, W]
     """
-    wanted = [name for name in config.parts if name != "mixup"]
+    mixes_rows = ("mixup",) if images.tokens is None else ()
+    wanted = [name for name in config.parts if name not in (*config.of_text, *mixes_rows)]
+    if config.of_text and images.tokens is None:
+        raise BadInput("data.augmentation", ", ".join(config.of_text), f"0: {images.name!r} are images, not texts")
     if not wanted:
         return
     shape = list(images.images.shape[1:])
@@ -98,13 +102,20 @@ def augment(images: Tensor, index: npt.NDArray[np.int64] | Tensor, config: Augme
     return _augment(images, samples, samples, config, view)
 
 
-def augment_batch(batch: Tensor, samples: npt.NDArray[np.int64], config: AugmentationConfig, view: int) -> Tensor:
+def augment_batch(
+    batch: Tensor,
+    samples: npt.NDArray[np.int64],
+    config: AugmentationConfig,
+    view: int,
+    tokens: Tokenization | None = None,
+) -> Tensor:
     """The same of images that were gathered before: ``augment_batch(images[index], index, …)`` is
     ``augment(images, index, …)``.
 
     Args:
         batch: uint8 or floats [B, C, H, W], on any device; any tensor where nothing is asked for.
         samples: which sample each one is, int64 [B], on the CPU.
+        tokens: of texts, what their ids mean; ``batch`` is then int32 [B, L], and :func:`text_view` makes the view.
 
     Returns:
         [B, C, H, W], of the type and on the device of ``batch``; the batch itself where nothing is asked for.
@@ -116,6 +127,8 @@ def augment_batch(batch: Tensor, samples: npt.NDArray[np.int64], config: Augment
     """
     if len(batch) != len(samples):
         raise ValueError(f"got {len(batch)} images of {len(samples)} samples; expected as many of each")
+    if tokens is not None:
+        return text_view(batch, samples, config, view, tokens)
     if not config.changes:
         return batch
     return _augment(batch, np.arange(len(batch)), samples, config, view)

@@ -8,11 +8,13 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 
 from stillroom.config import Config
 
-SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "python"]
+SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "text", "python"]
 
 
 # Sources that are made by options of their own name.
 _MADE = ("synthetic", "shapes")
+# Sources that have options of their own name.
+_OF_SOURCE = (*_MADE, "text")
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -126,6 +128,15 @@ class AugmentationConfig(Config):
         description="A rectangle of a share 1 − λ of each image taken from its partner, λ ∼ Beta(α, α); this is α, 0 "
         "is none (arXiv 1905.04899). With mixup, too, each image gets one of the two, with probability 1/2.",
     )
+    token_dropout: float = Field(
+        0, ge=0, lt=1, description="Probability that a token of a text is replaced by [MASK], for each by itself."
+    )
+    span_mask: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="Share of a text's tokens that are replaced by [MASK], as one span at a random place.",
+    )
     views: int = Field(
         4,
         ge=0,
@@ -151,6 +162,11 @@ class AugmentationConfig(Config):
     def mixes(self) -> bool:
         """Whether an image of a view is made of two."""
         return bool(self.mixup or self.cutmix)
+
+    @property
+    def of_text(self) -> list[str]:
+        """The options set that only texts can follow."""
+        return [name for name in ("token_dropout", "span_mask") if getattr(self, name)]
 
     @model_serializer(mode="wrap")
     def _leave_out_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -249,6 +265,24 @@ class ShapesConfig(Config):
         return self
 
 
+class TextConfig(Config):
+    """How the texts of `source: text` become token ids."""
+
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=1, max_length=2, description="Column of the text, or the two of a pair; found where left out."
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="File of the tokenizers library (tokenizer.json), or its folder; a relative path is looked for in "
+        "the working folder, then under $STILLROOM_DATA. Left out: a word-piece is trained on the training split.",
+    )
+    vocabulary: int = Field(8000, ge=8, le=1_000_000, description="Most tokens that a trained tokenizer knows.")
+    lower_case: bool = Field(True, description="Whether a trained tokenizer ignores case and accents.")
+    max_length: int = Field(
+        128, ge=8, le=8192, description="Most tokens of a text, [CLS] and [SEP] among them; what is longer is cut."
+    )
+
+
 class DataConfig(Config):
     """Where the images come from and how they are handed out."""
 
@@ -262,7 +296,8 @@ class DataConfig(Config):
     source: SourceName = Field(
         "auto",
         description="Layout of the data: digits (embedded), synthetic and shapes (made, as those options say), "
-        "parquet (Hugging Face layout), idx (.gz), folders (SPLIT/CLASS/image files); auto recognises a folder, "
+        "parquet (Hugging Face layout), idx (.gz), folders (SPLIT/CLASS/image files), text (parquet or CSV files with "
+        "a column of text); auto recognises a folder, "
         "and is digits where no path is given.",
     )
     path: str | None = Field(
@@ -275,6 +310,9 @@ class DataConfig(Config):
     )
     shapes: ShapesConfig | None = Field(
         None, description="The pictures of `source: shapes`, which alone has them; left out, they are the default ones."
+    )
+    text: TextConfig | None = Field(
+        None, description="The texts of `source: text`, which alone has them; left out, as by default."
     )
     train_split: str = Field("train", description="Name of the split to learn from.")
     test_split: str = Field(
@@ -339,7 +377,7 @@ class DataConfig(Config):
     @classmethod
     def _task_is_written_out(cls, given: Any) -> Any:
         # So that a resolved recipe holds every number that its data were made of.
-        for made in _MADE:
+        for made in _OF_SOURCE:
             if isinstance(given, dict) and given.get("source") == made and given.get(made) is None:
                 return {**given, made: {}}
         return given
@@ -348,7 +386,7 @@ class DataConfig(Config):
     def _task_only_where_there_is_one(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes of other data stay what they were before there was any, to their bytes and their hash.
         written: dict[str, Any] = handler(self)
-        for made in _MADE:
+        for made in _OF_SOURCE:
             if getattr(self, made) is None:
                 written.pop(made, None)
         if self.bad_files == "error":
@@ -360,15 +398,18 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> DataConfig:
-        if self.source in ("parquet", "idx", "folders") and self.path is None:
+        if self.source in ("parquet", "idx", "folders", "text") and self.path is None:
             raise ValueError(f"a path with source: {self.source}")
         if self.source == "digits" and self.path is not None:
             raise ValueError("no path with source: digits, which is embedded")
         for made in _MADE:
             if self.source == made and self.path is not None:
                 raise ValueError(f"no path with source: {made}, which is made, not read")
+        for made in _OF_SOURCE:
             if self.source != made and getattr(self, made) is not None:
                 raise ValueError(f"no {made} with source: {self.source}; set source: {made}")
+        if self.source == "text" and (self.unlabelled is not None or self.image_column is not None):
+            raise ValueError("neither unlabelled nor image_column with source: text")
         if self.source == "python" and self.holdout is not None:
             raise ValueError("no holdout with source: python; split the dataset itself and give its parts")
         if self.source == "python" and (self.labelled is not None or self.unlabelled is not None):

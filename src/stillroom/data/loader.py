@@ -19,11 +19,13 @@ from stillroom.data.augmentation import Pairs, augment, augment_batch, draw_pair
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import ImageSet, LazyImages
 from stillroom.data.reading import split_range
+from stillroom.data.tokens import padded_length
 from stillroom.randomness import permutation
 
 Request = tuple[npt.NDArray[np.int64], int]
 
 _AHEAD = 2  # batches that are read while one is trained on
+_POOL = 32  # batches whose samples are sorted by length
 _JOB = 16  # files that a thread reads in one go
 
 
@@ -39,19 +41,22 @@ def epoch_order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 class BatchSampler:
     """Sample indices of every step: a pure function of (seed, epoch, step), so that a run can start at any step.
 
-    An epoch's last batch is dropped where it is not full; a batch larger than the set is the whole set.
+    An epoch's last batch is dropped where it is not full; a batch larger than the set is the whole set. Where samples
+    have lengths, those of a batch are alike: in every so many batches of the order samples are sorted by length, and
+    the batches are then put in a random order.
 
     >>> sampler = BatchSampler(size=10, batch_size=4, seed=0)
     >>> sampler.steps_per_epoch, sampler.indices(epoch=3, step_in_epoch=1).shape
     (2, (4,))
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int, lengths: npt.NDArray[np.int64] | None = None) -> None:
         if size < 1 or batch_size < 1:
             raise ValueError(f"got {size} images in batches of {batch_size}; expected at least 1 of each")
         self.size = size
         self.batch_size = min(batch_size, size)
         self.seed = seed
+        self._lengths = lengths
         self._epoch: int | None = None
         self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -74,8 +79,23 @@ class BatchSampler:
     def _order_of(self, epoch: int) -> npt.NDArray[np.int64]:
         if epoch != self._epoch:
             self._order = epoch_order(self.size, self.seed, epoch)
+            if self._lengths is not None:
+                self._order = self._by_length(self._order, self._lengths, epoch)
             self._epoch = epoch
         return self._order
+
+    def _by_length(
+        self, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], epoch: int
+    ) -> npt.NDArray[np.int64]:
+        pool = _POOL * self.batch_size
+        parts = [order[start : start + pool] for start in range(0, self.size, pool)]
+        alike = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+        whole = self.steps_per_epoch * self.batch_size
+        # The samples that the last partial batch drops are the last of the plain order, whatever their length.
+        alike = np.concatenate([alike[np.isin(alike, order[:whole])], order[whole:]])
+        batches = alike[:whole].reshape(self.steps_per_epoch, self.batch_size)
+        shuffled = batches[permutation(len(batches), self.seed, "order", epoch, 1)]
+        return np.concatenate([shuffled.reshape(-1), order[whole:]])
 
 
 class MixedLabels(NamedTuple):
@@ -139,6 +159,7 @@ class BatchLoader:
         images = data.parent.images
         self.images = images.to(device) if isinstance(images, Tensor) else images
         self.labels = data.parent.labels.to(device)
+        self._tokens, self._lengths = data.tokens, data.parent.lengths
         self._workers = workers
         self._rows = None if data.subset_info is None else data.subset_info.rows
         # An image is mixed with images that are learned from alone, in the parent set, too.
@@ -165,12 +186,22 @@ class BatchLoader:
         """
         if self._rows is not None:
             requests = ((_take(self._rows, positions), view) for positions, view in requests)
-        if isinstance(self.images, Tensor):
+        if self._tokens is not None and isinstance(self.images, Tensor):
+            for rows, view in requests:
+                ids = self.images[torch.from_numpy(rows).to(self.device), : self._padded(rows)]
+                yield self._batch(augment_batch(ids, rows, self.augmentation, view, self._tokens), rows, view)
+        elif isinstance(self.images, Tensor):
             for rows, view in requests:
                 images = augment(self.images, self._with_partners(rows, view), self.augmentation, view)
                 yield self._batch(images, rows, view)
         else:
             yield from self._read(self.images, requests)
+
+    def _padded(self, rows: npt.NDArray[np.int64]) -> int:
+        """The tokens that a batch of texts is padded to."""
+        _check_samples(rows, len(self.images))
+        assert self._lengths is not None
+        return padded_length(int(self._lengths[rows].max(initial=1)), self.images.shape[1])
 
     def _batch(self, images: Tensor, rows: npt.NDArray[np.int64], view: int) -> Batch:
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
