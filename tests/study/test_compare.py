@@ -18,9 +18,10 @@ from stillroom.errors import BadInput, RunFailed
 from stillroom.study.compare import StudyOutcome, compare
 from stillroom.study.config import parse_study
 from stillroom.study.engine.base import Outcome
+from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.plan import StudyFolder
 from stillroom.study.progress import StudyObserver
-from study.small import Here, small, study_file, tables_of
+from study.small import small, study_file, tables_of
 
 
 class Heard(StudyObserver):
@@ -35,9 +36,9 @@ class Heard(StudyObserver):
 
 def did(out: Path, observer: StudyObserver | None = None, **changes: Any) -> tuple[StudyOutcome, list[str]]:
     """Do the small study in this process; what it came to, and the jobs that were done for it."""
-    engine = Here()
+    engine = InProcessEngine()
     found = compare(parse_study(small(**changes)), out, lambda folder, threads: engine, observer)
-    return found, engine.did
+    return found, engine.done
 
 
 def costs(out: Path) -> list[dict[str, str]]:
@@ -116,7 +117,7 @@ def test_a_method_that_fails_harms_no_other_and_is_tried_again(tmp_path: Path) -
     assert [job for job in jobs if job.startswith("run/")] == ["run/all/wild/0", "run/all/wild/1"]
 
 
-class Dying(Here):
+class Dying(InProcessEngine):
     """One whose process dies at some jobs, however often they are begun."""
 
     def __init__(self, at: str) -> None:
@@ -124,10 +125,10 @@ class Dying(Here):
         self.at = at
 
     def wait(self, timeout: float) -> list[Outcome]:
-        assert self._job is not None
-        if self._job.id.startswith(self.at):
-            self.did.append(self._job.id)
-            return [Outcome(self._job.id, "crashed", reason="killed by SIGKILL")]
+        job = self._jobs[0]
+        if job.id.startswith(self.at):
+            self.done.append(self._jobs.pop(0).id)
+            return [Outcome(job.id, "crashed", reason="killed by SIGKILL")]
         return super().wait(timeout)
 
 
@@ -137,13 +138,13 @@ def test_a_method_whose_process_dies_harms_no_other(tmp_path: Path, at: str) -> 
     tuning = {"trials": 1, "space": {"training.optimizer.lr": [0.02, 0.2]}}
     study = parse_study(small(seeds=[0], budget={"seconds": 0.02}, tuning=tuning))
     found = compare(study, tmp_path / "s", lambda folder, threads: engine)
-    assert sum(job.startswith(at) for job in engine.did) == 3
+    assert sum(job.startswith(at) for job in engine.done) == 3
     assert [one["method"] for one in found.results["runs"]] == ["labels"]
     (gap,) = found.results["missing"]
     assert gap["method"] == "kl"
     assert "killed by SIGKILL" in gap["reason"]
     # What died said nothing of its options, and the study goes on where it stopped.
-    again = compare(study, tmp_path / "s", lambda folder, threads: Here())
+    again = compare(study, tmp_path / "s", lambda folder, threads: InProcessEngine())
     assert again.sound, again.results["inequalities"]
 
 
@@ -381,7 +382,7 @@ def test_a_refusal_is_one_line(
 def test_an_unequal_study_is_reported_in_red_with_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stillroom.study.engine.engine_maker", lambda *_: lambda folder, threads: Here())
+    monkeypatch.setattr("stillroom.study.engine.engine_maker", lambda *_: lambda folder, threads: InProcessEngine())
     methods = [{"name": "a"}, {"name": "b"}, {"name": "long", "set": {"training.epochs": 4}}]
     path = study_file(tmp_path, methods=methods, seeds=[0])
     assert run(["compare", str(path), "--out", str(tmp_path / "s"), "--workers", "1"]) == 1

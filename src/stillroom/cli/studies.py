@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from stillroom.cli.app import COMPARE, AsJson, Overrides, app, print_json, resumable
 from stillroom.errors import BadInput
+from stillroom.wording import whole_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -203,10 +204,11 @@ def dissect(
 
 
 def _parse_seeds(text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
+    numbers = [whole_number(word.strip()) for word in text.split(",")]
+    seeds = [number for number in numbers if number is not None]
+    if len(seeds) < len(numbers):
         raise BadInput("--seeds", text, "whole numbers of 0 or more, such as 0,1,2")
-    return [int(word) for word in words]
+    return seeds
 
 
 def _dissection_table(pair: dict[str, Any]) -> Table:

@@ -45,6 +45,7 @@ def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
         "shape": list(train.images.shape[1:]),
         "pixels": train.is_pixels,
         **({} if dtype in ("uint8", "float32") else {"dtype": dtype}),
+        **({} if train.vocabulary is None else {"vocabulary": train.vocabulary}),
         "fingerprint": fingerprint,
         "quality": measure_quality(data).as_dict(),
         **({"skipped": skipped} if train.skipped or test.skipped else {}),

@@ -191,7 +191,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         student=student,
         losses=components.losses,
         teachers=teachers,
-        sampler=BatchSampler(len(train), recipe.data.batch_size, recipe.seed),
+        sampler=BatchSampler(len(train), recipe.data.batch_size, recipe.seed, train.lengths),
         step=step,
         hooks=hooks,
         relations=relations,

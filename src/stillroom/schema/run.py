@@ -220,7 +220,9 @@ class DataSummary(JsonObject):
     shape: Items[int] = ()
     pixels: bool | None = None
     # Of floats, where they are not float32.
-    dtype: Literal["float16", "bfloat16", "float64"] | None = None
+    dtype: Literal["float16", "bfloat16", "float64", "int32"] | None = None
+    # Of texts: the number that token ids are below.
+    vocabulary: PositiveCount | None = None
     fingerprint: str
     skipped: dict[str, Items[str]] | None = None
     quality: DataQuality | None = None

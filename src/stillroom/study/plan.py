@@ -13,7 +13,7 @@ from typing import Any
 from stillroom.errors import BadInput, nearest
 from stillroom.recipe import Recipe, parse_recipe, set_value
 from stillroom.study.config import Method, ModelPair, Study, SweepConfig, TeacherRun
-from stillroom.wording import flat, word
+from stillroom.wording import flat, whole_number, word
 
 RecipeContent = dict[str, Any]
 PairAndName = tuple[str, str]  # names of a pair and a method
@@ -268,8 +268,9 @@ def value_at(whole: Any, key: str, otherwise: Any = None) -> Any:
     for part in key.split("."):
         if isinstance(whole, list):
             names = [item.get("name") if isinstance(item, dict) else None for item in whole]
-            if part.isdigit() and int(part) < len(whole):
-                whole = whole[int(part)]
+            position = whole_number(part)
+            if position is not None and position < len(whole):
+                whole = whole[position]
             else:
                 whole = whole[names.index(part)] if part in names else otherwise
         else:
@@ -284,7 +285,8 @@ def resolve_path(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
     for part in key.split("."):
         if isinstance(place, list):
             names = [item.get("name") if isinstance(item, dict) else None for item in place]
-            at = int(part) if part.isdigit() and int(part) < len(place) else names.index(part)
+            position = whole_number(part)
+            at = position if position is not None and position < len(place) else names.index(part)
             path.append(str(at))
             place = place[at]
         else:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stillroom.data.images import UNLABELLED
+from stillroom.data.loader import MixedLabels
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.memory import is_out_of_memory
@@ -162,7 +163,13 @@ class DistillStep(nn.Module):
             raise BadInput("training.accumulate", accumulate, f"1: {whole[0]} compares the samples of a whole batch")
 
     def forward(
-        self, images: Tensor, labels: Tensor, index: Tensor, teachers: Mapping[str, ModelOutput], progress: float
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        teachers: Mapping[str, ModelOutput],
+        progress: float,
+        mixed: MixedLabels | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """The weighted loss, and each term's value.
 
@@ -172,6 +179,7 @@ class DistillStep(nn.Module):
             index: the samples' indices in the training set, int64 [B].
             teachers: the output of each teacher that a term reads, by name.
             progress: fraction of the training done, in [0, 1).
+            mixed: the second labels of images that are mixed of two.
 
         Returns:
             The scalar Σ weight·term, and the terms in order, before their weights.
@@ -183,7 +191,7 @@ class DistillStep(nn.Module):
             logits = self._run(images)
         learning = {name: ModelOutput(self._run_peer(name, images)) for name in self.peers}
         teachers = {**teachers, **{name: replace(peer, logits=peer.logits.detach()) for name, peer in learning.items()}}
-        part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index)
+        part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index, mixed)
         whole = part.gathered(self._processes) if self._processes.count > 1 and self.whole_batch_terms else part
         values: list[Tensor] = []
         for term, name in zip(self._terms, self.teacher_names, strict=True):
@@ -195,7 +203,8 @@ class DistillStep(nn.Module):
             value = self._value_of(term, inputs)
             for peer, output in learning.items():
                 other = ModelOutput(logits.detach()) if name == peer else None
-                turned = _Batch(output, {**teachers, **({peer: other} if other is not None else {})}, labels, index)
+                answers = {**teachers, **({peer: other} if other is not None else {})}
+                turned = _Batch(output, answers, labels, index, mixed)
                 if whole is not part and not term.per_sample:
                     turned = turned.gathered(self._processes)
                 value = value + self._value_of(term, self._inputs(term, turned, name, progress))
@@ -258,7 +267,7 @@ class DistillStep(nn.Module):
             teacher = next(iter(batch.teachers.values()), None) if name is None else batch.teachers.get(name)
         if teacher is not None and teacher.classes is not None:
             student = replace(student, logits=student.logits.index_select(1, teacher.classes))
-        return LossInputs(student, teacher, batch.labels, batch.index, progress)
+        return LossInputs(student, teacher, batch.labels, batch.index, progress, mixed=batch.mixed)
 
 
 @dataclass(frozen=True)
@@ -269,9 +278,10 @@ class _Batch:
     teachers: Mapping[str, ModelOutput]
     labels: Tensor
     index: Tensor
+    mixed: MixedLabels | None = None
 
     def gathered(self, processes: Processes) -> _Batch:
-        """The whole batch, gathered from all processes."""
+        """The whole batch, gathered from all processes; losses that compare samples read no mixed labels."""
         gather = processes.gather
 
         def gathered(output: ModelOutput) -> ModelOutput:
