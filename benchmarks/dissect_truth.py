@@ -11,7 +11,6 @@ confidence in each image alone, or both; what the full answer brings is then exa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from stillroom.recipe import parse_recipe
 from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
 from stillroom.study.dissect import PARTS, dissecting, write_dissection
-from stillroom.study.engine.base import Engine
+from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.plan import StudyFolder
 from stillroom.teachers.precomputed import INPUTS, inputs_of
 
@@ -118,7 +117,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     study = study_of(asked.out / "teachers", tuple(int(each) for each in asked.seeds.split(",")))
-    found = compare(study, asked.out / "study", local_engine)
+    found = compare(study, asked.out / "study", lambda folder, threads: InProcessEngine())
     print("| the teacher's answers are made of | " + " | ".join(part.name for part in PARTS) + " | all |")
     print("|---" * (len(PARTS) + 2) + "|")
     for pair in write_dissection(StudyFolder(asked.out / "study"), found.results)["pairs"]:
@@ -128,14 +127,6 @@ def main() -> None:
             low, high = ("–" if part[side] is None else f"{part[side]:+.2f}" for side in ("low", "high"))
             cells.append(f"{part['mean']:+.2f} [{low}, {high}]{share}")
         print("| " + " | ".join(cells) + " |")
-
-
-def local_engine(folder: StudyFolder, threads: int) -> Engine:
-    """Worker processes of this machine, one at a time."""
-    from stillroom.study.engine import engine_maker
-
-    make: Callable[..., Engine] = engine_maker("local", 1, None)
-    return make(folder, threads)
 
 
 if __name__ == "__main__":
