@@ -35,8 +35,8 @@ TASK = {
     "superclasses": 4,
     "similarity": 0.9,
     "waves": 0,
-    "noise": 0.2,
-    "train": 400,
+    "noise": 0.3,
+    "train": 600,
     "test": 2000,
 }
 # Which of the two a teacher's answers have of their own: the other part is the mean of all, or even.
@@ -82,7 +82,7 @@ def write_teachers(folder: Path, data: dict[str, Any]) -> None:
 
 
 def study_of(
-    folder: Path, seeds: tuple[int, ...], teachers: tuple[str, ...] = tuple(TEACHERS), *, epochs: int = 60
+    folder: Path, seeds: tuple[int, ...], teachers: tuple[str, ...] = tuple(TEACHERS), *, epochs: int = 40
 ) -> Study:
     """The study that takes the teachers apart; their logits lie in the folder."""
     data = {"source": "synthetic", "synthetic": TASK, "batch_size": 50}
@@ -92,7 +92,7 @@ def study_of(
             "data": data,
             "teacher": {"name": teachers[0], "logits": str(folder / teachers[0])},
             "student": {"name": "mlp", "options": {"hidden": [64]}},
-            "losses": [{"name": "kl", "temperature": 1}],
+            "losses": [{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 0.5, "temperature": 1}],
             "cache": {"dtype": "float32"},
             "training": {
                 "epochs": epochs,
