@@ -13,7 +13,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,captum,lightning,onnx,ray,timm,torchvision,transformers]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,captum,lightning,onnx,ray,text,timm,torchvision,transformers]"
 	touch $(STAMP)
 
 demo: install
@@ -42,9 +42,11 @@ bench: install
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/pixel_entropy.py
 
+# The pages in docs/ as a site in site/, which opens from the disk. Links are checked; a warning is an error.
 docs: install
-	$(BIN)/pdoc --docformat google --output-directory docs/site \
-		stillroom $$(ls -d src/stillroom/[a-z]*/ src/stillroom/[a-z]*.py | sed 's#/$$##; s#\.py$$##; s#.*/#stillroom.#')
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open site/index.html"
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

@@ -14,7 +14,7 @@ import stillroom.demo
 from report.browser import check_page
 from stillroom.cli import run
 from stillroom.study.config import parse_study
-from study.small import Here
+from stillroom.study.engine.in_process import InProcessEngine
 
 SHIPPED = copy.deepcopy(stillroom.demo._STUDY)
 
@@ -29,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[
     shorter["teachers"][0]["set"]["training.epochs"] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stillroom.demo, "_STUDY", shorter)
-        patch.setattr(stillroom.demo, "engine_maker", lambda *_: lambda folder, threads: Here())
+        patch.setattr(stillroom.demo, "engine_maker", lambda *_: lambda folder, threads: InProcessEngine())
         printed: list[str] = []
         patch.setattr("stillroom.cli.start.print_json", lambda content: printed.append(json.dumps(content)))
         assert run(["demo", "--out", str(folder), "--json"]) == 0

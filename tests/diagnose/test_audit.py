@@ -610,6 +610,87 @@ def test_after_an_audit_torch_is_as_before() -> None:
     assert torch.overrides._get_current_function_mode() is None  # type: ignore[no-untyped-call]
 
 
+class Seen(nn.Module):
+    """Notes whether torch's functions are seen while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.modes.append(torch.overrides._get_current_function_mode() is not None)  # type: ignore[no-untyped-call]
+        return x
+
+
+def test_networks_that_were_seen_whole_run_past_the_tape() -> None:
+    seen = Seen(), Seen()
+    Loop(student=nn.Sequential(Student(), seen[0]), teacher=nn.Sequential(Teacher(), seen[1]).eval()).diagnosis()
+    for each in seen:
+        assert each.modes[:14] == [True] * 2 + [False] * 12
+
+
+def taught_by_a_tap(late: int) -> Loop:
+    """What a hook takes from inside both networks goes through a projector that is in no optimizer."""
+    loop = Loop(extra={"projector": nn.Linear(8, 8), "step": 0})
+    loop.student.get_submodule("body").register_forward_hook(lambda module, x, out: loop.extra.update(z=out))
+    loop.teacher.get_submodule("dropout").register_forward_hook(lambda module, x, out: loop.extra.update(t=out))
+
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        loop.extra["step"] += 1
+        total = F.cross_entropy(z, y) + kd(z, t)
+        if loop.extra["step"] > late:
+            total = total + F.mse_loss(loop.extra["projector"](loop.extra["z"]), loop.extra["t"])
+        return total
+
+    loop.loss = loss
+    return loop
+
+
+@pytest.mark.parametrize("late", [0, 4])
+def test_what_hooks_take_from_inside_networks_is_seen_from_the_first_step_or_later(late: int) -> None:
+    (finding,) = taught_by_a_tap(late).diagnosis().problems
+    assert finding.check == "parameters_left_out"
+    assert finding.location is not None
+
+
+def wake(loop: Loop, step: int) -> None:
+    if step == 6:
+        loop.teacher.train()
+
+
+def test_a_teacher_that_wakes_later_is_seen() -> None:
+    loop = Loop(teacher=Teacher(0.4).eval(), before=wake)
+    assert problems(loop.diagnosis()) == ["teacher_mode"]
+
+
+class Both(nn.Module):
+    """The teacher and the student in one module, which gives the loss where it is given labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student, self.teacher = Student(), Teacher(0.4)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        z: Tensor = self.student(x)
+        if y is None:
+            return z
+        with torch.no_grad():
+            t = self.teacher(x)
+        return F.cross_entropy(z, y) + kd(z, t)
+
+
+def test_a_loss_inside_a_module_is_seen() -> None:
+    both = Both()
+    optimizer = torch.optim.SGD(both.student.parameters(), lr=0.05)
+    with audit() as watched:
+        for x, y in Loop().batches():
+            both(x)
+            optimizer.zero_grad()
+            both(x, y).backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == ["teacher_mode"]
+
+
 def test_an_error_of_the_loop_goes_on_and_is_not_hidden() -> None:
     with pytest.raises(ZeroDivisionError), audit() as watched:
         _ = 1 / 0

@@ -50,7 +50,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def explained(made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Path], dict[str, Any]]:
+def explained(
+    made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Path], dict[str, Any]]:
     """Copies of the runs, explained once, and what was returned."""
     runs = copies(made, tmp_path_factory.mktemp("entropies"))
     return runs, explain([runs["taught"]], [runs["labels"]], **{**OPTIONS, "tap": None}).as_dict()

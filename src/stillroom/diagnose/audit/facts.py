@@ -538,10 +538,12 @@ def row_prints(tensor: Tensor) -> list[tuple[float, float]]:
     return [(float(f"{a:.6g}"), float(f"{b:.6g}")) for a, b in sums.tolist()]
 
 
-def sample_rows(tensors: Iterable[Tensor]) -> Tensor | None:
-    """The first rows of the first tensor that has rows, copied."""
+def sample_rows(tensors: Iterable[Tensor], copies: dict[int, Tensor]) -> Tensor | None:
+    """The first rows of the first tensor that has rows, copied once for all networks that it is given to."""
     for tensor in tensors_in(*tensors):
         if tensor.dim() >= 2 or (tensor.dim() == 1 and not tensor.is_floating_point()):
-            per_row = max(1, tensor[:1].numel())
-            return tensor[: max(1, min(ROWS, ELEMENTS // per_row))].detach().clone()
+            if id(tensor) not in copies:
+                per_row = max(1, tensor[:1].numel())
+                copies[id(tensor)] = tensor[: max(1, min(ROWS, ELEMENTS // per_row))].detach().clone()
+            return copies[id(tensor)]
     return None

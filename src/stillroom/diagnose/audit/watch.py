@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,6 +48,9 @@ MAX_UPDATES, UPDATE_NUMBERS = 6, 2**16
 # Modules that take a faster path unless a mode is entered: nothing is seen inside them.
 _FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 _STOCHASTIC = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+# A network that was seen whole in so many steps is run past the tape from then on, as long as it is run in the same
+# way; so often is it seen whole again, because something appears that no step showed before.
+WHOLE, AGAIN = 2, 2
 
 
 class StopScript(SystemExit):
@@ -71,6 +75,21 @@ class _Quiet:
             watch._on = watch._deep = False
         watch._tape.active = watch._deep and not watch._pauses
         return failed
+
+
+@dataclass(eq=False)
+class Familiar:
+    """A network that is one step of the tape: how it was run in the steps that saw it whole."""
+
+    parts: tuple[nn.Module, ...]  # the module and all inside it
+    # By the way it was run: in how many steps, and what acted as in training, and what was switched off.
+    runs: dict[Any, tuple[int, set[str], set[str]]] = field(default_factory=dict)
+
+    def way(self, args: Any, kwargs: Any) -> Any:
+        """What may change what a call does inside: modes, hooks, the form of its arguments."""
+        modes = [each.training for each in self.parts]
+        hooks = sum([len(each._forward_hooks) for each in self.parts])
+        return bytes(modes), hooks, torch.is_grad_enabled(), len(args), *kwargs
 
 
 class Watch:
@@ -127,6 +146,8 @@ class Watch:
         self._complete: set[int] = set()
         self._teachers: set[int] = set()
         self._reached: set[int] = set()
+        self._familiar: weakref.WeakKeyDictionary[nn.Module, Familiar] = weakref.WeakKeyDictionary()
+        self._again = AGAIN
         self._woken: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
         self._reset_window()
 
@@ -256,6 +277,10 @@ class Watch:
         self._window_loops: list[Any] = []
         # Parameters of the networks, listed once while the window is judged.
         self._window_parameters: dict[int, list[nn.Parameter]] = {}
+        self._window_samples: dict[int, Tensor] = {}
+        # Networks that this window saw whole, and in which way they were run; whether it ran one past the tape.
+        self._window_whole: dict[nn.Module, tuple[Familiar, Any, Call]] = {}
+        self._window_passed = False
         self._window_ends = 0
         self._closing = self._stepping = self._partial = False
 
@@ -303,6 +328,11 @@ class Watch:
             return module(*args, **kwargs)
         compiled = _is_compiled(module)
         opaque = compiled or isinstance(module, _FAST_PATHS)
+        familiar = self._familiar.get(module)
+        way = familiar.way(args, kwargs) if familiar is not None else None
+        known = familiar.runs.get(way) if familiar is not None else None
+        passed = known is not None and known[0] >= WHOLE
+        escaped = tape.escaped
         try:
             if compiled:
                 nn.Module.__call__, ours = self._patches[0][2], nn.Module.__call__  # type: ignore[method-assign]
@@ -311,6 +341,13 @@ class Watch:
                         out = original(module, *args, **kwargs)
                 finally:
                     nn.Module.__call__ = ours  # type: ignore[method-assign]
+            elif passed:
+                with self._paused():
+                    self._depth += 1
+                    try:
+                        out = original(module, *args, **kwargs)
+                    finally:
+                        self._depth -= 1
             elif opaque:
                 with self._paused():
                     out = original(module, *args, **kwargs)
@@ -321,14 +358,33 @@ class Watch:
                 pass
             raise
         with self._quiet:
-            if opaque:
+            if passed:
+                assert known is not None
+                call.live, call.still = known[1:]
+                self._window_passed = True
+            elif opaque:
                 for each in module.modules():
                     if isinstance(each, _STOCHASTIC):
                         short = "dropout" if isinstance(each, nn.modules.dropout._DropoutNd) else "batch norm"
                         (call.live if each.training else call.still).add(short)
             with _past_modes():
-                tape.end(call, out, self._has_parameters[module])
+                single = tape.end(call, out, self._has_parameters[module])
+            if passed and not single:
+                # It gives a loss this time, and what is inside was not seen.
+                del self._familiar[module]
+                self._partial = True
+            elif single and not opaque and not passed and tape.escaped == escaped:
+                familiar = familiar or Familiar(tuple(module.modules()))
+                self._window_whole[module] = familiar, familiar.way(args, kwargs) if way is None else way, call
         return out
+
+    def _note_whole(self) -> None:
+        """What a step saw whole need not be seen so again, unless a part of it was used outside."""
+        for module, (familiar, way, call) in self._window_whole.items():
+            if not any(each in self._tape.taken for each in familiar.parts[1:]):
+                self._familiar[module] = familiar
+                count, live, still = familiar.runs.get(way, (0, set(), set()))
+                familiar.runs[way] = count + 1, live | call.live, still | call.still
 
     def _wake(self, module: nn.Module, args: Any, out: Any) -> None:
         """Where no teacher was heard yet, a network that is run without gradients may be one: follow what it gives."""
@@ -742,6 +798,11 @@ class Watch:
 
     def _close_window(self, keep_tape: bool = False) -> None:
         """Turn what was seen since the last step into facts, and decide whether the next is watched."""
+        if self._window_passed and self._tape.strays and self._again:
+            # Something came out of a network that was run past the tape: it is seen whole again.
+            self._again -= 1
+            self._familiar.clear()
+            self._partial = True
         if self._partial or self._tape.lost:
             # It began in the middle of a step, or it held too much: the next one is seen whole.
             for each in self.phases[-1:]:
@@ -756,6 +817,8 @@ class Watch:
         self._tape.last = self._window_ends if keep_tape else None
         with self._paused():
             phase = self._make_step(keep_tape)
+        if phase is not None:
+            self._note_whole()
         self._tape.last = None
         deep = phase is None or (phase.number not in self._complete and self._wants_more(phase))
         if phase is not None and phase.number in self._complete:
@@ -838,6 +901,8 @@ class Watch:
         self._learners = {}
         self._teachers = set()
         self._networks.clear()
+        self._familiar.clear()
+        self._again = AGAIN
         return self.phases[-1]
 
     def _describe_step(
@@ -1046,7 +1111,7 @@ class Watch:
             from_networks=tuple(self._network(each.module) for each in self._tape.networks(call.sources)),
             reaches_loss=bool(own & reads),
             gradient=bool(own & gradients),
-            inputs=facts.sample_rows(call.inputs),
+            inputs=facts.sample_rows(call.inputs, self._window_samples),
             outputs=tuple(tuple(each.shape) for each in call.outputs),
             version=sum(t._version for t in (*parameters, *module.buffers())),
             shared=sum(p.numel() for p in held) / max(1, sum(p.numel() for p in parameters)),
