@@ -37,8 +37,8 @@ if threading.current_thread() is threading.main_thread() and signal.getsignal(si
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Seconds that the files of tests took. Each goes whole to one worker, the longest first: one that began last would leave
-# the other cores idle. `make durations` measures them again.
+# Seconds that the files of tests took. Each goes whole to one worker, the longest first: one that began last would
+# leave the other cores idle. `make durations` measures them again.
 DURATIONS = Path(__file__).parent / "tests" / "durations.json"
 _measured: dict[str, float] = collections.defaultdict(float)
 

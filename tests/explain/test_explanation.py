@@ -32,6 +32,9 @@ RECIPE: dict[str, Any] = {
 OPTIONS: dict[str, Any] = {"images": 6, "grid": 8, "passes": 57, "tap": "layer3"}
 
 
+Made = dict[str, Path]
+
+
 def trained(folder: Path, **changes: Any) -> Path:
     recipe = parse_recipe({**RECIPE, **changes})
     execute(recipe, folder, latency=False)
@@ -68,12 +71,12 @@ def runs(made: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.fixture
-def explained_runs(explained: tuple[dict[str, Path], dict[str, Any]], tmp_path: Path) -> dict[str, Path]:
+def explained_runs(explained: tuple[Made, dict[str, Any]], tmp_path: Path) -> dict[str, Path]:
     """Runs whose entropies are there."""
     return copies(explained[0], tmp_path)
 
 
-def test_it_writes_what_the_maps_say(explained: tuple[dict[str, Path], dict[str, Any]]) -> None:
+def test_it_writes_what_the_maps_say(explained: tuple[Made, dict[str, Any]]) -> None:
     runs, content = explained
     assert json.loads((runs["taught"] / "explain.json").read_text()) == content
     assert content["search"] == {"grid": 8, "weight": 6.0, "stop": -2.8, "seed": 0, "passes": 57}
