@@ -208,7 +208,7 @@ def test_what_is_there_is_not_done_again_but_for_other_options(
 
 def test_the_command_prints_it(explained_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     words = ["explain", str(explained_runs["taught"]), "--baseline", str(explained_runs["labels"])]
-    words += ["--images", "6", "--grid", "8", "--passes", "57"]
+    words += ["--images", "6", "--grid", "8", "--passes", "57", "--tap", "layer3"]
     assert command([*words, "--json"]) == 0
     reported = json.loads(capsys.readouterr().out)
     assert reported["explain"].endswith("explain.json")
