@@ -38,7 +38,7 @@ training: {epochs: 1}
 LOSS = "import torch.nn.functional as F\ndef kd(s, t, y):\n    return F.kl_div(F.log_softmax(s, 1), F.softmax(t, 1))\n"
 STEPS = (
     "stillroom --version",
-    "stillroom train recipe.yaml teacher=null losses.kl=null student.options.width=8 --out teacher",
+    "stillroom train recipe.yaml teacher=null 'losses=[{name: cross_entropy}]' student.options.width=8 --out teacher",
     "stillroom distill recipe.yaml --out run",
     "stillroom report run",
     "stillroom diagnose run",
@@ -77,9 +77,9 @@ def run_job(job: str, wheel: Path, links: list[str]) -> dict[str, Any]:
         environment = folder / "env"
         subprocess.run(["uv", "venv", "-q", str(environment)], check=True)
         flags = ["--resolution", "lowest-direct"] if job.startswith("lowest") else []
-        if job == "lowest":
-            # The CPU build that is at hand; the lowest torch has a job of its own.
-            flags += ["--override", str(write(folder / "torch.txt", "torch==2.13.0\n"))]
+        if job not in ("base", "lowest torch"):
+            # One torch for all the others: that of the constraints, of which there may be a small build for CPUs.
+            flags += ["--override", str(write(folder / "torch.txt", f"{pinned_torch()}\n"))]
         began = time.perf_counter()
         done = subprocess.run(
             ["uv", "pip", "install", "-q", "--python", str(environment), *links, *flags, requirement],
@@ -107,6 +107,12 @@ def run_job(job: str, wheel: Path, links: list[str]) -> dict[str, Any]:
             if answer.returncode:
                 return row | {"failed": f"{step}: {(answer.stderr or answer.stdout).strip()[-300:]}"}
         return row
+
+
+def pinned_torch() -> str:
+    """The torch of the constraints."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return next(line for line in lines if line.startswith("torch=="))
 
 
 def resolve(python: str, requirement: str, folder: Path, links: list[str]) -> dict[str, Any]:
@@ -161,7 +167,8 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
         "The built wheel, installed with uv into a new virtual environment, without the checkout and without "
         "development tools. In each a model is trained, distilled, reported, diagnosed, and a loss checked, on the "
         "embedded digits; then the extra is used once. *lowest*: the lower bound of every direct dependency but torch; "
-        "*lowest torch*: of torch, too. Other versions of Python are resolved: wheels of the package, of its "
+        "*lowest torch*: of torch, too. *base* takes the newest torch of the registry, which brings CUDA; all others that "
+        "of `constraints.txt`, for CPUs. Other versions of Python are resolved: wheels of the package, of its "
         "dependencies and of every extra exist.",
         "",
         "| job | result | install, s | size, MiB | versions |",
