@@ -13,7 +13,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,captum,lightning,onnx,ray,timm,torchvision,transformers]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,captum,lightning,onnx,ray,text,timm,torchvision,transformers]"
 	touch $(STAMP)
 
 demo: install

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stillroom.data.images import ImageSet, LazyImages
+from stillroom.data.tokens import by_length, is_tokens
 from stillroom.errors import BadInput, format_error
 from stillroom.memory import in_parts
 from stillroom.models.config import ModelConfig, PreprocessConfig
@@ -65,7 +66,7 @@ def prepare_model(
         logits = prepared.try_on(data.images[:2])
     except Exception as error:
         shape, dtype = "×".join(map(str, data.images.shape[1:])), str(data.images.dtype).removeprefix("torch.")
-        kind = f"images of {shape}" + ("" if dtype in ("uint8", "float32") else f", {dtype}")
+        kind = f"{data.unit} of {shape}" + ("" if dtype in ("uint8", "float32") else f", {dtype}")
         expected = f"a model that takes {kind}; it raised {format_error(error)}"
         raise BadInput(field, config.name, expected) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2:
@@ -86,7 +87,12 @@ def with_layout(model: nn.Module, config: ModelConfig, data: ImageSet, field: st
     A model that calls ``view`` on a feature map fails on channels-last memory alone; it gets plain memory.
     """
     resolved = resolve_preprocess(
-        config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field=field, model=model
+        config.preprocess,
+        channels=data.channels,
+        is_pixels=data.is_pixels,
+        is_text=data.tokens is not None,
+        field=field,
+        model=model,
     )
     prepared = PreparedModel(model, resolved, data.is_pixels, config.name)
     plain = replace(prepared, channels_last=False)
@@ -149,7 +155,11 @@ def predict(
 
 
 def _logits(model: nn.Module, preprocess: Preprocess, batch: Tensor, rows: slice) -> list[Tensor]:
-    return [preprocess.reorder(model(preprocess(batch[rows])).float())]
+    def answer(inputs: Tensor) -> Tensor:
+        return preprocess.reorder(model(preprocess(inputs)).float())
+
+    part = batch[rows]
+    return [by_length(answer, part) if is_tokens(part) else answer(part)]
 
 
 def logits_of(

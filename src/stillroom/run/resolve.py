@@ -114,7 +114,12 @@ def uses_cache(recipe: Recipe, losses: Sequence[Loss[Any]], train: ImageSet) -> 
 
 def _with_preprocess(config: ConfigT, train: ImageSet, field: str, model: nn.Module | None) -> ConfigT:
     resolved = resolve_preprocess(
-        config.preprocess, channels=train.channels, is_pixels=train.is_pixels, field=field, model=model
+        config.preprocess,
+        channels=train.channels,
+        is_pixels=train.is_pixels,
+        is_text=train.tokens is not None,
+        field=field,
+        model=model,
     )
     return config.model_copy(update={"preprocess": resolved or "none"})
 
