@@ -16,7 +16,7 @@ from stillroom.cli.live import LiveStudy
 from stillroom.cli.terminal import ProgressBar
 from stillroom.data.dataset import from_dataset, from_images
 from stillroom.data.images import DataPair, ImageSet, LazyImages, add_unlabelled, make_pair
-from stillroom.data.sources import load, load_split, parse_data_argument
+from stillroom.data.sources import load_split, parse_data_argument
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.recipe import diagnose_recipe, quick_line
 from stillroom.diagnose.run import diagnose_run, in_python
@@ -654,7 +654,7 @@ def dissect(
     out: str | Path,
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    trials: int = 3,
+    trials: int = 0,
     workers: int | None = None,
     engine: Literal["local", "ray"] = "local",
     progress: bool = True,
@@ -665,7 +665,7 @@ def dissect(
         recipe: of a distillation by ``kl``: its file or its content.
         out: the study's folder.
         seeds: of each level.
-        trials: tuning trials of each level; 0 for none.
+        trials: of the full output, whose learning rate and temperature all levels use; 0 for none.
         workers: runs at a time; default: as many as the cores allow.
         engine: processes of this machine, or a Ray cluster.
         progress: show the progress on standard error.
@@ -679,8 +679,7 @@ def dissect(
     """
     if not isinstance(recipe, Recipe):
         recipe = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(Path(recipe))
-    classes = load(recipe.data).train.num_classes
-    study = dissecting(recipe, classes=classes, seeds=tuple(seeds), trials=trials)
+    study = dissecting(recipe, seeds=tuple(seeds), trials=trials)
     observer = LiveStudy() if progress else StudyObserver()
     found = run_study(study, Path(out), engine_maker(engine, workers, None), observer)
     dissection = write_dissection(StudyFolder(found.path), found.results)

@@ -184,7 +184,7 @@ def test_an_empty_dataset(empty: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "item", [torch.zeros(3, 2, 2), {"image": 0, "label": 0}, (torch.zeros(3, 2, 2),), None, (1, 2, 3)]
+    "item", [torch.zeros(3, 2, 2), {"picture": 0, "label": 0}, (torch.zeros(3, 2, 2),), None, (1, 2, 3)]
 )
 def test_items_that_are_no_pairs(item: Any, colours: np.ndarray) -> None:
     refused([(colours[0], 0), item], r"items that are pairs \(image, label\).*\(item 1\)")

@@ -169,6 +169,7 @@ class Requires:
         heads: those of ``tails`` that must be one linear layer, because its weights are read.
         fishers: diagonals of the teacher's Fisher matrix in its features; their taps are in ``teacher_features``.
         fisher_means: those of ``fishers`` whose mean over the training set is read, too.
+        class_means: temperatures at which the mean answer to the training images of each class is read.
         input_gradient: the loss takes the student's gradient in its images, by :meth:`LossInputs.input_gradient`.
     """
 
@@ -181,10 +182,11 @@ class Requires:
     heads: tuple[str, ...] = ()
     fishers: tuple[FisherOf, ...] = ()
     fisher_means: tuple[FisherOf, ...] = ()
+    class_means: tuple[float, ...] = ()
     input_gradient: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("teacher_features", "tails", "fishers"):
+        for name in ("teacher_features", "tails", "fishers", "class_means"):
             if getattr(self, name) and not self.teacher:
                 raise ValueError(f"{name} without teacher=True: no teacher would be run")
         if not set(self.heads) <= set(self.tails):

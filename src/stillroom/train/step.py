@@ -50,6 +50,7 @@ class DistillStep(nn.Module):
         peers: students that learn with this one, by their names as its teachers: every term has a second part, in which
             the peer learns, from this student where it is the peer that teaches.
         same_at_start: names of the teachers that equal the student at the first step.
+        frozen: modules of the student that stay in evaluation mode.
     """
 
     def __init__(
@@ -65,8 +66,11 @@ class DistillStep(nn.Module):
         labelled_share: float = 1.0,
         peers: Mapping[str, PreparedModel] | None = None,
         same_at_start: Collection[str | None] = (),
+        frozen: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
+        # No child of its own: as the student's they are there already.
+        self._frozen = tuple(frozen)
         self.student = student
         self.losses = nn.ModuleList(losses)
         self.preprocess = preprocess
@@ -102,6 +106,13 @@ class DistillStep(nn.Module):
     def reads_teacher(self) -> bool:
         """Whether any term reads a teacher."""
         return any(term.requires.teacher for term in self._terms)
+
+    def train(self, mode: bool = True) -> DistillStep:
+        """Training or evaluation mode, but for what is frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.training = False
+        return self
 
     def after_step(self) -> None:
         """Let the terms update what they keep of the batch, once the optimizer has stepped."""
