@@ -193,6 +193,7 @@ def test_the_command_prints_it(runs: dict[str, Path], capsys: pytest.CaptureFixt
     assert command(words) == 0
     shown = capsys.readouterr().out
     assert "N_fg" in shown
+    assert ", from labels, seed 0" in " ".join(shown.split()), "a baseline may have the run's name"
     assert "3. distillation makes the student keep what it once learned: " in shown
     assert "One seed: " in shown
 
