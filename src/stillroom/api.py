@@ -15,8 +15,8 @@ from torch.utils.data import Dataset
 from stillroom.cli.live import LiveStudy
 from stillroom.cli.terminal import ProgressBar
 from stillroom.data.dataset import from_dataset, from_images
-from stillroom.data.images import DataPair, ImageSet, add_unlabelled, make_pair
-from stillroom.data.sources import load, load_split, parse_data_argument
+from stillroom.data.images import DataPair, ImageSet, LazyImages, add_unlabelled, make_pair
+from stillroom.data.sources import load_split, parse_data_argument
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.recipe import diagnose_recipe, quick_line
 from stillroom.diagnose.run import diagnose_run, in_python
@@ -320,6 +320,9 @@ def distill(
         }
     )
     data = _pair(train, test, unlabelled)
+    if isinstance(data.train.images, LazyImages) and data.train.images.has_views:
+        views = recipe.data.augmentation.model_copy(update={"of_dataset": True})
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augmentation": views})})
     _require_preprocess(recipe, data.train)
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     modules = {
@@ -651,7 +654,7 @@ def dissect(
     out: str | Path,
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    trials: int = 3,
+    trials: int = 0,
     workers: int | None = None,
     engine: Literal["local", "ray"] = "local",
     progress: bool = True,
@@ -662,7 +665,7 @@ def dissect(
         recipe: of a distillation by ``kl``: its file or its content.
         out: the study's folder.
         seeds: of each level.
-        trials: tuning trials of each level; 0 for none.
+        trials: of the full output, whose learning rate and temperature all levels use; 0 for none.
         workers: runs at a time; default: as many as the cores allow.
         engine: processes of this machine, or a Ray cluster.
         progress: show the progress on standard error.
@@ -676,8 +679,7 @@ def dissect(
     """
     if not isinstance(recipe, Recipe):
         recipe = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(Path(recipe))
-    classes = load(recipe.data).train.num_classes
-    study = dissecting(recipe, classes=classes, seeds=tuple(seeds), trials=trials)
+    study = dissecting(recipe, seeds=tuple(seeds), trials=trials)
     observer = LiveStudy() if progress else StudyObserver()
     found = run_study(study, Path(out), engine_maker(engine, workers, None), observer)
     dissection = write_dissection(StudyFolder(found.path), found.results)
@@ -701,7 +703,8 @@ def _choices(place: str, images: ImageSet) -> str:
 
 
 def _pair(train: Dataset[Any], test: Dataset[Any], unlabelled: Any) -> DataPair:
-    data = make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+    learned = from_dataset(train, name="train", field="train", views=True)
+    data = make_pair(learned, from_dataset(test, name="test", field="test"))
     if unlabelled is None:
         return data
     return DataPair(add_unlabelled(data.train, from_images(unlabelled, field="unlabelled")), data.test)

@@ -50,6 +50,16 @@ def test_classes_are_sorted_as_text(tmp_path: Path, greys: np.ndarray, write_ima
     assert read_image_folder(tmp_path, "train").class_names == ("10", "9", "B", "a", "b")
 
 
+def test_a_split_may_be_written_in_another_case(pet_folder: Path) -> None:
+    expected = [read_image_folder(pet_folder, split).fingerprint for split in ("train", "test")]
+    for split in ("train", "test"):
+        (pet_folder / split).rename(pet_folder / f"{split}-")
+        (pet_folder / f"{split}-").rename(pet_folder / split.capitalize())
+    assert detect_layout(pet_folder) == "folders"
+    made = load(DataConfig(source="folders", path=str(pet_folder)))
+    assert [made.train.fingerprint, made.test.fingerprint] == expected
+
+
 def test_files_lie_however_deep_below_their_class(pet_folder: Path, colours: np.ndarray, write_images: Write) -> None:
     write_images(pet_folder / "train", {"cat/deep/er/a.png": colours[8], "cat/deep/b.PNG": colours[9]})
     images = read_image_folder(pet_folder, "train")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from filelock import FileLock
 
 from processes import Fate, Process, stillroom, until
@@ -185,6 +186,59 @@ def test_a_password_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for path in (tmp_path / "s").glob("*.*"):
         assert b"s3cret" not in path.read_bytes(), path
         assert b"PLACE" not in path.read_bytes(), path
+
+
+def test_each_seed_is_tuned_anew_by_one_methods_pruned_trials(tmp_path: Path) -> None:
+    tuning = {
+        "trials": 3,
+        "by": "kl",
+        "repeat": "per_seed",
+        "pruning": {"keep": 1, "length": 0.5},
+        "space": {"training.optimizer.lr": {"low": 0.01, "high": 0.3}, "losses.kl.temperature": [1.0, 2.0, 8.0]},
+    }
+    out = tmp_path / "s"
+    found, jobs = did(out, tuning=tuning)
+    assert found.sound
+    trials = [job for job in jobs if job.startswith("trial")]
+    assert trials == [f"trial/all/kl/seed-{seed}/{number}" for seed in (0, 1) for number in range(4)]
+    tuned = json.loads((out / "tuned.json").read_text())["pairs"]["all"]
+    assert list(tuned) == ["kl"]
+    for seed in (0, 1):
+        search = tuned["kl"]["seeds"][str(seed)]
+        last = search["all"][-1]
+        assert (search["trials"], search["values"]) == (3, last["values"])
+        # The one that goes on begins with the weights of its own short trial, at the seed that it tunes.
+        trials = out / "trials" / "all" / "kl" / f"seed-{seed}"
+        longer = yaml.safe_load((trials / "trial-3" / "recipe.yaml").read_text())
+        assert Path(longer["student"]["weights"]).parent.name == f"trial-{last['continues']}"
+        assert (longer["seed"], longer["training"]["epochs"]) == (seed, 1)
+        # What was chosen is what both methods ran with, as far as they have the option.
+        for name in ("kl", "labels"):
+            recipe = yaml.safe_load((out / "runs" / "all" / name / f"seed-{seed}" / "recipe.yaml").read_text())
+            for key, value in search["values"].items():
+                if key != "losses.kl.temperature":
+                    assert recipe["training"]["optimizer"]["lr"] == value
+                elif name == "kl":
+                    assert recipe["losses"][1]["temperature"] == value
+    assert any("a method with its tuning" in line for line in found.results["conclusions"])
+    assert [row["seed"] for row in costs(out) if row["kind"] == "trial"] == ["0"] * 4 + ["1"] * 4
+    shown = {each["key"]: each["value"] for each in found.results["methods"][1]["differs"]}
+    assert shown.get("losses") or shown["losses.1.temperature"] == "tuned for each seed"
+    again, jobs = did(out, tuning=tuning)
+    assert (jobs, again.results) == ([], found.results)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "expected"),
+    [
+        ({"by": "kd"}, "expected a method as tuning.by, not 'kd'"),
+        ({"pruning": {"keep": 1, "length": 0.9}}, "tuning.pruning.length: got 0.9; expected a smaller share"),
+    ],
+)
+def test_tuning_that_cannot_be_done_is_refused(tmp_path: Path, tuning: dict[str, Any], expected: str) -> None:
+    space = {"training.optimizer.lr": [0.02, 0.2]}
+    with pytest.raises(BadInput, match=expected):
+        did(tmp_path / "s", tuning={"trials": 2, "space": space, **tuning})
 
 
 def test_trials_choose_options_and_leave_the_test_split_alone(tmp_path: Path) -> None:

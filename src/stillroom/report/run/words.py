@@ -333,6 +333,8 @@ def facts(run: RunData) -> list[str]:
     found += [f"{summary.epochs:.4g} epochs, {whole(summary.steps)} steps", f"seed {summary.seed}"]
     if summary.precision:
         found.append(summary.precision)
+    if summary.trained is not None:
+        found.append(f"trained {listed(summary.trained.modules)} alone, the rest frozen")
     return found
 
 
