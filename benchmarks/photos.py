@@ -94,8 +94,8 @@ def main() -> None:
         "# One command on a folder of photographs",
         "",
         f"`python benchmarks/photos.py --data {options.data} --teacher {options.teacher} --student {options.student} "
-        f"--size {options.size} --epochs {options.epochs} --threads {options.threads}`, {os.cpu_count()} cores that other work shared (load "
-        f"{os.getloadavg()[1]:.0f}): the wall clock is of that day, processor seconds are not. Random weights, as no "
+        f"--size {options.size} --epochs {options.epochs} --threads {options.threads}`, {os.cpu_count()} cores that "
+        f"other work shared (load {os.getloadavg()[1]:.0f}): the wall clock is of that hour. Random weights, as no "
         "published ones can be had here: the accuracies say that it runs, not what a pretrained teacher gives.",
         "",
         "| folder | seconds | processor seconds | top-1, % of teacher / from labels / distilled | result |",
