@@ -106,7 +106,7 @@ def test_it_writes_what_the_maps_say(explained: tuple[Made, dict[str, Any]]) -> 
             assert reported["speed"]["d_mean"] == pytest.approx(d_mean, abs=0.3 * float(moves[-1]))
             assert reported["stability"]["rho"] == pytest.approx(stability(found, foreground)[0], abs=0.1)
     assert [one["hypothesis"] for one in content["hypotheses"]] == [1, 2, 3]
-    assert {one["what"] for one in content["sensitivity"]} >= {"threshold", "stop", "grid"}
+    assert {one["what"] for one in content["sensitivity"]} >= {"threshold", "stop", "grid", "position"}
     # The teacher is the student from labels, trained to the end.
     last = content["runs"][1]["checkpoints"][-1]
     assert {key: content["teacher"][key] for key in ("n_fg", "n_bg")} == {key: last[key] for key in ("n_fg", "n_bg")}
@@ -215,6 +215,7 @@ def test_the_command_prints_it(explained_runs: dict[str, Path], capsys: pytest.C
     assert command(words) == 0
     shown = capsys.readouterr().out
     assert "N_fg" in shown
+    assert ", from labels, seed 0" in " ".join(shown.split()), "a baseline may have the run's name"
     assert "3. distillation makes the student keep what it once learned: " in shown
     assert "One seed: " in shown
 

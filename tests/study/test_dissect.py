@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmark_module import benchmark
 from stillroom.errors import BadInput
 from stillroom.losses import targets
 from stillroom.recipe import Recipe, parse_recipe
@@ -23,17 +22,6 @@ from stillroom.study.equality import planned_differences
 from stillroom.study.plan import StudyFolder, plan_of
 from stillroom.study.tuning import check_spaces
 from stillroom.teachers.class_means import ClassMeans
-
-
-def benchmark(name: str) -> ModuleType:
-    """A module of benchmarks/."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 truth = benchmark("dissect_truth")
 
