@@ -67,12 +67,13 @@ def main() -> None:
     parser.add_argument("--student", default="timm:mobilenetv3_small_050")
     parser.add_argument("--size", default="64")
     parser.add_argument("--epochs", default="3")
+    parser.add_argument("--threads", default="2", help="fewer than there are cores where other work shares them")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="photos-"))
     os.environ["STILLROOM_CACHE"] = str(work / "cache")
     models = ["--teacher", options.teacher, "--student", options.student, "--image-size", options.size]
-    models += ["--epochs", options.epochs]
+    models += ["--epochs", options.epochs, f"training.threads={options.threads}"]
     rows = []
     try:
         count = mixed_copy(find_input(options.data), work / "mixed")
@@ -93,8 +94,8 @@ def main() -> None:
         "# One command on a folder of photographs",
         "",
         f"`python benchmarks/photos.py --data {options.data} --teacher {options.teacher} --student {options.student} "
-        f"--size {options.size} --epochs {options.epochs}`, {os.cpu_count()} cores that other work shared (load "
-        f"{os.getloadavg()[1]:.0f}): the wall clock is of that day, processor seconds are not. Random weights, as no "
+        f"--size {options.size} --epochs {options.epochs} --threads {options.threads}`, {os.cpu_count()} cores that "
+        f"other work shared (load {os.getloadavg()[1]:.0f}): the wall clock is of that hour. Random weights, as no "
         "published ones can be had here: the accuracies say that it runs, not what a pretrained teacher gives.",
         "",
         "| folder | seconds | processor seconds | top-1, % of teacher / from labels / distilled | result |",

@@ -215,6 +215,7 @@ def test_the_command_prints_it(explained_runs: dict[str, Path], capsys: pytest.C
     assert command(words) == 0
     shown = capsys.readouterr().out
     assert "N_fg" in shown
+    assert ", from labels, seed 0" in " ".join(shown.split()), "a baseline may have the run's name"
     assert "3. distillation makes the student keep what it once learned: " in shown
     assert "One seed: " in shown
 

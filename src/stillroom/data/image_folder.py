@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 import torch
+from PIL import features
 from torch import Tensor
 
 from stillroom.data.decoded import stored_images
@@ -41,6 +44,12 @@ SUFFIXES = (
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+if features.check("avif"):  # of Pillow's wheels from 11.3 on
+    SUFFIXES, FORMATS = (".avif", *SUFFIXES), ("AVIF", *FORMATS)
+if find_spec("pillow_heif") is not None:
+    pillow_heif: Any = importlib.import_module("pillow_heif")
+    pillow_heif.register_heif_opener()
+    SUFFIXES, FORMATS = (*SUFFIXES, ".heic", ".heif"), (*FORMATS, "HEIF")
 # Taken for `test` where that is missing; and the names by which a folder of splits is detected.
 TEST_ALTERNATIVES = ("val", "valid", "validation")
 USUAL_SPLITS = ("train", "test", *TEST_ALTERNATIVES)
