@@ -4,8 +4,8 @@
 
 At each checkpoint of a run, on some test images: the published search, and the fast one at several budgets with several
 seeds of the noise. Printed for each budget: concepts found less those of the published search, Cohen's κ of the cells,
-the rms of the reported error, and the spread that the entropies really have over the seeds. Each network and budget is kept
-in --state, so that the same command goes on.
+the rms of the reported error, and the spread that the entropies really have over the seeds. Each network and budget is
+kept in --state, so that the same command goes on.
 """
 
 from __future__ import annotations
