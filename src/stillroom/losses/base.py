@@ -205,6 +205,7 @@ class LossInputs:
         progress: fraction of the training done, in [0, 1).
         images: what the student's output was computed from, [B, C, H, W]; None if no loss takes a gradient in them.
         white: the value of a white pixel in ``images``, 255 or 1.
+        mask: of texts, where there is a token, bool [B, L]; None of images.
     """
 
     student: ModelOutput
@@ -214,6 +215,7 @@ class LossInputs:
     progress: float
     images: Tensor | None = None
     white: float = 1.0
+    mask: Tensor | None = None
 
     def input_gradient(self, value: Tensor) -> Tensor:
         """Gradient of a scalar of the student in its images, [B, C, H, W], per pixel/white; a loss can be made of it.
