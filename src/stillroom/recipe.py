@@ -32,6 +32,7 @@ from stillroom.losses.registry import AnyLoss
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.train.config import TrainingConfig
+from stillroom.wording import whole_number
 
 _NAME = re.compile(r"[\w-]+")
 _TERMS: TypeAdapter[tuple[AnyLoss, ...]] = TypeAdapter(tuple[AnyLoss, ...])
@@ -293,8 +294,9 @@ def set_value(content: dict[str, Any], key: str, value: Any, shown: object = Non
 
 
 def _position(items: list[Any], part: str, where: str) -> int:
-    if part.isdigit() and int(part) < len(items):
-        return int(part)
+    position = whole_number(part)
+    if position is not None and position < len(items):
+        return position
     names = [item.get("name") if isinstance(item, dict) else None for item in items]
     if part in names:
         return names.index(part)

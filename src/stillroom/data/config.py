@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -17,8 +17,82 @@ _MADE = ("synthetic", "shapes")
 _OF_SOURCE = (*_MADE, "text")
 
 
+Probability = Annotated[float, Field(ge=0, le=1)]
+# Smallest and largest; drawn uniformly between them.
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class _Ranges(Config):
+    """Options of which some are a smallest and a largest number."""
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> _Ranges:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"{name} as the smallest and the largest, not {list(value)}")
+        return self
+
+
+class RandomResizedCropConfig(_Ranges):
+    """A random part of each image, resized to the image's size; torchvision's RandomResizedCrop."""
+
+    scale: Range = Field((0.08, 1.0), description="Share of the image's area, smallest and largest (at most 1).")
+    ratio: Range = Field((3 / 4, 4 / 3), description="Width divided by height, smallest and largest.")
+
+    @model_validator(mode="after")
+    def _within_the_image(self) -> RandomResizedCropConfig:
+        if self.scale[1] > 1:
+            raise ValueError(f"a scale of at most 1, not {self.scale[1]:g}")
+        return self
+
+
+class ColorJitterConfig(Config):
+    """Random changes of colour, in random order; torchvision's ColorJitter."""
+
+    brightness: Probability = Field(0.0, description="Factor uniform in 1 − b … 1 + b.")
+    contrast: Probability = Field(0.0, description="Factor uniform in 1 − c … 1 + c.")
+    saturation: Probability = Field(0.0, description="Factor uniform in 1 − s … 1 + s.")
+    hue: float = Field(0.0, ge=0, le=0.5, description="Shift uniform in −h … h, as a fraction of the colour circle.")
+
+
+class GaussianBlurConfig(_Ranges):
+    """A Gaussian blur of some images, as in SimCLR (arXiv 2002.05709); torchvision's GaussianBlur."""
+
+    p: Probability = Field(0.5, description="Probability.")
+    kernel_size: int = Field(
+        0, ge=0, description="Side of the kernel in pixels, odd; 0: a tenth of the image's shorter side."
+    )
+    sigma: Range = Field((0.1, 2.0), description="Standard deviation in pixels, smallest and largest.")
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> GaussianBlurConfig:
+        if self.kernel_size and self.kernel_size % 2 == 0:
+            raise ValueError(f"an odd kernel_size, or 0, not {self.kernel_size}")
+        return self
+
+
+class RandAugmentConfig(Config):
+    """Random operations of one strength (arXiv 1909.13719); torchvision's RandAugment."""
+
+    num_ops: int = Field(2, ge=1, le=8, description="Operations on each image.")
+    magnitude: int = Field(9, ge=0, le=30, description="Their strength, of 31 steps.")
+
+
+class RandomErasingConfig(_Ranges):
+    """A random rectangle of some images set to one value (arXiv 1708.04896); torchvision's RandomErasing."""
+
+    p: Probability = Field(0.5, description="Probability.")
+    scale: Range = Field((0.02, 0.33), description="Share of the image's area, smallest and largest (below 1).")
+    ratio: Range = Field((0.3, 3.3), description="Height divided by width, smallest and largest.")
+    value: int = Field(0, ge=0, le=255, description="The value that its pixels get.")
+
+
 class AugmentationConfig(Config):
-    """What is done to training images; a pure function of (seed, view, sample index)."""
+    """What is done to training images; a pure function of (seed, view, sample index).
+
+    In the order of the fields, but for ``cutout``, which comes before ``random_erasing``.
+    """
 
     seed: int = Field(0, ge=0, description="Seed of the augmentation alone; constant over a study.")
     pad_crop: int = Field(
@@ -30,6 +104,30 @@ class AugmentationConfig(Config):
         "half of the images beginning mirrored, and needs an even number of views.",
     )
     cutout: int = Field(0, ge=0, description="Side of a square set to zero at a random place, in pixels; 0 is none.")
+    random_resized_crop: RandomResizedCropConfig | None = Field(
+        None, description="A random part resized to the whole, before the flip; in place of pad_crop."
+    )
+    rotation: float = Field(0.0, ge=0, le=180, description="Turned by up to so many degrees, bilinear, black corners.")
+    trivial_augment: bool = Field(
+        False, description="One random operation of random strength (TrivialAugment Wide, arXiv 2103.10158)."
+    )
+    randaugment: RandAugmentConfig | None = Field(None, description="Random operations of one strength.")
+    color_jitter: ColorJitterConfig | None = Field(None, description="Random changes of colour.")
+    grayscale: Probability = Field(0.0, description="Probability that an RGB image loses its colour.")
+    blur: GaussianBlurConfig | None = Field(None, description="A Gaussian blur of some images.")
+    random_erasing: RandomErasingConfig | None = Field(None, description="A random rectangle set to one value.")
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        description="Each image mixed with another training image, its partner, by λ ∼ Beta(α, α); this is α, 0 is "
+        "none. A view is then of a pair; its label is λ of one and 1 − λ of the other (arXiv 1710.09412).",
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        description="A rectangle of a share 1 − λ of each image taken from its partner, λ ∼ Beta(α, α); this is α, 0 "
+        "is none (arXiv 1905.04899). With mixup, too, each image gets one of the two, with probability 1/2.",
+    )
     token_dropout: float = Field(
         0, ge=0, lt=1, description="Probability that a token of a text is replaced by [MASK], for each by itself."
     )
@@ -39,6 +137,11 @@ class AugmentationConfig(Config):
         lt=1,
         description="Share of a text's tokens that are replaced by [MASK], as one span at a random place.",
     )
+    of_dataset: bool = Field(
+        False,
+        description="Written by a run on a dataset with random transforms of its own: they are seeded by (seed, view, "
+        "index), which makes views of them.",
+    )
     views: int = Field(
         4,
         ge=0,
@@ -47,9 +150,23 @@ class AugmentationConfig(Config):
     )
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The options that are set and change images.
+
+        >>> AugmentationConfig(flip=True, mixup=0.2).parts
+        ('flip', 'mixup')
+        """
+        return tuple(name for name in type(self).model_fields if name not in ("seed", "views") and getattr(self, name))
+
+    @property
     def changes(self) -> bool:
         """Whether anything is done to training images."""
-        return bool(self.pad_crop or self.flip or self.cutout or self.of_text)
+        return bool(self.parts)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an image of a view is made of two."""
+        return bool(self.mixup or self.cutmix)
 
     @property
     def of_text(self) -> list[str]:
@@ -57,13 +174,18 @@ class AugmentationConfig(Config):
         return [name for name in ("token_dropout", "span_mask") if getattr(self, name)]
 
     @model_serializer(mode="wrap")
-    def _text_only_where_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes and caches of images stay what they were before there were texts.
+    def _leave_out_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes and caches without these keep their bytes and their hashes.
         written: dict[str, Any] = handler(self)
-        for name in ("token_dropout", "span_mask"):
-            if not getattr(self, name):
-                written.pop(name, None)
-        return written
+        kept = ("seed", "pad_crop", "flip", "cutout", "views")
+        return {name: value for name, value in written.items() if name in kept or getattr(self, name)}
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> AugmentationConfig:
+        for name, other in (("random_resized_crop", "pad_crop"), ("trivial_augment", "randaugment")):
+            if getattr(self, name) and getattr(self, other):
+                raise ValueError(f"either {name} or {other}")
+        return self
 
     @property
     def different_views(self) -> int:

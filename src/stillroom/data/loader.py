@@ -8,13 +8,14 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.augmentation import augment, augment_batch
+from stillroom.data.augmentation import Pairs, augment, augment_batch, draw_pairs
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import ImageSet, LazyImages
 from stillroom.data.reading import split_range
@@ -97,6 +98,13 @@ class BatchSampler:
         return np.concatenate([shuffled.reshape(-1), order[whole:]])
 
 
+class MixedLabels(NamedTuple):
+    """The labels of images that are mixed of two: ``labels`` to a share, and their partners' to the rest."""
+
+    partners: Tensor  # labels of the partners, int64 [B]
+    share: Tensor  # of the image itself, float32 [B]
+
+
 @dataclass(frozen=True)
 class Batch:
     """Augmented images, their labels and indices.
@@ -112,13 +120,15 @@ class Batch:
     index: Tensor  # indices in the training set (of a subset: in its parent), int64 [B], on the device
     rows: npt.NDArray[np.int64]  # the same on the CPU, for cached teacher outputs
     view: int
+    mixed: MixedLabels | None = None  # where each image is mixed with another
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def subset(self, rows: slice) -> Batch:
         """Some of the batch, counted within it, in the same order and without a copy."""
-        return Batch(self.images[rows], self.labels[rows], self.index[rows], self.rows[rows], self.view)
+        mixed = None if self.mixed is None else MixedLabels(self.mixed.partners[rows], self.mixed.share[rows])
+        return Batch(self.images[rows], self.labels[rows], self.index[rows], self.rows[rows], self.view, mixed)
 
 
 class BatchLoader:
@@ -160,6 +170,8 @@ class BatchLoader:
         self._full_length = full_length
         self._workers = workers
         self._rows = None if data.subset_info is None else data.subset_info.rows
+        # An image is mixed with images that are learned from alone, in the parent set, too.
+        self._pool = np.arange(len(data)) if self._rows is None else self._rows
 
     def parent(self) -> BatchLoader:
         """The loader of the parent set, by its own indices; nothing is copied."""
@@ -188,7 +200,8 @@ class BatchLoader:
                 yield self._batch(augment_batch(ids, rows, self.augmentation, view, self._tokens), rows, view)
         elif isinstance(self.images, Tensor):
             for rows, view in requests:
-                yield self._batch(augment(self.images, rows, self.augmentation, view), rows, view)
+                images = augment(self.images, self._with_partners(rows, view), self.augmentation, view)
+                yield self._batch(images, rows, view)
         else:
             yield from self._read(self.images, requests)
 
@@ -202,19 +215,44 @@ class BatchLoader:
 
     def _batch(self, images: Tensor, rows: npt.NDArray[np.int64], view: int) -> Batch:
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
-        return Batch(images, self.labels[index], index, rows, view)
+        if not self.augmentation.mixes:
+            return Batch(images, self.labels[index], index, rows, view)
+        pairs = self._pairs(rows, view)
+        share = torch.from_numpy(pairs.share).to(self.device, torch.float32, non_blocking=True)
+        partners = torch.from_numpy(pairs.partners).to(self.device, non_blocking=True)
+        mixed = MixedLabels(self.labels[partners], share)
+        return Batch(pairs.mix(*images.chunk(2)), self.labels[index], index, rows, view, mixed)
+
+    def _pairs(self, rows: npt.NDArray[np.int64], view: int) -> Pairs:
+        return draw_pairs(rows, self._pool, tuple(self.images.shape[1:]), self.augmentation, view)
+
+    def _with_partners(self, rows: npt.NDArray[np.int64], view: int) -> npt.NDArray[np.int64]:
+        """The samples of a batch, followed by those that they are mixed with, if they are."""
+        if not self.augmentation.mixes:
+            return rows
+        _check_samples(rows, len(self.images))
+        return np.concatenate([rows, self._pairs(rows, view).partners])
 
     def _read(self, images: LazyImages, requests: Iterable[Request]) -> Generator[Batch, None, None]:
+        if not images.workers:
+            for rows, view in requests:
+                wanted = self._with_partners(rows, view)
+                _check_samples(wanted, len(images))
+                read = torch.empty((len(wanted), *images.shape[1:]), dtype=images.dtype)
+                images.fill(read.numpy(), wanted, range(len(wanted)), seed=self.augmentation.seed, view=view)
+                yield self._finish(read, [], (rows, view))
+            return
         workers = self._workers or images.workers
         pool = ThreadPoolExecutor(workers, thread_name_prefix="stillroom-feed")
         pending: deque[tuple[Tensor, list[Future[None]], Request]] = deque()
         try:
             for rows, view in requests:
                 _check_samples(rows, len(images))
-                shape = (len(rows), *images.shape[1:])
+                wanted = self._with_partners(rows, view)
+                shape = (len(wanted), *images.shape[1:])
                 read = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-                fill = partial(images.fill, read.numpy(), rows)
-                jobs = [pool.submit(fill, part) for part in split_range(len(rows), _JOB, workers)]
+                fill = partial(images.fill, read.numpy(), wanted)
+                jobs = [pool.submit(fill, part) for part in split_range(len(wanted), _JOB, workers)]
                 pending.append((read, jobs, (rows, view)))
                 if len(pending) > _AHEAD:
                     yield self._finish(*pending.popleft())
@@ -229,7 +267,8 @@ class BatchLoader:
             job.result()
         rows, view = request
         # Augmented on the device, as images in memory are; the copy of pinned memory does not wait.
-        images = augment_batch(read.to(self.device, non_blocking=True), rows, self.augmentation, view)
+        wanted = self._with_partners(rows, view)
+        images = augment_batch(read.to(self.device, non_blocking=True), wanted, self.augmentation, view)
         return self._batch(images, rows, view)
 
 

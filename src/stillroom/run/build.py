@@ -16,7 +16,7 @@ from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
 from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
-from stillroom.models.modes import device_of
+from stillroom.models.modes import TrainedPart, device_of, train_only
 from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
 from stillroom.models.preprocess import known_classes
 from stillroom.models.reader import FEATURES
@@ -26,6 +26,7 @@ from stillroom.run.components import RunComponents
 from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
+from stillroom.teachers.class_means import find_class_means
 from stillroom.teachers.config import TeacherConfig
 from stillroom.teachers.embeddings import EmbeddingTeacher
 from stillroom.teachers.ensemble import EnsembleSource
@@ -59,6 +60,7 @@ class RunParts:
     # The user's optimizer and scheduler, where these are not the recipe's.
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
     custom: Mapping[str, str] = field(default_factory=dict)  # the classes of what the user's functions make
+    trained: TrainedPart | None = None  # the part of the student that is trained, where it is not all of it
 
     @property
     def recipe(self) -> Recipe:
@@ -95,11 +97,15 @@ class RunParts:
         """The functions from a batch to the output of each teacher that a loss reads; builds missing caches."""
         read = self.teachers_read
         shared = {member for name in read for member in self.recipe.all_teachers[name].members or ()}
-        return {
+        found = {
             name: (source.shared_teacher if name in shared else source.training_teacher)(loader, self.epochs, log)
             for name, source in read.items()
             if not isinstance(source, PeerTeacher)
         }
+        for name, teacher in found.items():
+            mine = [loss for loss, of in zip(self.losses, self.step.teacher_names, strict=True) if of == name]
+            found[name] = with_class_means(teacher, loader, self.train, mine)
+        return found
 
     def loader(self) -> BatchLoader:
         """Gives the training batches."""
@@ -109,6 +115,15 @@ class RunParts:
         return BatchLoader(
             self.train, data.augmentation, self.context.device, data.workers, full_length=bool(inner - {FEATURES})
         )
+
+
+def with_class_means(teacher: Teacher, loader: BatchLoader, train: ImageSet, losses: Sequence[Loss[Any]]) -> Teacher:
+    """A teacher with its mean answers to each class, where some of its losses read them."""
+    wanted = {each for loss in losses for each in loss.requires.class_means}
+    if not wanted:
+        return teacher
+    means = find_class_means(teacher, loader, len(train), train.num_classes, wanted)
+    return lambda batch: replace(teacher(batch), class_means=means)
 
 
 def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Sequence[StepHook] = ()) -> RunParts:
@@ -139,6 +154,10 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     for name, config in recipe.all_teachers.items():
         if config.follows_student:
             models[name] = as_teacher(student)
+    trained = None
+    if recipe.training.train_only is not None:
+        trained = train_only(student.model, recipe.training.train_only)
+        context.observer.note(trained.text)
     names = teacher_names(components.losses, recipe)
     setup_losses(components.losses, context, student, models)
     hooks = [*hooks]
@@ -167,6 +186,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         labelled_share=train.labelled / len(train),
         peers={name: models[name] for name, config in recipe.all_teachers.items() if config.learns},
         same_at_start=[name for name, config in recipe.all_teachers.items() if config.follows_student],
+        frozen=trained.frozen if trained is not None else (),
     ).to(runtime.device)
     teachers = build_teachers(context, components.losses, models, student)
     hooks += [source for source in teachers.values() if isinstance(source, FollowingTeacher)]
@@ -189,6 +209,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         },
         optimisation=components.optimisation,
         custom=components.custom,
+        trained=trained,
     )
 
 
@@ -451,7 +472,7 @@ def _changing_teacher(
     field, recipe = context.recipe.teacher_field(name), context.recipe
     for loss in losses:
         requires = loss.requires
-        fixed = (*requires.tails, *requires.fishers)
+        fixed = (*requires.tails, *requires.fishers, *requires.class_means)
         if fixed or (config.learns and (requires.teacher_features or next(loss.parameters(), None) is not None)):
             expected = "a loss on logits without parameters" if config.learns else "a loss on logits or features"
             why = "each of two students learns from the other" if config.learns else "the rest of the model changes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,16 +16,17 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.losses.base import Loss
-from stillroom.losses.registry import build_losses, loss_class
+from stillroom.losses.registry import build_loss, build_losses, describe, loss_class, parse_loss
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.modes import copy_model
 from stillroom.models.registry import brings_weights, build
 from stillroom.models.reused_head import ReusedHead
 from stillroom.models.tail import head_tensors
-from stillroom.models.weights import Note, load_weights
+from stillroom.models.weights import Note, load_weights, state_hash
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.runtime import PhaseClock
+from stillroom.schema.run import RunSummary
 from stillroom.teachers.class_map import column_names
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.optimisation import OwnOptimisation
@@ -59,6 +61,66 @@ class RunObjects:
     # By their names in the recipe (``teacher`` where there is one).
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
     losses: Sequence[Loss[Any]] = ()  # the terms of the loss
+    # The user's optimizer and scheduler, and the classes of what they make.
+    optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
+    custom: Mapping[str, str] = field(default_factory=dict)
+
+    def require_run(self, recipe: Recipe, summary: RunSummary) -> None:
+        """Refuse to train again what was trained from other objects than these, or from some that are not here.
+
+        Raises:
+            BadInput: images, initial weights, a teacher or a function of the optimisation are missing, or are others.
+        """
+        self.load_data(recipe, summary.data.fingerprint)
+        if self.student is None:
+            raise needs_module("student", recipe.student.name)
+        if state_hash(self.student) != summary.hashes.init:
+            name = type(self.student).__name__
+            raise BadInput("student", name, "the weights that the run's student began with; these are others")
+        for name, config in recipe.all_teachers.items():
+            if not (config.is_model or config.learns):
+                continue
+            if name not in self.teachers:
+                raise needs_module(recipe.teacher_field(name), config.name)
+            # A peer learns, too: its weights are no longer those of the module.
+            if config.is_model and state_hash(self.teachers[name]) != summary.teachers[name].weights_hash:
+                kind = type(self.teachers[name]).__name__
+                raise BadInput(recipe.teacher_field(name), kind, "the weights that the run's teacher had")
+        own = self.optimisation
+        for argument, options, function in (
+            ("optimizer", recipe.training.optimizer, own.optimizer),
+            ("scheduler", recipe.training.schedule, own.scheduler),
+        ):
+            if options.name == "custom" and function is None:
+                expected = "the function that made it: the run that `stillroom.distill` gave back has it"
+                raise BadInput(argument, None, expected)
+
+    def components(self, recipe: Recipe, original: Recipe) -> RunComponents:
+        """Copies of the objects for another run of them.
+
+        Args:
+            recipe: its recipe; a loss whose options differ from the given one's is made from it.
+            original: the recipe of the run that the objects are of.
+
+        Raises:
+            BadInput: a term of the loss, the optimizer or the scheduler cannot be made from the recipe.
+        """
+        assert self.data is not None
+        assert self.student is not None
+        for name, own in (("optimizer", self.optimisation.optimizer), ("schedule", self.optimisation.scheduler)):
+            if own is not None and getattr(recipe.training, name) != getattr(original.training, name):
+                expected = "the options of the run: a function of yours makes it"
+                raise BadInput(f"training.{name}", getattr(recipe.training, name).name, expected)
+        given = [(parse_loss(describe(loss)), loss) for loss in self.losses]
+        with seed_rng(recipe.seed, "connector-init"):
+            losses = []
+            for place, config in enumerate(recipe.losses):
+                same = [loss for known, loss in given if known == config]
+                losses.append(copy.deepcopy(same[0]) if same else build_loss(config, f"losses.{place}"))
+        teachers = {name: copy_model(model) for name, model in self.teachers.items()}
+        return RunComponents(
+            self.data, copy_model(self.student), losses, teachers, optimisation=self.optimisation, custom=self.custom
+        )
 
     def load_data(self, recipe: Recipe, fingerprint: str) -> DataPair:
         """The run's images; BadInput where they are not given, cannot be read, or are not those of the fingerprint."""

@@ -260,6 +260,14 @@ class LossSummary(JsonObject):
     reads_labels: bool
 
 
+class TrainedPartSummary(JsonObject):
+    """The part of the student that was trained; the rest was frozen."""
+
+    modules: Items[str]
+    parameters: Count
+    of: Count
+
+
 class RunSummary(JsonFile):
     """``summary.json``: what a finished run came to. Units as in :class:`ModelScores`."""
 
@@ -286,6 +294,7 @@ class RunSummary(JsonFile):
     data: DataSummary
     relations: RelationFigures | None = None
     custom: dict[str, str] | None = Field(None, description="Classes of the user's own optimizer and scheduler.")
+    trained: TrainedPartSummary | None = Field(None, description="Where `training.train_only` trained a part alone.")
     device: str
     precision: str
     threads: PositiveCount

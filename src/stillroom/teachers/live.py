@@ -277,6 +277,9 @@ class LiveTeacherSource(TeacherSource):
         """The cache of its outputs for the training images."""
         train = self._data.train.parent
         parts = self._identity(train, self._augmentation, self._runtime.precision)
+        if self._augmentation.mixes and (info := self._data.train.subset_info) is not None:
+            # Images are mixed with those that are learned from, so another held-out part gives other images.
+            parts["partners"] = digest(info.rows.tobytes())
         if unfolded := left_unfolded(self.prepared.model, [tap for tap in self._taps if not is_input_gradient(tap)]):
             # The logits differ in their last bits from those computed without these taps.
             parts["unfolded"] = list(unfolded)

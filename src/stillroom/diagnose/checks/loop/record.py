@@ -180,7 +180,8 @@ class Step:
     lost_terms: list[LostTerm] = field(default_factory=list)  # losses that were computed and reach no ``backward``
     escaped: bool = False  # whether a teacher's output left torch (numpy, lists)
     learning_rate: float = 0.0  # the largest of all groups
-    # By which share of their norm the step changed the parameters that have a gradient; None where that was not
+    base_rate: float = 0.0  # what a schedule begins with, or comes to: the largest of all groups; 0 without one
+    # By which share of its norm the step changed the weight matrix that it changed most; None where that was not
     # measured.
     update: float | None = None
     optimizer: str = ""  # class of the optimizer that made the step
