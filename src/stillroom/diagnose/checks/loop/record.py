@@ -183,6 +183,8 @@ class Step:
     # By which share of their norm the step changed the parameters that have a gradient; None where that was not
     # measured.
     update: float | None = None
+    # Of parameters in 16 bits, which share of the numbers with a gradient the step left as they were; None of others.
+    stuck: float | None = None
     optimizer: str = ""  # class of the optimizer that made the step
     # A network that no optimizer holds and whose gradients were clipped with the others.
     clipped_for: Network | None = None
