@@ -1019,6 +1019,7 @@ class Watch:
             owners = (c.module for c in tape.calls if foreign & {id(p) for p in c.module.parameters()})
             step.clipped_for = next((self._network(each) for each in owners), None)
         step.escaped = bool(tape.escaped)
+        step.pulled = self._pulled_targets()
         for call, names in self._window_graded:
             flows = any(each.gradient for each in step.calls if each.network is self._network(call.module))
             left_out = self._left_out(call, names) if flows else None
@@ -1078,6 +1079,24 @@ class Watch:
             if not mask & labelled and (mask & targets or (trained and labelled)):
                 found |= mask
         return found
+
+    def _pulled_targets(self) -> list[tuple[Network, str | None]]:
+        """Networks that learn and that a divergence pulls towards another, whose target they are; not the other way."""
+        tape = self._tape
+
+        def networks(tensor: Tensor) -> list[nn.Module]:
+            gradient = tape.bits(tensor)[1]
+            calls = (source.call for index, source in enumerate(tape.sources) if gradient >> index & 1)
+            return [call.module for call in calls if call is not None and self._held(call.module) > 0]
+
+        pairs = []
+        for node in (tape.nodes[i] for raw, _, _ in self._window_backwards for i in raw.nodes):
+            if node.call is None and node.name == "kl_div":
+                target, predicted = node.argument(1, "target"), node.inputs[0]
+                places = [(a, b) for a in networks(target) for b in networks(predicted) if a is not b]
+                pairs += [(a, b, str(node.place) if node.place else None) for a, b in places]
+        both = {(a, b) for a, b, _ in pairs}
+        return [(self._network(a), place) for a, b, place in pairs if (b, a) not in both]
 
     def _are_answers(self, source: Source) -> bool:
         """Whether a stored tensor looks like a teacher's answers: of the shape of a student's logits, and no labels."""

@@ -178,6 +178,8 @@ class Step:
     # Parameters with a gradient that no optimizer holds: module, names, line.
     left_out: list[LeftOut] = field(default_factory=list)
     lost_terms: list[LostTerm] = field(default_factory=list)  # losses that were computed and reach no ``backward``
+    # Networks that learn and whose answer is the target of another's divergence, which pulls it, too: with the line.
+    pulled: list[tuple[Network, str | None]] = field(default_factory=list)
     escaped: bool = False  # whether a teacher's output left torch (numpy, lists)
     learning_rate: float = 0.0  # the largest of all groups
     # By which share of their norm the step changed the parameters that have a gradient; None where that was not
