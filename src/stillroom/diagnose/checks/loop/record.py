@@ -92,6 +92,7 @@ class Term:
     weight_lists: tuple[str, ...] = ()
     # How much the teacher's side differs from row to row, as a share of its size; None where it has no rows.
     spread: float | None = None
+    apart: bool = False  # whether it is a similarity to the teacher that is minimised, or a distance that is maximised
     words: str = ""  # what the function and the script say of such weights: docstrings, comments, help texts
 
 
@@ -281,8 +282,9 @@ class Phase:
 
     @property
     def distils(self) -> bool:
-        """Whether a loss was computed from a teacher's output."""
-        return any(backward.reads_teacher for step in self.steps for backward in step.backwards)
+        """Whether a loss was computed from a teacher's output, or from that of another network that learns."""
+        heard = any(backward.reads_teacher for step in self.steps for backward in step.backwards)
+        return heard or any(step.pulled for step in self.steps)
 
     @property
     def planned(self) -> tuple[int, float] | None:

@@ -536,6 +536,18 @@ def descent_agreement(answers: Answers) -> float | None:
     title="Minimum of the loss",
 )
 def loss_minimum(context: LoopContext) -> CheckResult:
+    apart = [term for _, backward in context.backwards for term in backward.terms if term.apart]
+    if len(apart) > 0.5 * len(context.backwards):
+        what = "is added, so that it is made small" if apart[0].weight > 0 else "has a negative weight"
+        return CheckResult(
+            "problem",
+            f"{apart[0].function} between student and teacher {what}: the term pushes them apart.",
+            {"losses": len(apart), "weight": apart[0].weight},
+            Remedy(
+                "Change its sign.", code="loss = loss + weight * (1 - F.cosine_similarity(student, teacher).mean())"
+            ),
+            location=most_common([term.place for term in apart]),
+        )
     fits = context.fits
     known = [each for each in fits if each.is_known]
     if fits[0].is_known:
