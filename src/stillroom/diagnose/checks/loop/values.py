@@ -134,7 +134,7 @@ def half_precision(context: LoopContext) -> CheckResult:
     half = [each for _, each in backwards if each.half]
     vanished = [one for _, each in backwards for one in each.vanished]
     phase = context.phase
-    evidence = {
+    evidence: dict[str, float] = {
         "half": len(half),
         "not_finite": len(bad),
         "losses": len(backwards),
