@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 # Each worker of pytest keeps to one thread. There is one more than cores: tests also wait, for processes and browsers.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: install demo test lint bench docs clean
+.PHONY: install demo test durations lint bench docs clean
 
 install: $(STAMP)
 
@@ -29,6 +29,10 @@ test: install
 	@{ $(CHECKS); } > $(VENV)/lint.log 2>&1 & lint=$$!; \
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS); tests=$$?; \
 	wait $$lint; linted=$$?; cat $(VENV)/lint.log; exit $$((tests ? tests : linted))
+
+# Measures how long each file of tests takes, for the order in which `make test` begins them.
+durations: install
+	STILLROOM_WRITE_DURATIONS=1 $(BIN)/pytest -n $(WORKERS)
 
 bench: install
 	$(BIN)/python benchmarks/speed.py

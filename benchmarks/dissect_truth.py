@@ -11,7 +11,6 @@ confidence in each image alone, or both; what the full answer brings is then exa
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from stillroom.recipe import parse_recipe
 from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
 from stillroom.study.dissect import PARTS, dissecting, write_dissection
-from stillroom.study.engine.base import Engine
+from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.plan import StudyFolder
 from stillroom.teachers.precomputed import INPUTS, inputs_of
 
@@ -36,8 +35,8 @@ TASK = {
     "superclasses": 4,
     "similarity": 0.9,
     "waves": 0,
-    "noise": 0.2,
-    "train": 400,
+    "noise": 0.3,
+    "train": 600,
     "test": 2000,
 }
 # Which of the two a teacher's answers have of their own: the other part is the mean of all, or even.
@@ -83,7 +82,7 @@ def write_teachers(folder: Path, data: dict[str, Any]) -> None:
 
 
 def study_of(
-    folder: Path, seeds: tuple[int, ...], teachers: tuple[str, ...] = tuple(TEACHERS), *, epochs: int = 60
+    folder: Path, seeds: tuple[int, ...], teachers: tuple[str, ...] = tuple(TEACHERS), *, epochs: int = 40
 ) -> Study:
     """The study that takes the teachers apart; their logits lie in the folder."""
     data = {"source": "synthetic", "synthetic": TASK, "batch_size": 50}
@@ -93,7 +92,7 @@ def study_of(
             "data": data,
             "teacher": {"name": teachers[0], "logits": str(folder / teachers[0])},
             "student": {"name": "mlp", "options": {"hidden": [64]}},
-            "losses": [{"name": "kl", "temperature": 1}],
+            "losses": [{"name": "cross_entropy", "weight": 0.5}, {"name": "kl", "weight": 0.5, "temperature": 1}],
             "cache": {"dtype": "float32"},
             "training": {
                 "epochs": epochs,
@@ -118,7 +117,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     study = study_of(asked.out / "teachers", tuple(int(each) for each in asked.seeds.split(",")))
-    found = compare(study, asked.out / "study", local_engine)
+    found = compare(study, asked.out / "study", lambda folder, threads: InProcessEngine())
     print("| the teacher's answers are made of | " + " | ".join(part.name for part in PARTS) + " | all |")
     print("|---" * (len(PARTS) + 2) + "|")
     for pair in write_dissection(StudyFolder(asked.out / "study"), found.results)["pairs"]:
@@ -128,14 +127,6 @@ def main() -> None:
             low, high = ("–" if part[side] is None else f"{part[side]:+.2f}" for side in ("low", "high"))
             cells.append(f"{part['mean']:+.2f} [{low}, {high}]{share}")
         print("| " + " | ".join(cells) + " |")
-
-
-def local_engine(folder: StudyFolder, threads: int) -> Engine:
-    """Worker processes of this machine, one at a time."""
-    from stillroom.study.engine import engine_maker
-
-    make: Callable[..., Engine] = engine_maker("local", 1, None)
-    return make(folder, threads)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from stillroom.cli.live import LiveStudy
 from stillroom.cli.terminal import ProgressBar
 from stillroom.data.dataset import from_dataset, from_images
-from stillroom.data.images import DataPair, ImageSet, add_unlabelled, make_pair
+from stillroom.data.images import DataPair, ImageSet, LazyImages, add_unlabelled, make_pair
 from stillroom.data.sources import load_split, parse_data_argument
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.recipe import diagnose_recipe, quick_line
@@ -320,6 +320,9 @@ def distill(
         }
     )
     data = _pair(train, test, unlabelled)
+    if isinstance(data.train.images, LazyImages) and data.train.images.has_views:
+        views = recipe.data.augmentation.model_copy(update={"of_dataset": True})
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augmentation": views})})
     _require_preprocess(recipe, data.train)
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     modules = {
@@ -700,7 +703,8 @@ def _choices(place: str, images: ImageSet) -> str:
 
 
 def _pair(train: Dataset[Any], test: Dataset[Any], unlabelled: Any) -> DataPair:
-    data = make_pair(from_dataset(train, name="train", field="train"), from_dataset(test, name="test", field="test"))
+    learned = from_dataset(train, name="train", field="train", views=True)
+    data = make_pair(learned, from_dataset(test, name="test", field="test"))
     if unlabelled is None:
         return data
     return DataPair(add_unlabelled(data.train, from_images(unlabelled, field="unlabelled")), data.test)

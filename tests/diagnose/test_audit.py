@@ -223,6 +223,35 @@ def never_scheduled(loop: Loop) -> torch.optim.Optimizer:
     return optimizer
 
 
+def restarted(loop: Loop) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    loop.extra = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 4)
+    return optimizer
+
+
+def cycled(loop: Loop) -> torch.optim.Optimizer:
+    """Down and up again in two epochs of two batches each."""
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    loop.extra = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+    return optimizer
+
+
+def rated_by_hand(loop: Loop) -> torch.optim.Optimizer:
+    optimizer = never_scheduled(loop)
+    group = optimizer.param_groups[0]
+    optimizer.register_step_post_hook(lambda *_: group.update(lr=0.9 * group["lr"]))
+    return optimizer
+
+
+def in_sequence(loop: Loop) -> torch.optim.Optimizer:
+    """A warm-up that the run ends in: what comes after it is never stepped."""
+    schedulers = torch.optim.lr_scheduler
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    parts = [schedulers.LinearLR(optimizer, 0.1, total_iters=90), schedulers.StepLR(optimizer, 500)]
+    loop.extra = schedulers.SequentialLR(optimizer, parts, [90])
+    return optimizer
+
+
 def masked_in_half(loop: Loop, x: Tensor, number: int) -> Tensor:
     with torch.no_grad():
         out: Tensor = loop.teacher(x)
@@ -428,7 +457,27 @@ def frozen_norm(loop: Loop, step: int) -> None:
             module.eval()
 
 
+def summed_up(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """The teacher alone; the labels' loss is summed up over steps, to be printed at the end."""
+    loop.extra = (0.0 if loop.extra is None else loop.extra) + (F.cross_entropy(z, y) * len(y)).detach()
+    return kd(z, t)
+
+
+def slow(loop: Loop) -> torch.optim.Optimizer:
+    return torch.optim.SGD(loop.student.parameters(), lr=1e-4)
+
+
+def ramped(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    loop.extra = (loop.extra or 0) + 1
+    return 0.1 * F.cross_entropy(z, y) + 5.0 * loop.extra**3 * F.mse_loss(z.softmax(1), t.softmax(1))
+
+
 HEALTHY: dict[str, Callable[[], Loop]] = {
+    "the labels' loss summed up": lambda: Loop(loss=summed_up),
+    "a weight that is ramped up": lambda: Loop(loss=ramped, optimizer=slow),
+    "a constant of the teacher and the labels": lambda: Loop(
+        loss=lambda loop, z, t, y: kd(z, t) + 0.1 * F.cross_entropy(t, y)
+    ),
     "cross-entropy and KL": Loop,
     "teacher alone": lambda: Loop(loss=lambda loop, z, t, y: kd(z, t)),
     "moving average": averaged,
@@ -498,7 +547,18 @@ def test_the_line_to_write_instead_is_the_textbooks_loss(fault: str) -> None:
     assert torch.allclose(written, kd(z, t))
 
 
-@pytest.mark.parametrize(("make", "problem"), [(scheduled, True), (never_scheduled, True), (warmed_up, False)])
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (scheduled, True),
+        (never_scheduled, True),
+        (warmed_up, False),
+        (restarted, False),
+        (cycled, False),
+        (in_sequence, False),
+        (rated_by_hand, False),
+    ],
+)
 def test_a_schedule_is_held_against_the_loops_around_the_step(make: Any, problem: bool) -> None:
     loop = Loop(optimizer=make)
     optimizer = make(loop)
@@ -513,16 +573,20 @@ def test_a_schedule_is_held_against_the_loops_around_the_step(make: Any, problem
                 optimizer.zero_grad()
                 (F.cross_entropy(loop.student(x), y) + kd(loop.student(x), t)).backward()
                 optimizer.step()
-                if make is not never_scheduled:
+                if make not in (never_scheduled, rated_by_hand):
                     loop.extra.step()
     assert problems(watched.diagnosis) == (["schedule"] if problem else [])
 
 
-def test_a_rate_that_leaves_random_weights_random_is_a_problem() -> None:
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_rate_that_leaves_random_weights_random_is_a_problem_and_no_other(trained: bool) -> None:
     loop = Loop()
     with audit() as watched:
         watched._watch.whole_script = True
         student = Student()
+        if trained:
+            train_alone(student, 40)
+            student = copy.deepcopy(student)
         optimizer = torch.optim.SGD(student.parameters(), lr=1e-6)
         for epoch in range(7):
             for x, y in loop.batches()[2 * epoch : 2 * epoch + 2]:
@@ -532,9 +596,35 @@ def test_a_rate_that_leaves_random_weights_random_is_a_problem() -> None:
                 optimizer.zero_grad()
                 (F.cross_entropy(z, y) + kd(z, t)).backward()
                 optimizer.step()
+    if trained:
+        assert problems(watched.diagnosis) == []
+        return
     (finding,) = watched.diagnosis.problems
     assert finding.check == "learning_rate"
     assert finding.evidence["planned_steps"] == 14
+
+
+def test_a_teacher_of_other_classes_is_not_judged_by_labels_of_new_ones() -> None:
+    """Learning without forgetting: the student as it was keeps the old classes."""
+    with audit() as watched:
+        watched._watch.whole_script = True
+        net = Student()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
+        teacher = None
+        for number in range(60):
+            if number == 30:
+                teacher = copy.deepcopy(net).eval()
+            y = torch.randint(3, (ROWS,)) if teacher is None else torch.randint(3, CLASSES, (ROWS,))
+            x = CENTRES[y] + 0.3 * torch.randn(ROWS, 8)
+            loss = F.cross_entropy(net(x), y)
+            if teacher is not None:
+                with torch.no_grad():
+                    t = teacher(x)
+                loss = loss + 0.3 * kd(net(x), t)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == []
 
 
 def train_alone(net: nn.Module, steps: int) -> None:

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmark_module import benchmark
 from stillroom.errors import BadInput
 from stillroom.losses import targets
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.study.compare import compare
 from stillroom.study.config import Study
 from stillroom.study.dissect import LEVELS, PARTS, attribution, dissecting
+from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.equality import planned_differences
 from stillroom.study.plan import StudyFolder, plan_of
 from stillroom.study.tuning import check_spaces
 from stillroom.teachers.class_means import ClassMeans
-from study.small import Here
-
-
-def benchmark(name: str) -> ModuleType:
-    """A module of benchmarks/."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
 
 truth = benchmark("dissect_truth")
 
@@ -183,7 +171,7 @@ def test_answers_made_of_some_levels_are_the_targets_of_these(teacher: str) -> N
 def test_a_teacher_of_class_relations_is_told_as_one(tmp_path: Path) -> None:
     """A slice of benchmarks/dissect_truth.py, which has all three teachers, five seeds and whole trainings."""
     study = truth.study_of(tmp_path / "teachers", (0, 1), ("relations",), epochs=2)
-    found = compare(study, tmp_path / "study", lambda folder, threads: Here())
+    found = compare(study, tmp_path / "study", lambda folder, threads: InProcessEngine())
     assert found.sound
     parts = {part["name"]: part["mean"] for part in attribution(found.results)["pairs"][0]["parts"]}
     assert [parts[name] for name in ("instance", "interaction", "what is left")] == pytest.approx([0, 0, 0], abs=0.11)

@@ -53,7 +53,7 @@ def check_augmentable(images: ImageSet, config: AugmentationConfig) -> None:
     [C, H, W]
     """
     mixes_rows = ("mixup",) if images.tokens is None else ()
-    wanted = [name for name in config.parts if name not in (*config.of_text, *mixes_rows)]
+    wanted = [name for name in config.parts if name not in (*config.of_text, *mixes_rows, "of_dataset")]
     if config.of_text and images.tokens is None:
         raise BadInput("data.augmentation", ", ".join(config.of_text), f"0: {images.name!r} are images, not texts")
     if not wanted:
@@ -129,7 +129,7 @@ def augment_batch(
         raise ValueError(f"got {len(batch)} images of {len(samples)} samples; expected as many of each")
     if tokens is not None:
         return text_view(batch, samples, config, view, tokens)
-    if not config.changes:
+    if config.parts in ((), ("of_dataset",)):
         return batch
     return _augment(batch, np.arange(len(batch)), samples, config, view)
 
@@ -220,7 +220,7 @@ def _augment(
 
 
 def _cheap(config: AugmentationConfig) -> list[str]:
-    return [name for name in config.parts if name in ("pad_crop", "flip", "cutout", "mixup", "cutmix")]
+    return [n for n in config.parts if n in ("pad_crop", "flip", "cutout", "mixup", "cutmix", "of_dataset")]
 
 
 def _rectangles(

@@ -137,6 +137,11 @@ class AugmentationConfig(Config):
         lt=1,
         description="Share of a text's tokens that are replaced by [MASK], as one span at a random place.",
     )
+    of_dataset: bool = Field(
+        False,
+        description="Written by a run on a dataset with random transforms of its own: they are seeded by (seed, view, "
+        "index), which makes views of them.",
+    )
     views: int = Field(
         4,
         ge=0,

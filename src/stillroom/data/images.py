@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -65,13 +65,17 @@ class LazyImages(ABC):
 
     Attributes:
         shape: N, C, H, W.
-        workers: default number of threads that read.
+        workers: default number of threads that read; 0: they are read between two steps, by no thread.
+        has_views: each (seed, view) is another image, made by the data themselves.
+        repeats: the same (seed, view, row) gives the same pixels.
     """
 
     shape: torch.Size
     dtype = torch.uint8
     ndim = 4
     workers = 1
+    has_views = False
+    repeats = True
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -108,10 +112,16 @@ class LazyImages(ABC):
     def encoded_bytes(self) -> int:
         """How much :meth:`pixel_hashes` decodes."""
 
-    def fill(self, batch: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], positions: range) -> None:
+    def read_view(self, row: int, seed: int, view: int) -> npt.NDArray[Any]:
+        """One image in a view, where the images have views of their own; else :meth:`read`."""
+        return self.read(row)
+
+    def fill(
+        self, batch: npt.NDArray[Any], rows: npt.NDArray[np.int64], positions: range, *, seed: int = 0, view: int = 0
+    ) -> None:
         """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
         for position in positions:
-            batch[position] = self.read(int(rows[position]))
+            batch[position] = self.read_view(int(rows[position]), seed, view)
 
 
 Images = Tensor | LazyImages

@@ -224,6 +224,14 @@ class BatchLoader:
         return np.concatenate([rows, self._pairs(rows, view).partners])
 
     def _read(self, images: LazyImages, requests: Iterable[Request]) -> Generator[Batch, None, None]:
+        if not images.workers:
+            for rows, view in requests:
+                wanted = self._with_partners(rows, view)
+                _check_samples(wanted, len(images))
+                read = torch.empty((len(wanted), *images.shape[1:]), dtype=images.dtype)
+                images.fill(read.numpy(), wanted, range(len(wanted)), seed=self.augmentation.seed, view=view)
+                yield self._finish(read, [], (rows, view))
+            return
         workers = self._workers or images.workers
         pool = ThreadPoolExecutor(workers, thread_name_prefix="stillroom-feed")
         pending: deque[tuple[Tensor, list[Future[None]], Request]] = deque()

@@ -147,6 +147,7 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     found = ", ".join(path.name for path in there[:5]) + (", ..." if len(there) > 5 else "")
     if others := left_out_of_splits(folder, {*USUAL_SPLITS, *splits}):
         found += f", with class folders whose files are {others}: convert them to {' or '.join(_CONVERT_TO)}"
+        found += ", or pip install 'stillroom[heif]'" if ".hei" in others else ""
     raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")
 
 

@@ -528,6 +528,20 @@ _OF_LABELS = frozenset(("cross_entropy", "nll_loss", "binary_cross_entropy", "bi
 _SUMS = frozenset(("add", "add_", "__radd__", "mul", "mul_", "__rmul__", "div", "true_divide", "stack", "sub", "rsub"))
 
 
+def _meant_for_a_sum(tape: Tape, node: Node, learners: int, uses: set[int]) -> bool:
+    """Whether an operation weights a loss, or adds it to another; a sum over steps, or over rows, only counts it."""
+    if node.name not in _SUMS or node.outputs[0].dim() or not node.gradient & learners:
+        return False
+    others = [
+        (tensor, origin)
+        for tensor, origin in zip(node.inputs, node.origins, strict=True)
+        if origin is None or origin[0] not in uses
+    ]
+    if others:
+        return any(origin is not None and tape.bits(tensor)[1] & learners for tensor, origin in others)
+    return any(isinstance(each, float) and each % 1 for each in (*node.args, *node.kwargs.values()))
+
+
 def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> list[LostTerm]:
     """Losses with a gradient to the student that no ``backward`` was computed from: of the teacher, or of labels."""
     found = []
@@ -539,8 +553,8 @@ def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> l
         uses, weighted = {index}, False
         for later in range(index + 1, len(tape.nodes)):
             if any(origin is not None and origin[0] in uses for origin in tape.nodes[later].origins):
+                weighted |= _meant_for_a_sum(tape, tape.nodes[later], learners, uses)
                 uses.add(later)
-                weighted |= tape.nodes[later].name in _SUMS and tape.nodes[later].outputs[0].dim() == 0
         if not uses & reached:
             where = str(node.place) if node.place else None
             found.append(LostTerm(node.name, where, bool(node.sources & teachers), weighted, bool(uses & tape.read)))

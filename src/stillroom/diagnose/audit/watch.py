@@ -133,6 +133,7 @@ class Watch:
         self._has_parameters: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
         self._loadings: list[tuple[weakref.ref[nn.Module], Loading]] = []
         self._schedules: dict[int, tuple[weakref.ref[Any], Schedule, weakref.ref[Any]]] = {}
+        self._stepped_schedule: Any = None
         # Parameters that an optimizer stepped in an earlier phase, or that were loaded.
         self._trained: dict[int, weakref.ref[Tensor]] = {}
         self._loaded: dict[int, weakref.ref[Tensor]] = {}
@@ -175,7 +176,7 @@ class Watch:
             self._patch(scaler, name, self._noting(f"scaler.{name}", pause=True))
         schedulers = torch.optim.lr_scheduler
         self._patch(schedulers.LRScheduler, "__init__", self._scheduler_init)
-        for cls in (schedulers.LRScheduler, schedulers.ReduceLROnPlateau, schedulers.SequentialLR):
+        for cls in (schedulers.LRScheduler, schedulers.SequentialLR, schedulers.ChainedScheduler):
             self._patch(cls, "step", self._scheduler_step)
         self._patch(DataLoader, "__iter__", self._loader_iter)
         self._patch(torch, "compile", self._compile)
@@ -556,7 +557,8 @@ class Watch:
                 self._note_gradients()
             phase = self.phases[-1] if self.phases else None
             if not closure and (phase is None or phase.extra.get("updates", 0) < MAX_UPDATES):
-                parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+                given = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+                parameters = [p for p in given if p.dim() >= 2]  # of a bias that begins at 0, any step is a large share
                 before = [p.detach().flatten()[:UPDATE_NUMBERS].clone() for p in parameters]
                 self._window_update = parameters, before, None
             if not closure:
@@ -646,10 +648,11 @@ class Watch:
             self._window_stuck = _stuck(parameters, before)
             now = [p.detach().flatten()[:UPDATE_NUMBERS] for p in parameters]
             changed, size = (
-                float(torch.stack([norm.float() for norm in torch._foreach_norm(each)]).square().sum().sqrt())
+                torch.stack([norm.float() for norm in torch._foreach_norm(each)])
                 for each in (torch._foreach_sub(now, before), before)
             )
-            self._window_update = [], [], changed / max(size, 1e-30)
+            share = torch.where(size > 0, changed / size.clamp_min(1e-30), 0.0)
+            self._window_update = [], [], float(share.max())
 
     def _wants(self, phase: Phase) -> bool:
         """Whether the next step of a phase is to be watched."""
@@ -692,6 +695,10 @@ class Watch:
         def __init__(scheduler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
             if self._mine():
                 with self._quiet:
+                    for cls in type(scheduler).__mro__:
+                        # Some schedules have a step() of their own.
+                        if "step" in vars(cls) and not any(each[:2] == (cls, "step") for each in self._patches):
+                            self._patch(cls, "step", self._scheduler_step)
                     where = place(2)
                     self._schedules[id(scheduler)] = (
                         weakref.ref(scheduler),
@@ -712,14 +719,22 @@ class Watch:
 
     def _scheduler_step(self, original: Any) -> Any:
         def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._mine():
-                found = self._schedules.get(id(scheduler))
-                if found is not None:
-                    found[1].steps += 1
-                    if found[1].step_place is None or found[1].steps < 3:
-                        where = place(2)
-                        found[1].step_place = str(where) if where else None
-            return original(scheduler, *args, **kwargs)
+            if not self._mine() or scheduler is self._stepped_schedule:
+                return original(scheduler, *args, **kwargs)
+            for each in getattr(scheduler, "_schedulers", ()):
+                # One that steps others, each in its time: what it has not come to is not forgotten.
+                self._schedules.pop(id(each), None)
+            found = self._schedules.get(id(scheduler))
+            if found is not None:
+                found[1].steps += 1
+                if found[1].step_place is None or found[1].steps < 3:
+                    where = place(2)
+                    found[1].step_place = str(where) if where else None
+            before, self._stepped_schedule = self._stepped_schedule, scheduler
+            try:
+                return original(scheduler, *args, **kwargs)
+            finally:
+                self._stepped_schedule = before
 
         return step
 
@@ -919,6 +934,8 @@ class Watch:
             self._phase_optimizers.add(each)
         step = Step(phase.made, phase.epochs, events=list(self._window_events))
         step.learning_rate = max((_rate(each) for each in optimizers), default=0.0)
+        rates = [g.get(key, 0.0) for each in optimizers for g in each.param_groups for key in ("initial_lr", "max_lr")]
+        step.base_rate = max((float(rate) for rate in rates), default=0.0)
         step.optimizer = type(optimizers[0]).__name__ if optimizers else ""
         self._fill(step, keep_tape)
         return step

@@ -183,7 +183,8 @@ class Step:
     pulled: list[tuple[Network, str | None]] = field(default_factory=list)
     escaped: bool = False  # whether a teacher's output left torch (numpy, lists)
     learning_rate: float = 0.0  # the largest of all groups
-    # By which share of their norm the step changed the parameters that have a gradient; None where that was not
+    base_rate: float = 0.0  # what a schedule begins with, or comes to: the largest of all groups; 0 without one
+    # By which share of its norm the step changed the weight matrix that it changed most; None where that was not
     # measured.
     update: float | None = None
     # Of parameters in 16 bits, which share of the numbers with a gradient the step left as they were; None of others.

@@ -340,8 +340,10 @@ def labels_unused(context: LoopContext) -> CheckResult:
     if not steps:
         raise Skip("No loss was seen.")
     of_labels = [(step, term) for step in steps for each in step.backwards for term in each.terms if term.labels]
+    # A term of the teacher's answers and the labels is a constant.
+    own = [(step, term) for step, term in of_labels if term.reads_student]
     if of_labels:
-        if not any(term.student for _, term in of_labels):
+        if own and not any(term.student for _, term in own):
             return CheckResult(
                 "problem",
                 f"The labels' term gives the student no gradient in {_of(len(of_labels), len(steps))}: its logits are "
