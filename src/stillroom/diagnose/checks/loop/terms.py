@@ -476,7 +476,7 @@ def loss_balance(context: LoopContext) -> CheckResult:
     evidence = {"ratio": ratio, "losses": len(ratios), "summed": worst.summed}
     verdict = BALANCE.at_least(ratio)
     if worst.summed < 16:
-        # From the first step on: a weight may be ramped up, and labels that are learned have a small term by themselves.
+        # From the first step on: weights may be ramped up, and labels that are learned have a small term by themselves.
         drowned = min(ratios) >= DROWNED and median(still_to_learn) > 0.1
         verdict = "problem" if drowned else "ok" if ratio < 100 else "warning"
     if verdict == "ok":
