@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 import runpy
@@ -12,6 +13,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from rich.console import Console
+
+from stillroom.cli.terminal import ProgressBar
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -77,3 +81,10 @@ def test_narrow_piped_output_has_no_control_codes_and_fits(arguments: list[str])
     if arguments == ["list", "losses"]:
         assert "\nbinary_cross_entropy" in shown
         assert "│" not in shown
+
+
+def test_a_line_of_an_epoch_stays_one_line_in_a_narrow_pipe() -> None:
+    pipe = io.StringIO()
+    bar = ProgressBar(Console(file=pipe, width=40))
+    bar.logged({"split": "test", "epoch": 1, "loss": 1.0, "top1": 91.6, "agreement": 100.0})
+    assert pipe.getvalue().splitlines() == ["epoch 1: loss 1.000  top-1 91.60%  agrees 100.0%"]
