@@ -270,6 +270,44 @@ def finite_only(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> N
         optimizer.step()
 
 
+class Listed(Student):
+    """Its second block lies in a plain list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [nn.Linear(8, 8)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.blocks[0](self.body(x)).relu())
+        return out
+
+
+def blunt_teacher() -> Loop:
+    teacher = Teacher().eval()
+    with torch.no_grad():
+        teacher.fc.weight[1:] = 0  # it knows one class of five
+    return Loop(teacher=teacher, steps=40)
+
+
+def clipped_step(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(loop.student.parameters(), 1.0)
+    optimizer.step()
+
+
+def in_16_bits() -> Loop:
+    student = Student().to(torch.bfloat16)
+    student.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(torch.bfloat16),))
+    student.register_forward_hook(lambda module, inputs, out: out.float())
+    return Loop(student=student, optimizer=lambda loop: torch.optim.SGD(loop.student.parameters(), lr=1e-4))
+
+
+def co_trained(loop: Loop) -> torch.optim.Optimizer:
+    loop.teacher.train()
+    return torch.optim.SGD([*loop.student.parameters(), *loop.teacher.parameters()], lr=0.05)
+
+
 FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
     "teacher in training mode": ("teacher_mode", lambda: Loop(teacher=Teacher(0.4).train())),
     "student left in evaluation mode": ("student_mode", lambda: Loop(before=to_eval)),
@@ -328,6 +366,29 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
     "losses that are not finite are left out": (
         "half_precision",
         lambda: Loop(ask=masked_in_half, loss=by_hand, step=finite_only),
+    ),
+    "a block in a plain list": ("parameters_left_out", lambda: Loop(student=Listed())),
+    "a teacher that barely learned": ("teacher_weak", blunt_teacher),
+    "weights in 16 bits": ("half_precision", in_16_bits),
+    "a co-trained teacher that its student pulls": (
+        "teacher_gradient",
+        lambda: Loop(
+            student=Student(),
+            teacher=Student(),
+            optimizer=co_trained,
+            ask=lambda loop, x, number: loop.teacher(x),
+            loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.cross_entropy(t, y) + kd(z, t),
+        ),
+    ),
+    "a similarity that is minimised": (
+        "loss_minimum",
+        lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.cosine_similarity(z, t).mean()),
+    ),
+    "a mean a thousand times the labels'": (
+        "loss_balance",
+        lambda: Loop(
+            loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.mse_loss(100 * z, 100 * t), step=clipped_step
+        ),
     ),
     "clipped too early": ("clipping", lambda: Loop(step=early_clip)),
     "log of zero": (

@@ -12,7 +12,10 @@ from torch import nn
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
 from stillroom.models.export import export_program
+from stillroom.models.reader import TapReader
 from stillroom.models.registry import build
+from stillroom.models.tail import tail_of
+from stillroom.models.tracing import trace
 
 IDS = torch.tensor([[2, 7, 9, 3, -1, -1, -1, -1], [2, 8, 8, 8, 9, 9, 7, 3]], dtype=torch.int32)
 TINY = {
@@ -70,3 +73,37 @@ def test_models_of_images_are_refused_for_texts(name: str) -> None:
         make(name)
     with pytest.raises(BadInput, match="a model for images"):
         build(ModelConfig(name="bert_mini"), num_classes=4, in_channels=3, image_size=32)
+
+
+BLOCKS = {
+    "text_lstm": ("lstm",),
+    "bert_mini": ("blocks.0",),
+    "bert": ("bert.encoder.layer.0",),
+    "distilbert": ("distilbert.transformer.layer.0",),
+    "roberta": ("roberta.encoder.layer.0",),
+    "electra": ("electra.encoder.layer.0",),
+    "mpnet": ("mpnet.encoder.layer.0",),
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_tails_are_exact_with_masks(kind: str) -> None:
+    if kind in TINY:
+        pytest.importorskip("transformers")
+        model = make(f"transformers:{kind}", vocab_size=50, **TINY[kind])
+    else:
+        model = make(kind, **{"dim": 16, "depth": 2 if kind == "bert_mini" else 1})
+    traced = trace(model, IDS)
+    # Padded elsewhere than the texts that the tail was cut with.
+    other = torch.tensor([[2, 11, 3, -1, -1, -1, -1, -1], [2, 5, 8, 8, 9, 3, -1, -1]], dtype=torch.int32)
+    for name in (*BLOCKS[kind], "features"):
+        taps = TapReader(model, [name])
+        with taps, torch.no_grad():
+            wanted = model(other)
+        features = taps.take()[name]
+        tail = tail_of(model, name, IDS, traced=traced)
+        assert torch.allclose(tail(features, other), wanted, atol=1e-5)
+        assert not tail.replayed
+        if features.dim() == 3:  # what stands for padding counts nothing
+            noise = features.masked_fill((other < 0)[..., None], 100.0)
+            assert torch.allclose(tail(noise, other), wanted, atol=1e-4)

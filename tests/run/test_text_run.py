@@ -12,6 +12,7 @@ import torch
 from tests.run.conftest import StopAt, bytes_of, stop_and_resume
 
 from stillroom.data.sources import load
+from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
 from stillroom.models.weights import save_weights
@@ -87,3 +88,28 @@ def test_cached_and_live_teachers_of_texts_give_the_same_losses(folder: Path, tm
         lines = map(json.loads, (tmp_path / str(enabled) / "metrics.jsonl").read_text().splitlines())
         losses.append([line["loss"] for line in lines if line["split"] == "train"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_losses_within_transformers_leave_padding_out_cached_or_live(folder: Path, tmp_path: Path) -> None:
+    pairs = [{"teacher": "blocks.0", "student": "blocks.0"}]
+    losses: list[dict[str, Any]] = [
+        {"name": "block_logit", "taps": pairs},
+        {"name": "feature_mse", "taps": pairs},
+        {"name": "feature_full_fisher", "taps": pairs},
+        {"name": "relational", "taps": pairs},
+    ]
+    found = []
+    for enabled in (True, False):
+        made = with_teacher(folder, cache={"enabled": enabled, "dtype": "float32"}) | {"losses": losses}
+        made["training"] = made["training"] | {"epochs": 1}
+        execute(parse_recipe(made), tmp_path / str(enabled))
+        lines = map(json.loads, (tmp_path / str(enabled) / "metrics.jsonl").read_text().splitlines())
+        found.append([line["loss"] for line in lines if line["split"] == "train"])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_loss_that_would_compare_padding_is_refused(folder: Path, tmp_path: Path) -> None:
+    made = with_teacher(folder) | {"losses": [{"name": "feature_cosine", "taps": ["blocks.1"]}]}
+    with pytest.raises(BadInput, match="the padding of texts") as caught:
+        execute(parse_recipe(made), tmp_path / "run")
+    assert caught.value.field == "losses.feature_cosine.taps"

@@ -141,6 +141,7 @@ class BatchLoader:
     Args:
         augmentation: what is done to them; ``AugmentationConfig()`` does nothing, for evaluation.
         workers: threads that read files; None: as the images say (``data.workers``).
+        full_length: pad every batch of texts to the length of the data, as features of tokens need that are stored.
 
     >>> images = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
     >>> data = ImageSet(images, torch.tensor([0, 1, 0, 1]), ("a", "b"), "mine")
@@ -150,7 +151,13 @@ class BatchLoader:
     """
 
     def __init__(
-        self, data: ImageSet, augmentation: AugmentationConfig, device: torch.device, workers: int | None = None
+        self,
+        data: ImageSet,
+        augmentation: AugmentationConfig,
+        device: torch.device,
+        workers: int | None = None,
+        *,
+        full_length: bool = False,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers: got {workers}; expected at least 1")
@@ -160,6 +167,7 @@ class BatchLoader:
         self.images = images.to(device) if isinstance(images, Tensor) else images
         self.labels = data.parent.labels.to(device)
         self._tokens, self._lengths = data.tokens, data.parent.lengths
+        self._full_length = full_length
         self._workers = workers
         self._rows = None if data.subset_info is None else data.subset_info.rows
         # An image is mixed with images that are learned from alone, in the parent set, too.
@@ -200,6 +208,8 @@ class BatchLoader:
     def _padded(self, rows: npt.NDArray[np.int64]) -> int:
         """The tokens that a batch of texts is padded to."""
         _check_samples(rows, len(self.images))
+        if self._full_length:
+            return self.images.shape[1]
         assert self._lengths is not None
         return padded_length(int(self._lengths[rows].max(initial=1)), self.images.shape[1])
 

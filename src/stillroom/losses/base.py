@@ -210,6 +210,7 @@ class LossInputs:
         mixed: the labels of the images that these are mixed with, and the shares; None where they are not.
         images: what the student's output was computed from, [B, C, H, W]; None if no loss takes a gradient in them.
         white: the value of a white pixel in ``images``, 255 or 1.
+        mask: of texts, where there is a token, bool [B, L]; None of images.
     """
 
     student: ModelOutput
@@ -219,6 +220,7 @@ class LossInputs:
     progress: float
     images: Tensor | None = None
     white: float = 1.0
+    mask: Tensor | None = None
     mixed: MixedLabels | None = None
 
     def label_mean(self, per_sample: Callable[[Tensor], Tensor]) -> Tensor:

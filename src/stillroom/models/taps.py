@@ -126,6 +126,8 @@ def _points_of_graph(traced: Traced) -> list[_Point]:
     points = []
     for node in traced.cuts():
         value = node.meta["val"]
+        if not isinstance(value, Tensor):
+            continue
         shape = value.shape
         fits = 2 <= len(shape) <= 4 and shape[0] == batch and all(isinstance(side, int) for side in shape[1:])
         paths = [path for path, given in traced.outputs.items() if given is node and path != FEATURES]

@@ -29,22 +29,23 @@ class TextEmbedding(nn.Module):
 class TextAttention(nn.Module):
     """Multi-head self-attention to tokens alone. Shapes: [B, L, dim], mask [B, L] → [B, L, dim].
 
-    ``maps`` gives softmax(q kᵀ/√d), [B, heads, L, L], and ``values`` v, [B, heads, L, d]: taps for losses on them.
+    ``query``, ``key`` and ``value`` give these of all heads, [B, L, dim], and ``maps`` softmax(q kᵀ/√d),
+    [B, heads, L, L]: taps for losses on them.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.maps = nn.Identity()
-        self.values = nn.Identity()
+        self.query, self.key, self.value, self.maps = (nn.Identity() for _ in range(4))
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, x.shape[-1] // self.heads)).permute(2, 0, 3, 1, 4)
+        parts = zip((self.query, self.key, self.value), self.qkv(x).chunk(3, -1), strict=True)
+        q, k, v = (tap(part).unflatten(-1, (self.heads, -1)).transpose(1, 2) for tap, part in parts)
         scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
         maps = self.maps(scores.masked_fill(~mask[:, None, None, :], float("-inf")).softmax(-1))
-        result: Tensor = self.proj((maps @ self.values(v)).transpose(1, 2).flatten(2))
+        result: Tensor = self.proj((maps @ v).transpose(1, 2).flatten(2))
         return result
 
 
@@ -130,6 +131,14 @@ class BagOfEmbeddings(nn.Module):
         return logits
 
 
+class _States(nn.LSTM):
+    """An LSTM that gives its states alone, so that they are a tap."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        states: Tensor = super().forward(x)[0]
+        return states
+
+
 class TextLSTM(nn.Module):
     """An LSTM from left to right, so that padding at the end reaches no token; the mean of its states; a linear layer.
 
@@ -141,13 +150,13 @@ class TextLSTM(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(vocabulary, dim)
-        self.lstm = nn.LSTM(dim, dim, num_layers=depth, batch_first=True)
+        self.lstm = _States(dim, dim, num_layers=depth, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(dim, num_classes)
         nn.init.normal_(self.tokens.weight, std=0.1)
 
     def forward(self, ids: Tensor) -> Tensor:
-        states, _ = self.lstm(self.dropout(self.tokens(ids.clamp_min(0))))
+        states = self.lstm(self.dropout(self.tokens(ids.clamp_min(0))))
         logits: Tensor = self.head(self.dropout(masked_mean(states, ids >= 0)))
         return logits
 

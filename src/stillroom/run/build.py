@@ -19,6 +19,7 @@ from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamp
 from stillroom.models.modes import TrainedPart, device_of, train_only
 from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
 from stillroom.models.preprocess import known_classes
+from stillroom.models.reader import FEATURES
 from stillroom.models.weights import state_hash
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
@@ -109,7 +110,11 @@ class RunParts:
     def loader(self) -> BatchLoader:
         """Gives the training batches."""
         data = self.recipe.data
-        return BatchLoader(self.train, data.augmentation, self.context.device, data.workers)
+        # What is read within the models has as many tokens in each batch: so it can be stored, and run on from.
+        inner = {tap for loss in self.losses for tap in (*loss.requires.student_features, *loss.requires.tails)}
+        return BatchLoader(
+            self.train, data.augmentation, self.context.device, data.workers, full_length=bool(inner - {FEATURES})
+        )
 
 
 def with_class_means(teacher: Teacher, loader: BatchLoader, train: ImageSet, losses: Sequence[Loss[Any]]) -> Teacher:

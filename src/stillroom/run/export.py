@@ -231,7 +231,7 @@ def _write_images(
     path: Path, data: ImageSet, augmentation: AugmentationConfig, views: int | None, report: Callable[[int], None]
 ) -> int:
     """One array of images, written as it is made: it may be larger than memory."""
-    loader = BatchLoader(data, augmentation, torch.device("cpu"))
+    loader = BatchLoader(data, augmentation, torch.device("cpu"), full_length=True)
     starts = range(0, len(data), _BLOCK)
     blocks = [np.arange(start, min(start + _BLOCK, len(data))) for start in starts]
     shape = (views or 1, len(data), *data.images.shape[1:])

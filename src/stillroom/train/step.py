@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stillroom.data.images import UNLABELLED
 from stillroom.data.loader import MixedLabels
+from stillroom.data.tokens import is_tokens
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.memory import is_out_of_memory
@@ -191,7 +192,8 @@ class DistillStep(nn.Module):
             logits = self._run(images)
         learning = {name: ModelOutput(self._run_peer(name, images)) for name in self.peers}
         teachers = {**teachers, **{name: replace(peer, logits=peer.logits.detach()) for name, peer in learning.items()}}
-        part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index, mixed)
+        mask = images >= 0 if is_tokens(images) else None
+        part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index, mixed, mask)
         whole = part.gathered(self._processes) if self._processes.count > 1 and self.whole_batch_terms else part
         values: list[Tensor] = []
         for term, name in zip(self._terms, self.teacher_names, strict=True):
@@ -204,7 +206,7 @@ class DistillStep(nn.Module):
             for peer, output in learning.items():
                 other = ModelOutput(logits.detach()) if name == peer else None
                 answers = {**teachers, **({peer: other} if other is not None else {})}
-                turned = _Batch(output, answers, labels, index, mixed)
+                turned = _Batch(output, answers, labels, index, mixed, mask)
                 if whole is not part and not term.per_sample:
                     turned = turned.gathered(self._processes)
                 value = value + self._value_of(term, self._inputs(term, turned, name, progress))
@@ -253,6 +255,7 @@ class DistillStep(nn.Module):
             teacher=teacher,
             labels=inputs.labels[rows],
             index=inputs.index[rows],
+            mask=inputs.mask[rows] if inputs.mask is not None else None,
         )
         return _value(term, part) * share
 
@@ -267,7 +270,7 @@ class DistillStep(nn.Module):
             teacher = next(iter(batch.teachers.values()), None) if name is None else batch.teachers.get(name)
         if teacher is not None and teacher.classes is not None:
             student = replace(student, logits=student.logits.index_select(1, teacher.classes))
-        return LossInputs(student, teacher, batch.labels, batch.index, progress, mixed=batch.mixed)
+        return LossInputs(student, teacher, batch.labels, batch.index, progress, mixed=batch.mixed, mask=batch.mask)
 
 
 @dataclass(frozen=True)
@@ -279,6 +282,7 @@ class _Batch:
     labels: Tensor
     index: Tensor
     mixed: MixedLabels | None = None
+    mask: Tensor | None = None  # of texts, where there is a token
 
     def gathered(self, processes: Processes) -> _Batch:
         """The whole batch, gathered from all processes; losses that compare samples read no mixed labels."""
@@ -291,7 +295,8 @@ class _Batch:
 
         student = gathered(self.student)
         teachers = {name: gathered(output) for name, output in self.teachers.items()}
-        return _Batch(student, teachers, gather(self.labels), gather(self.index))
+        mask = gather(self.mask) if self.mask is not None else None
+        return _Batch(student, teachers, gather(self.labels), gather(self.index), mask=mask)
 
 
 def _value(term: Loss[Any], inputs: LossInputs) -> Tensor:

@@ -174,10 +174,26 @@ def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Ite
         summed=_summed(nodes),
         weight_names=summand.names,
         weight_lists=_listed(summand, named or node),
+        apart=bool(gradient & learners and sources & teachers and _pushes_apart(nodes, node, summand.weight)),
         spread=_spread(tape, nodes, learners, teachers) if gradient & learners and sources & teachers else None,
         factors=summand.factors,
         words=spoken(named.place.file) if named is not None and named.place is not None else "",
     )
+
+
+# What leaves the sign of a value as it is.
+_AVERAGES = frozenset(("mean", "sum", "view", "reshape", "flatten", "squeeze", "to", "float", "nanmean"))
+_DISTANCES = frozenset(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div"))
+
+
+def _pushes_apart(nodes: Sequence[Node], node: Node | None, weight: float) -> bool:
+    """Whether a term is a similarity that is minimised, or a distance that is maximised; no where that is not plain."""
+    if node is None or not (
+        (node.name == "cosine_similarity" and weight > 0) or (node.name in _DISTANCES and weight < 0)
+    ):
+        return False
+    after = [each for each in nodes if each.call is None and each.sources & node.sources == node.sources]
+    return all(each.name in _AVERAGES for each in after[after.index(node) + 1 :])
 
 
 def _listed(summand: Summand, node: Node | None) -> tuple[str, ...]:

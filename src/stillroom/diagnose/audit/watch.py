@@ -274,6 +274,7 @@ class Watch:
         self._window_events: list[tuple[str, str | None]] = []
         self._window_graded: list[tuple[Call, list[str]]] = []
         self._window_update: tuple[list[Tensor], list[Tensor], float | None] | None = None
+        self._window_stuck: float | None = None
         self._window_clipped: tuple[float, set[int]] | None = None
         self._window_loops: list[Any] = []
         # Parameters of the networks, listed once while the window is judged.
@@ -599,7 +600,7 @@ class Watch:
                 continue
             seen.add(id(call.module))
             with _past_modes():
-                names = [n for n, p in call.module.named_parameters() if p.grad is not None]
+                names = [n for n, p in _all_parameters(call.module) if p.grad is not None]
             self._window_graded.append((call, names))
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -644,6 +645,7 @@ class Watch:
         assert self._window_update is not None
         parameters, before, _ = self._window_update
         if before:
+            self._window_stuck = _stuck(parameters, before)
             now = [p.detach().flatten()[:UPDATE_NUMBERS] for p in parameters]
             changed, size = (
                 torch.stack([norm.float() for norm in torch._foreach_norm(each)])
@@ -893,7 +895,7 @@ class Watch:
             self._reached = set()
         step.stepped = bool(stepping)
         if self._window_update is not None:
-            step.update = self._window_update[2]
+            step.update, step.stuck = self._window_update[2], self._window_stuck
             phase.extra["updates"] = phase.extra.get("updates", 0) + 1
         for loop in self._window_loops:
             if loop.value is not None:
@@ -1034,6 +1036,7 @@ class Watch:
             owners = (c.module for c in tape.calls if foreign & {id(p) for p in c.module.parameters()})
             step.clipped_for = next((self._network(each) for each in owners), None)
         step.escaped = bool(tape.escaped)
+        step.pulled = self._pulled_targets()
         for call, names in self._window_graded:
             flows = any(each.gradient for each in step.calls if each.network is self._network(call.module))
             left_out = self._left_out(call, names) if flows else None
@@ -1093,6 +1096,24 @@ class Watch:
             if not mask & labelled and (mask & targets or (trained and labelled)):
                 found |= mask
         return found
+
+    def _pulled_targets(self) -> list[tuple[Network, str | None]]:
+        """Networks that learn and that a divergence pulls towards another, whose target they are; not the other way."""
+        tape = self._tape
+
+        def networks(tensor: Tensor) -> list[nn.Module]:
+            gradient = tape.bits(tensor)[1]
+            calls = (source.call for index, source in enumerate(tape.sources) if gradient >> index & 1)
+            return [call.module for call in calls if call is not None and self._held(call.module) > 0]
+
+        pairs = []
+        for node in (tape.nodes[i] for raw, _, _ in self._window_backwards for i in raw.nodes):
+            if node.call is None and node.name == "kl_div":
+                target, predicted = node.argument(1, "target"), node.inputs[0]
+                places = [(a, b) for a in networks(target) for b in networks(predicted) if a is not b]
+                pairs += [(a, b, str(node.place) if node.place else None) for a, b in places]
+        both = {(a, b) for a, b, _ in pairs}
+        return [(self._network(a), place) for a, b, place in pairs if (b, a) not in both]
 
     def _are_answers(self, source: Source) -> bool:
         """Whether a stored tensor looks like a teacher's answers: of the shape of a student's logits, and no labels."""
@@ -1181,7 +1202,7 @@ class Watch:
 
     def _left_out(self, call: Call, names: list[str]) -> LeftOut | None:
         module = call.module
-        named = dict(module.named_parameters())
+        named = dict(_all_parameters(module))
         missing = [n for n in names if n in named and named[n].requires_grad and id(named[n]) not in self._learners]
         if not missing:
             return None
@@ -1240,8 +1261,35 @@ def _label(module: nn.Module) -> str:
     return name
 
 
+def _all_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """A module's parameters, and those that lie in plain lists and dictionaries of it, which no optimizer is given."""
+    yield from module.named_parameters()
+    known = set(module.modules()) | set(module.parameters())
+    for prefix, each in module.named_modules():
+        for name, value in vars(each).items():
+            if name.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            for key, hidden in value.items() if isinstance(value, dict) else enumerate(value):
+                place = ".".join(filter(None, (prefix, name, str(key))))
+                if isinstance(hidden, nn.Parameter) and hidden not in known:
+                    yield place, hidden
+                elif isinstance(hidden, nn.Module) and hidden not in known:
+                    yield from ((f"{place}.{inner}", parameter) for inner, parameter in hidden.named_parameters())
+
+
 def _is_compiled(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _stuck(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float | None:
+    """Of parameters in 16 bits, the share of numbers with a gradient that a step left as they were; None of others."""
+    alike = count = 0
+    for parameter, old in zip(parameters, before, strict=True):
+        if parameter.dtype in (torch.float16, torch.bfloat16) and parameter.grad is not None:
+            moving = parameter.grad.flatten()[:UPDATE_NUMBERS] != 0
+            alike += int((moving & (parameter.detach().flatten()[:UPDATE_NUMBERS] == old)).sum())
+            count += int(moving.sum())
+    return alike / count if count else None
 
 
 def _rate(optimizer: Any) -> float:

@@ -23,6 +23,8 @@ ALIKE = Limits(warning=0.9, problem=0.6, why="Augmentation moves some decisions,
 # How much targets differ from row to row, as a share of their size.
 CONSTANT = Limits(1e-3, 1e-4, "Softened answers of a trained teacher differ by a tenth and more, features by a half.")
 # By how much a teacher may name fewer labels than a network of its shape did when the script had trained it.
+# A share of the way from chance to all labels.
+BARELY = 0.25
 UNLIKE_TRAINED = Limits(0.15, 0.3, "Augmentation and other images of the same kind cost ten points, not thirty.")
 
 
@@ -359,7 +361,8 @@ def _loaded_at(context: LoopContext) -> str | None:
 
 
 @check(
-    threshold="A warning below 60% of the training labels; a problem where the student itself does better by 10 "
+    threshold="A warning below 60% of the training labels; a problem below a quarter of the way from chance to all of "
+    "them, where the student itself does better by 10 "
     "points, or a network of the same shape that the script trained before did by 30.",
     limits=(Limits(0.6, 0.0, "A teacher is usually fitted to its training data."), UNLIKE_TRAINED),
     source="What a teacher does not know it cannot teach.",
@@ -398,7 +401,24 @@ def teacher_weak(context: LoopContext) -> CheckResult:
                 Remedy("Load the weights of the last epoch, or of the best one: look at which file is taken."),
                 location=_loaded_at(context) or most_common([each.place for _, each in context.answers]),
             )
-    if share < 0.6 and exceeds_chance(round(share * len(labels)), len(labels), chance(labels, teacher.shape[1])):
+    guessed = chance(labels, teacher.shape[1])
+    barely = guessed + BARELY * (1 - guessed)
+    # Of the next of thousands of words a good teacher names few; of two classes a quarter of the way is much.
+    plain = guessed < 0.34 and teacher.shape[1] <= 1000 and all(len(each.shape) == 2 for _, each in context.answers)
+    if (
+        plain
+        and len(labels) >= 200
+        and share < barely
+        and exceeds_chance(round(share * len(labels)), len(labels), guessed)
+    ):
+        return CheckResult(
+            "problem",
+            f"The teacher names {share:.0%} of {len(labels)} training labels; chance names {guessed:.0%}.",
+            {**evidence, "chance": guessed},
+            Remedy("Train the teacher first: look at where its training ends, and at its input."),
+            location=most_common([each.place for _, each in context.answers]),
+        )
+    if share < 0.6 and exceeds_chance(round(share * len(labels)), len(labels), guessed):
         return CheckResult(
             "warning",
             f"The teacher names {share:.0%} of {len(labels)} training labels.",

@@ -247,15 +247,10 @@ def schedule(context: LoopContext) -> CheckResult:
             where,
         )
     over = one.over_at
-    if (
-        per_batch
-        and over
-        and not cycle
-        and epochs
-        and batches >= 2
-        and over <= 1.2 * epochs
-        and over < EARLY.problem * planned
-    ):
+    # A decay that is over so soon is meant for epochs, however many it takes; another's end may be meant.
+    by_its_end = over is not None and (one.name in ("ExponentialLR", "StepLR") or over <= 1.2 * epochs)
+    early = over is not None and by_its_end and over < EARLY.problem * planned
+    if per_batch and over and not cycle and epochs and batches >= 2 and early:
         return problem(
             f"{one.name} is over after {over} of its steps and is stepped with every batch: after {over / planned:.0%} "
             f"of the {planned} steps of {epochs} epochs.",
