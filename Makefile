@@ -6,14 +6,14 @@ STAMP  := $(VENV)/.installed
 # Each worker of pytest keeps to one thread. There is one more than cores: tests also wait, for processes and browsers.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: install demo test lint bench docs clean
+.PHONY: install demo test durations lint bench docs clean
 
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,captum,lightning,onnx,ray,timm,torchvision,transformers]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,captum,lightning,onnx,ray,text,timm,torchvision,transformers]"
 	touch $(STAMP)
 
 demo: install
@@ -30,6 +30,10 @@ test: install
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS); tests=$$?; \
 	wait $$lint; linted=$$?; cat $(VENV)/lint.log; exit $$((tests ? tests : linted))
 
+# Measures how long each file of tests takes, for the order in which `make test` begins them.
+durations: install
+	STILLROOM_WRITE_DURATIONS=1 $(BIN)/pytest -n $(WORKERS)
+
 bench: install
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/overhead.py
@@ -38,9 +42,11 @@ bench: install
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/pixel_entropy.py
 
+# The pages in docs/ as a site in site/, which opens from the disk. Links are checked; a warning is an error.
 docs: install
-	$(BIN)/pdoc --docformat google --output-directory docs/site \
-		stillroom $$(ls -d src/stillroom/[a-z]*/ src/stillroom/[a-z]*.py | sed 's#/$$##; s#\.py$$##; s#.*/#stillroom.#')
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "open site/index.html"
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache

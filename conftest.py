@@ -1,18 +1,24 @@
-"""For every test and doctest: outputs of teachers are cached in a folder of this test run, no test has a deadline, and
-the longest files of tests come first.
+"""For every test and doctest: one thread, outputs of teachers are cached in a folder of this test run, no test has a
+deadline, and the longest files of tests come first.
 """
 
 from __future__ import annotations
 
+import collections
 import gc
+import json
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Some tests fork this process. OpenMP's threads do not live on in the fork, so that it hangs at its first parallel
+# operation; with one thread there are none. It must be set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Threads that wait for each other sleep, here and in the processes that tests start: the cores are shared.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
@@ -31,37 +37,38 @@ if threading.current_thread() is threading.main_thread() and signal.getsignal(si
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Files of more than some 10 seconds, the longest first: one that began last would leave the other cores idle.
-LONGEST = (
-    "tests/test_real_data.py",
-    "tests/study/engine/test_ray.py",
-    "tests/report/test_study_browser.py",
-    "tests/models/test_external.py",
-    "tests/diagnose/test_recipe_real.py",
-    "tests/study/test_compare.py",
-    "tests/run/test_execute.py",
-    "tests/study/engine/test_local.py",
-    "tests/continual/test_run.py",
-    "tests/diagnose/test_recipe_faults.py",
-    "tests/diagnose/test_audit.py",
-    "tests/losses/test_losses.py",
-    "tests/train/test_processes.py",
-    "tests/report/test_browser.py",
-    "tests/test_demo.py",
-    "tests/test_cli.py",
-    "tests/diagnose/test_check_loss.py",
-    "tests/models/test_export.py",
-    "tests/diagnose/test_recipe_checks.py",
-)
+# Seconds that the files of tests took. Each goes whole to one worker, the longest first: one that began last would
+# leave the other cores idle. `make durations` measures them again.
+DURATIONS = Path(__file__).parent / "tests" / "durations.json"
+_measured: dict[str, float] = collections.defaultdict(float)
 
 
 # Nothing that was imported or collected is ever freed: the collector need not look through it, neither now nor later.
 gc.disable()
 
 
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """A module without an example has no doctest: importing it in each worker would be for nothing. Lightning alone
+    takes four seconds.
+    """
+    if collection_path.suffix == ".py" and "src" in collection_path.relative_to(Path(__file__).parent).parts:
+        return True if ">>>" not in collection_path.read_text(encoding="utf-8") else None
+    return None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    rank = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: rank.get(item.nodeid.split("::")[0], len(rank)))
+    seconds = json.loads(DURATIONS.read_text(encoding="utf-8"))
+    items.sort(key=lambda item: -seconds.get(item.nodeid.split("::")[0], 0.0))
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _measured[report.nodeid.split("::")[0]] += report.duration
+
+
+def pytest_sessionfinish() -> None:
+    if "STILLROOM_WRITE_DURATIONS" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
+        long = {name: round(took) for name, took in sorted(_measured.items(), key=lambda each: -each[1]) if took >= 1}
+        DURATIONS.write_text(json.dumps(long, indent=1) + "\n", encoding="utf-8")
 
 
 def pytest_collection_finish() -> None:

@@ -1,10 +1,11 @@
-"""What watching costs a training loop: process CPU time of watched steps beside the same steps alone, in turns.
+"""What watching costs a training loop: process CPU time of watched steps and of the same steps alone, in turns.
 
-    python benchmarks/audit_overhead.py [--model resnet18|tiny] [--rounds 8] [--batch 64]
+    python benchmarks/audit_overhead.py [--loops cnn resnet mlp …] [--rounds 8] [--out docs/results/audit-overhead.md]
 
-Each round times a few steps of one and the same loop (cross-entropy and KL, teacher under ``no_grad``) three times:
-alone, while it is watched, and with an audit that has seen enough and taken itself out. The median over rounds of each
-ratio is printed, so that load on the machine touches both alike.
+A round of a loop (cross-entropy and KL, teacher under ``no_grad``) makes the first twelve steps under a new audit, a
+few once it has seen enough and taken itself out, and as many without one; each step is timed. The first steps of a
+training are seen whole, later ones run networks past the tape: both are told, and what 30 watched steps cost together.
+CPU time on a machine with other work varies; medians over all rounds are compared, as load touches all alike.
 """
 
 from __future__ import annotations
@@ -12,12 +13,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from stillroom.diagnose.audit.watch import Watch
+from stillroom.diagnose.audit.watch import FIRST, WHOLE, Watch
+
+WATCHED = 30
 
 
 class Block(nn.Module):
@@ -50,68 +56,98 @@ def resnet(width: int, blocks: int = 2) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(given, 100))
 
 
-def tiny() -> nn.Module:
-    """Three layers of 64 units on 8×8 images."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+def cnn() -> nn.Module:
+    """Two convolutions and a linear layer, as in a first tutorial."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, 16, 3, 1, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(16, 32, 3, 1, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Linear(32 * 64, 100)),
+    )
+
+
+def mlp() -> nn.Module:
+    """Three layers of 64 units on rows of 3,072 numbers."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 100))
+
+
+# Model, images a batch, whether a DataLoader in the same process gives them.
+LOOPS: dict[str, tuple[Callable[[], nn.Module], int, bool]] = {
+    "cnn": (cnn, 64, False),
+    "cnn-loader": (cnn, 64, True),
+    "resnet": (lambda: resnet(16), 128, False),
+    "mlp": (mlp, 64, False),
+}
+
+
+def forever(x: Tensor, y: Tensor, loader: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """One batch again and again; through a DataLoader where that is part of the loop."""
+    while True:
+        if loader:
+            yield from DataLoader(TensorDataset(x.repeat(50, 1, 1, 1), y.repeat(50)), len(x))
+        else:
+            yield x, y
+
+
+def measure(name: str, rounds: int) -> str:
+    """A row of the table."""
+    make, batch, loader = LOOPS[name]
+    torch.manual_seed(0)
+    teacher, student = make().eval(), make()
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
+    batches = forever(torch.randn(batch, 3, 32, 32), torch.randint(100, (batch,)), loader)
+
+    def step() -> float:
+        start = time.process_time()
+        x, y = next(batches)
+        with torch.no_grad():
+            t = teacher(x)
+        z = student(x)
+        kd = F.kl_div(F.log_softmax(z / 4, 1), F.softmax(t / 4, 1), reduction="batchmean") * 16
+        loss = 0.5 * F.cross_entropy(z, y) + 0.5 * kd
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return time.process_time() - start
+
+    alone: list[float] = []
+    whole: list[float] = []
+    later: list[float] = []
+    after: list[float] = []
+    for _ in range(rounds):
+        watch = Watch(steps=WATCHED)
+        watch.start(deep=True)
+        watched = [step() for _ in range(FIRST - 1)]
+        whole += watched[:WHOLE]
+        later += watched[WHOLE:]
+        watch._go_light()
+        for phase in watch.phases:
+            watch._complete.add(phase.number)
+        after += [step() for _ in range(5)]
+        watch.finish()
+        alone += [step() for _ in range(FIRST - 1)]
+    base, first, rest, free = (statistics.median(each) for each in (alone, whole, later, after))
+    share = (WHOLE * first + (WATCHED - WHOLE) * rest) / WATCHED / base - 1
+    return (
+        f"| {name} | {batch} | {base * 1e3:.2f} ms | {first / base - 1:+.0%} | {rest / base - 1:+.1%} "
+        f"({(rest - base) * 1e3:+.2f} ms) | {share:+.1%} | {free / base - 1:+.1%} |"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--model", choices=("resnet18", "tiny"), default="resnet18")
+    parser.add_argument("--loops", nargs="+", choices=tuple(LOOPS), default=list(LOOPS))
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, help="steps of a turn; default 2, or 30 for the tiny model")
+    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    torch.manual_seed(0)
-    small = args.model == "tiny"
-    teacher, student = (tiny(), tiny()) if small else (resnet(64), resnet(64))
-    teacher.eval()
-    optimizer = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9)
-    x = torch.randn(args.batch, 64) if small else torch.randn(args.batch, 3, 32, 32)
-    y = torch.randint(10 if small else 100, (args.batch,))
-    steps = args.steps or (30 if small else 2)
-
-    def train(count: int) -> None:
-        for _ in range(count):
-            with torch.no_grad():
-                t = teacher(x)
-            z = student(x)
-            kd = F.kl_div(F.log_softmax(z / 4, 1), F.softmax(t / 4, 1), reduction="batchmean") * 16
-            loss = 0.5 * F.cross_entropy(z, y) + 0.5 * kd
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    def seconds(count: int) -> float:
-        start = time.process_time()
-        train(count)
-        return time.process_time() - start
-
-    train(2)
-    watched, after = [], []
-    for number in range(args.rounds):
-        turns = {}
-        for turn in ("alone", "watched", "after") if number % 2 else ("watched", "after", "alone"):
-            if turn == "alone":
-                turns[turn] = seconds(steps)
-                continue
-            if turn == "watched":
-                watch = Watch(steps=10**6)
-                watch.start(deep=True)
-                # The first steps of a phase are all watched; the diagnosis is made when the loop has ended.
-                turns[turn] = seconds(min(steps, 11))
-                turns[turn] *= steps / min(steps, 11)
-                watch._go_light()
-                for phase in watch.phases:
-                    watch._complete.add(phase.number)
-                continue
-            turns[turn] = seconds(steps)
-            watch.finish()
-        watched.append(turns["watched"] / turns["alone"] - 1)
-        after.append(turns["after"] / turns["alone"] - 1)
-    for name, found in (("watched steps", watched), ("steps after", after)):
-        low, *_, high = sorted(found)
-        print(f"{args.model}, {name}: {statistics.median(found):+.1%} ({low:+.1%} to {high:+.1%}, {len(found)} rounds)")
+    lines = [
+        f"| loop | batch | a step alone | the first {WHOLE} steps | later ones | all {WATCHED} | after the audit |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in args.loops:
+        lines.append(measure(name, args.rounds))
+        print(lines[-1], flush=True)
+    if args.out is not None:
+        args.out.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,8 +33,7 @@ from stillroom.recipe import apply_override, parse_recipe
 from stillroom.run.run import execute
 from stillroom.study.compare import compare
 from stillroom.study.config import parse_study
-from stillroom.study.engine.base import Engine, Job, Outcome
-from stillroom.study.engine.jobs import attempt
+from stillroom.study.engine.in_process import InProcessEngine
 
 Content = dict[str, Any]
 Model = tuple[str, dict[str, Any]]
@@ -65,25 +64,6 @@ def of(models: Sequence[Model], seed: int) -> Content:
     """A model by seed."""
     name, options = models[seed % len(models)]
     return {"name": name, "options": copy.deepcopy(options)}
-
-
-class Inline(Engine):
-    """Does a study's jobs here, one after another: a process of its own for each takes longer than it."""
-
-    name, slots = "local", 1
-
-    def __init__(self) -> None:
-        self._ended: list[Outcome] = []
-
-    def submit(self, job: Job) -> None:
-        self._ended.append(attempt(job))
-
-    def wait(self, timeout: float) -> list[Outcome]:
-        ended, self._ended = self._ended, []
-        return ended
-
-    def close(self) -> None:
-        return
 
 
 class SetupMaker:
@@ -212,7 +192,7 @@ class SetupMaker:
         """The folder of a study, done once."""
         # A study goes on in its own folder alone.
         folder = self.case / f"study-{digest(canonical_json(study))[:12]}"
-        compare(parse_study({"name": "clinic", **study}), folder, lambda where, threads: Inline())
+        compare(parse_study({"name": "clinic", **study}), folder, lambda where, threads: InProcessEngine())
         return folder
 
     def split(self, name: str) -> ImageSet:

@@ -1,13 +1,14 @@
 """Record the results of a fixed set of commands, and compare two records: a refactoring must change none of them.
 
-    python benchmarks/fixed_set.py record --tree ../before --names old --out before.json
+    python benchmarks/fixed_set.py record --tree ../before --out before.json
     python benchmarks/fixed_set.py record --out after.json
     python benchmarks/fixed_set.py compare before.json after.json
 
 The commands run from a given checkout, on the embedded data: training, each loss, cached and live, a run killed and
 resumed, studies, class-incremental learning, diagnosis, dissection, fidelity, explanation, evaluation, export, the
 Python API. A record holds the hashes of weights and every number of the artifacts, clocks and recipe hashes left out.
-``compare`` exits with 1 where a number differs or is gone; fields that are new are listed and do not count.
+``compare`` exits with 1 where a number differs or is gone; fields that are new are listed and do not count. Findings
+go by their check, so an order that changed is no difference.
 """
 
 from __future__ import annotations
@@ -28,38 +29,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-
-# New name -> old name, of recipe keys, JSON keys, flags, files and values. Records are kept in the new names.
-OLD = {
-    "losses": "objectives",
-    "record_weight_distance": "record_moves",
-    "record_gradient_rescaling": "record_rescaling",
-    "methods": "contestants",
-    "model_pairs": "pairs",
-    "sweep": "axis",
-    "allowed_differences": "varies",
-    "--baseline": "--against",
-    "--mask": "--foreground",
-    "--joint": "--offline",
-    "weight_distance.jsonl": "moves.jsonl",
-    "gradient_rescaling.jsonl": "rescaling.jsonl",
-    "class_relations.jsonl": "geometry.jsonl",
-    "class_relations.json": "geometry.json",
-    "method": "contestant",
-    "loss": "objective",
-    "problem_seeds": "sick_seeds",
-    "problem": "sick",
-    "warning": "suspect",
-    "ok": "healthy",
-}
-
-# The same for places in files.
-OLD_PLACES = (
-    ("summary.json:teachers:teacher:", "summary.json:teacher:"),
-    (":speed:weight_distance:", ":speed:moves:"),
-    ("summary.json:distilled", "summary.json:taught"),
-    ("dissection.json:pairs:", "dissection.json:model_pairs:"),
-)
 
 STUDENT = {"name": "resnet8", "options": {"width": 4}}
 TEACHER = {"name": "resnet8", "options": {"width": 8}, "weights": "runs/teacher/student.safetensors"}
@@ -140,8 +109,8 @@ for line in sys.stdin:
 class Commands:
     """Runs the commands of one checkout in a folder."""
 
-    def __init__(self, tree: Path, folder: Path, old: bool) -> None:
-        self.folder, self.old = folder, old
+    def __init__(self, tree: Path, folder: Path) -> None:
+        self.folder = folder
         python = tree / ".venv" / "bin" / "python"
         (folder / "logs").mkdir(exist_ok=True)
         self.server = subprocess.Popen(
@@ -168,7 +137,7 @@ class Commands:
     def begin(self, name: str, *argv: str, code: str = "") -> int:
         """Start a command; its process id."""
         log = str(self.folder / "logs" / name)
-        job = {"argv": [self._named(part) for part in argv], "log": log, "code": code}
+        job = {"argv": argv, "log": log, "code": code}
         assert self.server.stdin is not None
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
@@ -190,21 +159,10 @@ class Commands:
         line = self.server.stdout.readline()
         return json.loads(line) if line else sys.exit("the checkout cannot be imported")
 
-    def _named(self, argument: str) -> str:
-        if not self.old:
-            return argument
-        key, equals, value = argument.partition("=")
-        return ".".join(OLD.get(part, part) for part in key.split(".")) + equals + value
-
     def write(self, name: str, content: dict[str, Any]) -> str:
         """Write a recipe or a study, JSON being YAML too; its file."""
-        (self.folder / name).write_text(json.dumps(self._keys(content)))
+        (self.folder / name).write_text(json.dumps(content))
         return name
-
-    def _keys(self, content: Any) -> Any:
-        if isinstance(content, dict):
-            return {self._named(key): self._keys(value) for key, value in content.items()}
-        return [self._keys(item) for item in content] if isinstance(content, list) else content
 
 
 def recipe(losses: list[dict[str, Any]], training: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -268,7 +226,7 @@ def run_all(run: Commands, tree: Path) -> None:
         may_end=(0, 1))  # fmt: skip
     run("fidelity", "fidelity", "runs/kl", "--images", "64", "--json")
     run("explain", "explain", "runs/kl", "--baseline", "runs/labels", "--images", "4", "--grid", "8", "--mask",
-        "positive" if not run.old else "above-zero", "--json")  # fmt: skip
+        "positive", "--json")  # fmt: skip
 
 
 def kill_and_resume(run: Commands, path: str) -> None:
@@ -289,7 +247,6 @@ _LEFT_OUT = re.compile(
     r"seconds|_per_second|memory_mb|peak|schema|recipe_hash|study_hash|^hash$|platform|processor|python|date|time"
 )
 _HASHES = {"init", "order", "views", "fingerprint", "weights_hash", "split"}
-_WORDS = {"check", "verdict", "name", "method", "teacher", "student", "weighing", "concludes", "why"}
 _JSON = {
     "summary.json", "metrics.jsonl", "class_relations.jsonl", "class_relations.json", "weight_distance.jsonl",
     "gradient_rescaling.jsonl", "results.json", "incremental.json", "diagnosis.json", "fidelity.json", "explain.json",
@@ -297,36 +254,30 @@ _JSON = {
 }  # fmt: skip
 # Commands whose output is the result; others leave files.
 _PRINTED = {"evaluate", "export", "python-api", "diagnose-recipe", "diagnose-wrong", "diagnose-run", "diagnose-study"}
-_NEW = {old: new for new, old in OLD.items() if not new.startswith("--")}
 
 
-def read_all(folder: Path, old: bool) -> dict[str, Any]:
-    """Every number that the commands left, by file and path, in the new names."""
-    names = _NEW if old else {}
+def read_all(folder: Path) -> dict[str, Any]:
+    """Every number that the commands left, by file and path."""
     record: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         where = path.relative_to(folder).as_posix()
         if not path.is_file() or where.startswith("cache/"):
             continue
-        kept = str(Path(where).with_name(names.get(path.name, path.name)))
         if where.startswith("logs/"):
             if path.name in _PRINTED:
-                record |= read_text(kept, path.read_text(), names)
+                record |= read_text(where, path.read_text())
         elif path.name == "predictions.safetensors":
-            record[kept] = tensors(path)
+            record[where] = tensors(path)
         elif path.suffix == ".safetensors":
-            record[kept] = hashlib.sha256(path.read_bytes()).hexdigest()
+            record[where] = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.suffix == ".npz":
-            record[kept] = arrays(path)
-        elif Path(kept).name in _JSON:
-            record |= read_text(kept, path.read_text(), names)
-    if old:
-        for new_place, old_place in OLD_PLACES:
-            record = {where.replace(old_place, new_place): value for where, value in record.items()}
+            record[where] = arrays(path)
+        elif path.name in _JSON:
+            record |= read_text(where, path.read_text())
     return record
 
 
-def read_text(where: str, text: str, names: dict[str, str]) -> dict[str, Any]:
+def read_text(where: str, text: str) -> dict[str, Any]:
     """The numbers of a JSON file, or of one with an object a line."""
     try:
         content = json.loads(text)
@@ -335,22 +286,22 @@ def read_text(where: str, text: str, names: dict[str, str]) -> dict[str, Any]:
             content = [json.loads(line) for line in text.splitlines()]
         except ValueError:
             return {where: text} if text else {}
-    return dict(numbers(content, where, names))
+    return dict(numbers(content, where))
 
 
-def numbers(content: Any, where: str, names: dict[str, str], key: str = "") -> Iterator[tuple[str, Any]]:
+def numbers(content: Any, where: str, key: str = "") -> Iterator[tuple[str, Any]]:
     """Each number, with its path; words only where they are a result."""
     if isinstance(content, dict):
         for part, value in content.items():
-            part = re.sub(r"[^/.]+", lambda name: names.get(name[0], name[0]), part)
             if not _LEFT_OUT.search(part):
-                yield from numbers(value, f"{where}:{part}", names, part)
+                yield from numbers(value, f"{where}:{part}", part)
     elif isinstance(content, list):
         for place, value in enumerate(content):
-            yield from numbers(value, f"{where}:{place}", names, key)
+            name = value.get("check", place) if isinstance(value, dict) else place
+            yield from numbers(value, f"{where}:{name}", key)
     elif isinstance(content, str):
         if key in ("check", "verdict") or (key in _HASHES and re.fullmatch("[0-9a-f]{64}", content)):
-            yield where, names.get(content, content)
+            yield where, content
     else:
         yield where, content
 
@@ -370,17 +321,17 @@ def arrays(path: Path) -> list[str]:
         return sorted(hashlib.sha256(held[name].tobytes()).hexdigest() for name in held.files if name != "key")
 
 
-def record(tree: Path, out: Path, old: bool, keep: Path | None) -> None:
+def record(tree: Path, out: Path, keep: Path | None) -> None:
     """Run the commands of a checkout and write what they came to."""
     folder = keep.resolve() if keep else Path(tempfile.mkdtemp(prefix="fixed-set-"))
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    run = Commands(tree, folder, old)
+    run = Commands(tree, folder)
     try:
         run_all(run, tree)
     finally:
         run.close()
-    found = read_all(folder, old)
+    found = read_all(folder)
     out.write_text(json.dumps(found, indent=0, sort_keys=True))
     print(f"{len(found):,} values in {time.perf_counter() - began:.0f} s: {out}")
     if keep is None:
@@ -406,20 +357,18 @@ def main() -> None:
     recording = commands.add_parser("record", help="run the commands and write a record")
     recording.add_argument("--tree", type=Path, default=ROOT, help="the checkout; left out: the one of this file")
     recording.add_argument("--out", type=Path, required=True)
-    recording.add_argument("--names", choices=("old", "new"), default="new", help="the names that the checkout uses")
     recording.add_argument("--keep", type=Path, help="an empty folder to run in, which is kept")
     reading = commands.add_parser("read", help="write the record of a folder that was kept")
     reading.add_argument("folder", type=Path)
-    reading.add_argument("--names", choices=("old", "new"), default="new")
     reading.add_argument("--out", type=Path, required=True)
     comparing = commands.add_parser("compare", help="print the differences of two records")
     comparing.add_argument("records", type=Path, nargs=2)
     comparing.add_argument("--shown", type=int, default=40, help="how many of each kind are printed")
     given = parser.parse_args()
     if given.command == "record":
-        record(given.tree.resolve(), given.out, given.names == "old", given.keep)
+        record(given.tree.resolve(), given.out, given.keep)
     elif given.command == "read":
-        given.out.write_text(json.dumps(read_all(given.folder, given.names == "old"), indent=0, sort_keys=True))
+        given.out.write_text(json.dumps(read_all(given.folder), indent=0, sort_keys=True))
     else:
         one, other = (json.loads(path.read_text()) for path in given.records)
         sys.exit(compare(one, other, given.shown))

@@ -21,6 +21,7 @@ import contextlib
 import copy
 import hashlib
 import io
+import json
 import os
 import random
 import resource
@@ -41,7 +42,7 @@ from stillroom.errors import BadInput
 from stillroom.files import CHECKSUMS
 from stillroom.recipe import apply_override, load_recipe, parse_recipe
 from stillroom.study.config import load_study
-from stillroom.study.engine.base import Engine, Job, Outcome
+from stillroom.study.engine.in_process import InProcessEngine
 
 # What depends on clocks: seconds, and the checksums of files that hold them.
 APART = {
@@ -125,33 +126,15 @@ def call(*arguments: object) -> Result:
         except BaseException as error:
             code = f"traceback: {type(error).__name__}"
             errors.write(traceback.format_exc())
-    return Result(code, out.getvalue(), errors.getvalue())
+    # How long it took is no part of what it says.
+    printed = "\n".join(line for line in out.getvalue().splitlines() if not line.startswith("time: "))
+    return Result(code, printed, errors.getvalue())
 
 
 def sure(*arguments: object) -> None:
     result = call(*arguments)
     if result.code != 0:
         sys.exit(f"{' '.join(map(str, arguments))}: {result.code}\n{result.errors}")
-
-
-class InProcess(Engine):
-    """Does a study's jobs in this process."""
-
-    name, slots = "here", 1
-
-    def __init__(self) -> None:
-        self._jobs: list[Job] = []
-
-    def submit(self, job: Job) -> None:
-        self._jobs.append(job)
-
-    def wait(self, timeout: float) -> list[Outcome]:
-        from stillroom.study.engine.jobs import attempt
-
-        return [attempt(self._jobs.pop(0))]
-
-    def close(self) -> None:
-        self._jobs.clear()
 
 
 # --- flips
@@ -190,7 +173,7 @@ def comparing(folder: Path) -> Result:
 
     out = io.StringIO()
     try:
-        found = compare(parse_study(STUDY), folder, lambda folder, threads: InProcess())
+        found = compare(parse_study(STUDY), folder, lambda folder, threads: InProcessEngine())
         write_study_report(folder)
     except BadInput as error:
         return Result(2, "", f"error: {error}")
@@ -287,7 +270,6 @@ def flips(arguments: argparse.Namespace) -> int:
     home.mkdir(parents=True, exist_ok=True)
     os.environ["STILLROOM_CACHE"] = str(home / "cache")
     os.chdir(home)
-    draw = random.Random(arguments.seed)
     silent = 0
     rows: list[tuple[str, Counter[str], int]] = []
     made = [target for target in targets(home) if not arguments.only or target.name in arguments.only]
@@ -295,35 +277,57 @@ def flips(arguments: argparse.Namespace) -> int:
         files = [path for path in sorted(target.folder.rglob("*")) if path.is_file() and path.stat().st_size]
         target.files = [path for path in files if not path.name.endswith(".lock")]
     whole = sum(len(target.files) for target in made)
+    # One line a flip, so that a sweep that was stopped goes on.
+    log = home / "flips.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    done = {(line["target"], line["number"]): line["kind"] for line in lines}
     for target in made:
+        draw = random.Random(f"{arguments.seed} {target.name}")
         work = home / "work"
-        shutil.rmtree(work, ignore_errors=True)
-        shutil.copytree(target.folder, work)
-        expected = target.observe(work), digests(work)
         counts: Counter[str] = Counter()
         wanted = max(round(arguments.count * len(target.files) / whole), len(target.files) if arguments.every else 1)
         chosen = [*target.files, *draw.choices(target.files, k=wanted)][:wanted]
         if wanted < len(target.files):
             chosen = draw.sample(target.files, wanted)
-        for path in chosen:
-            name = path.relative_to(target.folder)
-            shutil.rmtree(work, ignore_errors=True)
-            shutil.copytree(target.folder, work)
-            content = bytearray((work / name).read_bytes())
-            bit = draw.randrange(8 * len(content))
-            content[bit // 8] ^= 1 << bit % 8
-            (work / name).write_bytes(content)
-            found, after = target.observe(work), digests(work)
-            kind = judge(name, expected, (found, after), bytes(content), work / name)
+        expected: Observed | None = None
+        for number, path in enumerate(chosen):
+            name, bit = path.relative_to(target.folder), draw.randrange(8 * path.stat().st_size)
+            kind = done.get((target.name, number))
+            if kind is None:
+                if expected is None:
+                    fresh_copy(target.folder, work)
+                    expected = target.observe(work), digests(work)
+                fresh_copy(target.folder, work)
+                content = bytearray((work / name).read_bytes())
+                content[bit // 8] ^= 1 << bit % 8
+                (work / name).write_bytes(content)
+                found = target.observe(work), digests(work)
+                kind = judge(name, expected, found, bytes(content))
+                said = "" if kind == "harmless" else f"{found[0][-1][0]} {found[0][-1][2][-300:]}"
+                line = {
+                    "target": target.name,
+                    "number": number,
+                    "file": str(name),
+                    "bit": bit,
+                    "kind": kind,
+                    "said": said,
+                }
+                with log.open("a") as out:
+                    out.write(json.dumps(line) + "\n")
+                if kind not in ("refused", "harmless"):
+                    print(f"{kind}: {target.name}/{name} bit {bit}: {said}", flush=True)
             counts[kind] += 1
-            if kind not in ("refused", "harmless"):
-                silent += 1
-                print(f"{kind}: {target.name}/{name} bit {bit}: {found[-1][0]} {found[-1][2][-300:]}", flush=True)
+            silent += kind not in ("refused", "harmless")
         rows.append((target.name, counts, len(target.files)))
         print(table_row(*rows[-1]), flush=True)
     total = sum((counts for _, counts, _ in rows), Counter[str]())
     print(table_row("all", total, whole))
     return 1 if silent else 0
+
+
+def fresh_copy(folder: Path, work: Path) -> None:
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(folder, work)
 
 
 def table_row(name: str, counts: Counter[str], files: int) -> str:
@@ -334,7 +338,7 @@ def table_row(name: str, counts: Counter[str], files: int) -> str:
 Observed = tuple[list[tuple[int | str, str, str]], dict[str, str]]
 
 
-def judge(name: Path, expected: Observed, found: Observed, damaged: bytes, path: Path) -> str:
+def judge(name: Path, expected: Observed, found: Observed, damaged: bytes) -> str:
     """What came of a flip: see the top of the file."""
     code, _, errors = found[0][-1]
     if isinstance(code, str):

@@ -302,7 +302,7 @@ IMAGE_CASES: list[ImagesCase] = [
         for name, shown in (
             ("", "no suffix"),
             (".heic", ".heic"),
-            (".avif", ".avif"),
+            (".jxl", ".jxl"),
             (".psd", ".psd"),
             (".txt", ".txt"),
             (".svg", ".svg"),

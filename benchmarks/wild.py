@@ -5,7 +5,10 @@
 ``DIR`` holds a folder for each case: ``about.json`` (``doors``, ``expects``, ``handles``), the faulty script, and
 ``well.py``, the same repaired. Found: a problem whose check the case expects, in what either command says. A repaired
 script or a look-alike with any problem is a false alarm. With ``--identical`` every script runs a second time without
-the audit, and the parameters after every step of every optimizer are compared, and the random generator at the end.
+the audit, and the parameters and the random generator after every step of every optimizer are compared; with ``--stop``
+up to the step at which the audit has seen enough.
+
+With ``--out`` each script's row is kept beside it as it comes (``.jsonl``), and a killed run goes on.
 """
 
 from __future__ import annotations
@@ -13,52 +16,57 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-MARK = "@@wild@@ "
 # Names that cases use for a check that has another one.
 ALIASES = {"gradient_clipping": "clipping"}
 
 
-def watch_steps() -> Callable[[], str]:
-    """Hash an optimizer's parameters after each of its steps; what comes back gives the hash, and torch's generator.
+def watch_steps(until: int) -> Callable[[], dict[str, Any]]:
+    """Hash an optimizer's parameters and torch's generator after each of its steps; what comes back gives the hash.
 
-    The hook is the same with the audit and without, so that equal hashes are equal trainings.
+    The hook is the same with the audit and without, so that equal hashes are equal trainings. The script is stopped
+    after ``until`` steps, where that is not 0.
     """
     import torch
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    running = hashlib.sha256()
+    running, steps = hashlib.sha256(), [0]
 
     def after(optimizer: torch.optim.Optimizer, arguments: Any, options: Any) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 running.update(parameter.detach().cpu().contiguous().view(-1).numpy().tobytes())
+        running.update(torch.get_rng_state().numpy().tobytes())
+        steps[0] += 1
+        if steps[0] == until:
+            raise SystemExit(0)
 
     register_optimizer_step_post_hook(after)
 
-    def digest() -> str:
-        state = hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest()
-        return f"{running.hexdigest()[:16]} {state[:16]}"
+    def digest() -> dict[str, Any]:
+        return {"digest": running.hexdigest()[:32], "steps": steps[0]}
 
     return digest
 
 
-def run_one(script: Path, audited: bool, stop: bool) -> dict[str, Any]:
+def run_one(script: Path, audited: bool, stop: bool, until: int) -> dict[str, Any]:
     """In a process of its own: run a script, with the audit or without."""
     from stillroom.diagnose.audit.script import read_script, run_script
     from stillroom.diagnose.audit.session import audit_script
 
     found: dict[str, Any] = {}
-    digest = watch_steps()
+    digest = watch_steps(until)
     start = time.perf_counter()
     if audited:
 
@@ -69,25 +77,39 @@ def run_one(script: Path, audited: bool, stop: bool) -> dict[str, Any]:
                 if one.needs_attention
             ]
             if last:
-                found["digest"] = digest()
+                found.update(digest())
 
         found["exit"] = audit_script(script, [], stop=stop, known=known)
     else:
-        found["exit"] = run_script(script, [], read_script(script), lambda ended: found.update(digest=digest()))
+        found["exit"] = run_script(script, [], read_script(script), lambda ended: found.update(digest()))
     return {**found, "seconds": time.perf_counter() - start}
 
 
-def in_process(script: Path, *flags: str) -> dict[str, Any]:
-    """Run one script in a process of its own and read what it found."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "STILLROOM_AUDIT_DEBUG": "1"}
-    done = subprocess.run(
-        [sys.executable, __file__, "--one", str(script), *flags], capture_output=True, text=True, env=environment
+def _child(log: str, out: str, *arguments: Any) -> None:
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    found = run_one(*arguments)
+    sys.stdout.flush()
+    Path(out).write_text(json.dumps(found))
+
+
+def in_process(script: Path, audited: bool, stop: bool, until: int = 0) -> dict[str, Any]:
+    """Run one script in a process of its own, which is forked from one that has imported torch, and read its result."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["torch", "torch.utils.data", "sklearn.datasets", "stillroom.diagnose.audit.session"]
     )
-    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
-    if not lines:
-        return {"exit": done.returncode, "findings": [], "error": done.stderr.strip().splitlines()[-1:]}
-    found: dict[str, Any] = json.loads(lines[-1].removeprefix(MARK))
-    scores = [line for line in done.stdout.splitlines() if line.startswith("top1")]
+    with tempfile.TemporaryDirectory() as name:
+        log, out = Path(name) / "log", Path(name) / "found.json"
+        process = context.Process(target=_child, args=(str(log), str(out), script, audited, stop, until))
+        process.start()
+        process.join()
+        lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+        if not out.is_file():
+            return {"exit": process.exitcode, "findings": [], "error": lines[-1:]}
+        found: dict[str, Any] = json.loads(out.read_text())
+    scores = [line for line in lines if line.startswith("top1")]
     return {**found, "top1": scores[-1] if scores else None}
 
 
@@ -109,14 +131,14 @@ def check_one(script: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
     return [one for one in findings if one["verdict"] in ("problem", "warning")]
 
 
-def judge(case: Path, flags: list[str], identical: bool) -> dict[str, Any]:
+def judge(case: Path, stop: bool, identical: bool) -> dict[str, Any]:
     """Run one case: what each command found in the faulty script, and what it says of the repaired one."""
     about = json.loads((case / "about.json").read_text())
     about["expects"] = [ALIASES.get(name, name) for name in about["expects"]]
     row: dict[str, Any] = {"id": about["id"], "doors": about["doors"], "expects": about["expects"], "alarms": {}}
     for script in sorted(case.glob("*.py")):
         name = "repaired" if script.name == "well.py" else "faulty"
-        said = {"check": check_one(script, about), **_audit(script, flags, identical, row, name)}
+        said = {"check": check_one(script, about), "audit": _audit(script, stop, identical, row, name)}
         for door, findings in said.items():
             problems = [one for one in findings if one["verdict"] == "problem"]
             if name == "faulty":
@@ -127,15 +149,17 @@ def judge(case: Path, flags: list[str], identical: bool) -> dict[str, Any]:
     return row
 
 
-def _audit(script: Path, flags: list[str], identical: bool, row: dict[str, Any], name: str) -> dict[str, Any]:
-    audited = in_process(script, "--audited", *flags)
+def _audit(script: Path, stop: bool, identical: bool, row: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    audited = in_process(script, True, stop)
     row.setdefault("exit", {})[name] = audited["exit"]
     if audited.get("error"):
         row.setdefault("errors", []).append(f"{name}: {audited['error']}")
     if identical:
-        plain = in_process(script)
-        row.setdefault("identical", {})[name] = audited.get("digest") == plain.get("digest")
-    return {"audit": audited["findings"]}
+        plain = in_process(script, False, stop, audited.get("steps", 0) if stop else 0)
+        row.setdefault("identical", {})[name] = "digest" in audited and audited["digest"] == plain.get("digest")
+        row.setdefault("steps", {})[name] = audited.get("steps", 0)
+    findings: list[dict[str, Any]] = audited["findings"]
+    return findings
 
 
 def page(rows: list[dict[str, Any]], command: str) -> str:
@@ -153,7 +177,11 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
     ]
     same = [value for row in rows for value in row.get("identical", {}).values()]
     if same:
-        lines += ["", f"With and without audit, {sum(same)} of {len(same)} scripts end with the same bytes."]
+        steps = sum(count for row in rows for count in row.get("steps", {}).values())
+        lines += [
+            "",
+            f"With and without audit, {sum(same)} of {len(same)} scripts give the same bytes ({steps:,} steps).",
+        ]
     lines += ["", "| case | doors | check | audit | of the repaired script |", "|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda each: each["id"]):
         alarm = ", ".join(f"{one['check']} ({door})" for door, each in row["alarms"].items() for one in each) or "–"
@@ -179,20 +207,23 @@ def main() -> None:
     parser.add_argument("--identical", action="store_true", help="run each script without the audit, too")
     parser.add_argument("--stop", action="store_true", help="stop each script when it has been watched")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--audited", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one is not None:
-        print(MARK + json.dumps(run_one(args.one, args.audited, args.stop)), flush=True)
-        return
+    os.environ |= {"OMP_NUM_THREADS": "1", "STILLROOM_AUDIT_DEBUG": "1"}
     cases = sorted(
         path.parent for path in args.cases.glob("*/about.json") if not args.names or path.parent.name in args.names
     )
-    flags = ["--stop"] if args.stop else []
-    rows = []
+    state = args.out.with_suffix(".jsonl") if args.out is not None else None
+    rows = (
+        [json.loads(line) for line in state.read_text().splitlines()] if state is not None and state.is_file() else []
+    )
+    there = {row["id"] for row in rows}
     with ThreadPoolExecutor(args.workers) as pool:
-        for row in pool.map(lambda case: judge(case, flags, args.identical), cases):
+        wanted = [case for case in cases if json.loads((case / "about.json").read_text())["id"] not in there]
+        for row in pool.map(lambda case: judge(case, args.stop, args.identical), wanted):
             rows.append(row)
+            if state is not None:
+                with state.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
             hit = [one["check"] for door in ("check", "audit") for one in row.get(door, [])]
             status = "" if not row["expects"] else f"found {hit}" if hit else f"MISSED, wants {row['expects']}"
             other = [one["check"] for one in row.get("audit_other", [])]
@@ -211,14 +242,13 @@ def main() -> None:
             "benchmarks/wild.py",
             "--cases",
             str(args.cases),
-            *flags,
+            *(["--stop"] if args.stop else []),
             *(["--identical"] if args.identical else []),
         ]
     )
     text = page(rows, shown)
     if args.out is not None:
         args.out.write_text(text)
-        args.out.with_suffix(".json").write_text(json.dumps(rows, indent=1) + "\n")
     print(text)
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 # What a run imports when it begins is imported once, too.
 _CONTEXT.set_forkserver_preload(
@@ -121,9 +123,7 @@ def until(condition: Callable[[], object], process: Process | None = None) -> No
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Do something in a fork of this process, without torch's threads: its exit code, or minus the signal that killed
-    it.
-    """
+    """Do something in a fork of this process, on one thread: its exit code, or minus the signal that killed it."""
     return exit_code(begun(work))
 
 
@@ -131,6 +131,7 @@ def begun(work: Callable[[], object]) -> int:
     child = os.fork()
     if child == 0:
         try:
+            torch.set_num_threads(1)  # OpenMP's threads did not come along: it would wait for them
             work()
         except BaseException as error:
             print(f"{type(error).__name__}: {error}", flush=True)

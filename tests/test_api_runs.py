@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import stillroom as sr
 from stillroom.cli import run as command
+from stillroom.diagnose.verify import plan_remedies
+from stillroom.recipe import parse_recipe
+from stillroom.schema.diagnosis import Finding, Remedy
 
 CLASSES = 4
 
@@ -102,12 +106,65 @@ def test_the_student_is_exported_as_a_program(
     assert "stillroom.load_run(folder, student=…)" in error
 
 
-def test_remedies_of_a_run_that_no_recipe_repeats_are_not_verified_in_silence(
-    taught: tuple[sr.DistillResult, nn.Module], capsys: pytest.CaptureFixture[str]
+def test_remedies_of_a_run_that_no_recipe_repeats_are_trained_only_where_its_modules_are(
+    taught: tuple[sr.DistillResult, nn.Module], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert command(["diagnose", str(taught[0].path), "--verify"]) == 2
-    assert "--verify" in (error := capsys.readouterr().err)
-    assert "made in Python: train with the code of a remedy" in error
+    run, teacher = taught
+    assert command(["diagnose", str(run.path), "--verify"]) == 2
+    assert "run.diagnose(verify=True)" in capsys.readouterr().err
+    # Neither a folder alone nor other weights are what the run began with.
+    with pytest.raises(sr.BadInput, match="images that the run had"):
+        sr.diagnose(run.path, verify=True, out=tmp_path / "out")
+    other = sr.load_run(run.path, student=build(4, 9), teacher=teacher, train=TRAIN, test=TEST)
+    with pytest.raises(sr.BadInput, match="student: got 'Own'; expected the weights that the run's student began with"):
+        sr.diagnose(other, verify=True, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_remedies_of_a_run_made_in_python_are_trained_from_its_modules(tmp_path: Path) -> None:
+    def matched(student: Tensor, teacher: Tensor) -> Tensor:
+        return (student - teacher).square().mean()
+
+    teacher, student = build(8, 0), build(2, 1)
+    training = {"optimizer": {"lr": 0.05}, "device": "cpu", "precision": "float32"}
+    losses = [sr.CrossEntropy(), sr.FunctionLoss(matched, weight=0.1)]
+    run = sr.distill(
+        teacher, student, TRAIN, TEST, losses, epochs=1, batch_size=16, training=training, out=tmp_path / "run",
+        progress=False,
+    )  # fmt: skip
+    found = run.diagnose(verify=True, out=tmp_path / "out")
+    assert (tmp_path / "out" / "diagnosis.html").exists()
+    weak = next(each for each in found.findings if each.check == "teacher_accuracy")
+    assert weak.verdict == "problem"
+    assert weak.remedy is not None
+    assert "sr.distill(" in weak.remedy.code
+    verification = found.verification
+    assert verification is not None
+    assert (verification.equal, verification.missing) == (True, ())
+    assert verification.unchanged is not None
+    assert verification.unchanged.seeds == 3
+    remedy = next(each for each in verification.remedies if "teacher_accuracy" in each.checks)
+    assert remedy.regained is not None
+    # The function of the loss is that which was given: a folder could not have made it again.
+    content = yaml.safe_load((tmp_path / "out/remedies/runs/all/unchanged/seed-0/recipe.yaml").read_text())
+    assert content["losses"][1]["name"].endswith("matched")
+    # Seed 0 of the run is seed 0 of the study: the same weights to begin with, the same order, the same end.
+    again = load_file(tmp_path / "out/remedies/runs/all/unchanged/seed-0/student.safetensors")
+    first = load_file(run.path / "student.safetensors")
+    assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+def test_what_a_function_of_the_users_makes_is_no_remedy_to_train(tmp_path: Path) -> None:
+    run = sr.distill(
+        None, build(2, 1), TRAIN, TEST, steps=4, batch_size=16, out=tmp_path / "run", progress=False,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        training={"device": "cpu", "precision": "float32"},
+    )  # fmt: skip
+    recipe = parse_recipe(yaml.safe_load((run.path / "recipe.yaml").read_text()))
+    remedy = Remedy("Another rate.", {"training.optimizer.lr": 0.01})
+    plan = plan_remedies(recipe, [Finding("diverged", "problem", "It did.", remedy=remedy)], run.objects)
+    assert plan.each == []
+    assert "a function of yours makes it" in plan.not_verified["diverged"]
 
 
 def test_a_run_is_evaluated_on_its_own_and_on_other_images(taught: tuple[sr.DistillResult, nn.Module]) -> None:

@@ -120,8 +120,8 @@ def test_a_package_imports_only_those_below_it(module: str) -> None:
     assert package in HEIGHT, f"{package} is missing in ORDER"
     for other in imports()[module]:
         below = other.partition(".")[0]
-        # A recipe is made of the options of every package; the top __init__.py is __version__ only.
-        if below in ("", package) or (package == "recipe" and other.endswith(".config")):
+        # A recipe is made of the options and presets of every package; the top __init__.py is __version__ only.
+        if below in ("", package) or (package == "recipe" and other.endswith((".config", ".presets"))):
             continue
         assert HEIGHT[below] < HEIGHT[package], f"{module} imports {other}, which is not below it"
         assert package != "report" or below in REPORT_IMPORTS, f"{module} imports {other}"

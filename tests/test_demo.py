@@ -14,20 +14,22 @@ import stillroom.demo
 from report.browser import check_page
 from stillroom.cli import run
 from stillroom.study.config import parse_study
+from stillroom.study.engine.in_process import InProcessEngine
 
 SHIPPED = copy.deepcopy(stillroom.demo._STUDY)
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The demo of two seeds and a tenth of its epochs, and what it printed as JSON."""
+    """The demo of two seeds and few epochs, in this process, and what it printed as JSON."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
     shorter = copy.deepcopy(stillroom.demo._STUDY)
     shorter["seeds"] = [0, 1]
-    shorter["recipe"]["training"]["epochs"] = 4
-    shorter["teachers"][0]["set"]["training.epochs"] = 2
+    shorter["recipe"]["training"]["epochs"] = 2
+    shorter["teachers"][0]["set"]["training.epochs"] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stillroom.demo, "_STUDY", shorter)
+        patch.setattr(stillroom.demo, "engine_maker", lambda *_: lambda folder, threads: InProcessEngine())
         printed: list[str] = []
         patch.setattr("stillroom.cli.start.print_json", lambda content: printed.append(json.dumps(content)))
         assert run(["demo", "--out", str(folder), "--json"]) == 0
@@ -74,7 +76,10 @@ def test_the_demos_page_is_quiet_and_fits(demo: tuple[Path, dict[str, Any]], bro
     check_page(browser, demo[0] / "study" / "report.html")
 
 
-def test_a_demo_killed_while_it_wrote_goes_on_and_runs_nothing_again(demo: tuple[Path, dict[str, Any]]) -> None:
+def test_a_demo_killed_while_it_wrote_goes_on_and_runs_nothing_again(
+    demo: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stillroom.demo, "_audit", lambda script, out: demo[1]["problems"])  # a process of its own
     folder, _ = demo
     (folder / ".faulty_distillation.py.abc.part").write_text("half")
     student = folder / "study/runs/all/distilled/seed-0/student.safetensors"

@@ -28,6 +28,7 @@ from stillroom.recipe import apply_override, load_recipe, parse_recipe
 from stillroom.run.run import execute
 from stillroom.schema.study import InequalityInfo
 from stillroom.study.equality import Inequality
+from stillroom.study.plan import value_at
 
 
 @pytest.fixture
@@ -251,6 +252,14 @@ def test_overrides_are_bounded_likewise() -> None:
     for value in ("&a [*a]", "0x" + "f" * 6000, "{a: 1, a: 2}"):
         with pytest.raises(BadInput, match="a value in YAML"):
             apply_override({}, f"student.options={value}")
+
+
+@pytest.mark.parametrize("part", ["9" * 5000, "²", "-1"])
+def test_a_position_that_is_no_number_of_python_is_refused(part: str) -> None:
+    content = {"losses": [{"name": "kl"}]}
+    with pytest.raises(BadInput, match="an item of the list by name or position"):
+        apply_override(content, f"losses.{part}.weight=1")
+    assert value_at(content, f"losses.{part}.weight", "none") == "none"
 
 
 def test_no_message_is_longer_than_a_thousand_characters_or_than_a_line() -> None:

@@ -15,12 +15,13 @@ from torch.utils.data import Dataset
 from stillroom.cli.live import LiveStudy
 from stillroom.cli.terminal import ProgressBar
 from stillroom.data.dataset import from_dataset, from_images
-from stillroom.data.images import DataPair, ImageSet, add_unlabelled, make_pair
-from stillroom.data.sources import load, load_split, parse_data_argument
+from stillroom.data.images import DataPair, ImageSet, LazyImages, add_unlabelled, make_pair
+from stillroom.data.sources import load_split, parse_data_argument
 from stillroom.diagnose.diagnosis import Diagnosis
 from stillroom.diagnose.recipe import diagnose_recipe, quick_line
-from stillroom.diagnose.run import diagnose_run
+from stillroom.diagnose.run import diagnose_run, in_python
 from stillroom.diagnose.study import diagnose_study
+from stillroom.diagnose.verify import verify_remedies
 from stillroom.errors import BadInput, nearest
 from stillroom.explain.explanation import explain as explain_runs
 from stillroom.explain.runs import runs_in
@@ -44,7 +45,7 @@ from stillroom.run.latency import measure_latency
 from stillroom.run.records import load_run_recipe, output_folder
 from stillroom.run.run import execute
 from stillroom.schema.base import read_json
-from stillroom.schema.diagnosis import kind_of
+from stillroom.schema.diagnosis import Kind, kind_of
 from stillroom.schema.explanation import Explanation
 from stillroom.schema.fidelity import Fidelity
 from stillroom.schema.run import SUMMARY, RunSummary
@@ -124,9 +125,9 @@ class DistillResult:
         """Write the student to a file; see :func:`export`."""
         return export(self, form, out, **options)
 
-    def diagnose(self) -> Diagnosis:
+    def diagnose(self, **options: Any) -> Diagnosis:
         """Say what is wrong with the run, the teacher's input included; see :func:`diagnose`."""
-        return diagnose(self)
+        return diagnose(self, **options)
 
     def explain(self, *baselines: DistillResult | Path | str, **options: Any) -> Explanation:
         """Say what distilling changed inside the student, against the same student from labels; see :func:`explain`."""
@@ -330,6 +331,9 @@ def distill(
             "seed": seed,
         }
     )
+    if isinstance(data.train.images, LazyImages) and data.train.images.has_views:
+        views = recipe.data.augmentation.model_copy(update={"of_dataset": True})
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augmentation": views})})
     _require_preprocess(recipe, data.train)
     # The classes' own config goes with the objects; the recipe's entries only say how to make them again.
     modules = {
@@ -337,7 +341,7 @@ def distill(
         for key, model in teachers.items()
         if isinstance(model, nn.Module | Peer)
     }
-    objects = RunObjects(data, student, modules, tuple(terms))
+    objects = RunObjects(data, student, modules, tuple(terms), optimisation, custom)
 
     # Copies of the modules: a run moves them to its device, and keeps its hands off the user's.
     def copies(**options: Any) -> RunComponents:
@@ -474,18 +478,27 @@ def export(
 
 
 def diagnose(
-    target: DistillResult | Recipe | str | Path | dict[str, Any], *, images: int = 1024, progress: bool = False
+    target: DistillResult | Recipe | str | Path | dict[str, Any],
+    *,
+    images: int = 1024,
+    verify: bool = False,
+    out: str | Path | None = None,
+    progress: bool = False,
 ) -> Diagnosis:
-    """Say what is wrong with a recipe, a run or a study, as ``stillroom diagnose`` does; nothing is trained.
+    """Say what is wrong with a recipe, a run or a study, as ``stillroom diagnose`` does.
 
     Args:
         target: a recipe (its file, or its content); a run; the folder of a run or a study. Of a run made in Python the
             run itself, or :func:`load_run` with its modules and images, is looked at with the teacher's input.
         images: training images that a recipe's teacher classifies.
+        verify: train with each remedy and without, three seeds each, for as long as the recipe or the run did; what
+            each regains is the diagnosis's ``verification``. A run made in Python is trained in this process, from
+            its student's own weights whatever the seed.
+        out: the folder of that training and its page; left out: a new one under ``runs/``. The same call goes on in it.
         progress: show the progress on standard error.
 
     Raises:
-        BadInput: there is nothing to diagnose.
+        BadInput: there is nothing to diagnose, or its remedies cannot be trained.
 
     >>> import stillroom as sr
     >>> found = sr.diagnose({"student": {"name": "mlp"}, "training": {"steps": 5, "device": "cpu"}}, images=64)
@@ -493,16 +506,38 @@ def diagnose(
     'budget'
     """
     observer = ProgressBar() if progress else Observer()
+    recipe, objects, name = None, None, str(target)
+    kind: Kind = "run"
     if isinstance(target, DistillResult):
-        return Diagnosis.of(str(target.path), diagnose_run(target.path, target.objects), kind="run")
-    if isinstance(target, Recipe | dict):
-        recipe = target if isinstance(target, Recipe) else parse_recipe(target)
+        path, name, objects = target.path, str(target.path), target.objects
+    elif isinstance(target, Recipe | dict):
+        kind, recipe = "recipe", target if isinstance(target, Recipe) else parse_recipe(target)
+        name = recipe.name or "recipe"
+    else:
+        kind, path = kind_of(str(target)), Path(target)
+        recipe = load_recipe(path) if kind == "recipe" else None
+    if verify and kind == "study":
+        raise BadInput("verify", name, "a recipe or a run; of a study, one of its runs/…/seed-N")
+    if recipe is not None:
         findings = diagnose_recipe(recipe, images=images, observer=observer)
-        return Diagnosis.of(recipe.name or "recipe", findings, kind="recipe")
-    kind, path = kind_of(str(target)), Path(target)
-    if kind == "recipe":
-        return Diagnosis.of(str(target), diagnose_recipe(load_recipe(path), images=images, observer=observer))
-    return Diagnosis.of(str(target), diagnose_study(path) if kind == "study" else diagnose_run(path))
+    elif kind == "study":
+        findings = diagnose_study(path)
+    else:
+        findings = diagnose_run(path, objects, as_code=not verify)
+    if not verify:
+        return Diagnosis.of(name, findings, kind=kind)
+    own: RunObjects | None = None
+    if recipe is None:
+        recipe = load_run_recipe(path)
+        if recipe.data.source == "python":
+            own = objects or RunObjects()
+            own.require_run(recipe, read_json(RunSummary, path / SUMMARY))
+    with output_folder(None if out is None else Path(out), f"diagnosis-{Path(name).stem}") as folder:
+        study_observer = LiveStudy() if progress else StudyObserver()
+        verification = verify_remedies(recipe, findings, folder, observer=study_observer, objects=own)
+        found = Diagnosis.of(name, findings if own is None else map(in_python, findings), verification, kind=kind)
+        found.save(folder)
+    return found
 
 
 def explain(
@@ -635,7 +670,7 @@ def dissect(
     out: str | Path,
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    trials: int = 3,
+    trials: int = 0,
     workers: int | None = None,
     engine: Literal["local", "ray"] = "local",
     progress: bool = True,
@@ -646,7 +681,7 @@ def dissect(
         recipe: of a distillation by ``kl``: its file or its content.
         out: the study's folder.
         seeds: of each level.
-        trials: tuning trials of each level; 0 for none.
+        trials: of the full output, whose learning rate and temperature all levels use; 0 for none.
         workers: runs at a time; default: as many as the cores allow.
         engine: processes of this machine, or a Ray cluster.
         progress: show the progress on standard error.
@@ -660,8 +695,7 @@ def dissect(
     """
     if not isinstance(recipe, Recipe):
         recipe = parse_recipe(recipe) if isinstance(recipe, dict) else load_recipe(Path(recipe))
-    classes = load(recipe.data).train.num_classes
-    study = dissecting(recipe, classes=classes, seeds=tuple(seeds), trials=trials)
+    study = dissecting(recipe, seeds=tuple(seeds), trials=trials)
     observer = LiveStudy() if progress else StudyObserver()
     found = run_study(study, Path(out), engine_maker(engine, workers, None), observer)
     dissection = write_dissection(StudyFolder(found.path), found.results)
@@ -685,10 +719,10 @@ def _choices(place: str, images: ImageSet) -> str:
 
 
 def _pair(train: Dataset[Any], test: Dataset[Any], unlabelled: Any, task: Task | None = None) -> DataPair:
-    first = from_dataset(train, name="train", field="train", task=task)
+    learned = from_dataset(train, name="train", field="train", views=True, task=task)
     # Of test images alone 0.0 and 1.0 may be numbers, too.
-    seen = first.task if first.labelled and first.task != "single_label" else task
-    data = make_pair(first, from_dataset(test, name="test", field="test", task=seen))
+    seen = learned.task if learned.labelled and learned.task != "single_label" else task
+    data = make_pair(learned, from_dataset(test, name="test", field="test", task=seen))
     if unlabelled is None:
         return data
     return DataPair(add_unlabelled(data.train, from_images(unlabelled, field="unlabelled")), data.test)

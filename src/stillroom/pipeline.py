@@ -111,7 +111,8 @@ def _data(request: Request, say: Callable[[str], None]) -> DataConfig:
             raise BadInput("--image-size", request.image_size, f"none: {config.source} is no folder of image files")
         return config
     side = request.image_size or max(_image_size(name) for name in (request.teacher, request.student))
-    augmentation = {"flip": True, "pad_crop": side // 8, "views": 4}
+    jitter = {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2}
+    augmentation = {"random_resized_crop": {}, "flip": True, "color_jitter": jitter, "views": 4}
     return DataConfig.model_validate(
         {**config.model_dump(exclude_unset=True), "image_size": side, "batch_size": 64, "augmentation": augmentation}
     )

@@ -8,6 +8,7 @@ the student's initial weights).
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, get_args
@@ -73,6 +74,32 @@ def seed_rng(seed: int, purpose: Purpose, *counters: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, purpose, *counters))
         yield
+
+
+@contextmanager
+def seed_every_rng(seed: int, purpose: Purpose, *counters: int) -> Iterator[None]:
+    """Run a block with the global generators of ``random``, NumPy and torch (CPU) seeded at one point of a stream.
+
+    Their states are restored after it.
+
+    >>> import random
+    >>> def draw() -> float:
+    ...     with seed_every_rng(0, "augmentation", 3, 7):
+    ...         return random.random() + np.random.rand() + torch.rand(()).item()
+    >>> draw() == draw()
+    True
+    """
+    start = derive_seed(seed, purpose, *counters)
+    kept = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    random.seed(start)
+    np.random.seed(start & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(start)
+    try:
+        yield
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.random.set_rng_state(kept[2])
 
 
 def permutation(size: int, seed: int, purpose: Purpose, *counters: int) -> npt.NDArray[np.int64]:

@@ -22,7 +22,8 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError
 
 from stillroom.config import Config, bad_input
-from stillroom.continual.config import PRESETS, IncrementalConfig, apply_preset
+from stillroom.continual.config import IncrementalConfig
+from stillroom.continual.presets import PRESETS, apply_preset
 from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, format_error, nearest, shorten
 from stillroom.files import canonical_json, digest, parse_yaml
@@ -31,6 +32,7 @@ from stillroom.losses.registry import AnyLoss, default_losses
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.train.config import TrainingConfig
+from stillroom.wording import whole_number
 
 _NAME = re.compile(r"[\w-]+")
 _TERMS: TypeAdapter[tuple[AnyLoss, ...]] = TypeAdapter(tuple[AnyLoss, ...])
@@ -303,8 +305,9 @@ def set_value(content: dict[str, Any], key: str, value: Any, shown: object = Non
 
 
 def _position(items: list[Any], part: str, where: str) -> int:
-    if part.isdigit() and int(part) < len(items):
-        return int(part)
+    position = whole_number(part)
+    if position is not None and position < len(items):
+        return position
     names = [item.get("name") if isinstance(item, dict) else None for item in items]
     if part in names:
         return names.index(part)

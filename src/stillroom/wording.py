@@ -29,6 +29,15 @@ def word(value: object) -> str:
     return PurePath(text).name or text if text.startswith("/") else text
 
 
+def whole_number(text: str) -> int | None:
+    """The whole number from 0 that a text is, of at most 18 digits, which Python always converts; None for others.
+
+    >>> whole_number("12"), whole_number("-1"), whole_number("²"), whole_number("9" * 5000)
+    (12, None, None, None)
+    """
+    return int(text) if text.isdecimal() and len(text) <= 18 else None
+
+
 def plain(text: str, limit: int = 300) -> str:
     """Text in one line, without what a terminal or a spreadsheet would act upon.
 

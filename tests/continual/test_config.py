@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stillroom.continual.config import PRESET_NAMES, PRESETS, preset_overrides
+from stillroom.continual.presets import PRESET_NAMES, PRESETS, preset_overrides
 from stillroom.errors import BadInput
 from stillroom.recipe import load_recipe, parse_recipe
 

@@ -184,10 +184,10 @@ def test_an_empty_dataset(empty: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "item", [torch.zeros(3, 2, 2), {"image": 0, "label": 0}, (torch.zeros(3, 2, 2),), None, (1, 2, 3)]
+    "item", [torch.zeros(3, 2, 2), {"picture": 0, "label": 0}, (torch.zeros(3, 2, 2),), None, (1, 2, 3)]
 )
 def test_items_that_are_no_pairs(item: Any, colours: np.ndarray) -> None:
-    refused([(colours[0], 0), item], r"items that are pairs \(image, label\) \(item 1\)")
+    refused([(colours[0], 0), item], r"items that are pairs \(image, label\).*\(item 1\)")
 
 
 @pytest.mark.parametrize(
@@ -256,8 +256,22 @@ def test_tensor_datasets_of_the_wrong_kind(tensors: tuple[torch.Tensor, ...], ma
     refused(TensorDataset(*tensors), match)
 
 
-def test_a_loader_or_a_dictionary_of_splits_is_no_dataset(colours: np.ndarray) -> None:
-    refused(DataLoader(Mapped(list(colours), LABELS)), "the dataset itself")
+def test_of_a_loader_its_dataset_is_taken(colours: np.ndarray) -> None:
+    dataset = Mapped(list(colours), LABELS)
+    made, expected = from_dataset(DataLoader(dataset, batch_size=2)), from_dataset(dataset)
+    assert made.fingerprint == expected.fingerprint
+    assert "DataLoader" in made.notes[0]
+
+
+def test_items_may_be_dicts(colours: np.ndarray) -> None:
+    expected = from_dataset(Mapped(list(colours), LABELS))
+    for image, label in (("image", "label"), ("pixel_values", "labels"), ("img", "label")):
+        items = [{image: x, label: y, "id": 3} for x, y in zip(colours, LABELS, strict=True)]
+        assert from_dataset(items).fingerprint == expected.fingerprint
+    refused([{"picture": colours[0], "label": 1}], "dict with picture, label.*dicts with image and label")
+
+
+def test_a_dictionary_of_splits_is_no_dataset(colours: np.ndarray) -> None:
     refused({"train": Mapped(list(colours), LABELS)}, "such as one of its splits")
     refused(3, "a dataset of pairs")
 

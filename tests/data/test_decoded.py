@@ -125,3 +125,23 @@ def test_the_command_lists_and_removes_them(
     assert "decoded pets" in capsys.readouterr().out
     assert run(["cache", "--remove", entry["key"][:8]]) == 0
     assert decoded.list_decoded() == []
+
+
+def test_a_prefix_of_several_keys_lists_them_and_removes_nothing(
+    tmp_path: Path, decodings: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "cache"
+    (kept / "images").mkdir(parents=True)
+    # Decoded images and outputs of a teacher are in one list, so a prefix may mean either.
+    (kept / "images" / f"ab{'0' * 30}.bin").write_bytes(b"pixels")
+    (kept / f"ab{'1' * 30}").mkdir()
+    (kept / f"cd{'2' * 30}").mkdir()
+    assert run(["cache", "--remove", "cd", "--remove", "ab"]) == 2
+    error = capsys.readouterr().err
+    assert "got 'ab'" in error
+    assert f"2 begin so: ab{'1' * 10}, ab{'0' * 10}" in error
+    assert run(["cache", "--remove", "ab0", "--remove", "ab00", "--json"]) == 0
+    (removed,) = json.loads(capsys.readouterr().out)["removed"]
+    assert removed["key"].startswith("ab0")
+    assert (kept / f"ab{'1' * 30}").is_dir()
+    assert (kept / f"cd{'2' * 30}").is_dir()

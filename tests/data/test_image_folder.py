@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from stillroom.data.config import DataConfig
-from stillroom.data.image_folder import read_image_folder
+from stillroom.data.image_folder import SUFFIXES, read_image_folder
 from stillroom.data.images import balanced_rows
 from stillroom.data.sources import detect_layout, load, load_split, parse_data_argument
 from stillroom.errors import BadInput
@@ -48,6 +48,26 @@ def test_files_come_back_by_class_then_name(pet_folder: Path, colours: np.ndarra
 def test_classes_are_sorted_as_text(tmp_path: Path, greys: np.ndarray, write_images: Write) -> None:
     write_images(tmp_path / "train", {f"{name}/1.png": greys[0] for name in ("b", "10", "9", "a", "B")})
     assert read_image_folder(tmp_path, "train").class_names == ("10", "9", "B", "a", "b")
+
+
+@pytest.mark.skipif(".avif" not in SUFFIXES, reason="this Pillow reads no AVIF")
+def test_avif_files_are_read(tmp_path: Path) -> None:
+    for name, level in (("cat", 40), ("dog", 200)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        Image.new("RGB", (6, 4), (level,) * 3).save(tmp_path / "train" / name / "1.AVIF", format="AVIF")
+    images = read_image_folder(tmp_path, "train").images
+    assert isinstance(images, torch.Tensor)
+    assert images.flatten(1).float().mean(1).tolist() == pytest.approx([40, 200], abs=4)
+
+
+def test_a_split_may_be_written_in_another_case(pet_folder: Path) -> None:
+    expected = [read_image_folder(pet_folder, split).fingerprint for split in ("train", "test")]
+    for split in ("train", "test"):
+        (pet_folder / split).rename(pet_folder / f"{split}-")
+        (pet_folder / f"{split}-").rename(pet_folder / split.capitalize())
+    assert detect_layout(pet_folder) == "folders"
+    made = load(DataConfig(source="folders", path=str(pet_folder)))
+    assert [made.train.fingerprint, made.test.fingerprint] == expected
 
 
 def test_files_lie_however_deep_below_their_class(pet_folder: Path, colours: np.ndarray, write_images: Write) -> None:
@@ -431,12 +451,12 @@ def test_an_image_is_read_or_a_line_says_why_not(oddities: ModuleType, tmp_path:
 
 
 def test_class_folders_of_files_that_are_no_images_by_their_names_are_named_as_such(tmp_path: Path) -> None:
-    for name in ("train/cat/1.heic", "train/dog/2.heic", "test/cat/3.avif", "test/dog/4"):
+    for name in ("train/cat/1.heic", "train/dog/2.heic", "test/cat/3.jxl", "test/dog/4"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")
     for field in ("data.path", "--data"):
         with pytest.raises(
-            BadInput, match=r"whose files are \.heic \(2\), \.avif \(1\), no suffix \(1\): convert"
+            BadInput, match=r"whose files are \.heic \(2\), \.jxl \(1\), no suffix \(1\): convert"
         ) as error:
             detect_layout(tmp_path, field)
         assert error.value.field == field

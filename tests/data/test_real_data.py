@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from PIL import Image
@@ -21,6 +22,40 @@ pytestmark = [
     pytest.mark.skipif(not ROOT, reason="STILLROOM_DATA is not set: no real images to read"),
 ]
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@pytest.mark.parametrize(
+    ("source", "split", "classes", "each"),
+    [
+        ("cifar10", "train", 10, 5000),
+        ("cifar10", "test", 10, 1000),
+        ("cifar100-part", "train", 100, 150),
+        ("cifar100-part", "test", 100, 50),
+    ],
+)
+def test_every_class_of_a_whole_split_is_there_as_often_as_published(
+    source: str, split: str, classes: int, each: int
+) -> None:
+    """By the column of labels, which takes no image to be decoded."""
+    table = pyarrow.parquet.read_table(Path(str(ROOT), source, f"{split}.parquet"), columns=["label"])
+    assert np.bincount(table["label"].to_numpy()).tolist() == [each] * classes
+
+
+@pytest.mark.parametrize(
+    ("file", "rows"),
+    [
+        ("trec/train.parquet", 5452),
+        ("trec/test.parquet", 500),
+        ("sst2/train.parquet", 67_349),
+        ("sst2/validation.parquet", 872),
+        ("sst2/test.parquet", 1821),
+    ],
+)
+def test_texts_are_there_in_the_published_number(file: str, rows: int) -> None:
+    path = Path(str(ROOT), file)
+    if not path.exists():
+        pytest.skip(f"{path.parent.name} is not among these data")
+    assert pyarrow.parquet.read_metadata(path).num_rows == rows
 
 
 def test_cifar10_has_its_classes_and_means() -> None:

@@ -715,3 +715,16 @@ def summed_by_confidence(student_logits, teacher_logits, labels):
     p = soft(teacher_logits)
     rows = (p * (p.log() - log_soft(student_logits))).sum(1)
     return F.cross_entropy(student_logits, labels) + (p.max(1).values * rows).sum()
+
+
+@has("ignored_rows")
+def masked_sum_by_all_positions(student_logits, teacher_logits, labels, T=2.0):
+    rows = F.kl_div(log_soft(student_logits, T, -1), soft(teacher_logits, T, -1), reduction="none").sum(-1)
+    labels_part = F.cross_entropy(student_logits.reshape(-1, student_logits.size(-1)), labels.reshape(-1))
+    return labels_part + T * T * (rows * (labels != -100)).mean()
+
+
+@has(None)
+def mean_of_listed_teachers(student_logits, teachers_logits, labels, T=2.0):
+    p = torch.stack([soft(each, T) for each in teachers_logits]).mean(0)
+    return F.cross_entropy(student_logits, labels) + T * T * kl(log_soft(student_logits, T), p)

@@ -223,6 +223,35 @@ def never_scheduled(loop: Loop) -> torch.optim.Optimizer:
     return optimizer
 
 
+def restarted(loop: Loop) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    loop.extra = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 4)
+    return optimizer
+
+
+def cycled(loop: Loop) -> torch.optim.Optimizer:
+    """Down and up again in two epochs of two batches each."""
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    loop.extra = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 4)
+    return optimizer
+
+
+def rated_by_hand(loop: Loop) -> torch.optim.Optimizer:
+    optimizer = never_scheduled(loop)
+    group = optimizer.param_groups[0]
+    optimizer.register_step_post_hook(lambda *_: group.update(lr=0.9 * group["lr"]))
+    return optimizer
+
+
+def in_sequence(loop: Loop) -> torch.optim.Optimizer:
+    """A warm-up that the run ends in: what comes after it is never stepped."""
+    schedulers = torch.optim.lr_scheduler
+    optimizer = torch.optim.SGD(loop.student.parameters(), lr=0.05)
+    parts = [schedulers.LinearLR(optimizer, 0.1, total_iters=90), schedulers.StepLR(optimizer, 500)]
+    loop.extra = schedulers.SequentialLR(optimizer, parts, [90])
+    return optimizer
+
+
 def masked_in_half(loop: Loop, x: Tensor, number: int) -> Tensor:
     with torch.no_grad():
         out: Tensor = loop.teacher(x)
@@ -239,6 +268,44 @@ def finite_only(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> N
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+class Listed(Student):
+    """Its second block lies in a plain list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = [nn.Linear(8, 8)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(self.blocks[0](self.body(x)).relu())
+        return out
+
+
+def blunt_teacher() -> Loop:
+    teacher = Teacher().eval()
+    with torch.no_grad():
+        teacher.fc.weight[1:] = 0  # it knows one class of five
+    return Loop(teacher=teacher, steps=40)
+
+
+def clipped_step(loop: Loop, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(loop.student.parameters(), 1.0)
+    optimizer.step()
+
+
+def in_16_bits() -> Loop:
+    student = Student().to(torch.bfloat16)
+    student.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(torch.bfloat16),))
+    student.register_forward_hook(lambda module, inputs, out: out.float())
+    return Loop(student=student, optimizer=lambda loop: torch.optim.SGD(loop.student.parameters(), lr=1e-4))
+
+
+def co_trained(loop: Loop) -> torch.optim.Optimizer:
+    loop.teacher.train()
+    return torch.optim.SGD([*loop.student.parameters(), *loop.teacher.parameters()], lr=0.05)
 
 
 FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
@@ -299,6 +366,29 @@ FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
     "losses that are not finite are left out": (
         "half_precision",
         lambda: Loop(ask=masked_in_half, loss=by_hand, step=finite_only),
+    ),
+    "a block in a plain list": ("parameters_left_out", lambda: Loop(student=Listed())),
+    "a teacher that barely learned": ("teacher_weak", blunt_teacher),
+    "weights in 16 bits": ("half_precision", in_16_bits),
+    "a co-trained teacher that its student pulls": (
+        "teacher_gradient",
+        lambda: Loop(
+            student=Student(),
+            teacher=Student(),
+            optimizer=co_trained,
+            ask=lambda loop, x, number: loop.teacher(x),
+            loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.cross_entropy(t, y) + kd(z, t),
+        ),
+    ),
+    "a similarity that is minimised": (
+        "loss_minimum",
+        lambda: Loop(loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.cosine_similarity(z, t).mean()),
+    ),
+    "a mean a thousand times the labels'": (
+        "loss_balance",
+        lambda: Loop(
+            loss=lambda loop, z, t, y: F.cross_entropy(z, y) + F.mse_loss(100 * z, 100 * t), step=clipped_step
+        ),
     ),
     "clipped too early": ("clipping", lambda: Loop(step=early_clip)),
     "log of zero": (
@@ -367,7 +457,27 @@ def frozen_norm(loop: Loop, step: int) -> None:
             module.eval()
 
 
+def summed_up(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    """The teacher alone; the labels' loss is summed up over steps, to be printed at the end."""
+    loop.extra = (0.0 if loop.extra is None else loop.extra) + (F.cross_entropy(z, y) * len(y)).detach()
+    return kd(z, t)
+
+
+def slow(loop: Loop) -> torch.optim.Optimizer:
+    return torch.optim.SGD(loop.student.parameters(), lr=1e-4)
+
+
+def ramped(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    loop.extra = (loop.extra or 0) + 1
+    return 0.1 * F.cross_entropy(z, y) + 5.0 * loop.extra**3 * F.mse_loss(z.softmax(1), t.softmax(1))
+
+
 HEALTHY: dict[str, Callable[[], Loop]] = {
+    "the labels' loss summed up": lambda: Loop(loss=summed_up),
+    "a weight that is ramped up": lambda: Loop(loss=ramped, optimizer=slow),
+    "a constant of the teacher and the labels": lambda: Loop(
+        loss=lambda loop, z, t, y: kd(z, t) + 0.1 * F.cross_entropy(t, y)
+    ),
     "cross-entropy and KL": Loop,
     "teacher alone": lambda: Loop(loss=lambda loop, z, t, y: kd(z, t)),
     "moving average": averaged,
@@ -437,7 +547,18 @@ def test_the_line_to_write_instead_is_the_textbooks_loss(fault: str) -> None:
     assert torch.allclose(written, kd(z, t))
 
 
-@pytest.mark.parametrize(("make", "problem"), [(scheduled, True), (never_scheduled, True), (warmed_up, False)])
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (scheduled, True),
+        (never_scheduled, True),
+        (warmed_up, False),
+        (restarted, False),
+        (cycled, False),
+        (in_sequence, False),
+        (rated_by_hand, False),
+    ],
+)
 def test_a_schedule_is_held_against_the_loops_around_the_step(make: Any, problem: bool) -> None:
     loop = Loop(optimizer=make)
     optimizer = make(loop)
@@ -452,16 +573,20 @@ def test_a_schedule_is_held_against_the_loops_around_the_step(make: Any, problem
                 optimizer.zero_grad()
                 (F.cross_entropy(loop.student(x), y) + kd(loop.student(x), t)).backward()
                 optimizer.step()
-                if make is not never_scheduled:
+                if make not in (never_scheduled, rated_by_hand):
                     loop.extra.step()
     assert problems(watched.diagnosis) == (["schedule"] if problem else [])
 
 
-def test_a_rate_that_leaves_random_weights_random_is_a_problem() -> None:
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_rate_that_leaves_random_weights_random_is_a_problem_and_no_other(trained: bool) -> None:
     loop = Loop()
     with audit() as watched:
         watched._watch.whole_script = True
         student = Student()
+        if trained:
+            train_alone(student, 40)
+            student = copy.deepcopy(student)
         optimizer = torch.optim.SGD(student.parameters(), lr=1e-6)
         for epoch in range(7):
             for x, y in loop.batches()[2 * epoch : 2 * epoch + 2]:
@@ -471,9 +596,35 @@ def test_a_rate_that_leaves_random_weights_random_is_a_problem() -> None:
                 optimizer.zero_grad()
                 (F.cross_entropy(z, y) + kd(z, t)).backward()
                 optimizer.step()
+    if trained:
+        assert problems(watched.diagnosis) == []
+        return
     (finding,) = watched.diagnosis.problems
     assert finding.check == "learning_rate"
     assert finding.evidence["planned_steps"] == 14
+
+
+def test_a_teacher_of_other_classes_is_not_judged_by_labels_of_new_ones() -> None:
+    """Learning without forgetting: the student as it was keeps the old classes."""
+    with audit() as watched:
+        watched._watch.whole_script = True
+        net = Student()
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
+        teacher = None
+        for number in range(60):
+            if number == 30:
+                teacher = copy.deepcopy(net).eval()
+            y = torch.randint(3, (ROWS,)) if teacher is None else torch.randint(3, CLASSES, (ROWS,))
+            x = CENTRES[y] + 0.3 * torch.randn(ROWS, 8)
+            loss = F.cross_entropy(net(x), y)
+            if teacher is not None:
+                with torch.no_grad():
+                    t = teacher(x)
+                loss = loss + 0.3 * kd(net(x), t)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == []
 
 
 def train_alone(net: nn.Module, steps: int) -> None:
@@ -608,6 +759,87 @@ def test_after_an_audit_torch_is_as_before() -> None:
     Loop(steps=3).diagnosis()
     assert ([getattr(nn.Module, name) for name in names], torch.autograd.backward, torch.compile) == before
     assert torch.overrides._get_current_function_mode() is None  # type: ignore[no-untyped-call]
+
+
+class Seen(nn.Module):
+    """Notes whether torch's functions are seen while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.modes.append(torch.overrides._get_current_function_mode() is not None)  # type: ignore[no-untyped-call]
+        return x
+
+
+def test_networks_that_were_seen_whole_run_past_the_tape() -> None:
+    seen = Seen(), Seen()
+    Loop(student=nn.Sequential(Student(), seen[0]), teacher=nn.Sequential(Teacher(), seen[1]).eval()).diagnosis()
+    for each in seen:
+        assert each.modes[:14] == [True] * 2 + [False] * 12
+
+
+def taught_by_a_tap(late: int) -> Loop:
+    """What a hook takes from inside both networks goes through a projector that is in no optimizer."""
+    loop = Loop(extra={"projector": nn.Linear(8, 8), "step": 0})
+    loop.student.get_submodule("body").register_forward_hook(lambda module, x, out: loop.extra.update(z=out))
+    loop.teacher.get_submodule("dropout").register_forward_hook(lambda module, x, out: loop.extra.update(t=out))
+
+    def loss(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        loop.extra["step"] += 1
+        total = F.cross_entropy(z, y) + kd(z, t)
+        if loop.extra["step"] > late:
+            total = total + F.mse_loss(loop.extra["projector"](loop.extra["z"]), loop.extra["t"])
+        return total
+
+    loop.loss = loss
+    return loop
+
+
+@pytest.mark.parametrize("late", [0, 4])
+def test_what_hooks_take_from_inside_networks_is_seen_from_the_first_step_or_later(late: int) -> None:
+    (finding,) = taught_by_a_tap(late).diagnosis().problems
+    assert finding.check == "parameters_left_out"
+    assert finding.location is not None
+
+
+def wake(loop: Loop, step: int) -> None:
+    if step == 6:
+        loop.teacher.train()
+
+
+def test_a_teacher_that_wakes_later_is_seen() -> None:
+    loop = Loop(teacher=Teacher(0.4).eval(), before=wake)
+    assert problems(loop.diagnosis()) == ["teacher_mode"]
+
+
+class Both(nn.Module):
+    """The teacher and the student in one module, which gives the loss where it is given labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student, self.teacher = Student(), Teacher(0.4)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        z: Tensor = self.student(x)
+        if y is None:
+            return z
+        with torch.no_grad():
+            t = self.teacher(x)
+        return F.cross_entropy(z, y) + kd(z, t)
+
+
+def test_a_loss_inside_a_module_is_seen() -> None:
+    both = Both()
+    optimizer = torch.optim.SGD(both.student.parameters(), lr=0.05)
+    with audit() as watched:
+        for x, y in Loop().batches():
+            both(x)
+            optimizer.zero_grad()
+            both(x, y).backward()
+            optimizer.step()
+    assert problems(watched.diagnosis) == ["teacher_mode"]
 
 
 def test_an_error_of_the_loop_goes_on_and_is_not_hidden() -> None:

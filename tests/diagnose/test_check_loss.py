@@ -99,6 +99,27 @@ def test_arguments_are_found_by_name_or_by_place(loss: Callable[..., Any]) -> No
     assert [(term["name"], term["temperature"]) for term in terms] == [("cross_entropy", None), ("kl", 4.0)]
 
 
+MASKED_IN_HALF = """
+import torch
+
+def store(logits, taken):
+    return logits.masked_fill(taken, {low}).half()
+
+def kd(student_logits, teacher_logits):
+    p = teacher_logits.float().softmax(-1)
+    return (p * (teacher_logits.float().log_softmax(-1) - student_logits.log_softmax(-1))).sum(-1).mean()
+"""
+
+
+@pytest.mark.parametrize(("low", "problems"), [("-1e9", ["half_precision"]), ("-1e4", [])])
+def test_classes_masked_with_what_half_precision_makes_infinite_are_a_problem(
+    low: str, problems: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "masked.py").write_text(MASKED_IN_HALF.format(low=low))
+    found = check_loss(load_loss(f"{tmp_path / 'masked.py'}:kd"), num_classes=10)
+    assert [each.check for each in found.problems] == problems
+
+
 class Softened(nn.Module):
     """A module whose temperature is an attribute and whose weight is a child's."""
 

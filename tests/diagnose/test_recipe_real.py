@@ -27,7 +27,7 @@ pytestmark = [
 )
 def test_a_real_teacher(overrides: list[str], problems: set[str]) -> None:
     exact = ["training.device=cpu", "training.precision=float32"]
-    fewer = ["data.train_limit=3000", "data.test_limit=1000"]
-    findings = diagnose_recipe(load_recipe(RECIPE, [*exact, *fewer, *overrides]), images=150)
+    fewer = ["data.train_limit=1000", "data.test_limit=500"]
+    findings = diagnose_recipe(load_recipe(RECIPE, [*exact, *fewer, *overrides]), images=100)
     assert {finding.check for finding in findings if finding.verdict == "problem"} == problems
     assert not [finding for finding in findings if finding.verdict == "warning"]

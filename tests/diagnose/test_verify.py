@@ -18,8 +18,8 @@ from stillroom.report.diagnosis import write_diagnosis_page
 from stillroom.run.run import execute
 from stillroom.schema.diagnosis import Finding, Remedy, Verdict, Verification
 from stillroom.study.config import Study
+from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.plan import StudyFolder, plan_of
-from study.small import Here
 
 RECIPE: dict[str, Any] = {
     "data": {"train_limit": 300, "test_limit": 200, "batch_size": 32},
@@ -162,7 +162,7 @@ def test_a_longer_run_in_the_other_unit_takes_the_place_of_its_length() -> None:
 
 
 def test_a_remedy_is_trained_and_what_it_regains_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stillroom.diagnose.verify.engine_maker", lambda *_: lambda folder, threads: Here())
+    monkeypatch.setattr("stillroom.diagnose.verify.engine_maker", lambda *_: lambda folder, threads: InProcessEngine())
     teacher = execute(recipe(student={"name": "mlp"}), tmp_path / "teacher", latency=False)
     broken = recipe(
         teacher={"name": "mlp", "weights": str(teacher.path / "student.safetensors")},

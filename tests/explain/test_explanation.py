@@ -32,6 +32,9 @@ RECIPE: dict[str, Any] = {
 OPTIONS: dict[str, Any] = {"images": 6, "grid": 8, "passes": 57, "tap": "layer3"}
 
 
+Made = dict[str, Path]
+
+
 def trained(folder: Path, **changes: Any) -> Path:
     recipe = parse_recipe({**RECIPE, **changes})
     execute(recipe, folder, latency=False)
@@ -49,13 +52,32 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"labels": labels, "taught": trained(folder / "taught", **taught)}
 
 
+@pytest.fixture(scope="module")
+def explained(
+    made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Copies of the runs, explained once, and what was returned."""
+    runs = copies(made, tmp_path_factory.mktemp("entropies"))
+    return runs, explain([runs["taught"]], [runs["labels"]], **{**OPTIONS, "tap": None}).as_dict()
+
+
+def copies(runs: dict[str, Path], folder: Path) -> dict[str, Path]:
+    return {name: Path(shutil.copytree(path, folder / name)) for name, path in runs.items()}
+
+
 @pytest.fixture
 def runs(made: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
-    return {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in made.items()}
+    return copies(made, tmp_path)
 
 
-def test_it_writes_what_the_maps_say(runs: dict[str, Path]) -> None:
-    content = explain([runs["taught"]], [runs["labels"]], **{**OPTIONS, "tap": None}).as_dict()
+@pytest.fixture
+def explained_runs(explained: tuple[Made, dict[str, Any]], tmp_path: Path) -> dict[str, Path]:
+    """Runs whose entropies are there."""
+    return copies(explained[0], tmp_path)
+
+
+def test_it_writes_what_the_maps_say(explained: tuple[Made, dict[str, Any]]) -> None:
+    runs, content = explained
     assert json.loads((runs["taught"] / "explain.json").read_text()) == content
     assert content["search"] == {"grid": 8, "weight": 6.0, "stop": -2.8, "seed": 0, "passes": 57}
     assert content["images"]["rows"] == [0, 6, 13, 20, 26, 33]
@@ -84,15 +106,15 @@ def test_it_writes_what_the_maps_say(runs: dict[str, Path]) -> None:
             assert reported["speed"]["d_mean"] == pytest.approx(d_mean, abs=0.3 * float(moves[-1]))
             assert reported["stability"]["rho"] == pytest.approx(stability(found, foreground)[0], abs=0.1)
     assert [one["hypothesis"] for one in content["hypotheses"]] == [1, 2, 3]
-    assert {one["what"] for one in content["sensitivity"]} >= {"threshold", "stop", "grid"}
+    assert {one["what"] for one in content["sensitivity"]} >= {"threshold", "stop", "grid", "position"}
     # The teacher is the student from labels, trained to the end.
     last = content["runs"][1]["checkpoints"][-1]
     assert {key: content["teacher"][key] for key in ("n_fg", "n_bg")} == {key: last[key] for key in ("n_fg", "n_bg")}
 
 
-def test_the_same_weights_have_the_same_concepts_and_nothing_is_decided(runs: dict[str, Path]) -> None:
-    twin = Path(shutil.copytree(runs["labels"], runs["labels"].parent / "twin"))
-    content = explain([runs["labels"]], [twin], **OPTIONS).as_dict()
+def test_the_same_weights_have_the_same_concepts_and_nothing_is_decided(explained_runs: dict[str, Path]) -> None:
+    twin = Path(shutil.copytree(explained_runs["labels"], explained_runs["labels"].parent / "twin"))
+    content = explain([explained_runs["labels"]], [twin], **OPTIONS).as_dict()
     for one in content["hypotheses"]:
         assert one["verdict"] == "undecided"
         assert all(measure["difference"] == 0 for measure in one["measures"])
@@ -168,24 +190,24 @@ def test_a_stopped_one_goes_on_and_ends_with_the_same_bytes(
 
 
 def test_what_is_there_is_not_done_again_but_for_other_options(
-    runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    explained_runs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = explain([runs["labels"]], **OPTIONS)
+    first = explain([explained_runs["labels"]], **OPTIONS)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("asked again")
 
     with monkeypatch.context() as patch:
         patch.setattr("stillroom.explain.explanation.pixel_entropy_with_error", refuse)
-        assert explain([runs["labels"]], **OPTIONS) == first
+        assert explain([explained_runs["labels"]], **OPTIONS) == first
         with pytest.raises(AssertionError, match="asked again"):
-            explain([runs["labels"]], **{**OPTIONS, "seed": 1})
-    (runs["labels"] / "explain/epoch-1.npz").write_bytes(b"damaged")
-    assert explain([runs["labels"]], **OPTIONS) == first
+            explain([explained_runs["labels"]], **{**OPTIONS, "seed": 1})
+    (explained_runs["labels"] / "explain/epoch-1.npz").write_bytes(b"damaged")
+    assert explain([explained_runs["labels"]], **OPTIONS) == first
 
 
-def test_the_command_prints_it(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["explain", str(runs["taught"]), "--baseline", str(runs["labels"])]
+def test_the_command_prints_it(explained_runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["explain", str(explained_runs["taught"]), "--baseline", str(explained_runs["labels"])]
     words += ["--images", "6", "--grid", "8", "--passes", "57", "--tap", "layer3"]
     assert command([*words, "--json"]) == 0
     reported = json.loads(capsys.readouterr().out)
@@ -193,6 +215,7 @@ def test_the_command_prints_it(runs: dict[str, Path], capsys: pytest.CaptureFixt
     assert command(words) == 0
     shown = capsys.readouterr().out
     assert "N_fg" in shown
+    assert ", from labels, seed 0" in " ".join(shown.split()), "a baseline may have the run's name"
     assert "3. distillation makes the student keep what it once learned: " in shown
     assert "One seed: " in shown
 
@@ -242,12 +265,12 @@ def test_runs_that_cannot_be_compared_are_refused(runs: dict[str, Path], tmp_pat
         explain([tmp_path / "nowhere"], **OPTIONS)
 
 
-def test_masks_brought_to_the_grid_are_the_foreground(runs: dict[str, Path]) -> None:
+def test_masks_brought_to_the_grid_are_the_foreground(explained_runs: dict[str, Path]) -> None:
     from stillroom.data.config import ShapesConfig
     from stillroom.data.synthetic import read_shapes
 
-    explain([runs["labels"]], **OPTIONS)
+    explain([explained_runs["labels"]], **OPTIONS)
     masks = read_shapes(ShapesConfig(**RECIPE["data"]["shapes"]), "test").masks
     assert masks is not None
-    with np.load(runs["labels"] / "explain-maps.npz") as maps:
+    with np.load(explained_runs["labels"] / "explain-maps.npz") as maps:
         assert np.array_equal(maps["foreground"], on_grid(masks[[0, 6, 13, 20, 26, 33]], 8).numpy())

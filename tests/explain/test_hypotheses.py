@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy import stats
 
+from benchmark_module import benchmark
 from stillroom.explain import learning_speed, stability
 from stillroom.explain.hypotheses import judge_hypotheses
 from stillroom.explain.metrics import ConceptStatistics, concept_statistics, summarise
@@ -156,3 +157,20 @@ def test_statistics_of_images_average_to_the_metrics() -> None:
     rho, excluded = stability(found.found, foreground)
     assert kept.rho == pytest.approx(rho, rel=1e-5)
     assert kept.excluded == excluded == 1
+
+
+@pytest.mark.parametrize("pairs", [2, 3, 8])
+def test_networks_that_do_not_differ_get_few_verdicts(pairs: int) -> None:
+    """A slice of benchmarks/hypotheses.py: at most 5% false verdicts of a hypothesis at every number of seeds."""
+    simulation = benchmark("hypotheses")
+    repeats = 120
+    found = simulation.rates(pairs, simulation.WORLDS["as much as images"], repeats, seed=3)
+    # What chance allows above 5% in so few simulations, at one in ten thousand.
+    most = stats.binom.ppf(1 - 1e-4, repeats, 0.05) / repeats
+    assert max(found[name] for name in ("1", "2", "3")) <= most
+
+
+def test_large_effects_are_found_with_enough_pairs() -> None:
+    simulation = benchmark("hypotheses")
+    found = simulation.rates(8, simulation.WORLDS["as much as images"], 40, effect=3.0)
+    assert min(found[name] for name in ("n_fg", "ratio", "3")) > 0.9

@@ -22,7 +22,7 @@ from stillroom.explain import (
     stability,
 )
 from stillroom.explain.grid import check_masks
-from stillroom.explain.metrics import concept_statistics
+from stillroom.explain.metrics import concept_statistics, match_position
 
 LEFT = torch.tensor([[[True, False], [True, False]]])
 
@@ -205,3 +205,24 @@ def test_masks_that_do_not_fit_are_refused() -> None:
 def test_bad_input_is_refused(ask: Any, match: str) -> None:
     with pytest.raises(BadInput, match=match):
         ask()
+
+
+def test_what_is_due_to_the_place_alone_is_no_concept() -> None:
+    """The middle is encoded more in all images, as before any training: so it is the place, not the subject."""
+    place = torch.tensor([[-2.2, -2.2, -2.2], [-2.2, -3.4, -2.2], [-2.2, -2.2, -2.2]], dtype=torch.float64)
+    entropy = place.expand(1, 4, 3, 3).clone()
+    box = torch.zeros(4, 3, 3, dtype=torch.bool)
+    box[:, 1, 1] = True
+    assert bool(concepts(entropy[0], box)[:, 1, 1].all())
+    matched = match_position(entropy, box, entropy[0])
+    assert matched is not None
+    assert not bool(concepts(matched[0], box).any())
+    assert match_position(entropy, box) is None
+    # A subject that is encoded more than the background at its own place stays one, wherever it lies.
+    moving = torch.zeros(4, 3, 3, dtype=torch.bool)
+    for image, cell in enumerate(((0, 0), (1, 1), (2, 2), (1, 1))):
+        moving[image][cell] = True
+    matched = match_position(entropy - moving.double(), moving)
+    assert matched is not None
+    assert torch.equal(concepts(matched[0], moving), moving)
+    assert torch.allclose(matched.mean(), (entropy - moving.double()).mean())

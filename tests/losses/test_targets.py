@@ -13,6 +13,7 @@ from torch import Tensor
 
 import stillroom
 from stillroom.losses import targets
+from stillroom.teachers.class_means import ClassMeans
 
 # Two classes alike, one orthogonal to both, one opposite to the first.
 HEAD = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 3.0], [-0.5, 0.0]], dtype=torch.float64)
@@ -21,6 +22,16 @@ LABELS = torch.tensor([0, 1])
 OPTIONS = {"power": 0.5, "temperature": 0.4}
 
 Target = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def means_of(p: Tensor) -> ClassMeans:
+    """Mean answers as some teacher may have them: of class 0 an image like each row of p, of class 1 one of them."""
+    classes = p.shape[1]
+    table = torch.full((classes, classes), 1 / classes, dtype=torch.float64)
+    table[0] = p.detach().double().mean(0)
+    return ClassMeans(table, torch.ones(classes, dtype=torch.float64))
+
+
 TARGETS: dict[str, Target] = {
     "uniform": lambda p, head, y: targets.uniform(y, p.shape[1]),
     "class_similarity": lambda p, head, y: targets.class_similarity(head, y, **OPTIONS),
@@ -29,6 +40,9 @@ TARGETS: dict[str, Target] = {
     "top_k K": lambda p, head, y: targets.top_k(p, p.shape[1]),
     "true_class": lambda p, head, y: targets.true_class(p, y),
     "true_class_similarity": lambda p, head, y: targets.true_class_similarity(p, head, y, **OPTIONS),
+    "mean_confidence": lambda p, head, y: targets.mean_confidence(y, means_of(p)),
+    "class_relations": lambda p, head, y: targets.class_relations(y, means_of(p)),
+    "true_class_relations": lambda p, head, y: targets.true_class_relations(p, y, means_of(p)),
     "full": lambda p, head, y: targets.full(p),
 }
 
@@ -55,6 +69,17 @@ def similarity(row: int) -> list[float]:
 
 def test_uniform_by_hand() -> None:
     close(targets.uniform(LABELS, 5), [[0.2] * 5] * 2)
+
+
+def test_targets_of_class_means_by_hand() -> None:
+    # Class 0 has two images, class 1 one, classes 2 and 3 none.
+    table = torch.tensor([[0.6, 0.2, 0.2, 0.0], [0.1, 0.9, 0.0, 0.0], [0.0] * 4, [0.0] * 4], dtype=torch.float64)
+    means = ClassMeans(table, torch.tensor([2.0, 1.0, 0.0, 0.0], dtype=torch.float64))
+    close(targets.mean_confidence(LABELS, means), [[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1]])
+    close(targets.class_relations(LABELS, means), [[0.7, 0.15, 0.15, 0.0], [0.3, 0.7, 0.0, 0.0]])
+    close(targets.true_class_relations(P, LABELS, means), [[0.5, 0.25, 0.25, 0.0], [0.8, 0.2, 0.0, 0.0]])
+    # A class without images says nothing of the others.
+    close(targets.class_relations(torch.tensor([3]), means), [[0.1, 0.1, 0.1, 0.7]])
 
 
 def test_class_similarity_by_hand() -> None:

@@ -63,7 +63,12 @@ def test_taps_of_the_zoo(name: str, make: Callable[..., nn.Module]) -> None:
 
 
 def test_every_model_of_the_zoo_has_taps_that_can_be_read(make: Callable[..., nn.Module]) -> None:
-    for name in set(ZOO) - {"resnet44", "resnet56", "resnet110", "resnet32x4"}:
+    for name in {name for name, model in ZOO.items() if not model.of_text} - {
+        "resnet44",
+        "resnet56",
+        "resnet110",
+        "resnet32x4",
+    }:
         model = make(name, size=16)
         taps = find_taps(model, IMAGES)
         assert model.training

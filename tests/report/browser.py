@@ -15,6 +15,8 @@ EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-s
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
+    "--in-process-gpu",  # nothing is drawn by one: a process less
+    "--js-flags=--max-lazy",  # compiles of plotly what a page calls
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-default-apps",

@@ -61,7 +61,7 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     fakes = {
         "usual": FakeStudy(whole_runs=True),
         "four": FakeStudy(name="four", pairs=pairs, one_size=False),
-        "many": FakeStudy(name="many", methods=("labels", *long), pairs=pairs[:2], gap=0.3, epochs=4),
+        "many": FakeStudy(name="many", methods=("labels", *long), seeds=(0, 1), gap=0.3, epochs=4),
         "alone": FakeStudy(name="alone", methods=("labels",), seeds=(0,), tuned=False),
         "two": FakeStudy(name="two", seeds=(0, 1)),
         "unequal": FakeStudy(

@@ -82,6 +82,10 @@ def section(*runs: Path) -> tuple[Values, Values]:
 def test_every_number_is_where_it_belongs(tmp_path: Path) -> None:
     page, tasks = section(run_folder(tmp_path / "run"))
     assert page.command.startswith("stillroom incremental recipe.yaml")
+    assert page.headline == (
+        "After 3 tasks the student’s accuracy on all 3 classes is 73.3%, the mean over tasks; "
+        "since its best on each, old tasks lost 25.0 points on average."
+    )
     (line,) = tasks.accuracy.figure["data"]
     assert (line["x"], line["y"]) == ([1.0, 2.0, 3.0], pytest.approx(MEANS, rel=1e-4))
     shown = {trace["name"]: trace["y"] for trace in tasks.balance.figure["data"]}

@@ -12,7 +12,7 @@ import pytest
 from report.browser import Watched, check_page, opened
 
 pytestmark = pytest.mark.browser
-NAMES = ("usual", "four", "many", "alone", "unequal", "failed", "nll", "huge", "sweep", "evil")
+NAMES = ("usual", "four", "many", "alone", "unequal", "failed", "huge", "sweep", "evil")
 
 
 @pytest.fixture(scope="module")

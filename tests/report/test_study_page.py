@@ -194,6 +194,13 @@ def test_files_that_may_be_missing(tmp_path: Path) -> None:
     assert not any(str(attrs.get("href")).endswith(".tex") for _, attrs in page.elements)
 
 
+def test_one_epoch_is_one_epoch(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", FakeStudy(epochs=1))
+    page = Parsed(write_study_report(study).read_text(encoding="utf-8"))
+    assert "= 1 epoch " in f"{page.words} "
+    assert "1 epochs" not in page.words
+
+
 def test_three_hundred_runs_stay_small(tmp_path: Path) -> None:
     names = ("labels", *(f"method-{number}" for number in range(19)))
     study = write_study(tmp_path / "study", FakeStudy(methods=names, seeds=tuple(range(15)), epochs=30))

@@ -76,27 +76,3 @@ class Scripted(Engine):
 
     def close(self) -> None:
         self._under_way.clear()
-
-
-class Here(Engine):
-    """Does each job in this process, when it is waited for."""
-
-    name = "here"
-
-    def __init__(self) -> None:
-        self.slots = 1
-        self.did: list[str] = []
-        self._job: Job | None = None
-
-    def submit(self, job: Job) -> None:
-        self._job = job
-
-    def wait(self, timeout: float) -> list[Outcome]:
-        from stillroom.study.engine.jobs import attempt
-
-        assert self._job is not None
-        self.did.append(self._job.id)
-        return [attempt(self._job)]
-
-    def close(self) -> None:
-        self._job = None

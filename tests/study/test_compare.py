@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from filelock import FileLock
 
 from processes import Fate, Process, stillroom, until
@@ -17,9 +18,10 @@ from stillroom.errors import BadInput, RunFailed
 from stillroom.study.compare import StudyOutcome, compare
 from stillroom.study.config import parse_study
 from stillroom.study.engine.base import Outcome
+from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.plan import StudyFolder
 from stillroom.study.progress import StudyObserver
-from study.small import Here, small, study_file, tables_of
+from study.small import small, study_file, tables_of
 
 
 class Heard(StudyObserver):
@@ -34,9 +36,9 @@ class Heard(StudyObserver):
 
 def did(out: Path, observer: StudyObserver | None = None, **changes: Any) -> tuple[StudyOutcome, list[str]]:
     """Do the small study in this process; what it came to, and the jobs that were done for it."""
-    engine = Here()
+    engine = InProcessEngine()
     found = compare(parse_study(small(**changes)), out, lambda folder, threads: engine, observer)
-    return found, engine.did
+    return found, engine.done
 
 
 def costs(out: Path) -> list[dict[str, str]]:
@@ -115,7 +117,7 @@ def test_a_method_that_fails_harms_no_other_and_is_tried_again(tmp_path: Path) -
     assert [job for job in jobs if job.startswith("run/")] == ["run/all/wild/0", "run/all/wild/1"]
 
 
-class Dying(Here):
+class Dying(InProcessEngine):
     """One whose process dies at some jobs, however often they are begun."""
 
     def __init__(self, at: str) -> None:
@@ -123,10 +125,10 @@ class Dying(Here):
         self.at = at
 
     def wait(self, timeout: float) -> list[Outcome]:
-        assert self._job is not None
-        if self._job.id.startswith(self.at):
-            self.did.append(self._job.id)
-            return [Outcome(self._job.id, "crashed", reason="killed by SIGKILL")]
+        job = self._jobs[0]
+        if job.id.startswith(self.at):
+            self.done.append(self._jobs.pop(0).id)
+            return [Outcome(job.id, "crashed", reason="killed by SIGKILL")]
         return super().wait(timeout)
 
 
@@ -136,13 +138,13 @@ def test_a_method_whose_process_dies_harms_no_other(tmp_path: Path, at: str) -> 
     tuning = {"trials": 1, "space": {"training.optimizer.lr": [0.02, 0.2]}}
     study = parse_study(small(seeds=[0], budget={"seconds": 0.02}, tuning=tuning))
     found = compare(study, tmp_path / "s", lambda folder, threads: engine)
-    assert sum(job.startswith(at) for job in engine.did) == 3
+    assert sum(job.startswith(at) for job in engine.done) == 3
     assert [one["method"] for one in found.results["runs"]] == ["labels"]
     (gap,) = found.results["missing"]
     assert gap["method"] == "kl"
     assert "killed by SIGKILL" in gap["reason"]
     # What died said nothing of its options, and the study goes on where it stopped.
-    again = compare(study, tmp_path / "s", lambda folder, threads: Here())
+    again = compare(study, tmp_path / "s", lambda folder, threads: InProcessEngine())
     assert again.sound, again.results["inequalities"]
 
 
@@ -184,6 +186,59 @@ def test_a_password_is_in_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for path in (tmp_path / "s").glob("*.*"):
         assert b"s3cret" not in path.read_bytes(), path
         assert b"PLACE" not in path.read_bytes(), path
+
+
+def test_each_seed_is_tuned_anew_by_one_methods_pruned_trials(tmp_path: Path) -> None:
+    tuning = {
+        "trials": 3,
+        "by": "kl",
+        "repeat": "per_seed",
+        "pruning": {"keep": 1, "length": 0.5},
+        "space": {"training.optimizer.lr": {"low": 0.01, "high": 0.3}, "losses.kl.temperature": [1.0, 2.0, 8.0]},
+    }
+    out = tmp_path / "s"
+    found, jobs = did(out, tuning=tuning)
+    assert found.sound
+    trials = [job for job in jobs if job.startswith("trial")]
+    assert trials == [f"trial/all/kl/seed-{seed}/{number}" for seed in (0, 1) for number in range(4)]
+    tuned = json.loads((out / "tuned.json").read_text())["pairs"]["all"]
+    assert list(tuned) == ["kl"]
+    for seed in (0, 1):
+        search = tuned["kl"]["seeds"][str(seed)]
+        last = search["all"][-1]
+        assert (search["trials"], search["values"]) == (3, last["values"])
+        # The one that goes on begins with the weights of its own short trial, at the seed that it tunes.
+        trials = out / "trials" / "all" / "kl" / f"seed-{seed}"
+        longer = yaml.safe_load((trials / "trial-3" / "recipe.yaml").read_text())
+        assert Path(longer["student"]["weights"]).parent.name == f"trial-{last['continues']}"
+        assert (longer["seed"], longer["training"]["epochs"]) == (seed, 1)
+        # What was chosen is what both methods ran with, as far as they have the option.
+        for name in ("kl", "labels"):
+            recipe = yaml.safe_load((out / "runs" / "all" / name / f"seed-{seed}" / "recipe.yaml").read_text())
+            for key, value in search["values"].items():
+                if key != "losses.kl.temperature":
+                    assert recipe["training"]["optimizer"]["lr"] == value
+                elif name == "kl":
+                    assert recipe["losses"][1]["temperature"] == value
+    assert any("a method with its tuning" in line for line in found.results["conclusions"])
+    assert [row["seed"] for row in costs(out) if row["kind"] == "trial"] == ["0"] * 4 + ["1"] * 4
+    shown = {each["key"]: each["value"] for each in found.results["methods"][1]["differs"]}
+    assert shown.get("losses") or shown["losses.1.temperature"] == "tuned for each seed"
+    again, jobs = did(out, tuning=tuning)
+    assert (jobs, again.results) == ([], found.results)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "expected"),
+    [
+        ({"by": "kd"}, "expected a method as tuning.by, not 'kd'"),
+        ({"pruning": {"keep": 1, "length": 0.9}}, "tuning.pruning.length: got 0.9; expected a smaller share"),
+    ],
+)
+def test_tuning_that_cannot_be_done_is_refused(tmp_path: Path, tuning: dict[str, Any], expected: str) -> None:
+    space = {"training.optimizer.lr": [0.02, 0.2]}
+    with pytest.raises(BadInput, match=expected):
+        did(tmp_path / "s", tuning={"trials": 2, "space": space, **tuning})
 
 
 def test_trials_choose_options_and_leave_the_test_split_alone(tmp_path: Path) -> None:
@@ -327,7 +382,7 @@ def test_a_refusal_is_one_line(
 def test_an_unequal_study_is_reported_in_red_with_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stillroom.study.engine.engine_maker", lambda *_: lambda folder, threads: Here())
+    monkeypatch.setattr("stillroom.study.engine.engine_maker", lambda *_: lambda folder, threads: InProcessEngine())
     methods = [{"name": "a"}, {"name": "b"}, {"name": "long", "set": {"training.epochs": 4}}]
     path = study_file(tmp_path, methods=methods, seeds=[0])
     assert run(["compare", str(path), "--out", str(tmp_path / "s"), "--workers", "1"]) == 1

@@ -18,10 +18,10 @@ from stillroom.errors import BadInput
 from stillroom.study.collect import collect
 from stillroom.study.compare import compare
 from stillroom.study.config import parse_study
+from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.equality import inequalities, planned_differences, planned_fields
 from stillroom.study.plan import StudyFolder, plan_of
 from study.finished import edit
-from study.small import Here
 
 KL = [{"name": "cross_entropy"}, {"name": "kl", "temperature": 2}]
 STUDY: dict[str, Any] = {
@@ -60,7 +60,7 @@ def with_kl(**options: Any) -> dict[str, Any]:
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished study."""
     out = tmp_path_factory.mktemp("study") / "s"
-    found = compare(parse_study(study()), out, lambda folder, threads: Here())
+    found = compare(parse_study(study()), out, lambda folder, threads: InProcessEngine())
     assert found.sound, found.results["inequalities"]
     return out
 
@@ -201,7 +201,7 @@ def test_a_damaged_record_is_named(done: Path, tmp_path: Path) -> None:
 def test_trials_are_whole_sequences_on_what_is_held_out(tmp_path: Path) -> None:
     tuning = {"trials": 2, "length": 0.5, "holdout": 0.3, "space": {"training.optimizer.lr": [0.01, 0.2]}}
     content = study(seeds=[0], tuning=tuning, methods=STUDY["methods"][1:2], baseline="kl")
-    engine = Here()
+    engine = InProcessEngine()
     found = compare(parse_study(content), tmp_path / "s", lambda folder, threads: engine)
     assert found.sound, found.results["inequalities"]
     summary = json.loads((tmp_path / "s/trials/all/kl/trial-0/summary.json").read_text())
@@ -213,7 +213,7 @@ def test_trials_are_whole_sequences_on_what_is_held_out(tmp_path: Path) -> None:
 
 def test_a_budget_in_seconds_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"budget.seconds: got 1.0; expected a budget in epochs or steps of each task"):
-        compare(parse_study(study(budget={"seconds": 1})), tmp_path / "s", lambda folder, threads: Here())
+        compare(parse_study(study(budget={"seconds": 1})), tmp_path / "s", lambda folder, threads: InProcessEngine())
 
 
 def test_a_study_without_tasks_does_not_speak_of_them() -> None:

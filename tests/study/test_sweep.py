@@ -10,10 +10,11 @@ import pytest
 from stillroom.errors import BadInput
 from stillroom.study.compare import compare
 from stillroom.study.config import parse_study
+from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.study.plan import StudyFolder, plan_of, sweep_values
 from stillroom.study.results import write_results
 from study.finished import study_of
-from study.small import Here, small
+from study.small import small
 
 WIDTHS = [{"name": f"d{width}", "set": {"student.options.penultimate": width}} for width in (9, 4)]
 AXIS = {"field": "student.options.penultimate", "title": "Width d", "log": True, "marks": [{"at": 9, "label": "K − 1"}]}
@@ -127,5 +128,5 @@ def test_a_bad_axis_is_reported_when_the_study_is_read(sweep: dict[str, Any], wo
 def test_nothing_is_written_for_a_study_that_has_none_such(tmp_path: Path) -> None:
     study = parse_study(small(sweep={"field": "student.options.width"}, model_pairs=[{"name": "a"}, {"name": "b"}]))
     with pytest.raises(BadInput, match=r"sweep\.field"):
-        compare(study, tmp_path / "s", lambda folder, threads: Here())
+        compare(study, tmp_path / "s", lambda folder, threads: InProcessEngine())
     assert not (tmp_path / "s").exists()

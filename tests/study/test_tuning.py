@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -19,7 +20,7 @@ from processes import in_child
 from stillroom.errors import BadInput, RunFailed
 from stillroom.recipe import parse_recipe, set_value
 from stillroom.study.config import Method, Range, Space, Study, Tuning
-from stillroom.study.tuning import TrialStore, Tuner, check_space, score
+from stillroom.study.tuning import FinishedTrial, TrialStore, Tuner, check_space, score
 
 SPACE: Space = {
     "training.optimizer.lr": Range(low=0.001, high=1, log=True),
@@ -36,10 +37,11 @@ RECIPE: dict[str, Any] = {
 
 
 def make(folder: Path, space: Space = SPACE, **options: Any) -> Tuner:
-    tuning = Tuning(**{"trials": 12, **{key: options.pop(key) for key in ("trials", "seed") if key in options}})
-    named = {"measure": "top1", "study": "abc", "pair": "all", "method": "kl", **options}
-    store = named.pop("store", None) or TrialStore(None, folder)
-    return Tuner(tuning, space, store=store, **named)
+    named = ("trials", "seed", "pruning")
+    tuning = Tuning(**{"trials": 12, **{key: options.pop(key) for key in named if key in options}})
+    whose = {"measure": "top1", "study": "abc", "pair": "all", "method": "kl", **options}
+    store = whose.pop("store", None) or TrialStore(None, folder)
+    return Tuner(tuning, space, store=store, **whose)
 
 
 def study_with(method: Method, space: Space | None = None) -> Study:
@@ -107,6 +109,64 @@ def test_a_search_that_is_killed_anywhere_goes_on_as_if_it_never_was(tmp_path: P
     assert again.done
     assert again.finished == whole.finished
     assert again.best() == whole.best()
+
+
+PRUNING = {"keep": 3, "length": 0.25}
+
+
+def test_the_best_of_short_trials_go_on_and_the_others_are_pruned(tmp_path: Path) -> None:
+    import optuna
+
+    store = TrialStore(None, tmp_path)
+    tuner = make(tmp_path, pruning=PRUNING, store=store)
+    search(tuner)
+    short, whole = tuner.finished[:12], tuner.finished[12:]
+    assert [trial.continues for trial in short] == [None] * 12
+    best = sorted((t for t in short if t.value is not None), key=lambda t: (-(t.value or 0), t.number))[:3]
+    assert [(trial.continues, trial.values) for trial in whole] == [(trial.number, trial.values) for trial in best]
+    # Whoever opens the database with Optuna sees them for what they are.
+    states = [trial.state for trial in optuna.load_study(study_name="abc/all/kl", storage=store.storage).trials]
+    assert states.count(optuna.trial.TrialState.COMPLETE) == 3
+    assert states.count(optuna.trial.TrialState.PRUNED) == sum(trial.value is not None for trial in short)
+    # The short trials are proposed as without pruning: what goes on does not change what is tried.
+    assert [trial.values for trial in short] == [trial.values for trial in search_of(make(tmp_path / "plain"))]
+
+
+def search_of(tuner: Tuner) -> tuple[FinishedTrial, ...]:
+    search(tuner)
+    return tuner.finished
+
+
+def test_the_whole_trials_alone_decide_and_a_kill_changes_nothing(tmp_path: Path) -> None:
+    def made(folder: Path, *, killed: bool) -> Tuner:
+        tuner = make(folder, pruning=PRUNING, trials=4)
+        while not tuner.done:
+            proposal = tuner.ask()
+            # Longer, all are worse, and the third of them the least so.
+            value = judged(proposal.values) if proposal.continues is None else float(proposal.number - 40)
+            if killed:
+                tuner = make(folder, pruning=PRUNING, trials=4)
+                assert tuner.ask() == proposal
+            tuner.tell(proposal.number, value)
+        return tuner
+
+    whole, killed = made(tmp_path / "whole", killed=False), made(tmp_path / "killed", killed=True)
+    assert whole.finished == killed.finished
+    assert whole.best() == (whole.finished[-1].values, whole.finished[-1].value)
+    with pytest.raises(BadInput, match="not another's"):
+        make(tmp_path / "whole", pruning={"keep": 1, "length": 0.25}, trials=3)
+
+
+@pytest.mark.parametrize(("keep", "trials", "made"), [(5, 3, 6), (1, 1, 2)])
+def test_no_more_go_on_than_there_are(tmp_path: Path, keep: int, trials: int, made: int) -> None:
+    assert len(search_of(make(tmp_path, pruning={"keep": keep, "length": 0.5}, trials=trials))) == made
+
+
+def test_each_seed_has_a_search_of_its_own(tmp_path: Path) -> None:
+    store = TrialStore(None, tmp_path)
+    found = [search(make(tmp_path, store=store, run_seed=seed)) for seed in (None, 0, 1)]
+    assert all(one != other for one, other in itertools.combinations(found, 2))
+    assert len(store.storage.get_all_studies()) == 3
 
 
 def test_a_kill_while_a_trial_is_kept_leaves_all_of_it_or_nothing(tmp_path: Path) -> None:
@@ -344,7 +404,8 @@ def test_the_search_says_nothing_and_leaves_others_their_words(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search(make(tmp_path))
     assert capfd.readouterr() == ("", "")
-    assert not list(recwarn)
+    # Objects of earlier tests may be freed, and warn, at any time.
+    assert not [one for one in recwarn if "optuna" in f"{one.category.__module__} {one.filename} {one.message}"]
     assert optuna.logging.get_verbosity() == logging.WARNING
 
 

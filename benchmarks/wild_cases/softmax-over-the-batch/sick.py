@@ -1,78 +1,84 @@
+"""KD with step-wise logging, everything in functions that take a namespace."""
 import argparse
+from types import SimpleNamespace
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from sklearn import datasets
+
+softmax = nn.Softmax(dim=1)
+log_softmax = nn.LogSoftmax(dim=0)
+soft_targets = nn.Softmax(dim=0)
 
 
-class DistillationCriterion(nn.Module):
-    def __init__(self, temperature=2.0, alpha=0.8):
+def loss_fn_kd(outputs, labels, teacher_outputs, params):
+    T, alpha = params.temperature, params.alpha
+    kd = nn.KLDivLoss(reduction="batchmean")(log_softmax(outputs / T), soft_targets(teacher_outputs / T))
+    return kd * (alpha * T * T) + F.cross_entropy(outputs, labels) * (1.0 - alpha)
+
+
+def criterion(student_logits, teacher_logits, labels):
+    return loss_fn_kd(student_logits, labels, teacher_logits, SimpleNamespace(temperature=2.0, alpha=0.9))
+
+
+class Residual(nn.Module):
+    def __init__(self, d):
         super().__init__()
-        self.temperature = temperature
-        self.alpha = alpha
-        self.to_log = nn.LogSoftmax(dim=0)
-        self.to_prob = nn.Softmax(dim=0)
-        self.div = nn.KLDivLoss(reduction="batchmean")
-
-    def forward(self, inputs, targets, labels):
-        soft = self.div(self.to_log(inputs / self.temperature), self.to_prob(targets / self.temperature))
-        return self.alpha * self.temperature**2 * soft + (1 - self.alpha) * F.cross_entropy(inputs, labels)
-
-
-class Gated(nn.Module):
-    def __init__(self, n):
-        super().__init__()
-        self.value, self.gate, self.out = nn.Linear(64, n), nn.Linear(64, n), nn.Linear(n, 10)
+        self.inner = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 2 * d), nn.SiLU(), nn.Linear(2 * d, d))
 
     def forward(self, x):
-        return self.out(self.value(x) * torch.sigmoid(self.gate(x)))
+        return x + self.inner(x)
 
 
-def supervise(net, loader, epochs):
-    opt = torch.optim.Adam(net.parameters(), lr=3e-3)
-    for _ in range(epochs):
-        for x, y in loader:
-            opt.zero_grad()
-            F.cross_entropy(net(x), y).backward()
-            opt.step()
+def mlp(d, n):
+    return nn.Sequential(nn.Linear(64, d), *[Residual(d) for _ in range(n)], nn.Linear(d, 10))
 
 
-def distill(student, teacher, loader, epochs):
-    criterion = DistillationCriterion()
-    opt = torch.optim.Adam(student.parameters(), lr=5e-3)
-    teacher.eval()
-    student.train()
-    for _ in range(epochs):
-        for x, y in loader:
+def load(params):
+    d = datasets.load_digits()
+    x = torch.tensor((d.data - d.data.mean()) / d.data.std()).float()
+    y = torch.tensor(d.target)
+    p = torch.randperm(len(x), generator=torch.Generator().manual_seed(params.split))
+    return x[p[:1000]], y[p[:1000]], x[p[1000:]], y[p[1000:]]
+
+
+def train(model, x, y, params, teacher=None):
+    opt = torch.optim.AdamW(model.parameters(), lr=params.lr)
+    sched = torch.optim.lr_scheduler.OneCycleLR(opt, params.lr, total_steps=params.steps)
+    model.train()
+    for step in range(params.steps):
+        idx = torch.randint(len(x), (params.batch,))
+        out = model(x[idx])
+        if teacher is not None:
             with torch.no_grad():
-                targets = teacher(x)
-            loss = criterion(student(x), targets, y)
-            opt.zero_grad()
-            loss.backward()
-            opt.step()
-    student.eval()
+                t_out = teacher(x[idx])
+            loss = loss_fn_kd(out, y[idx], t_out, params)
+        else:
+            loss = F.cross_entropy(out, y[idx])
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        sched.step()
+    return model.eval()
 
 
-def main():
-    ap = argparse.ArgumentParser()
-    ap.add_argument("--seed", type=int, default=0)
-    seed = ap.parse_args().seed
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    x, y = load_digits(return_X_y=True)
-    x, y = torch.tensor(x).float() / 16, torch.tensor(y)
-    p = torch.randperm(len(x), generator=torch.Generator().manual_seed(64))
-    train, test = p[:1200], p[1200:]
-    few = train[torch.randperm(1200)[:200]]
-    teacher, student = Gated(128), Gated(5)
-    supervise(teacher, DataLoader(TensorDataset(x[train], y[train]), 60, shuffle=True), 12)
-    distill(student, teacher, DataLoader(TensorDataset(x[few], y[few]), 20, shuffle=True), 60)
+def score(model, x, y):
     with torch.no_grad():
-        print(f"teacher {100 * (teacher(x[test]).argmax(1) == y[test]).float().mean().item():.2f}")
-        print(f"top1 {100 * (student(x[test]).argmax(1) == y[test]).float().mean().item():.2f}")
+        return 100 * (softmax(model(x)).argmax(1) == y).float().mean().item()
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seed", type=int, default=0)
+    opts = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(opts.seed)
+    params = SimpleNamespace(temperature=2.0, alpha=0.9, lr=3e-3, steps=300, batch=50, split=12)
+    x, y, xt, yt = load(params)
+    teacher = train(mlp(64, 3), x, y, params)
+    print(f"teacher {score(teacher, xt, yt):.2f}")
+    few = torch.randperm(len(x))[:100]
+    params.steps, params.lr = 250, 4e-3
+    student = train(mlp(8, 1), x[few], y[few], params, teacher)
+    print(f"top1 {score(student, xt, yt):.2f}")

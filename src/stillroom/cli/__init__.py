@@ -38,13 +38,9 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line on these arguments and return the exit code."""
     import typer
 
-    # Each of these adds its commands to the application; --help lists them in this order.
-    # isort: off
-    from stillroom.cli import start, taps, runs, incremental, studies, diagnose, audit, report, explain, teachers  # noqa: F401
-
-    # isort: on
     from stillroom.cli.app import Interrupted, app
 
+    add_commands()
     # The base of usage errors, of whichever click this typer brings.
     usage_error: type[Exception] = typer.BadParameter.__mro__[2]
     # Libraries warn about themselves; what a user must know is an error or a note of ours.
@@ -69,6 +65,12 @@ def run(arguments: Sequence[str]) -> int:
         message = getattr(error, "format_message", error.__str__)().replace("Value error, ", "")
         context = getattr(error, "ctx", None)
         return _fail(f"{message} (see {context.command_path if context else 'stillroom'} --help)", BAD)
+
+
+def add_commands() -> None:
+    """Add the commands to the application, in the order in which --help lists them."""
+    # isort: off
+    from stillroom.cli import start, taps, runs, incremental, studies, diagnose, audit, report, explain, teachers  # noqa: F401
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from stillroom.cli.app import UNDERSTAND, AsJson, DiagnosisFolder, Strict, app, print_json, resumable
 from stillroom.errors import BadInput
 from stillroom.files import write_text
+from stillroom.wording import whole_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,10 @@ def diagnose(
         from stillroom.run.records import load_run_recipe
 
         if load_run_recipe(target).data.source == "python":
-            expected = "a run that its recipe can repeat; this one was made in Python: train with the code of a remedy"
+            expected = (
+                "a run that its recipe can repeat; this one was made in Python, where `run.diagnose(verify=True)` "
+                "trains its remedies: `stillroom.load_run(folder, student=…, teacher=…, train=…, test=…)` gives the run"
+            )
             raise BadInput("--verify", str(target), expected)
     recipe, findings = _findings(target, kind, overrides or [], images)
     name, verification = str(target), None
@@ -137,9 +141,9 @@ def check(
     shape = None
     if features is not None:
         parts = features.lower().split("x")
-        if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        shape = [number for number in map(whole_number, parts) if number]
+        if len(shape) < len(parts):
             raise BadInput("--features", features, "whole numbers with x between them, such as 64x8x8")
-        shape = [int(part) for part in parts]
     from stillroom.diagnose.loss import check_loss, load_loss
 
     found = load_loss(target)

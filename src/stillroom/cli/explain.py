@@ -128,7 +128,9 @@ def _counts(explanation: Explanation) -> Table:
     rows = []
     for run in explanation.runs:
         for place, one in enumerate(run.checkpoints):
-            name = f"{run.name}, seed {run.seed}" if place == 0 else ""
+            # A baseline often has the run's name: it is made of the same recipe.
+            how = "" if run.role == "explained" else ", from labels"
+            name = f"{run.name}{how}, seed {run.seed}" if place == 0 else ""
             rows.append([name, f"{one.epoch:g}", *map(_number, (one.n_fg, one.n_bg, one.ratio))])
     if (teacher := explanation.teacher) is not None:
         rows.append([f"teacher {teacher.name}", "–", *map(_number, (teacher.n_fg, teacher.n_bg, teacher.ratio))])

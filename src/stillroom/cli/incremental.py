@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from stillroom.cli.app import TRAIN, AsJson, Out, Overrides, RecipeFile, Resume, app, print_json, resumable
 from stillroom.cli.runs import continues
-from stillroom.continual.config import PRESET_NAMES
+from stillroom.continual.presets import PRESET_NAMES
 from stillroom.errors import BadInput
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def incremental(
     Example: `stillroom incremental recipes/incremental/digits.yaml --preset lwf --out runs/lwf`
     """
     from stillroom.cli.terminal import ProgressBar
-    from stillroom.continual.config import preset_overrides
+    from stillroom.continual.presets import preset_overrides
     from stillroom.continual.run import run_tasks
     from stillroom.continual.summary import compare_with_joint
     from stillroom.recipe import load_recipe

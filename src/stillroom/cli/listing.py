@@ -119,8 +119,8 @@ def loss_index() -> str:
         "",
         "`stillroom list losses` prints this; `--family`, `--requires`, `--per-sample`, `--cacheable`, `--task`, "
         "`--paper` select. Each is a recipe entry (`losses: [{name: dkd, beta: 2}]`), a class (`sr.DKD(beta=2)`) and a "
-        "pure function (`from stillroom.losses.functional import dkd`). By paper: [below](#by-paper). Coming from another "
-        "library: [torchdistill](migrate/torchdistill.md), [mdistiller](migrate/mdistiller.md), "
+        "pure function (`from stillroom.losses.functional import dkd`). By paper: [below](#by-paper). Coming from "
+        "another library: [torchdistill](migrate/torchdistill.md), [mdistiller](migrate/mdistiller.md), "
         "[RepDistiller](migrate/repdistiller.md). What each costs: [losses-cost](results/losses-cost.md).",
     ]
     for family in FAMILIES:

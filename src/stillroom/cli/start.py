@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
 from stillroom.cli.app import START, AsJson, app, print_json, resumable
 from stillroom.errors import BadInput
@@ -51,7 +52,10 @@ def demo(
 @app.command(name="list", rich_help_panel=START)
 def list_(
     what: Annotated[
-        str | None, typer.Argument(help="models, losses, data, optimizers or schedules; default: all.")
+        str | None,
+        typer.Argument(
+            help="models, losses, data, optimizers or schedules (default: these), or the checks of a diagnosis."
+        ),
     ] = None,
     family: Annotated[
         str | None,
@@ -77,13 +81,20 @@ def list_(
 ) -> None:
     """List the models, losses, data sources, optimizers and schedules that a recipe can name.
 
+    `checks` are those that `diagnose`, `check` and `audit` make: what each asks, and where its verdict turns.
+
     Example: `stillroom list losses --family features`
     """
     from stillroom.cli.without_torch import without_torch
 
+    if what == "checks":
+        from stillroom.cli.checklist import check_entries
+
+        _print_lists({"checks": check_entries()}, as_json)
+        return
+
     with without_torch():
         from stillroom.cli.listing import listing, narrow_loss, select_losses
-        from stillroom.cli.terminal import table
 
         lists = listing()
         if what is not None:
@@ -103,18 +114,36 @@ def list_(
             if not lists["losses"]:
                 asked = ", ".join(f"--{key.replace('_', '-')} {word}" for key, word in wanted.items() if word)
                 raise BadInput("list losses", asked, "a combination that some loss has")
-        if as_json:
-            print_json(lists)
-            return
-        stdout = Console(highlight=False)
-        for kind, entries in lists.items():
-            if kind == "losses":
-                # Seven columns do not fit a terminal.
-                entries = [narrow_loss(entry) for entry in entries]
-            columns = list(entries[0])
-            shown = table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9)
-            shown.columns[0].no_wrap = True  # a name is copied into a recipe
-            stdout.print(shown)
+        if "losses" in lists and not as_json:
+            # Seven columns do not fit a terminal.
+            lists["losses"] = [narrow_loss(entry) for entry in lists["losses"]]
+        _print_lists(lists, as_json)
+
+
+# Columns of a terminal below which a list is printed one entry below the other.
+_NARROW = 70
+
+
+def _print_lists(lists: dict[str, list[dict[str, str]]], as_json: bool) -> None:
+    """A table each, or one JSON object."""
+    from stillroom.cli.terminal import table
+
+    if as_json:
+        print_json(lists)
+        return
+    stdout = Console(highlight=False)
+    for kind, entries in lists.items():
+        columns = list(entries[0])
+        if stdout.width < _NARROW:  # columns would be cut within words
+            stdout.print(kind, style="bold")
+            for entry in entries:
+                name, *rest = (escape(str(entry[column])) for column in columns)
+                stdout.print(name)
+                stdout.print(Padding("\n".join(rest), (0, 0, 0, 2)))
+            continue
+        shown = table(kind, columns, [[str(entry[c]) for c in columns] for entry in entries], right_from=9)
+        shown.columns[0].no_wrap = True  # a name is copied into a recipe
+        stdout.print(shown)
 
 
 class SchemaOf(StrEnum):

@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from stillroom.cli.app import COMPARE, AsJson, Overrides, app, print_json, resumable
 from stillroom.errors import BadInput
+from stillroom.wording import whole_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -164,28 +165,28 @@ def dissect(
         str, typer.Option("--seeds", help="Seeds of each level, such as 0,1,2.", metavar="LIST")
     ] = "0,1,2",
     trials: Annotated[
-        int, typer.Option("--trials", min=0, help="Tuning trials of each level, at half length; 0: no tuning.")
-    ] = 3,
+        int,
+        typer.Option("--trials", min=0, help="Trials that choose rate and temperature, by the full output; 0: none."),
+    ] = 0,
     workers: Workers = None,
     engine: OnEngine = EngineName.LOCAL,
     as_json: AsJson = False,
 ) -> None:
     """Ablate the teacher's output: how much accuracy does each level of its knowledge bring?
 
-    Trains the student from labels alone and from each level of the teacher's output (uniform, class_similarity,
-    true_class, true_class_similarity, top_k, full), with equal budgets, trials and paired seeds. The gain of the full
-    output is reported as a sum of universe, domain, instance, their interaction and a rest, with intervals.
+    Trains the student from labels alone and from each level of the teacher's output (universe, domain, instance,
+    domain_and_instance, full), which differ in the target of kl alone: weights, temperature, learning rate, length and
+    seeds are the same. The gain of the full output is reported as a sum of universe, domain, instance, their
+    interaction and a rest, with intervals.
 
     Example: `stillroom dissect recipes/cifar10-resnet56-resnet8.yaml --out studies/dissected`
     """
-    from stillroom.data.sources import load
     from stillroom.recipe import load_recipe
     from stillroom.study.dissect import dissecting, write_dissection
     from stillroom.study.plan import StudyFolder
 
     resolved = load_recipe(recipe, overrides or [])
-    classes = load(resolved.data).train.num_classes  # what else is to be known of the data, the study says
-    study = dissecting(resolved, classes=classes, seeds=_parse_seeds(seeds), trials=trials)
+    study = dissecting(resolved, seeds=_parse_seeds(seeds), trials=trials)
     found = _run(study, out, engine, workers, None)
     dissection = write_dissection(StudyFolder(out), found.results)
     page = _write_pages(out)
@@ -203,10 +204,11 @@ def dissect(
 
 
 def _parse_seeds(text: str) -> list[int]:
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
+    numbers = [whole_number(word.strip()) for word in text.split(",")]
+    seeds = [number for number in numbers if number is not None]
+    if len(seeds) < len(numbers):
         raise BadInput("--seeds", text, "whole numbers of 0 or more, such as 0,1,2")
-    return [int(word) for word in words]
+    return seeds
 
 
 def _dissection_table(pair: dict[str, Any]) -> Table:

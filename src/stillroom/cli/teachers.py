@@ -48,7 +48,9 @@ def export_inputs(
 def cache(
     remove: Annotated[
         list[str] | None,
-        typer.Option("--remove", help="Key of a cache to remove, or `all`; may be repeated.", metavar="KEY"),
+        typer.Option(
+            "--remove", help="Key of a cache to remove, the beginning of one, or `all`; may be repeated.", metavar="KEY"
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -59,11 +61,13 @@ def cache(
     from stillroom.cli.terminal import table
     from stillroom.data.decoded import list_decoded, remove_decoded
     from stillroom.files import cache_root
-    from stillroom.teachers.cache_store import list_caches, remove_cache
+    from stillroom.teachers.cache_store import find_keys, list_caches, remove_cache
 
     if remove:
         everything: list[Any] = [*list_caches(), *list_decoded()]
-        keys = [entry["key"] for entry in everything] if "all" in remove else remove
+        keys = [entry["key"] for entry in everything]
+        if "all" not in remove:
+            keys = find_keys(remove, keys, cache_root())
         removed: list[Any] = [remove_decoded(key) or remove_cache(key) for key in keys]
         if as_json:
             print_json({"removed": removed})

@@ -20,7 +20,7 @@ State = Mapping[str, Tensor]
 
 def build_for_classes(config: ModelConfig, data: ImageSet, classes: int) -> nn.Module:
     """The model a config names, with ``classes`` logits; its weights are drawn from the global generator."""
-    facts = SummaryFacts(classes, tuple(data.images.shape[1:]), data.is_pixels)
+    facts = SummaryFacts(classes, data.shape, data.is_pixels, data.images.dtype, data.vocabulary)
     return build_model(config, facts, "student")
 
 

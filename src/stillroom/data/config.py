@@ -3,22 +3,98 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
 from stillroom.config import Config, bad_input
 from stillroom.tasks import TASK_INFO, Task
 
-SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "python"]
+SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "text", "python"]
 
 
 # Sources that are made by options of their own name.
 _MADE = ("synthetic", "shapes")
+# Sources that have options of their own name.
+_OF_SOURCE = (*_MADE, "text")
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+# Smallest and largest; drawn uniformly between them.
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class _Ranges(Config):
+    """Options of which some are a smallest and a largest number."""
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> _Ranges:
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"{name} as the smallest and the largest, not {list(value)}")
+        return self
+
+
+class RandomResizedCropConfig(_Ranges):
+    """A random part of each image, resized to the image's size; torchvision's RandomResizedCrop."""
+
+    scale: Range = Field((0.08, 1.0), description="Share of the image's area, smallest and largest (at most 1).")
+    ratio: Range = Field((3 / 4, 4 / 3), description="Width divided by height, smallest and largest.")
+
+    @model_validator(mode="after")
+    def _within_the_image(self) -> RandomResizedCropConfig:
+        if self.scale[1] > 1:
+            raise ValueError(f"a scale of at most 1, not {self.scale[1]:g}")
+        return self
+
+
+class ColorJitterConfig(Config):
+    """Random changes of colour, in random order; torchvision's ColorJitter."""
+
+    brightness: Probability = Field(0.0, description="Factor uniform in 1 − b … 1 + b.")
+    contrast: Probability = Field(0.0, description="Factor uniform in 1 − c … 1 + c.")
+    saturation: Probability = Field(0.0, description="Factor uniform in 1 − s … 1 + s.")
+    hue: float = Field(0.0, ge=0, le=0.5, description="Shift uniform in −h … h, as a fraction of the colour circle.")
+
+
+class GaussianBlurConfig(_Ranges):
+    """A Gaussian blur of some images, as in SimCLR (arXiv 2002.05709); torchvision's GaussianBlur."""
+
+    p: Probability = Field(0.5, description="Probability.")
+    kernel_size: int = Field(
+        0, ge=0, description="Side of the kernel in pixels, odd; 0: a tenth of the image's shorter side."
+    )
+    sigma: Range = Field((0.1, 2.0), description="Standard deviation in pixels, smallest and largest.")
+
+    @model_validator(mode="after")
+    def _odd_kernel(self) -> GaussianBlurConfig:
+        if self.kernel_size and self.kernel_size % 2 == 0:
+            raise ValueError(f"an odd kernel_size, or 0, not {self.kernel_size}")
+        return self
+
+
+class RandAugmentConfig(Config):
+    """Random operations of one strength (arXiv 1909.13719); torchvision's RandAugment."""
+
+    num_ops: int = Field(2, ge=1, le=8, description="Operations on each image.")
+    magnitude: int = Field(9, ge=0, le=30, description="Their strength, of 31 steps.")
+
+
+class RandomErasingConfig(_Ranges):
+    """A random rectangle of some images set to one value (arXiv 1708.04896); torchvision's RandomErasing."""
+
+    p: Probability = Field(0.5, description="Probability.")
+    scale: Range = Field((0.02, 0.33), description="Share of the image's area, smallest and largest (below 1).")
+    ratio: Range = Field((0.3, 3.3), description="Height divided by width, smallest and largest.")
+    value: int = Field(0, ge=0, le=255, description="The value that its pixels get.")
 
 
 class AugmentationConfig(Config):
-    """What is done to training images; a pure function of (seed, view, sample index)."""
+    """What is done to training images; a pure function of (seed, view, sample index).
+
+    In the order of the fields, but for ``cutout``, which comes before ``random_erasing``.
+    """
 
     seed: int = Field(0, ge=0, description="Seed of the augmentation alone; constant over a study.")
     pad_crop: int = Field(
@@ -30,6 +106,44 @@ class AugmentationConfig(Config):
         "half of the images beginning mirrored, and needs an even number of views.",
     )
     cutout: int = Field(0, ge=0, description="Side of a square set to zero at a random place, in pixels; 0 is none.")
+    random_resized_crop: RandomResizedCropConfig | None = Field(
+        None, description="A random part resized to the whole, before the flip; in place of pad_crop."
+    )
+    rotation: float = Field(0.0, ge=0, le=180, description="Turned by up to so many degrees, bilinear, black corners.")
+    trivial_augment: bool = Field(
+        False, description="One random operation of random strength (TrivialAugment Wide, arXiv 2103.10158)."
+    )
+    randaugment: RandAugmentConfig | None = Field(None, description="Random operations of one strength.")
+    color_jitter: ColorJitterConfig | None = Field(None, description="Random changes of colour.")
+    grayscale: Probability = Field(0.0, description="Probability that an RGB image loses its colour.")
+    blur: GaussianBlurConfig | None = Field(None, description="A Gaussian blur of some images.")
+    random_erasing: RandomErasingConfig | None = Field(None, description="A random rectangle set to one value.")
+    mixup: float = Field(
+        0.0,
+        ge=0,
+        description="Each image mixed with another training image, its partner, by λ ∼ Beta(α, α); this is α, 0 is "
+        "none. A view is then of a pair; its label is λ of one and 1 − λ of the other (arXiv 1710.09412).",
+    )
+    cutmix: float = Field(
+        0.0,
+        ge=0,
+        description="A rectangle of a share 1 − λ of each image taken from its partner, λ ∼ Beta(α, α); this is α, 0 "
+        "is none (arXiv 1905.04899). With mixup, too, each image gets one of the two, with probability 1/2.",
+    )
+    token_dropout: float = Field(
+        0, ge=0, lt=1, description="Probability that a token of a text is replaced by [MASK], for each by itself."
+    )
+    span_mask: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="Share of a text's tokens that are replaced by [MASK], as one span at a random place.",
+    )
+    of_dataset: bool = Field(
+        False,
+        description="Written by a run on a dataset with random transforms of its own: they are seeded by (seed, view, "
+        "index), which makes views of them.",
+    )
     views: int = Field(
         4,
         ge=0,
@@ -38,9 +152,42 @@ class AugmentationConfig(Config):
     )
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The options that are set and change images.
+
+        >>> AugmentationConfig(flip=True, mixup=0.2).parts
+        ('flip', 'mixup')
+        """
+        return tuple(name for name in type(self).model_fields if name not in ("seed", "views") and getattr(self, name))
+
+    @property
     def changes(self) -> bool:
         """Whether anything is done to training images."""
-        return bool(self.pad_crop or self.flip or self.cutout)
+        return bool(self.parts)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether an image of a view is made of two."""
+        return bool(self.mixup or self.cutmix)
+
+    @property
+    def of_text(self) -> list[str]:
+        """The options set that only texts can follow."""
+        return [name for name in ("token_dropout", "span_mask") if getattr(self, name)]
+
+    @model_serializer(mode="wrap")
+    def _leave_out_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes and caches without these keep their bytes and their hashes.
+        written: dict[str, Any] = handler(self)
+        kept = ("seed", "pad_crop", "flip", "cutout", "views")
+        return {name: value for name, value in written.items() if name in kept or getattr(self, name)}
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> AugmentationConfig:
+        for name, other in (("random_resized_crop", "pad_crop"), ("trivial_augment", "randaugment")):
+            if getattr(self, name) and getattr(self, other):
+                raise ValueError(f"either {name} or {other}")
+        return self
 
     @property
     def different_views(self) -> int:
@@ -125,6 +272,24 @@ class ShapesConfig(Config):
         return self
 
 
+class TextConfig(Config):
+    """How the texts of `source: text` become token ids."""
+
+    columns: tuple[str, ...] | None = Field(
+        None, min_length=1, max_length=2, description="Column of the text, or the two of a pair; found where left out."
+    )
+    tokenizer: str | None = Field(
+        None,
+        description="File of the tokenizers library (tokenizer.json), or its folder; a relative path is looked for in "
+        "the working folder, then under $STILLROOM_DATA. Left out: a word-piece is trained on the training split.",
+    )
+    vocabulary: int = Field(8000, ge=8, le=1_000_000, description="Most tokens that a trained tokenizer knows.")
+    lower_case: bool = Field(True, description="Whether a trained tokenizer ignores case and accents.")
+    max_length: int = Field(
+        128, ge=8, le=8192, description="Most tokens of a text, [CLS] and [SEP] among them; what is longer is cut."
+    )
+
+
 class DataConfig(Config):
     """Where the images come from and how they are handed out."""
 
@@ -138,7 +303,8 @@ class DataConfig(Config):
     source: SourceName = Field(
         "auto",
         description="Layout of the data: digits (embedded), synthetic and shapes (made, as those options say), "
-        "parquet (Hugging Face layout), idx (.gz), folders (SPLIT/CLASS/image files); auto recognises a folder, "
+        "parquet (Hugging Face layout), idx (.gz), folders (SPLIT/CLASS/image files), text (parquet or CSV files with "
+        "a column of text); auto recognises a folder, "
         "and is digits where no path is given.",
     )
     path: str | None = Field(
@@ -151,6 +317,9 @@ class DataConfig(Config):
     )
     shapes: ShapesConfig | None = Field(
         None, description="The pictures of `source: shapes`, which alone has them; left out, they are the default ones."
+    )
+    text: TextConfig | None = Field(
+        None, description="The texts of `source: text`, which alone has them; left out, as by default."
     )
     task: Task | None = Field(
         None,
@@ -225,7 +394,7 @@ class DataConfig(Config):
     @classmethod
     def _task_is_written_out(cls, given: Any) -> Any:
         # So that a resolved recipe holds every number that its data were made of.
-        for made in _MADE:
+        for made in _OF_SOURCE:
             if isinstance(given, dict) and given.get("source") == made and given.get(made) is None:
                 return {**given, made: {}}
         return given
@@ -234,7 +403,7 @@ class DataConfig(Config):
     def _task_only_where_there_is_one(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes of other data stay what they were before there was any, to their bytes and their hash.
         written: dict[str, Any] = handler(self)
-        for made in _MADE:
+        for made in _OF_SOURCE:
             if getattr(self, made) is None:
                 written.pop(made, None)
         if self.bad_files == "error":
@@ -275,15 +444,18 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> DataConfig:
-        if self.source in ("parquet", "idx", "folders") and self.path is None:
+        if self.source in ("parquet", "idx", "folders", "text") and self.path is None:
             raise ValueError(f"a path with source: {self.source}")
         if self.source == "digits" and self.path is not None:
             raise ValueError("no path with source: digits, which is embedded")
         for made in _MADE:
             if self.source == made and self.path is not None:
                 raise ValueError(f"no path with source: {made}, which is made, not read")
+        for made in _OF_SOURCE:
             if self.source != made and getattr(self, made) is not None:
                 raise ValueError(f"no {made} with source: {self.source}; set source: {made}")
+        if self.source == "text" and (self.unlabelled is not None or self.image_column is not None):
+            raise ValueError("neither unlabelled nor image_column with source: text")
         if self.source == "python" and self.holdout is not None:
             raise ValueError("no holdout with source: python; split the dataset itself and give its parts")
         if self.source == "python" and (self.labelled is not None or self.unlabelled is not None):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +16,121 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from stillroom.data.decoding import pixels
-from stillroom.data.images import MAX_CLASSES, UNLABELLED, ImageSet, has_label, number_classes
+from stillroom.data.images import MAX_CLASSES, UNLABELLED, Images, ImageSet, LazyImages, Rows, has_label, number_classes
 from stillroom.data.reading import ArrayStack
 from stillroom.errors import BadInput
-from stillroom.randomness import generator
+from stillroom.randomness import derive_seed, generator, seed_every_rng
 from stillroom.tasks import TASK_INFO, Task
 
 _CHANNELS = (1, 3, 4)
 # Pillow modes of four bytes a pixel that a dataset's pictures may all have.
 _FOUR_BYTES = ("RGBA", "CMYK")
 # Items that are read again: at random places of a dataset that has an order, all of the first of a stream.
-_READ_AGAIN, _STREAM_READ_AGAIN = 256, 1024
+_READ_AGAIN, _STREAM_READ_AGAIN, _VIEWS_READ_AGAIN = 256, 1024, 32
 
 
-def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data", task: Task | None = None) -> ImageSet:
-    """Read a dataset once into memory.
+class _Changes(Exception):  # noqa: N818 - caught where the dataset may have views
+    """Two readings of an item differ."""
+
+
+class DatasetViews(LazyImages):
+    """A dataset with random transforms of its own, each view of an item a pure function of (seed, view, index).
+
+    The global generators of ``random``, NumPy and torch are seeded around each ``__getitem__`` and restored after it;
+    so are transforms of the dataset that have a ``set_random_seed``, as albumentations' have. As these generators are
+    the process's own, items are read between two steps, not by threads.
+
+    Args:
+        dataset: map-style, of items that :func:`from_dataset` reads.
+
+    Attributes:
+        labels: those of view 0, int64 [N], or floats of other tasks.
+    """
+
+    workers = 0
+    has_views = True
+
+    def __init__(self, dataset: Any, field: str) -> None:
+        self._dataset, self._field = dataset, field
+        self._rows = np.arange(len(dataset))
+        # Those that albumentations keeps, which no global seed reaches.
+        parts = vars(dataset).values() if hasattr(dataset, "__dict__") else ()
+        self._seeded = [part for part in parts if callable(getattr(part, "set_random_seed", None))]
+        total, labels = hashlib.sha256(), list[Label]()
+        for row in range(len(dataset)):
+            array, label = self._item(row, 0, 0)
+            if row == 0:
+                self._first = array
+            elif array.shape != self._first.shape or array.dtype != self._first.dtype:
+                sizes = ["×".join(map(str, each.shape)) for each in (self._first, array)]
+                expected = f"samples of one size, but sample 0 is {sizes[0]} and sample {row} is {sizes[1]}"
+                raise BadInput(field, type(dataset).__name__, expected)
+            total.update(array.tobytes())
+            labels.append(label)
+        self.labels = _stacked(labels, field)
+        self.shape = torch.Size((len(dataset), *self._first.shape))
+        self.dtype, self.ndim = _with_bfloat16(self._first[None]).dtype, len(self.shape)
+        some = torch.randperm(len(dataset), generator=generator(0, "subset"))[:_VIEWS_READ_AGAIN].tolist()
+        if any(self._item(row, 0, 1)[1] != labels[row] for row in some):
+            raise BadInput(field, type(dataset).__name__, "the same label each time an item is read")
+        self.repeats = all(_hash(*self._item(row, 0, 1)) == _hash(*self._item(row, 0, 1)) for row in some)
+        # What answers anew each time has no content that could be hashed.
+        self._hash = total.digest() if self.repeats else hashlib.sha256(self.labels.numpy().tobytes()).digest()
+
+    def __repr__(self) -> str:
+        return f"DatasetViews({type(self._dataset).__name__}: {len(self)} items)"
+
+    def _item(self, row: int, seed: int, view: int) -> tuple[npt.NDArray[Any], Label]:
+        index = int(self._rows[row])
+        with seed_every_rng(seed, "augmentation", view, index):
+            for part in self._seeded:
+                part.set_random_seed(derive_seed(seed, "augmentation", view, index) & 0xFFFFFFFF)
+            return _read_pair(self._dataset[index], self._field, index, None)
+
+    def read_view(self, row: int, seed: int, view: int) -> npt.NDArray[Any]:
+        array = self._item(row, seed, view)[0]
+        if array.shape != self._first.shape:
+            got, expected = ("×".join(map(str, shape)) for shape in (array.shape, self._first.shape))
+            raise BadInput(self._field, got, f"{expected} in every view (item {int(self._rows[row])}, view {view})")
+        return array
+
+    def read(self, row: int) -> npt.NDArray[Any]:
+        return self.read_view(row, 0, 0)
+
+    def __getitem__(self, rows: Rows | int) -> Tensor:
+        wanted = np.arange(len(self))[rows.cpu().numpy() if isinstance(rows, Tensor) else rows]
+        if wanted.ndim == 0:
+            return _with_bfloat16(self.read(int(wanted)).copy())
+        return _with_bfloat16(
+            np.stack([self.read(int(row)) for row in wanted]) if len(wanted) else self._first[None][:0]
+        )
+
+    def select(self, rows: npt.NDArray[np.int64]) -> Self:
+        part = copy.copy(self)
+        part._rows, part.labels = self._rows[rows], self.labels[torch.from_numpy(rows)]
+        part.shape = torch.Size((len(rows), *self.shape[1:]))
+        part._hash = hashlib.sha256(self._hash + part._rows.tobytes()).digest()
+        return part
+
+    def content_hash(self) -> bytes:
+        """Of the items in view 0 of seed 0; of the labels alone where items answer anew each time."""
+        return self._hash
+
+    def pixel_hashes(self) -> npt.NDArray[np.uint8]:
+        each = [hashlib.blake2b(self.read(row).tobytes(), digest_size=16).digest() for row in range(len(self))]
+        return np.frombuffer(b"".join(each), np.uint8).reshape(-1, 16)
+
+    coded_hashes = pixel_hashes
+
+    @property
+    def encoded_bytes(self) -> int:
+        return 0
+
+
+def from_dataset(
+    dataset: Any, *, name: str = "dataset", field: str = "data", views: bool = False, task: Task | None = None
+) -> ImageSet:
+    """Read a dataset once into memory, or, where it has random transforms and ``views``, its views on demand.
 
     Images may be Pillow images, uint8 tensors [C, H, W] or [H, W], uint8 numpy arrays [H, W, C] or [H, W], or floats
     of any type and shape (tensors or arrays). Floats are kept as they are: values, type and shape. Pillow images give
@@ -38,11 +140,14 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data", ta
         dataset: map-style or iterable, of pairs (image, class number); None, or −100, is the label of an image
             without one. A label may also be a vector of 0 and 1 (multi_label), or a number or a vector of floats
             (regression). Its ``classes`` name the classes or the targets where there
-            are enough of them; else they are numbered. It should give the images as they are, without random changes,
-            as it is read once: 256 items at random places (of an iterable, the first 1,024) are read again. A change
+            are enough of them; else they are numbered. Items may be dicts, with ``image``, ``img`` or ``pixel_values``
+            and ``label`` or ``labels``; of a ``DataLoader`` its dataset is taken. Random changes are looked for: 256
+            items at random places (of an iterable, the first 1,024) are read again. A change
             that two readings show with probability q is missed with probability (1 − q)^256: of flips with
             probability .05, q = .095, less than 10⁻¹⁰; with .01, .006. An iterator that ends cannot be read again,
             which :attr:`ImageSet.notes` says.
+        views: whether a map-style dataset that changes its images at random is read as :class:`DatasetViews`; else it
+            is refused.
         task: what the labels are; None: what they look like, which the notes say where it is not one class an image.
 
     Raises:
@@ -54,14 +159,25 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data", ta
     ImageSet('mine': 2 images of 3×8×8, uint8, 2 classes)
     """
     notes = []
+    images: Images
+    if isinstance(dataset, DataLoader):
+        notes.append("a DataLoader was given: its dataset is read, and batches are made here")
+        dataset = dataset.dataset
     if type(dataset) is TensorDataset:
         images, labels = _from_tensors(dataset.tensors, field)
     else:
-        images, labels, can_repeat = _from_items(dataset, field)
+        try:
+            images, labels, can_repeat = _from_items(dataset, field)
+        except _Changes:
+            if not views or not _is_map_style(dataset):
+                raise _changing(dataset, field) from None
+            images = DatasetViews(dataset, field)
+            labels, can_repeat = images.labels, True
+            notes.append(_views_note(images, field))
         if not can_repeat:
             kind = type(dataset).__name__
             notes.append(f"a {kind} is read once: random transforms in it would be frozen, and cannot be found")
-    if images.is_floating_point():
+    if isinstance(images, Tensor) and images.is_floating_point():
         notes += _check_floats(images, field)
     labels, found = _targets(labels, task, field)
     own = _class_names(dataset)
@@ -98,6 +214,18 @@ def _targets(labels: Tensor, task: Task | None, field: str) -> tuple[Tensor, Tas
         expected = "class numbers, labels.argmax(1); task='multi_label' takes them as classes that are not exclusive"
         raise BadInput(field, "one-hot labels", expected)
     return (labels if labels.ndim == 2 else labels[:, None]).float(), found
+
+
+def _views_note(images: DatasetViews, field: str) -> str:
+    if images.repeats:
+        return (
+            f"{field} has random transforms: seeded by (augmentation.seed, view, index), they make the views, "
+            "data.augmentation.views of each image"
+        )
+    return (
+        f"{field} has random transforms that answer differently for the same seed of random, NumPy and torch, from a "
+        "generator of their own: no view comes twice, so the teacher runs live, and a run is not repeated exactly"
+    )
 
 
 def from_images(images: Any, *, field: str = "images") -> Tensor:
@@ -146,11 +274,10 @@ def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor, bool]:
     mode: str | None = None
 
     def read(item: Any, position: int) -> tuple[npt.NDArray[Any], Label]:
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise BadInput(field, type(item).__name__, f"items that are pairs (image, label) (item {position})")
-        return _array(item[0], field, position, mode), _label(item[1], field, position)
+        return _read_pair(item, field, position, mode)
 
-    for position, item in enumerate(items):
+    for position, given in enumerate(items):
+        item = _as_pair(given)
         if position == 0 and isinstance(item, tuple | list) and isinstance(item[0], Image.Image):
             mode = item[0].mode if item[0].mode in _FOUR_BYTES else None
         array, label = read(item, position)
@@ -158,7 +285,7 @@ def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor, bool]:
         labels.append(label)
         # Reading once a dataset that changes its images at random would freeze them without a word.
         if position in again and _hash(*read(dataset[position], position)) != _hash(array, label):
-            raise _changing(dataset, field)
+            raise _Changes
         if size is None and position < _STREAM_READ_AGAIN:
             first.append(_hash(array, label))
     can_repeat = size is not None
@@ -166,8 +293,29 @@ def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor, bool]:
         second = [_hash(*read(item, position)) for position, item in enumerate(islice(iter(dataset), len(first)))]
         can_repeat = bool(second)
         if can_repeat and second != first:
-            raise _changing(dataset, field)
+            raise _Changes
     return _with_bfloat16(stack.finish()), _stacked(labels, field), can_repeat
+
+
+_IMAGE_KEYS, _LABEL_KEYS = ("image", "img", "pixel_values"), ("label", "labels")
+
+
+def _as_pair(item: Any) -> Any:
+    """The image and the label of a dict; another item as it is."""
+    if isinstance(item, Mapping):
+        found = [[item[key] for key in keys if key in item] for keys in (_IMAGE_KEYS, _LABEL_KEYS)]
+        if all(found):
+            return found[0][0], found[1][0]
+    return item
+
+
+def _read_pair(item: Any, field: str, position: int, mode: str | None) -> tuple[npt.NDArray[Any], Label]:
+    pair = _as_pair(item)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        keys = f" with {', '.join(map(str, list(item)[:5]))}" if isinstance(item, Mapping) else ""
+        expected = "items that are pairs (image, label), or dicts with image and label"
+        raise BadInput(field, f"{type(item).__name__}{keys}", f"{expected} (item {position})")
+    return _array(pair[0], field, position, mode), _label(pair[1], field, position)
 
 
 def _hash(array: npt.NDArray[Any], label: Label) -> int:
@@ -185,16 +333,18 @@ def _changing(dataset: Any, field: str) -> BadInput:
 
 def _items(dataset: Any, field: str) -> tuple[int | None, Iterator[Any]]:
     """The number of items where it is known, and the items."""
-    if isinstance(dataset, DataLoader):
-        raise BadInput(field, "DataLoader", "the dataset itself: batches are made here")
     if isinstance(dataset, Mapping | str | bytes):
         raise BadInput(field, type(dataset).__name__, "a dataset of pairs (image, label), such as one of its splits")
-    if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset):
+    if _is_map_style(dataset):
         size = len(dataset)
         return size, (dataset[position] for position in range(size))
     if isinstance(dataset, Iterable):
         return None, iter(dataset)
     raise BadInput(field, type(dataset).__name__, "a dataset of pairs (image, label)")
+
+
+def _is_map_style(dataset: Any) -> bool:
+    return hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__") and not isinstance(dataset, IterableDataset)
 
 
 # numpy has no bfloat16: its two bytes travel as a type of their own.

@@ -131,9 +131,9 @@ def _listed(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def remove_decoded(key: str, root: Path | None = None) -> dict[str, Any] | None:
-    """Remove an array of decoded images by its key or a unique prefix of it; None if there is none such."""
-    matching = [entry for entry in list_decoded(root) if key and entry["key"].startswith(key)]
-    if len(matching) != 1:
-        return None
-    _remove(Path(matching[0]["file"]))
-    return matching[0]
+    """Remove an array of decoded images by its key; None if there is none such."""
+    for entry in list_decoded(root):
+        if entry["key"] == key:
+            _remove(Path(entry["file"]))
+            return entry
+    return None

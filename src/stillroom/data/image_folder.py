@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 import torch
+from PIL import features
 from torch import Tensor
 
 from stillroom.data.decoded import stored_images
@@ -41,6 +44,12 @@ SUFFIXES = (
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+if features.check("avif"):  # of Pillow's wheels from 11.3 on
+    SUFFIXES, FORMATS = (".avif", *SUFFIXES), ("AVIF", *FORMATS)
+if find_spec("pillow_heif") is not None:
+    pillow_heif: Any = importlib.import_module("pillow_heif")
+    pillow_heif.register_heif_opener()
+    SUFFIXES, FORMATS = (*SUFFIXES, ".heic", ".heif"), (*FORMATS, "HEIF")
 # Taken for `test` where that is missing; and the names by which a folder of splits is detected.
 TEST_ALTERNATIVES = ("val", "valid", "validation")
 USUAL_SPLITS = ("train", "test", *TEST_ALTERNATIVES)
@@ -265,31 +274,43 @@ class _Watch:
 
 
 def image_splits(folder: Path, splits: Iterable[str] | None = None) -> list[str]:
-    """The folders in ``folder`` (``splits``: those alone) with class folders that hold an image file, sorted."""
-    names = sorted(path.name for path in _folders(folder)) if splits is None else sorted(set(splits))
-    return [name for name in names if (folder / name).is_dir() and _has_classes(folder / name)]
+    """The folders in ``folder`` with class folders that hold an image file, sorted.
+
+    Args:
+        splits: those of these names alone, in whatever case; ``.`` is the folder itself.
+    """
+    names = sorted(path.name for path in _folders(folder))
+    if splits is not None:
+        wanted = {split.lower() for split in splits}
+        names = [name for name in [*names, "."] if name.lower() in wanted]
+    return [name for name in names if _has_classes(folder / name)]
 
 
 def left_out_of_splits(folder: Path, splits: Iterable[str]) -> str:
     """The suffixes of files in folders of classes that are no images by their names, as ``.heic (4)``; none: empty."""
     watch = _Watch(folder, ())
-    for split in sorted(set(splits)):
-        if (folder / split).is_dir():
-            for path in _folders(folder / split):
-                list(_files(folder / split, path.name, (), watch))
+    wanted = {split.lower() for split in splits}
+    for split in _folders(folder):
+        if split.name.lower() in wanted:
+            for path in _folders(split):
+                list(_files(split, path.name, (), watch))
     return watch.suffixes()
 
 
 def find_split(folder: Path, split: str, field: str, *, test_alternatives: bool) -> Path:
     """The folder of a split; of ``test``, where it is missing and they are allowed, its only alternative there is.
 
-    The split ``.`` is the folder itself: its class folders lie right below.
+    Its name may be written in another case, where only one folder is called so. The split ``.`` is the folder itself:
+    its class folders lie right below.
     """
     names = [path.name for path in _folders(folder)]
     if split in names or (split == "." and _has_classes(folder)):
         return folder / split
+    same = [name for name in names if name.lower() == split.lower()]
+    if len(same) == 1:
+        return folder / same[0]
     if split == "test" and test_alternatives:
-        others = image_splits(folder, set(TEST_ALTERNATIVES) & set(names))
+        others = image_splits(folder, TEST_ALTERNATIVES)
         if len(others) == 1:
             return folder / others[0]
     raise split_error(field, split, image_splits(folder))
@@ -402,8 +423,9 @@ def read_image_folder(
     alternatives = train_split not in TEST_ALTERNATIVES
     threads = workers or num_cores()
     root = find_split(folder, split, field, test_alternatives=alternatives)
-    others = [folder / name for name in {train_split, test_split, *USUAL_SPLITS} if (folder / name) != root]
-    tree = read_tree(root, each_class=split == train_split, others=[each for each in others if each.is_dir()])
+    wanted = {name.lower() for name in (train_split, test_split, *USUAL_SPLITS)}
+    others = [path for path in _folders(folder) if path.name.lower() in wanted and path != root]
+    tree = read_tree(root, each_class=split == train_split, others=others)
     count = len(tree.names)
     rows = balanced_rows(tree.labels, limit)
     names = [tree.names[row] for row in rows]

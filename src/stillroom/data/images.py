@@ -6,13 +6,14 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from stillroom.data.tokens import DTYPE, Tokenization, lengths
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical_json, digest
 from stillroom.randomness import permutation
@@ -84,13 +85,17 @@ class LazyImages(ABC):
 
     Attributes:
         shape: N, C, H, W.
-        workers: default number of threads that read.
+        workers: default number of threads that read; 0: they are read between two steps, by no thread.
+        has_views: each (seed, view) is another image, made by the data themselves.
+        repeats: the same (seed, view, row) gives the same pixels.
     """
 
     shape: torch.Size
     dtype = torch.uint8
     ndim = 4
     workers = 1
+    has_views = False
+    repeats = True
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -127,10 +132,16 @@ class LazyImages(ABC):
     def encoded_bytes(self) -> int:
         """How much :meth:`pixel_hashes` decodes."""
 
-    def fill(self, batch: npt.NDArray[np.uint8], rows: npt.NDArray[np.int64], positions: range) -> None:
+    def read_view(self, row: int, seed: int, view: int) -> npt.NDArray[Any]:
+        """One image in a view, where the images have views of their own; else :meth:`read`."""
+        return self.read(row)
+
+    def fill(
+        self, batch: npt.NDArray[Any], rows: npt.NDArray[np.int64], positions: range, *, seed: int = 0, view: int = 0
+    ) -> None:
         """Read image ``rows[p]`` into ``batch[p]`` for each position p: the work of one thread."""
         for position in positions:
-            batch[position] = self.read(int(rows[position]))
+            batch[position] = self.read_view(int(rows[position]), seed, view)
 
 
 Images = Tensor | LazyImages
@@ -192,7 +203,8 @@ class ImageSet:
     ImageSet('pets': 2 images of 3×32×32, uint8, 2 classes)
     """
 
-    # Uint8 [N, C, H, W], 0 … 255; or floats [N, …] of any type, from a Python dataset; or :class:`LazyImages`, read on
+    # Uint8 [N, C, H, W], 0 … 255; or floats [N, …] of any type, from a Python dataset; or token ids of texts, int32
+    # [N, L] (:mod:`stillroom.data.tokens`); or :class:`LazyImages`, read on
     # demand, which give uint8 [n, C, H, W] for a slice or an index: write ``images[a:b].to(device)``, not
     # ``images.to(device)``.
     images: Images
@@ -207,6 +219,7 @@ class ImageSet:
     masks: Tensor | None = None  # which pixels of each image are its subject, bool [N, H, W], where known
     skipped: tuple[str, ...] = ()  # names of files that are no images of the set, as they cannot be decoded
     files: LazyImages | None = None  # the image files that images in memory were read from
+    tokens: Tokenization | None = None  # what the ids of texts mean
     notes: tuple[str, ...] = ()  # what the user should know of how they were read, a line each
     task: Task = "single_label"  # what the labels are
 
@@ -216,6 +229,9 @@ class ImageSet:
         if images.dtype == torch.uint8:
             if images.ndim != 4 or 0 in shape[1:]:
                 raise BadInput("data.images", shape, "uint8 images [N, C, H, W]")
+        elif images.dtype == DTYPE and self.tokens is not None:
+            if images.ndim != 2:
+                raise BadInput("data.images", shape, "token ids [N, L]")
         elif not images.dtype.is_floating_point or images.ndim < 2 or 0 in shape[1:]:
             raise BadInput("data.images", f"{images.dtype} {shape}", "uint8 [N, C, H, W] or floats [N, ...]")
         wanted = (torch.int64, 1, "int64 [N]") if self.task == "single_label" else (torch.float32, 2, "float32 [N, K]")
@@ -226,7 +242,7 @@ class ImageSet:
         if not len(images):
             raise BadInput("data.images", "no images", "at least 1")
         self._check_labels()
-        if isinstance(images, Tensor) and not self.is_pixels and not bool(images.isfinite().all()):
+        if isinstance(images, Tensor) and images.is_floating_point() and not bool(images.isfinite().all()):
             raise BadInput("data.images", "NaN or infinity", "finite numbers")
         if self.superclasses is not None and len(self.superclasses) != self.num_classes:
             raise BadInput("data.superclasses", len(self.superclasses), f"one for each of {self.num_classes} classes")
@@ -279,7 +295,7 @@ class ImageSet:
         kind = str(self.images.dtype).removeprefix("torch.")
         outputs = f"{self.num_classes} {TASK_INFO[self.task].outputs}"
         task = "" if self.task == "single_label" else f", {self.task}"
-        return f"ImageSet({self.name!r}: {len(self)} images of {size}, {kind}, {outputs}{task})"
+        return f"ImageSet({self.name!r}: {len(self)} {self.unit} of {size}, {kind}, {outputs}{task})"
 
     @property
     def num_classes(self) -> int:
@@ -303,9 +319,31 @@ class ImageSet:
         return self.images.dtype == torch.uint8
 
     @property
+    def unit(self) -> str:
+        """What a reader calls the samples."""
+        return "images" if self.tokens is None else "texts"
+
+    @property
+    def vocabulary(self) -> int | None:
+        """Of texts, the number that token ids are below; None of images."""
+        return None if self.tokens is None else self.tokens.vocabulary
+
+    @cached_property
+    def lengths(self) -> npt.NDArray[np.int64] | None:
+        """Of texts, the number of tokens of each, int64 [N]; None of images."""
+        return None if self.tokens is None else lengths(self.images[:])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one sample: [C, H, W] of an image, [L] of a text."""
+        return tuple(self.images.shape[1:])
+
+    @property
     def channels(self) -> int:
-        """First dimension of a sample: the channels of an image (1 is grey, 3 is RGB), the length of a vector."""
-        return self.images.shape[1]
+        """First dimension of a sample: the channels of an image (1 is grey, 3 is RGB), the length of a vector; 1 of
+        texts.
+        """
+        return self.images.shape[1] if self.tokens is None else 1
 
     @property
     def image_size(self) -> int | None:
@@ -327,6 +365,7 @@ class ImageSet:
             return digest(b"part", self.subset_info.parent.fingerprint.encode(), rows)
         header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
         header += [list(self.skipped)] if self.skipped else []
+        header += [self.tokens.json] if self.tokens is not None else []
         header += [self.task] if self.task != "single_label" else []
         content = _hash(self.images) if isinstance(self.images, Tensor) else self.images.content_hash()
         return digest(canonical_json(header), content, _hash(self.labels))
@@ -406,6 +445,8 @@ class DataPair:
             raise BadInput(
                 "data.test_split", f"images of {got}", f"{expected} (channels × height × width) as in training"
             )
+        if (train.tokens is None) != (test.tokens is None):
+            raise BadInput("data.test_split", test.unit, f"{train.unit}, as in training")
         if train.is_pixels != test.is_pixels:
             kinds = ["uint8 pixels" if split.is_pixels else "floats" for split in (test, train)]
             raise BadInput("data.test_split", kinds[0], f"{kinds[1]}, as in training")

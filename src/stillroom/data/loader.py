@@ -8,21 +8,24 @@ from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.augmentation import augment, augment_batch
+from stillroom.data.augmentation import Pairs, augment, augment_batch, draw_pairs
 from stillroom.data.config import AugmentationConfig
 from stillroom.data.images import ImageSet, LazyImages
 from stillroom.data.reading import split_range
+from stillroom.data.tokens import padded_length
 from stillroom.randomness import permutation
 
 Request = tuple[npt.NDArray[np.int64], int]
 
 _AHEAD = 2  # batches that are read while one is trained on
+_POOL = 32  # batches whose samples are sorted by length
 _JOB = 16  # files that a thread reads in one go
 
 
@@ -38,19 +41,22 @@ def epoch_order(size: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 class BatchSampler:
     """Sample indices of every step: a pure function of (seed, epoch, step), so that a run can start at any step.
 
-    An epoch's last batch is dropped where it is not full; a batch larger than the set is the whole set.
+    An epoch's last batch is dropped where it is not full; a batch larger than the set is the whole set. Where samples
+    have lengths, those of a batch are alike: in every so many batches of the order samples are sorted by length, and
+    the batches are then put in a random order.
 
     >>> sampler = BatchSampler(size=10, batch_size=4, seed=0)
     >>> sampler.steps_per_epoch, sampler.indices(epoch=3, step_in_epoch=1).shape
     (2, (4,))
     """
 
-    def __init__(self, size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, size: int, batch_size: int, seed: int, lengths: npt.NDArray[np.int64] | None = None) -> None:
         if size < 1 or batch_size < 1:
             raise ValueError(f"got {size} images in batches of {batch_size}; expected at least 1 of each")
         self.size = size
         self.batch_size = min(batch_size, size)
         self.seed = seed
+        self._lengths = lengths
         self._epoch: int | None = None
         self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
 
@@ -73,8 +79,30 @@ class BatchSampler:
     def _order_of(self, epoch: int) -> npt.NDArray[np.int64]:
         if epoch != self._epoch:
             self._order = epoch_order(self.size, self.seed, epoch)
+            if self._lengths is not None:
+                self._order = self._by_length(self._order, self._lengths, epoch)
             self._epoch = epoch
         return self._order
+
+    def _by_length(
+        self, order: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], epoch: int
+    ) -> npt.NDArray[np.int64]:
+        pool = _POOL * self.batch_size
+        parts = [order[start : start + pool] for start in range(0, self.size, pool)]
+        alike = np.concatenate([part[np.argsort(lengths[part], kind="stable")] for part in parts])
+        whole = self.steps_per_epoch * self.batch_size
+        # The samples that the last partial batch drops are the last of the plain order, whatever their length.
+        alike = np.concatenate([alike[np.isin(alike, order[:whole])], order[whole:]])
+        batches = alike[:whole].reshape(self.steps_per_epoch, self.batch_size)
+        shuffled = batches[permutation(len(batches), self.seed, "order", epoch, 1)]
+        return np.concatenate([shuffled.reshape(-1), order[whole:]])
+
+
+class MixedLabels(NamedTuple):
+    """The labels of images that are mixed of two: ``labels`` to a share, and their partners' to the rest."""
+
+    partners: Tensor  # labels of the partners, int64 [B]
+    share: Tensor  # of the image itself, float32 [B]
 
 
 @dataclass(frozen=True)
@@ -92,13 +120,15 @@ class Batch:
     index: Tensor  # indices in the training set (of a subset: in its parent), int64 [B], on the device
     rows: npt.NDArray[np.int64]  # the same on the CPU, for cached teacher outputs
     view: int
+    mixed: MixedLabels | None = None  # where each image is mixed with another
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def subset(self, rows: slice) -> Batch:
         """Some of the batch, counted within it, in the same order and without a copy."""
-        return Batch(self.images[rows], self.labels[rows], self.index[rows], self.rows[rows], self.view)
+        mixed = None if self.mixed is None else MixedLabels(self.mixed.partners[rows], self.mixed.share[rows])
+        return Batch(self.images[rows], self.labels[rows], self.index[rows], self.rows[rows], self.view, mixed)
 
 
 class BatchLoader:
@@ -111,6 +141,7 @@ class BatchLoader:
     Args:
         augmentation: what is done to them; ``AugmentationConfig()`` does nothing, for evaluation.
         workers: threads that read files; None: as the images say (``data.workers``).
+        full_length: pad every batch of texts to the length of the data, as features of tokens need that are stored.
 
     >>> images = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1)
     >>> data = ImageSet(images, torch.tensor([0, 1, 0, 1]), ("a", "b"), "mine")
@@ -120,7 +151,13 @@ class BatchLoader:
     """
 
     def __init__(
-        self, data: ImageSet, augmentation: AugmentationConfig, device: torch.device, workers: int | None = None
+        self,
+        data: ImageSet,
+        augmentation: AugmentationConfig,
+        device: torch.device,
+        workers: int | None = None,
+        *,
+        full_length: bool = False,
     ) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"workers: got {workers}; expected at least 1")
@@ -129,8 +166,12 @@ class BatchLoader:
         images = data.parent.images
         self.images = images.to(device) if isinstance(images, Tensor) else images
         self.labels = data.parent.labels.to(device)
+        self._tokens, self._lengths = data.tokens, data.parent.lengths
+        self._full_length = full_length
         self._workers = workers
         self._rows = None if data.subset_info is None else data.subset_info.rows
+        # An image is mixed with images that are learned from alone, in the parent set, too.
+        self._pool = np.arange(len(data)) if self._rows is None else self._rows
 
     def parent(self) -> BatchLoader:
         """The loader of the parent set, by its own indices; nothing is copied."""
@@ -153,27 +194,65 @@ class BatchLoader:
         """
         if self._rows is not None:
             requests = ((_take(self._rows, positions), view) for positions, view in requests)
-        if isinstance(self.images, Tensor):
+        if self._tokens is not None and isinstance(self.images, Tensor):
             for rows, view in requests:
-                yield self._batch(augment(self.images, rows, self.augmentation, view), rows, view)
+                ids = self.images[torch.from_numpy(rows).to(self.device), : self._padded(rows)]
+                yield self._batch(augment_batch(ids, rows, self.augmentation, view, self._tokens), rows, view)
+        elif isinstance(self.images, Tensor):
+            for rows, view in requests:
+                images = augment(self.images, self._with_partners(rows, view), self.augmentation, view)
+                yield self._batch(images, rows, view)
         else:
             yield from self._read(self.images, requests)
 
+    def _padded(self, rows: npt.NDArray[np.int64]) -> int:
+        """The tokens that a batch of texts is padded to."""
+        _check_samples(rows, len(self.images))
+        if self._full_length:
+            return self.images.shape[1]
+        assert self._lengths is not None
+        return padded_length(int(self._lengths[rows].max(initial=1)), self.images.shape[1])
+
     def _batch(self, images: Tensor, rows: npt.NDArray[np.int64], view: int) -> Batch:
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
-        return Batch(images, self.labels[index], index, rows, view)
+        if not self.augmentation.mixes:
+            return Batch(images, self.labels[index], index, rows, view)
+        pairs = self._pairs(rows, view)
+        share = torch.from_numpy(pairs.share).to(self.device, torch.float32, non_blocking=True)
+        partners = torch.from_numpy(pairs.partners).to(self.device, non_blocking=True)
+        mixed = MixedLabels(self.labels[partners], share)
+        return Batch(pairs.mix(*images.chunk(2)), self.labels[index], index, rows, view, mixed)
+
+    def _pairs(self, rows: npt.NDArray[np.int64], view: int) -> Pairs:
+        return draw_pairs(rows, self._pool, tuple(self.images.shape[1:]), self.augmentation, view)
+
+    def _with_partners(self, rows: npt.NDArray[np.int64], view: int) -> npt.NDArray[np.int64]:
+        """The samples of a batch, followed by those that they are mixed with, if they are."""
+        if not self.augmentation.mixes:
+            return rows
+        _check_samples(rows, len(self.images))
+        return np.concatenate([rows, self._pairs(rows, view).partners])
 
     def _read(self, images: LazyImages, requests: Iterable[Request]) -> Generator[Batch, None, None]:
+        if not images.workers:
+            for rows, view in requests:
+                wanted = self._with_partners(rows, view)
+                _check_samples(wanted, len(images))
+                read = torch.empty((len(wanted), *images.shape[1:]), dtype=images.dtype)
+                images.fill(read.numpy(), wanted, range(len(wanted)), seed=self.augmentation.seed, view=view)
+                yield self._finish(read, [], (rows, view))
+            return
         workers = self._workers or images.workers
         pool = ThreadPoolExecutor(workers, thread_name_prefix="stillroom-feed")
         pending: deque[tuple[Tensor, list[Future[None]], Request]] = deque()
         try:
             for rows, view in requests:
                 _check_samples(rows, len(images))
-                shape = (len(rows), *images.shape[1:])
+                wanted = self._with_partners(rows, view)
+                shape = (len(wanted), *images.shape[1:])
                 read = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
-                fill = partial(images.fill, read.numpy(), rows)
-                jobs = [pool.submit(fill, part) for part in split_range(len(rows), _JOB, workers)]
+                fill = partial(images.fill, read.numpy(), wanted)
+                jobs = [pool.submit(fill, part) for part in split_range(len(wanted), _JOB, workers)]
                 pending.append((read, jobs, (rows, view)))
                 if len(pending) > _AHEAD:
                     yield self._finish(*pending.popleft())
@@ -188,7 +267,8 @@ class BatchLoader:
             job.result()
         rows, view = request
         # Augmented on the device, as images in memory are; the copy of pinned memory does not wait.
-        images = augment_batch(read.to(self.device, non_blocking=True), rows, self.augmentation, view)
+        wanted = self._with_partners(rows, view)
+        images = augment_batch(read.to(self.device, non_blocking=True), wanted, self.augmentation, view)
         return self._batch(images, rows, view)
 
 

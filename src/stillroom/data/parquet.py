@@ -46,7 +46,7 @@ def find_columns(
     label_columns: tuple[str, ...] | None = None,
 ) -> ParquetColumns:
     """Find the columns: those named, else by Hugging Face's metadata, else the only one of a fitting type."""
-    features = _features(schema)
+    features = declared_features(schema)
     types = dict(zip(schema.names, schema.types, strict=True))
     pictures = [name for name in types if _holds_bytes(types[name])]
     numbers = [name for name in types if pa.types.is_integer(types[name])]
@@ -60,7 +60,7 @@ def find_columns(
                 raise BadInput("data.label_columns", name, f"a column of numbers, but it holds {kind}")
         return ParquetColumns(image, label_columns, label_columns)
     label = _choose("label", label_column, numbers, _declared(features, numbers, "ClassLabel"), types, path)
-    return ParquetColumns(image, (label,), _class_names(features.get(label)))
+    return ParquetColumns(image, (label,), declared_class_names(features.get(label)))
 
 
 def _choose(
@@ -93,7 +93,7 @@ def _holds_bytes(kind: Any) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _features(schema: pa.Schema) -> dict[str, Any]:
+def declared_features(schema: pa.Schema) -> dict[str, Any]:
     """Hugging Face's description of the columns; empty where there is none that can be read."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
@@ -106,7 +106,7 @@ def _declared(features: dict[str, Any], fitting: list[str], kind: str) -> list[s
     return [name for name in fitting if isinstance(features.get(name), dict) and features[name].get("_type") == kind]
 
 
-def _class_names(feature: Any) -> tuple[str, ...] | None:
+def declared_class_names(feature: Any) -> tuple[str, ...] | None:
     names = feature.get("names") if isinstance(feature, dict) else None
     if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
         return tuple(names)
@@ -230,7 +230,7 @@ def _read_labels(files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColum
         row = 0
         with _reporting_damage(path):
             for batch in file.iter_batches(_ROWS, columns=[*columns.labels]):
-                labels.append(_labels(batch.column(columns.labels[0]), path, row))
+                labels.append(class_labels(batch.column(columns.labels[0]), path, row))
                 row += len(labels[-1])
     return np.concatenate(labels)
 
@@ -284,7 +284,7 @@ def _chunks(file: pq.ParquetFile, column: str, wanted: npt.NDArray[np.int64]) ->
         row += len(batch)
 
 
-def _labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64]:
+def class_labels(column: pa.Array, path: Path, row: int) -> npt.NDArray[np.int64]:
     if column.null_count:
         first = row + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise path_error(path, f"a label in every row, but row {first} has none")

@@ -105,11 +105,11 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
     """
     splits = [data] if isinstance(data, ImageSet) else [data.train, data.test]
     if isinstance(data, ImageSet):
-        size = f"{len(data):,} images{f' of the {split} split' if split else ''}"
+        size = f"{len(data):,} {data.unit}{f' of the {split} split' if split else ''}"
     else:
         without = len(data.train) - data.train.labelled
         own = f" ({without:,} without a label)" if without else ""
-        size = f"{len(data.train):,} training{own} and {len(data.test):,} test images"
+        size = f"{len(data.train):,} training{own} and {len(data.test):,} test {data.train.unit}"
     task = splits[0].task
     kind = "" if task == "single_label" else f" ({task}: {', '.join(splits[0].class_names[:6])}{_more(splits[0])})"
     note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} {TASK_INFO[task].outputs}{kind}")

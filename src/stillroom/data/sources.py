@@ -31,6 +31,7 @@ from stillroom.data.images import (
 from stillroom.data.parquet import parquet_class_names, parquet_splits, read_parquet
 from stillroom.data.reading import list_folder, read_error, split_error
 from stillroom.data.synthetic import read_shapes, read_synthetic
+from stillroom.data.text import read_text, text_class_names, text_splits
 from stillroom.errors import BadInput, nearest
 from stillroom.files import find_input
 from stillroom.tasks import Task
@@ -42,7 +43,8 @@ _DIGITS_TEST_SIZE = 500
 _CONVERT_TO = (".jpg", ".png")
 _LAYOUTS = (
     "parquet files ({split}.parquet or {split}-*.parquet, here or in data/) or idx files (train-images-idx3-ubyte.gz) "
-    "or image files in a folder for each class (train/cat/1.png, test/cat/2.png)"
+    "or image files in a folder for each class (train/cat/1.png, test/cat/2.png) "
+    "or texts (train.csv or train.parquet, with a column of text and one of labels)"
 )
 
 
@@ -104,6 +106,8 @@ def _test_classes(config: DataConfig) -> tuple[str, ...]:
     source, folder = _layout_and_folder(config)
     if source == "idx" and split in idx_splits(folder):
         return idx_class_names(folder, split)
+    if source == "text":
+        return text_class_names(folder, split, config)
     if source == "parquet" and split in parquet_splits(folder):
         return parquet_class_names(folder, split, image_column=config.image_column, label_column=config.label_column)
     return ()
@@ -131,7 +135,9 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     """
     there = list_folder(folder, field)
     layouts: list[SourceName] = []
-    if parquet_splits(folder):
+    if text_splits(folder):
+        layouts.append("text")
+    elif parquet_splits(folder):
         layouts.append("parquet")
     if idx_splits(folder):
         layouts.append("idx")
@@ -144,6 +150,7 @@ def detect_layout(folder: Path, field: str = "data.path", splits: Iterable[str] 
     found = ", ".join(path.name for path in there[:5]) + (", ..." if len(there) > 5 else "")
     if others := left_out_of_splits(folder, {*USUAL_SPLITS, *splits}):
         found += f", with class folders whose files are {others}: convert them to {' or '.join(_CONVERT_TO)}"
+        found += ", or pip install 'stillroom[heif]'" if ".hei" in others else ""
     raise BadInput(field, str(folder), f"{_LAYOUTS}; it holds {found or 'nothing'}")
 
 
@@ -203,6 +210,8 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
             field=field,
         )
     _refuse_image_file_options(config, source)
+    if source == "text":
+        return read_text(folder, split, config, limit=limit, field=field)
     if source == "idx":
         return read_idx(folder, split, field).balanced_subset(limit)
     return read_parquet(

@@ -37,7 +37,7 @@ CHECKS: tuple[Check[RunRecord], ...] = (
 )
 
 
-def diagnose_run(path: Path, objects: RunObjects | None = None) -> list[Finding]:
+def diagnose_run(path: Path, objects: RunObjects | None = None, *, as_code: bool = True) -> list[Finding]:
     """Check a run folder for what cost the student accuracy.
 
     Runs of the same student from labels alone in the folders next to it are what some verdicts are held against.
@@ -45,6 +45,7 @@ def diagnose_run(path: Path, objects: RunObjects | None = None) -> list[Finding]
     Args:
         path: the run's folder; of a run that did not end, only what was logged is judged.
         objects: of a run made in Python, its modules and images: the teacher's input is then checked, too.
+        as_code: of a run made in Python, write remedies as arguments of ``stillroom.distill``; else as overrides.
 
     Returns:
         One finding a check, causes first: the teacher's input, how it trained, what it took from its teacher, what it
@@ -65,7 +66,8 @@ def diagnose_run(path: Path, objects: RunObjects | None = None) -> list[Finding]
     findings = [check.run(record) for check in checks]
     if record.recipe.data.source != "python":
         return findings
-    return [in_python(finding) for finding in (*_check_input(record.recipe, objects or RunObjects()), *findings)]
+    findings = [*_check_input(record.recipe, objects or RunObjects()), *findings]
+    return list(map(in_python, findings)) if as_code else findings
 
 
 def _check_input(recipe: Recipe, objects: RunObjects) -> list[Finding]:

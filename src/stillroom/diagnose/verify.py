@@ -6,17 +6,23 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stillroom.errors import BadInput
 from stillroom.losses.registry import labels_alone, loss_class
+from stillroom.models.weights import Note
 from stillroom.recipe import Recipe, parse_recipe, set_value
+from stillroom.run.components import RunComponents, RunObjects
 from stillroom.schema.diagnosis import ALL_REMEDIES, LABELS, UNCHANGED, VERDICTS, Finding, Verification, plain
 from stillroom.schema.study import read_study
 from stillroom.study.compare import compare
 from stillroom.study.config import Study, parse_study
 from stillroom.study.engine import engine_maker
+from stillroom.study.engine.base import Engine
+from stillroom.study.engine.in_process import InProcessEngine
+from stillroom.study.plan import StudyFolder
 from stillroom.study.progress import StudyObserver
 from stillroom.wording import word
 
@@ -73,6 +79,7 @@ def verify_remedies(
     seeds: Sequence[int] = (0, 1, 2),
     workers: int | None = None,
     observer: StudyObserver | None = None,
+    objects: RunObjects | None = None,
 ) -> Verification:
     """Train the unchanged student, the remedy of each problem or warning, and all remedies together; and compare.
 
@@ -86,12 +93,15 @@ def verify_remedies(
         seeds: fixed before looking; differences are paired by them.
         workers: runs at a time; left out: as many as their threads leave cores for.
         observer: is given the progress.
+        objects: of a run made in Python, its modules and images, as :meth:`RunObjects.require_run` wants them; all is
+            then trained in this process, one run after another. The student always begins with its own weights, so
+            seeds differ in the order of images and in dropout.
 
     Raises:
-        BadInput: the recipe names Python objects that no file holds, or the folder holds another study.
+        BadInput: the recipe names Python objects that are not given, or the folder holds another study.
         RunFailed: nothing can be compared.
     """
-    plan = plan_remedies(recipe, findings)
+    plan = plan_remedies(recipe, findings, objects)
     content: dict[str, Any] = {
         "study": FOLDER,
         "seeds": list(seeds),
@@ -99,15 +109,30 @@ def verify_remedies(
         "not_verified": [{"check": check, "why": why} for check, why in plan.not_verified.items()],
     }
     if plan.each:
-        if recipe.data.source == "python":
+        make_engine = engine_maker("local", workers, None)
+        if objects is not None:
+            make_engine = partial(_in_process, recipe, objects)
+        elif recipe.data.source == "python":
             raise BadInput("data.source", "python", "data that a recipe can name: worker processes read it again")
-        found = compare(study_of(recipe, plan, seeds), out / FOLDER, engine_maker("local", workers, None), observer)
+        found = compare(study_of(recipe, plan, seeds), out / FOLDER, make_engine, observer)
         content |= _results(out / FOLDER, found.results, plan)
     return Verification.model_validate(plain(content))
 
 
-def plan_remedies(recipe: Recipe, findings: Sequence[Finding]) -> RemedyPlan:
+def _in_process(recipe: Recipe, objects: RunObjects, folder: StudyFolder, threads: int) -> Engine:
+    def make(changed: Recipe, note: Note | None) -> RunComponents:
+        return objects.components(changed, recipe)
+
+    return InProcessEngine(make)
+
+
+def plan_remedies(recipe: Recipe, findings: Sequence[Finding], objects: RunObjects | None = None) -> RemedyPlan:
     """The remedies that can be trained, problems first, and all of them together.
+
+    Args:
+        recipe: what was diagnosed.
+        findings: what was found.
+        objects: of a run made in Python; a remedy that they do not allow is not trained.
 
     >>> from stillroom.schema.diagnosis import Remedy
     >>> recipe = parse_recipe({"student": {"name": "mlp"}})
@@ -126,6 +151,8 @@ def plan_remedies(recipe: Recipe, findings: Sequence[Finding]) -> RemedyPlan:
             continue
         try:
             changed = _apply(recipe, overrides)
+            if objects is not None:
+                objects.components(changed, recipe)
         except BadInput as error:
             plan.not_verified.setdefault(one.check, f"its remedy does not fit the recipe ({error})")
             continue

@@ -21,7 +21,7 @@ from stillroom.errors import BadInput
 from stillroom.explain.entropy import entropy_of_energies, pixel_entropy_with_error
 from stillroom.explain.grid import on_grid
 from stillroom.explain.hypotheses import RESAMPLES, judge_hypotheses
-from stillroom.explain.metrics import ConceptStatistics, concept_statistics, concepts, summarise
+from stillroom.explain.metrics import ConceptStatistics, concept_statistics, concepts, match_position, summarise
 from stillroom.explain.queries import TapFeatures
 from stillroom.explain.runs import ImageSample, RunToExplain, last_stage, load_images, load_runs, load_teacher, runs_in
 from stillroom.explain.similarity import attributions, captum_version, compare_representations
@@ -277,6 +277,12 @@ class _Comparison:
         if grid % 2 == 0 and not bool(on_grid(inside, grid // 2).all()):
             coarse = grid // 2
             choices.append(("grid", coarse, self._entropy_at(stop, coarse), on_grid(inside, coarse), THRESHOLD))
+        matched = [
+            match_position(each, inside, each[0] if run.epochs[0] == 0 else None)
+            for run, each in zip(self.runs, self.entropy, strict=True)
+        ]
+        if all(each is not None for each in matched):
+            choices.append(("position", "matched", [each for each in matched if each is not None], inside, THRESHOLD))
         keep = self.published_images
         if int(keep.sum()) >= FEWEST_IMAGES:
             selected = [run[:, keep] for run in self.entropy]

@@ -58,6 +58,42 @@ def _background(entropy: Tensor, foreground: Tensor) -> Tensor:
     return (sums / cells)[cells > 0].mean()
 
 
+def match_position(entropy: Tensor, foreground: Tensor, untrained: Tensor | None = None) -> Tensor | None:
+    """Entropies less what is due to a cell's place in the image, so that subject and background are compared alike.
+
+    ``H'_i = H_i − m_i + m̄``: m_i is the mean entropy of the images whose cell i is background, m̄ its mean over cells.
+    So a cell of the subject is compared with the background at its own place. Where no cell of the subject is ever
+    background, as in one box for all images, the untrained network takes its place, in all images: an edge is seen
+    less than the middle before anything is learned. A cell that is background in one image or none
+    stays as it is.
+
+    Args:
+        entropy: H of one network, [M, I, g, g].
+        foreground: bool [I, g, g].
+        untrained: H of the same network before its training, [I, g, g]; None: not kept.
+
+    Returns:
+        H' [M, I, g, g]; None where there is nothing to match by.
+
+    >>> entropy = torch.tensor([[[[-3.0, -2.0]], [[-2.5, -2.0]], [[-2.5, -2.5]]]])
+    >>> inside = torch.tensor([[[True, False]], [[False, False]], [[False, True]]])
+    >>> match_position(entropy, inside)[0, :, 0].tolist()
+    [[-2.75, -2.25], [-2.25, -2.25], [-2.25, -2.75]]
+    """
+    outside = (~foreground).double()
+    count = outside.sum(0)
+    known = count >= 2
+    if bool((foreground.any(0) & known).any()):
+        mean = (entropy.double() * outside).sum(1) / count.clamp_min(1)
+    elif untrained is not None:
+        mean, known = untrained.double().mean(0).expand(len(entropy), -1, -1), torch.ones_like(known)
+    else:
+        return None
+    level = mean[:, known].mean(1)[:, None, None]
+    shift = torch.where(known, mean - level, 0.0)
+    return entropy.double() - shift[:, None]
+
+
 def concept_counts(concepts: Tensor, foreground: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Number of concepts on the foreground and on the background of each image, and the foreground's share.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_origin
 
@@ -12,7 +12,9 @@ from pydantic import Field, SerializerFunctionWrapHandler, Tag, ValidationError,
 from torch import Tensor, nn
 
 from stillroom.config import Config, bad_input, by_shape
+from stillroom.data.loader import MixedLabels
 from stillroom.errors import BadInput
+from stillroom.losses.numerics import batch_mean
 from stillroom.losses.setup_context import SetupContext
 from stillroom.tasks import Task
 from stillroom.teachers.fisher import FisherOf
@@ -168,6 +170,7 @@ class Requires:
         heads: those of ``tails`` that must be one linear layer, because its weights are read.
         fishers: diagonals of the teacher's Fisher matrix in its features; their taps are in ``teacher_features``.
         fisher_means: those of ``fishers`` whose mean over the training set is read, too.
+        class_means: temperatures at which the mean answer to the training images of each class is read.
         input_gradient: the loss takes the student's gradient in its images, by :meth:`LossInputs.input_gradient`.
     """
 
@@ -180,10 +183,11 @@ class Requires:
     heads: tuple[str, ...] = ()
     fishers: tuple[FisherOf, ...] = ()
     fisher_means: tuple[FisherOf, ...] = ()
+    class_means: tuple[float, ...] = ()
     input_gradient: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("teacher_features", "tails", "fishers"):
+        for name in ("teacher_features", "tails", "fishers", "class_means"):
             if getattr(self, name) and not self.teacher:
                 raise ValueError(f"{name} without teacher=True: no teacher would be run")
         if not set(self.heads) <= set(self.tails):
@@ -204,8 +208,10 @@ class LossInputs:
         labels: class numbers, int64 [B]; of multi-label data 0 or 1, of a regression numbers, float32 [B, K].
         index: the samples' indices in the training set, int64 [B].
         progress: fraction of the training done, in [0, 1).
+        mixed: the labels of the images that these are mixed with, and the shares; None where they are not.
         images: what the student's output was computed from, [B, C, H, W]; None if no loss takes a gradient in them.
         white: the value of a white pixel in ``images``, 255 or 1.
+        mask: of texts, where there is a token, bool [B, L]; None of images.
     """
 
     student: ModelOutput
@@ -215,6 +221,20 @@ class LossInputs:
     progress: float
     images: Tensor | None = None
     white: float = 1.0
+    mask: Tensor | None = None
+    mixed: MixedLabels | None = None
+
+    def label_mean(self, per_sample: Callable[[Tensor], Tensor]) -> Tensor:
+        """The batch's mean of a loss that is linear in the label, of mixed images weighed over their two labels.
+
+        Args:
+            per_sample: from labels, int64 [B], to each sample's loss, [B].
+        """
+        values = per_sample(self.labels)
+        if self.mixed is not None:
+            share = self.mixed.share
+            values = share * values + (1 - share) * per_sample(self.mixed.partners)
+        return batch_mean(values)
 
     def input_gradient(self, value: Tensor) -> Tensor:
         """Gradient of a scalar of the student in its images, [B, C, H, W], per pixel/white; a loss can be made of it.
@@ -284,6 +304,7 @@ class Loss(nn.Module, Generic[ConfigT]):
             defined; None of any other loss.
         weighings: how exactly it weighs the gap to the teacher as a member of the KL family, by default first.
         smoothing_option: the option that is the share of the labels spread over all classes.
+        mixes_labels: it weighs the two labels of an image that mixup or cutmix made, by :meth:`LossInputs.label_mean`.
         label_free_option: the option, and its value, that leaves the labels out of a loss that otherwise reads them.
         local_buffers: its buffers that every process computes alike, so that none is sent from one to the others.
         reuses_head: the student is to end in the teacher's last layer (:mod:`stillroom.models.reused_head`).
@@ -302,6 +323,7 @@ class Loss(nn.Module, Generic[ConfigT]):
     rescaling_part: ClassVar[Literal["labels", "teacher"] | None] = None
     weighings: ClassVar[tuple[Weighing, ...]] = ()
     smoothing_option: ClassVar[str | None] = None
+    mixes_labels: ClassVar[bool] = False
     label_free_option: ClassVar[tuple[str, Any] | None] = None
     local_buffers: ClassVar[tuple[str, ...]] = ()
     reuses_head: ClassVar[bool] = False

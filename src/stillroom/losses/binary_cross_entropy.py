@@ -38,20 +38,20 @@ def binary_cross_entropy(student_logits: Tensor, labels: Tensor) -> Tensor:
     >>> round(binary_cross_entropy(torch.zeros(3, 4), torch.tensor([0, 1, 2])).item(), 4)   # 4 log 2
     2.7726
     """
-    return _of_classes_from(0, student_logits, labels)
+    return batch_mean(_of_classes_from(0, student_logits, labels))
 
 
 def _of_classes_from(first: int, student_logits: Tensor, labels: Tensor) -> Tensor:
-    """The same over the classes from ``first`` on: an image of a class before it is none of them."""
+    """Of each sample, over the classes from ``first`` on: an image of a class before it is none of them."""
     if labels.dim() == 2:
         if labels.shape != student_logits.shape:
             got = f"logits {tuple(student_logits.shape)} and labels {tuple(labels.shape)}"
             raise ValueError(f"labels: got {got}; expected the same [batch, classes] for both")
-        return batch_mean(-F.logsigmoid((2 * labels - 1) * widen(student_logits)).sum(1))
+        return -F.logsigmoid((2 * labels - 1) * widen(student_logits)).sum(1)
     logits = check_labels(student_logits, labels)
     yes = F.one_hot(labels.clamp_min(0), logits.shape[1])
     per_sample = -F.logsigmoid((2 * yes - 1) * logits)[:, first:].sum(1)
-    return batch_mean(torch.where(labels != -100, per_sample, 0))
+    return torch.where(labels != -100, per_sample, 0)
 
 
 class BinaryCrossEntropy(Loss[BinaryCrossEntropyConfig]):
@@ -60,6 +60,8 @@ class BinaryCrossEntropy(Loss[BinaryCrossEntropyConfig]):
     family = "labels"
     requires = Requires(labels=True)
     tasks = ("single_label", "multi_label")
+    mixes_labels = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        return _of_classes_from(self.config.first_class or 0, inputs.student.logits, inputs.labels)
+        first = self.config.first_class or 0
+        return inputs.label_mean(lambda labels: _of_classes_from(first, inputs.student.logits, labels))

@@ -123,6 +123,7 @@ class BlockLogit(TapLoss[BlockLogitConfig]):
     kl_like = True
     weighings = ("exact",)
     label_free_option = ("alpha", 0)
+    leaves_padding_out = True  # the teacher's tail does
     verb = "steps over"
 
     def choose_pairs(self, setup_context: SetupContext, field: str) -> tuple[tuple[Tap, Tap], ...]:

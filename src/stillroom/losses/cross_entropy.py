@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
-from stillroom.losses.label_smoothing import label_smoothing
+from stillroom.losses.label_smoothing import label_smoothing, smoothed_of_each
 
 
 class FirstClassConfig(LossConfig):
@@ -59,10 +59,11 @@ class CrossEntropy(Loss[CrossEntropyConfig]):
     family = "labels"
     requires = Requires(labels=True)
     rescaling_part = "labels"
+    mixes_labels = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
         logits, labels, first = inputs.student.logits, inputs.labels, self.config.first_class
         if first is None:
-            return cross_entropy(logits, labels)
+            return inputs.label_mean(lambda labels: smoothed_of_each(logits, labels, 0.0))
         # −100 is torch's mark of a row without a label.
         return cross_entropy(logits[:, first:], torch.where(labels >= first, labels - first, -100))

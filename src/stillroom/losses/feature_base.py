@@ -114,6 +114,8 @@ class TapLoss(Loss[TapConfigT]):
     requires = Requires(teacher=True)
     tasks = TASKS
     verb: ClassVar[str] = "compares"  # what :meth:`describe_taps` says it does with the taps
+    # Whether what stands for padding in features of texts counts nothing in it; else it takes vectors of them alone.
+    leaves_padding_out: ClassVar[bool] = False
 
     # (the teacher's tap, the student's), shallow to deep where found, else in the recipe's order.
     pairs: tuple[tuple[Tap, Tap], ...] = ()
@@ -129,6 +131,10 @@ class TapLoss(Loss[TapConfigT]):
         """
         where = f"losses.{self.name}"
         self.pairs = self.choose_pairs(setup_context, f"{where}.taps")
+        inner = [tap for pair in self.pairs for tap in pair if tap.kind != "vector"]
+        if setup_context.is_text and inner and not self.leaves_padding_out:
+            expected = f"taps of vectors, such as features: {self.name} would compare the padding of texts, too"
+            raise BadInput(f"{where}.taps", inner[0].name, expected)
         self.requires = self.requirements(setup_context)
         kind = self.config.connector
         made = [
@@ -184,13 +190,29 @@ class FeatureLoss(TapLoss[FeatureConfigT]):
             RuntimeError: :meth:`setup` was not called.
         """
         for teacher, student in self.connected(inputs):
-            yield student, inputs.teacher_features[teacher.name]
+            features = inputs.teacher_features[teacher.name]
+            if inputs.mask is not None and teacher.kind == "token":
+                weight = self.token_weight(inputs.mask)[..., None].to(student.dtype)
+                student, features = student * weight, features * weight.to(features.dtype)
+            yield student, features
+
+    def token_weight(self, mask: Tensor) -> Tensor:
+        """What features of each token of texts are multiplied by, [B, L], 0 where there is none: √(L/l) in a text of l.
+
+        So the mean of squares over all L places is that over its own l tokens.
+        """
+        return mask * (mask.shape[1] / mask.sum(1, keepdim=True)).sqrt()
 
 
 class PooledLoss(FeatureLoss[PlainConfigT]):
     """A loss on features without places, of any width in either model; see :meth:`pooled_pairs`."""
 
     per_sample = False
+    leaves_padding_out = True
+
+    def token_weight(self, mask: Tensor) -> Tensor:
+        """L/l for each token of a text of l: the mean over all places is then that over its own."""
+        return mask * (mask.shape[1] / mask.sum(1, keepdim=True))
 
     def pooled_pairs(self, inputs: LossInputs) -> Iterator[tuple[Tensor, Tensor]]:
         """Of each pair the means over places, [B, d] each, the student's and the teacher's; see :meth:`feature_pairs`.

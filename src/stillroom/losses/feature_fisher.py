@@ -95,6 +95,7 @@ class FeatureFisher(FeatureLoss[FeatureFisherConfig]):
     family = "gradients"
     tasks = ("single_label",)
     verb = "weighs by the teacher's gradients"
+    leaves_padding_out = True  # the teacher's gradients there are 0
     weighings = ("diagonal",)
 
     def requirements(self, setup_context: SetupContext) -> Requires:
@@ -108,6 +109,7 @@ class FeatureFisher(FeatureLoss[FeatureFisherConfig]):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         teacher, values = inputs.teacher_output, []
+        inputs = replace(inputs, mask=None)
         for of, pair in zip(self.requires.fishers, self.feature_pairs(inputs), strict=True):
             # A mean of 0: the teacher depends on none of these features, and all weights are 0.
             scale = teacher.fisher_means[of] or None if self.config.scale == "mse" else None

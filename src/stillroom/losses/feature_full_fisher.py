@@ -96,6 +96,7 @@ class FeatureFullFisher(FeatureLoss[FeatureFullFisherConfig]):
     )
     family = "gradients"
     tasks = ("single_label",)
+    leaves_padding_out = True  # the teacher's tail does
     verb = "carries through the teacher, to second order,"
     weighings = ("full",)
 
@@ -106,6 +107,8 @@ class FeatureFullFisher(FeatureLoss[FeatureFullFisherConfig]):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         output, values = inputs.teacher_output, []
+        # Weighed, tokens would no longer be those that the tail reads; it gives padding no weight.
+        inputs = replace(inputs, mask=None)
         p = torch.softmax(output.logits.detach() / self.config.temperature, 1)
         for tap, (student, teacher) in zip(self.requires.tails, self.feature_pairs(inputs), strict=True):
             student, teacher = check_features(student, teacher)

@@ -48,6 +48,7 @@ class FeatureMSE(FeatureLoss[FeatureMSEConfig]):
 
     citation = Citation("FitNets: Hints for Thin Deep Nets", "1412.6550", "romero2015fitnets")
     weighings = ("identity",)
+    leaves_padding_out = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
         return torch.stack([feature_mse(*pair) for pair in self.feature_pairs(inputs)]).mean()

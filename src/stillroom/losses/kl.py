@@ -26,8 +26,9 @@ class KLConfig(LossConfig):
     target: Target = Field(
         None,
         description="Part of the teacher's answer to learn: full (all of it, the default), uniform, "
-        "class_similarity, top_k, true_class, true_class_similarity, or {name: top_k, k: 5}. uniform and "
-        "class_similarity do not derive from the softened answer and are used at temperature 1.",
+        "class_similarity, top_k, true_class, true_class_similarity, mean_confidence, class_relations, "
+        "true_class_relations, or {name: top_k, k: 5}. uniform and class_similarity do not derive from the softened "
+        "answer and are used at temperature 1.",
         json_schema_extra=name_in_schema,
     )
 
@@ -100,7 +101,7 @@ class KL(Loss[KLConfig]):
         super().__init__(config, **options)
         self._last: tuple[weakref.ref[LossInputs], Tensor] | None = None
         if self.config.target is not None:
-            self.requires = self.config.target.requires
+            self.requires = self.config.target.requires_at(self.config.temperature)
 
     def setup(self, setup_context: SetupContext) -> None:
         """Check that there are as many classes as the target keeps.

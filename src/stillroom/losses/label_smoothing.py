@@ -42,10 +42,14 @@ def label_smoothing(student_logits: Tensor, labels: Tensor, *, smoothing: float 
     >>> round(label_smoothing(logits, labels, smoothing=0.1).item(), 4)   # log(1 + e^-2) + 0.1
     0.2269
     """
-    logits = check_labels(student_logits, labels)
     if not 0 <= smoothing <= 1:
         raise ValueError(f"smoothing: got {smoothing!r}; expected a number in [0, 1]")
-    return batch_mean(F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing))
+    return batch_mean(smoothed_of_each(student_logits, labels, smoothing))
+
+
+def smoothed_of_each(student_logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """The same of each sample, [B]."""
+    return F.cross_entropy(check_labels(student_logits, labels), labels, reduction="none", label_smoothing=smoothing)
 
 
 class LabelSmoothing(Loss[LabelSmoothingConfig]):
@@ -57,6 +61,8 @@ class LabelSmoothing(Loss[LabelSmoothingConfig]):
     family = "labels"
     requires = Requires(labels=True)
     smoothing_option = "smoothing"
+    mixes_labels = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        return label_smoothing(inputs.student.logits, inputs.labels, smoothing=self.config.smoothing)
+        smoothing = self.config.smoothing
+        return inputs.label_mean(lambda labels: smoothed_of_each(inputs.student.logits, labels, smoothing))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from inspect import isfunction
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Union
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError
+from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from torch import Tensor
 
 from stillroom.config import bad_input
@@ -131,6 +131,16 @@ def describe(loss: Loss[Any]) -> dict[str, Any]:
     options = {key: value for key, value in dumped.items() if key not in ("name", *shared)}
     name = getattr(loss, "path", None) or f"{kind.__module__}:{kind.__qualname__}"
     return {"name": name, **shared, "options": options}
+
+
+def parse_loss(content: Mapping[str, Any]) -> LossConfig:
+    """The config of a recipe's entry.
+
+    >>> parse_loss({"name": "kl", "temperature": 2}).weight
+    1.0
+    """
+    config: LossConfig = TypeAdapter(AnyLoss).validate_python(content)
+    return config
 
 
 def labels_alone() -> list[dict[str, Any]]:

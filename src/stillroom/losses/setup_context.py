@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from stillroom.config import Config
+from stillroom.data.tokens import is_tokens
 from stillroom.errors import BadInput, nearest
 from stillroom.losses.connectors import connector
 from stillroom.models.reader import FEATURES, LOGITS, PRE
@@ -118,6 +119,11 @@ class SetupContext:
                 raise BadInput("teacher.logits", self._logits, expected)
             raise BadInput("teacher", None, expected)
         return self._teacher
+
+    @cached_property
+    def is_text(self) -> bool:
+        """Whether the models take token ids, of which some stand for padding."""
+        return is_tokens(self.student.example())
 
     @cached_property
     def pairs(self) -> tuple[tuple[Tap, Tap], ...]:

@@ -21,8 +21,20 @@ from stillroom.errors import nearest
 from stillroom.losses.base import LossInputs, Requires
 from stillroom.losses.numerics import check_pair, check_temperature, widen
 from stillroom.models.reader import FEATURES
+from stillroom.teachers.class_means import ClassMeans
 
-__all__ = ["class_similarity", "full", "gradient_rescale", "top_k", "true_class", "true_class_similarity", "uniform"]
+__all__ = [
+    "class_relations",
+    "class_similarity",
+    "full",
+    "gradient_rescale",
+    "mean_confidence",
+    "top_k",
+    "true_class",
+    "true_class_relations",
+    "true_class_similarity",
+    "uniform",
+]
 
 
 def uniform(labels: Tensor, num_classes: int) -> Tensor:
@@ -144,6 +156,60 @@ def true_class_similarity(
     """
     logs = _logs(probabilities)
     return log_true_class_similarity(logs, head_weight, labels, power=power, temperature=temperature).exp()
+
+
+def mean_confidence(labels: Tensor, means: ClassMeans) -> Tensor:
+    """The teacher's mean probability of the true class, the others equal: smoothed labels, as sure as the teacher.
+
+    Formula: ``ρ_y = c``, ``ρ_i = (1 − c)/(K − 1)`` of the others, c the mean of p_y over the training images.
+
+    Args:
+        labels: y, int64 [B].
+        means: the teacher's mean answers, at the temperature of the loss.
+
+    Returns:
+        ρ, float64 [B, K].
+
+    >>> table = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.8, 0.0], [0.0, 0.0, 0.0]])
+    >>> means = ClassMeans(table, torch.tensor([1.0, 1.0, 0.0]))
+    >>> [round(each, 3) for each in mean_confidence(torch.tensor([1]), means)[0].tolist()]
+    [0.15, 0.7, 0.15]
+    """
+    return log_mean_confidence(labels, means).exp()
+
+
+def class_relations(labels: Tensor, means: ClassMeans) -> Tensor:
+    """As :func:`mean_confidence`, the others by the teacher's mean answer to their class: which classes are alike.
+
+    Formula: ``ρ_y = c``, ``ρ_i = (1 − c)·m_yi / Σ_{j≠y} m_yj``, m_y the mean of p over the training images of class y.
+
+    Args:
+        labels: y, int64 [B].
+        means: the teacher's mean answers, at the temperature of the loss.
+
+    Returns:
+        ρ, float64 [B, K].
+    """
+    return log_class_relations(labels, means).exp()
+
+
+def true_class_relations(probabilities: Tensor, labels: Tensor, means: ClassMeans) -> Tensor:
+    """The teacher's probability of the true class, the others by its mean answer to their class.
+
+    Formula: ``ρ_y = p_y``, ``ρ_i = (1 − p_y)·m_yi / Σ_{j≠y} m_yj``, as in :func:`class_relations`.
+
+    Args:
+        probabilities: p, [B, K], rows that sum to 1; detached.
+        labels: y, int64 [B].
+        means: the teacher's mean answers, at the temperature of the loss.
+
+    Returns:
+        ρ, [B, K].
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    return log_true_class_relations(_logs(probabilities), labels, means).exp()
 
 
 def full(probabilities: Tensor) -> Tensor:
@@ -303,6 +369,30 @@ def log_true_class_similarity(
     return shared.scatter(1, place, logs.gather(1, place))
 
 
+def log_mean_confidence(labels: Tensor, means: ClassMeans) -> Tensor:
+    """log ρ of :func:`mean_confidence`."""
+    even = means.log_doubt - math.log(len(means.counts) - 1)
+    return _at_labels(even.expand(len(labels), len(means.counts)), labels, means)
+
+
+def log_class_relations(labels: Tensor, means: ClassMeans) -> Tensor:
+    """log ρ of :func:`class_relations`."""
+    return _at_labels(means.log_relations[labels] + means.log_doubt, labels, means)
+
+
+def log_true_class_relations(log_probabilities: Tensor, labels: Tensor, means: ClassMeans) -> Tensor:
+    """log ρ of :func:`true_class_relations`, from log p."""
+    logs, place, others = _split(log_probabilities, labels)
+    shared = means.log_relations[labels].to(logs.dtype) + others
+    return shared.scatter(1, place, logs.gather(1, place))
+
+
+def _at_labels(others: Tensor, labels: Tensor, means: ClassMeans) -> Tensor:
+    """Log probabilities of the other classes, with the mean confidence in place of the true one's."""
+    _check_labels(labels, labels.shape[:1])
+    return others.scatter(1, labels[:, None], means.log_confidence.expand(len(labels), 1))
+
+
 def _split(log_probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """log p, where in it the true classes stand, and log(1 − p_y) as the sum of the others, [B, 1]."""
     _check_rows(log_probabilities, labels)
@@ -343,6 +433,10 @@ class TargetConfig(Config):
     is_softened: ClassVar[bool] = True
 
     name: str
+
+    def requires_at(self, temperature: float) -> Requires:
+        """What a loss at τ requires."""
+        return self.requires
 
     def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
         """log ρ, [B, K]."""
@@ -417,6 +511,52 @@ class TrueClassSimilarityConfig(_Similarity):
         return log_true_class_similarity(logs, _head(inputs), inputs.labels, **options)
 
 
+class _OfClassMeans(TargetConfig):
+    requires = Requires(teacher=True, labels=True)
+
+    def requires_at(self, temperature: float) -> Requires:
+        return Requires(teacher=True, labels=True, class_means=(temperature,))
+
+
+class MeanConfidenceConfig(_OfClassMeans):
+    """The teacher's mean probability of the true class, the same for all images, the others equal: universe."""
+
+    name: Literal["mean_confidence"] = "mean_confidence"
+
+    def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
+        return _as_logits(log_mean_confidence(inputs.labels, _means(inputs, temperature)), inputs)
+
+
+class ClassRelationsConfig(_OfClassMeans):
+    """As mean_confidence, the others by the teacher's mean answer to their class: domain."""
+
+    name: Literal["class_relations"] = "class_relations"
+
+    def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
+        return _as_logits(log_class_relations(inputs.labels, _means(inputs, temperature)), inputs)
+
+
+class TrueClassRelationsConfig(_OfClassMeans):
+    """The teacher's probability of the true class, the others by its mean answer to their class: both."""
+
+    name: Literal["true_class_relations"] = "true_class_relations"
+
+    def log_target(self, inputs: LossInputs, temperature: float) -> Tensor:
+        logs = _log_softened(inputs, temperature)
+        return log_true_class_relations(logs, inputs.labels, _means(inputs, temperature))
+
+
+def _means(inputs: LossInputs, temperature: float) -> ClassMeans:
+    means = inputs.teacher_output.class_means.get(temperature)
+    if means is None:
+        raise RuntimeError("nothing declares the teacher's mean answers: Requires(teacher=True, class_means=(τ,))")
+    return means
+
+
+def _as_logits(target: Tensor, inputs: LossInputs) -> Tensor:
+    return target.to(torch.promote_types(inputs.teacher_logits.dtype, torch.float32))
+
+
 def target_logits(inputs: LossInputs, target: TargetConfig, *, temperature: float) -> Tensor:
     """The logits of a target, [B, K]: ``z = τ·log ρ``, so that softmax(z/τ) = ρ.
 
@@ -443,7 +583,16 @@ def _head(inputs: LossInputs) -> Tensor:
 
 _TARGETS: dict[str, type[TargetConfig]] = {
     str(config.model_fields["name"].default): config
-    for config in (UniformConfig, ClassSimilarityConfig, TopKConfig, TrueClassConfig, TrueClassSimilarityConfig)
+    for config in (
+        UniformConfig,
+        ClassSimilarityConfig,
+        TopKConfig,
+        TrueClassConfig,
+        TrueClassSimilarityConfig,
+        MeanConfidenceConfig,
+        ClassRelationsConfig,
+        TrueClassRelationsConfig,
+    )
 }
 NAMES: tuple[str, ...] = (*_TARGETS, FULL)
 
@@ -490,7 +639,10 @@ Target = Annotated[
         | Annotated[ClassSimilarityConfig, Tag("tag:class_similarity")]
         | Annotated[TopKConfig, Tag("tag:top_k")]
         | Annotated[TrueClassConfig, Tag("tag:true_class")]
-        | Annotated[TrueClassSimilarityConfig, Tag("tag:true_class_similarity")],
+        | Annotated[TrueClassSimilarityConfig, Tag("tag:true_class_similarity")]
+        | Annotated[MeanConfidenceConfig, Tag("tag:mean_confidence")]
+        | Annotated[ClassRelationsConfig, Tag("tag:class_relations")]
+        | Annotated[TrueClassRelationsConfig, Tag("tag:true_class_relations")],
         Discriminator(lambda value: f"tag:{name_of(value)}"),
     ]
     | None,

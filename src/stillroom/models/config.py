@@ -77,9 +77,10 @@ class ModelConfig(Config):
 
     name: str = Field(
         min_length=1,
-        description="A model of `stillroom list`, timm:NAME or torchvision:NAME (extras; random weights), or "
+        description="A model of `stillroom list`, timm:NAME or torchvision:NAME (extras; random weights), "
+        "transformers:TYPE or transformers:FOLDER with a config.json for texts, or "
         "module:function for your own, called with the keywords it accepts of num_classes, in_channels, image_size "
-        "and the options.",
+        "(of texts: vocabulary, length) and the options.",
     )
     weights: str | None = Field(
         None,
@@ -202,6 +203,44 @@ class ViTTinyOptions(ViTOptions):
     heads: int = Field(3, ge=1, description="Attention heads a block; they divide `dim`.")
 
 
+class TextEncoderOptions(Config):
+    """Options of ``bert_mini``."""
+
+    dim: int = Field(128, ge=1, le=8192, description="Width of a token.")
+    depth: int = Field(4, ge=1, le=128, description="Number of blocks.")
+    heads: int = Field(4, ge=1, description="Attention heads a block; they divide `dim`.")
+    mlp_ratio: float = Field(4.0, gt=0, le=64, description="Hidden units of a block's MLP, as a multiple of `dim`.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Probability of dropping, in training.")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dim % self.heads:
+            raise ValueError(f"heads that divide dim ({self.dim}), not {self.heads}")
+        return self
+
+
+class TextMicroOptions(TextEncoderOptions):
+    """Options of ``bert_micro``: those of ``bert_mini`` with smaller sizes."""
+
+    dim: int = Field(24, ge=1, le=8192, description="Width of a token.")
+    depth: int = Field(2, ge=1, le=128, description="Number of blocks.")
+    heads: int = Field(2, ge=1, description="Attention heads a block; they divide `dim`.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropping, in training.")
+
+
+class BagOptions(Config):
+    """Options of ``text_bag``."""
+
+    dim: int = Field(64, ge=1, le=8192, description="Width of a token, and of the hidden layer.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Probability that a hidden unit is dropped in training.")
+
+
+class TextLSTMOptions(BagOptions):
+    """Options of ``text_lstm``."""
+
+    depth: int = Field(1, ge=1, le=16, description="Number of layers.")
+
+
 @dataclass(frozen=True)
 class ZooModel:
     """One entry of the zoo."""
@@ -209,6 +248,7 @@ class ZooModel:
     name: str
     description: str
     options: type[Config]
+    of_text: bool = False  # whether it takes token ids, not images
 
 
 def _entries() -> list[ZooModel]:
@@ -228,6 +268,10 @@ def _entries() -> list[ZooModel]:
         ZooModel("mlp", "multilayer perceptron on flattened pixels, 2 hidden layers of 256", MLPOptions),
         ZooModel("vit_mini", "vision transformer, 4 blocks of width 64, mean pooling", ViTOptions),
         ZooModel("vit_tiny", "vision transformer, 12 blocks of width 192 (ViT-Ti), mean pooling", ViTTinyOptions),
+        ZooModel("bert_mini", "text: BERT-like encoder, 4 blocks of width 128, mean pooling", TextEncoderOptions, True),
+        ZooModel("bert_micro", "text: BERT-like encoder, 2 blocks of width 24, mean pooling", TextMicroOptions, True),
+        ZooModel("text_bag", "text: mean of the tokens' embeddings, one hidden layer of 64", BagOptions, True),
+        ZooModel("text_lstm", "text: LSTM of width 64 from left to right, mean of its states", TextLSTMOptions, True),
     ]
 
 

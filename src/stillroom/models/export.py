@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillroom.data.tokens import NO_TOKEN, is_tokens
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.files import write_bytes
 from stillroom.models.modes import copy_model, suppress_output
@@ -62,9 +63,9 @@ def export_onnx(
                 (inputs[-1],),
                 dynamo=True,
                 opset_version=opset,
-                input_names=["images"],
+                input_names=["ids" if is_tokens(example) else "images"],
                 output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+                dynamic_shapes=(_free_sizes(example),),
                 verbose=False,
             )
             content = program.model_proto.SerializeToString()
@@ -94,7 +95,7 @@ def export_program(
         RunFailed: the model cannot be exported, or the program gives other logits.
     """
     whole, inputs = _Whole(model, pixels).eval(), _inputs(example)
-    shapes = ({0: torch.export.Dim("batch", min=1)},)
+    shapes = (_free_sizes(example),)
     stream = io.BytesIO()
     try:
         with suppress_output(), torch.no_grad():
@@ -127,7 +128,17 @@ class _Whole(nn.Module):
 
 
 def _inputs(example: Tensor) -> list[Tensor]:
-    return [_random(example, batch) for batch in CHECKED_BATCHES]
+    inputs = [_random(example, batch) for batch in CHECKED_BATCHES]
+    # Texts shorter than the data's, too.
+    return [
+        ids[:, : max(ids.shape[1] // (4 - place), 2)] if is_tokens(ids) else ids for place, ids in enumerate(inputs, 1)
+    ]
+
+
+def _free_sizes(example: Tensor) -> dict[int, Any]:
+    """The dimensions of an input that may differ: the batch, and of texts the number of tokens."""
+    batch = {0: torch.export.Dim("batch", min=1)}
+    return {**batch, 1: torch.export.Dim("length", min=2, max=example.shape[1])} if is_tokens(example) else batch
 
 
 def _compare(whole: nn.Module, graph: Callable[[Tensor], Tensor], inputs: list[Tensor], what: str) -> ExportCheck:
@@ -159,9 +170,13 @@ def _errors(whole: nn.Module, graph: Callable[[Tensor], Tensor], inputs: list[Te
 
 
 def _random(example: Tensor, batch: int) -> Tensor:
-    """A batch of random images like the example: of its shape, and pixels if it is of pixels."""
+    """A batch of random images like the example, of its shape, and pixels if it is of pixels; or of random texts."""
     generator = torch.Generator().manual_seed(batch)
     shape = (batch, *example.shape[1:])
+    if is_tokens(example):
+        ids = torch.randint(0, int(example.max()) + 1, shape, generator=generator, dtype=torch.int32)
+        count = torch.randint(1, shape[1] + 1, (batch, 1), generator=generator)
+        return ids.masked_fill(torch.arange(shape[1]) >= count, NO_TOKEN)
     if example.dtype == torch.uint8:
         return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     return torch.randn(shape, generator=generator)

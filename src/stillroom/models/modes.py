@@ -8,11 +8,15 @@ import io
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+
+from stillroom.errors import BadInput, nearest
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -55,6 +59,70 @@ def freeze(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     return model
+
+
+@dataclass(frozen=True)
+class TrainedPart:
+    """Which part of a model is trained."""
+
+    modules: tuple[str, ...]  # names of the modules that are, none of them within another
+    frozen: tuple[nn.Module, ...]  # modules that keep their weights and running statistics
+    parameters: int  # numbers that are trained
+    of: int  # numbers in the whole model
+
+    @property
+    def text(self) -> str:
+        """A line about it."""
+        return (
+            f"training {', '.join(self.modules)} alone: {self.parameters:,} of {self.of:,} parameters; the rest of the "
+            "student is frozen, with its batch norms' statistics"
+        )
+
+
+def train_only(model: nn.Module, patterns: Sequence[str], *, field: str = "training.train_only") -> TrainedPart:
+    """Freeze all of a model but some modules.
+
+    Args:
+        model: changed in place: parameters outside lose their gradient.
+        patterns: names of modules; ``*`` stands for any text, ``layer3.*`` for all in layer3.
+        field: the option's name in messages.
+
+    Returns:
+        What is trained. Its ``frozen`` modules are to be kept in evaluation mode.
+
+    Raises:
+        BadInput: there is no such module, or nothing in it to train.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    >>> part = train_only(net, ["2"])
+    >>> part.modules, len(part.frozen), part.parameters, net[1].weight.requires_grad
+    (('2',), 2, 8, False)
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    found: set[str] = set()
+    for pattern in patterns:
+        matched = {name for name in names if fnmatchcase(name, pattern)}
+        if not matched:
+            raise BadInput(field, pattern, f"a module of the student ({nearest(pattern, names)})")
+        if not any(next(model.get_submodule(name).parameters(), None) is not None for name in matched):
+            raise BadInput(field, pattern, "a module with weights: there is nothing to train in it")
+        found |= matched
+
+    def within(name: str) -> bool:
+        return any(name == one or name.startswith(f"{one}.") for one in found)
+
+    trained = 0
+    for name, parameter in model.named_parameters():
+        inside = within(name.rpartition(".")[0])
+        parameter.requires_grad_(inside and parameter.requires_grad)
+        trained += parameter.numel() if parameter.requires_grad else 0
+    frozen = [
+        module
+        for name, module in model.named_modules()
+        if not within(name) and not any(one.startswith(f"{name}.") for one in found) and name
+    ]
+    outermost = [name for name in names if name in found and not within(name.rpartition(".")[0])]
+    return TrainedPart(tuple(outermost), tuple(frozen), trained, sum(p.numel() for p in model.parameters()))
 
 
 def to_channels_last(model: nn.Module, inputs: Tensor) -> nn.Module:

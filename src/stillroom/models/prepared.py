@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from stillroom.data.images import ImageSet, LazyImages
+from stillroom.data.tokens import by_length, is_tokens
 from stillroom.errors import BadInput, format_error
 from stillroom.memory import in_parts
 from stillroom.models.config import ModelConfig, PreprocessConfig
@@ -65,7 +68,7 @@ def prepare_model(
         logits = prepared.try_on(data.images[:2])
     except Exception as error:
         shape, dtype = "×".join(map(str, data.images.shape[1:])), str(data.images.dtype).removeprefix("torch.")
-        kind = f"images of {shape}" + ("" if dtype in ("uint8", "float32") else f", {dtype}")
+        kind = f"{data.unit} of {shape}" + ("" if dtype in ("uint8", "float32") else f", {dtype}")
         expected = f"a model that takes {kind}; it raised {format_error(error)}"
         raise BadInput(field, config.name, expected) from None
     if not isinstance(logits, Tensor) or logits.dim() != 2:
@@ -86,25 +89,69 @@ def with_layout(model: nn.Module, config: ModelConfig, data: ImageSet, field: st
     A model that calls ``view`` on a feature map fails on channels-last memory alone; it gets plain memory.
     """
     resolved = resolve_preprocess(
-        config.preprocess, channels=data.channels, is_pixels=data.is_pixels, field=field, model=model
+        config.preprocess,
+        channels=data.channels,
+        is_pixels=data.is_pixels,
+        is_text=data.tokens is not None,
+        field=field,
+        model=model,
     )
     prepared = PreparedModel(model, resolved, data.is_pixels, config.name)
-    plain = replace(prepared, channels_last=False)
-    return plain if data.images.ndim == 4 and not _answers(prepared, data) and _answers(plain, data) else prepared
+    output = _answer(prepared, data)
+    if output is None and data.images.ndim == 4:
+        plain = replace(prepared, channels_last=False)
+        output = _answer(plain, data)
+        prepared = prepared if output is None else plain
+    if output is not None and not isinstance(output, Tensor) and find_logits(output) is not None:
+        return replace(prepared, model=_with_logits(model))
+    return prepared
 
 
-def _answers(prepared: PreparedModel, data: ImageSet) -> bool:
+_LOGITS = ("logits", "out", "output")
+
+
+def find_logits(output: Any) -> Tensor | None:
+    """The logits in what a model gives: itself, ``logits`` of a dict or an object, the first of a tuple; else None.
+
+    >>> find_logits({"logits": torch.zeros(2, 3), "hidden": 1}).shape, find_logits((torch.zeros(2, 3), 1)).shape
+    (torch.Size([2, 3]), torch.Size([2, 3]))
+    """
+    found = output
+    if isinstance(output, Mapping):
+        found = next((output[name] for name in _LOGITS if name in output), None)
+    elif hasattr(output, "logits"):
+        found = output.logits
+    elif isinstance(output, tuple | list) and output:
+        found = output[0]
+    return found if isinstance(found, Tensor) else None
+
+
+class _GivesLogits:
+    """Put before a model whose output holds its logits."""
+
+    def forward(self, x: Tensor) -> Any:
+        return find_logits(super().forward(x))  # type: ignore[misc]
+
+
+def _with_logits(model: nn.Module) -> nn.Module:
+    """The model, its parameters and modules the same objects, giving its logits alone."""
+    made = copy.copy(model)
+    made.__class__ = type(type(model).__name__, (_GivesLogits, type(model)), {})
+    return made
+
+
+def _answer(prepared: PreparedModel, data: ImageSet) -> Any:
+    """What the model gives for two samples; None where it fails."""
     x = prepared.preprocess()(data.images[:2])
-    if prepared.channels_last and x.shape[1] == 1:
+    if prepared.channels_last and x.ndim == 4 and x.shape[1] == 1:
         # Both layouts at once, until an operation makes it one of them: here it is this one.
         height, width = x.shape[2:]
         x = x.contiguous().as_strided(x.shape, (height * width, 1, width, 1))
     try:
         with torch.no_grad(), eval_mode(prepared.model):
-            prepared.model(x.to(device_of(prepared.model)))
+            return prepared.model(x.to(device_of(prepared.model)))
     except Exception:  # in whatever words a model refuses its input
-        return False
-    return True
+        return None
 
 
 @torch.no_grad()
@@ -149,7 +196,11 @@ def predict(
 
 
 def _logits(model: nn.Module, preprocess: Preprocess, batch: Tensor, rows: slice) -> list[Tensor]:
-    return [preprocess.reorder(model(preprocess(batch[rows])).float())]
+    def answer(inputs: Tensor) -> Tensor:
+        return preprocess.reorder(model(preprocess(inputs)).float())
+
+    part = batch[rows]
+    return [by_length(answer, part) if is_tokens(part) else answer(part)]
 
 
 def logits_of(

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from stillroom.config import bad_input
+from stillroom.data.tokens import is_tokens
 from stillroom.errors import BadInput
 from stillroom.models.config import ClassColumns, PreprocessConfig, PreprocessName
 
@@ -24,6 +25,7 @@ def resolve_preprocess(
     *,
     channels: int,
     is_pixels: bool,
+    is_text: bool = False,
     field: str = "model",
     model: nn.Module | None = None,
 ) -> PreprocessConfig | None:
@@ -41,6 +43,8 @@ def resolve_preprocess(
     True
     """
     where = f"{field}.preprocess"
+    if is_text and setting not in (None, "none") and not isinstance(setting, PreprocessConfig):
+        raise BadInput(where, setting, "none: texts are token ids, which nothing is done to")
     if setting is None:
         if not is_pixels:
             return None
@@ -131,7 +135,7 @@ class Preprocess(nn.Module):
 
     y = (resize(x/255) − mean)/std, channel by channel in the model's order, in float32 and in this order of
     operations: bit by bit what torchvision's ``ToTensor`` and ``Normalize`` give on the CPU. Without a config,
-    y = float(x). Floats that are no pixels keep their type.
+    y = float(x). Floats that are no pixels keep their type. Token ids are given on as they are.
 
     Args:
         config: what :func:`resolve_preprocess` gave. With ``bgr``, the channels are reversed first, so ``mean`` and
@@ -166,6 +170,8 @@ class Preprocess(nn.Module):
         self.register_buffer("order", order, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        if is_tokens(images):
+            return images
         # Arranged while a pixel is still one byte.
         layout = torch.channels_last if self.channels_last and images.dim() == 4 else None
         x = images.contiguous(memory_format=layout) if layout is not None else images

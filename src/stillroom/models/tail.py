@@ -32,11 +32,13 @@ class Tail(nn.Module):
 
     Attributes:
         replayed: whether the whole model is run, as it could not be traced.
+        reads_ids: whether it needs the token ids of the batch too, int32 [B, L], which say where a text is padded.
     """
 
-    def __init__(self, tap: str, rest: nn.Module, tensors: Sequence[Tensor] = ()) -> None:
+    def __init__(self, tap: str, rest: nn.Module, tensors: Sequence[Tensor] = (), *, reads_ids: bool = False) -> None:
         super().__init__()
         self.tap = tap
+        self.reads_ids = reads_ids
         self.replayed = isinstance(rest, Replay)
         self._rest = rest
         self._count = len(tensors)
@@ -61,11 +63,13 @@ class Tail(nn.Module):
         head: Tensor = getattr(self, str(weight.target))
         return head
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features as the tap reads them [B, …] → logits [B, K]."""
+    def forward(self, features: Tensor, ids: Tensor | None = None) -> Tensor:
+        """Features as the tap reads them [B, …], of texts with their ids → logits [B, K]."""
         if isinstance(self._rest, fx.GraphModule):
             _move_constants(self._rest, features.device)
-        logits: Tensor = self._rest(features, *(getattr(self, f"tensor_{place}") for place in range(self._count)))
+        given = (ids,) if self.reads_ids else ()
+        tensors = (getattr(self, f"tensor_{place}") for place in range(self._count))
+        logits: Tensor = self._rest(features, *given, *tensors)
         return logits
 
 
@@ -132,6 +136,9 @@ def _cut(traced: Traced, cut: fx.Node, name: str) -> Tail:
     needed = _required_nodes(traced, cut)
     graph = fx.Graph()
     new = {cut: graph.placeholder("features")}
+    reads_ids = traced.image in needed
+    if reads_ids:
+        new[traced.image] = graph.placeholder("ids")
     kept = [node for node in traced.graph.nodes if node in needed and node in traced.tensors]
     for place, node in enumerate(kept):
         new[node] = graph.placeholder(f"tensor_{place}")
@@ -160,7 +167,7 @@ def _cut(traced: Traced, cut: fx.Node, name: str) -> Tail:
         new[node] = copy
     graph.output(new[traced.logits])
     graph.lint()
-    return Tail(name, fx.GraphModule(holder, graph), [traced.tensors[node] for node in kept])
+    return Tail(name, fx.GraphModule(holder, graph), [traced.tensors[node] for node in kept], reads_ids=reads_ids)
 
 
 def _required_nodes(traced: Traced, cut: fx.Node) -> set[fx.Node]:
@@ -207,7 +214,8 @@ def _matches_model(tail: Tail, model: nn.Module, taps: TapReader, example: Tenso
         with taps:
             wanted = model(example)
         features = taps.take()[tail.tap]
-        return logits_match(tail(features), wanted) and logits_match(tail(features[:1]), wanted[:1])
+        whole = logits_match(tail(features, example), wanted)
+        return whole and logits_match(tail(features[:1], example[:1]), wanted[:1])
 
 
 class Replay(nn.Module):

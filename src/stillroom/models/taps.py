@@ -73,7 +73,12 @@ class _Point:
 
 
 def find_taps(
-    model: nn.Module, example: Tensor, names: Sequence[str] | None = None, *, field: str = "model"
+    model: nn.Module,
+    example: Tensor,
+    names: Sequence[str] | None = None,
+    *,
+    traced: Traced | None = None,
+    field: str = "model",
 ) -> tuple[Tap, ...]:
     """Find where a model's features can be read so that nothing passes by, and say what lies there.
 
@@ -84,6 +89,7 @@ def find_taps(
 
     Args:
         names: taps by hand, which need not be such points; left out: found.
+        traced: what :func:`~stillroom.models.tracing.trace` gave of this model, where it is there.
 
     Returns:
         The taps, shallow to deep.
@@ -97,7 +103,7 @@ def find_taps(
     """
     if names is None:
         try:
-            traced = trace(model, example)
+            traced = traced or trace(model, example)
             points, last = _points_of_graph(traced), _has_features(traced)
         except Untraceable:
             points, last = _points_by_trial(model, example), can_replay(model, FEATURES, example)
@@ -120,6 +126,8 @@ def _points_of_graph(traced: Traced) -> list[_Point]:
     points = []
     for node in traced.cuts():
         value = node.meta["val"]
+        if not isinstance(value, Tensor):
+            continue
         shape = value.shape
         fits = 2 <= len(shape) <= 4 and shape[0] == batch and all(isinstance(side, int) for side in shape[1:])
         paths = [path for path, given in traced.outputs.items() if given is node and path != FEATURES]

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from stillroom.data.tokens import DTYPE
 from stillroom.models.modes import eval_mode, plain_attention, suppress_output
 
 
@@ -206,7 +207,7 @@ def _downstream(image: fx.Node) -> set[fx.Node]:
     found, waiting = set(), [image]
     while waiting:
         node = waiting.pop()
-        if node not in found and node.op != "output" and not is_size(node) and not is_fresh(node):
+        if node not in found and node.op != "output" and not is_size(node) and not is_fresh(node) and not is_mask(node):
             found.add(node)
             waiting += list(node.users)
     return found
@@ -225,6 +226,15 @@ def owner(node: fx.Node) -> str:
 def is_fresh(node: fx.Node) -> bool:
     """Whether a node makes a constant of a given size, and takes from a tensor only how it is stored."""
     return _packet(node) in ("new_zeros", "new_ones", "new_full", "new_empty")
+
+
+def is_mask(node: fx.Node) -> bool:
+    """Whether a node says where a text has tokens: a comparison of its ids, which carries none of its content."""
+    if node.op != "call_function" or _packet(node) not in ("ge", "gt", "lt", "le", "eq", "ne"):
+        return False
+    source = node.args[0]
+    given = source.meta.get("val") if isinstance(source, fx.Node) and source.op == "placeholder" else None
+    return isinstance(given, Tensor) and given.dtype == DTYPE
 
 
 def is_size(node: fx.Node) -> bool:

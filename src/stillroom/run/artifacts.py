@@ -15,6 +15,7 @@ from stillroom.data.images import DataPair, Images, ImageSet
 from stillroom.data.quality import measure_quality
 from stillroom.files import canonical_json, digest, write_bytes
 from stillroom.models.cost import latency
+from stillroom.models.modes import TrainedPart
 from stillroom.models.prepared import PreparedModel, size_of
 from stillroom.run.build import RunParts
 from stillroom.run.records import budget_hash
@@ -47,6 +48,7 @@ def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
         "shape": list(train.images.shape[1:]),
         "pixels": train.is_pixels,
         **({} if dtype in ("uint8", "float32") else {"dtype": dtype}),
+        **({} if train.vocabulary is None else {"vocabulary": train.vocabulary}),
         "fingerprint": fingerprint,
         "quality": measure_quality(data).as_dict(),
         **({"skipped": skipped} if train.skipped or test.skipped else {}),
@@ -93,6 +95,7 @@ def run_summary(
         "data": data_facts(parts.context.data, parts.hashes["data"]),
         "relations": parts.relations.summary(trained.model) if parts.relations is not None else None,
         **({"custom": dict(parts.custom)} if parts.custom else {}),
+        **({"trained": trained_facts(parts.trained)} if parts.trained is not None else {}),
         "device": recipe.training.device,
         "precision": recipe.training.precision,
         "threads": torch.get_num_threads(),
@@ -107,6 +110,11 @@ def run_summary(
         },
     }
     return RunSummary.model_validate(content).as_dict()
+
+
+def trained_facts(part: TrainedPart) -> dict[str, Any]:
+    """What the summary says of a student of which a part was trained."""
+    return {"modules": list(part.modules), "parameters": part.parameters, "of": part.of}
 
 
 def teacher_facts(

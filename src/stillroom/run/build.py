@@ -17,9 +17,10 @@ from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
 from stillroom.losses.registry import names_for_task
 from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
-from stillroom.models.modes import device_of
+from stillroom.models.modes import TrainedPart, device_of, train_only
 from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
 from stillroom.models.preprocess import known_classes
+from stillroom.models.reader import FEATURES
 from stillroom.models.weights import state_hash
 from stillroom.recipe import Recipe
 from stillroom.run.components import RunComponents
@@ -27,6 +28,7 @@ from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
 from stillroom.tasks import TASK_INFO, Task
+from stillroom.teachers.class_means import find_class_means
 from stillroom.teachers.config import TeacherConfig
 from stillroom.teachers.embeddings import EmbeddingTeacher
 from stillroom.teachers.ensemble import EnsembleSource
@@ -60,6 +62,7 @@ class RunParts:
     # The user's optimizer and scheduler, where these are not the recipe's.
     optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
     custom: Mapping[str, str] = field(default_factory=dict)  # the classes of what the user's functions make
+    trained: TrainedPart | None = None  # the part of the student that is trained, where it is not all of it
 
     @property
     def recipe(self) -> Recipe:
@@ -96,16 +99,33 @@ class RunParts:
         """The functions from a batch to the output of each teacher that a loss reads; builds missing caches."""
         read = self.teachers_read
         shared = {member for name in read for member in self.recipe.all_teachers[name].members or ()}
-        return {
+        found = {
             name: (source.shared_teacher if name in shared else source.training_teacher)(loader, self.epochs, log)
             for name, source in read.items()
             if not isinstance(source, PeerTeacher)
         }
+        for name, teacher in found.items():
+            mine = [loss for loss, of in zip(self.losses, self.step.teacher_names, strict=True) if of == name]
+            found[name] = with_class_means(teacher, loader, self.train, mine)
+        return found
 
     def loader(self) -> BatchLoader:
         """Gives the training batches."""
         data = self.recipe.data
-        return BatchLoader(self.train, data.augmentation, self.context.device, data.workers)
+        # What is read within the models has as many tokens in each batch: so it can be stored, and run on from.
+        inner = {tap for loss in self.losses for tap in (*loss.requires.student_features, *loss.requires.tails)}
+        return BatchLoader(
+            self.train, data.augmentation, self.context.device, data.workers, full_length=bool(inner - {FEATURES})
+        )
+
+
+def with_class_means(teacher: Teacher, loader: BatchLoader, train: ImageSet, losses: Sequence[Loss[Any]]) -> Teacher:
+    """A teacher with its mean answers to each class, where some of its losses read them."""
+    wanted = {each for loss in losses for each in loss.requires.class_means}
+    if not wanted:
+        return teacher
+    means = find_class_means(teacher, loader, len(train), train.num_classes, wanted)
+    return lambda batch: replace(teacher(batch), class_means=means)
 
 
 def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Sequence[StepHook] = ()) -> RunParts:
@@ -137,6 +157,10 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         if config.follows_student:
             models[name] = as_teacher(student)
     check_task(components.losses, train.task)
+    trained = None
+    if recipe.training.train_only is not None:
+        trained = train_only(student.model, recipe.training.train_only)
+        context.observer.note(trained.text)
     names = teacher_names(components.losses, recipe)
     setup_losses(components.losses, context, student, models)
     hooks = [*hooks]
@@ -165,6 +189,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         labelled_share=train.labelled / len(train),
         peers={name: models[name] for name, config in recipe.all_teachers.items() if config.learns},
         same_at_start=[name for name, config in recipe.all_teachers.items() if config.follows_student],
+        frozen=trained.frozen if trained is not None else (),
     ).to(runtime.device)
     teachers = build_teachers(context, components.losses, models, student)
     hooks += [source for source in teachers.values() if isinstance(source, FollowingTeacher)]
@@ -174,7 +199,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         student=student,
         losses=components.losses,
         teachers=teachers,
-        sampler=BatchSampler(len(train), recipe.data.batch_size, recipe.seed),
+        sampler=BatchSampler(len(train), recipe.data.batch_size, recipe.seed, train.lengths),
         step=step,
         hooks=hooks,
         relations=relations,
@@ -187,6 +212,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
         },
         optimisation=components.optimisation,
         custom=components.custom,
+        trained=trained,
     )
 
 
@@ -452,7 +478,7 @@ def _changing_teacher(
     field, recipe = context.recipe.teacher_field(name), context.recipe
     for loss in losses:
         requires = loss.requires
-        fixed = (*requires.tails, *requires.fishers)
+        fixed = (*requires.tails, *requires.fishers, *requires.class_means)
         if fixed or (config.learns and (requires.teacher_features or next(loss.parameters(), None) is not None)):
             expected = "a loss on logits without parameters" if config.learns else "a loss on logits or features"
             why = "each of two students learns from the other" if config.learns else "the rest of the model changes"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from stillroom.data.images import DataPair, ImageSet
 from stillroom.data.quality import describe_data
@@ -15,16 +16,17 @@ from stillroom.data.sources import load
 from stillroom.errors import BadInput
 from stillroom.files import digest
 from stillroom.losses.base import Loss
-from stillroom.losses.registry import build_losses, loss_class
+from stillroom.losses.registry import build_loss, build_losses, describe, loss_class, parse_loss
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.models.modes import copy_model
 from stillroom.models.registry import brings_weights, build
 from stillroom.models.reused_head import ReusedHead
 from stillroom.models.tail import head_tensors
-from stillroom.models.weights import Note, load_weights
+from stillroom.models.weights import Note, load_weights, state_hash
 from stillroom.randomness import seed_rng
 from stillroom.recipe import Recipe
 from stillroom.runtime import PhaseClock
+from stillroom.schema.run import RunSummary
 from stillroom.teachers.class_map import column_names
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.optimisation import OwnOptimisation
@@ -59,6 +61,66 @@ class RunObjects:
     # By their names in the recipe (``teacher`` where there is one).
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
     losses: Sequence[Loss[Any]] = ()  # the terms of the loss
+    # The user's optimizer and scheduler, and the classes of what they make.
+    optimisation: OwnOptimisation = field(default_factory=OwnOptimisation)
+    custom: Mapping[str, str] = field(default_factory=dict)
+
+    def require_run(self, recipe: Recipe, summary: RunSummary) -> None:
+        """Refuse to train again what was trained from other objects than these, or from some that are not here.
+
+        Raises:
+            BadInput: images, initial weights, a teacher or a function of the optimisation are missing, or are others.
+        """
+        self.load_data(recipe, summary.data.fingerprint)
+        if self.student is None:
+            raise needs_module("student", recipe.student.name)
+        if state_hash(self.student) != summary.hashes.init:
+            name = type(self.student).__name__
+            raise BadInput("student", name, "the weights that the run's student began with; these are others")
+        for name, config in recipe.all_teachers.items():
+            if not (config.is_model or config.learns):
+                continue
+            if name not in self.teachers:
+                raise needs_module(recipe.teacher_field(name), config.name)
+            # A peer learns, too: its weights are no longer those of the module.
+            if config.is_model and state_hash(self.teachers[name]) != summary.teachers[name].weights_hash:
+                kind = type(self.teachers[name]).__name__
+                raise BadInput(recipe.teacher_field(name), kind, "the weights that the run's teacher had")
+        own = self.optimisation
+        for argument, options, function in (
+            ("optimizer", recipe.training.optimizer, own.optimizer),
+            ("scheduler", recipe.training.schedule, own.scheduler),
+        ):
+            if options.name == "custom" and function is None:
+                expected = "the function that made it: the run that `stillroom.distill` gave back has it"
+                raise BadInput(argument, None, expected)
+
+    def components(self, recipe: Recipe, original: Recipe) -> RunComponents:
+        """Copies of the objects for another run of them.
+
+        Args:
+            recipe: its recipe; a loss whose options differ from the given one's is made from it.
+            original: the recipe of the run that the objects are of.
+
+        Raises:
+            BadInput: a term of the loss, the optimizer or the scheduler cannot be made from the recipe.
+        """
+        assert self.data is not None
+        assert self.student is not None
+        for name, own in (("optimizer", self.optimisation.optimizer), ("schedule", self.optimisation.scheduler)):
+            if own is not None and getattr(recipe.training, name) != getattr(original.training, name):
+                expected = "the options of the run: a function of yours makes it"
+                raise BadInput(f"training.{name}", getattr(recipe.training, name).name, expected)
+        given = [(parse_loss(describe(loss)), loss) for loss in self.losses]
+        with seed_rng(recipe.seed, "connector-init"):
+            losses = []
+            for place, config in enumerate(recipe.losses):
+                same = [loss for known, loss in given if known == config]
+                losses.append(copy.deepcopy(same[0]) if same else build_loss(config, f"losses.{place}"))
+        teachers = {name: copy_model(model) for name, model in self.teachers.items()}
+        return RunComponents(
+            self.data, copy_model(self.student), losses, teachers, optimisation=self.optimisation, custom=self.custom
+        )
 
     def load_data(self, recipe: Recipe, fingerprint: str) -> DataPair:
         """The run's images; BadInput where they are not given, cannot be read, or are not those of the fingerprint."""
@@ -119,6 +181,10 @@ class InputFacts(Protocol):
     def channels(self) -> int: ...
     @property
     def image_size(self) -> int | None: ...
+    @property
+    def vocabulary(self) -> int | None: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 def build_model(
@@ -140,12 +206,13 @@ def build_model(
     named = [column for each in order or () for column in (each if isinstance(each, tuple) else (each,))]
     classes = columns or max([data.num_classes, *(column + 1 for column in named if column is not None)])
     side = _input_size(config, data)
-    model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, field=field)
+    text = None if data.vocabulary is None else (data.vocabulary, data.shape[0])
+    model = build(config, num_classes=classes, in_channels=data.channels, image_size=side, text=text, field=field)
     model = with_reused_head(model, config, data, field)
     if config.weights is not None:
         fresh: list[str] = []
         if config.head == "new":
-            example = torch.zeros(2, data.channels, *((side, side) if side else ()))
+            example = _blank_input(data, side)
             fresh = head_tensors(model, example, classes, field=field)
         load_weights(
             model,
@@ -159,6 +226,13 @@ def build_model(
     return model
 
 
+def _blank_input(data: InputFacts, side: int | None) -> Tensor:
+    """Two of a model's inputs."""
+    if data.vocabulary is not None:
+        return torch.zeros(2, *data.shape, dtype=torch.int32)
+    return torch.zeros(2, data.channels, *((side, side) if side else ()))
+
+
 def _input_size(config: ModelConfig, data: InputFacts) -> int | None:
     """The side of the images as they reach the model; None where they are not square."""
     resized = config.preprocess.size if isinstance(config.preprocess, PreprocessConfig) else None
@@ -170,7 +244,7 @@ def with_reused_head(model: nn.Module, config: ModelConfig, data: InputFacts, fi
     if config.reused_head is None or isinstance(model, ReusedHead):
         return model
     side = _input_size(config, data)
-    example = torch.zeros(2, data.channels, *((side, side) if side else ()))
+    example = _blank_input(data, side)
     return ReusedHead(model, config.reused_head, example, data.num_classes, field=field)
 
 

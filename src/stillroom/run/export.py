@@ -17,6 +17,7 @@ from stillroom.data.images import ImageSet
 from stillroom.data.loader import BatchLoader
 from stillroom.data.quality import describe_data
 from stillroom.data.sources import load
+from stillroom.data.tokens import Tokenization
 from stillroom.errors import BadInput
 from stillroom.files import atomic_write, verify, write_bytes, write_json
 from stillroom.models.config import ModelConfig
@@ -47,16 +48,21 @@ class SummaryFacts:
     shape: tuple[int, ...]
     is_pixels: bool
     dtype: torch.dtype = torch.float32
+    vocabulary: int | None = None  # of texts: ids are below it
 
     def examples(self, count: int) -> ImageSet:
-        """So many images of zeros, as the data have them."""
+        """So many images of zeros, or texts of some tokens, as the data have them."""
         zeros = torch.zeros(count, *self.shape, dtype=torch.uint8 if self.is_pixels else self.dtype)
-        return ImageSet(zeros, torch.zeros(count, dtype=torch.int64), tuple(map(str, range(self.num_classes))), "")
+        if self.vocabulary is not None:  # texts of every token, as far as they go
+            zeros = torch.arange(zeros.numel(), dtype=torch.int32).flip(0).reshape(zeros.shape) % self.vocabulary
+        names = tuple(map(str, range(self.num_classes)))
+        tokens = None if self.vocabulary is None else Tokenization(self.vocabulary, (), 0, "{}")
+        return ImageSet(zeros, torch.zeros(count, dtype=torch.int64), names, "", tokens=tokens)
 
     @property
     def channels(self) -> int:
-        """First dimension of a sample."""
-        return self.shape[0]
+        """First dimension of a sample; 1 of texts."""
+        return self.shape[0] if self.vocabulary is None else 1
 
     @property
     def image_size(self) -> int | None:
@@ -79,7 +85,8 @@ def load_student(run: Path, objects: RunObjects | None = None) -> tuple[nn.Modul
     data = read_json(RunSummary, run / SUMMARY).data
     if not data.shape or data.pixels is None:
         raise BadInput("run", str(run / SUMMARY), "a summary with its data's shape")
-    facts = SummaryFacts(data.classes, data.shape, data.pixels, getattr(torch, data.dtype or "float32"))
+    dtype = getattr(torch, data.dtype or "float32")
+    facts = SummaryFacts(data.classes, data.shape, data.pixels, dtype, data.vocabulary)
     objects = objects or RunObjects()
     model = objects.make_student(recipe, facts)
     try:
@@ -234,7 +241,7 @@ def _write_images(
     path: Path, data: ImageSet, augmentation: AugmentationConfig, views: int | None, report: Callable[[int], None]
 ) -> int:
     """One array of images, written as it is made: it may be larger than memory."""
-    loader = BatchLoader(data, augmentation, torch.device("cpu"))
+    loader = BatchLoader(data, augmentation, torch.device("cpu"), full_length=True)
     starts = range(0, len(data), _BLOCK)
     blocks = [np.arange(start, min(start + _BLOCK, len(data))) for start in starts]
     shape = (views or 1, len(data), *data.images.shape[1:])

@@ -15,6 +15,7 @@ from stillroom.models.prepared import PreparedModel, with_layout
 from stillroom.recipe import Recipe
 from stillroom.run.artifacts import latencies
 from stillroom.run.components import RunObjects
+from stillroom.run.export import SummaryFacts
 from stillroom.run.records import load_run_recipe
 from stillroom.schema.base import read_json
 from stillroom.schema.run import SUMMARY, TIMING, DataSummary, RunSummary, TimingEvent, read_timing
@@ -72,6 +73,5 @@ def _teacher(name: str, recipe: Recipe, images: ImageSet, objects: RunObjects) -
 
 def _blank(data: DataSummary) -> ImageSet:
     """Two images of the run's form."""
-    dtype = torch.uint8 if data.pixels is not False else getattr(torch, data.dtype or "float32")
-    names = tuple(map(str, range(data.classes)))
-    return ImageSet(torch.zeros(2, *data.shape, dtype=dtype), torch.zeros(2, dtype=torch.int64), names, data.name)
+    dtype = getattr(torch, data.dtype or "float32")
+    return SummaryFacts(data.classes, data.shape, data.pixels is not False, dtype, data.vocabulary).examples(2)

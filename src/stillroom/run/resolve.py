@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from stillroom.data.images import ImageSet
+from stillroom.data.images import ImageSet, LazyImages
 from stillroom.data.loader import BatchSampler
 from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
@@ -89,6 +89,11 @@ def uses_cache(recipe: Recipe, losses: Sequence[Loss[Any]], train: ImageSet) -> 
             raise BadInput("cache.enabled", True, expected)
         return False
     reading = [loss for loss in losses if loss.requires.teacher]
+    if isinstance(train.images, LazyImages) and not train.images.repeats:
+        if recipe.cache.enabled is True and reading:
+            expected = "false or auto: the dataset answers differently each time, so no output holds for two views"
+            raise BadInput("cache.enabled", True, expected)
+        return False
     views = recipe.data.augmentation.different_views
     enabled = recipe.cache.enabled
     if any(config.logits is not None for config in teachers.values()):
@@ -114,7 +119,12 @@ def uses_cache(recipe: Recipe, losses: Sequence[Loss[Any]], train: ImageSet) -> 
 
 def _with_preprocess(config: ConfigT, train: ImageSet, field: str, model: nn.Module | None) -> ConfigT:
     resolved = resolve_preprocess(
-        config.preprocess, channels=train.channels, is_pixels=train.is_pixels, field=field, model=model
+        config.preprocess,
+        channels=train.channels,
+        is_pixels=train.is_pixels,
+        is_text=train.tokens is not None,
+        field=field,
+        model=model,
     )
     return config.model_copy(update={"preprocess": resolved or "none"})
 

@@ -199,6 +199,8 @@ class Run:
 
         if context.processes.is_main:
             write_text(out / "recipe.yaml", recipe.to_yaml(), checksum=True)
+            if parts.train.tokens is not None:
+                write_text(out / "tokenizer.json", parts.train.tokens.json, checksum=True)
             if not (out / "environment.json").exists():
                 write(out / ENVIRONMENT, environment(context.device))
         last: list[Tensor] = []

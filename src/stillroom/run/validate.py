@@ -27,6 +27,7 @@ def validate(parts: RunParts) -> None:
     if twice is not None:
         raise BadInput("losses", twice, "a name of its own for each loss: losses are logged by it")
     check_augmentable(parts.train, parts.recipe.data.augmentation)
+    check_mixing(parts)
     if not any(p.requires_grad for p in parts.student.model.parameters()):
         raise BadInput("student", parts.student.name, "a model with at least one trainable parameter")
     if sampler.batch_size % processes.count:
@@ -44,6 +45,32 @@ def validate(parts: RunParts) -> None:
     parts.step.check_accumulation(training.accumulate)
     if training.compile:
         parts.step.check_compilable()
+
+
+def check_mixing(parts: RunParts) -> None:
+    """Refuse mixup and cutmix with what reads one label of an image.
+
+    Raises:
+        BadInput: naming the option, and the loss that does.
+    """
+    augmentation, train = parts.recipe.data.augmentation, parts.train
+    if not augmentation.mixes:
+        return
+    name = "mixup" if augmentation.mixup else "cutmix"
+    field, value = f"data.augmentation.{name}", getattr(augmentation, name)
+    for loss in parts.losses:
+        if loss.requires.labels and not loss.mixes_labels:
+            expected = (
+                f"0 with loss {loss.name}, which reads one label of each image where mixed ones have two; "
+                "cross_entropy, label_smoothing and binary_cross_entropy weigh both"
+            )
+            raise BadInput(field, value, expected)
+        if loss.requires.labels and train.labelled < len(train):
+            raise BadInput(field, value, f"0: {len(train) - train.labelled} training images have no label to mix")
+    if parts.recipe.training.record_gradient_rescaling:
+        raise BadInput(field, value, "0 with training.record_gradient_rescaling: ω is of one label")
+    if parts.recipe.incremental is not None:
+        raise BadInput(field, value, "0 in class-incremental learning, whose tasks and exemplars go by one label")
 
 
 def _models(parts: RunParts) -> Iterator[tuple[PreparedModel, str]]:

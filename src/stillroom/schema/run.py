@@ -226,7 +226,9 @@ class DataSummary(JsonObject):
     shape: Items[int] = ()
     pixels: bool | None = None
     # Of floats, where they are not float32.
-    dtype: Literal["float16", "bfloat16", "float64"] | None = None
+    dtype: Literal["float16", "bfloat16", "float64", "int32"] | None = None
+    # Of texts: the number that token ids are below.
+    vocabulary: PositiveCount | None = None
     fingerprint: str
     skipped: dict[str, Items[str]] | None = None
     quality: DataQuality | None = None
@@ -271,6 +273,14 @@ def _level(teacher: TeacherSummary) -> float | None:
     return float(getattr(teacher.measures, TASK_INFO[teacher.measures.task].primary.name))
 
 
+class TrainedPartSummary(JsonObject):
+    """The part of the student that was trained; the rest was frozen."""
+
+    modules: Items[str]
+    parameters: Count
+    of: Count
+
+
 class RunSummary(JsonFile):
     """``summary.json``: what a finished run came to. Units as in :class:`ModelScores`."""
 
@@ -301,6 +311,7 @@ class RunSummary(JsonFile):
     data: DataSummary
     relations: RelationFigures | None = None
     custom: dict[str, str] | None = Field(None, description="Classes of the user's own optimizer and scheduler.")
+    trained: TrainedPartSummary | None = Field(None, description="Where `training.train_only` trained a part alone.")
     device: str
     precision: str
     threads: PositiveCount

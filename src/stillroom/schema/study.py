@@ -345,21 +345,37 @@ class RanksResult(JsonObject):
 
 
 class TrialResult(JsonObject):
-    """One trial: the options tried and what they reached; None where it failed."""
+    """One trial: the options tried and what they reached; None where it failed. It may continue a shorter one."""
 
     number: int
     values: dict[str, Any]
     value: float | None
+    continues: int | None = None
 
 
-class TunedMethod(JsonObject):
-    """What trials chose for a method on a pair."""
+class TunedSearch(JsonObject):
+    """What one search chose: the number of points tried, the best and all of them."""
 
     trials: int
     values: dict[str, Any]
     value: float | None
-    measure: str
     all: OptionalItems[TrialResult] = ()
+
+
+class TunedMethod(TunedSearch):
+    """What trials chose for a method on a pair; of one tuned anew for each seed it is in ``seeds``."""
+
+    measure: str
+    seeds: dict[str, TunedSearch] = Field(default_factory=dict)
+
+
+class TuningInfo(JsonObject):
+    """How methods were tuned: once or for each seed, by how many trials, by which method's trials; and in words."""
+
+    repeat: Literal["once", "per_seed"]
+    trials: Count
+    by: str | None = None
+    text: str
 
 
 class TunedFile(JsonFile):
@@ -473,6 +489,7 @@ class StudyResults(JsonFile):
     ranks: RanksResult | None = None
     incremental: OptionalItems[PairTasks] = ()
     conclusions: OptionalItems[str] = ()
+    tuning: TuningInfo | None = None
     tuned: dict[str, dict[str, TunedMethod]] | None = None
     calibration: StepCalibration | None = None
 

@@ -258,6 +258,13 @@ class RunBudget(Config):
         return self
 
 
+class Pruning(Config):
+    """Successive halving: all trials are made short, and the best go on from the weights that they have."""
+
+    keep: int = Field(ge=1, description="Trials that go on to the whole length of a trial; the others are pruned.")
+    length: float = Field(gt=0, lt=1, description="Length of the first part, as a share of a trial's.")
+
+
 class Tuning(Config):
     """Trials that choose each method's options on a part of the training images, the test split untouched."""
 
@@ -274,6 +281,17 @@ class Tuning(Config):
         None, description="The measure that ranks trials; default: the study's measure."
     )
     seed: int = Field(0, ge=0, description="Seed of the search and of the trials' runs.")
+    repeat: Literal["once", "per_seed"] = Field(
+        "once",
+        description="Tune once, for all seeds: the study compares methods at one tuning. Or anew for each seed, its "
+        "runs' seed and the search's another each time: it compares methods with their tuning.",
+    )
+    pruning: Pruning | None = Field(None, description="Judge trials early and prune most; left out: none is pruned.")
+    by: str | None = Field(
+        None,
+        description="The method whose trials choose for all that have no `tune` of their own, as far as they have the "
+        "options; left out: each method has its own trials.",
+    )
     storage: str | None = Field(
         None,
         description="URL of the database that holds the trials, $VARIABLES in it replaced; "
@@ -356,6 +374,8 @@ class Study(Config):
             raise ValueError(f"a method as baseline, not {self.baseline!r} ({nearest(self.baseline, names)})")
         if self.tuning is None and any(method.tune for method in self.methods):
             raise ValueError("tuning.trials with a method's tune")
+        if self.tuning is not None and self.tuning.by not in (None, *names):
+            raise ValueError(f"a method as tuning.by, not {self.tuning.by!r} ({nearest(self.tuning.by or '', names)})")
         return self
 
     @property
@@ -374,15 +394,26 @@ class Study(Config):
         sets = [*(pair.set for pair in self.model_pairs), *(method.set for method in self.methods)]
         return any(key.split(".")[0] == "incremental" for each in (self.recipe, *sets) for key in each)
 
+    def tuned_by(self, method: Method) -> Method:
+        """The method whose trials choose a method's options: itself, or that of ``tuning.by``."""
+        by = self.tuning.by if self.tuning is not None else None
+        return method if by is None or method.tune else next(one for one in self.methods if one.name == by)
+
     def space_of(self, method: Method) -> Space:
-        """What a method's trials search: ``tuning.space`` and its own ``tune``, which wins; empty without tuning."""
-        return {**self.tuning.space, **method.tune} if self.tuning is not None else {}
+        """What a method's own trials search: ``tuning.space`` and its own ``tune``, which wins; empty without any."""
+        if self.tuning is None or self.tuned_by(method) is not method:
+            return {}
+        return {**self.tuning.space, **method.tune}
 
     def as_dict(self) -> dict[str, Any]:
         """The study for JSON and YAML; where its trials are stored is left out: it may hold a password."""
         content = self.model_dump(mode="json")
         if self.tuning is not None:
             del content["tuning"]["storage"]
+            # What a study does without, its hash does not know.
+            for name in ("by", "repeat", "pruning"):
+                if content["tuning"].get(name) in (None, "once"):
+                    content["tuning"].pop(name, None)
         if self.sweep is None:
             del content["sweep"]  # as in results.json: the hash of a study without one does not know the field
         return content

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from stillroom.errors import BadInput
-from stillroom.losses.base import LossConfig
 from stillroom.losses.registry import labels_alone, loss_class
 from stillroom.recipe import Recipe
 from stillroom.schema.base import parse, write
@@ -21,17 +20,19 @@ from stillroom.study.statistics import interval
 class AnswerLevel:
     """A level of the teacher's output that is a target by itself."""
 
-    name: str  # the target's, and the method's
+    name: str  # the method's
+    target: str  # of ``kl``
     note: str  # what it isolates
 
 
+# The first four are a two-by-two design: the true class's probability is the mean of all or each image's own, and the
+# others share the rest evenly or as the teacher's mean answer to the class does.
 LEVELS = (
-    AnswerLevel("uniform", "Universe: uniform over classes, as in label smoothing."),
-    AnswerLevel("class_similarity", "Domain: class similarity in the teacher's last layer."),
-    AnswerLevel("true_class", "Instance: the teacher's confidence in each image, the other classes uniform."),
-    AnswerLevel("true_class_similarity", "Domain and instance."),
-    AnswerLevel("top_k", "The teacher's most likely classes, the others uniform."),
-    AnswerLevel("full", "All of the teacher's output."),
+    AnswerLevel("universe", "mean_confidence", "The teacher's mean confidence, the other classes equal."),
+    AnswerLevel("domain", "class_relations", "Its mean confidence, the others as its mean answer to the class."),
+    AnswerLevel("instance", "true_class", "Its confidence in each image, the other classes equal."),
+    AnswerLevel("domain_and_instance", "true_class_relations", "Both."),
+    AnswerLevel("full", "full", "All of the teacher's output."),
 )
 
 
@@ -44,32 +45,31 @@ class GainPart:
     of: Mapping[str, int]  # methods and the factors of their figures
 
 
-# The first five add up to the last: a two-by-two design of domain and instance on top of the universe.
+# The first five add up to the last.
 PARTS = (
-    GainPart("universe", "smoothed labels against labels", {"uniform": 1, "labels": -1}),
-    GainPart("domain", "class relations beyond the universe", {"class_similarity": 1, "uniform": -1}),
-    GainPart("instance", "sureness of each image beyond the universe", {"true_class": 1, "uniform": -1}),
+    GainPart("universe", "labels smoothed to the teacher's mean confidence", {"universe": 1, "labels": -1}),
+    GainPart("domain", "class relations beyond the universe", {"domain": 1, "universe": -1}),
+    GainPart("instance", "confidence in each image beyond the universe", {"instance": 1, "universe": -1}),
     GainPart(
         "interaction",
         "domain and instance together, beyond what each brings alone",
-        {"true_class_similarity": 1, "class_similarity": -1, "true_class": -1, "uniform": 1},
+        {"domain_and_instance": 1, "domain": -1, "instance": -1, "universe": 1},
     ),
-    GainPart("what is left", "the full output beyond these", {"full": 1, "true_class_similarity": -1}),
+    GainPart("what is left", "the full output beyond these", {"full": 1, "domain_and_instance": -1}),
 )
 TOTAL = GainPart("all", "the full output against labels", {"full": 1, "labels": -1})
 
 
-def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2), trials: int = 3) -> Study:
-    """The study that takes a recipe's teacher apart.
+def dissecting(recipe: Recipe, *, seeds: Sequence[int] = (0, 1, 2), trials: int = 0) -> Study:
+    """The study that takes a recipe's teacher apart: one design, in which methods differ in their target alone.
 
-    Methods are the labels alone and ``kl`` with each level as its target, with the labels as the recipe weighs
-    them. The levels without a softened answer (uniform, class_similarity) are taught at τ = 1, their share λ of the
-    loss among what is tried.
+    Methods are the labels alone, and the recipe's own losses with each level as the target of ``kl``. The weights, the
+    temperature, the learning rate and the length are the same in all of them; trials, where asked for, choose learning
+    rate and temperature by the full output, for all.
 
     Args:
         recipe: with a teacher, and ``kl`` among its losses.
-        classes: K, the number of classes of its data.
-        trials: of each method; 0 takes the recipe's options as they are.
+        trials: of the full output; 0 takes the recipe's options as they are.
 
     Raises:
         BadInput: the recipe has no teacher that can be run, or no ``kl`` term.
@@ -80,8 +80,18 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
     if kl is None or kl.has_schedule:
         names = [term.name for term in recipe.losses]
         raise BadInput("losses", names, "kl among them, of a weight that is a number: its target is varied")
-    labels = [term for term in recipe.losses if loss_class(term).rescaling_part == "labels"]
-    labels_weight = labels[0].weight_at(0.0) if labels and not labels[0].has_schedule else 0.0
+    losses = [term.model_dump(mode="json") for term in recipe.losses]
+    place = recipe.losses.index(kl)
+    losses[place].pop("target", None)
+
+    def taught(level: AnswerLevel) -> dict[str, Any]:
+        changed = losses[place] | ({"target": {"name": level.target}} if level.name != "full" else {})
+        return {
+            "name": level.name,
+            "note": level.note,
+            "set": {"losses": [*losses[:place], changed, *losses[place + 1 :]]},
+        }
+
     content = recipe.model_dump(mode="json", exclude_unset=True)
     lr = recipe.training.optimizer.lr
     study: dict[str, Any] = {
@@ -90,38 +100,18 @@ def dissecting(recipe: Recipe, *, classes: int, seeds: Sequence[int] = (0, 1, 2)
         "seeds": list(seeds),
         "baseline": "labels",
         "recipe": {key: value for key, value in content.items() if key not in ("name", "seed", "losses")},
-        "methods": [_labels(), *(_method(level, kl, labels_weight, classes, trials) for level in LEVELS)],
+        "methods": [
+            {"name": "labels", "note": "The labels alone.", "set": {"losses": labels_alone()}},
+            *map(taught, LEVELS),
+        ],
     }
     if trials:
-        space = {"training.optimizer.lr": {"low": lr / 3, "high": lr * 3, "log": True}}
-        study["tuning"] = {"trials": trials, "length": 0.5, "holdout": 0.2, "space": space}
+        space = {
+            "training.optimizer.lr": {"low": lr / 3, "high": lr * 3, "log": True},
+            f"losses.{kl.name}.temperature": [2.0, 4.0, 8.0],
+        }
+        study["tuning"] = {"trials": trials, "length": 0.5, "holdout": 0.2, "space": space, "by": "full"}
     return parse_study(study)
-
-
-def _labels() -> dict[str, Any]:
-    return {"name": "labels", "note": "The labels alone.", "set": {"losses": labels_alone()}}
-
-
-def _method(level: AnswerLevel, kl: LossConfig, labels_weight: float, classes: int, trials: int) -> dict[str, Any]:
-    key = f"losses.{kl.name}"
-    term: dict[str, Any] = {"name": kl.name, "weight": kl.weight, "temperature": kl.model_dump()["temperature"]}
-    tune: dict[str, Any] = {f"{key}.temperature": [2.0, 4.0, 8.0]}
-    if level.name != "full":
-        term["target"] = {"name": level.name}
-    if level.name in ("uniform", "class_similarity"):
-        # A share of the whole loss: nothing at τ = 1 is as large as a softened answer's term.
-        term |= {"temperature": 1.0, "weight": 0.1 * (1 - labels_weight) if labels_weight < 1 else 0.1}
-        tune = {f"{key}.weight": [0.05, 0.1, 0.3, 0.9]}
-        labels_weight = 1 - 0.1 if labels_weight < 1 else labels_weight
-    if level.name in ("class_similarity", "true_class_similarity"):
-        tune |= {f"{key}.target.power": [0.1, 0.3, 0.5], f"{key}.target.temperature": [0.1, 0.3, 0.5]}
-    if level.name == "top_k":
-        ks = sorted({min(k, classes) for k in (2, 5, max(classes // 10, 2))})
-        term["target"]["k"] = ks[-1]
-        tune |= {f"{key}.target.k": ks} if len(ks) > 1 else {}
-    losses = [{**entry, "weight": labels_weight} for entry in labels_alone() if labels_weight]
-    made = {"name": level.name, "note": level.note, "set": {"losses": [*losses, term]}}
-    return made | ({"tune": tune} if trials else {})
 
 
 def attribution(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,7 +125,7 @@ def attribution(results: Mapping[str, Any]) -> dict[str, Any]:
 
     >>> def cell(name, *values):
     ...     return {"pair": "all", "method": name, "seeds": {str(s): v for s, v in enumerate(values)}}
-    >>> names = ["labels", "uniform", "class_similarity", "true_class", "true_class_similarity", "full"]
+    >>> names = ["labels", "universe", "domain", "instance", "domain_and_instance", "full"]
     >>> cells = [cell(name, 10.0 + 2 * place, 10.1 + 2.1 * place) for place, name in enumerate(names)]
     >>> results = {"model_pairs": [{"name": "all"}], "cells": cells, "level": 0.95, "equal": True, "missing": []}
     >>> found = attribution(results)

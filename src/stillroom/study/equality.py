@@ -328,6 +328,7 @@ def _tasks(recipe: Recipe, run: PlannedRun, order: Sequence[int] | None = None) 
 
 def _student(recipe: Recipe) -> dict[str, Any]:
     content = flat(recipe.student.model_dump(mode="json"))
+    content |= {"trained": recipe.training.train_only} if recipe.training.train_only is not None else {}
     return {key: value for key, value in content.items() if key != "weights"}
 
 
@@ -480,15 +481,16 @@ def _compare_trials(plan: StudyPlan, tuned: Mapping[str, Any] | None = None) -> 
     study = plan.study
     found: list[Mismatch] = []
     for pair in study.all_pairs:
-        most = {one.name: _most_trials(study, pair, one) for one in study.methods}
+        by = {one.name: study.tuned_by(one) for one in study.methods}
+        most = {name: _most_trials(study, pair, one) for name, one in by.items()}
         made: dict[str, object] = dict(most)
         if tuned is not None:
             entries = tuned.get(pair.name) or {}
             # Without an entry its search is not done, and neither are its runs.
             made = {
-                name: entries[name].get("trials") if count else 0
+                name: entries[by[name].name].get("trials") if count else 0
                 for name, count in most.items()
-                if isinstance(entries.get(name), Mapping) or not count
+                if isinstance(entries.get(by[name].name), Mapping) or not count
             }
         full = [name for name, count in made.items() if count and count == most[name]]
         lengths = {most[name] for name in full}

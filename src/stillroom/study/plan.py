@@ -13,12 +13,12 @@ from typing import Any
 from stillroom.errors import BadInput, nearest
 from stillroom.recipe import Recipe, parse_recipe, set_value
 from stillroom.study.config import Method, ModelPair, Study, SweepConfig, TeacherRun
-from stillroom.wording import flat, word
+from stillroom.wording import flat, whole_number, word
 
 RecipeContent = dict[str, Any]
 PairAndName = tuple[str, str]  # names of a pair and a method
-# What trials chose, by pair and method: key.path → value.
-ChosenOptions = Mapping[PairAndName, Mapping[str, Any]]
+# What trials chose, by pair and method, and by seed where each was tuned anew: key.path → value.
+ChosenOptions = Mapping[PairAndName | tuple[str, str, int], Mapping[str, Any]]
 # Steps that a budget in seconds came to, by pair and method.
 CalibratedSteps = Mapping[PairAndName, int]
 
@@ -59,9 +59,10 @@ class StudyFolder:
         """Where a method's jobs before its runs on a pair write."""
         return self.path / "state" / "preparing" / pair / method
 
-    def trial(self, pair: str, method: str, number: int) -> Path:
-        """The folder of a trial's run."""
-        return self.path / "trials" / pair / method / f"trial-{number}"
+    def trial(self, pair: str, method: str, number: int, seed: int | None = None) -> Path:
+        """The folder of a trial's run; of a seed, where each is tuned anew."""
+        whose = self.path / "trials" / pair / method
+        return (whose if seed is None else whose / f"seed-{seed}") / f"trial-{number}"
 
     def teacher(self, name: str) -> Path:
         """The folder of the run that trains a teacher."""
@@ -117,12 +118,20 @@ def plan_of(
         for method in study.methods:
             where = (pair.name, method.name)
             content = recipe_content(study, folder, pair, method, (steps or {}).get(where))
-            for key, value in ((chosen or {}).get(where) or {}).items():
-                set_value(content, key, value)
+            tuned = (pair.name, study.tuned_by(method).name)
             for seed in study.seeds:
-                seeded = with_seed(content, method, seed)
+                seeded = with_seed(copy.deepcopy(content), method, seed)
+                values = (chosen or {}).get((*tuned, seed)) or (chosen or {}).get(tuned) or {}
+                for key, value in values.items():
+                    if tuned == where or _has_option(seeded, key):
+                        set_value(seeded, key, value)
                 runs.append(PlannedRun(*where, seed, seeded, _parsed(seeded, study, pair, method)))
     return StudyPlan(study, tuple(runs))
+
+
+def _has_option(content: RecipeContent, key: str) -> bool:
+    """Whether a recipe has an option, written or by default."""
+    return value_at(parse_recipe(copy.deepcopy(content)).model_dump(mode="json"), key, _ABSENT) is not _ABSENT
 
 
 def recipe_content(
@@ -259,8 +268,9 @@ def value_at(whole: Any, key: str, otherwise: Any = None) -> Any:
     for part in key.split("."):
         if isinstance(whole, list):
             names = [item.get("name") if isinstance(item, dict) else None for item in whole]
-            if part.isdigit() and int(part) < len(whole):
-                whole = whole[int(part)]
+            position = whole_number(part)
+            if position is not None and position < len(whole):
+                whole = whole[position]
             else:
                 whole = whole[names.index(part)] if part in names else otherwise
         else:
@@ -275,7 +285,8 @@ def resolve_path(content: Mapping[str, Any], key: str) -> tuple[str, ...]:
     for part in key.split("."):
         if isinstance(place, list):
             names = [item.get("name") if isinstance(item, dict) else None for item in place]
-            at = int(part) if part.isdigit() and int(part) < len(place) else names.index(part)
+            position = whole_number(part)
+            at = position if position is not None and position < len(place) else names.index(part)
             path.append(str(at))
             place = place[at]
         else:

@@ -26,7 +26,7 @@ from stillroom.study.collect import (
 )
 from stillroom.study.config import MEASURES, ModelPair, Study, StudyMeasure
 from stillroom.study.equality import Inequality, checked_fields, fields_of, inequalities, timed
-from stillroom.study.plan import StudyFolder, StudyPlan, sweep_values
+from stillroom.study.plan import StudyFolder, StudyPlan, resolve_path, sweep_values
 from stillroom.study.statistics import (
     PLANNING_CAUTION,
     AverageRanks,
@@ -46,6 +46,7 @@ from stillroom.wording import loss as loss_text
 _OPTIONAL = tuple(name for name in MEASURES if name not in ("top1", "nll", "ece"))
 _LENGTH = ("training.steps", "training.epochs")
 _MOST_CHARACTERS = 120
+_PER_SEED = "tuned for each seed"
 
 SeedValues = dict[str, dict[int, float]]  # method → {seed: value}
 
@@ -158,6 +159,7 @@ def results_of(
         "ranks": {**asdict(ranks), "text": ranked},
         **({"incremental": in_tasks} if in_tasks else {}),
         "conclusions": conclusions,
+        **({"tuning": tuning_info(study)} if study.tuning is not None else {}),
         "tuned": tuned,
         "calibration": _without_clocks(calibration),
     }
@@ -341,6 +343,21 @@ def _in_tasks(study: Study, runs: Sequence[FinishedRun], level: float) -> list[d
     return pairs
 
 
+def tuning_info(study: Study) -> dict[str, Any]:
+    """How methods were tuned, and so what the intervals of a study are about."""
+    tuning = study.tuning
+    assert tuning is not None
+    trials = counted(tuning.trials, "trial")
+    if tuning.pruning is not None:
+        trials += f", of which {tuning.pruning.keep} were not pruned"
+    whose = "Each method was tuned" if tuning.by is None else f"All methods have what was chosen by {tuning.by}, tuned"
+    if tuning.repeat == "per_seed":
+        text = f"{whose} anew for each seed ({trials}): what is compared is a method with its tuning."
+    else:
+        text = f"{whose} once ({trials}): what is compared is a method at one tuning, whose luck no interval shows."
+    return {"repeat": tuning.repeat, "trials": tuning.trials, "by": tuning.by, "text": text}
+
+
 # -- what a method is
 
 
@@ -354,12 +371,25 @@ def differences(plan: StudyPlan) -> dict[str, list[dict[str, str]]]:
     study = plan.study
     own_length = timed(study)
     first = {(run.pair, run.method): run.recipe for run in reversed(plan.runs)}
+    baseline = next(one for one in study.methods if one.name == study.baseline_name)
     found = {}
     for method in study.methods:
         values: dict[str, dict[str, tuple[str, str]]] = {}
         for pair in study.all_pairs:
             mine, theirs = first[pair.name, method.name], first[pair.name, study.baseline_name]
             pair_values = _differing(mine, theirs, study)
+            if study.tuning is not None and study.tuning.repeat == "per_seed":
+                searched = [
+                    {".".join(resolve_path(recipe.model_dump(mode="json"), key)) for key in study.space_of(whose)}
+                    for recipe, whose in ((mine, method), (theirs, baseline))
+                ]
+                pair_values = {
+                    key: (
+                        _PER_SEED if key in searched[0] else both[0],
+                        _PER_SEED if key in searched[1] else both[1],
+                    )
+                    for key, both in pair_values.items()
+                }
             if {(pair.name, method.name), (pair.name, study.baseline_name)} <= own_length:
                 # What a second buys is a result, and the calibration holds it.
                 pair_values = {key: both for key, both in pair_values.items() if key not in _LENGTH}
@@ -442,6 +472,8 @@ def conclude(
         sentences.append(where + sentence)
     if ranked is not None:
         sentences.append(f"{ranked}.")
+    if study.tuning is not None:
+        sentences.append(tuning_info(study)["text"])
     if any(one.plan is not None and one.plan.why is None for _, one in comparisons):
         sentences.append(PLANNING_CAUTION)
     return sentences

@@ -337,11 +337,13 @@ def _cost_rows(folder: StudyFolder, plan: StudyPlan) -> Iterator[dict[str, Any]]
             yield {"kind": "run", "pair": run.pair, "method": run.method, "seed": run.seed, **cost}
     for pair in plan.study.all_pairs:
         for method in plan.study.methods:
-            trials = folder.trial(pair.name, method.name, 0).parent.glob("trial-*")
-            numbers = (path.name.removeprefix("trial-") for path in trials)
-            for number in sorted(int(number) for number in numbers if number.isdecimal()):
-                cost = cost_of(folder.trial(pair.name, method.name, number))
-                yield {"kind": "trial", "pair": pair.name, "method": method.name, "trial": number, **cost}
+            for seed in (None, *plan.study.seeds):
+                trials = folder.trial(pair.name, method.name, 0, seed).parent.glob("trial-*")
+                numbers = (path.name.removeprefix("trial-") for path in trials)
+                whose = {"pair": pair.name, "method": method.name} | ({} if seed is None else {"seed": seed})
+                for number in sorted(int(number) for number in numbers if number.isdecimal()):
+                    cost = cost_of(folder.trial(pair.name, method.name, number, seed))
+                    yield {"kind": "trial", **whose, "trial": number, **cost}
     caches = read_optional(CachesFile, folder.caches)
     for name, built in sorted(caches.pairs.items()) if caches is not None else ():
         yield {"kind": "cache", "pair": name, "teacher_answers": built.answers, "cache_seconds": built.seconds}

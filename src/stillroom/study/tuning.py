@@ -5,8 +5,11 @@ generator has a state and no trial is begun in the database, so that a study kil
 questions again.
 
 A trial is a run of its own whose recipe is the method's with the trial's values set, ``data.holdout`` from
-``tuning.holdout``, the run's length × ``tuning.length``, and ``seed`` from ``tuning.seed``: the test split's images are
-never looked at. Nothing here imports torch; Optuna is imported when it is first needed.
+``tuning.holdout``, the run's length × ``tuning.length``, and ``seed`` from ``tuning.seed``, or the study's where each
+seed is tuned anew: the test split's images are never looked at. Optuna is imported when it is first needed.
+
+With ``tuning.pruning`` all trials are short, each with a whole learning-rate schedule of its own, as at half of one the
+larger rates are behind. The best go on from the weights that they have, with another schedule over what is left.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import os
 import re
 import sqlite3
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,13 +30,15 @@ from typing import TYPE_CHECKING, Any
 
 from stillroom.errors import BadInput, RunFailed, shorten
 from stillroom.files import canonical_json, digest
+from stillroom.losses.registry import loss_class
 from stillroom.recipe import Recipe, parse_recipe, set_value
 from stillroom.schema.base import read_optional, write
 from stillroom.schema.study import TunedFile
-from stillroom.study.config import MEASURES, MeasureName, Method, ModelPair, Range, Space, Study, Tuning
+from stillroom.study.config import MEASURES, MeasureName, Method, ModelPair, Pruning, Range, Space, Study, Tuning
 from stillroom.study.engine.base import Job, Outcome
 from stillroom.study.plan import (
     CalibratedSteps,
+    ChosenOptions,
     PairAndName,
     RecipeContent,
     StudyFolder,
@@ -59,7 +64,9 @@ _AT_RANDOM = 5  # trials before the search learns from them; Optuna's 10 are mos
 _DRAWS = 32  # before a trial that was made already is taken again
 # What a stored trial says of itself besides its parameters.
 _NUMBER, _VALUES, _CHECKSUM = "number", "values", "checksum"
+_PRUNED_AT = 0  # the step that Optuna has the value of a short trial at
 _DATABASE = "tuning.db"
+_PLENTY = 1_000_000  # steps, where a budget in seconds is not known in steps yet
 # Also where it is no URL after all, as somebody may have left the beginning out.
 _PASSWORD = re.compile(r"((?:://|^(?!.*://))[^:@/]*:)(.*)@")
 
@@ -210,6 +217,8 @@ def check_spaces(study: Study, folder: StudyFolder) -> None:
     """Check what every method searches on every pair, see :func:`check_space`."""
     for pair, method in pairs_and_methods(study):
         check_space(study, method, recipe_content(study, folder, pair, method))
+        if study.tuning is not None and study.tuning.pruning is not None and study.space_of(method):
+            first_part(trial_content(study, folder, pair, method, _PLENTY), study.tuning.pruning)
 
 
 def pairs_and_methods(study: Study) -> Iterator[tuple[ModelPair, Method]]:
@@ -347,6 +356,7 @@ class Proposal:
     number: int  # of trials finished before it
     # key.path to the value that the trial's recipe has there; none in trial 0, the recipe as written
     values: dict[str, Any]
+    continues: int | None = None  # the short trial whose weights it goes on from
 
 
 @dataclass(frozen=True)
@@ -356,21 +366,24 @@ class FinishedTrial:
     number: int  # from 0
     values: dict[str, Any]  # as they were proposed
     value: float | None  # the measure; None where the trial failed
+    continues: int | None = None  # the short trial that it went on from
 
 
 class Tuner:
     """The search of one method's options on one pair, by Optuna's tree-structured Parzen estimator.
 
     Trial 0 is the recipe as written; where it is a point of the space, the search learns from it too. No point is tried
-    twice: a space of fewer points than trials is searched whole, and then the tuner is done.
+    twice: a space of fewer points than trials is searched whole, and then the tuner is done. With pruning these trials
+    are short, and the best of them are proposed once more, to go on.
 
     Args:
         space: what is searched; with an empty one the tuner is done at once.
         study: a name that no other study has, such as its hash.
         recipe: the method's recipe, for the point that trial 0 is; left out: outside the space.
+        run_seed: the study's seed, where each is tuned anew.
 
     Attributes:
-        trials: how many are made in all.
+        trials: how many points are tried.
 
     Raises:
         BadInput: the store cannot be used, or holds trials of another search under this name.
@@ -400,12 +413,15 @@ class Tuner:
         method: str,
         store: TrialStore,
         recipe: Mapping[str, Any] | None = None,
+        run_seed: int | None = None,
     ) -> None:
         self._space = space
-        self._seed = tuning.seed
         self._pair, self._method = pair, method
         self._store = store
-        self._name = f"{study}/{pair}/{method}"
+        own_seed = () if run_seed is None else (run_seed,)
+        self._address = (tuning.seed, pair, method, *own_seed)
+        self._name = "/".join([study, pair, method, *(f"seed-{each}" for each in own_seed)])
+        self._keep = 0 if tuning.pruning is None else tuning.pruning.keep
         self._direction = "maximize" if MEASURES[measure].higher_is_better else "minimize"
         written = own_values(space, recipe) if recipe is not None and space else None
         self._written = self._params(written) if written is not None else {}
@@ -422,7 +438,8 @@ class Tuner:
     @property
     def done(self) -> bool:
         """Whether all trials were made, or there is nothing to search."""
-        return len(self._finished) >= self.trials
+        made = len(self._finished)
+        return made >= self.trials and made >= self.trials + len(self._continued(self._finished))
 
     @property
     def finished(self) -> tuple[FinishedTrial, ...]:
@@ -438,7 +455,10 @@ class Tuner:
         if self.done:
             raise RuntimeError(f"{self._name}: all {self.trials} trials were made")
         number = len(self._finished)
-        return Proposal(number, self._values(self._proposed()) if number else {})
+        params, continues = self._proposed()
+        if continues is not None:
+            return Proposal(number, dict(self._finished[continues].values), continues)
+        return Proposal(number, self._values(params) if number else {})
 
     def tell(self, number: int, value: float | None) -> None:
         """Keep how a trial ended; one that was kept before stays as it was.
@@ -455,22 +475,27 @@ class Tuner:
             return
         if number != len(self._finished) or self.done:
             raise ValueError(f"number: got {number}; expected {len(self._finished)}, the trial that was asked for")
-        params = self._proposed() if number else self._written
-        values = self._values(params) if number else {}
+        params, continues = self._proposed()
+        origin = number if continues is None else continues
+        values = self._values(params) if origin else {}
         finite = value is not None and math.isfinite(value)
+        kept = float(value) if value is not None and finite else None
+        short = kept is not None and continues is None and self._keep > 0
         with self._store.open() as optuna:
-            state = optuna.trial.TrialState.COMPLETE if finite else optuna.trial.TrialState.FAIL
+            states = optuna.trial.TrialState
+            state = states.FAIL if kept is None else states.PRUNED if short else states.COMPLETE
             # One transaction: a kill leaves the whole trial or nothing of it.
             self._kept.add_trial(
                 optuna.trial.create_trial(
                     state=state,
-                    value=float(value) if value is not None and finite else None,
+                    value=None if short else kept,
+                    intermediate_values={_PRUNED_AT: kept} if short else None,
                     params=params,
                     distributions=self._distributions() if params else {},
                     user_attrs={
                         _NUMBER: number,
                         _VALUES: values,
-                        _CHECKSUM: self._checksum(number, values, params, value if finite else None),
+                        _CHECKSUM: self._checksum(number, values, params, kept),
                     },
                 )
             )
@@ -487,17 +512,37 @@ class Tuner:
         """
         if not self._space:
             return {}, None
-        sign = -1 if self._direction == "minimize" else 1
-        ended = [trial for trial in self._finished if trial.value is not None]
+        last = self._finished[self.trials :] if self._keep else self._finished
+        ended = [trial for trial in last if trial.value is not None]
         if not ended:
             raise RunFailed(
                 f"method {self._method!r} on pair {self._pair!r}: none of its {len(self._finished)} trials gave a "
                 "finite measure; try narrower ranges, or a recipe that trains as it is written"
             )
-        found = max(ended, key=lambda trial: (sign * (trial.value or 0.0), -trial.number))
+        found = min(ended, key=self._order)
         return dict(found.values), found.value
 
-    def _proposed(self) -> Params:
+    def _order(self, trial: FinishedTrial) -> tuple[float, int]:
+        """The best first; of equal ones the earliest."""
+        sign = 1 if self._direction == "minimize" else -1
+        return sign * (trial.value or 0.0), trial.number
+
+    def _continued(self, finished: Sequence[FinishedTrial]) -> list[int]:
+        """The numbers of the short trials that go on, the best first; none before all were made."""
+        short = finished[: self.trials]
+        if not self._keep or len(short) < self.trials:
+            return []
+        return [one.number for one in sorted((t for t in short if t.value is not None), key=self._order)][: self._keep]
+
+    def _proposed(self) -> tuple[Params, int | None]:
+        """The next parameters, and the short trial that they are to go on from, where they are one's."""
+        number = len(self._finished)
+        if number >= self.trials:
+            continues = self._continued(self._finished)[number - self.trials]
+            return self._tried[continues], continues
+        return (self._drawn() if number else self._written), None
+
+    def _drawn(self) -> Params:
         """Parameters that were not tried yet, from a fresh search that has seen the finished trials and no other."""
         with self._store.open() as optuna:
             sampler = optuna.samplers.TPESampler(
@@ -527,7 +572,7 @@ class Tuner:
                     yield worst if trial.value is None else trial.value, params
 
     def _seed_of(self, number: int) -> int:
-        address = canonical_json([self._seed, self._pair, self._method, number])
+        address = canonical_json([*self._address, number])
         return int(digest(address)[:8], 16)
 
     def _rounded(self, drawn: Mapping[str, Any]) -> Params:
@@ -587,7 +632,7 @@ class Tuner:
                 (t for t in kept if _NUMBER in t.user_attrs), key=lambda t: (t.user_attrs[_NUMBER], t.number)
             ):
                 number, values = trial.user_attrs[_NUMBER], trial.user_attrs.get(_VALUES)
-                value = trial.value if trial.state.name == "COMPLETE" else None
+                value = trial.value if trial.state.name == "COMPLETE" else trial.intermediate_values.get(_PRUNED_AT)
                 if trial.user_attrs.get(_CHECKSUM) != self._checksum(number, values, trial.params, value):
                     raise self._store.refused(
                         f"trial {number} of {self._name!r} as it was written, but it is damaged; restore the database "
@@ -595,10 +640,16 @@ class Tuner:
                     )
                 if number < len(finished):
                     continue  # two processes made it at once: the first counts
-                if number > len(finished) or direction != self._direction or not self._is_ours(trial, number, values):
+                follows, continues = self._continued(finished), None
+                if self.trials <= number < self.trials + len(follows):
+                    continues = follows[number - self.trials]
+                origin = number if continues is None else continues
+                fits = continues is None or tried[continues] == trial.params
+                ours = number == len(finished) and fits and self._is_ours(trial, origin, values)
+                if not ours or direction != self._direction:
                     raise self._store.refused(f"this search's own trials under the name {self._name!r}, not another's")
-                proposed = self._values(trial.params) if number else {}
-                finished.append(FinishedTrial(number, proposed, value))
+                proposed = self._values(trial.params) if origin else {}
+                finished.append(FinishedTrial(number, proposed, value, continues))
                 tried.append(dict(trial.params))
             self._finished, self._tried = tuple(finished), tuple(tried)
 
@@ -634,20 +685,55 @@ def score(summary: Mapping[str, Any], measure: MeasureName) -> float | None:
 # -- the searches of a study
 
 
+@dataclass(frozen=True, eq=False)
+class Search:
+    """A method's search on a pair, of one seed where each is tuned anew."""
+
+    pair: ModelPair
+    method: Method
+    seed: int | None
+
+    @property
+    def where(self) -> PairAndName:
+        """Pair and method."""
+        return self.pair.name, self.method.name
+
+    @property
+    def id(self) -> str:
+        """What the jobs of its trials begin with."""
+        return "/".join(["trial", *self.where, *([] if self.seed is None else [f"seed-{self.seed}"])])
+
+
+def searches(study: Study) -> list[Search]:
+    """Every search of a study: of each method but those that another's trials choose for."""
+    assert study.tuning is not None
+    seeds = study.seeds if study.tuning.repeat == "per_seed" else (None,)
+    own = [(pair, method) for pair, method in pairs_and_methods(study) if study.tuned_by(method) is method]
+    return [Search(pair, method, seed) for pair, method in own for seed in seeds]
+
+
 def trial_content(
-    study: Study, folder: StudyFolder, pair: ModelPair, method: Method, steps: int | None = None
+    study: Study,
+    folder: StudyFolder,
+    pair: ModelPair,
+    method: Method,
+    steps: int | None = None,
+    seed: int | None = None,
 ) -> RecipeContent:
     """The recipe of a trial with nothing searched set: shorter, and judged on held-out training images.
 
     Args:
         steps: what a budget in seconds came to.
+        seed: the study's, where each is tuned anew.
     """
     assert study.tuning is not None
     tuning = study.tuning
-    content = with_seed(recipe_content(study, folder, pair, method, steps), method, tuning.seed)
+    content = with_seed(
+        recipe_content(study, folder, pair, method, steps), method, tuning.seed if seed is None else seed
+    )
     content["data"] = {**content.get("data", {}), "holdout": tuning.holdout}
     training = dict(content.get("training", {}))
-    unit = "steps" if training.get("steps") else "epochs"
+    unit = _unit(content)
     # What is kept for explaining a run is of no use in a trial.
     content["training"] = {
         **training,
@@ -659,17 +745,60 @@ def trial_content(
     return content
 
 
+def _unit(content: RecipeContent) -> str:
+    return "steps" if content.get("training", {}).get("steps") else "epochs"
+
+
+def first_part(content: RecipeContent, pruning: Pruning) -> int:
+    """The length of a trial's first part, in the recipe's unit.
+
+    Raises:
+        BadInput: nothing would be left to go on with, or its classes come in tasks.
+    """
+    unit = _unit(content)
+    whole = int(content["training"][unit])
+    first = max(round(whole * pruning.length), 1)
+    if content.get("incremental") is not None:
+        raise BadInput("tuning.pruning", pruning.model_dump(), "none with tasks: a trial cannot go on from its weights")
+    if first >= whole:
+        expected = (
+            f"a smaller share: a whole trial has {whole} {unit}, its first part {first}; or a larger tuning.length"
+        )
+        raise BadInput("tuning.pruning.length", pruning.length, expected)
+    return first
+
+
+def part_of_trial(content: RecipeContent, pruning: Pruning, continues: Path | None) -> RecipeContent:
+    """A trial's recipe, of its first part, or of the rest from the weights in a folder.
+
+    A student that ends in its teacher's last layer is trained anew, for the whole length: it cannot take its weights.
+    """
+    unit, first = _unit(content), first_part(content, pruning)
+    whole = int(content["training"][unit])
+    content = copy.deepcopy(content)
+    if continues is None:
+        content["training"][unit] = first
+    elif not any(loss_class(term).reuses_head for term in parse_recipe(copy.deepcopy(content)).losses):
+        content["training"][unit] = whole - first
+        set_value(content, "student.weights", str(continues / "student.safetensors"))
+    return content
+
+
 def expected_trials(study: Study, folder: StudyFolder) -> list[Job]:
     """The trials that are to come, as far as is known before the searches: a small space may need fewer."""
     assert study.tuning is not None
-    kept = read_tuned(folder)
-    return [
-        Job(f"trial/{pair.name}/{method.name}/{number}", "trial", trial_content(study, folder, pair, method), "")
-        for pair, method in pairs_and_methods(study)
-        if method.name not in kept.get(pair.name, {})
-        for number in range(int(min(study.tuning.trials, points(study.space_of(method)) + 1)))
-        if study.space_of(method)
-    ]
+    kept, pruning = read_tuned(folder), study.tuning.pruning
+    jobs = []
+    for search in searches(study):
+        space = study.space_of(search.method)
+        if not space or _entry(kept, search) is not None:
+            continue
+        content = trial_content(study, folder, search.pair, search.method)
+        count = int(min(study.tuning.trials, points(space) + 1))
+        for number in range(count + (0 if pruning is None else min(pruning.keep, count))):
+            part = content if pruning is None else part_of_trial(content, pruning, None if number < count else Path())
+            jobs.append(Job(f"{search.id}/{number}", "trial", part, ""))
+    return jobs
 
 
 class Trials:
@@ -687,20 +816,21 @@ class Trials:
         self, study: Study, folder: StudyFolder, steps: CalibratedSteps, leave_out: Collection[PairAndName] = ()
     ) -> None:
         assert study.tuning is not None
-        self._study, self._folder = study, folder
+        self._study, self._folder, self._tuning = study, folder, study.tuning
         self._measure = study.tuning.measure or study.measure
         self._kept: dict[str, dict[str, Any]] = read_tuned(folder)
         self._store = TrialStore(study.tuning.storage, folder.path)
-        self._contents: dict[PairAndName, RecipeContent] = {}
-        self._tuners: dict[PairAndName, Tuner] = {}
-        self._asked: dict[str, tuple[PairAndName, Proposal]] = {}
+        self._contents: dict[Search, RecipeContent] = {}
+        self._tuners: dict[Search, Tuner] = {}
+        self._asked: dict[str, tuple[Search, Proposal]] = {}
         self.failed: dict[PairAndName, str] = {}
-        for pair, method in pairs_and_methods(study):
-            where = (pair.name, method.name)
-            if method.name in self._kept.get(pair.name, {}) or where in leave_out:
+        for search in searches(study):
+            if _entry(self._kept, search) is not None or search.where in leave_out:
                 continue
-            self._contents[where] = trial_content(study, folder, pair, method, steps.get(where))
-            self._tuners[where] = Tuner(
+            pair, method = search.pair, search.method
+            content = trial_content(study, folder, pair, method, steps.get(search.where), search.seed)
+            self._contents[search] = content
+            self._tuners[search] = Tuner(
                 study.tuning,
                 study.space_of(method),
                 measure=self._measure,
@@ -708,12 +838,13 @@ class Trials:
                 pair=pair.name,
                 method=method.name,
                 store=self._store,
-                recipe=self._contents[where],
+                recipe=content,
+                run_seed=search.seed,
             )
 
     def first(self) -> list[Job]:
         """The trial that comes next in each search."""
-        return [job for where in self._tuners for job in self._next(where)]
+        return [job for search in self._tuners for job in self._next(search)]
 
     def next_jobs(self, job: Job, outcome: Outcome) -> list[Job]:
         """Record how a trial of a search ended; returns the next one.
@@ -722,37 +853,46 @@ class Trials:
         process died again and again, that ran out of memory or that did not find its data says nothing of its
         options: the search waits for the study to be taken up again.
         """
-        where, proposal = self._asked.pop(job.id)
+        search, proposal = self._asked.pop(job.id)
         if outcome.ending in ("crashed", "bad_input", "out_of_memory"):
-            self.failed[where] = f"a trial of it failed: {outcome.reason}"
+            self.failed[search.where] = f"a trial of it failed: {outcome.reason}"
             return []
         value = score(outcome.result, self._measure) if outcome.ending == "done" else None
-        self._tuners[where].tell(proposal.number, value)
-        return self._next(where)
+        self._tuners[search].tell(proposal.number, value)
+        return self._next(search)
 
-    def chosen(self) -> dict[PairAndName, dict[str, Any]]:
+    def chosen(self) -> ChosenOptions:
         """What the searches that are done chose; kept in ``tuned.json`` for good."""
-        for where, tuner in self._tuners.items():
+        for search, tuner in self._tuners.items():
             if not tuner.done:
                 continue
             try:
                 values, value = tuner.best()
             except RunFailed as error:
-                self.failed[where] = str(error)
+                self.failed[search.where] = str(error)
                 continue
-            pair, method = where
-            self._kept.setdefault(pair, {})[method] = {
+            found = {
                 "trials": tuner.trials,
                 "values": values,
                 "value": value,
                 "measure": self._measure,
-                "all": [asdict(trial) for trial in tuner.finished],
+                "all": [_trial(trial) for trial in tuner.finished],
             }
+            mine = self._kept.setdefault(search.pair.name, {})
+            if search.seed is None:
+                mine[search.method.name] = found
+            else:
+                del found["measure"]
+                whole = {"trials": tuner.trials, "values": {}, "value": None, "measure": self._measure, "all": []}
+                mine.setdefault(search.method.name, {**whole, "seeds": {}})["seeds"][str(search.seed)] = found
         # In the study's order, whichever search ended first.
         ordered: dict[str, dict[str, Any]] = {}
-        for pair_, method_ in pairs_and_methods(self._study):
-            if method_.name in self._kept.get(pair_.name, {}):
-                ordered.setdefault(pair_.name, {})[method_.name] = self._kept[pair_.name][method_.name]
+        for search in searches(self._study):
+            entry = self._kept.get(search.pair.name, {}).get(search.method.name)
+            if entry is not None:
+                if "seeds" in entry:
+                    entry["seeds"] = {s: entry["seeds"][s] for s in map(str, self._study.seeds) if s in entry["seeds"]}
+                ordered.setdefault(search.pair.name, {})[search.method.name] = entry
         write(self._folder.tuned, TunedFile.model_validate({"pairs": ordered}))
         return chosen_of(ordered)
 
@@ -760,33 +900,54 @@ class Trials:
         """Let go of the database."""
         self._store.close()
 
-    def _next(self, where: PairAndName) -> list[Job]:
-        tuner = self._tuners[where]
+    def _next(self, search: Search) -> list[Job]:
+        tuner = self._tuners[search]
         while not tuner.done:
             proposal = tuner.ask()
-            content = copy.deepcopy(self._contents[where])
+            content = copy.deepcopy(self._contents[search])
             for key, value in proposal.values.items():
                 set_value(content, key, value)
             try:
-                parse_recipe(content)
+                parse_recipe(copy.deepcopy(content))
             except BadInput:
                 # Values that are fine one by one may not be so together.
                 tuner.tell(proposal.number, None)
                 continue
-            return [self._job(where, proposal, content)]
+            return [self._job(search, proposal, content)]
         return []
 
-    def _job(self, where: PairAndName, proposal: Proposal, content: RecipeContent) -> Job:
-        pair, method = where
+    def _job(self, search: Search, proposal: Proposal, content: RecipeContent) -> Job:
+        def folder_of(number: int) -> Path:
+            return self._folder.trial(*search.where, number, search.seed).resolve()
+
+        if self._tuning.pruning is not None:
+            continues = None if proposal.continues is None else folder_of(proposal.continues)
+            content = part_of_trial(content, self._tuning.pruning, continues)
         job = Job(
-            id=f"trial/{pair}/{method}/{proposal.number}",
+            id=f"{search.id}/{proposal.number}",
             kind="trial",
             recipe=content,
-            out=str(self._folder.trial(pair, method, proposal.number).resolve()),
+            out=str(folder_of(proposal.number)),
             threads=threads_of(content),
         )
-        self._asked[job.id] = (where, proposal)
+        self._asked[job.id] = (search, proposal)
         return job
+
+
+def _trial(trial: FinishedTrial) -> dict[str, Any]:
+    found = asdict(trial)
+    if trial.continues is None:
+        del found["continues"]
+    return found
+
+
+def _entry(tuned: Mapping[str, Mapping[str, Any]], search: Search) -> Mapping[str, Any] | None:
+    """What a search chose before; None where it has not ended."""
+    found = tuned.get(search.pair.name, {}).get(search.method.name)
+    if found is None or search.seed is None:
+        return found
+    entry: Mapping[str, Any] | None = found.get("seeds", {}).get(str(search.seed))
+    return entry
 
 
 def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
@@ -796,6 +957,13 @@ def read_tuned(folder: StudyFolder) -> dict[str, dict[str, Any]]:
         return {} if found is None else found.as_dict()["pairs"]
 
 
-def chosen_of(tuned: Mapping[str, Mapping[str, Any]]) -> dict[PairAndName, dict[str, Any]]:
-    """The chosen values by pair and method, from ``tuned.json``."""
-    return {(pair, name): found["values"] for pair, mine in tuned.items() for name, found in mine.items()}
+def chosen_of(tuned: Mapping[str, Mapping[str, Any]]) -> ChosenOptions:
+    """The chosen values by pair and method, from ``tuned.json``; by seed, too, where each was tuned anew."""
+    found: dict[PairAndName | tuple[str, str, int], Mapping[str, Any]] = {}
+    for pair, mine in tuned.items():
+        for name, entry in mine.items():
+            if seeds := entry.get("seeds"):
+                found |= {(pair, name, int(seed)): each["values"] for seed, each in seeds.items()}
+            else:
+                found[pair, name] = entry["values"]
+    return found

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypedDict
@@ -21,6 +21,7 @@ from stillroom.schema.cache import IDENTITY, CacheFile
 
 _KEY = re.compile(r"[0-9a-f]{32}")
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_MOST_SHOWN = 8  # keys that a message lists
 _POLL = 0.2  # seconds between attempts to take a lock that another process holds
 
 
@@ -74,12 +75,8 @@ def remove_cache(key: str, root: Path | None = None) -> Listed:
     root = root or cache_root()
     for left in root.glob(".removed-*"):  # by a removal that was killed
         shutil.rmtree(left, ignore_errors=True)
-    keys = cache_keys(root)
-    matching = [known for known in keys if key and known.startswith(key)]
-    if len(matching) != 1:
-        hint = "a longer prefix: several caches match" if matching else nearest(key, keys) if keys else "there is none"
-        raise BadInput("cache", key, f"the key of a cache in {root}; {hint}")
-    folder = root / matching[0]
+    (found,) = find_keys([key], cache_keys(root), root)
+    folder = root / found
     listed = _listed(folder)
 
     def busy() -> bool:
@@ -91,6 +88,34 @@ def remove_cache(key: str, root: Path | None = None) -> Listed:
         folder.rename(leaving)
         shutil.rmtree(leaving)
     return listed
+
+
+def find_keys(prefixes: Sequence[str], keys: Sequence[str], root: Path) -> list[str]:
+    """The whole keys that unique prefixes mean, each once.
+
+    Raises:
+        BadInput: no key begins so, or several do, which are then listed; or there are none.
+
+    >>> find_keys(["0a", "0a1"], ["0a12", "0b34"], Path("caches"))
+    ['0a12']
+    >>> find_keys(["0"], ["0a12", "0b34"], Path("caches"))
+    Traceback (most recent call last):
+    ...
+    stillroom.errors.BadInput: cache: got '0'; expected the key of a cache in caches; 2 begin so: 0a12, 0b34
+    """
+    found: dict[str, None] = {}
+    for prefix in prefixes:
+        matching = [key for key in keys if prefix and key.startswith(prefix)]
+        if len(matching) == 1:
+            found[matching[0]] = None
+            continue
+        hint = nearest(prefix, keys) if keys else "there is none"
+        if matching:
+            shown = [key[: max(12, len(prefix) + 4)] for key in matching[:_MOST_SHOWN]]
+            more = f" and {len(matching) - len(shown)} more" if len(matching) > len(shown) else ""
+            hint = f"{len(matching)} begin so: {', '.join(shown)}{more}"
+        raise BadInput("cache", prefix, f"the key of a cache in {root}; {hint}")
+    return list(found)
 
 
 @contextmanager

@@ -124,12 +124,13 @@ class LiveTeacher:
                 features |= input_gradients(self._gradients, ordered, batch.labels, images, white)
             logits = logits.detach()
         view = 0 if self._one_view else batch.view
-        fishers = {of: self._fisher(of, features[of.tap], batch.rows, view) for of in self._fishers}
+        fishers = {of: self._fisher(of, features[of.tap], batch, view) for of in self._fishers}
         return ModelOutput(self.preprocess.reorder(logits.float()), features, fishers)
 
-    def _fisher(self, of: FisherOf, features: Tensor, rows: npt.NDArray[np.int64], view: int) -> Tensor:
-        draws = uniform_draws(of.samples, rows, view).to(features.device) if of.samples else None
-        return tail_fisher(self._tails[of.tap], features, temperature=of.temperature, draws=draws)
+    def _fisher(self, of: FisherOf, features: Tensor, batch: Batch, view: int) -> Tensor:
+        draws = uniform_draws(of.samples, batch.rows, view).to(features.device) if of.samples else None
+        tail = self._tails[of.tap].of(batch.images)
+        return tail_fisher(tail, features, temperature=of.temperature, draws=draws)
 
 
 class LiveTeacherSource(TeacherSource):
@@ -276,6 +277,9 @@ class LiveTeacherSource(TeacherSource):
         """The cache of its outputs for the training images."""
         train = self._data.train.parent
         parts = self._identity(train, self._augmentation, self._runtime.precision)
+        if self._augmentation.mixes and (info := self._data.train.subset_info) is not None:
+            # Images are mixed with those that are learned from, so another held-out part gives other images.
+            parts["partners"] = digest(info.rows.tobytes())
         if unfolded := left_unfolded(self.prepared.model, [tap for tap in self._taps if not is_input_gradient(tap)]):
             # The logits differ in their last bits from those computed without these taps.
             parts["unfolded"] = list(unfolded)
@@ -310,7 +314,12 @@ class LiveTeacherSource(TeacherSource):
             for of in totals:
                 totals[of] += output.fisher(of).flatten(1).mean(1).double().sum().item()
         means = {of: total / count for of, total in totals.items()}
-        return lambda batch: replace(teacher(batch), tails=self._tails, fisher_means=means)
+
+        def with_tails(batch: Batch) -> ModelOutput:
+            tails = {tap: tail.of(batch.images) for tap, tail in self._tails.items()}
+            return replace(teacher(batch), tails=tails, fisher_means=means)
+
+        return with_tails
 
     def test_cache(self) -> tuple[CacheSpec, Query]:
         """The cache of its logits for the test split, and the teacher as a query of test images."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
+from stillroom.teachers.class_means import ClassMeans
 from stillroom.teachers.fisher import FisherOf, head_fisher
 from stillroom.teachers.tails import TeacherTail
 
@@ -21,6 +22,8 @@ class ModelOutput:
     fishers: Mapping[FisherOf, Tensor] = field(default_factory=dict)
     # The mean of such a diagonal over the training set.
     fisher_means: Mapping[FisherOf, float] = field(default_factory=dict)
+    # Its mean answers to the training images of each class, by temperature.
+    class_means: Mapping[float, ClassMeans] = field(default_factory=dict)
     tails: Mapping[str, TeacherTail] = field(default_factory=dict)  # the rest of the model from a tap on, by tap name
     # The data's classes that the logits are of, int64 [K'], where the model lacks some; None: all, in their order.
     classes: Tensor | None = None

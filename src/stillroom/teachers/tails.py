@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from stillroom.data.tokens import is_tokens
 from stillroom.models.fold import fold_batchnorm
 from stillroom.models.modes import device_of, freeze, to_channels_last
 from stillroom.models.preprocess import Preprocess, select_classes
@@ -36,6 +38,15 @@ class TeacherTail(nn.Module):
         self.tap = tail.tap
         self._tail = tail
         self.register_buffer("order", order, persistent=False)
+        self._ids: Tensor | None = None
+
+    def of(self, ids: Tensor) -> TeacherTail:
+        """The same tail for a batch of texts, whose ids say where each is padded; of images, this one."""
+        if not self._tail.reads_ids or not is_tokens(ids):
+            return self
+        bound = copy.copy(self)
+        bound._ids = ids
+        return bound
 
     @property
     def head(self) -> Tensor | None:
@@ -48,7 +59,7 @@ class TeacherTail(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features as the tap reads them [B, …] → logits [B, K]."""
-        logits: Tensor = self._tail(features)
+        logits: Tensor = self._tail(features, self._ids)
         return select_classes(logits, self.order)
 
     def jvp(self, features: Tensor, gap: Tensor) -> Tensor:
@@ -96,12 +107,12 @@ def cut_tails(
     if not names:
         return {}
     inputs = preprocess(example).to(device_of(model))
-    copy, _ = fold_batchnorm(model, inputs, keep=names)
-    freeze(copy)
-    to_channels_last(copy, inputs)
+    folded, _ = fold_batchnorm(model, inputs, keep=names)
+    freeze(folded)
+    to_channels_last(folded, inputs)
     try:
-        traced = trace(copy, inputs)
+        traced = trace(folded, inputs)
     except Untraceable:
         traced = None
     order = preprocess.order
-    return {name: TeacherTail(tail_of(copy, name, inputs, traced=traced), order).to(device) for name in names}
+    return {name: TeacherTail(tail_of(folded, name, inputs, traced=traced), order).to(device) for name in names}

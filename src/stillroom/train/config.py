@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, SerializerFunctionWrapHandler, Tag, model_serializer, model_validator
 
 from stillroom.config import Config
 
@@ -96,6 +96,12 @@ class TrainingConfig(Config):
         description="CPU threads of the run. auto is all cores (OMP_NUM_THREADS where that is set), in a study 1; the "
         "number is written into the run's recipe, as the last bits of its results depend on it.",
     )
+    train_only: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="Modules of the student that are trained, by name, such as linear or layer3.*; the others are "
+        "frozen: their weights and running statistics stay as they are. Left out: all are trained.",
+    )
     clip_norm: float | None = Field(None, gt=0, description="Clip the gradient's global L2 norm to this.")
     accumulate: int = Field(
         1, ge=1, description="Split each batch into this many micro-batches, one step for all of them."
@@ -126,6 +132,12 @@ class TrainingConfig(Config):
         ge=0,
         description="Seconds between saves for resuming; each evaluation also saves.",
     )
+
+    @model_serializer(mode="wrap")
+    def _only_where_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes without it stay what they were, to their bytes and their hash.
+        written: dict[str, Any] = handler(self)
+        return {key: value for key, value in written.items() if key != "train_only" or value is not None}
 
     @model_validator(mode="after")
     def _one_budget(self) -> TrainingConfig:

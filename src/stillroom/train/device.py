@@ -20,6 +20,7 @@ from stillroom.errors import BadInput
 from stillroom.observer import Observer
 from stillroom.runtime import PhaseClock, Precision, Processes, Runtime
 from stillroom.train.config import TrainingConfig
+from stillroom.wording import whole_number
 
 try:
     import resource
@@ -152,9 +153,10 @@ def launched() -> int:
 
 def _whole(variable: str, otherwise: int) -> int:
     text = os.environ.get(variable) or str(otherwise)
-    if not text.isdecimal():
+    number = whole_number(text)
+    if number is None:
         raise BadInput(variable, text, "a whole number, as a launcher sets it")
-    return int(text)
+    return number
 
 
 class Launched(Processes):

@@ -245,7 +245,9 @@ class Trainer:
                 outputs = {name: teacher(part) for name, teacher in self.teachers.items()}
             with nullcontext() if last else self.runtime.processes.no_sync(wrapped):
                 with autocast(self.runtime.device, self.runtime.precision):
-                    value, values = wrapped(part.images, part.labels, part.index, outputs, progress.step / total)
+                    value, values = wrapped(
+                        part.images, part.labels, part.index, outputs, progress.step / total, part.mixed
+                    )
                 if progress.step < 2 and chunk == 0:
                     check_not_silent(self.step, values, progress.step)
                 (value * share).backward()

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from stillroom.data.images import has_label
+from stillroom.data.loader import MixedLabels
+from stillroom.data.tokens import is_tokens
 from stillroom.errors import BadInput, RunFailed, format_error
 from stillroom.losses.base import Loss, LossInputs
 from stillroom.memory import is_out_of_memory
@@ -49,6 +51,7 @@ class DistillStep(nn.Module):
         peers: students that learn with this one, by their names as its teachers: every term has a second part, in which
             the peer learns, from this student where it is the peer that teaches.
         same_at_start: names of the teachers that equal the student at the first step.
+        frozen: modules of the student that stay in evaluation mode.
     """
 
     def __init__(
@@ -64,8 +67,11 @@ class DistillStep(nn.Module):
         labelled_share: float = 1.0,
         peers: Mapping[str, PreparedModel] | None = None,
         same_at_start: Collection[str | None] = (),
+        frozen: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
+        # No child of its own: as the student's they are there already.
+        self._frozen = tuple(frozen)
         self.student = student
         self.losses = nn.ModuleList(losses)
         self.preprocess = preprocess
@@ -101,6 +107,13 @@ class DistillStep(nn.Module):
     def reads_teacher(self) -> bool:
         """Whether any term reads a teacher."""
         return any(term.requires.teacher for term in self._terms)
+
+    def train(self, mode: bool = True) -> DistillStep:
+        """Training or evaluation mode, but for what is frozen."""
+        super().train(mode)
+        for module in self._frozen:
+            module.training = False
+        return self
 
     def after_step(self) -> None:
         """Let the terms update what they keep of the batch, once the optimizer has stepped."""
@@ -151,7 +164,13 @@ class DistillStep(nn.Module):
             raise BadInput("training.accumulate", accumulate, f"1: {whole[0]} compares the samples of a whole batch")
 
     def forward(
-        self, images: Tensor, labels: Tensor, index: Tensor, teachers: Mapping[str, ModelOutput], progress: float
+        self,
+        images: Tensor,
+        labels: Tensor,
+        index: Tensor,
+        teachers: Mapping[str, ModelOutput],
+        progress: float,
+        mixed: MixedLabels | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """The weighted loss, and each term's value.
 
@@ -161,6 +180,7 @@ class DistillStep(nn.Module):
             index: the samples' indices in the training set, int64 [B].
             teachers: the output of each teacher that a term reads, by name.
             progress: fraction of the training done, in [0, 1).
+            mixed: the second labels of images that are mixed of two.
 
         Returns:
             The scalar Σ weight·term, and the terms in order, before their weights.
@@ -172,7 +192,8 @@ class DistillStep(nn.Module):
             logits = self._run(images)
         learning = {name: ModelOutput(self._run_peer(name, images)) for name in self.peers}
         teachers = {**teachers, **{name: replace(peer, logits=peer.logits.detach()) for name, peer in learning.items()}}
-        part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index)
+        mask = images >= 0 if is_tokens(images) else None
+        part = _Batch(ModelOutput(logits, self._taps.take()), teachers, labels, index, mixed, mask)
         whole = part.gathered(self._processes) if self._processes.count > 1 and self.whole_batch_terms else part
         values: list[Tensor] = []
         for term, name in zip(self._terms, self.teacher_names, strict=True):
@@ -184,7 +205,8 @@ class DistillStep(nn.Module):
             value = self._value_of(term, inputs)
             for peer, output in learning.items():
                 other = ModelOutput(logits.detach()) if name == peer else None
-                turned = _Batch(output, {**teachers, **({peer: other} if other is not None else {})}, labels, index)
+                answers = {**teachers, **({peer: other} if other is not None else {})}
+                turned = _Batch(output, answers, labels, index, mixed, mask)
                 if whole is not part and not term.per_sample:
                     turned = turned.gathered(self._processes)
                 value = value + self._value_of(term, self._inputs(term, turned, name, progress))
@@ -233,6 +255,7 @@ class DistillStep(nn.Module):
             teacher=teacher,
             labels=inputs.labels[rows],
             index=inputs.index[rows],
+            mask=inputs.mask[rows] if inputs.mask is not None else None,
         )
         return _value(term, part) * share
 
@@ -247,7 +270,7 @@ class DistillStep(nn.Module):
             teacher = next(iter(batch.teachers.values()), None) if name is None else batch.teachers.get(name)
         if teacher is not None and teacher.classes is not None:
             student = replace(student, logits=student.logits.index_select(1, teacher.classes))
-        return LossInputs(student, teacher, batch.labels, batch.index, progress)
+        return LossInputs(student, teacher, batch.labels, batch.index, progress, mixed=batch.mixed, mask=batch.mask)
 
 
 @dataclass(frozen=True)
@@ -258,9 +281,11 @@ class _Batch:
     teachers: Mapping[str, ModelOutput]
     labels: Tensor
     index: Tensor
+    mixed: MixedLabels | None = None
+    mask: Tensor | None = None  # of texts, where there is a token
 
     def gathered(self, processes: Processes) -> _Batch:
-        """The whole batch, gathered from all processes."""
+        """The whole batch, gathered from all processes; losses that compare samples read no mixed labels."""
         gather = processes.gather
 
         def gathered(output: ModelOutput) -> ModelOutput:
@@ -270,7 +295,8 @@ class _Batch:
 
         student = gathered(self.student)
         teachers = {name: gathered(output) for name, output in self.teachers.items()}
-        return _Batch(student, teachers, gather(self.labels), gather(self.index))
+        mask = gather(self.mask) if self.mask is not None else None
+        return _Batch(student, teachers, gather(self.labels), gather(self.index), mask=mask)
 
 
 def _value(term: Loss[Any], inputs: LossInputs) -> Tensor:

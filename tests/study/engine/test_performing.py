@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 import stillroom.study.engine.jobs as performing
 from stillroom.data.config import AugmentationConfig, DataConfig
 from stillroom.run.run import execute
+from stillroom.study.engine import ray_client
 from stillroom.study.engine.jobs import RecentData, attempt, crash_log, perform
-from study.engine.jobs import job, left_by, recipe
+from stillroom.train.folder import RunFolder
+from study.engine.jobs import job, left_by, recipe, saved
 
 MINE = """
 import torch
@@ -21,6 +24,30 @@ class Drawn(nn.Sequential):
     def __init__(self, num_classes):
         super().__init__(nn.Flatten(), nn.Linear(64, num_classes), nn.Dropout(0.5))
 """
+
+
+def test_a_process_of_a_cluster_that_is_told_to_end_saves_and_says_so_in_a_line(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, sent = RunFolder.append, []
+
+    def told_to_end(self: RunFolder, name: str, line: dict[str, object]) -> None:
+        append(self, name, line)
+        if name == "metrics.jsonl" and not sent:
+            sent.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    what = job(place / "run", recipe(save_seconds=1e6))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr(RunFolder, "append", told_to_end)
+    try:
+        outcome = json.loads(ray_client.do(json.dumps({"job": what.as_dict(), "cwd": str(place)})))
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert outcome["ending"] == "crashed"
+    assert outcome["reason"] == "its process was told to end; a run saved first, and goes on"
+    assert saved(what)
 
 
 def test_a_run_gives_its_summary_and_times_no_models(place: Path) -> None:

@@ -174,10 +174,26 @@ def term(tape: Tape, summand: Summand, learners: int, teachers: int, labels: Ite
         summed=_summed(nodes),
         weight_names=summand.names,
         weight_lists=_listed(summand, named or node),
+        apart=bool(gradient & learners and sources & teachers and _pushes_apart(nodes, node, summand.weight)),
         spread=_spread(tape, nodes, learners, teachers) if gradient & learners and sources & teachers else None,
         factors=summand.factors,
         words=spoken(named.place.file) if named is not None and named.place is not None else "",
     )
+
+
+# What leaves the sign of a value as it is.
+_AVERAGES = frozenset(("mean", "sum", "view", "reshape", "flatten", "squeeze", "to", "float", "nanmean"))
+_DISTANCES = frozenset(("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div"))
+
+
+def _pushes_apart(nodes: Sequence[Node], node: Node | None, weight: float) -> bool:
+    """Whether a term is a similarity that is minimised, or a distance that is maximised; no where that is not plain."""
+    if node is None or not (
+        (node.name == "cosine_similarity" and weight > 0) or (node.name in _DISTANCES and weight < 0)
+    ):
+        return False
+    after = [each for each in nodes if each.call is None and each.sources & node.sources == node.sources]
+    return all(each.name in _AVERAGES for each in after[after.index(node) + 1 :])
 
 
 def _listed(summand: Summand, node: Node | None) -> tuple[str, ...]:
@@ -512,6 +528,20 @@ _OF_LABELS = frozenset(("cross_entropy", "nll_loss", "binary_cross_entropy", "bi
 _SUMS = frozenset(("add", "add_", "__radd__", "mul", "mul_", "__rmul__", "div", "true_divide", "stack", "sub", "rsub"))
 
 
+def _meant_for_a_sum(tape: Tape, node: Node, learners: int, uses: set[int]) -> bool:
+    """Whether an operation weights a loss, or adds it to another; a sum over steps, or over rows, only counts it."""
+    if node.name not in _SUMS or node.outputs[0].dim() or not node.gradient & learners:
+        return False
+    others = [
+        (tensor, origin)
+        for tensor, origin in zip(node.inputs, node.origins, strict=True)
+        if origin is None or origin[0] not in uses
+    ]
+    if others:
+        return any(origin is not None and tape.bits(tensor)[1] & learners for tensor, origin in others)
+    return any(isinstance(each, float) and each % 1 for each in (*node.args, *node.kwargs.values()))
+
+
 def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> list[LostTerm]:
     """Losses with a gradient to the student that no ``backward`` was computed from: of the teacher, or of labels."""
     found = []
@@ -523,8 +553,8 @@ def lost_terms(tape: Tape, reached: set[int], learners: int, teachers: int) -> l
         uses, weighted = {index}, False
         for later in range(index + 1, len(tape.nodes)):
             if any(origin is not None and origin[0] in uses for origin in tape.nodes[later].origins):
+                weighted |= _meant_for_a_sum(tape, tape.nodes[later], learners, uses)
                 uses.add(later)
-                weighted |= tape.nodes[later].name in _SUMS and tape.nodes[later].outputs[0].dim() == 0
         if not uses & reached:
             where = str(node.place) if node.place else None
             found.append(LostTerm(node.name, where, bool(node.sources & teachers), weighted, bool(uses & tape.read)))
@@ -538,10 +568,12 @@ def row_prints(tensor: Tensor) -> list[tuple[float, float]]:
     return [(float(f"{a:.6g}"), float(f"{b:.6g}")) for a, b in sums.tolist()]
 
 
-def sample_rows(tensors: Iterable[Tensor]) -> Tensor | None:
-    """The first rows of the first tensor that has rows, copied."""
+def sample_rows(tensors: Iterable[Tensor], copies: dict[int, Tensor]) -> Tensor | None:
+    """The first rows of the first tensor that has rows, copied once for all networks that it is given to."""
     for tensor in tensors_in(*tensors):
         if tensor.dim() >= 2 or (tensor.dim() == 1 and not tensor.is_floating_point()):
-            per_row = max(1, tensor[:1].numel())
-            return tensor[: max(1, min(ROWS, ELEMENTS // per_row))].detach().clone()
+            if id(tensor) not in copies:
+                per_row = max(1, tensor[:1].numel())
+                copies[id(tensor)] = tensor[: max(1, min(ROWS, ELEMENTS // per_row))].detach().clone()
+            return copies[id(tensor)]
     return None

@@ -139,7 +139,8 @@ class Call:
     inputs: tuple[Tensor, ...]  # the tensors that it was given
     outputs: tuple[Tensor, ...] = ()  # the tensors that it gave
     inner: list[Call] = field(default_factory=list)  # calls of modules with parameters inside it, the outermost of each
-    inside: list[weakref.ref[Tensor]] = field(default_factory=list)  # what the modules inside it gave
+    # What the modules inside it gave, and which module each.
+    inside: list[tuple[weakref.ref[Tensor], nn.Module]] = field(default_factory=list)
     # Functions that act differently in training (dropout, batch norm) and did so.
     live: set[str] = field(default_factory=set)
     still: set[str] = field(default_factory=set)  # those that were there and were switched off
@@ -232,11 +233,14 @@ class Tape(TorchFunctionMode):
         self.read: set[int] = set()
         self.lost = False
         self.looked_at: Tensor | None = None
+        # Modules inside networks whose outputs were used outside, and whether some tensor came from nowhere.
+        self.taken: set[nn.Module] = set()
+        self.strays = False
         self.last: int | None = None
         self._bytes = 0
         self._origin: dict[int, tuple[int, int]] = {}
         self._bit: dict[int, int] = {}
-        self._inside: dict[int, tuple[weakref.ref[Tensor], Call]] = {}
+        self._inside: dict[int, tuple[weakref.ref[Tensor], Call, nn.Module]] = {}
         for key, reference, calls in survivors:
             if reference() is not None:
                 for call in calls:
@@ -379,11 +383,13 @@ class Tape(TorchFunctionMode):
         inside = self._inside.get(id(tensor))
         earlier = self._earlier.get(id(tensor))
         if inside is not None and inside[0]() is tensor:
+            self.taken.add(inside[2])
             return Source("inside", tensor, inside[1])
         if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
             return Source("parameter", tensor)
         if earlier is not None and earlier[0]() is tensor:
             return Source("constant", tensor, earlier=earlier[1])
+        self.strays |= tensor.requires_grad
         return Source("inside" if tensor.requires_grad else "constant", tensor)
 
     def _note_mode(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -430,24 +436,24 @@ class Tape(TorchFunctionMode):
         self.open.append(call)
         return call
 
-    def end(self, call: Call, out: Any, has_parameters: bool) -> None:
-        """A module has returned: it is one step of the tape, or it is looked through."""
+    def end(self, call: Call, out: Any, has_parameters: bool) -> bool:
+        """A module has returned: it is one step of the tape (then true), or it is looked through."""
         while self.open and self.open.pop() is not call:
             pass
         call.outputs = tuple(tensors_in(out))
-        opaque = has_parameters and call.outputs and not _is_composite(call)
+        opaque = has_parameters and bool(call.outputs) and not _is_composite(call)
         for parent in self.open[-1:]:
             parent.inside += call.inside
-            parent.inside += [weakref.ref(tensor) for tensor in call.outputs]
+            parent.inside += [(weakref.ref(tensor), call.module) for tensor in call.outputs]
             if not opaque:
                 parent.inner += call.inner
         if not opaque:
-            return
+            return False
         given = {id(tensor) for tensor in call.inputs}
-        for reference in call.inside:
+        for reference, giver in call.inside:
             tensor = reference()
             if tensor is not None and id(tensor) not in given:
-                self._inside[id(tensor)] = (reference, call)
+                self._inside[id(tensor)] = (reference, call, giver)
         call.inside = []
         start = min(call.start, len(self.nodes))
         for node in self.nodes[start:]:
@@ -478,6 +484,7 @@ class Tape(TorchFunctionMode):
         )
         if self.open:
             self.open[-1].inner.append(call)
+        return True
 
     @property
     def calls(self) -> list[Call]:

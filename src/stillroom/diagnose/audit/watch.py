@@ -10,6 +10,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,6 +48,9 @@ MAX_UPDATES, UPDATE_NUMBERS = 6, 2**16
 # Modules that take a faster path unless a mode is entered: nothing is seen inside them.
 _FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
 _STOCHASTIC = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+# A network that was seen whole in so many steps is run past the tape from then on, as long as it is run in the same
+# way; so often is it seen whole again, because something appears that no step showed before.
+WHOLE, AGAIN = 2, 2
 
 
 class StopScript(SystemExit):
@@ -71,6 +75,21 @@ class _Quiet:
             watch._on = watch._deep = False
         watch._tape.active = watch._deep and not watch._pauses
         return failed
+
+
+@dataclass(eq=False)
+class Familiar:
+    """A network that is one step of the tape: how it was run in the steps that saw it whole."""
+
+    parts: tuple[nn.Module, ...]  # the module and all inside it
+    # By the way it was run: in how many steps, and what acted as in training, and what was switched off.
+    runs: dict[Any, tuple[int, set[str], set[str]]] = field(default_factory=dict)
+
+    def way(self, args: Any, kwargs: Any) -> Any:
+        """What may change what a call does inside: modes, hooks, the form of its arguments."""
+        modes = [each.training for each in self.parts]
+        hooks = sum([len(each._forward_hooks) for each in self.parts])
+        return bytes(modes), hooks, torch.is_grad_enabled(), len(args), *kwargs
 
 
 class Watch:
@@ -114,6 +133,7 @@ class Watch:
         self._has_parameters: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
         self._loadings: list[tuple[weakref.ref[nn.Module], Loading]] = []
         self._schedules: dict[int, tuple[weakref.ref[Any], Schedule, weakref.ref[Any]]] = {}
+        self._stepped_schedule: Any = None
         # Parameters that an optimizer stepped in an earlier phase, or that were loaded.
         self._trained: dict[int, weakref.ref[Tensor]] = {}
         self._loaded: dict[int, weakref.ref[Tensor]] = {}
@@ -127,6 +147,8 @@ class Watch:
         self._complete: set[int] = set()
         self._teachers: set[int] = set()
         self._reached: set[int] = set()
+        self._familiar: weakref.WeakKeyDictionary[nn.Module, Familiar] = weakref.WeakKeyDictionary()
+        self._again = AGAIN
         self._woken: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
         self._reset_window()
 
@@ -154,7 +176,7 @@ class Watch:
             self._patch(scaler, name, self._noting(f"scaler.{name}", pause=True))
         schedulers = torch.optim.lr_scheduler
         self._patch(schedulers.LRScheduler, "__init__", self._scheduler_init)
-        for cls in (schedulers.LRScheduler, schedulers.ReduceLROnPlateau, schedulers.SequentialLR):
+        for cls in (schedulers.LRScheduler, schedulers.SequentialLR, schedulers.ChainedScheduler):
             self._patch(cls, "step", self._scheduler_step)
         self._patch(DataLoader, "__iter__", self._loader_iter)
         self._patch(torch, "compile", self._compile)
@@ -252,10 +274,15 @@ class Watch:
         self._window_events: list[tuple[str, str | None]] = []
         self._window_graded: list[tuple[Call, list[str]]] = []
         self._window_update: tuple[list[Tensor], list[Tensor], float | None] | None = None
+        self._window_stuck: float | None = None
         self._window_clipped: tuple[float, set[int]] | None = None
         self._window_loops: list[Any] = []
         # Parameters of the networks, listed once while the window is judged.
         self._window_parameters: dict[int, list[nn.Parameter]] = {}
+        self._window_samples: dict[int, Tensor] = {}
+        # Networks that this window saw whole, and in which way they were run; whether it ran one past the tape.
+        self._window_whole: dict[nn.Module, tuple[Familiar, Any, Call]] = {}
+        self._window_passed = False
         self._window_ends = 0
         self._closing = self._stepping = self._partial = False
 
@@ -303,6 +330,11 @@ class Watch:
             return module(*args, **kwargs)
         compiled = _is_compiled(module)
         opaque = compiled or isinstance(module, _FAST_PATHS)
+        familiar = self._familiar.get(module)
+        way = familiar.way(args, kwargs) if familiar is not None else None
+        known = familiar.runs.get(way) if familiar is not None else None
+        passed = known is not None and known[0] >= WHOLE
+        escaped = tape.escaped
         try:
             if compiled:
                 nn.Module.__call__, ours = self._patches[0][2], nn.Module.__call__  # type: ignore[method-assign]
@@ -311,6 +343,13 @@ class Watch:
                         out = original(module, *args, **kwargs)
                 finally:
                     nn.Module.__call__ = ours  # type: ignore[method-assign]
+            elif passed:
+                with self._paused():
+                    self._depth += 1
+                    try:
+                        out = original(module, *args, **kwargs)
+                    finally:
+                        self._depth -= 1
             elif opaque:
                 with self._paused():
                     out = original(module, *args, **kwargs)
@@ -321,14 +360,33 @@ class Watch:
                 pass
             raise
         with self._quiet:
-            if opaque:
+            if passed:
+                assert known is not None
+                call.live, call.still = known[1:]
+                self._window_passed = True
+            elif opaque:
                 for each in module.modules():
                     if isinstance(each, _STOCHASTIC):
                         short = "dropout" if isinstance(each, nn.modules.dropout._DropoutNd) else "batch norm"
                         (call.live if each.training else call.still).add(short)
             with _past_modes():
-                tape.end(call, out, self._has_parameters[module])
+                single = tape.end(call, out, self._has_parameters[module])
+            if passed and not single:
+                # It gives a loss this time, and what is inside was not seen.
+                del self._familiar[module]
+                self._partial = True
+            elif single and not opaque and not passed and tape.escaped == escaped:
+                familiar = familiar or Familiar(tuple(module.modules()))
+                self._window_whole[module] = familiar, familiar.way(args, kwargs) if way is None else way, call
         return out
+
+    def _note_whole(self) -> None:
+        """What a step saw whole need not be seen so again, unless a part of it was used outside."""
+        for module, (familiar, way, call) in self._window_whole.items():
+            if not any(each in self._tape.taken for each in familiar.parts[1:]):
+                self._familiar[module] = familiar
+                count, live, still = familiar.runs.get(way, (0, set(), set()))
+                familiar.runs[way] = count + 1, live | call.live, still | call.still
 
     def _wake(self, module: nn.Module, args: Any, out: Any) -> None:
         """Where no teacher was heard yet, a network that is run without gradients may be one: follow what it gives."""
@@ -499,7 +557,8 @@ class Watch:
                 self._note_gradients()
             phase = self.phases[-1] if self.phases else None
             if not closure and (phase is None or phase.extra.get("updates", 0) < MAX_UPDATES):
-                parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+                given = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+                parameters = [p for p in given if p.dim() >= 2]  # of a bias that begins at 0, any step is a large share
                 before = [p.detach().flatten()[:UPDATE_NUMBERS].clone() for p in parameters]
                 self._window_update = parameters, before, None
             if not closure:
@@ -541,7 +600,7 @@ class Watch:
                 continue
             seen.add(id(call.module))
             with _past_modes():
-                names = [n for n, p in call.module.named_parameters() if p.grad is not None]
+                names = [n for n, p in _all_parameters(call.module) if p.grad is not None]
             self._window_graded.append((call, names))
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
@@ -586,12 +645,14 @@ class Watch:
         assert self._window_update is not None
         parameters, before, _ = self._window_update
         if before:
+            self._window_stuck = _stuck(parameters, before)
             now = [p.detach().flatten()[:UPDATE_NUMBERS] for p in parameters]
             changed, size = (
-                float(torch.stack([norm.float() for norm in torch._foreach_norm(each)]).square().sum().sqrt())
+                torch.stack([norm.float() for norm in torch._foreach_norm(each)])
                 for each in (torch._foreach_sub(now, before), before)
             )
-            self._window_update = [], [], changed / max(size, 1e-30)
+            share = torch.where(size > 0, changed / size.clamp_min(1e-30), 0.0)
+            self._window_update = [], [], float(share.max())
 
     def _wants(self, phase: Phase) -> bool:
         """Whether the next step of a phase is to be watched."""
@@ -634,6 +695,10 @@ class Watch:
         def __init__(scheduler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
             if self._mine():
                 with self._quiet:
+                    for cls in type(scheduler).__mro__:
+                        # Some schedules have a step() of their own.
+                        if "step" in vars(cls) and not any(each[:2] == (cls, "step") for each in self._patches):
+                            self._patch(cls, "step", self._scheduler_step)
                     where = place(2)
                     self._schedules[id(scheduler)] = (
                         weakref.ref(scheduler),
@@ -654,14 +719,22 @@ class Watch:
 
     def _scheduler_step(self, original: Any) -> Any:
         def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._mine():
-                found = self._schedules.get(id(scheduler))
-                if found is not None:
-                    found[1].steps += 1
-                    if found[1].step_place is None or found[1].steps < 3:
-                        where = place(2)
-                        found[1].step_place = str(where) if where else None
-            return original(scheduler, *args, **kwargs)
+            if not self._mine() or scheduler is self._stepped_schedule:
+                return original(scheduler, *args, **kwargs)
+            for each in getattr(scheduler, "_schedulers", ()):
+                # One that steps others, each in its time: what it has not come to is not forgotten.
+                self._schedules.pop(id(each), None)
+            found = self._schedules.get(id(scheduler))
+            if found is not None:
+                found[1].steps += 1
+                if found[1].step_place is None or found[1].steps < 3:
+                    where = place(2)
+                    found[1].step_place = str(where) if where else None
+            before, self._stepped_schedule = self._stepped_schedule, scheduler
+            try:
+                return original(scheduler, *args, **kwargs)
+            finally:
+                self._stepped_schedule = before
 
         return step
 
@@ -742,6 +815,11 @@ class Watch:
 
     def _close_window(self, keep_tape: bool = False) -> None:
         """Turn what was seen since the last step into facts, and decide whether the next is watched."""
+        if self._window_passed and self._tape.strays and self._again:
+            # Something came out of a network that was run past the tape: it is seen whole again.
+            self._again -= 1
+            self._familiar.clear()
+            self._partial = True
         if self._partial or self._tape.lost:
             # It began in the middle of a step, or it held too much: the next one is seen whole.
             for each in self.phases[-1:]:
@@ -756,6 +834,8 @@ class Watch:
         self._tape.last = self._window_ends if keep_tape else None
         with self._paused():
             phase = self._make_step(keep_tape)
+        if phase is not None:
+            self._note_whole()
         self._tape.last = None
         deep = phase is None or (phase.number not in self._complete and self._wants_more(phase))
         if phase is not None and phase.number in self._complete:
@@ -815,7 +895,7 @@ class Watch:
             self._reached = set()
         step.stepped = bool(stepping)
         if self._window_update is not None:
-            step.update = self._window_update[2]
+            step.update, step.stuck = self._window_update[2], self._window_stuck
             phase.extra["updates"] = phase.extra.get("updates", 0) + 1
         for loop in self._window_loops:
             if loop.value is not None:
@@ -838,6 +918,8 @@ class Watch:
         self._learners = {}
         self._teachers = set()
         self._networks.clear()
+        self._familiar.clear()
+        self._again = AGAIN
         return self.phases[-1]
 
     def _describe_step(
@@ -852,6 +934,8 @@ class Watch:
             self._phase_optimizers.add(each)
         step = Step(phase.made, phase.epochs, events=list(self._window_events))
         step.learning_rate = max((_rate(each) for each in optimizers), default=0.0)
+        rates = [g.get(key, 0.0) for each in optimizers for g in each.param_groups for key in ("initial_lr", "max_lr")]
+        step.base_rate = max((float(rate) for rate in rates), default=0.0)
         step.optimizer = type(optimizers[0]).__name__ if optimizers else ""
         self._fill(step, keep_tape)
         return step
@@ -952,6 +1036,7 @@ class Watch:
             owners = (c.module for c in tape.calls if foreign & {id(p) for p in c.module.parameters()})
             step.clipped_for = next((self._network(each) for each in owners), None)
         step.escaped = bool(tape.escaped)
+        step.pulled = self._pulled_targets()
         for call, names in self._window_graded:
             flows = any(each.gradient for each in step.calls if each.network is self._network(call.module))
             left_out = self._left_out(call, names) if flows else None
@@ -1012,6 +1097,24 @@ class Watch:
                 found |= mask
         return found
 
+    def _pulled_targets(self) -> list[tuple[Network, str | None]]:
+        """Networks that learn and that a divergence pulls towards another, whose target they are; not the other way."""
+        tape = self._tape
+
+        def networks(tensor: Tensor) -> list[nn.Module]:
+            gradient = tape.bits(tensor)[1]
+            calls = (source.call for index, source in enumerate(tape.sources) if gradient >> index & 1)
+            return [call.module for call in calls if call is not None and self._held(call.module) > 0]
+
+        pairs = []
+        for node in (tape.nodes[i] for raw, _, _ in self._window_backwards for i in raw.nodes):
+            if node.call is None and node.name == "kl_div":
+                target, predicted = node.argument(1, "target"), node.inputs[0]
+                places = [(a, b) for a in networks(target) for b in networks(predicted) if a is not b]
+                pairs += [(a, b, str(node.place) if node.place else None) for a, b in places]
+        both = {(a, b) for a, b, _ in pairs}
+        return [(self._network(a), place) for a, b, place in pairs if (b, a) not in both]
+
     def _are_answers(self, source: Source) -> bool:
         """Whether a stored tensor looks like a teacher's answers: of the shape of a student's logits, and no labels."""
         tensor = source.tensor
@@ -1046,7 +1149,7 @@ class Watch:
             from_networks=tuple(self._network(each.module) for each in self._tape.networks(call.sources)),
             reaches_loss=bool(own & reads),
             gradient=bool(own & gradients),
-            inputs=facts.sample_rows(call.inputs),
+            inputs=facts.sample_rows(call.inputs, self._window_samples),
             outputs=tuple(tuple(each.shape) for each in call.outputs),
             version=sum(t._version for t in (*parameters, *module.buffers())),
             shared=sum(p.numel() for p in held) / max(1, sum(p.numel() for p in parameters)),
@@ -1099,7 +1202,7 @@ class Watch:
 
     def _left_out(self, call: Call, names: list[str]) -> LeftOut | None:
         module = call.module
-        named = dict(module.named_parameters())
+        named = dict(_all_parameters(module))
         missing = [n for n in names if n in named and named[n].requires_grad and id(named[n]) not in self._learners]
         if not missing:
             return None
@@ -1158,8 +1261,35 @@ def _label(module: nn.Module) -> str:
     return name
 
 
+def _all_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """A module's parameters, and those that lie in plain lists and dictionaries of it, which no optimizer is given."""
+    yield from module.named_parameters()
+    known = set(module.modules()) | set(module.parameters())
+    for prefix, each in module.named_modules():
+        for name, value in vars(each).items():
+            if name.startswith("_") or not isinstance(value, list | tuple | dict):
+                continue
+            for key, hidden in value.items() if isinstance(value, dict) else enumerate(value):
+                place = ".".join(filter(None, (prefix, name, str(key))))
+                if isinstance(hidden, nn.Parameter) and hidden not in known:
+                    yield place, hidden
+                elif isinstance(hidden, nn.Module) and hidden not in known:
+                    yield from ((f"{place}.{inner}", parameter) for inner, parameter in hidden.named_parameters())
+
+
 def _is_compiled(module: nn.Module) -> bool:
     return type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def _stuck(parameters: Sequence[Tensor], before: Sequence[Tensor]) -> float | None:
+    """Of parameters in 16 bits, the share of numbers with a gradient that a step left as they were; None of others."""
+    alike = count = 0
+    for parameter, old in zip(parameters, before, strict=True):
+        if parameter.dtype in (torch.float16, torch.bfloat16) and parameter.grad is not None:
+            moving = parameter.grad.flatten()[:UPDATE_NUMBERS] != 0
+            alike += int((moving & (parameter.detach().flatten()[:UPDATE_NUMBERS] == old)).sum())
+            count += int(moving.sum())
+    return alike / count if count else None
 
 
 def _rate(optimizer: Any) -> float:

@@ -206,6 +206,7 @@ def choice(other: SensitivityRow) -> str:
         "threshold": f"a threshold b of {value} nats",
         "stop": f"a stop at {value} nats",
         "grid": f"a grid of {value} × {value}",
+        "position": "cells compared with the background at their own place, or with the untrained network there",
         "selection": f"the {value} selection of images",
     }.get(other.what, f"{other.what} {value}")
 

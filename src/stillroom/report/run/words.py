@@ -10,8 +10,9 @@ import numpy as np
 
 from stillroom.report.formats import decimal, scaled, short, versus, whole
 from stillroom.report.run.data import RunData
+from stillroom.schema.continual import FinishedRecord
 from stillroom.schema.predictions import margin_of_counts, paired_margin
-from stillroom.wording import listed
+from stillroom.wording import counted, listed
 
 # In the order of how much a difference matters.
 _HASHES = {
@@ -145,6 +146,8 @@ def headline(run: RunData, labels: RunData | None = None) -> str:
         labels: the same student from labels alone; left out: the student is compared with its teacher, which says
             nothing about what distilling brought.
     """
+    if run.incremental is not None:
+        return _over_tasks(run.incremental)
     if labels is not None:
         return _against_labels(run, labels)
     gap = top1_gap(run)
@@ -193,6 +196,16 @@ def _against_labels(run: RunData, labels: RunData) -> str:
 def _teacher_in_words(run: RunData) -> str:
     """The teacher that the student is compared with."""
     return "its teacher" if len(run.summary.teachers) < 2 else f"its best teacher “{run.summary.reference}”"
+
+
+def _over_tasks(record: FinishedRecord) -> str:
+    """What is left of classes that came in tasks, and what was forgotten."""
+    final, lost = record.metrics.final, record.metrics.forgetting
+    change = f"lost {decimal(lost)}" if lost > 0 else f"gained {decimal(-lost)}"
+    return (
+        f"After {counted(len(record.tasks), 'task')} the student’s accuracy on all {len(record.class_order)} classes "
+        f"is {decimal(final)}%, the mean over tasks; since its best on each, old tasks {change} points on average."
+    )
 
 
 def _without_teacher(run: RunData) -> str:
@@ -321,6 +334,8 @@ def facts(run: RunData) -> list[str]:
     found += [f"{summary.epochs:.4g} epochs, {whole(summary.steps)} steps", f"seed {summary.seed}"]
     if summary.precision:
         found.append(summary.precision)
+    if summary.trained is not None:
+        found.append(f"trained {listed(summary.trained.modules)} alone, the rest frozen")
     return found
 
 

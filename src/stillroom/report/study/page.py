@@ -42,7 +42,7 @@ from stillroom.report.study.table import (
 from stillroom.report.study.words import headline
 from stillroom.schema.base import clean, read_text
 from stillroom.schema.run import SUMMARY
-from stillroom.schema.study import STUDY, MissingRun, StudyResults, TunedMethod, is_study, read_study
+from stillroom.schema.study import STUDY, MissingRun, StudyResults, TunedSearch, is_study, read_study
 from stillroom.wording import counted
 
 # Three hundred pages that each held it would be 1.4 GB.
@@ -220,26 +220,30 @@ def _absences(missing: tuple[MissingRun, ...], *, several_pairs: bool) -> tuple[
 def _tuned(study: StudyResults) -> tuple[Values, ...]:
     """What trials chose, in the order of pairs and methods."""
     return tuple(
-        _tuned_row(pair.name, name, held, study.measure.digits)
+        _tuned_row(pair.name, label, search, held.measure, study.measure.digits)
         for pair in study.model_pairs
         for name in study.names
         if (held := (study.tuned or {}).get(pair.name, {}).get(name)) is not None
+        for label, search in (
+            [(f"{name}, seed {seed}", each) for seed, each in held.seeds.items()] if held.seeds else [(name, held)]
+        )
     )
 
 
-def _tuned_row(pair: str, name: str, held: TunedMethod, digits: int) -> Values:
+def _tuned_row(pair: str, name: str, held: TunedSearch, measure: str, digits: int) -> Values:
     keys = tuple(dict.fromkeys([*held.values, *(key for trial in held.all for key in trial.values)]))
-    best = next((place for place, trial in enumerate(held.all) if trial.values == held.values), None)
+    # Of a trial that was continued, the whole of it.
+    best = max((place for place, trial in enumerate(held.all) if trial.values == held.values), default=None)
     return Values(
         pair=pair,
         name=name,
-        measure=held.measure,
+        measure=measure,
         keys=keys,
         chosen=tuple((key, _text(value)) for key, value in held.values.items()),
         value=amount(held.value, digits),
         trials=tuple(
             Values(
-                number=trial.number,
+                number=trial.number if trial.continues is None else f"{trial.number}, from {trial.continues}",
                 values=tuple(_text(trial.values[key]) if key in trial.values else DASH for key in keys),
                 value=amount(trial.value, digits),
                 sort="" if trial.value is None else repr(trial.value),

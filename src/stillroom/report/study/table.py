@@ -157,7 +157,7 @@ def _facts(pair: PairInfo) -> list[str]:
     images = [
         f"{whole(count)} {what} images" for count, what in ((pair.train, "training"), (pair.test, "test")) if count
     ]
-    length = [f"{whole(pair.steps)} steps" if pair.steps else "", f"{pair.epochs:g} epochs" if pair.epochs else ""]
+    length = [counted(length, unit) for length, unit in ((pair.steps, "step"), (pair.epochs, "epoch")) if length]
     found = [
         f"student {pair.student}" if pair.student else "",
         f"teacher {teacher}" if teacher else "no teacher",

@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -82,6 +83,10 @@ def _file_stats(config: DataConfig) -> list[Any]:
 _DATA = RecentData()
 
 
+# Makes what a recipe names, and tells what the user should know of it.
+MakeComponents = Callable[[Recipe, Note | None], RunComponents]
+
+
 def _materials(recipe: Recipe, note: Note | None = None) -> RunComponents:
     """As :func:`stillroom.run.components.build_components`, with the data kept for the next job."""
     data = _DATA.get(recipe.data)
@@ -90,10 +95,14 @@ def _materials(recipe: Recipe, note: Note | None = None) -> RunComponents:
         return build_components(recipe, data, note)
 
 
-def attempt(job: Job) -> Outcome:
+def attempt(job: Job, perform: Callable[[Job], dict[str, Any]] | None = None) -> Outcome:
     """Do a job in this process, and return any error as its ending.
 
     The traceback of an unexpected error is left next to the job's folder, see :func:`crash_log`.
+
+    Args:
+        job: what to do.
+        perform: does it; left out: :func:`perform`.
     """
     started = time.perf_counter()
 
@@ -101,7 +110,7 @@ def attempt(job: Job) -> Outcome:
         return Outcome(job.id, ending, result or {}, reason, round(time.perf_counter() - started, 4))
 
     try:
-        result = perform(job)
+        result = (perform or _perform)(job)
     except BadInput as error:
         return ended("bad_input", reason=str(error))
     except RunFailed as error:
@@ -122,7 +131,7 @@ def crash_log(job: Job) -> Path:
 
 
 def perform(job: Job) -> dict[str, Any]:
-    """Do a job in this process. What the process did before changes no byte of what a run leaves.
+    """Do a job in a process of the study's own. What the process did before changes no byte of what a run leaves.
 
     Returns:
         Plain objects: the summary of a run or a trial; see :func:`build_cache` and :func:`calibrate` otherwise.
@@ -137,10 +146,18 @@ def perform(job: Job) -> dict[str, Any]:
     _freeze_imports()
     gc.collect()
     release_memory()
+    return do(job, _materials)
+
+
+_perform = perform
+
+
+def do(job: Job, make: MakeComponents) -> dict[str, Any]:
+    """Do a job with what ``make`` makes of its recipes; returns and raises as :func:`perform`."""
     if job.kind in ("run", "trial"):
-        result = _run(parse_recipe(job.recipe), Path(job.out))
+        result = _run(parse_recipe(job.recipe), Path(job.out), make)
     else:
-        result = build_cache(job) if job.kind == "cache" else calibrate(job)
+        result = build_cache(job, make) if job.kind == "cache" else calibrate(job, make)
     # As JSON brings it to another process.
     plain: dict[str, Any] = json.loads(json.dumps(result, allow_nan=False))
     return plain
@@ -153,19 +170,20 @@ def _freeze_imports() -> None:
     gc.freeze()
 
 
-def _run(recipe: Recipe, out: Path) -> dict[str, Any]:
+def _run(recipe: Recipe, out: Path, make: MakeComponents) -> dict[str, Any]:
     # No latencies: other jobs are at work on the same machine.
     if recipe.incremental is not None:
         return run_tasks(recipe, out, resume=True, data=_DATA.get(recipe.data), latency=False).summary
-    return execute(recipe, out, resume=True, components=_materials(recipe), latency=False).summary
+    return execute(recipe, out, resume=True, components=make(recipe, None), latency=False).summary
 
 
-def build_cache(job: Job) -> dict[str, Any]:
+def build_cache(job: Job, make: MakeComponents = _materials) -> dict[str, Any]:
     """Check a method's recipes as their runs would, and have their teacher's outputs cached.
 
     Args:
         job: with ``options["recipes"]``, the content of each recipe: what a method's run or trial would do. For
             each, a line is added to ``asked.jsonl`` in its folder: images that the teacher was asked about, seconds.
+        make: makes what a recipe names.
 
     Returns:
         ``notes``: what a user should know of the data and the models, a line each.
@@ -178,7 +196,7 @@ def build_cache(job: Job) -> dict[str, Any]:
         if recipe.incremental is not None:
             found = prepare_tasks(recipe, _DATA.get(recipe.data), notes)
         else:
-            found = prepare(recipe, components=_materials(recipe, notes.note))
+            found = prepare(recipe, components=make(recipe, notes.note))
         # At once: whoever is killed after this has still asked.
         log.append(json.dumps({"answers": found.answers, "seconds": found.seconds}) + "\n")
     return {"notes": list(notes.lines)}
@@ -195,11 +213,12 @@ class _Notes(Observer):
         self.lines[text] = None
 
 
-def calibrate(job: Job) -> dict[str, Any]:
+def calibrate(job: Job, make: MakeComponents = _materials) -> dict[str, Any]:
     """Turn a budget in seconds into steps, by timing some steps of the very run.
 
     Args:
         job: with ``options["seconds"]``, how long a run may train.
+        make: makes what a recipe names.
 
     Returns:
         ``steps`` and the median ``seconds_per_step`` that it follows from.
@@ -222,7 +241,7 @@ def calibrate(job: Job) -> dict[str, Any]:
     }
     short = recipe.model_copy(update={"training": recipe.training.model_copy(update=length)})
     try:
-        execute(short, folder, components=_materials(recipe), latency=False)
+        execute(short, folder, components=make(recipe, None), latency=False)
         each = seconds_per_step(folder / "timing.jsonl")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -379,7 +379,12 @@ def do(order: str) -> str:
         signal.signal(signal.SIGTERM, interrupt)
     content = json.loads(order)
     os.chdir(content["cwd"])
-    return json.dumps(asdict(attempt(Job(**content["job"]))), allow_nan=False)
+    job = Job(**content["job"])
+    try:
+        outcome = attempt(job)
+    except KeyboardInterrupt:
+        outcome = Outcome(job.id, "crashed", reason="its process was told to end; a run saved first, and goes on")
+    return json.dumps(asdict(outcome), allow_nan=False)
 
 
 class _RayJobs:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from stillroom.diagnose.chance import exceeds_chance
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
-from stillroom.diagnose.checks.loop.context import LoopContext, accuracy, ask, most_common
+from stillroom.diagnose.checks.loop.context import LoopContext, accuracy, ask, chance, most_common
 from stillroom.diagnose.checks.loop.record import Answers, CallFacts, Network, Step
 from stillroom.diagnose.checks.teacher_changes import assign_columns, input_changes
 from stillroom.schema.diagnosis import Remedy, Verdict
@@ -23,12 +23,9 @@ ALIKE = Limits(warning=0.9, problem=0.6, why="Augmentation moves some decisions,
 # How much targets differ from row to row, as a share of their size.
 CONSTANT = Limits(1e-3, 1e-4, "Softened answers of a trained teacher differ by a tenth and more, features by a half.")
 # By how much a teacher may name fewer labels than a network of its shape did when the script had trained it.
+# A share of the way from chance to all labels.
+BARELY = 0.25
 UNLIKE_TRAINED = Limits(0.15, 0.3, "Augmentation and other images of the same kind cost ten points, not thirty.")
-
-
-def _chance(labels: Tensor, classes: int) -> float:
-    """The accuracy of always naming the most frequent class."""
-    return max(1 / classes, float(torch.bincount(labels, minlength=classes).max()) / len(labels))
 
 
 @check(
@@ -98,7 +95,7 @@ def stale_answers(context: LoopContext) -> CheckResult:
                 f"The stored answers decide as {network.label} does now on {alike:.0%} of {asked_rows} images.",
                 evidence,
             )
-    if count >= FEWEST and not exceeds_chance(round(stored_accuracy * count), count, _chance(labels, classes)):
+    if count >= FEWEST and not exceeds_chance(round(stored_accuracy * count), count, chance(labels, classes)):
         sure = float(torch.cat([t.softmax(1).max(1).values.cpu() for t, _ in rows]).mean())  # type: ignore[union-attr]
         if sure > 2.5 / classes and sure > 0.4:
             return CheckResult(
@@ -261,8 +258,8 @@ def _teacher_accuracy(context: LoopContext) -> tuple[bool, float, int] | None:
     if len(labels) < FEWEST:
         return None
     share = accuracy(teacher, labels)
-    chance = _chance(labels, teacher.shape[1])
-    return exceeds_chance(round(share * len(labels)), len(labels), chance), share, len(labels)
+    guessed = chance(labels, teacher.shape[1])
+    return exceeds_chance(round(share * len(labels)), len(labels), guessed), share, len(labels)
 
 
 @check(
@@ -335,12 +332,37 @@ def _is_other(context: LoopContext, trained: Network) -> bool:
     )
 
 
+def _is_copy(context: LoopContext) -> bool:
+    """Whether the teacher is the student as it was earlier: of its shape, neither loaded nor trained on its own."""
+    shapes = {each.shape for each in context.students}
+    return bool(context.teachers) and all(
+        each.shape in shapes and not each.loaded and not each.trained_before for each in context.teachers
+    )
+
+
+def _accuracy_of(context: LoopContext, network: Network) -> float | None:
+    """The accuracy of another network on the teacher's inputs; None where it cannot be asked."""
+    right = rows = 0
+    for _, each in context.answers[:8]:
+        inputs = each.teacher_call.inputs if each.teacher_call is not None else None
+        if inputs is None or each.labels is None or len(inputs) > len(each.labels):
+            continue
+        try:
+            guess = ask(network, inputs, each.student.shape[1]).argmax(1)
+        except Skip:
+            return None
+        labels = each.labels[: len(guess)].cpu()
+        right, rows = right + int((guess == labels).sum()), rows + int((labels >= 0).sum())
+    return right / rows if rows else None
+
+
 def _loaded_at(context: LoopContext) -> str | None:
     return next((loading.place for each in context.teachers for loading in each.loaded), None)
 
 
 @check(
-    threshold="A warning below 60% of the training labels; a problem where the student itself does better by 10 "
+    threshold="A warning below 60% of the training labels; a problem below a quarter of the way from chance to all of "
+    "them, where the student itself does better by 10 "
     "points, or a network of the same shape that the script trained before did by 30.",
     limits=(Limits(0.6, 0.0, "A teacher is usually fitted to its training data."), UNLIKE_TRAINED),
     source="What a teacher does not know it cannot teach.",
@@ -356,7 +378,7 @@ def teacher_weak(context: LoopContext) -> CheckResult:
     late, late_student = accuracy(teacher[half:], labels[half:]), accuracy(student[half:], labels[half:])
     evidence = {"accuracy": share, "rows": len(labels), "student": late_student}
     margin = 0.1 + 2 * (0.5 / max(1, len(labels) - half)) ** 0.5
-    if late_student - late > margin and not context.follows_student:
+    if late_student - late > margin and not context.follows_student and not _is_copy(context):
         return CheckResult(
             "problem",
             f"The student names {late_student:.0%} of the last {len(labels) - half} labels that were watched, "
@@ -368,6 +390,9 @@ def teacher_weak(context: LoopContext) -> CheckResult:
         )
     for trained, before in context.trained:
         if share < 0.75 and UNLIKE_TRAINED.at_least(before - share) == "problem" and _is_other(context, trained):
+            now = _accuracy_of(context, trained)
+            if now is not None and UNLIKE_TRAINED.at_least(now - share) != "problem":
+                continue  # it named its own few labels alone
             return CheckResult(
                 "problem",
                 f"The teacher names {share:.0%} of {len(labels)} labels; a network of the same shape named "
@@ -376,7 +401,24 @@ def teacher_weak(context: LoopContext) -> CheckResult:
                 Remedy("Load the weights of the last epoch, or of the best one: look at which file is taken."),
                 location=_loaded_at(context) or most_common([each.place for _, each in context.answers]),
             )
-    if share < 0.6 and exceeds_chance(round(share * len(labels)), len(labels), _chance(labels, teacher.shape[1])):
+    guessed = chance(labels, teacher.shape[1])
+    barely = guessed + BARELY * (1 - guessed)
+    # Of the next of thousands of words a good teacher names few; of two classes a quarter of the way is much.
+    plain = guessed < 0.34 and teacher.shape[1] <= 1000 and all(len(each.shape) == 2 for _, each in context.answers)
+    if (
+        plain
+        and len(labels) >= 200
+        and share < barely
+        and exceeds_chance(round(share * len(labels)), len(labels), guessed)
+    ):
+        return CheckResult(
+            "problem",
+            f"The teacher names {share:.0%} of {len(labels)} training labels; chance names {guessed:.0%}.",
+            {**evidence, "chance": guessed},
+            Remedy("Train the teacher first: look at where its training ends, and at its input."),
+            location=most_common([each.place for _, each in context.answers]),
+        )
+    if share < 0.6 and exceeds_chance(round(share * len(labels)), len(labels), guessed):
         return CheckResult(
             "warning",
             f"The teacher names {share:.0%} of {len(labels)} training labels.",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from stillroom.diagnose.chance import exceeds_chance
 from stillroom.diagnose.check import Skip, lazy
 from stillroom.diagnose.checks.loop.record import (
     Answers,
@@ -119,7 +120,25 @@ class LoopContext:
         if not found or not sum(len(labels) for *_, labels in found):
             raise Skip("No labels were seen with the teacher's answers.")
         teacher, student, labels = (torch.cat([one[i].cpu() for one in found]) for i in range(3))
+        named, wanted = set(teacher.argmax(1).tolist()), set(labels.tolist())
+        if len(named) > 1 and len(wanted) < teacher.shape[1] and not named & wanted:
+            raise Skip("The labels are of classes that the teacher never names: it knows others, as an old model does.")
         return teacher, student, labels
+
+    @lazy
+    def student_knows(self) -> bool:
+        """Whether the student answers better than chance before it has learnt: its weights are no random ones."""
+        for step in self.steps[:1]:
+            for each in (found.answers for found in step.backwards if found.answers is not None):
+                for wanted in (each.labels, each.teacher.argmax(1) if each.teacher is not None else None):
+                    valid = wanted[: len(each.student)] >= 0 if wanted is not None else torch.zeros(0)
+                    if wanted is None or not bool(valid.any()):
+                        continue
+                    named = wanted[: len(valid)][valid]
+                    right = int((each.student[: len(valid)][valid].argmax(1) == named).sum())
+                    if exceeds_chance(right, len(named), chance(named, each.student.shape[1])):
+                        return True
+        return False
 
     @property
     def silent_teachers(self) -> tuple[Network, list[tuple[Step, CallFacts]]] | None:
@@ -247,6 +266,11 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of rows whose largest logit is the label's."""
     return float((logits.argmax(1) == labels).float().mean())
+
+
+def chance(labels: Tensor, classes: int) -> float:
+    """The accuracy of always naming the most frequent class."""
+    return max(1 / classes, float(torch.bincount(labels, minlength=classes).max()) / len(labels))
 
 
 def most_common(places: Sequence[str | None]) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from statistics import median
 
 from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
@@ -95,6 +96,8 @@ def accumulation(context: LoopContext) -> CheckResult:
     )
 
 
+# A loss this small at the first step has nothing to grow from.
+NEAR_ZERO = 0.05
 # Path of the weights over the planned steps, as a share of their norm, for a student that begins with random weights.
 PATH = Limits(0.1, 0.03, "Weights that were drawn must move by a good part of their own size to become others.")
 
@@ -133,7 +136,8 @@ def learning_rate(context: LoopContext) -> CheckResult:
             Remedy("Lower the learning rate tenfold.", code=f"lr = {rates[0] / 10:g}"),
             location=place,
         )
-    first = abs(values[0])
+    # A weight that is ramped up makes the sum grow; a student that begins as the teacher's copy begins at 0.
+    first = abs(values[0]) if abs(values[0]) > NEAR_ZERO and _terms_grow(steps) else 0.0
     late = sorted(abs(value) for value in values[len(values) // 2 :] if math.isfinite(value))
     if late and first > 0 and late[len(late) // 2] > 20 * first and all(value >= 0 for value in values):
         return CheckResult(
@@ -160,6 +164,16 @@ def learning_rate(context: LoopContext) -> CheckResult:
     return CheckResult("ok", f"The rate is {rates[0]:g} at first; the loss stays finite.", evidence)
 
 
+def _terms_grow(steps: list[Step]) -> bool:
+    """Whether some term grew twentyfold, without its weight; true where the sum was not taken apart."""
+    values: dict[tuple[str | None, str], list[float]] = {}
+    for step in steps:
+        for term in (term for each in step.backwards for term in each.terms):
+            if term.value is not None and term.student and math.isfinite(term.value):
+                values.setdefault((term.place, term.function), []).append(abs(term.value))
+    return not values or any(median(each[len(each) // 2 :]) > 20 * each[0] for each in values.values())
+
+
 def _too_slow(context: LoopContext, steps: list[Step]) -> tuple[float, float, int, str] | None:
     """How far the weights of a student that was neither trained nor loaded go; None where that is not known."""
     planned = context.phase.planned
@@ -168,7 +182,9 @@ def _too_slow(context: LoopContext, steps: list[Step]) -> tuple[float, float, in
     if planned is None or len(updates) < 3 or not fresh or not context.whole_script:
         return None
     # A rate that is warmed up, or that a schedule is to change, says nothing of later ones.
-    if any(step.learning_rate > 1.001 * steps[0].learning_rate for step in steps):
+    if any(max(step.learning_rate, step.base_rate) > 1.001 * steps[0].learning_rate for step in steps):
+        return None
+    if context.student_knows:
         return None
     total = round(planned[0] * planned[1])
     update = max(updates)
@@ -208,6 +224,8 @@ def schedule(context: LoopContext) -> CheckResult:
     def problem(summary: str, remedy: str, code: str, place: str | None) -> CheckResult:
         return CheckResult("problem", summary, evidence, Remedy(remedy, code=code), location=place)
 
+    if steps == 0 and len({rate for _, rate in one.rates}) > 1:
+        raise Skip(f"{one.name} is not stepped; the rate is changed in another way.")
     if steps == 0 and ((ended and made >= 20) or (one.never and made >= 5)):
         nowhere = "no line of the script steps it" if one.never else f"the rate stays as it is for {made} steps"
         return problem(
@@ -217,7 +235,10 @@ def schedule(context: LoopContext) -> CheckResult:
     where = one.step_place or one.place
     by_epoch = "Step it once an epoch, or make it for the number of batches."
     after_epoch = "scheduler.step()  # after the loop over batches"
-    if per_batch and one.period and steps > 1.5 * one.period and one.name == "CosineAnnealingLR":
+    # Made for whole epochs, and not for as many steps as there are epochs: the rate is to go up again, as in a cycle.
+    as_epochs = one.period and epochs and 0.5 * epochs <= one.period <= 1.5 * epochs
+    cycle = one.period and batches >= 2 and one.period % batches == 0 and not as_epochs
+    if per_batch and one.period and steps > 1.5 * one.period and one.name == "CosineAnnealingLR" and not cycle:
         return problem(
             f"{one.name} is made for {one.period} steps and was stepped {steps} times, with every batch: the rate went "
             f"to its end and back {steps / one.period:.1f} times.",
@@ -226,7 +247,10 @@ def schedule(context: LoopContext) -> CheckResult:
             where,
         )
     over = one.over_at
-    if per_batch and over and epochs and batches >= 2 and over <= 1.2 * epochs and over < EARLY.problem * planned:
+    # A decay that is over so soon is meant for epochs, however many it takes; another's end may be meant.
+    by_its_end = over is not None and (one.name in ("ExponentialLR", "StepLR") or over <= 1.2 * epochs)
+    early = over is not None and by_its_end and over < EARLY.problem * planned
+    if per_batch and over and not cycle and epochs and batches >= 2 and early:
         return problem(
             f"{one.name} is over after {over} of its steps and is stepped with every batch: after {over / planned:.0%} "
             f"of the {planned} steps of {epochs} epochs.",
@@ -244,7 +268,7 @@ def schedule(context: LoopContext) -> CheckResult:
             after_epoch,
             where,
         )
-    long = one.period and not per_batch and one.period >= 0.5 * planned
+    long = one.period and not per_batch and 0.9 * planned <= one.period <= 1.1 * planned
     if ended and long and one.period and steps < 0.5 * one.period and made >= 0.5 * one.period:
         return problem(
             f"{one.name} is made for {one.period} steps and was stepped {steps} times in {made} steps of the "
@@ -253,8 +277,7 @@ def schedule(context: LoopContext) -> CheckResult:
             "scheduler.step()",
             where,
         )
-    fits = one.period is not None and 0.9 * planned <= one.period <= 1.1 * planned
-    if long and fits and one.over_at and batches >= 5 and 0 < steps <= 1.5 * made / batches:
+    if long and one.over_at and batches >= 5 and 0 < steps <= 1.5 * made / batches:
         return problem(
             f"{one.name} is made for {one.period} steps, as many as there are batches in {epochs} epochs, and is "
             f"stepped once an epoch: it comes to {epochs / planned:.0%} of its way.",

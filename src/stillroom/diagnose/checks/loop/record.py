@@ -92,6 +92,7 @@ class Term:
     weight_lists: tuple[str, ...] = ()
     # How much the teacher's side differs from row to row, as a share of its size; None where it has no rows.
     spread: float | None = None
+    apart: bool = False  # whether it is a similarity to the teacher that is minimised, or a distance that is maximised
     words: str = ""  # what the function and the script say of such weights: docstrings, comments, help texts
 
 
@@ -178,11 +179,16 @@ class Step:
     # Parameters with a gradient that no optimizer holds: module, names, line.
     left_out: list[LeftOut] = field(default_factory=list)
     lost_terms: list[LostTerm] = field(default_factory=list)  # losses that were computed and reach no ``backward``
+    # Networks that learn and whose answer is the target of another's divergence, which pulls it, too: with the line.
+    pulled: list[tuple[Network, str | None]] = field(default_factory=list)
     escaped: bool = False  # whether a teacher's output left torch (numpy, lists)
     learning_rate: float = 0.0  # the largest of all groups
-    # By which share of their norm the step changed the parameters that have a gradient; None where that was not
+    base_rate: float = 0.0  # what a schedule begins with, or comes to: the largest of all groups; 0 without one
+    # By which share of its norm the step changed the weight matrix that it changed most; None where that was not
     # measured.
     update: float | None = None
+    # Of parameters in 16 bits, which share of the numbers with a gradient the step left as they were; None of others.
+    stuck: float | None = None
     optimizer: str = ""  # class of the optimizer that made the step
     # A network that no optimizer holds and whose gradients were clipped with the others.
     clipped_for: Network | None = None
@@ -277,8 +283,9 @@ class Phase:
 
     @property
     def distils(self) -> bool:
-        """Whether a loss was computed from a teacher's output."""
-        return any(backward.reads_teacher for step in self.steps for backward in step.backwards)
+        """Whether a loss was computed from a teacher's output, or from that of another network that learns."""
+        heard = any(backward.reads_teacher for step in self.steps for backward in step.backwards)
+        return heard or any(step.pulled for step in self.steps)
 
     @property
     def planned(self) -> tuple[int, float] | None:

@@ -199,6 +199,17 @@ def _moved(calls: Calls, version: Callable[[CallFacts], int]) -> bool:
 )
 def teacher_gradient(context: LoopContext) -> CheckResult:
     teachers = set(context.teachers)
+    pulled = [each for step in context.steps for each in step.pulled if each[0] not in teachers]
+    if len(pulled) > 0.5 * len(context.steps):
+        network = pulled[0][0]
+        return CheckResult(
+            "problem",
+            f"{network.label} learns, and is the target of the other network's divergence, whose gradient flows into "
+            f"it, too: it is pulled towards its student in {_of(len(pulled), len(context.steps))}.",
+            {"steps": len(pulled), "teacher": network.label},
+            Remedy("Detach the target.", code="teacher_logits = teacher_logits.detach()"),
+            location=most_common([place for _, place in pulled]),
+        )
     calls = [(step, call) for step, call in context.calls("teacher") if call.network in teachers]
     if not calls:
         raise Skip("No teacher was run in the watched steps.")
@@ -329,8 +340,10 @@ def labels_unused(context: LoopContext) -> CheckResult:
     if not steps:
         raise Skip("No loss was seen.")
     of_labels = [(step, term) for step in steps for each in step.backwards for term in each.terms if term.labels]
+    # A term of the teacher's answers and the labels is a constant.
+    own = [(step, term) for step, term in of_labels if term.reads_student]
     if of_labels:
-        if not any(term.student for _, term in of_labels):
+        if own and not any(term.student for _, term in own):
             return CheckResult(
                 "problem",
                 f"The labels' term gives the student no gradient in {_of(len(of_labels), len(steps))}: its logits are "

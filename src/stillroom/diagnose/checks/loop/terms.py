@@ -442,12 +442,14 @@ def weights_swapped(context: LoopContext) -> CheckResult:
     return CheckResult("ok", "No weight is said to be of one term and multiplies another.")
 
 
+# A mean that is so many times the labels' value is not on their scale, either.
+DROWNED = 1000
 _WHOSE = {"teacher": "teacher's", "labels": "labels'"}
 
 
 @check(
     threshold="A term that compares features leaves the labels' term its part: less than 20 times its weighted value, "
-    "where it is a sum over features.",
+    "where it is a sum over features, and less than 1,000 times where it is a mean.",
     limits=(BALANCE,),
     source="A sum over channels and places is their number times the mean; after clipping nothing is left of "
     "the labels.",
@@ -456,11 +458,13 @@ _WHOSE = {"teacher": "teacher's", "labels": "labels'"}
 )
 def loss_balance(context: LoopContext) -> CheckResult:
     ratios: list[float] = []
+    still_to_learn: list[float] = []
     worst: Term | None = None
     for _, backward in context.backwards:
         labels = [t for t in backward.terms if t.labels and t.student and not t.teacher and t.value is not None]
         others = [t for t in backward.terms if t.teacher and t.student and t.value is not None]
         base = sum(abs(t.weight * (t.value or 0.0)) for t in labels)
+        still_to_learn.append(max((abs(t.value or 0.0) for t in labels), default=0.0))
         if not labels or not others or base <= 0:
             continue
         top = max(others, key=lambda t: abs(t.weight * (t.value or 0.0)))
@@ -472,7 +476,9 @@ def loss_balance(context: LoopContext) -> CheckResult:
     evidence = {"ratio": ratio, "losses": len(ratios), "summed": worst.summed}
     verdict = BALANCE.at_least(ratio)
     if worst.summed < 16:
-        verdict = "ok" if ratio < 100 else "warning"
+        # From the first step on: weights may be ramped up, and labels that are learned have a small term by themselves.
+        drowned = min(ratios) >= DROWNED and median(still_to_learn) > 0.1
+        verdict = "problem" if drowned else "ok" if ratio < 100 else "warning"
     if verdict == "ok":
         return CheckResult("ok", f"The teacher's term is {ratio:.2g} times the labels' in value.", evidence)
     summed = f", a sum over {worst.summed:.0f} numbers of each row" if worst.summed >= 16 else ""
@@ -530,6 +536,18 @@ def descent_agreement(answers: Answers) -> float | None:
     title="Minimum of the loss",
 )
 def loss_minimum(context: LoopContext) -> CheckResult:
+    apart = [term for _, backward in context.backwards for term in backward.terms if term.apart]
+    if len(apart) > 0.5 * len(context.backwards):
+        what = "is added, so that it is made small" if apart[0].weight > 0 else "has a negative weight"
+        return CheckResult(
+            "problem",
+            f"{apart[0].function} between student and teacher {what}: the term pushes them apart.",
+            {"losses": len(apart), "weight": apart[0].weight},
+            Remedy(
+                "Change its sign.", code="loss = loss + weight * (1 - F.cosine_similarity(student, teacher).mean())"
+            ),
+            location=most_common([term.place for term in apart]),
+        )
     fits = context.fits
     known = [each for each in fits if each.is_known]
     if fits[0].is_known:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from statistics import median
 
 import torch
 
-from stillroom.diagnose.check import CheckResult, Skip, check
+from stillroom.diagnose.check import CheckResult, Limits, Skip, check
 from stillroom.diagnose.checks.loop.context import LoopContext, most_common
 from stillroom.diagnose.checks.loop.record import Answers, BackwardFacts
 from stillroom.diagnose.checks.loss.words import textbook_kl
@@ -115,8 +116,12 @@ def batch_split(context: LoopContext) -> CheckResult:
     )
 
 
+STUCK = Limits(0.2, 0.4, "Share of 16-bit weights that a step does not move: bfloat16 tells 1 from 1.004, no less.")
+
+
 @check(
-    threshold="Losses and gradients are finite, and no constant of the loss vanishes in its type.",
+    threshold="Losses and gradients are finite, no constant of the loss vanishes in its type, and steps move weights.",
+    limits=(STUCK,),
     source="1e-8 is 0 in float16, whose smallest number is 6e-8; exp and log overflow beyond 65504.",
     problem="The loss fails in half precision",
     title="Precision of the loss",
@@ -129,7 +134,7 @@ def half_precision(context: LoopContext) -> CheckResult:
     half = [each for _, each in backwards if each.half]
     vanished = [one for _, each in backwards for one in each.vanished]
     phase = context.phase
-    evidence = {
+    evidence: dict[str, float] = {
         "half": len(half),
         "not_finite": len(bad),
         "losses": len(backwards),
@@ -166,6 +171,25 @@ def half_precision(context: LoopContext) -> CheckResult:
             Remedy("Compute the loss in float32, outside torch.autocast."),
             location=bad[0][1].place if bad else None,
         )
+    stuck = [step.stuck for step in context.steps if step.stuck is not None and step.learning_rate > 0]
+    if stuck:
+        share = median(stuck)
+        evidence["stuck"] = share
+        verdict = STUCK.at_least(share)
+        if verdict != "ok":
+            line = next((where for step in context.steps for name, where in step.events if name == "step"), None)
+            return CheckResult(
+                verdict,
+                f"The student's weights are in 16 bits: a step leaves {share:.0%} of the numbers that have a gradient "
+                "as they were, as their update is rounded away.",
+                evidence,
+                Remedy(
+                    "Keep the weights in float32, and compute in 16 bits by autocast.",
+                    code="student.float()\nwith torch.autocast(device_type, dtype=torch.bfloat16):\n    "
+                    "student_logits = student(x)",
+                ),
+                location=line,
+            )
     if vanished:
         number, dtype, place = vanished[0]
         return CheckResult(

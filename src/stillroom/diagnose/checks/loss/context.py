@@ -653,7 +653,10 @@ def _like(fit: LossFit, term: Any) -> Any:
 
 
 # Minus infinity, and numbers that become it in float16.
-_FILLS_LOW = re.compile(r"-\s*1e\d|-\s*(?:float\(|math\.|np\.|torch\.)?['\"]?inf|['\"]-inf|finfo\([^)]*\)\.min")
+_FILLS_LOW = re.compile(
+    r"-\s*[\d.]+e\+?(?:[5-9]|\d\d)"
+    r"|-\s*(?:float\(|math\.|np\.|torch\.)?['\"]?inf|['\"]-inf|finfo\([^)]*\)\.min"
+)
 _OF_BOTH: tuple[Side, Side] = ("teacher", "labels")
 # What a loss says of sequences in its own text, and what is plain enough anywhere in its file.
 _OF_SEQUENCES = re.compile(

@@ -281,7 +281,8 @@ class CheckContext:
             places = np.arange(view, count, views)
             chosen = torch.from_numpy(places)
             if len(places):
-                augmented[chosen] = augment_batch(self.sample.images[chosen], index[places], augmentation, view)
+                images = self.sample.images[chosen]
+                augmented[chosen] = augment_batch(images, index[places], augmentation, view, train.tokens)
         return self.logits_for(augmented, "augmented images")
 
     def require_model(self) -> None:

@@ -21,7 +21,7 @@ from stillroom.losses.binary_cross_entropy import binary_cross_entropy
 from stillroom.models.prepared import PreparedModel
 from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
-from stillroom.run.build import build_teacher, request_of
+from stillroom.run.build import build_teacher, request_of, with_class_means
 from stillroom.run.context import RunContext
 from stillroom.tasks import Task
 from stillroom.teachers.config import CacheConfig
@@ -156,6 +156,6 @@ def all_of_teacher(
     )
     source = build_teacher(own, teacher, request_of(losses))
     loader = BatchLoader(batch, AugmentationConfig(), run_context.device)
-    teacher_outputs = source.training_teacher(loader, 1)
+    teacher_outputs = with_class_means(source.training_teacher(loader, 1), loader, batch, losses)
     rows = torch.arange(count)
     return teacher_outputs(Batch(loader.images[:count], loader.labels, rows, rows.numpy(), 0))

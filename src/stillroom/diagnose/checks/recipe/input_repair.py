@@ -421,6 +421,11 @@ def _normalisations(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Ca
     if data.images.ndim != 4:
         return
     now = _explicit_now(queries, setup)
+    # Those that have a name first: of several that are as good, the first is reported.
+    for name, config in _named_normalisations(queries).items():
+        mean, std = (tuple(reversed(n)) if now.channel_order == "bgr" else n for n in (config.mean, config.std))
+        if not (_is_near(mean, now.mean) and _is_near(std, now.std)):
+            yield _candidate(queries, setup, name, now.model_copy(update={"mean": mean, "std": std}))
     # Powers mean something where the deviations are those of pixels/255.
     if all(1e-3 < each < 1 for each in now.std):
         # Variances were written for deviations, or their roots were taken twice.
@@ -431,10 +436,6 @@ def _normalisations(queries: TeacherQueries, setup: TeacherSetup) -> Iterator[Ca
     low, high = (0.0, 1.0) if data.is_pixels else (float(each) for each in torch.aminmax(queries.sample.images.float()))
     inverted = {"mean": tuple(round(low + high - m, 6) for m in now.mean), "std": tuple(-s for s in now.std)}
     yield _candidate(queries, setup, "inverted", now.model_copy(update=inverted))
-    for name, config in _named_normalisations(queries).items():
-        mean, std = (tuple(reversed(n)) if now.channel_order == "bgr" else n for n in (config.mean, config.std))
-        if not (_is_near(mean, now.mean) and _is_near(std, now.std)):
-            yield _candidate(queries, setup, name, now.model_copy(update={"mean": mean, "std": std}))
 
 
 def _named_normalisations(queries: TeacherQueries) -> dict[str, PreprocessConfig]:

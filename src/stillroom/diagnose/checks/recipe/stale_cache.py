@@ -72,7 +72,13 @@ def stale_cache(context: CheckContext) -> CheckResult:
     if not reads or not uses_cache(recipe, context.losses, run_context.data.train):
         return CheckResult("ok", "A run of this recipe caches no teacher outputs.")
     source = build_teacher(run_context, teacher, request_of(context.losses))
-    loader = BatchLoader(run_context.data.train, recipe.data.augmentation, run_context.device, recipe.data.workers)
+    loader = BatchLoader(
+        run_context.data.train,
+        recipe.data.augmentation,
+        run_context.device,
+        recipe.data.workers,
+        full_length=True,
+    )
     _, query = source.live_teacher(loader)
     change = change_between_queries(query, 0, len(run_context.data.train.parent))
     if change > STALE_TOLERANCE[run_context.precision]:

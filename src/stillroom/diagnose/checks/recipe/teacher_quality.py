@@ -411,7 +411,7 @@ def augmentation(context: CheckContext) -> CheckResult:
     evidence |= {"without": parts, "images_without": first}
     best = max(parts, key=lambda key: parts[key])
     words = f"Remove the augmentation that the teacher was not trained with ({best}), or use a teacher that was."
-    value: Any = False if best == "flip" else 0
+    value: Any = type(config).model_fields[best].default
     names = ("plain", "augmented", *(f"without {key}" for key in parts))
     shares = tuple(round(100 * share, 2) for share in (plain, accuracy, *parts.values()))
     plot = Plot("bars", "The teacher's accuracy on augmented images", names, shares, "", "right, %")
@@ -432,10 +432,8 @@ def _lost_to(context: CheckContext, config: AugmentationConfig, count: int) -> t
 
 
 def _without_each_part(config: AugmentationConfig) -> Iterator[tuple[str, AugmentationConfig]]:
-    off: dict[str, Any] = {"pad_crop": 0, "flip": False, "cutout": 0}
-    for key, value in off.items():
-        if getattr(config, key):
-            yield key, config.model_copy(update={key: value})
+    for key in (each for each in config.parts if each not in ("mixup", "cutmix")):  # scored on one label
+        yield key, config.model_copy(update={key: type(config).model_fields[key].default})
 
 
 @check(

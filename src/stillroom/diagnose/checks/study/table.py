@@ -134,6 +134,8 @@ def baseline_not_tuned(study: StudyResults) -> CheckResult:
     for pair, counts in trials.items():
         most = max(counts.values(), default=0)
         mine = counts.get(baseline, 0)
+        if study.tuning is not None and study.tuning.by in counts:
+            mine = counts[study.tuning.by]
         if mine < most:
             other = next(name for name, count in counts.items() if count == most)
             where = f" (pair {pair})" if len(study.model_pairs) > 1 else ""
@@ -145,7 +147,8 @@ def baseline_not_tuned(study: StudyResults) -> CheckResult:
         summary = f"{name} has its own {listed(keys[:_SHOWN])}, {baseline} the recipe's, and no method had trials."
         words = f"Search the same options for all in `tuning.space`, {baseline} included."
         return CheckResult("warning", summary, evidence, Remedy(words))
-    each = next(iter(trials.values()), {}).get(baseline, 0)
+    by = study.tuning.by if study.tuning is not None else None
+    each = next(iter(trials.values()), {}).get(by or baseline, 0)
     summary = "No method was tuned: all run the recipe unchanged."
     if each:
         summary = f"All had the same {counted(each, 'trial')}."

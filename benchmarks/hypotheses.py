@@ -1,0 +1,120 @@
+"""False verdicts of ``explain`` on networks that do not differ, and its power on those that do, by simulation.
+
+    python benchmarks/hypotheses.py                  # docs/results/hypotheses.{md,json}; about 10 minutes on a core
+    python benchmarks/hypotheses.py --repeats 50     # printed only
+
+A network's figure of an image is the sum of what is common to all networks in this image, what is the network's own,
+and what is both's; N are rounded to whole cells, ρ lies in [0, 1], D takes the values of a few checkpoints. Two
+networks of a pair are exchangeable: the second way of training is the first one again. How much of the variance is the
+network's own is varied, as are the tails of its distribution.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stillroom.explain.hypotheses import judge_hypotheses
+from stillroom.explain.metrics import ConceptStatistics
+
+PAIRS = (2, 3, 4, 5, 6, 8, 10)
+IMAGES = 30
+RESAMPLES = 400
+# Standard deviation between networks over that between images; and what their own part is drawn from.
+WORLDS = {
+    "networks hardly differ": (0.05, "normal"),
+    "as much as images": (1.0, "normal"),
+    "three times as much": (3.0, "normal"),
+    "as much, heavy tails": (1.0, "t3"),
+    "as much, skewed": (1.0, "exponential"),
+}
+EFFECTS = (0.5, 1.0, 1.5, 2.0, 3.0)
+
+
+def draws(rng: np.random.Generator, kind: str, size: int) -> np.ndarray:
+    """Numbers of mean 0 and variance 1."""
+    if kind == "t3":
+        return np.asarray(rng.standard_t(3, size) / 3**0.5)
+    return np.asarray(rng.exponential(size=size) - 1 if kind == "exponential" else rng.normal(size=size))
+
+
+def network(rng: np.random.Generator, common: np.ndarray, world: tuple[float, str], shift: float) -> ConceptStatistics:
+    """A network's statistics.
+
+    Args:
+        common: of each image for the four quantities (N_fg, N_bg, D, ρ), [4, I].
+        world: see :data:`WORLDS`.
+        shift: of its own part towards what distillation is claimed to do, in SDs between networks.
+    """
+    share, kind = world
+    own = share * (draws(rng, kind, 4) + shift * np.array([1, -1, -1, 1]))
+    latent = common + own[:, None] + 0.7 * rng.normal(size=common.shape)
+    n_fg, n_bg = np.maximum(np.round(np.array([[40.0], [12.0]]) + np.array([[6.0], [4.0]]) * latent[:2]), 0)
+    total = n_fg + n_bg
+    ratio = np.where(total > 0, n_fg / np.maximum(total, 1), np.nan)
+    reached = np.array([0.2, 0.5, 1.0, 1.8, 3.0, 4.5])
+    distance = reached[np.clip(np.round(2.5 + 1.2 * latent[2]), 0, 5).astype(int)]
+    kept = np.clip(0.5 + 0.15 * latent[3], 0, 1)
+    return ConceptStatistics(torch.zeros(0), n_fg[None], n_bg[None], ratio[None], distance, kept, np.zeros(1))
+
+
+def verdicts(rng: np.random.Generator, pairs: int, world: tuple[float, str], effect: float = 0.0) -> dict[str, str]:
+    """The verdicts on one simulated comparison, by hypothesis and by measure.
+
+    Args:
+        effect: in SDs of the difference between two networks of one way of training.
+    """
+    common = rng.normal(size=(4, IMAGES))
+    # A difference of two networks has √2 times the SD of one.
+    made = [(network(rng, common, world, effect * 2**0.5), network(rng, common, world, 0.0)) for _ in range(pairs)]
+    found = judge_hypotheses(made, int(rng.integers(1 << 31)), resamples=RESAMPLES)
+    whole = {str(one.hypothesis): str(one.verdict) for one in found}
+    return whole | {each.measure: str(each.verdict) for one in found for each in one.measures}
+
+
+def rates(pairs: int, world: tuple[float, str], repeats: int, effect: float = 0.0, seed: int = 0) -> dict[str, float]:
+    """The share of comparisons with a verdict, by hypothesis and measure; with an effect, of ``supported`` alone."""
+    rng = np.random.default_rng([seed, pairs, int(100 * effect), int(100 * world[0]), len(world[1])])
+    counts: dict[str, int] = {}
+    for _ in range(repeats):
+        for name, verdict in verdicts(rng, pairs, world, effect).items():
+            counts[name] = counts.get(name, 0) + (verdict == "supported" or (not effect and verdict == "refuted"))
+    return {name: count / repeats for name, count in counts.items()}
+
+
+def main() -> None:
+    """Simulate and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=1000)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    columns = ("1", "2", "3", "n_fg", "n_bg", "ratio", "d_mean", "d_std", "rho")
+    print("| networks | pairs | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 2))
+    for name, world in WORLDS.items():
+        for pairs in PAIRS:
+            mine = rates(pairs, world, asked.repeats)
+            found.setdefault(name, {})[str(pairs)] = mine
+            print(
+                f"| {name} | {pairs} | " + " | ".join(f"{100 * mine[each]:.1f}" for each in columns) + " |", flush=True
+            )
+    power: dict[str, dict[str, dict[str, float]]] = {}
+    print("\n| effect | pairs | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 2))
+    for effect in EFFECTS:
+        for pairs in PAIRS:
+            mine = rates(pairs, WORLDS["as much as images"], max(asked.repeats // 4, 20), effect)
+            power.setdefault(str(effect), {})[str(pairs)] = mine
+            print(
+                f"| {effect:g} | {pairs} | " + " | ".join(f"{100 * mine[each]:.0f}" for each in columns) + " |",
+                flush=True,
+            )
+    if asked.out is not None:
+        asked.out.write_text(json.dumps({"schema": 1, "repeats": asked.repeats, "false": found, "power": power}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""Install the built wheel as users do, into empty environments, and run it: extras, lowest and highest versions.
+
+    python benchmarks/release.py --out docs/results/release.md            # goes on where it was stopped
+    python benchmarks/release.py --jobs base lowest
+
+It takes uv (``pip install uv``). Each job is a new virtual environment, in which the wheel is installed without the
+checkout, its recipes or its tests; then a model is trained, distilled, diagnosed and exported on the embedded digits,
+and the extra is used once. For other versions of Python, which need not be at hand, the versions are resolved: whether
+wheels exist.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from stillroom.files import write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+EXTRAS = ("captum", "lightning", "onnx", "ray", "timm", "torchvision", "transformers")
+JOBS = ("base", *EXTRAS, "lowest", "lowest torch", "python 3.12", "python 3.13", "python 3.14")
+
+RECIPE = """
+data: {train_limit: 200, batch_size: 50}
+teacher: {name: resnet8, options: {width: 8}, weights: teacher/student.safetensors}
+student: {name: resnet8, options: {width: 4}}
+losses: [{name: cross_entropy}, {name: kl}]
+training: {epochs: 1}
+"""
+LOSS = "import torch.nn.functional as F\ndef kd(s, t, y):\n    return F.kl_div(F.log_softmax(s, 1), F.softmax(t, 1))\n"
+STEPS = (
+    "stillroom --version",
+    "stillroom train recipe.yaml teacher=null 'losses=[{name: cross_entropy}]' student.options.width=8 --out teacher",
+    "stillroom distill recipe.yaml --out run",
+    "stillroom report run",
+    "stillroom diagnose run",
+    "stillroom check loss.py:kd",
+)
+# What each extra is for, once.
+USES = {
+    "onnx": "stillroom export run --format onnx --out student.onnx",
+    "timm": "stillroom taps timm:resnet10t",
+    "torchvision": "stillroom taps torchvision:resnet18",
+    "captum": "python -c 'import captum'",
+    "lightning": "python -c 'from stillroom.integrations.lightning import LightningAudit; LightningAudit()'",
+    "transformers": "python -c 'from stillroom.integrations.transformers import TrainerAudit; TrainerAudit()'",
+    "ray": "stillroom compare study.yaml --engine ray --workers 1 --out study",
+}
+STUDY = """
+name: two
+seeds: [0]
+recipe:
+  data: {train_limit: 200, batch_size: 50}
+  student: {name: resnet8, options: {width: 4}}
+budget: {epochs: 1}
+methods:
+  - {name: labels, set: {losses: [{name: cross_entropy}]}}
+  - {name: smoothed, set: {losses: [{name: label_smoothing}]}}
+"""
+
+
+def run_job(job: str, wheel: Path, links: list[str]) -> dict[str, Any]:
+    """Install and run, or resolve; what came of it."""
+    with tempfile.TemporaryDirectory(prefix="stillroom-release-") as name:
+        folder = Path(name)
+        requirement = f"stillroom{f'[{job}]' if job in EXTRAS else ''} @ {wheel.as_uri()}"
+        if job.startswith("python"):
+            return resolve(job.removeprefix("python "), requirement, folder, links)
+        environment = folder / "env"
+        subprocess.run(["uv", "venv", "-q", str(environment)], check=True)
+        flags = ["--resolution", "lowest-direct"] if job.startswith("lowest") else []
+        if job not in ("base", "lowest torch"):
+            # One torch for all the others: that of the constraints, of which there may be a small build for CPUs.
+            flags += ["--override", str(write(folder / "torch.txt", f"{pinned_torch()}\n"))]
+        began = time.perf_counter()
+        done = subprocess.run(
+            ["uv", "pip", "install", "-q", "--python", str(environment), *links, *flags, requirement],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+        if done.returncode:
+            return {"job": job, "failed": f"install: {done.stderr.strip()[-300:]}"}
+        size = sum(file.stat().st_size for file in environment.rglob("*") if file.is_file() and not file.is_symlink())
+        row = {
+            "job": job,
+            "install_seconds": round(seconds),
+            "mib": round(size / 2**20),
+            "versions": versions(environment),
+        }
+        write(folder / "recipe.yaml", RECIPE)
+        write(folder / "study.yaml", STUDY)
+        write(folder / "loss.py", LOSS)
+        for step in (*STEPS, *([USES[job]] if job in USES else [])):
+            answer = subprocess.run(
+                step, shell=True, cwd=folder, capture_output=True, text=True,
+                env={**os.environ, "PATH": f"{environment / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": "",
+                     "STILLROOM_CACHE": str(folder / "cache")},
+            )  # fmt: skip
+            if answer.returncode:
+                return row | {"failed": f"{step}: {(answer.stderr or answer.stdout).strip()[-300:]}"}
+        return row
+
+
+def pinned_torch() -> str:
+    """The torch of the constraints."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return next(line for line in lines if line.startswith("torch=="))
+
+
+def resolve(python: str, requirement: str, folder: Path, links: list[str]) -> dict[str, Any]:
+    """Whether there are wheels for a version of Python, of the package and every extra."""
+    name, _, place = requirement.partition(" @ ")
+    failed = []
+    for extra in ("", *EXTRAS):
+        file = write(folder / "requirement.txt", f"{name}{f'[{extra}]' if extra else ''} @ {place}\n")
+        command = [
+            "uv",
+            "pip",
+            "compile",
+            "-q",
+            "--python-version",
+            python,
+            "--only-binary",
+            ":all:",
+            *links,
+            str(file),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            failed.append(f"{extra or 'base'}: {done.stderr.strip().splitlines()[-1][:200]}")
+    return {"job": f"python {python}"} | ({"failed": "; ".join(failed)} if failed else {})
+
+
+def versions(environment: Path) -> str:
+    """Of what matters most."""
+    listed = json.loads(
+        subprocess.run(
+            ["uv", "pip", "list", "-q", "--format", "json", "--python", str(environment)],
+            capture_output=True, text=True, check=True,
+        ).stdout
+    )  # fmt: skip
+    wanted = ("torch", "numpy", "pydantic", "typer", *EXTRAS)
+    return ", ".join(f"{each['name']} {each['version']}" for each in listed if each["name"] in wanted)
+
+
+def write(path: Path, text: str) -> Path:
+    """Write a file; its path."""
+    path.write_text(text)
+    return path
+
+
+def page(rows: list[dict[str, Any]], command: str) -> str:
+    """The table of what ran."""
+    lines = [
+        "# The wheel in empty environments",
+        "",
+        f"`{command}`",
+        "",
+        "The built wheel, installed with uv into a new virtual environment, without the checkout and without "
+        "development tools. In each a model is trained, distilled, reported, diagnosed, and a loss checked, on the "
+        "embedded digits; then the extra is used once. *lowest*: the lower bound of every direct dependency but torch; "
+        "*lowest torch*: of torch, too. *base* takes the newest torch of the registry, which brings CUDA; all others "
+        "that of `constraints.txt`, for CPUs. Other versions of Python are resolved: wheels of the package, of its "
+        "dependencies and of every extra exist.",
+        "",
+        "| job | result | install, s | size, MiB | versions |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        result = row.get("failed", "resolves" if row["job"].startswith("python") else "runs").replace("|", "\\|")
+        cells = (row["job"], " ".join(result.split()), row.get("install_seconds", "–"), row.get("mib", "–"))
+        lines.append(f"| {' | '.join(map(str, cells))} | {row.get('versions', '–')} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run what has not been run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS, metavar="JOB", help=", ".join(JOBS))
+    parser.add_argument("--out", type=Path, help="the table, as Markdown; rows are kept next to it")
+    parser.add_argument(
+        "--uv", nargs=argparse.REMAINDER, default=[], help="last: what else uv is given, such as --find-links DIR"
+    )
+    options = parser.parse_args()
+    if shutil.which("uv") is None:
+        sys.exit("uv is not there; expected it on the PATH: pip install uv")
+    rows_file = options.out.with_suffix(".jsonl") if options.out else None
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file and rows_file.exists() else []
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["uv", "build", "-q", "--wheel", "--out-dir", folder, *options.uv, str(ROOT)], check=True)
+        (wheel,) = Path(folder).glob("*.whl")
+        for job in options.jobs:
+            if any(row["job"] == job for row in rows):
+                continue
+            rows.append(run_job(job, wheel, options.uv))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+            if rows_file:
+                with rows_file.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+    text = page(sorted(rows, key=lambda row: JOBS.index(row["job"])), "python benchmarks/release.py")
+    if options.out:
+        write_text(options.out, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Token ids in place of pixels: what a batch of texts is, how it is padded, and its views.
+
+A text is a row of int32 ids, −1 where there is no token. So a batch of texts is one tensor [B, L] that says itself
+where it is padded, and goes through loader, step, teachers, cache and evaluation as a batch of images does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from stillroom.data.config import AugmentationConfig
+from stillroom.randomness import counter_uniform
+
+NO_TOKEN = -1
+DTYPE = torch.int32
+BUCKET = 8  # a batch is padded to a multiple of so many tokens
+# Streams of their own: those of images are 0 to 5.
+_DROPPED, _SPAN = 16, 17
+# Above any number of tokens: the draw of a token is addressed by sample · this + position.
+_POSITIONS = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenization:
+    """What the ids of a set of texts mean."""
+
+    vocabulary: int  # ids are below it
+    special: tuple[int, ...]  # ids that no word has, such as [CLS] and [SEP]
+    replacement: int  # the id that stands for a dropped token: [MASK], else [UNK]
+    json: str  # the tokenizer, as a file of the `tokenizers` library
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self.json)
+
+    def decode(self, ids: Tensor) -> str:
+        """The text of one row of ids, int32 [L], without special tokens."""
+        text: str = self._tokenizer.decode([each for each in ids.tolist() if each >= 0])
+        return text
+
+
+def is_tokens(batch: Tensor) -> bool:
+    """Whether a batch is of token ids."""
+    return batch.dtype == DTYPE and batch.dim() == 2
+
+
+def lengths(ids: Tensor) -> npt.NDArray[np.int64]:
+    """The number of tokens of each text, int64 [N], on the CPU.
+
+    >>> lengths(torch.tensor([[2, 7, -1], [2, -1, -1]], dtype=torch.int32)).tolist()
+    [2, 1]
+    """
+    return np.asarray((ids >= 0).sum(1).cpu().numpy(), np.int64)
+
+
+def padded_length(longest: int, most: int) -> int:
+    """The length that a batch is padded to: the next multiple of ``BUCKET``, at most that of the data.
+
+    >>> padded_length(9, 40), padded_length(39, 39)
+    (16, 39)
+    """
+    return min(-(-max(longest, 1) // BUCKET) * BUCKET, most)
+
+
+def by_length(answer: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
+    """A function's answer for each text, texts of a like length together, so that little padding is computed.
+
+    Args:
+        answer: from ids [b, l] to one row each, [b, …].
+        ids: int32 [B, L].
+    """
+    buckets = np.array([padded_length(each, ids.shape[1]) for each in lengths(ids)])
+    order = np.argsort(buckets, kind="stable")
+    parts = [
+        answer(ids[torch.from_numpy(order[buckets[order] == size]).to(ids.device), :size])
+        for size in np.unique(buckets)
+    ]
+    return torch.cat(parts)[torch.from_numpy(np.argsort(order)).to(ids.device)]
+
+
+def text_view(
+    ids: Tensor, samples: npt.NDArray[np.int64], config: AugmentationConfig, view: int, tokens: Tokenization
+) -> Tensor:
+    """Texts as a view shows them: the same ids for the same (seed, view, sample) in any batch at any time.
+
+    With ``token_dropout`` p each token that is no special one is replaced by [MASK] with probability p; with
+    ``span_mask`` s so is one span of round(s · tokens) at a uniform place.
+
+    Args:
+        ids: int32 [B, L], on the CPU or the device.
+        samples: which sample each one is, int64 [B], on the CPU.
+
+    >>> ids = torch.tensor([[2, 7, 8, 9, 3, -1]], dtype=torch.int32)
+    >>> tokens = Tokenization(10, (2, 3, 4), 4, "{}")
+    >>> config = AugmentationConfig(span_mask=0.4)
+    >>> [text_view(ids, np.array([5]), config, view, tokens).tolist() for view in (0, 1)]
+    [[[2, 4, 4, 9, 3, -1]], [[2, 7, 4, 4, 3, -1]]]
+    """
+    if not (config.token_dropout or config.span_mask):
+        return ids
+    words = ids >= 0
+    for special in tokens.special:
+        words = words & (ids != special)
+    words_of = words.cpu().numpy()
+    replaced = np.zeros(words_of.shape, dtype=bool)
+    if config.token_dropout:
+        places = samples[:, None] * _POSITIONS + np.arange(ids.shape[1])
+        draws = counter_uniform(config.seed, view, places.reshape(-1), _DROPPED).reshape(places.shape)
+        replaced |= draws < config.token_dropout
+    if config.span_mask:
+        count = words_of.sum(1)
+        span = np.round(config.span_mask * count).astype(np.int64)
+        first = (counter_uniform(config.seed, view, samples, _SPAN) * (count - span + 1)).astype(np.int64)
+        rank = np.cumsum(words_of, 1) - 1
+        replaced |= (rank >= first[:, None]) & (rank < (first + span)[:, None])
+    chosen = torch.from_numpy(replaced & words_of).to(ids.device)
+    return ids.masked_fill(chosen, tokens.replacement)

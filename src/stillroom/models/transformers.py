@@ -1,0 +1,107 @@
+"""Classifiers of the transformers library, by ``transformers:NAME``: random weights, nothing is downloaded."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from stillroom.errors import BadInput, format_error, nearest
+from stillroom.files import find_input
+from stillroom.models.external import declare_missing_ops
+
+
+class _TakesIds:
+    """Put before a classifier of the library: token ids int32 [B, L], −1 for none → logits [B, K]."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        mask = ids >= 0
+        padding = self.config.pad_token_id or 0  # type: ignore[attr-defined]
+        # Not −1 also where padding has no id: each is looked up.
+        filled = torch.where(mask, ids, padding).long()
+        output = super().forward(input_ids=filled, attention_mask=mask.long())  # type: ignore[misc]
+        logits: Tensor = output.logits
+        return logits
+
+
+def build_transformers(
+    name: str, options: Mapping[str, Any], *, num_classes: int, vocabulary: int, length: int, field: str = "model"
+) -> nn.Module:
+    """Make a sequence classifier of transformers with random weights.
+
+    Args:
+        name: ``transformers:TYPE``, such as ``transformers:distilbert``, whose sizes are the options; or
+            ``transformers:FOLDER`` with a config.json. Its weights are ``weights: FOLDER/model.safetensors``.
+        options: entries of the model's config.
+        num_classes: K.
+        vocabulary: number that the data's ids are below.
+        length: most tokens of a text.
+
+    Raises:
+        BadInput: no such model, or one whose embedding has no row for a token or a position of the data.
+    """
+    where, wanted = f"{field}.name", name.partition(":")[2]
+    declare_missing_ops()
+    try:
+        # A library that draws as it is imported must not move the weights drawn next.
+        with torch.random.fork_rng(devices=[]):
+            library = importlib.import_module("transformers")
+            types = library.models.auto.configuration_auto.CONFIG_MAPPING_NAMES
+    except ModuleNotFoundError:
+        raise BadInput(where, name, "transformers to be installed: pip install 'stillroom[transformers]'") from None
+    folder = find_input(wanted)
+    config = _config(
+        library, folder if (folder / "config.json").is_file() else None, wanted, types, options, name, where
+    )
+    config.num_labels = num_classes
+    rows = getattr(config, "vocab_size", vocabulary)
+    if rows < vocabulary:
+        expected = f"an embedding of {vocabulary:,} tokens or more, as the data's tokenizer has; this has {rows:,}"
+        raise BadInput(f"{field}.options.vocab_size", rows, f"{expected}: give data.text.tokenizer the model's own")
+    # RoBERTa and its kin count positions from the padding's number on.
+    spare = (config.pad_token_id or 0) + 1 if config.model_type in _COUNT_FROM_PADDING else 0
+    places = getattr(config, "max_position_embeddings", None)
+    if places is not None and 0 < places < length + spare:
+        expected = f"{length + spare} or more, as texts have up to {length} tokens; or a smaller data.text.max_length"
+        raise BadInput(f"{field}.options.max_position_embeddings", places, expected)
+    try:
+        # Its plain form of attention alone can be traced, differentiated twice and tapped.
+        made = library.AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
+    except Exception as error:  # in whatever words it refuses its config
+        expected = f"a model that transformers makes for sequence classification; it raised {format_error(error, 160)}"
+        raise BadInput(where, name, expected) from None
+    made.__class__ = type(type(made).__name__, (_TakesIds, type(made)), {})
+    model: nn.Module = made
+    return model.train()
+
+
+_COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer", "data2vec-text", "ibert")
+
+
+def _config(
+    library: Any,
+    folder: Path | None,
+    wanted: str,
+    types: Mapping[str, str],
+    options: Mapping[str, Any],
+    name: str,
+    where: str,
+) -> Any:
+    try:
+        if folder is not None:
+            config = library.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            for key, value in options.items():
+                setattr(config, key, value)
+            return config
+        if wanted in types:
+            return library.AutoConfig.for_model(wanted, **options)
+    except Exception as error:  # in whatever words it refuses its options
+        raise BadInput(where, name, f"a config that transformers reads; it raised {format_error(error, 160)}") from None
+    known = nearest(wanted, types) if wanted in types or len(wanted) < 40 else "none is near"
+    raise BadInput(
+        where, name, f"a type of transformers, or a folder with a config.json ({known}); nothing is downloaded"
+    )

@@ -1,0 +1,109 @@
+"""Models of texts: padding changes nothing, a model of images is refused, transformers by their config."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stillroom.errors import BadInput
+from stillroom.models.config import ModelConfig
+from stillroom.models.export import export_program
+from stillroom.models.reader import TapReader
+from stillroom.models.registry import build
+from stillroom.models.tail import tail_of
+from stillroom.models.tracing import trace
+
+IDS = torch.tensor([[2, 7, 9, 3, -1, -1, -1, -1], [2, 8, 8, 8, 9, 9, 7, 3]], dtype=torch.int32)
+TINY = {
+    "bert": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
+    "roberta": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+    "electra": {
+        **{"hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 2},
+        **{"num_attention_heads": 2, "intermediate_size": 32},
+    },
+    "mpnet": {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+}
+
+
+def make(name: str, **options: object) -> nn.Module:
+    torch.manual_seed(0)
+    config = ModelConfig(name=name, options=options)
+    return build(config, num_classes=4, in_channels=1, image_size=None, text=(50, 8), field="student").eval()
+
+
+@pytest.mark.parametrize("name", ["bert_mini", "bert_micro", "text_bag", "text_lstm"])
+def test_padding_changes_no_logit(name: str) -> None:
+    model = make(name)
+    assert torch.allclose(model(IDS)[:1], model(IDS[:1, :4]), atol=1e-6)
+
+
+def test_a_program_takes_any_number_of_texts_of_any_length(tmp_path: Path) -> None:
+    export_program(make("bert_micro"), tmp_path / "student.pt2", example=IDS)
+    program = torch.export.load(tmp_path / "student.pt2").module()
+    assert torch.allclose(program(IDS[:1, :5]), make("bert_micro")(IDS[:1]), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_transformers_are_made_of_a_config_and_take_ids(kind: str) -> None:
+    pytest.importorskip("transformers")
+    model = make(f"transformers:{kind}", vocab_size=50, **TINY[kind])
+    logits = model(IDS)
+    assert logits.shape == (2, 4)
+    assert torch.allclose(logits[:1], model(IDS[:1, :4]), atol=1e-5)
+    assert torch.equal(copy.deepcopy(model)(IDS), logits)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused() -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(BadInput, match="an embedding of 50 tokens or more") as caught:
+        make("transformers:bert", vocab_size=20, **TINY["bert"])
+    assert caught.value.field == "student.options.vocab_size"
+    with pytest.raises(BadInput, match="max_position_embeddings"):
+        make("transformers:bert", vocab_size=50, max_position_embeddings=4, **TINY["bert"])
+
+
+@pytest.mark.parametrize("name", ["resnet8", "vit_mini", "timm:resnet18"])
+def test_models_of_images_are_refused_for_texts(name: str) -> None:
+    with pytest.raises(BadInput, match="a model for texts"):
+        make(name)
+    with pytest.raises(BadInput, match="a model for images"):
+        build(ModelConfig(name="bert_mini"), num_classes=4, in_channels=3, image_size=32)
+
+
+BLOCKS = {
+    "text_lstm": ("lstm",),
+    "bert_mini": ("blocks.0",),
+    "bert": ("bert.encoder.layer.0",),
+    "distilbert": ("distilbert.transformer.layer.0",),
+    "roberta": ("roberta.encoder.layer.0",),
+    "electra": ("electra.encoder.layer.0",),
+    "mpnet": ("mpnet.encoder.layer.0",),
+}
+
+
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_tails_are_exact_with_masks(kind: str) -> None:
+    if kind in TINY:
+        pytest.importorskip("transformers")
+        model = make(f"transformers:{kind}", vocab_size=50, **TINY[kind])
+    else:
+        model = make(kind, **{"dim": 16, "depth": 2 if kind == "bert_mini" else 1})
+    traced = trace(model, IDS)
+    # Padded elsewhere than the texts that the tail was cut with.
+    other = torch.tensor([[2, 11, 3, -1, -1, -1, -1, -1], [2, 5, 8, 8, 9, 3, -1, -1]], dtype=torch.int32)
+    for name in (*BLOCKS[kind], "features"):
+        taps = TapReader(model, [name])
+        with taps, torch.no_grad():
+            wanted = model(other)
+        features = taps.take()[name]
+        tail = tail_of(model, name, IDS, traced=traced)
+        assert torch.allclose(tail(features, other), wanted, atol=1e-5)
+        assert not tail.replayed
+        if features.dim() == 3:  # what stands for padding counts nothing
+            noise = features.masked_fill((other < 0)[..., None], 100.0)
+            assert torch.allclose(tail(noise, other), wanted, atol=1e-4)

@@ -1,0 +1,115 @@
+"""Texts, from a CSV file to a finished run: distilled with and without cache, resumed, scored, exported."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.run.conftest import StopAt, bytes_of, stop_and_resume
+
+from stillroom.data.sources import load
+from stillroom.errors import BadInput
+from stillroom.models.config import ModelConfig
+from stillroom.models.registry import build
+from stillroom.models.weights import save_weights
+from stillroom.recipe import parse_recipe
+from stillroom.run.export import export_run
+from stillroom.run.run import execute
+
+pytest.importorskip("tokenizers")
+WORDS = {"animal": ("cat", "dog", "fox"), "place": ("city", "river", "lake"), "number": ("many", "count", "few")}
+FILLER = ["what", "is", "the", "of", "a", "in", "name", "did", "how", "who", "big", "small", "old", "new"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task that one word of each text decides, and a teacher of it with random weights."""
+    made = tmp_path_factory.mktemp("texts")
+    draw = random.Random(0)
+    for split, count in (("train", 96), ("test", 30)):
+        lines = ["text,label"]
+        for row in range(count):
+            label = list(WORDS)[row % 3]
+            text = draw.choices(FILLER, k=draw.randint(1, 12))
+            text.insert(draw.randrange(len(text) + 1), draw.choice(WORDS[label]))
+            lines.append(f"{' '.join(text)},{label}")
+        (made / f"{split}.csv").write_text("\n".join(lines))
+    return made
+
+
+def content(folder: Path, **changes: Any) -> dict[str, Any]:
+    made = {
+        "data": {"path": str(folder), "batch_size": 16, "augmentation": {"token_dropout": 0.2, "views": 2}},
+        "student": {"name": "bert_micro", "options": {"dim": 16, "depth": 1}},
+        "training": {"epochs": 4, "optimizer": {"name": "adamw", "lr": 0.02}, "threads": 1},
+    }
+    return made | changes
+
+
+def with_teacher(folder: Path, **changes: Any) -> dict[str, Any]:
+    options = {"dim": 16, "depth": 2, "heads": 2}
+    path = folder / "teacher.safetensors"
+    if not path.exists():
+        data = load(parse_recipe(content(folder)).data).train
+        torch.manual_seed(0)
+        text = (data.vocabulary, data.shape[0])
+        config = ModelConfig(name="bert_mini", options=options)
+        save_weights(build(config, num_classes=3, in_channels=1, image_size=None, text=text), path)
+    teacher = {"name": "bert_mini", "options": options, "weights": str(path)}
+    return content(folder, teacher=teacher, losses=[{"name": "kl", "temperature": 2}], **changes)
+
+
+def test_a_student_of_texts_learns_its_task_and_is_exported(folder: Path, tmp_path: Path) -> None:
+    made = content(folder, student={"name": "text_bag", "options": {"dim": 16}})
+    made["training"]["epochs"] = 10
+    finished = execute(parse_recipe(made), tmp_path / "run")
+    assert finished.summary["top1"] > 60
+    assert finished.summary["data"]["vocabulary"] > 20
+    assert json.loads((tmp_path / "run" / "tokenizer.json").read_text())["model"]["type"] == "WordPiece"
+    assert export_run(tmp_path / "run", "pt2", None)["max_abs_error"] < 1e-4
+
+
+def test_a_resumed_run_of_texts_ends_in_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    recipe = parse_recipe(with_teacher(folder))
+    execute(recipe, tmp_path / "whole", hooks=[StopAt(-1)])
+    stop_and_resume(recipe, tmp_path / "cut", 13)
+    assert bytes_of(tmp_path / "cut") == bytes_of(tmp_path / "whole")
+
+
+def test_cached_and_live_teachers_of_texts_give_the_same_losses(folder: Path, tmp_path: Path) -> None:
+    losses = []
+    for enabled in (True, False):
+        cache = {"enabled": enabled, "dtype": "float32"}
+        execute(parse_recipe(with_teacher(folder, cache=cache)), tmp_path / str(enabled))
+        lines = map(json.loads, (tmp_path / str(enabled) / "metrics.jsonl").read_text().splitlines())
+        losses.append([line["loss"] for line in lines if line["split"] == "train"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_losses_within_transformers_leave_padding_out_cached_or_live(folder: Path, tmp_path: Path) -> None:
+    pairs = [{"teacher": "blocks.0", "student": "blocks.0"}]
+    losses: list[dict[str, Any]] = [
+        {"name": "block_logit", "taps": pairs},
+        {"name": "feature_mse", "taps": pairs},
+        {"name": "feature_full_fisher", "taps": pairs},
+        {"name": "relational", "taps": pairs},
+    ]
+    found = []
+    for enabled in (True, False):
+        made = with_teacher(folder, cache={"enabled": enabled, "dtype": "float32"}) | {"losses": losses}
+        made["training"] = made["training"] | {"epochs": 1}
+        execute(parse_recipe(made), tmp_path / str(enabled))
+        lines = map(json.loads, (tmp_path / str(enabled) / "metrics.jsonl").read_text().splitlines())
+        found.append([line["loss"] for line in lines if line["split"] == "train"])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+
+
+def test_a_loss_that_would_compare_padding_is_refused(folder: Path, tmp_path: Path) -> None:
+    made = with_teacher(folder) | {"losses": [{"name": "feature_cosine", "taps": ["blocks.1"]}]}
+    with pytest.raises(BadInput, match="the padding of texts") as caught:
+        execute(parse_recipe(made), tmp_path / "run")
+    assert caught.value.field == "losses.feature_cosine.taps"
