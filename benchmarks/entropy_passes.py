@@ -4,8 +4,8 @@
 
 At each checkpoint of a run, on some test images: the published search, and the fast one at several budgets with several
 seeds of the noise. Printed for each budget: concepts found less those of the published search, Cohen's κ of the cells,
-the rms of the stated error, and the spread that the entropies really have over the seeds. Each network and budget
-is kept in --state, so that the same command goes on.
+the rms of the reported error, and the spread that the entropies really have over the seeds. Each network and budget is
+kept in --state, so that the same command goes on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def kappa(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def entropies(features: Any, images: torch.Tensor, rows: tuple[int, ...], state: Path, **options: Any) -> np.ndarray:
-    """H and its stated error, [2, I, g, g], from the file where they are."""
+    """H and its reported error, [2, I, g, g], from the file where they are."""
     name = "-".join(str(options[key]) for key in ("method", "passes", "seed") if key in options)
     path = state / f"{name}.npy"
     if not path.exists():
@@ -92,7 +92,7 @@ def main() -> None:
                 found = np.stack(
                     [entropies(features, images, rows, state, method="fast", passes=budget, seed=s) for s in SEEDS]
                 )
-                stated = float(np.sqrt((found[:, 1] ** 2).mean()))
+                reported = float(np.sqrt((found[:, 1] ** 2).mean()))
                 true = float(np.sqrt(found[:, 0].var(0, ddof=1).mean()))
                 decided = [concepts(torch.from_numpy(one), inside, threshold=THRESHOLD).numpy() for one in found[:, 0]]
                 count = float(np.mean([each.sum((1, 2)).mean() for each in decided]))
@@ -105,9 +105,9 @@ def main() -> None:
                     "concepts": count,
                     "inflation": count / base - 1,
                     "kappa": agreement,
-                    "stated": stated,
+                    "reported": reported,
                     "spread": true,
-                    "ratio": stated / true,
+                    "ratio": reported / true,
                     "gap": bias,
                 }
                 lines.append(line)

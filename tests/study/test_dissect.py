@@ -168,7 +168,7 @@ def test_answers_made_of_some_levels_are_the_targets_of_these(teacher: str) -> N
     )
 
 
-def test_a_teacher_of_class_relations_is_named_as_one(tmp_path: Path) -> None:
+def test_a_teacher_of_class_relations_is_shown_as_one(tmp_path: Path) -> None:
     """A slice of benchmarks/dissect_truth.py, which has all three teachers, five seeds and whole trainings."""
     study = truth.study_of(tmp_path / "teachers", (0, 1), ("relations",), epochs=2)
     found = compare(study, tmp_path / "study", lambda folder, threads: InProcessEngine())

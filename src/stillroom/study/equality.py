@@ -328,7 +328,7 @@ def _tasks(recipe: Recipe, run: PlannedRun, order: Sequence[int] | None = None) 
 
 def _student(recipe: Recipe) -> dict[str, Any]:
     content = flat(recipe.student.model_dump(mode="json"))
-    content |= {"trained": list(recipe.training.train_only)} if recipe.training.train_only is not None else {}
+    content |= {"trained": recipe.training.train_only} if recipe.training.train_only is not None else {}
     return {key: value for key, value in content.items() if key != "weights"}
 
 
