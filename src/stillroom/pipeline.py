@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from stillroom.data.images import DataPair
 from stillroom.data.sources import detect_layout, load, parse_data_argument
 from stillroom.errors import BadInput
 from stillroom.files import CHECKSUMS, find_input, is_partial, write_bytes
+from stillroom.losses.registry import default_losses
 from stillroom.models.config import ModelConfig
 from stillroom.models.external import default_image_size, is_external, pretrained_state
 from stillroom.models.registry import brings_weights
@@ -24,6 +25,7 @@ from stillroom.recipe import Recipe, apply_override, parse_recipe
 from stillroom.report.run.page import write_report
 from stillroom.run.components import InputFacts, build_components, build_model
 from stillroom.run.run import Finished, execute
+from stillroom.tasks import TASK_INFO, Measure, Task
 
 TEACHER, LABELS, DISTILLED = "teacher", "labels", "distilled"
 PAGE, PRETRAINED = "report.html", "pretrained.safetensors"
@@ -159,9 +161,9 @@ def _recipes(
         recipes[TEACHER] = _recipe(request, config, f"{request.teacher}, teacher", teacher, tuned=weights is not None)
         teacher = {"name": request.teacher, "weights": str(out / TEACHER / "student.safetensors")}
     student = {"name": request.student}
-    kl = [{"name": "cross_entropy", "weight": 0.1}, {"name": "kl", "weight": 0.9, "temperature": 4}]
+    losses = default_losses(data.train.task, teacher=True)
     recipes[LABELS] = _recipe(request, config, f"{request.student} from labels", student, teacher)
-    recipes[DISTILLED] = _recipe(request, config, f"{request.student} distilled", student, teacher, losses=kl)
+    recipes[DISTILLED] = _recipe(request, config, f"{request.student} distilled", student, teacher, losses=losses)
     return recipes
 
 
@@ -221,24 +223,42 @@ def _conclusion(summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
         "student, labels": labels,
         "student, distilled": distilled,
     }
+    measure = _measure(distilled)
+    change = f"{_level(distilled) - _level(labels):+.{measure.digits}f}{' points' if measure.unit == '%' else ''}"
     return [
-        *(f"{name:19} {each['top1']:.2f}%  {each['parameters']:>11,} parameters" for name, each in shown.items()),
-        f"distilling changed top-1 by {distilled['top1'] - labels['top1']:+.2f} points on {distilled['count']} test "
+        *(
+            f"{name:19} {measure.written(_level(each))}  {each['parameters']:>11,} parameters"
+            for name, each in shown.items()
+        ),
+        f"distilling changed {measure.title} by {change} on {distilled['count']} test "
         "images (one seed: no interval, so no claim).",
     ]
+
+
+def _measure(summary: Mapping[str, Any]) -> Measure:
+    """What models of a run's task are ranked by."""
+    task: Task = (summary.get("measures") or {}).get("task", "single_label")
+    return TASK_INFO[task].primary
+
+
+def _level(side: Mapping[str, Any]) -> float:
+    """That measure of a student or a teacher."""
+    return float((side.get("measures") or side)[_measure(side).name])
 
 
 def _next(out: Path, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What to try next, the most useful first."""
     labels, distilled = summaries[LABELS], summaries[DISTILLED]
-    teacher = distilled["teachers"]["teacher"]["top1"]
+    teacher, measure = _level(distilled["teachers"]["teacher"]), _measure(distilled)
+    measure = replace(measure, digits=1) if measure.unit == "%" else measure
     lines = []
-    if teacher < labels["top1"]:
+    if teacher < _level(labels):
+        levels = [measure.written(level) for level in (teacher, _level(labels))]
         lines.append(
-            f"The teacher ({teacher:.1f}%) is weaker than the student from labels ({labels['top1']:.1f}%): begin with "
+            f"The teacher ({levels[0]}) is weaker than the student from labels ({levels[1]}): begin with "
             "pretrained weights, or train it for longer (--epochs)."
         )
-    if distilled["top1"] < labels["top1"]:
+    if _level(distilled) < _level(labels):
         lines.append(f"Why is the distilled student worse?  stillroom diagnose {out / DISTILLED}")
     else:
         lines.append(f"Is anything wrong with the run?      stillroom diagnose {out / DISTILLED}")

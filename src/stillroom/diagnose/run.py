@@ -18,6 +18,7 @@ from stillroom.models.modes import copy_model
 from stillroom.recipe import Recipe, set_value
 from stillroom.run.components import RunComponents, RunObjects
 from stillroom.schema.diagnosis import Finding
+from stillroom.tasks import Task
 
 # Causes before what follows from them: of two problems, the first is to be fixed first.
 CHECKS: tuple[Check[RunRecord], ...] = (
@@ -35,6 +36,11 @@ CHECKS: tuple[Check[RunRecord], ...] = (
     distillation.rescaling_gone,
     predictions.miscalibrated,
 )
+
+
+def checks_of(task: Task) -> tuple[Check[RunRecord], ...]:
+    """The checks of a run whose labels are of a task; those made for another say that they are."""
+    return CHECKS if task == "single_label" else (*targets.CHECKS, *CHECKS)
 
 
 def diagnose_run(path: Path, objects: RunObjects | None = None, *, as_code: bool = True) -> list[Finding]:
@@ -62,8 +68,7 @@ def diagnose_run(path: Path, objects: RunObjects | None = None, *, as_code: bool
     if is_incremental(path):
         raise BadInput("run", str(path), f"a run of all classes at once; look at its tasks, such as {path}/tasks/02")
     record = with_baselines(read_run(path))
-    checks = CHECKS if record.task == "single_label" else (*targets.CHECKS, *CHECKS)
-    findings = [check.run(record) for check in checks]
+    findings = [check.run(record) for check in checks_of(record.task)]
     if record.recipe.data.source != "python":
         return findings
     findings = [*_check_input(record.recipe, objects or RunObjects()), *findings]

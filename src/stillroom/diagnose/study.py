@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from stillroom.diagnose.check import Check
 from stillroom.diagnose.checks.run.baseline import with_baselines
 from stillroom.diagnose.checks.run.record import RunRecord, read_run
 from stillroom.diagnose.checks.run.training import unfinished
 from stillroom.diagnose.checks.study import methods, table
-from stillroom.diagnose.run import CHECKS, is_incremental
+from stillroom.diagnose.run import CHECKS, checks_of, is_incremental
 from stillroom.schema.diagnosis import Finding
 from stillroom.schema.study import CellKey, read_study
 
@@ -30,8 +32,7 @@ def diagnose_study(path: Path) -> list[Finding]:
     stillroom.errors.BadInput: study: got 'no-such-study'; expected a folder that exists
     """
     study = read_study(path)
-    # The study says itself which runs are missing.
-    checks = [check for check in CHECKS if check is not unfinished]
+    checks: Sequence[Check[RunRecord]] = CHECKS
     checked: dict[CellKey, list[methods.CheckedRun]] = {}
     baselines: list[RunRecord] = []
     # Runs from labels first: the others are held against them.
@@ -39,6 +40,8 @@ def diagnose_study(path: Path) -> list[Finding]:
         # A run that was moved away keeps its line in the table. Findings are kept; images of runs from labels alone.
         if (path / run.run).is_dir() and not is_incremental(path / run.run):
             record = with_baselines(read_run(path / run.run), baselines)
+            # The study says itself which runs are missing.
+            checks = [check for check in checks_of(record.task) if check is not unfinished]
             if not record.is_distilled:
                 baselines.append(record)
             found = methods.CheckedRun(run, tuple(check.run(record) for check in checks), record.is_distilled)
