@@ -27,6 +27,9 @@ def validate(parts: RunParts) -> None:
     if twice is not None:
         raise BadInput("losses", twice, "a name of its own for each loss: losses are logged by it")
     check_augmentable(parts.train, parts.recipe.data.augmentation)
+    if parts.train.task == "regression" and parts.recipe.data.augmentation.changes:
+        text = "augmentation changes the images and leaves their targets: right where these do not depend on it"
+        parts.context.observer.note(text)
     check_mixing(parts)
     if not any(p.requires_grad for p in parts.student.model.parameters()):
         raise BadInput("student", parts.student.name, "a model with at least one trainable parameter")

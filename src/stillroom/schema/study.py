@@ -54,8 +54,8 @@ class MeasureInfo(JsonObject):
 
     @property
     def heading(self) -> str:
-        """The title at the start of a line."""
-        return self.title[:1].upper() + self.title[1:]
+        """The title at the start of a line; mAP stays so."""
+        return self.title if self.title[1:2].isupper() else self.title[:1].upper() + self.title[1:]
 
     @property
     def label(self) -> str:

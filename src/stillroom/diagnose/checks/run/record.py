@@ -38,6 +38,7 @@ from stillroom.schema.run import (
     ModelScores,
     RescalingEpoch,
     RunSummary,
+    TeacherSummary,
     WeightDistanceLine,
     read_timing,
 )
@@ -293,16 +294,25 @@ def read_run(path: Path) -> RunRecord:
         quality=summary.data.quality if summary is not None else None,
         identity=_identity(summary) if summary is not None else None,
         task=recipe.data.task or "single_label",
-        teacher_measures=summary.teacher.measures if summary is not None and summary.teacher is not None else None,
+        teacher_measures=None if summary is None else _fixed_measures(summary, recipe),
     )
 
 
 def _fixed_teacher(summary: RunSummary, recipe: Recipe) -> ModelScores | None:
     """The scores of the teacher that is compared with; None of one that changes: it is as good as the student."""
+    teacher = _reference(summary, recipe)
+    return None if teacher is None else teacher.scores
+
+
+def _fixed_measures(summary: RunSummary, recipe: Recipe) -> MultiLabelMeasures | RegressionMeasures | None:
+    """The like, of multi-label or regression data."""
+    teacher = _reference(summary, recipe)
+    return None if teacher is None else teacher.measures
+
+
+def _reference(summary: RunSummary, recipe: Recipe) -> TeacherSummary | None:
     config = recipe.all_teachers.get(summary.reference or "")
-    if summary.teacher is None or (config is not None and config.changes):
-        return None
-    return summary.teacher.scores
+    return None if config is not None and config.changes else summary.teacher
 
 
 def _identity(summary: RunSummary) -> tuple[str, int, str, str]:
