@@ -4,7 +4,8 @@
 
 A round of a loop (cross-entropy and KL, teacher under ``no_grad``) makes the first twelve steps under a new audit, a
 few once it has seen enough and taken itself out, and as many without one; each step is timed. The first steps of a
-training are seen whole, later ones run networks past the tape: both are told, and what 30 watched steps cost together.
+training are seen whole, later ones run networks past the tape: both are
+printed, and what 30 watched steps cost together.
 CPU time on a machine with other work varies; medians over all rounds are compared, as load touches all alike.
 """
 

@@ -4,10 +4,11 @@ two processes do what one does.
     python benchmarks/losses_train.py                    # all: docs/results/losses-train.md
     python benchmarks/losses_train.py --losses crd ctkd  # some of them, printed only
 
-The recipe differs in `losses` alone: cross-entropy and the loss, or the loss alone where it stands alone. "Falls"
-compares the loss's own value, mean over the first and over the last quarter of the steps. The stopped run crashes in
-the middle of the second epoch, after a save at the end of the first. Two processes train an MLP with all losses at once
-that need no maps: batch norm is each process's own, and documented as such.
+The recipe differs in `losses` alone: the loss on labels and this one, or this one where it stands alone; each loss on
+each task that it has: the digit, four attributes of it (multi_label), three numbers (regression). "Falls" compares the
+loss's own value, mean over the first and over the last quarter of the steps. The stopped run crashes in the middle of
+the second epoch, after a save at the end of the first. Two processes train an MLP with all losses at once that need no
+maps: batch norm is each process's own, and documented as such.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from speed import shown_command
 
 import stillroom
 from stillroom.files import write_text
-from stillroom.losses.registry import losses
+from stillroom.losses.registry import default_losses, losses
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.run import execute
+from stillroom.tasks import TASK_INFO, TASKS, Task
 from stillroom.train.recorders import StepHook, StepInfo
 
 OUT = Path("docs/results/losses-train.md")
@@ -55,14 +57,14 @@ class StopAt(StepHook):
             raise Stop
 
 
-def recipe(name: str, teacher: Path, *, student: dict[str, Any]) -> dict[str, Any]:
+def recipe(name: str, teacher: Path, task: Task, *, student: dict[str, Any]) -> dict[str, Any]:
     """The one recipe, with a loss."""
     terms = [{"name": name}]
     kind = losses()[name]
     if kind.family != "labels" and not kind.reuses_head:
-        terms.insert(0, {"name": "cross_entropy"})
+        terms = [*default_losses(task, teacher=False), *terms]
     return {
-        "data": {"batch_size": BATCH, "train_limit": 512},
+        "data": {"source": "digits", "task": task, "batch_size": BATCH, "train_limit": 512},
         "teacher": {"name": "resnet8", "options": {"width": 8}, "weights": str(teacher)},
         "student": student,
         "losses": terms,
@@ -99,15 +101,15 @@ def resumes(made: Recipe, whole: Path, stopped: Path) -> bool:
     return files(stopped) == files(whole)
 
 
-def two_processes(folder: Path, names: Sequence[str], teacher: Path) -> dict[str, float]:
+def two_processes(folder: Path, names: Sequence[str], teacher: Path, task: Task) -> dict[str, float]:
     """Largest relative difference between the values of each loss that one process and two log, all losses at once."""
-    made = recipe("cross_entropy", teacher, student={"name": "mlp"})
+    made = recipe(names[0], teacher, task, student={"name": "mlp"})
     # A perceptron: batch norm is each process's own. Losses on maps ask none of it.
     made["losses"] = [{"name": name, "weight": 0.01} for name in names]
     logs = []
     for processes in (1, 2):
         place = folder / f"with-{processes}"
-        place.mkdir()
+        place.mkdir(parents=True)
         (place / "recipe.json").write_text(json.dumps(made))
         command = [*launcher(processes), "-m", "stillroom", "distill", "recipe.json", "--out", "run"]
         tree = str(Path(stillroom.__file__).parent.parent)
@@ -133,22 +135,35 @@ def needs_network(name: str) -> bool:
 
 def report(names: Sequence[str], folder: Path) -> str:
     """The page."""
-    plain = {"data": {"batch_size": BATCH}, "student": {"name": "resnet8", "options": {"width": 8}}}
-    training = {"epochs": 4, "device": "cpu", "precision": "float32"}
-    execute(parse_recipe({**plain, "losses": [{"name": "cross_entropy"}], "training": training}), folder / "teacher")
-    teacher = folder / "teacher" / "student.safetensors"
-    apart = two_processes(folder, [name for name in names if not needs_network(name)], teacher)
     rows = []
-    for name in names:
-        student = {"name": "resnet8", "options": {"width": 4}}
-        made = parse_recipe(recipe(name, teacher, student=student))
-        execute(made, folder / f"{name}-whole", hooks=[StopAt(-1)], latency=False)
-        before, after = fall(folder / f"{name}-whole", name)
-        same = resumes(made, folder / f"{name}-whole", folder / f"{name}-stopped")
-        top1 = json.loads((folder / f"{name}-whole" / "metrics.jsonl").read_text().splitlines()[-1])["top1"]
-        difference = f"{apart[name]:.1e}" if name in apart else "–"
-        rows.append((name, before, after, after < before, same, difference, top1))
-        print(*rows[-1], file=sys.stderr)
+    apart: dict[tuple[str, Task], float] = {}
+    for task in TASKS:
+        mine = [name for name in names if task in losses()[name].tasks]
+        if not mine:
+            continue
+        plain: dict[str, Any] = {"data": {"batch_size": BATCH, "source": "digits", "task": task}}
+        plain |= {
+            "student": {"name": "resnet8", "options": {"width": 8}},
+            "losses": default_losses(task, teacher=False),
+        }
+        training = {"epochs": 4, "device": "cpu", "precision": "float32"}
+        execute(parse_recipe({**plain, "training": training}), folder / task / "teacher")
+        teacher = folder / task / "teacher" / "student.safetensors"
+        shared = [name for name in mine if not needs_network(name)]
+        found = two_processes(folder / task, shared, teacher, task) if shared else {}
+        apart |= {(name, task): value for name, value in found.items()}
+        for name in mine:
+            student = {"name": "resnet8", "options": {"width": 4}}
+            made = parse_recipe(recipe(name, teacher, task, student=student))
+            whole, measure = folder / task / f"{name}-whole", TASK_INFO[task].primary
+            execute(made, whole, hooks=[StopAt(-1)], latency=False)
+            before, after = fall(whole, name)
+            same = resumes(made, whole, folder / task / f"{name}-stopped")
+            level = json.loads((whole / "metrics.jsonl").read_text().splitlines()[-1])[measure.name]
+            difference = f"{found[name]:.1e}" if name in found else "–"
+            level = f"{measure.title} {measure.written(level)}"
+            rows.append((f"`{name}` | {task}", before, after, after < before, same, difference, level))
+            print(*rows[-1], file=sys.stderr)
     fell = sum(row[3] for row in rows)
     lines = [
         "# Every loss trains",
@@ -156,19 +171,20 @@ def report(names: Sequence[str], folder: Path) -> str:
         f"`{shown_command(sys.argv[1:], 'losses_train.py')}`, torch {torch.__version__}.",
         "",
         f"ResNet-8 of width 8 → width 4 on 512 digits, {EPOCHS} epochs of batches of {BATCH}, default options beside "
-        "cross-entropy (losses on labels and `simkd` stand alone). Its value: mean over the first and the last quarter "
+        "the task's loss on labels (losses on labels and `simkd` stand alone), once for each task that the loss has. "
+        "Its value: mean over the first and the last quarter "
         "of the steps. Resume: a run that crashed in its second epoch ends with the same bytes. Two processes: largest "
         "relative difference of the loss's logged values from those of one process, an MLP trained with all losses at "
         f"once; the bar is {TOLERANCE:g}, and – is a loss that needs maps or a student of its own. {fell} of "
         f"{len(rows)} fall, {sum(row[4] for row in rows)} resume exactly, "
         f"{sum(value <= TOLERANCE for value in apart.values())} of {len(apart)} are within the bar.",
         "",
-        "| loss | value, first quarter | last quarter | falls | resume exact | two processes | top-1 (%) |",
-        "|---|---|---|---|---|---|---|",
+        "| loss | task | value, first quarter | last quarter | falls | resume exact | two processes | test |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name, before, after, falls, same, difference, top1 in rows:
-        words = ("yes" if falls else "**no**", "yes" if same else "**no**", difference, f"{top1:.1f}")
-        lines.append(f"| `{name}` | {before:.4g} | {after:.4g} | {' | '.join(words)} |")
+    for name, before, after, falls, same, difference, level in rows:
+        words = ("yes" if falls else "**no**", "yes" if same else "**no**", difference, level)
+        lines.append(f"| {name} | {before:.4g} | {after:.4g} | {' | '.join(words)} |")
     return "\n".join(lines) + "\n"
 
 

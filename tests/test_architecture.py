@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "stillroom"
 # From the bottom up: a package or a module at the top level may import those on the lines before its own.
 ORDER = [
     ["errors"],
-    ["callables", "files", "memory", "observer", "randomness", "wording"],
+    ["callables", "files", "memory", "observer", "randomness", "tasks", "wording"],
     ["runtime"],
     ["config"],
     ["schema"],
@@ -42,7 +42,7 @@ ORDER = [
 ]
 HEIGHT = {package: height for height, line in enumerate(ORDER) for package in line}
 # A page is made from files alone.
-REPORT_IMPORTS = {"report", "schema", "config", "errors", "files", "wording"}
+REPORT_IMPORTS = {"report", "schema", "config", "errors", "files", "tasks", "wording"}
 
 
 def module_of(path: Path) -> str:

@@ -26,10 +26,8 @@ from stillroom.errors import BadInput, nearest
 from stillroom.explain.explanation import explain as explain_runs
 from stillroom.explain.runs import runs_in
 from stillroom.losses.base import Loss
-from stillroom.losses.cross_entropy import CrossEntropy
 from stillroom.losses.from_python import as_losses
-from stillroom.losses.kl import KL
-from stillroom.losses.registry import describe
+from stillroom.losses.registry import default_losses, describe
 from stillroom.models.config import ModelConfig
 from stillroom.models.modes import copy_model, device_of
 from stillroom.models.prepared import PreparedModel, predict, with_layout
@@ -57,6 +55,7 @@ from stillroom.study.dissect import dissecting, write_dissection
 from stillroom.study.engine import engine_maker
 from stillroom.study.plan import StudyFolder
 from stillroom.study.progress import StudyObserver
+from stillroom.tasks import Task
 from stillroom.teachers.config import TeacherConfig
 from stillroom.train.device import exact_float32
 from stillroom.train.optimisation import OwnOptimisation, Parameters
@@ -115,7 +114,8 @@ class DistillResult:
         if data is None:
             images = self.objects.load_data(load_run_recipe(self.path), self.summary["data"]["fingerprint"]).test
         else:
-            images = _images(data, split)
+            task = None if isinstance(data, str | Path) else load_run_recipe(self.path).data.task
+            images = _images(data, split, task)
         config = ModelConfig(name=self.prepared.name, preprocess=self.prepared.preprocess_config or "none")
         return evaluate_model(config, images, model=self.student)
 
@@ -213,6 +213,7 @@ def distill(
     student_preprocess: str | dict[str, Any] | None = None,
     teacher_options: Mapping[str, Any] | None = None,
     unlabelled: Any = None,
+    task: Task | None = None,
     training: dict[str, Any] | None = None,
     optimizer: Callable[[Parameters], torch.optim.Optimizer] | None = None,
     scheduler: Callable[[torch.optim.Optimizer], Any] | None = None,
@@ -232,14 +233,17 @@ def distill(
             an :class:`Ensemble` of others among them; or :class:`SelfTeacher`, or a :class:`Peer`;
             None trains from labels alone.
         student: the model that learns; a copy of it is trained and comes back as ``run.student``.
-        train: dataset of (image, label), read once into memory. Floats go to both models as they are, whatever their
+        train: dataset of (image, label), read once into memory; a label is a class number, a vector of 0 and 1, or
+            numbers (see ``task``). Floats go to both models as they are, whatever their
             values: ``run.student(x)`` is what was scored. Bytes (PIL images, uint8 tensors or arrays) need a stated
             preprocess for each model.
         test: the like, for evaluation.
-        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``. Besides
-            losses, a name (``"kl"``), options (``{"name": "kl", "temperature": 2}``), a loss of torch that takes
-            logits (``nn.MSELoss()``, ``nn.CrossEntropyLoss()``), or a function of (student_logits, teacher_logits) or
-            (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives it a weight.
+        losses: the terms of the loss; default: ``[CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)]``; of
+            multi-label data ``BinaryCrossEntropy`` and ``BCEKL``, of a regression ``TargetMSE`` and ``LogitMSE``.
+            Besides losses, a name (``"kl"``), options (``{"name": "kl", "temperature": 2}``), a loss of torch that
+            takes logits (``nn.MSELoss()``, ``nn.CrossEntropyLoss()``), or a function of (student_logits,
+            teacher_logits) or (student_logits, teacher_logits, labels) that gives a scalar; :class:`FunctionLoss` gives
+            it a weight.
         epochs: passes over the training images; default 10, unless ``steps`` is given.
         steps: optimizer steps, in place of epochs.
         batch_size: images a step.
@@ -254,6 +258,8 @@ def distill(
         unlabelled: further training images, without labels, of the form of those of ``train``: a tensor [N, …], or
             images one after another. The losses that read labels leave them out, and those that ``train`` gives with
             the label None.
+        task: what the labels are: ``"single_label"`` (a class number), ``"multi_label"`` (0 or 1 for each class) or
+            ``"regression"`` (floats). Left out: what they look like, which a line says.
         training: further options of ``training``, such as ``{"precision": "float32", "ema": 0.999}``.
         optimizer: makes an optimizer of the trained parameters, such as ``lambda params: torch.optim.Adam(params,
             lr=1e-3)``, in place of ``training["optimizer"]``. Its rates stay as they are, unless ``scheduler`` or
@@ -285,8 +291,9 @@ def distill(
     >>> run.summary["steps"], run.summary["teachers"]["teacher"]["parameters"]
     (2, 2212)
     """
+    data = _pair(train, test, unlabelled, task)
     if losses is None:
-        losses = [CrossEntropy(weight=0.1), KL(weight=0.9, temperature=4)] if teacher is not None else [CrossEntropy()]
+        losses = default_losses(data.train.task, teacher=teacher is not None)
     terms, own_hooks = as_losses(losses), as_hooks(hooks)
     if resume and out is None:
         raise BadInput("resume", resume, "the run's folder by out=")
@@ -308,7 +315,12 @@ def distill(
     recipe = parse_recipe(
         {
             "name": name,
-            "data": {"source": "python", "batch_size": batch_size, "augmentation": augmentation or {}},
+            "data": {
+                "source": "python",
+                "batch_size": batch_size,
+                "augmentation": augmentation or {},
+                **({} if data.train.task == "single_label" else {"task": data.train.task}),
+            },
             **_teacher_entries(
                 teachers, teacher_preprocess, teacher_options or {}, several=isinstance(teacher, Mapping)
             ),
@@ -319,7 +331,6 @@ def distill(
             "seed": seed,
         }
     )
-    data = _pair(train, test, unlabelled)
     if isinstance(data.train.images, LazyImages) and data.train.images.has_views:
         views = recipe.data.augmentation.model_copy(update={"of_dataset": True})
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"augmentation": views})})
@@ -373,7 +384,8 @@ def load_run(
     teachers = dict(teacher) if isinstance(teacher, Mapping) else {} if teacher is None else {"teacher": teacher}
     if (train is None) != (test is None):
         raise BadInput("test" if test is None else "train", None, "both splits of the run, or neither")
-    data = _pair(train, test, unlabelled) if train is not None and test is not None else None
+    found = load_run_recipe(path).data.task if train is not None else None
+    data = _pair(train, test, unlabelled, found) if train is not None and test is not None else None
     objects = RunObjects(data, student, teachers)
     model, recipe, facts = load_student(path, objects)
     summary = read_json(RunSummary, path / SUMMARY)
@@ -395,6 +407,7 @@ def evaluate(
     weights: str | Path | None = None,
     preprocess: str | dict[str, Any] | None = None,
     split: str = "test",
+    task: Task | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Score a model on a split, in float32, as ``stillroom evaluate`` does.
@@ -405,10 +418,13 @@ def evaluate(
         weights: the file of a named model.
         preprocess: as ``teacher_preprocess`` of :func:`distill`.
         split: of a folder.
+        task: what the labels are, as of :func:`distill`.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Returns:
-        ``top1`` in per cent, ``correct``, ``count``, ``top5`` where there are more than 5 classes, ``nll``, ``ece``.
+        ``top1`` in per cent, ``correct``, ``count``, ``top5`` where there are more than 5 classes, ``nll``, ``ece``; of
+        multi-label data ``map``, ``macro_f1`` and ``micro_f1`` in per cent, ``bce``, ``class_ap``; of a regression
+        ``r2``, ``mae``, ``mse``, ``target_r2``.
 
     Raises:
         BadInput: something given cannot be used.
@@ -421,7 +437,7 @@ def evaluate(
     """
     if isinstance(model, DistillResult):
         return model.evaluate(data, split=split)
-    images = _images(data, split)
+    images = _images(data, split, task)
     content: dict[str, Any] = {"preprocess": preprocess}
     if isinstance(model, nn.Module):
         content["name"] = _name_of(model)
@@ -702,18 +718,20 @@ def _choices(place: str, images: ImageSet) -> str:
     return f"what the {place} takes, as the images are bytes: {choices}; or give floats, which go in as they are"
 
 
-def _pair(train: Dataset[Any], test: Dataset[Any], unlabelled: Any) -> DataPair:
-    learned = from_dataset(train, name="train", field="train", views=True)
-    data = make_pair(learned, from_dataset(test, name="test", field="test"))
+def _pair(train: Dataset[Any], test: Dataset[Any], unlabelled: Any, task: Task | None = None) -> DataPair:
+    learned = from_dataset(train, name="train", field="train", views=True, task=task)
+    # Of test images alone 0.0 and 1.0 may be numbers, too.
+    seen = learned.task if learned.labelled and learned.task != "single_label" else task
+    data = make_pair(learned, from_dataset(test, name="test", field="test", task=seen))
     if unlabelled is None:
         return data
     return DataPair(add_unlabelled(data.train, from_images(unlabelled, field="unlabelled")), data.test)
 
 
-def _images(data: Dataset[Any] | str | Path, split: str) -> ImageSet:
+def _images(data: Dataset[Any] | str | Path, split: str, task: Task | None = None) -> ImageSet:
     if isinstance(data, str | Path):
-        return load_split(parse_data_argument(str(data)), split)
-    return from_dataset(data)
+        return load_split(parse_data_argument(str(data)).with_task(task), split)
+    return from_dataset(data, task=task)
 
 
 def _run(run: DistillResult | str | Path) -> tuple[Path, RunObjects]:

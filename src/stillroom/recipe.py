@@ -28,7 +28,7 @@ from stillroom.data.config import DataConfig
 from stillroom.errors import BadInput, format_error, nearest, shorten
 from stillroom.files import canonical_json, digest, parse_yaml
 from stillroom.losses.cross_entropy import CrossEntropyConfig
-from stillroom.losses.registry import AnyLoss
+from stillroom.losses.registry import AnyLoss, default_losses
 from stillroom.models.config import ModelConfig, PreprocessConfig
 from stillroom.teachers.config import CacheConfig, TeacherConfig
 from stillroom.train.config import TrainingConfig
@@ -96,7 +96,7 @@ class Recipe(Config):
     @model_validator(mode="before")
     @classmethod
     def _preset_is_written_out(cls, given: Any) -> Any:
-        return apply_preset(given)
+        return apply_preset(_with_losses_of_task(given))
 
     @field_validator("incremental")
     @classmethod
@@ -111,6 +111,8 @@ class Recipe(Config):
             raise ValueError(f"no losses with preset {incremental.preset}, which sets them; or no preset")
         student, training = info.data.get("student"), info.data.get("training")
         data = info.data.get("data")
+        if data is not None and data.task not in (None, "single_label"):
+            raise ValueError(f"no data.task {data.task}: tasks are made of classes of which each image has one")
         if data is not None and (data.labelled is not None or data.unlabelled is not None):
             raise ValueError("neither data.labelled nor data.unlabelled: tasks are made of labels")
         if student is not None and isinstance(student.preprocess, PreprocessConfig) and student.preprocess.class_order:
@@ -164,6 +166,15 @@ class Recipe(Config):
     def to_yaml(self) -> str:
         """The recipe as YAML, every field written out."""
         return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _with_losses_of_task(given: Any) -> Any:
+    """A recipe that names no losses with those that learn from its labels, where these are not one class an image."""
+    data = given.get("data") if isinstance(given, dict) else None
+    task = data.get("task") if isinstance(data, dict) else None
+    if task not in ("multi_label", "regression") or given.get("losses") is not None:
+        return given
+    return {**given, "losses": default_losses(task, teacher=False)}
 
 
 def parse_recipe(content: object) -> Recipe:

@@ -246,7 +246,7 @@ def test_channels_in_the_wrong_place() -> None:
     [
         ((torch.zeros(2, 3, 4, 4),), "two tensors"),
         ((torch.zeros(2, 3), torch.zeros(2)), "labels that are class numbers"),
-        ((torch.zeros(2, 3), torch.zeros(2, 10, dtype=torch.int64)), "labels that are class numbers"),
+        ((torch.zeros(2, 3), torch.full((2, 10), 3)), "labels that are class numbers"),
         ((torch.zeros(2, 3), torch.tensor([True, False])), "labels that are class numbers"),
         ((torch.zeros(2, 3), torch.tensor([0, -5])), r"got -5; expected class numbers from 0 \(item 1\)"),
         ((torch.zeros(2, 3, dtype=torch.int32), torch.tensor([0, 1])), "an image"),

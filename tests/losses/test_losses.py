@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
 from losses.tester import (
     DRAWN,
@@ -62,7 +63,7 @@ from stillroom.losses.neuron_selectivity import NeuronSelectivity
 from stillroom.losses.nkd import NKD
 from stillroom.losses.ofd import OFD
 from stillroom.losses.probabilistic import Probabilistic
-from stillroom.losses.registry import losses
+from stillroom.losses.registry import losses, names_for_task
 from stillroom.losses.relational import Relational
 from stillroom.losses.reverse_kl import ReverseKL
 from stillroom.losses.reviewkd import ReviewKD
@@ -72,6 +73,7 @@ from stillroom.losses.simkd import SimKD
 from stillroom.losses.soft_cross_entropy import SoftCrossEntropy
 from stillroom.losses.srrl import SRRL
 from stillroom.losses.standardized_kl import StandardizedKL
+from stillroom.losses.target_mse import TargetMSE
 from stillroom.losses.ttm import TTM
 from stillroom.losses.vid import VID
 from stillroom.losses.wsld import WSLD
@@ -79,6 +81,8 @@ from stillroom.losses.wttm import WTTM
 from stillroom.models.config import ReusedHeadConfig
 from stillroom.models.reader import FEATURES
 from stillroom.models.reused_head import ReusedHead
+from stillroom.run.build import check_task
+from stillroom.tasks import TASKS
 from stillroom.teachers.input_gradients import LABEL_LOSS, TOP_LOGIT
 from stillroom.teachers.output import ModelOutput
 
@@ -545,6 +549,54 @@ class TestBinaryCrossEntropyOfNewClasses(LossTester):
     checked = staticmethod(binary_cross_entropy_of_new_classes)
     reference = plain_binary_cross_entropy
     not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
+
+
+def several_classes(inputs: LossInputs, classes: int) -> LossInputs:
+    """Each image's class and the next two, as a multi-hot vector."""
+    yes = sum(one_hot((inputs.labels + step) % classes, classes) for step in range(3))
+    return replace(inputs, labels=(torch.as_tensor(yes) > 0).to(inputs.student.logits.dtype))
+
+
+def plain_of_several_classes(inputs: LossInputs, options: dict[str, Any]) -> float:
+    total = 0.0
+    for student, yes in zip(inputs.student.logits.tolist(), inputs.labels.tolist(), strict=True):
+        total -= sum(math.log(1 / (1 + math.exp(-z if y else z))) for z, y in zip(student, yes, strict=True))
+    return total / len(inputs.labels)
+
+
+class TestBinaryCrossEntropyOfSeveralClasses(LossTester):
+    loss = BinaryCrossEntropy
+    reference = plain_of_several_classes
+    not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
+
+    def labelled(self, inputs: LossInputs, classes: int) -> LossInputs:
+        return several_classes(inputs, classes)
+
+
+def plain_target_mse(inputs: LossInputs, options: dict[str, Any]) -> float:
+    pairs = zip(inputs.student.logits.flatten().tolist(), inputs.labels.flatten().tolist(), strict=True)
+    return sum((z - y) ** 2 for z, y in pairs) / inputs.labels.numel()
+
+
+class TestTargetMSE(LossTester):
+    loss = TargetMSE
+    reference = plain_target_mse
+    checked = staticmethod(lambda student_logits, labels: functional.target_mse(student_logits, one_hot(labels, 5)))
+    not_held = {**NOT_THE_TEACHERS, "citation": "older than papers on it"}
+
+    def labelled(self, inputs: LossInputs, classes: int) -> LossInputs:
+        return replace(inputs, labels=one_hot(inputs.labels, classes).to(inputs.student.logits.dtype) - 0.25)
+
+
+@pytest.mark.parametrize("kind", losses().values(), ids=list(losses()))
+def test_a_loss_of_labels_takes_those_of_its_tasks_and_no_others(kind: type[Loss[Any]]) -> None:
+    made = [kind()]
+    for task in TASKS:
+        if task in kind.tasks:
+            check_task(made, task)
+        else:
+            with pytest.raises(BadInput, match=names_for_task(task)[0]):
+                check_task(made, task)
 
 
 class TestBCEKL(LossTester):

@@ -162,7 +162,11 @@ class LossTester:
         return loss.double().train(not self.eval_mode)
 
     def inputs(self, batch: int = 6, classes: int = 5, seed: int = 0, dtype: torch.dtype = torch.float64) -> LossInputs:
-        return random_inputs(batch, classes, seed, dtype)
+        return self.labelled(random_inputs(batch, classes, seed, dtype), classes)
+
+    def labelled(self, inputs: LossInputs, classes: int) -> LossInputs:
+        """The inputs with labels of the form that it reads, from class numbers."""
+        return inputs
 
     def select(self, inputs: LossInputs, rows: Tensor) -> LossInputs:
         return select(inputs, rows)
@@ -277,6 +281,7 @@ class LossTester:
         sure = 80 * torch.eye(classes)[[0, 1]]
         assert inputs.teacher is not None
         inputs = replace(inputs, teacher=replace(inputs.teacher, logits=sure), labels=torch.tensor([0, 1]))
+        inputs = self.labelled(inputs, classes)
         for student in (sure, sure.flip(0), -sure):
             moved = student.clone().requires_grad_()
             value = make.float()(self.with_student(inputs, moved))
@@ -307,3 +312,4 @@ class LossTester:
     def test_says_what_it_is(self) -> None:
         assert self.loss.__doc__
         assert self.loss.citation is not None or "citation" in self.not_held
+        assert self.loss.tasks

@@ -10,6 +10,7 @@ from stillroom.losses.base import FAMILIES, Loss, LossConfig
 from stillroom.losses.feature_base import FeatureLoss
 from stillroom.losses.registry import losses
 from stillroom.models.config import names
+from stillroom.tasks import TASKS
 from stillroom.train.config import OptimizerConfig, ScheduleConfig
 
 _DATA = (
@@ -41,6 +42,7 @@ def listing() -> dict[str, list[dict[str, str]]]:
                 "requires": _required(kind),
                 "per sample": "yes" if kind.per_sample else "no",
                 "cacheable": _cacheable(kind),
+                "task": ", ".join(kind.tasks),
                 "paper": str(kind.citation) if kind.citation else "–",
             }
             for name, kind in losses().items()
@@ -105,7 +107,7 @@ def narrow_loss(entry: dict[str, str]) -> dict[str, str]:
     properties = (entry["family"], entry["requires"], f"per sample: {entry['per sample']}")
     return {
         "name": entry["name"],
-        "family, requires": "\n".join((*properties, f"cacheable: {entry['cacheable']}")),
+        "family, requires": "\n".join((*properties, f"cacheable: {entry['cacheable']}", f"task: {entry['task']}")),
         "what, paper": f"{entry['what']}\n{entry['paper']}",
     }
 
@@ -115,10 +117,10 @@ def loss_index() -> str:
     lines = [
         "# Losses",
         "",
-        "`stillroom list losses` prints this; `--family`, `--requires`, `--per-sample`, `--cacheable`, `--paper` "
-        "select. Each is a recipe entry (`losses: [{name: dkd, beta: 2}]`), a class (`sr.DKD(beta=2)`) and a pure "
-        "function (`from stillroom.losses.functional import dkd`). By paper: [below](#by-paper). Coming from another "
-        "library: [torchdistill](migrate/torchdistill.md), [mdistiller](migrate/mdistiller.md), "
+        "`stillroom list losses` prints this; `--family`, `--requires`, `--per-sample`, `--cacheable`, `--task`, "
+        "`--paper` select. Each is a recipe entry (`losses: [{name: dkd, beta: 2}]`), a class (`sr.DKD(beta=2)`) and a "
+        "pure function (`from stillroom.losses.functional import dkd`). By paper: [below](#by-paper). Coming from "
+        "another library: [torchdistill](migrate/torchdistill.md), [mdistiller](migrate/mdistiller.md), "
         "[RepDistiller](migrate/repdistiller.md). What each costs: [losses-cost](results/losses-cost.md).",
     ]
     for family in FAMILIES:
@@ -126,14 +128,15 @@ def loss_index() -> str:
         if not kinds:
             continue
         head = [
-            "| name | what | options | requires | per sample | cacheable | paper |",
-            "|---|---|---|---|---|---|---|",
+            "| name | what | options | requires | per sample | cacheable | task | paper |",
+            "|---|---|---|---|---|---|---|---|",
         ]
         lines += ["", f"## {family.capitalize()}", "", *head]
         for name, kind in kinds.items():
             options = ", ".join(f"`{key}`" + _default(value) for key, value in _options(kind).items()) or "–"
             what = (kind.Config.__doc__ or "").splitlines()[0]
-            cells = (_required(kind), "yes" if kind.per_sample else "no", _cacheable(kind), kind.citation or "–")
+            tasks = "all" if kind.tasks == TASKS else ", ".join(kind.tasks)
+            cells = (_required(kind), "yes" if kind.per_sample else "no", _cacheable(kind), tasks, kind.citation or "–")
             lines.append(f"| `{name}` | {what} | {options} | {' | '.join(map(str, cells))} |")
     lines += [
         "",

@@ -24,6 +24,7 @@ from stillroom.cli.app import (
     resumable,
 )
 from stillroom.errors import BadInput
+from stillroom.tasks import TASK_INFO, TASKS, Measure
 
 if TYPE_CHECKING:
     from stillroom.pipeline import Request
@@ -238,10 +239,19 @@ def evaluate(
         int | None,
         typer.Option("--image-size", min=1, help="Side in pixels that image files are brought to, where they differ."),
     ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="What labels are: single_label, multi_label or regression.")
+    ] = None,
+    label_columns: Annotated[
+        str | None,
+        typer.Option("--label-columns", help="Parquet columns of the labels of such a task.", metavar="A,B"),
+    ] = None,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on a split, in float32: top-1, top-5, negative log-likelihood, calibration error.
+
+    Of multi-label data: mAP, F1 and binary cross-entropy; of a regression: R², MAE and MSE.
 
     Example: `stillroom evaluate --model resnet56 --weights W.th --data cifar10 --split test`
     """
@@ -255,6 +265,8 @@ def evaluate(
 
     if device not in ("auto", "cpu", "cuda"):
         raise BadInput.unknown("--device", device, ("auto", "cpu", "cuda"))
+    if task not in (None, *TASKS):
+        raise BadInput.unknown("--task", task, TASKS)
     if not model:
         raise BadInput("--model", model, "a model's name")
     for name, about in (("--weights-key", weights_key), ("--weights-prefix", weights_prefix)):
@@ -270,7 +282,8 @@ def evaluate(
     )
     if weights is None and not brings_weights(model):
         raise BadInput("--weights", None, "a weights file; there is nothing to measure in random weights")
-    images = load_split(parse_data_argument(data, image_size), split)
+    columns = [each.strip() for each in (label_columns or "").split(",") if each.strip()]
+    images = load_split(parse_data_argument(data, image_size).with_task(task, columns), split)
     observer = ProgressBar()
     describe_data(images, observer.note, split)
     try:
@@ -280,12 +293,13 @@ def evaluate(
     if as_json:
         print_json(result)
         return
-    rows = [
-        ["top-1", f"{result['top1']:.2f}%", f"{result['correct']:,} of {result['count']:,}"],
-        *([["top-5", f"{result['top5']:.2f}%", ""]] if "top5" in result else []),
-        ["NLL", f"{result['nll']:.4f}", "nats"],
-        ["calibration error", f"{result['ece']:.4f}", "15 bins, 0 is best"],
-    ]
+    info = TASK_INFO[images.task]
+    found = [measure for measure in info.measures if measure.name in result]
+    notes = {"top1": f"{result.get('correct', 0):,} of {result['count']:,}", "ece": "15 bins, 0 is best"}
+    rows = [[each.title, each.written(result[each.name]), notes.get(each.name, each.unit.strip("%"))] for each in found]
+    each_output = {"multi_label": "class_ap", "regression": "target_r2"}.get(images.task, "")
+    unit = Measure("", "", "%" if images.task == "multi_label" else "", info.primary.digits, True, "")
+    rows += [[f"  {name}", unit.written(value), ""] for name, value in result.get(each_output, {}).items()]
     Console(highlight=False).print(table(f"{model} on {images.name} {split}", ["", "value", ""], rows))
 
 

@@ -67,6 +67,9 @@ def list_(
     per_sample: Annotated[
         str | None, typer.Option("--per-sample", help="yes: losses that are a mean over samples; no: the others.")
     ] = None,
+    task: Annotated[
+        str | None, typer.Option("--task", help="Losses for single_label, multi_label or regression data.")
+    ] = None,
     cacheable: Annotated[
         str | None,
         typer.Option("--cacheable", help="Losses for which a cache holds the teacher's logits, features or gradients."),
@@ -103,6 +106,7 @@ def list_(
             "requires": requires,
             "per_sample": per_sample,
             "cacheable": cacheable,
+            "task": task,
             "paper": paper,
         }
         if any(wanted.values()):

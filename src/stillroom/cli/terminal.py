@@ -20,11 +20,18 @@ from rich.table import Table
 
 from stillroom.observer import Observer
 from stillroom.schema.run import TIMING, read_timing
+from stillroom.tasks import TASK_INFO, Measure
 
 stderr = Console(stderr=True, highlight=False)
 
 # The figures shown next to the bar, and their format.
-_GLANCE = {"loss": "loss {:.3f}", "top1": "top-1 {:.2f}%", "agreement": "agrees {:.1f}%"}
+_GLANCE = {
+    "loss": "loss {:.3f}",
+    "top1": "top-1 {:.2f}%",
+    "map": "mAP {:.2f}%",
+    "r2": "R² {:.4f}",
+    "agreement": "agrees {:.1f}%",
+}
 
 
 class ProgressBar(Observer):
@@ -110,17 +117,12 @@ def table(title: str, columns: list[str], rows: list[list[str]], right_from: int
     return shown
 
 
-_SUMMARY = (
-    ("top-1", "top1", "{:.2f}%"),
-    ("top-5", "top5", "{:.2f}%"),
-    ("NLL (nats)", "nll", "{:.4f}"),
-    ("calibration error", "ece", "{:.4f}"),
-    ("agreement with teacher", "agreement", "{:.2f}%"),
-    ("KL to teacher (nats)", "teacher_kl", "{:.4f}"),
-    ("parameters", "parameters", "{:,}"),
-    ("multiply-adds", "multiply_adds", "{:,}"),
-    ("bytes on disk", "bytes", "{:,}"),
-)
+_SIZES = (("parameters", "parameters"), ("multiply-adds", "multiply_adds"), ("bytes on disk", "bytes"))
+
+
+def heading(measure: Measure) -> str:
+    """A measure's title, with nats where these are its unit."""
+    return f"{measure.title} (nats)" if measure.unit == "nats" else measure.title
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
@@ -129,9 +131,10 @@ def summary_table(summary: dict[str, Any]) -> Table:
     names = ["teacher" if len(teachers) == 1 else f"teacher {name}" for name in teachers]
     columns = ["", f"student {summary['model']}"]
     columns += [f"{name} {one['model']}" for name, one in zip(names, teachers.values(), strict=True)]
-    sides = (summary, *teachers.values())
-    rows = [
-        [title, *(form.format(side[key]) if side.get(key) is not None else "–" for side in sides)]
-        for title, key, form in _SUMMARY
-    ]
+    sides = [{**side, **(side.get("measures") or {})} for side in (summary, *teachers.values())]
+    info = TASK_INFO[sides[0].get("task", "single_label")]
+    measures = (*info.measures, *info.compared)
+    rows = [[heading(each), *(each.written(side.get(each.name)) for side in sides)] for each in measures]
+    sizes = [[f"{side[key]:,}" if side.get(key) is not None else "–" for side in sides] for _, key in _SIZES]
+    rows += [[title, *cells] for (title, _), cells in zip(_SIZES, sizes, strict=True)]
     return table(str(summary["name"]), columns, [row for row in rows if any(cell != "–" for cell in row[1:])])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer, model_validator
 
-from stillroom.config import Config
+from stillroom.config import Config, bad_input
+from stillroom.tasks import TASK_INFO, Task
 
 SourceName = Literal["auto", "digits", "synthetic", "shapes", "parquet", "idx", "folders", "text", "python"]
 
@@ -319,6 +321,11 @@ class DataConfig(Config):
     text: TextConfig | None = Field(
         None, description="The texts of `source: text`, which alone has them; left out, as by default."
     )
+    task: Task | None = Field(
+        None,
+        description="What is learned of each image: single_label (one class), multi_label (0 or 1 for each class) or "
+        "regression (numbers). Left out: single_label; of a Python dataset what its labels are.",
+    )
     train_split: str = Field("train", description="Name of the split to learn from.")
     test_split: str = Field(
         "test",
@@ -326,6 +333,11 @@ class DataConfig(Config):
     )
     image_column: str | None = Field(None, description="Parquet column of the images; found by itself where left out.")
     label_column: str | None = Field(None, description="Parquet column of the labels; found by itself where left out.")
+    label_columns: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Parquet columns of 0 and 1 (multi_label) or of numbers (regression), an output of the model each.",
+    )
     train_limit: int | None = Field(
         None,
         ge=2,
@@ -396,10 +408,39 @@ class DataConfig(Config):
                 written.pop(made, None)
         if self.bad_files == "error":
             written.pop("bad_files", None)
-        for name in ("labelled", "unlabelled"):
+        for name in ("labelled", "unlabelled", "task", "label_columns"):
             if getattr(self, name) is None:
                 written.pop(name, None)
         return written
+
+    @model_validator(mode="after")
+    def _task_fits_source(self) -> DataConfig:
+        if self.task is None or self.task == "single_label":
+            if self.label_columns is not None:
+                raise ValueError("data.task multi_label or regression with label_columns; label_column names the one")
+            return self
+        if self.label_column is not None:
+            raise ValueError(f"label_columns with task: {self.task}, not label_column")
+        if self.source in ("synthetic", "shapes", "idx", "folders"):
+            raise ValueError(f"no task: {self.task} with source: {self.source}, whose images have one class each")
+        if self.label_columns is None and self.path is not None:
+            raise ValueError(f"label_columns with task: {self.task}: the columns of its {self.outputs}")
+        return self
+
+    def with_task(self, task: Task | None, columns: Sequence[str] = ()) -> DataConfig:
+        """The options with a task of data that can have it, and its columns; BadInput where these do not fit."""
+        if task is None and not columns:
+            return self
+        try:
+            content = {**self.model_dump(exclude_unset=True), "task": task}
+            return DataConfig.model_validate({**content, **({"label_columns": tuple(columns)} if columns else {})})
+        except ValidationError as error:
+            raise bad_input(error, DataConfig, "data") from None
+
+    @property
+    def outputs(self) -> str:
+        """What the outputs of a model of these data are called."""
+        return TASK_INFO[self.task or "single_label"].outputs
 
     @model_validator(mode="after")
     def _path_fits_source(self) -> DataConfig:

@@ -1,10 +1,10 @@
-"""Any PyTorch dataset of (image, label) pairs, read once into memory."""
+"""Any PyTorch dataset of (image, label) pairs, read once into memory; what the labels are is seen from them."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Self
 
@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
 from stillroom.data.decoding import pixels
-from stillroom.data.images import MAX_CLASSES, UNLABELLED, Images, ImageSet, LazyImages, Rows, number_classes
+from stillroom.data.images import MAX_CLASSES, UNLABELLED, Images, ImageSet, LazyImages, Rows, has_label, number_classes
 from stillroom.data.reading import ArrayStack
 from stillroom.errors import BadInput
 from stillroom.randomness import derive_seed, generator, seed_every_rng
+from stillroom.tasks import TASK_INFO, Task
 
 _CHANNELS = (1, 3, 4)
 # Pillow modes of four bytes a pixel that a dataset's pictures may all have.
@@ -43,7 +44,7 @@ class DatasetViews(LazyImages):
         dataset: map-style, of items that :func:`from_dataset` reads.
 
     Attributes:
-        labels: int64 [N], those of view 0.
+        labels: those of view 0, int64 [N], or floats of other tasks.
     """
 
     workers = 0
@@ -55,7 +56,7 @@ class DatasetViews(LazyImages):
         # Those that albumentations keeps, which no global seed reaches.
         parts = vars(dataset).values() if hasattr(dataset, "__dict__") else ()
         self._seeded = [part for part in parts if callable(getattr(part, "set_random_seed", None))]
-        total, labels = hashlib.sha256(), []
+        total, labels = hashlib.sha256(), list[Label]()
         for row in range(len(dataset)):
             array, label = self._item(row, 0, 0)
             if row == 0:
@@ -66,7 +67,7 @@ class DatasetViews(LazyImages):
                 raise BadInput(field, type(dataset).__name__, expected)
             total.update(array.tobytes())
             labels.append(label)
-        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.labels = _stacked(labels, field)
         self.shape = torch.Size((len(dataset), *self._first.shape))
         self.dtype, self.ndim = _with_bfloat16(self._first[None]).dtype, len(self.shape)
         some = torch.randperm(len(dataset), generator=generator(0, "subset"))[:_VIEWS_READ_AGAIN].tolist()
@@ -79,7 +80,7 @@ class DatasetViews(LazyImages):
     def __repr__(self) -> str:
         return f"DatasetViews({type(self._dataset).__name__}: {len(self)} items)"
 
-    def _item(self, row: int, seed: int, view: int) -> tuple[npt.NDArray[Any], int]:
+    def _item(self, row: int, seed: int, view: int) -> tuple[npt.NDArray[Any], Label]:
         index = int(self._rows[row])
         with seed_every_rng(seed, "augmentation", view, index):
             for part in self._seeded:
@@ -126,7 +127,9 @@ class DatasetViews(LazyImages):
         return 0
 
 
-def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data", views: bool = False) -> ImageSet:
+def from_dataset(
+    dataset: Any, *, name: str = "dataset", field: str = "data", views: bool = False, task: Task | None = None
+) -> ImageSet:
     """Read a dataset once into memory, or, where it has random transforms and ``views``, its views on demand.
 
     Images may be Pillow images, uint8 tensors [C, H, W] or [H, W], uint8 numpy arrays [H, W, C] or [H, W], or floats
@@ -135,7 +138,8 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data", vi
 
     Args:
         dataset: map-style or iterable, of pairs (image, class number); None, or −100, is the label of an image
-            without one. Its ``classes`` name the classes where there
+            without one. A label may also be a vector of 0 and 1 (multi_label), or a number or a vector of floats
+            (regression). Its ``classes`` name the classes or the targets where there
             are enough of them; else they are numbered. Items may be dicts, with ``image``, ``img`` or ``pixel_values``
             and ``label`` or ``labels``; of a ``DataLoader`` its dataset is taken. Random changes are looked for: 256
             items at random places (of an iterable, the first 1,024) are read again. A change
@@ -144,6 +148,7 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data", vi
             which :attr:`ImageSet.notes` says.
         views: whether a map-style dataset that changes its images at random is read as :class:`DatasetViews`; else it
             is refused.
+        task: what the labels are; None: what they look like, which the notes say where it is not one class an image.
 
     Raises:
         BadInput: it is empty, its items are not such pairs, shapes vary, images change at random, or it does not fit
@@ -174,10 +179,41 @@ def from_dataset(dataset: Any, *, name: str = "dataset", field: str = "data", vi
             notes.append(f"a {kind} is read once: random transforms in it would be frozen, and cannot be found")
     if isinstance(images, Tensor) and images.is_floating_point():
         notes += _check_floats(images, field)
-    names = number_classes(labels)
+    labels, found = _targets(labels, task, field)
     own = _class_names(dataset)
+    if found != "single_label":
+        count = labels.shape[1]
+        names = own if own is not None and len(own) == count else tuple(map(str, range(count)))
+        what = f"{count} {TASK_INFO[found].outputs}"
+        seen = "vectors of 0 and 1" if found == "multi_label" else "numbers"
+        notes.append(f"labels are {seen}: {found} of {what}" + ("" if task else "; task= says another"))
+        return ImageSet(images, labels, names, name, notes=tuple(notes), task=found)
+    names = number_classes(labels)
     names = own if own is not None and len(own) >= len(names) else names
     return ImageSet(images, labels, names, name, notes=tuple(notes))
+
+
+def _targets(labels: Tensor, task: Task | None, field: str) -> tuple[Tensor, Task]:
+    """Labels in the form of their task, and the task: class numbers are int64 [N], all others floats."""
+    if labels.dtype == torch.int64:
+        if task in (None, "single_label"):
+            return labels, "single_label"
+        raise BadInput(
+            field, "class numbers", f"vectors of {TASK_INFO[task or 'regression'].outputs}, as task={task!r}"
+        )
+    known = labels[has_label(labels if labels.ndim == 2 else labels[:, None])]
+    binary = labels.ndim == 2 and bool(((known == 0) | (known == 1)).all())
+    found: Task = task or ("multi_label" if binary else "regression")
+    if (found == "multi_label" and not binary) or found == "single_label":
+        expected = "vectors of 0 and 1" if found == "multi_label" else "class numbers, whole numbers from 0"
+        raise BadInput(field, f"labels of {list(labels.shape)} floats", f"{expected}, as task={task!r}")
+    if task is None and labels.ndim == 1 and bool((known == known.round()).all()):
+        expected = "labels that are class numbers, as integers; task='regression' takes whole numbers as numbers"
+        raise BadInput(field, "floats that are whole numbers", expected)
+    if task is None and binary and labels.shape[1] > 1 and bool((known.sum(1) == 1).all()):
+        expected = "class numbers, labels.argmax(1); task='multi_label' takes them as classes that are not exclusive"
+        raise BadInput(field, "one-hot labels", expected)
+    return (labels if labels.ndim == 2 else labels[:, None]).float(), found
 
 
 def _views_note(images: DatasetViews, field: str) -> str:
@@ -233,11 +269,11 @@ def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor, bool]:
     if size is not None and size > _READ_AGAIN:
         again = set(torch.randint(size, (_READ_AGAIN,), generator=generator(0, "subset")).tolist())
     stack = ArrayStack(size, field, type(dataset).__name__)
-    labels: list[int] = []
+    labels: list[Label] = []
     first: list[int] = []
     mode: str | None = None
 
-    def read(item: Any, position: int) -> tuple[npt.NDArray[Any], int]:
+    def read(item: Any, position: int) -> tuple[npt.NDArray[Any], Label]:
         return _read_pair(item, field, position, mode)
 
     for position, given in enumerate(items):
@@ -258,7 +294,7 @@ def _from_items(dataset: Any, field: str) -> tuple[Tensor, Tensor, bool]:
         can_repeat = bool(second)
         if can_repeat and second != first:
             raise _Changes
-    return _with_bfloat16(stack.finish()), torch.tensor(labels, dtype=torch.int64), can_repeat
+    return _with_bfloat16(stack.finish()), _stacked(labels, field), can_repeat
 
 
 _IMAGE_KEYS, _LABEL_KEYS = ("image", "img", "pixel_values"), ("label", "labels")
@@ -273,7 +309,7 @@ def _as_pair(item: Any) -> Any:
     return item
 
 
-def _read_pair(item: Any, field: str, position: int, mode: str | None) -> tuple[npt.NDArray[Any], int]:
+def _read_pair(item: Any, field: str, position: int, mode: str | None) -> tuple[npt.NDArray[Any], Label]:
     pair = _as_pair(item)
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         keys = f" with {', '.join(map(str, list(item)[:5]))}" if isinstance(item, Mapping) else ""
@@ -282,7 +318,7 @@ def _read_pair(item: Any, field: str, position: int, mode: str | None) -> tuple[
     return _array(pair[0], field, position, mode), _label(pair[1], field, position)
 
 
-def _hash(array: npt.NDArray[Any], label: int) -> int:
+def _hash(array: npt.NDArray[Any], label: Label) -> int:
     """Of one reading of an item; NaN equals NaN, and is reported as such later."""
     return hash((array.shape, array.dtype.str, array.tobytes(), label))
 
@@ -361,15 +397,49 @@ def _array(image: Any, field: str, position: int, mode: str | None = None) -> np
     return array.transpose(2, 0, 1) if channels_last else array
 
 
-def _label(label: Any, field: str, position: int) -> int:
+# A class number; or a vector, of length 0 for a number of its own.
+Label = int | float | tuple[float, ...]
+
+
+def _stacked(labels: Sequence[Label], field: str) -> Tensor:
+    """All labels: class numbers, int64 [N]; or floats, [N] or [N, K], of which NaN is none."""
+    kinds = [len(label) if isinstance(label, tuple) else type(label) for label in labels if label != UNLABELLED]
+    width = kinds[0] if kinds else int
+    if width is int and set(kinds) <= {int}:
+        return torch.tensor(labels, dtype=torch.int64)
+    for position, label in enumerate(labels):
+        if label != UNLABELLED and (len(label) if isinstance(label, tuple) else type(label)) != width:
+            expected = f"a vector of {width}, as the first" if isinstance(width, int) else "a number, as the first"
+            expected = "a class number, a whole number from 0" if width is int else expected
+            raise BadInput(field, label, f"{expected} (item {position})")
+    none = (float("nan"),) * width if isinstance(width, int) else float("nan")
+    return torch.tensor([none if label == UNLABELLED else label for label in labels], dtype=torch.float64)
+
+
+def _label(label: Any, field: str, position: int) -> Label:
     if label is None:
         return UNLABELLED
+    if isinstance(label, list | tuple) and label and all(isinstance(each, int | float) for each in label):
+        label = np.asarray(label)
+    if isinstance(label, Tensor):
+        label = label.detach().cpu().float().numpy() if label.dtype == torch.bfloat16 else label.detach().cpu().numpy()
+    if isinstance(label, float | np.floating):
+        label = np.asarray(label)
+    if isinstance(label, np.ndarray) and label.ndim <= 1 and label.size:
+        if label.dtype.kind == "f":
+            found = tuple(map(float, np.atleast_1d(label)))
+            return found if label.ndim else found[0]
+        if label.dtype.kind in "biu" and label.size > 1 and bool(((label == 0) | (label == 1)).all()):
+            return tuple(map(float, label))
+        if label.dtype.kind in "iu" and label.size > 1:
+            raise BadInput(field, label.tolist(), f"0 or 1 for each class, or floats for numbers (item {position})")
     whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
-    if isinstance(label, Tensor | np.ndarray) and label.ndim <= 1 and label.shape in ((), (1,)):
+    if isinstance(label, np.ndarray) and label.shape in ((), (1,)):
         label = label.item()
         whole = isinstance(label, int) and not isinstance(label, bool)
     if not whole or not (0 <= label < MAX_CLASSES or label == UNLABELLED):
-        raise BadInput(field, label, f"a label that is a class number, a whole number from 0 (item {position})")
+        expected = "a label that is a vector of 0 and 1 or of floats, or a class number, a whole number from 0"
+        raise BadInput(field, label, f"{expected} (item {position})")
     return int(label)
 
 
@@ -380,16 +450,20 @@ def _from_tensors(tensors: tuple[Tensor, ...], field: str) -> tuple[Tensor, Tens
     images, labels = (tensor.detach().cpu() for tensor in tensors)
     if not len(images):
         raise BadInput(field, "TensorDataset", "at least 1 sample, but there is none")
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise BadInput(
-            field, f"{labels.dtype} {list(labels.shape)}", "labels that are class numbers, whole numbers [N]"
-        )
+    first = _array(images[0], field, 0)  # the checks of one image hold for all
+    images = images.reshape(len(images), *first.shape)
+    if labels.is_floating_point() and labels.ndim in (1, 2) and labels.numel():
+        return images, labels.double()
+    if labels.ndim == 2 and labels.numel() and bool(((labels == 0) | (labels == 1)).all()):
+        return images, labels.double()
+    if labels.ndim != 1 or labels.is_complex() or labels.dtype == torch.bool:
+        expected = "labels that are class numbers, whole numbers [N]; or 0 and 1, or floats, [N, K]"
+        raise BadInput(field, f"{labels.dtype} {list(labels.shape)}", expected)
     outside = ((labels < 0) & (labels != UNLABELLED)) | (labels >= MAX_CLASSES)
     if bool(outside.any()):
         position = int(outside.nonzero()[0, 0])
         raise BadInput(field, int(labels[position]), f"class numbers from 0 (item {position})")
-    first = _array(images[0], field, 0)  # the checks of one image hold for all
-    return images.reshape(len(images), *first.shape), labels.long()
+    return images, labels.long()
 
 
 def _class_names(dataset: Any) -> tuple[str, ...] | None:

@@ -39,11 +39,11 @@ from stillroom.files import digest
 from stillroom.wording import counted
 
 # What a file may be called, and what it may be: some formats that Pillow knows start other programs.
-SUFFIXES = (
+SUFFIXES: tuple[str, ...] = (
     *(".apng", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
 )
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS: tuple[str, ...] = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 if features.check("avif"):  # of Pillow's wheels from 11.3 on
     SUFFIXES, FORMATS = (".avif", *SUFFIXES), ("AVIF", *FORMATS)
 if find_spec("pillow_heif") is not None:

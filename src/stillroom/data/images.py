@@ -17,6 +17,8 @@ from stillroom.data.tokens import DTYPE, Tokenization, lengths
 from stillroom.errors import BadInput, shorten
 from stillroom.files import canonical_json, digest
 from stillroom.randomness import permutation
+from stillroom.schema.measures import why_not_measurable
+from stillroom.tasks import TASK_INFO, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +52,26 @@ class Truth:
         return replace(self, margin=self.margin[torch.from_numpy(rows)])
 
 
-# The label of a training image without one, as torch's losses have it.
+# The label of a training image without one, as torch's losses have it; where labels are vectors, it is a row of NaN.
 UNLABELLED = -100
+
+
+def has_label(labels: Tensor) -> Tensor:
+    """Which images have a label: bool [N].
+
+    >>> has_label(torch.tensor([3, -100])).tolist(), has_label(torch.tensor([[0.0, 1.0], [torch.nan] * 2])).tolist()
+    ([True, False], [True, False])
+    """
+    return labels != UNLABELLED if labels.ndim == 1 else ~labels.isnan().any(1)
+
+
+def without_label(labels: Tensor, rows: Tensor) -> Tensor:
+    """The labels with those of some rows, bool [N], taken away."""
+    return labels.masked_fill(
+        rows if labels.ndim == 1 else rows[:, None], UNLABELLED if labels.ndim == 1 else torch.nan
+    )
+
+
 MAX_CLASSES = 1 << 20  # a label beyond this is an identifier, not a class number
 Rows = slice | Tensor | npt.NDArray[np.int64]
 
@@ -174,7 +194,7 @@ class Subset(LazyImages):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """One split: every image and its class.
+    """One split: every image and its class, its several classes, or its numbers.
 
     Raises:
         BadInput: no images, lengths that differ, a type or shape other than these, a label outside 0 … K−1.
@@ -188,8 +208,9 @@ class ImageSet:
     # demand, which give uint8 [n, C, H, W] for a slice or an index: write ``images[a:b].to(device)``, not
     # ``images.to(device)``.
     images: Images
-    labels: Tensor  # int64 [N], class numbers from 0
-    class_names: tuple[str, ...]  # K names, in the order of the class numbers
+    # Class numbers from 0, int64 [N]; or of each of the K classes 0 or 1, or K numbers, float32 [N, K].
+    labels: Tensor
+    class_names: tuple[str, ...]  # K names, of the classes in the order of their numbers, or of the targets
     name: str  # the data's name in reports
     # The parent set and the rows taken from it; see :meth:`subset`. None: no subset.
     subset_info: SubsetInfo | None = None
@@ -200,6 +221,7 @@ class ImageSet:
     files: LazyImages | None = None  # the image files that images in memory were read from
     tokens: Tokenization | None = None  # what the ids of texts mean
     notes: tuple[str, ...] = ()  # what the user should know of how they were read, a line each
+    task: Task = "single_label"  # what the labels are
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -212,8 +234,9 @@ class ImageSet:
                 raise BadInput("data.images", shape, "token ids [N, L]")
         elif not images.dtype.is_floating_point or images.ndim < 2 or 0 in shape[1:]:
             raise BadInput("data.images", f"{images.dtype} {shape}", "uint8 [N, C, H, W] or floats [N, ...]")
-        if labels.dtype != torch.int64 or labels.ndim != 1:
-            raise BadInput("data.labels", f"{labels.dtype} {list(labels.shape)}", "int64 [N]")
+        wanted = (torch.int64, 1, "int64 [N]") if self.task == "single_label" else (torch.float32, 2, "float32 [N, K]")
+        if (labels.dtype, labels.ndim) != wanted[:2]:
+            raise BadInput("data.labels", f"{labels.dtype} {list(labels.shape)}", wanted[2])
         if len(images) != len(labels):
             raise BadInput("data.labels", f"{len(labels)} labels", f"one for each of the {len(images)} images")
         if not len(images):
@@ -232,11 +255,37 @@ class ImageSet:
             raise BadInput("data.masks", got, f"bool {[shape[0], *shape[2:]]}, as the images")
 
     def _check_labels(self) -> None:
+        if self.task != "single_label":
+            self._check_vectors()
+            return
         outside = ((self.labels < 0) & (self.labels != UNLABELLED)) | (self.labels >= len(self.class_names))
         if bool(outside.any()):
             first = int(outside.nonzero()[0, 0])
             classes = f"0 to {len(self.class_names) - 1}" if self.class_names else "none, as there are no class names"
             raise BadInput("data.labels", int(self.labels[first]), f"a class number, {classes} (image {first})")
+
+    def _check_vectors(self) -> None:
+        outputs = TASK_INFO[self.task].outputs
+        if self.labels.shape[1] != len(self.class_names):
+            raise BadInput("data.labels", list(self.labels.shape), f"a column for each of {self.num_classes} {outputs}")
+        if len(set(self.class_names)) < self.num_classes or self.superclasses is not None:
+            expected = f"{outputs} of different names, without superclasses"
+            raise BadInput("data.class_names", list(self.class_names), expected)
+        labelled = self.labels[has_label(self.labels)]
+        if len(labelled) < len(self) and bool((self.labels.isnan().sum(1) % self.num_classes).any()):
+            raise BadInput("data.labels", "NaN", f"all {outputs} of an image, or NaN for all of them")
+        wrong = ~labelled.isfinite() if self.task == "regression" else (labelled != 0) & (labelled != 1)
+        if bool(wrong.any()):
+            expected = "finite numbers" if self.task == "regression" else "0 or 1 for each class"
+            raise BadInput("data.labels", labelled[wrong][0].item(), expected)
+
+    def check_measurable(self, field: str) -> None:
+        """Raise BadInput where no model can be measured on the set: a regression target that is constant."""
+        if self.task == "single_label":
+            return
+        expected = why_not_measurable(self.task, self.labels.numpy(), self.class_names)
+        if expected:
+            raise BadInput(field, self.name, expected)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -244,17 +293,25 @@ class ImageSet:
     def __repr__(self) -> str:
         size = "×".join(map(str, self.images.shape[1:]))
         kind = str(self.images.dtype).removeprefix("torch.")
-        return f"ImageSet({self.name!r}: {len(self)} {self.unit} of {size}, {kind}, {self.num_classes} classes)"
+        outputs = f"{self.num_classes} {TASK_INFO[self.task].outputs}"
+        task = "" if self.task == "single_label" else f", {self.task}"
+        return f"ImageSet({self.name!r}: {len(self)} {self.unit} of {size}, {kind}, {outputs}{task})"
 
     @property
     def num_classes(self) -> int:
-        """K, the number of class names."""
+        """K, the number of class names, or of targets: of a model's outputs."""
         return len(self.class_names)
 
     @property
     def labelled(self) -> int:
         """How many of the images have a label; of training images some, or all, may have none (−100)."""
-        return int((self.labels != UNLABELLED).sum())
+        return int(has_label(self.labels).sum())
+
+    @property
+    def strata(self) -> npt.NDArray[np.int64]:
+        """What random subsets have in its share: the class numbers; 0 for all where labels are vectors, int64 [N]."""
+        labels = self.labels.cpu().numpy()
+        return labels if self.task == "single_label" else np.zeros(len(labels), np.int64)
 
     @property
     def is_pixels(self) -> bool:
@@ -309,6 +366,7 @@ class ImageSet:
         header = [list(self.images.shape), str(self.images.dtype), list(self.class_names)]
         header += [list(self.skipped)] if self.skipped else []
         header += [self.tokens.json] if self.tokens is not None else []
+        header += [self.task] if self.task != "single_label" else []
         content = _hash(self.images) if isinstance(self.images, Tensor) else self.images.content_hash()
         return digest(canonical_json(header), content, _hash(self.labels))
 
@@ -328,7 +386,7 @@ class ImageSet:
         """
         if limit is None or limit >= len(self):
             return self
-        rows = balanced_rows(self.labels.cpu().numpy(), limit)
+        rows = balanced_rows(self.strata, limit)
         images = self.images[torch.from_numpy(rows)] if isinstance(self.images, Tensor) else self.images.select(rows)
         info = SubsetInfo(self.parent, self.subset_info.rows[rows]) if self.subset_info is not None else None
         return self._take(rows, images, info)
@@ -392,14 +450,17 @@ class DataPair:
         if train.is_pixels != test.is_pixels:
             kinds = ["uint8 pixels" if split.is_pixels else "floats" for split in (test, train)]
             raise BadInput("data.test_split", kinds[0], f"{kinds[1]}, as in training")
+        if train.task != test.task:
+            raise BadInput("data.test_split", test.task, f"{train.task} labels, as in training")
         if test.labelled < len(test):
             raise BadInput("data.test_split", f"{test.labelled} labels", f"one for each of the {len(test)} test images")
         if train.class_names != test.class_names:
             raise BadInput(
                 "data.test_split",
                 list(test.class_names),
-                f"the classes of training{_difference(test.class_names, train.class_names)}",
+                f"the {TASK_INFO[train.task].outputs} of training{_difference(test.class_names, train.class_names)}",
             )
+        test.check_measurable("data.test_split")
 
 
 def hide_labels(images: ImageSet, share: float) -> ImageSet:
@@ -409,9 +470,8 @@ def hide_labels(images: ImageSet, share: float) -> ImageSet:
     >>> hide_labels(ImageSet(pixels, torch.tensor([0, 0, 0, 0, 1, 1]), ("a", "b"), "x"), 0.5).labels.tolist()
     [-100, 0, 0, -100, -100, 1]
     """
-    labels = images.labels.cpu().numpy()
-    kept = stratified_mask(labels, round(share * len(labels)), "subset")
-    return replace(images, labels=images.labels.masked_fill(~torch.from_numpy(kept), UNLABELLED))
+    kept = stratified_mask(images.strata, round(share * len(images)), "subset")
+    return replace(images, labels=without_label(images.labels, ~torch.from_numpy(kept)))
 
 
 def add_unlabelled(images: ImageSet, more: Tensor) -> ImageSet:
@@ -425,7 +485,9 @@ def add_unlabelled(images: ImageSet, more: Tensor) -> ImageSet:
     if more.shape[1:] != images.images.shape[1:] or more.dtype != images.images.dtype:
         got, expected = (f"{each.dtype} of {'×'.join(map(str, each.shape[1:]))}" for each in (more, images.images))
         raise BadInput("data.unlabelled", got, f"{expected}, as the labelled images")
-    labels = torch.cat([images.labels, torch.full((len(more),), UNLABELLED)])
+    own = images.labels
+    none = without_label(own.new_zeros(len(more), *own.shape[1:]), torch.ones(len(more), dtype=torch.bool))
+    labels = torch.cat([own, none])
     return replace(
         images,
         images=torch.cat([images.images, more]),
@@ -445,6 +507,9 @@ def make_pair(train: ImageSet, test: ImageSet) -> DataPair:
     >>> make_pair(train, ImageSet(pixels, torch.tensor([0, 1]), ("0", "1"), "x")).test.class_names
     ('0', '1', '2')
     """
+    if test.task != "single_label" and not train.class_names:  # no training image has a label
+        none = torch.full((len(train), test.num_classes), torch.nan)
+        train = replace(train, labels=none, class_names=test.class_names, task=test.task)
     return DataPair(extend_classes(train, test.class_names), extend_classes(test, train.class_names))
 
 
@@ -452,7 +517,9 @@ def extend_classes(images: ImageSet, others: tuple[str, ...]) -> ImageSet:
     """The set with the class names of another, where both only number their classes and the other has more."""
     if not images.class_names:  # no image has a label
         return replace(images, class_names=others)
-    numbered = all(names == _numbers(len(names)) for names in (images.class_names, others))
+    numbered = images.task == "single_label" and all(
+        names == _numbers(len(names)) for names in (images.class_names, others)
+    )
     return replace(images, class_names=others) if numbered and len(others) > images.num_classes else images
 
 

@@ -24,28 +24,43 @@ from stillroom.data.images import ImageSet, balanced_rows, number_classes
 from stillroom.data.reading import ArrayStack, data_name, list_folder, map_in_order, path_error, read_error, split_error
 from stillroom.errors import BadInput, nearest
 from stillroom.files import digest, file_hash
+from stillroom.tasks import Task
 
 _PREFERRED_LABELS = ("label", "fine_label")
 
 
 @dataclass(frozen=True)
 class ParquetColumns:
-    """The two columns that are read, and the class names where the file has them."""
+    """The columns that are read, and the class names where the file has them."""
 
     image: str
-    label: str
+    labels: tuple[str, ...]  # one of class numbers, or several of other labels
     class_names: tuple[str, ...] | None
 
 
-def find_columns(schema: pa.Schema, path: Path, image_column: str | None, label_column: str | None) -> ParquetColumns:
+def find_columns(
+    schema: pa.Schema,
+    path: Path,
+    image_column: str | None,
+    label_column: str | None,
+    label_columns: tuple[str, ...] | None = None,
+) -> ParquetColumns:
     """Find the columns: those named, else by Hugging Face's metadata, else the only one of a fitting type."""
     features = declared_features(schema)
     types = dict(zip(schema.names, schema.types, strict=True))
     pictures = [name for name in types if _holds_bytes(types[name])]
     numbers = [name for name in types if pa.types.is_integer(types[name])]
     image = _choose("image", image_column, pictures, _declared(features, pictures, "Image"), types, path)
+    if label_columns is not None:
+        for name in label_columns:
+            if name not in types:
+                raise BadInput("data.label_columns", name, f"a column of {path.name} ({nearest(name, types)})")
+            kind = types[name]
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+                raise BadInput("data.label_columns", name, f"a column of numbers, but it holds {kind}")
+        return ParquetColumns(image, label_columns, label_columns)
     label = _choose("label", label_column, numbers, _declared(features, numbers, "ClassLabel"), types, path)
-    return ParquetColumns(image, label, declared_class_names(features.get(label)))
+    return ParquetColumns(image, (label,), declared_class_names(features.get(label)))
 
 
 def _choose(
@@ -126,6 +141,8 @@ def read_parquet(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    label_columns: tuple[str, ...] | None = None,
+    task: Task = "single_label",
     limit: int | None = None,
     field: str = "split",
 ) -> ImageSet:
@@ -134,19 +151,24 @@ def read_parquet(
     Args:
         image_column: column of the pictures; found by the files' own metadata or types where None.
         label_column: column of the class numbers; found likewise.
+        label_columns: in its place, of another task, those of 0 and 1 or of numbers.
+        task: what the labels are.
         limit: only the images of ``ImageSet.balanced_subset(limit)``; no other is decoded.
     """
-    with _open_split(folder, split, image_column, label_column, field) as (files, columns):
-        labels = _read_labels(files, columns)
+    with _open_split(folder, split, image_column, label_column, field, label_columns) as (files, columns):
+        labels: npt.NDArray[Any] = (
+            _read_labels(files, columns) if label_columns is None else _read_vectors(files, columns)
+        )
         names = columns.class_names or number_classes(torch.from_numpy(labels))
-        wanted = balanced_rows(labels, limit)
+        wanted = balanced_rows(labels if label_columns is None else np.zeros(len(labels), np.int64), limit)
 
         def source() -> dict[str, Any]:
             content = [file_hash(path) for path, _ in files]
             return {"parquet": content, "column": columns.image, "rows": digest(wanted.tobytes())}
 
         images = stored_images(data_name(folder), len(wanted), source, lambda: _read_images(files, columns, wanted))
-    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels[wanted]), names, data_name(folder))
+    targets = torch.from_numpy(labels[wanted])
+    return ImageSet(torch.from_numpy(images), targets, names, data_name(folder), task=task)
 
 
 def parquet_class_names(
@@ -159,7 +181,12 @@ def parquet_class_names(
 
 @contextmanager
 def _open_split(
-    folder: Path, split: str, image_column: str | None, label_column: str | None, field: str
+    folder: Path,
+    split: str,
+    image_column: str | None,
+    label_column: str | None,
+    field: str,
+    label_columns: tuple[str, ...] | None = None,
 ) -> Iterator[tuple[list[tuple[Path, pq.ParquetFile]], ParquetColumns]]:
     """The files of a split with their paths, and the columns that all of them have."""
     found = parquet_splits(folder)
@@ -172,7 +199,9 @@ def _open_split(
         for path in paths:
             with _reporting_damage(path):
                 file = pq.ParquetFile(path, page_checksum_verification=True)
-                opened.append((path, file, find_columns(file.schema_arrow, path, image_column, label_column)))
+                opened.append(
+                    (path, file, find_columns(file.schema_arrow, path, image_column, label_column, label_columns))
+                )
         first = opened[0][2]
         for path, _, columns in opened:
             if columns != first:
@@ -200,10 +229,30 @@ def _read_labels(files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColum
     for path, file in files:
         row = 0
         with _reporting_damage(path):
-            for batch in file.iter_batches(_ROWS, columns=[columns.label]):
-                labels.append(class_labels(batch.column(columns.label), path, row))
+            for batch in file.iter_batches(_ROWS, columns=[*columns.labels]):
+                labels.append(class_labels(batch.column(columns.labels[0]), path, row))
                 row += len(labels[-1])
     return np.concatenate(labels)
+
+
+def _read_vectors(files: list[tuple[Path, pq.ParquetFile]], columns: ParquetColumns) -> npt.NDArray[np.float32]:
+    """The label columns side by side, float32 [N, K]; a row without any label is one of NaN."""
+    parts = []
+    for path, file in files:
+        with _reporting_damage(path):
+            table = file.read(columns=[*columns.labels])
+            found = np.stack([_numbers(table.column(name)) for name in columns.labels], 1)
+        partly = np.flatnonzero(np.isnan(found).any(1) & ~np.isnan(found).all(1))
+        if partly.size:
+            raise path_error(
+                path, f"all of {', '.join(columns.labels)} in a row, or none, but row {partly[0]} has some"
+            )
+        parts.append(found)
+    return np.concatenate(parts)
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    return np.asarray(column.cast(pa.float32()).to_numpy(), dtype=np.float32)
 
 
 def _read_images(

@@ -11,13 +11,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from stillroom.data.images import UNLABELLED, DataPair, Images, ImageSet, LazyImages, Subset
+from stillroom.data.images import UNLABELLED, DataPair, Images, ImageSet, LazyImages, Subset, has_label
 from stillroom.schema.run import DataQuality
+from stillroom.tasks import TASK_INFO
 
 Note = Callable[[str], None]
 
 _SAMPLED = 64  # elements of an image that are compared first
 _CHUNK = 4096
+_USUAL = (0.1, 10.0)  # standard deviations of regression targets
 MOST_DECODED = 256 * 10**6  # bytes of files: about 12 s of one core
 # Of data that are read once and used by many runs.
 _measured: WeakKeyDictionary[DataPair, DataQuality] = WeakKeyDictionary()
@@ -43,7 +45,7 @@ def measure_quality(data: DataPair) -> DataQuality:
 
 
 def _measure(train: ImageSet, test: ImageSet) -> DataQuality:
-    labels = np.concatenate([split.labels.cpu().numpy() for split in (train, test)])
+    labels = _label_numbers(train, test)
     keys = _image_numbers(train, test)
     count = len(train)
     # The first image of each kind stands for the others.
@@ -55,7 +57,7 @@ def _measure(train: ImageSet, test: ImageSet) -> DataQuality:
     shared = np.isin(keys[count:], keys[:count])
     pairs = zip(keys[count:].tolist(), labels[count:].tolist(), strict=True)
     known = np.array([pair in labels_of or pair[0] in nameless for pair in pairs])
-    sizes = np.bincount(labels[:count][given], minlength=train.num_classes)
+    sizes = _class_sizes(train)
     there = np.flatnonzero(sizes) if given.any() else np.array([0])
     largest, smallest = int(sizes.argmax()), int(there[sizes[there].argmin()])
     both = given & given[first[kind]]
@@ -76,6 +78,23 @@ def _measure(train: ImageSet, test: ImageSet) -> DataQuality:
     )
 
 
+def _label_numbers(train: ImageSet, test: ImageSet) -> npt.NDArray[np.int64]:
+    """A number for each image of both splits, equal only for equal labels: the class where there is one."""
+    labels = torch.cat([train.labels.cpu(), test.labels.cpu()])
+    if train.task == "single_label":
+        return labels.numpy()
+    numbers = np.unique(labels.nan_to_num().numpy(), axis=0, return_inverse=True)[1].reshape(-1)
+    return np.where(has_label(labels).numpy(), numbers, UNLABELLED)
+
+
+def _class_sizes(train: ImageSet) -> npt.NDArray[np.int64]:
+    """Training images of each class, int64 [K]; of each target all that have a label."""
+    labelled = train.labels[has_label(train.labels)].cpu()
+    if train.task == "single_label":
+        return np.bincount(labelled.numpy(), minlength=train.num_classes)
+    return ((labelled if train.task == "multi_label" else torch.ones_like(labelled)) > 0).sum(0).numpy()
+
+
 def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> None:
     """Say what was read: the number of images and classes, what was left out, and what is wrong with them.
 
@@ -91,12 +110,30 @@ def describe_data(data: DataPair | ImageSet, note: Note, split: str = "") -> Non
         without = len(data.train) - data.train.labelled
         own = f" ({without:,} without a label)" if without else ""
         size = f"{len(data.train):,} training{own} and {len(data.test):,} test {data.train.unit}"
-    note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} classes")
+    task = splits[0].task
+    kind = "" if task == "single_label" else f" ({task}: {', '.join(splits[0].class_names[:6])}{_more(splits[0])})"
+    note(f"data {splits[0].name}: {size}, {splits[0].num_classes:,} {TASK_INFO[task].outputs}{kind}")
     # A part of another set has its notes, too.
     for line in dict.fromkeys(f"data {images.name}: {each}" for images in splits for each in images.notes):
         note(line)
+    if isinstance(data, DataPair) and task == "regression":
+        _describe_scale(data.train, note)
     for line in measure_quality(data).warnings() if isinstance(data, DataPair) else ():
         note(f"data {splits[0].name}: {line}")
+
+
+def _describe_scale(train: ImageSet, note: Note) -> None:
+    """Say which targets vary by much more or less than 1, which the usual learning rates are for."""
+    spread = train.labels[has_label(train.labels)].std(0, correction=0)
+    odd = [place for place, value in enumerate(spread.tolist()) if not _USUAL[0] <= value <= _USUAL[1]]
+    if odd:
+        shown = ", ".join(f"{train.class_names[place]} by {spread[place]:.3g}" for place in odd[:3])
+        text = "divide targets by their standard deviation, or choose the learning rate for them"
+        note(f"data {train.name}: targets vary by much more or less than 1 ({shown}): {text}")
+
+
+def _more(images: ImageSet) -> str:
+    return " …" if images.num_classes > 6 else ""
 
 
 def _image_numbers(train: ImageSet, test: ImageSet) -> npt.NDArray[np.int64]:

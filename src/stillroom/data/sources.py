@@ -34,6 +34,7 @@ from stillroom.data.synthetic import read_shapes, read_synthetic
 from stillroom.data.text import read_text, text_class_names, text_splits
 from stillroom.errors import BadInput, nearest
 from stillroom.files import find_input
+from stillroom.tasks import Task
 
 BUILTIN_NAMES: tuple[SourceName, ...] = ("digits", "synthetic", "shapes")
 SUPERCLASSES_FILE = "superclasses.json"
@@ -76,8 +77,10 @@ def _with_unlabelled(config: DataConfig, train: ImageSet, held: npt.NDArray[np.b
     """The training images with as many labels as are used (those held out keep theirs), and further ones without."""
     if config.labelled is not None:
         hidden = hide_labels(train, config.labelled).labels
-        own = hidden if held is None else torch.where(torch.from_numpy(held), train.labels, hidden)
-        train = replace(train, labels=own)
+        if held is not None:
+            kept = torch.from_numpy(held)
+            hidden = torch.where(kept if hidden.ndim == 1 else kept[:, None], train.labels, hidden)
+        train = replace(train, labels=hidden)
     if config.unlabelled is not None:
         folder = find_input(config.unlabelled)
         train = add_unlabelled(train, read_images(folder, train.images.shape[1:], config.workers, "data.unlabelled"))
@@ -89,7 +92,7 @@ def _load_holdout(config: DataConfig, fraction: float) -> DataPair:
     train = _read(config, config.train_split, "data.train_split", config.train_limit)
     # The test split may have a class that this one lacks by chance: read its labels, not its images.
     whole = _add_superclasses(config, extend_classes(train, _test_classes(config))).balanced_subset(config.train_limit)
-    held = holdout_mask(whole.labels.numpy(), fraction)
+    held = holdout_mask(whole.strata, fraction)
     whole = _with_unlabelled(config, whole, held)
     learned = np.concatenate([~held, np.ones(len(whole) - len(held), dtype=np.bool_)])
     return DataPair(whole.subset(np.flatnonzero(learned)), whole.subset(np.flatnonzero(held)))
@@ -98,7 +101,7 @@ def _load_holdout(config: DataConfig, fraction: float) -> DataPair:
 def _test_classes(config: DataConfig) -> tuple[str, ...]:
     """The classes of the test split; none where there is no such split, or all splits have them by their layout."""
     split = config.test_split
-    if config.path is None or split == config.train_split:
+    if config.path is None or split == config.train_split or config.label_columns is not None:
         return ()
     source, folder = _layout_and_folder(config)
     if source == "idx" and split in idx_splits(folder):
@@ -191,7 +194,7 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
         return read_shapes(config.shapes or ShapesConfig(), split, field).balanced_subset(limit)
     if config.path is None:
         _refuse_image_file_options(config, "digits")
-        return read_digits(split, field).balanced_subset(limit)
+        return read_digits(split, field, config.task or "single_label").balanced_subset(limit)
     source, folder = _layout_and_folder(config)
     if source == "folders":
         return read_image_folder(
@@ -212,13 +215,20 @@ def _read(config: DataConfig, split: str, field: str, limit: int | None = None) 
     if source == "idx":
         return read_idx(folder, split, field).balanced_subset(limit)
     return read_parquet(
-        folder, split, image_column=config.image_column, label_column=config.label_column, limit=limit, field=field
+        folder,
+        split,
+        image_column=config.image_column,
+        label_column=config.label_column,
+        label_columns=config.label_columns,
+        task=config.task or "single_label",
+        limit=limit,
+        field=field,
     )
 
 
 def _add_superclasses(config: DataConfig, images: ImageSet) -> ImageSet:
     """The set with the superclasses of the file in the data's folder, where there is one."""
-    if config.path is None:
+    if config.path is None or images.task != "single_label":
         return images
     found = read_superclasses(find_input(config.path), images.class_names)
     return images if found is None else replace(images, superclasses=found)
@@ -239,10 +249,27 @@ def _refuse_image_file_options(config: DataConfig, source: SourceName) -> None:
         raise BadInput(f"data.{name}", getattr(config, name), f"none with {source} data; only `folders` has it")
 
 
-def read_digits(split: str, field: str = "split") -> ImageSet:
+# Of each digit 0 … 9, what it is: the classes of the multi-label form.
+_DIGIT_ATTRIBUTES = {
+    "even": (0, 2, 4, 6, 8),
+    "at_least_5": (5, 6, 7, 8, 9),
+    "prime": (2, 3, 5, 7),
+    "has_loop": (0, 6, 8, 9),
+}
+_DIGIT_TARGETS = ("ink", "row", "column")
+
+
+def read_digits(split: str, field: str = "split", task: Task = "single_label") -> ImageSet:
     """A split of scikit-learn's digits, grey images of 8×8 pixels: 1,297 in ``train``, 500 in ``test``.
 
     Every class has its share in both. Pixels are round(255·v/16) of the original values v = 0 … 16.
+
+    Args:
+        split: ``train`` or ``test``.
+        field: what an error calls it.
+        task: the digit; ``multi_label``: whether it is even, at least 5, a prime, and has a loop; ``regression``: the
+            sum of its pixels (ink), and the row and column of the ink's centre, each in standard deviations from the
+            mean over all digits.
 
     >>> read_digits("train")
     ImageSet('digits': 1297 images of 1×8×8, uint8, 10 classes)
@@ -253,7 +280,17 @@ def read_digits(split: str, field: str = "split") -> ImageSet:
     in_test = stratified_mask(labels, _DIGITS_TEST_SIZE, "subset")
     rows = torch.from_numpy(in_test if split == "test" else ~in_test)
     targets = torch.from_numpy(labels)
-    return ImageSet(torch.from_numpy(images)[rows], targets[rows], number_classes(targets), "digits")
+    pixels = torch.from_numpy(images)[rows]
+    if task == "multi_label":
+        found = torch.stack([torch.isin(targets[rows], torch.tensor(each)) for each in _DIGIT_ATTRIBUTES.values()], 1)
+        return ImageSet(pixels, found.float(), tuple(_DIGIT_ATTRIBUTES), "digits", task=task)
+    if task == "regression":
+        mass, places = torch.from_numpy(images[:, 0]).double(), torch.arange(8, dtype=torch.float64)
+        total = mass.sum((1, 2))
+        raw = torch.stack([total, (mass.sum(2) @ places) / total, (mass.sum(1) @ places) / total], 1)
+        scaled = (raw - raw.mean(0)) / raw.std(0)
+        return ImageSet(pixels, scaled[rows].float(), _DIGIT_TARGETS, "digits", task=task)
+    return ImageSet(pixels, targets[rows], number_classes(targets), "digits")
 
 
 @cache

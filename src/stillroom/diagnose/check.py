@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from stillroom.errors import format_error
 from stillroom.schema.diagnosis import Finding, Plot, Remedy, Verdict
+from stillroom.tasks import TASK_INFO, Task
 
 ContextT = TypeVar("ContextT")
 T = TypeVar("T")
@@ -70,9 +71,15 @@ class Check(Generic[ContextT]):
     limits: tuple[Limits, ...] = ()  # where the verdict turns, as numbers with their reasons
     problem: str = ""  # title of a finding that is a problem; empty for the id in words
     title: str = ""  # title of any other finding
+    tasks: tuple[Task, ...] = ("single_label",)  # what the labels may be for it to make sense
 
     def run(self, context: ContextT) -> Finding:
         """Make the check."""
+        task: Task = getattr(context, "task", "single_label")
+        if task not in self.tasks:
+            return self.skipped(
+                f"It is made for {' and '.join(TASK_INFO[each].title for each in self.tasks)}, not {task}."
+            )
         try:
             return self.finding(self.measure(context))
         except Skip as why:
@@ -130,12 +137,19 @@ def check_all(
 
 
 def check(
-    *, threshold: str, source: str = "", limits: Sequence[Limits] = (), problem: str = "", title: str = ""
+    *,
+    threshold: str,
+    source: str = "",
+    limits: Sequence[Limits] = (),
+    problem: str = "",
+    title: str = "",
+    tasks: Sequence[Task] = ("single_label",),
 ) -> Callable[[Callable[[ContextT], CheckResult]], Check[ContextT]]:
     """Make a check of a function; the function's name is its id."""
 
     def decorate(measure: Callable[[ContextT], CheckResult]) -> Check[ContextT]:
-        return Check(measure.__name__, measure, threshold, source, tuple(limits), problem, title or problem)
+        shown = title or problem
+        return Check(measure.__name__, measure, threshold, source, tuple(limits), problem, shown, tuple(tasks))
 
     return decorate
 

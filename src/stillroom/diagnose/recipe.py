@@ -18,6 +18,7 @@ from stillroom.diagnose.checks.recipe import (
     loss_balance,
     stale_cache,
     stored_logits,
+    targets,
     teacher_input,
     teacher_quality,
     temperature,
@@ -68,7 +69,7 @@ CHECKS: tuple[Check[CheckContext], ...] = (
 )
 
 # What a run can afford before it begins.
-QUICK_CHECKS = (*INPUT_CHECKS, *_OPTION_CHECKS)
+QUICK_CHECKS: tuple[Check[CheckContext], ...] = (*INPUT_CHECKS, *_OPTION_CHECKS)
 # Images that quick checks look at: at the most, and so few that nothing would be proved by less.
 _QUICK_IMAGES, _LEAST = 256, 64
 
@@ -118,6 +119,8 @@ def diagnose_recipe(
                 context = open_context(part.recipe, images=images, observer=observer, components=part.components)
                 context.queries.tries_sizes = not quick
                 findings = found.setdefault(part.name, [])
+                if context.task != "single_label":
+                    findings += [part.as_of_whole(check.attempt(context)) for check in targets.CHECKS]
                 for position, check in enumerate(checks):
                     observer.phase("checks", position, len(checks))
                     findings.append(part.as_of_whole(check.attempt(context)))

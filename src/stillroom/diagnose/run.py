@@ -9,7 +9,7 @@ from typing import Any
 
 from stillroom.diagnose.check import Check
 from stillroom.diagnose.checks.data import data_checks
-from stillroom.diagnose.checks.run import distillation, predictions, training
+from stillroom.diagnose.checks.run import distillation, predictions, targets, training
 from stillroom.diagnose.checks.run.baseline import with_baselines
 from stillroom.diagnose.checks.run.record import RunRecord, read_run, require_quality
 from stillroom.diagnose.recipe import INPUT_CHECKS, diagnose_recipe
@@ -62,7 +62,8 @@ def diagnose_run(path: Path, objects: RunObjects | None = None, *, as_code: bool
     if is_incremental(path):
         raise BadInput("run", str(path), f"a run of all classes at once; look at its tasks, such as {path}/tasks/02")
     record = with_baselines(read_run(path))
-    findings = [check.run(record) for check in CHECKS]
+    checks = CHECKS if record.task == "single_label" else (*targets.CHECKS, *CHECKS)
+    findings = [check.run(record) for check in checks]
     if record.recipe.data.source != "python":
         return findings
     findings = [*_check_input(record.recipe, objects or RunObjects()), *findings]

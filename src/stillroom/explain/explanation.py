@@ -235,7 +235,7 @@ class _Comparison:
                     role="explained" if place < self.explained else "baseline",
                     seed=run.recipe.seed,
                     tap=run.tap,
-                    accuracy=six_digits(run.summary.top1 / 100),
+                    accuracy=six_digits(run.summary.student.top1 / 100),
                     checkpoints=checkpoints,
                     speed=speed,
                     stability=stability,

@@ -93,6 +93,7 @@ def load_runs(
         given = (objects or {}).get(run, RunObjects())
         model, recipe, facts = load_student(run, given)
         summary = read_json(RunSummary, run / "summary.json")
+        summary.require_single_label("concepts are compared with accuracy")
         kept = saved_checkpoints(run, summary.epochs)
         if len(kept) < 2:
             raise BadInput("run", str(run), f"a run that kept checkpoints: {_KEEP}")

@@ -16,6 +16,7 @@ from stillroom.data.loader import MixedLabels
 from stillroom.errors import BadInput
 from stillroom.losses.numerics import batch_mean
 from stillroom.losses.setup_context import SetupContext
+from stillroom.tasks import Task
 from stillroom.teachers.fisher import FisherOf
 from stillroom.teachers.output import ModelOutput
 
@@ -204,7 +205,7 @@ class LossInputs:
     Attributes:
         student: the student's output.
         teacher: the teacher's output; None if no loss requires it.
-        labels: int64 [B].
+        labels: class numbers, int64 [B]; of multi-label data 0 or 1, of a regression numbers, float32 [B, K].
         index: the samples' indices in the training set, int64 [B].
         progress: fraction of the training done, in [0, 1).
         mixed: the labels of the images that these are mixed with, and the shares; None where they are not.
@@ -307,6 +308,7 @@ class Loss(nn.Module, Generic[ConfigT]):
         label_free_option: the option, and its value, that leaves the labels out of a loss that otherwise reads them.
         local_buffers: its buffers that every process computes alike, so that none is sent from one to the others.
         reuses_head: the student is to end in the teacher's last layer (:mod:`stillroom.models.reused_head`).
+        tasks: what the labels may be for it to make sense: :data:`stillroom.tasks.TASKS`.
         pairs: the taps it compares, (teacher's, student's), set in :meth:`setup`.
     """
 
@@ -325,6 +327,7 @@ class Loss(nn.Module, Generic[ConfigT]):
     label_free_option: ClassVar[tuple[str, Any] | None] = None
     local_buffers: ClassVar[tuple[str, ...]] = ()
     reuses_head: ClassVar[bool] = False
+    tasks: ClassVar[tuple[Task, ...]] = ("single_label",)
     pairs: tuple[tuple[Any, Any], ...] = ()
 
     config: ConfigT

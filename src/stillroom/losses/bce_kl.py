@@ -58,6 +58,7 @@ class BCEKL(Loss[BCEKLConfig]):
     citation = Citation("iCaRL: Incremental Classifier and Representation Learning", "1611.07725", "rebuffi2017icarl")
     family = "logits"
     requires = Requires(teacher=True)
+    tasks = ("single_label", "multi_label")
 
     def forward(self, inputs: LossInputs) -> Tensor:
         return bce_kl(inputs.student.logits, inputs.teacher_logits, temperature=self.config.temperature)

@@ -119,6 +119,7 @@ class BlockLogit(TapLoss[BlockLogitConfig]):
         "yu2024decoupling",
     )
     family = "features"
+    tasks = ("single_label",)
     kl_like = True
     weighings = ("exact",)
     label_free_option = ("alpha", 0)

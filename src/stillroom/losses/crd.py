@@ -139,6 +139,7 @@ class CRD(PooledLoss[CRDConfig]):
 
     citation = Citation("Contrastive Representation Distillation", "1910.10699", "tian2020contrastive")
     family = "relations"
+    tasks = ("single_label",)
     requires = Requires(teacher=True, labels=True, index=True)
     local_buffers = ("student_bank", "teacher_bank", "log_normalizers", "row_of", "rows", "first", "count")
 

@@ -14,6 +14,7 @@ from stillroom.losses.base import Family, Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.connectors import as_map, shape_of, to_rows
 from stillroom.losses.setup_context import SetupContext, TapPair
 from stillroom.models.taps import Tap
+from stillroom.tasks import TASKS
 
 TapName = Annotated[
     Annotated[str, Field(min_length=1), Tag("tag:name")] | Annotated[TapPair, Tag("tag:table")], by_shape("name")
@@ -111,6 +112,7 @@ class TapLoss(Loss[TapConfigT]):
     """
 
     requires = Requires(teacher=True)
+    tasks = TASKS
     verb: ClassVar[str] = "compares"  # what :meth:`describe_taps` says it does with the taps
     # Whether what stands for padding in features of texts counts nothing in it; else it takes vectors of them alone.
     leaves_padding_out: ClassVar[bool] = False

@@ -93,6 +93,7 @@ class FeatureFisher(FeatureLoss[FeatureFisherConfig]):
         "A Closer Look at Knowledge Distillation with Features, Logits, and Gradients", "2203.10163", "hsu2022closer"
     )
     family = "gradients"
+    tasks = ("single_label",)
     verb = "weighs by the teacher's gradients"
     leaves_padding_out = True  # the teacher's gradients there are 0
     weighings = ("diagonal",)

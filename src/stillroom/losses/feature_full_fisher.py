@@ -95,6 +95,7 @@ class FeatureFullFisher(FeatureLoss[FeatureFullFisherConfig]):
         "A Closer Look at Knowledge Distillation with Features, Logits, and Gradients", "2203.10163", "hsu2022closer"
     )
     family = "gradients"
+    tasks = ("single_label",)
     leaves_padding_out = True  # the teacher's tail does
     verb = "carries through the teacher, to second order,"
     weighings = ("full",)

@@ -18,6 +18,7 @@ from stillroom.losses.base import Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.registry import AnyLoss, build_loss, losses
 from stillroom.losses.setup_context import SetupContext
 from stillroom.models.modes import device_of
+from stillroom.tasks import TASKS
 
 Argument = Literal["student", "teacher", "labels"]
 
@@ -25,7 +26,7 @@ _LOGITS: tuple[Argument, ...] = ("student", "teacher")
 _ALL: tuple[Argument, ...] = ("student", "teacher", "labels")
 # What torch's losses compare; the others take something else than logits.
 _TORCH: dict[type[nn.Module], tuple[Argument, ...]] = {
-    **dict.fromkeys((nn.CrossEntropyLoss, nn.MultiMarginLoss), ("student", "labels")),
+    **dict.fromkeys((nn.CrossEntropyLoss, nn.MultiMarginLoss, nn.BCEWithLogitsLoss), ("student", "labels")),
     **dict.fromkeys((nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss), _LOGITS),
 }
 _INSTEAD: dict[type[nn.Module], str] = {
@@ -62,8 +63,9 @@ class FunctionLoss(Loss[FunctionOptions]):
     'lambda'
     """
 
-    # Nobody knows whether it is a mean over samples.
+    # Nobody knows whether it is a mean over samples, or of what labels.
     per_sample = False
+    tasks = TASKS
 
     def __init__(
         self, function: Callable[..., Any], *, weight: Any = 1.0, name: str | None = None, teacher: str | None = None
@@ -97,6 +99,8 @@ class FunctionLoss(Loss[FunctionOptions]):
         draw = torch.Generator().manual_seed(0)
         student, teacher = (torch.randn(4, classes, generator=draw).to(device) for _ in range(2))
         labels = torch.arange(4, device=device) % classes
+        if setup_context.task != "single_label":
+            labels = nn.functional.one_hot(labels, classes).to(student)
         function = copy.deepcopy(self.function).to(device) if isinstance(self.function, nn.Module) else self.function
         values = {"student": student.requires_grad_(), "teacher": teacher, "labels": labels}
         field = f"losses.{self.config.name}"

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stillroom.losses.base import Citation, Loss, LossConfig, LossInputs, Requires
 from stillroom.losses.numerics import batch_mean, check_pair
+from stillroom.tasks import TASKS
 
 
 class LogitMSEConfig(LossConfig):
@@ -65,6 +66,7 @@ class LogitMSE(Loss[LogitMSEConfig]):
     family = "logits"
     requires = Requires(teacher=True)
     weighings = ("identity",)
+    tasks = TASKS
 
     def forward(self, inputs: LossInputs) -> Tensor:
         return logit_mse(inputs.student.logits, inputs.teacher_logits, centred=self.config.centred)

@@ -17,6 +17,7 @@ from stillroom.errors import BadInput, nearest
 from stillroom.losses import loss_classes
 from stillroom.losses.base import FAMILIES, Loss, LossConfig
 from stillroom.models.custom import find_callable
+from stillroom.tasks import Task
 
 
 @cache
@@ -149,6 +150,34 @@ def labels_alone() -> list[dict[str, Any]]:
     [{'name': 'cross_entropy'}]
     """
     return [{"name": name} for name, kind in losses().items() if kind.rescaling_part == "labels"]
+
+
+def names_for_task(task: Task) -> list[str]:
+    """The losses that make sense for a task, those of labels first, then of logits.
+
+    >>> names_for_task("regression")[:3]
+    ['target_mse', 'logit_mse', 'activation_boundary']
+    """
+    order = ("labels", "logits")
+    found = [(kind.family, name) for name, kind in losses().items() if task in kind.tasks]
+    return [name for _, name in sorted(found, key=lambda one: (one[0] not in order, one[0] != order[0]))]
+
+
+def default_losses(task: Task, *, teacher: bool) -> list[dict[str, Any]]:
+    """The entries of a recipe that names no losses, for labels alone or with a teacher.
+
+    >>> default_losses("multi_label", teacher=True)
+    [{'name': 'binary_cross_entropy', 'weight': 0.1}, {'name': 'bce_kl', 'weight': 0.9}]
+    """
+    if task == "single_label":
+        labels, logits = labels_alone()[0]["name"], default_teacher_loss()
+    else:
+        labels, name = {
+            "multi_label": ("binary_cross_entropy", "bce_kl"),
+            "regression": ("target_mse", "logit_mse"),
+        }[task]
+        logits = {"name": name, "weight": 0.9}
+    return [{"name": labels, "weight": 0.1}, logits] if teacher else [{"name": labels}]
 
 
 def default_teacher_loss() -> dict[str, Any]:

@@ -19,6 +19,7 @@ from stillroom.losses.connectors import connector
 from stillroom.models.reader import FEATURES, LOGITS, PRE
 from stillroom.models.taps import Tap, find_taps, pair_taps
 from stillroom.randomness import seed_rng
+from stillroom.tasks import Task
 
 
 class TapPair(Config):
@@ -71,6 +72,7 @@ class SetupContext:
         logits: folder of precomputed teacher logits, if these take the place of a model.
         samples: the training samples.
         members: the teachers whose mean takes the place of a model.
+        task: what the labels are.
 
     >>> import torch
     >>> net = lambda width: nn.Sequential(nn.Flatten(), nn.Linear(4, width), nn.ReLU(), nn.Linear(width, 3))
@@ -91,12 +93,14 @@ class SetupContext:
         logits: str | None = None,
         samples: TrainingSamples | None = None,
         members: Sequence[str] = (),
+        task: Task = "single_label",
     ) -> None:
         self.student = student
         self._teacher = teacher
         self.num_classes = num_classes
         self.seed = seed
         self.samples = samples
+        self.task = task
         self._logits = logits
         self._members = tuple(members)
 

@@ -19,10 +19,12 @@ from stillroom.models.modes import TrainedPart
 from stillroom.models.prepared import PreparedModel, size_of
 from stillroom.run.build import RunParts
 from stillroom.run.records import budget_hash
+from stillroom.schema.measures import figures_of, measure_outputs
 from stillroom.schema.run import RunSummary
+from stillroom.tasks import Task
 from stillroom.teachers.source import TeacherSource
 from stillroom.train.device import threads
-from stillroom.train.evaluation import compare, score
+from stillroom.train.evaluation import compare, score_outputs
 from stillroom.train.loop import Progress
 
 EXAMPLES = 36
@@ -38,6 +40,7 @@ def data_facts(data: DataPair, fingerprint: str) -> dict[str, Any]:
     dtype = str(train.images.dtype).removeprefix("torch.")
     return {
         "name": train.name,
+        **({} if train.task == "single_label" else {"task": train.task}),
         "classes": train.num_classes,
         "train": len(train),
         **({} if train.labelled == len(train) else {"labelled": train.labelled}),
@@ -57,6 +60,7 @@ def run_summary(
     trained: PreparedModel,
     progress: Progress,
     figures: Mapping[str, float],
+    logits: Tensor,
     teacher_logits: TeacherLogits,
 ) -> dict[str, Any]:
     """``summary.json`` of a finished run."""
@@ -76,7 +80,7 @@ def run_summary(
         "seed": recipe.seed,
         "steps": progress.step,
         "epochs": round(progress.step / parts.sampler.steps_per_epoch, 6),
-        **{name: value for name, value in figures.items() if "/" not in name},
+        **measured(logits, test, {name: value for name, value in figures.items() if "/" not in name}),
         "model": parts.student.name,
         **size_of(trained, test),
         "teachers": {
@@ -117,11 +121,21 @@ def teacher_facts(
     source: TeacherSource, logits: Tensor | None, test: ImageSet, compared: Mapping[str, float]
 ) -> dict[str, Any]:
     """What the summary says of a teacher; of one without test logits, its name and hash alone."""
-    scored = score(logits, test.labels).as_dict() if logits is not None else {}
+    figures = score_outputs(logits, test.labels, test.task, test.class_names) if logits is not None else {}
+    scored = measured(logits, test, figures) if logits is not None else {}
     sizes = size_of(source.prepared, test) if source.prepared is not None and logits is not None else {}
     files = {"files": dict(source.files)} if source.files else {}
     follows = {"follows_student": True} if source.follows_student else {}
     return {"model": source.name, **scored, **sizes, "weights_hash": source.fingerprint, **files, **follows, **compared}
+
+
+def measured(outputs: Tensor, data: ImageSet, figures: Mapping[str, float]) -> dict[str, Any]:
+    """Figures as a summary has them: those of multi-label and regression data are ``measures``, with each output's."""
+    if data.task == "single_label":
+        return dict(figures)
+    found = measure_outputs(data.task, outputs.cpu().numpy(), data.labels.numpy(), data.class_names)
+    own = figures_of(found)
+    return {**{name: value for name, value in figures.items() if name not in own}, "measures": found.model_dump()}
 
 
 def _of_teacher(figures: Mapping[str, float], name: str) -> dict[str, float]:
@@ -129,7 +143,9 @@ def _of_teacher(figures: Mapping[str, float], name: str) -> dict[str, float]:
     return {key.partition("/")[0]: value for key, value in figures.items() if key.endswith(f"/{name}")}
 
 
-def compare_with_teachers(logits: Tensor, teacher_logits: TeacherLogits) -> dict[str, float]:
+def compare_with_teachers(
+    logits: Tensor, teacher_logits: TeacherLogits, task: Task = "single_label"
+) -> dict[str, float]:
     """How close a student's logits are to its teacher's: ``agreement`` and ``teacher_kl``; see :func:`compare`.
 
     With several teachers each key ends in ``/NAME``.
@@ -137,7 +153,7 @@ def compare_with_teachers(logits: Tensor, teacher_logits: TeacherLogits) -> dict
     figures: dict[str, float] = {}
     for name, theirs in teacher_logits.items():
         if theirs is not None:
-            found = compare(logits, theirs)
+            found = compare(logits, theirs, task)
             figures |= found if len(teacher_logits) == 1 else {f"{key}/{name}": found[key] for key in found}
     return figures
 
@@ -154,7 +170,7 @@ def _title(parts: RunParts) -> str:
 def write_predictions(
     out: Path, test: ImageSet, logits: Tensor, teacher_logits: TeacherLogits, reference: str | None = "teacher"
 ) -> None:
-    """Write ``predictions.safetensors``: labels and logits, and the images whose true class changed most.
+    """Write ``predictions.safetensors``: labels and logits, and of single-label data the images that changed most.
 
     The only teacher's are ``teacher_logits``; of several, each has ``teacher_logits/NAME``. The images compare with the
     reference, the name of one of them.
@@ -163,15 +179,17 @@ def write_predictions(
     known = {name: theirs for name, theirs in teacher_logits.items() if theirs is not None}
     several = len(teacher_logits) > 1
     tensors |= {f"teacher_logits/{name}" if several else "teacher_logits": theirs for name, theirs in known.items()}
-    if reference in known and (test.is_pixels or _is_picture(test.images)):
+    if reference in known and test.task == "single_label" and (test.is_pixels or _is_picture(test.images)):
         rows = test.labels[:, None]
         before = known[reference].softmax(1).gather(1, rows)
         after = logits.softmax(1).gather(1, rows)
         changed = changed_most((after - before).squeeze(1), EXAMPLES)
         tensors["example_indices"] = changed
         tensors["example_images"] = _as_bytes(test.images[changed]).contiguous()
-    names = json.dumps(list(test.class_names), ensure_ascii=False)
-    write_bytes(out / "predictions.safetensors", save(tensors, metadata={"class_names": names}), checksum=True)
+    # One entry: safetensors writes several in an order that differs from process to process.
+    key = "class_names" if test.task == "single_label" else f"{test.task}_names"
+    metadata = {key: json.dumps(list(test.class_names), ensure_ascii=False)}
+    write_bytes(out / "predictions.safetensors", save(tensors, metadata=metadata), checksum=True)
 
 
 def _is_picture(images: Images) -> bool:

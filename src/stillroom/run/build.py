@@ -15,6 +15,7 @@ from stillroom.data.loader import BatchLoader, BatchSampler
 from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.losses.base import Loss
+from stillroom.losses.registry import names_for_task
 from stillroom.losses.setup_context import ModelInfo, SetupContext, TrainingSamples
 from stillroom.models.modes import TrainedPart, device_of, train_only
 from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
@@ -26,6 +27,7 @@ from stillroom.run.components import RunComponents
 from stillroom.run.context import RunContext
 from stillroom.run.relations import ClassRelations, relations_of
 from stillroom.runtime import Runtime
+from stillroom.tasks import TASK_INFO, Task
 from stillroom.teachers.class_means import find_class_means
 from stillroom.teachers.config import TeacherConfig
 from stillroom.teachers.embeddings import EmbeddingTeacher
@@ -154,6 +156,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     for name, config in recipe.all_teachers.items():
         if config.follows_student:
             models[name] = as_teacher(student)
+    check_task(components.losses, train.task)
     trained = None
     if recipe.training.train_only is not None:
         trained = train_only(student.model, recipe.training.train_only)
@@ -166,7 +169,7 @@ def build(recipe: Recipe, components: RunComponents, runtime: Runtime, hooks: Se
     only = next(iter(models.values())) if len(models) == 1 and context.num_teacher_classes is None else None
     if only is not None and (_is_mapped(only) or not recipe.model_teachers):
         only = None
-    relations = relations_of(student, only, train)
+    relations = relations_of(student, only, train) if train.task == "single_label" else None
     check_labels(components.losses, recipe, train)
     watch: dict[str, Callable[..., None]] = {}
     if recipe.training.record_gradient_rescaling:
@@ -363,6 +366,7 @@ def setup_context_of(
         logits=config.logits if config is not None else None,
         members=tuple(config.members or ()) if config is not None else (),
         samples=_training_samples(context.data.train),
+        task=context.data.train.task,
     )
 
 
@@ -452,7 +456,9 @@ def build_teachers(
                 raise BadInput(f"{recipe.teacher_field(name)}.members", member, expected)
             for loss in (loss for loss, teacher in zip(losses, names, strict=True) if teacher == name):
                 check_logits_alone(loss, f"{recipe.teacher_field(name)}.members", list(members))
-            found[name] = EnsembleSource(members, config.members, config.mean_temperature or 1.0)
+            found[name] = EnsembleSource(
+                members, config.members, config.mean_temperature or 1.0, context.data.train.task
+            )
     return {name: found[name] for name in recipe.all_teachers}
 
 
@@ -482,6 +488,24 @@ def _changing_teacher(
     steps = BatchSampler(len(context.data.train), recipe.data.batch_size, recipe.seed).steps_per_epoch
     taps = request_of(losses).taps
     return FollowingTeacher(student, config, taps=taps, runtime=context, steps_per_epoch=steps)
+
+
+def check_task(losses: Sequence[Loss[Any]], task: Task) -> None:
+    """Refuse losses that make no sense for what the labels are.
+
+    Raises:
+        BadInput: naming the loss, and those that do.
+    """
+    for loss in losses:
+        if task not in loss.tasks:
+            kind, info = type(loss).__module__, TASK_INFO[task]
+            others = names_for_task(task)
+            hint = "" if kind.startswith("stillroom.") else f"; a class of your own says so by tasks = ({task!r},)"
+            expected = f"a loss of {info.title}, such as {', '.join(others[:3])}: {info.reason}{hint}"
+            raise BadInput(f"losses.{loss.name}", loss.name, expected)
+        if task == "regression" and getattr(loss.config, "centred", False):
+            expected = "false: of numbers the mean over the targets is not a free offset, as of logits"
+            raise BadInput(f"losses.{loss.name}.centred", True, expected)
 
 
 def check_labels(losses: Sequence[Loss[Any]], recipe: Recipe, train: ImageSet) -> None:

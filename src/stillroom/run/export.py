@@ -30,6 +30,7 @@ from stillroom.recipe import Recipe
 from stillroom.run.components import RunObjects, build_model, needs_module
 from stillroom.run.records import load_run_recipe
 from stillroom.schema.base import read_json
+from stillroom.schema.measures import measure_outputs
 from stillroom.schema.run import SUMMARY, RunSummary, check_finished
 from stillroom.teachers.precomputed import INPUTS, inputs_of
 from stillroom.train.device import exact_float32, resolve_device
@@ -168,7 +169,11 @@ def evaluate_model(
         model: the module itself, of which ``config`` is then the description; left as it was.
 
     Returns:
-        ``top1``, ``correct``, ``count``, ``top5``, ``nll``, ``ece``, with their units of :class:`Score`.
+        ``top1``, ``correct``, ``count``, ``top5``, ``nll``, ``ece``, with their units of :class:`Score`; of multi-label
+        and regression data ``task``, ``count``, its measures, and that of each class or target.
+
+    Raises:
+        BadInput: the model does not fit, or nothing can be measured on the split.
     """
     observer = observer or Observer()
     here = resolve_device(device)
@@ -176,7 +181,12 @@ def evaluate_model(
         made = build_model(config, data, "model", observer.note) if model is None else copy_model(model)
         model = made.to(here)
         prepared = prepare_model(model, config, data, "model")
-        return score(logits_of(prepared, data, here, observer, "evaluating"), data.labels).as_dict()
+        data.check_measurable("data")
+        outputs = logits_of(prepared, data, here, observer, "evaluating")
+        if data.task == "single_label":
+            return score(outputs, data.labels).as_dict()
+        found = measure_outputs(data.task, outputs.cpu().numpy(), data.labels.numpy(), data.class_names)
+        return {**found.model_dump(), "count": len(data)}
 
 
 def export_inputs(recipe: Recipe, out: Path, observer: Observer) -> dict[str, Any]:

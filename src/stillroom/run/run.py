@@ -38,7 +38,7 @@ from stillroom.train.device import (
     runtime_of,
     threads,
 )
-from stillroom.train.evaluation import score
+from stillroom.train.evaluation import score_outputs
 from stillroom.train.folder import NullRunFolder, RunFolder
 from stillroom.train.loop import Trainer
 from stillroom.train.recorders import StepHook
@@ -238,7 +238,7 @@ class Run:
             if not last:
                 teacher_logits.update(self._changing_logits())
         trained = replace(parts.student, model=kept)
-        summary = run_summary(parts, trained, progress, figures, teacher_logits)
+        summary = run_summary(parts, trained, progress, figures, logits, teacher_logits)
         if context.processes.is_main:
             save_weights(kept, out / "student.safetensors", checksum=True)
             for name, peer in parts.step.peers.items():
@@ -340,4 +340,6 @@ class Run:
     def _figures(self, logits: Tensor, teacher_logits: dict[str, Tensor | None]) -> dict[str, float]:
         if not bool(torch.isfinite(logits).all()):
             raise RunFailed("the student's logits on the test split are not finite; try a lower training.optimizer.lr")
-        return score(logits, self.parts.test.labels).as_dict() | compare_with_teachers(logits, teacher_logits)
+        test = self.parts.test
+        figures = score_outputs(logits, test.labels, test.task, test.class_names)
+        return figures | compare_with_teachers(logits, teacher_logits, test.task)

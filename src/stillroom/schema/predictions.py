@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from stillroom.errors import BadInput
 from stillroom.files import verify
 from stillroom.schema.base import clean
+from stillroom.tasks import TASKS, Task
 
 Floats = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
@@ -32,17 +33,19 @@ _NORMAL_95 = 1.959964
 class Predictions:
     """``predictions.safetensors``: labels [N], logits [N, K], class names, the E images that changed most.
 
+    Of multi-label and regression data the labels are floats [N, K]; ``task`` says what they are.
     ``teachers`` holds the logits of each teacher by its name, ``reference`` is the one that is compared with.
     ``example_images`` are uint8 [E, C, H, W], ``example_indices`` their places among the test images.
     """
 
-    labels: Integers
+    labels: NDArray[Any]
     student_logits: Floats
     teachers: Mapping[str, Floats]
     reference: str | None
     class_names: tuple[str, ...]
     example_indices: Integers | None
     example_images: NDArray[np.uint8] | None
+    task: Task = "single_label"
 
     @property
     def teacher_logits(self) -> Floats | None:
@@ -57,6 +60,7 @@ def read_predictions(
     classes: int | None = None,
     images: bool = True,
     reference: str | None = "teacher",
+    task: Task | None = "single_label",
 ) -> Predictions:
     """Read and check the predictions of a run.
 
@@ -66,6 +70,7 @@ def read_predictions(
         classes: K, where it is known.
         images: read the example images too.
         reference: the name of the teacher that is compared with; the only one goes by it.
+        task: what the labels are to be; None: what the file says.
 
     Raises:
         BadInput: the file is missing, truncated or damaged, or its tensors do not fit one another.
@@ -97,7 +102,10 @@ def read_predictions(
         for name, logits in tensors.items()
         if name.partition("/")[0] == "teacher_logits"
     }
-    expect(labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer), "labels as whole numbers [N]")
+    found: Task = next((each for each in TASKS if f"{each}_names" in metadata), "single_label")
+    expect(task in (None, found), f"predictions of {task} data, not of {found}")
+    if found == "single_label":
+        expect(labels.ndim == 1 and np.issubdtype(labels.dtype, np.integer), "labels as whole numbers [N]")
     expect(student.ndim == 2 and student.size > 0, "student_logits [N, K]")
     shape = (count if count is not None else len(labels), classes if classes is not None else student.shape[1])
     expect(len(labels) == shape[0], f"{shape[0]} labels, as many as in summary.json, not {len(labels)}")
@@ -106,7 +114,13 @@ def read_predictions(
         expect(logits.shape == shape, f"{name} of shape {list(shape)}, not {list(logits.shape)}")
         expect(np.issubdtype(logits.dtype, np.floating), f"{name} as floating-point numbers")
         expect(bool(np.isfinite(logits).all()), f"{name} that are all finite")
-    expect(bool((labels >= 0).all() and (labels < shape[1]).all()), f"labels from 0 to {shape[1] - 1}")
+    if found == "single_label":
+        expect(bool((labels >= 0).all() and (labels < shape[1]).all()), f"labels from 0 to {shape[1] - 1}")
+        labels = labels.astype(np.int64)
+    else:
+        expect(labels.shape == shape and np.issubdtype(labels.dtype, np.floating), f"labels as floats {list(shape)}")
+        holds = np.isfinite(labels) if found == "regression" else (labels == 0) | (labels == 1)
+        expect(bool(holds.all()), "finite labels" if found == "regression" else "labels of 0 and 1")
     indices, pictures = tensors.get("example_indices"), tensors.get("example_images")
     if indices is None or pictures is None:
         indices = pictures = None
@@ -117,8 +131,9 @@ def read_predictions(
         expect(np.issubdtype(indices.dtype, np.integer), "example_indices as whole numbers")
         expect(bool(((indices >= 0) & (indices < shape[0])).all()), f"example_indices from 0 to {shape[0] - 1}")
         indices = indices.astype(np.int64)
-    names = _class_names(metadata.get("class_names"), shape[1], path)
-    return Predictions(labels.astype(np.int64), student, teachers, reference, names, indices, pictures)
+    text = metadata.get("class_names" if found == "single_label" else f"{found}_names")
+    names = _class_names(text, shape[1], path)
+    return Predictions(labels, student, teachers, reference, names, indices, pictures, found)
 
 
 def _class_names(text: str | None, classes: int, path: Path) -> tuple[str, ...]:

@@ -26,6 +26,8 @@ from stillroom.schema.base import (
     read_jsonl,
 )
 from stillroom.schema.continual import IncrementalSummary
+from stillroom.schema.measures import TargetMeasures
+from stillroom.tasks import TASK_INFO, Task
 
 SUMMARY = "summary.json"
 ENVIRONMENT = "environment.json"
@@ -107,21 +109,24 @@ class TeacherSummary(JsonObject):
     # Of the student's moving average or snapshot: it is no other model to compare the student with.
     follows_student: Literal[True] | None = None
     files: dict[str, str] | None = None  # SHA-256 of each file that its logits were read from, where it is no model
+    measures: TargetMeasures | None = None  # of multi-label or regression data, in place of top1, nll and ece
     agreement: Percent | None = None
     teacher_kl: float | None = None
+    teacher_mae: NonNegative | None = None
 
     @property
     def scores(self) -> ModelScores | None:
-        """Its scores; None where it was not scored."""
-        return (
-            None
-            if self.count is None
-            else ModelScores.model_validate(self.model_dump(exclude={"weights_hash", "follows_student", "files"}))
-        )
+        """Its scores; None where it was not scored, or not by classes of which each image has one."""
+        if self.top1 is None:
+            return None
+        others = {"weights_hash", "follows_student", "files", "measures", "teacher_mae"}
+        return ModelScores.model_validate(self.model_dump(exclude=others))
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSummary:
         held = {"top1": self.top1, "correct": self.correct, "count": self.count, "nll": self.nll, "ece": self.ece}
+        if self.measures is not None:
+            held = {"count": self.count}
         missing = [name for name, value in held.items() if value is None]
         if 0 < len(missing) < len(held):
             raise BadInput(missing[0], None, "a number, as other scores of the teacher are there")
@@ -212,7 +217,8 @@ class DataSummary(JsonObject):
     """The data of a run: images of each split, their shape [C, H, W]; the files of each that could not be decoded."""
 
     name: str
-    classes: PositiveCount
+    task: Task | None = None  # where the labels are not one class an image
+    classes: PositiveCount  # or targets: outputs of a model
     train: PositiveCount
     # Training images with a label, where some have none.
     labelled: Count | None = None
@@ -260,6 +266,13 @@ class LossSummary(JsonObject):
     reads_labels: bool
 
 
+def _level(teacher: TeacherSummary) -> float | None:
+    """What ranks teachers: top-1, or the measure of the run's task."""
+    if teacher.measures is None:
+        return teacher.top1
+    return float(getattr(teacher.measures, TASK_INFO[teacher.measures.task].primary.name))
+
+
 class TrainedPartSummary(JsonObject):
     """The part of the student that was trained; the rest was frozen."""
 
@@ -276,14 +289,18 @@ class RunSummary(JsonFile):
     seed: int
     steps: Count
     epochs: NonNegative
-    top1: Percent
-    correct: Count
+    top1: Percent | None = None
+    correct: Count | None = None
     count: PositiveCount
     top5: Percent | None = None
-    nll: NonNegative
-    ece: Share
+    nll: NonNegative | None = None
+    ece: Share | None = None
+    measures: TargetMeasures | None = Field(
+        None, description="Of multi-label or regression data, in place of top1, correct, nll and ece."
+    )
     agreement: Percent | None = None
     teacher_kl: float | None = None
+    teacher_mae: NonNegative | None = None
     model: str
     parameters: Count
     multiply_adds: Count
@@ -316,8 +333,22 @@ class RunSummary(JsonFile):
         names = list(names)
         if len(names) == 1:
             return names[0]
-        scored = {name: top1 for name in names if (top1 := self.teachers[name].top1) is not None}
+        scored = {name: level for name in names if (level := _level(self.teachers[name])) is not None}
         return max(scored, key=lambda name: scored[name], default=None)
+
+    @property
+    def task(self) -> Task:
+        """What the labels are."""
+        return "single_label" if self.measures is None else self.measures.task
+
+    def require_single_label(self, what: str) -> None:
+        """Go on only with a run of single-label data.
+
+        Raises:
+            BadInput: its labels are others; ``what`` says who needs these.
+        """
+        if self.task != "single_label":
+            raise BadInput("run", f"{self.name} ({self.task})", f"a run of single-label data: {what}")
 
     @property
     def teacher(self) -> TeacherSummary | None:
@@ -326,12 +357,18 @@ class RunSummary(JsonFile):
 
     @property
     def student(self) -> ModelScores:
-        """The student's scores and size."""
+        """The student's scores and size; BadInput of a run whose images have no one class each."""
+        self.require_single_label("top-1 is asked for")
         return ModelScores.model_validate({name: getattr(self, name) for name in ModelScores.model_fields})
 
     @model_validator(mode="after")
     def _check(self) -> RunSummary:
-        if self.correct > self.count:
+        if self.measures is None:
+            held = {"top1": self.top1, "correct": self.correct, "nll": self.nll, "ece": self.ece}
+            for name, value in held.items():
+                if value is None:
+                    raise BadInput(name, None, "a number")
+        if self.correct is not None and self.correct > self.count:
             raise BadInput("correct", self.correct, f"at most count, {self.count}")
         return self
 

@@ -171,14 +171,22 @@ class RunResult(JsonObject):
     method: str
     seed: int
     run: str
-    top1: float
-    correct: Count
+    top1: float | None = None
+    correct: Count | None = None
     count: Count
-    nll: float
-    ece: float
+    nll: float | None = None
+    ece: float | None = None
     top5: float | None = None
     agreement: float | None = None
     teacher_kl: float | None = None
+    map: float | None = None
+    macro_f1: float | None = None
+    micro_f1: float | None = None
+    bce: float | None = None
+    r2: float | None = None
+    mae: float | None = None
+    mse: float | None = None
+    teacher_mae: float | None = None
     relation_score: float | None = None
     relation_truth: float | None = None
     relation_teacher: float | None = None

@@ -16,13 +16,18 @@ from stillroom.files import canonical_json, digest
 from stillroom.recipe import Recipe, parse_recipe
 from stillroom.schema.base import read_json, read_jsonl, read_text
 from stillroom.schema.continual import INCREMENTAL_FILE, FinishedRecord
+from stillroom.schema.measures import compare_outputs, figures_of, measure_outputs
 from stillroom.schema.predictions import read_predictions
 from stillroom.schema.run import Environment, MetricsLine, RunSummary
-from stillroom.study.config import MEASURES
+from stillroom.study.config import MEASURES, MEASURES_OF
 from stillroom.study.plan import PlannedRun, StudyFolder, StudyPlan
+from stillroom.tasks import TASK_INFO
 from stillroom.wording import plain
 
-TEST_FIGURES = ("top1", "top5", "nll", "ece", "agreement", "teacher_kl")
+# Of any task; a run has those of its own.
+TEST_FIGURES = tuple(
+    dict.fromkeys(each.name for info in TASK_INFO.values() for each in (*info.measures, *info.compared))
+)
 _CHUNK = 8192
 # The C parser, where it was built: eight times as fast, which counts in a study of hundreds of runs.
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -35,9 +40,17 @@ def measure_of(summary: RunSummary, measure: str) -> float | None:
     return None if found is None else float(found)
 
 
+def figure_of(summary: RunSummary, name: str) -> float | None:
+    """A figure of an evaluation as the summary reports it."""
+    found = getattr(summary, name, None)
+    return getattr(summary.measures, name, None) if found is None else found
+
+
 def why_no_measure(summary: RunSummary, measure: str) -> str:
     """Why a run has no such measure, where it says so; else empty."""
     info = MEASURES[measure]
+    if measure not in MEASURES_OF[summary.task]:
+        return f"the run is of {TASK_INFO[summary.task].title}"
     if info.part == "incremental":
         return "its classes did not come in tasks" if summary.incremental is None else ""
     if info.part != "relations":
@@ -61,8 +74,8 @@ class PredictionFigures:
 
     labels: str  # SHA-256 of the labels that the run was evaluated with
     count: int  # how many there are
-    correct: int  # how many top-1 answers are right
-    figures: Mapping[str, float]  # `nll`, and with a teacher `agreement` and `teacher_kl`
+    correct: int | None  # how many top-1 answers are right; None where an image has no one class
+    figures: Mapping[str, float]  # `nll` or what the task has, and with a teacher `agreement` and `teacher_kl`
 
 
 @dataclass(frozen=True)
@@ -152,7 +165,13 @@ def read_prediction_figures(path: Path) -> PredictionFigures:
     Raises:
         BadInput: the file is missing, truncated or damaged.
     """
-    found = read_predictions(path, images=False)
+    found = read_predictions(path, images=False, task=None)
+    if found.task != "single_label":
+        measures = measure_outputs(found.task, found.student_logits, found.labels, found.class_names)
+        figures = figures_of(measures)
+        if found.teacher_logits is not None:
+            figures |= compare_outputs(found.task, found.student_logits, found.teacher_logits)
+        return PredictionFigures(digest(found.labels.astype("<f4").tobytes()), len(found.labels), None, figures)
     labels, student, teacher = found.labels, found.student_logits, found.teacher_logits
     count = len(labels)
     answers = student.argmax(axis=1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
@@ -14,9 +14,11 @@ from stillroom.config import Config, bad_input
 from stillroom.errors import BadInput, format_error, nearest
 from stillroom.files import canonical_json, digest
 from stillroom.recipe import apply_override, read_yaml
+from stillroom.tasks import TASK_INFO, Task
 
 # A name is also a folder's and a column's.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,47}$")]
+_SINGLE_LABEL_PARTS = ("relations", "incremental")
 AllowedDifference = Literal[
     "student",
     "augmentation",
@@ -40,6 +42,14 @@ MeasureName = Literal[
     "ece",
     "agreement",
     "teacher_kl",
+    "map",
+    "macro_f1",
+    "micro_f1",
+    "bce",
+    "r2",
+    "mae",
+    "mse",
+    "teacher_mae",
     "relation_score",
     "relation_truth",
     "relation_teacher",
@@ -60,8 +70,8 @@ class StudyMeasure:
     difference: str  # the unit of a difference
     digits: int  # decimals that are shown
     higher_is_better: bool  # which way is better
-    # the part of `summary.json` that holds it (`relations` or `incremental`); empty: the top
-    part: Literal["", "relations", "incremental"] = ""
+    # the part of `summary.json` that holds it (`measures`, `relations` or `incremental`); empty: the top
+    part: Literal["", "measures", "relations", "incremental"] = ""
     key: str = ""  # its name there
 
     @property
@@ -119,7 +129,31 @@ MEASURES: dict[str, StudyMeasure] = {
         StudyMeasure("forgetting", "forgetting", "points", "points", 2, False, "incremental", "forgetting"),
         StudyMeasure("task_local", "task-local accuracy", "%", "points", 2, True, "incremental", "task_local"),
         StudyMeasure("old_only", "accuracy among old classes", "%", "points", 2, True, "incremental", "old_only"),
+        *(
+            StudyMeasure(
+                cast(MeasureName, one.name),
+                one.title,
+                one.unit,
+                "points" if one.unit == "%" else one.unit,
+                one.digits,
+                one.higher_is_better,
+                "measures",
+            )
+            for task in ("multi_label", "regression")
+            for one in TASK_INFO[task].measures
+        ),
+        StudyMeasure("teacher_mae", "MAE to teacher", "", "", 4, False),
     )
+}
+_OF_TASK: dict[Task, tuple[str, ...]] = {
+    task: tuple(each.name for each in (*info.measures, *info.compared)) for task, info in TASK_INFO.items()
+}
+# The measures that runs of each task can have; those of parts of a summary are of single-label data.
+MEASURES_OF: dict[Task, tuple[str, ...]] = {
+    **_OF_TASK,
+    "single_label": tuple(
+        name for name in MEASURES if name in _OF_TASK["single_label"] or MEASURES[name].part in _SINGLE_LABEL_PARTS
+    ),
 }
 
 
@@ -265,6 +299,13 @@ class Tuning(Config):
     )
 
 
+def _task_of(recipe: Any) -> Task | None:
+    """The task that a study's recipe says its data have, where it is not one class an image."""
+    data = recipe.get("data") if isinstance(recipe, Mapping) else None
+    task = data.get("task") if isinstance(data, Mapping) else None
+    return task if task in ("multi_label", "regression") else None
+
+
 class Study(Config):
     """Many runs, one question: methods × pairs × seeds under one budget."""
 
@@ -296,6 +337,23 @@ class Study(Config):
     )
     alpha: float = Field(0.05, gt=0, lt=1, description="Family-wise error rate of each table.")
     retries: int = Field(2, ge=0, description="How often a run is restarted if its process dies.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _measure_of_task(cls, given: Any) -> Any:
+        task = _task_of(given.get("recipe")) if isinstance(given, dict) else None
+        if task is None or "measure" in given:
+            return given
+        return {**given, "measure": TASK_INFO[task].primary.name}
+
+    @model_validator(mode="after")
+    def _measure_fits_task(self) -> Study:
+        task = _task_of(self.recipe)
+        for measure in (self.measure, self.tuning.measure if self.tuning is not None else None):
+            if task is not None and measure is not None and measure not in MEASURES_OF[task]:
+                expected = f"a measure of {TASK_INFO[task].title}: {', '.join(MEASURES_OF[task])}"
+                raise BadInput("measure", measure, expected)
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Study:

@@ -23,7 +23,7 @@ from stillroom.data.loader import BatchSampler, epoch_order
 from stillroom.files import canonical_json, digest
 from stillroom.recipe import Recipe
 from stillroom.run.records import budget_hash, chain_hashes
-from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun
+from stillroom.study.collect import TEST_FIGURES, EvaluationRecord, FinishedRun, figure_of
 from stillroom.study.config import Method, ModelPair, Study
 from stillroom.study.plan import OWN_TEACHER, PlannedRun, StudyFolder, StudyPlan, recipe_content
 from stillroom.study.tuning import own_values, points
@@ -630,7 +630,7 @@ def _epoch_violations(run: FinishedRun) -> Iterator[_Violation]:
         yield name, "left", "no evaluation on the test split"
         return
     last, end = run.evaluations[-1], sum(_lengths(run))
-    reported = {figure: getattr(run.summary, figure) for figure in TEST_FIGURES}
+    reported = {figure: figure_of(run.summary, figure) for figure in TEST_FIGURES}
     other = [figure for figure in TEST_FIGURES if reported[figure] != last.figures.get(figure)]
     if other:
 
@@ -652,18 +652,18 @@ def _epoch_violations(run: FinishedRun) -> Iterator[_Violation]:
 def _figure_violations(run: FinishedRun) -> Iterator[_Violation]:
     """Whether the answers to the test images give what the summary reports."""
     name, summary, found = "reported figures", run.summary, run.predictions
-    if summary.top1 != 100.0 * summary.correct / summary.count:
+    if summary.correct is not None and summary.top1 != 100.0 * summary.correct / summary.count:
         share = f"a top-1 of {word(summary.top1)}, which is not {summary.correct:,} of {summary.count:,}"
         yield name, "reports", share
     if summary.data.test != found.count:
         images = f"{counted(summary.data.test, 'test image')}, the predictions are of {found.count:,}"
         yield name, "reports", images
     reported, given = [], []
-    if (summary.correct, summary.count) != (found.correct, found.count):
+    if found.correct is not None and (summary.correct, summary.count) != (found.correct, found.count):
         reported.append(f"{summary.correct:,} of {summary.count:,} right")
         given.append(f"{found.correct:,} of {found.count:,}")
     for figure, value in found.figures.items():
-        said = getattr(summary, figure)
+        said = figure_of(summary, figure)
         # All but what is counted was summed in single precision.
         close = {} if figure == "agreement" else {"rel_tol": 1e-3, "abs_tol": 1e-4}
         if said is None or not math.isclose(said, value, **close):

@@ -262,7 +262,11 @@ def _run_facts(run: FinishedRun, folder: StudyFolder) -> dict[str, Any]:
         "method": planned.method,
         "seed": planned.seed,
         "run": path.as_posix(),
-        **{name: getattr(summary, name) for name in ("top1", "correct", "count", "nll", "ece")},
+        **{
+            name: value
+            for name in ("top1", "correct", "count", "nll", "ece")
+            if (value := getattr(summary, name)) is not None
+        },
         **{name: value for name, value in optional.items() if value is not None},
         **{name: getattr(summary, name) for name in ("steps", "epochs", "parameters", "multiply_adds", "bytes")},
         "hashes": summary.hashes.model_dump(),

@@ -74,7 +74,7 @@ def _field(value: object) -> str:
 def runs_csv(results: Results) -> str:
     """``runs.csv``: a line for each run of the plan, those that are missing with the reason."""
     # Where no run has any, there are no columns of them.
-    own = [name for name, info in MEASURES.items() if info.part and any(name in run for run in results["runs"])]
+    own = [name for name in MEASURES if name not in _FIGURES and any(name in run for run in results["runs"])]
     figures = [*_FIGURES, *own, *_SIZES]
     header = ["pair", "method", "seed", *figures, *(f"{name}_hash" for name in _HASHES), "run", "missing"]
     rows = {}

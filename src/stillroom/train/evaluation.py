@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from stillroom.schema.measures import compare_outputs, figures_of, measure_outputs
+from stillroom.tasks import Task
 
 ECE_BINS = 15
 
@@ -55,6 +59,18 @@ def score(logits: Tensor, labels: Tensor) -> Score:
     )
 
 
+def score_outputs(outputs: Tensor, labels: Tensor, task: Task, names: Sequence[str]) -> dict[str, Any]:
+    """The figures of a model's outputs [N, K] on a split, by what the labels are; see :func:`score`.
+
+    >>> score_outputs(torch.tensor([[1.0], [3.0]]), torch.tensor([[1.0], [2.0]]), "regression", ["x"])
+    {'r2': -1.0, 'mae': 0.5, 'mse': 0.5, 'count': 2}
+    """
+    if task == "single_label":
+        return score(outputs, labels).as_dict()
+    found = measure_outputs(task, outputs.cpu().numpy(), labels.cpu().numpy(), names)
+    return {**figures_of(found), "count": len(outputs)}
+
+
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
     """Expected calibration error: Σ_b n_b/N · |accuracy_b − confidence_b| over bins of equal width.
 
@@ -85,8 +101,8 @@ def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int 
     return float(((accuracy - mean).abs() * (count / count.sum())).sum())
 
 
-def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
-    """Agreement of a student's outputs with the teacher's.
+def compare(student_logits: Tensor, teacher_logits: Tensor, task: Task = "single_label") -> dict[str, float]:
+    """Agreement of a student's outputs with the teacher's; of multi-label and regression data, :func:`compare_outputs`.
 
     Returns:
         ``agreement``: per cent of images with the same top-1; ``teacher_kl``: mean KL(p‖q) at τ = 1, in nats.
@@ -95,6 +111,8 @@ def compare(student_logits: Tensor, teacher_logits: Tensor) -> dict[str, float]:
     >>> compare(z, z)
     {'agreement': 100.0, 'teacher_kl': 0.0}
     """
+    if task != "single_label":
+        return compare_outputs(task, student_logits.cpu().numpy(), teacher_logits.cpu().numpy())
     same = int((student_logits.argmax(1) == teacher_logits.argmax(1)).sum())
     divergence = F.kl_div(
         student_logits.log_softmax(1), teacher_logits.log_softmax(1), reduction="batchmean", log_target=True

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from stillroom.data.images import UNLABELLED
+from stillroom.data.images import has_label
 from stillroom.data.loader import MixedLabels
 from stillroom.data.tokens import is_tokens
 from stillroom.errors import BadInput, RunFailed, format_error
@@ -176,7 +176,7 @@ class DistillStep(nn.Module):
 
         Args:
             images: [B, C, H, W], raw.
-            labels: int64 [B].
+            labels: int64 [B], or floats [B, K], as :class:`LossInputs` has them.
             index: the samples' indices in the training set, int64 [B].
             teachers: the output of each teacher that a term reads, by name.
             progress: fraction of the training done, in [0, 1).
@@ -242,7 +242,7 @@ class DistillStep(nn.Module):
         It is their sum divided by as many as a batch has on average, so that parts of a batch add up, and a batch
         with few labels counts for as much less.
         """
-        rows = (inputs.labels != UNLABELLED).nonzero().flatten()
+        rows = has_label(inputs.labels).nonzero().flatten()
         if not len(rows):
             self.without_labels.add(term.name)
             return inputs.student.logits.sum() * 0

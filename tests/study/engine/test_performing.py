@@ -26,12 +26,12 @@ class Drawn(nn.Sequential):
 """
 
 
-def test_a_process_of_a_cluster_that_is_told_to_end_saves_and_says_so_in_a_line(
+def test_a_process_of_a_cluster_that_is_asked_to_end_saves_and_says_so_in_a_line(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append, sent = RunFolder.append, []
 
-    def told_to_end(self: RunFolder, name: str, line: dict[str, object]) -> None:
+    def asked_to_end(self: RunFolder, name: str, line: dict[str, object]) -> None:
         append(self, name, line)
         if name == "metrics.jsonl" and not sent:
             sent.append(signal.SIGTERM)
@@ -39,14 +39,14 @@ def test_a_process_of_a_cluster_that_is_told_to_end_saves_and_says_so_in_a_line(
 
     what = job(place / "run", recipe(save_seconds=1e6))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    monkeypatch.setattr(RunFolder, "append", told_to_end)
+    monkeypatch.setattr(RunFolder, "append", asked_to_end)
     try:
         outcome = json.loads(ray_client.do(json.dumps({"job": what.as_dict(), "cwd": str(place)})))
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     assert outcome["ending"] == "crashed"
-    assert outcome["reason"] == "its process was told to end; a run saved first, and goes on"
+    assert outcome["reason"] == "its process was asked to end; a run saved first, and goes on"
     assert saved(what)
 
 

@@ -234,7 +234,7 @@ class Tape(TorchFunctionMode):
         self.lost = False
         self.looked_at: Tensor | None = None
         # Modules inside networks whose outputs were used outside, and whether some tensor came from nowhere.
-        self.taken: set[nn.Module] = set()
+        self.hooked: set[nn.Module] = set()
         self.strays = False
         self.last: int | None = None
         self._bytes = 0
@@ -383,7 +383,7 @@ class Tape(TorchFunctionMode):
         inside = self._inside.get(id(tensor))
         earlier = self._earlier.get(id(tensor))
         if inside is not None and inside[0]() is tensor:
-            self.taken.add(inside[2])
+            self.hooked.add(inside[2])
             return Source("inside", tensor, inside[1])
         if isinstance(tensor, nn.Parameter) or (tensor.requires_grad and tensor.is_leaf):
             return Source("parameter", tensor)

@@ -383,7 +383,7 @@ class Watch:
     def _note_whole(self) -> None:
         """What a step saw whole need not be seen so again, unless a part of it was used outside."""
         for module, (familiar, way, call) in self._window_whole.items():
-            if not any(each in self._tape.taken for each in familiar.parts[1:]):
+            if not any(each in self._tape.hooked for each in familiar.parts[1:]):
                 self._familiar[module] = familiar
                 count, live, still = familiar.runs.get(way, (0, set(), set()))
                 familiar.runs[way] = count + 1, live | call.live, still | call.still

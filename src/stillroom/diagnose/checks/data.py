@@ -14,6 +14,7 @@ from stillroom.schema.run import (
     LEAK_WARNING,
     DataQuality,
 )
+from stillroom.tasks import TASKS
 
 LEAK = Limits(
     LEAK_WARNING,
@@ -50,6 +51,7 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
         limits=[LEAK],
         problem="Test images are trained on",
         title="Leak from training to test",
+        tasks=TASKS,
     )
     def leak(context: ContextT) -> CheckResult:
         """Whether test images are training images, too."""
@@ -70,6 +72,7 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
         limits=[COPIES],
         problem="Training images are there twice",
         title="Copies among the training images",
+        tasks=TASKS,
     )
     def duplicates(context: ContextT) -> CheckResult:
         """Whether many training images are copies of others."""
@@ -89,6 +92,7 @@ def data_checks(quality_of: Callable[[ContextT], DataQuality]) -> tuple[Check[Co
         limits=[IMBALANCE],
         problem="Classes of very unequal size",
         title="Sizes of the classes",
+        tasks=("single_label", "multi_label"),
     )
     def imbalance(context: ContextT) -> CheckResult:
         """Whether some classes have far fewer training images than others."""

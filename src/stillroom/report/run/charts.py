@@ -31,6 +31,7 @@ from stillroom.report.charts import (
 from stillroom.report.formats import decimal, short, signed, three_digits
 from stillroom.report.run.data import Row, RunData
 from stillroom.schema.predictions import BINS, Calibration, ImageScores, Predictions
+from stillroom.tasks import TASK_INFO
 
 # Of more classes than ALL_CLASSES, the SHOWN_CLASSES at either end are drawn; bins of fewer than FEW images are hollow.
 ALL_CLASSES, SHOWN_CLASSES, FEW = 30, 15, 20
@@ -49,7 +50,8 @@ class Member:
 def curve_charts(members: Sequence[Member]) -> list[Chart]:
     """The plots of the curves; the first member is the run the report is about."""
     terms = sorted({key for member in members for row in member.run.train for key in row if key.startswith("loss/")})
-    found = [_top1(members), _curve("loss", "Training loss", "loss", members, _loss_words(members))]
+    own = [primary_curve(members)] if members[0].run.summary.measures is not None else []
+    found = [*own, _top1(members), _curve("loss", "Training loss", "loss", members, _loss_words(members))]
     if terms and not _one_plain_term(members, terms):
         for number, term in enumerate(terms):
             title = f"Loss term: {term.removeprefix('loss/')}"
@@ -129,6 +131,25 @@ def _top1(members: Sequence[Member]) -> Chart | None:
         options["annotations"] = [{**note, "text": f"teacher {decimal(top1)}%", "font": font}]
     figure = over_epochs(traces, "top-1 on the test split, %", **options)
     return Chart("top1", "Test top-1", _top1_words(subject), 380, figure)
+
+
+def primary_curve(members: Sequence[Member]) -> Chart | None:
+    """The measure of multi-label or regression data over the training, the teacher as a level."""
+    run = members[0].run
+    measure = TASK_INFO[run.summary.task].primary
+    traces = _traces(members, "test", measure.name, f".{measure.digits}f")
+    if not traces:
+        return None
+    teacher = run.summary.teacher.measures if run.summary.teacher is not None else None
+    if teacher is not None:
+        epochs = [0.0, *sorted({x for trace in traces for x in trace["x"]})]
+        hover = {"legendgroup": "teacher", "hovertemplate": f"%{{y:.{measure.digits}f}}"}
+        traces.append(level(epochs, float(getattr(teacher, measure.name)), "Teacher", "teacher", "dash", **hover))
+    unit = ", %" if measure.unit == "%" else ""
+    figure = over_epochs(traces, f"{measure.title} on the test split{unit}")
+    _, levels = _points(run.test, measure.name)
+    first, last = (measure.written(float(value)) for value in (levels[0], levels[-1]))
+    return Chart(measure.name, f"Test {measure.title}", f"From {first} to {last}.", 380, figure)
 
 
 def _top1_words(run: RunData) -> str:

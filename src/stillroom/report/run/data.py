@@ -127,7 +127,9 @@ def read_run(path: Path) -> RunData:
         latency=latency,
         latency_threads=tuple(sorted({event.threads for event in events if event.threads is not None})),
         environment={} if environment is None else _flat(environment.as_dict()),
-        predictions=read_predictions(predictions, count=summary.count, classes=classes, reference=summary.reference)
+        predictions=read_predictions(
+            predictions, count=summary.count, classes=classes, reference=summary.reference, task=summary.task
+        )
         if predictions.is_file()
         else None,
         checkpoints=len(list((path / "checkpoints").glob("epoch-*.safetensors"))),

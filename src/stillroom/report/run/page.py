@@ -29,6 +29,7 @@ from stillroom.report.run.charts import (
 from stillroom.report.run.class_relations import relations_section
 from stillroom.report.run.data import RunData, read_run
 from stillroom.report.run.gradient_rescaling import rescaling_section
+from stillroom.report.run.targets import targets_values
 from stillroom.report.run.words import TopOneGap, top1_gap
 from stillroom.schema.predictions import (
     Confusion,
@@ -97,10 +98,19 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def render(runs: Sequence[RunData], context: PageContext | None = None, explained: str = "") -> str:
-    """The page as text; the same runs give the same text."""
-    page = run_page(list(zip(words.run_names(runs), runs, strict=True)))
+    """The page as text; the same runs give the same text.
+
+    Raises:
+        BadInput: the runs are of data with different kinds of labels.
+    """
+    named, task = list(zip(words.run_names(runs), runs, strict=True)), runs[0].summary.task
+    if (other := next((each for each in runs if each.summary.task != task), None)) is not None:
+        raise BadInput(
+            "runs", f"{other.name} ({other.summary.task})", f"runs of one kind of labels: the first is {task}"
+        )
+    page = run_page(named) if task == "single_label" else _targets_page(named)
     return rendered(
-        "run.html.j2",
+        "run.html.j2" if task == "single_label" else "targets.html.j2",
         figures={chart.key: chart.figure for chart in page.charts},
         plotly_at=context.plotly if context is not None else None,
         page=page,
@@ -171,6 +181,22 @@ def run_page(runs: Sequence[tuple[str, RunData]]) -> Values:
             *(chart for each in (tasks, rescaling, relations) if each for chart in each.charts),
         ],
     )
+
+
+def _targets_page(runs: Sequence[tuple[str, RunData]]) -> Values:
+    """What the page of multi-label or regression data shows; the first run is what it is about."""
+    run, others = runs[0][1], list(runs[1:])
+    members = [
+        Member(name if place else f"Student: {name}", other(place - 1) if place else "student", each)
+        for place, (name, each) in enumerate(runs)
+    ]
+    labels = words.labels_run(run, [each for _, each in others])
+    shown = targets_values(members, labels)
+    shown.notices = notices(run, others)
+    shown.hashes = _hash_rows([each for _, each in runs])
+    shown.command = f"stillroom {_command(run)} recipe.yaml --out RUN"
+    shown.glossary |= {name: GLOSSARY[name] for name in ("Parameters", "Multiply-adds", "Size on disk")}
+    return shown
 
 
 def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:

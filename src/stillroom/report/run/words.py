@@ -272,7 +272,8 @@ def against(run: RunData, name: str, other: RunData) -> str:
 
 def same_student(run: RunData, other: RunData) -> bool:
     """Whether both runs trained a student of the same model and size."""
-    return (run.student.model, run.student.parameters) == (other.student.model, other.student.parameters)
+    mine, theirs = run.summary, other.summary
+    return (mine.model, mine.parameters) == (theirs.model, theirs.parameters)
 
 
 def describe(run: RunData, name: str, other: RunData) -> str:
@@ -325,7 +326,7 @@ def facts(run: RunData) -> list[str]:
     summary = run.summary
     found = [
         f"{summary.data.name}, {whole(summary.data.train)} training images",
-        run.student.model + (f" from {_models(run)}" if run.distilled and run.summary.teachers else ""),
+        summary.model + (f" from {_models(run)}" if run.distilled and run.summary.teachers else ""),
     ]
     terms = losses(run.recipe.get("losses"))
     if terms:

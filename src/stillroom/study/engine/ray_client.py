@@ -383,7 +383,7 @@ def do(order: str) -> str:
     try:
         outcome = attempt(job)
     except KeyboardInterrupt:
-        outcome = Outcome(job.id, "crashed", reason="its process was told to end; a run saved first, and goes on")
+        outcome = Outcome(job.id, "crashed", reason="its process was asked to end; a run saved first, and goes on")
     return json.dumps(asdict(outcome), allow_nan=False)
 
 

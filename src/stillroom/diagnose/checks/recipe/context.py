@@ -41,7 +41,7 @@ from stillroom.losses.base import Loss
 from stillroom.losses.setup_context import SetupContext
 from stillroom.models.config import ModelConfig, PreprocessConfig, PreprocessName
 from stillroom.models.cost import multiply_adds, parameters
-from stillroom.models.prepared import PreparedModel, prepare_model, with_layout
+from stillroom.models.prepared import PreparedModel, predict, prepare_model, with_layout
 from stillroom.models.preprocess import class_index, explicit_preprocess, known_classes, resolve_preprocess
 from stillroom.models.registry import build
 from stillroom.models.weights import load_weights, read_state
@@ -53,6 +53,7 @@ from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
 from stillroom.run.reuse_head import reuse_head
 from stillroom.runtime import Processes
+from stillroom.tasks import Task
 from stillroom.teachers.output import ModelOutput
 from stillroom.teachers.precomputed import PrecomputedLogits
 from stillroom.train.changing_teachers import as_teacher
@@ -105,6 +106,11 @@ class CheckContext:
         self.num_classes = run_context.data.train.num_classes
         self.num_logits = num_logits or self.num_classes
         self.queries = TeacherQueries(run_context, self.sample, self.num_classes, lambda: self.output_form, on_phase)
+
+    @property
+    def task(self) -> Task:
+        """What the labels are."""
+        return self.run_context.data.train.task
 
     @property
     def teacher_losses(self) -> list[Loss[Any]]:
@@ -240,6 +246,18 @@ class CheckContext:
         return self.logits_for(self.test_sample.images, "test images")
 
     @lazy
+    def test_outputs(self) -> Tensor:
+        """The teacher's outputs for the test images that are looked at, as the recipe has it, float32 [m, K]."""
+        if self.stored is None:
+            images, prepared = self.test_sample.images, self.teacher
+            preprocess = prepared.preprocess().to(self.run_context.device)
+            return predict(prepared.model, preprocess, images, device=self.run_context.device)
+        found = self.stored.test_logits()
+        if found is None:
+            raise Skip("There are no stored outputs of test images: the folder has no test-logits.npy.")
+        return found[torch.from_numpy(self.test_sample.rows)]
+
+    @lazy
     def accuracy(self) -> float:
         """Accuracy of the repaired teacher on the sample."""
         return float((self.teacher_logits.argmax(1) == self.sample.labels).double().mean())
@@ -314,6 +332,10 @@ class CheckContext:
     def _teacher_output(self, count: int) -> ModelOutput | None:
         if not self.teacher_losses:
             return None
+        if self.task != "single_label" and self.stored is not None:
+            return ModelOutput(self.stored_outputs[:count].to(self.run_context.device))
+        if self.task != "single_label":
+            return all_of_teacher(self.run_context, self.sample, self.losses, self.teacher, count)
         if self.stored is None and known_classes(self.teacher.preprocess_config) is not None:
             return all_of_teacher(self.run_context, self.sample, self.losses, self.teacher, count)
         if not reads_features(self.losses):

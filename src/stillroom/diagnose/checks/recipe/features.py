@@ -15,6 +15,7 @@ from stillroom.models.modes import eval_mode
 from stillroom.models.reader import FEATURES, LOGITS, PRE
 from stillroom.models.taps import Tap
 from stillroom.schema.diagnosis import Remedy, Verdict
+from stillroom.tasks import TASKS
 
 APART = Limits(warning=0.25, problem=0.5, why="share of a model's multiply-adds between two compared layers")
 
@@ -103,6 +104,7 @@ def _wider(context: CheckContext, width: int) -> dict[str, Any]:
     ),
     source="A connector can only map features that exist; it cannot replace the layers that have not run yet.",
     limits=[APART],
+    tasks=TASKS,
 )
 def taps(context: CheckContext) -> CheckResult:
     """Whether taps named by hand are at matching depths."""

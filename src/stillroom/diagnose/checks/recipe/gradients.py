@@ -17,11 +17,13 @@ from stillroom.data.loader import Batch, BatchLoader
 from stillroom.diagnose.checks.recipe.input_repair import SplitSample
 from stillroom.errors import BadInput
 from stillroom.losses.base import Loss
+from stillroom.losses.binary_cross_entropy import binary_cross_entropy
 from stillroom.models.prepared import PreparedModel
 from stillroom.observer import Observer
 from stillroom.randomness import seed_rng
 from stillroom.run.build import build_teacher, request_of, with_class_means
 from stillroom.run.context import RunContext
+from stillroom.tasks import Task
 from stillroom.teachers.config import CacheConfig
 from stillroom.teachers.output import ModelOutput
 from stillroom.train.step import DistillStep
@@ -89,7 +91,7 @@ def measure_gradients(
         handle.remove()
     logits = step.preprocess.reorder(outputs[-1])
     weights = [p for p in model.parameters() if p.requires_grad]
-    plain = _gradient(F.cross_entropy(logits.float(), labels), weights)
+    plain = _gradient(_plain_loss(run_context.data.train.task, logits.float(), labels), weights)
     norms, cosines, gradients = {}, {}, {}
     for name, value in zip(step.names, values, strict=True):
         gradient = gradients[name] = _gradient(value, weights)
@@ -110,6 +112,13 @@ def measure_gradients(
                 moved[name] = change / max(norms[name], 1e-30)
     numbers = {name: float(value.detach()) for name, value in zip(step.names, values, strict=True)}
     return GradientNorms(norms, float(plain.norm()), cosines, numbers, moved)
+
+
+def _plain_loss(task: Task, outputs: Tensor, labels: Tensor) -> Tensor:
+    """What labels alone are learned by."""
+    if task == "single_label":
+        return F.cross_entropy(outputs, labels)
+    return F.mse_loss(outputs, labels) if task == "regression" else binary_cross_entropy(outputs, labels)
 
 
 def _gradient(value: Tensor, weights: Sequence[Tensor]) -> Tensor:
@@ -134,7 +143,7 @@ def all_of_teacher(
     """Everything of the teacher that the terms read, for the sample's first images."""
     data = run_context.data.train
     # A data set of its own, so that means over all images are means over these.
-    batch = ImageSet(sample.images[:count], sample.labels[:count], data.class_names, data.name)
+    batch = ImageSet(sample.images[:count], sample.labels[:count], data.class_names, data.name, task=data.task)
     plain = run_context.recipe.data.model_copy(update={"augmentation": AugmentationConfig()})
     recipe = run_context.recipe.model_copy(update={"data": plain, "cache": CacheConfig(enabled=False)})
     own = RunContext(

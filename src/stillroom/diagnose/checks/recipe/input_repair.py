@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from stillroom.data.images import UNLABELLED, ImageSet, balanced_rows, rank_in_class
+from stillroom.data.images import ImageSet, balanced_rows, has_label, rank_in_class
 from stillroom.diagnose.check import Skip
 from stillroom.diagnose.checks.teacher_changes import (
     BATCH,
@@ -95,8 +95,8 @@ def draw_sample(data: ImageSet, count: int) -> SplitSample:
     >>> draw_sample(data, 4).labels.tolist()
     [0, 1, 0, 1]
     """
-    known = np.flatnonzero(data.labels.cpu().numpy() != UNLABELLED)
-    labels = data.labels.cpu().numpy()
+    known = np.flatnonzero(has_label(data.labels).cpu().numpy())
+    labels = data.strata
     rows = known[balanced_rows(labels[known], min(count, len(known)))]
     rows = rows[np.lexsort((labels[rows], rank_in_class(labels[rows])))]
     index = torch.from_numpy(rows)

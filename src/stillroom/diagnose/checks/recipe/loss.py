@@ -7,6 +7,7 @@ from stillroom.diagnose.checks.recipe.context import CheckContext
 from stillroom.diagnose.checks.recipe.gradients import IMAGES
 from stillroom.losses.registry import default_teacher_loss
 from stillroom.schema.diagnosis import Remedy
+from stillroom.tasks import TASKS
 
 # How far another image's teacher logits move the gradient of a loss that reads them, at the least.
 _MOVED = 1e-6
@@ -20,6 +21,7 @@ _MOVED = 1e-6
     source="What is not finite stays so, and no learning rate is to blame before the first step.",
     problem="The loss cannot be computed",
     title="Value and gradient of the loss",
+    tasks=TASKS,
 )
 def loss_finite(context: CheckContext) -> CheckResult:
     """Whether each term of the loss can be computed."""
@@ -39,6 +41,7 @@ def loss_finite(context: CheckContext) -> CheckResult:
     source="A loss that does not read the teacher distils nothing.",
     problem="No loss term reads the teacher",
     title="Use of the teacher",
+    tasks=TASKS,
 )
 def teacher_unused(context: CheckContext) -> CheckResult:
     """Whether the teacher's outputs matter to the loss."""

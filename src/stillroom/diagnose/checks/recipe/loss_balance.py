@@ -10,6 +10,7 @@ from stillroom.diagnose.checks.recipe.gradients import IMAGES
 from stillroom.diagnose.checks.recipe.temperature import sharp_target_remedy
 from stillroom.diagnose.remedies import scaled_weight, taught_weight
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
+from stillroom.tasks import TASKS
 
 TEACHER = Limits(
     warning=0.1,
@@ -53,6 +54,7 @@ def effective_rate(context: CheckContext, relative_gradient: float) -> float | N
     ),
     source="kl carries τ², so its gradient does not fade with τ, and a weight above 1 is a larger learning rate too.",
     limits=[TEACHER, RATE],
+    tasks=TASKS,
 )
 def loss_balance(context: CheckContext) -> CheckResult:
     """Whether neither the teacher's terms nor the labels' are negligible next to the other."""

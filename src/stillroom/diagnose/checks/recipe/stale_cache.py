@@ -14,6 +14,7 @@ from stillroom.run.build import build_teacher, request_of
 from stillroom.run.context import RunContext
 from stillroom.run.resolve import uses_cache
 from stillroom.schema.diagnosis import Remedy
+from stillroom.tasks import TASKS
 from stillroom.teachers.cache import TeacherCache
 from stillroom.teachers.cache_store import list_caches
 from stillroom.teachers.live import LiveTeacherSource
@@ -59,6 +60,7 @@ def check_cached(
         "them. Problem also where the teacher itself gives other outputs for the same images each time."
     ),
     source="A cache's key names what its outputs depend on; custom code can change while the weights stay equal.",
+    tasks=TASKS,
 )
 def stale_cache(context: CheckContext) -> CheckResult:
     """Whether cached teacher outputs can be used."""

@@ -12,6 +12,7 @@ from stillroom.diagnose.checks.recipe.context import CheckContext
 from stillroom.diagnose.remedies import USUAL_RATE, mean_weight, option_path, usual_decay
 from stillroom.losses.registry import loss_class
 from stillroom.schema.diagnosis import Remedy, Verdict
+from stillroom.tasks import TASKS
 from stillroom.train.optimisation import full_rate_steps, lr_factor
 
 # Peak rates, those of sgd counted for a momentum of .9.
@@ -58,6 +59,7 @@ REACH = Limits(
     ),
     source="Smith & Topin, arXiv 1708.07120; Loshchilov & Hutter, arXiv 1711.05101.",
     limits=[*HIGH_RATE.values(), *LOW_RATE.values(), FORGETTING, REACH],
+    tasks=TASKS,
 )
 def learning_rate(context: CheckContext) -> CheckResult:
     """Whether rate, decay and schedule are of a usual size."""
@@ -153,6 +155,7 @@ def _clipping(context: CheckContext, evidence: dict[str, float]) -> tuple[Verdic
     ),
     source="A schedule is a function of training progress; with few steps it changes in large jumps.",
     limits=[STEPS],
+    tasks=TASKS,
 )
 def budget(context: CheckContext) -> CheckResult:
     """Whether there are enough steps to learn in."""
@@ -202,6 +205,7 @@ def budget(context: CheckContext) -> CheckResult:
         "An average over the start includes untrained weights; a label or an image mostly removed teaches nothing."
     ),
     limits=[AVERAGE, SMOOTHING, CROP, CUTOUT, DROPOUT],
+    tasks=TASKS,
 )
 def regularisation(context: CheckContext) -> CheckResult:
     """Whether the regularisers leave the student something to learn."""

@@ -13,6 +13,7 @@ from stillroom.diagnose.remedies import path_in, two_digits
 from stillroom.losses.registry import labels_alone, loss_class
 from stillroom.schema.diagnosis import Plot, Remedy, Verdict
 from stillroom.schema.predictions import paired_margin
+from stillroom.tasks import TASKS
 
 TEACHER_SHARE = Limits(
     warning=0.1,
@@ -90,6 +91,7 @@ def _scheduled_share(run: RunRecord) -> float | None:
     limits=[TEACHER_SHARE],
     problem="The teacher is ignored",
     title="Weight of the teacher",
+    tasks=TASKS,
 )
 def kd_ignored(run: RunRecord) -> CheckResult:
     """Whether the student learned from its teacher at all."""

@@ -61,7 +61,9 @@ def has_collapsed(run: RunRecord) -> bool:
 
 
 def is_at_chance(run: RunRecord) -> bool:
-    """Whether the last evaluation is no better than a model that ignores the image."""
+    """Whether the last evaluation is no better than a model that ignores the image, of single-label data."""
+    if run.task != "single_label":
+        return False
     chance, nats = chance_accuracy(run), chance_nll(run)
     top1, nll = last(run.test, "top1"), last(run.test, "nll")
     if chance is None or nats is None or top1 is None or nll is None or run.student is None:

@@ -16,6 +16,7 @@ from stillroom.losses.registry import is_custom, loss_class
 from stillroom.recipe import Recipe
 from stillroom.run.records import load_run_recipe
 from stillroom.schema.base import read_jsonl, read_optional
+from stillroom.schema.measures import MultiLabelMeasures, RegressionMeasures
 from stillroom.schema.predictions import (
     PREDICTIONS,
     ImageScores,
@@ -40,6 +41,7 @@ from stillroom.schema.run import (
     WeightDistanceLine,
     read_timing,
 )
+from stillroom.tasks import Task
 
 # Student's t at 95% by the number of runs, of the spread of that many.
 _T95 = {2: 12.7, 3: 4.3, 4: 3.2, 5: 2.8}
@@ -101,6 +103,9 @@ class RunRecord:
     # fingerprint of the data, hash of the budget; None of a run that did not end.
     identity: tuple[str, int, str, str] | None = None
     baselines: tuple[RunRecord, ...] = ()  # the same student trained on labels alone, of a distilled run
+    task: Task = "single_label"  # what the labels are; top-1 and classes are of single-label data alone
+    # The teacher's measures of multi-label or regression data.
+    teacher_measures: MultiLabelMeasures | RegressionMeasures | None = None
     quality: DataQuality | None = None  # copies among the images, sizes of the classes; None of a run that did not end
 
     @property
@@ -204,7 +209,9 @@ class RunRecord:
     def student_answers(self) -> ImageScores | None:
         """The student's prediction for each test image."""
         found = self.predictions
-        return None if found is None else score_images(found.student_logits, found.labels)
+        if found is None or found.task != "single_label":
+            return None
+        return score_images(found.student_logits, found.labels)
 
     @cached_property
     def teacher_answers(self) -> ImageScores | None:
@@ -261,7 +268,11 @@ def read_run(path: Path) -> RunRecord:
     predictions = None
     if summary is not None and (path / PREDICTIONS).is_file():
         predictions = read_predictions(
-            path / PREDICTIONS, count=summary.count, classes=summary.data.classes, reference=summary.reference
+            path / PREDICTIONS,
+            count=summary.count,
+            classes=summary.data.classes,
+            reference=summary.reference,
+            task=summary.task,
         )
     return RunRecord(
         path=path,
@@ -269,7 +280,7 @@ def read_run(path: Path) -> RunRecord:
         finished=finished,
         train=tuple(row for split, row in rows if split == "train"),
         test=tuple(row for split, row in rows if split == "test"),
-        student=summary.student if summary is not None else None,
+        student=summary.student if summary is not None and summary.task == "single_label" else None,
         teacher=None if summary is None else _fixed_teacher(summary, recipe),
         is_distilled=summary.distilled if summary is not None else is_distilled,
         classes=summary.data.classes if summary is not None else None,
@@ -281,6 +292,8 @@ def read_run(path: Path) -> RunRecord:
         terms=summary.losses if summary is not None and len(summary.losses) == len(recipe.losses) else (),
         quality=summary.data.quality if summary is not None else None,
         identity=_identity(summary) if summary is not None else None,
+        task=recipe.data.task or "single_label",
+        teacher_measures=summary.teacher.measures if summary is not None and summary.teacher is not None else None,
     )
 
 

@@ -14,6 +14,7 @@ from stillroom.diagnose.checks.run.record import RunRecord
 from stillroom.diagnose.remedies import USUAL_RATE, path_in, two_digits, usual_decay
 from stillroom.losses.registry import loss_class
 from stillroom.schema.diagnosis import Remedy, Verdict
+from stillroom.tasks import TASKS
 from stillroom.train.folder import is_being_written
 from stillroom.train.optimisation import full_rate_steps
 
@@ -69,6 +70,7 @@ _SMALL = 16
     ),
     problem="The run did not end",
     title="End of the run",
+    tasks=TASKS,
 )
 def unfinished(run: RunRecord) -> CheckResult:
     """Whether the run was trained to its end."""
