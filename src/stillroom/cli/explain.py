@@ -61,7 +61,7 @@ def explain(
         ),
     ] = "auto",
     passes: Annotated[
-        int | None, typer.Option("--passes", help="Most network passes an image and checkpoint; default: 232.")
+        int | None, typer.Option("--passes", help="Most network passes an image and checkpoint; default: 600.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the noise and of the intervals.")] = 0,
     attribute: Annotated[
