@@ -2,6 +2,7 @@
 two processes do what one does.
 
     python benchmarks/losses_train.py                    # all: docs/results/losses-train.md
+    python benchmarks/losses_train.py --folder F         # the same, in a folder that a second call goes on with
     python benchmarks/losses_train.py --losses crd ctkd  # some of them, printed only
 
 The recipe differs in `losses` alone: the loss on labels and this one, or this one where it stands alone; each loss on
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -109,6 +111,7 @@ def two_processes(folder: Path, names: Sequence[str], teacher: Path, task: Task)
     logs = []
     for processes in (1, 2):
         place = folder / f"with-{processes}"
+        shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         (place / "recipe.json").write_text(json.dumps(made))
         command = [*launcher(processes), "-m", "stillroom", "distill", "recipe.json", "--out", "run"]
@@ -147,15 +150,26 @@ def report(names: Sequence[str], folder: Path) -> str:
             "losses": default_losses(task, teacher=False),
         }
         training = {"epochs": 4, "device": "cpu", "precision": "float32"}
-        execute(parse_recipe({**plain, "training": training}), folder / task / "teacher")
+        place = folder / task / "teacher"
+        execute(parse_recipe({**plain, "training": training}), place, resume=place.exists())
         teacher = folder / task / "teacher" / "student.safetensors"
         shared = [name for name in mine if not needs_network(name)]
-        found = two_processes(folder / task, shared, teacher, task) if shared else {}
+        kept = folder / task / "apart.json"
+        found = json.loads(kept.read_text()) if kept.exists() else {}
+        if shared and not found:
+            found = two_processes(folder / task, shared, teacher, task)
+            kept.write_text(json.dumps(found))
         apart |= {(name, task): value for name, value in found.items()}
         for name in mine:
             student = {"name": "resnet8", "options": {"width": 4}}
             made = parse_recipe(recipe(name, teacher, task, student=student))
             whole, measure = folder / task / f"{name}-whole", TASK_INFO[task].primary
+            row = folder / task / f"{name}.json"
+            if row.exists():
+                rows.append(tuple(json.loads(row.read_text())))
+                continue
+            for place in (whole, folder / task / f"{name}-stopped"):
+                shutil.rmtree(place, ignore_errors=True)
             execute(made, whole, hooks=[StopAt(-1)], latency=False)
             before, after = fall(whole, name)
             same = resumes(made, whole, folder / task / f"{name}-stopped")
@@ -163,6 +177,7 @@ def report(names: Sequence[str], folder: Path) -> str:
             difference = f"{found[name]:.1e}" if name in found else "–"
             level = f"{measure.title} {measure.written(level)}"
             rows.append((f"`{name}` | {task}", before, after, after < before, same, difference, level))
+            row.write_text(json.dumps(rows[-1]))
             print(*rows[-1], file=sys.stderr)
     fell = sum(row[3] for row in rows)
     lines = [
@@ -191,10 +206,12 @@ def report(names: Sequence[str], folder: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--losses", nargs="+", choices=list(losses()), help="some of them; printed only")
+    parser.add_argument("--folder", type=Path, help="where runs are kept: the same one goes on with them")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["STILLROOM_CACHE"] = str(Path(folder) / "cache")
-        page = report(chosen.losses or list(losses()), Path(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = chosen.folder or Path(temporary)
+        os.environ["STILLROOM_CACHE"] = str(folder.resolve() / "cache")
+        page = report(chosen.losses or list(losses()), folder)
     if chosen.losses:
         print(page)
     else:

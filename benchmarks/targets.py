@@ -32,6 +32,7 @@ from stillroom.recipe import parse_recipe
 from stillroom.run.run import execute
 from stillroom.study.compare import compare
 from stillroom.study.config import parse_study
+from stillroom.study.engine.in_process import InProcessEngine
 from stillroom.tasks import TASK_INFO, Task
 
 OUT = Path("docs/results/targets.md")
@@ -124,7 +125,7 @@ def section(task: Task, folder: Path) -> list[str]:
     """The table of a study."""
     columns = (mosaics if task == "multi_label" else turned)(folder / "data")
     study = parse_study(study_of(task, folder, columns))
-    compare(study, folder / "study", workers=1)
+    compare(study, folder / "study", lambda where, threads: InProcessEngine())
     results = json.loads((folder / "study" / "results.json").read_text())
     info = TASK_INFO[task]
     level = json.loads((folder / "teacher" / "summary.json").read_text())["measures"]
