@@ -46,7 +46,7 @@ def watch_steps(until: int) -> Callable[[], dict[str, Any]]:
     def after(optimizer: torch.optim.Optimizer, arguments: Any, options: Any) -> None:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                running.update(parameter.detach().cpu().contiguous().view(-1).numpy().tobytes())
+                running.update(parameter.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         running.update(torch.get_rng_state().numpy().tobytes())
         steps[0] += 1
         if steps[0] == until:

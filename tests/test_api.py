@@ -120,20 +120,6 @@ def test_any_dataset_gives_the_same_run(tmp_path: Path, kind: str) -> None:
     assert torch.equal(plain.student[1].weight, other.student[1].weight)  # type: ignore[index]
 
 
-class Flipping(Pictures):
-    """A dataset with a random transform, as torchvision's are often made."""
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image, label = self.data[index]
-        return image + torch.randint(0, 50, (), dtype=torch.uint8), int(label)
-
-
-def test_a_dataset_that_transforms_at_random_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(sr.BadInput, match=r"train: got 'Flipping'.*random transforms.*set augmentation"):
-        distill(tmp_path / "run", train=Flipping("tensor"))
-    assert not (tmp_path / "run").exists()
-
-
 def test_floats_train_as_they_are_augmented_too(tmp_path: Path) -> None:
     floats = TensorDataset(torch.randn(64, 1, 8, 8), torch.arange(64) % CLASSES)
     run = distill(tmp_path / "run", train=floats, test=floats, augmentation={"flip": True, "pad_crop": 1}, **AS_GIVEN)

@@ -301,11 +301,11 @@ def test_bad_arguments_are_one_line(
 
 
 def test_a_file_of_a_package_may_import_relatively(script: Path) -> None:
-    (script / "mine").mkdir()
-    (script / "mine" / "__init__.py").write_text("")
-    (script / "mine" / "parts.py").write_text("def kd(student_logits, teacher_logits): ...\n")
-    (script / "mine" / "losses.py").write_text("from .parts import kd\n")
-    assert load_loss("mine/losses.py:kd").__name__ == "kd"
+    (script / "package_of_losses").mkdir()
+    (script / "package_of_losses" / "__init__.py").write_text("")
+    (script / "package_of_losses" / "parts.py").write_text("def kd(student_logits, teacher_logits): ...\n")
+    (script / "package_of_losses" / "losses.py").write_text("from .parts import kd\n")
+    assert load_loss("package_of_losses/losses.py:kd").__name__ == "kd"
 
 
 def test_a_script_that_parses_its_arguments_at_import_is_refused(

@@ -74,7 +74,7 @@ def lesson_of(loss: Any) -> tuple[LossInputs, dict[str, Tensor], dict[str, Tenso
     means = {of: 0.5 + place for place, of in enumerate(loss.requires.fisher_means)}
     tails = {tap: tails_of("cnn")[tap] for tap in loss.requires.tails}
     logits = torch.randn(6, 10, generator=draw)
-    output = ModelOutput(logits, features, weights, means, tails)
+    output = ModelOutput(logits, features, weights, means, tails=tails)
     inputs = LossInputs(ModelOutput(logits, student), output, torch.zeros(6), torch.arange(6), progress=0.0)
     mapped = dict(zip(features, (r(h) for r, h in zip(loss.connectors, student.values(), strict=True)), strict=True))
     return inputs, mapped, student

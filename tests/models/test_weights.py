@@ -374,7 +374,7 @@ def test_a_file_of_weights_loads_or_is_refused_in_one_line(oddities: ModuleType,
 
 def test_a_new_head_is_the_one_that_was_drawn(make, tmp_path) -> None:
     save_weights(other(make, classes=7), tmp_path / "net.safetensors")
-    facts = SimpleNamespace(num_classes=10, channels=3, image_size=32)
+    facts = SimpleNamespace(num_classes=10, channels=3, image_size=32, vocabulary=None)
     config = ModelConfig(name="resnet8", options={"width": 4}, weights=str(tmp_path / "net.safetensors"), head="new")
     torch.manual_seed(5)
     drawn = build_model(config.without_weights(), facts, "student")

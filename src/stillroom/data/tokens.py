@@ -104,7 +104,7 @@ def text_view(
     >>> tokens = Tokenization(10, (2, 3, 4), 4, "{}")
     >>> config = AugmentationConfig(span_mask=0.4)
     >>> [text_view(ids, np.array([5]), config, view, tokens).tolist() for view in (0, 1)]
-    [[[2, 4, 4, 9, 3, -1]], [[2, 7, 4, 4, 3, -1]]]
+    [[[2, 4, 8, 9, 3, -1]], [[2, 4, 8, 9, 3, -1]]]
     """
     if not (config.token_dropout or config.span_mask):
         return ids

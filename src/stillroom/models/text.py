@@ -73,6 +73,7 @@ class TextEncoder(nn.Module):
 
     Shapes: ids int32 [B, L] → logits [B, num_classes].
 
+    >>> import torch
     >>> model = TextEncoder(100, 16, 3, dim=8, depth=1, heads=2).eval()
     >>> ids = torch.tensor([[2, 7, 3, -1, -1]], dtype=torch.int32)
     >>> torch.allclose(model(ids), model(ids[:, :3]), atol=1e-6)
@@ -164,6 +165,7 @@ class TextLSTM(nn.Module):
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """The mean over tokens alone: [B, L, d], bool [B, L] → [B, d].
 
+    >>> import torch
     >>> masked_mean(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]])).tolist()
     [[2.0]]
     """

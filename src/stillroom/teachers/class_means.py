@@ -26,7 +26,7 @@ class ClassMeans:
     ...                    torch.tensor([1.0, 3.0, 0.0]).double())
     >>> round(float(means.log_confidence.exp()), 3), round(float(means.log_doubt.exp()), 3)
     (0.75, 0.25)
-    >>> means.log_relations.exp()[0].tolist()
+    >>> [round(each, 3) for each in means.log_relations.exp()[0].tolist()]
     [0.0, 0.75, 0.25]
     """
 
