@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stillroom.diagnose import loop, loss, recipe, run, setup
+from stillroom.diagnose import loop, loss, recipe, run, setup, study
 from stillroom.diagnose.check import Check
-from stillroom.diagnose.checks.study import table
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ DOORS = (
     Door("recipe", "stillroom diagnose recipe.yaml", "Before `stillroom distill`.", recipe.CHECKS),
     Door("run", "stillroom diagnose runs/kl", "After it.", run.CHECKS),
     Door("study", "stillroom diagnose studies/x", "After `stillroom compare`: whether the table can be believed; then "
-         "the checks of a run, for each method.",
-         (table.unequal, table.failed_runs, table.too_few_seeds, table.baseline_not_tuned)),
+         "the checks of a run, for each method.", study.CHECKS),
 )  # fmt: skip
 
 
