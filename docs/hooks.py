@@ -14,6 +14,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
+from stillroom.cli.checklist import cell
+
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)]*)?\)")
 
 
@@ -58,7 +60,7 @@ def commands() -> Iterator[str]:
         yield from ("| argument | what |", "|---|---|")
         for each in command.params:
             names = " ".join(f"`{option}`" for option in each.opts if option.startswith("-")) or f"`{_metavar(each)}`"
-            yield f"| {names} | {_cell(getattr(each, 'help', '') or '')} |"
+            yield f"| {names} | {cell(getattr(each, 'help', '') or '')} |"
         yield ""
 
 
@@ -81,7 +83,7 @@ def schema(what: str) -> Iterator[str]:
 def _rows(node: Mapping[str, Any], known: Mapping[str, Any], place: str, above: frozenset[str]) -> Iterator[str]:
     for key, field in node.get("properties", {}).items():
         default = f"`{field['default']}`" if "default" in field else ""
-        yield f"| `{place}{key}` | {_type(field)} | {_cell(default)} | {_cell(field.get('description', ''))} |"
+        yield f"| `{place}{key}` | {_type(field)} | {cell(default)} | {cell(field.get('description', ''))} |"
         names = [name for name in _references(field) if name not in above]
         # A union of losses has a page of its own.
         if len(names) == 1 and not (key == "recipe" and place == ""):
@@ -153,7 +155,3 @@ def python_reference() -> Iterator[str]:
 def _literal(text: str) -> str:
     """A help text as Markdown, which it is but for brackets that look like links."""
     return re.sub(r"\[(?=[^\]]*\])", r"\\[", text.replace("\b", ""))
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")

@@ -146,13 +146,13 @@ def _lines() -> Iterator[str]:
         yield "| check | what it looks for | where its verdict turns |"
         yield "|---|---|---|"
         for check in door.checks:
-            yield f"| `{check.id}` | {_cell(_finds(check))} | {_cell(check.threshold)} |"
+            yield f"| `{check.id}` | {cell(_finds(check))} | {cell(check.threshold)} |"
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Text as a cell of a Markdown table.
 
-    >>> _cell("a | b")
+    >>> cell("a | b")
     'a \\\\| b'
     """
     return " ".join(text.split()).replace("|", "\\|")
