@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
 from pathlib import Path
 
@@ -88,3 +90,17 @@ def test_the_page_of_symptoms_is_that_of_the_checks() -> None:
 
     # python -c "from stillroom.cli.checklist import symptom_page as s; print(s(), end='')" > docs/symptoms.md
     assert (ROOT / "docs" / "symptoms.md").read_text() == symptom_page()
+
+
+def test_every_check_is_listed() -> None:
+    from stillroom.cli.checklist import DOORS
+    from stillroom.diagnose import checks
+    from stillroom.diagnose.check import Check
+
+    modules = [
+        importlib.import_module(info.name) for info in pkgutil.walk_packages(checks.__path__, f"{checks.__name__}.")
+    ]
+    made = [each for module in modules for each in vars(module).values() if isinstance(each, Check)]
+    listed = [check for door in DOORS for check in door.checks]
+    assert made
+    assert [each.id for each in made if each not in listed] == []

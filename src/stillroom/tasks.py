@@ -27,6 +27,11 @@ class Measure:
     higher_is_better: bool
     meaning: str  # for the glossary
 
+    @property
+    def best(self) -> float:
+        """A perfect model's value, of a measure that is better where it is higher."""
+        return 100.0 if self.unit == "%" else 1.0
+
     def written(self, value: float | None) -> str:
         """A value with its unit; a dash for none."""
         if value is None:

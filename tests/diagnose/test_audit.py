@@ -753,6 +753,16 @@ def test_an_audit_leaves_every_bit_as_it_is(style: str) -> None:
     assert torch.equal(first_rest[1], second_rest[1])
 
 
+def test_steps_that_pull_the_teacher_are_counted_once_however_many_terms_do() -> None:
+    loop = Loop(student=Student(), teacher=Student(), optimizer=co_trained)
+    loop.ask = lambda loop, x, number: loop.teacher(x)
+    loop.loss = lambda loop, z, t, y: F.cross_entropy(z, y) + F.cross_entropy(t, y) + kd(z, t) + kd(z, t)
+    (finding,) = loop.diagnosis().problems
+    assert finding.check == "teacher_gradient"
+    assert finding.evidence["steps"] <= loop.steps
+    assert f"{finding.evidence['steps']} of {finding.evidence['steps']} watched steps" in finding.summary
+
+
 def test_after_an_audit_torch_is_as_before() -> None:
     names = ["__call__", "zero_grad", "load_state_dict"]
     before = [getattr(nn.Module, name) for name in names], torch.autograd.backward, torch.compile

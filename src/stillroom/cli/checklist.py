@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from stillroom.diagnose import loop, loss, recipe, run, setup
+from stillroom.diagnose import loop, loss, recipe, run, setup, study
 from stillroom.diagnose.check import Check
-from stillroom.diagnose.checks.study import table
+from stillroom.diagnose.checks.recipe import targets
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ DOORS = (
     Door("set-up", "sr.check_setup(teacher, student, loader, loss=…, optimizer=…)", "Models and data of your own, "
          "before a loop of your own; a few batches, nothing is trained.", setup.CHECKS),
     Door("loop", "stillroom audit train.py", "A training script of your own, unchanged.", loop.CHECKS),
-    Door("recipe", "stillroom diagnose recipe.yaml", "Before `stillroom distill`.", recipe.CHECKS),
-    Door("run", "stillroom diagnose runs/kl", "After it.", run.CHECKS),
+    Door("recipe", "stillroom diagnose recipe.yaml", "Before `stillroom distill`.",
+         (*targets.CHECKS, *recipe.CHECKS)),
+    Door("run", "stillroom diagnose runs/kl", "After it.", run.checks_of("multi_label")),
     Door("study", "stillroom diagnose studies/x", "After `stillroom compare`: whether the table can be believed; then "
-         "the checks of a run, for each method.",
-         (table.unequal, table.failed_runs, table.too_few_seeds, table.baseline_not_tuned)),
+         "the checks of a run, for each method.", study.CHECKS),
 )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from stillroom.cli.app import (
     resumable,
 )
 from stillroom.errors import BadInput
-from stillroom.tasks import TASK_INFO, TASKS, Measure
+from stillroom.tasks import TASK_INFO, TASKS
 
 if TYPE_CHECKING:
     from stillroom.pipeline import Request
@@ -298,8 +298,7 @@ def evaluate(
     notes = {"top1": f"{result.get('correct', 0):,} of {result['count']:,}", "ece": "15 bins, 0 is best"}
     rows = [[each.title, each.written(result[each.name]), notes.get(each.name, each.unit.strip("%"))] for each in found]
     each_output = {"multi_label": "class_ap", "regression": "target_r2"}.get(images.task, "")
-    unit = Measure("", "", "%" if images.task == "multi_label" else "", info.primary.digits, True, "")
-    rows += [[f"  {name}", unit.written(value), ""] for name, value in result.get(each_output, {}).items()]
+    rows += [[f"  {name}", info.primary.written(value), ""] for name, value in result.get(each_output, {}).items()]
     Console(highlight=False).print(table(f"{model} on {images.name} {split}", ["", "value", ""], rows))
 
 

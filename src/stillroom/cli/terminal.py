@@ -135,6 +135,6 @@ def summary_table(summary: dict[str, Any]) -> Table:
     info = TASK_INFO[sides[0].get("task", "single_label")]
     measures = (*info.measures, *info.compared)
     rows = [[heading(each), *(each.written(side.get(each.name)) for side in sides)] for each in measures]
-    sizes = [[f"{side[key]:,}" if side.get(key) is not None else "–" for side in sides] for _, key in _SIZES]
-    rows += [[title, *cells] for (title, _), cells in zip(_SIZES, sizes, strict=True)]
+    for title, key in _SIZES:
+        rows.append([title, *(f"{side[key]:,}" if side.get(key) is not None else "–" for side in sides)])
     return table(str(summary["name"]), columns, [row for row in rows if any(cell != "–" for cell in row[1:])])

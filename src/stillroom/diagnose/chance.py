@@ -1,13 +1,17 @@
-"""Tests and bounds for counts of images: what a small sample can prove."""
+"""Tests and bounds for counts of images, what a small sample can prove; and measures next to those of chance."""
 
 from __future__ import annotations
 
 import math
 
+from stillroom.tasks import Measure
+
 # One false alarm in a thousand diagnoses of a correct recipe, for each check.
 ALPHA = 1e-3
 # The one-sided normal quantile at that level.
 _Z = 3.0902
+# Share of the way from chance to a perfect model below which nothing was learned.
+NOTHING = 0.02
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -84,3 +88,13 @@ def difference_bound(first: tuple[int, int], second: tuple[int, int]) -> float:
     """
     (p, n), (q, m) = (((count + 0.5) / (total + 1), total) for count, total in (first, second))
     return p - q - _Z * math.sqrt(p * (1 - p) / n + q * (1 - q) / m)
+
+
+def is_near_chance(measure: Measure, level: float, chance: float) -> bool:
+    """Whether a model has gone less than ``NOTHING`` of the way from chance to a perfect one; NaN has gone none.
+
+    >>> from stillroom.tasks import TASK_INFO
+    >>> is_near_chance(TASK_INFO["regression"].primary, 0.01, 0.0)
+    True
+    """
+    return not level - chance >= NOTHING * (measure.best - chance)

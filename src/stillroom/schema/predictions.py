@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from stillroom.errors import BadInput
 from stillroom.files import verify
 from stillroom.schema.base import clean
+from stillroom.schema.measures import image_losses
 from stillroom.tasks import TASKS, Task
 
 Floats = NDArray[np.floating[Any]]
@@ -285,6 +286,18 @@ def paired_margin(first: Bools, second: Bools) -> float:
     """
     difference = first.astype(np.float64) - second.astype(np.float64)
     return 100 * _NORMAL_95 * float(difference.std()) / math.sqrt(len(difference))
+
+
+def loss_gap(task: Task, outputs: Floats, others: Floats, targets: NDArray[Any]) -> tuple[float, float]:
+    """By how much the mean loss of an image is above that of other outputs, and half the 95% interval of that.
+
+    As :func:`paired_margin`, of multi-label and regression data.
+
+    >>> loss_gap("regression", np.array([[1.0], [3.0]]), np.array([[1.0], [1.0]]), np.array([[1.0], [1.0]]))[0]
+    2.0
+    """
+    difference = image_losses(task, outputs, targets) - image_losses(task, others, targets)
+    return float(difference.mean()), _NORMAL_95 * float(difference.std()) / math.sqrt(len(difference))
 
 
 def margin_of_counts(first: float, second: float, count: int) -> float:

@@ -272,7 +272,7 @@ class Watch:
         self._window_backwards: list[tuple[facts.Raw, float | None, bool]] = []
         self._window_optimizers: list[torch.optim.Optimizer] = []
         self._window_events: list[tuple[str, str | None]] = []
-        self._window_graded: list[tuple[Call, list[str]]] = []
+        self._window_graded: list[tuple[Call, dict[str, nn.Parameter]]] = []
         self._window_update: tuple[list[Tensor], list[Tensor], float | None] | None = None
         self._window_stuck: float | None = None
         self._window_clipped: tuple[float, set[int]] | None = None
@@ -600,8 +600,8 @@ class Watch:
                 continue
             seen.add(id(call.module))
             with _past_modes():
-                names = [n for n, p in _all_parameters(call.module) if p.grad is not None]
-            self._window_graded.append((call, names))
+                graded = {n: p for n, p in _all_parameters(call.module) if p.grad is not None}
+            self._window_graded.append((call, graded))
 
     def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         if not self._mine():
@@ -1037,9 +1037,9 @@ class Watch:
             step.clipped_for = next((self._network(each) for each in owners), None)
         step.escaped = bool(tape.escaped)
         step.pulled = self._pulled_targets()
-        for call, names in self._window_graded:
+        for call, graded in self._window_graded:
             flows = any(each.gradient for each in step.calls if each.network is self._network(call.module))
-            left_out = self._left_out(call, names) if flows else None
+            left_out = self._left_out(call, graded) if flows else None
             if left_out is not None:
                 step.left_out.append(left_out)
 
@@ -1102,8 +1102,7 @@ class Watch:
         tape = self._tape
 
         def networks(tensor: Tensor) -> list[nn.Module]:
-            gradient = tape.bits(tensor)[1]
-            calls = (source.call for index, source in enumerate(tape.sources) if gradient >> index & 1)
+            calls = (source.call for source in facts.bits(tape.bits(tensor)[1], tape.sources))
             return [call.module for call in calls if call is not None and self._held(call.module) > 0]
 
         pairs = []
@@ -1200,10 +1199,9 @@ class Watch:
             scaled=scaled,
         )
 
-    def _left_out(self, call: Call, names: list[str]) -> LeftOut | None:
+    def _left_out(self, call: Call, graded: dict[str, nn.Parameter]) -> LeftOut | None:
         module = call.module
-        named = dict(_all_parameters(module))
-        missing = [n for n in names if n in named and named[n].requires_grad and id(named[n]) not in self._learners]
+        missing = {n: p for n, p in graded.items() if p.requires_grad and id(p) not in self._learners}
         if not missing:
             return None
         network = self._network(module)
@@ -1211,8 +1209,9 @@ class Watch:
         learner = self._held(module) > 0
         from_student = any(self._held(each.module) > 0 for each in sources)
         role: Role = "student" if learner or from_student or sources else "teacher"
-        share = sum(named[n].numel() for n in missing) / max(1, sum(p.numel() for p in named.values()))
-        fresh = any(self._is_fresh(named[each]) for each in missing)
+        every = dict(_all_parameters(module)).values()
+        share = sum(p.numel() for p in missing.values()) / max(1, sum(p.numel() for p in every))
+        fresh = any(self._is_fresh(each) for each in missing.values())
         where = str(call.place) if call.place else None
         return LeftOut(network, tuple(missing), share, role, where, fresh)
 

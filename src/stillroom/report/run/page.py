@@ -143,10 +143,7 @@ def run_page(runs: Sequence[tuple[str, RunData]]) -> Values:
     """Work out what the page shows; the first run is what it is about, each run comes with its name."""
     run, others = runs[0][1], list(runs[1:])
     labels = words.labels_run(run, [each for _, each in others])
-    members = [
-        Member(name if place else f"Student: {name}", other(place - 1) if place else "student", each)
-        for place, (name, each) in enumerate(runs)
-    ]
+    members = _members(runs)
     parts = _prediction_parts(members)
     curves, tasks = curve_charts(members), tasks_section(members)
     rescaling, relations = rescaling_section(run), relations_section(members)
@@ -186,17 +183,19 @@ def run_page(runs: Sequence[tuple[str, RunData]]) -> Values:
 def _targets_page(runs: Sequence[tuple[str, RunData]]) -> Values:
     """What the page of multi-label or regression data shows; the first run is what it is about."""
     run, others = runs[0][1], list(runs[1:])
-    members = [
-        Member(name if place else f"Student: {name}", other(place - 1) if place else "student", each)
-        for place, (name, each) in enumerate(runs)
-    ]
-    labels = words.labels_run(run, [each for _, each in others])
-    shown = targets_values(members, labels)
+    shown = targets_values(_members(runs), words.labels_run(run, [each for _, each in others]))
     shown.notices = notices(run, others)
     shown.hashes = _hash_rows([each for _, each in runs])
     shown.command = f"stillroom {_command(run)} recipe.yaml --out RUN"
     shown.glossary |= {name: GLOSSARY[name] for name in ("Parameters", "Multiply-adds", "Size on disk")}
     return shown
+
+
+def _members(runs: Sequence[tuple[str, RunData]]) -> list[Member]:
+    return [
+        Member(name if place else f"Student: {name}", other(place - 1) if place else "student", each)
+        for place, (name, each) in enumerate(runs)
+    ]
 
 
 def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:

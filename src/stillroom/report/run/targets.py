@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,12 +12,11 @@ from stillroom.report.formats import DASH, decimal, scaled, signed, whole
 from stillroom.report.run import words
 from stillroom.report.run.charts import Member, css_dash, curve_charts
 from stillroom.report.run.data import RunData
-from stillroom.schema.measures import MultiLabelMeasures, RegressionMeasures, image_losses
-from stillroom.schema.predictions import Predictions
+from stillroom.schema.measures import MultiLabelMeasures, RegressionMeasures
+from stillroom.schema.predictions import Predictions, loss_gap
 from stillroom.schema.run import RunSummary, TeacherSummary
 from stillroom.tasks import TASK_INFO, Measure
 
-_NORMAL_95 = 1.959964
 # Targets that are drawn, and images of each, evenly spread.
 _DRAWN, _DOTS = 6, 400
 _SIZES = (("Parameters", "parameters", ""), ("Multiply-adds", "multiply_adds", ""), ("Size on disk", "bytes", "B"))
@@ -85,9 +83,7 @@ def _gap(run: RunData, other: RunData) -> tuple[float, float] | None:
     mine, theirs = run.predictions, other.predictions
     if mine is None or theirs is None or not np.array_equal(mine.labels, theirs.labels):
         return None
-    own, others = (image_losses(each.task, each.student_logits, each.labels) for each in (mine, theirs))
-    difference = own - others
-    return float(difference.mean()), _NORMAL_95 * float(difference.std()) / math.sqrt(len(difference))
+    return loss_gap(mine.task, mine.student_logits, theirs.student_logits, mine.labels)
 
 
 def _tiles(run: RunData, labels: RunData | None) -> list[Tile]:
@@ -110,7 +106,7 @@ def _bars(run: RunData, members: Sequence[Member]) -> list[Values]:
     measure = _primary(run)
     held = [(run.teacher_title(name), "teacher", _level(one)) for name, one in run.summary.teachers.items()]
     held += [(member.name, member.colour, _level(member.run.summary)) for member in members]
-    full = 100.0 if measure.unit == "%" else 1.0
+    full = measure.best
     return [
         Values(name=name, colour=colour, percent=measure.written(value), width=round(max(100 * value / full, 0), 2))
         for name, colour, value in held
@@ -156,7 +152,6 @@ def _outputs(members: Sequence[Member]) -> Values:
     """The measure of each class or target, of each model."""
     run, sides = members[0].run, _sides(members)
     measure = _primary(run)
-    unit = Measure("", "", measure.unit, measure.digits, True, "")
     by_model = [_by_output(side.measures) for *_, side in sides]
     names = list(_by_output(run.summary.measures))
     held = run.predictions
@@ -165,7 +160,7 @@ def _outputs(members: Sequence[Member]) -> Values:
         Values(
             name=name,
             count=whole(int(counts[place])) if counts is not None else DASH,
-            cells=[(unit.written(each.get(name)), each.get(name)) for each in by_model],
+            cells=[(measure.written(each.get(name)), each.get(name)) for each in by_model],
         )
         for place, name in enumerate(names)
     ]

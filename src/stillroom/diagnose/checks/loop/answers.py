@@ -22,9 +22,9 @@ ALIKE = Limits(warning=0.9, problem=0.6, why="Augmentation moves some decisions,
 
 # How much targets differ from row to row, as a share of their size.
 CONSTANT = Limits(1e-3, 1e-4, "Softened answers of a trained teacher differ by a tenth and more, features by a half.")
-# By how much a teacher may name fewer labels than a network of its shape did when the script had trained it.
 # A share of the way from chance to all labels.
 BARELY = 0.25
+# By how much a teacher may name fewer labels than a network of its shape did when the script had trained it.
 UNLIKE_TRAINED = Limits(0.15, 0.3, "Augmentation and other images of the same kind cost ten points, not thirty.")
 
 
@@ -402,15 +402,11 @@ def teacher_weak(context: LoopContext) -> CheckResult:
                 location=_loaded_at(context) or most_common([each.place for _, each in context.answers]),
             )
     guessed = chance(labels, teacher.shape[1])
+    above = exceeds_chance(round(share * len(labels)), len(labels), guessed)
     barely = guessed + BARELY * (1 - guessed)
     # Of the next of thousands of words a good teacher names few; of two classes a quarter of the way is much.
     plain = guessed < 0.34 and teacher.shape[1] <= 1000 and all(len(each.shape) == 2 for _, each in context.answers)
-    if (
-        plain
-        and len(labels) >= 200
-        and share < barely
-        and exceeds_chance(round(share * len(labels)), len(labels), guessed)
-    ):
+    if plain and above and len(labels) >= 200 and share < barely:
         return CheckResult(
             "problem",
             f"The teacher names {share:.0%} of {len(labels)} training labels; chance names {guessed:.0%}.",
@@ -418,7 +414,7 @@ def teacher_weak(context: LoopContext) -> CheckResult:
             Remedy("Train the teacher first: look at where its training ends, and at its input."),
             location=most_common([each.place for _, each in context.answers]),
         )
-    if share < 0.6 and exceeds_chance(round(share * len(labels)), len(labels), guessed):
+    if above and share < 0.6:
         return CheckResult(
             "warning",
             f"The teacher names {share:.0%} of {len(labels)} training labels.",

@@ -128,16 +128,17 @@ class LoopContext:
     @lazy
     def student_knows(self) -> bool:
         """Whether the student answers better than chance before it has learnt: its weights are no random ones."""
-        for step in self.steps[:1]:
-            for each in (found.answers for found in step.backwards if found.answers is not None):
-                for wanted in (each.labels, each.teacher.argmax(1) if each.teacher is not None else None):
-                    valid = wanted[: len(each.student)] >= 0 if wanted is not None else torch.zeros(0)
-                    if wanted is None or not bool(valid.any()):
-                        continue
-                    named = wanted[: len(valid)][valid]
-                    right = int((each.student[: len(valid)][valid].argmax(1) == named).sum())
-                    if exceeds_chance(right, len(named), chance(named, each.student.shape[1])):
-                        return True
+        first = [found.answers for step in self.steps[:1] for found in step.backwards if found.answers is not None]
+        for each in first:
+            for wanted in (each.labels, each.teacher.argmax(1) if each.teacher is not None else None):
+                if wanted is None:
+                    continue
+                count = min(len(wanted), len(each.student))
+                valid = wanted[:count] >= 0
+                named, logits = wanted[:count][valid], each.student[:count][valid]
+                right = int((logits.argmax(1) == named).sum())
+                if len(named) and exceeds_chance(right, len(named), chance(named, logits.shape[1])):
+                    return True
         return False
 
     @property

@@ -200,13 +200,14 @@ def _moved(calls: Calls, version: Callable[[CallFacts], int]) -> bool:
 def teacher_gradient(context: LoopContext) -> CheckResult:
     teachers = set(context.teachers)
     pulled = [each for step in context.steps for each in step.pulled if each[0] not in teachers]
-    if len(pulled) > 0.5 * len(context.steps):
+    steps = sum(any(network not in teachers for network, _ in step.pulled) for step in context.steps)
+    if steps > 0.5 * len(context.steps):
         network = pulled[0][0]
         return CheckResult(
             "problem",
             f"{network.label} learns, and is the target of the other network's divergence, whose gradient flows into "
-            f"it, too: it is pulled towards its student in {_of(len(pulled), len(context.steps))}.",
-            {"steps": len(pulled), "teacher": network.label},
+            f"it, too: it is pulled towards its student in {_of(steps, len(context.steps))}.",
+            {"steps": steps, "teacher": network.label},
             Remedy("Detach the target.", code="teacher_logits = teacher_logits.detach()"),
             location=most_common([place for _, place in pulled]),
         )

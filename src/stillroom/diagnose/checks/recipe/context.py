@@ -335,9 +335,9 @@ class CheckContext:
             return None
         if self.task != "single_label" and self.stored is not None:
             return ModelOutput(self.stored_outputs[:count].to(self.run_context.device))
-        if self.task != "single_label":
-            return all_of_teacher(self.run_context, self.sample, self.losses, self.teacher, count)
-        if self.stored is None and known_classes(self.teacher.preprocess_config) is not None:
+        if self.task != "single_label" or (
+            self.stored is None and known_classes(self.teacher.preprocess_config) is not None
+        ):
             return all_of_teacher(self.run_context, self.sample, self.losses, self.teacher, count)
         if not reads_features(self.losses):
             logits = self.teacher_logits[:count].to(self.run_context.device)

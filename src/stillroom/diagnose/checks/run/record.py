@@ -275,6 +275,7 @@ def read_run(path: Path) -> RunRecord:
             reference=summary.reference,
             task=summary.task,
         )
+    teacher = None if summary is None else _fixed_teacher(summary, recipe)
     return RunRecord(
         path=path,
         recipe=recipe,
@@ -282,7 +283,7 @@ def read_run(path: Path) -> RunRecord:
         train=tuple(row for split, row in rows if split == "train"),
         test=tuple(row for split, row in rows if split == "test"),
         student=summary.student if summary is not None and summary.task == "single_label" else None,
-        teacher=None if summary is None else _fixed_teacher(summary, recipe),
+        teacher=teacher.scores if teacher is not None else None,
         is_distilled=summary.distilled if summary is not None else is_distilled,
         classes=summary.data.classes if summary is not None else None,
         side=min(summary.data.shape[1:]) if summary is not None and len(summary.data.shape) == 3 else None,
@@ -294,23 +295,12 @@ def read_run(path: Path) -> RunRecord:
         quality=summary.data.quality if summary is not None else None,
         identity=_identity(summary) if summary is not None else None,
         task=recipe.data.task or "single_label",
-        teacher_measures=None if summary is None else _fixed_measures(summary, recipe),
+        teacher_measures=teacher.measures if teacher is not None else None,
     )
 
 
-def _fixed_teacher(summary: RunSummary, recipe: Recipe) -> ModelScores | None:
-    """The scores of the teacher that is compared with; None of one that changes: it is as good as the student."""
-    teacher = _reference(summary, recipe)
-    return None if teacher is None else teacher.scores
-
-
-def _fixed_measures(summary: RunSummary, recipe: Recipe) -> MultiLabelMeasures | RegressionMeasures | None:
-    """The like, of multi-label or regression data."""
-    teacher = _reference(summary, recipe)
-    return None if teacher is None else teacher.measures
-
-
-def _reference(summary: RunSummary, recipe: Recipe) -> TeacherSummary | None:
+def _fixed_teacher(summary: RunSummary, recipe: Recipe) -> TeacherSummary | None:
+    """The teacher that is compared with; None of one that changes: it is as good as the student."""
     config = recipe.all_teachers.get(summary.reference or "")
     return None if config is not None and config.changes else summary.teacher
 

@@ -5,27 +5,24 @@ The verdicts go by the measure of the task, mAP or R², and by the loss of each 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from stillroom.diagnose.chance import NOTHING, is_near_chance
 from stillroom.diagnose.check import CheckResult, Skip, check
 from stillroom.diagnose.checks.run import quantities
 from stillroom.diagnose.checks.run.record import RunRecord
 from stillroom.losses.registry import default_losses
 from stillroom.schema.diagnosis import Remedy, Verdict
-from stillroom.schema.measures import chance_level, image_losses
-from stillroom.schema.predictions import Doubles, Predictions
+from stillroom.schema.measures import chance_level
+from stillroom.schema.predictions import Predictions, loss_gap
 from stillroom.tasks import TASK_INFO, TASKS, Measure, Task
 from stillroom.wording import counted
 
 _OTHERS: tuple[Task, ...] = TASKS[1:]
-_NORMAL_95 = 1.959964
 # Share of the way from chance to the best evaluation that is lost at the end.
 _LOST_WARNING, _LOST_PROBLEM = 0.05, 0.2
-# Share of the way from chance to a perfect model below which nothing was learned.
-_NOTHING = 0.02
 
 
 def _primary(run: RunRecord) -> Measure:
@@ -50,7 +47,7 @@ def _chance(run: RunRecord) -> float:
 
 
 @check(
-    threshold=f"Problem: less than {_NOTHING:.0%} of the way from a model that ignores the image (R² of 0; mAP as "
+    threshold=f"Problem: less than {NOTHING:.0%} of the way from a model that ignores the image (R² of 0; mAP as "
     "large as the classes are frequent) to a perfect one.",
     source="Such a model gives each image the same outputs.",
     problem="The student learned nothing",
@@ -60,10 +57,9 @@ def _chance(run: RunRecord) -> float:
 def student_at_chance(run: RunRecord) -> CheckResult:
     """Whether the student is better than a model that ignores the image."""
     measure, level, chance = _primary(run), _levels(run)[-1], _chance(run)
-    best = 100.0 if measure.unit == "%" else 1.0
     evidence = {measure.name: level, "chance": chance, "first_loss": run.losses[0] if run.losses else None}
     shown = f"{measure.title} is {measure.written(level)}; a model that ignores the image has {measure.written(chance)}"
-    if level - chance >= _NOTHING * (best - chance):
+    if not is_near_chance(measure, level, chance):
         return CheckResult("ok", f"{shown}.", evidence)
     words = "Lower the learning rate tenfold where the loss rose, train for longer where it fell"
     more = ", or divide targets by their standard deviation" if run.task == "regression" else ""
@@ -97,16 +93,6 @@ def past_its_best(run: RunRecord) -> CheckResult:
     return CheckResult(verdict, summary, {"best": best, "last": last, "lost": lost}, remedy, plots)
 
 
-def _image_gap(run: RunRecord, other: Predictions, theirs: Doubles | None = None) -> tuple[float, float]:
-    """Mean loss of a test image, the student's less another's, and half the 95% interval of that."""
-    held = _held(run)
-    outputs = other.student_logits if theirs is None else theirs
-    difference = image_losses(run.task, held.student_logits, held.labels) - image_losses(
-        run.task, outputs, other.labels
-    )
-    return float(difference.mean()), _NORMAL_95 * float(difference.std()) / math.sqrt(len(difference))
-
-
 @check(
     threshold="Problem: the mean loss of a test image is larger than that of the same student from labels alone, by "
     "more than twice what another draw of test images would change; warning: by more than once.",
@@ -127,7 +113,7 @@ def below_labels(run: RunRecord) -> CheckResult:
         raise Skip(
             f"Cannot tell without the same student from labels alone, in a folder next to it (losses=[{losses}])."
         )
-    gap, margin = _image_gap(run, other)
+    gap, margin = loss_gap(run.task, held.student_logits, other.student_logits, held.labels)
     verdict: Verdict = "problem" if gap > 2 * margin else "warning" if gap > margin else "ok"
     what = "squared error" if run.task == "regression" else "cross-entropy"
     side = "above" if gap > 0 else "below"
@@ -138,7 +124,7 @@ def below_labels(run: RunRecord) -> CheckResult:
 
 @check(
     threshold="Problem: the teacher is no better than a model that ignores the image (R² of 0; mAP as large as the "
-    f"classes are frequent), by {_NOTHING:.0%} of the way to a perfect one; warning: its loss on the test images is "
+    f"classes are frequent), by {NOTHING:.0%} of the way to a perfect one; warning: its loss on the test images is "
     "above the student's by more than another draw of images would change.",
     source="A teacher that knows nothing of the labels teaches nothing of them.",
     problem="The teacher is at chance",
@@ -152,11 +138,10 @@ def teacher_at_chance(run: RunRecord) -> CheckResult:
         raise Skip("There is no teacher whose test outputs are known.")
     measure, chance = _primary(run), _chance(run)
     level = float(getattr(run.teacher_measures, measure.name))
-    best = 100.0 if measure.unit == "%" else 1.0
-    gap, margin = _image_gap(run, held, held.teacher_logits.astype(np.float64))
+    gap, margin = loss_gap(run.task, held.student_logits, held.teacher_logits, held.labels)
     shown = f"The teacher's {measure.title} is {measure.written(level)}; chance is {measure.written(chance)}"
     evidence = {measure.name: level, "chance": chance, "student_loss_above": gap, "margin": margin}
-    if level - chance < _NOTHING * (best - chance):
+    if is_near_chance(measure, level, chance):
         words = "Check the teacher's weights, its preprocess, and the order and unit of its outputs."
         return CheckResult("problem", f"{shown}.", evidence, Remedy(words))
     if gap < -margin:

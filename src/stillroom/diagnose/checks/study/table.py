@@ -129,13 +129,13 @@ def baseline_not_tuned(study: StudyResults) -> CheckResult:
         if one.name != baseline and (keys := [each.key for each in one.differs if each.key.startswith(_HAND_TUNED)])
     }
     evidence = {"trials": trials, "set_by_hand": by_hand}
+    # Where one method's trials choose for all, its are the baseline's, too.
+    by = study.tuning.by if study.tuning is not None else None
     if len(study.names) < 2:
         return CheckResult("skipped", "There is one method: nothing is compared.", evidence)
     for pair, counts in trials.items():
         most = max(counts.values(), default=0)
-        mine = counts.get(baseline, 0)
-        if study.tuning is not None and study.tuning.by in counts:
-            mine = counts[study.tuning.by]
+        mine = counts.get(by if by in counts else baseline, 0)
         if mine < most:
             other = next(name for name, count in counts.items() if count == most)
             where = f" (pair {pair})" if len(study.model_pairs) > 1 else ""
@@ -147,7 +147,6 @@ def baseline_not_tuned(study: StudyResults) -> CheckResult:
         summary = f"{name} has its own {listed(keys[:_SHOWN])}, {baseline} the recipe's, and no method had trials."
         words = f"Search the same options for all in `tuning.space`, {baseline} included."
         return CheckResult("warning", summary, evidence, Remedy(words))
-    by = study.tuning.by if study.tuning is not None else None
     each = next(iter(trials.values()), {}).get(by or baseline, 0)
     summary = "No method was tuned: all run the recipe unchanged."
     if each:
