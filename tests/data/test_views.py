@@ -217,6 +217,9 @@ def test_changes_of_colour_are_refused_for_floats_and_odd_channels() -> None:
     config = AugmentationConfig.model_validate(PARTS["color_jitter"])
     with pytest.raises(BadInput, match=r"color_jitter.*floats"):
         check_augmentable(image_set(torch.rand(COUNT, 3, 4, 4)), config)
+    several = AugmentationConfig.model_validate({**PARTS["blur"], **PARTS["grayscale"], **PARTS["trivial_augment"]})
+    with pytest.raises(BadInput, match=r"trivial_augment.*floats"):  # the first, whatever the order of a set
+        check_augmentable(image_set(torch.rand(COUNT, 3, 4, 4)), several)
     with pytest.raises(BadInput, match=r"color_jitter.*4 channels"):
         check_augmentable(image_set(torch.zeros(COUNT, 4, 4, 4, dtype=torch.uint8)), config)
     floats = torch.rand(COUNT, 3, SIDE, SIDE)

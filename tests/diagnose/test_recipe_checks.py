@@ -60,6 +60,15 @@ def found(setup: Setup, *checks: str) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
+@pytest.mark.parametrize("target", ["class_relations", "true_class_relations"])
+def test_a_loss_on_the_teachers_mean_answers_can_be_computed(setup: Setup, target: str) -> None:
+    findings = found(setup.but(f"losses.kl.target={target}"), "loss_finite", "loss_balance", "teacher_unused")
+    assert findings["loss_finite"].verdict == "ok", findings["loss_finite"].summary
+    assert findings["loss_balance"].verdict != "skipped"
+    assert findings["teacher_unused"].verdict == "skipped"
+    assert "mean answers" in findings["teacher_unused"].summary
+
+
 def test_few_images_prove_nothing_by_chance() -> None:
     assert mcnemar(10, 0) < 1e-3 < mcnemar(9, 1)
     generator = torch.Generator().manual_seed(0)

@@ -12,6 +12,7 @@ import torch
 from tests.run.conftest import StopAt, bytes_of, stop_and_resume
 
 from stillroom.data.sources import load
+from stillroom.diagnose.recipe import CHECKS, diagnose_recipe
 from stillroom.errors import BadInput
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
@@ -113,3 +114,10 @@ def test_a_loss_that_would_compare_padding_is_refused(folder: Path, tmp_path: Pa
     with pytest.raises(BadInput, match="the padding of texts") as caught:
         execute(parse_recipe(made), tmp_path / "run")
     assert caught.value.field == "losses.feature_cosine.taps"
+
+
+def test_a_recipe_of_texts_is_diagnosed_with_a_loss_on_features(folder: Path) -> None:
+    losses = [{"name": "cross_entropy"}, {"name": "relational", "taps": ["features"]}]
+    checks = [check for check in CHECKS if check.id in ("loss_finite", "loss_balance")]
+    findings = diagnose_recipe(parse_recipe(with_teacher(folder) | {"losses": losses}), images=32, checks=checks)
+    assert {finding.check: finding.verdict for finding in findings} == {"loss_finite": "ok", "loss_balance": "ok"}

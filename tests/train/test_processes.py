@@ -79,6 +79,11 @@ CASES = {
     ],
     "ema": [*PLAIN, "teacher={ema: 0.8}"],
     "peer": [*PLAIN, "teacher={name: mlp, options: {hidden: [8]}, learns: true}"],
+    # Each process's part of a batch has texts of its own length.
+    "texts": [
+        *("data={path: texts, batch_size: 32}", f"losses={GRAM}", "teacher={ema: 0.8}"),
+        *("student.name=text_bag", "student.options={dim: 8, dropout: 0}"),
+    ],
     "norm": ["student.name=resnet8", "student.options.width=2", "cache.enabled=false"],
 }
 
@@ -126,6 +131,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (place / "compares.py").write_text(MINE)
+    (place / "texts").mkdir()
+    for split, count in (("train", 96), ("test", 40)):
+        texts = [
+            f"{' '.join('abcdefgh'[(row * place) % 8] for place in range(1 + row % 30))},{row % 3}"
+            for row in range(count)
+        ]
+        (place / "texts" / f"{split}.csv").write_text("\n".join(["text,label", *texts]))
     torch.manual_seed(0)
     teacher = build(ModelConfig(name="resnet8", options={"width": 4}), num_classes=10, in_channels=1, image_size=8)
     save_weights(teacher, place / "teacher.safetensors")
@@ -150,7 +162,9 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["live", "cached", "average", "gram", "features", "memory", "mean", "ema", "peer"])
+@pytest.mark.parametrize(
+    "name", ["live", "cached", "average", "gram", "features", "memory", "mean", "ema", "peer", "texts"]
+)
 def test_two_processes_give_what_one_gives(place: Path, name: str) -> None:
     one, two = place / "one" / name, place / "two" / name
     assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}

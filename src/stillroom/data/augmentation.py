@@ -62,7 +62,7 @@ def check_augmentable(images: ImageSet, config: AugmentationConfig) -> None:
     if len(shape) != 3 or shape[2] == 1:
         got = f"a sample of {images.name!r} is {shape}, not an image [C, H, W]"
         raise BadInput("data.augmentation", ", ".join(wanted), f"none: {got}")
-    for name in set(_PIXELS_ONLY) & set(wanted):
+    for name in (each for each in wanted if each in _PIXELS_ONLY):
         if not images.is_pixels:
             raise BadInput(
                 f"data.augmentation.{name}", getattr(config, name), "none: the images are floats, not pixels"

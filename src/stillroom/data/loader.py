@@ -200,8 +200,9 @@ class BatchLoader:
                 yield self._batch(augment_batch(ids, rows, self.augmentation, view, self._tokens), rows, view)
         elif isinstance(self.images, Tensor):
             for rows, view in requests:
-                images = augment(self.images, self._with_partners(rows, view), self.augmentation, view)
-                yield self._batch(images, rows, view)
+                pairs = self._pairs(rows, view)
+                images = augment(self.images, _with_partners(rows, pairs), self.augmentation, view)
+                yield self._batch(images, rows, view, pairs)
         else:
             yield from self._read(self.images, requests)
 
@@ -213,47 +214,45 @@ class BatchLoader:
         assert self._lengths is not None
         return padded_length(int(self._lengths[rows].max(initial=1)), self.images.shape[1])
 
-    def _batch(self, images: Tensor, rows: npt.NDArray[np.int64], view: int) -> Batch:
+    def _batch(self, images: Tensor, rows: npt.NDArray[np.int64], view: int, pairs: Pairs | None = None) -> Batch:
         index = torch.from_numpy(rows).to(self.device, non_blocking=True)
-        if not self.augmentation.mixes:
+        if pairs is None:
             return Batch(images, self.labels[index], index, rows, view)
-        pairs = self._pairs(rows, view)
         share = torch.from_numpy(pairs.share).to(self.device, torch.float32, non_blocking=True)
         partners = torch.from_numpy(pairs.partners).to(self.device, non_blocking=True)
         mixed = MixedLabels(self.labels[partners], share)
         return Batch(pairs.mix(*images.chunk(2)), self.labels[index], index, rows, view, mixed)
 
-    def _pairs(self, rows: npt.NDArray[np.int64], view: int) -> Pairs:
-        return draw_pairs(rows, self._pool, tuple(self.images.shape[1:]), self.augmentation, view)
-
-    def _with_partners(self, rows: npt.NDArray[np.int64], view: int) -> npt.NDArray[np.int64]:
-        """The samples of a batch, followed by those that they are mixed with, if they are."""
+    def _pairs(self, rows: npt.NDArray[np.int64], view: int) -> Pairs | None:
+        """What the samples of a batch are mixed with; None where they are not."""
         if not self.augmentation.mixes:
-            return rows
+            return None
         _check_samples(rows, len(self.images))
-        return np.concatenate([rows, self._pairs(rows, view).partners])
+        return draw_pairs(rows, self._pool, tuple(self.images.shape[1:]), self.augmentation, view)
 
     def _read(self, images: LazyImages, requests: Iterable[Request]) -> Generator[Batch, None, None]:
         if not images.workers:
             for rows, view in requests:
-                wanted = self._with_partners(rows, view)
+                pairs = self._pairs(rows, view)
+                wanted = _with_partners(rows, pairs)
                 _check_samples(wanted, len(images))
                 read = torch.empty((len(wanted), *images.shape[1:]), dtype=images.dtype)
                 images.fill(read.numpy(), wanted, range(len(wanted)), seed=self.augmentation.seed, view=view)
-                yield self._finish(read, [], (rows, view))
+                yield self._finish(read, [], (rows, view), pairs)
             return
         workers = self._workers or images.workers
         pool = ThreadPoolExecutor(workers, thread_name_prefix="stillroom-feed")
-        pending: deque[tuple[Tensor, list[Future[None]], Request]] = deque()
+        pending: deque[tuple[Tensor, list[Future[None]], Request, Pairs | None]] = deque()
         try:
             for rows, view in requests:
                 _check_samples(rows, len(images))
-                wanted = self._with_partners(rows, view)
+                pairs = self._pairs(rows, view)
+                wanted = _with_partners(rows, pairs)
                 shape = (len(wanted), *images.shape[1:])
                 read = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
                 fill = partial(images.fill, read.numpy(), wanted)
                 jobs = [pool.submit(fill, part) for part in split_range(len(wanted), _JOB, workers)]
-                pending.append((read, jobs, (rows, view)))
+                pending.append((read, jobs, (rows, view), pairs))
                 if len(pending) > _AHEAD:
                     yield self._finish(*pending.popleft())
             while pending:
@@ -261,15 +260,20 @@ class BatchLoader:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _finish(self, read: Tensor, jobs: list[Future[None]], request: Request) -> Batch:
+    def _finish(self, read: Tensor, jobs: list[Future[None]], request: Request, pairs: Pairs | None) -> Batch:
         """The batch, once all its files are read; raises what the first failed job raised."""
         for job in jobs:
             job.result()
         rows, view = request
         # Augmented on the device, as images in memory are; the copy of pinned memory does not wait.
-        wanted = self._with_partners(rows, view)
+        wanted = _with_partners(rows, pairs)
         images = augment_batch(read.to(self.device, non_blocking=True), wanted, self.augmentation, view)
-        return self._batch(images, rows, view)
+        return self._batch(images, rows, view, pairs)
+
+
+def _with_partners(rows: npt.NDArray[np.int64], pairs: Pairs | None) -> npt.NDArray[np.int64]:
+    """The samples of a batch, followed by those that they are mixed with, if they are."""
+    return rows if pairs is None else np.concatenate([rows, pairs.partners])
 
 
 def _take(rows: npt.NDArray[np.int64], positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

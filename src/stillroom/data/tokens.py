@@ -22,7 +22,7 @@ from stillroom.randomness import counter_uniform
 NO_TOKEN = -1
 DTYPE = torch.int32
 BUCKET = 8  # a batch is padded to a multiple of so many tokens
-# Streams of their own: those of images are 0 to 5.
+# Images have these numbers for what they are mixed by, which texts are not.
 _DROPPED, _SPAN = 16, 17
 # Above any number of tokens: the draw of a token is addressed by sample · this + position.
 _POSITIONS = 1 << 16

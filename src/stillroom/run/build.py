@@ -114,9 +114,10 @@ class RunParts:
         data = self.recipe.data
         # What is read within the models has as many tokens in each batch: so it can be stored, and run on from.
         inner = {tap for loss in self.losses for tap in (*loss.requires.student_features, *loss.requires.tails)}
-        return BatchLoader(
-            self.train, data.augmentation, self.context.device, data.workers, full_length=bool(inner - {FEATURES})
-        )
+        # And so have the parts of a batch that processes put together.
+        gathered = self.context.processes.count > 1 and bool(self.step.whole_batch_terms)
+        full_length = gathered or bool(inner - {FEATURES})
+        return BatchLoader(self.train, data.augmentation, self.context.device, data.workers, full_length=full_length)
 
 
 def with_class_means(teacher: Teacher, loader: BatchLoader, train: ImageSet, losses: Sequence[Loss[Any]]) -> Teacher:

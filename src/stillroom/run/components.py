@@ -78,7 +78,7 @@ class RunObjects:
             name = type(self.student).__name__
             raise BadInput("student", name, "the weights that the run's student began with; these are others")
         for name, config in recipe.all_teachers.items():
-            if not (config.is_model or config.learns):
+            if not config.is_network:
                 continue
             if name not in self.teachers:
                 raise needs_module(recipe.teacher_field(name), config.name)

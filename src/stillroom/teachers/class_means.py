@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stillroom.data.images import UNLABELLED
+from stillroom.data.images import has_label
 from stillroom.data.loader import Batch, BatchLoader
 from stillroom.errors import BadInput
 
@@ -77,7 +77,7 @@ def find_class_means(
     counts = torch.zeros(classes, dtype=wide, device=device)
     rows = np.arange(count, dtype=np.int64)
     for batch in loader.batches((rows[start : start + _BATCH], 0) for start in range(0, count, _BATCH)):
-        there = batch.labels != UNLABELLED
+        there = has_label(batch.labels)
         labels = batch.labels[there]
         logits = teacher(batch).logits.detach()[there].to(wide)  # type: ignore[attr-defined]
         counts.index_add_(0, labels, torch.ones(len(labels), dtype=wide, device=device))

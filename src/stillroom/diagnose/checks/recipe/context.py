@@ -21,6 +21,7 @@ from stillroom.diagnose.check import Skip, lazy
 from stillroom.diagnose.checks.recipe.gradients import (
     GradientNorms,
     all_of_teacher,
+    logits_of_teacher,
     measure_gradients,
     reads_features,
 )
@@ -339,7 +340,8 @@ class CheckContext:
         ):
             return all_of_teacher(self.run_context, self.sample, self.losses, self.teacher, count)
         if not reads_features(self.losses):
-            return ModelOutput(self.teacher_logits[:count].to(self.run_context.device))
+            logits = self.teacher_logits[:count].to(self.run_context.device)
+            return logits_of_teacher(self.run_context, self.sample, self.losses, logits)
         setup = self.repaired_setup
         # With batch norms as they are, to read features.
         is_unchanged = setup.variant.preprocess is None and setup.class_order is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from stillroom.run.context import RunContext
 from stillroom.tasks import Task
 from stillroom.teachers.config import CacheConfig
 from stillroom.teachers.output import ModelOutput
+from stillroom.teachers.source import Teacher
 from stillroom.train.step import DistillStep
 
 # As many images as a large batch: a gradient's noise is then well below its size.
@@ -103,9 +104,9 @@ def measure_gradients(
         norms[name] = norm
         cosines[name] = float(gradient @ plain) / max(norm * float(plain.norm()), 1e-30)
     moved = {}
-    reading = [term.name for term in losses if term.requires.teacher]
+    reading = [term.name for term in losses if term.requires.teacher and not term.requires.class_means]
     if given is not None and reading and count > 1 and not reads_features(losses):
-        others = run({"teacher": ModelOutput(given.logits.roll(1, 0), classes=given.classes)})
+        others = run({"teacher": replace(given, logits=given.logits.roll(1, 0))})
         for name, value in zip(step.names, others, strict=True):
             if name in reading:
                 change = float((_gradient(value, weights) - gradients[name]).norm())
@@ -137,25 +138,44 @@ def reads_features(losses: Sequence[Loss[Any]]) -> bool:
     return any(term.requires.teacher_features or term.requires.tails or term.requires.fishers for term in losses)
 
 
+def logits_of_teacher(
+    run_context: RunContext, sample: SplitSample, losses: Sequence[Loss[Any]], logits: Tensor
+) -> ModelOutput:
+    """The teacher's logits for the sample's first images, and its mean answers to them where a term reads these."""
+    images = _as_set(run_context, sample, len(logits))
+    loader = BatchLoader(images, AugmentationConfig(), run_context.device)
+    return _output(lambda batch: ModelOutput(logits[batch.index]), loader, images, losses)
+
+
 def all_of_teacher(
     run_context: RunContext, sample: SplitSample, losses: Sequence[Loss[Any]], teacher: PreparedModel, count: int
 ) -> ModelOutput:
     """Everything of the teacher that the terms read, for the sample's first images."""
-    data = run_context.data.train
-    # A data set of its own, so that means over all images are means over these.
-    batch = ImageSet(sample.images[:count], sample.labels[:count], data.class_names, data.name, task=data.task)
+    images = _as_set(run_context, sample, count)
     plain = run_context.recipe.data.model_copy(update={"augmentation": AugmentationConfig()})
     recipe = run_context.recipe.model_copy(update={"data": plain, "cache": CacheConfig(enabled=False)})
     own = RunContext(
         recipe=recipe,
-        data=DataPair(batch, batch),
+        data=DataPair(images, images),
         device=run_context.device,
         precision="float32",
         processes=run_context.processes,
         observer=Observer(),
     )
     source = build_teacher(own, teacher, request_of(losses))
-    loader = BatchLoader(batch, AugmentationConfig(), run_context.device)
-    teacher_outputs = with_class_means(source.training_teacher(loader, 1), loader, batch, losses)
-    rows = torch.arange(count)
-    return teacher_outputs(Batch(loader.images[:count], loader.labels, rows, rows.numpy(), 0))
+    loader = BatchLoader(images, AugmentationConfig(), run_context.device)
+    return _output(source.training_teacher(loader, 1), loader, images, losses)
+
+
+def _as_set(run_context: RunContext, sample: SplitSample, count: int) -> ImageSet:
+    """A data set of its own of the sample's first images, so that means over all images are means over these."""
+    data = run_context.data.train
+    images, labels = sample.images[:count], sample.labels[:count]
+    return ImageSet(images, labels, data.class_names, data.name, tokens=data.tokens, task=data.task)
+
+
+def _output(teacher: Teacher, loader: BatchLoader, images: ImageSet, losses: Sequence[Loss[Any]]) -> ModelOutput:
+    """What a teacher gives for a whole set, with its mean answers to each class where a term reads these."""
+    rows = torch.arange(len(images))
+    batch = Batch(loader.images[:], loader.labels, rows, rows.numpy(), 0)
+    return with_class_means(teacher, loader, images, losses)(batch)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from stillroom.diagnose.check import CheckResult, Skip, check, percent
 from stillroom.diagnose.checks.recipe.context import CheckContext
-from stillroom.diagnose.checks.recipe.gradients import IMAGES
+from stillroom.diagnose.checks.recipe.gradients import IMAGES, reads_features
 from stillroom.losses.registry import default_teacher_loss
 from stillroom.schema.diagnosis import Remedy
 from stillroom.tasks import TASKS
@@ -54,7 +54,8 @@ def teacher_unused(context: CheckContext) -> CheckResult:
         return CheckResult("problem", summary, {}, Remedy(words, {"losses": losses}))
     moved = context.gradients.moved
     if not moved:
-        raise Skip("The loss reads features of the teacher: whether its logits matter is not asked.")
+        read = "features of the teacher" if reads_features(context.losses) else "the teacher's mean answers"
+        raise Skip(f"The loss reads {read}: whether its logits matter is not asked.")
     largest = max(moved.values())
     names = " and ".join(moved)
     if largest > _MOVED:
