@@ -83,9 +83,7 @@ def _heatmap(trace: Figure, layout: Figure) -> PlotNumbers:
     if len(rows) > _SQUARE:
         return PlotNumbers((), (), f"{len(rows)} rows are too many for a table; the folder's files hold them.")
     heads = [across.get(at, str(at + 1)) for at in range(len(rows[0]) if rows else 0)]
-    return PlotNumbers(
-        ["", *heads], [[down.get(at, str(at + 1)), *map(_number, row)] for at, row in enumerate(rows)]
-    )
+    return PlotNumbers(["", *heads], [[down.get(at, str(at + 1)), *map(_number, row)] for at, row in enumerate(rows)])
 
 
 def _values(trace: Figure, axis: str) -> list[str]:
