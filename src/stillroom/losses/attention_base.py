@@ -50,7 +50,7 @@ AttentionConfigT = TypeVar("AttentionConfigT", bound=AttentionConfig)
 
 
 @dataclass(frozen=True)
-class Attention:
+class BlockAttention:
     """The attention of one block: the taps of its queries, keys and values, and into how many heads they are cut."""
 
     tap: Tap  # of the queries, by the name of the module that holds the three
@@ -70,7 +70,7 @@ class AttentionLoss(Loss[AttentionConfigT]):
     family: ClassVar[Family] = "features"
     tasks = TASKS
     reads: ClassVar[tuple[State, ...]] = STATES
-    attentions: tuple[tuple[Attention, Attention], ...] = ()  # (the teacher's, the student's)
+    attentions: tuple[tuple[BlockAttention, BlockAttention], ...] = ()  # (the teacher's, the student's)
 
     def states_read(self) -> Sequence[State]:
         """Which of queries, keys and values it reads."""
@@ -116,7 +116,7 @@ class AttentionLoss(Loss[AttentionConfigT]):
         )
         return f"{self.name} compares {', '.join(self.states_read())} (student → teacher) " + ", ".join(pairs)
 
-    def blocks(self, inputs: LossInputs) -> Iterator[tuple[Attention, dict[State, Tensor], dict[State, Tensor]]]:
+    def blocks(self, inputs: LossInputs) -> Iterator[tuple[BlockAttention, dict[State, Tensor], dict[State, Tensor]]]:
         """Of each pair: the teacher's attention, and the student's and the teacher's states, [B, L, d] each.
 
         Raises:
@@ -158,7 +158,7 @@ def check_tokens(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tenso
     return student.new_ones(student.shape[:2], dtype=torch.bool) if mask is None else mask
 
 
-def _all_attention(model: ModelInfo, field: str, value: str) -> list[Attention]:
+def _all_attention(model: ModelInfo, field: str, value: str) -> list[BlockAttention]:
     names = [name for name, module in model.model.named_modules() if name and _layers(module)]
     if not names:
         expected = "models with attention whose queries, keys and values are made by layers of their own"
@@ -166,7 +166,7 @@ def _all_attention(model: ModelInfo, field: str, value: str) -> list[Attention]:
     return [_attention(model, name, field) for name in names]
 
 
-def _attention(model: ModelInfo, name: str, field: str) -> Attention:
+def _attention(model: ModelInfo, name: str, field: str) -> BlockAttention:
     modules = dict(model.model.named_modules())
     held = [path for path, each in modules.items() if (path == name or path.startswith(f"{name}.")) and _layers(each)]
     if len(held) != 1:
@@ -182,7 +182,7 @@ def _attention(model: ModelInfo, name: str, field: str) -> Attention:
     )
     if tap.kind != "token":
         raise BadInput(field, name, f"attention to tokens, [L, d]; its queries are a {tap.kind}")
-    return Attention(replace(tap, name=held[0]), states, tap.shape[1], heads)
+    return BlockAttention(replace(tap, name=held[0]), states, tap.shape[1], heads)
 
 
 def _layers(module: nn.Module) -> tuple[str, ...]:
