@@ -15,7 +15,6 @@ EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-s
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
-    "--in-process-gpu",  # nothing is drawn by one: a process less
     "--js-flags=--max-lazy",  # compiles of plotly what a page calls
     "--disable-background-networking",
     "--disable-component-update",
@@ -112,7 +111,7 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         reduced_motion="reduce",  # a page that glides moves away from under the pointer
         accept_downloads=True,
     )
-    context.set_default_timeout(300_000)  # ms: a busy machine draws slowly
+    context.set_default_timeout(120_000)  # ms: a busy machine draws slowly
     try:
         page = context.new_page()
         watched = Watched(page, path.resolve().as_uri())
