@@ -104,7 +104,7 @@ def _values(trace: Figure, axis: str) -> list[str]:
 
 def _label(trace: Figure, place: int) -> str:
     """What a point is called: by its text, or by the first of what hovering shows."""
-    held = trace.get("customdata")
+    held: Any = trace.get("customdata")
     if _is_listed(held) and isinstance(held[place][0], str):
         return html.unescape(held[place][0])
     texts = trace.get("text")
