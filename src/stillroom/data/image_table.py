@@ -51,7 +51,7 @@ def read_image_table(
     Raises:
         BadInput: no such split or column, a file that is not there or no picture, or a label that is none.
     """
-    table = _Table.of(folder, split, config, field)
+    table = _ImageTable.of(folder, split, config, field)
     names, root = table.files(split)
     labels, classes = table.labels()
     files = ImageTree(root, classes, names, labels, ())
@@ -60,7 +60,7 @@ def read_image_table(
         found: list[Path] = []
         for other in {config.train_split, config.test_split} - {split}:
             if other in table.splits:
-                rest, place = _Table.of(folder, other, config, field).files(other)
+                rest, place = _ImageTable.of(folder, other, config, field).files(other)
                 found += [place / name for name in rest]
         return found
 
@@ -79,11 +79,11 @@ def read_image_table(
 
 def table_class_names(folder: Path, split: str, config: DataConfig) -> tuple[str, ...]:
     """The classes of a split that is there, without opening a picture."""
-    return _Table.of(folder, split, config, "split").labels()[1] if split in table_splits(folder) else ()
+    return _ImageTable.of(folder, split, config, "split").labels()[1] if split in table_splits(folder) else ()
 
 
 @dataclass(frozen=True)
-class _Table:
+class _ImageTable:
     """A split's file, read whole, beside that of the training split, which numbers classes that are words."""
 
     splits: Mapping[str, Path]
@@ -93,7 +93,7 @@ class _Table:
     config: DataConfig
 
     @classmethod
-    def of(cls, folder: Path, split: str, config: DataConfig, field: str) -> _Table:
+    def of(cls, folder: Path, split: str, config: DataConfig, field: str) -> _ImageTable:
         splits = table_splits(folder)
         if split not in splits:
             raise split_error(field, split, splits)
