@@ -15,6 +15,7 @@ from tests.run.conftest import StopAt, bytes_of, stop_and_resume
 from stillroom.data.sources import load
 from stillroom.diagnose.recipe import CHECKS, diagnose_recipe
 from stillroom.errors import BadInput
+from stillroom.explain.words import explain_words
 from stillroom.files import write_bytes
 from stillroom.models.config import ModelConfig
 from stillroom.models.registry import build
@@ -119,6 +120,9 @@ def test_texts_whose_answer_changed_are_on_the_page_escaped(folder: Path, tmp_pa
     assert "&lt;script&gt;alert(0)" in page
     assert "<script>alert" not in page
     assert "Latency, 8 tokens" in page
+    explained = explain_words([tmp_path / "run"], texts=6)
+    assert [each.epoch for each in explained.networks[0].checkpoints] == [0, 1]
+    assert explained.networks[0].checkpoints[-1].with_end.mean == 1
     with pytest.raises(BadInput, match=r"data\.source"):
         load_run(tmp_path / "run", Observer())
 

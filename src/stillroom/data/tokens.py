@@ -51,6 +51,11 @@ class Tokenization:
         text: str = self._tokenizer.decode(held)
         return text
 
+    def piece(self, token: int) -> str:
+        """One token as the tokenizer writes it; its number where no tokenizer is known."""
+        found = self._tokenizer.id_to_token(token) if self.json else None
+        return str(token) if found is None else str(found)
+
 
 def is_tokens(batch: Tensor) -> bool:
     """Whether a batch is of token ids."""
