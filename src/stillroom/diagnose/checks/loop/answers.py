@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from functools import partial
 
 import numpy as np
 import torch
@@ -456,8 +457,7 @@ def teacher_input(context: LoopContext) -> CheckResult:
     trials = []
     for name, change in changes.items():
         with suppress(Skip):
-            counts = compare(right, lambda count, change=change: images.correct(change, count))
-            trials.append(Trial("teacher_input", name, *counts))
+            trials.append(Trial("teacher_input", name, *compare(right, partial(images.correct, change))))
     evidence["tried"] = {each.name: each.accuracy[1] for each in trials}
     # Half of its errors, where it is nearly right on what it is given: a young one gains a little by luck.
     helps = [

@@ -345,9 +345,9 @@ def labels_unused(context: LoopContext) -> CheckResult:
     of_labels = [(step, term) for step, term in read if term.chosen is None]
     chosen = [(step, term) for step, term in read if term.chosen is not None and term.student]
     if len({id(step) for step, _ in chosen}) >= 0.5 * len(steps) and not any(term.student for _, term in of_labels):
-        found = _labels_chosen(chosen, steps)
-        if found is not None:
-            return found
+        replaced = _labels_chosen(chosen, steps)
+        if replaced is not None:
+            return replaced
     # A term of the teacher's answers and the labels is a constant.
     own = [(step, term) for step, term in of_labels if term.reads_student]
     if of_labels:
