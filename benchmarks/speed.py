@@ -23,6 +23,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from speed_job import ABLATION, BARE_CACHED, CACHED, COMPILED, PAIRS, VARIANTS, Job, Pair
+from speed_job import ABLATION, BARE_CACHED, CACHED, COMPILED, GPU_ONLY, PAIRS, VARIANTS, Job, Pair
 from speed_race import Failed, Race, ask_once, run_race
 from speed_report import Workload, page
 
@@ -71,7 +72,9 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         "--rounds", type=int, default=WORTH_QUOTING, help="rounds that count (15); fewer are not worth quoting"
     )
     parser.add_argument("--warmup", type=int, default=2, help="rounds before them, which do not (2)")
-    parser.add_argument("--duel", type=int, default=50, help="rounds of cached against its bare step alone (50)")
+    parser.add_argument(
+        "--duel", type=int, default=50, help="rounds of cached against its bare step alone (50); 0 takes the race's"
+    )
     parser.add_argument("--steps", type=int, default=20, help="steps of each method in a round (20)")
     parser.add_argument("--threads", type=int, default=cores(), help=f"CPU threads of each (all cores: {cores()})")
     parser.add_argument("--images", type=int, default=10_000, help="training images (10000)")
@@ -82,7 +85,10 @@ def arguments(words: Sequence[str]) -> argparse.Namespace:
         "--teacher-weights", nargs="+", default=[], metavar="TEACHER=FILE", help="such as resnet56=weights/r56.th"
     )
     parser.add_argument("--ablation", action="store_true", help="also take the live step apart, piece by piece")
-    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of speed.md and speed.json")
+    parser.add_argument("--gpu-methods", action="store_true", help="also what gpu.py adds to the race")
+    parser.add_argument("--minutes", type=float, help="begin no round after so many, shared out among the workloads")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the page and its numbers")
+    parser.add_argument("--name", default="speed", help="of both files (speed: speed.md and speed.json)")
     chosen = parser.parse_args(words)
     check(parser, chosen)
     return chosen
@@ -93,7 +99,7 @@ def check(parser: argparse.ArgumentParser, chosen: argparse.Namespace) -> None:
     for name in chosen.pairs:
         if name not in PAIRS:
             parser.error(f"--pairs: got {name!r}; expected a pair ({nearest(name, PAIRS)})")
-    least = {"rounds": 1, "duel": 1, "warmup": 1, "steps": 1, "threads": 1, "images": 2, "views": 1}
+    least = {"rounds": 1, "duel": 0, "warmup": 1, "steps": 1, "threads": 1, "images": 2, "views": 1}
     for name, smallest in least.items():
         if getattr(chosen, name) < smallest:
             parser.error(f"--{name}: got {getattr(chosen, name)}; expected at least {smallest}")
@@ -124,12 +130,19 @@ class Bench:
 
     def __init__(self, chosen: argparse.Namespace, folder: Path, bar: Progress) -> None:
         self.chosen, self.folder, self.bar = chosen, folder, bar
-        self.names = [*VARIANTS, *(ABLATION if chosen.ablation else ())]
-        race = len(self.names) * (1 + chosen.warmup + chosen.rounds) + 2 * (1 + chosen.warmup + chosen.duel)
+        self.names = [
+            *VARIANTS,
+            *(ABLATION if chosen.ablation else ()),
+            *(GPU_ONLY if chosen.gpu_methods else ()),
+        ]
+        race = len(self.names) * (1 + chosen.warmup + chosen.rounds)
+        race += 2 * (1 + chosen.warmup + chosen.duel) if chosen.duel else 0
         total = len(chosen.pairs) * (2 + len(chosen.batch) * race)
         self.task = bar.add_task("", total=total)
         self.done = -1
         self.numbers = itertools.count()
+        self.began = time.monotonic()
+        self.shares = len(chosen.pairs) * len(chosen.batch)
 
     def tick(self, what: str) -> None:
         """Say what comes next; one more thing is done before it."""
@@ -138,6 +151,7 @@ class Bench:
 
     def workloads(self) -> Iterator[Workload]:
         """Measure each pair at each batch size."""
+        ended = 0
         for name in self.chosen.pairs:
             pair = PAIRS[name]
             cache = self.folder / name / "cache"
@@ -147,13 +161,16 @@ class Bench:
             self.tick(f"{pair}: building a cache")
             build = ask_once(self.job("build", pair, self.chosen.batch[0]), cache)
             for batch in self.chosen.batch:
-                race = self.race(pair, batch, cache, has_cache="seconds" in build)
+                ended += 1
+                until = self.began + 60 * self.chosen.minutes * ended / self.shares if self.chosen.minutes else None
+                race = self.race(pair, batch, cache, until, has_cache="seconds" in build)
                 # A few per cent show only over many rounds of the two alone.
-                duel = self.run([CACHED, BARE_CACHED], pair, batch, cache, self.chosen.duel)
+                rounds = self.chosen.duel
+                duel = self.run([CACHED, BARE_CACHED], pair, batch, cache, rounds, until) if rounds else race
                 steps, views = self.chosen.steps, self.chosen.views
                 yield Workload(pair, batch, steps, found["images"], found["classes"], views, race, build, duel)
 
-    def run(self, names: list[str], pair: Pair, batch: int, cache: Path, rounds: int) -> Race:
+    def run(self, names: list[str], pair: Pair, batch: int, cache: Path, rounds: int, until: float | None) -> Race:
         """Some methods of one workload, in turns."""
         return run_race(
             [self.job(name, pair, batch) for name in names],
@@ -162,12 +179,13 @@ class Bench:
             rounds=rounds,
             steps=self.chosen.steps,
             tick=lambda what: self.tick(f"{pair}, batch {batch}: {what}"),
+            until=until,
         )
 
-    def race(self, pair: Pair, batch: int, cache: Path, *, has_cache: bool) -> Race:
+    def race(self, pair: Pair, batch: int, cache: Path, until: float | None, *, has_cache: bool) -> Race:
         """All methods of one workload."""
         names = [name for name in self.names if has_cache or name not in (CACHED, COMPILED)]
-        race = self.run(names, pair, batch, cache, self.chosen.rounds)
+        race = self.run(names, pair, batch, cache, self.chosen.rounds, until)
         if not has_cache:
             reason = "this version of stillroom keeps no cache, whatever `cache.enabled` says"
             race.skipped |= dict.fromkeys((CACHED, COMPILED), reason)
@@ -230,13 +248,16 @@ def shown_command(words: Sequence[str], program: str = "speed.py") -> str:
     return shlex.join(["python", f"benchmarks/{program}", *map(shorten, words)])
 
 
-def write(workloads: list[Workload], chosen: argparse.Namespace, words: Sequence[str], lines: list[str]) -> None:
+def write(
+    workloads: list[Workload], chosen: argparse.Namespace, words: Sequence[str], lines: list[str], program: str
+) -> None:
     """Both files, whole after each workload."""
     method = [text.format(steps=chosen.steps, rounds=chosen.rounds, warmup=chosen.warmup) for text in METHOD]
-    command = shown_command(words)
-    write_text(chosen.out / "speed.md", page(workloads, command, lines, method))
+    command = shown_command(words, program)
+    title = "Speed of a distillation step" + (" on a GPU" if chosen.gpu_methods else "")
+    write_text(chosen.out / f"{chosen.name}.md", page(title, workloads, command, lines, method))
     raw = {"command": command, "provenance": lines, "workloads": [workload.as_dict() for workload in workloads]}
-    write_json(chosen.out / "speed.json", raw)
+    write_json(chosen.out / f"{chosen.name}.json", raw)
 
 
 @contextmanager
@@ -255,8 +276,8 @@ def stop_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def main(words: Sequence[str]) -> int:
-    """Measure, write, print; exit codes as stillroom's own."""
+def main(words: Sequence[str], given: Sequence[str] | None = None, program: str = "speed.py") -> int:
+    """Measure, write, print; exit codes as stillroom's own. ``given`` is what the user wrote, where that differs."""
     chosen = arguments(words)
     console = Console(stderr=True, highlight=False)
     if chosen.rounds < WORTH_QUOTING:
@@ -274,14 +295,14 @@ def main(words: Sequence[str]) -> int:
         ):
             for workload in Bench(chosen, Path(folder), bar).workloads():
                 workloads.append(workload)
-                write(workloads, chosen, words, lines)
+                write(workloads, chosen, words if given is None else given, lines, program)
     except Failed as failure:
         console.print(f"error: {failure}", markup=False, soft_wrap=True)
         return 2 if failure.bad_input else 1
     except KeyboardInterrupt:
         console.print(f"interrupted; {len(workloads)} workloads were measured to the end and are written")
         return 130
-    print((chosen.out / "speed.md").read_text(encoding="utf-8"))
+    print((chosen.out / f"{chosen.name}.md").read_text(encoding="utf-8"))
     return 0
 
 

@@ -28,6 +28,7 @@ PAIRS = {pair.name: pair for pair in (Pair("resnet56", "resnet8", 10), Pair("res
 
 PLAIN, LIVE, CACHED, COMPILED, ALONE = "plain", "live", "cached", "cached+compile", "student alone"
 BARE_CACHED, BARE_ALONE, BARE_LIVE = "bare cached step", "bare student step", "bare live step"
+FRAMEWORK, GRAPHED = "framework's loop", "bare cached step, CUDA graph"
 
 VARIANTS = {
     PLAIN: "the loop everybody writes: float32, contiguous, the teacher asked each step, SGD as it comes",
@@ -37,6 +38,12 @@ VARIANTS = {
     ALONE: "stillroom, cross-entropy alone, no teacher",
     BARE_CACHED: "by hand: exactly what a cached step must do, and nothing around it",
     BARE_ALONE: "by hand: the like for the student alone",
+}
+# What `gpu.py` adds.
+GPU_ONLY = {
+    FRAMEWORK: "a loop as mdistiller writes it: images one by one from a DataLoader with two workers; after each step "
+    "the loss, top-1 and top-5 are read back",
+    GRAPHED: 'the bare cached step, its student by `torch.compile(mode="reduce-overhead")`',
 }
 # Each takes one piece away from the bare live step: what that piece brings is what is lost without it.
 ABLATION = {

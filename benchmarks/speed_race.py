@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -117,7 +118,14 @@ class Race:
 
 
 def run_race(
-    jobs: Sequence[Job], cache: Path, *, warmup: int, rounds: int, steps: int, tick: Callable[[str], None]
+    jobs: Sequence[Job],
+    cache: Path,
+    *,
+    warmup: int,
+    rounds: int,
+    steps: int,
+    tick: Callable[[str], None],
+    until: float | None = None,
 ) -> Race:
     """Round after round, each method makes its steps, in an order drawn afresh.
 
@@ -128,6 +136,7 @@ def run_race(
         rounds: rounds that are.
         steps: steps of each method in each round.
         tick: called with who goes next.
+        until: no round but the first that counts begins after this time of the monotonic clock.
     """
     race = Race()
     order = random.Random(0)
@@ -143,6 +152,8 @@ def run_race(
             race.machine = said["machine"]
             workers[job.do] = worker
         for number in range(warmup + rounds):
+            if until is not None and time.monotonic() > until and race.seconds:
+                break
             for name in order.sample(list(workers), len(workers)):
                 tick(f"round {number + 1 - warmup} of {rounds}: {name}" if number >= warmup else f"warming up {name}")
                 said = workers[name].steps(steps)

@@ -15,6 +15,8 @@ from speed_job import (
     BARE_LIVE,
     CACHED,
     COMPILED,
+    FRAMEWORK,
+    GPU_ONLY,
     LIVE,
     PLAIN,
     VARIANTS,
@@ -81,7 +83,7 @@ class Workload:
         views: views of each image that the cache holds.
         race: what was measured.
         build: of the cache, how many images were asked about, in how many seconds, and its bytes.
-        duel: the cached run against its bare step alone, over many rounds.
+        duel: the cached run against its bare step alone, over many rounds; the race itself where there was none.
     """
 
     pair: Pair
@@ -93,6 +95,10 @@ class Workload:
     race: Race
     build: dict[str, float]
     duel: Race
+
+    def knows(self, name: str) -> bool:
+        """Whether a method took part or was left out for a reason."""
+        return name in self.race.seconds or name in self.race.skipped
 
     def rate(self, name: str) -> Spread | None:
         """Images a second of a method, where it took part."""
@@ -165,7 +171,7 @@ def _rates(workload: Workload) -> str:
     on_gpu = workload.race.machine["device"] != "cpu"
     head = ["", "images/s", "× plain", "× student alone", "peak memory, MiB", "held at the end, MiB"]
     rows = []
-    for name in VARIANTS:
+    for name in {**VARIANTS, **GPU_ONLY}:
         rate = workload.rate(name)
         if rate is None:
             continue
@@ -227,7 +233,7 @@ def _overhead(ratio: Spread) -> str:
 
 def _totals(workload: Workload) -> str:
     rows = []
-    for name in (PLAIN, LIVE, CACHED, COMPILED, ALONE):
+    for name in (FRAMEWORK, PLAIN, LIVE, CACHED, COMPILED, ALONE):
         rate = workload.rate(name)
         if rate is None:
             continue
@@ -274,10 +280,13 @@ def described(machine: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def page(workloads: Sequence[Workload], command: str, provenance: Sequence[str], method: Sequence[str]) -> str:
-    """The whole of ``speed.md``."""
+def page(
+    title: str, workloads: Sequence[Workload], command: str, provenance: Sequence[str], method: Sequence[str]
+) -> str:
+    """The whole of ``speed.md`` or ``gpu.md``."""
+    methods = {name: words for name, words in {**VARIANTS, **GPU_ONLY}.items() if workloads[0].knows(name)}
     lines = [
-        "# Speed of a distillation step",
+        f"# {title}",
         "",
         f"Command: `{command}`",
         "",
@@ -290,6 +299,6 @@ def page(workloads: Sequence[Workload], command: str, provenance: Sequence[str],
         "",
         "The methods:",
         "",
-        *(f"- **{name}**: {words}" for name, words in VARIANTS.items()),
+        *(f"- **{name}**: {words}" for name, words in methods.items()),
     ]
     return "\n".join(lines) + "\n\n" + "\n\n".join(section(workload) for workload in workloads) + "\n"

@@ -23,8 +23,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from speed_job import ABLATION, ALONE, BARE_ALONE, BARE_CACHED, BARE_LIVE, CACHED, COMPILED, LIVE, PLAIN, Job
+from speed_job import (
+    ABLATION,
+    ALONE,
+    BARE_ALONE,
+    BARE_CACHED,
+    BARE_LIVE,
+    CACHED,
+    COMPILED,
+    FRAMEWORK,
+    GRAPHED,
+    LIVE,
+    PLAIN,
+    Job,
+)
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from stillroom.data.augmentation import augment
 from stillroom.data.images import DataPair, ImageSet
@@ -40,6 +54,7 @@ from stillroom.recipe import Recipe, parse_recipe
 from stillroom.run.components import RunComponents, build_model
 from stillroom.run.records import environment
 from stillroom.run.run import execute
+from stillroom.run.run import prepare as prepare_run
 from stillroom.train.config import TrainingConfig
 from stillroom.train.device import autocast, has_native_bfloat16, resolve_device, resolve_precision
 from stillroom.train.recorders import StepHook, StepInfo
@@ -49,7 +64,6 @@ TAU = 4.0
 LR = 0.004
 NEVER = 10**7  # steps, epochs and seconds that no benchmark reaches
 TEST_IMAGES = 256
-BUILT = ("images", "seconds", "bytes")  # what a run notes of the cache that it built
 
 
 class Over(Exception):  # noqa: N818 - nothing is wrong: the driver has seen enough
@@ -144,7 +158,8 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What the figures hold for."""
     native = has_native_bfloat16(device)
     precision = resolve_precision("auto", device)
-    return {**environment(device), "threads": torch.get_num_threads(), "native_bf16": native, "precision": precision}
+    found = environment(device).model_dump(mode="json")
+    return {**found, "threads": torch.get_num_threads(), "native_bf16": native, "precision": precision}
 
 
 class BatonHook(StepHook):
@@ -276,28 +291,75 @@ def ours(job: Job, baton: Baton, **how: bool) -> None:
 def plain(job: Job, baton: Baton) -> None:
     """The loop everybody writes; that it does not read its loss back each step makes it a fast one of its kind."""
     data, device = make_data(job), baton.device
-    teacher = make_model(job.teacher, data, "teacher", job.weights).to(device).eval()
-    student = make_model(job.student, data, "student").to(device).train()
     images, labels = on_device(data, device)
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(-1, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device).view(-1, 1, 1)
-    optimizer = sgd(student)
     augmentation = make_recipe(job).data.augmentation
+    step = PlainStep(job, data, device)
 
     baton.ready()
     for rows, view in requests(job, data):
-        x = (augment(images, rows, augmentation, view).float() / 255 - mean) / std
-        y = labels[torch.from_numpy(rows).to(device)]
+        x = augment(images, rows, augmentation, view).float() / 255
+        step(x, labels[torch.from_numpy(rows).to(device)])
+        baton.stepped()
+
+
+class PlainStep:
+    """A distillation step as one writes it."""
+
+    def __init__(self, job: Job, data: DataPair, device: torch.device) -> None:
+        self.teacher = make_model(job.teacher, data, "teacher", job.weights).to(device).eval()
+        self.student = make_model(job.student, data, "student").to(device).train()
+        self.mean = torch.tensor(IMAGENET_MEAN, device=device).view(-1, 1, 1)
+        self.std = torch.tensor(IMAGENET_STD, device=device).view(-1, 1, 1)
+        self.optimizer = sgd(self.student)
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and logits of images from 0 to 1."""
+        x = (x - self.mean) / self.std
         with torch.no_grad():
-            answer = teacher(x)
-        logits = student(x)
+            answer = self.teacher(x)
+        logits = self.student(x)
         hard = F.cross_entropy(logits, y)
         soft = F.kl_div(F.log_softmax(logits / TAU, 1), F.softmax(answer / TAU, 1), reduction="batchmean") * TAU**2
         loss = 0.1 * hard + 0.9 * soft
-        optimizer.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        baton.stepped()
+        self.optimizer.step()
+        return loss, logits
+
+
+class CroppedImages(Dataset[tuple[Tensor, int]]):
+    """Images one by one, each cropped and mirrored at random, as torchvision's transforms do."""
+
+    def __init__(self, data: DataPair) -> None:
+        assert isinstance(data.train.images, Tensor)
+        self.images, self.labels = data.train.images, data.train.labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = F.pad(self.images[index], (4, 4, 4, 4))
+        top, left, mirrored = (int(torch.randint(high, ())) for high in (9, 9, 2))
+        image = image[:, top : top + 32, left : left + 32]
+        return (image.flip(-1) if mirrored else image).float() / 255, self.labels[index]
+
+
+def framework(job: Job, baton: Baton) -> None:
+    """The plain step behind a DataLoader, with meters that read each step's loss, top-1 and top-5 back."""
+    data, device = make_data(job), baton.device
+    pinned = device.type == "cuda"
+    loader = DataLoader(CroppedImages(data), job.batch, shuffle=True, drop_last=True, num_workers=2, pin_memory=pinned)
+    step = PlainStep(job, data, device)
+    sums = np.zeros(3)
+
+    baton.ready()
+    while True:
+        for x, y in loader:
+            x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
+            loss, logits = step(x, y)
+            right = logits.topk(5).indices == y[:, None]
+            sums += [loss.item(), right[:, 0].float().mean().item(), right.any(1).float().mean().item()]
+            baton.stepped()
 
 
 @dataclass(frozen=True)
@@ -309,10 +371,12 @@ class Pieces:
     channels_last: bool = True
     folded: bool = True
     fused: bool = True
+    graphed: bool = False
 
 
 BY_HAND = {
     BARE_CACHED: Pieces("kept"),
+    GRAPHED: Pieces("kept", graphed=True),
     BARE_ALONE: Pieces("none"),
     BARE_LIVE: Pieces("live"),
     f"{BARE_LIVE}, float32": Pieces("live", low_precision=False),
@@ -372,6 +436,7 @@ def steps_by_hand(job: Job, device: torch.device, pieces: Pieces) -> Iterator[No
     student = laid_out(make_model(job.student, data, "student").to(device).train(), pieces)
     images, labels = on_device(data, device)
     optimizer = sgd(student, fused=True if pieces.fused else None)
+    forward = torch.compile(student, mode="reduce-overhead", dynamic=False) if pieces.graphed else student
     augmentation = make_recipe(job).data.augmentation
 
     def precision() -> AbstractContextManager[object]:
@@ -385,7 +450,7 @@ def steps_by_hand(job: Job, device: torch.device, pieces: Pieces) -> Iterator[No
             x = x.contiguous()
         with precision():
             answer = teaching(x, index, view)
-            logits = student(x).float()
+            logits = forward(x).float()
         loss = F.cross_entropy(logits, labels[index])
         if answer is not None:
             log_p, log_q = F.log_softmax(answer / TAU, 1), F.log_softmax(logits / TAU, 1)
@@ -421,19 +486,22 @@ def prepare(job: Job, baton: Baton) -> None:
 
 
 def build(job: Job, baton: Baton) -> None:
-    """Have a run build a cache, and say what the run says of it; nothing where it builds none."""
+    """Fill a cache, and say what that took; nothing where none was filled."""
     # The first run goes without, so that what any first run must load or choose does not fall on the building.
-    for name, cache in (("uncached", False), ("building", True)):
-        recipe, folder = make_recipe(job, cache=cache), Path(job.folder, name)
-        with suppress(Over):
-            execute(recipe, folder, components=make_components(job, recipe), hooks=[StopAtStart()])
-    events = map(json.loads, (folder / "timing.jsonl").read_text().splitlines())
-    baton.tell(**{key: event[key] for event in events if event["event"] == "cache" for key in BUILT})
+    recipe = make_recipe(job)
+    with suppress(Over):
+        execute(recipe, Path(job.folder, "uncached"), components=make_components(job, recipe), hooks=[StopAtStart()])
+    recipe = make_recipe(job, cache=True)
+    made = prepare_run(recipe, components=make_components(job, recipe))
+    size = sum(file.stat().st_size for file in Path(os.environ["STILLROOM_CACHE"]).rglob("*") if file.is_file())
+    baton.tell(**({"images": made.answers, "seconds": made.seconds, "bytes": size} if made.answers else {}))
 
 
 def missing(job: Job, device: torch.device) -> str | None:
     """Why this variant cannot run here, if it cannot."""
-    if job.do != COMPILED:
+    if job.do == GRAPHED and device.type != "cuda":
+        return "CUDA graphs need a GPU"
+    if job.do not in (COMPILED, GRAPHED):
         return None
     if "compile" not in TrainingConfig.model_fields:
         return "this version of stillroom has no `training.compile`"
@@ -453,6 +521,8 @@ def work(job: Job, baton: Baton) -> None:
         build(job, baton)
     elif job.do == PLAIN:
         plain(job, baton)
+    elif job.do == FRAMEWORK:
+        framework(job, baton)
     elif job.do == LIVE:
         ours(job, baton)
     elif job.do == CACHED:

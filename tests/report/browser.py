@@ -15,7 +15,6 @@ EXECUTABLES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-s
 ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
-    "--in-process-gpu",  # nothing is drawn by one: a process less
     "--js-flags=--max-lazy",  # compiles of plotly what a page calls
     "--disable-background-networking",
     "--disable-component-update",
@@ -68,8 +67,8 @@ class Watched:
 
     def unfold(self) -> None:
         """Open what is folded."""
-        for summary in self.page.query_selector_all("details:not([open]) > summary"):
-            summary.click()
+        self.page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+        self.page.wait_for_timeout(100)
 
     def turn_to(self, *, width: int, dark: bool) -> None:
         """Another window and theme for the page as it is, with what is drawn on it."""
@@ -112,7 +111,7 @@ def opened(browser: Any, path: Path, *, width: int = 1280, height: int = 900, da
         reduced_motion="reduce",  # a page that glides moves away from under the pointer
         accept_downloads=True,
     )
-    context.set_default_timeout(300_000)  # ms: a busy machine draws slowly
+    context.set_default_timeout(120_000)  # ms: a busy machine draws slowly
     try:
         page = context.new_page()
         watched = Watched(page, path.resolve().as_uri())
@@ -141,6 +140,7 @@ def check_page(browser: Any, path: Path, draw: Callable[[Watched], object] = Wat
         draw: what a reader does to see all of it.
     """
     with opened(browser, path, width=390, dark=True) as watched:
+        watched.unfold()
         draw(watched)
         watched.assert_fits()
         watched.turn_to(width=1280, dark=False)

@@ -6,12 +6,14 @@ themselves are imported on the first call, so that :mod:`stillroom.api` can show
 
 from __future__ import annotations
 
+import functools
 import shlex
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 from stillroom.errors import BadInput, RunFailed, cut
 
@@ -38,15 +40,16 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line on these arguments and return the exit code."""
     import typer
 
-    from stillroom.cli.app import Interrupted, app
+    from stillroom.cli.app import Interrupted
 
-    add_commands()
     # The base of usage errors, of whichever click this typer brings.
     usage_error: type[Exception] = typer.BadParameter.__mro__[2]
     # Libraries warn about themselves; what a user must know is an error or a note of ours.
     warnings.simplefilter("ignore")
     try:
-        code = typer.main.get_command(app).main(args=list(arguments), prog_name="stillroom", standalone_mode=False)
+        group = _command()
+        _check_option_values(group, arguments)
+        code = group.main(args=list(arguments), prog_name="stillroom", standalone_mode=False)
         if code == INTERRUPTED:  # newer typers turn Ctrl-C into this code themselves
             raise KeyboardInterrupt
         return code if isinstance(code, int) else DONE
@@ -71,6 +74,40 @@ def add_commands() -> None:
     """Add the commands to the application, in the order in which --help lists them."""
     # isort: off
     from stillroom.cli import start, taps, runs, incremental, studies, diagnose, audit, report, explain, teachers  # noqa: F401
+
+
+@functools.cache
+def _command() -> Any:
+    """The application as a command of click's, with all subcommands, made once a process."""
+    import typer
+
+    from stillroom.cli.app import app
+
+    add_commands()
+    return typer.main.get_command(app)
+
+
+def _check_option_values(group: Any, arguments: Sequence[str]) -> None:
+    """Refuse an option without its value: the next option would be taken for it, and that one's value for an argument.
+
+    Raises:
+        BadInput: naming both.
+    """
+    command = group.commands.get(arguments[0]) if arguments else None
+    if command is None:
+        return
+    mixed = command.context_settings.get("allow_interspersed_args", True)
+    takes = {name for each in command.params if not getattr(each, "is_flag", True) for name in each.opts}
+    place = 1
+    while place < len(arguments) and arguments[place] != "--":
+        name, following = arguments[place], arguments[place + 1 : place + 2]
+        if name in takes:
+            if following and following[0].startswith("--") and len(following[0]) > 2:
+                raise BadInput(name, None, f"a value, but {following[0]!r} follows; {name}=VALUE takes any")
+            place += 1
+        elif not (name.startswith("-") or mixed):
+            return  # what follows is another program's
+        place += 1
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
