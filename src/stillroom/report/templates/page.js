@@ -219,7 +219,7 @@
       all("[data-show]").forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
       const count = cards.filter((card) => !card.hidden).length;
       const shown = show === "all" ? `all ${count}` : `${count} of ${cards.length}`;
-      document.getElementById("shown").textContent = `Showing ${shown} images.`;
+      document.getElementById("shown").textContent = `Showing ${shown} ${cards.some((card) => card.querySelector("img")) ? "images" : "texts"}.`;
     });
   }
 
