@@ -488,6 +488,17 @@ def weighted(loop: Loop, z: Tensor, t: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(z, y) + (sure * each).mean()
 
 
+def two_backwards_in_parts(loop: Loop, optimizer: torch.optim.Optimizer, loss: Any) -> None:
+    """Four parts of a step, each term with a backward() of its own."""
+    hard, soft = loss
+    (hard / 4).backward(retain_graph=True)
+    (soft / 4).backward()
+    loop.extra = (loop.extra or 0) + 1
+    if loop.extra % 4 == 0:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 FAULTS: dict[str, tuple[str, Callable[[], Loop]]] = {
     "teacher in training mode": ("teacher_mode", lambda: Loop(teacher=Teacher(0.4).train())),
     "student left in evaluation mode": ("student_mode", lambda: Loop(before=to_eval)),
@@ -723,6 +734,11 @@ HEALTHY: dict[str, Callable[[], Loop]] = {
     "accumulated": lambda: Loop(step=accumulated),
     "the mean of two teachers": lambda: Loop(ask=mean_of_two),
     "weights of [B]": lambda: Loop(loss=weighted),
+    "each term's own backward, in parts": lambda: Loop(
+        loss=lambda loop, z, t, y: (F.cross_entropy(z, y), kd(z, t)),  # type: ignore[arg-type,return-value]
+        step=two_backwards_in_parts,
+        steps=40,
+    ),
     "features of a hook": lambda: Loop(student=Tapped(), loss=hinted(cut=False)),
     "a choice where a label is missing": lambda: Loop(loss=filled_up),
     "labels beside the teacher's choice": lambda: Loop(loss=two_heads),
