@@ -356,8 +356,10 @@ def flat(tensor: Tensor, class_dim: int) -> Tensor:
 _SOFTMAX = ("softmax", "log_softmax", "cross_entropy", "argmax", "max", "topk", "nll_loss", "logsumexp", "softmin")
 
 
-def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers | None, Source | None, Source | None]:
-    """The logits of both in a loss, with the labels; and the sources that they came from."""
+def answers(
+    tape: Tape, raw: Raw, learners: int, teachers: int, as_function: bool = True
+) -> tuple[Answers | None, Source | None, Source | None]:
+    """The logits of both in a loss, with the labels, and the loss as a function of them; and their sources."""
     nodes = [tape.nodes[i] for i in raw.nodes if tape.nodes[i].call is None]
     softmaxed = 0
     for node in nodes:
@@ -395,7 +397,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
     labels, handed = label_tensor(tape, [node for node in nodes if node.sources & own], rows, classes)
     both = [student.tensor] + ([teacher.tensor] if teacher is not None else [])
     follow = both + ([handed] if handed is not None and handed.numel() == rows else [])
-    loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None else None
+    loss: RecordedLoss | None = replay(tape, raw.loss, follow) if teacher is not None and as_function else None
     common = _common_node(tape, nodes, student, teacher) if teacher is not None else None
     return (
         Answers(
@@ -408,7 +410,7 @@ def answers(tape: Tape, raw: Raw, learners: int, teachers: int) -> tuple[Answers
             place=str(common.place) if common is not None and common.place is not None else None,
             class_dim=dim,
             ignored=_ignored(labels, student.tensor.shape, dim),
-            teacher_terms=_comparing(tape, raw, both) if teacher is not None else [],
+            teacher_terms=_comparing(tape, raw, both) if teacher is not None and as_function else [],
         ),
         student,
         teacher,
